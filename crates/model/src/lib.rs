@@ -1,1 +1,22 @@
-//! placeholder
+// SPDX-License-Identifier: Apache-2.0
+//! The words of byrnie. Plain data that is valid by construction: whoever holds a value of these
+//! types need not check it again. No IO, no async, no locks. YAML, Kubernetes and Gateway API types
+//! stay behind the feature `yaml`.
+
+pub mod change;
+pub mod code;
+pub mod identity;
+pub mod policy;
+pub mod record;
+pub mod resource;
+pub mod route;
+pub mod service;
+pub mod workload;
+
+pub use change::{Change, Delta};
+pub use identity::Identity;
+pub use record::Record;
+pub use resource::{Key, Kind, Labels, Resource, Revision, Spec};
+pub use route::Route;
+pub use service::{Endpoint, Health, Protocol, Service, ServiceRef};
+pub use workload::Workload;

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Policies: one concern each, attached to a target.
+
+pub mod access;
+pub mod traffic;
+
+pub use access::AccessPolicy;
+pub use traffic::TrafficPolicy;

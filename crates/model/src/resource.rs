@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `Resource`: the unit of storage, of distribution and of status.
+
+use crate::policy::{AccessPolicy, TrafficPolicy};
+use crate::{Endpoint, Route, Service, Workload};
+use byrnie_base::Text;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// Labels of an object.
+pub type Labels = BTreeMap<Text, Text>;
+
+/// What sort of thing a resource is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// core/v1 `Namespace`.
+    Namespace,
+    /// Mesh-wide defaults.
+    Mesh,
+    /// core/v1 `Service`.
+    Service,
+    /// A running instance.
+    Workload,
+    /// Gateway API `HTTPRoute`.
+    HttpRoute,
+    /// Who may call what.
+    AccessPolicy,
+    /// How a service is called.
+    TrafficPolicy,
+    /// An address that serves a service. Derived by the catalog, never stored, never applied.
+    Endpoint,
+}
+
+impl Kind {
+    /// Every kind that a user may apply.
+    pub const APPLICABLE: [Self; 7] = [
+        Self::Namespace,
+        Self::Mesh,
+        Self::Service,
+        Self::Workload,
+        Self::HttpRoute,
+        Self::AccessPolicy,
+        Self::TrafficPolicy,
+    ];
+
+    /// The name in `kind:`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Mesh => "Mesh",
+            Self::Service => "Service",
+            Self::Workload => "Workload",
+            Self::HttpRoute => "HTTPRoute",
+            Self::AccessPolicy => "AccessPolicy",
+            Self::TrafficPolicy => "TrafficPolicy",
+            Self::Endpoint => "Endpoint",
+        }
+    }
+
+    /// The text in `apiVersion:`.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Service => "v1",
+            Self::HttpRoute => "gateway.networking.k8s.io/v1",
+            Self::Mesh | Self::Workload | Self::AccessPolicy | Self::TrafficPolicy | Self::Endpoint => {
+                "mesh.byrnie.dev/v1alpha1"
+            }
+        }
+    }
+
+    /// The kind that a person means: its name in any case, its plural, or its usual short form
+    /// (`svc`, `ns`, `wl`, `ap`, `tp`).
+    pub fn from_word(word: &str) -> Option<Self> {
+        Some(match word.to_ascii_lowercase().as_str() {
+            "namespace" | "namespaces" | "ns" => Self::Namespace,
+            "mesh" | "meshes" => Self::Mesh,
+            "service" | "services" | "svc" => Self::Service,
+            "workload" | "workloads" | "wl" => Self::Workload,
+            "httproute" | "httproutes" | "route" | "routes" => Self::HttpRoute,
+            "accesspolicy" | "accesspolicies" | "ap" => Self::AccessPolicy,
+            "trafficpolicy" | "trafficpolicies" | "tp" => Self::TrafficPolicy,
+            _ => return None,
+        })
+    }
+
+    /// Whether objects of this kind live in a namespace. The others have an empty namespace.
+    pub const fn namespaced(self) -> bool {
+        !matches!(self, Self::Namespace | Self::Mesh)
+    }
+}
+
+/// The name of a resource, unique in a mesh.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// What it is.
+    pub kind: Kind,
+    /// Where it lives; empty for kinds that live in no namespace.
+    pub namespace: Text,
+    /// What it's called there.
+    pub name: Text,
+}
+
+impl Key {
+    /// The key of these parts.
+    pub fn new(kind: Kind, namespace: impl Into<Text>, name: impl Into<Text>) -> Self {
+        Self { kind, namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{}/{}", self.kind.name(), self.name)
+        } else {
+            write!(f, "{}/{}/{}", self.kind.name(), self.namespace, self.name)
+        }
+    }
+}
+
+/// A position in the store's history. Later is greater; 0 is before everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a resource was written down, for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The file, as the user named it.
+    pub file: Text,
+    /// The line where the document begins, from 1.
+    pub line: u32,
+}
+
+/// One valid object at one revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource {
+    /// Its name.
+    pub key: Key,
+    /// When it was last changed; 0 if it isn't stored yet.
+    pub revision: Revision,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// Where it came from, if a file.
+    pub origin: Option<Origin>,
+    /// What it says.
+    pub spec: Spec,
+}
+
+/// What a resource says, by kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Spec {
+    /// A namespace says nothing more than its name.
+    Namespace,
+    /// Mesh-wide defaults.
+    Mesh(Mesh),
+    /// A name and ports that callers ask for.
+    Service(Service),
+    /// A running instance.
+    Workload(Box<Workload>),
+    /// Match to weighted backends.
+    Route(Arc<Route>),
+    /// Who may call what.
+    Access(Arc<AccessPolicy>),
+    /// How a service is called.
+    Traffic(Arc<TrafficPolicy>),
+    /// One address that serves a service.
+    Endpoint(Box<Endpoint>),
+}
+
+impl Spec {
+    /// The kind that this says.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Namespace => Kind::Namespace,
+            Self::Mesh(_) => Kind::Mesh,
+            Self::Service(_) => Kind::Service,
+            Self::Workload(_) => Kind::Workload,
+            Self::Route(_) => Kind::HttpRoute,
+            Self::Access(_) => Kind::AccessPolicy,
+            Self::Traffic(_) => Kind::TrafficPolicy,
+            Self::Endpoint(_) => Kind::Endpoint,
+        }
+    }
+}
+
+/// Defaults of the whole mesh; the resource is named `mesh`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mesh {
+    /// The trust domain of every identity. It can't change once a mesh has a certificate authority.
+    pub trust_domain: Text,
+    /// What happens to a call that no policy names.
+    pub default_access: DefaultAccess,
+}
+
+/// The answer to a call that no access policy names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DefaultAccess {
+    /// Refuse it.
+    #[default]
+    Deny,
+    /// Let it through.
+    Allow,
+}

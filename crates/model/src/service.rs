@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What callers ask for (`Service`) and what serves it (`Endpoint`).
+
+use crate::{Identity, Labels};
+use byrnie_base::Text;
+use std::fmt;
+use std::net::SocketAddr;
+
+/// The name of a service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceRef {
+    /// Its namespace.
+    pub namespace: Text,
+    /// Its name there.
+    pub name: Text,
+}
+
+impl ServiceRef {
+    /// The service of this name.
+    pub fn new(namespace: impl Into<Text>, name: impl Into<Text>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The service named by `word` (`NAME` or `NAME.NAMESPACE`), where a bare name means the
+    /// namespace given.
+    pub fn from_word(word: &str, namespace: &str) -> Self {
+        match word.split_once('.') {
+            Some((name, ns)) => Self::new(ns, name),
+            None => Self::new(namespace, word),
+        }
+    }
+}
+
+impl fmt::Display for ServiceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.name, self.namespace)
+    }
+}
+
+/// A name and ports that callers ask for: the *logical* destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// At least one; numbers and names are unique.
+    pub ports: Vec<ServicePort>,
+    /// A workload of the same namespace with all these labels serves it. Never empty in a service
+    /// that has endpoints; empty means that nothing is selected.
+    pub selector: Labels,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty if it has none.
+    pub name: Text,
+    /// What callers ask for.
+    pub port: u16,
+    /// Where the workload listens.
+    pub target: TargetPort,
+    /// What is spoken there.
+    pub protocol: Protocol,
+}
+
+/// A workload's port, by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// This number.
+    Number(u16),
+    /// The number that the workload gives this name.
+    Name(Text),
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1, with upgrade.
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS, by prior knowledge.
+    Http2,
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// Opaque bytes.
+    Tcp,
+}
+
+impl Protocol {
+    /// The word for it on a command line and in `appProtocol`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// Whether requests can be told apart.
+    pub const fn is_http(self) -> bool {
+        !matches!(self, Self::Tcp)
+    }
+
+    /// Whether HTTP/2 is spoken.
+    pub const fn is_h2(self) -> bool {
+        matches!(self, Self::Http2 | Self::Grpc)
+    }
+}
+
+/// One address that serves a service, as a caller's proxy needs it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// The service that it serves: the parent.
+    pub service: ServiceRef,
+    /// The workload behind it, in the service's namespace.
+    pub workload: Text,
+    /// Who must be found there.
+    pub identity: Identity,
+    /// The inbound listener of the workload's proxy.
+    pub address: SocketAddr,
+    /// For each port of the service, the workload's own.
+    pub ports: Vec<PortPair>,
+    /// Labels of the workload.
+    pub labels: Labels,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Share of traffic beside its siblings; at least 1.
+    pub weight: u32,
+    /// Whether it may be sent requests.
+    pub health: Health,
+}
+
+/// A port of a service and the workload's port behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortPair {
+    /// What callers ask for.
+    pub service: u16,
+    /// Where the workload listens.
+    pub target: u16,
+}
+
+/// Where something runs. Empty parts mean "unknown".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// Such as `eu-west`.
+    pub region: Text,
+    /// Such as `a`, within the region.
+    pub zone: Text,
+}
+
+/// Whether an endpoint may be sent requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Health {
+    /// Yes.
+    #[default]
+    Healthy,
+    /// It's leaving: no new requests, running ones may end.
+    Draining,
+    /// No.
+    Unhealthy,
+}
