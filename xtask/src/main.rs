@@ -1,1 +1,37 @@
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask`: the one door for developers. Each command lives in a file of its own; this one
+//! reads arguments and nothing else.
+
+mod test;
+mod tidy;
+
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  test [--fast]   everything that must hold: format, lints, tidy, tests, examples, docs
+                  (--fast leaves out what needs a peer)
+  tidy            floors, sizes, names, purity, doors
+";
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let root = root();
+    match words.as_slice() {
+        ["test"] => test::run(&root, false),
+        ["test", "--fast"] => test::run(&root, true),
+        ["tidy"] => tidy::run(&root),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("unknown command: {}\n{USAGE}", words.join(" ")),
+    }
+}
+
+/// The workspace's root: the folder above this crate's.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`: everything that must hold, in the order that fails soonest.
+
+use anyhow::{Result, bail};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How many of the slowest parts are named at the end.
+const SLOWEST_NAMED: usize = 10;
+
+/// One part of the run.
+struct Part {
+    name: &'static str,
+    outcome: Outcome,
+    took: Duration,
+}
+
+enum Outcome {
+    Passed,
+    Failed,
+    Skipped(String),
+}
+
+/// Runs every part; fails at the end if one failed, so that one run shows all that is wrong.
+#[expect(clippy::disallowed_methods, reason = "a developer's tool measures itself")]
+pub(crate) fn run(root: &Path, fast: bool) -> Result<()> {
+    let mut parts: Vec<Part> = Vec::new();
+    for (name, slow, action) in plan() {
+        println!("\n== {name}");
+        let start = Instant::now();
+        let outcome = if fast && slow { Outcome::Skipped("--fast".to_owned()) } else { action(root)? };
+        parts.push(Part { name, outcome, took: start.elapsed() });
+    }
+    report(&mut parts)
+}
+
+type Action = fn(&Path) -> Result<Outcome>;
+
+/// The parts: name, whether `--fast` leaves it out, and what to do.
+fn plan() -> Vec<(&'static str, bool, Action)> {
+    vec![
+        ("format", false, |root| cargo(root, &["fmt", "--all", "--check"])),
+        ("tidy", false, |root| {
+            Ok(match super::tidy::run(root) {
+                Ok(()) => Outcome::Passed,
+                Err(error) => {
+                    println!("{error}");
+                    Outcome::Failed
+                }
+            })
+        }),
+        ("lints", false, |root| {
+            cargo(root, &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
+        }),
+        ("tests", false, |root| cargo(root, &["test", "--locked", "--workspace"])),
+        ("supply chain", true, deny),
+    ]
+}
+
+/// Licences, bans and sources. The advisory database is left to machines that reach it.
+fn deny(root: &Path) -> Result<Outcome> {
+    if Command::new("cargo-deny").arg("--version").output().is_err() {
+        return Ok(Outcome::Skipped("cargo-deny isn't installed: cargo install --locked cargo-deny".to_owned()));
+    }
+    cargo(root, &["deny", "--locked", "check", "bans", "licenses", "sources"])
+}
+
+fn cargo(root: &Path, args: &[&str]) -> Result<Outcome> {
+    let status = Command::new(env!("CARGO")).args(args).current_dir(root).status()?;
+    Ok(if status.success() { Outcome::Passed } else { Outcome::Failed })
+}
+
+fn report(parts: &mut [Part]) -> Result<()> {
+    parts.sort_by_key(|part| std::cmp::Reverse(part.took));
+    println!("\nslowest parts:");
+    for part in parts.iter().take(SLOWEST_NAMED) {
+        println!("  {:>6.1} s  {}", part.took.as_secs_f64(), part.name);
+    }
+    for part in parts.iter() {
+        if let Outcome::Skipped(why) = &part.outcome {
+            println!("skipped: {} ({why})", part.name);
+        }
+    }
+    let failed = parts.iter().filter(|p| matches!(p.outcome, Outcome::Failed)).map(|p| p.name).collect::<Vec<_>>();
+    let passed = parts.iter().filter(|p| matches!(p.outcome, Outcome::Passed)).count();
+    let skipped = parts.len() - passed - failed.len();
+    println!("{passed} passed, {} failed, {skipped} skipped", failed.len());
+    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
+}
