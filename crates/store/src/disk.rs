@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The seam between the store and a disk: a file of a real machine, or a simulated medium that can
+//! lose power. Whoever opens a store chooses; the store can't tell them apart.
+
+use std::fmt;
+use std::io;
+
+/// One growable array of bytes that survives, up to the last [`Disk::sync`], a loss of power.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// Its length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `out` from `offset`; an error if that reaches past the end.
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+    /// Writes at `offset`, growing as needed. Not durable before the next sync.
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts or grows with zeros. Not durable before the next sync.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes every earlier write durable.
+    fn sync(&self) -> io::Result<()>;
+}
