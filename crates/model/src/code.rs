@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The BYR- registry: every message that byrnie shows has a stable code, what it means, and what
-//! to do next. Codes are never reused.
+//! to do next. Codes are never reused. Messages of one case add their own words to these.
 
 /// One entry of the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,4 +13,403 @@ pub struct Code {
     pub effect: &'static str,
     /// What to do.
     pub next: &'static str,
+}
+
+impl Code {
+    /// The entry of this id, such as `BYR-C012`, in any case, with or without `BYR-`.
+    pub fn find(id: &str) -> Option<&'static Self> {
+        let short = id.get(..4).filter(|p| p.eq_ignore_ascii_case("BYR-")).map_or(id, |_| &id[4..]);
+        ALL.iter().copied().find(|code| code.id[4..].eq_ignore_ascii_case(short))
+    }
+}
+
+macro_rules! registry {
+    ($($name:ident: $id:literal, $title:literal, $effect:literal, $next:literal;)*) => {
+        $(
+            #[doc = concat!("`", $id, "`: ", $title, ".")]
+            pub static $name: Code = Code { id: $id, title: $title, effect: $effect, next: $next };
+        )*
+        /// Every entry, by area and number.
+        pub static ALL: &[&Code] = &[$(&$name),*];
+    };
+}
+
+registry! {
+    // Configuration: one document
+    SYNTAX: "BYR-C001",
+        "the document is not valid YAML or JSON",
+        "Nothing of this file was applied.",
+        "Mend the text where the arrow points.";
+    UNKNOWN_FIELD: "BYR-C002",
+        "a field has a name that this kind does not have",
+        "The document was refused, so that no setting is silently lost.",
+        "Correct the name, or remove the field.";
+    DUPLICATE_KEY: "BYR-C003",
+        "the same key stands twice in one mapping",
+        "The document was refused: one of the two would be lost.",
+        "Keep one of them.";
+    WRONG_TYPE: "BYR-C004",
+        "a value has the wrong type",
+        "The document was refused.",
+        "Write a value of the type that the message names.";
+    MISSING_FIELD: "BYR-C005",
+        "a required field is missing",
+        "The document was refused.",
+        "Add the field that the message names.";
+    UNKNOWN_KIND: "BYR-C006",
+        "no such kind of resource",
+        "The document was refused.",
+        "Correct apiVersion and kind; `byrnie docs kinds` lists them.";
+    KIND_UNSERVED: "BYR-C007",
+        "byrnie does not serve this kind of resource yet",
+        "The document was refused, so that nothing looks enforced that is not.",
+        "Leave the document out of what you apply to byrnie.";
+    BAD_NAME: "BYR-C008",
+        "a name is not a valid DNS name",
+        "The document was refused.",
+        "Use lower-case letters, digits and '-', beginning and ending with a letter or digit.";
+    TOO_LARGE: "BYR-C009",
+        "the input exceeds a limit",
+        "The input was refused.",
+        "Split the file, or make the document smaller.";
+    NOT_ENFORCED: "BYR-C010",
+        "byrnie does not enforce this field yet",
+        "The document was refused, so that nothing looks enforced that is not.",
+        "Remove the field.";
+    BAD_VALUE: "BYR-C011",
+        "a value is outside what is allowed",
+        "The document was refused.",
+        "Write a value that the message allows.";
+    SERVICE_ABSENT: "BYR-C012",
+        "route sends traffic to a service that does not exist",
+        "This share of the requests would be answered 500.",
+        "Create the service, or correct the name.";
+    PORT_ABSENT: "BYR-C013",
+        "a reference names a port that the service does not have",
+        "What refers to this port has no effect; requests sent there would be answered 500.",
+        "Correct the port, or add it to the service.";
+    PARENT_ABSENT: "BYR-C014",
+        "route is attached to a service that does not exist",
+        "The route has no effect.",
+        "Create the service, or correct parentRefs.";
+    TARGET_ABSENT: "BYR-C015",
+        "policy targets a service that does not exist",
+        "The policy has no effect on this target.",
+        "Create the service, or correct targetRefs.";
+    DUPLICATE_RESOURCE: "BYR-C016",
+        "the same resource is described twice",
+        "The input was refused: one of the two would be lost.",
+        "Keep one of the documents.";
+    SELECTS_NOTHING: "BYR-C017",
+        "no workload fits the selector of this service",
+        "Calls to the service are answered 503.",
+        "Start a workload with these labels, or correct the selector.";
+    WEIGHTS_ZERO: "BYR-C018",
+        "every backend of a rule has weight 0",
+        "Requests that fit the rule are answered 500.",
+        "Give at least one backend a weight.";
+    RULE_UNREACHABLE: "BYR-C019",
+        "no request can reach this rule",
+        "The rule has no effect.",
+        "Make the rule more specific than the earlier one, or remove it.";
+    RETRY_UNSAFE: "BYR-C020",
+        "retries are asked for requests that may have effects",
+        "POST and PATCH are not sent again after a byte of them was, so the setting has no effect on them.",
+        "Set `unsafeRetry: true` in a TrafficPolicy of the service if repeating is safe.";
+    TARGET_PORT_ABSENT: "BYR-C021",
+        "no workload of the service has this target port",
+        "Calls to this port of the service are answered 503.",
+        "Correct targetPort, or name the port in the workloads.";
+    MIXED_IDENTITIES: "BYR-C022",
+        "workloads of differing service accounts serve one service",
+        "Callers trust each of them as this service.",
+        "Check the selector, unless this is meant.";
+    NO_BACKENDS: "BYR-C023",
+        "a rule has neither backends nor a redirect",
+        "Requests that fit the rule are answered 500.",
+        "Add backendRefs or a RequestRedirect filter.";
+    ROUTE_CONFLICT: "BYR-C024",
+        "two routes match the same requests",
+        "The older by name wins; this rule has no effect.",
+        "Remove one, or make them differ.";
+    TRAFFIC_CONFLICT: "BYR-C025",
+        "two traffic policies target the same service",
+        "Only the first by name is in force.",
+        "Merge them into one.";
+    SELECTOR_CONFLICT: "BYR-C026",
+        "two services have the same selector and ports",
+        "Both names lead to the same workloads; policies on one do not hold for the other.",
+        "Keep one of them, unless this is meant.";
+    PROTOCOL_CONFLICT: "BYR-C027",
+        "service and workload name different protocols for one port",
+        "Requests may fail as the two sides speak differently.",
+        "Make appProtocol of the service and protocol of the workload agree.";
+    CONTRADICTION: "BYR-C028",
+        "fields of the document contradict each other",
+        "The document was refused.",
+        "Keep one of the fields that the message names.";
+    WRONG_VERSION: "BYR-C029",
+        "byrnie serves this kind in another version",
+        "The document was refused.",
+        "Write the apiVersion that the message names.";
+    NAME_TAKEN: "BYR-C030",
+        "the name is already taken by something that differs",
+        "The newcomer was refused.",
+        "Choose another name, or stop the one that has it.";
+    ROUTE_WITHOUT_HTTP: "BYR-C031",
+        "route is attached to a port that carries opaque TCP",
+        "The route has no effect: requests cannot be told apart there.",
+        "Set appProtocol of the port to http, http2 or grpc.";
+    STALE: "BYR-C032",
+        "the resource changed meanwhile",
+        "Nothing was written.",
+        "Read it again and repeat the change.";
+    TRUST_DOMAIN_FIXED: "BYR-C033",
+        "the trust domain of a running mesh cannot change",
+        "The change was refused: every certificate would be void.",
+        "Start a new data directory for a new trust domain.";
+    UNDERIVABLE: "BYR-C034",
+        "resources of this kind are derived and cannot be written",
+        "The change was refused.",
+        "Write the Service and the Workload from which it is derived.";
+    NAMESPACE_IN_USE: "BYR-C035",
+        "the namespace still holds resources",
+        "It was not deleted.",
+        "Delete what is in it first.";
+    USES_ABSENT: "BYR-C036",
+        "workload says it uses a service that does not exist",
+        "Its calls to that name are answered 404.",
+        "Create the service, or correct `uses`.";
+    NOT_FOUND: "BYR-C037",
+        "there is no such resource",
+        "Nothing was done.",
+        "`byrnie get KIND` lists what exists.";
+    UNREADABLE: "BYR-C038",
+        "the file cannot be read",
+        "Nothing of this file was applied.",
+        "Check the path and its permissions.";
+
+    // Access
+    NO_RULES: "BYR-A001",
+        "policy has no rules, so that nothing fits it",
+        "It allows or denies nobody; what no other policy allows gets the mesh's default.",
+        "Add a rule; an empty rule `{}` fits every call.";
+    EVERYONE: "BYR-A002",
+        "rule fits every caller in the mesh",
+        "Any workload may make this call.",
+        "Name sources, unless this is meant.";
+    SOURCE_ABSENT: "BYR-A003",
+        "no workload runs under this service account",
+        "The rule fits nobody today.",
+        "Correct the name, unless the workload is yet to come.";
+    FOREIGN_DOMAIN: "BYR-A004",
+        "source is of another trust domain",
+        "The rule fits nobody: only this mesh's certificates are accepted.",
+        "Use the trust domain of the mesh.";
+    DENY_HIDES_ALLOW: "BYR-A005",
+        "a DENY policy always wins over this rule",
+        "The rule has no effect.",
+        "Narrow the DENY policy, or remove the rule.";
+    ACCESS_PORT_ABSENT: "BYR-A006",
+        "no workload behind the target has this port",
+        "The rule fits nothing.",
+        "Use the workload's own port, as in targetPort.";
+    NOTHING_ENFORCES: "BYR-A007",
+        "policy looks at requests, but the port carries opaque TCP",
+        "Nothing enforces the rule: it never fits, and without another policy traffic stays denied.",
+        "Set appProtocol of the port, or write the rule without `http`.";
+    USES_DENIED: "BYR-A008",
+        "workload uses a service that no policy lets it call",
+        "Its calls are answered 403.",
+        "`byrnie allow CALLER SERVICE` writes the policy.";
+    NO_TOKEN: "BYR-A009",
+        "the operator's token is missing or wrong",
+        "The call was refused.",
+        "Use the token in DATA_DIR/token, by --token or BYRNIE_TOKEN.";
+    NOT_YOURS: "BYR-A010",
+        "the certificate does not entitle to this",
+        "The call was refused.",
+        "Check the service account that the workload runs under.";
+    JOIN_TOKEN: "BYR-A011",
+        "the join token is unknown, used up or expired",
+        "No certificate was signed.",
+        "`byrnie token create --workload NS/SA` makes a new one.";
+
+    // Requests: why the mesh itself answered or failed
+    ACCESS_DENIED: "BYR-R001",
+        "access denied: no policy lets this caller make this call",
+        "The request was answered 403 and did not reach the program.",
+        "`byrnie allow CALLER SERVICE` if the call is meant.";
+    NO_ROUTE: "BYR-R002",
+        "no service or route fits the request",
+        "The request was answered 404.",
+        "Check host and path; `byrnie get services` and `byrnie get routes` list what exists.";
+    NO_ENDPOINT: "BYR-R003",
+        "no healthy endpoint of the service",
+        "The request was answered 503.",
+        "`byrnie get workloads` shows who serves it; start one, or look why it is unhealthy.";
+    BACKEND_ABSENT: "BYR-R004",
+        "the route names a backend that does not exist",
+        "The request was answered 500.",
+        "`byrnie lint` names the route and the line.";
+    TIMEOUT: "BYR-R005",
+        "the time for the request ran out",
+        "The request was answered 504; the program may still be at work on it.",
+        "Look at the latency of the service, or raise the route's timeout.";
+    OVERLOAD: "BYR-R006",
+        "too many requests at once",
+        "The request was answered 503 with Retry-After and was not sent.",
+        "Add instances, or raise limits.maxPending.";
+    RATE_LIMITED: "BYR-R007",
+        "the rate limit of the service is reached",
+        "The request was answered 429 and was not sent.",
+        "Slow down, or raise limits.rate.";
+    BAD_REQUEST: "BYR-R008",
+        "the request is malformed or ambiguous",
+        "The request was answered 400 and was not sent.",
+        "Mend the client; the detail names the rule of the RFC.";
+    IDENTITY_MISMATCH: "BYR-R009",
+        "the other side is not who it must be",
+        "The connection was closed before a byte of the request was sent.",
+        "Look who listens at this address; `byrnie cert list` shows who has which certificate.";
+    CONNECT_FAILURE: "BYR-R010",
+        "no connection could be opened",
+        "The request was answered 503.",
+        "Check that the program listens and that nothing filters the port.";
+    BODY_TOO_LARGE: "BYR-R011",
+        "the body exceeds the limit",
+        "The request was answered 413.",
+        "Send less at once.";
+    INTERNAL: "BYR-R012",
+        "byrnie itself failed",
+        "The request was answered 500.",
+        "Please report it with the record: `byrnie explain ID`.";
+    DOWNSTREAM_GONE: "BYR-R013",
+        "the caller went away before the answer was complete",
+        "The request was cancelled.",
+        "Look for a time-out in the caller that is shorter than the answer takes.";
+    HEAD_TOO_LARGE: "BYR-R014",
+        "the head of the request exceeds the limit",
+        "The request was answered 431.",
+        "Send fewer or shorter headers, such as cookies.";
+    BAD_RESPONSE: "BYR-R015",
+        "the program's answer is malformed",
+        "The caller got 502.",
+        "Mend the program; the detail names the rule of the RFC.";
+    DRAINING: "BYR-R016",
+        "the proxy is shutting down",
+        "The request was answered 503 with Retry-After.",
+        "Try again; another instance will answer.";
+    TLS_FAILURE: "BYR-R017",
+        "the TLS handshake failed",
+        "The connection was closed.",
+        "`byrnie cert list` shows certificates and when they expire.";
+    UNSUPPORTED: "BYR-R018",
+        "byrnie does not serve this feature of the protocol",
+        "The request was answered 501.",
+        "Leave the feature out.";
+    LOOP: "BYR-R019",
+        "the request would be sent to the proxy that it came from",
+        "The request was answered 508.",
+        "Look for a route whose backend is its own parent.";
+    UPSTREAM_RESET: "BYR-R031",
+        "the connection was closed before the answer was complete",
+        "The caller got 502 or 503, or a cut answer.",
+        "Look at the program's own log at this time; it closed the connection, not byrnie.";
+
+    // System
+    STORE_UNREACHABLE: "BYR-S001",
+        "the store does not answer",
+        "Configuration cannot change; traffic goes on.",
+        "Look at the store and the disk it is on.";
+    ROOT_EXPIRES: "BYR-S002",
+        "the root certificate expires soon",
+        "After that no two workloads trust each other.",
+        "`byrnie cert rotate --root`";
+    PORT_BUSY: "BYR-S003",
+        "a port is already in use",
+        "The listener could not be opened.",
+        "Stop what uses it, or give another port.";
+    DATA_DIR: "BYR-S004",
+        "the data directory cannot be written",
+        "byrnie cannot start.",
+        "Check owner and free space, or give --data-dir.";
+    STORE_CORRUPT: "BYR-S005",
+        "the store's file is damaged",
+        "byrnie does not start, so as to lose nothing.",
+        "Restore a backup, or move the file away to begin anew.";
+    STORE_NEWER: "BYR-S006",
+        "the store's file was written by a newer byrnie",
+        "byrnie does not start, so as to lose nothing.",
+        "Use the newer version.";
+    REFUSED_BY_PROXY: "BYR-S007",
+        "a proxy refused a resource",
+        "The proxy keeps the last good configuration.",
+        "`byrnie status` names the proxy and its reason.";
+    CONTROL_LOST: "BYR-S008",
+        "the proxy has lost the control plane",
+        "Traffic goes on with the last good configuration; it tries again.",
+        "Look whether `byrnie up` or `byrnie server` runs.";
+    CLOCK_JUMP: "BYR-S009",
+        "the clock of the machine jumped",
+        "Certificates may look expired or not yet valid.",
+        "Check the machine's time service.";
+    NOT_LISTENING: "BYR-S010",
+        "the program does not listen on its port",
+        "Calls to it are answered 503 until it does.",
+        "Check --port and the program's own log.";
+    BEHIND: "BYR-S011",
+        "a proxy is behind the stored configuration",
+        "It works by an older revision.",
+        "`byrnie proxies` shows how far and why.";
+    UNREACHABLE: "BYR-S012",
+        "the byrnie server does not answer",
+        "Nothing was done.",
+        "Start `byrnie up`, or give --server.";
+    LEAF_EXPIRES: "BYR-S013",
+        "a workload's certificate was not renewed in time",
+        "When it expires, the workload can neither call nor be called.",
+        "Look at the log of its proxy and whether it reaches the control plane.";
+    LEASE_LOST: "BYR-S014",
+        "a workload stopped its heartbeat",
+        "It was taken out of every proxy.",
+        "Look whether its process still runs.";
+    DISK_FULL: "BYR-S015",
+        "the disk is full",
+        "Nothing was written; traffic goes on.",
+        "Free some space.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_well_formed() {
+        let mut seen = std::collections::BTreeSet::new();
+        for code in ALL {
+            assert!(seen.insert(code.id), "{} stands twice", code.id);
+            let (area, number) = code.id.strip_prefix("BYR-").unwrap().split_at(1);
+            assert!(
+                "CARS".contains(area) && number.len() == 3 && number.bytes().all(|b| b.is_ascii_digit()),
+                "{}",
+                code.id
+            );
+            assert!(code.title.len() <= 80, "{} has a long title", code.id);
+        }
+    }
+
+    #[test]
+    fn codes_are_found_by_what_people_type() {
+        for (word, found) in [
+            ("BYR-C012", true),
+            ("byr-c012", true),
+            ("c012", true),
+            ("C999", false),
+            ("", false),
+            ("\u{e9}\u{e9}\u{e9}", false),
+        ] {
+            assert_eq!(Code::find(word).is_some(), found, "{word}");
+        }
+    }
 }
