@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Header lines in one arena of bytes. Heads and trailer sections hold their lines here. Every line
+//! is stored as `name: value CRLF`, so that emitting is copying runs of kept lines, and editing is
+//! marking lines dropped and appending others. A cleared arena keeps its memory.
+
+use crate::known::Known;
+use crate::reject::RejectReason;
+
+/// Most bytes of one arena, edits included. Far above any head limit: it bounds what edits can add.
+const ARENA_BYTES_MAX: usize = 1024 * 1024;
+/// Most lines of one arena, dropped ones included.
+const LINES_MAX: usize = 1024;
+
+/// An ordered list of header lines.
+#[derive(Clone, Debug, Default)]
+pub struct Fields {
+    bytes: Vec<u8>,
+    lines: Vec<Line>,
+}
+
+/// One line: `bytes[start..end]` is `name: value CRLF`.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    start: u32,
+    end: u32,
+    name_len: u16,
+    known: Known,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Kept,
+    /// Held as typed state elsewhere: neither listed nor emitted, but its value can still be asked for by id.
+    Typed,
+    Dropped,
+}
+
+impl Fields {
+    /// No lines.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets all lines and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.lines.clear();
+    }
+
+    /// True if no line is kept.
+    pub fn is_empty(&self) -> bool {
+        self.kept().next().is_none()
+    }
+
+    /// The kept lines as (name as received, value), in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.kept().map(|line| (self.name(line), self.value(line)))
+    }
+
+    /// The first kept value of `name` (any case).
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        let known = Known::of(name.as_bytes());
+        self.kept().find(|line| self.matches(line, known, name)).map(|line| self.value(line))
+    }
+
+    /// The kept values of `name` (any case), in order.
+    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let known = Known::of(name.as_bytes());
+        self.kept().filter(move |line| self.matches(line, known, name)).map(|line| self.value(line))
+    }
+
+    /// The first kept value of a known name.
+    pub fn known(&self, known: Known) -> Option<&[u8]> {
+        self.kept().find(|line| line.known == known).map(|line| self.value(line))
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// If the name isn't a token, the value holds a control character, or the arena is full.
+    pub fn append(&mut self, name: &str, value: &[u8]) -> Result<(), RejectReason> {
+        if name.is_empty() || !name.bytes().all(is_token_byte) {
+            return Err(RejectReason::HeaderName);
+        }
+        if !value.iter().copied().all(is_value_byte) {
+            return Err(RejectReason::HeaderValue);
+        }
+        let known = Known::of(name.as_bytes());
+        self.push(name.as_bytes(), value.trim_ascii(), known)
+    }
+
+    /// Drops the kept lines named `name` (any case).
+    pub fn remove(&mut self, name: &str) {
+        let known = Known::of(name.as_bytes());
+        if known != Known::Other {
+            return self.remove_known(known);
+        }
+        let bytes = &self.bytes;
+        for line in self.lines.iter_mut().filter(|line| line.state == State::Kept && line.known == known) {
+            let start = line.start as usize;
+            if bytes[start..start + usize::from(line.name_len)].eq_ignore_ascii_case(name.as_bytes()) {
+                line.state = State::Dropped;
+            }
+        }
+    }
+
+    /// Drops the kept lines of a known name.
+    pub fn remove_known(&mut self, known: Known) {
+        for line in self.lines.iter_mut().filter(|line| line.state == State::Kept && line.known == known) {
+            line.state = State::Dropped;
+        }
+    }
+
+    /// Drops every kept line for which `drop` says so.
+    pub(crate) fn remove_where(&mut self, drop: impl Fn(Known, &[u8]) -> bool) {
+        let bytes = &self.bytes;
+        for line in self.lines.iter_mut().filter(|line| line.state == State::Kept) {
+            let start = line.start as usize;
+            if drop(line.known, &bytes[start..start + usize::from(line.name_len)]) {
+                line.state = State::Dropped;
+            }
+        }
+    }
+
+    /// The values of a typed name as received; they stay readable for those who must see the lines.
+    pub(crate) fn typed(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+        self.lines
+            .iter()
+            .filter(move |line| line.known == known && line.state == State::Typed)
+            .map(|line| self.value(line))
+    }
+
+    /// How many lines of a known name are kept.
+    pub(crate) fn count(&self, known: Known) -> usize {
+        self.kept().filter(|line| line.known == known).count()
+    }
+
+    /// Takes a section of header bytes as received. Lines are then told by [`Fields::received`] with
+    /// offsets into it.
+    pub(crate) fn take_section(&mut self, section: &[u8], lines: usize) {
+        self.bytes.extend_from_slice(section);
+        self.lines.reserve(lines);
+    }
+
+    /// A line at `start` of the section, already in normal form.
+    pub(crate) fn received(&mut self, start: usize, name_len: usize, end: usize, known: Known) {
+        let state = if known.is_typed() { State::Typed } else { State::Kept };
+        // The section is bounded by the limits of a head, far below 4 GiB; names by theirs.
+        self.lines.push(Line { start: start as u32, end: end as u32, name_len: name_len as u16, known, state });
+    }
+
+    /// Appends a line whose parts are known to be clean.
+    pub(crate) fn push(&mut self, name: &[u8], value: &[u8], known: Known) -> Result<(), RejectReason> {
+        let start = self.bytes.len();
+        let end = start + name.len() + value.len() + 4;
+        if end > ARENA_BYTES_MAX || self.lines.len() >= LINES_MAX {
+            return Err(RejectReason::HeadTooLarge);
+        }
+        let Ok(name_len) = u16::try_from(name.len()) else {
+            return Err(RejectReason::HeaderNameTooLong);
+        };
+        self.bytes.reserve(end - start);
+        self.bytes.extend_from_slice(name);
+        self.bytes.extend_from_slice(b": ");
+        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(b"\r\n");
+        let state = if known.is_typed() { State::Typed } else { State::Kept };
+        self.lines.push(Line { start: start as u32, end: end as u32, name_len, known, state });
+        Ok(())
+    }
+
+    /// Writes the kept lines but those for which `skip` says so, copying runs of neighbours at once.
+    pub(crate) fn emit(&self, out: &mut Vec<u8>, skip: impl Fn(Known) -> bool) {
+        let mut run = 0..0;
+        for line in self.kept().filter(|line| !skip(line.known)) {
+            let (start, end) = (line.start as usize, line.end as usize);
+            if start != run.end {
+                out.extend_from_slice(&self.bytes[run]);
+                run = start..start;
+            }
+            run.end = end;
+        }
+        out.extend_from_slice(&self.bytes[run]);
+    }
+
+    /// Bytes that [`Fields::emit`] writes at most.
+    pub(crate) fn bytes_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn kept(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|line| line.state == State::Kept)
+    }
+
+    fn matches(&self, line: &Line, known: Known, name: &str) -> bool {
+        if line.known != known || known != Known::Other {
+            return line.known == known;
+        }
+        let start = line.start as usize;
+        self.bytes[start..start + usize::from(line.name_len)].eq_ignore_ascii_case(name.as_bytes())
+    }
+
+    fn name(&self, line: &Line) -> &str {
+        let start = line.start as usize;
+        // Names are tokens, hence ASCII: the empty string can't be reached.
+        std::str::from_utf8(&self.bytes[start..start + usize::from(line.name_len)]).unwrap_or_default()
+    }
+
+    fn value(&self, line: &Line) -> &[u8] {
+        &self.bytes[line.start as usize + usize::from(line.name_len) + 2..line.end as usize - 2]
+    }
+}
+
+/// A byte of a token (RFC 9110 5.6.2).
+pub(crate) const fn is_token_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric()
+        || matches!(b, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+}
+
+/// A byte of a field value (RFC 9110 5.5): visible, blank, tab, or beyond ASCII.
+pub(crate) const fn is_value_byte(b: u8) -> bool {
+    b == b'\t' || (b >= b' ' && b != 0x7f)
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The head of a request, from bytes. Called by the server side of a connection with all bytes it
+//! has of a message; uses none of them before the head is whole.
+
+use super::check::{self, Announced};
+use crate::head::{Framing, Head, Version};
+use crate::known::Known;
+use crate::reject::{Reject, RejectReason};
+use crate::{Limits, Parsed, uri};
+
+/// Parses the head of a request at the start of `buf` into `head`. A single CRLF before it is
+/// skipped (RFC 9112 2.2). After `Partial`, call again with the same head and more bytes: `buf` may
+/// only have grown. What `head` holds after an error is unspecified.
+///
+/// # Errors
+/// If the bytes can't become a request that all servers read alike.
+pub fn parse_request(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Parsed, Reject> {
+    if check::is_still_partial(buf, limits, head) {
+        return Ok(Parsed::Partial);
+    }
+    Ok(parse(buf, limits, head)?)
+}
+
+fn parse(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Parsed, RejectReason> {
+    head.clear();
+    let buf = &buf[..buf.len().min(limits.head_bytes_max)];
+    let skipped = match buf {
+        [b'\r', b'\n', b'\r' | b'\n', ..] | [b'\n', ..] => return Err(RejectReason::LeadingLine),
+        [b'\r', b'\n', ..] => 2,
+        [b'\r'] | [] => return check::partial(buf, limits, head),
+        _ => 0,
+    };
+    let message = &buf[skipped..];
+    let mut table = check::table();
+    let rows = limits.headers_max.min(Limits::HEADERS_CEILING);
+    let mut request = httparse::Request::new(&mut []);
+    let status = request
+        .parse_with_uninit_headers(message, &mut table[..rows])
+        .map_err(|e| check::reason(e, RejectReason::RequestLine))?;
+    let httparse::Status::Complete(used) = status else {
+        let unended = message.len() > limits.request_line_bytes_max
+            && !message[..=limits.request_line_bytes_max].contains(&b'\n');
+        return if unended { Err(RejectReason::RequestLineTooLong) } else { check::partial(buf, limits, head) };
+    };
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+        return Err(RejectReason::RequestLine);
+    };
+    let line = request_line(message, method, target)?;
+    if line > limits.request_line_bytes_max {
+        return Err(RejectReason::RequestLineTooLong);
+    }
+    head.set_version(if minor == 0 { Version::Http10 } else { Version::Http11 });
+    check::take_lines(&message[line + 2..used], request.headers, limits, &mut head.fields)?;
+    head.write_method(method)?;
+    write_target(head, target)?;
+    frame(head)?;
+    Ok(Parsed::Complete(skipped + used))
+}
+
+/// Length of the request line, if it is exactly `method SP target SP HTTP/1.x CRLF`.
+fn request_line(message: &[u8], method: &str, target: &str) -> Result<usize, RejectReason> {
+    let target_at = method.len() + 1;
+    let version_at = target_at + target.len() + 1;
+    let end = version_at + "HTTP/1.x".len();
+    let shaped = message.get(method.len()) == Some(&b' ')
+        && message.get(version_at - 1) == Some(&b' ')
+        && message.get(version_at..version_at + 7) == Some(b"HTTP/1.");
+    if !shaped {
+        return Err(RejectReason::RequestLine);
+    }
+    if message.get(end..end + 2) == Some(b"\r\n") { Ok(end) } else { Err(RejectReason::LineEnd) }
+}
+
+fn write_target(head: &mut Head, target: &str) -> Result<(), RejectReason> {
+    let host = host_line(head)?;
+    match (head.method(), target.as_bytes()) {
+        ("CONNECT", bytes) => {
+            if bytes.iter().any(|b| matches!(b, b'/' | b'?' | b'#' | b'*')) {
+                return Err(RejectReason::TargetForm);
+            }
+            absolute_authority(head, bytes, host)?;
+            if head.port().is_none() { Err(RejectReason::TargetForm) } else { Ok(()) }
+        }
+        ("OPTIONS", b"*") | (_, [b'/', ..]) => {
+            if let Host::Name(name) = host {
+                *head.authority_mut() = name;
+            }
+            head.write_target(target.as_bytes())
+        }
+        (_, b"*") => Err(RejectReason::TargetForm),
+        _ => write_absolute(head, target, host),
+    }
+}
+
+/// `http://authority/path?query`.
+fn write_absolute(head: &mut Head, target: &str, host: Host) -> Result<(), RejectReason> {
+    let Some((scheme, rest)) = target.split_once("://") else {
+        return Err(RejectReason::TargetForm);
+    };
+    head.write_scheme(scheme)?;
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    absolute_authority(head, authority.as_bytes(), host)?;
+    match (head.method(), path.as_bytes()) {
+        // The server as a whole (RFC 9112 3.2.4).
+        ("OPTIONS", b"") => head.write_target(b"*"),
+        (_, b"") => head.write_target(b"/"),
+        (_, [b'?', ..]) => {
+            // An empty path before a query is `/` (RFC 9110 4.2.3).
+            let mut whole = String::with_capacity(path.len() + 1);
+            whole.push('/');
+            whole.push_str(path);
+            head.write_target(whole.as_bytes())
+        }
+        (_, bytes) => head.write_target(bytes),
+    }
+}
+
+/// The authority of the target wins over Host, which must agree.
+fn absolute_authority(head: &mut Head, authority: &[u8], host: Host) -> Result<(), RejectReason> {
+    if authority.contains(&b'@') {
+        return Err(RejectReason::Userinfo);
+    }
+    let out = head.authority_mut();
+    uri::authority(authority, out)?;
+    match host {
+        Host::Name(name) if name != *out => Err(RejectReason::HostMismatch),
+        _ => Ok(()),
+    }
+}
+
+enum Host {
+    /// There is no Host line, as HTTP/1.0 allows.
+    Absent,
+    Name(String),
+}
+
+fn host_line(head: &mut Head) -> Result<Host, RejectReason> {
+    // The authority's own memory is borrowed for the canonical form and given back by the caller.
+    let mut name = std::mem::take(head.authority_mut());
+    let mut lines = head.fields.typed(Known::Host);
+    let found = match (lines.next(), lines.next()) {
+        (Some(value), None) => uri::authority(value, &mut name).map(|()| Host::Name(name)),
+        (Some(_), Some(_)) => Err(RejectReason::HostRepeated),
+        (None, _) if head.version() == Version::Http10 => Ok(Host::Absent),
+        (None, _) => Err(RejectReason::HostMissing),
+    };
+    drop(lines);
+    found
+}
+
+fn frame(head: &mut Head) -> Result<(), RejectReason> {
+    let announced = check::announced(&head.fields, head.version())?;
+    let bodyless = matches!(head.method(), "CONNECT" | "TRACE");
+    head.set_framing(match announced {
+        Announced::Nothing => Framing::None,
+        _ if bodyless => return Err(RejectReason::BodyNotAllowed),
+        Announced::Length(length) => Framing::Length(length),
+        Announced::Chunked => Framing::Chunked,
+    });
+    let connection = check::connection(&head.fields, head.version());
+    head.set_keep_alive(connection.keep_alive);
+    expect(head)?;
+    // A body before the switch is legal and of no use; who asks for it gets no upgrade.
+    let empty = matches!(head.framing(), Framing::None | Framing::Length(0));
+    let asked = connection.upgrade && empty && head.fields.count(Known::Upgrade) == 1;
+    if asked && head.fields.known(Known::Upgrade).is_some_and(check::is_upgradable) {
+        head.allow_upgrade();
+    }
+    Ok(())
+}
+
+fn expect(head: &mut Head) -> Result<(), RejectReason> {
+    if head.version() == Version::Http10 {
+        return Ok(());
+    }
+    let mut waits = false;
+    for value in head.fields.values(Known::Expect.name()) {
+        if !value.eq_ignore_ascii_case(b"100-continue") {
+            return Err(RejectReason::Expect);
+        }
+        waits = true;
+    }
+    if waits && !matches!(head.framing(), Framing::None | Framing::Length(0)) {
+        head.set_expects_continue();
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The header names that some part of the mesh asks for, as one byte, so that asking costs one comparison.
+
+macro_rules! known {
+    ($($name:ident $text:literal,)+) => {
+        /// A header name the mesh knows; every other one is [`Known::Other`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        #[expect(missing_docs, reason = "each variant is the name it is called by")]
+        pub enum Known { Other, $($name,)+ }
+
+        const NAMES: &[&str] = &["", $($text,)+];
+        const IDS: &[Known] = &[Known::Other, $(Known::$name,)+];
+    };
+}
+
+known! {
+    Host "host",
+    ContentLength "content-length",
+    TransferEncoding "transfer-encoding",
+    Connection "connection",
+    KeepAlive "keep-alive",
+    ProxyConnection "proxy-connection",
+    ProxyAuthenticate "proxy-authenticate",
+    ProxyAuthorization "proxy-authorization",
+    ProxyAuthenticationInfo "proxy-authentication-info",
+    Te "te",
+    Trailer "trailer",
+    Upgrade "upgrade",
+    Http2Settings "http2-settings",
+    Expect "expect",
+    ContentType "content-type",
+    ContentEncoding "content-encoding",
+    ContentRange "content-range",
+    Range "range",
+    Date "date",
+    Server "server",
+    Via "via",
+    UserAgent "user-agent",
+    Accept "accept",
+    AcceptEncoding "accept-encoding",
+    AcceptLanguage "accept-language",
+    Authorization "authorization",
+    Cookie "cookie",
+    SetCookie "set-cookie",
+    WwwAuthenticate "www-authenticate",
+    Location "location",
+    CacheControl "cache-control",
+    Age "age",
+    Expires "expires",
+    Vary "vary",
+    RetryAfter "retry-after",
+    MaxForwards "max-forwards",
+    Origin "origin",
+    Referer "referer",
+    Forwarded "forwarded",
+    XForwardedFor "x-forwarded-for",
+    XForwardedProto "x-forwarded-proto",
+    XForwardedHost "x-forwarded-host",
+    XForwardedPort "x-forwarded-port",
+    XRealIp "x-real-ip",
+    XRequestId "x-request-id",
+    ForwardedClientIdentity "forwarded-client-identity",
+    XForwardedClientCert "x-forwarded-client-cert",
+    Traceparent "traceparent",
+    Tracestate "tracestate",
+    GrpcTimeout "grpc-timeout",
+    GrpcStatus "grpc-status",
+    GrpcMessage "grpc-message",
+    GrpcStatusDetails "grpc-status-details-bin",
+    GrpcEncoding "grpc-encoding",
+    ByrnieDecision "x-byrnie-decision",
+    ByrnieDeadlineMs "x-byrnie-deadline-ms",
+    ByrnieRetryBudget "x-byrnie-retry-budget",
+    ByrnieCriticality "x-byrnie-criticality",
+    IdempotencyKey "idempotency-key",
+    IdempotencyStatus "idempotency-status",
+    TxnId "txn-id",
+    TxnBranch "txn-branch",
+    TxnOp "txn-op",
+    TxnAttempt "txn-attempt",
+    SecWebsocketKey "sec-websocket-key",
+    SecWebsocketVersion "sec-websocket-version",
+}
+
+/// Buckets of the name table, and how many names may share one.
+const BUCKETS: usize = 256;
+const SHARED_MAX: usize = 4;
+
+/// Mixes what tells names apart cheaply: the length and three letters, whatever their case.
+const fn bucket(name: &[u8]) -> usize {
+    let n = name.len();
+    if n == 0 {
+        return 0;
+    }
+    let first = (name[0] | 0x20) as usize;
+    let middle = (name[n / 2] | 0x20) as usize;
+    let last = (name[n - 1] | 0x20) as usize;
+    (n * 29 + first * 5 + middle * 17 + last * 71) % BUCKETS
+}
+
+const TABLE: [[u8; SHARED_MAX]; BUCKETS] = {
+    let mut table = [[0u8; SHARED_MAX]; BUCKETS];
+    let mut id = 1;
+    while id < NAMES.len() {
+        let b = bucket(NAMES[id].as_bytes());
+        let mut slot = 0;
+        // Running past the bucket is an error of compilation, not of the running program.
+        while table[b][slot] != 0 {
+            slot += 1;
+        }
+        table[b][slot] = id as u8;
+        id += 1;
+    }
+    table
+};
+
+impl Known {
+    /// The id of `name`, in whatever case.
+    pub fn of(name: &[u8]) -> Self {
+        for id in TABLE[bucket(name)] {
+            if id == 0 {
+                break;
+            }
+            if NAMES[id as usize].as_bytes().eq_ignore_ascii_case(name) {
+                return IDS[id as usize];
+            }
+        }
+        Self::Other
+    }
+
+    /// The name in lower case; empty for [`Known::Other`].
+    pub const fn name(self) -> &'static str {
+        NAMES[self as usize]
+    }
+
+    /// True for what a [`crate::Head`] keeps as typed state instead of as a line (Host, framing,
+    /// Connection), so that it can only be read and written in one way.
+    pub(crate) const fn is_typed(self) -> bool {
+        matches!(
+            self,
+            Self::Host
+                | Self::ContentLength
+                | Self::TransferEncoding
+                | Self::Connection
+                | Self::KeepAlive
+                | Self::ProxyConnection
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_finds_itself_in_any_case() {
+        for (name, id) in NAMES.iter().zip(IDS).skip(1) {
+            assert_eq!(Known::of(name.as_bytes()), *id);
+            assert_eq!(Known::of(name.to_uppercase().as_bytes()), *id);
+            assert_eq!(id.name(), *name);
+        }
+        for other in ["", "x", "hos", "hosts", "content-lengt\u{8}", "x-byrnie-other"] {
+            assert_eq!(Known::of(other.as_bytes()), Known::Other);
+        }
+    }
+}
