@@ -1,1 +1,14 @@
-//! placeholder
+// SPDX-License-Identifier: Apache-2.0
+//! Decides what each proxy must know. Changes go in, each node's difference comes out; the work is in
+//! proportion to the nodes that a change concerns. Also judges whether resources fit each other.
+//! Knows nothing of streams, stores or Kubernetes.
+
+mod catalog;
+mod change;
+mod index;
+mod node;
+mod view;
+
+pub use catalog::{Affected, Catalog};
+pub use node::{NodeId, NodeSpec, Role};
+pub use view::View;

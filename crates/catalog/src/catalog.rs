@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `Catalog`: changes in, each node's difference out. Control feeds it and asks it; it must never
+//! look at all resources for one change.
+
+use crate::change::Work;
+use crate::index::policy::PolicyIndex;
+use crate::index::route::RouteIndex;
+use crate::index::service::ServiceIndex;
+use crate::index::workload::WorkloadIndex;
+use crate::node::{NodeId, NodeSpec, Nodes};
+use crate::view::{self, View};
+use byrnie_model::{Change, Delta, Key, Kind, Resource, ServiceRef, Spec};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// All resources, how they relate, and what each listening node was given.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Applied ones and the derived Endpoints.
+    pub(crate) resources: BTreeMap<Key, Arc<Resource>>,
+    pub(crate) services: ServiceIndex,
+    pub(crate) workloads: WorkloadIndex,
+    pub(crate) routes: RouteIndex,
+    pub(crate) policies: PolicyIndex,
+    pub(crate) nodes: Nodes,
+    visited: u64,
+}
+
+/// Nodes whose view may have changed: each should be asked for its [`Catalog::delta`], which may still
+/// turn out empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Affected {
+    /// In order of name.
+    pub nodes: BTreeSet<NodeId>,
+}
+
+impl Catalog {
+    /// A catalog of nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in one change. A change that says what is already known (labels and spec are the same)
+    /// affects nobody. Endpoints are derived: a change of one is ignored.
+    pub fn apply(&mut self, change: &Change) -> Affected {
+        let key = change.key();
+        if key.kind == Kind::Endpoint {
+            return Affected::default();
+        }
+        let old = self.resources.get(key).cloned();
+        let new = match change {
+            Change::Put(resource) => Some(Arc::clone(resource)),
+            Change::Delete { .. } => None,
+        };
+        self.store(key, new.clone());
+        if same(old.as_ref(), new.as_ref()) {
+            return Affected::default();
+        }
+        let mut work = Work::default();
+        self.relate(key, old.as_deref(), new.as_deref(), &mut work);
+        self.visited += work.visited;
+        let mut nodes = BTreeSet::new();
+        for (id, keys) in work.marks {
+            if let Some(node) = self.nodes.by_id.get_mut(&id) {
+                node.dirty.extend(keys);
+                nodes.insert(id);
+            }
+        }
+        Affected { nodes }
+    }
+
+    /// Lets a node listen: its next [`Self::delta`] is its whole view. A node that already listens
+    /// begins anew.
+    pub fn join(&mut self, id: NodeId, spec: NodeSpec) {
+        let mut work = Work::default();
+        let dirty = self.reach(&spec, &mut work);
+        self.visited += work.visited;
+        self.nodes.join(id, spec, dirty);
+    }
+
+    /// Forgets a node.
+    pub fn leave(&mut self, id: &NodeId) {
+        self.nodes.leave(id);
+    }
+
+    /// What changed for a node since this was last asked; empty for a node that doesn't listen.
+    /// Changes are ordered so that nothing names what the node doesn't have yet, removals the other
+    /// way round, to be done after all changes.
+    pub fn delta(&mut self, id: &NodeId) -> Delta {
+        let Some(node) = self.nodes.by_id.get_mut(id) else { return Delta::default() };
+        let (spec, dirty) = (node.spec.clone(), std::mem::take(&mut node.dirty));
+        let mut work = Work::default();
+        let wanted: Vec<(Key, Option<Arc<Resource>>)> = dirty
+            .into_iter()
+            .map(|key| {
+                let r = self.shown(&spec, &key, &mut work);
+                (key, r)
+            })
+            .collect();
+        self.visited += work.visited;
+        let Some(node) = self.nodes.by_id.get_mut(id) else { return Delta::default() };
+        let (mut changed, mut removed) = (Vec::new(), Vec::new());
+        for (key, resource) in wanted {
+            match resource {
+                Some(resource) => {
+                    let before = node.sent.insert(key, Arc::clone(&resource));
+                    if !same(before.as_ref(), Some(&resource)) {
+                        changed.push(resource);
+                    }
+                }
+                None => removed.extend(node.sent.remove(&key)),
+            }
+        }
+        changed.sort_by_cached_key(|resource| view::rank(resource));
+        removed.sort_by_cached_key(|resource| std::cmp::Reverse(view::rank(resource)));
+        Delta { changed, removed: removed.into_iter().map(|resource| resource.key.clone()).collect() }
+    }
+
+    /// Everything that a node may see, whether or not it listens.
+    pub fn view(&self, spec: &NodeSpec) -> View {
+        let mut work = Work::default();
+        let keys = self.reach(spec, &mut work);
+        let mut resources: Vec<_> = keys.iter().filter_map(|key| self.shown(spec, key, &mut work)).collect();
+        resources.sort_by_cached_key(|resource| view::rank(resource));
+        View { resources }
+    }
+
+    /// What a listening node is.
+    pub fn node(&self, id: &NodeId) -> Option<&NodeSpec> {
+        self.nodes.by_id.get(id).map(|node| &node.spec)
+    }
+
+    /// Resources and nodes looked at since the beginning: the measure of work.
+    pub const fn visited(&self) -> u64 {
+        self.visited
+    }
+
+    /// The resource of this name: applied, or a derived Endpoint (named `SERVICE/WORKLOAD`).
+    pub fn resource(&self, key: &Key) -> Option<&Arc<Resource>> {
+        self.resources.get(key)
+    }
+
+    /// All resources of a kind, in order of namespace and name.
+    pub fn iter(&self, kind: Kind) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.range(Key::new(kind, "", "")..).take_while(move |(key, _)| key.kind == kind).map(|(_, r)| r)
+    }
+
+    /// The derived endpoints of a service, healthy or not, in order of workload.
+    pub fn endpoints(&self, service: &ServiceRef) -> impl Iterator<Item = &Arc<Resource>> {
+        self.services.members(service).filter_map(|place| self.resources.get(&view::endpoint_key(service, place)))
+    }
+
+    pub(crate) fn store(&mut self, key: &Key, resource: Option<Arc<Resource>>) {
+        match resource {
+            Some(resource) => self.resources.insert(key.clone(), resource),
+            None => self.resources.remove(key),
+        };
+    }
+
+    pub(crate) fn spec(&self, key: &Key) -> Option<&Spec> {
+        self.resources.get(key).map(|resource| &resource.spec)
+    }
+}
+
+/// Whether a node would notice the difference: revision and origin don't matter.
+pub(crate) fn same(a: Option<&Arc<Resource>>, b: Option<&Arc<Resource>>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b) || (a.labels == b.labels && a.spec == b.spec),
+        _ => false,
+    }
+}

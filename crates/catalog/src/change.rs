@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one change touches: updates the indexes and marks, for each node concerned, the keys that may
+//! differ for it. Marks may be too many, never too few: `Catalog::delta` looks at each again.
+
+use crate::catalog::{Catalog, same};
+use crate::index::policy::{Caller, callers};
+use crate::index::route::{backends, parents};
+use crate::index::{service, workload};
+use crate::node::{NodeId, Place};
+use crate::view::{endpoint_key, service_key, workload_key};
+use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
+use byrnie_model::{Key, Kind, Resource, Route, ServiceRef, Spec, Workload};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What is being done, and how much of it was.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    pub(crate) visited: u64,
+    pub(crate) marks: BTreeMap<NodeId, BTreeSet<Key>>,
+}
+
+impl Work {
+    fn mark<'a>(&mut self, nodes: impl IntoIterator<Item = &'a NodeId>, keys: &[Key]) {
+        if keys.is_empty() {
+            return;
+        }
+        for id in nodes {
+            self.visited += keys.len() as u64;
+            self.marks.entry(id.clone()).or_default().extend(keys.iter().cloned());
+        }
+    }
+}
+
+impl Catalog {
+    pub(crate) fn relate(&mut self, key: &Key, old: Option<&Resource>, new: Option<&Resource>, work: &mut Work) {
+        match key.kind {
+            Kind::Service => self.relate_service(key, old, new, work),
+            Kind::Workload => self.relate_workload(key, old, new, work),
+            Kind::HttpRoute => self.relate_route(key, old.and_then(route), new.and_then(route), work),
+            Kind::AccessPolicy => self.relate_access(key, old.and_then(access), new.and_then(access), work),
+            Kind::TrafficPolicy => self.relate_traffic(key, old.and_then(traffic), new.and_then(traffic), work),
+            Kind::Mesh => work.mark(self.nodes.by_id.keys(), std::slice::from_ref(key)),
+            Kind::Namespace | Kind::Endpoint => {}
+        }
+    }
+
+    fn relate_service(&mut self, key: &Key, old: Option<&Resource>, new: Option<&Resource>, work: &mut Work) {
+        let at = ServiceRef::new(key.namespace.clone(), key.name.clone());
+        let spec = |r: Option<&Resource>| match r.map(|r| &r.spec) {
+            Some(Spec::Service(service)) => Some(service.clone()),
+            _ => None,
+        };
+        let (old_spec, new_spec) = (spec(old), spec(new));
+        self.services.replace(&at, old_spec.as_ref(), new_spec.as_ref());
+        let before: BTreeSet<Place> = self.services.members(&at).cloned().collect();
+        let after = self.selected(&at, new_spec.as_ref().map(|s| &s.selector), work);
+        for place in before.symmetric_difference(&after) {
+            self.services.link(&at, place, after.contains(place));
+        }
+        let came_or_went = old_spec.is_some() != new_spec.is_some();
+        let mut keys = vec![key.clone()];
+        for place in before.union(&after) {
+            keys.extend(self.derive(&at, place, work));
+        }
+        if came_or_went {
+            keys.extend(self.policies.traffic(&at).cloned());
+        }
+        let nodes = self.viewers(&at, work);
+        work.mark(&nodes, &keys);
+        for place in before.union(&after) {
+            work.mark(self.nodes.at(place), std::slice::from_ref(key));
+        }
+        let policies: Vec<Key> = self.policies.access(&at).cloned().collect();
+        for place in before.symmetric_difference(&after) {
+            work.mark(self.nodes.at(place), &policies);
+        }
+        // Routes count only while their parent exists, and so does what lies behind them.
+        if came_or_went {
+            let behind = self.behind(&at);
+            let nodes = self.rooted(&at, work);
+            work.mark(&nodes, &behind);
+        }
+    }
+
+    fn relate_workload(&mut self, key: &Key, old: Option<&Resource>, new: Option<&Resource>, work: &mut Work) {
+        let at = Place { namespace: key.namespace.clone(), name: key.name.clone() };
+        self.workloads.replace(&at, old.and_then(workload_of), new.and_then(workload_of));
+        let before: BTreeSet<ServiceRef> = self.services.serves(&at).cloned().collect();
+        let after = self.selecting(&at, new, work);
+        for service in before.symmetric_difference(&after) {
+            self.services.link(service, &at, after.contains(service));
+        }
+        for service in before.union(&after) {
+            let changed = self.derive(service, &at, work);
+            if changed.is_some() {
+                let nodes = self.viewers(service, work);
+                work.mark(&nodes, changed.as_slice());
+            }
+        }
+        let mut keys = vec![key.clone()];
+        for service in before.symmetric_difference(&after) {
+            keys.push(service_key(service));
+            keys.extend(self.policies.access(service).cloned());
+        }
+        let who = |r: Option<&Resource>| r.and_then(workload_of).map(|(w, _)| (w.identity.clone(), w.uses.clone()));
+        let other_view = who(old) != who(new);
+        let ids: Vec<NodeId> = self.nodes.at(&at).cloned().collect();
+        for id in &ids {
+            work.mark([id], &keys);
+            let Some(node) = self.nodes.by_id.get(id).filter(|_| other_view) else { continue };
+            let mut all: Vec<Key> = node.sent.keys().cloned().collect();
+            all.extend(self.reach(&node.spec, work));
+            work.mark([id], &all);
+        }
+    }
+
+    fn relate_route(&mut self, key: &Key, old: Option<&Route>, new: Option<&Route>, work: &mut Work) {
+        self.routes.replace(key, old, new);
+        let (old_parents, new_parents) = (old.map(parents).unwrap_or_default(), new.map(parents).unwrap_or_default());
+        let (old_ends, new_ends) = (old.map(backends).unwrap_or_default(), new.map(backends).unwrap_or_default());
+        let mut keys = vec![key.clone()];
+        let moved = if old_parents == new_parents { &old_ends ^ &new_ends } else { &old_ends | &new_ends };
+        for backend in &moved {
+            keys.extend(self.bundle(backend));
+        }
+        for parent in old_parents.union(&new_parents) {
+            let nodes = self.rooted(parent, work);
+            work.mark(&nodes, &keys);
+        }
+        work.mark(&self.nodes.gateways, std::slice::from_ref(key));
+    }
+
+    fn relate_access(&mut self, key: &Key, old: Option<&AccessPolicy>, new: Option<&AccessPolicy>, work: &mut Work) {
+        self.policies.replace_access(key, old, new);
+        let targets = |policy: Option<&AccessPolicy>| policy.map(|p| self.targets(key, p)).unwrap_or_default();
+        let (old_targets, new_targets) = (targets(old), targets(new));
+        let all = &old_targets | &new_targets;
+        for service in &all {
+            for place in self.services.members(service) {
+                work.mark(self.nodes.at(place), std::slice::from_ref(key));
+            }
+        }
+        let (old_callers, new_callers) = (old.map(callers).unwrap_or_default(), new.map(callers).unwrap_or_default());
+        let moved = if old_targets == new_targets { &old_callers ^ &new_callers } else { &old_callers | &new_callers };
+        let mut keys = Vec::new();
+        for service in all.iter().filter(|_| !moved.is_empty()) {
+            keys.extend(self.bundle(service));
+            keys.extend(self.behind(service));
+        }
+        for caller in &moved {
+            let nodes = self.called(caller, work);
+            work.mark(&nodes, &keys);
+        }
+    }
+
+    fn relate_traffic(&mut self, key: &Key, old: Option<&TrafficPolicy>, new: Option<&TrafficPolicy>, work: &mut Work) {
+        self.policies.replace_traffic(key, old, new);
+        let targets: BTreeSet<&ServiceRef> = old.into_iter().chain(new).flat_map(|policy| &policy.targets).collect();
+        for target in targets {
+            let nodes = self.viewers(target, work);
+            work.mark(&nodes, std::slice::from_ref(key));
+        }
+        // A policy without a target that exists is still the edge's to see.
+        work.mark(&self.nodes.gateways, std::slice::from_ref(key));
+    }
+
+    /// Workloads that a selector fits.
+    fn selected(&self, at: &ServiceRef, selector: Option<&byrnie_model::Labels>, work: &mut Work) -> BTreeSet<Place> {
+        let Some(selector) = selector else { return BTreeSet::new() };
+        let candidates = self.workloads.candidates(&at.namespace, selector);
+        work.visited += candidates.len() as u64;
+        let fits = |place: &Place| {
+            self.resources.get(&workload_key(place)).is_some_and(|r| service::selects(selector, &r.labels))
+        };
+        candidates.into_iter().filter(fits).collect()
+    }
+
+    /// Services whose selector fits a workload.
+    fn selecting(&self, at: &Place, workload: Option<&Resource>, work: &mut Work) -> BTreeSet<ServiceRef> {
+        let Some(workload) = workload else { return BTreeSet::new() };
+        let candidates = self.services.candidates(&at.namespace, &workload.labels);
+        work.visited += candidates.len() as u64;
+        let fits = |service: &ServiceRef| {
+            self.service(service).is_some_and(|s| service::selects(&s.selector, &workload.labels))
+        };
+        candidates.into_iter().filter(fits).collect()
+    }
+
+    /// Derives one endpoint anew; its key if it changed, came or went.
+    fn derive(&mut self, at: &ServiceRef, place: &Place, work: &mut Work) -> Option<Key> {
+        work.visited += 1;
+        let key = endpoint_key(at, place);
+        let new = self.endpoint(&key, at, place).map(Arc::new);
+        if same(self.resources.get(&key), new.as_ref()) {
+            return None;
+        }
+        self.store(&key, new);
+        Some(key)
+    }
+
+    fn endpoint(&self, key: &Key, at: &ServiceRef, place: &Place) -> Option<Resource> {
+        if !self.services.is_member(at, place) {
+            return None;
+        }
+        let (parent, member) = (self.resources.get(&service_key(at))?, self.resources.get(&workload_key(place))?);
+        let (Spec::Service(service), Spec::Workload(running)) = (&parent.spec, &member.spec) else { return None };
+        let endpoint = workload::endpoint(at, service, place, running, &member.labels)?;
+        Some(Resource {
+            key: key.clone(),
+            revision: parent.revision.max(member.revision),
+            labels: member.labels.clone(),
+            origin: None,
+            spec: Spec::Endpoint(Box::new(endpoint)),
+        })
+    }
+
+    /// Nodes of the callers in a set.
+    fn called(&self, caller: &Caller, work: &mut Work) -> BTreeSet<NodeId> {
+        let mut nodes = BTreeSet::new();
+        let mut add = |place: &Place| {
+            work.visited += 1;
+            nodes.extend(self.nodes.at(place).cloned());
+        };
+        match caller {
+            Caller::Anyone => self.nodes.places().for_each(&mut add),
+            Caller::Namespace(namespace) => self.workloads.of_namespace(namespace).for_each(&mut add),
+            Caller::Account(namespace, name) => self.workloads.of_account(namespace, name).for_each(&mut add),
+        }
+        nodes
+    }
+
+    /// Sidecars that may call a service by its own name.
+    fn rooted(&self, service: &ServiceRef, work: &mut Work) -> BTreeSet<NodeId> {
+        let mut nodes = BTreeSet::new();
+        for place in self.workloads.users(service) {
+            work.visited += 1;
+            nodes.extend(self.nodes.at(place).cloned());
+        }
+        for key in self.policies.access(service) {
+            work.visited += 1;
+            let Some(Spec::Access(policy)) = self.spec(key) else { continue };
+            for caller in callers(policy) {
+                nodes.append(&mut self.called(&caller, work));
+            }
+        }
+        nodes
+    }
+
+    /// Nodes that see a service and its endpoints as a destination.
+    fn viewers(&self, service: &ServiceRef, work: &mut Work) -> BTreeSet<NodeId> {
+        let mut nodes = self.rooted(service, work);
+        let referrers: BTreeSet<&ServiceRef> = self.routes.referrers(service).collect();
+        for parent in referrers {
+            nodes.append(&mut self.rooted(parent, work));
+        }
+        nodes.extend(self.nodes.gateways.iter().cloned());
+        nodes
+    }
+
+    /// A destination's own keys.
+    pub(crate) fn bundle(&self, service: &ServiceRef) -> Vec<Key> {
+        let mut keys = vec![service_key(service)];
+        keys.extend(self.services.members(service).map(|place| endpoint_key(service, place)));
+        keys.extend(self.policies.traffic(service).cloned());
+        keys
+    }
+
+    /// The routes of a service, and the bundles of their backends.
+    pub(crate) fn behind(&self, service: &ServiceRef) -> Vec<Key> {
+        let mut keys = Vec::new();
+        for key in self.routes.of_parent(service) {
+            keys.push(key.clone());
+            let Some(Spec::Route(route)) = self.spec(key) else { continue };
+            keys.extend(backends(route).iter().flat_map(|backend| self.bundle(backend)));
+        }
+        keys
+    }
+}
+
+fn workload_of(resource: &Resource) -> Option<(&Workload, &byrnie_model::Labels)> {
+    if let Spec::Workload(workload) = &resource.spec { Some((workload, &resource.labels)) } else { None }
+}
+
+fn route(resource: &Resource) -> Option<&Route> {
+    if let Spec::Route(route) = &resource.spec { Some(route) } else { None }
+}
+
+fn access(resource: &Resource) -> Option<&AccessPolicy> {
+    if let Spec::Access(policy) = &resource.spec { Some(policy) } else { None }
+}
+
+fn traffic(resource: &Resource) -> Option<&TrafficPolicy> {
+    if let Spec::Traffic(policy) = &resource.spec { Some(policy) } else { None }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one node may see: least privilege. `reach` lists what might be visible, `shown` decides for one
+//! key; both join and every difference go through `shown`.
+
+use crate::catalog::Catalog;
+use crate::change::Work;
+use crate::index::policy::{callers, sets_of};
+use crate::node::{NodeSpec, Place, Role};
+use byrnie_model::policy::AccessPolicy;
+use byrnie_model::policy::access::Action;
+use byrnie_model::{Key, Kind, Resource, Service, ServiceRef, Spec, Workload};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The resources that one node may see.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    /// Ordered so that nothing names what doesn't come before it.
+    pub resources: Vec<Arc<Resource>>,
+}
+
+impl View {
+    /// The resource of this name.
+    pub fn find(&self, key: &Key) -> Option<&Arc<Resource>> {
+        self.resources.iter().find(|resource| resource.key == *key)
+    }
+}
+
+impl Catalog {
+    /// Every key that a node might see.
+    pub(crate) fn reach(&self, spec: &NodeSpec, work: &mut Work) -> BTreeSet<Key> {
+        let mut keys: BTreeSet<Key> = self.iter(Kind::Mesh).map(|r| r.key.clone()).collect();
+        match spec.role {
+            Role::Gateway => {
+                for kind in [Kind::Service, Kind::Endpoint, Kind::HttpRoute, Kind::TrafficPolicy] {
+                    keys.extend(self.iter(kind).map(|r| r.key.clone()));
+                }
+            }
+            Role::Sidecar => {
+                let place = place(spec);
+                keys.insert(workload_key(&place));
+                for service in self.services.serves(&place) {
+                    keys.insert(service_key(service));
+                    keys.extend(self.policies.access(service).cloned());
+                }
+                for service in self.roots(&place) {
+                    keys.extend(self.bundle(&service));
+                    keys.extend(self.behind(&service));
+                }
+            }
+        }
+        work.visited += keys.len() as u64;
+        keys
+    }
+
+    /// The resource, if this node may see it.
+    pub(crate) fn shown(&self, node: &NodeSpec, key: &Key, work: &mut Work) -> Option<Arc<Resource>> {
+        work.visited += 1;
+        let resource = self.resources.get(key)?;
+        let visible = match (&resource.spec, node.role) {
+            (Spec::Mesh(_), _) => true,
+            (Spec::Service(_) | Spec::Endpoint(_) | Spec::Route(_) | Spec::Traffic(_), Role::Gateway) => true,
+            (Spec::Namespace | Spec::Workload(_) | Spec::Access(_), Role::Gateway) | (Spec::Namespace, _) => false,
+            (Spec::Workload(_), Role::Sidecar) => key.namespace == node.namespace && key.name == node.workload,
+            (Spec::Service(_), Role::Sidecar) => {
+                let service = ServiceRef::new(key.namespace.clone(), key.name.clone());
+                self.services.is_member(&service, &place(node)) || self.sees(node, &service)
+            }
+            (Spec::Endpoint(endpoint), Role::Sidecar) => self.sees(node, &endpoint.service),
+            (Spec::Traffic(policy), Role::Sidecar) => {
+                policy.targets.iter().any(|target| self.service(target).is_some() && self.sees(node, target))
+            }
+            (Spec::Route(route), Role::Sidecar) => {
+                route.parents.iter().any(|parent| self.may_call(node, &parent.service))
+            }
+            (Spec::Access(policy), Role::Sidecar) => self.protects(key, policy, &place(node)),
+        };
+        visible.then(|| Arc::clone(resource))
+    }
+
+    /// Whether a sidecar's program may name this service: it says that it uses it, or a policy allows it.
+    fn roots_here(&self, node: &NodeSpec, service: &ServiceRef) -> bool {
+        let Some(workload) = self.workload(&place(node)) else { return false };
+        let sets = sets_of(&workload.identity);
+        workload.uses.contains(service)
+            || self.policies.access(service).any(|key| {
+                let Some(Spec::Access(policy)) = self.spec(key) else { return false };
+                let callers = callers(policy);
+                sets.iter().any(|set| callers.contains(set))
+            })
+    }
+
+    /// Like [`Self::roots_here`], for a service that exists: only then do its routes count.
+    fn may_call(&self, node: &NodeSpec, service: &ServiceRef) -> bool {
+        self.service(service).is_some() && self.roots_here(node, service)
+    }
+
+    /// Whether a service is a destination for this sidecar: by its name, or behind a route.
+    fn sees(&self, node: &NodeSpec, service: &ServiceRef) -> bool {
+        self.roots_here(node, service) || self.routes.referrers(service).any(|parent| self.may_call(node, parent))
+    }
+
+    fn protects(&self, key: &Key, policy: &AccessPolicy, place: &Place) -> bool {
+        if policy.targets.is_empty() {
+            return self.services.serves(place).any(|service| service.namespace == key.namespace);
+        }
+        policy.targets.iter().any(|target| self.services.is_member(target, place))
+    }
+
+    /// Services that the program beside this node may name.
+    fn roots(&self, place: &Place) -> BTreeSet<ServiceRef> {
+        let Some(workload) = self.workload(place) else { return BTreeSet::new() };
+        let mut roots: BTreeSet<ServiceRef> = workload.uses.iter().cloned().collect();
+        for key in self.policies.grants(&workload.identity) {
+            if let Some(Spec::Access(policy)) = self.spec(key) {
+                roots.append(&mut self.targets(key, policy));
+            }
+        }
+        roots
+    }
+
+    /// The services that a policy is for.
+    pub(crate) fn targets(&self, key: &Key, policy: &AccessPolicy) -> BTreeSet<ServiceRef> {
+        if policy.targets.is_empty() {
+            return self.services.in_namespace(&key.namespace).cloned().collect();
+        }
+        policy.targets.iter().cloned().collect()
+    }
+
+    pub(crate) fn service(&self, at: &ServiceRef) -> Option<&Service> {
+        if let Some(Spec::Service(service)) = self.spec(&service_key(at)) { Some(service) } else { None }
+    }
+
+    pub(crate) fn workload(&self, at: &Place) -> Option<&Workload> {
+        if let Some(Spec::Workload(workload)) = self.spec(&workload_key(at)) { Some(workload) } else { None }
+    }
+}
+
+fn place(spec: &NodeSpec) -> Place {
+    Place { namespace: spec.namespace.clone(), name: spec.workload.clone() }
+}
+
+pub(crate) fn service_key(at: &ServiceRef) -> Key {
+    Key::new(Kind::Service, at.namespace.clone(), at.name.clone())
+}
+
+pub(crate) fn workload_key(at: &Place) -> Key {
+    Key::new(Kind::Workload, at.namespace.clone(), at.name.clone())
+}
+
+/// Endpoints are named `SERVICE/WORKLOAD` in the service's namespace.
+pub(crate) fn endpoint_key(service: &ServiceRef, place: &Place) -> Key {
+    Key::new(Kind::Endpoint, service.namespace.clone(), format!("{}/{}", service.name, place.name))
+}
+
+/// Make before break: what is named comes before what names it. Refusals come before permissions, and
+/// both before the service that they protect, so that no call slips in between.
+pub(crate) fn rank(resource: &Resource) -> (u8, Key) {
+    let rank = match &resource.spec {
+        Spec::Namespace | Spec::Mesh(_) => 0,
+        Spec::Workload(_) => 1,
+        Spec::Access(policy) if policy.action == Action::Deny => 2,
+        Spec::Access(_) => 3,
+        Spec::Service(_) => 4,
+        Spec::Endpoint(_) => 5,
+        Spec::Traffic(_) => 6,
+        Spec::Route(_) => 7,
+    };
+    (rank, resource.key.clone())
+}
