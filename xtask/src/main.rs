@@ -2,6 +2,7 @@
 //! `cargo xtask`: the one door for developers. Each command lives in a file of its own; this one
 //! reads arguments and nothing else.
 
+mod r#gen;
 mod test;
 mod tidy;
 
@@ -12,6 +13,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   test [--fast]   everything that must hold: format, lints, tidy, tests, examples, docs
                   (--fast leaves out what needs a peer)
+  gen [--check]   Rust from the protobuf files (--check: only say whether it is fresh)
   tidy            floors, sizes, names, purity, doors
 ";
 
@@ -22,6 +24,8 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["test"] => test::run(&root, false),
         ["test", "--fast"] => test::run(&root, true),
+        ["gen"] => r#gen::run(false),
+        ["gen", "--check"] => r#gen::run(true),
         ["tidy"] => tidy::run(&root),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
