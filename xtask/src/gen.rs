@@ -34,6 +34,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
         if check {
             stale.push(path.display().to_string());
         } else {
+            std::fs::create_dir_all(path.parent().unwrap_or(root))?;
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
@@ -56,6 +57,6 @@ fn generate(root: &Path) -> Result<BTreeMap<String, String>> {
         .context("cannot generate Rust")?;
     Ok(made
         .into_iter()
-        .map(|(module, text)| (format!("{}.rs", module.parts().collect::<Vec<_>>().join("_")), format!("{HEADER}{text}")))
+        .map(|(module, text)| (format!("{}.rs", module.parts().collect::<Vec<_>>().join("/")), format!("{HEADER}{text}")))
         .collect())
 }

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `AccessPolicy` and `TrafficPolicy` on the wire. A word of an access policy that isn't known is
+//! always an error: skipping it would widen who may call.
+
+use super::Error;
+use super::check::{self, LIST_MAX, invalid, labels, labels_out, list, message, missing};
+use crate::proto::byrnie::v1 as pb;
+use crate::proto::{Bytes, Message};
+use byrnie_base::Text;
+use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source};
+use byrnie_model::policy::traffic::{Balance, Eject, Failover, Limits, Nearness, Rate, RetryBudget, TrafficPolicy};
+use byrnie_model::{Labels, ServiceRef, Spec};
+use std::sync::Arc;
+
+pub(super) fn encode_access(policy: &AccessPolicy, labels: &Labels) -> Bytes {
+    let mode = match policy.mode {
+        Mode::Enforce => pb::AccessMode::Enforce,
+        Mode::Shadow => pb::AccessMode::Shadow,
+    };
+    let action = match policy.action {
+        Action::Allow => pb::AccessAction::Allow,
+        Action::Deny => pb::AccessAction::Deny,
+    };
+    let message = pb::AccessPolicy {
+        labels: labels_out(labels),
+        mode: mode.into(),
+        targets: policy.targets.iter().map(check::service_ref_out).collect(),
+        action: action.into(),
+        rules: policy.rules.iter().map(rule_out).collect(),
+    };
+    message.encode_to_vec().into()
+}
+
+pub(super) fn decode_access(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
+    let policy: pb::AccessPolicy = message("accessPolicy", bytes)?;
+    let mode = match pb::AccessMode::try_from(policy.mode) {
+        Ok(pb::AccessMode::Enforce) => Mode::Enforce,
+        Ok(pb::AccessMode::Shadow) => Mode::Shadow,
+        Ok(pb::AccessMode::Unspecified) | Err(_) => return Err(invalid("mode")),
+    };
+    let action = match pb::AccessAction::try_from(policy.action) {
+        Ok(pb::AccessAction::Allow) => Action::Allow,
+        Ok(pb::AccessAction::Deny) => Action::Deny,
+        Ok(pb::AccessAction::Unspecified) | Err(_) => return Err(invalid("action")),
+    };
+    let spec = AccessPolicy {
+        mode,
+        targets: targets(policy.targets)?,
+        action,
+        rules: list("rules", LIST_MAX, policy.rules, rule)?,
+    };
+    Ok((Spec::Access(Arc::new(spec)), labels("labels", policy.labels)?))
+}
+
+fn targets(from: Vec<pb::ServiceRef>) -> Result<Vec<ServiceRef>, Error> {
+    list("targetRefs", LIST_MAX, from, |target| check::service_ref("targetRefs[]", Some(target)))
+}
+
+fn rule(from: pb::AccessRule) -> Result<Rule, Error> {
+    Ok(Rule {
+        sources: list("rules[].sources", LIST_MAX, from.sources, source)?,
+        ports: list("rules[].ports", LIST_MAX, from.ports, |port| check::port("rules[].ports", port))?,
+        http: list("rules[].http", LIST_MAX, from.http, http)?,
+    })
+}
+
+fn rule_out(from: &Rule) -> pb::AccessRule {
+    pb::AccessRule {
+        sources: from.sources.iter().map(source_out).collect(),
+        ports: from.ports.iter().map(|port| u32::from(*port)).collect(),
+        http: from.http.iter().map(http_out).collect(),
+    }
+}
+
+fn source(from: pb::Source) -> Result<Source, Error> {
+    const FIELD: &str = "rules[].sources[]";
+    Ok(match from.source.ok_or_else(|| missing(FIELD))? {
+        pb::source::Source::ServiceAccount(account) => Source::ServiceAccount {
+            namespace: check::name(FIELD, &account.namespace)?,
+            name: check::name(FIELD, &account.name)?,
+        },
+        pb::source::Source::Namespace(namespace) => Source::Namespace(check::name(FIELD, &namespace)?),
+        pb::source::Source::Identity(uri) => Source::Identity(check::identity(FIELD, &uri)?),
+    })
+}
+
+fn source_out(from: &Source) -> pb::Source {
+    let source = match from {
+        Source::ServiceAccount { namespace, name } => pb::source::Source::ServiceAccount(pb::ServiceRef {
+            namespace: namespace.to_string(),
+            name: name.to_string(),
+        }),
+        Source::Namespace(namespace) => pb::source::Source::Namespace(namespace.to_string()),
+        Source::Identity(identity) => pb::source::Source::Identity(identity.to_string()),
+    };
+    pb::Source { source: Some(source) }
+}
+
+fn http(from: pb::HttpMatch) -> Result<HttpMatch, Error> {
+    const METHODS: &str = "rules[].http[].methods";
+    let method = |method: String| match check::token(METHODS, &method)? {
+        method if method.bytes().any(|b| b.is_ascii_lowercase()) => Err(invalid(METHODS)),
+        method => Ok(method),
+    };
+    Ok(HttpMatch {
+        methods: list(METHODS, LIST_MAX, from.methods, method)?,
+        paths: list("rules[].http[].paths", LIST_MAX, from.paths, pattern)?,
+    })
+}
+
+fn http_out(from: &HttpMatch) -> pb::HttpMatch {
+    pb::HttpMatch {
+        methods: from.methods.iter().map(Text::to_string).collect(),
+        paths: from.paths.iter().map(pattern_out).collect(),
+    }
+}
+
+fn pattern(from: pb::PathPattern) -> Result<PathPattern, Error> {
+    const FIELD: &str = "rules[].http[].paths[]";
+    let path = |text: String| {
+        if text.starts_with('/') { check::text(FIELD, &text) } else { Err(invalid(FIELD)) }
+    };
+    let segment = |segment: pb::PathSegment| match segment.text {
+        Some(text) if text.contains('/') => Err(invalid(FIELD)),
+        Some(text) => check::text(FIELD, &text).map(Some),
+        None => Ok(None),
+    };
+    Ok(match from.pattern.ok_or_else(|| missing(FIELD))? {
+        pb::path_pattern::Pattern::Exact(text) => PathPattern::Exact(path(text)?),
+        pb::path_pattern::Pattern::Below(text) => PathPattern::Below(path(text)?),
+        pb::path_pattern::Pattern::Template(template) => {
+            PathPattern::Template(list(FIELD, LIST_MAX, template.segments, segment)?)
+        }
+    })
+}
+
+fn pattern_out(from: &PathPattern) -> pb::PathPattern {
+    let segment = |text: &Option<Text>| pb::PathSegment { text: text.as_ref().map(Text::to_string) };
+    let pattern = match from {
+        PathPattern::Exact(text) => pb::path_pattern::Pattern::Exact(text.to_string()),
+        PathPattern::Below(text) => pb::path_pattern::Pattern::Below(text.to_string()),
+        PathPattern::Template(segments) => {
+            pb::path_pattern::Pattern::Template(pb::PathTemplate { segments: segments.iter().map(segment).collect() })
+        }
+    };
+    pb::PathPattern { pattern: Some(pattern) }
+}
+
+pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
+    let balance = match policy.balance {
+        None => pb::Balance::Unspecified,
+        Some(Balance::LeastRequest) => pb::Balance::LeastRequest,
+        Some(Balance::RoundRobin) => pb::Balance::RoundRobin,
+        Some(Balance::Random) => pb::Balance::Random,
+    };
+    let message = pb::TrafficPolicy {
+        labels: labels_out(labels),
+        targets: policy.targets.iter().map(check::service_ref_out).collect(),
+        balance: balance.into(),
+        failover: policy.failover.as_ref().map(failover_out),
+        eject: policy.eject.as_ref().map(|eject| pb::Eject {
+            consecutive_errors: eject.consecutive_errors,
+            span: Some(check::duration_out(eject.span)),
+            ejected_percent_max: eject.ejected_percent_max.into(),
+        }),
+        limits: policy.limits.as_ref().map(|limits| pb::Limits {
+            pending_max: limits.pending_max,
+            rate: limits.rate.as_ref().map(rate_out),
+        }),
+        retry_budget: policy.retry_budget.map(|budget| pb::RetryBudget {
+            percent: budget.percent.into(),
+            interval: Some(check::duration_out(budget.interval)),
+            least: Some(rate_out(&budget.least)),
+        }),
+        unsafe_retry: policy.unsafe_retry,
+        connect_timeout: policy.connect_timeout.map(check::duration_out),
+    };
+    message.encode_to_vec().into()
+}
+
+pub(super) fn decode_traffic(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
+    let policy: pb::TrafficPolicy = message("trafficPolicy", bytes)?;
+    let targets = targets(policy.targets)?;
+    if targets.is_empty() {
+        return Err(missing("targetRefs"));
+    }
+    let balance = match pb::Balance::try_from(policy.balance) {
+        Ok(pb::Balance::Unspecified) => None,
+        Ok(pb::Balance::LeastRequest) => Some(Balance::LeastRequest),
+        Ok(pb::Balance::RoundRobin) => Some(Balance::RoundRobin),
+        Ok(pb::Balance::Random) => Some(Balance::Random),
+        Err(_) => return Err(invalid("balance")),
+    };
+    let spec = TrafficPolicy {
+        targets,
+        balance,
+        failover: policy.failover.map(failover).transpose()?,
+        eject: policy.eject.map(eject).transpose()?,
+        limits: policy.limits.map(limits).transpose()?,
+        retry_budget: policy.retry_budget.map(budget).transpose()?,
+        unsafe_retry: policy.unsafe_retry,
+        connect_timeout: check::optional_duration("connectTimeout", policy.connect_timeout)?,
+    };
+    Ok((Spec::Traffic(Arc::new(spec)), labels("labels", policy.labels)?))
+}
+
+fn failover(from: pb::Failover) -> Result<Failover, Error> {
+    let nearness = |number: i32| match pb::Nearness::try_from(number) {
+        Ok(pb::Nearness::SameZone) => Ok(Nearness::SameZone),
+        Ok(pb::Nearness::SameRegion) => Ok(Nearness::SameRegion),
+        Ok(pb::Nearness::Any) => Ok(Nearness::Any),
+        Ok(pb::Nearness::Unspecified) | Err(_) => Err(invalid("failover.prefer")),
+    };
+    Ok(Failover {
+        prefer: list("failover.prefer", LIST_MAX, from.prefer, nearness)?,
+        below_percent: check::percent("failover.whenHealthyBelow", from.below_percent)?,
+    })
+}
+
+fn failover_out(from: &Failover) -> pb::Failover {
+    let nearness = |nearness: &Nearness| {
+        (match nearness {
+            Nearness::SameZone => pb::Nearness::SameZone,
+            Nearness::SameRegion => pb::Nearness::SameRegion,
+            Nearness::Any => pb::Nearness::Any,
+        })
+        .into()
+    };
+    pb::Failover { prefer: from.prefer.iter().map(nearness).collect(), below_percent: from.below_percent.into() }
+}
+
+fn eject(from: pb::Eject) -> Result<Eject, Error> {
+    Ok(Eject {
+        consecutive_errors: from.consecutive_errors,
+        span: check::duration("eject.for", from.span.ok_or_else(|| missing("eject.for"))?)?,
+        ejected_percent_max: check::percent("eject.maxPercent", from.ejected_percent_max)?,
+    })
+}
+
+fn limits(from: pb::Limits) -> Result<Limits, Error> {
+    Ok(Limits { pending_max: from.pending_max, rate: from.rate.map(|from| rate("limits.rate", from)).transpose()? })
+}
+
+fn budget(from: pb::RetryBudget) -> Result<RetryBudget, Error> {
+    const FIELD: &str = "retryBudget";
+    Ok(RetryBudget {
+        percent: check::percent(FIELD, from.percent)?,
+        interval: check::duration(FIELD, from.interval.ok_or_else(|| missing(FIELD))?)?,
+        least: rate(FIELD, from.least.ok_or_else(|| missing(FIELD))?)?,
+    })
+}
+
+fn rate(field: &'static str, from: pb::Rate) -> Result<Rate, Error> {
+    let per = check::duration(field, from.per.ok_or_else(|| missing(field))?)?;
+    if per.is_zero() { Err(invalid(field)) } else { Ok(Rate { requests: from.requests, per }) }
+}
+
+fn rate_out(from: &Rate) -> pb::Rate {
+    pb::Rate { requests: from.requests, per: Some(check::duration_out(from.per)) }
+}

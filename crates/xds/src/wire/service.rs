@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `Service` on the wire.
+
+use super::check::{self, PORTS_MAX, invalid, labels, labels_out, message, missing};
+use super::{Error, Problem};
+use crate::proto::byrnie::v1 as pb;
+use crate::proto::{Bytes, Message};
+use byrnie_model::service::{Service, ServicePort, TargetPort};
+use byrnie_model::{Labels, Spec};
+use std::collections::BTreeSet;
+
+pub(super) fn encode(service: &Service, labels: &Labels) -> Bytes {
+    let message = pb::Service {
+        labels: labels_out(labels),
+        ports: service.ports.iter().map(port_out).collect(),
+        selector: labels_out(&service.selector),
+    };
+    message.encode_to_vec().into()
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
+    let service: pb::Service = message("service", bytes)?;
+    let ports = check::list("ports", PORTS_MAX, service.ports, |port| self::port(&port))?;
+    if ports.is_empty() {
+        return Err(missing("ports"));
+    }
+    let mut numbers = BTreeSet::new();
+    let mut names = BTreeSet::new();
+    for port in &ports {
+        if !numbers.insert(port.port) || (!port.name.is_empty() && !names.insert(port.name.clone())) {
+            return Err(Error { field: "ports", problem: Problem::Repeated });
+        }
+    }
+    let selector = labels("selector", service.selector)?;
+    Ok((Spec::Service(Service { ports, selector }), labels("labels", service.labels)?))
+}
+
+fn port(port: &pb::ServicePort) -> Result<ServicePort, Error> {
+    let target = match &port.target {
+        Some(pb::service_port::Target::TargetNumber(number)) => {
+            TargetPort::Number(check::port("ports[].targetPort", *number)?)
+        }
+        Some(pb::service_port::Target::TargetName(name)) => TargetPort::Name(check::name("ports[].targetPort", name)?),
+        None => return Err(invalid("ports[].targetPort")),
+    };
+    Ok(ServicePort {
+        name: check::optional_name("ports[].name", &port.name)?,
+        port: check::port("ports[].port", port.port)?,
+        target,
+        protocol: check::protocol(port.protocol)?,
+    })
+}
+
+fn port_out(port: &ServicePort) -> pb::ServicePort {
+    let target = match &port.target {
+        TargetPort::Number(number) => pb::service_port::Target::TargetNumber((*number).into()),
+        TargetPort::Name(name) => pb::service_port::Target::TargetName(name.to_string()),
+    };
+    pb::ServicePort {
+        name: port.name.to_string(),
+        port: port.port.into(),
+        target: Some(target),
+        protocol: check::protocol_out(port.protocol),
+    }
+}
