@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a proxy is told when it starts. Everything else comes from the control plane.
+
+use byrnie_base::Text;
+use byrnie_model::{Identity, Labels, ServiceRef, Workload};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a proxy is told when it starts.
+#[derive(Debug)]
+pub struct Config {
+    /// The workload's namespace; `byrnie` for the edge.
+    pub namespace: Text,
+    /// The workload's name, unique in its namespace (`web-1f3a`); `edge` for the edge.
+    pub name: Text,
+    /// Who it is. Its own certificate must say the same.
+    pub identity: Identity,
+    /// Which listeners exist.
+    pub mount: Mount,
+    /// Where configuration and credentials come from.
+    pub source: Source,
+    /// Holds the private key (0600), the last certificate and the last good view.
+    pub state_dir: PathBuf,
+    /// Where `/metrics` and its siblings are served. Port 0 takes any.
+    pub admin: SocketAddr,
+    /// What `/config`, `/records` and `/drain` ask for; `None` closes them.
+    pub admin_token: Option<Text>,
+    /// Refuse a busy port, rather than take the next free one.
+    pub strict_ports: bool,
+    /// Threads that move traffic, each with a listener of its own; at least 1.
+    pub workers: usize,
+    /// Where access-log lines go.
+    pub access_log: AccessLog,
+}
+
+/// Which listeners a proxy has, and what it stands for.
+#[derive(Debug)]
+pub enum Mount {
+    /// Beside one program.
+    Sidecar(Box<Sidecar>),
+    /// At the edge of the mesh.
+    Gateway(Gateway),
+}
+
+/// A proxy beside one program.
+#[derive(Debug)]
+pub struct Sidecar {
+    /// The instance, as it's written to the registry. `inbound` and `admin` are filled in by the proxy;
+    /// `uses` decides the outbound listeners.
+    pub workload: Workload,
+    /// Labels of the instance; `app=NAME` among them.
+    pub labels: Labels,
+    /// Where other proxies connect (mutual TLS). Port 0 takes any.
+    pub inbound: SocketAddr,
+    /// Where the forward (HTTP proxy) listener is, if any. Loopback only. Port 0 takes any.
+    pub forward: Option<SocketAddr>,
+}
+
+/// A proxy at the edge.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Where plain HTTP/1.1 and h2c come in.
+    pub edge: SocketAddr,
+}
+
+/// Where configuration and credentials come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A control plane.
+    Control(Box<Control>),
+}
+
+/// A control plane, and what is needed to trust it and to be trusted by it.
+#[derive(Debug)]
+pub struct Control {
+    /// Its gRPC address (port 7778).
+    pub address: SocketAddr,
+    /// Certificates that vouch for it, PEM.
+    pub roots_pem: String,
+    /// Who must be found there: `spiffe://DOMAIN/ns/byrnie/sa/control`.
+    pub identity: Identity,
+    /// A join token; needed when the state directory holds no valid certificate.
+    pub token: Option<Text>,
+    /// At the first start, how long [`crate::Running::ready`] waits for the control plane before it
+    /// reports [`crate::Error::Unreachable`]. The proxy itself keeps trying.
+    pub patience: Duration,
+}
+
+/// Where access-log lines go: one JSON object a line.
+#[derive(Debug)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to this file.
+    File(PathBuf),
+}
+
+/// Services that the program says it calls, if it's a sidecar.
+pub(crate) fn uses(mount: &Mount) -> &[ServiceRef] {
+    match mount {
+        Mount::Sidecar(sidecar) => &sidecar.workload.uses,
+        Mount::Gateway(_) => &[],
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Why a proxy can't start or go on; each error has a code of the BYR- registry.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why a proxy can't start or go on.
+#[derive(Debug)]
+pub enum Error {
+    /// Someone else listens there, or the address isn't ours.
+    Port {
+        /// What the port is for: `inbound`, `admin`, `edge`, `outbound` or `forward`.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// A file of the state directory can't be read or written.
+    State {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The control plane wasn't reached within [`crate::Control::patience`] of the first start.
+    Unreachable {
+        /// Where it should be.
+        address: SocketAddr,
+        /// What the last try said.
+        cause: String,
+    },
+    /// The control plane refused the join token or the certificate.
+    Refused {
+        /// What it said.
+        cause: String,
+    },
+    /// The name belongs to another identity or protocol.
+    NameTaken {
+        /// What the control plane said.
+        cause: String,
+    },
+    /// Credentials are unusable: a broken file, or a chain that the roots don't vouch for.
+    Credentials {
+        /// What is wrong.
+        cause: String,
+    },
+    /// A thread of the proxy ended; the proxy is of no more use.
+    Stopped,
+}
+
+impl Error {
+    /// The code in the BYR- registry.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Port { .. } => "BYR-S101",
+            Self::State { .. } => "BYR-S102",
+            Self::Unreachable { .. } => "BYR-S103",
+            Self::Refused { .. } => "BYR-S104",
+            Self::NameTaken { .. } => "BYR-S105",
+            Self::Credentials { .. } => "BYR-S106",
+            Self::Stopped => "BYR-S107",
+        }
+    }
+
+    /// What to do about it.
+    pub const fn next(&self) -> &'static str {
+        match self {
+            Self::Port { .. } => "see who listens there with `ss -ltnp`, or choose another port",
+            Self::State { .. } => "check that the directory exists, is yours and has space left",
+            Self::Unreachable { .. } => "check that `byrnie up` or `byrnie server` runs, and its control port in ports.json",
+            Self::Refused { .. } => "make a new token with `byrnie token create`",
+            Self::NameTaken { .. } => "choose another --name, or stop what runs under it (`byrnie get workloads`)",
+            Self::Credentials { .. } => "remove the state directory of this workload and join again",
+            Self::Stopped => "see the log above; start the proxy again",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port { what, address, cause } => write!(f, "cannot listen on {address} for {what}: {cause}"),
+            Self::State { path, cause } => write!(f, "cannot use {}: {cause}", path.display()),
+            Self::Unreachable { address, cause } => write!(f, "control plane at {address} not reached: {cause}"),
+            Self::Refused { cause } => write!(f, "control plane refused this workload: {cause}"),
+            Self::NameTaken { cause } => write!(f, "name is taken: {cause}"),
+            Self::Credentials { cause } => write!(f, "credentials are unusable: {cause}"),
+            Self::Stopped => f.write_str("the proxy has stopped"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
