@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `byrnie child` (hidden): ties itself to its parent and becomes a program.
+
+use crate::supervise;
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+
+/// Arguments of `child`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Process id of the process that started this one.
+    #[arg(long)]
+    parent: u32,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// Runs the command; comes back only with an error.
+pub(crate) fn run(args: &Args) -> Result<std::convert::Infallible> {
+    let (program, rest) = args.command.split_first().context("no program given")?;
+    supervise::become_program(args.parent, program, rest)
+}
