@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a new user does on the first day, with the real binary and real processes.
+
+mod mesh;
+
+use mesh::{Mesh, PATIENCE, byrnie, descendants, file, is_alive, until};
+use std::time::Instant;
+
+#[test]
+fn an_ordinary_program_is_reached_through_the_edge() {
+    let mesh = Mesh::up(&[]);
+    let _hello = mesh.echo("hello", "v1", &[]);
+    let answer = mesh.ask_until("hello", "/greet", |a| a.status == 200);
+    assert!(answer.body.contains("v1"), "{answer:?}");
+}
+
+#[test]
+fn calls_between_programs_are_denied_until_allowed() {
+    let mesh = Mesh::up(&[]);
+    let _payments = mesh.echo("payments", "v1", &[]);
+    mesh.ask_until("payments", "/", |a| a.status == 200);
+    let hello = mesh.echo("hello", "v1", &["--uses", "payments"]);
+    hello.wait_for_line("byrnie allow hello payments");
+    // The echo program calls the service named in the path, by the URL in its environment.
+    let denied = mesh.ask_until("hello", "/call/payments/charge", |a| a.body.contains("403"));
+    assert_eq!(denied.status, 200, "{denied:?}");
+    let explained = mesh.json(&["explain", "GET http://payments/charge", "--from", "hello"]);
+    assert_eq!(explained["decision"], "deny", "{explained}");
+    mesh.ok(&["allow", "hello", "payments"]);
+    mesh.ask_until("hello", "/call/payments/charge", |a| a.body.contains("200"));
+    let explained = mesh.json(&["explain", "GET http://payments/charge", "--from", "hello"]);
+    assert_eq!(explained["decision"], "allow", "{explained}");
+}
+
+#[test]
+fn a_route_takes_effect_without_a_restart_and_undo_takes_it_back() {
+    let mesh = Mesh::up(&[]);
+    let _v1 = mesh.echo("greeter", "v1", &[]);
+    let _v2 = mesh.echo("greeter", "v2", &[]);
+    let route = |v1: u8, v2: u8| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: greeter-v1}}\n\
+             spec: {{selector: {{app: greeter, version: v1}}, ports: [{{port: 80, targetPort: http}}]}}\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {{name: greeter-v2}}\n\
+             spec: {{selector: {{app: greeter, version: v2}}, ports: [{{port: 80, targetPort: http}}]}}\n---\n\
+             apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: greeter}}\n\
+             spec:\n  parentRefs: [{{group: '', kind: Service, name: greeter}}]\n  rules:\n  - backendRefs:\n    \
+             - {{name: greeter-v1, port: 80, weight: {v1}}}\n    - {{name: greeter-v2, port: 80, weight: {v2}}}\n"
+        )
+    };
+    mesh.ok(&["apply", "-f", &file(&mesh, "v1.yaml", &route(1, 0))]);
+    mesh.ask_until("greeter", "/", |a| a.status == 200 && a.body.contains("v1"));
+    for _ in 0..30 {
+        assert!(mesh.ask("greeter", "/").unwrap().body.contains("v1"));
+    }
+    mesh.ok(&["apply", "-f", &file(&mesh, "v2.yaml", &route(0, 1))]);
+    mesh.ask_until("greeter", "/", |a| a.body.contains("v2"));
+    for _ in 0..30 {
+        assert!(mesh.ask("greeter", "/").unwrap().body.contains("v2"));
+    }
+    mesh.ok(&["undo"]);
+    mesh.ask_until("greeter", "/", |a| a.body.contains("v1"));
+}
+
+#[test]
+fn killing_an_instance_loses_no_idempotent_request() {
+    let mesh = Mesh::up(&[]);
+    let _a = mesh.echo("shop", "a", &[]);
+    let _b = mesh.echo("shop", "b", &[]);
+    let mut doomed = mesh.echo("shop", "c", &[]);
+    for version in ["a", "b", "c"] {
+        mesh.ask_until("shop", "/", |answer| answer.body.contains(&format!("version {version}")));
+    }
+    let mut failed = Vec::new();
+    for request in 0..600 {
+        if request == 200 {
+            doomed.signal("KILL");
+        }
+        match mesh.ask("shop", "/") {
+            Ok(answer) if answer.status == 200 => {}
+            other => failed.push(format!("{request}: {other:?}")),
+        }
+    }
+    doomed.wait();
+    assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
+    let gone = || mesh.json(&["get", "workload"]).to_string();
+    until("two workloads left", gone, || mesh.json(&["get", "workload"]).as_array().is_some_and(|w| w.len() == 2));
+}
+
+#[test]
+fn killing_up_loses_no_configuration_and_leaves_no_orphan() {
+    let mut mesh = Mesh::up(&["--demo"]);
+    mesh.ok(&["allow", "web", "payments"]);
+    let mut up = mesh.up.take().unwrap();
+    let children = descendants(up.pid());
+    assert!(children.len() >= 18, "each service and each sidecar is a process: {}", children.len());
+    up.signal("KILL");
+    up.wait();
+    until("the end of all children", || format!("{children:?}"), || !children.iter().any(|&pid| is_alive(pid)));
+    mesh.start(&[]);
+    assert!(mesh.ok(&["get", "accesspolicy"]).contains("allow-web-to-payments"));
+}
+
+#[test]
+fn the_demo_is_encrypted_and_its_planted_fault_is_seen() {
+    let start = Instant::now();
+    let mut mesh = Mesh::up(&["--demo"]);
+    let mutual = |mesh: &Mesh| {
+        let edges = mesh.json(&["edges"]);
+        edges.as_array().map_or(0, |edges| edges.iter().filter(|e| e["tls"] == "mutual").count())
+    };
+    until("8 encrypted edges", || mesh.ok(&["edges"]), || mutual(&mesh) >= 8);
+    assert!(start.elapsed() < PATIENCE);
+    let plain = mesh.json(&["edges"]);
+    assert!(plain.as_array().unwrap().iter().all(|e| e["tls"] == "mutual"), "{plain}");
+    let failing = || {
+        let records = mesh.cli(&["explain", "last", "--status", "503"]);
+        String::from_utf8_lossy(&records.stdout).into_owned()
+    };
+    until("the fault that payments v2 plants", failing, || failing().contains("payments"));
+    let proxies = || mesh.json(&["proxies"]);
+    until("every proxy in sync", || proxies().to_string(), || {
+        proxies().as_array().is_some_and(|all| all.len() >= 10 && all.iter().all(|p| p["inSync"] == true))
+    });
+    // Ctrl-C ends everything in order.
+    let mut up = mesh.up.take().unwrap();
+    let children = descendants(up.pid());
+    up.signal("INT");
+    assert!(up.wait().success(), "{}", up.log());
+    assert!(!children.iter().any(|&pid| is_alive(pid)));
+}
+
+#[test]
+fn bad_input_is_refused_with_its_place_and_nothing_is_applied() {
+    let mesh = Mesh::up(&[]);
+    let before = mesh.json(&["status"])["revision"].clone();
+    let bad = "apiVersion: v1\nkind: Service\nmetadata: {name: good}\nspec: {ports: [{port: 80}]}\n---\n\
+               apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec:\n  ports: [{port: 80}]\n  selectr: {app: bad}\n";
+    let path = file(&mesh, "bad.yaml", bad);
+    let output = mesh.cli(&["apply", "-f", &path]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("bad.yaml:11:3") && said.contains("selectr") && said.contains("selector"), "{said}");
+    assert!(said.contains("BYR-C"), "{said}");
+    assert_eq!(mesh.json(&["status"])["revision"], before, "nothing was applied");
+    assert!(!mesh.cli(&["get", "service", "good"]).status.success());
+}
+
+#[test]
+fn a_busy_port_is_passed_by_or_refused_as_asked() {
+    let mesh = Mesh::up(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let output = byrnie()
+        .arg("--data-dir")
+        .arg(folder.path())
+        .args(["up", "--strict-ports", "--listen", &format!("127.0.0.1:{}", mesh.port("console"))])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("BYR-S") && said.contains("busy"), "{said}");
+}
+
+#[test]
+fn a_client_without_a_mesh_says_where_it_looked() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = byrnie().arg("--data-dir").arg(folder.path()).arg("status").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("byrnie up"), "{said}");
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A real mesh for a test: the binary itself, in a folder of its own, on free ports. Everything that a
+//! test starts is ended by pid when it drops.
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything in these tests: generous, as the machine may be busy. Nothing waits for it to pass.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running `byrnie up`.
+pub struct Mesh {
+    pub data: PathBuf,
+    pub up: Option<Program>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// A child process with its standard error kept.
+pub struct Program {
+    child: Child,
+    log: std::sync::Arc<std::sync::Mutex<String>>,
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+pub fn byrnie() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_byrnie"));
+    command.env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+impl Mesh {
+    /// Starts a mesh and waits until it's ready.
+    pub fn up(args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mesh = Self { data: folder.path().join("data"), up: None, _folder: Some(folder) };
+        mesh.start(args);
+        mesh
+    }
+
+    /// Starts `up` on this mesh's data.
+    pub fn start(&mut self, args: &[&str]) {
+        let ports = self.data.join("ports.json");
+        drop(std::fs::remove_file(&ports));
+        let mut command = byrnie();
+        command.arg("--data-dir").arg(&self.data).arg("up").args(args);
+        let up = Program::spawn(command);
+        up.wait_for_line("ready");
+        assert!(ports.exists(), "ports.json is there when `ready` is printed");
+        self.up = Some(up);
+    }
+
+    /// A port from `ports.json`.
+    pub fn port(&self, name: &str) -> u16 {
+        let text = std::fs::read_to_string(self.data.join("ports.json")).unwrap();
+        let ports: serde_json::Value = serde_json::from_str(&text).unwrap();
+        u16::try_from(ports[name].as_u64().unwrap()).unwrap()
+    }
+
+    /// Runs a command of the CLI to its end.
+    pub fn cli(&self, args: &[&str]) -> Output {
+        byrnie().arg("--data-dir").arg(&self.data).args(args).output().unwrap()
+    }
+
+    /// Runs a command that must succeed, and returns what it printed.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.cli(args);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "byrnie {args:?} failed: {text}{}\n-- up:\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            self.up.as_ref().map(Program::log).unwrap_or_default()
+        );
+        text
+    }
+
+    /// Runs a command with `-o json` and parses what it printed.
+    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+        let text = self.ok(&[args, &["-o", "json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("byrnie {args:?} printed no JSON ({error}): {text}"))
+    }
+
+    /// Starts `byrnie run` with these arguments.
+    pub fn run(&self, args: &[&str], program: &[&str]) -> Program {
+        let mut command = byrnie();
+        command.arg("--data-dir").arg(&self.data).arg("run").args(args).arg("--").args(program);
+        Program::spawn(command)
+    }
+
+    /// Starts an instance of an echo service.
+    pub fn echo(&self, name: &str, version: &str, more: &[&str]) -> Program {
+        let port = free_port().to_string();
+        let labels = format!("version={version}");
+        let args = [&["--name", name, "--port", &port, "--labels", &labels], more].concat();
+        let own = env!("CARGO_BIN_EXE_byrnie");
+        self.run(&args, &[own, "demo-service", "echo", "--port", &port, "--version", version])
+    }
+
+    /// Asks a service through the edge.
+    pub fn ask(&self, service: &str, path: &str) -> Result<Answer, String> {
+        let host = format!("{service}.default.mesh.localhost");
+        http(SocketAddr::from(([127, 0, 0, 1], self.port("edge"))), &host, path)
+    }
+
+    /// Asks through the edge until the answer is as wanted.
+    pub fn ask_until(&self, service: &str, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+        let mut last = String::new();
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            match self.ask(service, path) {
+                Ok(answer) if wanted(&answer) => return answer,
+                other => last = format!("{other:?}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{service}{path} never answered as wanted; last: {last}");
+    }
+}
+
+impl Program {
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for stream in streams {
+            let log = log.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    log.lock().unwrap().push_str(&(line + "\n"));
+                }
+            });
+        }
+        Self { child, log }
+    }
+
+    /// What it has printed so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it prints a line with these words.
+    pub fn wait_for_line(&self, words: &str) {
+        until(&format!("a line with {words:?}"), || self.log(), || self.log().lines().any(|l| l.contains(words)));
+    }
+
+    /// Sends a signal by name, such as `KILL`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for its end and returns its status.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it never ended: {}", self.log());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            self.signal("TERM");
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while Instant::now() < deadline && self.child.try_wait().ok().flatten().is_none() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("-- up:\n{}", self.up.as_ref().map(Program::log).unwrap_or_default());
+        }
+    }
+}
+
+/// Polls until something holds; `state` is shown if it never does.
+pub fn until(what: &str, state: impl Fn() -> String, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("never saw {what}; last state:\n{}", state());
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// One GET on a connection of its own.
+pub fn http(address: SocketAddr, host: &str, path: &str) -> Result<Answer, String> {
+    let mut stream = TcpStream::connect(address).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|e| e.to_string())?;
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).map_err(|e| e.to_string())?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("no head: {text}"))?;
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| format!("no status: {head}"))?;
+    Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+}
+
+/// Every descendant of a process, by `/proc`.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut at = 0;
+    while at < found.len() {
+        let path = format!("/proc/{0}/task/{0}/children", found[at]);
+        let children = std::fs::read_to_string(path).unwrap_or_default();
+        found.extend(children.split_whitespace().filter_map(|c| c.parse::<u32>().ok()));
+        at += 1;
+    }
+    found.remove(0);
+    found
+}
+
+/// Whether a process runs (a zombie doesn't).
+pub fn is_alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+}
+
+/// A file in a mesh's folder with this text.
+pub fn file(mesh: &Mesh, name: &str, text: &str) -> String {
+    let path: PathBuf = Path::new(&mesh.data).join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_string_lossy().into_owned()
+}
