@@ -3,7 +3,13 @@
 //! knows no word of networking.
 
 pub mod clock;
+pub mod count;
+pub mod drain;
+pub mod mailbox;
+pub mod ring;
 pub mod rng;
+pub mod share;
+pub mod size;
 pub mod text;
 
 pub use clock::{Clock, Instant, Now, Timestamp};

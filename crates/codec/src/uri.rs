@@ -284,4 +284,3 @@ pub fn address(host: &str) -> Option<std::net::IpAddr> {
         None => host.parse::<Ipv4Addr>().ok().map(Into::into),
     }
 }
-

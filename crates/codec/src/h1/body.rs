@@ -36,14 +36,26 @@ enum State {
     Length(u64),
     UntilClose,
     /// In the digits of a chunk size.
-    Size { size: u64, digits: u8 },
+    Size {
+        size: u64,
+        digits: u8,
+    },
     /// In blanks after a chunk size, which must lead to an extension.
-    Blank { size: u64 },
+    Blank {
+        size: u64,
+    },
     /// In an extension.
-    Extension { size: u64, bytes: u32 },
+    Extension {
+        size: u64,
+        bytes: u32,
+    },
     /// After the CR of a chunk line.
-    SizeEnd { size: u64 },
-    Payload { left: u64 },
+    SizeEnd {
+        size: u64,
+    },
+    Payload {
+        left: u64,
+    },
     PayloadCr,
     PayloadLf,
     Trailer,

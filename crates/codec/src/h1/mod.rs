@@ -15,4 +15,3 @@ pub use request::parse_request;
 pub use response::{Asked, parse_response};
 
 pub(crate) use check::content_length;
-

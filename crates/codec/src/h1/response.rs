@@ -103,7 +103,8 @@ fn frame(head: &mut Head, asked: Asked) -> Result<(), RejectReason> {
     }
     let announced = check::announced(&head.fields, head.version())?;
     if asked == Asked::Head || status_has_no_body(status) {
-        let harmless = asked == Asked::Head || status == 304 || matches!(announced, Announced::Nothing | Announced::Length(0));
+        let harmless =
+            asked == Asked::Head || status == 304 || matches!(announced, Announced::Nothing | Announced::Length(0));
         if !harmless {
             return Err(RejectReason::BodyNotAllowed);
         }
