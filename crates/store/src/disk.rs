@@ -2,10 +2,19 @@
 //! The seam between the store and a disk: a file of a real machine, or a simulated medium that can
 //! lose power. Whoever opens a store chooses; the store can't tell them apart.
 
+mod file;
+mod ram;
+#[cfg(test)]
+mod tests;
+
+pub use file::FileDisk;
+pub use ram::{Fate, RamDisk};
+
 use std::fmt;
 use std::io;
 
 /// One growable array of bytes that survives, up to the last [`Disk::sync`], a loss of power.
+#[expect(clippy::len_without_is_empty, reason = "nobody asks whether a disk is empty")]
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Its length in bytes.
     fn len(&self) -> io::Result<u64>;

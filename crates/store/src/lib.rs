@@ -1,14 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Keeps truth: revisioned keys with conditional atomic writes, watches and leases. The control plane
-//! calls it; it never interprets what it keeps. [`Memory`] runs on a simulated disk.
+//! calls it; it never interprets what it keeps. [`Embedded`] is one file on a disk; [`Memory`]
+//! is the same code without threads on a simulated disk. `suite` holds both to the same promises.
 
 mod core;
 pub mod disk;
+pub mod embedded;
+mod encode;
 pub mod memory;
+mod persist;
 mod state;
 pub mod store;
+#[cfg(test)]
+mod suite;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 
+pub use embedded::Embedded;
 pub use memory::Memory;
+pub use persist::{OpenError, SCHEMA};
 pub use store::{Entry, Error, Event, Expect, Lease, Pending, Store, Txn, Value, Write};
 pub use watch::{Changes, Ended, Watch};

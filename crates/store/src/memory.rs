@@ -3,7 +3,9 @@
 //! thread and reads the clock it was given, so a run is repeatable. It never touches a real disk.
 
 use crate::core::{Core, Done, Job};
-use crate::state::{Shared, State};
+use crate::disk::RamDisk;
+use crate::persist::OpenError;
+use crate::state::Shared;
 use crate::store::{Entry, Error, Lease, Pending, Store, Txn};
 use crate::watch::Watch;
 use byrnie_base::{Clock, Text};
@@ -18,15 +20,23 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// An empty store that reads `clock` for its leases.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let shared = Arc::new(Shared::new(State::default()));
-        Self { shared: shared.clone(), core: Mutex::new(Core::new(shared, clock)) }
+    /// Opens what `medium` holds; an empty medium is an empty store. `clock` is for leases.
+    ///
+    /// # Errors
+    /// As for a file: a medium that fails, is damaged or was written by a newer program.
+    pub fn open(medium: &RamDisk, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let core = Core::open(medium.attach(), clock)?;
+        Ok(Self { shared: core.shared.clone(), core: Mutex::new(core) })
     }
 
-    /// Ends the leases that are over by now.
-    pub fn sweep(&self) {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner).run(&[]);
+    /// Ends the leases that are over by now, and says why if the disk refuses.
+    pub fn sweep(&self) -> Result<(), Error> {
+        let next_end = self.shared.read().next_end();
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        if next_end.is_some_and(|end| end <= core.now()) {
+            core.sweep()?;
+        }
+        Ok(())
     }
 
     fn run(&self, job: Job) -> Result<Done, Error> {
@@ -38,26 +48,21 @@ impl Memory {
 impl Store for Memory {
     fn get<'a>(&'a self, key: &'a str) -> Pending<'a, Option<Entry>> {
         Box::pin(async move {
-            self.sweep();
+            // Reads are answered even if the disk refuses the end of a lease.
+            let _ = self.sweep();
             Ok(self.shared.read().entries.get(key).cloned())
         })
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> Pending<'a, (Vec<Entry>, Revision)> {
         Box::pin(async move {
-            self.sweep();
-            let state = self.shared.read();
-            Ok((state.under(prefix).cloned().collect(), state.revision))
+            let _ = self.sweep();
+            Ok(self.shared.read().list(prefix))
         })
     }
 
     fn commit(&self, txn: Txn) -> Pending<'_, Revision> {
-        Box::pin(async move {
-            match self.run(Job::Commit(txn))? {
-                Done::Committed(revision) => Ok(revision),
-                Done::Granted(_) | Done::Revoked => Err(Error::Closed),
-            }
-        })
+        Box::pin(async move { self.run(Job::Commit(txn))?.revision() })
     }
 
     fn watch(&self, prefix: &str, from: Revision) -> Watch {
@@ -65,12 +70,7 @@ impl Store for Memory {
     }
 
     fn grant(&self, span: Duration) -> Pending<'_, Lease> {
-        Box::pin(async move {
-            match self.run(Job::Grant(span))? {
-                Done::Granted(lease) => Ok(lease),
-                Done::Committed(_) | Done::Revoked => Err(Error::Closed),
-            }
-        })
+        Box::pin(async move { self.run(Job::Grant(span))?.lease() })
     }
 
     fn keep_alive(&self, lease: Lease) -> Pending<'_, ()> {
@@ -82,5 +82,11 @@ impl Store for Memory {
 
     fn revoke(&self, lease: Lease) -> Pending<'_, ()> {
         Box::pin(async move { self.run(Job::Revoke(lease)).map(|_| ()) })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.shared.announce(true);
     }
 }

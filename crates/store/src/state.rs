@@ -105,12 +105,11 @@ impl State {
         Read::UpToDate(self.revision)
     }
 
-    /// Every entry whose key starts with `prefix`.
-    pub(crate) fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Entry> {
-        self.entries
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-            .map(|(_, entry)| entry)
-            .take_while(move |entry| entry.key.starts_with(prefix))
+    /// Every entry whose key starts with `prefix`, and the newest revision.
+    pub(crate) fn list(&self, prefix: &str) -> (Vec<Entry>, Revision) {
+        let from = self.entries.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let under = from.map(|(_, entry)| entry).take_while(|entry| entry.key.starts_with(prefix));
+        (under.cloned().collect(), self.revision)
     }
 
     /// The lease that ends first, and when.
@@ -266,7 +265,8 @@ impl<'a> Group<'a> {
 
     /// Ends every lease whose span is over, all in one revision.
     pub(crate) fn expire(&mut self) {
-        let over = self.state.leases.iter().filter(|(lease, span)| span.ends <= self.now && !self.ended.contains(lease));
+        let over =
+            self.state.leases.iter().filter(|(lease, span)| span.ends <= self.now && !self.ended.contains(lease));
         let over: Vec<Lease> = over.map(|(lease, _)| *lease).collect();
         if !over.is_empty() {
             self.end(over);

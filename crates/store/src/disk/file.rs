@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A file that only one process may use at a time. Opened by `embedded`.
+
+use super::Disk;
+use crate::persist::OpenError;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A locked file; the lock ends with the value, or with the process however it ends.
+#[derive(Debug)]
+pub struct FileDisk {
+    file: File,
+}
+
+impl FileDisk {
+    /// Opens or creates `path`, readable by its owner alone, and locks it. Creates its directory.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let at = |error: io::Error| explain(path, &error);
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            std::fs::create_dir_all(directory).map_err(at)?;
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let fresh = !path.exists();
+        let file = options.open(path).map_err(at)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { holder: holder(path) }),
+            Err(TryLockError::Error(error)) => return Err(at(error).into()),
+        }
+        // For the message above, in whoever comes second; without it the message names nobody.
+        let _ = std::fs::write(pid_path(path), format!("{}\n", std::process::id()));
+        if fresh {
+            sync_directory(path).map_err(at)?;
+        }
+        Ok(Self { file })
+    }
+}
+
+impl Disk for FileDisk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+/// A new file survives a loss of power only once its directory is durable too.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}
+
+fn pid_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".pid");
+    PathBuf::from(name)
+}
+
+fn holder(path: &Path) -> Option<String> {
+    let pid: u32 = std::fs::read_to_string(pid_path(path)).ok()?.trim().parse().ok()?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(format!("process {pid} ({})", name.trim()))
+}
+
+fn explain(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
