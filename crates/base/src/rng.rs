@@ -23,7 +23,6 @@ impl Rng {
 
     /// A number below `bound`, or 0 if `bound` is 0 (Lemire's multiply-shift; its bias is below
     /// `bound / 2^64`).
-    #[expect(clippy::cast_possible_truncation, reason = "the high half of a 128-bit product fits 64 bits")]
     pub const fn below(&mut self, bound: u64) -> u64 {
         ((self.next_u64() as u128 * bound as u128) >> 64) as u64
     }

@@ -6,7 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod grpc;
 pub mod h1;
+pub mod headers;
+pub mod proxy_protocol;
+pub mod sniff;
 pub mod uri;
 
 mod fields;

@@ -14,4 +14,4 @@ pub use emit::{CONTINUE, emit_request, emit_response, fit_downstream};
 pub use request::parse_request;
 pub use response::{Asked, parse_response};
 
-pub(crate) use check::content_length;
+pub(crate) use check::{content_length, tokens};

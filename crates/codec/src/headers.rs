@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What happens to headers at a proxy whatever its routes say: lines of one connection end here,
+//! what only the mesh may claim is taken from those who can't prove it, and what the mesh adds is
+//! added. The proxy calls these once per request and hop, before the engine sees the head.
+
+use std::net::IpAddr;
+
+use crate::fields::is_token_byte;
+use crate::head::Head;
+use crate::known::Known;
+use crate::reject::Reject;
+
+/// Prefix of the mesh's own headers.
+const OWN_PREFIX: &[u8] = b"x-byrnie-";
+/// Longest x-request-id that is kept, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Longest Idempotency-Key that is kept, in bytes.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Longest x-forwarded-for, in bytes; a longer one keeps its end, which was written by nearer proxies.
+const FORWARDED_FOR_BYTES_MAX: usize = 1024;
+
+/// Who sent a request, as far as headers are concerned. Never derived from an IP address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// Anyone: a request that came in at the edge, or in plain text.
+    Outside,
+    /// The workload's own program, on its sidecar's outbound listener.
+    Program,
+    /// Another proxy of the mesh, proven by its certificate.
+    Mesh,
+}
+
+/// Drops the lines that belong to the connection a message came by (RFC 9110 7.6.1): those that
+/// Connection names (but never one that frames, routes, identifies or controls a message: naming it
+/// there would hide it from the next server), and those that always do. An upgrade that is under
+/// way keeps its line; `te: trailers` of an HTTP/2 message stays, as gRPC servers ask for it.
+pub fn strip_hop_by_hop(head: &mut Head) {
+    let mut nominated = [Nominated::default(); NOMINATED_MAX];
+    let mut count = 0;
+    for token in head.fields.typed(Known::Connection).flat_map(crate::h1::tokens) {
+        if let (Some(slot), Some(name)) = (nominated.get_mut(count), Nominated::new(token)) {
+            *slot = name;
+            count += 1;
+        }
+    }
+    let upgrading = head.upgrade().is_some();
+    let http2 = head.version() == crate::Version::Http2;
+    let keeps_te = http2 && head.header(Known::Te).is_some_and(|v| v.eq_ignore_ascii_case(b"trailers"));
+    head.fields.remove_where(|known, name| match known {
+        Known::Upgrade => !upgrading,
+        Known::Te => !keeps_te,
+        Known::ProxyAuthenticate
+        | Known::ProxyAuthorization
+        | Known::ProxyAuthenticationInfo
+        | Known::Http2Settings => true,
+        _ => nominated[..count].iter().any(|n| n.is(name)) && !is_protected(known, name),
+    });
+}
+
+/// Names that Connection may nominate in one message; those after are ignored, as no sane message has them.
+const NOMINATED_MAX: usize = 16;
+/// Longest nominated name, in bytes; longer ones are ignored.
+const NOMINATED_BYTES_MAX: usize = 62;
+
+/// A name copied out of a head, so that the head can be edited.
+#[derive(Clone, Copy)]
+struct Nominated {
+    len: u8,
+    bytes: [u8; NOMINATED_BYTES_MAX],
+}
+
+impl Default for Nominated {
+    fn default() -> Self {
+        Self { len: 0, bytes: [0; NOMINATED_BYTES_MAX] }
+    }
+}
+
+impl Nominated {
+    fn new(token: &[u8]) -> Option<Self> {
+        let meant = [&b"close"[..], b"keep-alive", b"upgrade", b"te"].iter().any(|t| token.eq_ignore_ascii_case(t));
+        if meant || token.len() > NOMINATED_BYTES_MAX {
+            return None;
+        }
+        let mut bytes = [0; NOMINATED_BYTES_MAX];
+        bytes[..token.len()].copy_from_slice(token);
+        // At most 62.
+        Some(Self { len: token.len() as u8, bytes })
+    }
+
+    fn is(&self, name: &[u8]) -> bool {
+        self.bytes[..usize::from(self.len)].eq_ignore_ascii_case(name)
+    }
+}
+
+/// True for headers that a sender can't have dropped by nominating them.
+fn is_protected(known: Known, name: &[u8]) -> bool {
+    match known {
+        Known::Other => is_own(name),
+        Known::Trailer | Known::Via | Known::MaxForwards | Known::Server | Known::Date | Known::UserAgent => false,
+        Known::Accept | Known::AcceptEncoding | Known::AcceptLanguage | Known::Referer => false,
+        // Identity, authentication, content, routing, tracing, transactions: all that is left.
+        _ => true,
+    }
+}
+
+fn is_own(name: &[u8]) -> bool {
+    name.get(..OWN_PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(OWN_PREFIX))
+}
+
+/// Drops what the sender of a request may not claim, and what is malformed. The client's identity is
+/// dropped whoever sent it: the proxy that verified it writes it anew with [`set_client_identity`].
+pub fn strip_untrusted(head: &mut Head, sender: Sender) {
+    head.fields.remove_where(|known, name| match known {
+        Known::ForwardedClientIdentity | Known::XForwardedClientCert => true,
+        // Verdicts of the mesh; they travel in responses only.
+        Known::ByrnieDecision | Known::IdempotencyStatus => sender != Sender::Mesh,
+        Known::Forwarded
+        | Known::XForwardedFor
+        | Known::XForwardedProto
+        | Known::XForwardedHost
+        | Known::XForwardedPort
+        | Known::XRealIp
+        | Known::ByrnieDeadlineMs
+        | Known::ByrnieRetryBudget
+        | Known::ByrnieCriticality
+        | Known::TxnId
+        | Known::TxnBranch
+        | Known::TxnOp
+        | Known::TxnAttempt => sender == Sender::Outside,
+        Known::Other => sender == Sender::Outside && is_own(name),
+        _ => false,
+    });
+    drop_malformed(head);
+}
+
+/// Drops headers of the mesh that are there more than once or don't say what they should: who reads
+/// them later would take the first, the last or none.
+fn drop_malformed(head: &mut Head) {
+    let checks: [(Known, Check); 8] = [
+        (Known::XRequestId, is_request_id),
+        (Known::IdempotencyKey, is_idempotency_key),
+        (Known::Traceparent, is_traceparent),
+        (Known::GrpcTimeout, |v| crate::grpc::parse_timeout(v).is_some()),
+        (Known::ByrnieDeadlineMs, |v| deadline_ms(v).is_some()),
+        (Known::ByrnieRetryBudget, is_short_token),
+        (Known::ByrnieCriticality, is_short_token),
+        (Known::TxnAttempt, is_short_token),
+    ];
+    for (known, is_valid) in checks {
+        let Some(value) = head.header(known) else { continue };
+        if is_valid(value) && head.fields.count(known) == 1 {
+            continue;
+        }
+        head.remove_known(known);
+        if known == Known::Traceparent {
+            // Without its parent the state says nothing (W3C trace context 3.3).
+            head.remove_known(Known::Tracestate);
+        }
+    }
+}
+
+/// Tells whether a value says what its header should.
+type Check = fn(&[u8]) -> bool;
+
+fn is_request_id(value: &[u8]) -> bool {
+    !value.is_empty() && value.len() <= REQUEST_ID_BYTES_MAX && value.iter().all(|&b| b.is_ascii_graphic() && b != b'"')
+}
+
+fn is_idempotency_key(value: &[u8]) -> bool {
+    !value.is_empty()
+        && value.len() <= IDEMPOTENCY_KEY_BYTES_MAX
+        && value.iter().all(|&b| b == b' ' || b.is_ascii_graphic())
+}
+
+fn is_short_token(value: &[u8]) -> bool {
+    !value.is_empty() && value.len() <= 64 && value.iter().all(|&b| is_token_byte(b))
+}
+
+/// `00-<32 lower hex, not all 0>-<16 lower hex, not all 0>-<2 hex>` (W3C trace context 3.2), or a
+/// later version that begins so.
+pub fn is_traceparent(value: &[u8]) -> bool {
+    let lower_hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let some = |part: &[u8]| lower_hex(part) && part.iter().any(|&b| b != b'0');
+    let Some(start) = value.get(..55) else { return false };
+    let dashes = start[2] == b'-' && start[35] == b'-' && start[52] == b'-';
+    let ends = match &start[..2] {
+        b"00" => value.len() == 55,
+        b"ff" => false,
+        _ => value.len() == 55 || value[55] == b'-',
+    };
+    dashes && ends && lower_hex(&start[..2]) && some(&start[3..35]) && some(&start[36..52]) && lower_hex(&start[53..])
+}
+
+/// The milliseconds of an `x-byrnie-deadline-ms`: at most nine digits, which is eleven days.
+pub fn deadline_ms(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 9 || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(value.iter().fold(0, |ms, b| ms * 10 + u64::from(b - b'0')))
+}
+
+/// Adds who was talking to an edge: `client` to x-forwarded-for, the scheme and the authority it asked
+/// for. The edge calls [`strip_untrusted`] before, unless it knows the proxy in front of it.
+///
+/// # Errors
+/// If the head can't take more lines.
+pub fn add_forwarded(head: &mut Head, client: IpAddr, https: bool) -> Result<(), Reject> {
+    let mut chain = Vec::with_capacity(64);
+    for value in head.values(Known::XForwardedFor.name()) {
+        chain.extend_from_slice(value);
+        chain.extend_from_slice(b", ");
+    }
+    let excess = chain.len().saturating_sub(FORWARDED_FOR_BYTES_MAX);
+    if excess > 0 {
+        let cut = chain[excess..].iter().position(|&b| b == b',').map_or(chain.len(), |at| excess + at + 2);
+        chain.drain(..cut.min(chain.len()));
+    }
+    chain.extend_from_slice(client.to_string().as_bytes());
+    head.set(Known::XForwardedFor.name(), &chain)?;
+    head.set(Known::XForwardedProto.name(), if https { b"https" } else { b"http" })?;
+    if head.header(Known::XForwardedHost).is_none() && !head.authority().is_empty() {
+        let host = head.authority().to_owned();
+        head.set(Known::XForwardedHost.name(), host.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Writes the identity that the caller's certificate proved, in place of whatever was there; without
+/// one the header is dropped.
+///
+/// # Errors
+/// If the head can't take more lines.
+pub fn set_client_identity(head: &mut Head, identity: Option<&str>) -> Result<(), Reject> {
+    head.remove_known(Known::ForwardedClientIdentity);
+    match identity {
+        Some(identity) => head.append(Known::ForwardedClientIdentity.name(), identity.as_bytes()),
+        None => Ok(()),
+    }
+}
+
+/// Keeps the request's id, or gives it the one that `make` writes (a UUID, say).
+///
+/// # Errors
+/// If the head can't take more lines.
+pub fn ensure_request_id(head: &mut Head, make: impl FnOnce(&mut String)) -> Result<(), Reject> {
+    if head.header(Known::XRequestId).is_some() {
+        return Ok(());
+    }
+    let mut id = String::with_capacity(36);
+    make(&mut id);
+    head.append(Known::XRequestId.name(), id.as_bytes())
+}
+
+#[cfg(test)]
+mod tests;

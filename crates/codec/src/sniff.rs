@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a client speaks, told from its first bytes, and whom it asks for, told from a TLS
+//! ClientHello. Listeners peek with it. It decides as soon as it can, and the listener must not wait
+//! for bytes of a protocol whose server speaks first: no answer is needed to connect upstream then.
+
+/// Most bytes that [`sniff`] ever asks for: the preface of HTTP/2 is the longest thing it must see.
+pub const BYTES_MAX: usize = PREFACE.len();
+
+/// How a client of HTTP/2 begins (RFC 9113 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What the bytes begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sniff {
+    /// It can't be told yet; more bytes are needed.
+    NeedMore,
+    /// An HTTP/1 request.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// A TLS handshake.
+    Tls,
+    /// Something else: an opaque stream.
+    Other,
+}
+
+/// Methods by which HTTP/1 is recognised; a request with another one is an opaque stream to a port
+/// whose protocol isn't declared.
+const METHODS: &[&[u8]] =
+    &[b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
+
+/// Tells what `bytes`, the first of a connection, begin.
+pub fn sniff(bytes: &[u8]) -> Sniff {
+    match bytes {
+        [] => return Sniff::NeedMore,
+        // A handshake record: type 22, version 3.x, and within it a ClientHello (type 1).
+        [0x16] | [0x16, 0x03] => return Sniff::NeedMore,
+        [0x16, 0x03, 0..=4, rest @ ..] => {
+            return match rest {
+                [_, _, 1, ..] => Sniff::Tls,
+                [_, _, _, ..] => Sniff::Other,
+                _ => Sniff::NeedMore,
+            };
+        }
+        _ => {}
+    }
+    // One empty line before a request is allowed.
+    let request = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    if bytes.len() >= PREFACE.len() && bytes.starts_with(PREFACE) {
+        return Sniff::Http2;
+    }
+    if METHODS.iter().any(|method| request.starts_with(method)) {
+        return Sniff::Http1;
+    }
+    let begins = |whole: &[u8]| whole.starts_with(bytes);
+    let may_be_request = matches!(bytes, b"\r") || METHODS.iter().any(|method| method.starts_with(request));
+    if begins(PREFACE) || may_be_request { Sniff::NeedMore } else { Sniff::Other }
+}
+
+/// What a ClientHello says of the name it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerName {
+    /// The hello isn't whole yet.
+    NeedMore,
+    /// It is whole and names no server.
+    Absent,
+    /// It asks for this name, in lower case and without a trailing dot.
+    Name(String),
+    /// It isn't a ClientHello, is larger than 16 KiB, or its name isn't a host name.
+    Malformed,
+}
+
+/// Most bytes of a ClientHello that are looked at. The largest common ones, with a post-quantum key
+/// share, take 2 KiB.
+pub const HELLO_BYTES_MAX: usize = 16 * 1024;
+
+/// The server name (SNI) in the ClientHello that `bytes` begin with (RFC 8446 4.1.2, RFC 6066 3). The
+/// bytes are only looked at: TLS reads them again.
+pub fn server_name(bytes: &[u8]) -> ServerName {
+    match hello(bytes) {
+        Ok(Some(hello)) => name_in(&hello).unwrap_or(ServerName::Malformed),
+        Ok(None) if bytes.len() >= HELLO_BYTES_MAX => ServerName::Malformed,
+        Ok(None) => ServerName::NeedMore,
+        Err(Malformed) => ServerName::Malformed,
+    }
+}
+
+struct Malformed;
+
+/// The body of the ClientHello, put together from the records it came in; `None` if it isn't whole.
+fn hello(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
+    let mut message = Vec::new();
+    loop {
+        let wanted = match message.first_chunk::<4>() {
+            Some(&[1, a, b, c]) => 4 + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)),
+            Some(_) => return Err(Malformed),
+            None => 4,
+        };
+        if wanted > HELLO_BYTES_MAX {
+            return Err(Malformed);
+        }
+        if message.len() >= wanted && wanted > 4 {
+            message.truncate(wanted);
+            message.drain(..4);
+            return Ok(Some(message));
+        }
+        let Some(&[kind, major, _, high, low]) = bytes.first_chunk::<5>() else {
+            return if bytes.first().is_some_and(|kind| *kind != 0x16) { Err(Malformed) } else { Ok(None) };
+        };
+        let len = usize::from(high) << 8 | usize::from(low);
+        // RFC 8446 5.1: no empty handshake records, none above 2^14.
+        if kind != 0x16 || major != 3 || len == 0 || len > 1 << 14 {
+            return Err(Malformed);
+        }
+        let fragment = &bytes[5..];
+        message.extend_from_slice(&fragment[..len.min(fragment.len())]);
+        bytes = fragment.get(len..).unwrap_or_default();
+    }
+}
+
+/// A reader of vectors with a length before them; `None` where they don't fit.
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        Some(self.take(bytes)?.iter().fold(0, |n, b| n << 8 | usize::from(*b)))
+    }
+
+    fn vector(&mut self, length_bytes: usize) -> Option<Self> {
+        let len = self.number(length_bytes)?;
+        self.take(len).map(Cursor)
+    }
+}
+
+fn name_in(hello: &[u8]) -> Option<ServerName> {
+    let mut hello = Cursor(hello);
+    hello.take(2 + 32)?; // legacy version, random
+    hello.vector(1)?; // session id
+    hello.vector(2)?; // cipher suites
+    hello.vector(1)?; // compression methods
+    if hello.0.is_empty() {
+        return Some(ServerName::Absent);
+    }
+    let mut extensions = hello.vector(2)?;
+    while !extensions.0.is_empty() {
+        let kind = extensions.number(2)?;
+        let mut body = extensions.vector(2)?;
+        if kind != 0 {
+            continue;
+        }
+        let mut names = body.vector(2)?;
+        // The only kind of name there is (RFC 6066 3): host_name.
+        if names.number(1)? != 0 {
+            return None;
+        }
+        let name = names.vector(2)?.0;
+        let mut host = String::new();
+        crate::uri::authority(name, &mut host).ok()?;
+        // A literal address or a port is no name.
+        return if host.contains(':') { None } else { Some(ServerName::Name(host)) };
+    }
+    Some(ServerName::Absent)
+}
+
+#[cfg(test)]
+mod tests;
