@@ -4,6 +4,9 @@
 //! that cores tell each other goes by [`crate::mailbox`].
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// Keeps neighbours apart: 128 bytes, as two lines are fetched together on common processors.
 #[derive(Debug, Default)]
@@ -76,35 +79,33 @@ impl Ceiling {
     }
 }
 
-/// Tokens that some deeds earn and others cost: a retry budget. Never more than a maximum is saved.
-#[derive(Debug)]
-pub struct Tokens {
-    saved: Padded<AtomicU64>,
-    max: u64,
-}
+/// A rate that all cores keep together: the generic cell rate algorithm, as one number, the time at
+/// which the next deed is due.
+#[derive(Debug, Default)]
+pub struct Pace(Padded<AtomicU64>);
 
-impl Tokens {
-    /// `saved` tokens, of at most `max`.
-    pub fn new(saved: u64, max: u64) -> Self {
-        Self { saved: Padded(AtomicU64::new(saved.min(max))), max }
+impl Pace {
+    /// Nothing was done yet.
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    /// Saves `n` tokens; what exceeds the maximum is lost.
-    pub fn earn(&self, n: u64) {
-        let more = |saved: u64| (saved < self.max).then(|| saved.saturating_add(n).min(self.max));
-        // An error says that nothing changed, as the budget was full.
-        let _ = self.saved.0.fetch_update(Relaxed, Relaxed, more);
-    }
-
-    /// Spends `n` tokens if they are there.
-    #[must_use]
-    pub fn spend(&self, n: u64) -> bool {
-        self.saved.0.fetch_update(Relaxed, Relaxed, |saved| saved.checked_sub(n)).is_ok()
-    }
-
-    /// Tokens saved.
-    pub fn saved(&self) -> u64 {
-        self.saved.0.load(Relaxed)
+    /// Admits one deed, if there was at most one each `interval` in the long run and no more than
+    /// `burst` (0 counts as 1) at once.
+    ///
+    /// # Errors
+    /// How long to wait until the next would be admitted.
+    pub fn admit(&self, now: Instant, interval: Duration, burst: u32) -> Result<(), Duration> {
+        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        let (now, step) = (now.as_nanos(), nanos(interval));
+        let tolerance = nanos(interval.saturating_mul(burst.saturating_sub(1)));
+        let mut early = 0;
+        let moved = self.0.0.fetch_update(Relaxed, Relaxed, |due| {
+            let due = due.max(now);
+            early = (due - now).saturating_sub(tolerance);
+            (early == 0).then(|| due.saturating_add(step))
+        });
+        if moved.is_ok() { Ok(()) } else { Err(Duration::from_nanos(early)) }
     }
 }
 
@@ -138,13 +139,20 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_earned_and_spent() {
-        let tokens = Tokens::new(5, 8);
-        assert!(tokens.spend(5) && !tokens.spend(1));
-        tokens.earn(100);
-        assert_eq!(tokens.saved(), 8);
-        tokens.earn(1);
-        assert!(!tokens.spend(9));
+    fn a_pace_admits_a_burst_and_then_its_rate() {
+        let pace = Pace::new();
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let step = Duration::from_millis(10);
+        for _ in 0..3 {
+            assert_eq!(pace.admit(at(1000), step, 3), Ok(()));
+        }
+        assert_eq!(pace.admit(at(1000), step, 3), Err(step));
+        assert_eq!(pace.admit(at(1004), step, 3), Err(Duration::from_millis(6)));
+        assert_eq!(pace.admit(at(1010), step, 3), Ok(()));
+        assert_eq!(pace.admit(at(1010), step, 3), Err(step));
+        let slow = Pace::new();
+        assert_eq!(slow.admit(at(0), Duration::MAX, u32::MAX), Ok(()));
+        assert!(slow.admit(at(0), Duration::MAX, 0).is_err());
     }
 
     #[test]
