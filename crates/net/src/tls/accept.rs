@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The accepting side of a TLS connection. Listeners of the proxies and of the control port call it with a fresh
+//! socket; they get a stream and the proven peer, or a reason. It never reads beyond the handshake.
+
+use super::verify::{Expected, Usage, Verifier, verify};
+use super::{Credentials, Error, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, Roots};
+use crate::io::{Stream, TcpStream};
+use byrnie_base::{Text, Timestamp};
+use rustls::server::{NoServerSessionStorage, ServerConfig};
+use rustls_pki_types::CertificateDer;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+/// What it takes to accept connections under one identity. Clones share the cap on handshakes.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    roots: Roots,
+    handshakes: Arc<Semaphore>,
+}
+
+/// Accepts peers of the same trust domain and nobody else; `alpn` in order of preference. A peer that
+/// offers ALPN but none of these is refused.
+///
+/// # Errors
+/// If the key can't be used.
+pub fn server(credentials: &Credentials, alpn: &[&[u8]]) -> Result<ServerTls, Error> {
+    server_with(credentials, alpn, true)
+}
+
+/// As [`server`], but a peer may show no certificate at all: then its [`Peer::identity`] is `None`. For the
+/// control port, where a newcomer has only a token. A certificate that is shown must hold.
+///
+/// # Errors
+/// If the key can't be used.
+pub fn server_optional_client(credentials: &Credentials, alpn: &[&[u8]]) -> Result<ServerTls, Error> {
+    server_with(credentials, alpn, false)
+}
+
+fn server_with(credentials: &Credentials, alpn: &[&[u8]], mandatory: bool) -> Result<ServerTls, Error> {
+    let roots = credentials.roots().clone();
+    let verifier = Verifier { roots: roots.clone(), expected: None, mandatory };
+    let shown = rustls::sign::CertifiedKey::new(credentials.chain.clone(), credentials.key().signing()?);
+    let mut config = ServerConfig::builder_with_provider(super::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(Error::Handshake)?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(shown)));
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(ServerTls { config: Arc::new(config), roots, handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)) })
+}
+
+/// Carries out the handshake on an accepted socket, within [`HANDSHAKE_TIMEOUT`].
+///
+/// # Errors
+/// If the peer isn't who it must be, is too slow, or doesn't speak our TLS.
+pub async fn accept(tcp: TcpStream, tls: &ServerTls) -> Result<(Stream, Peer), Error> {
+    let handshake = async {
+        // Held during the handshake alone. The semaphore is never closed, so no permit means none is needed.
+        let _permit = tls.handshakes.acquire().await.ok();
+        TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp).await.map_err(Error::from_handshake)
+    };
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Error::Timeout)??;
+    let session = stream.get_ref().1;
+    let sni = session.server_name().map(Text::from);
+    let peer = peer(session, session.peer_certificates(), sni, &tls.roots, Usage::Client)?;
+    Ok((Stream::Tls(Box::new(stream.into())), peer))
+}
+
+/// The peer as proven by a finished handshake. The chain is read once more instead of being handed out of the
+/// verifier: what is acted on is what the library holds as verified for this connection.
+pub(super) fn peer<Side>(
+    session: &rustls::ConnectionCommon<Side>,
+    chain: Option<&[CertificateDer<'_>]>,
+    sni: Option<Text>,
+    roots: &Roots,
+    usage: Usage,
+) -> Result<Peer, Error> {
+    let proven = match chain {
+        Some(chain) if !chain.is_empty() => {
+            let now: Timestamp = crate::runtime::now().wall;
+            Some(verify(chain, roots, usage, Expected::AnyOfDomain, now)?)
+        }
+        _ => None,
+    };
+    Ok(Peer {
+        sni,
+        alpn: session.alpn_protocol().map(<[u8]>::to_vec),
+        not_after: proven.as_ref().map(|proven| proven.not_after),
+        identity: proven.map(|proven| proven.identity),
+    })
+}
