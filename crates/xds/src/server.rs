@@ -18,7 +18,7 @@ use crate::proto::{Bytes, Message};
 use crate::{clip, name};
 use byrnie_base::Text;
 use byrnie_model::{Delta, Key, Kind, Resource, Revision};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -28,6 +28,11 @@ pub const REQUEST_BYTES_MAX: usize = 8 << 20;
 pub const HELD_MAX: usize = 100_000;
 /// A response is closed when its resources reach this size; gRPC clients take 4 MiB by default.
 pub const RESPONSE_BYTES_MAX: usize = 1 << 20;
+/// No further response is sent while so many bytes are unanswered.
+pub const UNANSWERED_BYTES_MAX: usize = 2 << 20;
+/// What a resource costs beside its name (which it holds twice at most) and value: type URL, version
+/// and tags.
+const ENVELOPE_BYTES: usize = 96;
 /// Most refusals that are remembered for one stream.
 pub const NACKS_MAX: usize = 1_000;
 /// Longest reason that is remembered, in bytes.
@@ -120,8 +125,10 @@ impl std::error::Error for Error {}
 pub struct Session {
     node: Option<Node>,
     kinds: [OfKind; name::ORDER.len()],
-    /// Sent and not yet answered: one batch.
-    on_its_way: Vec<Sent>,
+    /// The rest of the batch that is on its way.
+    planned: VecDeque<Part>,
+    /// What of it was sent and not yet answered.
+    unanswered: Vec<Sent>,
     nonce: u64,
     /// Of the newest offer.
     offered: Revision,
@@ -149,7 +156,8 @@ struct OfKind {
 struct Sent {
     nonce: String,
     rank: usize,
-    entries: Vec<(Key, Option<Arc<Resource>>)>,
+    entries: Entries,
+    bytes: usize,
 }
 
 impl Session {
@@ -204,9 +212,8 @@ impl Session {
         }
         for key in &delta.removed {
             let Some(rank) = name::rank(key.kind) else { continue };
-            let known = self.kinds[rank].held.contains_key(key)
-                || self.on_its_way.iter().any(|sent| sent.entries.iter().any(|(other, _)| other == key));
-            if known {
+            // What is on its way may be this: `take` looks again once that was answered.
+            if self.is_busy() || self.kinds[rank].held.contains_key(key) {
                 self.kinds[rank].pending.insert(key.clone(), None);
             } else {
                 self.kinds[rank].pending.remove(key);
@@ -215,53 +222,70 @@ impl Session {
         }
     }
 
-    /// The next batch, if there's one to send and none on its way: responses in the order in which
-    /// they must be sent. `encode` gives the wire form of a resource's spec.
+    /// The responses to send now, in this order: those of the batch that is on its way, as far as
+    /// they fit [`UNANSWERED_BYTES_MAX`], or of the next batch once all of the last was answered.
+    /// `encode` gives the wire form of a resource's spec.
     pub fn flush(&mut self, mut encode: impl FnMut(&Arc<Resource>) -> Bytes) -> Vec<Bytes> {
-        if !self.on_its_way.is_empty() {
-            return Vec::new();
+        if self.planned.is_empty() && self.unanswered.is_empty() {
+            self.plan();
         }
-        let parts = self.plan();
-        self.batch = self.offered;
-        if parts.is_empty() && self.kinds.iter().any(|kind| kind.subscribed) {
-            self.answered = self.batch;
-        }
-        let last = parts.len().saturating_sub(1);
-        let revision = self.batch.to_string();
-        let mut responses = Vec::with_capacity(parts.len());
-        for (at, part) in parts.into_iter().enumerate() {
-            self.nonce += 1;
-            let nonce = self.nonce.to_string();
-            let mut response = discovery::DeltaDiscoveryResponse {
-                type_url: name::type_url(name::ORDER[part.rank]).unwrap_or_default().to_owned(),
-                nonce: nonce.clone(),
-                ..Default::default()
-            };
-            if at == last {
-                response.system_version_info.clone_from(&revision);
-            }
-            if !self.kinds[part.rank].greeted {
-                self.kinds[part.rank].greeted = true;
-                response.control_plane = Some(ControlPlane { identifier: IDENTIFIER.to_owned() });
-            }
-            for (key, resource) in &part.entries {
-                match resource {
-                    Some(resource) => response.resources.push(envelope(&response.type_url, resource, &mut encode)),
-                    None => response.removed_resources.push(name::of(key)),
-                }
-            }
-            responses.push(response.encode_to_vec().into());
-            self.on_its_way.push(Sent { nonce, rank: part.rank, entries: part.entries });
+        let mut responses = Vec::new();
+        while self.unanswered.iter().map(|sent| sent.bytes).sum::<usize>() < UNANSWERED_BYTES_MAX {
+            let Some(part) = self.planned.pop_front() else { break };
+            responses.push(self.respond(part, &mut encode));
         }
         responses
     }
 
+    /// Writes the response of a part, or of as much of it as fits one response.
+    fn respond(&mut self, part: Part, encode: &mut impl FnMut(&Arc<Resource>) -> Bytes) -> Bytes {
+        self.nonce += 1;
+        let mut response = discovery::DeltaDiscoveryResponse {
+            type_url: name::type_url(name::ORDER[part.rank]).unwrap_or_default().to_owned(),
+            nonce: self.nonce.to_string(),
+            ..Default::default()
+        };
+        if !std::mem::replace(&mut self.kinds[part.rank].greeted, true) {
+            response.control_plane = Some(ControlPlane { identifier: IDENTIFIER.to_owned() });
+        }
+        let Part { rank, entries: mut rest } = part;
+        let (mut entries, mut bytes) = (Entries::new(), 0);
+        while bytes < RESPONSE_BYTES_MAX
+            && let Some((key, resource)) = rest.pop_front()
+        {
+            let name = name::of(&key);
+            bytes += 2 * name.len() + ENVELOPE_BYTES;
+            match &resource {
+                Some(resource) => {
+                    let value = encode(resource);
+                    bytes += value.len();
+                    response.resources.push(discovery::Resource {
+                        version: resource.revision.to_string(),
+                        resource: Some(Any { type_url: response.type_url.clone(), value }),
+                        name,
+                        aliases: Vec::new(),
+                    });
+                }
+                None => response.removed_resources.push(name),
+            }
+            entries.push_back((key, resource));
+        }
+        if !rest.is_empty() {
+            self.planned.push_front(Part { rank, entries: rest });
+        }
+        if self.planned.is_empty() {
+            response.system_version_info = self.batch.to_string();
+        }
+        self.unanswered.push(Sent { nonce: response.nonce.clone(), rank, entries, bytes });
+        response.encode_to_vec().into()
+    }
+
     /// Where the stream stands.
     pub fn state(&self) -> State {
-        let waiting = self.kinds.iter().any(|kind| kind.subscribed && !kind.pending.is_empty());
+        let waiting = self.is_busy() || self.kinds.iter().any(|kind| kind.subscribed && !kind.pending.is_empty());
         State {
             revision: self.answered,
-            in_sync: self.on_its_way.is_empty() && !waiting && self.kinds.iter().any(|kind| kind.greeted),
+            in_sync: !waiting && self.kinds.iter().any(|kind| kind.greeted),
             held: self.kinds.iter().map(|kind| kind.held.len()).sum(),
             refused: self.kinds.iter().map(|kind| kind.refused.len()).sum(),
         }
@@ -291,10 +315,10 @@ impl Session {
     }
 
     fn on_answer(&mut self, request: &discovery::DeltaDiscoveryRequest) -> Outcome {
-        let Some(at) = self.on_its_way.iter().position(|sent| sent.nonce == request.response_nonce) else {
+        let Some(at) = self.unanswered.iter().position(|sent| sent.nonce == request.response_nonce) else {
             return Outcome::Stale;
         };
-        let sent = self.on_its_way.remove(at);
+        let sent = self.unanswered.remove(at);
         let outcome = match &request.error_detail {
             None => {
                 self.kinds[sent.rank].accepted(sent.entries);
@@ -302,20 +326,22 @@ impl Session {
             }
             Some(status) => Outcome::Refused(self.kinds[sent.rank].refused(sent.entries, status)),
         };
-        if self.on_its_way.is_empty() {
+        if !self.is_busy() {
             self.answered = self.batch;
         }
         outcome
     }
 
-    /// What the next batch says, in order. Takes it out of what is pending.
-    fn plan(&mut self) -> Vec<Part> {
+    /// Whether a batch is on its way.
+    fn is_busy(&self) -> bool {
+        !self.planned.is_empty() || !self.unanswered.is_empty()
+    }
+
+    /// Makes the next batch of what is pending.
+    fn plan(&mut self) {
         let mut changed: Vec<Part> = Vec::new();
         let mut removed: Vec<Part> = Vec::new();
-        for (rank, of_kind) in self.kinds.iter_mut().enumerate() {
-            if !of_kind.subscribed {
-                continue;
-            }
+        for (rank, of_kind) in self.kinds.iter_mut().enumerate().filter(|(_, of_kind)| of_kind.subscribed) {
             let (puts, gone) = of_kind.take();
             let silent = puts.is_empty() && gone.is_empty();
             if !puts.is_empty() || (silent && !of_kind.greeted) {
@@ -333,18 +359,18 @@ impl Session {
         {
             last.entries.extend(part.entries);
         }
-        removed.reverse();
-        changed.append(&mut removed);
-        changed.into_iter().flat_map(Part::split).collect()
+        self.batch = self.offered;
+        self.planned = changed.into_iter().chain(removed.into_iter().rev()).collect();
+        if self.planned.is_empty() && self.kinds.iter().any(|kind| kind.greeted) {
+            self.answered = self.batch;
+        }
     }
 }
 
 impl OfKind {
     /// What differs from what the other side has and what it refused, and no longer waits.
-    #[expect(clippy::type_complexity, reason = "the same entries twice: puts and removals")]
-    fn take(&mut self) -> (Vec<(Key, Option<Arc<Resource>>)>, Vec<(Key, Option<Arc<Resource>>)>) {
-        let mut puts = Vec::new();
-        let mut gone = Vec::new();
+    fn take(&mut self) -> (Entries, Entries) {
+        let (mut puts, mut gone) = (Entries::new(), Entries::new());
         for (key, resource) in std::mem::take(&mut self.pending) {
             match resource {
                 Some(resource) => {
@@ -353,17 +379,17 @@ impl OfKind {
                     if has {
                         self.refused.remove(&key);
                     } else if !refused {
-                        puts.push((key, Some(resource)));
+                        puts.push_back((key, Some(resource)));
                     }
                 }
-                None if self.held.contains_key(&key) => gone.push((key, None)),
+                None if self.held.contains_key(&key) => gone.push_back((key, None)),
                 None => {}
             }
         }
         (puts, gone)
     }
 
-    fn accepted(&mut self, entries: Vec<(Key, Option<Arc<Resource>>)>) {
+    fn accepted(&mut self, entries: Entries) {
         for (key, resource) in entries {
             self.refused.remove(&key);
             match resource {
@@ -375,7 +401,7 @@ impl OfKind {
 
     /// Remembers what was refused. What was only in bad company is to be sent again: each refusal
     /// names one resource at least, so this ends.
-    fn refused(&mut self, entries: Vec<(Key, Option<Arc<Resource>>)>, status: &Status) -> Vec<Nack> {
+    fn refused(&mut self, entries: Entries, status: &Status) -> Vec<Nack> {
         let reasons = reasons(status);
         let blamed = |key: &Key| reasons.get(&name::of(key));
         let known = entries.iter().any(|(key, _)| blamed(key).is_some());
@@ -400,32 +426,15 @@ impl OfKind {
     }
 }
 
+/// Puts and removals (`None`).
+type Entries = VecDeque<(Key, Option<Arc<Resource>>)>;
+
 /// What one or more responses say about one kind.
+#[derive(Debug)]
 struct Part {
     rank: usize,
-    entries: Vec<(Key, Option<Arc<Resource>>)>,
+    entries: Entries,
 }
-
-impl Part {
-    /// Parts small enough for one response each. Sizes are estimated: entries are small beside the
-    /// limit.
-    fn split(self) -> Vec<Self> {
-        if self.entries.len() <= ENTRIES_MAX {
-            return vec![self];
-        }
-        let mut rest = self.entries;
-        let mut parts = Vec::new();
-        while rest.len() > ENTRIES_MAX {
-            let tail = rest.split_off(ENTRIES_MAX);
-            parts.push(Self { rank: self.rank, entries: std::mem::replace(&mut rest, tail) });
-        }
-        parts.push(Self { rank: self.rank, entries: rest });
-        parts
-    }
-}
-
-/// Most resources in one response.
-const ENTRIES_MAX: usize = 2_000;
 
 fn hello(request: &discovery::DeltaDiscoveryRequest) -> Result<Node, Error> {
     let node = request.node.as_ref().ok_or(Error::NoNode)?;
@@ -434,19 +443,6 @@ fn hello(request: &discovery::DeltaDiscoveryRequest) -> Result<Node, Error> {
         return Err(Error::NoNode);
     }
     Ok(Node { id: node.id.as_str().into(), version: clip(&node.user_agent_version, REASON_BYTES_MAX) })
-}
-
-fn envelope(
-    type_url: &str,
-    resource: &Arc<Resource>,
-    encode: &mut impl FnMut(&Arc<Resource>) -> Bytes,
-) -> discovery::Resource {
-    discovery::Resource {
-        version: resource.revision.to_string(),
-        resource: Some(Any { type_url: type_url.to_owned(), value: encode(resource) }),
-        name: name::of(&resource.key),
-        aliases: Vec::new(),
-    }
 }
 
 /// The reasons of a NACK by the resource's name.

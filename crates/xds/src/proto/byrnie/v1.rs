@@ -688,8 +688,8 @@ pub struct SignRequest {
 pub struct SignResponse {
     #[prost(string, tag = "1")]
     pub identity: ::prost::alloc::string::String,
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    pub chain: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    #[prost(string, tag = "2")]
+    pub chain: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub roots: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The role that tells each proxy what it must know, over delta ADS. `hub` decides and is pure; `serve`
+//! moves its bytes.
+
+pub mod hub;
+
+pub use hub::{Close, Hub, Out, Proxy, SessionId};
