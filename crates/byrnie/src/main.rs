@@ -1,1 +1,12 @@
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0
+//! One binary: every role and every command of byrnie. Here the process begins and its exit status is
+//! made; what each command does is in `cmd`, one file a command.
+
+mod cmd;
+mod failure;
+mod globals;
+mod output;
+
+fn main() -> std::process::ExitCode {
+    cmd::main().into()
+}

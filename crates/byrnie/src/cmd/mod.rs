@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The commands, one file each. A command has `Args` and `run(Args, &Globals) -> anyhow::Result<Exit>`;
+//! to add one, declare its module, name it in [`Command`] and in [`run`].
+
+use crate::failure::{self, Exit};
+use crate::globals::Globals;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+mod completion;
+mod version;
+
+/// The whole command line.
+#[derive(Parser, Debug)]
+#[command(
+    name = "byrnie",
+    version,
+    about = "A service mesh in one binary",
+    after_help = "Begin with:\n  byrnie up --demo\n\nExit status: 0 fine, 1 a problem was found, 2 usage, 3 server unreachable",
+    disable_help_subcommand = true,
+    propagate_version = false
+)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Every command. Order is the order of the help.
+#[derive(Subcommand, Debug)]
+enum Command {
+    Completion(completion::Args),
+    Version(version::Args),
+}
+
+/// Reads the command line, runs the command and says how the process ends.
+pub(crate) fn main() -> Exit {
+    let cli = Cli::parse();
+    run(cli.command, &cli.globals).unwrap_or_else(|error| failure::report(&error))
+}
+
+fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
+    match command {
+        Command::Completion(args) => completion::run(&args, &mut Cli::command()),
+        Command::Version(args) => version::run(&args, globals),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_shown_command_has_three_examples() {
+        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = help.lines().filter(|line| line.trim_start().starts_with("byrnie ")).count();
+            assert!(examples >= 3, "{} shows {examples} examples", command.get_name());
+        }
+    }
+}
