@@ -6,6 +6,7 @@ mod cmd;
 mod failure;
 mod globals;
 mod output;
+mod supervise;
 
 fn main() -> std::process::ExitCode {
     cmd::main().into()

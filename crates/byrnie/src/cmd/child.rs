@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use std::ffi::OsString;
 
 /// Arguments of `child`.
-#[derive(clap::Args)]
+#[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Process id of the process that started this one.
     #[arg(long)]

@@ -6,6 +6,7 @@ use crate::failure::{self, Exit};
 use crate::globals::Globals;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+mod child;
 mod completion;
 mod version;
 
@@ -29,6 +30,8 @@ struct Cli {
 /// Every command. Order is the order of the help.
 #[derive(Subcommand, Debug)]
 enum Command {
+    #[command(hide = true)]
+    Child(child::Args),
     Completion(completion::Args),
     Version(version::Args),
 }
@@ -41,6 +44,7 @@ pub(crate) fn main() -> Exit {
 
 fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
     match command {
+        Command::Child(args) => match child::run(&args)? {},
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::Version(args) => version::run(&args, globals),
     }
