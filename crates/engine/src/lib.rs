@@ -1,1 +1,46 @@
-//! placeholder
+// SPDX-License-Identifier: Apache-2.0
+//! Decides what happens to a request or a connection: a pure function of snapshot, shard, time and
+//! event. Proxies perform what it wants done; `explain`, `plan` and the simulator run the same code.
+//! Never sees a socket, a clock, a protobuf or a runtime.
+
+mod answer;
+mod attempts;
+mod authorize;
+mod balance;
+mod cluster;
+mod compile;
+mod course;
+mod deadline;
+mod digits;
+mod enter;
+mod exchange;
+mod explain;
+mod filter;
+mod latency;
+mod node;
+mod outlier;
+mod plan;
+mod reason;
+mod resolve;
+mod retry;
+mod route;
+mod shard;
+mod slot;
+mod snapshot;
+mod tunnel;
+mod verdict;
+
+pub use answer::Answer;
+pub use attempts::{Attempt, Attempts, Ending};
+pub use cluster::{Cluster, Member};
+pub use compile::{Compiler, Refusal, Work};
+pub use digits::DecisionId;
+pub use exchange::Exchange;
+pub use explain::{Explanation, Onward, Step, explain, explain_tunnel};
+pub use node::{Arrival, Direction, Node, Role, Side, Tls};
+pub use plan::{Again, Effect, Failure, Hop, Outcome, Plan, Target};
+pub use reason::{Blame, Reason};
+pub use shard::{Counts, Shard};
+pub use snapshot::Snapshot;
+pub use tunnel::Tunnel;
+pub use verdict::{Decided, Labels, Verdict};

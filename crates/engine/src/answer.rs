@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Answers that the mesh itself makes: `application/problem+json` (RFC 9457), or Trailers-Only for
+//! gRPC. The engine says what, the proxy writes it; the bytes are made here so that every proxy and
+//! every HTTP version says the same.
+
+use crate::digits::Digits;
+use crate::{DecisionId, Reason};
+use byrnie_base::Text;
+use byrnie_codec::grpc::{self, Status};
+use byrnie_codec::{Framing, Head, Known};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// What an inbound proxy tells the proxy that called it, in an answer that it made itself because the
+/// program could not be reached: `unsent` if the program provably never saw the request, `lost` if it
+/// may have. The caller's proxy decides by it whether to try another endpoint, and drops it.
+pub(crate) const FAILURE_HEADER: &str = "x-byrnie-failure";
+pub(crate) const FAILURE_UNSENT: &str = "unsent";
+pub(crate) const FAILURE_LOST: &str = "lost";
+
+/// An answer that the mesh itself makes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The HTTP status (a gRPC answer has 200 on the wire; this one is for metrics and records).
+    pub status: u16,
+    /// Why.
+    pub reason: Reason,
+    /// Whether the caller speaks gRPC.
+    pub grpc: bool,
+    /// When to try again, if that's known.
+    pub retry_after: Option<Duration>,
+    /// Where a redirect points.
+    pub location: Option<Text>,
+    /// One sentence about this case, fit for the caller's eyes.
+    pub detail: Text,
+    /// For the calling proxy alone: see [`FAILURE_HEADER`].
+    pub(crate) failure: Option<&'static str>,
+}
+
+impl Answer {
+    pub(crate) fn new(reason: Reason, grpc: bool, detail: impl Into<Text>) -> Self {
+        let (status, detail) = (reason.status(), detail.into());
+        Self { status, reason, grpc, retry_after: None, location: None, detail, failure: None }
+    }
+
+    /// The gRPC status.
+    pub fn grpc_status(&self) -> u8 {
+        self.reason.grpc_status()
+    }
+
+    /// Makes `head` the head of this answer, with its framing, and returns the body.
+    pub fn write(&self, id: &DecisionId, head: &mut Head) -> Vec<u8> {
+        if self.grpc {
+            let status = Status::of(u32::from(self.grpc_status())).unwrap_or(Status::Unknown);
+            head.clear();
+            grpc::trailers_only(head, status, &self.detail).ok();
+        } else {
+            head.start_response(self.status);
+        }
+        head.append(Known::ByrnieDecision.name(), id.as_str().as_bytes()).ok();
+        if let Some(span) = self.retry_after {
+            // Whole seconds, rounded up, as RFC 9110 10.2.3 knows no fractions.
+            let seconds = span.as_secs() + u64::from(span.subsec_nanos() > 0);
+            head.append(Known::RetryAfter.name(), Digits::of(seconds.max(1)).as_bytes()).ok();
+        }
+        if let Some(location) = &self.location {
+            head.append(Known::Location.name(), location.as_bytes()).ok();
+        }
+        if let Some(failure) = self.failure {
+            head.append(FAILURE_HEADER, failure.as_bytes()).ok();
+        }
+        if self.grpc {
+            return Vec::new();
+        }
+        let body = self.body(id);
+        if !body.is_empty() {
+            head.append("content-type", b"application/problem+json").ok();
+        }
+        head.set_framing(Framing::Length(body.len() as u64));
+        body
+    }
+
+    /// The body for HTTP: a problem document; empty for a redirect.
+    pub fn body(&self, id: &DecisionId) -> Vec<u8> {
+        let Some(code) = self.reason.code() else { return Vec::new() };
+        let mut json = String::with_capacity(512);
+        write!(json, "{{\"title\":\"{}\",\"status\":{},\"code\":\"{}\"", Json(code.title), self.status, code.id).ok();
+        write!(json, ",\"reason\":\"{}\",\"detail\":\"{}\"", self.reason.label(), Json(&self.detail)).ok();
+        write!(json, ",\"next\":\"byrnie explain {id}\",\"decision\":\"{id}\"}}").ok();
+        json.push('\n');
+        json.into_bytes()
+    }
+}
+
+/// Text within a JSON string (RFC 8259 7).
+struct Json<'a>(&'a str);
+
+impl std::fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '"' => f.write_str("\\\"")?,
+                '\\' => f.write_str("\\\\")?,
+                c if c < ' ' => write!(f, "\\u{:04x}", c as u32)?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The compiled group of endpoints behind one service port: who may be sent requests, in which order
+//! of nearness, and how. Made by `compile`, read by `balance`. Immutable, but for the shared counts.
+
+use crate::slot::Slot;
+use byrnie_base::share::{InFlight, Pace};
+use byrnie_base::{Instant, Text};
+use byrnie_model::policy::traffic::{Balance, Eject, Rate, RetryBudget};
+use byrnie_model::service::Locality;
+use byrnie_model::{Endpoint, Health, Identity, Protocol, ServiceRef};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One endpoint. The same value serves every port of its service.
+#[derive(Debug)]
+pub struct Member {
+    pub(crate) slot: Slot,
+    pub(crate) endpoint: Endpoint,
+    /// The address as text, for records.
+    pub(crate) address_text: Text,
+    pub(crate) load: Arc<InFlight>,
+}
+
+impl Member {
+    /// The workload.
+    pub fn name(&self) -> &Text {
+        &self.endpoint.workload
+    }
+
+    /// Who must be found there.
+    pub fn identity(&self) -> &Identity {
+        &self.endpoint.identity
+    }
+
+    /// The inbound listener of its proxy.
+    pub fn address(&self) -> SocketAddr {
+        self.endpoint.address
+    }
+
+    /// Whether it may be sent requests, as far as discovery knows.
+    pub fn health(&self) -> Health {
+        self.endpoint.health
+    }
+
+    /// Where it runs.
+    pub fn locality(&self) -> &Locality {
+        &self.endpoint.locality
+    }
+
+    /// Tries under way from this proxy, over all cores.
+    pub fn in_flight(&self) -> u64 {
+        self.load.value()
+    }
+}
+
+/// A try under way, counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<InFlight>);
+
+impl Busy {
+    pub(crate) fn on(gauge: &Arc<InFlight>) -> Self {
+        gauge.enter();
+        Self(Arc::clone(gauge))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// The compiled group of endpoints behind one service port.
+#[derive(Debug)]
+pub struct Cluster {
+    pub(crate) slot: Slot,
+    pub(crate) name: Name,
+    pub(crate) protocol: Protocol,
+    /// Healthy endpoints, nearest first.
+    pub(crate) members: Box<[Arc<Member>]>,
+    /// `cumulative[i]`: weights of `members[..=i]`; empty if all weights are equal.
+    pub(crate) cumulative: Box<[u64]>,
+    /// From near to far; never empty.
+    pub(crate) tiers: Box<[Tier]>,
+    /// Endpoints of the service that are draining or unhealthy.
+    pub(crate) away: u32,
+    pub(crate) call: Arc<Call>,
+}
+
+/// The names of a cluster, made once.
+#[derive(Clone, Debug)]
+pub(crate) struct Name {
+    pub(crate) service: ServiceRef,
+    pub(crate) port: u16,
+    /// `NAME.NAMESPACE`.
+    pub(crate) label: Text,
+    /// `PORT.NAME.NAMESPACE.mesh`.
+    pub(crate) sni: Text,
+}
+
+/// Endpoints of one nearness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tier {
+    /// `members[..end]` are of this tier or nearer.
+    pub(crate) end: u32,
+    /// Endpoints of this tier, those that are away included.
+    pub(crate) total: u32,
+}
+
+/// How a service is called: its traffic policies over the mesh's defaults.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) balance: Balance,
+    /// A tier is left for the next when less than this share (percent) of it is usable.
+    pub(crate) below_percent: u8,
+    pub(crate) eject: Ejection,
+    pub(crate) pending_max: Option<u32>,
+    pub(crate) rate: Option<Rate>,
+    pub(crate) budget: RetryBudget,
+    pub(crate) unsafe_retry: bool,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) share: Arc<Share>,
+}
+
+/// When an endpoint is left out.
+#[derive(Clone, Debug)]
+pub(crate) struct Ejection {
+    pub(crate) rule: Eject,
+    /// Whether statuses from 500 count. Only where a TrafficPolicy asks for ejection: an error that the
+    /// program itself answers says nothing about the others, and a caller can provoke it.
+    pub(crate) statuses: bool,
+}
+
+/// Numbers of one service that the cores share. They survive every recompilation.
+#[derive(Debug, Default)]
+pub(crate) struct Share {
+    /// Exchanges under way.
+    pub(crate) pending: Arc<InFlight>,
+    /// The rate limit.
+    pub(crate) rate: Pace,
+    /// Retries let through whatever their share.
+    pub(crate) retries: Pace,
+}
+
+impl Cluster {
+    /// The service.
+    pub fn service(&self) -> &ServiceRef {
+        &self.name.service
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.name.port
+    }
+
+    /// What is spoken there.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The server name to ask for on the mesh.
+    pub fn sni(&self) -> &Text {
+        &self.name.sni
+    }
+
+    /// Endpoints that may be sent requests, nearest first.
+    pub fn members(&self) -> &[Arc<Member>] {
+        &self.members
+    }
+
+    /// Endpoints that may not, as they drain or are unhealthy.
+    pub fn away(&self) -> u32 {
+        self.away
+    }
+
+    /// The rate limit's answer for one more request: how long to wait, if it's too many.
+    pub(crate) fn over_rate(&self, now: Instant) -> Option<Duration> {
+        let rate = self.call.rate?;
+        self.call.share.rate.admit(now, rate.per / rate.requests.max(1), rate.requests).err()
+    }
+}

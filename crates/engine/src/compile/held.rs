@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Taking resources in and out, and finding the services that each touches. Called by `Compiler`.
+
+use super::{Compiler, check_endpoint, endpoint_key};
+use crate::authorize::CompiledPolicy;
+use crate::cluster::Member;
+use crate::route::CompiledRoute;
+use crate::slot::Slot;
+use byrnie_base::share::InFlight;
+use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
+use byrnie_model::{Endpoint, Key, Labels, Route, Service, ServiceRef, Workload};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+type Dirty = BTreeSet<ServiceRef>;
+
+impl Compiler {
+    pub(super) fn put_workload(&mut self, key: &Key, workload: &Workload, labels: &Labels, dirty: &mut Dirty) {
+        if !self.is_own(key) {
+            return;
+        }
+        self.held.own = Some((workload.clone(), labels.clone()));
+        self.touch_namespace(dirty);
+    }
+
+    pub(super) fn remove_workload(&mut self, key: &Key, dirty: &mut Dirty) {
+        if self.is_own(key) && self.held.own.take().is_some() {
+            self.touch_namespace(dirty);
+        }
+    }
+
+    /// The own workload decides what is served in its namespace.
+    fn touch_namespace(&self, dirty: &mut Dirty) {
+        let namespace = &self.snapshot.node.namespace;
+        dirty.extend(self.held.services.keys().filter(|service| service.namespace == *namespace).cloned());
+    }
+
+    pub(super) fn put_service(&mut self, key: &Key, service: &Service, dirty: &mut Dirty) {
+        let name = ServiceRef::new(key.namespace.clone(), key.name.clone());
+        for port in &service.ports {
+            self.slots.hold(&name, port.port);
+        }
+        if let Some(old) = self.held.services.insert(name.clone(), service.clone()) {
+            for port in &old.ports {
+                self.let_go(&name, port.port);
+            }
+        }
+        self.shares.entry(name.clone()).or_default();
+        dirty.insert(name);
+    }
+
+    pub(super) fn remove_service(&mut self, key: &Key, dirty: &mut Dirty) {
+        let name = ServiceRef::new(key.namespace.clone(), key.name.clone());
+        if let Some(old) = self.held.services.remove(&name) {
+            for port in &old.ports {
+                self.let_go(&name, port.port);
+            }
+            self.shares.remove(&name);
+            dirty.insert(name);
+        }
+    }
+
+    /// One holder of a cluster's slot less.
+    fn let_go(&mut self, service: &ServiceRef, port: u16) {
+        self.slots.let_go(service, port);
+    }
+
+    pub(super) fn put_endpoint(&mut self, endpoint: &Endpoint, dirty: &mut Dirty) -> Result<(), String> {
+        check_endpoint(endpoint)?;
+        let siblings = self.held.endpoints.entry(endpoint.service.clone()).or_default();
+        let old = siblings.get(&endpoint.workload);
+        if old.is_some_and(|old| old.endpoint == *endpoint) {
+            return Ok(());
+        }
+        // What cores know of an endpoint holds as long as it stays at one address under one identity.
+        let same =
+            old.filter(|old| old.endpoint.address == endpoint.address && old.endpoint.identity == endpoint.identity);
+        let member = match same {
+            Some(old) => member(endpoint, old.slot, Arc::clone(&old.load)),
+            None => {
+                if let Some(old) = old {
+                    self.members.slots.give_back(old.slot);
+                }
+                member(endpoint, self.members.slots.take(), Arc::default())
+            }
+        };
+        siblings.insert(endpoint.workload.clone(), Arc::new(member));
+        dirty.insert(endpoint.service.clone());
+        Ok(())
+    }
+
+    pub(super) fn remove_endpoint(&mut self, key: &Key, dirty: &mut Dirty) {
+        let Some((service, workload)) = endpoint_key(key) else { return };
+        let Some(siblings) = self.held.endpoints.get_mut(&service) else { return };
+        if let Some(old) = siblings.remove(workload) {
+            self.members.slots.give_back(old.slot);
+            if siblings.is_empty() {
+                self.held.endpoints.remove(&service);
+            }
+            dirty.insert(service);
+        }
+    }
+
+    pub(super) fn put_route(&mut self, key: &Key, route: &Arc<Route>, dirty: &mut Dirty) -> Result<(), String> {
+        self.work.routes += 1;
+        let slots = &mut self.slots;
+        let compiled = CompiledRoute::new(key, route, |backend| slots.hold(&backend.service, backend.port));
+        let compiled = match compiled {
+            Ok(compiled) => compiled,
+            Err(reason) => {
+                self.release_backends(route);
+                return Err(reason);
+            }
+        };
+        self.remove_route(key, dirty);
+        for parent in &route.parents {
+            self.held.by_parent.entry(parent.service.clone()).or_default().insert(key.clone());
+            dirty.insert(parent.service.clone());
+        }
+        self.held.routes.insert(key.clone(), Arc::new(compiled));
+        Ok(())
+    }
+
+    pub(super) fn remove_route(&mut self, key: &Key, dirty: &mut Dirty) {
+        let Some(old) = self.held.routes.remove(key) else { return };
+        for parent in &old.spec.parents {
+            if let Some(keys) = self.held.by_parent.get_mut(&parent.service) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.held.by_parent.remove(&parent.service);
+                }
+            }
+            dirty.insert(parent.service.clone());
+        }
+        self.release_backends(&old.spec);
+    }
+
+    fn release_backends(&mut self, route: &Route) {
+        for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
+            self.let_go(&backend.service, backend.port);
+        }
+    }
+
+    pub(super) fn put_access(&mut self, key: &Key, policy: &Arc<AccessPolicy>, dirty: &mut Dirty) {
+        self.work.policies += 1;
+        self.remove_access(key, dirty);
+        let compiled = Arc::new(CompiledPolicy::new(key, policy));
+        self.touch_targets(&compiled, dirty);
+        self.held.policies.insert(key.clone(), compiled);
+    }
+
+    pub(super) fn remove_access(&mut self, key: &Key, dirty: &mut Dirty) {
+        if let Some(old) = self.held.policies.remove(key) {
+            self.touch_targets(&old, dirty);
+        }
+    }
+
+    fn touch_targets(&self, policy: &CompiledPolicy, dirty: &mut Dirty) {
+        let targeted = self.held.services.keys().filter(|service| policy.is_for(service));
+        dirty.extend(targeted.cloned());
+    }
+
+    pub(super) fn put_traffic(&mut self, key: &Key, policy: &Arc<TrafficPolicy>, dirty: &mut Dirty) {
+        self.remove_traffic(key, dirty);
+        for target in &policy.targets {
+            self.held.by_target.entry(target.clone()).or_default().insert(key.clone());
+            dirty.insert(target.clone());
+        }
+        self.held.traffic.insert(key.clone(), Arc::clone(policy));
+    }
+
+    pub(super) fn remove_traffic(&mut self, key: &Key, dirty: &mut Dirty) {
+        let Some(old) = self.held.traffic.remove(key) else { return };
+        for target in &old.targets {
+            if let Some(keys) = self.held.by_target.get_mut(target) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.held.by_target.remove(target);
+                }
+            }
+            dirty.insert(target.clone());
+        }
+    }
+}
+
+fn member(endpoint: &Endpoint, slot: Slot, load: Arc<InFlight>) -> Member {
+    Member { slot, endpoint: endpoint.clone(), address_text: endpoint.address.to_string().into(), load }
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From resources to a [`Snapshot`], step by step: a changed resource recompiles the services that it
+//! touches and nothing else. Called on the agent's thread with each delta. Refuses what it can't
+//! compile, one resource at a time, and keeps the last good one of it in force.
+
+mod held;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use crate::authorize::CompiledPolicy;
+use crate::cluster::Share;
+use crate::route::CompiledRoute;
+use crate::shard::label_of;
+use crate::slot::{Slot, Slots};
+use crate::snapshot::{MeshDefaults, Snapshot, Words};
+use crate::{Node, cluster::Member};
+use byrnie_model::policy::TrafficPolicy;
+use byrnie_model::resource::{DefaultAccess, Spec};
+use byrnie_model::service::Service;
+use byrnie_model::{Delta, Endpoint, Key, Kind, Labels, Resource, Revision, ServiceRef, Workload};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Compiles one node's view.
+#[derive(Debug)]
+pub struct Compiler {
+    held: Held,
+    slots: ClusterSlots,
+    members: Members,
+    shares: HashMap<ServiceRef, Arc<Share>>,
+    snapshot: Arc<Snapshot>,
+    work: Work,
+}
+
+/// A resource that could not be compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which.
+    pub key: Key,
+    /// Why, in one sentence. It becomes the resource's status.
+    pub reason: String,
+}
+
+/// How much was compiled so far: the measure of being incremental.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Services joined with their ports, routes, policies and endpoints.
+    pub services: u64,
+    /// Routes.
+    pub routes: u64,
+    /// Access policies.
+    pub policies: u64,
+}
+
+/// The resources in force, and what depends on what.
+#[derive(Debug, Default)]
+struct Held {
+    mesh: Option<byrnie_model::resource::Mesh>,
+    own: Option<(Workload, Labels)>,
+    services: BTreeMap<ServiceRef, Service>,
+    endpoints: BTreeMap<ServiceRef, BTreeMap<byrnie_base::Text, Arc<Member>>>,
+    routes: BTreeMap<Key, Arc<CompiledRoute>>,
+    /// Routes by parent.
+    by_parent: HashMap<ServiceRef, BTreeSet<Key>>,
+    policies: BTreeMap<Key, Arc<CompiledPolicy>>,
+    traffic: BTreeMap<Key, Arc<TrafficPolicy>>,
+    /// Traffic policies by target.
+    by_target: HashMap<ServiceRef, BTreeSet<Key>>,
+}
+
+/// Slots of clusters, counted by who names them: a service's own port, and each backend of a route.
+#[derive(Debug, Default)]
+struct ClusterSlots {
+    slots: Slots,
+    by_port: HashMap<(ServiceRef, u16), (Slot, u32)>,
+}
+
+/// Slots and shared counts of endpoints.
+#[derive(Debug, Default)]
+struct Members {
+    slots: Slots,
+}
+
+impl Compiler {
+    /// A compiler that knows nothing yet: its snapshot answers every request with 404.
+    pub fn new(node: Node) -> Self {
+        let words = Words {
+            none: "".into(),
+            default: "default".into(),
+            unknown: "unknown".into(),
+            own: label_of(&node.identity),
+        };
+        let snapshot = Snapshot {
+            revision: Revision::default(),
+            node: Arc::new(node),
+            mesh: MeshDefaults { default_access: DefaultAccess::Deny },
+            services: HashMap::new(),
+            clusters: Vec::new(),
+            words,
+        };
+        Self {
+            held: Held::default(),
+            slots: ClusterSlots::default(),
+            members: Members::default(),
+            shares: HashMap::new(),
+            snapshot: Arc::new(snapshot),
+            work: Work::default(),
+        }
+    }
+
+    /// Takes in a delta. What is refused stays as it was.
+    pub fn apply(&mut self, delta: &Delta, revision: Revision) -> Vec<Refusal> {
+        let mut dirty = BTreeSet::new();
+        let mut refusals = Vec::new();
+        for resource in &delta.changed {
+            if let Err(reason) = self.put(resource, &mut dirty) {
+                refusals.push(Refusal { key: resource.key.clone(), reason });
+            }
+        }
+        for key in &delta.removed {
+            self.remove(key, &mut dirty);
+        }
+        self.publish(&dirty, revision);
+        refusals
+    }
+
+    /// The snapshot of what was applied so far.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot)
+    }
+
+    /// How much was compiled so far.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
+    fn publish(&mut self, dirty: &BTreeSet<ServiceRef>, revision: Revision) {
+        let mut snapshot = (*self.snapshot).clone();
+        snapshot.revision = revision;
+        let mesh = self.held.mesh.as_ref();
+        snapshot.mesh.default_access = mesh.map(|mesh| mesh.default_access).unwrap_or_default();
+        for service in dirty {
+            self.compile_service(service, &mut snapshot);
+        }
+        snapshot.clusters.resize(self.slots.slots.len(), None);
+        self.snapshot = Arc::new(snapshot);
+    }
+
+    fn put(&mut self, resource: &Resource, dirty: &mut BTreeSet<ServiceRef>) -> Result<(), String> {
+        let key = &resource.key;
+        match &resource.spec {
+            Spec::Mesh(mesh) => {
+                // The trust domain is compiled into every access table.
+                let moved = self.held.mesh.as_ref().is_none_or(|old| old.trust_domain != mesh.trust_domain);
+                self.held.mesh = Some(mesh.clone());
+                if moved {
+                    dirty.extend(self.held.services.keys().cloned());
+                }
+            }
+            Spec::Workload(workload) => self.put_workload(key, workload, &resource.labels, dirty),
+            Spec::Service(service) => self.put_service(key, service, dirty),
+            Spec::Endpoint(endpoint) => self.put_endpoint(endpoint, dirty)?,
+            Spec::Route(route) => self.put_route(key, route, dirty)?,
+            Spec::Access(policy) => self.put_access(key, policy, dirty),
+            Spec::Traffic(policy) => self.put_traffic(key, policy, dirty),
+            Spec::Namespace => {}
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &Key, dirty: &mut BTreeSet<ServiceRef>) {
+        match key.kind {
+            Kind::Mesh => self.held.mesh = None,
+            Kind::Workload => self.remove_workload(key, dirty),
+            Kind::Service => self.remove_service(key, dirty),
+            Kind::Endpoint => self.remove_endpoint(key, dirty),
+            Kind::HttpRoute => self.remove_route(key, dirty),
+            Kind::AccessPolicy => self.remove_access(key, dirty),
+            Kind::TrafficPolicy => self.remove_traffic(key, dirty),
+            Kind::Namespace => {}
+        }
+    }
+
+    fn is_own(&self, key: &Key) -> bool {
+        key.name == self.snapshot.node.name && key.namespace == self.snapshot.node.namespace
+    }
+}
+
+impl ClusterSlots {
+    /// The slot of a service port, for one more holder.
+    fn hold(&mut self, service: &ServiceRef, port: u16) -> Slot {
+        let entry = self.by_port.entry((service.clone(), port)).or_insert_with(|| (self.slots.take(), 0));
+        entry.1 += 1;
+        entry.0
+    }
+
+    /// One holder less.
+    fn let_go(&mut self, service: &ServiceRef, port: u16) {
+        let key = (service.clone(), port);
+        let Some(entry) = self.by_port.get_mut(&key) else { return };
+        entry.1 = entry.1.saturating_sub(1);
+        if entry.1 == 0 {
+            self.slots.give_back(entry.0);
+            self.by_port.remove(&key);
+        }
+    }
+
+    /// The slot of a service port that somebody holds.
+    fn find(&self, service: &ServiceRef, port: u16) -> Option<Slot> {
+        self.by_port.get(&(service.clone(), port)).map(|(slot, _)| *slot)
+    }
+}
+
+/// The service and workload that an Endpoint's key names: `SERVICE/WORKLOAD` is its name.
+fn endpoint_key(key: &Key) -> Option<(ServiceRef, &str)> {
+    let (service, workload) = key.name.split_once('/')?;
+    Some((ServiceRef::new(key.namespace.clone(), service), workload))
+}
+
+/// Why an endpoint can't be used.
+fn check_endpoint(endpoint: &Endpoint) -> Result<(), String> {
+    if endpoint.address.port() == 0 || endpoint.address.ip().is_unspecified() {
+        return Err(format!("the address {} can't be connected to", endpoint.address));
+    }
+    Ok(())
+}

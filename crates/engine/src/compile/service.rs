@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One service joined with everything that bears on it: ports x routes x access policies x traffic
+//! policies x endpoints x own workload. Policies are joined here, never per request.
+
+use super::Compiler;
+use crate::authorize::{Access, CompiledPolicy};
+use crate::cluster::{Call, Cluster, Ejection, Member, Name, Share, Tier};
+use crate::route::Table;
+use crate::slot::Slot;
+use crate::snapshot::{Port, Snapshot, Subtree};
+use byrnie_base::Text;
+use byrnie_model::policy::TrafficPolicy;
+use byrnie_model::policy::traffic::{Eject, Nearness, Rate, RetryBudget};
+use byrnie_model::service::{Locality, ServicePort, TargetPort};
+use byrnie_model::{Health, Labels, Service, ServiceRef, Workload};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most time to open a connection, unless a TrafficPolicy says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Ejection without a TrafficPolicy: only failures of the exchange count, no statuses.
+const EJECT: Eject = Eject { consecutive_errors: 5, span: Duration::from_secs(10), ejected_percent_max: 50 };
+/// The retry budget of the contract: 20 % of the requests of the last 10 s, and 10 each second.
+const RETRY_BUDGET: RetryBudget = RetryBudget {
+    percent: 20,
+    interval: Duration::from_secs(10),
+    least: Rate { requests: 10, per: Duration::from_secs(1) },
+};
+
+impl Compiler {
+    /// Puts the compiled service, or its absence, into `snapshot`.
+    pub(super) fn compile_service(&mut self, name: &ServiceRef, snapshot: &mut Snapshot) {
+        let service = self.held.services.get(name);
+        if service.is_some() || snapshot.subtree(&name.namespace, &name.name).is_some() {
+            self.work.services += 1;
+        }
+        // Ports that are no more; a slot that has another owner by now is left alone.
+        let old = snapshot.subtree(&name.namespace, &name.name).map(Arc::clone);
+        for port in old.iter().flat_map(|tree| &tree.ports) {
+            if snapshot.cluster(port.cluster).is_some() {
+                snapshot.clusters[port.cluster.index as usize] = None;
+            }
+        }
+        let subtree = service.map(|service| self.join(name, service, snapshot));
+        let namespace = Arc::make_mut(snapshot.services.entry(name.namespace.clone()).or_default());
+        match subtree {
+            Some(subtree) => namespace.insert(name.name.clone(), Arc::new(subtree)),
+            None => namespace.remove(&name.name),
+        };
+        if namespace.is_empty() {
+            snapshot.services.remove(&name.namespace);
+        }
+    }
+
+    fn join(&self, name: &ServiceRef, service: &Service, snapshot: &mut Snapshot) -> Subtree {
+        let own = self.held.own.as_ref().filter(|(_, labels)| self.serves(name, service, labels));
+        let call = Arc::new(self.call(name));
+        let members = self.members_of(name, snapshot);
+        let mut ports = Vec::with_capacity(service.ports.len());
+        for port in &service.ports {
+            let Some(slot) = self.slots.find(name, port.port) else { continue };
+            self.put_cluster(name, port, slot, (&members, &call), snapshot);
+            ports.push(Port {
+                number: port.port,
+                protocol: port.protocol,
+                cluster: slot,
+                table: self.table(name, port.port),
+                program: own.and_then(|(workload, _)| program(port, workload)),
+            });
+        }
+        let access = own.map(|_| self.access(name, &snapshot.node.identity));
+        Subtree { service: name.clone(), label: name.to_string().into(), ports: ports.into(), access }
+    }
+
+    fn serves(&self, name: &ServiceRef, service: &Service, labels: &Labels) -> bool {
+        name.namespace == self.snapshot.node.namespace
+            && !service.selector.is_empty()
+            && service.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    fn table(&self, name: &ServiceRef, port: u16) -> Table {
+        let keys = self.held.by_parent.get(name).into_iter().flatten();
+        let routes = keys.filter_map(|key| self.held.routes.get(key));
+        Table::new(routes.filter(|route| route.is_for(name, port)))
+    }
+
+    fn access(&self, name: &ServiceRef, own: &byrnie_model::Identity) -> Access {
+        let policies: Vec<_> = self.held.policies.values().filter(|policy| policy.is_for(name)).cloned().collect();
+        let domain = self.held.mesh.as_ref().map_or_else(|| own.trust_domain(), |mesh| &mesh.trust_domain);
+        Access::new(&policies, domain)
+    }
+
+    /// Traffic policies in the order of their names: the first one that says something about a matter
+    /// decides it.
+    fn call(&self, name: &ServiceRef) -> Call {
+        let keys = self.held.by_target.get(name).into_iter().flatten();
+        let policies: Vec<&TrafficPolicy> =
+            keys.filter_map(|key| self.held.traffic.get(key)).map(|policy| &**policy).collect();
+        fn first<'a, T>(policies: &[&'a TrafficPolicy], of: impl Fn(&'a TrafficPolicy) -> Option<T>) -> Option<T> {
+            policies.iter().find_map(|policy| of(policy))
+        }
+        let eject = first(&policies, |p| p.eject.clone());
+        let limits = |p: &TrafficPolicy| p.limits.clone().unwrap_or_default();
+        Call {
+            balance: first(&policies, |p| p.balance).unwrap_or_default(),
+            below_percent: first(&policies, |p| p.failover.as_ref()).map_or(0, |failover| failover.below_percent),
+            eject: Ejection { statuses: eject.is_some(), rule: eject.unwrap_or(EJECT) },
+            pending_max: first(&policies, |p| limits(p).pending_max),
+            rate: first(&policies, |p| limits(p).rate),
+            budget: first(&policies, |p| p.retry_budget).unwrap_or(RETRY_BUDGET),
+            unsafe_retry: policies.iter().any(|policy| policy.unsafe_retry),
+            connect_timeout: first(&policies, |p| p.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
+            share: self.shares.get(name).map(Arc::clone).unwrap_or_else(|| Arc::new(Share::default())),
+        }
+    }
+
+    fn prefer(&self, name: &ServiceRef) -> Vec<Nearness> {
+        let keys = self.held.by_target.get(name).into_iter().flatten();
+        let failover = keys.filter_map(|key| self.held.traffic.get(key)?.failover.as_ref()).next();
+        failover.map(|failover| failover.prefer.clone()).unwrap_or_default()
+    }
+
+    /// The endpoints of a service by tier, nearest first.
+    fn members_of(&self, name: &ServiceRef, snapshot: &Snapshot) -> Vec<Vec<Arc<Member>>> {
+        let prefer = self.prefer(name);
+        // Whoever fits no preference comes after all of them.
+        let mut tiers = vec![Vec::new(); prefer.len() + 1];
+        for member in self.held.endpoints.get(name).into_iter().flat_map(|of| of.values()) {
+            let near = |nearness: &Nearness| is_near(*nearness, &snapshot.node.locality, member.locality());
+            let tier = prefer.iter().position(near).unwrap_or(prefer.len());
+            tiers[tier].push(Arc::clone(member));
+        }
+        tiers
+    }
+
+    fn put_cluster(
+        &self,
+        name: &ServiceRef,
+        port: &ServicePort,
+        slot: Slot,
+        (tiers, call): (&[Vec<Arc<Member>>], &Arc<Call>),
+        snapshot: &mut Snapshot,
+    ) {
+        let mut cluster = Cluster {
+            slot,
+            name: cluster_name(name, port.port),
+            protocol: port.protocol,
+            members: Box::default(),
+            cumulative: Box::default(),
+            tiers: Box::default(),
+            away: 0,
+            call: Arc::clone(call),
+        };
+        fill(&mut cluster, tiers, port.port);
+        let at = slot.index as usize;
+        if snapshot.clusters.len() <= at {
+            snapshot.clusters.resize(at + 1, None);
+        }
+        snapshot.clusters[at] = Some(Arc::new(cluster));
+    }
+}
+
+fn cluster_name(service: &ServiceRef, port: u16) -> Name {
+    let sni = Text::from(format!("{port}.{}.{}.mesh", service.name, service.namespace));
+    Name { service: service.clone(), port, label: service.to_string().into(), sni }
+}
+
+/// Puts those endpoints into `cluster` that have the port.
+fn fill(cluster: &mut Cluster, tiers: &[Vec<Arc<Member>>], port: u16) {
+    let (mut members, mut ends) = (Vec::new(), Vec::new());
+    for tier in tiers {
+        let having = tier.iter().filter(|member| member.endpoint.ports.iter().any(|pair| pair.service == port));
+        let mut total = 0;
+        for member in having {
+            total += 1;
+            match member.health() {
+                Health::Healthy => members.push(Arc::clone(member)),
+                Health::Draining | Health::Unhealthy => cluster.away += 1,
+            }
+        }
+        ends.push(Tier { end: u32::try_from(members.len()).unwrap_or(u32::MAX), total });
+    }
+    let uneven = members.windows(2).any(|pair| pair[0].endpoint.weight != pair[1].endpoint.weight);
+    if uneven {
+        let sums = members.iter().scan(0u64, |sum, member| {
+            *sum += u64::from(member.endpoint.weight.max(1));
+            Some(*sum)
+        });
+        cluster.cumulative = sums.collect();
+    }
+    cluster.members = members.into();
+    cluster.tiers = ends.into();
+}
+
+fn is_near(nearness: Nearness, own: &Locality, other: &Locality) -> bool {
+    let region = !own.region.is_empty() && own.region == other.region;
+    match nearness {
+        Nearness::Any => true,
+        Nearness::SameRegion => region,
+        Nearness::SameZone => region && own.zone == other.zone,
+    }
+}
+
+/// Where the own program listens for a service port: on loopback, as nothing but its proxy should
+/// reach it.
+fn program(port: &ServicePort, workload: &Workload) -> Option<SocketAddr> {
+    let number = match &port.target {
+        TargetPort::Number(number) => *number,
+        TargetPort::Name(name) => workload.ports.iter().find(|p| p.name == *name)?.port,
+    };
+    Some(SocketAddr::from((Ipv4Addr::LOCALHOST, number)))
+}
+
+impl CompiledPolicy {
+    /// Whether the policy protects this service.
+    pub(crate) fn is_for(&self, service: &ServiceRef) -> bool {
+        if self.spec.targets.is_empty() {
+            return self.key().namespace == service.namespace;
+        }
+        self.spec.targets.contains(service)
+    }
+}

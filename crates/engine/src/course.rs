@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an exchange and a tunnel have in common: the tries at a cluster's endpoints, one after the
+//! other, within the retry rules, the budget and the deadline. No head is ever seen here.
+
+use crate::answer::{Answer, FAILURE_LOST, FAILURE_UNSENT};
+use crate::attempts::{Attempts, Ending};
+use crate::cluster::{Busy, Cluster};
+use crate::outlier::{self, Sign};
+use crate::plan::{Again, Hop};
+use crate::retry::{self, PAUSE_SAME_ENDPOINT};
+use crate::shard::Shard;
+use crate::{Failure, Plan, Reason, Side, Target, balance};
+use byrnie_base::Instant;
+use byrnie_model::Protocol;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most time to connect to the own program: it is on the same machine.
+const LOCAL_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Less time than this is not worth another try.
+const TRY_MIN: Duration = Duration::from_millis(1);
+
+/// The tries of one exchange or tunnel.
+#[derive(Debug)]
+pub(crate) struct Course {
+    pub(crate) goal: Goal,
+    pub(crate) attempts: Attempts,
+    pub(crate) policy: retry::Policy,
+    /// When all must have ended.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) limits: TryLimits,
+    /// Counted against the service's most requests at once, until the end.
+    pub(crate) pending: Option<Busy>,
+}
+
+/// What the tries aim at.
+#[derive(Debug)]
+pub(crate) enum Goal {
+    /// Nothing yet: the request was answered before it had one.
+    None,
+    Cluster(Arc<Cluster>),
+    Program {
+        address: SocketAddr,
+        protocol: Protocol,
+    },
+}
+
+/// What holds for each single try.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TryLimits {
+    /// Most time for a try, as its route says.
+    pub(crate) timeout: Option<Duration>,
+    /// Least pause before a further try, as its route says.
+    pub(crate) backoff: Option<Duration>,
+    /// Whether the try under way may go on beyond its time if nothing else can be tried.
+    soft: bool,
+}
+
+impl Course {
+    pub(crate) fn new() -> Self {
+        Self {
+            goal: Goal::None,
+            attempts: Attempts::default(),
+            policy: retry::Policy::NEVER,
+            deadline: None,
+            limits: TryLimits::default(),
+            pending: None,
+        }
+    }
+
+    pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        match &self.goal {
+            Goal::Cluster(cluster) => Some(cluster),
+            Goal::None | Goal::Program { .. } => None,
+        }
+    }
+
+    /// The next try, or why there is none.
+    pub(crate) fn dispatch(&mut self, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
+        if self.deadline.is_some_and(|deadline| deadline.since(now) < TRY_MIN) {
+            return Err(Reason::Timeout);
+        }
+        match &self.goal {
+            Goal::None => Err(Reason::Internal),
+            Goal::Program { address, protocol } => {
+                let target = Target::Local { address: *address, protocol: *protocol };
+                self.attempts.begin(None, now);
+                Ok(self.plan(target, LOCAL_CONNECT_TIMEOUT, None, Duration::ZERO))
+            }
+            Goal::Cluster(cluster) => {
+                let cluster = Arc::clone(cluster);
+                self.dispatch_to(&cluster, shard, now)
+            }
+        }
+    }
+
+    fn dispatch_to(&mut self, cluster: &Arc<Cluster>, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
+        let attempts = &self.attempts;
+        let member = balance::pick(cluster, shard, &|member| attempts.tried(member), now);
+        let member = Arc::clone(member.ok_or(Reason::NoEndpoint)?);
+        let delay = self.pause(attempts.tried(&member), shard);
+        self.attempts.begin(Some(Arc::clone(&member)), now);
+        let soft = self.soft_timeout(cluster, shard);
+        self.limits.soft = self.limits.timeout.is_none();
+        let timeout = self.limits.timeout.or(soft);
+        let target = Target::Mesh(Hop { member, cluster: Arc::clone(cluster) });
+        let try_deadline = timeout.map(|timeout| now + delay + timeout);
+        Ok(self.plan(target, cluster.call.connect_timeout, try_deadline, delay))
+    }
+
+    fn plan(&self, target: Target, connect: Duration, try_deadline: Option<Instant>, delay: Duration) -> Plan {
+        let attempt = u8::try_from(self.attempts.count()).unwrap_or(u8::MAX);
+        let keep_body = attempt < self.policy.tries_max && self.policy.body_held;
+        Plan {
+            target,
+            deadline: self.deadline,
+            // A try that would outlast the whole is limited by the whole alone.
+            try_deadline: try_deadline.filter(|at| self.deadline.is_none_or(|deadline| *at < deadline)),
+            connect_timeout: connect,
+            delay,
+            again: Again { attempt, keep_body },
+        }
+    }
+
+    fn pause(&self, same_endpoint: bool, shard: &mut Shard) -> Duration {
+        let tries = u32::try_from(self.attempts.count()).unwrap_or(u32::MAX);
+        if tries == 0 {
+            return Duration::ZERO;
+        }
+        let own = if same_endpoint { PAUSE_SAME_ENDPOINT * (1 << (tries - 1).min(4)) } else { Duration::ZERO };
+        let pause = own.max(self.limits.backoff.unwrap_or_default());
+        let jitter = shard.rng.below(51);
+        pause + pause / 100 * u32::try_from(jitter).unwrap_or(0)
+    }
+
+    /// Another endpoint is asked when one takes far longer than usual; only for requests that may be
+    /// processed twice, and never on the last try.
+    fn soft_timeout(&self, cluster: &Cluster, shard: &Shard) -> Option<Duration> {
+        let more = self.attempts.count() < usize::from(self.policy.tries_max);
+        if !(more && self.policy.repeatable && self.policy.body_held && cluster.members.len() > 1) {
+            return None;
+        }
+        Some(retry::patience(shard.clusters.peek(cluster.slot).and_then(|memory| memory.latency.p99())))
+    }
+
+    /// The try under way failed: another one, if the rules and the budget allow it.
+    pub(crate) fn fail(&mut self, shard: &mut Shard, failure: Failure, now: Instant) -> Step {
+        if failure == Failure::TryTimeout && self.limits.soft && !self.allows_another(failure, now) {
+            return Step::Wait;
+        }
+        let again = self.allows_another(failure, now) && self.withdraw(shard, now);
+        if failure == Failure::TryTimeout && self.limits.soft && !again {
+            return Step::Wait;
+        }
+        self.end(shard, Ending::Failed(failure), now);
+        if !again {
+            return Step::Give(Reason::of(failure));
+        }
+        shard.counts.retries += 1;
+        match self.dispatch(shard, now) {
+            Ok(plan) => Step::Send(plan),
+            Err(reason) => Step::Give(reason),
+        }
+    }
+
+    fn allows_another(&self, failure: Failure, now: Instant) -> bool {
+        let policy = &self.policy;
+        let may = failure.unsent() || (failure.lost() && policy.repeatable);
+        // What was written in part can't be written again unless it is still held; a connection that
+        // never came up has taken nothing.
+        let held =
+            policy.body_held || matches!(failure, Failure::Connect | Failure::ConnectTimeout | Failure::TlsIdentity);
+        may && held && self.attempts.count() < usize::from(policy.tries_max) && self.has_time(now)
+    }
+
+    pub(crate) fn has_time(&self, now: Instant) -> bool {
+        self.deadline.is_none_or(|deadline| deadline.since(now) >= TRY_MIN)
+    }
+
+    /// Takes one retry out of the cluster's budget.
+    pub(crate) fn withdraw(&self, shard: &mut Shard, now: Instant) -> bool {
+        let Some(cluster) = self.cluster() else { return false };
+        let memory = shard.clusters.entry(cluster.slot);
+        let granted = memory.is_some_and(|memory| memory.budget.withdraw(&cluster.call, now));
+        if !granted {
+            shard.counts.retries_over_budget += 1;
+        }
+        granted
+    }
+
+    /// Ends the try under way and learns from it.
+    pub(crate) fn end(&mut self, shard: &mut Shard, ending: Ending, now: Instant) {
+        let Some(member) = self.attempts.open().map(|attempt| attempt.member.clone()) else { return };
+        let span = self.attempts.end(ending, now);
+        let (Some(member), Some(cluster)) = (member, self.cluster()) else { return };
+        let patience = shard.clusters.entry(cluster.slot).map(|memory| {
+            if matches!(ending, Ending::Status(_) | Ending::Failed(Failure::TryTimeout)) {
+                memory.latency.note(span);
+            }
+            retry::patience(memory.latency.p99())
+        });
+        let sign = match ending {
+            Ending::Closed => Sign::Good,
+            Ending::Status(status) if status >= 500 && cluster.call.eject.statuses => Sign::Bad,
+            Ending::Status(_) => Sign::Good,
+            // A caller's own short deadline says nothing; one that a usual answer would have met does.
+            Ending::Failed(Failure::Deadline) if patience.is_some_and(|patience| span >= patience) => Sign::Bad,
+            Ending::Failed(failure) if failure.speaks_against_endpoint() => Sign::Bad,
+            Ending::Failed(_) => return,
+        };
+        outlier::note(shard, cluster, &member, sign, now);
+    }
+
+    /// Something went wrong after the answer had begun.
+    pub(crate) fn break_off(&mut self, shard: &mut Shard, failure: Failure, now: Instant) {
+        if self.attempts.open().is_some() {
+            self.end(shard, Ending::Failed(failure), now);
+            return;
+        }
+        let member = self.attempts.last().and_then(|attempt| attempt.member.clone());
+        if let (Some(member), Some(cluster), true) = (member, self.cluster(), failure == Failure::ResetAfterHead) {
+            outlier::note(shard, cluster, &member, Sign::Bad, now);
+        }
+    }
+}
+
+/// What follows a failed try.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Send(Plan),
+    Give(Reason),
+    Wait,
+}
+
+/// The answer for a course that gave up. An inbound proxy tells the proxy that called it whether the
+/// program may have seen the request.
+pub(crate) fn give_up(reason: Reason, failure: Option<Failure>, side: Side, grpc: bool, course: &Course) -> Answer {
+    let who = match (&course.goal, course.attempts.last().and_then(|attempt| attempt.member.as_ref())) {
+        (Goal::Program { address, .. }, _) => format!("the program at {address}"),
+        (Goal::Cluster(cluster), Some(member)) => format!("{} of {}", member.name(), cluster.name.label),
+        (Goal::Cluster(cluster), None) => cluster.name.label.to_string(),
+        (Goal::None, _) => "the service".to_string(),
+    };
+    let tries = course.attempts.count();
+    let detail = match (reason, failure) {
+        (Reason::NoEndpoint, _) => match course.cluster() {
+            Some(cluster) if cluster.away > 0 => {
+                format!("{} has no healthy endpoint ({} draining or unhealthy)", cluster.name.label, cluster.away)
+            }
+            _ => format!("{who} has no endpoint"),
+        },
+        (Reason::Timeout, None) => "the time for the request had run out before it was sent".to_string(),
+        (_, Some(failure)) => format!("{who}: {} (try {tries} of {tries})", failure.label()),
+        (_, None) => format!("{who}: {}", reason.label()),
+    };
+    let mut answer = Answer::new(reason, grpc, detail);
+    if side == Side::Inbound {
+        answer.failure = match failure {
+            Some(failure) if failure.unsent() => Some(FAILURE_UNSENT),
+            Some(Failure::ResetBeforeHead { .. }) => Some(FAILURE_LOST),
+            _ => None,
+        };
+    }
+    answer
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The time a request has left: read on entry, capped, and written lower at each hop, so that nobody
+//! works for a caller who has stopped waiting. Carried as `x-byrnie-deadline-ms` and, for gRPC, as
+//! `grpc-timeout` (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
+
+use crate::digits::Digits;
+use byrnie_base::Instant;
+use byrnie_codec::grpc::parse_timeout;
+use byrnie_codec::headers::deadline_ms;
+use byrnie_codec::{Head, Known};
+use std::time::Duration;
+
+/// Longest time that a header can ask for. What lasts longer needs no deadline.
+pub(crate) const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The earliest end that the request's headers ask for. A header that can't be read is dropped: it
+/// can't be forwarded as if it meant something.
+pub(crate) fn read(head: &mut Head, now: Instant) -> Option<Instant> {
+    let own = header(head, Known::ByrnieDeadlineMs, |value| deadline_ms(value).map(Duration::from_millis));
+    let grpc = header(head, Known::GrpcTimeout, parse_timeout);
+    let span = match (own, grpc) {
+        (Some(a), Some(b)) => a.min(b),
+        (a, b) => a.or(b)?,
+    };
+    Some(now + span.min(DEADLINE_MAX))
+}
+
+/// Writes the time left into `head`.
+pub(crate) fn stamp(head: &mut Head, deadline: Option<Instant>, now: Instant) {
+    let Some(deadline) = deadline else { return };
+    let left = u64::try_from(deadline.since(now).as_millis()).unwrap_or(u64::MAX).max(1);
+    head.set(Known::ByrnieDeadlineMs.name(), Digits::of(left).as_bytes()).ok();
+    if head.header(Known::GrpcTimeout).is_some() {
+        // At most 8 digits: 24 h are 86,400,000 ms.
+        head.set(Known::GrpcTimeout.name(), Digits::of(left.min(99_999_999)).with(b'm')).ok();
+    }
+}
+
+fn header(head: &mut Head, name: Known, parse: impl Fn(&[u8]) -> Option<Duration>) -> Option<Duration> {
+    let parsed = parse(head.header(name)?);
+    if parsed.is_none() {
+        head.remove_known(name);
+    }
+    parsed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(headers: &[(&str, &str)], expected_ms: Option<u64>) {
+        let mut head = Head::new();
+        head.start_request("GET", "http", "a", "/").unwrap();
+        for (name, value) in headers {
+            head.append(name, value.as_bytes()).unwrap();
+        }
+        let now = Instant::from_nanos(1_000_000_000);
+        let expected = expected_ms.map(|ms| now + Duration::from_millis(ms));
+        assert_eq!(read(&mut head, now), expected, "{headers:?}");
+    }
+
+    #[test]
+    fn deadlines_are_read_and_capped() {
+        check(&[], None);
+        check(&[("x-byrnie-deadline-ms", "250")], Some(250));
+        check(&[("x-byrnie-deadline-ms", "-1")], None);
+        check(&[("x-byrnie-deadline-ms", "1e3")], None);
+        check(&[("x-byrnie-deadline-ms", "99999999999999999999")], None);
+        check(&[("x-byrnie-deadline-ms", "999999999")], Some(86_400_000));
+        check(&[("grpc-timeout", "2S")], Some(2000));
+        check(&[("grpc-timeout", "99999999H")], Some(86_400_000));
+        check(&[("grpc-timeout", "999999999S")], None);
+        check(&[("grpc-timeout", "5")], None);
+        check(&[("grpc-timeout", "1500m"), ("x-byrnie-deadline-ms", "700")], Some(700));
+    }
+
+    #[test]
+    fn each_hop_writes_less() {
+        let mut head = Head::new();
+        head.start_request("POST", "http", "a", "/").unwrap();
+        head.append("grpc-timeout", b"2S").unwrap();
+        let now = Instant::from_nanos(0);
+        let deadline = read(&mut head, now);
+        stamp(&mut head, deadline, now + Duration::from_millis(300));
+        assert_eq!(head.get("grpc-timeout"), Some(&b"1700m"[..]));
+        assert_eq!(head.get("x-byrnie-deadline-ms"), Some(&b"1700"[..]));
+        assert_eq!(head.values("grpc-timeout").count(), 1);
+    }
+}

@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One request and its response: the L7 state machine. A proxy begins it with the request's head,
+//! performs each [`Effect`], reports what came of it, and finishes it for the [`Verdict`]. All four
+//! mounts, `explain` and the simulator run this code. No IO, no clock, no lock.
+
+use crate::answer::{Answer, FAILURE_HEADER, FAILURE_LOST, FAILURE_UNSENT};
+use crate::attempts::Ending;
+use crate::authorize::{self, Ruling};
+use crate::cluster::{Busy, Cluster};
+use crate::course::{Course, Goal, Step, give_up};
+use crate::route::Chosen;
+use crate::shard::Shard;
+use crate::snapshot::{Port, Snapshot, Subtree};
+use crate::verdict::{Decided, Labels, Verdict, method_label};
+use crate::{Arrival, DecisionId, Effect, Failure, Outcome, Plan, Reason, Side, Tls};
+use crate::{deadline, enter, filter, resolve, retry};
+use byrnie_base::{Instant, Now, Text, assert_size};
+use byrnie_codec::{Head, Known, grpc};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One request and its response. Dropping it without [`Exchange::finish`] gives back all that it holds.
+#[derive(Debug)]
+pub struct Exchange {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) facts: Facts,
+    pub(crate) course: Course,
+    pub(crate) chosen: Option<Chosen>,
+    pub(crate) access: Option<Box<Ruling>>,
+    source: Text,
+    pub(crate) service: Option<Arc<Subtree>>,
+    pub(crate) nearest: Option<Text>,
+    reason: Option<Reason>,
+}
+
+assert_size!(Exchange, 448);
+
+/// What doesn't change from begin to end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    id: DecisionId,
+    side: Side,
+    method: &'static str,
+    grpc: bool,
+    tls: Tls,
+    begun: Instant,
+}
+
+/// When to come again after an overload, if nothing better is known.
+const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Exchange {
+    /// Decides on a request. `head` is edited to what is to be sent.
+    pub fn begin(
+        snapshot: &Arc<Snapshot>,
+        shard: &mut Shard,
+        arrival: &Arrival<'_>,
+        head: &mut Head,
+        now: Now,
+    ) -> (Self, Effect) {
+        let mut exchange = Self::open(snapshot, shard, arrival, head, now.mono);
+        enter::request(shard, arrival, head);
+        let decided = match arrival.direction.side() {
+            Side::Inbound => exchange.decide_inbound(shard, arrival, head, now.mono),
+            Side::Outbound | Side::Edge => exchange.decide_outbound(shard, arrival, head, now.mono),
+        };
+        let effect = match decided {
+            Ok(plan) => {
+                plan.stamp(head, now);
+                Effect::Send(plan)
+            }
+            Err(answer) => exchange.reply(answer),
+        };
+        (exchange, effect)
+    }
+
+    fn open(snapshot: &Arc<Snapshot>, shard: &mut Shard, arrival: &Arrival<'_>, head: &Head, now: Instant) -> Self {
+        let side = arrival.direction.side();
+        let facts = Facts {
+            id: DecisionId::draw(&mut shard.rng),
+            side,
+            method: method_label(head.method()),
+            grpc: grpc::is_grpc(head),
+            tls: arrival.tls,
+            begun: now,
+        };
+        Self {
+            snapshot: Arc::clone(snapshot),
+            facts,
+            course: Course::new(),
+            chosen: None,
+            access: None,
+            source: source_label(snapshot, shard, arrival),
+            service: None,
+            nearest: None,
+            reason: None,
+        }
+    }
+
+    /// The id of this exchange's record, for `x-byrnie-decision`.
+    pub fn id(&self) -> &DecisionId {
+        &self.facts.id
+    }
+
+    /// The request's body can't be sent again: more of it has passed than the proxy keeps.
+    pub fn body_gone(&mut self) {
+        self.course.policy.body_held = false;
+    }
+
+    /// Takes in the head of a final response (not 1xx, but 101) and edits it for the caller.
+    pub fn on_response(&mut self, shard: &mut Shard, head: &mut Head, now: Now) -> Effect {
+        let now = now.mono;
+        if self.course.cluster().is_none() {
+            // The own program can't speak for the mesh.
+            head.remove(FAILURE_HEADER);
+            head.remove_known(Known::ByrnieDecision);
+            self.course.end(shard, Ending::Status(head.status()), now);
+            return Effect::Forward;
+        }
+        if let Some(failure) = peer_failure(head) {
+            match self.course.fail(shard, failure, now) {
+                Step::Send(plan) => return Effect::Send(plan),
+                Step::Give(_) | Step::Wait => {}
+            }
+            head.remove(FAILURE_HEADER);
+        } else {
+            self.course.end(shard, Ending::Status(head.status()), now);
+            if let Some(plan) = self.retry_on_status(shard, head.status(), now) {
+                return Effect::Send(plan);
+            }
+            if self.course.attempts.count() > 1 {
+                shard.counts.retries_won += 1;
+            }
+        }
+        if let Some(chosen) = &self.chosen {
+            filter::edit_response(&chosen.rule().filters, head);
+            filter::edit_response(chosen.backend().map_or(&[], |backend| &backend.filters), head);
+        }
+        Effect::Forward
+    }
+
+    /// The try under way failed before a response head had come.
+    pub fn on_failure(&mut self, shard: &mut Shard, failure: Failure, now: Now) -> Effect {
+        match self.course.fail(shard, failure, now.mono) {
+            Step::Send(plan) => Effect::Send(plan),
+            Step::Wait => Effect::Wait,
+            Step::Give(reason) => {
+                let answer = give_up(reason, Some(failure), self.facts.side, self.facts.grpc, &self.course);
+                self.reply(Box::new(answer))
+            }
+        }
+    }
+
+    /// Ends the exchange.
+    pub fn finish(mut self, shard: &mut Shard, outcome: Outcome, now: Now) -> Verdict {
+        if let Some(failure) = outcome.failure {
+            self.course.break_off(shard, failure, now.mono);
+            self.reason = self.reason.or(Some(Reason::of(failure)));
+        }
+        let words = &self.snapshot.words;
+        let route = match (&self.chosen, &self.course.goal) {
+            (Some(chosen), _) => chosen.label().clone(),
+            (None, Goal::Cluster(_)) => words.default.clone(),
+            (None, Goal::None | Goal::Program { .. }) => words.none.clone(),
+        };
+        let (rule, shadow) = match self.access {
+            Some(ruling) => (ruling.rule.unwrap_or_else(|| words.default.clone()), ruling.shadow),
+            None => (words.none.clone(), None),
+        };
+        let destination = self.service.as_ref().map_or(&words.unknown, |service| &service.label).clone();
+        let Facts { id, side, method, tls, begun, .. } = self.facts;
+        // Outbound, what counts is the connection that the mesh makes.
+        let tls = if side != Side::Inbound && self.course.cluster().is_some() { Tls::Mutual } else { tls };
+        Verdict {
+            id,
+            labels: Labels { side, source: self.source, destination, method, tls },
+            decided: Decided { route, rule, shadow, nearest: self.nearest, revision: self.snapshot.revision },
+            status: outcome.status,
+            reason: self.reason,
+            attempts: self.course.attempts,
+            duration: now.mono.since(begun),
+        }
+    }
+
+    fn reply(&mut self, answer: Box<Answer>) -> Effect {
+        self.reason = Some(answer.reason);
+        Effect::Reply(answer)
+    }
+
+    fn refuse(&self, reason: Reason, detail: impl Into<Text>) -> Box<Answer> {
+        Box::new(Answer::new(reason, self.facts.grpc, detail))
+    }
+
+    fn decide_inbound(
+        &mut self,
+        shard: &mut Shard,
+        arrival: &Arrival<'_>,
+        head: &mut Head,
+        now: Instant,
+    ) -> Result<Plan, Box<Answer>> {
+        let snapshot = Arc::clone(&self.snapshot);
+        self.course.deadline = deadline::read(head, now);
+        let found = resolve::resolve(&snapshot, &arrival.direction, head.host(), head.port());
+        let served = found.ok().and_then(|(tree, port)| Some((tree, port, port.program?, tree.access.as_ref()?)));
+        let Some((tree, port, program, access)) = served else {
+            let mut answer = self.refuse(Reason::NotServed, "this workload does not serve that service port");
+            answer.failure = Some(FAILURE_UNSENT);
+            return Err(answer);
+        };
+        self.service = Some(Arc::clone(tree));
+        let call =
+            authorize::Call { source: arrival.source, port: program.port(), http: Some((head.method(), head.path())) };
+        let ruling = access.rule_on(&call, snapshot.default_allows());
+        if !ruling.allowed {
+            let refusal = Refusal::of(access, &call, &ruling, tree);
+            self.nearest = refusal.nearest;
+            self.access = Some(Box::new(ruling));
+            return Err(self.refuse(Reason::AccessDenied, refusal.detail));
+        }
+        if ruling.rule.is_some() || ruling.shadow.is_some() {
+            self.access = Some(Box::new(ruling));
+        }
+        self.course.goal = Goal::Program { address: program, protocol: port.protocol };
+        self.dispatch(shard, now)
+    }
+
+    fn decide_outbound(
+        &mut self,
+        shard: &mut Shard,
+        arrival: &Arrival<'_>,
+        head: &mut Head,
+        now: Instant,
+    ) -> Result<Plan, Box<Answer>> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let found = resolve::resolve(&snapshot, &arrival.direction, head.host(), head.port());
+        let (tree, port) = found.map_err(|reason| self.refuse(reason, unknown_service(arrival, head)))?;
+        self.service = Some(Arc::clone(tree));
+        self.course.deadline = deadline::read(head, now);
+        let logical = snapshot.cluster(port.cluster).ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
+        self.admit(logical, now)?;
+        let cluster = self.route(shard, (tree, port), head, now)?;
+        let rule = self.chosen.as_ref().map(Chosen::rule);
+        let unsafe_retry = logical.call.unsafe_retry;
+        let retry = rule.and_then(|rule| rule.retry.as_ref());
+        let allowed = retries_allowed(head);
+        let policy = retry::Policy::of(head.method(), &cluster.call, retry, allowed);
+        self.course.policy = retry::Policy { repeatable: policy.repeatable || unsafe_retry, ..policy };
+        self.course.limits.timeout = rule.and_then(|rule| rule.backend_timeout);
+        self.course.limits.backoff = retry.and_then(|retry| retry.backoff);
+        if let Some(memory) = shard.clusters.entry(cluster.slot) {
+            memory.budget.request(&cluster.call, now);
+        }
+        self.course.goal = Goal::Cluster(cluster);
+        self.dispatch(shard, now)
+    }
+
+    fn dispatch(&mut self, shard: &mut Shard, now: Instant) -> Result<Plan, Box<Answer>> {
+        let planned = self.course.dispatch(shard, now);
+        planned.map_err(|reason| Box::new(give_up(reason, None, self.facts.side, self.facts.grpc, &self.course)))
+    }
+
+    /// The limits of the service asked for.
+    fn admit(&mut self, logical: &Cluster, now: Instant) -> Result<(), Box<Answer>> {
+        if let Some(most) = logical.call.pending_max {
+            let busy = Busy::on(&logical.call.share.pending);
+            if logical.call.share.pending.value() > u64::from(most) {
+                let mut answer = self.refuse(Reason::Overload, format!("{most} requests are under way already"));
+                answer.retry_after = Some(OVERLOAD_RETRY_AFTER);
+                return Err(answer);
+            }
+            self.course.pending = Some(busy);
+        }
+        if let Some(wait) = logical.over_rate(now) {
+            let mut answer = self.refuse(Reason::RateLimited, "the rate limit of the service is reached");
+            answer.retry_after = Some(wait);
+            return Err(answer);
+        }
+        Ok(())
+    }
+
+    /// The cluster that the routes of the port lead to, with their filters done.
+    fn route(
+        &mut self,
+        shard: &mut Shard,
+        (tree, port): (&Subtree, &Port),
+        head: &mut Head,
+        now: Instant,
+    ) -> Result<Arc<Cluster>, Box<Answer>> {
+        let snapshot = Arc::clone(&self.snapshot);
+        if port.table.is_empty() {
+            let own = snapshot.cluster(port.cluster).map(Arc::clone);
+            return own.ok_or_else(|| self.refuse(Reason::Internal, "no cluster"));
+        }
+        let Some(mut chosen) = port.table.choose(head) else {
+            self.nearest = nearest_route(port, head);
+            let detail = format!("{} has routes, but none of their rules fits the request", tree.label);
+            return Err(self.refuse(Reason::NoRoute, detail));
+        };
+        let slot = chosen.draw_backend(&mut shard.rng);
+        self.chosen = Some(chosen);
+        let Some(chosen) = &self.chosen else { return Err(self.refuse(Reason::Internal, "no rule")) };
+        let rule = chosen.rule();
+        if let Some(timeout) = rule.timeout {
+            let end = now + timeout;
+            self.course.deadline = Some(self.course.deadline.map_or(end, |deadline| deadline.min(end)));
+        }
+        let prefix = chosen.matched().prefix();
+        if let Some(redirect) = filter::redirect(&rule.filters) {
+            let location = filter::location(redirect, head, prefix, self.facts.tls);
+            let mut answer = self.refuse(Reason::Redirect, format!("redirected to {location}"));
+            (answer.status, answer.location, answer.grpc) = (redirect.status, Some(location), false);
+            return Err(answer);
+        }
+        let cluster = slot.and_then(|slot| snapshot.cluster(slot));
+        let Some(cluster) = cluster else {
+            return Err(self.refuse(Reason::BackendAbsent, absent_backend(chosen)));
+        };
+        let backend_filters = chosen.backend().map_or(&[][..], |backend| &backend.filters);
+        let edited = filter::edit_request(&rule.filters, head, prefix, &mut shard.scratch)
+            .and_then(|()| filter::edit_request(backend_filters, head, prefix, &mut shard.scratch));
+        match edited {
+            Ok(()) => Ok(Arc::clone(cluster)),
+            Err(filter::Broken) => {
+                let detail = format!("the filters of {} do not yield a valid request", chosen.label());
+                Err(self.refuse(Reason::Internal, detail))
+            }
+        }
+    }
+
+    /// Another try because of the response's status, where the route asks for it.
+    fn retry_on_status(&mut self, shard: &mut Shard, status: u16, now: Instant) -> Option<Plan> {
+        let retry = self.chosen.as_ref()?.rule().retry.as_ref()?;
+        let policy = &self.course.policy;
+        let may = retry.codes.contains(&status)
+            && policy.repeatable
+            && policy.body_held
+            && self.course.attempts.count() < usize::from(policy.tries_max)
+            && self.course.has_time(now);
+        if !may || !self.course.withdraw(shard, now) {
+            return None;
+        }
+        self.course.attempts.release();
+        let plan = self.course.dispatch(shard, now).ok()?;
+        shard.counts.retries += 1;
+        Some(plan)
+    }
+}
+
+/// Why a call was refused, for the record and for the caller.
+pub(crate) struct Refusal {
+    pub(crate) nearest: Option<Text>,
+    pub(crate) detail: Text,
+}
+
+impl Refusal {
+    pub(crate) fn of(access: &authorize::Access, call: &authorize::Call<'_>, ruling: &Ruling, tree: &Subtree) -> Self {
+        let nearest: Option<Text> = match &ruling.rule {
+            Some(rule) => Some(format!("refused by rule {rule}").into()),
+            None => access.nearest(call).map(Text::from),
+        };
+        // Names of policies are for callers of the same namespace; others get the record's id.
+        let kin = call.source.is_some_and(|identity| *identity.namespace() == tree.service.namespace);
+        let why = match &nearest {
+            Some(nearest) if kin => format!("{} does not let you make this call: {nearest}", tree.label),
+            _ => format!("{} does not let you make this call", tree.label),
+        };
+        Self { nearest, detail: why.into() }
+    }
+}
+
+pub(crate) fn source_label(snapshot: &Snapshot, shard: &mut Shard, arrival: &Arrival<'_>) -> Text {
+    match (arrival.direction.side(), arrival.source) {
+        (Side::Outbound | Side::Edge, _) => snapshot.words.own.clone(),
+        (Side::Inbound, Some(identity)) => shard.caller(identity),
+        (Side::Inbound, None) => snapshot.words.unknown.clone(),
+    }
+}
+
+/// What the other proxy says of its own failure.
+fn peer_failure(head: &Head) -> Option<Failure> {
+    match head.get(FAILURE_HEADER)? {
+        value if value == FAILURE_UNSENT.as_bytes() => Some(Failure::Refused),
+        value if value == FAILURE_LOST.as_bytes() => Some(Failure::ResetBeforeHead { request_sent: true }),
+        _ => None,
+    }
+}
+
+/// The retries that the caller left for this hop and all behind it.
+fn retries_allowed(head: &Head) -> Option<u8> {
+    let value = head.header(Known::ByrnieRetryBudget)?;
+    std::str::from_utf8(value).ok()?.parse::<u32>().ok().map(|n| u8::try_from(n).unwrap_or(u8::MAX))
+}
+
+fn unknown_service(arrival: &Arrival<'_>, head: &Head) -> String {
+    match arrival.direction {
+        crate::Direction::Service { service, port } | crate::Direction::Inbound { service, port } => {
+            format!("no service {service} with port {port} is known here")
+        }
+        crate::Direction::Forward | crate::Direction::Edge => {
+            format!("no service of the mesh is called {}", head.authority())
+        }
+    }
+}
+
+fn absent_backend(chosen: &Chosen) -> String {
+    match chosen.backend() {
+        Some(backend) => {
+            format!("{} sends to {}:{}, which does not exist", chosen.label(), backend.service, backend.port)
+        }
+        None => format!("{} has no backend with a weight above 0", chosen.label()),
+    }
+}
+
+/// The first match that asks for this path but for something else too, or else the first of all.
+fn nearest_route(port: &Port, head: &Head) -> Option<Text> {
+    use crate::route::Miss;
+    let by_path = port.table.misses(head).find(|(_, miss)| !matches!(miss, Some(Miss::Path(_))));
+    let (entry, miss) = by_path.or_else(|| port.table.misses(head).next())?;
+    Some(format!("closest rule {}: {}", entry.label(), miss?).into())
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What would happen to a request, and why. Runs [`Exchange::begin`] itself on a copy of the head with
+//! dice of its own, and then tells what it finds in the exchange: there is no second logic here. Called
+//! by the console for `byrnie explain` and by tests; it may take its time.
+
+use crate::balance;
+use crate::cluster::Cluster;
+use crate::exchange::Exchange;
+use crate::shard::Shard;
+use crate::snapshot::Snapshot;
+use crate::tunnel::Tunnel;
+use crate::{Arrival, Effect, Outcome, Reason, Side, Target, resolve};
+use byrnie_base::{Now, Text};
+use byrnie_codec::Head;
+use byrnie_model::ServiceRef;
+use std::sync::Arc;
+
+/// What would happen at one proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// `allowed` (inbound), `sent` (outbound, edge), `denied`, or `answered` (by the mesh itself).
+    pub decision: Text,
+    /// The code of the BYR- registry; empty if the request passes.
+    pub code: Text,
+    /// The metric label; empty if the request passes.
+    pub reason: Text,
+    /// The status of the mesh's own answer; 0 if the request passes.
+    pub status: u16,
+    /// What was decided, in order.
+    pub steps: Vec<Step>,
+    /// The rule that came nearest, and what it lacked; empty if none did.
+    pub nearest: Text,
+    /// What to do about it; empty if the request passes.
+    pub next: Text,
+    /// Where the request goes on to, if it leaves for another proxy.
+    pub onward: Option<Onward>,
+}
+
+/// One decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// What was decided: `service`, `route`, `filters`, `endpoint`, `access`, `program`, `answer`.
+    pub hop: &'static str,
+    /// The rule that decided, such as `shop/payments[0]`; empty if none.
+    pub rule: Text,
+    /// Where the rule is written, as the name of its resource (`HTTPRoute/shop/payments`); empty if nowhere.
+    pub at: Text,
+    /// The decision in words.
+    pub detail: Text,
+}
+
+/// The proxy that comes next.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Onward {
+    /// The service asked of it.
+    pub service: ServiceRef,
+    /// The port of the service.
+    pub port: u16,
+    /// The workload.
+    pub endpoint: Text,
+    /// The head as it would arrive there.
+    pub path: Text,
+}
+
+/// Seed of the dice: two explanations of one request agree.
+const SEED: u64 = 0;
+
+/// What would happen to a request with this head. `shard` gives what a core has learnt of endpoints and
+/// is not changed by much; a fresh one explains a proxy that has seen nothing.
+pub fn explain(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, head: &Head, now: Now) -> Explanation {
+    let mut shard = Shard::new(SEED);
+    let mut edited = head.clone();
+    let (exchange, effect) = Exchange::begin(snapshot, &mut shard, arrival, &mut edited, now);
+    let mut steps = Vec::new();
+    explain_service(snapshot, arrival, head, &mut steps);
+    if arrival.direction.side() != Side::Inbound {
+        explain_route(snapshot, arrival, head, &exchange, &mut steps);
+    }
+    if let Some(cluster) = exchange.course.cluster() {
+        explain_endpoint(cluster, &effect, &shard, now, &mut steps);
+    }
+    let passed = !matches!(&effect, Effect::Reply(answer) if answer.reason == Reason::AccessDenied);
+    if arrival.direction.side() == Side::Inbound && exchange.service.is_some() {
+        let rule = exchange.access.as_ref().and_then(|ruling| ruling.rule.clone());
+        let shadow = exchange.access.as_ref().and_then(|ruling| ruling.shadow.clone());
+        explain_access(arrival, snapshot, (rule, shadow), passed, &mut steps);
+    }
+    let onward = onward(&effect, edited.path());
+    let verdict = exchange.finish(&mut shard, Outcome::default(), now);
+    conclude(effect, steps, verdict.decided.nearest, arrival, onward)
+}
+
+/// What would happen to an opaque connection.
+pub fn explain_tunnel(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, now: Now) -> Explanation {
+    let mut shard = Shard::new(SEED);
+    let (tunnel, effect) = Tunnel::begin(snapshot, &mut shard, arrival, now);
+    let mut steps = Vec::new();
+    explain_service(snapshot, arrival, &Head::new(), &mut steps);
+    if let Effect::Send(plan) = &effect
+        && let Target::Mesh(hop) = &plan.target
+    {
+        explain_endpoint(&hop.cluster, &effect, &shard, now, &mut steps);
+    }
+    let passed = !matches!(&effect, Effect::Reply(answer) if answer.reason == Reason::AccessDenied);
+    let known = resolve::resolve(snapshot, &arrival.direction, "", None).is_ok();
+    let onward = onward(&effect, "");
+    let verdict = tunnel.finish(&mut shard, Outcome::default(), now);
+    if arrival.direction.side() == Side::Inbound && known {
+        let rule = Some(verdict.decided.rule.clone()).filter(|rule| *rule != *"default" && !rule.is_empty());
+        explain_access(arrival, snapshot, (rule, verdict.decided.shadow), passed, &mut steps);
+    }
+    conclude(effect, steps, verdict.decided.nearest, arrival, onward)
+}
+
+fn onward(effect: &Effect, path: &str) -> Option<Onward> {
+    let Effect::Send(plan) = effect else { return None };
+    let Target::Mesh(hop) = &plan.target else { return None };
+    Some(Onward {
+        service: hop.cluster.service().clone(),
+        port: hop.cluster.port(),
+        endpoint: hop.endpoint().clone(),
+        path: path.into(),
+    })
+}
+
+fn conclude(
+    effect: Effect,
+    mut steps: Vec<Step>,
+    nearest: Option<Text>,
+    arrival: &Arrival<'_>,
+    onward: Option<Onward>,
+) -> Explanation {
+    let nearest = nearest.unwrap_or_default();
+    let answer = match effect {
+        Effect::Reply(answer) => answer,
+        Effect::Send(plan) => {
+            let inbound = arrival.direction.side() == Side::Inbound;
+            if let Target::Local { address, protocol } = &plan.target {
+                let detail = format!("to the program at {address}, which speaks {}", protocol.name());
+                steps.push(step("program", "", "", detail));
+            }
+            let decision = if inbound { "allowed" } else { "sent" }.into();
+            let (code, reason, next) = (Text::default(), Text::default(), Text::default());
+            return Explanation { decision, code, reason, status: 0, steps, nearest, next, onward };
+        }
+        Effect::Forward | Effect::Wait => {
+            let none = Text::default;
+            let decision = "sent".into();
+            return Explanation {
+                decision,
+                code: none(),
+                reason: none(),
+                status: 0,
+                steps,
+                nearest,
+                next: none(),
+                onward,
+            };
+        }
+    };
+    let code = answer.reason.code();
+    let decision = if answer.reason == Reason::AccessDenied { "denied" } else { "answered" };
+    steps.push(step("answer", "", "", format!("{} {}", answer.status, answer.detail)));
+    Explanation {
+        decision: decision.into(),
+        code: code.map_or("", |code| code.id).into(),
+        reason: answer.reason.label().into(),
+        status: answer.status,
+        steps,
+        nearest,
+        next: code.map_or("", |code| code.next).into(),
+        onward: None,
+    }
+}
+
+fn step(hop: &'static str, rule: &str, at: &str, detail: impl Into<Text>) -> Step {
+    Step { hop, rule: rule.into(), at: at.into(), detail: detail.into() }
+}
+
+/// `KIND/NAMESPACE/NAME` of a rule's label `NAMESPACE/NAME[INDEX]`.
+fn resource(kind: &str, label: &str) -> String {
+    format!("{kind}/{}", label.split_once('[').map_or(label, |(name, _)| name))
+}
+
+fn explain_service(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, steps: &mut Vec<Step>) {
+    let detail = match resolve::resolve(snapshot, &arrival.direction, head.host(), head.port()) {
+        Ok((tree, port)) => format!("{} port {} ({})", tree.label, port.number, port.protocol.name()),
+        Err(_) => {
+            let mut known: Vec<String> = snapshot.services().map(ToString::to_string).collect();
+            known.sort();
+            format!("none of this name; known here: {}", known.join(", "))
+        }
+    };
+    steps.push(step("service", "", "", detail));
+}
+
+fn explain_route(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, exchange: &Exchange, steps: &mut Vec<Step>) {
+    let Ok((_, port)) = resolve::resolve(snapshot, &arrival.direction, head.host(), head.port()) else { return };
+    if port.table.is_empty() {
+        steps.push(step("route", "default", "", "the service has no routes: straight to its endpoints"));
+        return;
+    }
+    for (entry, miss) in port.table.misses(head) {
+        let label = entry.label();
+        let at = resource("HTTPRoute", label);
+        match miss {
+            Some(miss) => steps.push(step("route", label, &at, format!("does not fit: {miss}"))),
+            None => {
+                let backend = exchange.chosen.as_ref().and_then(|chosen| chosen.backend());
+                let detail = match backend {
+                    Some(backend) => format!("fits; backend {} weight {}", backend.service, backend.weight),
+                    None => "fits; no backend".to_string(),
+                };
+                steps.push(step("route", label, &at, detail));
+                return;
+            }
+        }
+    }
+}
+
+fn explain_endpoint(cluster: &Cluster, effect: &Effect, shard: &Shard, now: Now, steps: &mut Vec<Step>) {
+    let taken = match effect {
+        Effect::Send(plan) => match &plan.target {
+            Target::Mesh(hop) => Some(hop.endpoint().clone()),
+            Target::Local { .. } => None,
+        },
+        _ => None,
+    };
+    let near = balance::near_end(cluster, shard, now.mono);
+    for (index, member) in cluster.members.iter().enumerate() {
+        let chosen = taken.as_ref() == Some(member.name());
+        // The try explained here is none.
+        let (busy, weight) = balance::score(member);
+        let busy = busy - 1 - u64::from(chosen);
+        let far = if index >= near { ", farther away" } else { "" };
+        let verb = if chosen { "chosen" } else { "candidate" };
+        let detail =
+            format!("{verb}: {} at {}, {busy} under way, weight {weight}{far}", member.name(), member.address());
+        steps.push(step("endpoint", "", "", detail));
+    }
+    if cluster.away > 0 {
+        steps.push(step("endpoint", "", "", format!("{} draining or unhealthy", cluster.away)));
+    }
+}
+
+fn explain_access(
+    arrival: &Arrival<'_>,
+    snapshot: &Snapshot,
+    (rule, shadow): (Option<Text>, Option<Text>),
+    passed: bool,
+    steps: &mut Vec<Step>,
+) {
+    let caller = arrival.source.map_or_else(|| "a caller without certificate".to_string(), ToString::to_string);
+    let verb = if passed { "may" } else { "may not" };
+    match &rule {
+        Some(rule) => steps.push(step("access", rule, &resource("AccessPolicy", rule), format!("{caller} {verb}"))),
+        None => {
+            let default = if snapshot.default_allows() { "Allow" } else { "Deny" };
+            let detail = format!("no rule fits {caller}: the mesh's default is {default}");
+            steps.push(step("access", "default", "Mesh/mesh", detail));
+        }
+    }
+    if let Some(shadow) = shadow {
+        let detail = "a Shadow policy would have decided otherwise";
+        steps.push(step("access", &shadow, &resource("AccessPolicy", &shadow), detail));
+    }
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who runs the engine, and what knocks at its door. Made by a proxy's mount and its listeners; read
+//! by the compiler and by every exchange. Nothing here decides.
+
+use byrnie_base::Text;
+use byrnie_model::service::Locality;
+use byrnie_model::{Identity, ServiceRef};
+use std::net::SocketAddr;
+
+/// The proxy for which a snapshot is compiled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Name of its workload.
+    pub name: Text,
+    /// Namespace of its workload: what a bare service name means.
+    pub namespace: Text,
+    /// Who it is to others.
+    pub identity: Identity,
+    /// Where it runs, for failover.
+    pub locality: Locality,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// What a proxy is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It stands beside one workload.
+    Sidecar,
+    /// It lets the outside in.
+    Gateway,
+    /// It is a library in the program itself.
+    InProcess,
+}
+
+/// A request or connection as it comes in: all that the engine learns besides the head.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// Which door it came through.
+    pub direction: Direction<'a>,
+    /// Who the certificate of the other side proves; `None` without one.
+    pub source: Option<&'a Identity>,
+    /// The other side's address. Never a ground for trust.
+    pub remote: SocketAddr,
+    /// How the connection is protected.
+    pub tls: Tls,
+}
+
+/// The door that something came through.
+#[derive(Clone, Copy, Debug)]
+pub enum Direction<'a> {
+    /// A listener that stands for one service port (`BYRNIE_<SVC>_URL`, capture).
+    Service {
+        /// The service asked for.
+        service: &'a ServiceRef,
+        /// Its port.
+        port: u16,
+    },
+    /// The forward HTTP proxy: the authority names the service.
+    Forward,
+    /// The edge: the host names the service.
+    Edge,
+    /// The mTLS listener: SNI names the service.
+    Inbound {
+        /// The service asked for.
+        service: &'a ServiceRef,
+        /// Its port, as callers name it.
+        port: u16,
+    },
+}
+
+impl Direction<'_> {
+    /// Which side of the workload this is.
+    pub const fn side(&self) -> Side {
+        match self {
+            Self::Service { .. } | Self::Forward => Side::Outbound,
+            Self::Edge => Side::Edge,
+            Self::Inbound { .. } => Side::Inbound,
+        }
+    }
+}
+
+/// On which side of a workload an exchange is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// It comes to the workload.
+    Inbound,
+    /// It comes from the workload.
+    Outbound,
+    /// It comes from outside the mesh.
+    Edge,
+}
+
+impl Side {
+    /// The metric label `direction`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::Edge => "edge",
+        }
+    }
+}
+
+/// How a connection is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tls {
+    /// Both sides have shown certificates.
+    Mutual,
+    /// Only the server has.
+    Simple,
+    /// Not at all.
+    None,
+}
+
+impl Tls {
+    /// The metric label `tls`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Mutual => "mutual",
+            Self::Simple => "simple",
+            Self::None => "none",
+        }
+    }
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the engine wants done, and what it is told came of it. A proxy performs a [`Plan`] and reports
+//! back; it never decides anything that stands here.
+
+use crate::cluster::{Cluster, Member};
+use crate::{Answer, deadline};
+use byrnie_base::{Instant, Now, Text};
+use byrnie_codec::Head;
+use byrnie_model::{Identity, Protocol};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send the request (or open the connection) as planned. After a first try: send it again.
+    Send(Plan),
+    /// Answer the caller with this; nothing more is sent upstream. A tunnel closes instead.
+    Reply(Box<Answer>),
+    /// Hand the response, as edited, to the caller.
+    Forward,
+    /// Go on waiting for the try under way, now without a time-out for it. Only ever the answer to
+    /// [`Failure::TryTimeout`], when nothing else could be tried and the answer may still come.
+    Wait,
+}
+
+/// One try.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where to.
+    pub target: Target,
+    /// When the whole exchange must have ended (with [`Failure::Deadline`] if it hasn't).
+    pub deadline: Option<Instant>,
+    /// When the response head must be there, or [`Failure::TryTimeout`] is to be reported.
+    pub try_deadline: Option<Instant>,
+    /// Most time to open a connection, TLS included.
+    pub connect_timeout: Duration,
+    /// Pause before this try; zero nearly always.
+    pub delay: Duration,
+    /// What to keep and what to write for the tries after this one.
+    pub again: Again,
+}
+
+/// What following tries need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Again {
+    /// Number of this try, from 1.
+    pub attempt: u8,
+    /// Whether another try may follow: only then is it worth to keep a copy of the body. If the copy
+    /// grows beyond the proxy's limit, let it go and call `body_gone`.
+    pub keep_body: bool,
+}
+
+impl Plan {
+    /// Writes into `head` what differs from try to try: the time left (`x-byrnie-deadline-ms`, and
+    /// `grpc-timeout` if the caller gave one) and, from the second try on, that nobody behind may retry
+    /// too. The first try is stamped already; call it before each further one.
+    pub fn stamp(&self, head: &mut Head, now: Now) {
+        deadline::stamp(head, self.deadline, now.mono);
+        if self.again.attempt > 1 {
+            head.set("x-byrnie-retry-budget", b"0").ok();
+        }
+    }
+}
+
+/// Where a try goes.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Over the mesh, to another proxy.
+    Mesh(Hop),
+    /// To the program beside this proxy.
+    Local {
+        /// Where it listens.
+        address: SocketAddr,
+        /// What it speaks.
+        protocol: Protocol,
+    },
+}
+
+impl Target {
+    /// The socket address.
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Mesh(hop) => hop.address(),
+            Self::Local { address, .. } => *address,
+        }
+    }
+
+    /// What is spoken there.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Mesh(hop) => hop.protocol(),
+            Self::Local { protocol, .. } => *protocol,
+        }
+    }
+}
+
+/// The way to one endpoint of a cluster.
+#[derive(Clone, Debug)]
+pub struct Hop {
+    pub(crate) member: Arc<Member>,
+    pub(crate) cluster: Arc<Cluster>,
+}
+
+impl Hop {
+    /// The inbound listener of the endpoint's proxy.
+    pub fn address(&self) -> SocketAddr {
+        self.member.address()
+    }
+
+    /// Who must be found there. Anyone else: [`Failure::TlsIdentity`].
+    pub fn identity(&self) -> &Identity {
+        self.member.identity()
+    }
+
+    /// The server name to ask for: `PORT.SERVICE.NAMESPACE.mesh`.
+    pub fn sni(&self) -> &Text {
+        self.cluster.sni()
+    }
+
+    /// What the service speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.cluster.protocol()
+    }
+
+    /// The workload.
+    pub fn endpoint(&self) -> &Text {
+        self.member.name()
+    }
+
+    /// The endpoint itself: one value as long as it exists at one address.
+    pub fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+}
+
+/// What went wrong with a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// No connection: refused, unreachable, or the TLS handshake broke.
+    Connect,
+    /// No connection within [`Plan::connect_timeout`].
+    ConnectTimeout,
+    /// The other side proved to be someone else.
+    TlsIdentity,
+    /// The request was provably not processed: `REFUSED_STREAM`, a GOAWAY that leaves it out, or the peer said so.
+    Refused,
+    /// The connection ended before a response head came.
+    ResetBeforeHead {
+        /// Whether any byte of the request had been written to it.
+        request_sent: bool,
+    },
+    /// [`Plan::try_deadline`] passed.
+    TryTimeout,
+    /// [`Plan::deadline`] passed.
+    Deadline,
+    /// The response was malformed before its head was handed on.
+    BadResponse,
+    /// The connection ended, or the rest was malformed, after the head had been handed on.
+    ResetAfterHead,
+    /// The caller went away.
+    DownstreamGone,
+    /// The request's body exceeds the limit.
+    BodyTooLarge,
+}
+
+impl Failure {
+    /// Whether the program provably never saw the request, so that anything may be sent again.
+    pub const fn unsent(self) -> bool {
+        matches!(
+            self,
+            Self::Connect
+                | Self::ConnectTimeout
+                | Self::TlsIdentity
+                | Self::Refused
+                | Self::ResetBeforeHead { request_sent: false }
+        )
+    }
+
+    /// Whether another try could help a request that may be processed twice.
+    pub const fn lost(self) -> bool {
+        matches!(self, Self::ResetBeforeHead { request_sent: true } | Self::TryTimeout)
+    }
+
+    /// Whether it speaks against the endpoint.
+    pub const fn speaks_against_endpoint(self) -> bool {
+        !matches!(self, Self::DownstreamGone | Self::BodyTooLarge | Self::Deadline)
+    }
+
+    /// The words for it in a record.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Connect => "connect failed",
+            Self::ConnectTimeout => "connect timed out",
+            Self::TlsIdentity => "wrong identity",
+            Self::Refused => "refused",
+            Self::ResetBeforeHead { request_sent: false } => "closed before the request was sent",
+            Self::ResetBeforeHead { request_sent: true } => "closed before an answer",
+            Self::TryTimeout => "no answer in time",
+            Self::Deadline => "deadline passed",
+            Self::BadResponse => "malformed answer",
+            Self::ResetAfterHead => "closed within the answer",
+            Self::DownstreamGone => "caller gone",
+            Self::BodyTooLarge => "body too large",
+        }
+    }
+}
+
+/// How an exchange or a tunnel ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The status that the caller got; 0 if none (and for tunnels).
+    pub status: u16,
+    /// What went wrong after the last call of the engine, if anything did.
+    pub failure: Option<Failure>,
+}

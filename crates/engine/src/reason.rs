@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Why the mesh itself answered or failed: one row each for the metric label, the log field, the
+//! status and the BYR- code. Every failure on the data path maps to exactly one reason.
+
+use crate::Failure;
+use byrnie_model::code::{self, Code};
+
+/// Why the mesh itself answered or failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// No policy lets this caller make this call.
+    AccessDenied,
+    /// A route answered with a redirect. No failure.
+    Redirect,
+    /// The service exists, but no rule of its routes fits.
+    NoRoute,
+    /// The name asked for is no service that this proxy may see.
+    UnknownService,
+    /// The workload does not serve the service asked for (or doesn't know yet that it does).
+    NotServed,
+    /// Not one endpoint may be sent requests.
+    NoEndpoint,
+    /// The route names a backend that does not exist, or gives no backend any weight.
+    BackendAbsent,
+    /// The time for the request, or for its last try, ran out.
+    Timeout,
+    /// Too many requests are under way.
+    Overload,
+    /// The rate limit is reached.
+    RateLimited,
+    /// The request can't be understood in one way only.
+    BadRequest,
+    /// The other side proved to be someone else.
+    IdentityMismatch,
+    /// No connection could be opened.
+    ConnectFailure,
+    /// The connection ended before the answer was complete.
+    UpstreamReset,
+    /// The answer was malformed.
+    BadResponse,
+    /// The body exceeds the limit.
+    BodyTooLarge,
+    /// The caller went away.
+    DownstreamGone,
+    /// The proxy is shutting down.
+    Draining,
+    /// The engine could not do its work.
+    Internal,
+}
+
+/// Whose doing it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Blame {
+    /// The caller's.
+    Downstream,
+    /// The called program's or its proxy's.
+    Upstream,
+    /// A policy said so.
+    Policy,
+    /// byrnie's own.
+    Mesh,
+}
+
+impl Reason {
+    /// All reasons, for tables of documentation and metrics.
+    pub const ALL: [Self; 19] = [
+        Self::AccessDenied,
+        Self::Redirect,
+        Self::NoRoute,
+        Self::UnknownService,
+        Self::NotServed,
+        Self::NoEndpoint,
+        Self::BackendAbsent,
+        Self::Timeout,
+        Self::Overload,
+        Self::RateLimited,
+        Self::BadRequest,
+        Self::IdentityMismatch,
+        Self::ConnectFailure,
+        Self::UpstreamReset,
+        Self::BadResponse,
+        Self::BodyTooLarge,
+        Self::DownstreamGone,
+        Self::Draining,
+        Self::Internal,
+    ];
+
+    /// The entry of the BYR- registry; `None` for what is no failure.
+    pub const fn code(self) -> Option<&'static Code> {
+        Some(match self {
+            Self::Redirect => return None,
+            Self::AccessDenied => &code::ACCESS_DENIED,
+            Self::NoRoute | Self::UnknownService => &code::NO_ROUTE,
+            Self::NotServed | Self::NoEndpoint => &code::NO_ENDPOINT,
+            Self::BackendAbsent => &code::BACKEND_ABSENT,
+            Self::Timeout => &code::TIMEOUT,
+            Self::Overload => &code::OVERLOAD,
+            Self::RateLimited => &code::RATE_LIMITED,
+            Self::BadRequest => &code::BAD_REQUEST,
+            Self::IdentityMismatch => &code::IDENTITY_MISMATCH,
+            Self::ConnectFailure => &code::CONNECT_FAILURE,
+            Self::UpstreamReset => &code::UPSTREAM_RESET,
+            Self::BadResponse => &code::BAD_RESPONSE,
+            Self::BodyTooLarge => &code::BODY_TOO_LARGE,
+            Self::DownstreamGone => &code::DOWNSTREAM_GONE,
+            Self::Draining => &code::DRAINING,
+            Self::Internal => &code::INTERNAL,
+        })
+    }
+
+    /// The metric label `reason` and the log field. Stable.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::AccessDenied => "access_denied",
+            Self::Redirect => "redirect",
+            Self::NoRoute => "no_route",
+            Self::UnknownService => "unknown_service",
+            Self::NotServed => "not_served",
+            Self::NoEndpoint => "no_endpoint",
+            Self::BackendAbsent => "backend_absent",
+            Self::Timeout => "timeout",
+            Self::Overload => "overload",
+            Self::RateLimited => "rate_limited",
+            Self::BadRequest => "bad_request",
+            Self::IdentityMismatch => "identity_mismatch",
+            Self::ConnectFailure => "connect_failure",
+            Self::UpstreamReset => "upstream_reset",
+            Self::BadResponse => "bad_response",
+            Self::BodyTooLarge => "body_too_large",
+            Self::DownstreamGone => "downstream_gone",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The status of an HTTP answer made for this reason. A redirect brings its own.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Redirect => 302,
+            Self::BadRequest => 400,
+            Self::AccessDenied => 403,
+            Self::NoRoute | Self::UnknownService => 404,
+            Self::BodyTooLarge => 413,
+            Self::RateLimited => 429,
+            // nginx's word for a caller that left; nobody receives it.
+            Self::DownstreamGone => 499,
+            Self::BackendAbsent | Self::Internal => 500,
+            Self::BadResponse | Self::IdentityMismatch => 502,
+            Self::NotServed
+            | Self::NoEndpoint
+            | Self::Overload
+            | Self::ConnectFailure
+            | Self::UpstreamReset
+            | Self::Draining => 503,
+            Self::Timeout => 504,
+        }
+    }
+
+    /// The gRPC status of an answer made for this reason
+    /// (<https://github.com/grpc/grpc/blob/master/doc/statuscodes.md>).
+    pub const fn grpc_status(self) -> u8 {
+        match self {
+            Self::DownstreamGone => 1,
+            Self::Redirect => 2,
+            Self::Timeout => 4,
+            Self::AccessDenied => 7,
+            Self::RateLimited | Self::BodyTooLarge => 8,
+            Self::NoRoute | Self::UnknownService => 12,
+            Self::BackendAbsent | Self::Internal | Self::BadResponse | Self::BadRequest => 13,
+            Self::NotServed
+            | Self::NoEndpoint
+            | Self::Overload
+            | Self::ConnectFailure
+            | Self::UpstreamReset
+            | Self::IdentityMismatch
+            | Self::Draining => 14,
+        }
+    }
+
+    /// Whose doing it was.
+    pub const fn blame(self) -> Blame {
+        match self {
+            Self::BadRequest | Self::UnknownService | Self::BodyTooLarge | Self::DownstreamGone => Blame::Downstream,
+            Self::AccessDenied | Self::Redirect | Self::NoRoute | Self::BackendAbsent | Self::RateLimited => {
+                Blame::Policy
+            }
+            Self::NoEndpoint | Self::Timeout | Self::ConnectFailure | Self::UpstreamReset | Self::BadResponse => {
+                Blame::Upstream
+            }
+            Self::NotServed | Self::Overload | Self::IdentityMismatch | Self::Draining | Self::Internal => Blame::Mesh,
+        }
+    }
+
+    /// Whether the caller may try again with hope, if its request allows it.
+    pub const fn retryable(self) -> bool {
+        matches!(
+            self,
+            Self::NotServed
+                | Self::NoEndpoint
+                | Self::Timeout
+                | Self::Overload
+                | Self::RateLimited
+                | Self::ConnectFailure
+                | Self::UpstreamReset
+                | Self::Draining
+        )
+    }
+
+    /// The reason of an answer made after `failure`.
+    pub const fn of(failure: Failure) -> Self {
+        match failure {
+            Failure::Connect | Failure::ConnectTimeout | Failure::Refused => Self::ConnectFailure,
+            Failure::TlsIdentity => Self::IdentityMismatch,
+            Failure::ResetBeforeHead { .. } | Failure::ResetAfterHead => Self::UpstreamReset,
+            Failure::TryTimeout | Failure::Deadline => Self::Timeout,
+            Failure::BadResponse => Self::BadResponse,
+            Failure::DownstreamGone => Self::DownstreamGone,
+            Failure::BodyTooLarge => Self::BodyTooLarge,
+        }
+    }
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the door and the authority to the service port that is asked for. Names are compared with what
+//! is in view and with nothing else: no DNS, no fallback to the outside.
+
+use crate::snapshot::{Port, Snapshot, Subtree};
+use crate::{Direction, Reason};
+use std::sync::Arc;
+
+/// Endings of mesh names. The empty one is for the forward proxy, where `http://payments/` works.
+const SUFFIXES: [&str; 4] = [".mesh.localhost", ".mesh", ".svc.cluster.local", ".svc"];
+/// The port that an authority without one means.
+const HTTP_PORT: u16 = 80;
+/// The namespace that may be left out at the edge.
+const EDGE_NAMESPACE: &str = "default";
+
+/// The service port asked for. `host` and `port` are of the authority.
+pub(crate) fn resolve<'s>(
+    snapshot: &'s Snapshot,
+    direction: &Direction<'_>,
+    host: &str,
+    port: Option<u16>,
+) -> Result<(&'s Arc<Subtree>, &'s Port), Reason> {
+    match direction {
+        Direction::Service { service, port } | Direction::Inbound { service, port } => {
+            snapshot.port(service, *port).ok_or(Reason::UnknownService)
+        }
+        Direction::Forward => {
+            let (name, namespace) = split(strip(host).unwrap_or(host), &snapshot.node.namespace);
+            let tree = snapshot.subtree(namespace, name).ok_or(Reason::UnknownService)?;
+            let port = tree.port(port.unwrap_or(HTTP_PORT)).ok_or(Reason::UnknownService)?;
+            Ok((tree, port))
+        }
+        Direction::Edge => {
+            let (name, namespace) = split(strip(host).ok_or(Reason::UnknownService)?, EDGE_NAMESPACE);
+            let tree = snapshot.subtree(namespace, name).ok_or(Reason::UnknownService)?;
+            // The authority's port is the edge's own, unless the service happens to have it too.
+            let named = port.and_then(|port| tree.port(port)).filter(|port| port.protocol.is_http());
+            let port = named.or_else(|| tree.main_port()).ok_or(Reason::UnknownService)?;
+            Ok((tree, port))
+        }
+    }
+}
+
+fn strip(host: &str) -> Option<&str> {
+    SUFFIXES.iter().find_map(|suffix| host.strip_suffix(suffix)).filter(|name| !name.is_empty())
+}
+
+/// `NAME` or `NAME.NAMESPACE`.
+fn split<'a>(name: &'a str, namespace: &'a str) -> (&'a str, &'a str) {
+    name.split_once('.').unwrap_or((name, namespace))
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether a failed try may be followed by another. Pure rules and the retry budget; `course` asks
+//! after each failure. An inbound proxy never retries: its caller's proxy does, at another endpoint.
+
+use crate::cluster::Call;
+use byrnie_base::Instant;
+use byrnie_model::route::Retry;
+use std::time::Duration;
+
+/// Tries of one exchange, the first included, unless its route says otherwise.
+pub(crate) const TRIES_MAX: u8 = 3;
+/// A try is never given up sooner than this, however quick the cluster usually is.
+const PATIENCE_MIN: Duration = Duration::from_millis(250);
+/// When a try is given up while the cluster's usual time isn't known.
+const PATIENCE_UNKNOWN: Duration = Duration::from_secs(1);
+/// So many times the 99th percentile is too long for a try.
+const PATIENCE_FACTOR: u32 = 3;
+/// Pause before a try at an endpoint that has just failed; doubled each time, with up to a half of jitter.
+pub(crate) const PAUSE_SAME_ENDPOINT: Duration = Duration::from_millis(25);
+
+/// What one exchange may do after a failure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    /// Tries in all, the first included.
+    pub(crate) tries_max: u8,
+    /// Whether the request may be processed twice.
+    pub(crate) repeatable: bool,
+    /// Whether the proxy still holds the whole request.
+    pub(crate) body_held: bool,
+}
+
+impl Policy {
+    /// For the side that never retries.
+    pub(crate) const NEVER: Self = Self { tries_max: 1, repeatable: false, body_held: false };
+
+    /// For a request of `method`. `allowed` is what the caller left for us (`x-byrnie-retry-budget`).
+    pub(crate) fn of(method: &str, call: &Call, route: Option<&Retry>, allowed: Option<u8>) -> Self {
+        let wanted = route.map_or(TRIES_MAX, |retry| retry.attempts.saturating_add(1));
+        let tries_max = allowed.map_or(wanted, |allowed| wanted.min(allowed.saturating_add(1)));
+        Self { tries_max, repeatable: is_idempotent(method) || call.unsafe_retry, body_held: true }
+    }
+}
+
+/// Whether RFC 9110 (9.2.2) lets a request of this method be repeated without asking. TRACE isn't
+/// forwarded at all.
+pub(crate) fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
+}
+
+/// How long a try may take before another one is worth more than waiting.
+pub(crate) fn patience(p99: Option<Duration>) -> Duration {
+    p99.map_or(PATIENCE_UNKNOWN, |p99| (p99 * PATIENCE_FACTOR).max(PATIENCE_MIN))
+}
+
+/// Requests and retries of the last interval, by one core. The share is of this core's own requests, so
+/// the plain path touches nothing shared; the least rate is shared by all cores and asked only when the
+/// share is used up.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Budget {
+    requests: [u32; PARTS],
+    retries: [u32; PARTS],
+    /// Number of the current part since the clock's start.
+    part: u64,
+}
+
+/// An interval is forgotten in so many steps.
+const PARTS: usize = 10;
+
+impl Budget {
+    /// Counts a request that isn't a retry.
+    pub(crate) fn request(&mut self, call: &Call, now: Instant) {
+        let at = self.turn_to(call, now);
+        self.requests[at] = self.requests[at].saturating_add(1);
+    }
+
+    /// Takes one retry out of the budget, if there is one.
+    pub(crate) fn withdraw(&mut self, call: &Call, now: Instant) -> bool {
+        let at = self.turn_to(call, now);
+        let sum = |parts: &[u32; PARTS]| parts.iter().map(|n| u64::from(*n)).sum::<u64>();
+        let within = (sum(&self.retries) + 1) * 100 <= sum(&self.requests) * u64::from(call.budget.percent);
+        let least = &call.budget.least;
+        let granted = within
+            || (least.requests > 0
+                && call.share.retries.admit(now, least.per / least.requests, least.requests).is_ok());
+        if granted {
+            self.retries[at] = self.retries[at].saturating_add(1);
+        }
+        granted
+    }
+
+    fn turn_to(&mut self, call: &Call, now: Instant) -> usize {
+        let length = (call.budget.interval / PARTS as u32).as_nanos().max(1);
+        let part = u64::try_from(u128::from(now.as_nanos()) / length).unwrap_or(u64::MAX);
+        for step in 0..part.saturating_sub(self.part).min(PARTS as u64) {
+            let at = usize::try_from((part - step) % PARTS as u64).unwrap_or(0);
+            self.requests[at] = 0;
+            self.retries[at] = 0;
+        }
+        self.part = self.part.max(part);
+        usize::try_from(self.part % PARTS as u64).unwrap_or(0)
+    }
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One match: conditions on path, method, headers and query that must all hold, and its rank among
+//! other matches. Values that can't be read (not UTF-8, repeated) fit only what they literally equal.
+
+use byrnie_base::Text;
+use byrnie_codec::Head;
+use byrnie_model::route::{Match, NamedMatch, PathMatch, ValueMatch};
+use regex::bytes::{Regex, RegexBuilder};
+use std::borrow::Cow;
+
+/// Most memory of one compiled regular expression, in bytes.
+const REGEX_BYTES_MAX: usize = 1 << 20;
+
+/// Conditions that must all hold.
+#[derive(Debug)]
+pub(crate) struct CompiledMatch {
+    path: PathTest,
+    method: Option<Text>,
+    headers: Box<[ValueTest]>,
+    query: Box<[ValueTest]>,
+}
+
+#[derive(Debug)]
+pub(crate) enum PathTest {
+    Exact(Text),
+    Prefix(Text),
+    Regex(Regex),
+}
+
+#[derive(Debug)]
+struct ValueTest {
+    name: Text,
+    expected: Expected,
+}
+
+#[derive(Debug)]
+enum Expected {
+    Exact(Text),
+    Regex(Regex),
+}
+
+/// Which condition a request does not meet, and what was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Miss<'a> {
+    Path(&'a PathTest),
+    Method(&'a Text),
+    Header(&'a Text),
+    Query(&'a Text),
+}
+
+impl std::fmt::Display for Miss<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "the path is not {path}"),
+            Self::Method(method) => write!(f, "the method is not {method}"),
+            Self::Header(name) => write!(f, "header {name} has another value or is absent"),
+            Self::Query(name) => write!(f, "query parameter {name} has another value or is absent"),
+        }
+    }
+}
+
+/// Which of two matches comes first: the greater one
+/// (<https://gateway-api.sigs.k8s.io/reference/spec/#httprouterule>). Where Gateway API leaves the
+/// place of regular expressions open: after every prefix but `/`, which is no condition at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    path_class: u8,
+    path_len: usize,
+    method: bool,
+    headers: usize,
+    query: usize,
+}
+
+impl CompiledMatch {
+    /// Compiles a match.
+    pub(crate) fn new(m: &Match) -> Result<Self, String> {
+        let path = match &m.path {
+            PathMatch::Exact(path) => PathTest::Exact(path.clone()),
+            PathMatch::Prefix(path) => PathTest::Prefix(path.clone()),
+            PathMatch::Regex(pattern) => PathTest::Regex(regex(pattern)?),
+        };
+        let tests = |list: &[NamedMatch]| list.iter().map(ValueTest::new).collect::<Result<Box<[_]>, _>>();
+        Ok(Self { path, method: m.method.clone(), headers: tests(&m.headers)?, query: tests(&m.query)? })
+    }
+
+    /// Its place among others.
+    pub(crate) fn rank(&self) -> Rank {
+        let (path_class, path_len) = match &self.path {
+            PathTest::Exact(path) => (3, path.len()),
+            PathTest::Prefix(path) if path.len() > 1 => (2, path.len()),
+            PathTest::Regex(regex) => (1, regex.as_str().len()),
+            PathTest::Prefix(_) => (0, 0),
+        };
+        let (headers, query) = (self.headers.len(), self.query.len());
+        Rank { path_class, path_len, method: self.method.is_some(), headers, query }
+    }
+
+    /// The prefix that the path fits, if it's a prefix match.
+    pub(crate) fn prefix(&self) -> Option<&str> {
+        match &self.path {
+            PathTest::Prefix(path) => Some(path),
+            PathTest::Exact(_) | PathTest::Regex(_) => None,
+        }
+    }
+
+    /// The first condition that `head` does not meet; `None` if it meets all.
+    pub(crate) fn miss(&self, head: &Head) -> Option<Miss<'_>> {
+        if !self.path.fits(head.path()) {
+            return Some(Miss::Path(&self.path));
+        }
+        if let Some(method) = self.method.as_ref().filter(|method| method.as_str() != head.method()) {
+            return Some(Miss::Method(method));
+        }
+        if let Some(test) = self.headers.iter().find(|test| !test.fits_header(head)) {
+            return Some(Miss::Header(&test.name));
+        }
+        let query = head.query().unwrap_or_default();
+        self.query.iter().find(|test| !test.fits_query(query)).map(|test| Miss::Query(&test.name))
+    }
+}
+
+impl PathTest {
+    fn fits(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact.as_str() == path,
+            Self::Prefix(prefix) => has_prefix(path, prefix),
+            Self::Regex(regex) => regex.is_match(path.as_bytes()),
+        }
+    }
+}
+
+impl std::fmt::Display for PathTest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(path) => write!(f, "exactly {path}"),
+            Self::Prefix(path) => write!(f, "{path} or below"),
+            Self::Regex(regex) => write!(f, "like {regex}"),
+        }
+    }
+}
+
+/// Whether whole segments at the beginning of `path` are `prefix`.
+pub(crate) fn has_prefix(path: &str, prefix: &str) -> bool {
+    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl ValueTest {
+    fn new(m: &NamedMatch) -> Result<Self, String> {
+        let expected = match &m.value {
+            ValueMatch::Exact(value) => Expected::Exact(value.clone()),
+            ValueMatch::Regex(pattern) => Expected::Regex(regex(pattern)?),
+        };
+        Ok(Self { name: m.name.clone(), expected })
+    }
+
+    /// A header that is repeated counts as one value joined by commas (RFC 9110 5.3).
+    fn fits_header(&self, head: &Head) -> bool {
+        let mut values = head.values(&self.name);
+        let Some(first) = values.next() else { return false };
+        let Some(second) = values.next() else { return self.expected.fits(first) };
+        let mut joined = first.to_vec();
+        for value in std::iter::once(second).chain(values) {
+            joined.push(b',');
+            joined.extend_from_slice(value);
+        }
+        self.expected.fits(&joined)
+    }
+
+    /// The first parameter of the name counts.
+    fn fits_query(&self, query: &str) -> bool {
+        let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let found = pairs.find(|(name, _)| *decode(name) == *self.name.as_bytes());
+        found.is_some_and(|(_, value)| self.expected.fits(&decode(value)))
+    }
+}
+
+impl Expected {
+    fn fits(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(exact) => exact.as_bytes() == value,
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+/// A name or value of a query (`application/x-www-form-urlencoded`); what isn't an escape stands for itself.
+fn decode(text: &str) -> Cow<'_, [u8]> {
+    let bytes = text.as_bytes();
+    if !bytes.iter().any(|b| matches!(b, b'%' | b'+')) {
+        return Cow::Borrowed(bytes);
+    }
+    let hex = |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let (byte, used) = match bytes[at] {
+            b'+' => (b' ', 1),
+            b'%' => match (hex(at + 1), hex(at + 2)) {
+                (Some(high), Some(low)) => (high << 4 | low, 3),
+                _ => (b'%', 1),
+            },
+            byte => (byte, 1),
+        };
+        decoded.push(byte);
+        at += used;
+    }
+    Cow::Owned(decoded)
+}
+
+/// A regular expression over the whole value. Bytes, not characters: no value can make it fail open.
+fn regex(pattern: &str) -> Result<Regex, String> {
+    let build = |text: &str| RegexBuilder::new(text).unicode(false).size_limit(REGEX_BYTES_MAX).build();
+    // By itself first: a pattern like `a)|(b` must not escape from the group around it.
+    let whole = build(pattern).and_then(|_| build(&format!(r"\A(?:{pattern})\z")));
+    whole.map_err(|_| format!("the regular expression {pattern:?} is malformed or too large"))
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which rule of a service's routes fits a request, with the precedence of Gateway API. Compiled from
+//! `HTTPRoute` by [`compile`], joined to a port as a [`Table`], read by `exchange` and `explain`. Looks
+//! at nothing but the canonical head.
+
+mod compile;
+mod matching;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use compile::CompiledRoute;
+pub(crate) use matching::{CompiledMatch, Miss};
+
+use crate::slot::Slot;
+use byrnie_base::{Rng, Text};
+use byrnie_codec::Head;
+use byrnie_model::route::{Backend, Rule};
+use std::sync::Arc;
+
+/// A rule, compiled.
+#[derive(Debug)]
+pub(crate) struct CompiledRule {
+    /// `NAMESPACE/NAME[INDEX]`.
+    pub(crate) label: Text,
+    pub(crate) matches: Box<[CompiledMatch]>,
+    /// The clusters of the rule's backends, in the same order.
+    pub(crate) clusters: Box<[Slot]>,
+    pub(crate) weight_total: u64,
+}
+
+/// One match of one rule.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    route: Arc<CompiledRoute>,
+    rule: u16,
+    matched: u16,
+}
+
+impl Entry {
+    pub(crate) fn matched(&self) -> &CompiledMatch {
+        &self.route.rules[usize::from(self.rule)].matches[usize::from(self.matched)]
+    }
+
+    pub(crate) fn label(&self) -> &Text {
+        &self.route.rules[usize::from(self.rule)].label
+    }
+}
+
+/// All matches of the routes of one port, the first to be asked first.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    entries: Box<[Entry]>,
+}
+
+impl Table {
+    /// The table of `routes`.
+    pub(crate) fn new<'a>(routes: impl IntoIterator<Item = &'a Arc<CompiledRoute>>) -> Self {
+        let mut entries = Vec::new();
+        for route in routes {
+            for (r, rule) in route.rules.iter().enumerate() {
+                for m in 0..rule.matches.len() {
+                    let (Ok(rule), Ok(matched)) = (u16::try_from(r), u16::try_from(m)) else { continue };
+                    entries.push(Entry { route: Arc::clone(route), rule, matched });
+                }
+            }
+        }
+        entries.sort_by(|a, b| {
+            let order = b.matched().rank().cmp(&a.matched().rank());
+            order.then_with(|| a.route.order().cmp(b.route.order())).then(a.rule.cmp(&b.rule))
+        });
+        Self { entries: entries.into() }
+    }
+
+    /// Whether the port has no route, so that requests go straight to the service.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The rule for `head`.
+    pub(crate) fn choose(&self, head: &Head) -> Option<Chosen> {
+        let entry = self.entries.iter().find(|entry| entry.matched().miss(head).is_none())?;
+        Some(Chosen { route: Arc::clone(&entry.route), rule: entry.rule, matched: entry.matched, backend: None })
+    }
+
+    /// Every match in the order asked, with what `head` lacks for it (`None`: it fits).
+    pub(crate) fn misses<'a>(&'a self, head: &'a Head) -> impl Iterator<Item = (&'a Entry, Option<Miss<'a>>)> {
+        self.entries.iter().map(|entry| (entry, entry.matched().miss(head)))
+    }
+}
+
+/// The rule that an exchange follows, and its backend.
+#[derive(Clone, Debug)]
+pub(crate) struct Chosen {
+    route: Arc<CompiledRoute>,
+    rule: u16,
+    matched: u16,
+    backend: Option<u16>,
+}
+
+impl Chosen {
+    /// What the rule says.
+    pub(crate) fn rule(&self) -> &Rule {
+        &self.route.spec.rules[usize::from(self.rule)]
+    }
+
+    fn compiled(&self) -> &CompiledRule {
+        &self.route.rules[usize::from(self.rule)]
+    }
+
+    /// `NAMESPACE/NAME[INDEX]`.
+    pub(crate) fn label(&self) -> &Text {
+        &self.compiled().label
+    }
+
+    /// The match that fitted.
+    pub(crate) fn matched(&self) -> &CompiledMatch {
+        &self.compiled().matches[usize::from(self.matched)]
+    }
+
+    /// Draws a backend by weight; `None` if none has any weight.
+    pub(crate) fn draw_backend(&mut self, rng: &mut Rng) -> Option<Slot> {
+        let compiled = &self.route.rules[usize::from(self.rule)];
+        let backends = &self.route.spec.rules[usize::from(self.rule)].backends;
+        if compiled.weight_total == 0 {
+            return None;
+        }
+        let mut ticket = if backends.len() == 1 { 0 } else { rng.below(compiled.weight_total) };
+        for (index, backend) in backends.iter().enumerate() {
+            let weight = u64::from(backend.weight);
+            if ticket < weight {
+                self.backend = u16::try_from(index).ok();
+                return compiled.clusters.get(index).copied();
+            }
+            ticket -= weight;
+        }
+        None
+    }
+
+    /// The backend drawn.
+    pub(crate) fn backend(&self) -> Option<&Backend> {
+        self.rule().backends.get(usize::from(self.backend?))
+    }
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One core's own memory: dice, and what it has learnt of clusters and endpoints. It outlives
+//! snapshots. The core that owns it passes it with each event; no other core ever sees it.
+
+use crate::latency::Latency;
+use crate::outlier::Standing;
+use crate::retry::Budget;
+use crate::slot::Memory;
+use byrnie_base::{Instant, Rng, Text};
+use byrnie_model::Identity;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+/// One core's own memory.
+#[derive(Debug)]
+pub struct Shard {
+    pub(crate) rng: Rng,
+    pub(crate) clusters: Memory<ClusterMemory>,
+    pub(crate) members: Memory<Standing>,
+    /// Round robin's credits, by endpoint.
+    pub(crate) credits: Memory<i64>,
+    pub(crate) counts: Counts,
+    callers: HashMap<Identity, Text>,
+    /// For building short texts without asking for memory.
+    pub(crate) scratch: String,
+}
+
+/// What a core knows of one cluster.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClusterMemory {
+    pub(crate) latency: Latency,
+    pub(crate) budget: Budget,
+    /// When the last ejection now in force ends: until then members are asked one by one.
+    pub(crate) ejected_until: Instant,
+    /// Round robin's place.
+    pub(crate) turn: u32,
+}
+
+/// What happened so far, for `byrnie_retries_total` and `byrnie_ejections_total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tries after the first.
+    pub retries: u64,
+    /// Exchanges that a retry saved.
+    pub retries_won: u64,
+    /// Retries that the budget did not let through.
+    pub retries_over_budget: u64,
+    /// Endpoints left out.
+    pub ejections: u64,
+}
+
+/// Most callers whose names are kept. More distinct callers are counted together as `other`.
+const CALLERS_MAX: usize = 4096;
+
+impl Shard {
+    /// The memory of a core that has seen nothing, with dice from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            rng: Rng::new(seed),
+            clusters: Memory::default(),
+            members: Memory::default(),
+            credits: Memory::default(),
+            counts: Counts::default(),
+            callers: HashMap::new(),
+            scratch: String::with_capacity(256),
+        }
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The metric label of a caller: `ACCOUNT.NAMESPACE`, made once.
+    pub(crate) fn caller(&mut self, identity: &Identity) -> Text {
+        if let Some(label) = self.callers.get(identity) {
+            return label.clone();
+        }
+        let full = self.callers.len() >= CALLERS_MAX;
+        let label = if full { Text::from("other") } else { label_of(identity) };
+        if !full {
+            self.callers.insert(identity.clone(), label.clone());
+        }
+        label
+    }
+}
+
+/// `ACCOUNT.NAMESPACE`.
+pub(crate) fn label_of(identity: &Identity) -> Text {
+    let mut label = String::new();
+    write!(label, "{}.{}", identity.service_account(), identity.namespace()).ok();
+    label.into()
+}

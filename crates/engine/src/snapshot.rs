@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Everything a core needs to decide, at one revision. Immutable: made by the compiler on the agent's
+//! thread, handed to each core, which swaps it between two events; running exchanges end on the one
+//! they began with. Unchanged services share their subtree with the snapshot before.
+
+use crate::Node;
+use crate::authorize::Access;
+use crate::cluster::{Cluster, Member};
+use crate::route::Table;
+use crate::slot::Slot;
+use byrnie_base::Text;
+use byrnie_model::resource::DefaultAccess;
+use byrnie_model::{Protocol, Revision, ServiceRef};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Everything a core needs, at one revision.
+///
+/// A core that clones the value (not the `Arc`) once after each swap has reference counts of its own,
+/// which no other core touches.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub(crate) revision: Revision,
+    pub(crate) node: Arc<Node>,
+    pub(crate) mesh: MeshDefaults,
+    /// By namespace, then by name.
+    pub(crate) services: HashMap<Text, Arc<HashMap<Text, Arc<Subtree>>>>,
+    /// By slot.
+    pub(crate) clusters: Vec<Option<Arc<Cluster>>>,
+    pub(crate) words: Words,
+}
+
+/// What the Mesh resource says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MeshDefaults {
+    pub(crate) default_access: DefaultAccess,
+}
+
+/// Texts that many verdicts share.
+#[derive(Clone, Debug)]
+pub(crate) struct Words {
+    /// Nothing.
+    pub(crate) none: Text,
+    /// `default`: no route, or no access rule, decided.
+    pub(crate) default: Text,
+    /// A caller or service that can't be named.
+    pub(crate) unknown: Text,
+    /// This node as a caller: `ACCOUNT.NAMESPACE`.
+    pub(crate) own: Text,
+}
+
+/// One service, compiled.
+#[derive(Debug)]
+pub(crate) struct Subtree {
+    pub(crate) service: ServiceRef,
+    /// `NAME.NAMESPACE`.
+    pub(crate) label: Text,
+    pub(crate) ports: Box<[Port]>,
+    /// Who may call it; `None` unless this node serves it.
+    pub(crate) access: Option<Access>,
+}
+
+/// One port of a service.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) number: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) cluster: Slot,
+    pub(crate) table: Table,
+    /// Where the node's own program listens for it.
+    pub(crate) program: Option<SocketAddr>,
+}
+
+impl Snapshot {
+    /// The revision of the configuration.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Whose snapshot this is.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Services in view, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceRef> {
+        self.services.values().flat_map(|names| names.values()).map(|subtree| &subtree.service)
+    }
+
+    /// Ports of a service, with what is spoken there.
+    pub fn ports(&self, service: &ServiceRef) -> impl Iterator<Item = (u16, Protocol)> {
+        let ports = self.subtree(&service.namespace, &service.name).map(|subtree| &*subtree.ports);
+        ports.unwrap_or_default().iter().map(|port| (port.number, port.protocol))
+    }
+
+    /// Services that this node serves itself, as (service, port, where its program listens).
+    pub fn served(&self) -> impl Iterator<Item = (&ServiceRef, u16, SocketAddr)> {
+        let all = self.services.values().flat_map(|names| names.values());
+        all.flat_map(|tree| tree.ports.iter().filter_map(move |p| Some((&tree.service, p.number, p.program?))))
+    }
+
+    /// The protocol that the program behind (service, port) speaks, if this node serves it.
+    pub fn served_protocol(&self, service: &ServiceRef, port: u16) -> Option<Protocol> {
+        let port = self.port(service, port)?.1;
+        port.program.map(|_| port.protocol)
+    }
+
+    /// The compiled groups of endpoints, in no order.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters.iter().flatten()
+    }
+
+    /// The healthy endpoints of a service.
+    pub fn endpoints(&self, service: &ServiceRef) -> &[Arc<Member>] {
+        let tree = self.subtree(&service.namespace, &service.name);
+        let cluster = tree.and_then(|tree| self.cluster(tree.ports.first()?.cluster));
+        cluster.map_or(&[], |cluster| cluster.members())
+    }
+
+    pub(crate) fn subtree(&self, namespace: &str, name: &str) -> Option<&Arc<Subtree>> {
+        self.services.get(namespace)?.get(name)
+    }
+
+    pub(crate) fn port(&self, service: &ServiceRef, port: u16) -> Option<(&Arc<Subtree>, &Port)> {
+        let tree = self.subtree(&service.namespace, &service.name)?;
+        Some((tree, tree.port(port)?))
+    }
+
+    pub(crate) fn cluster(&self, slot: Slot) -> Option<&Arc<Cluster>> {
+        let cluster = self.clusters.get(slot.index as usize)?.as_ref()?;
+        Some(cluster).filter(|cluster| cluster.slot == slot)
+    }
+
+    pub(crate) fn default_allows(&self) -> bool {
+        self.mesh.default_access == DefaultAccess::Allow
+    }
+}
+
+impl Subtree {
+    pub(crate) fn port(&self, number: u16) -> Option<&Port> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+
+    /// The port that an edge means when the host names none of the service's own: 80, or else the first
+    /// that speaks HTTP.
+    pub(crate) fn main_port(&self) -> Option<&Port> {
+        self.port(80)
+            .filter(|port| port.protocol.is_http())
+            .or_else(|| self.ports.iter().find(|p| p.protocol.is_http()))
+    }
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One opaque connection: the L4 state machine. Access by identity and port, an endpoint for the
+//! connection, another one if it can't be opened. Once bytes flow, nothing is tried again.
+
+use crate::answer::Answer;
+use crate::attempts::Ending;
+use crate::authorize::{self, Ruling};
+use crate::cluster::Busy;
+use crate::course::{Course, Goal, Step, give_up};
+use crate::exchange::{Refusal, source_label};
+use crate::retry::{Policy, TRIES_MAX};
+use crate::shard::Shard;
+use crate::snapshot::{Snapshot, Subtree};
+use crate::verdict::{Decided, Labels, Verdict};
+use crate::{Arrival, DecisionId, Effect, Failure, Outcome, Plan, Reason, Side, Tls, resolve};
+use byrnie_base::{Instant, Now, Text};
+use byrnie_model::Protocol;
+use std::sync::Arc;
+
+/// One opaque connection. Dropping it without [`Tunnel::finish`] gives back all that it holds.
+#[derive(Debug)]
+pub struct Tunnel {
+    snapshot: Arc<Snapshot>,
+    id: DecisionId,
+    side: Side,
+    tls: Tls,
+    begun: Instant,
+    course: Course,
+    source: Text,
+    service: Option<Arc<Subtree>>,
+    access: Option<Box<Ruling>>,
+    nearest: Option<Text>,
+    reason: Option<Reason>,
+}
+
+impl Tunnel {
+    /// Decides on a connection. [`Effect::Reply`] means: close it.
+    pub fn begin(snapshot: &Arc<Snapshot>, shard: &mut Shard, arrival: &Arrival<'_>, now: Now) -> (Self, Effect) {
+        let mut tunnel = Self {
+            snapshot: Arc::clone(snapshot),
+            id: DecisionId::draw(&mut shard.rng),
+            side: arrival.direction.side(),
+            tls: arrival.tls,
+            begun: now.mono,
+            course: Course::new(),
+            source: source_label(snapshot, shard, arrival),
+            service: None,
+            access: None,
+            nearest: None,
+            reason: None,
+        };
+        let decided = match tunnel.side {
+            Side::Inbound => tunnel.decide_inbound(shard, arrival, now.mono),
+            Side::Outbound | Side::Edge => tunnel.decide_outbound(shard, arrival, now.mono),
+        };
+        let effect = match decided {
+            Ok(plan) => Effect::Send(plan),
+            Err(answer) => tunnel.reply(answer),
+        };
+        (tunnel, effect)
+    }
+
+    /// The id of this tunnel's record.
+    pub fn id(&self) -> &DecisionId {
+        &self.id
+    }
+
+    /// The connection stands: from now on bytes flow, and no other endpoint is tried.
+    pub fn on_connect(&mut self, shard: &mut Shard, now: Now) {
+        self.course.end(shard, Ending::Closed, now.mono);
+        self.course.policy = Policy::NEVER;
+    }
+
+    /// The connection could not be opened.
+    pub fn on_failure(&mut self, shard: &mut Shard, failure: Failure, now: Now) -> Effect {
+        match self.course.fail(shard, failure, now.mono) {
+            Step::Send(plan) => Effect::Send(plan),
+            Step::Wait => Effect::Wait,
+            Step::Give(reason) => {
+                let answer = give_up(reason, Some(failure), self.side, false, &self.course);
+                self.reply(Box::new(answer))
+            }
+        }
+    }
+
+    /// Ends the tunnel.
+    pub fn finish(mut self, shard: &mut Shard, outcome: Outcome, now: Now) -> Verdict {
+        if let Some(failure) = outcome.failure {
+            self.course.break_off(shard, failure, now.mono);
+            self.reason = self.reason.or(Some(Reason::of(failure)));
+        }
+        let words = &self.snapshot.words;
+        let outbound = self.course.cluster().is_some();
+        let route = if outbound { &words.default } else { &words.none }.clone();
+        let (rule, shadow) = match self.access {
+            Some(ruling) => (ruling.rule.unwrap_or_else(|| words.default.clone()), ruling.shadow),
+            None => (words.none.clone(), None),
+        };
+        let destination = self.service.as_ref().map_or(&words.unknown, |service| &service.label).clone();
+        let tls = if outbound { Tls::Mutual } else { self.tls };
+        Verdict {
+            id: self.id,
+            labels: Labels { side: self.side, source: self.source, destination, method: "", tls },
+            decided: Decided { route, rule, shadow, nearest: self.nearest, revision: self.snapshot.revision },
+            status: outcome.status,
+            reason: self.reason,
+            attempts: self.course.attempts,
+            duration: now.mono.since(self.begun),
+        }
+    }
+
+    fn reply(&mut self, answer: Box<Answer>) -> Effect {
+        self.reason = Some(answer.reason);
+        Effect::Reply(answer)
+    }
+
+    fn decide_inbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let found = resolve::resolve(&snapshot, &arrival.direction, "", None).ok();
+        let served = found.and_then(|(tree, port)| Some((tree, port.program?, tree.access.as_ref()?)));
+        let Some((tree, program, access)) = served else {
+            return Err(refuse(Reason::NotServed, "this workload does not serve that service port"));
+        };
+        self.service = Some(Arc::clone(tree));
+        let call = authorize::Call { source: arrival.source, port: program.port(), http: None };
+        let ruling = access.rule_on(&call, snapshot.default_allows());
+        let allowed = ruling.allowed;
+        if !allowed {
+            let refusal = Refusal::of(access, &call, &ruling, tree);
+            self.nearest = refusal.nearest;
+            self.access = Some(Box::new(ruling));
+            return Err(refuse(Reason::AccessDenied, refusal.detail));
+        }
+        self.access = Some(Box::new(ruling));
+        self.course.goal = Goal::Program { address: program, protocol: Protocol::Tcp };
+        self.dispatch(shard, now)
+    }
+
+    fn decide_outbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let found = resolve::resolve(&snapshot, &arrival.direction, "", None);
+        let (tree, port) = found.map_err(|reason| refuse(reason, "no such service port is known here"))?;
+        self.service = Some(Arc::clone(tree));
+        let cluster = snapshot.cluster(port.cluster).ok_or_else(|| refuse(Reason::Internal, "no cluster"))?;
+        if let Some(most) = cluster.call.pending_max {
+            let busy = Busy::on(&cluster.call.share.pending);
+            if cluster.call.share.pending.value() > u64::from(most) {
+                return Err(refuse(Reason::Overload, "too many connections are open already"));
+            }
+            self.course.pending = Some(busy);
+        }
+        if cluster.over_rate(now).is_some() {
+            return Err(refuse(Reason::RateLimited, "the rate limit of the service is reached"));
+        }
+        if let Some(memory) = shard.clusters.entry(cluster.slot) {
+            memory.budget.request(&cluster.call, now);
+        }
+        self.course.policy = Policy { tries_max: TRIES_MAX, repeatable: false, body_held: true };
+        self.course.goal = Goal::Cluster(Arc::clone(cluster));
+        self.dispatch(shard, now)
+    }
+
+    fn dispatch(&mut self, shard: &mut Shard, now: Instant) -> Result<Plan, Box<Answer>> {
+        let planned = self.course.dispatch(shard, now);
+        planned.map_err(|reason| Box::new(give_up(reason, None, self.side, false, &self.course)))
+    }
+}
+
+fn refuse(reason: Reason, detail: impl Into<Text>) -> Box<Answer> {
+    Box::new(Answer::new(reason, false, detail))
+}
