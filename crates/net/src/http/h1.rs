@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An HTTP/1 connection, either side of it, as a driver around the codec: it reads heads and bodies,
+//! writes heads and bodies, and keeps only what can't be used or sent yet. Head and first body bytes
+//! leave in one write. Whether it may be used again is for the caller to decide, from
+//! [`Conn::is_clean`] and the heads.
+
+use super::{Answered, Error, Progress, Sink, UNSENT_BYTES_MAX, scratch};
+use crate::http::Chunk;
+use crate::io::Stream;
+use byrnie_codec::h1::{self, Asked, Body};
+use byrnie_codec::{Fields, Framing, Head, Limits, Parsed, Reject};
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::AsyncWrite;
+
+/// Bytes of following requests that are read while an answer is awaited; beyond it the client isn't
+/// watched until the answer is through.
+const PIPELINED_BYTES_MAX: usize = 64 * 1024;
+/// From here on a piece of a body is written at once rather than copied behind what waits.
+const BYPASS_BYTES: usize = 16 * 1024;
+
+/// An HTTP/1 connection.
+#[derive(Debug)]
+pub struct Conn {
+    stream: Stream,
+    limits: Limits,
+    /// Read and not used: a partial head, the beginning of a body, following requests.
+    inbox: Vec<u8>,
+    used: usize,
+    /// Written and not sent.
+    outbox: Vec<u8>,
+    sent: usize,
+    reading: Option<Body>,
+    writing: Writing,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    /// The other side has closed its direction.
+    ended: bool,
+    /// TLS holds records that the socket hasn't taken.
+    sealed: bool,
+    /// A byte was handed to the socket since the last head was written.
+    sent_any: bool,
+    /// The message can't be completed: close.
+    broken: bool,
+}
+
+/// What may still be written of the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    Nothing,
+    Length(u64),
+    Chunked,
+    UntilClose,
+}
+
+/// A request came, or the connection ended between two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// A request.
+    Head,
+    /// The client closed.
+    Closed,
+}
+
+impl Conn {
+    /// A connection on which `inbox` has been read already.
+    pub fn new(stream: Stream, inbox: Vec<u8>, limits: Limits) -> Self {
+        Self {
+            stream,
+            limits,
+            inbox,
+            used: 0,
+            outbox: Vec::new(),
+            sent: 0,
+            reading: None,
+            writing: Writing::Nothing,
+            state: State::default(),
+        }
+    }
+
+    /// The connection below.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Whether both messages are complete, everything is sent, and nothing unasked for has come: only then
+    /// may a client's connection be used again.
+    pub fn is_clean(&self) -> bool {
+        let State { ended, broken, .. } = self.state;
+        let messages = self.reading.is_none() && self.writing == Writing::Nothing;
+        messages && !ended && !broken && self.inbox.len() == self.used && self.unsent() == 0
+    }
+
+    /// Whether the body of the message being read has been read to its end.
+    pub fn has_read_all(&self) -> bool {
+        self.reading.is_none()
+    }
+
+    /// Whether a message is only half written.
+    pub fn owes(&self) -> bool {
+        self.writing != Writing::Nothing || self.state.broken
+    }
+
+    /// Whether bytes of a following message wait.
+    pub fn has_pipelined(&self) -> bool {
+        self.inbox.len() > self.used
+    }
+
+    /// The connection and what has been read of it but not used, once both sides left HTTP.
+    pub fn into_tunnel(mut self) -> (Stream, Vec<u8>) {
+        self.inbox.drain(..self.used);
+        (self.stream, self.inbox)
+    }
+
+    /// Reads the head of a request.
+    pub fn poll_request(&mut self, cx: &mut Context<'_>, head: &mut Head) -> Poll<Result<Arrived, Error>> {
+        let parsed = ready!(self.poll_head(cx, head, h1::parse_request))?;
+        if parsed == Arrived::Head {
+            self.begin_body(head.framing());
+        }
+        Poll::Ready(Ok(parsed))
+    }
+
+    /// Reads the head of a response.
+    pub fn poll_response(&mut self, cx: &mut Context<'_>, asked: Asked, head: &mut Head) -> Poll<Result<Answered, Error>> {
+        match ready!(self.poll_head(cx, head, |buf, limits, head| h1::parse_response(buf, limits, asked, head)))? {
+            Arrived::Closed => Poll::Ready(Err(Error::Closed)),
+            Arrived::Head if (100..=199).contains(&head.status()) && head.status() != 101 => {
+                Poll::Ready(Ok(Answered::Interim))
+            }
+            Arrived::Head => {
+                self.begin_body(head.framing());
+                Poll::Ready(Ok(Answered::Final))
+            }
+        }
+    }
+
+    fn begin_body(&mut self, framing: Framing) {
+        let body = Body::new(framing, &self.limits);
+        self.reading = Some(body).filter(|body| !body.is_done());
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &mut Head,
+        parse: impl Fn(&[u8], &Limits, &mut Head) -> Result<Parsed, Reject>,
+    ) -> Poll<Result<Arrived, Error>> {
+        if self.has_pipelined() {
+            if let Parsed::Complete(used) = parse(&self.inbox[self.used..], &self.limits, head)? {
+                self.advance(used);
+                return Poll::Ready(Ok(Arrived::Head));
+            }
+        } else {
+            // A head that is half filled by an earlier, broken message must not be taken for progress.
+            head.clear();
+        }
+        loop {
+            if self.state.ended {
+                let result = if self.has_pipelined() { Err(Error::Closed) } else { Ok(Arrived::Closed) };
+                return Poll::Ready(result);
+            }
+            let Self { stream, inbox, used, limits, state, .. } = self;
+            let parsed = ready!(scratch::poll_read(stream, cx, |_, new| -> Result<Parsed, Error> {
+                if new.is_empty() {
+                    state.ended = true;
+                    return Ok(Parsed::Partial);
+                }
+                if inbox.len() == *used {
+                    let parsed = parse(new, limits, head)?;
+                    let rest = match parsed {
+                        Parsed::Complete(taken) => &new[taken..],
+                        Parsed::Partial => new,
+                    };
+                    keep(inbox, used, rest);
+                    // What follows the head is in the inbox from its beginning.
+                    return Ok(match parsed {
+                        Parsed::Complete(_) => Parsed::Complete(0),
+                        Parsed::Partial => Parsed::Partial,
+                    });
+                }
+                inbox.extend_from_slice(new);
+                Ok(parse(&inbox[*used..], limits, head)?)
+            }))??;
+            if let Parsed::Complete(taken) = parsed {
+                self.advance(taken);
+                return Poll::Ready(Ok(Arrived::Head));
+            }
+        }
+    }
+
+    /// Marks bytes of the inbox as used.
+    fn advance(&mut self, used: usize) {
+        self.used += used;
+        if self.used >= self.inbox.len() {
+            self.used = 0;
+            scratch::recycle(std::mem::take(&mut self.inbox));
+        }
+    }
+
+    /// Reads a piece of the body and hands it to `sink`.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>, sink: &mut Sink<'_>) -> Poll<Result<Progress, Error>> {
+        let Some(body) = &mut self.reading else { return Poll::Ready(Ok(Progress::End(None))) };
+        if self.inbox.len() > self.used {
+            let taken = decode(body, &self.inbox[self.used..], cx, sink)?;
+            self.advance(taken);
+        } else if self.state.ended {
+            body.end().map_err(|_| Error::Closed)?;
+        } else {
+            let Self { stream, inbox, used, state, .. } = self;
+            ready!(scratch::poll_read(stream, cx, |cx, new| -> Result<(), Error> {
+                if new.is_empty() {
+                    state.ended = true;
+                    return body.end().map_err(|_| Error::Closed);
+                }
+                let taken = decode(body, new, cx, sink)?;
+                keep(inbox, used, &new[taken..]);
+                Ok(())
+            }))??;
+        }
+        if !self.reading.as_ref().is_some_and(Body::is_done) {
+            return Poll::Ready(Ok(Progress::More));
+        }
+        let body = self.reading.take();
+        let trailers = body.as_ref().and_then(Body::trailers).filter(|fields| !fields.is_empty());
+        Poll::Ready(Ok(Progress::End(trailers.cloned().map(Box::new))))
+    }
+
+    /// Writes the head of a request.
+    pub fn send_request(&mut self, head: &Head) {
+        self.begin_message(head, true);
+        h1::emit_request(head, &mut self.outbox);
+    }
+
+    /// Writes the head of a response.
+    pub fn send_response(&mut self, head: &Head) {
+        if (100..=199).contains(&head.status()) && head.status() != 101 {
+            self.own_outbox();
+            h1::emit_response(head, &mut self.outbox);
+            return;
+        }
+        self.begin_message(head, false);
+        h1::emit_response(head, &mut self.outbox);
+    }
+
+    fn begin_message(&mut self, head: &Head, request: bool) {
+        self.own_outbox();
+        self.state.sent_any = false;
+        self.writing = match head.framing() {
+            Framing::None | Framing::Length(0) => Writing::Nothing,
+            Framing::Length(length) => Writing::Length(length),
+            Framing::UntilClose if !request => Writing::UntilClose,
+            Framing::Chunked | Framing::Stream | Framing::UntilClose => Writing::Chunked,
+        };
+    }
+
+    fn own_outbox(&mut self) {
+        if self.outbox.capacity() == 0 {
+            self.outbox = scratch::buffer();
+        }
+    }
+
+    /// Writes a piece of the body.
+    ///
+    /// # Errors
+    /// If the socket failed, or the body is longer than its head said.
+    pub fn push(&mut self, cx: &mut Context<'_>, piece: &[u8]) -> Result<(), Error> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.own_outbox();
+        match &mut self.writing {
+            Writing::Nothing => return Err(Error::Length),
+            Writing::Length(left) => {
+                *left = left.checked_sub(piece.len() as u64).ok_or(Error::Length)?;
+            }
+            Writing::Chunked => h1::chunk_start(piece.len(), &mut self.outbox),
+            Writing::UntilClose => {}
+        }
+        let chunked = self.writing == Writing::Chunked;
+        self.write_with(cx, piece)?;
+        if chunked {
+            h1::chunk_end(&mut self.outbox);
+        }
+        Ok(())
+    }
+
+    /// Sends what waits and `piece` in one go, if that is worth it, and keeps what wasn't taken.
+    fn write_with(&mut self, cx: &mut Context<'_>, piece: &[u8]) -> Result<(), Error> {
+        let mut taken = 0;
+        if piece.len() >= BYPASS_BYTES {
+            let slices = [IoSlice::new(&self.outbox[self.sent..]), IoSlice::new(piece)];
+            if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write_vectored(cx, &slices)? {
+                self.state.sent_any = true;
+                self.state.sealed = self.stream.is_tls();
+                let waited = self.unsent();
+                self.sent += written.min(waited);
+                taken = written.saturating_sub(waited);
+            }
+        }
+        if self.sent == self.outbox.len() {
+            self.outbox.clear();
+            self.sent = 0;
+        }
+        self.outbox.extend_from_slice(&piece[taken..]);
+        Ok(())
+    }
+
+    /// Ends the body.
+    ///
+    /// # Errors
+    /// If it's shorter than its head said.
+    pub fn end(&mut self, trailers: Option<&Fields>) -> Result<(), Error> {
+        match self.writing {
+            Writing::Length(left) if left > 0 => {
+                self.state.broken = true;
+                return Err(Error::Length);
+            }
+            Writing::Chunked => {
+                self.own_outbox();
+                h1::last_chunk(trailers, &mut self.outbox);
+            }
+            // The end is the end of the connection: it can't carry another message.
+            Writing::UntilClose => self.state.broken = true,
+            Writing::Nothing | Writing::Length(_) => {}
+        }
+        self.writing = Writing::Nothing;
+        Ok(())
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn unsent(&self) -> usize {
+        self.outbox.len() - self.sent
+    }
+
+    /// Whether a byte was handed to the socket since the last head was written.
+    pub fn has_sent(&self) -> bool {
+        self.state.sent_any
+    }
+
+    /// Sends what waits.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while self.sent < self.outbox.len() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;
+            if written == 0 {
+                return Poll::Ready(Err(Error::Closed));
+            }
+            self.sent += written;
+            self.state.sent_any = true;
+            self.state.sealed = self.stream.is_tls();
+        }
+        if self.outbox.capacity() > 0 {
+            self.sent = 0;
+            scratch::recycle(std::mem::take(&mut self.outbox));
+        }
+        if self.state.sealed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.state.sealed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the other side closed. Keeps what else it sent.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.state.ended {
+                return Poll::Ready(());
+            }
+            if self.inbox.len() - self.used >= PIPELINED_BYTES_MAX {
+                return Poll::Pending;
+            }
+            let Self { stream, inbox, used, state, .. } = self;
+            let read = ready!(scratch::poll_read(stream, cx, |_, new| {
+                state.ended = new.is_empty();
+                keep(inbox, used, new);
+            }));
+            if read.is_err() {
+                self.state.ended = true;
+            }
+        }
+    }
+
+    /// Gives the message up: nothing more is written, and the connection must be closed.
+    pub fn abort(&mut self) {
+        self.state.broken = true;
+        self.outbox.clear();
+        self.sent = 0;
+        self.writing = Writing::Nothing;
+    }
+
+    /// Says that nothing more will be sent, after what waits.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx).map_err(Error::Io)
+    }
+
+    /// Reads and forgets. Ready with how much, 0 at the end.
+    pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        scratch::poll_read(&mut self.stream, cx, |_, new| new.len()).map_err(Error::Io)
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        scratch::recycle(std::mem::take(&mut self.inbox));
+        scratch::recycle(std::mem::take(&mut self.outbox));
+    }
+}
+
+/// Decodes all of `input` that belongs to the body; answers how much that was.
+fn decode(body: &mut Body, input: &[u8], cx: &mut Context<'_>, sink: &mut Sink<'_>) -> Result<usize, Error> {
+    let mut at = 0;
+    while at < input.len() && !body.is_done() {
+        let piece = body.decode(&input[at..])?;
+        if !piece.payload.is_empty() {
+            sink(cx, Chunk::Slice(&input[at..][piece.payload.clone()]))?;
+        }
+        at += piece.consumed;
+    }
+    Ok(at)
+}
+
+/// Puts unused bytes into the inbox.
+fn keep(inbox: &mut Vec<u8>, used: &mut usize, rest: &[u8]) {
+    if rest.is_empty() {
+        return;
+    }
+    if inbox.capacity() == 0 {
+        *inbox = scratch::buffer();
+    }
+    if inbox.len() == *used {
+        inbox.clear();
+        *used = 0;
+    }
+    inbox.extend_from_slice(rest);
+}
+
+const _: () = assert!(PIPELINED_BYTES_MAX <= UNSENT_BYTES_MAX);

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Between HTTP/2's header lists and the one `Head`. Strict in both directions: pseudo-headers obey
+//! RFC 9113 8.3, headers of one connection never pass, `host` never contradicts `:authority`.
+
+use crate::http::Error;
+use byrnie_codec::{Fields, Framing, Head, Reject, Version};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Uri};
+
+/// The head of a request as it came. `ended`: no body follows.
+pub(super) fn from_request(parts: &http::request::Parts, ended: bool, head: &mut Head) -> Result<(), Reject> {
+    let uri = &parts.uri;
+    let host = || parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    let authority = uri.authority().map(http::uri::Authority::as_str).or_else(host).unwrap_or_default();
+    let path = uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    head.start_request(parts.method.as_str(), uri.scheme_str().unwrap_or("http"), authority, path)?;
+    head.set_version(Version::Http2);
+    take_fields(&parts.headers, head)?;
+    if !parts.headers.contains_key(CONTENT_LENGTH) {
+        head.set_framing(if ended { Framing::None } else { Framing::Stream });
+    }
+    Ok(())
+}
+
+/// The head of a response as it came.
+pub(super) fn from_response(parts: &http::response::Parts, ended: bool, head: &mut Head) -> Result<(), Reject> {
+    head.start_response(parts.status.as_u16());
+    head.set_version(Version::Http2);
+    take_fields(&parts.headers, head).map_err(|reject| Reject { status: 502, ..reject })?;
+    if ended {
+        if let (true, Framing::Length(length)) = (parts.headers.contains_key(CONTENT_LENGTH), head.framing()) {
+            head.set_declared_length(Some(length));
+        }
+        let answers_nothing = matches!(parts.status.as_u16(), 100..=199 | 204 | 304);
+        let declared = head.declared_length().is_some_and(|length| length > 0);
+        // An empty body is said as such to HTTP/1; an answer to HEAD keeps the length it announces.
+        head.set_framing(if answers_nothing || declared { Framing::None } else { Framing::Length(0) });
+    } else if !parts.headers.contains_key(CONTENT_LENGTH) {
+        head.set_framing(Framing::Stream);
+    }
+    Ok(())
+}
+
+fn take_fields(map: &HeaderMap, head: &mut Head) -> Result<(), Reject> {
+    for (name, value) in map {
+        head.append(name.as_str(), value.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Trailers as they came.
+pub(super) fn from_trailers(map: &HeaderMap) -> Result<Fields, Reject> {
+    let mut fields = Fields::new();
+    for (name, value) in map {
+        fields.append(name.as_str(), value.as_bytes())?;
+    }
+    Ok(fields)
+}
+
+/// A request to be sent.
+pub(super) fn to_request(head: &Head) -> Result<Request<()>, Error> {
+    let uri = if head.method() == "CONNECT" {
+        Uri::builder().authority(head.authority()).build()
+    } else {
+        Uri::builder().scheme(head.scheme()).authority(head.authority()).path_and_query(head.path_and_query()).build()
+    };
+    let mut request = Request::new(());
+    *request.uri_mut() = uri.map_err(|_| Error::Closed)?;
+    *request.method_mut() = head.method().parse().map_err(|_| Error::Closed)?;
+    *request.version_mut() = http::Version::HTTP_2;
+    fill(head, request.headers_mut());
+    Ok(request)
+}
+
+/// A response to be sent.
+pub(super) fn to_response(head: &Head) -> Result<Response<()>, Error> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status()).map_err(|_| Error::Closed)?;
+    *response.version_mut() = http::Version::HTTP_2;
+    fill(head, response.headers_mut());
+    Ok(response)
+}
+
+fn fill(head: &Head, map: &mut HeaderMap) {
+    for (name, value) in head.headers() {
+        // Both are checked by the codec, which allows no more than the map does.
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
+            && !is_of_one_connection(&name, &value)
+        {
+            map.append(name, value);
+        }
+    }
+    let length = match head.framing() {
+        Framing::Length(length) if !matches!(head.status(), 100..=199 | 204 | 304) => Some(length),
+        Framing::None => head.declared_length(),
+        _ => None,
+    };
+    if let Some(length) = length {
+        map.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+}
+
+/// What may not stand in an HTTP/2 message (RFC 9113 8.2.2).
+fn is_of_one_connection(name: &HeaderName, value: &HeaderValue) -> bool {
+    match name.as_str() {
+        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "http2-settings"
+        | "host" => true,
+        "te" => value != "trailers",
+        _ => false,
+    }
+}
+
+/// Trailers to be sent.
+pub(super) fn to_trailers(fields: &Fields) -> Result<HeaderMap, Error> {
+    let mut map = HeaderMap::new();
+    for (name, value) in fields.iter() {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::Closed)?;
+        map.append(name, HeaderValue::from_bytes(value).map_err(|_| Error::Closed)?);
+    }
+    Ok(map)
+}

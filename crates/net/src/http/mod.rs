@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! HTTP on a connection. All versions meet at the codec's one `Head` and at a [`Wire`], which hands
+//! out a body piece by piece to whoever pulls, and takes one with backpressure. The proxy drives it
+//! by polling; nothing here knows a route, a policy or a retry.
+
+pub mod alarm;
+pub mod h1;
+pub mod h2;
+mod pump;
+pub(crate) mod scratch;
+
+pub use alarm::Alarm;
+pub use pump::{Fault, Pump, REPLAY_BYTES_MAX};
+
+use byrnie_codec::h1::Asked;
+use byrnie_codec::{Fields, Head, Reject};
+use bytes::Bytes;
+use std::io;
+use std::task::{Context, Poll};
+
+/// Bytes that may wait for one side before the other side is no longer read: the high-water mark.
+pub const UNSENT_BYTES_MAX: usize = 256 * 1024;
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Chunk<'a> {
+    /// In the worker's read scratch: copy what can't be sent at once.
+    Slice(&'a [u8]),
+    /// Owned by reference count.
+    Shared(Bytes),
+}
+
+impl Chunk<'_> {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Slice(slice) => slice,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    /// The bytes as owned.
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Slice(slice) => Bytes::copy_from_slice(slice),
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// Who takes the pieces of a body.
+pub type Sink<'a> = dyn FnMut(&mut Context<'_>, Chunk<'_>) -> Result<(), Error> + 'a;
+
+/// How far a body has been read.
+#[derive(Debug)]
+pub enum Progress {
+    /// There may be more.
+    More,
+    /// That was all; with trailers, if there were any.
+    End(Option<Box<Fields>>),
+}
+
+/// What a response head turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// A 1xx; another head follows.
+    Interim,
+    /// The final one (a 101 too).
+    Final,
+}
+
+/// Why a message can't go on.
+#[derive(Debug)]
+pub enum Error {
+    /// The socket failed.
+    Io(io::Error),
+    /// What came is no message.
+    Reject(Reject),
+    /// The other side closed before the message was complete.
+    Closed,
+    /// The HTTP/2 stream was reset, with this code.
+    Reset(u32),
+    /// The other side provably did nothing with the request (`REFUSED_STREAM`, GOAWAY).
+    Refused,
+    /// A body of another length than its head said.
+    Length,
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "connection failed: {error}"),
+            Self::Reject(reject) => write!(f, "malformed message: {reject}"),
+            Self::Closed => f.write_str("connection closed within a message"),
+            Self::Reset(code) => write!(f, "stream reset with code {code}"),
+            Self::Refused => f.write_str("stream refused"),
+            Self::Length => f.write_str("body of another length than announced"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<Reject> for Error {
+    fn from(reject: Reject) -> Self {
+        Self::Reject(reject)
+    }
+}
+
+/// One side of an exchange: an HTTP/1 connection, or one stream of an HTTP/2 connection.
+#[derive(Debug)]
+pub enum Wire {
+    /// A whole HTTP/1 connection; it carries one exchange after the other.
+    H1(Box<h1::Conn>),
+    /// One HTTP/2 stream.
+    H2(Box<h2::Flow>),
+}
+
+impl Wire {
+    /// Writes the head of a request. `end` says that nothing follows.
+    ///
+    /// # Errors
+    /// If the head can't be said in this version, or the stream is gone.
+    pub fn send_request(&mut self, head: &Head) -> Result<(), Error> {
+        match self {
+            Self::H1(conn) => conn.send_request(head),
+            Self::H2(flow) => return flow.send_request(head),
+        }
+        Ok(())
+    }
+
+    /// Writes the head of a response, which `fit_downstream` has made fit for an HTTP/1 client.
+    ///
+    /// # Errors
+    /// As [`Wire::send_request`].
+    pub fn send_response(&mut self, head: &Head) -> Result<(), Error> {
+        match self {
+            Self::H1(conn) => conn.send_response(head),
+            Self::H2(flow) => return flow.send_response(head),
+        }
+        Ok(())
+    }
+
+    /// Reads the head of a response into `head`. After [`Answered::Interim`] call again.
+    pub fn poll_response(&mut self, cx: &mut Context<'_>, asked: Asked, head: &mut Head) -> Poll<Result<Answered, Error>> {
+        match self {
+            Self::H1(conn) => conn.poll_response(cx, asked, head),
+            Self::H2(flow) => flow.poll_response(cx, head),
+        }
+    }
+
+    /// Reads a piece of the body and hands it to `sink`.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>, sink: &mut Sink<'_>) -> Poll<Result<Progress, Error>> {
+        match self {
+            Self::H1(conn) => conn.poll_body(cx, sink),
+            Self::H2(flow) => flow.poll_body(cx, sink),
+        }
+    }
+
+    /// Takes a piece of a body. It may stay in memory until [`Wire::poll_flush`].
+    ///
+    /// # Errors
+    /// If the socket failed, or the body is longer than its head said.
+    pub fn push(&mut self, cx: &mut Context<'_>, chunk: Chunk<'_>) -> Result<(), Error> {
+        match self {
+            Self::H1(conn) => conn.push(cx, chunk.as_slice()),
+            Self::H2(flow) => {
+                flow.push(chunk.into_bytes());
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends a body.
+    ///
+    /// # Errors
+    /// If the body is shorter than its head said.
+    pub fn end(&mut self, trailers: Option<&Fields>) -> Result<(), Error> {
+        match self {
+            Self::H1(conn) => conn.end(trailers),
+            Self::H2(flow) => flow.end(trailers),
+        }
+    }
+
+    /// Sends what waits. Ready when nothing waits any more.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        match self {
+            Self::H1(conn) => conn.poll_flush(cx),
+            Self::H2(flow) => flow.poll_flush(cx),
+        }
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn unsent(&self) -> usize {
+        match self {
+            Self::H1(conn) => conn.unsent(),
+            Self::H2(flow) => flow.unsent(),
+        }
+    }
+
+    /// Whether any byte of what was written since the last head may have left.
+    pub fn has_sent(&self) -> bool {
+        match self {
+            Self::H1(conn) => conn.has_sent(),
+            Self::H2(_) => true,
+        }
+    }
+
+    /// Ready when the other side, which has said all that it has to say, went away.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::H1(conn) => conn.poll_gone(cx),
+            Self::H2(flow) => flow.poll_gone(cx),
+        }
+    }
+
+    /// Breaks the message off so that the other side can't take it for complete. An HTTP/1 connection
+    /// is of no use afterwards.
+    pub fn abort(&mut self, code: u32) {
+        match self {
+            Self::H1(conn) => conn.abort(),
+            Self::H2(flow) => flow.reset(code),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One direction of an exchange: pulls a body out of one wire and pushes it into another, with
+//! backpressure, and keeps a copy of a small one while another try may need it.
+
+use super::{Error, Progress, UNSENT_BYTES_MAX, Wire};
+use crate::http::Chunk;
+use byrnie_codec::Fields;
+use std::task::{Context, Poll, ready};
+
+/// Largest body of which a copy is kept for another try.
+pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
+/// One direction of an exchange.
+#[derive(Debug)]
+pub struct Pump {
+    /// Payload moved so far, in bytes, replays not counted again.
+    pub bytes: u64,
+    source_ended: bool,
+    trailers: Option<Box<Fields>>,
+    /// The end has been written to the target.
+    ended: bool,
+    copy: Copy,
+}
+
+/// What is kept for another try.
+#[derive(Debug)]
+enum Copy {
+    /// Nothing: no other try will follow, or the body grew too large.
+    Off,
+    /// All that was read; `replay` says that it must be written before more is read.
+    Kept { bytes: Vec<u8>, replay: bool },
+}
+
+/// Whose fault it was.
+#[derive(Debug)]
+pub enum Fault {
+    /// The wire that was read.
+    Source(Error),
+    /// The wire that was written.
+    Target(Error),
+}
+
+impl Pump {
+    /// A direction that has moved nothing; `keep` says that a copy is wanted.
+    pub fn new(keep: bool) -> Self {
+        let copy = if keep { Copy::Kept { bytes: Vec::new(), replay: false } } else { Copy::Off };
+        Self { bytes: 0, source_ended: false, trailers: None, ended: false, copy }
+    }
+
+    /// Whether the whole body has been written to the target (perhaps not sent yet).
+    pub fn is_done(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether the body can be sent again from its beginning.
+    pub fn is_replayable(&self) -> bool {
+        self.bytes == 0 || matches!(self.copy, Copy::Kept { .. })
+    }
+
+    /// Begins anew with the copy, towards another target.
+    pub fn rewind(&mut self) {
+        self.ended = false;
+        if let Copy::Kept { replay, .. } = &mut self.copy {
+            *replay = true;
+        }
+    }
+
+    /// Lets the copy go: no other try will follow.
+    pub fn forget(&mut self) {
+        if !matches!(self.copy, Copy::Kept { replay: true, .. }) {
+            self.copy = Copy::Off;
+        }
+    }
+
+    /// Moves what can be moved. Ready when all is written and sent.
+    pub fn poll(&mut self, cx: &mut Context<'_>, source: &mut Wire, target: &mut Wire) -> Poll<Result<(), Fault>> {
+        self.replay(cx, target).map_err(Fault::Target)?;
+        while !self.source_ended {
+            if target.unsent() >= UNSENT_BYTES_MAX {
+                ready!(target.poll_flush(cx)).map_err(Fault::Target)?;
+            }
+            let Poll::Ready(progress) = self.pull(cx, source, target) else {
+                // What waits may go out, but it isn't the end.
+                if let Poll::Ready(Err(error)) = target.poll_flush(cx) {
+                    return Poll::Ready(Err(Fault::Target(error)));
+                }
+                return Poll::Pending;
+            };
+            if let Progress::End(trailers) = progress? {
+                self.source_ended = true;
+                self.trailers = trailers;
+            }
+        }
+        if !self.ended {
+            target.end(self.trailers.as_deref()).map_err(Fault::Target)?;
+            self.ended = true;
+        }
+        target.poll_flush(cx).map_err(Fault::Target)
+    }
+
+    fn pull(&mut self, cx: &mut Context<'_>, source: &mut Wire, target: &mut Wire) -> Poll<Result<Progress, Fault>> {
+        let Self { bytes, copy, .. } = self;
+        let mut failed = None;
+        let progress = source.poll_body(cx, &mut |cx, chunk| {
+            *bytes += chunk.as_slice().len() as u64;
+            copy.add(chunk.as_slice());
+            // Its error is the target's: the source must not be blamed for it.
+            match target.push(cx, chunk) {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    failed = Some(error);
+                    Err(Error::Closed)
+                }
+            }
+        });
+        match failed {
+            Some(error) => Poll::Ready(Err(Fault::Target(error))),
+            None => progress.map_err(Fault::Source),
+        }
+    }
+
+    fn replay(&mut self, cx: &mut Context<'_>, target: &mut Wire) -> Result<(), Error> {
+        if let Copy::Kept { bytes, replay } = &mut self.copy
+            && std::mem::take(replay)
+            && !bytes.is_empty()
+        {
+            target.push(cx, Chunk::Slice(bytes))?;
+        }
+        Ok(())
+    }
+}
+
+impl Copy {
+    fn add(&mut self, piece: &[u8]) {
+        if let Self::Kept { bytes, .. } = self {
+            if bytes.len() + piece.len() > REPLAY_BYTES_MAX {
+                *self = Self::Off;
+            } else {
+                bytes.extend_from_slice(piece);
+            }
+        }
+    }
+}

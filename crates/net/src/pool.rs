@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Connections to upstreams, of one core. Idle HTTP/1 connections are kept last-in first-out, HTTP/2
+//! connections are shared by their streams. A connection is only ever used for the address, peer
+//! identity, server name and own credentials it was opened with. Never asked by another core.
+
+use crate::http::h2;
+use crate::http::{Error, h1};
+use byrnie_base::{Instant, Text, Timestamp};
+use byrnie_model::Identity;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+#[cfg(test)]
+mod tests;
+
+/// Idle HTTP/1 connections kept to one upstream.
+pub const IDLE_PER_KEY_MAX: usize = 512;
+/// Idle HTTP/1 connections kept in all.
+pub const IDLE_MAX: usize = 4096;
+/// How long a connection is kept idle: below the 60 s of most servers, so that we close first.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+/// HTTP/2 connections to one upstream; the second is opened when the first is full.
+pub const SHARED_PER_KEY_MAX: usize = 4;
+
+/// What a connection was opened for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Where to.
+    pub address: SocketAddr,
+    /// Who must be there and what is asked for, if it's a mesh hop.
+    pub hop: Option<(Identity, Text)>,
+    /// Which of our own credentials were shown; raised when they are renewed.
+    pub generation: u64,
+    /// HTTP/2 rather than HTTP/1.
+    pub h2: bool,
+}
+
+/// Connections of one core.
+#[derive(Debug, Default)]
+pub struct Pool {
+    idle: HashMap<Rc<Key>, Vec<Idle>>,
+    idle_count: usize,
+    shared: HashMap<Rc<Key>, Rc<Shared>>,
+}
+
+/// An HTTP/1 connection at rest.
+#[derive(Debug)]
+struct Idle {
+    conn: Box<h1::Conn>,
+    since: Instant,
+    not_after: Option<Timestamp>,
+}
+
+/// HTTP/2 connections to one upstream.
+#[derive(Debug, Default)]
+pub struct Shared {
+    clients: RefCell<Vec<(h2::Client, Option<Timestamp>)>>,
+    /// Held while one more is opened, so that a burst doesn't open one each.
+    pub opening: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// A connection at work, and what it takes to give it back.
+#[derive(Debug)]
+pub struct Lease {
+    /// Its key.
+    pub key: Rc<Key>,
+    /// Whether it was idle before.
+    pub reused: bool,
+    /// When the peer's certificate ends.
+    pub not_after: Option<Timestamp>,
+}
+
+impl Pool {
+    /// An idle HTTP/1 connection that is alive, the one that came last.
+    pub fn take(&mut self, cx: &mut Context<'_>, key: &Rc<Key>, wall: Timestamp) -> Option<(Box<h1::Conn>, Lease)> {
+        let idle = self.idle.get_mut(key)?;
+        while let Some(mut found) = idle.pop() {
+            self.idle_count -= 1;
+            let expired = found.not_after.is_some_and(|not_after| not_after <= wall);
+            // Asks the reactor's note of readiness, without a system call.
+            let alive = found.conn.poll_gone(cx) == Poll::Pending && found.conn.is_clean();
+            if alive && !expired {
+                let lease = Lease { key: Rc::clone(key), reused: true, not_after: found.not_after };
+                return Some((found.conn, lease));
+            }
+        }
+        self.idle.remove(key);
+        None
+    }
+
+    /// Keeps a connection for the next exchange. One that isn't clean is closed instead.
+    pub fn give(&mut self, conn: Box<h1::Conn>, lease: Lease, now: Instant) {
+        if !conn.is_clean() || self.idle_count >= IDLE_MAX {
+            return;
+        }
+        let idle = self.idle.entry(lease.key).or_default();
+        if idle.len() < IDLE_PER_KEY_MAX {
+            idle.push(Idle { conn, since: now, not_after: lease.not_after });
+            self.idle_count += 1;
+        }
+    }
+
+    /// The HTTP/2 connections to an upstream.
+    pub fn shared(&mut self, key: &Rc<Key>) -> Rc<Shared> {
+        Rc::clone(self.shared.entry(Rc::clone(key)).or_default())
+    }
+
+    /// Closes what has been idle for too long, and forgets what has ended. Call it every few seconds.
+    pub fn sweep(&mut self, now: Instant) {
+        let mut left = 0;
+        self.idle.retain(|_, idle| {
+            idle.retain(|idle| now.since(idle.since) < IDLE_TIMEOUT);
+            left += idle.len();
+            !idle.is_empty()
+        });
+        self.idle_count = left;
+        self.shared.retain(|_, shared| {
+            shared.clients.borrow_mut().retain(|(client, _)| !client.is_ended());
+            Rc::strong_count(shared) > 1 || !shared.clients.borrow().is_empty()
+        });
+    }
+
+    /// Closes every idle connection and lets the shared ones end with their streams.
+    pub fn clear(&mut self) {
+        self.idle.clear();
+        self.idle_count = 0;
+        self.shared.clear();
+    }
+
+    /// Lets go of connections opened with older credentials, as soon as they are idle.
+    pub fn retire(&mut self, generation: u64) {
+        let mut left = 0;
+        self.idle.retain(|key, idle| {
+            let keep = key.hop.is_none() || key.generation >= generation;
+            left += if keep { idle.len() } else { 0 };
+            keep
+        });
+        self.idle_count = left;
+        self.shared.retain(|key, _| key.hop.is_none() || key.generation >= generation);
+    }
+
+    /// Idle HTTP/1 connections and HTTP/2 connections.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.idle_count, self.shared.values().map(|shared| shared.clients.borrow().len()).sum())
+    }
+}
+
+impl Shared {
+    /// A connection with room for another stream.
+    pub fn with_room(&self, wall: Timestamp) -> Option<h2::Client> {
+        let mut clients = self.clients.borrow_mut();
+        clients.retain(|(client, not_after)| !client.is_ended() && not_after.is_none_or(|end| end > wall));
+        clients.iter().find(|(client, _)| !client.is_full()).map(|(client, _)| client.clone())
+    }
+
+    /// Whether no further connection may be opened; the answer is one to wait for.
+    pub fn crowded(&self) -> Option<h2::Client> {
+        let clients = self.clients.borrow();
+        if clients.len() < SHARED_PER_KEY_MAX { None } else { clients.first().map(|(client, _)| client.clone()) }
+    }
+
+    /// Adds a connection.
+    pub fn add(&self, client: h2::Client, not_after: Option<Timestamp>) {
+        self.clients.borrow_mut().push((client, not_after));
+    }
+
+    /// Forgets a connection that refused a stream or failed to open one.
+    pub fn prune(&self) {
+        self.clients.borrow_mut().retain(|(client, _)| !client.is_ended());
+    }
+}
+
+/// Waits until `client` takes another stream.
+///
+/// # Errors
+/// If the connection ended.
+pub async fn ready(client: &mut h2::Client) -> Result<(), Error> {
+    std::future::poll_fn(|cx| client.poll_ready(cx)).await
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Opaque bytes both ways between two connections, with half-close, backpressure and an idle limit.
+//! What can't be sent at once is the only thing kept, and while it is, its source isn't read.
+
+use crate::http::Alarm;
+use crate::http::scratch;
+use crate::io::Stream;
+use crate::runtime;
+use byrnie_base::Instant;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::AsyncWrite;
+
+#[cfg(test)]
+mod tests;
+
+/// What a relay moved, and how it ended.
+#[derive(Debug)]
+pub struct Relayed {
+    /// Bytes from the first connection to the second.
+    pub sent: u64,
+    /// Bytes from the second to the first.
+    pub received: u64,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub enum End {
+    /// Both sides closed in order.
+    Closed,
+    /// Nothing moved for the time allowed.
+    Idle,
+    /// The first connection failed.
+    First(io::Error),
+    /// The second connection failed.
+    Second(io::Error),
+}
+
+/// One direction.
+#[derive(Debug)]
+struct Direction {
+    waiting: Vec<u8>,
+    sent: usize,
+    bytes: u64,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The source has closed: what waits is sent, then the target is told.
+    Closing,
+    Closed,
+}
+
+enum Side {
+    Source(io::Error),
+    Target(io::Error),
+}
+
+/// Relays until both sides have closed, one failed, or nothing moved for `idle`. `first_bytes` have been
+/// read from `first` already, `second_bytes` from `second`.
+pub async fn relay(
+    first: &mut Stream,
+    first_bytes: Vec<u8>,
+    second: &mut Stream,
+    second_bytes: Vec<u8>,
+    idle: Duration,
+) -> Relayed {
+    let mut there = Direction::new(first_bytes);
+    let mut back = Direction::new(second_bytes);
+    let mut alarm = Alarm::new();
+    let mut seen = (0, Instant::default());
+    alarm.after(idle);
+    let end = poll_fn(|cx| {
+        let there_done = match there.poll(cx, first, second) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(Side::Source(error))) => return Poll::Ready(End::First(error)),
+            Poll::Ready(Err(Side::Target(error))) => return Poll::Ready(End::Second(error)),
+            Poll::Pending => false,
+        };
+        let back_done = match back.poll(cx, second, first) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(Side::Source(error))) => return Poll::Ready(End::Second(error)),
+            Poll::Ready(Err(Side::Target(error))) => return Poll::Ready(End::First(error)),
+            Poll::Pending => false,
+        };
+        if there_done && back_done {
+            return Poll::Ready(End::Closed);
+        }
+        let now = runtime::coarse().mono;
+        if there.bytes + back.bytes != seen.0 || seen.1 == Instant::default() {
+            seen = (there.bytes + back.bytes, now);
+        }
+        while alarm.poll(cx).is_ready() {
+            if runtime::now().mono.since(seen.1) >= idle {
+                return Poll::Ready(End::Idle);
+            }
+            alarm.set(Some(seen.1 + idle));
+        }
+        Poll::Pending
+    })
+    .await;
+    Relayed { sent: there.bytes, received: back.bytes, end }
+}
+
+impl Direction {
+    fn new(waiting: Vec<u8>) -> Self {
+        let bytes = waiting.len() as u64;
+        Self { waiting, sent: 0, bytes, state: State::Open }
+    }
+
+    /// Moves what can be moved. Ready once the target has been told that no more comes.
+    fn poll(&mut self, cx: &mut Context<'_>, source: &mut Stream, target: &mut Stream) -> Poll<Result<(), Side>> {
+        loop {
+            ready!(self.poll_send(cx, target)).map_err(Side::Target)?;
+            match self.state {
+                State::Open => {}
+                State::Closing => {
+                    match ready!(Pin::new(&mut *target).poll_shutdown(cx)) {
+                        // A peer that has closed both ways already is told nothing new.
+                        Err(error) if error.kind() != io::ErrorKind::NotConnected => {
+                            return Poll::Ready(Err(Side::Target(error)));
+                        }
+                        _ => self.state = State::Closed,
+                    }
+                    continue;
+                }
+                State::Closed => return Poll::Ready(Ok(())),
+            }
+            let read = scratch::poll_read(source, cx, |cx, new| self.take(cx, new, target));
+            let Poll::Ready(read) = read else {
+                // TLS may hold records that the socket hasn't taken.
+                ready!(Pin::new(&mut *target).poll_flush(cx)).map_err(Side::Target)?;
+                return Poll::Pending;
+            };
+            read.map_err(Side::Source)?.map_err(Side::Target)?;
+        }
+    }
+
+    /// Sends what was read, and keeps what can't be sent yet.
+    fn take(&mut self, cx: &mut Context<'_>, new: &[u8], target: &mut Stream) -> io::Result<()> {
+        if new.is_empty() {
+            self.state = State::Closing;
+            return Ok(());
+        }
+        self.bytes += new.len() as u64;
+        let taken = match Pin::new(target).poll_write(cx, new) {
+            Poll::Ready(taken) => taken?,
+            Poll::Pending => 0,
+        };
+        if taken < new.len() {
+            self.waiting = scratch::buffer();
+            self.waiting.extend_from_slice(&new[taken..]);
+        }
+        Ok(())
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, target: &mut Stream) -> Poll<io::Result<()>> {
+        while self.sent < self.waiting.len() {
+            let sent = ready!(Pin::new(&mut *target).poll_write(cx, &self.waiting[self.sent..]))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += sent;
+        }
+        if self.waiting.capacity() > 0 {
+            self.sent = 0;
+            scratch::recycle(std::mem::take(&mut self.waiting));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
