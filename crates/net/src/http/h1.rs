@@ -100,11 +100,6 @@ impl Conn {
         self.reading.is_none()
     }
 
-    /// Whether a message is only half written.
-    pub fn owes(&self) -> bool {
-        self.writing != Writing::Nothing || self.state.broken
-    }
-
     /// Whether bytes of a following message wait.
     pub fn has_pipelined(&self) -> bool {
         self.inbox.len() > self.used
@@ -386,6 +381,10 @@ impl Conn {
 
     /// Gives the message up: nothing more is written, and the connection must be closed.
     pub fn abort(&mut self) {
+        if self.writing == Writing::UntilClose {
+            // An orderly close would make a cut body look complete. Best effort: the socket may be gone.
+            let _ = self.stream.tcp().set_zero_linger();
+        }
         self.state.broken = true;
         self.outbox.clear();
         self.sent = 0;
@@ -401,13 +400,6 @@ impl Conn {
     /// Reads and forgets. Ready with how much, 0 at the end.
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         scratch::poll_read(&mut self.stream, cx, |_, new| new.len()).map_err(Error::Io)
-    }
-}
-
-impl Drop for Conn {
-    fn drop(&mut self) {
-        scratch::recycle(std::mem::take(&mut self.inbox));
-        scratch::recycle(std::mem::take(&mut self.outbox));
     }
 }
 

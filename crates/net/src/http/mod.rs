@@ -12,7 +12,9 @@ pub(crate) mod scratch;
 pub use alarm::Alarm;
 pub use pump::{Fault, Pump, REPLAY_BYTES_MAX};
 
+use crate::io::Stream;
 use byrnie_codec::h1::Asked;
+use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Fields, Head, Reject};
 use bytes::Bytes;
 use std::io;
@@ -110,6 +112,30 @@ impl From<io::Error> for Error {
 impl From<Reject> for Error {
     fn from(reject: Reject) -> Self {
         Self::Reject(reject)
+    }
+}
+
+/// Reads the first bytes of a connection until it can be told what they are.
+///
+/// # Errors
+/// If the connection failed or closed before that.
+pub async fn sniff(stream: &mut Stream) -> io::Result<(Sniff, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    loop {
+        let read = std::future::poll_fn(|cx| {
+            scratch::poll_read(stream, cx, |_, new| {
+                bytes.extend_from_slice(new);
+                new.len()
+            })
+        })
+        .await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match byrnie_codec::sniff::sniff(&bytes) {
+            Sniff::NeedMore => {}
+            found => return Ok((found, bytes)),
+        }
     }
 }
 

@@ -20,6 +20,17 @@ use std::task::{Context, Poll, ready};
 pub struct Client {
     send: h2::client::SendRequest<Bytes>,
     ended: Rc<Cell<bool>>,
+    open: Rc<Cell<usize>>,
+}
+
+/// Counts one open stream until it's dropped.
+#[derive(Debug)]
+pub(super) struct Open(Rc<Cell<usize>>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 impl std::fmt::Debug for Client {
@@ -41,7 +52,7 @@ pub async fn connect(stream: Stream) -> Result<Client, Error> {
         .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
         .max_local_error_reset_streams(Some(RESETS_FOR_ERRORS_MAX))
         .enable_push(false)
-        .handshake(Cork::new(stream))
+        .handshake(Cork::new(stream, Vec::new()))
         .await
         .map_err(from_h2)?;
     let ended = Rc::new(Cell::new(false));
@@ -51,7 +62,7 @@ pub async fn connect(stream: Stream) -> Result<Client, Error> {
         // What went wrong, the streams learn themselves.
         let _ = connection.await;
     });
-    Ok(Client { send, ended })
+    Ok(Client { send, ended, open: Rc::default() })
 }
 
 /// Marks the connection as ended, however its task ends.
@@ -71,7 +82,7 @@ impl Client {
 
     /// Whether the server takes no further stream just now.
     pub fn is_full(&self) -> bool {
-        self.send.num_active_streams() >= self.send.current_max_send_streams()
+        self.open.get() >= self.send.current_max_send_streams()
     }
 
     /// Ready when a stream may be opened.
@@ -81,6 +92,9 @@ impl Client {
 
     /// A stream, for [`Flow::send_request`].
     pub fn open(&self) -> Flow {
-        Flow::new(Side::Unsent(self.send.clone()), None)
+        self.open.set(self.open.get() + 1);
+        let mut flow = Flow::new(Side::Unsent(self.send.clone()), None);
+        flow.counted = Some(Open(Rc::clone(&self.open)));
+        flow
     }
 }

@@ -15,6 +15,8 @@ const CORK_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Cork {
     stream: Stream,
+    /// Read before it was known that this is HTTP/2.
+    prefix: Vec<u8>,
     buffer: Vec<u8>,
     sent: usize,
     /// A flush was asked for, and the other tasks are having their turn.
@@ -22,8 +24,8 @@ pub(super) struct Cork {
 }
 
 impl Cork {
-    pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, buffer: Vec::new(), sent: 0, waits: false }
+    pub(super) fn new(stream: Stream, prefix: Vec<u8>) -> Self {
+        Self { stream, prefix, buffer: Vec::new(), sent: 0, waits: false }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -42,7 +44,14 @@ impl Cork {
 
 impl AsyncRead for Cork {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+        let this = self.get_mut();
+        if !this.prefix.is_empty() {
+            let taken = this.prefix.len().min(buf.remaining());
+            buf.put_slice(&this.prefix[..taken]);
+            this.prefix.drain(..taken);
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buf)
     }
 }
 

@@ -57,6 +57,8 @@ pub struct Flow {
     fin: Fin,
     /// Bytes handed out whose window hasn't been given back: they may not have left yet.
     held: usize,
+    /// Its place in the count of its connection.
+    counted: Option<client::Open>,
 }
 
 #[derive(Debug)]
@@ -85,7 +87,7 @@ impl Flow {
     }
 
     fn new(side: Side, recv: Option<RecvStream>) -> Self {
-        Self { side, recv, send: None, queue: VecDeque::new(), queued: 0, fin: Fin::Open, held: 0 }
+        Self { side, recv, send: None, queue: VecDeque::new(), queued: 0, fin: Fin::Open, held: 0, counted: None }
     }
 
     /// Writes the head of a request.

@@ -33,11 +33,11 @@ pub struct Accepted {
 }
 
 impl Server {
-    /// Exchanges prefaces with the client.
+    /// Exchanges prefaces with the client. `prefix` has been read of the connection already.
     ///
     /// # Errors
     /// If the client speaks no HTTP/2 or is gone.
-    pub async fn handshake(stream: Stream) -> Result<Self, Error> {
+    pub async fn handshake(stream: Stream, prefix: Vec<u8>) -> Result<Self, Error> {
         let connection = h2::server::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -47,7 +47,7 @@ impl Server {
             .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
             .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
             .max_local_error_reset_streams(Some(RESETS_FOR_ERRORS_MAX))
-            .handshake(Cork::new(stream))
+            .handshake(Cork::new(stream, prefix))
             .await
             .map_err(from_h2)?;
         Ok(Self { connection })
