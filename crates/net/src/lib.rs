@@ -5,6 +5,9 @@
 
 pub mod io;
 pub mod listen;
+pub mod http;
+pub mod pool;
+pub mod relay;
 pub mod runtime;
 pub mod tls;
 
