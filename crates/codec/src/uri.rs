@@ -284,3 +284,6 @@ pub fn address(host: &str) -> Option<std::net::IpAddr> {
         None => host.parse::<Ipv4Addr>().ok().map(Into::into),
     }
 }
+
+#[cfg(test)]
+mod tests;

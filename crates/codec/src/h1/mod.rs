@@ -15,3 +15,6 @@ pub use request::parse_request;
 pub use response::{Asked, parse_response};
 
 pub(crate) use check::{content_length, tokens};
+
+#[cfg(test)]
+mod tests;
