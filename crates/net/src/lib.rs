@@ -3,12 +3,15 @@
 //! it. It never decides anything and knows no route and no policy: what a peer may do is asked elsewhere;
 //! here one only learns, by proof, who the peer is.
 
+pub mod dns;
+pub mod grpc;
 pub mod io;
 pub mod listen;
 pub mod http;
 pub mod pool;
 pub mod relay;
 pub mod runtime;
+pub mod serve;
 pub mod tls;
 
 /// A future on the heap, as the traits of this crate return it.

@@ -162,6 +162,65 @@ pub fn spawn<F: Future<Output = ()> + Send + 'static>(kind: &'static str, future
     Task { join: tokio::task::spawn(confined(kind, future)) }
 }
 
+/// Tasks that end together: those still running are aborted when the group is dropped.
+#[derive(Debug, Default)]
+pub struct Group {
+    set: tokio::task::JoinSet<()>,
+}
+
+impl Group {
+    /// A group without tasks.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts a task in the group, on the current reactor. `kind` names it in the report of a panic.
+    pub fn spawn<F: Future<Output = ()> + Send + 'static>(&mut self, kind: &'static str, future: F) {
+        self.reap();
+        self.set.spawn(confined(kind, future));
+    }
+
+    /// Tasks still running.
+    pub fn len(&mut self) -> usize {
+        self.reap();
+        self.set.len()
+    }
+
+    /// Whether no task is running.
+    pub fn is_empty(&mut self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits until all have ended, but at most `limit`; answers how many had not and were aborted.
+    pub async fn end_within(mut self, limit: Duration) -> usize {
+        let all = async { while self.set.join_next().await.is_some() {} };
+        match timeout(limit, all).await {
+            Ok(()) => 0,
+            Err(Elapsed) => self.len(),
+        }
+    }
+
+    fn reap(&mut self) {
+        while self.set.try_join_next().is_some() {}
+    }
+}
+
+/// Runs the tasks that hyper wants run beside a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Executor(pub(crate) &'static str);
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        spawn(self.0, async {
+            future.await;
+        });
+    }
+}
+
 async fn confined<F: Future<Output = ()>>(kind: &'static str, future: F) {
     // The panic is counted and reported in `catch`; the task has nobody else to tell.
     let _ = catch(kind, future).await;

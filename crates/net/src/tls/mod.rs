@@ -39,6 +39,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// that a storm of reconnects costs delay and not memory.
 pub const HANDSHAKES_MAX: usize = 256;
 
+/// Longest time between two looks at the wall clock by [`Peer::expired`].
+pub const EXPIRY_CHECK: Duration = Duration::from_secs(15);
+
 /// Roots that a bundle may hold.
 pub const ROOTS_MAX: usize = 64;
 
@@ -118,6 +121,23 @@ pub struct Peer {
     /// End of validity of the shortest-lived certificate it showed. A connection must take no new work
     /// after it.
     pub not_after: Option<Timestamp>,
+}
+
+impl Peer {
+    /// Waits until the peer's certificate has expired; forever if it showed none. After it, a
+    /// connection must take no new work. Looks at the wall clock every [`EXPIRY_CHECK`], so that a clock that
+    /// was set or a machine that slept is noticed.
+    pub async fn expired(&self) {
+        let Some(not_after) = self.not_after else { return std::future::pending().await };
+        loop {
+            let now = crate::runtime::now().wall;
+            if now > not_after {
+                return;
+            }
+            let left = Duration::from_millis(not_after.as_millis() - now.as_millis() + 1);
+            crate::runtime::sleep(left.min(EXPIRY_CHECK)).await;
+        }
+    }
 }
 
 /// The certificate authorities that vouch for one trust domain.
