@@ -207,7 +207,7 @@ impl Head {
         &self.target.path_and_query[..self.target.path_len]
     }
 
-    /// What follows the `?`, as it was sent.
+    /// What follows the `?`: as it was sent, but that `"<>` are encoded.
     pub fn query(&self) -> Option<&str> {
         self.target.path_and_query.get(self.target.path_len + 1..)
     }

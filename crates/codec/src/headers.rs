@@ -107,7 +107,8 @@ fn is_own(name: &[u8]) -> bool {
     name.get(..OWN_PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(OWN_PREFIX))
 }
 
-/// Drops what the sender of a request may not claim, and what is malformed. The client's identity is
+/// Drops what the sender of a request may not claim, what is malformed, and lookalikes of names the mesh
+/// knows (`content_length`). The client's identity is
 /// dropped whoever sent it: the proxy that verified it writes it anew with [`set_client_identity`].
 pub fn strip_untrusted(head: &mut Head, sender: Sender) {
     head.fields.remove_where(|known, name| match known {
@@ -127,10 +128,25 @@ pub fn strip_untrusted(head: &mut Head, sender: Sender) {
         | Known::TxnBranch
         | Known::TxnOp
         | Known::TxnAttempt => sender == Sender::Outside,
-        Known::Other => sender == Sender::Outside && is_own(name),
+        Known::Other => (sender == Sender::Outside && is_own(name)) || is_lookalike(name),
         _ => false,
     });
     drop_malformed(head);
+}
+
+/// True for a name that is one the mesh knows but for `_` in place of `-`. Programs behind a CGI-like
+/// interface read both as one, and would take the forged line for the true one.
+fn is_lookalike(name: &[u8]) -> bool {
+    const NAME_BYTES_MAX: usize = 64;
+    if !name.contains(&b'_') || name.len() > NAME_BYTES_MAX {
+        return false;
+    }
+    let mut dashed = [0; NAME_BYTES_MAX];
+    for (to, from) in dashed.iter_mut().zip(name) {
+        *to = if *from == b'_' { b'-' } else { *from };
+    }
+    let dashed = &dashed[..name.len()];
+    Known::of(dashed) != Known::Other || is_own(dashed)
 }
 
 /// Drops headers of the mesh that are there more than once or don't say what they should: who reads

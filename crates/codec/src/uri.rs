@@ -5,7 +5,7 @@
 //! Path: percent-encoded unreserved bytes are decoded, other encodings get upper-case digits, bytes
 //! that RFC 3986 doesn't allow are encoded, `//` becomes `/`, dot segments are resolved (never above
 //! the root). Encoded slashes, backslashes, NUL and `..;x` are refused; `;` and double encodings
-//! (`%252F`) stay as they are. Query: passed on byte for byte once its bytes are found to be allowed.
+//! (`%252F`) stay as they are. Query: as it came, but that `"<>` are encoded.
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -31,7 +31,7 @@ pub fn path_and_query(input: &[u8], out: &mut String) -> Result<usize, RejectRea
     let path_len = out.len();
     if let Some(query) = query {
         out.push('?');
-        out.push_str(checked_query(query)?);
+        push_query(query, out)?;
     }
     Ok(path_len)
 }
@@ -191,15 +191,24 @@ fn push_encoded(b: u8, out: &mut String) {
     out.push(DIGITS[(b & 15) as usize] as char);
 }
 
-fn checked_query(query: &[u8]) -> Result<&str, RejectReason> {
+fn push_query(query: &[u8], out: &mut String) -> Result<(), RejectReason> {
+    let mut encodes = false;
     for &b in query {
         match b {
             b'#' => return Err(RejectReason::Fragment),
+            b'"' | b'<' | b'>' => encodes = true,
             0x21..=0x7e => {}
             _ => return Err(RejectReason::Path),
         }
     }
-    std::str::from_utf8(query).map_err(|_| RejectReason::Path)
+    match std::str::from_utf8(query) {
+        Ok(text) if !encodes => out.push_str(text),
+        _ => query.iter().for_each(|&b| match b {
+            b'"' | b'<' | b'>' => push_encoded(b, out),
+            _ => out.push(b as char),
+        }),
+    }
+    Ok(())
 }
 
 /// Appends the canonical form of `host[:port]` to `out`, which must be empty: lower case, without a

@@ -82,6 +82,12 @@ fn untrusted() {
     check(both, both, both, both);
     check("Forwarded-Client-Identity: spiffe://x", "", "", "");
     check("X-Forwarded-Client-Cert: x", "", "", "");
+    for lookalike in
+        ["Forwarded_Client_Identity: x", "forwarded-client_identity: x", "Content_Length: 5", "x_byrnie_new: 1"]
+    {
+        check(lookalike, "", "", "");
+    }
+    check("my_own: 1", "my_own: 1", "my_own: 1", "my_own: 1");
     for claimed in ["X-Byrnie-Decision: 1", "Idempotency-Status: x"] {
         check(claimed, "", "", claimed);
     }

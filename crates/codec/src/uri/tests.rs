@@ -109,6 +109,7 @@ fn queries() {
     check("/?a=/../%2f%zz//", Ok("/?a=/../%2f%zz//"));
     check("/?a?b", Ok("/?a?b"));
     check("/?[a]{b}|\\", Ok("/?[a]{b}|\\"));
+    check("/?\"<>%3c", Ok("/?%22%3C%3E%3c"));
     check("/?a#b", Err(R::Fragment));
     check("/?a b", Err(R::Path));
     check("/?\u{e9}", Err(R::Path));

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Against hyper, another strict server: what it accepts of valid messages we accept and read alike,
+//! and what we accept and forward it accepts and reads alike.
+
+use std::sync::{Arc, Mutex};
+
+use byrnie_codec::h1::{emit_request, last_chunk, parse_request};
+use byrnie_codec::headers::{Sender, strip_hop_by_hop, strip_untrusted};
+use byrnie_codec::{Framing, Head, Limits, Parsed};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::cases::{self, Seen};
+
+/// The requests that hyper reads from a stream that ends after these bytes.
+fn hyper_serves(stream: &[u8]) -> Vec<Seen> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        client.write_all(stream).await.unwrap();
+        client.shutdown().await.unwrap();
+        let sink = Arc::clone(&seen);
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+            let sink = Arc::clone(&sink);
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await?.to_bytes();
+                let headers = parts.headers.iter().map(|(n, v)| (n.to_string(), v.as_bytes().to_vec())).collect();
+                let path_and_query = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+                let method = parts.method.to_string();
+                sink.lock().unwrap().push(Seen {
+                    method,
+                    path_and_query,
+                    headers,
+                    body: body.to_vec(),
+                    keep_alive: true,
+                    bytes: 0,
+                });
+                Ok::<_, hyper::Error>(Response::new(Empty::<Bytes>::new()))
+            }
+        });
+        // An error is an answer: what was seen until then counts.
+        let _ = hyper::server::conn::http1::Builder::new()
+            .half_close(true)
+            .serve_connection(TokioIo::new(server), service)
+            .await;
+        let _ = client.read_to_end(&mut Vec::new()).await;
+    });
+    Arc::into_inner(seen).unwrap().into_inner().unwrap()
+}
+
+/// The lines both keep as lines, names in lower case and in order of names.
+fn comparable(seen: &Seen) -> Vec<(String, Vec<u8>)> {
+    const TYPED: [&str; 6] =
+        ["host", "content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection"];
+    let lower = seen.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+    let mut lines: Vec<_> = lower.filter(|(name, _)| !TYPED.contains(&name.as_str())).collect();
+    lines.sort_by(|a, b| a.0.cmp(&b.0));
+    lines
+}
+
+#[test]
+fn hyper_reads_valid_messages_alike() {
+    let mut compared = 0;
+    for message in cases::odd() {
+        let theirs = hyper_serves(&message);
+        // A few things that RFC 9112 allows hyper does not take.
+        let Some(theirs) = theirs.first() else { continue };
+        let (ours, refused, _) = cases::serve(&message);
+        assert_eq!(refused, None, "{}", message.escape_ascii());
+        let ours = ours.first().unwrap();
+        assert_eq!(ours.method, theirs.method);
+        assert_eq!(ours.body, theirs.body, "{}", message.escape_ascii());
+        assert_eq!(comparable(ours), comparable(theirs), "{}", message.escape_ascii());
+        compared += 1;
+    }
+    assert!(compared >= 300, "{compared}");
+}
+
+#[test]
+fn hyper_reads_what_is_forwarded_alike() {
+    let mut compared = 0;
+    for message in cases::odd() {
+        let (ours, _, _) = cases::serve(&message);
+        let ours = &ours[0];
+        let mut head = Head::new();
+        let parsed = parse_request(&message, &Limits::default(), &mut head);
+        assert!(matches!(parsed, Ok(Parsed::Complete(_))));
+        if head.authority().is_empty() || head.upgrade().is_some() {
+            continue;
+        }
+        strip_untrusted(&mut head, Sender::Outside);
+        strip_hop_by_hop(&mut head);
+        let mut out = Vec::new();
+        emit_request(&head, &mut out);
+        match head.framing() {
+            Framing::Chunked => {
+                if !ours.body.is_empty() {
+                    byrnie_codec::h1::chunk_start(ours.body.len(), &mut out);
+                    out.extend_from_slice(&ours.body);
+                    byrnie_codec::h1::chunk_end(&mut out);
+                }
+                last_chunk(None, &mut out);
+            }
+            _ => out.extend_from_slice(&ours.body),
+        }
+        out.extend_from_slice(b"GET /last HTTP/1.1\r\nHost: z\r\n\r\n");
+        let theirs = hyper_serves(&out);
+        let expected = if head.keep_alive() { 2 } else { 1 };
+        assert_eq!(theirs.len(), expected, "{}", out.escape_ascii());
+        assert_eq!(theirs[0].method, ours.method);
+        assert_eq!(theirs[0].body, ours.body);
+        assert_eq!(theirs[0].path_and_query, head.path_and_query(), "{}", out.escape_ascii());
+        compared += 1;
+    }
+    assert!(compared >= 300, "{compared}");
+}

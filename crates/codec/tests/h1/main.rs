@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! HTTP/1 as a whole: what is valid is accepted and forwarded alike, what is ambiguous is refused,
+//! wherever the network cuts it.
+
+mod cases;
+mod differential;
+mod odd;
+mod smuggling;
+mod split;
