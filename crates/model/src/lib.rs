@@ -5,15 +5,21 @@
 
 pub mod change;
 pub mod code;
+pub mod diagnostic;
 pub mod identity;
 pub mod policy;
 pub mod record;
 pub mod resource;
 pub mod route;
+#[cfg(feature = "yaml")]
+pub mod schema;
 pub mod service;
 pub mod workload;
+#[cfg(feature = "yaml")]
+pub mod yaml;
 
 pub use change::{Change, Delta};
+pub use diagnostic::{Diagnostic, Severity};
 pub use identity::Identity;
 pub use record::Record;
 pub use resource::{Key, Kind, Labels, Resource, Revision, Spec};

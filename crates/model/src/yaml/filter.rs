@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The filters of an HTTPRoute: one of a kind, each with the field of its type and no other, and none
+//! that byrnie doesn't do.
+
+use super::names;
+use super::reader::Reader;
+use super::route::check_path;
+use crate::code;
+use crate::route::{HeaderEdits, PathEdit, Redirect, Rewrite, RouteFilter};
+use byrnie_base::Text;
+use gateway_api::experimental::httproutes as gw;
+use serde_json::{Value, json};
+
+/// Most filters of a rule, and most entries of each list in a header filter: limits of the CRD.
+const FILTERS_MAX: usize = 16;
+const EDITS_MAX: usize = 16;
+const PATH_BYTES_MAX: usize = 1024;
+
+/// Headers that a route may not edit: they frame the message, or say who is calling.
+const UNTOUCHABLE: [&str; 12] = [
+    "connection",
+    "content-length",
+    "forwarded-client-identity",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Filters of a rule. `prefixes`: the rule has exactly one match, on a prefix.
+pub(crate) fn read(
+    reader: &mut Reader<'_>,
+    said: &[gw::HttpRouteRulesFilters],
+    at: &str,
+    prefixes: bool,
+) -> Vec<RouteFilter> {
+    reader.at_most(said.len(), FILTERS_MAX, &format!("{at}.filters"));
+    let mut filters: Vec<RouteFilter> = Vec::new();
+    for (i, said) in said.iter().enumerate() {
+        let at = format!("{at}.filters[{i}]");
+        let Some(filter) = one(reader, said, &at, prefixes) else { continue };
+        let rank = |filter: &RouteFilter| std::mem::discriminant(filter);
+        if filters.iter().any(|other| rank(other) == rank(&filter)) {
+            reader.fault(&code::CONTRADICTION, format!("{at}.type"), "a rule has at most one filter of this type");
+        }
+        let clash =
+            |a: &RouteFilter, b: &RouteFilter| matches!((a, b), (RouteFilter::Redirect(_), RouteFilter::Rewrite(_)));
+        if filters.iter().any(|other| clash(other, &filter) || clash(&filter, other)) {
+            reader.fault(&code::CONTRADICTION, format!("{at}.type"), "a rule cannot both redirect and rewrite");
+        }
+        filters.push(filter);
+    }
+    filters
+}
+
+/// Filters of one backend, whose types differ in Gateway API by name only.
+pub(crate) fn read_of_backend(
+    reader: &mut Reader<'_>,
+    said: &[gw::HttpRouteRulesBackendRefsFilters],
+    at: &str,
+    prefixes: bool,
+) -> Vec<RouteFilter> {
+    let same: Option<Vec<gw::HttpRouteRulesFilters>> =
+        said.iter().map(|filter| serde_json::from_value(serde_json::to_value(filter).ok()?).ok()).collect();
+    let Some(same) = same else {
+        reader.fault(&code::BAD_VALUE, format!("{at}.filters"), "filters of a backend could not be read");
+        return Vec::new();
+    };
+    let filters = read(reader, &same, at, prefixes);
+    for (i, filter) in filters.iter().enumerate() {
+        if matches!(filter, RouteFilter::Redirect(_)) {
+            reader.unenforced(format!("{at}.filters[{i}]"), "redirects of a single backend; move it to the rule");
+        }
+    }
+    filters
+}
+
+fn one(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesFilters, at: &str, prefixes: bool) -> Option<RouteFilter> {
+    use gw::HttpRouteRulesFiltersType as T;
+    let fields = [
+        ("requestHeaderModifier", T::RequestHeaderModifier, said.request_header_modifier.is_some()),
+        ("responseHeaderModifier", T::ResponseHeaderModifier, said.response_header_modifier.is_some()),
+        ("requestRedirect", T::RequestRedirect, said.request_redirect.is_some()),
+        ("urlRewrite", T::UrlRewrite, said.url_rewrite.is_some()),
+        ("requestMirror", T::RequestMirror, said.request_mirror.is_some()),
+        ("extensionRef", T::ExtensionRef, said.extension_ref.is_some()),
+        ("cors", T::Cors, said.cors.is_some()),
+        ("externalAuth", T::ExternalAuth, said.external_auth.is_some()),
+    ];
+    for (field, kind, present) in fields {
+        if kind == said.r#type && !present {
+            reader.fault(&code::MISSING_FIELD, at, format!("this type of filter needs the field \"{field}\""));
+        } else if kind != said.r#type && present {
+            reader.fault(&code::CONTRADICTION, format!("{at}.{field}"), "this field belongs to another type of filter");
+        }
+    }
+    let what = match said.r#type {
+        T::RequestHeaderModifier => {
+            let edits = said.request_header_modifier.as_ref()?;
+            let (set, add) = (edits.set.as_deref().unwrap_or_default(), edits.add.as_deref().unwrap_or_default());
+            let set = set.iter().map(|e| (&*e.name, &*e.value)).collect::<Vec<_>>();
+            let add = add.iter().map(|e| (&*e.name, &*e.value)).collect::<Vec<_>>();
+            let remove = edits.remove.as_deref().unwrap_or_default();
+            return Some(RouteFilter::RequestHeaders(edit(
+                reader,
+                &set,
+                &add,
+                remove,
+                &format!("{at}.requestHeaderModifier"),
+            )));
+        }
+        T::ResponseHeaderModifier => {
+            let edits = said.response_header_modifier.as_ref()?;
+            let (set, add) = (edits.set.as_deref().unwrap_or_default(), edits.add.as_deref().unwrap_or_default());
+            let set = set.iter().map(|e| (&*e.name, &*e.value)).collect::<Vec<_>>();
+            let add = add.iter().map(|e| (&*e.name, &*e.value)).collect::<Vec<_>>();
+            let remove = edits.remove.as_deref().unwrap_or_default();
+            return Some(RouteFilter::ResponseHeaders(edit(
+                reader,
+                &set,
+                &add,
+                remove,
+                &format!("{at}.responseHeaderModifier"),
+            )));
+        }
+        T::RequestRedirect => {
+            let at = format!("{at}.requestRedirect");
+            return Some(RouteFilter::Redirect(redirect(reader, said.request_redirect.as_ref()?, &at, prefixes)));
+        }
+        T::UrlRewrite => {
+            return Some(RouteFilter::Rewrite(rewrite(
+                reader,
+                said.url_rewrite.as_ref()?,
+                &format!("{at}.urlRewrite"),
+                prefixes,
+            )));
+        }
+        T::RequestMirror => "request mirroring",
+        T::ExtensionRef => "extension filters",
+        T::Cors => "CORS filters",
+        T::ExternalAuth => "external authorization",
+    };
+    reader.unenforced(format!("{at}.type"), what);
+    None
+}
+
+fn edit(
+    reader: &mut Reader<'_>,
+    set: &[(&str, &str)],
+    add: &[(&str, &str)],
+    remove: &[String],
+    at: &str,
+) -> HeaderEdits {
+    let mut edits = HeaderEdits::default();
+    for (list, said) in [("set", set), ("add", add)] {
+        reader.at_most(said.len(), EDITS_MAX, &format!("{at}.{list}"));
+        for (i, (name, value)) in said.iter().enumerate() {
+            let at = format!("{at}.{list}[{i}]");
+            header_name(reader, name, &format!("{at}.name"));
+            let fits = names::is_header_value(value);
+            reader.require(
+                fits,
+                &format!("{at}.value"),
+                "a header value is visible ASCII with single lines and no blank ends",
+            );
+            if said[..i].iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
+                reader.fault(&code::CONTRADICTION, format!("{at}.name"), format!("\"{name}\" stands twice"));
+            }
+            let edit = (Text::from(*name), Text::from(*value));
+            if list == "set" { edits.set.push(edit) } else { edits.add.push(edit) }
+        }
+    }
+    reader.at_most(remove.len(), EDITS_MAX, &format!("{at}.remove"));
+    for (i, name) in remove.iter().enumerate() {
+        header_name(reader, name, &format!("{at}.remove[{i}]"));
+        let lower = Text::from(name.to_ascii_lowercase());
+        if edits.remove.contains(&lower) {
+            reader.fault(&code::CONTRADICTION, format!("{at}.remove[{i}]"), format!("\"{name}\" stands twice"));
+        }
+        edits.remove.push(lower);
+    }
+    edits
+}
+
+fn header_name(reader: &mut Reader<'_>, name: &str, at: &str) {
+    let lower = name.to_ascii_lowercase();
+    if reader.require(names::is_header_name(name), at, format!("\"{name}\" is not a header name")) {
+        let free = !UNTOUCHABLE.contains(&lower.as_str());
+        reader.require(free, at, format!("the header \"{name}\" cannot be edited by a route"));
+    }
+}
+
+fn redirect(
+    reader: &mut Reader<'_>,
+    said: &gw::HttpRouteRulesFiltersRequestRedirect,
+    at: &str,
+    prefixes: bool,
+) -> Redirect {
+    let hostname = hostname(reader, said.hostname.as_deref(), at);
+    let path = said.path.as_ref().and_then(|path| {
+        let full = path.r#type == gw::HttpRouteRulesFiltersRequestRedirectPathType::ReplaceFullPath;
+        let said = (path.replace_full_path.as_deref(), path.replace_prefix_match.as_deref());
+        path_edit(reader, full, said, &format!("{at}.path"), prefixes)
+    });
+    let status = said.status_code.unwrap_or(302);
+    let allowed = [301, 302, 303, 307, 308].contains(&status);
+    reader.require(allowed, &format!("{at}.statusCode"), format!("{status} is none of 301, 302, 303, 307, 308"));
+    Redirect {
+        scheme: said.scheme.as_ref().map(|scheme| match scheme {
+            gw::HttpRouteRulesFiltersRequestRedirectScheme::Http => "http".into(),
+            gw::HttpRouteRulesFiltersRequestRedirectScheme::Https => "https".into(),
+        }),
+        hostname,
+        path,
+        port: said.port.map(|port| reader.port(port.into(), &format!("{at}.port"))),
+        status: u16::try_from(status).unwrap_or(302),
+    }
+}
+
+fn rewrite(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesFiltersUrlRewrite, at: &str, prefixes: bool) -> Rewrite {
+    let hostname = hostname(reader, said.hostname.as_deref(), at);
+    let path = said.path.as_ref().and_then(|path| {
+        let full = path.r#type == gw::HttpRouteRulesFiltersUrlRewritePathType::ReplaceFullPath;
+        let said = (path.replace_full_path.as_deref(), path.replace_prefix_match.as_deref());
+        path_edit(reader, full, said, &format!("{at}.path"), prefixes)
+    });
+    if hostname.is_none() && path.is_none() {
+        reader.require(false, at, "a rewrite needs hostname or path");
+    }
+    Rewrite { hostname, path }
+}
+
+fn hostname(reader: &mut Reader<'_>, said: Option<&str>, at: &str) -> Option<Text> {
+    let name = said?;
+    let fits = names::is_subdomain(name) && name.parse::<std::net::IpAddr>().is_err();
+    reader.require(fits, &format!("{at}.hostname"), format!("\"{name}\" is not a host name in lower case"));
+    Some(name.into())
+}
+
+/// The path of a redirect or rewrite: the field of its type and no other.
+fn path_edit(
+    reader: &mut Reader<'_>,
+    full: bool,
+    said: (Option<&str>, Option<&str>),
+    at: &str,
+    prefixes: bool,
+) -> Option<PathEdit> {
+    let (field, text, other, stray) = if full {
+        ("replaceFullPath", said.0, "replacePrefixMatch", said.1)
+    } else {
+        ("replacePrefixMatch", said.1, "replaceFullPath", said.0)
+    };
+    if stray.is_some() {
+        reader.fault(&code::CONTRADICTION, format!("{at}.{other}"), "this field belongs to the other type");
+    }
+    let Some(text) = text else {
+        reader.fault(&code::MISSING_FIELD, at, format!("this type needs the field \"{field}\""));
+        return None;
+    };
+    let place = format!("{at}.{field}");
+    reader.require(text.len() <= PATH_BYTES_MAX, &place, "a path has at most 1024 bytes");
+    // An empty replacement of a prefix stands for "/".
+    if !text.is_empty() || full {
+        check_path(reader, text, &place);
+    }
+    if full {
+        return Some(PathEdit::Full(text.into()));
+    }
+    if !prefixes {
+        let message = "replacePrefixMatch needs a rule with exactly one match, of type PathPrefix";
+        reader.fault(&code::CONTRADICTION, place, message);
+    }
+    Some(PathEdit::Prefix(text.into()))
+}
+
+/// The filter as a document says it.
+pub(crate) fn to_value(filter: &RouteFilter) -> Value {
+    match filter {
+        RouteFilter::RequestHeaders(edits) => {
+            json!({"type": "RequestHeaderModifier", "requestHeaderModifier": edits_value(edits)})
+        }
+        RouteFilter::ResponseHeaders(edits) => {
+            json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": edits_value(edits)})
+        }
+        RouteFilter::Redirect(redirect) => {
+            let mut value = json!({"statusCode": redirect.status});
+            for (name, text) in [("scheme", &redirect.scheme), ("hostname", &redirect.hostname)] {
+                if let Some(text) = text {
+                    value[name] = json!(text);
+                }
+            }
+            if let Some(port) = redirect.port {
+                value["port"] = json!(port);
+            }
+            if let Some(path) = &redirect.path {
+                value["path"] = path_value(path);
+            }
+            json!({"type": "RequestRedirect", "requestRedirect": value})
+        }
+        RouteFilter::Rewrite(rewrite) => {
+            let mut value = json!({});
+            if let Some(hostname) = &rewrite.hostname {
+                value["hostname"] = json!(hostname);
+            }
+            if let Some(path) = &rewrite.path {
+                value["path"] = path_value(path);
+            }
+            json!({"type": "URLRewrite", "urlRewrite": value})
+        }
+    }
+}
+
+fn edits_value(edits: &HeaderEdits) -> Value {
+    let mut value = json!({});
+    for (name, list) in [("set", &edits.set), ("add", &edits.add)] {
+        if !list.is_empty() {
+            value[name] = list.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+        }
+    }
+    if !edits.remove.is_empty() {
+        value["remove"] = json!(edits.remove);
+    }
+    value
+}
+
+fn path_value(path: &PathEdit) -> Value {
+    match path {
+        PathEdit::Full(text) => json!({"type": "ReplaceFullPath", "replaceFullPath": text}),
+        PathEdit::Prefix(text) => json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": text}),
+    }
+}

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Documents in, valid resources or diagnostics out, and back. Strict: what isn't understood or not
+//! enforced is refused, never dropped. The command line, the console and the store's readers all pass
+//! through here; the data plane never does.
+
+mod access;
+mod de;
+mod filter;
+mod kinds;
+mod mesh;
+mod meta;
+mod names;
+mod node;
+mod reader;
+mod route;
+mod service;
+mod traffic;
+mod workload;
+
+use crate::code::Code;
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::resource::Origin;
+use crate::{Key, Kind, Resource, Revision, Spec, code};
+use byrnie_base::Text;
+use de::Fault;
+use node::{DEPTH_MAX, Node, Raw, Span};
+use reader::Reader;
+use serde_json::{Value, json};
+
+pub(crate) use access::AccessSpec;
+pub(crate) use mesh::MeshSpec;
+pub(crate) use traffic::TrafficSpec;
+pub(crate) use workload::WorkloadSpec;
+
+/// Largest input: several thousand documents of usual size.
+pub const INPUT_BYTES_MAX: usize = 16 << 20;
+/// Most documents in one input.
+pub const DOCUMENTS_MAX: usize = 10_000;
+/// Largest document, measured as canonical JSON (after aliases are expanded), as in etcd.
+pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
+
+/// What a document leaves unsaid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// Namespace of documents that name none.
+    pub namespace: Text,
+    /// Trust domain of the identities of workloads.
+    pub trust_domain: Text,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { namespace: "default".into(), trust_domain: "mesh.local".into() }
+    }
+}
+
+/// A resource and the text that it was read from.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// What it says.
+    pub resource: Resource,
+    root: Node,
+}
+
+/// All that was found in one input.
+#[derive(Clone, Debug, Default)]
+pub struct Parsed {
+    /// The valid documents, in order.
+    pub documents: Vec<Document>,
+    /// What is wrong with the others, and warnings about these.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Parsed {
+    /// Whether anything was refused.
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+
+    /// Gives diagnostics of whole-mesh checks their line, column and snippet, if they're about a field
+    /// of one of these documents. `text` is the input that was parsed.
+    pub fn place(&self, text: &str, diagnostics: &mut [Diagnostic]) {
+        for diagnostic in diagnostics.iter_mut().filter(|d| d.column == 0) {
+            let document = self.documents.iter().find(|d| Some(&d.resource.key) == diagnostic.subject.as_ref());
+            let Some(document) = document else { continue };
+            let file = document.resource.origin.as_ref().map(|origin| origin.file.clone()).unwrap_or_default();
+            set_place(diagnostic, &file, document.root.locate(&diagnostic.path), text);
+        }
+    }
+}
+
+/// Reads every document of a text, YAML or JSON; `file` is its name for messages. Empty documents are
+/// passed over. One bad document doesn't hide the others, unless the text isn't YAML at all.
+pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Parsed {
+    let file = Text::from(file);
+    let mut parsed = Parsed::default();
+    let roots = match roots(text) {
+        Ok(roots) => roots,
+        Err(fault) => {
+            parsed.diagnostics.push(diagnostic(&fault, Severity::Error, None, None, &file, text));
+            return parsed;
+        }
+    };
+    for root in roots {
+        if root.value == Raw::Null {
+            continue;
+        }
+        let mut read = read(&root, defaults);
+        for (faults, severity) in [(&read.faults, Severity::Error), (&read.warnings, Severity::Warning)] {
+            let told = faults.iter().map(|f| diagnostic(f, severity, Some(&root), read.key.as_ref(), &file, text));
+            parsed.diagnostics.extend(told);
+        }
+        if let Some(mut resource) = read.resource.take() {
+            if let Some(twin) = parsed.documents.iter().find(|d| d.resource.key == resource.key) {
+                let line = twin.resource.origin.as_ref().map_or(0, |origin| origin.line);
+                let message = format!("{} is already described at line {line}", resource.key);
+                let fault = Fault::new(&code::DUPLICATE_RESOURCE, "metadata.name", message);
+                parsed.diagnostics.push(diagnostic(
+                    &fault,
+                    Severity::Error,
+                    Some(&root),
+                    Some(&resource.key),
+                    &file,
+                    text,
+                ));
+                continue;
+            }
+            resource.origin = Some(Origin { file: file.clone(), line: root.span.line });
+            parsed.documents.push(Document { resource, root });
+        }
+    }
+    parsed
+}
+
+/// Reads one document that is already JSON, such as one from the store.
+///
+/// # Errors
+/// What is wrong with it; places are paths, as there are no lines.
+pub fn from_json(value: &Value, defaults: &Defaults) -> Result<Resource, Vec<Diagnostic>> {
+    let Some(root) = Node::from_json(value, DEPTH_MAX) else {
+        return Err(vec![Diagnostic::error(&code::TOO_LARGE, "", format!("nested deeper than {DEPTH_MAX} levels"))]);
+    };
+    let mut read = read(&root, defaults);
+    match read.resource.take() {
+        Some(resource) => Ok(resource),
+        None => Err(read
+            .faults
+            .iter()
+            .map(|f| diagnostic(f, Severity::Error, None, read.key.as_ref(), &Text::default(), ""))
+            .collect()),
+    }
+}
+
+/// The canonical document of a resource: what the store keeps and `get` shows. [`from_json`] reads the
+/// same resource from it, but for revision and origin, which aren't part of a document. An Endpoint,
+/// which can't be applied, is shown in the same shape.
+pub fn to_json(resource: &Resource) -> Value {
+    let key = &resource.key;
+    let mut metadata = serde_json::Map::new();
+    metadata.insert("name".to_owned(), json!(key.name));
+    if key.kind.namespaced() {
+        metadata.insert("namespace".to_owned(), json!(key.namespace));
+    }
+    if !resource.labels.is_empty() {
+        metadata.insert("labels".to_owned(), json!(resource.labels));
+    }
+    let spec = match &resource.spec {
+        Spec::Namespace => None,
+        Spec::Mesh(mesh) => Some(to_value(&MeshSpec::from(mesh))),
+        Spec::Service(service) => Some(service::to_value(service)),
+        Spec::Workload(workload) => Some(to_value(&WorkloadSpec::write(workload, &key.namespace))),
+        Spec::Route(route) => Some(route::to_value(route)),
+        Spec::Access(policy) => Some(to_value(&AccessSpec::write(policy, &key.namespace))),
+        Spec::Traffic(policy) => Some(to_value(&TrafficSpec::from(&**policy))),
+        Spec::Endpoint(endpoint) => Some(workload::endpoint_value(endpoint)),
+    };
+    let mut document = json!({"apiVersion": key.kind.api_version(), "kind": key.kind.name(), "metadata": metadata});
+    if let Some(spec) = spec {
+        document["spec"] = spec;
+    }
+    if let Spec::Workload(workload) = &resource.spec
+        && let Some(word) = workload::health_word(workload.health)
+    {
+        document["status"] = json!({"health": word});
+    }
+    document
+}
+
+/// Own border types hold nothing that JSON can't say.
+fn to_value<T: serde::Serialize>(spec: &T) -> Value {
+    serde_json::to_value(spec).unwrap_or_default()
+}
+
+/// The documents of a text, or why it isn't YAML.
+fn roots(text: &str) -> Result<Vec<Node>, Fault> {
+    if text.len() > INPUT_BYTES_MAX {
+        let message = format!("the input has {} bytes; at most {INPUT_BYTES_MAX} are read at once", text.len());
+        return Err(Fault::new(&code::TOO_LARGE, "", message));
+    }
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        merge_keys: serde_saphyr::options::MergeKeyPolicy::Error,
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::Error,
+        with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_depth: DEPTH_MAX,
+            max_documents: DOCUMENTS_MAX,
+            max_nodes: 2_000_000,
+            max_events: 4_000_000,
+            max_anchors: 1_000,
+            max_aliases: 10_000,
+            max_total_scalar_bytes: INPUT_BYTES_MAX,
+        },
+    };
+    serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|error| syntax(&error))
+}
+
+fn syntax(error: &serde_saphyr::Error) -> Fault {
+    use serde_saphyr::Error;
+    let bare = error.without_snippet();
+    let code: &'static Code = match bare {
+        Error::DuplicateMappingKey { .. } => &code::DUPLICATE_KEY,
+        Error::Budget { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => &code::TOO_LARGE,
+        _ => &code::SYNTAX,
+    };
+    let text = bare.render();
+    let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").trim();
+    let mut fault = Fault::new(code, "", message);
+    fault.span = bare.location().as_ref().map(node::place);
+    fault
+}
+
+/// What reading one document came to: a resource, unless there are faults.
+struct Read {
+    key: Option<Key>,
+    resource: Option<Resource>,
+    faults: Vec<Fault>,
+    warnings: Vec<Fault>,
+}
+
+fn read(root: &Node, defaults: &Defaults) -> Read {
+    let mut reader = Reader::new(root, defaults);
+    let resource = resource(&mut reader);
+    if let Some(resource) = resource.as_ref().filter(|_| reader.faults.is_empty()) {
+        let bytes = to_json(resource).to_string().len();
+        if bytes > DOCUMENT_BYTES_MAX {
+            reader.fault(
+                &code::TOO_LARGE,
+                "",
+                format!("the document has {bytes} bytes; at most {DOCUMENT_BYTES_MAX} are kept"),
+            );
+        }
+    }
+    let resource = resource.filter(|_| reader.faults.is_empty());
+    Read { key: reader.key, resource, faults: reader.faults, warnings: reader.warnings }
+}
+
+fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
+    let kind = meta::kind(reader)?;
+    let meta = meta::metadata(reader, kind)?;
+    reader.key = Some(meta.key.clone());
+    let spec = match kind {
+        Kind::Namespace => meta::namespace(reader),
+        Kind::Mesh => mesh::read(reader).map(Spec::Mesh),
+        Kind::Service => service::read(reader).map(Spec::Service),
+        Kind::Workload => workload::read(reader).map(|workload| Spec::Workload(Box::new(workload))),
+        Kind::HttpRoute => route::read(reader).map(|route| Spec::Route(route.into())),
+        Kind::AccessPolicy => access::read(reader).map(|policy| Spec::Access(policy.into())),
+        Kind::TrafficPolicy => traffic::read(reader).map(|policy| Spec::Traffic(policy.into())),
+        Kind::Endpoint => None,
+    }?;
+    Some(Resource { key: meta.key, revision: Revision(0), labels: meta.labels, origin: None, spec })
+}
+
+fn diagnostic(
+    fault: &Fault,
+    severity: Severity,
+    root: Option<&Node>,
+    key: Option<&Key>,
+    file: &Text,
+    text: &str,
+) -> Diagnostic {
+    let mut diagnostic = Diagnostic::error(fault.code, fault.path.clone(), fault.message.clone());
+    diagnostic.severity = severity;
+    diagnostic.subject = key.cloned();
+    diagnostic.file = file.clone();
+    if severity == Severity::Warning {
+        diagnostic.effect.clear();
+    }
+    if let Some(fix) = &fault.fix {
+        diagnostic.fix.clone_from(fix);
+    }
+    let span = fault.span.or_else(|| root.map(|root| root.locate(&fault.path))).unwrap_or_default();
+    set_place(&mut diagnostic, file, span, text);
+    diagnostic
+}
+
+fn set_place(diagnostic: &mut Diagnostic, file: &Text, span: Span, text: &str) {
+    diagnostic.file = file.clone();
+    (diagnostic.line, diagnostic.column, diagnostic.width) = (span.line, span.column, span.width);
+    let line = (span.line as usize).checked_sub(1).and_then(|index| text.lines().nth(index));
+    diagnostic.snippet = line.map(|line| line.chars().take(2000).collect::<String>().into());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The forms of names, numbers and spans of time in documents, as the Kubernetes API server checks them.
+
+use std::time::Duration;
+
+/// A DNS label (RFC 1123): lower-case letters, digits and '-', at most 63, no '-' at either end.
+pub(crate) fn is_label(name: &str) -> bool {
+    let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = name.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|&b| alnum(b) || b == b'-')
+        && alnum(bytes[0])
+        && alnum(bytes[bytes.len() - 1])
+}
+
+/// Labels joined by dots, at most 253 bytes in all.
+pub(crate) fn is_subdomain(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+/// The name of a port of a container: a service name (RFC 6335), at most 15 bytes with a letter in it.
+pub(crate) fn is_port_name(name: &str) -> bool {
+    name.len() <= 15 && is_label(name) && !name.contains("--") && name.bytes().any(|b| b.is_ascii_lowercase())
+}
+
+/// The key of a label: `[PREFIX/]NAME`.
+pub(crate) fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    prefix.is_none_or(is_subdomain) && !name.is_empty() && is_label_value(name)
+}
+
+/// The value of a label: at most 63 of letters, digits, '-', '_' and '.', with a letter or digit at both
+/// ends; or nothing.
+pub(crate) fn is_label_value(value: &str) -> bool {
+    let bytes = value.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return true };
+    bytes.len() <= 63
+        && first.is_ascii_alphanumeric()
+        && last.is_ascii_alphanumeric()
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// The name of a header: a token (RFC 9110, section 5.6.2), at most 256 bytes.
+pub(crate) fn is_header_name(name: &str) -> bool {
+    (1..=256).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+/// The value of a header: visible ASCII, space and tab, at most 4096 bytes, nothing blank at the ends.
+pub(crate) fn is_header_value(value: &str) -> bool {
+    (1..=4096).contains(&value.len())
+        && value.bytes().all(|b| b.is_ascii_graphic() || b == b' ' || b == b'\t')
+        && value.trim_matches([' ', '\t']).len() == value.len()
+}
+
+/// A span of time by GEP-2257: one to four pairs of up to five digits and `h`, `m`, `s` or `ms`.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if !(1..=5).contains(&digits) {
+            return None;
+        }
+        let (number, after) = rest.split_at(digits);
+        let number: u64 = number.parse().ok()?;
+        let units = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+        let (unit, millis) = units.into_iter().find(|(unit, _)| after.starts_with(unit))?;
+        total += Duration::from_millis(number * millis);
+        rest = &after[unit.len()..];
+        if rest.is_empty() {
+            return Some(total);
+        }
+    }
+    None
+}
+
+/// The words for a span of time, such that [`duration`] reads the same. Parts of a millisecond are
+/// dropped: no document can say them.
+pub(crate) fn duration_text(span: Duration) -> String {
+    let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let parts =
+        [(millis / 3_600_000, "h"), (millis / 60_000 % 60, "m"), (millis / 1000 % 60, "s"), (millis % 1000, "ms")];
+    let text: String = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+/// A share such as `70%`, from 0 to 100.
+pub(crate) fn percent(text: &str) -> Option<u8> {
+    let digits = text.strip_suffix('%')?;
+    if digits.is_empty() || digits.len() > 3 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().filter(|share| *share <= 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_of_time_follow_gep_2257() {
+        for (text, millis) in [
+            ("0s", Some(0)),
+            ("2s", Some(2000)),
+            ("800ms", Some(800)),
+            ("1h30m", Some(5_400_000)),
+            ("1h2m3s4ms", Some(3_723_004)),
+            ("99999h", Some(359_996_400_000)),
+            ("", None),
+            ("s", None),
+            ("1", None),
+            ("1.5s", None),
+            ("-1s", None),
+            ("1d", None),
+            ("100000s", None),
+            ("1h1m1s1ms1ms", None),
+            ("1 s", None),
+            ("1\u{e9}", None),
+        ] {
+            assert_eq!(duration(text), millis.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_have_their_forms() {
+        for (check, good, bad) in [
+            (is_label as fn(&str) -> bool, &["a", "a-1", "0"][..], &["", "-a", "a-", "A", "a.b", "a_b", "\u{e9}"][..]),
+            (is_subdomain, &["a.b-c.d", "a"], &["", "a..b", ".a", "a."]),
+            (is_port_name, &["http", "h2c"], &["8080", "a--b", "averyveryverylong", ""]),
+            (is_label_key, &["app", "app.kubernetes.io/name", "A_b"], &["", "/a", "a/", "a/b/c", "-a"]),
+            (is_label_value, &["", "v1", "A.b_c"], &["-", "a b", "\u{e9}"]),
+            (is_header_name, &["x-a", "A!#"], &["", "a b", "a:", "\u{e9}"]),
+            (is_header_value, &["a b"], &["", " a", "a\n", "a\0"]),
+        ] {
+            for name in good {
+                assert!(check(name), "{name}");
+            }
+            for name in bad {
+                assert!(!check(name), "{name}");
+            }
+        }
+    }
+}

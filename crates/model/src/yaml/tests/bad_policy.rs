@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Bad policies.
+
+use super::check_bad;
+
+fn check(kind: &str, spec: &str, code: &str, place: &str) {
+    check_bad(&format!("apiVersion: mesh.byrnie.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{{spec}}}"), code, place);
+}
+
+#[test]
+fn access() {
+    for (spec, code, place) in [
+        ("rules: []", "C005", "spec"),
+        ("action: Allow", "C011", "Allow"),
+        ("action: ALLOW, mode: Audit", "C011", "Audit"),
+        ("action: ALLOW, targetRefs: [{kind: Gateway, name: a}]", "C010", "Gateway"),
+        ("action: ALLOW, targetRefs: [{name: A}]", "C008", "A"),
+        ("action: ALLOW, targetRefs: [{name: a, namespace: b}]", "C002", "namespace"),
+        ("action: ALLOW, targetRefs: [{name: a}, {name: a}]", "C028", "a"),
+        ("action: ALLOW, rules: [{source: []}]", "C002", "source"),
+        ("action: ALLOW, rules: [{sources: []}]", "C028", "sources"),
+        ("action: ALLOW, rules: [{http: []}]", "C028", "http"),
+        ("action: ALLOW, rules: [{sources: [{type: User}]}]", "C011", "User"),
+        ("action: ALLOW, rules: [{sources: [{}]}]", "C005", "{"),
+        ("action: ALLOW, rules: [{sources: [{type: ServiceAccount}]}]", "C005", "{"),
+        ("action: ALLOW, rules: [{sources: [{type: ServiceAccount, serviceAccount: {name: A}}]}]", "C008", "A"),
+        ("action: ALLOW, rules: [{sources: [{type: ServiceAccount, namespace: a}]}]", "C028", "a"),
+        ("action: ALLOW, rules: [{sources: [{type: Namespace, namespace: '*'}]}]", "C008", "'*'"),
+        ("action: ALLOW, rules: [{sources: [{type: SPIFFE, spiffe: 'spiffe://a/b'}]}]", "C011", "'spiffe://a/b'"),
+        ("action: ALLOW, rules: [{sources: [{type: SPIFFE, spiffe: 'spiffe://A/ns/b/sa/c'}]}]", "C011", "'spiffe://A/ns/b/sa/c'"),
+        ("action: ALLOW, rules: [{networkAttributes: {ports: []}}]", "C028", "ports"),
+        ("action: ALLOW, rules: [{networkAttributes: {ports: [0]}}]", "C011", "0"),
+        ("action: ALLOW, rules: [{networkAttributes: {port: [1]}}]", "C002", "port"),
+        ("action: ALLOW, rules: [{http: [{methods: [get]}]}]", "C011", "get"),
+        ("action: ALLOW, rules: [{http: [{methods: []}]}]", "C028", "methods"),
+        ("action: ALLOW, rules: [{http: [{paths: [x]}]}]", "C011", "x"),
+        ("action: ALLOW, rules: [{http: [{paths: ['/a*']}]}]", "C011", "'/a*'"),
+        ("action: ALLOW, rules: [{http: [{paths: ['/*/a']}]}]", "C011", "'/*/a'"),
+        ("action: ALLOW, rules: [{http: [{paths: [//]}]}]", "C011", "//"),
+        ("action: ALLOW, rules: [{http: [{paths: [/a/../b]}]}]", "C011", "/a/../b"),
+        ("action: ALLOW, rules: [{http: [{paths: ['/a/{}']}]}]", "C011", "'/a/{}'"),
+        ("action: ALLOW, rules: [{http: [{paths: ['/a/x{id}']}]}]", "C011", "'/a/x{id}'"),
+        ("action: ALLOW, rules: [{http: [{paths: ['/a/{id}/*']}]}]", "C011", "'/a/{id}/*'"),
+        ("action: ALLOW, rules: [{http: [{hosts: [a]}]}]", "C002", "hosts"),
+        ("action: ALLOW, rules: {}", "C004", "rules"),
+    ] {
+        check("AccessPolicy", spec, code, place);
+    }
+}
+
+#[test]
+fn traffic() {
+    for (fields, code, place) in [
+        ("balance: Fastest", "C011", "Fastest"),
+        ("balance: {}", "C004", "balance"),
+        ("failover: {prefer: []}", "C011", "prefer"),
+        ("failover: {prefer: [near]}", "C011", "near"),
+        ("failover: {prefer: [any, sameZone]}", "C028", "sameZone"),
+        ("failover: {prefer: [sameZone, sameZone]}", "C028", "sameZone"),
+        ("failover: {prefer: [sameRegion, sameZone]}", "C028", "sameZone"),
+        ("failover: {prefer: [any], below: 70}", "C004", "70"),
+        ("failover: {prefer: [any], below: 101%}", "C011", "101%"),
+        ("failover: {below: 70%}", "C005", "failover"),
+        ("eject: {for: 30s}", "C005", "eject"),
+        ("eject: {consecutiveErrors: 0, for: 30s}", "C011", "0"),
+        ("eject: {consecutiveErrors: 5, for: 0s}", "C011", "0s"),
+        ("eject: {consecutiveErrors: 5, for: 2h}", "C011", "2h"),
+        ("eject: {consecutiveErrors: 5, for: 30s, maxEjected: half}", "C011", "half"),
+        ("limits: {}", "C005", "limits"),
+        ("limits: {maxPending: 0}", "C011", "0"),
+        ("limits: {maxPending: many}", "C004", "many"),
+        ("limits: {rate: {requests: 1}}", "C005", "rate"),
+        ("limits: {rate: {requests: 0, per: 1s}}", "C011", "0"),
+        ("limits: {rate: {requests: 1, per: 0s}}", "C011", "0s"),
+        ("retryConstraint: {budget: {percent: 101}}", "C011", "101"),
+        ("retryConstraint: {budget: {percent: 300}}", "C011", "300"),
+        ("retryConstraint: {minRetryRate: {count: 1, interval: x}}", "C011", "x"),
+        ("unsafeRetry: yes", "C004", "yes"),
+        ("connectTimeout: 2m", "C011", "2m"),
+        ("fault: {delay: {fixed: 1s}}", "C010", "fault"),
+        ("idempotency: {mode: Required}", "C010", "idempotency"),
+        ("timeout: 1s", "C002", "timeout"),
+    ] {
+        check("TrafficPolicy", &format!("targetRefs: [{{name: a}}], {fields}"), code, place);
+    }
+    check("TrafficPolicy", "balance: Random", "C005", "spec");
+    check("TrafficPolicy", "targetRefs: []", "C005", "targetRefs");
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The document of a TrafficPolicy (the retry budget in the words of XBackendTrafficPolicy).
+
+use super::names;
+use super::reader::{Reader, TargetRef};
+use crate::code;
+use crate::policy::TrafficPolicy;
+use crate::policy::traffic::{Balance, Eject, Failover, Limits, Nearness, Rate, RetryBudget};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How callers' proxies treat the targets. What is absent keeps the mesh's defaults.
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct TrafficSpec {
+    /// The services that it's for; at least one.
+    target_refs: Vec<TargetRef>,
+    /// How an endpoint is chosen; `LeastRequest` unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    balance: Option<BalanceWord>,
+    /// Which endpoints are preferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failover: Option<FailoverSpec>,
+    /// When an endpoint is left out for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    eject: Option<EjectSpec>,
+    /// How much is let through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limits: Option<LimitsSpec>,
+    /// How many retries are let through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_constraint: Option<RetrySpec>,
+    /// Retry POST and PATCH like idempotent methods.
+    #[serde(default, skip_serializing_if = "is_false")]
+    unsafe_retry: bool,
+    /// Most time to open a connection, such as `1s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    connect_timeout: Option<String>,
+    /// Not served yet.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    fault: Option<serde_json::Value>,
+    /// Not served yet.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    idempotency: Option<serde_json::Value>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+enum BalanceWord {
+    LeastRequest,
+    RoundRobin,
+    Random,
+}
+
+/// Which endpoints are preferred.
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct FailoverSpec {
+    /// Nearest first.
+    prefer: Vec<NearnessWord>,
+    /// Go on to the next when less than this share is healthy, such as `70%`.
+    #[serde(default = "most")]
+    below: String,
+}
+
+fn most() -> String {
+    "70%".to_owned()
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+enum NearnessWord {
+    SameZone,
+    SameRegion,
+    Any,
+}
+
+/// When an endpoint is left out.
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct EjectSpec {
+    /// After so many failures in a row.
+    consecutive_errors: u32,
+    /// For so long, such as `30s`, times the number of ejections so far.
+    #[serde(rename = "for")]
+    span: String,
+    /// Never more than this share of the endpoints, such as `50%`.
+    #[serde(default = "half")]
+    max_ejected: String,
+}
+
+fn half() -> String {
+    "50%".to_owned()
+}
+
+/// How much one proxy lets through.
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LimitsSpec {
+    /// Requests at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_pending: Option<u32>,
+    /// Requests per time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate: Option<RateSpec>,
+}
+
+/// Requests per time.
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RateSpec {
+    /// So many.
+    requests: u32,
+    /// In each, such as `1s`.
+    per: String,
+}
+
+/// How many retries are let through.
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RetrySpec {
+    /// A share of the requests.
+    #[serde(default)]
+    budget: BudgetSpec,
+    /// So many whatever the share.
+    #[serde(default)]
+    min_retry_rate: LeastSpec,
+}
+
+/// A share of the requests.
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct BudgetSpec {
+    /// Percent of the requests of the last interval, from 0 to 100.
+    percent: u8,
+    /// Over which requests are counted, such as `10s`.
+    interval: String,
+}
+
+/// The mesh's defaults, which are those of XBackendTrafficPolicy.
+impl Default for BudgetSpec {
+    fn default() -> Self {
+        Self { percent: 20, interval: "10s".to_owned() }
+    }
+}
+
+/// So many retries whatever the share.
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct LeastSpec {
+    /// So many.
+    count: u32,
+    /// In each, such as `1s`.
+    interval: String,
+}
+
+impl Default for LeastSpec {
+    fn default() -> Self {
+        Self { count: 10, interval: "1s".to_owned() }
+    }
+}
+
+/// Longest time to open a connection.
+const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// Largest count of requests or failures in a policy.
+const COUNT_MAX: u32 = 1_000_000;
+/// Longest interval over which requests or retries are counted.
+const INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
+pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
+    let spec: TrafficSpec = reader.spec()?;
+    if spec.fault.is_some() {
+        reader.unenforced("spec.fault", "fault injection");
+    }
+    if spec.idempotency.is_some() {
+        reader.unenforced("spec.idempotency", "idempotency keys");
+    }
+    if spec.target_refs.is_empty() {
+        reader.fault(&code::MISSING_FIELD, "spec.targetRefs", "a traffic policy needs at least one target");
+    }
+    let targets = reader.targets(&spec.target_refs, "spec.targetRefs");
+    let connect_timeout = spec.connect_timeout.as_deref().map(|text| {
+        let span = reader.some_time(text, "spec.connectTimeout");
+        reader.require(span <= CONNECT_TIMEOUT_MAX, "spec.connectTimeout", "must be at most 60s");
+        span
+    });
+    Some(TrafficPolicy {
+        targets,
+        balance: spec.balance.map(Balance::from),
+        failover: spec.failover.as_ref().map(|failover| read_failover(reader, failover)),
+        eject: spec.eject.as_ref().map(|eject| read_eject(reader, eject)),
+        limits: spec.limits.as_ref().map(|limits| read_limits(reader, limits)),
+        retry_budget: spec.retry_constraint.as_ref().map(|retry| read_retry(reader, retry)),
+        unsafe_retry: spec.unsafe_retry,
+        connect_timeout,
+    })
+}
+
+fn read_failover(reader: &mut Reader<'_>, spec: &FailoverSpec) -> Failover {
+    let path = "spec.failover.prefer";
+    let prefer: Vec<Nearness> = spec.prefer.iter().map(|word| Nearness::from(*word)).collect();
+    reader.require(!prefer.is_empty(), path, "at least one of sameZone, sameRegion, any");
+    for (i, nearness) in prefer.iter().enumerate() {
+        if prefer[..i].contains(nearness) {
+            reader.fault(&code::CONTRADICTION, format!("{path}[{i}]"), "stands twice");
+        } else if i > 0 && prefer[i - 1] == Nearness::Any {
+            reader.fault(&code::CONTRADICTION, format!("{path}[{i}]"), "nothing is left after \"any\"");
+        } else if *nearness == Nearness::SameZone && prefer[..i].contains(&Nearness::SameRegion) {
+            reader.fault(&code::CONTRADICTION, format!("{path}[{i}]"), "the zone is within the region: put it first");
+        }
+    }
+    Failover { prefer, below_percent: reader.percent(&spec.below, "spec.failover.below") }
+}
+
+fn read_eject(reader: &mut Reader<'_>, spec: &EjectSpec) -> Eject {
+    let count = spec.consecutive_errors;
+    reader.require((1..=COUNT_MAX).contains(&count), "spec.eject.consecutiveErrors", "must be from 1 to 1000000");
+    let span = reader.some_time(&spec.span, "spec.eject.for");
+    reader.require(span <= INTERVAL_MAX, "spec.eject.for", "must be at most 1h");
+    let ejected_percent_max = reader.percent(&spec.max_ejected, "spec.eject.maxEjected");
+    Eject { consecutive_errors: count, span, ejected_percent_max }
+}
+
+fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
+    if spec.max_pending.is_none() && spec.rate.is_none() {
+        reader.fault(&code::MISSING_FIELD, "spec.limits", "limits need maxPending or rate");
+    }
+    if let Some(pending) = spec.max_pending {
+        reader.require((1..=COUNT_MAX).contains(&pending), "spec.limits.maxPending", "must be from 1 to 1000000");
+    }
+    let rate = spec.rate.as_ref().map(|rate| {
+        let range = "must be from 1 to 1000000";
+        reader.require((1..=COUNT_MAX).contains(&rate.requests), "spec.limits.rate.requests", range);
+        Rate { requests: rate.requests, per: interval(reader, &rate.per, "spec.limits.rate.per") }
+    });
+    Limits { pending_max: spec.max_pending, rate }
+}
+
+fn read_retry(reader: &mut Reader<'_>, spec: &RetrySpec) -> RetryBudget {
+    let at = "spec.retryConstraint";
+    reader.require(spec.budget.percent <= 100, &format!("{at}.budget.percent"), "must be from 0 to 100");
+    let per = interval(reader, &spec.budget.interval, &format!("{at}.budget.interval"));
+    let least = &spec.min_retry_rate;
+    reader.require(least.count <= COUNT_MAX, &format!("{at}.minRetryRate.count"), "must be from 0 to 1000000");
+    let least_per = interval(reader, &least.interval, &format!("{at}.minRetryRate.interval"));
+    RetryBudget { percent: spec.budget.percent, interval: per, least: Rate { requests: least.count, per: least_per } }
+}
+
+fn interval(reader: &mut Reader<'_>, text: &str, path: &str) -> Duration {
+    let span = reader.some_time(text, path);
+    reader.require(span <= INTERVAL_MAX, path, "must be at most 1h");
+    span
+}
+
+impl From<BalanceWord> for Balance {
+    fn from(word: BalanceWord) -> Self {
+        match word {
+            BalanceWord::LeastRequest => Self::LeastRequest,
+            BalanceWord::RoundRobin => Self::RoundRobin,
+            BalanceWord::Random => Self::Random,
+        }
+    }
+}
+
+impl From<NearnessWord> for Nearness {
+    fn from(word: NearnessWord) -> Self {
+        match word {
+            NearnessWord::SameZone => Self::SameZone,
+            NearnessWord::SameRegion => Self::SameRegion,
+            NearnessWord::Any => Self::Any,
+        }
+    }
+}
+
+impl From<&TrafficPolicy> for TrafficSpec {
+    fn from(policy: &TrafficPolicy) -> Self {
+        let text = names::duration_text;
+        let rate = |rate: &Rate| RateSpec { requests: rate.requests, per: text(rate.per) };
+        Self {
+            target_refs: policy.targets.iter().map(TargetRef::from).collect(),
+            balance: policy.balance.map(|balance| match balance {
+                Balance::LeastRequest => BalanceWord::LeastRequest,
+                Balance::RoundRobin => BalanceWord::RoundRobin,
+                Balance::Random => BalanceWord::Random,
+            }),
+            failover: policy.failover.as_ref().map(|failover| FailoverSpec {
+                prefer: failover
+                    .prefer
+                    .iter()
+                    .map(|nearness| match nearness {
+                        Nearness::SameZone => NearnessWord::SameZone,
+                        Nearness::SameRegion => NearnessWord::SameRegion,
+                        Nearness::Any => NearnessWord::Any,
+                    })
+                    .collect(),
+                below: format!("{}%", failover.below_percent),
+            }),
+            eject: policy.eject.as_ref().map(|eject| EjectSpec {
+                consecutive_errors: eject.consecutive_errors,
+                span: text(eject.span),
+                max_ejected: format!("{}%", eject.ejected_percent_max),
+            }),
+            limits: policy
+                .limits
+                .as_ref()
+                .map(|limits| LimitsSpec { max_pending: limits.pending_max, rate: limits.rate.as_ref().map(rate) }),
+            retry_constraint: policy.retry_budget.as_ref().map(|budget| RetrySpec {
+                budget: BudgetSpec { percent: budget.percent, interval: text(budget.interval) },
+                min_retry_rate: LeastSpec { count: budget.least.requests, interval: text(budget.least.per) },
+            }),
+            unsafe_retry: policy.unsafe_retry,
+            connect_timeout: policy.connect_timeout.map(text),
+            fault: None,
+            idempotency: None,
+        }
+    }
+}
