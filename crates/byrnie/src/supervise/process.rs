@@ -140,3 +140,12 @@ fn tie_to_parent() -> Result<()> {
 fn tie_to_parent() -> Result<()> {
     Ok(())
 }
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "status {status}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}

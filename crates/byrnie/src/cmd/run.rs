@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `byrnie run`: an ordinary program becomes a workload. This process is the program's sidecar and its
+//! parent: the sidecar outlives the program until its last connection has drained.
+
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+use crate::globals::Globals;
+use crate::supervise::{self, Process, Signal, Signals};
+use anyhow::{Context, Result};
+use byrnie_base::Text;
+use byrnie_model::service::{Health, Locality};
+use byrnie_model::workload::WorkloadPort;
+use byrnie_model::{Identity, Labels, Protocol, ServiceRef, Workload};
+use byrnie_net::runtime;
+use byrnie_proxy::{AccessLog, Config, Control, Mount, Ports, Sidecar, Source};
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long the program may take to listen on its port before a warning says that it doesn't.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
+/// How often its port is tried meanwhile.
+const LISTEN_PROBE: Duration = Duration::from_millis(50);
+/// How long the sidecar waits for running exchanges when the program has ended.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long the program may take to end after a signal before it's killed.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before the first restart; it doubles from restart to restart.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause before a restart.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A program that ran for so long is taken to be well: its next restart is quick again.
+const WELL_AFTER: Duration = Duration::from_secs(60);
+
+/// Arguments of `run`.
+#[derive(clap::Args, Debug)]
+#[command(
+    about = "Run a program as a workload of the mesh, with a sidecar of its own",
+    after_help = "Examples:
+  byrnie run --name hello --port 3000 -- python3 -m http.server 3000
+  byrnie run --name web --port 8080 --uses cart,payments --restart on-failure -- node server.js
+  byrnie run --name db --port 5432 --protocol tcp --labels tier=data -- postgres -D ./data"
+)]
+pub(crate) struct Args {
+    /// Name of the service that the program is an instance of
+    #[arg(long)]
+    name: String,
+    /// Service account (the name unless given): who the program is
+    #[arg(long, value_name = "SA")]
+    service_account: Option<String>,
+    /// Port on which the program listens; repeat as PORT/PROTOCOL for further ones
+    #[arg(long = "port", value_name = "PORT[/PROTOCOL]", required = true)]
+    ports: Vec<String>,
+    /// What the program speaks on its first port
+    #[arg(long, value_parser = ["http", "http2", "grpc", "tcp"], default_value = "http")]
+    protocol: String,
+    /// Labels of this instance, beside app=NAME
+    #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// Where it runs
+    #[arg(long, value_name = "REGION/ZONE", default_value = "")]
+    locality: String,
+    /// Services that the program calls; each gets a BYRNIE_<SVC>_URL
+    #[arg(long, value_delimiter = ',', value_name = "SVC[.NS]")]
+    uses: Vec<String>,
+    /// Also give the program HTTP_PROXY, so that http://SVC/ works
+    #[arg(long)]
+    http_proxy: bool,
+    /// Whether to start the program again when it fails
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    restart: Restart,
+    /// Write the access log, one JSON object a line, to this file (`-`: standard output)
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// When a program is started again.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Restart {
+    /// Never
+    #[default]
+    No,
+    /// When it ends with a status other than 0, or by a signal
+    OnFailure,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args, globals: &Globals) -> Result<Exit> {
+    crate::log::start(globals);
+    runtime::block_on(serve(args, globals)).context("cannot start the runtime")?
+}
+
+async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
+    let mut signals = Signals::listen()?;
+    let client = Client::new(globals)?;
+    let namespace = globals.namespace().to_owned();
+    let account = args.service_account.clone().unwrap_or_else(|| args.name.clone());
+    let grant = client.join(&namespace, &account).await?;
+    let identity = Identity::new(&grant.trust_domain, &namespace, &account)
+        .map_err(|error| Failure::usage(format!("--name or --service-account: {error}")))?;
+    let instance = format!("{}-{:x}", args.name, std::process::id());
+    let config = config(&args, globals, &grant, identity.clone(), &instance)?;
+    let uses = match &config.mount {
+        Mount::Sidecar(sidecar) => sidecar.workload.uses.clone(),
+        Mount::Gateway(_) => Vec::new(),
+    };
+    let state_dir = config.state_dir.clone();
+    let mut proxy = byrnie_proxy::start(config).map_err(crate::failure::of_proxy)?;
+    let ports = tokio::select! {
+        ports = proxy.ready() => ports.map_err(crate::failure::of_proxy)?,
+        _ = signals.next() => return Ok(Exit::Problem),
+    };
+    announce(&args, globals, &identity, &ports);
+    for service in &uses {
+        warn_if_denied(&client, globals, &args.name, &instance, service).await;
+    }
+    let exit = supervise_program(&args, &variables(&ports), &mut signals).await?;
+    tokio::select! {
+        () = proxy.drain(DRAIN) => {}
+        _ = signals.next() => {}
+    }
+    // The key of this instance is of no use to anyone any more.
+    drop(std::fs::remove_dir_all(state_dir));
+    Ok(Exit::Program(u8::try_from(exit.status()).unwrap_or(1)))
+}
+
+fn config(
+    args: &Args,
+    globals: &Globals,
+    grant: &crate::client::Grant,
+    identity: Identity,
+    instance: &str,
+) -> Result<Config> {
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let mut labels = labels(&args.labels)?;
+    labels.insert("app".into(), args.name.as_str().into());
+    let (region, zone) = args.locality.split_once('/').unwrap_or((&args.locality, ""));
+    let workload = Workload {
+        identity: identity.clone(),
+        address: loopback,
+        ports: ports(&args.ports, &args.protocol)?,
+        inbound: None,
+        admin: None,
+        uses: args.uses.iter().map(|word| ServiceRef::from_word(word, globals.namespace())).collect(),
+        locality: Locality { region: region.into(), zone: zone.into() },
+        weight: 1,
+        health: Health::Healthy,
+    };
+    let any = SocketAddr::new(loopback, 0);
+    let sidecar =
+        Sidecar { workload, labels, inbound: any, forward: args.http_proxy.then_some(any) };
+    Ok(Config {
+        namespace: globals.namespace().into(),
+        name: instance.into(),
+        identity,
+        mount: Mount::Sidecar(Box::new(sidecar)),
+        source: Source::Control(Box::new(Control {
+            address: grant.control,
+            roots_pem: grant.roots.clone(),
+            identity: Identity::new(&grant.trust_domain, Identity::SYSTEM_NAMESPACE, "control")?,
+            token: Some(Text::from(grant.token.as_str())),
+            patience: Duration::from_secs(10),
+        })),
+        state_dir: globals.data_dir.join("workloads").join(instance),
+        admin: any,
+        admin_token: globals.operator_token().ok().map(Text::from),
+        strict_ports: false,
+        workers: 1,
+        access_log: match args.access_log.as_deref() {
+            None => AccessLog::Off,
+            Some(path) if path.as_os_str() == "-" => AccessLog::Stdout,
+            Some(path) => AccessLog::File(path.to_owned()),
+        },
+    })
+}
+
+fn labels(words: &[String]) -> Result<Labels, Failure> {
+    let mut labels = Labels::new();
+    for word in words {
+        let (key, value) = word
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format!("--labels: `{word}` is not KEY=VALUE")))?;
+        labels.insert(key.into(), value.into());
+    }
+    Ok(labels)
+}
+
+/// The program's ports. The first is named after the protocol of `--protocol`; a further one after its own.
+fn ports(words: &[String], protocol: &str) -> Result<Vec<WorkloadPort>, Failure> {
+    let mut ports: Vec<WorkloadPort> = Vec::new();
+    for word in words {
+        let (number, protocol) = word.split_once('/').unwrap_or((word, protocol));
+        let port = number.parse().ok().filter(|&n: &u16| n > 0);
+        let port = port.ok_or_else(|| Failure::usage(format!("--port: `{word}` is not a port number")))?;
+        let protocol = [Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tcp]
+            .into_iter()
+            .find(|p| p.name() == protocol)
+            .ok_or_else(|| Failure::usage(format!("--port: `{protocol}` is not http, http2, grpc or tcp")))?;
+        if ports.iter().any(|p| p.port == port || p.name == protocol.name()) {
+            return Err(Failure::usage(format!("--port: `{word}` repeats a number or a protocol")));
+        }
+        ports.push(WorkloadPort { name: protocol.name().into(), port, protocol });
+    }
+    Ok(ports)
+}
+
+fn announce(args: &Args, globals: &Globals, identity: &Identity, ports: &Ports) {
+    if globals.quiet {
+        return;
+    }
+    let edge = crate::client::port(globals, "edge");
+    let at = match (globals.namespace(), edge) {
+        (_, None) => String::new(),
+        ("default", Some(port)) => format!("   reachable at http://{}.mesh.localhost:{port}", args.name),
+        (namespace, Some(port)) => format!("   reachable at http://{}.{namespace}.mesh.localhost:{port}", args.name),
+    };
+    eprintln!("  ✓ {} joined as {identity}{at}", args.name);
+    for (name, value) in variables(ports) {
+        eprintln!("  ✓ {name}={value}");
+    }
+}
+
+/// What the program finds in its environment.
+fn variables(ports: &Ports) -> Vec<(String, String)> {
+    let mut variables = Vec::new();
+    for outbound in &ports.outbound {
+        let word: String = outbound
+            .service
+            .name
+            .chars()
+            .map(|c| if c == '-' || c == '.' { '_' } else { c.to_ascii_uppercase() })
+            .collect();
+        // The service's first port has the plain name; the others carry their number.
+        let first = ports.outbound.iter().find(|o| o.service == outbound.service).map(|o| o.port);
+        let name = if first == Some(outbound.port) {
+            format!("BYRNIE_{word}_URL")
+        } else {
+            format!("BYRNIE_{word}_{}_URL", outbound.port)
+        };
+        variables.push((name, format!("http://{}", outbound.address)));
+    }
+    if let Some(forward) = ports.forward {
+        for name in ["HTTP_PROXY", "http_proxy"] {
+            variables.push((name.to_owned(), format!("http://{forward}")));
+        }
+        for name in ["NO_PROXY", "no_proxy"] {
+            variables.push((name.to_owned(), "localhost,127.0.0.1,::1".to_owned()));
+        }
+    }
+    variables
+}
+
+/// Says before the first 403 that a call will be refused.
+async fn warn_if_denied(client: &Client, globals: &Globals, name: &str, instance: &str, service: &ServiceRef) {
+    let url = format!("GET http://{service}/");
+    match client.decision(globals.namespace(), instance, &url).await {
+        Ok(decision) if decision == "deny" => {
+            eprintln!("  ✗ {name} → {} is not allowed (access is denied by default)", service.name);
+            eprintln!("      allow it:  byrnie allow {name} {}", service.name);
+        }
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, %service, "cannot tell whether the call is allowed"),
+    }
+}
+
+/// Runs the program to its end, again if asked for; signals are handed on.
+async fn supervise_program(
+    args: &Args,
+    variables: &[(String, String)],
+    signals: &mut Signals,
+) -> Result<supervise::Exit> {
+    let (program, rest) = args.command.split_first().context("no program given")?;
+    let mut pause = RESTART_PAUSE;
+    loop {
+        let started = runtime::now().mono;
+        let process = Process::spawn(program, rest, variables, None)?;
+        let port = ports(&args.ports, &args.protocol)?.first().map_or(0, |p| p.port);
+        let exit = tokio::select! {
+            exit = process.exited() => exit,
+            exit = async { watch_listening(&args.name, port).await; process.exited().await } => exit,
+            signal = signals.next() => return Ok(end(&process, signal, signals).await),
+        };
+        if args.restart == Restart::No || exit == supervise::Exit::Status(0) {
+            return Ok(exit);
+        }
+        if runtime::now().mono.since(started) >= WELL_AFTER {
+            pause = RESTART_PAUSE;
+        }
+        eprintln!("  ! {} ended ({}); starting it again in {:.1} s", args.name, exit, pause.as_secs_f32());
+        tokio::select! {
+            () = runtime::sleep(pause) => {}
+            _ = signals.next() => return Ok(exit),
+        }
+        pause = (pause * 2).min(RESTART_PAUSE_MAX);
+    }
+}
+
+/// Hands a signal on and waits for the end, by force after [`END_PATIENCE`] or a second signal.
+async fn end(process: &Process, signal: Signal, signals: &mut Signals) -> supervise::Exit {
+    process.signal(signal);
+    tokio::select! {
+        exit = process.exited() => return exit,
+        () = runtime::sleep(END_PATIENCE) => {}
+        _ = signals.next() => {}
+    }
+    process.signal(Signal::Kill);
+    process.exited().await
+}
+
+/// Warns once if nothing listens on the program's port.
+async fn watch_listening(name: &str, port: u16) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let start = runtime::now().mono;
+    while runtime::now().mono.since(start) < LISTEN_PATIENCE {
+        if byrnie_net::listen::answers(address).await {
+            return;
+        }
+        runtime::sleep(LISTEN_PROBE).await;
+    }
+    eprintln!(
+        "warning[BYR-S021]: {name} does not listen on 127.0.0.1:{port} after {} s\n   = effect: calls to it answer 503\n   \
+         = next: check the program's own port, or give the right one with --port",
+        LISTEN_PATIENCE.as_secs()
+    );
+}
