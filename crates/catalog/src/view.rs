@@ -8,7 +8,7 @@ use crate::index::policy::{callers, sets_of};
 use crate::node::{NodeSpec, Place, Role};
 use byrnie_model::policy::AccessPolicy;
 use byrnie_model::policy::access::Action;
-use byrnie_model::{Key, Kind, Resource, Service, ServiceRef, Spec, Workload};
+use byrnie_model::{Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -102,7 +102,7 @@ impl Catalog {
 
     fn protects(&self, key: &Key, policy: &AccessPolicy, place: &Place) -> bool {
         if policy.targets.is_empty() {
-            return self.services.serves(place).any(|service| service.namespace == key.namespace);
+            return self.services.serves(place).any(|service| policy.protects(&key.namespace, service));
         }
         policy.targets.iter().any(|target| self.services.is_member(target, place))
     }
@@ -121,6 +121,9 @@ impl Catalog {
 
     /// The services that a policy is for.
     pub(crate) fn targets(&self, key: &Key, policy: &AccessPolicy) -> BTreeSet<ServiceRef> {
+        if policy.targets.is_empty() && *key.namespace == *Identity::SYSTEM_NAMESPACE {
+            return self.services.all().cloned().collect();
+        }
         if policy.targets.is_empty() {
             return self.services.in_namespace(&key.namespace).cloned().collect();
         }

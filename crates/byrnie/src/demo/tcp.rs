@@ -35,7 +35,7 @@ pub(super) async fn serve(listener: byrnie_net::listen::Listener) {
 pub(super) async fn stock(url: &str, item: &str) -> Result<u32> {
     let address = at(url)?;
     let ask = async {
-        let mut stream = byrnie_net::listen::dial(address).await.context("inventory's tcp port")?;
+        let mut stream = byrnie_net::io::connect(address, TIMEOUT).await.context("inventory's tcp port")?;
         stream.write_all(format!("stock {item}\n").as_bytes()).await?;
         stream.shutdown().await?;
         let mut answer = String::new();

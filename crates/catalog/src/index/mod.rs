@@ -37,6 +37,10 @@ impl<K: Ord, V: Ord> Multi<K, V> {
         self.0.get(key).into_iter().flatten()
     }
 
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.0.values().flatten()
+    }
+
     pub(crate) fn has(&self, key: &K, value: &V) -> bool {
         self.0.get(key).is_some_and(|values| values.contains(value))
     }

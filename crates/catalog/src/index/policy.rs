@@ -62,7 +62,12 @@ impl PolicyIndex {
 
     /// Access policies that protect this service.
     pub(crate) fn access(&self, service: &ServiceRef) -> impl Iterator<Item = &Key> {
-        self.by_target.of(service).chain(self.by_namespace.of(&service.namespace))
+        let system = Text::from(Identity::SYSTEM_NAMESPACE);
+        let elsewhere = (service.namespace != system).then(|| self.by_namespace.of(&system));
+        self.by_target
+            .of(service)
+            .chain(self.by_namespace.of(&service.namespace))
+            .chain(elsewhere.into_iter().flatten())
     }
 
     /// Enforced ALLOW policies that name this caller.

@@ -66,6 +66,10 @@ impl ServiceIndex {
         self.members.has(service, place)
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = &ServiceRef> {
+        self.namespaces.values()
+    }
+
     pub(crate) fn in_namespace(&self, namespace: &Text) -> impl Iterator<Item = &ServiceRef> {
         self.namespaces.of(namespace)
     }

@@ -215,9 +215,6 @@ fn program(port: &ServicePort, workload: &Workload) -> Option<SocketAddr> {
 impl CompiledPolicy {
     /// Whether the policy protects this service.
     pub(crate) fn is_for(&self, service: &ServiceRef) -> bool {
-        if self.spec.targets.is_empty() {
-            return self.key().namespace == service.namespace;
-        }
-        self.spec.targets.contains(service)
+        self.spec.protects(&self.key().namespace, service)
     }
 }

@@ -11,12 +11,23 @@ use byrnie_base::Text;
 pub struct AccessPolicy {
     /// Whether verdicts are enforced or only recorded.
     pub mode: Mode,
-    /// What it protects; empty means every service of its namespace.
+    /// What it protects; empty means every service of its namespace, or of the whole mesh if the policy
+    /// lives in [`Identity::SYSTEM_NAMESPACE`].
     pub targets: Vec<ServiceRef>,
     /// What a fitting rule means.
     pub action: Action,
     /// Any of these must fit. No rules: nothing fits.
     pub rules: Vec<Rule>,
+}
+
+impl AccessPolicy {
+    /// Whether the policy, living in `namespace`, protects a service.
+    pub fn protects(&self, namespace: &str, service: &ServiceRef) -> bool {
+        if self.targets.is_empty() {
+            return namespace == Identity::SYSTEM_NAMESPACE || *namespace == *service.namespace;
+        }
+        self.targets.contains(service)
+    }
 }
 
 /// Whether verdicts count.

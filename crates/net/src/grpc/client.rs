@@ -94,6 +94,24 @@ impl Channel {
         let tcp = tcp.map_err(|error| ConnectError::Tcp { address, error })?;
         let stream = tls::connect(tcp, tls, expected, SERVER_NAME, &[tls::ALPN_H2]).await;
         let (stream, _) = stream.map_err(|error| ConnectError::Tls { address, error })?;
+        Self::over(stream, address, token).await
+    }
+
+    /// Connects without TLS, for programs that stand behind a proxy.
+    ///
+    /// # Errors
+    /// If nobody answers there in time.
+    pub async fn connect_plain(address: SocketAddr) -> Result<Self, ConnectError> {
+        let tcp = io::connect(address, HANDSHAKE_TIMEOUT).await;
+        let tcp = tcp.map_err(|error| ConnectError::Tcp { address, error })?;
+        Self::over(io::Stream::Plain(tcp), address, None).await
+    }
+
+    async fn over(
+        stream: io::Stream,
+        address: SocketAddr,
+        token: Option<MetadataValue<tonic::metadata::Ascii>>,
+    ) -> Result<Self, ConnectError> {
         let mut builder = hyper::client::conn::http2::Builder::new(Executor("grpc client"));
         builder
             .timer(TokioTimer::new())

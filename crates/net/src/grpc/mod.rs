@@ -8,7 +8,7 @@ mod codec;
 mod server;
 
 pub use client::{Channel, ConnectError, SERVER_NAME};
-pub use server::serve;
+pub use server::{serve, serve_plain};
 pub use tonic::{Code, Status};
 
 use crate::BoxFuture;

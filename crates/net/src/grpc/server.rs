@@ -49,6 +49,27 @@ pub async fn serve(listener: Listener, tls: ServerTls, service: Arc<dyn Service>
     }
 }
 
+/// Serves `service` without TLS, for programs that stand behind a proxy: peers have no identity.
+pub async fn serve_plain(listener: Listener, service: Arc<dyn Service>, mut shutdown: Shutdown) {
+    let mut connections = Group::new();
+    let anonymous = Arc::new(Semaphore::new(CONNECTIONS_ANONYMOUS_MAX));
+    let limits = Arc::new(Limits { all: Arc::clone(&anonymous), anonymous });
+    loop {
+        let (tcp, remote) = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.wait() => break,
+        };
+        let Ok(place) = Arc::clone(&limits.all).try_acquire_owned() else { continue };
+        let connection = Connection { remote, service: Arc::clone(&service), limits: Arc::clone(&limits) };
+        let shutdown = shutdown.clone();
+        connections.spawn("grpc connection", async move {
+            connection.http2(Stream::Plain(tcp), Peer::default(), shutdown).await;
+            drop(place);
+        });
+    }
+    connections.end_within(DRAIN_TIMEOUT).await;
+}
+
 /// How many connections may be open.
 struct Limits {
     all: Arc<Semaphore>,

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `byrnie up`: a whole mesh on this machine. Control plane, store, CA, edge, DNS and dashboard run in
+//! this process; the demo's programs and their sidecars are processes of their own.
+
+use crate::demo;
+use crate::failure::{self, Exit, Failure};
+use crate::globals::Globals;
+use crate::supervise::{Process, Signal, Signals};
+use crate::{mesh, resources};
+use anyhow::{Context, Result};
+use byrnie_net::runtime;
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long children may take to end before they're killed.
+const END_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Arguments of `up`.
+#[derive(clap::Args, Debug)]
+#[command(
+    about = "Start a whole mesh on this machine",
+    after_help = "Examples:
+  byrnie up --demo
+  byrnie up -f mesh/ -f more.yaml
+  byrnie --data-dir /var/tmp/mesh up --strict-ports"
+)]
+pub(crate) struct Args {
+    /// Also start the demo shop, each program with a sidecar of its own
+    #[arg(long)]
+    demo: bool,
+    /// Resources to apply first: files or directories
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR")]
+    files: Vec<PathBuf>,
+    /// Where the console listens, on loopback; the other ports are on the same address
+    #[arg(long, value_name = "IP[:PORT]", default_value = "127.0.0.1:7777")]
+    listen: String,
+    /// Refuse a busy port instead of taking the next free one
+    #[arg(long)]
+    strict_ports: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args, globals: &Globals) -> Result<Exit> {
+    crate::log::start(globals);
+    let console = console_address(&args.listen)?;
+    runtime::block_on(serve(args, globals, console)).context("cannot start the runtime")?
+}
+
+fn console_address(text: &str) -> Result<SocketAddr, Failure> {
+    let address = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 7777)));
+    let address = address.map_err(|_| Failure::usage(format!("--listen: `{text}` is not IP or IP:PORT")))?;
+    if !address.ip().is_loopback() {
+        return Err(Failure::usage(format!(
+            "--listen: {} is not a loopback address; this version serves one machine only",
+            address.ip()
+        )));
+    }
+    Ok(address)
+}
+
+async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Exit> {
+    let mut signals = Signals::listen()?;
+    let start = runtime::now().mono;
+    let mesh = mesh::start(&mesh::Options {
+        data_dir: globals.data_dir.clone(),
+        console,
+        strict_ports: args.strict_ports,
+        demo: args.demo,
+    })
+    .await?;
+    for path in &args.files {
+        mesh.apply(&resources::read(path)?).await?;
+    }
+    let children = if args.demo { start_demo(globals, &mesh).await? } else { Vec::new() };
+    mesh.announce(globals, start)?;
+    let ended = tokio::select! {
+        signal = signals.next() => Ended::Asked(signal),
+        name = first_end(&children) => Ended::Child(name),
+    };
+    if let Ended::Child(name) = &ended {
+        eprintln!("  ! {name} has ended; the rest of the mesh goes on. Ctrl-C stops it.");
+        signals.next().await;
+    }
+    if !globals.quiet {
+        eprintln!("  stopping; `byrnie up{}` resumes from {}", if args.demo { " --demo" } else { "" }, globals.data_dir.display());
+    }
+    stop(&children, &mut signals).await;
+    mesh.stop().await;
+    Ok(Exit::Fine)
+}
+
+enum Ended {
+    Asked(#[expect(dead_code, reason = "which signal it was makes no difference")] Signal),
+    Child(String),
+}
+
+/// The name of the first child that ends.
+async fn first_end(children: &[Child]) -> String {
+    let mut waiting: Vec<_> = children.iter().map(|child| (child, Box::pin(child.process.exited()))).collect();
+    std::future::poll_fn(|cx| {
+        for (child, exited) in &mut waiting {
+            if exited.as_mut().poll(cx).is_ready() {
+                return std::task::Poll::Ready(child.name.clone());
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+/// A program of the demo below its own `byrnie run`.
+struct Child {
+    name: String,
+    process: Process,
+}
+
+/// Applies the shop's resources and starts its programs.
+async fn start_demo(globals: &Globals, mesh: &mesh::Mesh) -> Result<Vec<Child>> {
+    mesh.apply_if_absent(demo::RESOURCES).await?;
+    let logs = globals.data_dir.join("logs");
+    std::fs::create_dir_all(&logs).map_err(|error| failure::of_file(&logs, &error))?;
+    let own = std::env::current_exe().context("cannot find this binary's own path")?.into_os_string();
+    let mut children = Vec::new();
+    for program in demo::PROGRAMS {
+        let ports = free_ports(1 + program.speaks.len())?;
+        let name = format!("{}-{}", program.name, program.version);
+        let path = logs.join(format!("{name}.log"));
+        let log = std::fs::File::create(&path).map_err(|error| failure::of_file(&path, &error))?;
+        let args = demo_arguments(globals, program, &ports, &own);
+        children.push(Child { process: Process::spawn(&own, &args, &[], Some(log))?, name });
+    }
+    Ok(children)
+}
+
+fn demo_arguments(globals: &Globals, program: &demo::Program, ports: &[u16], own: &OsString) -> Vec<OsString> {
+    let mut args: Vec<OsString> = vec!["--data-dir".into(), globals.data_dir.clone().into(), "--quiet".into()];
+    let mut push = |words: &[&str]| args.extend(words.iter().map(OsString::from));
+    push(&["run", "--name", program.name, "--labels", &format!("version={}", program.version)]);
+    push(&["--restart", "on-failure", "--access-log", "-"]);
+    for (at, port) in ports.iter().enumerate() {
+        let protocol = at.checked_sub(1).and_then(|at| program.speaks.get(at)).copied().unwrap_or("http");
+        push(&["--port", &format!("{port}/{protocol}")]);
+    }
+    if !program.uses.is_empty() {
+        push(&["--uses", &program.uses.join(",")]);
+    }
+    push(&["--"]);
+    args.push(own.clone());
+    let mut push = |words: &[&str]| args.extend(words.iter().map(OsString::from));
+    push(&["demo-service", program.role, "--version", program.version]);
+    for port in ports {
+        push(&["--port", &port.to_string()]);
+    }
+    args
+}
+
+/// Ports that are free now, all different.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let held: std::io::Result<Vec<TcpListener>> =
+        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect();
+    let ports: std::io::Result<Vec<u16>> =
+        held.context("no free port")?.iter().map(|l| l.local_addr().map(|a| a.port())).collect();
+    ports.context("no free port")
+}
+
+/// Ends every child: by asking, then by force.
+async fn stop(children: &[Child], signals: &mut Signals) {
+    for child in children {
+        child.process.signal(Signal::Terminate);
+    }
+    let all = async {
+        for child in children {
+            child.process.exited().await;
+        }
+    };
+    tokio::select! {
+        () = all => return,
+        () = runtime::sleep(END_PATIENCE) => {}
+        _ = signals.next() => {}
+    }
+    for child in children {
+        child.process.signal(Signal::Kill);
+    }
+}
