@@ -256,7 +256,14 @@ impl Conditions {
             let paths: Vec<String> = rule.http.iter().flat_map(|h| h.paths.iter().map(pattern)).collect();
             lacks.push(format!("allows {}; this is another path", list(&paths)));
         }
-        let parts = [(self.source, "caller"), (self.port, "port"), (self.method, "method"), (self.path, "path")];
+        // Only what the rule asks for can fit.
+        let asks = |of: fn(&HttpMatch) -> bool| rule.http.iter().any(of);
+        let parts = [
+            (self.source && !rule.sources.is_empty(), "caller"),
+            (self.port && !rule.ports.is_empty(), "port"),
+            (self.method && asks(|http| !http.methods.is_empty()), "method"),
+            (self.path && asks(|http| !http.paths.is_empty()), "path"),
+        ];
         let fit: Vec<&str> = parts.iter().filter(|(fits, _)| *fits).map(|(_, name)| *name).collect();
         let policy = &item.policy.key.name;
         let fits = if fit.is_empty() { String::new() } else { format!("; {} fit", list(&fit)) };

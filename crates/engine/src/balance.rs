@@ -71,7 +71,8 @@ fn choose(
 ) -> Option<usize> {
     let fits = |shard: &Shard, index: usize| {
         let member = &cluster.members[index];
-        !(wish.fresh && tried(member)) && !(wish.in_service && outlier::ejected(shard, member, now))
+        let unwished = wish.fresh && tried(member) || wish.in_service && outlier::ejected(shard, member, now);
+        !unwished
     };
     match cluster.call.balance {
         Balance::Random => draw(cluster, shard, wish.end, &fits),
@@ -87,15 +88,16 @@ fn choose(
     }
 }
 
-/// Whether `a` would be less busy than `b` with one more, in proportion to their weights.
+/// Whether `a` is less busy than `b`, in proportion to their weights. Equals stay in the order drawn,
+/// which is by weight already.
 fn less_busy(cluster: &Cluster, a: usize, b: usize) -> bool {
     score(&cluster.members[a]).0 * score(&cluster.members[b]).1
         < score(&cluster.members[b]).0 * score(&cluster.members[a]).1
 }
 
-/// (tries under way with one more, weight): the smaller the quotient, the better.
+/// (tries under way, weight): the smaller the quotient, the better.
 pub(crate) fn score(member: &Member) -> (u64, u64) {
-    (member.in_flight() + 1, u64::from(member.endpoint.weight.max(1)))
+    (member.in_flight(), u64::from(member.endpoint.weight.max(1)))
 }
 
 /// One of `members[..end]` that fits, at random by weight.
@@ -154,3 +156,6 @@ fn turn(cluster: &Cluster, shard: &mut Shard, end: usize, fits: &dyn Fn(&Shard, 
     }
     Some(index)
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,7 +131,7 @@ impl Course {
         let own = if same_endpoint { PAUSE_SAME_ENDPOINT * (1 << (tries - 1).min(4)) } else { Duration::ZERO };
         let pause = own.max(self.limits.backoff.unwrap_or_default());
         let jitter = shard.rng.below(51);
-        pause + pause / 100 * u32::try_from(jitter).unwrap_or(0)
+        pause.saturating_add((pause / 100).saturating_mul(u32::try_from(jitter).unwrap_or(0)))
     }
 
     /// Another endpoint is asked when one takes far longer than usual; only for requests that may be

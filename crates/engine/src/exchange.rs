@@ -26,7 +26,7 @@ pub struct Exchange {
     pub(crate) facts: Facts,
     pub(crate) course: Course,
     pub(crate) chosen: Option<Chosen>,
-    pub(crate) access: Option<Box<Ruling>>,
+    pub(crate) access: Option<Ruling>,
     source: Text,
     pub(crate) service: Option<Arc<Subtree>>,
     pub(crate) nearest: Option<Text>,
@@ -170,7 +170,8 @@ impl Exchange {
         let destination = self.service.as_ref().map_or(&words.unknown, |service| &service.label).clone();
         let Facts { id, side, method, tls, begun, .. } = self.facts;
         // Outbound, what counts is the connection that the mesh makes.
-        let tls = if side != Side::Inbound && self.course.cluster().is_some() { Tls::Mutual } else { tls };
+        let hopped = side != Side::Inbound && self.course.attempts.count() > 0;
+        let tls = if hopped { Tls::Mutual } else { tls };
         Verdict {
             id,
             labels: Labels { side, source: self.source, destination, method, tls },
@@ -214,12 +215,10 @@ impl Exchange {
         if !ruling.allowed {
             let refusal = Refusal::of(access, &call, &ruling, tree);
             self.nearest = refusal.nearest;
-            self.access = Some(Box::new(ruling));
+            self.access = Some(ruling);
             return Err(self.refuse(Reason::AccessDenied, refusal.detail));
         }
-        if ruling.rule.is_some() || ruling.shadow.is_some() {
-            self.access = Some(Box::new(ruling));
-        }
+        self.access = Some(ruling);
         self.course.goal = Goal::Program { address: program, protocol: port.protocol };
         self.dispatch(shard, now)
     }
@@ -235,6 +234,10 @@ impl Exchange {
         let found = resolve::resolve(&snapshot, &arrival.direction, head.host(), head.port());
         let (tree, port) = found.map_err(|reason| self.refuse(reason, unknown_service(arrival, head)))?;
         self.service = Some(Arc::clone(tree));
+        if head.authority().is_empty() {
+            // HTTP/1.0 without Host: whoever comes next asks for one.
+            head.set_authority(&tree.label).ok();
+        }
         self.course.deadline = deadline::read(head, now);
         let logical = snapshot.cluster(port.cluster).ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
         self.admit(logical, now)?;
@@ -418,3 +421,6 @@ fn nearest_route(port: &Port, head: &Head) -> Option<Text> {
     let (entry, miss) = by_path.or_else(|| port.table.misses(head).next())?;
     Some(format!("closest rule {}: {}", entry.label(), miss?).into())
 }
+
+#[cfg(test)]
+mod tests;

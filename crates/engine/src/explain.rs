@@ -231,7 +231,7 @@ fn explain_endpoint(cluster: &Cluster, effect: &Effect, shard: &Shard, now: Now,
         let chosen = taken.as_ref() == Some(member.name());
         // The try explained here is none.
         let (busy, weight) = balance::score(member);
-        let busy = busy - 1 - u64::from(chosen);
+        let busy = busy.saturating_sub(u64::from(chosen));
         let far = if index >= near { ", farther away" } else { "" };
         let verb = if chosen { "chosen" } else { "candidate" };
         let detail =
@@ -265,3 +265,6 @@ fn explain_access(
         steps.push(step("access", &shadow, &resource("AccessPolicy", &shadow), detail));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,8 @@ mod enter;
 mod exchange;
 mod explain;
 mod filter;
+#[cfg(test)]
+mod fixtures;
 mod latency;
 mod node;
 mod outlier;

@@ -48,7 +48,7 @@ pub(crate) fn note(shard: &mut Shard, cluster: &Cluster, member: &Member, sign: 
             standing.consecutive = 0;
             standing.probation = false;
             // A span of peace for each ejection takes back one.
-            if standing.ejections > 0 && now > standing.until + rule.span * standing.ejections {
+            if standing.ejections > 0 && now > standing.until + rule.span.saturating_mul(standing.ejections) {
                 standing.ejections -= 1;
             }
             return;
@@ -74,8 +74,8 @@ fn eject(shard: &mut Shard, cluster: &Cluster, member: &Member, now: Instant) {
     let jitter = u32::try_from(shard.rng.below(u64::from(JITTER_PERCENT) + 1)).unwrap_or(0);
     let Some(standing) = shard.members.entry(member.slot) else { return };
     standing.ejections = (standing.ejections + 1).min(MULTIPLIER_MAX);
-    let span = cluster.call.eject.rule.span * standing.ejections;
-    standing.until = now + span + span / 100 * jitter;
+    let span = cluster.call.eject.rule.span.saturating_mul(standing.ejections);
+    standing.until = now + span + (span / 100).saturating_mul(jitter);
     standing.consecutive = 0;
     standing.probation = true;
     let until = standing.until;

@@ -118,6 +118,13 @@ impl Snapshot {
         cluster.map_or(&[], |cluster| cluster.members())
     }
 
+    /// The service port that an authority names, as the forward proxy reads it: `NAME`, `NAME.NAMESPACE`,
+    /// `NAME.NAMESPACE.mesh`, with port 80 unless it has one. For CONNECT, and for answering names.
+    pub fn find(&self, host: &str, port: Option<u16>) -> Option<(&ServiceRef, u16)> {
+        let (tree, port) = crate::resolve::resolve(self, &crate::Direction::Forward, host, port).ok()?;
+        Some((&tree.service, port.number))
+    }
+
     pub(crate) fn subtree(&self, namespace: &str, name: &str) -> Option<&Arc<Subtree>> {
         self.services.get(namespace)?.get(name)
     }

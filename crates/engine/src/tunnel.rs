@@ -28,7 +28,7 @@ pub struct Tunnel {
     course: Course,
     source: Text,
     service: Option<Arc<Subtree>>,
-    access: Option<Box<Ruling>>,
+    access: Option<Ruling>,
     nearest: Option<Text>,
     reason: Option<Reason>,
 }
@@ -97,7 +97,7 @@ impl Tunnel {
             None => (words.none.clone(), None),
         };
         let destination = self.service.as_ref().map_or(&words.unknown, |service| &service.label).clone();
-        let tls = if outbound { Tls::Mutual } else { self.tls };
+        let tls = if outbound && self.course.attempts.count() > 0 { Tls::Mutual } else { self.tls };
         Verdict {
             id: self.id,
             labels: Labels { side: self.side, source: self.source, destination, method: "", tls },
@@ -128,10 +128,10 @@ impl Tunnel {
         if !allowed {
             let refusal = Refusal::of(access, &call, &ruling, tree);
             self.nearest = refusal.nearest;
-            self.access = Some(Box::new(ruling));
+            self.access = Some(ruling);
             return Err(refuse(Reason::AccessDenied, refusal.detail));
         }
-        self.access = Some(Box::new(ruling));
+        self.access = Some(ruling);
         self.course.goal = Goal::Program { address: program, protocol: Protocol::Tcp };
         self.dispatch(shard, now)
     }
@@ -169,3 +169,6 @@ impl Tunnel {
 fn refuse(reason: Reason, detail: impl Into<Text>) -> Box<Answer> {
     Box::new(Answer::new(reason, false, detail))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,172 @@
 // SPDX-License-Identifier: Apache-2.0
+//! Precedence and matching, by the words of the Gateway API reference.
+
+use super::*;
+use crate::fixtures::head;
+use crate::slot::Slots;
+use byrnie_model::route::{Match, NamedMatch, PathMatch, Route, ValueMatch};
+use byrnie_model::{Key, Kind};
+use proptest::prelude::*;
+
+fn exact(path: &str) -> Match {
+    Match { path: PathMatch::Exact(path.into()), ..Match::default() }
+}
+
+fn prefix(path: &str) -> Match {
+    Match { path: PathMatch::Prefix(path.into()), ..Match::default() }
+}
+
+fn regex(path: &str) -> Match {
+    Match { path: PathMatch::Regex(path.into()), ..Match::default() }
+}
+
+fn with_method(method: &str, m: Match) -> Match {
+    Match { method: Some(method.into()), ..m }
+}
+
+fn named(name: &str, value: &str) -> NamedMatch {
+    NamedMatch { name: name.into(), value: ValueMatch::Exact(value.into()) }
+}
+
+fn with_headers(headers: &[(&str, &str)], m: Match) -> Match {
+    Match { headers: headers.iter().map(|(n, v)| named(n, v)).collect(), ..m }
+}
+
+fn with_query(query: &[(&str, &str)], m: Match) -> Match {
+    Match { query: query.iter().map(|(n, v)| named(n, v)).collect(), ..m }
+}
+
+fn compiled(name: &str, rules: Vec<Vec<Match>>) -> Arc<CompiledRoute> {
+    let mut slots = Slots::default();
+    let rules = rules.into_iter().map(|matches| crate::fixtures::rule(matches, Vec::new())).collect();
+    let spec = Arc::new(Route { parents: Vec::new(), hostnames: Vec::new(), rules });
+    let route = CompiledRoute::new(&Key::new(Kind::HttpRoute, "shop", name), &spec, |_| slots.take());
+    Arc::new(route.unwrap())
+}
+
+/// Each match is a rule of its own in route `r`; the expected label is of the one that is chosen.
+fn check(matches: Vec<Match>, method: &str, url: &str, headers: &[(&str, &str)], expected: Option<usize>) {
+    let table = Table::new([&compiled("r", matches.iter().map(|m| vec![m.clone()]).collect())]);
+    let chosen = table.choose(&head(method, url, headers)).map(|chosen| chosen.label().to_string());
+    assert_eq!(chosen, expected.map(|i| format!("shop/r[{i}]")), "{method} {url} {headers:?} among {matches:?}");
+}
+
+#[test]
+fn paths_come_first_exact_then_longest_prefix_then_regex() {
+    let all = || vec![prefix("/"), regex("/a/.*"), prefix("/a"), prefix("/a/b"), exact("/a/b")];
+    check(all(), "GET", "h/a/b", &[], Some(4));
+    check(all(), "GET", "h/a/b/c", &[], Some(3));
+    check(all(), "GET", "h/a/c", &[], Some(2));
+    check(all(), "GET", "h/x", &[], Some(0));
+    // A prefix of `/` is no condition: a regular expression beats it.
+    check(vec![prefix("/"), regex("/v[0-9]+/.*")], "GET", "h/v12/x", &[], Some(1));
+    check(vec![regex("/v[0-9]+/.*"), prefix("/v12")], "GET", "h/v12/x", &[], Some(1));
+}
+
+#[test]
+fn then_method_then_headers_then_query() {
+    let a = |m| with_headers(&[("x", "1")], m);
+    check(vec![a(prefix("/")), with_method("GET", prefix("/"))], "GET", "h/", &[("x", "1")], Some(1));
+    let two = with_headers(&[("x", "1"), ("y", "2")], prefix("/"));
+    check(vec![a(prefix("/")), two], "GET", "h/", &[("x", "1"), ("y", "2")], Some(1));
+    let query = with_query(&[("q", "1")], prefix("/"));
+    check(vec![query.clone(), a(prefix("/"))], "GET", "h/?q=1", &[("x", "1")], Some(1));
+    let queries = with_query(&[("q", "1"), ("r", "2")], prefix("/"));
+    check(vec![query, queries], "GET", "h/?q=1&r=2", &[], Some(1));
+    // A longer path counts more than any method or header.
+    check(vec![with_method("GET", a(prefix("/a"))), prefix("/a/b")], "GET", "h/a/b", &[("x", "1")], Some(1));
+}
+
+#[test]
+fn ties_go_to_the_first_route_by_name_and_the_first_rule() {
+    check(vec![prefix("/"), prefix("/")], "GET", "h/", &[], Some(0));
+    let (late, early) = (compiled("b", vec![vec![prefix("/")]]), compiled("a", vec![vec![prefix("/")]]));
+    let table = Table::new([&late, &early]);
+    assert_eq!(*table.choose(&head("GET", "h/", &[])).unwrap().label(), *"shop/a[0]");
+}
+
+#[test]
+fn prefixes_end_at_segment_borders() {
+    for (path, fits) in
+        [("/abc", true), ("/abc/", true), ("/abc/d", true), ("/abcd", false), ("/ab", false), ("/ABC", false)]
+    {
+        check(vec![prefix("/abc")], "GET", &format!("h{path}"), &[], fits.then_some(0));
+    }
+    check(vec![prefix("/abc/")], "GET", "h/abc", &[], Some(0));
+    check(vec![exact("/abc")], "GET", "h/abc/", &[], None);
+}
+
+#[test]
+fn regular_expressions_are_about_the_whole_value() {
+    check(vec![regex("/a|/b")], "GET", "h/b", &[], Some(0));
+    check(vec![regex("/a|/b")], "GET", "h/bc", &[], None);
+    check(vec![regex("a")], "GET", "h/a", &[], None);
+    let header = NamedMatch { name: "x".into(), value: ValueMatch::Regex("[0-9]+".into()) };
+    let m = Match { headers: vec![header], ..Match::default() };
+    check(vec![m.clone()], "GET", "h/", &[("X", "12")], Some(0));
+    check(vec![m.clone()], "GET", "h/", &[("X", "12a")], None);
+    check(vec![m], "GET", "h/", &[("X", "\u{fc}12")], None);
+}
+
+#[test]
+fn a_pattern_can_not_escape_its_group() {
+    for pattern in ["a)|(b", "(", "(?P<", "[", "(?x) a #"] {
+        let key = Key::new(Kind::HttpRoute, "shop", "r");
+        let rules = vec![crate::fixtures::rule(vec![regex(pattern)], Vec::new())];
+        let spec = Arc::new(Route { parents: Vec::new(), hostnames: Vec::new(), rules });
+        let mut slots = Slots::default();
+        let error = CompiledRoute::new(&key, &spec, |_| slots.take()).unwrap_err();
+        assert!(error.contains("rule 0") && error.contains("malformed"), "{error}");
+    }
+}
+
+#[test]
+fn headers_and_queries_are_compared_in_full() {
+    let m = || vec![with_headers(&[("version", "v2")], prefix("/"))];
+    check(m(), "GET", "h/", &[("Version", "v2")], Some(0));
+    check(m(), "GET", "h/", &[("version", "V2")], None);
+    check(m(), "GET", "h/", &[("version", "v2"), ("version", "v3")], None);
+    let joined = vec![with_headers(&[("version", "v2,v3")], prefix("/"))];
+    check(joined, "GET", "h/", &[("version", "v2"), ("version", "v3")], Some(0));
+    let q = || vec![with_query(&[("animal", "whale shark")], prefix("/"))];
+    for (query, fits) in [
+        ("animal=whale+shark", true),
+        ("a=b&animal=whale%20shark", true),
+        ("%61nimal=whale%20shark", true),
+        ("animal=whale", false),
+        ("animal=x&animal=whale+shark", false),
+        ("animal=whale%2", false),
+        ("", false),
+    ] {
+        check(q(), "GET", &format!("h/?{query}"), &[], fits.then_some(0));
+    }
+}
+
+#[test]
+fn a_near_miss_is_told() {
+    let table = Table::new([&compiled("r", vec![vec![with_method("POST", prefix("/charge"))]])]);
+    let told: Vec<String> = table
+        .misses(&head("GET", "h/charge", &[]))
+        .map(|(entry, miss)| format!("{}: {}", entry.label(), miss.unwrap()))
+        .collect();
+    assert_eq!(told, ["shop/r[0]: the method is not POST"]);
+}
+
+proptest! {
+    /// The table's choice is the greatest fitting match, whatever the order in which rules are written.
+    #[test]
+    fn the_choice_is_the_best_of_those_that_fit(picks in prop::collection::vec(0usize..10, 1..8), path in "(/[ab]{1,2}){0,3}/?") {
+        let pool = [
+            prefix("/"), prefix("/a"), prefix("/a/b"), exact("/a"), exact("/a/b"), regex("/a.*"),
+            with_method("GET", prefix("/a")), with_method("PUT", prefix("/")),
+            with_headers(&[("x", "1")], prefix("/a")), with_query(&[("q", "1")], prefix("/")),
+        ];
+        let matches: Vec<Match> = picks.iter().map(|i| pool[*i].clone()).collect();
+        let table = Table::new([&compiled("r", matches.iter().map(|m| vec![m.clone()]).collect())]);
+        let path = if path.is_empty() { "/" } else { &path };
+        let head = head("GET", &format!("h{path}?q=1"), &[("x", "1")]);
+        let fitting = matches.iter().map(|m| CompiledMatch::new(m).unwrap()).filter(|m| m.miss(&head).is_none());
+        let best = fitting.map(|m| m.rank()).max();
+        prop_assert_eq!(table.choose(&head).map(|chosen| chosen.matched().rank()), best);
+    }
+}
