@@ -16,6 +16,8 @@ const LINES_MAX: usize = 1024;
 pub struct Fields {
     bytes: Vec<u8>,
     lines: Vec<Line>,
+    /// The known names that have ever had a line here, a bit each: most questions end at it.
+    present: u128,
 }
 
 /// One line: `bytes[start..end]` is `name: value CRLF`.
@@ -46,6 +48,7 @@ impl Fields {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.lines.clear();
+        self.present = 0;
     }
 
     /// True if no line is kept.
@@ -61,17 +64,27 @@ impl Fields {
     /// The first kept value of `name` (any case).
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         let known = Known::of(name.as_bytes());
+        if !self.has(known) {
+            return None;
+        }
         self.kept().find(|line| self.matches(line, known, name)).map(|line| self.value(line))
     }
 
     /// The kept values of `name` (any case), in order.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let known = Known::of(name.as_bytes());
-        self.kept().filter(move |line| self.matches(line, known, name)).map(|line| self.value(line))
+        let lines = if self.has(known) { self.lines.as_slice() } else { &[] };
+        lines
+            .iter()
+            .filter(move |line| line.state == State::Kept && self.matches(line, known, name))
+            .map(|line| self.value(line))
     }
 
     /// The first kept value of a known name.
     pub fn known(&self, known: Known) -> Option<&[u8]> {
+        if !self.has(known) {
+            return None;
+        }
         self.kept().find(|line| line.known == known).map(|line| self.value(line))
     }
 
@@ -107,6 +120,9 @@ impl Fields {
 
     /// Drops the kept lines of a known name.
     pub fn remove_known(&mut self, known: Known) {
+        if !self.has(known) {
+            return;
+        }
         for line in self.lines.iter_mut().filter(|line| line.state == State::Kept && line.known == known) {
             line.state = State::Dropped;
         }
@@ -125,15 +141,13 @@ impl Fields {
 
     /// The values of a typed name as received; they stay readable for those who must see the lines.
     pub(crate) fn typed(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        self.lines
-            .iter()
-            .filter(move |line| line.known == known && line.state == State::Typed)
-            .map(|line| self.value(line))
+        let lines = if self.has(known) { self.lines.as_slice() } else { &[] };
+        lines.iter().filter(move |line| line.known == known && line.state == State::Typed).map(|line| self.value(line))
     }
 
     /// How many lines of a known name are kept.
     pub(crate) fn count(&self, known: Known) -> usize {
-        self.kept().filter(|line| line.known == known).count()
+        if self.has(known) { self.kept().filter(|line| line.known == known).count() } else { 0 }
     }
 
     /// Takes a section of header bytes as received. Lines are then told by [`Fields::received`] with
@@ -148,6 +162,7 @@ impl Fields {
         let state = if known.is_typed() { State::Typed } else { State::Kept };
         // The section is bounded by the limits of a head, far below 4 GiB; names by theirs.
         self.lines.push(Line { start: start as u32, end: end as u32, name_len: name_len as u16, known, state });
+        self.present |= known.bit();
     }
 
     /// Appends a line whose parts are known to be clean.
@@ -167,6 +182,7 @@ impl Fields {
         self.bytes.extend_from_slice(b"\r\n");
         let state = if known.is_typed() { State::Typed } else { State::Kept };
         self.lines.push(Line { start: start as u32, end: end as u32, name_len, known, state });
+        self.present |= known.bit();
         Ok(())
     }
 
@@ -187,6 +203,11 @@ impl Fields {
     /// Bytes that [`Fields::emit`] writes at most.
     pub(crate) fn bytes_len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// False if there surely is no such line. Unknown names share a bit.
+    fn has(&self, known: Known) -> bool {
+        self.present & known.bit() != 0
     }
 
     fn kept(&self) -> impl Iterator<Item = &Line> {
@@ -214,12 +235,23 @@ impl Fields {
 
 /// A byte of a token (RFC 9110 5.6.2).
 pub(crate) const fn is_token_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric()
-        || matches!(
-            b,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        )
+    TOKEN[b as usize]
 }
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut i = 0;
+    while i < 256 {
+        let b = i as u8;
+        table[i] = b.is_ascii_alphanumeric()
+            || matches!(
+                b,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
+        i += 1;
+    }
+    table
+};
 
 /// A byte of a field value (RFC 9110 5.5): visible, blank, tab, or beyond ASCII.
 pub(crate) const fn is_value_byte(b: u8) -> bool {

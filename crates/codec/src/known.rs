@@ -83,6 +83,8 @@ known! {
     SecWebsocketVersion "sec-websocket-version",
 }
 
+const _: () = assert!(NAMES.len() <= 128, "an id must have a bit of a u128");
+
 /// Buckets of the name table, and how many names may share one.
 const BUCKETS: usize = 256;
 const SHARED_MAX: usize = 4;
@@ -115,6 +117,31 @@ const TABLE: [[u8; SHARED_MAX]; BUCKETS] = {
     table
 };
 
+/// Compares a name of the table with one in any case, eight bytes at a time. Names of the table are
+/// lower-case letters, digits and dashes: of these only letters have the bit 0x40, and only where it is
+/// set may the bit 0x20, the case, differ.
+fn is_same(known: &[u8], name: &[u8]) -> bool {
+    if known.len() != name.len() {
+        return false;
+    }
+    let is_same_word = |at: usize| {
+        let word = |bytes: &[u8]| bytes[at..].first_chunk().map_or(0, |word| u64::from_ne_bytes(*word));
+        let lower = word(known);
+        (lower ^ word(name)) & !((lower & 0x4040_4040_4040_4040) >> 1) == 0
+    };
+    let Some(last) = known.len().checked_sub(8) else {
+        return known.eq_ignore_ascii_case(name);
+    };
+    let mut at = 0;
+    while at < last {
+        if !is_same_word(at) {
+            return false;
+        }
+        at += 8;
+    }
+    is_same_word(last)
+}
+
 impl Known {
     /// The id of `name`, in whatever case.
     pub fn of(name: &[u8]) -> Self {
@@ -122,7 +149,7 @@ impl Known {
             if id == 0 {
                 break;
             }
-            if NAMES[id as usize].as_bytes().eq_ignore_ascii_case(name) {
+            if is_same(NAMES[id as usize].as_bytes(), name) {
                 return IDS[id as usize];
             }
         }
@@ -132,6 +159,11 @@ impl Known {
     /// The name in lower case; empty for [`Known::Other`].
     pub const fn name(self) -> &'static str {
         NAMES[self as usize]
+    }
+
+    /// A bit of its own for each id.
+    pub(crate) const fn bit(self) -> u128 {
+        1 << self as u8
     }
 
     /// True for what a [`crate::Head`] keeps as typed state instead of as a line (Host, framing,
@@ -159,6 +191,13 @@ mod tests {
             assert_eq!(Known::of(name.as_bytes()), *id);
             assert_eq!(Known::of(name.to_uppercase().as_bytes()), *id);
             assert_eq!(id.name(), *name);
+            // One bit off anywhere is another name, but for the case of a letter.
+            for bit in 0..name.len() * 8 {
+                let mut other = name.as_bytes().to_vec();
+                other[bit / 8] ^= 1 << (bit % 8);
+                let same = other.eq_ignore_ascii_case(name.as_bytes());
+                assert_eq!(Known::of(&other) == *id, same, "{}", other.escape_ascii());
+            }
         }
         for other in ["", "x", "hos", "hosts", "content-lengt\u{8}", "x-byrnie-other"] {
             assert_eq!(Known::of(other.as_bytes()), Known::Other);

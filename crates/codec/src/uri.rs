@@ -23,11 +23,12 @@ const LABEL_BYTES_MAX: usize = 63;
 /// # Errors
 /// If `input` isn't an absolute path with an optional query, or can be read in more than one way.
 pub fn path_and_query(input: &[u8], out: &mut String) -> Result<usize, RejectReason> {
-    let (path, query) = match input.iter().position(|&b| b == b'?') {
-        Some(at) => (&input[..at], Some(&input[at + 1..])),
+    let plain = plain_prefix(input);
+    let (path, query) = match input[plain..].iter().position(|&b| b == b'?') {
+        Some(at) => (&input[..plain + at], Some(&input[plain + at + 1..])),
         None => (input, None),
     };
-    canonical_path(path, out)?;
+    canonical_path(path, plain, out)?;
     let path_len = out.len();
     if let Some(query) = query {
         out.push('?');
@@ -45,11 +46,12 @@ pub fn path(input: &str) -> Result<String, RejectReason> {
     if input.contains('?') {
         return Err(RejectReason::Path);
     }
-    canonical_path(input.as_bytes(), &mut out)?;
+    canonical_path(input.as_bytes(), plain_prefix(input.as_bytes()), &mut out)?;
     Ok(out)
 }
 
-fn canonical_path(path: &[u8], out: &mut String) -> Result<(), RejectReason> {
+/// Appends the canonical form of `path`, whose first `plain` bytes are known to be canonical.
+fn canonical_path(path: &[u8], plain: usize, out: &mut String) -> Result<(), RejectReason> {
     if path.is_empty() {
         out.push('/');
         return Ok(());
@@ -57,23 +59,23 @@ fn canonical_path(path: &[u8], out: &mut String) -> Result<(), RejectReason> {
     if path[0] != b'/' {
         return Err(RejectReason::Path);
     }
-    match plain(path) {
-        Some(text) => out.push_str(text),
-        None => rewrite(path, out)?,
+    match std::str::from_utf8(path) {
+        Ok(text) if plain >= path.len() => out.push_str(text),
+        _ => rewrite(path, out)?,
     }
     Ok(())
 }
 
-/// The path itself if it is canonical already, as nearly all are.
-fn plain(path: &[u8]) -> Option<&str> {
+/// How many bytes at the start are canonical already, as nearly always the whole path is.
+fn plain_prefix(path: &[u8]) -> usize {
     let mut before = 0;
-    for &b in path {
+    for (i, &b) in path.iter().enumerate() {
         if !PLAIN[b as usize] || (before == b'/' && (b == b'/' || b == b'.')) {
-            return None;
+            return i;
         }
         before = b;
     }
-    std::str::from_utf8(path).ok()
+    path.len()
 }
 
 /// Bytes that stand for themselves in a canonical path (RFC 3986 `pchar` without `%`, and `/`).
@@ -194,6 +196,9 @@ fn push_encoded(b: u8, out: &mut String) {
 fn push_query(query: &[u8], out: &mut String) -> Result<(), RejectReason> {
     let mut encodes = false;
     for &b in query {
+        if PLAIN[b as usize] {
+            continue;
+        }
         match b {
             b'#' => return Err(RejectReason::Fragment),
             b'"' | b'<' | b'>' => encodes = true,
@@ -221,11 +226,14 @@ pub fn authority(input: &[u8], out: &mut String) -> Result<(), RejectReason> {
     let Ok(text) = std::str::from_utf8(input) else {
         return Err(RejectReason::Host);
     };
-    let (host, port) = match (text.starts_with('['), text.find(']')) {
-        (true, Some(end)) => (&text[..=end], &text[end + 1..]),
-        (true, None) => return Err(RejectReason::Host),
-        _ => text.split_at(text.find(':').unwrap_or(text.len())),
+    // The end of an IPv6 address, else of a name: both borders are ASCII.
+    let (border, after) = if input.first() == Some(&b'[') { (b']', 1) } else { (b':', 0) };
+    let end = match input.iter().position(|&b| b == border) {
+        Some(at) => at + after,
+        None if after == 1 => return Err(RejectReason::Host),
+        None => input.len(),
     };
+    let (host, port) = text.split_at(end);
     match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         Some(address) => {
             let address: Ipv6Addr = address.parse().map_err(|_| RejectReason::Host)?;
@@ -257,9 +265,6 @@ fn port_number(digits: &str) -> Result<u16, RejectReason> {
 }
 
 fn host_name(host: &str, out: &mut String) -> Result<(), RejectReason> {
-    if host.contains('@') {
-        return Err(RejectReason::Userinfo);
-    }
     let host = host.strip_suffix('.').unwrap_or(host);
     if host.is_empty() || host.len() > HOST_BYTES_MAX {
         return Err(RejectReason::Host);
@@ -270,12 +275,17 @@ fn host_name(host: &str, out: &mut String) -> Result<(), RejectReason> {
             b'.' if label == 0 => return Err(RejectReason::Host),
             b'.' => label = 0,
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' if label < LABEL_BYTES_MAX => label += 1,
+            b'@' => return Err(RejectReason::Userinfo),
             _ => return Err(RejectReason::Host),
         }
-        out.push(b.to_ascii_lowercase() as char);
     }
     // `..` at the end: the dot that was cut left another one.
-    if label == 0 { Err(RejectReason::Host) } else { Ok(()) }
+    if label == 0 {
+        return Err(RejectReason::Host);
+    }
+    out.push_str(host);
+    out.make_ascii_lowercase();
+    Ok(())
 }
 
 /// Splits a canonical authority into host and port.
