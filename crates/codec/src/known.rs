@@ -98,7 +98,8 @@ const fn bucket(name: &[u8]) -> usize {
     let first = (name[0] | 0x20) as usize;
     let middle = (name[n / 2] | 0x20) as usize;
     let last = (name[n - 1] | 0x20) as usize;
-    (n * 29 + first * 5 + middle * 17 + last * 71) % BUCKETS
+    let mixed = n.wrapping_mul(29).wrapping_add(first.wrapping_mul(5));
+    mixed.wrapping_add(middle.wrapping_mul(17)).wrapping_add(last.wrapping_mul(71)) % BUCKETS
 }
 
 const TABLE: [[u8; SHARED_MAX]; BUCKETS] = {

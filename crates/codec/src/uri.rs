@@ -68,14 +68,14 @@ fn canonical_path(path: &[u8], plain: usize, out: &mut String) -> Result<(), Rej
 
 /// How many bytes at the start are canonical already, as nearly always the whole path is.
 fn plain_prefix(path: &[u8]) -> usize {
-    let mut before = 0;
-    for (i, &b) in path.iter().enumerate() {
-        if !PLAIN[b as usize] || (before == b'/' && (b == b'/' || b == b'.')) {
-            return i;
+    let mut rest = path;
+    while let Some((&b, after)) = rest.split_first() {
+        if !PLAIN[b as usize] || (b == b'/' && matches!(after.first(), Some(b'/' | b'.'))) {
+            break;
         }
-        before = b;
+        rest = after;
     }
-    path.len()
+    path.len() - rest.len()
 }
 
 /// Bytes that stand for themselves in a canonical path (RFC 3986 `pchar` without `%`, and `/`).
@@ -269,24 +269,34 @@ fn host_name(host: &str, out: &mut String) -> Result<(), RejectReason> {
     if host.is_empty() || host.len() > HOST_BYTES_MAX {
         return Err(RejectReason::Host);
     }
-    let mut label = 0;
+    let mut label = 0usize;
     for b in host.bytes() {
-        match b {
-            b'.' if label == 0 => return Err(RejectReason::Host),
-            b'.' => label = 0,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' if label < LABEL_BYTES_MAX => label += 1,
+        label = match b {
+            _ if HOST[b as usize] => label + 1,
+            b'.' if label > 0 && label <= LABEL_BYTES_MAX => 0,
             b'@' => return Err(RejectReason::Userinfo),
             _ => return Err(RejectReason::Host),
-        }
+        };
     }
     // `..` at the end: the dot that was cut left another one.
-    if label == 0 {
+    if label == 0 || label > LABEL_BYTES_MAX {
         return Err(RejectReason::Host);
     }
     out.push_str(host);
     out.make_ascii_lowercase();
     Ok(())
 }
+
+/// Bytes of a label of a host name.
+const HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0;
+    while b < 256 {
+        table[b] = (b as u8).is_ascii_alphanumeric() || matches!(b as u8, b'-' | b'_');
+        b += 1;
+    }
+    table
+};
 
 /// Splits a canonical authority into host and port.
 pub fn split_port(authority: &str) -> (&str, Option<u16>) {
