@@ -2,9 +2,18 @@
 //! The screen of the control plane: starts the roles over one [`State`], in the order in which they
 //! need each other. `byrnie up` and `byrnie server` call it.
 
-use crate::State;
-use byrnie_base::Text;
+use crate::ca::{Authority, issue};
+use crate::port::Port;
+use crate::registry::{Registry, lease};
+use crate::{State, ingest};
+use byrnie_base::{Clock, Text};
+use byrnie_net::listen::{self, Ports, Share};
+use byrnie_net::runtime::{self, Shutdown, Task, Trigger};
+use byrnie_net::tls::ca::Name;
+use byrnie_net::tls::{self, Credentials, ServerTls};
+use byrnie_net::grpc;
 use byrnie_store::Store;
+use byrnie_xds::proto::byrnie::v1::ReportResponse;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,17 +39,36 @@ pub struct Config {
     pub leaf_lifetime: Duration,
 }
 
+/// The service account of the control plane, in the system's namespace.
+pub const ACCOUNT: &str = "control";
+
 /// How long a workload's certificate holds unless configured.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// A control plane that runs.
+/// How often the control plane looks whether its own certificate is due: a clock that jumps is noticed
+/// within this time.
+const RENEWAL_CHECK: Duration = Duration::from_secs(30);
+
+/// A control plane that runs. Dropping it stops it.
 pub struct Running {
     /// What its roles share.
     pub state: Arc<State>,
-    /// Where the console listens.
-    pub console: SocketAddr,
+    /// Signs certificates.
+    pub authority: Arc<Authority>,
     /// Where proxies connect.
     pub control: SocketAddr,
+    trigger: Trigger,
+    tasks: Vec<Task>,
+}
+
+impl Running {
+    /// Stops every role: streams get a few seconds to end.
+    pub async fn stop(self) {
+        self.trigger.fire();
+        for task in self.tasks {
+            task.ended().await;
+        }
+    }
 }
 
 /// Why a control plane doesn't start.
@@ -49,14 +77,101 @@ pub enum Error {
     /// The store can't be read or written.
     #[error("the store does not answer: {0}")]
     Store(#[from] byrnie_store::Error),
+    /// The authority's file can't be read or written, or its own certificate not be issued.
+    #[error(transparent)]
+    Authority(#[from] issue::Error),
+    /// Its own certificate can't be used.
+    #[error("the control plane's own certificate: {0}")]
+    Tls(#[from] tls::Error),
+    /// A port is busy.
+    #[error(transparent)]
+    Listen(#[from] listen::Error),
 }
 
-/// Starts every role. Returns once all of them answer.
+/// Starts every role on the calling reactor. Returns once all of them answer. The order matters: nobody
+/// is served before all that is stored was read, as half a configuration is worse than none.
 ///
 /// # Errors
 /// If the store can't be read, a key can't be read or written, or a port is busy.
 pub async fn start(config: Config) -> Result<Running, Error> {
-    let clock = Arc::new(byrnie_base::clock::SystemClock::new());
+    let clock = Arc::new(*runtime::clock());
+    let now = clock.now().wall;
+    let authority = Authority::open(&config.data_dir, &config.trust_domain, config.leaf_lifetime, now)?;
+    let authority = Arc::new(authority);
     let state = Arc::new(State::new(config.store, clock, config.trust_domain));
-    Ok(Running { state, console: config.console, control: config.control })
+    let registry = Arc::new(Registry::new());
+    let (trigger, shutdown) = runtime::shutdown();
+    let watch = ingest::list(&state).await?;
+    let names = own_names(&config.names);
+    let credentials = authority.own(&state, ACCOUNT, &names).await?;
+    let server = tls::server_optional_client(&credentials, &[tls::ALPN_H2])?;
+    let ports = if config.strict_ports { Ports::Strict } else { Ports::Next };
+    let listener = listen::bind_or_next(config.control, Share::Alone, ports)?;
+    let control = listener.local_addr();
+    let port = Port {
+        state: Arc::clone(&state),
+        authority: Arc::clone(&authority),
+        registry,
+        collect: Arc::new(|_, _| ReportResponse::default()),
+    };
+    let renewal = Renewal { state: Arc::clone(&state), authority: Arc::clone(&authority), names, server: server.clone() };
+    let tasks = vec![
+        runtime::spawn("ingest", until(shutdown.clone(), ingest::follow(Arc::clone(&state), watch))),
+        runtime::spawn("registry grace", until(shutdown.clone(), grace(Arc::clone(&state)))),
+        runtime::spawn("own certificate", until(shutdown.clone(), renewal.run(credentials))),
+        runtime::spawn("control port", grpc::serve(listener, server, Arc::new(port), shutdown)),
+    ];
+    Ok(Running { state, authority, control, trigger, tasks })
+}
+
+/// Runs `task` until it ends or it's time to stop.
+async fn until(mut shutdown: Shutdown, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = task => {}
+        () = shutdown.wait() => {}
+    }
+}
+
+async fn grace(state: Arc<State>) {
+    lease::grace(&state).await;
+}
+
+/// Names by which clients without SPIFFE may know the control plane.
+fn own_names(configured: &[String]) -> Vec<Name> {
+    let built_in = ["localhost", "127.0.0.1", "::1"].into_iter().map(str::to_owned);
+    let name = |name: String| name.parse().map_or_else(|_| Name::Dns(name), Name::Ip);
+    built_in.chain(configured.iter().cloned()).map(name).collect()
+}
+
+/// Keeps the control plane's own certificate young.
+struct Renewal {
+    state: Arc<State>,
+    authority: Arc<Authority>,
+    names: Vec<Name>,
+    server: ServerTls,
+}
+
+impl Renewal {
+    async fn run(self, mut credentials: Credentials) {
+        loop {
+            runtime::sleep(RENEWAL_CHECK).await;
+            let (from, to) = (credentials.not_before().as_millis(), credentials.not_after().as_millis());
+            let half = from + to.saturating_sub(from) / 2;
+            let now = self.state.now().wall.as_millis();
+            // Before its beginning as well: the clock was set back.
+            if (from..half).contains(&now) {
+                continue;
+            }
+            match self.renew().await {
+                Ok(newer) => credentials = newer,
+                Err(error) => tracing::error!(%error, "the control plane's certificate could not be renewed; it tries again"),
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<Credentials, Error> {
+        let credentials = self.authority.own(&self.state, ACCOUNT, &self.names).await?;
+        self.server.renew(&tls::server_optional_client(&credentials, &[tls::ALPN_H2])?);
+        Ok(credentials)
+    }
 }

@@ -3,7 +3,13 @@
 //! `byrnie` starts it; a role never calls another role.
 
 pub mod ads;
+pub mod apply;
+pub mod ca;
 pub mod control;
+pub mod history;
+pub mod ingest;
+pub mod port;
+pub mod registry;
 pub mod state;
 
 pub use control::{Config, Error, Running, start};

@@ -2,14 +2,15 @@
 //! `State`: what every role of the control plane shares. The hub behind it is a pure struct; its lock
 //! is held for the time of one event and never while waiting.
 
-use crate::ads::{Hub, Proxy};
+use crate::ads::{Close, Hub, Out, Proxy, SessionId};
 use byrnie_base::{Clock, Now, Text};
 use byrnie_catalog::Catalog;
-use byrnie_model::{Key, Revision};
+use byrnie_model::{Identity, Key, Revision};
 use byrnie_store::Store;
 use byrnie_xds::server::Nack;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
 /// Most stored entries that are reported as unreadable.
@@ -26,6 +27,7 @@ pub struct State {
     hub: Mutex<Hub>,
     bad: Mutex<BTreeMap<Text, Text>>,
     revision: watch::Sender<Revision>,
+    streams: Mutex<BTreeMap<SessionId, UnboundedSender<Out>>>,
 }
 
 /// What proxies made of one resource.
@@ -47,6 +49,7 @@ impl State {
             trust_domain,
             bad: Mutex::default(),
             revision: watch::Sender::new(Revision(0)),
+            streams: Mutex::default(),
         }
     }
 
@@ -80,13 +83,50 @@ impl State {
         self.hub().refusals(key)
     }
 
+    /// Whether a node of this name may be spoken for by this identity.
+    pub fn owns(&self, node: &str, identity: &Identity) -> bool {
+        self.hub().owns(node, identity)
+    }
+
     /// Stored entries that couldn't be read: the store's key, and why.
     pub fn bad_entries(&self) -> Vec<(Text, Text)> {
         let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
         bad.iter().map(|(key, why)| (key.clone(), why.clone())).collect()
     }
 
-    pub(crate) fn hub(&self) -> MutexGuard<'_, Hub> {
+    /// Lets an event happen in the hub and hands what comes of it to the streams. Nothing waits: what
+    /// is unanswered on one stream is bounded by the session, not by its queue.
+    pub(crate) fn drive(&self, event: impl FnOnce(&mut Hub) -> Vec<(SessionId, Out)>) {
+        let mut hub = self.hub();
+        let outs = event(&mut hub);
+        if outs.is_empty() {
+            return;
+        }
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, out) in outs {
+            // A stream that is gone already has no use for it.
+            match &out {
+                Out::Send(_) => drop(streams.get(&id).map(|stream| stream.send(out))),
+                Out::Close(_) => drop(streams.remove(&id).map(|stream| stream.send(out))),
+            }
+        }
+    }
+
+    /// Begins a stream to a proxy. What is for it arrives at the receiver.
+    pub(crate) fn open_stream(&self, identity: Identity) -> Result<(SessionId, UnboundedReceiver<Out>), Close> {
+        let id = self.hub().on_connect(identity)?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        Ok((id, receiver))
+    }
+
+    /// Ends a stream.
+    pub(crate) fn close_stream(&self, id: SessionId) {
+        self.hub().on_disconnect(id);
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    fn hub(&self) -> MutexGuard<'_, Hub> {
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -214,6 +214,11 @@ impl Hub {
         self.by_node.iter().filter_map(of).collect()
     }
 
+    /// Whether a node of this name may be spoken for by this identity.
+    pub fn owns(&self, node: &str, identity: &Identity) -> bool {
+        self.admit(&node.into(), identity).is_ok()
+    }
+
     /// The newest revision taken in.
     pub const fn revision(&self) -> Revision {
         self.revision

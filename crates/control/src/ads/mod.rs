@@ -3,5 +3,6 @@
 //! moves its bytes.
 
 pub mod hub;
+pub mod serve;
 
 pub use hub::{Close, Hub, Out, Proxy, SessionId};

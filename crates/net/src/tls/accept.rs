@@ -8,16 +8,29 @@ use crate::io::{Stream, TcpStream};
 use byrnie_base::{Text, Timestamp};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls_pki_types::CertificateDer;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 /// What it takes to accept connections under one identity. Clones share the cap on handshakes.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    config: Arc<ServerConfig>,
+    config: Arc<RwLock<Arc<ServerConfig>>>,
     roots: Roots,
     handshakes: Arc<Semaphore>,
+}
+
+impl ServerTls {
+    /// Lets every clone show `newer`'s certificate from the next handshake on: for renewals under the same
+    /// identity and roots. Connections that are open aren't touched.
+    pub fn renew(&self, newer: &Self) {
+        let config = newer.current();
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Accepts peers of the same trust domain and nobody else; `alpn` in order of preference. A peer that
@@ -51,7 +64,7 @@ fn server_with(credentials: &Credentials, alpn: &[&[u8]], mandatory: bool) -> Re
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
-    Ok(ServerTls { config: Arc::new(config), roots, handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)) })
+    Ok(ServerTls { config: Arc::new(RwLock::new(Arc::new(config))), roots, handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)) })
 }
 
 /// Carries out the handshake on an accepted socket, within [`HANDSHAKE_TIMEOUT`].
@@ -62,7 +75,7 @@ pub async fn accept(tcp: TcpStream, tls: &ServerTls) -> Result<(Stream, Peer), E
     let handshake = async {
         // Held during the handshake alone. The semaphore is never closed, so no permit means none is needed.
         let _permit = tls.handshakes.acquire().await.ok();
-        TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp).await.map_err(Error::from_handshake)
+        TlsAcceptor::from(tls.current()).accept(tcp).await.map_err(Error::from_handshake)
     };
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Error::Timeout)??;
     let session = stream.get_ref().1;

@@ -113,6 +113,21 @@ impl Authority {
         &self.trust_domain
     }
 
+    /// Signs a certificate and answers its chain alone: [`Authority::issue`] without the particulars.
+    ///
+    /// # Errors
+    /// Those of [`Authority::issue`].
+    pub fn sign(
+        &self,
+        csr_der: &[u8],
+        identity: &Identity,
+        lifetime: Duration,
+        names: &[Name],
+        now: Timestamp,
+    ) -> Result<String, Error> {
+        self.issue(csr_der, identity, lifetime, names, now).map(|issued| issued.chain_pem)
+    }
+
     /// Signs a certificate for `identity` and the key of the request `csr_der`, valid from [`BACKDATING`]
     /// before `now` until `lifetime` after it, with `names` beside the identity. Answers the chain as
     /// PEM, leaf first, without the root.
@@ -122,14 +137,14 @@ impl Authority {
     /// # Errors
     /// If the request is malformed, its proof is wrong, its key is weak, the identity is of another
     /// domain, or there are more than [`NAMES_MAX`] names.
-    pub fn sign(
+    pub fn issue(
         &self,
         csr_der: &[u8],
         identity: &Identity,
         lifetime: Duration,
         names: &[Name],
         now: Timestamp,
-    ) -> Result<String, Error> {
+    ) -> Result<Issued, Error> {
         if *identity.trust_domain() != self.trust_domain {
             return Err(Error::Malformed("trust domain of the identity"));
         }
@@ -152,9 +167,22 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let issuer = Issuer::from_ca_cert_der(&self.certificate, &self.key).map_err(|_| Error::Malformed("root"))?;
+        let serial = params.serial_number.as_ref().map(ToString::to_string).unwrap_or_default().replace(':', "");
         let leaf = params.signed_by(&public_key, &issuer).map_err(|_| Error::Crypto("signature"))?;
-        Ok(pem("CERTIFICATE", leaf.der()))
+        let not_after = Timestamp::from_millis(now.as_secs() * 1000) + lifetime;
+        Ok(Issued { chain_pem: pem("CERTIFICATE", leaf.der()), serial, not_after })
     }
+}
+
+/// A certificate that was just signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// The chain as PEM, leaf first, without the root.
+    pub chain_pem: String,
+    /// Its serial number, random and unique, in hexadecimal.
+    pub serial: String,
+    /// When it ends.
+    pub not_after: Timestamp,
 }
 
 /// The public key of a request, once its proof of possession holds.

@@ -214,6 +214,18 @@ fn write_new(path: &PathBuf, parts: &[&str]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// The text of a file that [`write_private`] wrote.
+///
+/// # Errors
+/// If the file is missing, isn't text, or may be read by others.
+pub fn read_private_text(path: &Path) -> Result<SecretText, Error> {
+    let secret = read_private(path).map_err(Error::File)?;
+    if std::str::from_utf8(&secret.0).is_err() {
+        return Err(Error::Malformed("private file"));
+    }
+    Ok(SecretText(secret))
+}
+
 fn read_private(path: &Path) -> io::Result<Secret> {
     let file = std::fs::File::open(path)?;
     #[cfg(unix)]

@@ -11,6 +11,7 @@ mod accept;
 pub mod ca;
 mod connect;
 pub mod keys;
+pub mod secret;
 mod verify;
 
 pub use accept::{ServerTls, accept, server, server_optional_client};

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The role that knows which workloads run. `lease` writes each under a lease and takes it out when it
+//! stops; `api` speaks with it over a stream. Nothing here decides who may call whom.
+
+pub mod api;
+pub mod lease;
+
+pub use lease::{Error, Registry};
