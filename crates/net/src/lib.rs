@@ -5,9 +5,9 @@
 
 pub mod dns;
 pub mod grpc;
+pub mod http;
 pub mod io;
 pub mod listen;
-pub mod http;
 pub mod pool;
 pub mod relay;
 pub mod runtime;

@@ -2,6 +2,8 @@
 //! Listening sockets. Planes bind here, one socket per core and address if they want the kernel to spread
 //! connections. It never reads from what it accepts.
 
+mod holder;
+
 use crate::io::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
@@ -112,6 +114,13 @@ pub struct Error {
     pub holder: Option<String>,
 }
 
+impl Error {
+    fn new(address: SocketAddr, error: io::Error) -> Self {
+        let busy = error.kind() == io::ErrorKind::AddrInUse;
+        Self { address, holder: if busy { holder::holder(address) } else { None }, error }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "can't listen on {}: {}", self.address, self.error)?;
@@ -133,7 +142,7 @@ impl std::error::Error for Error {
 /// # Errors
 /// If the address is busy, isn't this machine's, or needs a right that the process lacks.
 pub fn bind(address: SocketAddr, share: Share) -> Result<Listener, Error> {
-    open(address, share).map_err(|error| Error { address, error, holder: None })
+    open(address, share).map_err(|error| Error::new(address, error))
 }
 
 /// Listens on `address` or, if its port is busy and `ports` says so, on the next free port.
@@ -151,11 +160,11 @@ pub fn bind_or_next(address: SocketAddr, share: Share, ports: Ports) -> Result<L
             let Some(port) = address.port().checked_add(step) else { break };
             match open(SocketAddr::new(address.ip(), port), share) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-                other => return other.map_err(|error| Error { address, error, holder: None }),
+                other => return other.map_err(|error| Error::new(address, error)),
             }
         }
     }
-    Err(Error { address, error, holder: None })
+    Err(Error::new(address, error))
 }
 
 fn open(address: SocketAddr, share: Share) -> io::Result<Listener> {

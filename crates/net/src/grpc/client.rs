@@ -136,8 +136,12 @@ impl Channel {
     /// Calls the unary method at `path`, within [`CALL_TIMEOUT`].
     ///
     /// # Errors
-    /// The server's status, `UNAVAILABLE` if the connection is gone, `DEADLINE_EXCEEDED` if it took too long.
+    /// The server's status, `UNAVAILABLE` if the connection is gone, `DEADLINE_EXCEEDED` if it took too long,
+    /// `OUT_OF_RANGE` if the message is larger than [`MESSAGE_BYTES_MAX`].
     pub async fn unary(&self, path: &str, message: Bytes) -> Result<Bytes, Status> {
+        if message.len() > MESSAGE_BYTES_MAX {
+            return Err(Status::out_of_range(format!("message of {} bytes", message.len())));
+        }
         let (mut grpc, path) = self.call(path)?;
         let call = async {
             ready(&mut grpc).await?;
@@ -148,7 +152,8 @@ impl Channel {
         Ok(answer.into_inner())
     }
 
-    /// Opens the stream at `path`. Dropping the sender ends this side's half; dropping both ends the stream.
+    /// Opens the stream at `path`. Dropping the sender ends this side's half; dropping both ends the stream. A
+    /// message larger than [`MESSAGE_BYTES_MAX`] ends it too.
     ///
     /// # Errors
     /// As [`Channel::unary`].

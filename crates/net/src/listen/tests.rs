@@ -1,2 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tests of the module above.
+//! Real sockets on loopback.
+
+use super::*;
+use crate::runtime::{block_on, timeout};
+
+fn any() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+#[test]
+fn a_connection_is_accepted_with_its_origin() {
+    block_on(async {
+        let listener = bind(any(), Share::Alone).unwrap();
+        let opened = TcpStream::connect(listener.local_addr()).await.unwrap();
+        let (accepted, remote) = timeout(Duration::from_secs(10), listener.accept()).await.unwrap();
+        assert_eq!((remote, accepted.nodelay().unwrap()), (opened.local_addr().unwrap(), true));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_busy_port_is_refused_or_the_next_one_taken() {
+    let first = bind(any(), Share::Alone).unwrap();
+    let busy = first.local_addr();
+    let refused = bind_or_next(busy, Share::Alone, Ports::Strict).unwrap_err();
+    assert_eq!((refused.address, refused.error.kind()), (busy, io::ErrorKind::AddrInUse));
+    assert!(refused.to_string().contains(&busy.to_string()));
+    let next = bind_or_next(busy, Share::Alone, Ports::Next).unwrap();
+    assert!((busy.port() + 1..=busy.port() + NEXT_PORTS_MAX).contains(&next.local_addr().port()));
+    assert!(bind(busy, Share::PerCore).is_err(), "a port held alone is not shared");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_holder_of_a_busy_port_is_named() {
+    let first = bind(any(), Share::Alone).unwrap();
+    let refused = bind(first.local_addr(), Share::Alone).unwrap_err();
+    let holder = refused.holder.clone().unwrap();
+    assert!(holder.contains(&format!("pid {}", std::process::id())), "{holder}");
+    assert!(refused.to_string().ends_with(&format!("; probably held by {holder}")));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn cores_share_an_address() {
+    let first = bind(any(), Share::PerCore).unwrap();
+    let second = bind(first.local_addr(), Share::PerCore).unwrap();
+    assert_eq!(first.local_addr(), second.local_addr());
+}
+
+#[test]
+fn an_address_of_another_machine_is_refused() {
+    let refused = bind_or_next("192.0.2.1:80".parse().unwrap(), Share::Alone, Ports::Next).unwrap_err();
+    assert_eq!(refused.error.kind(), io::ErrorKind::AddrNotAvailable);
+}
+
+#[test]
+fn ipv6_takes_ipv6_alone() {
+    let Ok(six) = bind("[::1]:0".parse().unwrap(), Share::Alone) else { return };
+    let four = bind(SocketAddr::new([127, 0, 0, 1].into(), six.local_addr().port()), Share::Alone);
+    assert!(six.local_addr().is_ipv6());
+    assert!(four.is_ok_and(|four| four.local_addr().port() == six.local_addr().port()));
+}

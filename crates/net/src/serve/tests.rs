@@ -1,2 +1,201 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tests of the module above.
+//! The server over real sockets on loopback, asked by its own client and by raw bytes.
+
+use super::client::{Client, Error, Outgoing};
+use super::*;
+use crate::listen::{Share, bind};
+use crate::runtime::{Task, Trigger, block_on, panics, shutdown, spawn};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct World {
+    address: SocketAddr,
+    trigger: Trigger,
+    server: Task,
+}
+
+fn start() -> World {
+    let listener = bind("127.0.0.1:0".parse().unwrap(), Share::Alone).unwrap();
+    let address = listener.local_addr();
+    let (trigger, shutdown) = shutdown();
+    let server = spawn("server", serve(listener, Arc::new(|request| Box::pin(respond_to(request))), shutdown));
+    World { address, trigger, server }
+}
+
+async fn respond_to(request: Request) -> Response {
+    match request.path.as_str() {
+        "/panic" => panic!("on purpose"),
+        "/lines" | "/endless" => {
+            let (sender, queue) = mpsc::channel(4);
+            let endless = request.path == "/endless";
+            spawn("lines", async move {
+                for piece in ["on", "e\ntwo\r\n", "th\u{fc}", "ree"] {
+                    let _ = sender.send(Bytes::from(piece)).await;
+                }
+                if endless {
+                    sender.closed().await;
+                }
+            });
+            Response::new(StatusCode::OK, "text/plain", Body::stream(queue))
+        }
+        "/nothing" => Response::empty(StatusCode::NO_CONTENT),
+        _ => {
+            let text = format!(
+                "{} {} {:?} {:?} {:?} {}",
+                request.method,
+                request.path,
+                request.query,
+                request.header("host"),
+                request.token(),
+                request.body.len()
+            );
+            Response::new(StatusCode::OK, "text/plain", text).with(header::CACHE_CONTROL, "no-store")
+        }
+    }
+}
+
+impl World {
+    fn client(&self, token: Option<&str>) -> Client {
+        Client::new(&format!("http://{}", self.address), token).unwrap()
+    }
+
+    /// What the server answers to raw bytes, until it closes.
+    async fn raw(&self, bytes: &[u8]) -> String {
+        let mut tcp = TcpStream::connect(self.address).await.unwrap();
+        // The server may close before it has read all: what it answered counts.
+        let _ = tcp.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let _ = tcp.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+fn run<F: Future>(test: F) -> F::Output {
+    block_on(async { timeout(LIMIT, test).await.unwrap() }).unwrap()
+}
+
+#[test]
+fn a_request_arrives_whole_and_so_does_its_answer() {
+    run(async {
+        let world = start();
+        let request = Outgoing::with_body(Method::POST, "/a%20b?c=d", "text/plain", vec![1_u8; 1_000_000]);
+        let reply = world.client(Some("s3cret")).send(request, LIMIT).await.unwrap();
+        let expected = format!("POST /a%20b Some(\"c=d\") Some(\"{}\") Some(\"s3cret\") 1000000", world.address);
+        assert_eq!((reply.status, &*reply.body), (StatusCode::OK, expected.as_bytes()));
+        assert_eq!(reply.headers["cache-control"], "no-store");
+        let reply = world.client(None).send(Outgoing::get("/nothing"), LIMIT).await.unwrap();
+        assert_eq!((reply.status, reply.body.len()), (StatusCode::NO_CONTENT, 0));
+    });
+}
+
+#[test]
+fn a_panic_costs_its_request_and_is_counted() {
+    run(async {
+        let world = start();
+        let counted = panics();
+        let reply = world.client(None).send(Outgoing::get("/panic"), LIMIT).await.unwrap();
+        assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(panics() > counted);
+        assert_eq!(world.client(None).send(Outgoing::get("/"), LIMIT).await.unwrap().status, StatusCode::OK);
+    });
+}
+
+#[test]
+fn lines_are_read_as_they_come() {
+    run(async {
+        let world = start();
+        let mut lines = world.client(None).lines(Outgoing::get("/lines"), LIMIT).await.unwrap();
+        let mut read = Vec::new();
+        while let Some(line) = lines.next().await.unwrap() {
+            read.push(line);
+        }
+        assert_eq!(read, ["one", "two", "th\u{fc}ree"]);
+        let mut lines = world.client(None).lines(Outgoing::get("/endless"), LIMIT).await.unwrap();
+        assert_eq!(lines.next().await.unwrap().as_deref(), Some("one"));
+    });
+}
+
+#[test]
+fn a_body_beyond_the_limit_is_refused() {
+    run(async {
+        let world = start();
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            BODY_BYTES_MAX + 1
+        );
+        let mut bytes = head.into_bytes();
+        bytes.resize(bytes.len() + BODY_BYTES_MAX + 1, b'x');
+        let answer = world.raw(&bytes).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        let cut = world.raw(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n").await;
+        assert!(cut.starts_with("HTTP/1.1 400 "), "{cut}");
+    });
+}
+
+#[test]
+fn heads_beyond_the_limits_are_refused() {
+    run(async {
+        let world = start();
+        let long = format!("GET / HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n", "b".repeat(HEAD_BYTES_MAX));
+        assert!(world.raw(long.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+        let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(HEADERS_MAX + 1));
+        assert!(world.raw(many.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+        assert!(world.raw(b"\x16\x03\x01 hello\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
+    });
+}
+
+#[test]
+fn http2_without_tls_is_spoken_too() {
+    run(async {
+        let world = start();
+        let tcp = TcpStream::connect(world.address).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(tcp).await.unwrap();
+        let connection = spawn("h2", async {
+            let _ = connection.await;
+        });
+        let request = http::Request::get("http://console.test/x").body(()).unwrap();
+        let (response, _) = sender.send_request(request, true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        let text = body.data().await.unwrap().unwrap();
+        assert_eq!(text, "GET /x None Some(\"console.test\") None 0");
+        connection.abort();
+    });
+}
+
+#[test]
+fn a_shutdown_ends_idle_and_endless_connections() {
+    run(async {
+        let world = start();
+        let mut lines = world.client(None).lines(Outgoing::get("/endless"), LIMIT).await.unwrap();
+        assert_eq!(lines.next().await.unwrap().as_deref(), Some("one"));
+        let mut idle = TcpStream::connect(world.address).await.unwrap();
+        idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert!(idle.read(&mut [0; 1024]).await.unwrap() > 0);
+        world.trigger.fire();
+        world.server.ended().await;
+        assert!(idle.read_to_end(&mut Vec::new()).await.is_ok());
+        assert!(TcpStream::connect(world.address).await.is_err());
+    });
+}
+
+#[test]
+fn a_server_that_is_not_there_is_an_error_not_a_wait() {
+    run(async {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), Share::Alone).unwrap();
+        let address = listener.local_addr();
+        let silent = Client::new(&format!("http://{address}"), None).unwrap();
+        let waited = silent.send(Outgoing::get("/"), Duration::from_millis(50)).await;
+        assert!(matches!(waited, Err(Error::Timeout)), "{waited:?}");
+        drop(listener);
+        let gone = silent.send(Outgoing::get("/"), LIMIT).await;
+        assert!(matches!(gone, Err(Error::Connect { .. })), "{gone:?}");
+        for bad in ["https://x", "x:1", "http://", "http://x/path", "http://x?q", "http://a:b@x", "http://x y"] {
+            assert!(Client::new(bad, None).is_err(), "{bad}");
+        }
+        assert!(Client::new("http://localhost:7777/", Some("t")).is_ok());
+        assert!(Client::new("http://[::1]:7777", Some("bad\ntoken")).is_err());
+    });
+}

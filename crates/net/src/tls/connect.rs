@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 #[derive(Clone, Debug)]
 pub struct ClientTls {
     shown: Option<Arc<rustls::sign::CertifiedKey>>,
-    roots: Roots,
+    pub(super) roots: Roots,
 }
 
 impl ClientTls {

@@ -30,7 +30,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Time that a handshake may take, from the accepted or opened socket to both sides proven. Generous
 /// against a loaded peer, short against one that stalls on purpose.

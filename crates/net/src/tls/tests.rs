@@ -1,2 +1,243 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tests of the module above.
+//! Handshakes over real sockets on loopback.
+
+use super::ca::{Authority, Name};
+use super::*;
+use crate::io::{Stream, TcpStream};
+use crate::runtime::block_on;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+pub(crate) fn identity(service_account: &str) -> Identity {
+    Identity::new("mesh.local", "default", service_account).unwrap()
+}
+
+pub(crate) fn now() -> Timestamp {
+    crate::runtime::now().wall
+}
+
+pub(crate) fn authority() -> Authority {
+    Authority::create("mesh.local", now()).unwrap()
+}
+
+pub(crate) fn credentials(authority: &Authority, identity: &Identity, lifetime: Duration) -> Credentials {
+    let key = Key::generate().unwrap();
+    let names = [Name::Dns("localhost".into()), Name::Ip([127, 0, 0, 1].into())];
+    let chain = authority.sign(&csr(&key, identity).unwrap(), identity, lifetime, &names, now()).unwrap();
+    Credentials::new(&chain, key, authority.roots().unwrap(), now()).unwrap()
+}
+
+type Side = Result<(Stream, Peer), Error>;
+
+/// One handshake; the client expects `expected`.
+async fn shake(server: &ServerTls, client: &ClientTls, expected: &Identity, alpn: &[&[u8]]) -> (Side, Side) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepting = async { accept(listener.accept().await.unwrap().0, server).await };
+    let connecting = async {
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let mut opened = connect(tcp, client, expected, "80.web.default.mesh", alpn).await;
+        // A client is done before the server has judged its certificate: only a byte shows the verdict.
+        if let Ok((stream, _)) = &mut opened {
+            let mut byte = [0];
+            if let Err(error) = stream.read_exact(&mut byte).await {
+                opened = Err(Error::from_handshake(error));
+            }
+        }
+        opened
+    };
+    let answering = async {
+        let mut accepted = accepting.await;
+        if let Ok((stream, _)) = &mut accepted {
+            stream.write_all(b"x").await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        accepted
+    };
+    tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(answering, connecting) }).await.unwrap()
+}
+
+#[test]
+fn both_sides_learn_who_the_other_is() {
+    let authority = authority();
+    let (web, cart) = (identity("web"), identity("cart"));
+    let server = server(&credentials(&authority, &web, HOUR), &[ALPN_H2, ALPN_HTTP1]).unwrap();
+    let client = client(&credentials(&authority, &cart, HOUR)).unwrap();
+    let (accepted, connected) = block_on(shake(&server, &client, &web, &[ALPN_HTTP1, ALPN_H2])).unwrap();
+    let ((accepted, of_client), (connected, of_server)) = (accepted.unwrap(), connected.unwrap());
+    assert_eq!((of_client.identity.as_ref(), of_server.identity.as_ref()), (Some(&cart), Some(&web)));
+    assert_eq!(of_client.sni.as_deref(), Some("80.web.default.mesh"));
+    assert_eq!((of_client.alpn.as_deref(), of_server.alpn.as_deref()), (Some(ALPN_H2), Some(ALPN_H2)));
+    assert!(of_client.not_after.unwrap() > now() && of_server.not_after.unwrap() > now());
+    for stream in [accepted, connected] {
+        let Stream::Tls(tls) = stream else { panic!("plain") };
+        let session = facts(tls.get_ref().1);
+        assert_eq!(session, ("TLSv1_3".into(), "X25519MLKEM768".into(), "TLS13_AES_128_GCM_SHA256".into()));
+    }
+}
+
+/// What two sides agreed on.
+fn facts(state: &rustls::CommonState) -> (String, String, String) {
+    (
+        format!("{:?}", state.protocol_version().unwrap()),
+        format!("{:?}", state.negotiated_key_exchange_group().unwrap().name()),
+        format!("{:?}", state.negotiated_cipher_suite().unwrap().suite()),
+    )
+}
+
+#[test]
+fn a_client_refuses_a_server_of_another_identity() {
+    let authority = authority();
+    let (web, cart) = (identity("web"), identity("cart"));
+    let server = server(&credentials(&authority, &cart, HOUR), &[]).unwrap();
+    let client = client(&credentials(&authority, &cart, HOUR)).unwrap();
+    let (accepted, connected) = block_on(shake(&server, &client, &web, &[])).unwrap();
+    assert_eq!(connected.unwrap_err().refusal(), Some(&Refusal::Identity { expected: web, found: cart }));
+    assert!(accepted.is_err());
+}
+
+#[test]
+fn neither_side_accepts_a_certificate_of_another_authority() {
+    let (ours, theirs) = (authority(), authority());
+    let (web, cart) = (identity("web"), identity("cart"));
+    for (of_server, of_client) in [(&ours, &theirs), (&theirs, &ours)] {
+        let server = server(&credentials(of_server, &web, HOUR), &[]).unwrap();
+        let client = client(&credentials(of_client, &cart, HOUR)).unwrap();
+        let (accepted, connected) = block_on(shake(&server, &client, &web, &[])).unwrap();
+        assert_eq!(connected.unwrap_err().refusal(), Some(&Refusal::UnknownIssuer));
+        assert!(accepted.is_err());
+    }
+}
+
+#[test]
+fn a_server_refuses_a_client_it_has_no_root_for() {
+    let (ours, theirs) = (authority(), authority());
+    let (web, cart) = (identity("web"), identity("cart"));
+    let server = server(&credentials(&ours, &web, HOUR), &[]).unwrap();
+    let mut stranger = client(&credentials(&theirs, &cart, HOUR)).unwrap();
+    stranger.roots = ours.roots().unwrap();
+    let (accepted, connected) = block_on(shake(&server, &stranger, &web, &[])).unwrap();
+    assert_eq!(accepted.unwrap_err().refusal(), Some(&Refusal::UnknownIssuer));
+    assert!(connected.is_err());
+}
+
+#[test]
+fn a_client_without_certificate_is_accepted_only_where_one_is_optional() {
+    let authority = authority();
+    let web = identity("web");
+    let own = credentials(&authority, &web, HOUR);
+    let nobody = client_without_certificate(&authority.roots().unwrap());
+    let strict = server(&own, &[]).unwrap();
+    let (accepted, connected) = block_on(shake(&strict, &nobody, &web, &[])).unwrap();
+    assert_eq!(accepted.unwrap_err().refusal(), Some(&Refusal::NoCertificate));
+    assert!(connected.is_err());
+    let open = server_optional_client(&own, &[]).unwrap();
+    let (accepted, connected) = block_on(shake(&open, &nobody, &web, &[])).unwrap();
+    assert_eq!(accepted.unwrap().1.identity, None);
+    assert_eq!(connected.unwrap().1.identity, Some(web));
+}
+
+#[test]
+fn no_protocol_in_common_is_no_connection() {
+    let authority = authority();
+    let web = identity("web");
+    let own = credentials(&authority, &web, HOUR);
+    let (server_tls, client_tls) = (server(&own, &[ALPN_H2]).unwrap(), client(&own).unwrap());
+    let (accepted, connected) = block_on(shake(&server_tls, &client_tls, &web, &[ALPN_TCP])).unwrap();
+    assert!(accepted.is_err() && connected.is_err());
+    // A server that ignores ALPN is refused by a client that needs it.
+    let silent = server(&own, &[]).unwrap();
+    let (_, connected) = block_on(shake(&silent, &client_tls, &web, &[ALPN_H2])).unwrap();
+    assert!(connected.is_err());
+}
+
+#[test]
+fn a_second_connection_is_a_full_handshake_too() {
+    let authority = authority();
+    let web = identity("web");
+    let own = credentials(&authority, &web, HOUR);
+    let (server, client) = (server(&own, &[]).unwrap(), client(&own).unwrap());
+    for _ in 0..3 {
+        let (accepted, _) = block_on(shake(&server, &client, &web, &[])).unwrap();
+        let Stream::Tls(tls) = accepted.unwrap().0 else { panic!("plain") };
+        assert_ne!(tls.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
+    }
+}
+
+#[test]
+fn a_peer_that_says_nothing_is_dropped_in_time() {
+    let authority = authority();
+    let tls = server(&credentials(&authority, &identity("web"), HOUR), &[]).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, _) = listener.accept().await.unwrap();
+        let started = now();
+        let refused = tokio::time::timeout(HANDSHAKE_TIMEOUT * 3, accept(tcp, &tls)).await.unwrap();
+        assert!(matches!(refused, Err(Error::Timeout)), "{refused:?}");
+        assert!(now().as_millis() - started.as_millis() >= 4_900);
+    });
+}
+
+#[test]
+fn bytes_that_are_no_tls_are_refused() {
+    let authority = authority();
+    let tls = server(&credentials(&authority, &identity("web"), HOUR), &[]).unwrap();
+    block_on(async {
+        for garbage in [&b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..], &[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0], &[0xff; 64]] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            tcp.write_all(garbage).await.unwrap();
+            tcp.shutdown().await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            assert!(accept(accepted, &tls).await.is_err());
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn expiry_is_awaited_and_noticed() {
+    block_on(async {
+        let gone = Peer { not_after: Some(Timestamp::from_millis(1)), ..Peer::default() };
+        tokio::time::timeout(Duration::from_secs(5), gone.expired()).await.unwrap();
+        let soon = Peer { not_after: Some(now() + Duration::from_millis(50)), ..Peer::default() };
+        tokio::time::timeout(Duration::from_secs(5), soon.expired()).await.unwrap();
+        assert!(now() > soon.not_after.unwrap());
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_bundle_must_hold_authorities() {
+    let authority = authority();
+    let leaf = credentials(&authority, &identity("web"), HOUR).chain_pem();
+    assert!(Roots::from_pem(&authority.roots_pem(), "mesh.local").is_ok());
+    assert!(Roots::from_pem(&authority.roots_pem(), "Mesh.Local").is_err());
+    for bad in [leaf.as_str(), "", "hello", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        assert!(Roots::from_pem(bad, "mesh.local").is_err(), "{bad:?}");
+    }
+    let many = authority.roots_pem().repeat(ROOTS_MAX + 1);
+    assert!(matches!(Roots::from_pem(&many, "mesh.local"), Err(Error::Amount(_))));
+}
+
+#[test]
+fn credentials_must_be_valid_and_belong_to_their_key() {
+    let authority = authority();
+    let web = identity("web");
+    let key = Key::generate().unwrap();
+    let chain = authority.sign(&csr(&key, &web).unwrap(), &web, HOUR, &[], now()).unwrap();
+    let roots = authority.roots().unwrap();
+    let made = Credentials::new(&chain, key.clone(), roots.clone(), now()).unwrap();
+    assert_eq!((made.identity(), &**made.trust_domain()), (&web, "mesh.local"));
+    let other_key = Credentials::new(&chain, Key::generate().unwrap(), roots.clone(), now());
+    assert!(matches!(other_key, Err(Error::KeyMismatch)));
+    let late = Credentials::new(&chain, key.clone(), roots, now() + HOUR * 2);
+    assert_eq!(late.unwrap_err().refusal(), Some(&Refusal::Expired));
+    let elsewhere =
+        Credentials::new(&chain, key, Roots::from_pem(&authority.roots_pem(), "demo.local").unwrap(), now());
+    assert_eq!(elsewhere.unwrap_err().refusal(), Some(&Refusal::TrustDomain("mesh.local".into())));
+}

@@ -23,6 +23,9 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+#[cfg(test)]
+mod tests;
+
 /// Certificates that a peer may show, leaf included.
 pub const CHAIN_CERTIFICATES_MAX: usize = 6;
 
