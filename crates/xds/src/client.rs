@@ -6,9 +6,6 @@
 //! A response is accepted or refused as a whole: when one resource of it is bad, all that it says is
 //! left aside and the last good stays in force.
 
-#[cfg(test)]
-mod tests;
-
 use crate::proto::byrnie::v1::Refusal;
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::service::discovery::v3 as discovery;

@@ -1,1 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is encoded is decoded the same; what isn't valid isn't decoded; nothing panics.
 
+use super::*;
+use byrnie_base::Text;
+use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Source};
+use byrnie_model::policy::traffic::{Balance, Eject, Failover, Limits, Nearness, Rate, RetryBudget, TrafficPolicy};
+use byrnie_model::policy::{access, traffic};
+use byrnie_model::resource::{DefaultAccess, Mesh};
+use byrnie_model::route::*;
+use byrnie_model::service::{Endpoint, Locality, PortPair, Service, ServicePort, TargetPort};
+use byrnie_model::workload::{Workload, WorkloadPort};
+use byrnie_model::{Health, Identity, Protocol, ServiceRef};
+use proptest::collection::{btree_map, vec};
+use proptest::option::of;
+use proptest::prelude::*;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn text(pattern: &'static str) -> impl Strategy<Value = Text> {
+    pattern.prop_map(Text::from)
+}
+
+fn name() -> impl Strategy<Value = Text> {
+    text("[a-z][a-z0-9-]{0,12}")
+}
+
+fn service_ref() -> impl Strategy<Value = ServiceRef> {
+    (name(), name()).prop_map(|(namespace, name)| ServiceRef { namespace, name })
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    btree_map(text("[a-z./]{1,12}"), text("[a-zA-Z0-9]{0,8}"), 0..4)
+}
+
+fn identity() -> impl Strategy<Value = Identity> {
+    ("[a-z.]{1,9}", "[a-z]{1,9}", "[a-z]{1,9}").prop_map(|(domain, ns, sa)| Identity::new(&domain, &ns, &sa).unwrap())
+}
+
+fn address() -> impl Strategy<Value = SocketAddr> {
+    (any::<IpAddr>(), 1_u16..).prop_map(|(ip, port)| SocketAddr::new(ip, port))
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Http1), Just(Protocol::Http2), Just(Protocol::Grpc), Just(Protocol::Tcp)]
+}
+
+fn health() -> impl Strategy<Value = Health> {
+    prop_oneof![Just(Health::Healthy), Just(Health::Draining), Just(Health::Unhealthy)]
+}
+
+fn locality() -> impl Strategy<Value = Locality> {
+    (text("[a-z0-9-]{0,8}"), text("[a-z0-9-]{0,8}")).prop_map(|(region, zone)| Locality { region, zone })
+}
+
+fn span() -> impl Strategy<Value = Duration> {
+    (0_u64..100_000, 0_u32..1_000_000_000).prop_map(|(seconds, nanos)| Duration::new(seconds, nanos))
+}
+
+fn mesh() -> impl Strategy<Value = Spec> {
+    let access = prop_oneof![Just(DefaultAccess::Deny), Just(DefaultAccess::Allow)];
+    (text("[a-z.]{1,20}"), access)
+        .prop_map(|(trust_domain, default_access)| Spec::Mesh(Mesh { trust_domain, default_access }))
+}
+
+fn service() -> impl Strategy<Value = Spec> {
+    let target = prop_oneof![(1_u16..).prop_map(TargetPort::Number), name().prop_map(TargetPort::Name)];
+    let port = (target, protocol());
+    (btree_map(1_u16.., port, 1..5), labels()).prop_map(|(ports, selector)| {
+        let port = |(at, (port, (target, protocol))): (usize, (u16, (TargetPort, Protocol)))| ServicePort {
+            name: if at == 0 { Text::default() } else { format!("p{at}").into() },
+            port,
+            target,
+            protocol,
+        };
+        Spec::Service(Service { ports: ports.into_iter().enumerate().map(port).collect(), selector })
+    })
+}
+
+fn workload() -> impl Strategy<Value = Spec> {
+    let port = (name(), 1_u16.., protocol()).prop_map(|(name, port, protocol)| WorkloadPort { name, port, protocol });
+    let places = (any::<IpAddr>(), of(address()), of(address()));
+    (identity(), places, vec(port, 0..4), vec(service_ref(), 0..4), locality(), 1_u32.., health()).prop_map(
+        |(identity, (address, inbound, admin), ports, uses, locality, weight, health)| {
+            let workload = Workload { identity, address, ports, inbound, admin, uses, locality, weight, health };
+            Spec::Workload(Box::new(workload))
+        },
+    )
+}
+
+fn endpoint() -> impl Strategy<Value = Spec> {
+    let pair = (1_u16.., 1_u16..).prop_map(|(service, target)| PortPair { service, target });
+    let names = (service_ref(), name(), identity());
+    (names, address(), vec(pair, 0..4), labels(), locality(), 1_u32.., health()).prop_map(
+        |((service, workload, identity), address, ports, labels, locality, weight, health)| {
+            let endpoint = Endpoint { service, workload, identity, address, ports, labels, locality, weight, health };
+            Spec::Endpoint(Box::new(endpoint))
+        },
+    )
+}
+
+fn path_edit() -> impl Strategy<Value = PathEdit> {
+    prop_oneof![text("/[a-z/]{0,8}").prop_map(PathEdit::Full), text("/[a-z/]{0,8}").prop_map(PathEdit::Prefix)]
+}
+
+fn filter() -> impl Strategy<Value = RouteFilter> {
+    let pair = || (text("[A-Za-z-]{1,8}"), text("[ -~]{0,8}"));
+    let edits = || {
+        (vec(pair(), 0..3), vec(pair(), 0..3), vec(text("[a-z-]{1,8}"), 0..3))
+            .prop_map(|(set, add, remove)| HeaderEdits { set, add, remove })
+    };
+    let scheme = prop_oneof![Just(Text::from("http")), Just(Text::from("https"))];
+    let status = prop_oneof![Just(301_u16), Just(302), Just(303), Just(307), Just(308)];
+    let redirect = (of(scheme), of(text("[a-z.]{1,9}")), of(path_edit()), of(1_u16..), status)
+        .prop_map(|(scheme, hostname, path, port, status)| Redirect { scheme, hostname, path, port, status });
+    prop_oneof![
+        edits().prop_map(RouteFilter::RequestHeaders),
+        edits().prop_map(RouteFilter::ResponseHeaders),
+        redirect.prop_map(RouteFilter::Redirect),
+        (of(text("[a-z.]{1,9}")), of(path_edit()))
+            .prop_map(|(hostname, path)| RouteFilter::Rewrite(Rewrite { hostname, path })),
+    ]
+}
+
+fn match_() -> impl Strategy<Value = Match> {
+    let path = prop_oneof![
+        text("/[a-z/%]{0,8}").prop_map(PathMatch::Exact),
+        text("/[a-z/]{0,8}").prop_map(PathMatch::Prefix),
+        text("/[a-z]*").prop_map(PathMatch::Regex),
+    ];
+    let value = || {
+        prop_oneof![text("[ -~]{0,8}").prop_map(ValueMatch::Exact), text("[a-z.*]{0,8}").prop_map(ValueMatch::Regex)]
+    };
+    let header = (text("[a-z-]{1,8}"), value()).prop_map(|(name, value)| NamedMatch { name, value });
+    let query = (text("[a-zA-Z_]{1,8}"), value()).prop_map(|(name, value)| NamedMatch { name, value });
+    (path, vec(header, 0..3), vec(query, 0..3), of(text("[A-Z]{3,6}")))
+        .prop_map(|(path, headers, query, method)| Match { path, headers, query, method })
+}
+
+fn route() -> impl Strategy<Value = Spec> {
+    let parent = (service_ref(), of(1_u16..)).prop_map(|(service, port)| Parent { service, port });
+    let backend = (service_ref(), 1_u16.., any::<u32>(), vec(filter(), 0..2))
+        .prop_map(|(service, port, weight, filters)| Backend { service, port, weight, filters });
+    let retry = (vec(400_u16..600, 0..3), 0_u8..=10, of(span()))
+        .prop_map(|(codes, attempts, backoff)| Retry { codes, attempts, backoff });
+    let rule =
+        (name(), vec(match_(), 1..3), vec(filter(), 0..3), vec(backend, 0..3), of(span()), of(span()), of(retry))
+            .prop_map(|(name, matches, filters, backends, timeout, backend_timeout, retry)| Rule {
+                name,
+                matches,
+                filters,
+                backends,
+                timeout,
+                backend_timeout,
+                retry,
+            });
+    let host = prop_oneof![text("[a-z.]{1,9}"), text("[*][.][a-z.]{1,9}")];
+    (vec(parent, 1..3), vec(host, 0..3), vec(rule, 0..3))
+        .prop_map(|(parents, hostnames, rules)| Spec::Route(Arc::new(Route { parents, hostnames, rules })))
+}
+
+fn access() -> impl Strategy<Value = Spec> {
+    let source = prop_oneof![
+        (name(), name()).prop_map(|(namespace, name)| Source::ServiceAccount { namespace, name }),
+        name().prop_map(Source::Namespace),
+        identity().prop_map(Source::Identity),
+    ];
+    let pattern = prop_oneof![
+        text("/[a-z/]{0,8}").prop_map(PathPattern::Exact),
+        text("/[a-z/]{0,8}/").prop_map(PathPattern::Below),
+        vec(of(text("[a-z]{1,8}")), 1..4).prop_map(PathPattern::Template),
+    ];
+    let http = (vec(text("[A-Z]{3,6}"), 0..3), vec(pattern, 0..3))
+        .prop_map(|(methods, paths)| HttpMatch { methods, paths });
+    let rule = (vec(source, 0..3), vec(1_u16.., 0..3), vec(http, 0..3))
+        .prop_map(|(sources, ports, http)| access::Rule { sources, ports, http });
+    let mode = prop_oneof![Just(Mode::Enforce), Just(Mode::Shadow)];
+    let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
+    (mode, vec(service_ref(), 0..3), action, vec(rule, 0..3)).prop_map(|(mode, targets, action, rules)| {
+        Spec::Access(Arc::new(AccessPolicy { mode, targets, action, rules }))
+    })
+}
+
+fn rate() -> impl Strategy<Value = Rate> {
+    (any::<u32>(), 1_u64..1_000).prop_map(|(requests, seconds)| Rate { requests, per: Duration::from_secs(seconds) })
+}
+
+fn traffic() -> impl Strategy<Value = Spec> {
+    let balance = prop_oneof![Just(Balance::LeastRequest), Just(Balance::RoundRobin), Just(Balance::Random)];
+    let nearness = prop_oneof![Just(Nearness::SameZone), Just(Nearness::SameRegion), Just(Nearness::Any)];
+    let failover = (vec(nearness, 0..3), 0_u8..=100)
+        .prop_map(|(prefer, below_percent)| Failover { prefer, below_percent });
+    let eject = (any::<u32>(), span(), 0_u8..=100).prop_map(|(consecutive_errors, span, ejected_percent_max)| Eject {
+        consecutive_errors,
+        span,
+        ejected_percent_max,
+    });
+    let limits = (of(any::<u32>()), of(rate())).prop_map(|(pending_max, rate)| Limits { pending_max, rate });
+    let budget = (0_u8..=100, span(), rate())
+        .prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
+    let whole = (vec(service_ref(), 1..3), of(balance), of(failover), of(eject), of(limits), of(budget));
+    (whole, any::<bool>(), of(span())).prop_map(
+        |((targets, balance, failover, eject, limits, retry_budget), unsafe_retry, connect_timeout)| {
+            let policy = TrafficPolicy {
+                targets,
+                balance,
+                failover,
+                eject,
+                limits,
+                retry_budget,
+                unsafe_retry,
+                connect_timeout,
+            };
+            Spec::Traffic(Arc::new(policy))
+        },
+    )
+}
+
+fn resource() -> impl Strategy<Value = Resource> {
+    let spec =
+        prop_oneof![mesh(), service(), workload(), endpoint(), route(), access(), traffic()];
+    (spec, labels(), name(), name()).prop_map(|(spec, labels, namespace, name)| {
+        let (key, labels) = match &spec {
+            Spec::Endpoint(endpoint) => {
+                let name = format!("{}/{}", endpoint.service.name, endpoint.workload);
+                (Key::new(Kind::Endpoint, endpoint.service.namespace.clone(), name), Labels::new())
+            }
+            Spec::Mesh(_) => (Key::new(Kind::Mesh, "", name), labels),
+            other => (Key::new(other.kind(), namespace, name), labels),
+        };
+        Resource { key, revision: Revision(7), labels, origin: None, spec }
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_resource_comes_back_the_same(resource in resource()) {
+        let name = crate::name::of(&resource.key);
+        prop_assert_eq!(crate::name::parse(resource.key.kind, &name), Some(resource.key.clone()));
+        let bytes = encode(&resource);
+        prop_assert_eq!(decode(resource.key.clone(), Revision(7), &bytes), Ok(resource));
+    }
+
+    /// Whatever is read from damaged bytes is as valid as what is read from good ones.
+    #[test]
+    fn damaged_bytes_are_refused_or_valid(resource in resource(), at: prop::sample::Index, byte: u8) {
+        let mut bytes = encode(&resource).to_vec();
+        if !bytes.is_empty() {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(read) = decode(resource.key.clone(), Revision(7), &bytes) {
+            prop_assert_eq!(decode(resource.key.clone(), Revision(7), &encode(&read)), Ok(read));
+        }
+    }
+
+    #[test]
+    fn random_bytes_never_panic(bytes: Vec<u8>, kind in 0_usize..7) {
+        let kind = crate::name::ORDER[kind];
+        let _ = decode(Key::new(kind, "default", "a/b"), Revision(1), &bytes);
+    }
+}
+
+#[test]
+fn what_the_model_forbids_is_not_decoded() {
+    use crate::proto::Message;
+    use crate::proto::byrnie::v1 as pb;
+    fn check(kind: Kind, message: &impl Message, expected: &str) {
+        let key = Key::new(kind, "default", "a/b");
+        let error = decode(key, Revision(1), &message.encode_to_vec()).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+    let port = |number: u32, name: &str| pb::ServicePort {
+        name: name.into(),
+        port: number,
+        target: Some(pb::service_port::Target::TargetNumber(1)),
+        protocol: 1,
+    };
+    let service = |ports| pb::Service { ports, ..Default::default() };
+    check(Kind::Service, &service(vec![]), "ports is missing");
+    check(Kind::Service, &service(vec![port(0, "")]), "ports[].port is invalid");
+    check(Kind::Service, &service(vec![port(65_536, "")]), "ports[].port is invalid");
+    check(Kind::Service, &service(vec![port(80, ""), port(80, "")]), "ports has a name twice");
+    check(Kind::Service, &service(vec![port(80, "a"), port(81, "a")]), "ports has a name twice");
+    check(Kind::Service, &service(vec![port(80, "a"); 257]), "ports has too many entries");
+    check(Kind::Mesh, &pb::Mesh::default(), "trustDomain is invalid");
+    let mesh = pb::Mesh { trust_domain: "a".into(), default_access: 9, ..Default::default() };
+    check(Kind::Mesh, &mesh, "defaultAccess is invalid");
+    check(Kind::AccessPolicy, &pb::AccessPolicy::default(), "mode is invalid");
+    let unknown_source = pb::AccessPolicy {
+        mode: 1,
+        action: 1,
+        rules: vec![pb::AccessRule { sources: vec![pb::Source { source: None }], ..Default::default() }],
+        ..Default::default()
+    };
+    check(Kind::AccessPolicy, &unknown_source, "rules[].sources[] is missing");
+    check(Kind::TrafficPolicy, &pb::TrafficPolicy::default(), "targetRefs is missing");
+    check(Kind::HttpRoute, &pb::Route::default(), "parentRefs is missing");
+    let foreign = pb::Endpoint {
+        service: Some(pb::ServiceRef { namespace: "default".into(), name: "other".into() }),
+        workload: "b".into(),
+        ..Default::default()
+    };
+    check(Kind::Endpoint, &foreign, "name is invalid");
+    assert_eq!(traffic::Balance::default(), Balance::LeastRequest);
+}
