@@ -54,6 +54,9 @@ pub struct Head {
     pub(crate) progress: Progress,
 }
 
+// There is one for each message under way.
+byrnie_base::assert_size!(Head, 256);
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Flags {
     keep_alive: bool,

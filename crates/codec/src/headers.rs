@@ -134,6 +134,18 @@ pub fn strip_untrusted(head: &mut Head, sender: Sender) {
     drop_malformed(head);
 }
 
+/// Drops what a server outside the proof of the mesh may not claim in a response: that the mesh decided
+/// it, or what became of an idempotency key.
+pub fn strip_untrusted_response(head: &mut Head, sender: Sender) {
+    if sender == Sender::Mesh {
+        return;
+    }
+    head.fields.remove_where(|known, name| match known {
+        Known::ForwardedClientIdentity | Known::IdempotencyStatus => true,
+        _ => is_own(name) || is_lookalike(name),
+    });
+}
+
 /// True for a name that is one the mesh knows but for `_` in place of `-`. Programs behind a CGI-like
 /// interface read both as one, and would take the forged line for the true one.
 fn is_lookalike(name: &[u8]) -> bool {

@@ -23,6 +23,9 @@ pub struct Body {
     limits: BodyLimits,
 }
 
+// There is one for each direction of a connection.
+byrnie_base::assert_size!(Body, 64);
+
 #[derive(Clone, Copy, Debug)]
 struct BodyLimits {
     extension: u32,

@@ -130,6 +130,26 @@ fn untrusted() {
 }
 
 #[test]
+fn untrusted_responses() {
+    let check = |sender, expected: &str| {
+        let mut head = Head::new();
+        head.start_response(200);
+        for name in
+            ["X-Byrnie-Decision", "x_byrnie_decision", "X-Byrnie-New", "Idempotency-Status", "Server", "Retry-After"]
+        {
+            head.append(name, b"1").unwrap();
+        }
+        strip_untrusted_response(&mut head, sender);
+        assert_eq!(lines(&head), expected);
+    };
+    check(Sender::Program, "Server: 1|Retry-After: 1");
+    check(Sender::Outside, "Server: 1|Retry-After: 1");
+    let all =
+        "X-Byrnie-Decision: 1|x_byrnie_decision: 1|X-Byrnie-New: 1|Idempotency-Status: 1|Server: 1|Retry-After: 1";
+    check(Sender::Mesh, all);
+}
+
+#[test]
 fn trace_parents() {
     let ok = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     assert!(is_traceparent(ok.as_bytes()));

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use byrnie_codec::h1::{emit_request, last_chunk, parse_request};
+use byrnie_codec::h1::{Asked, Body, emit_request, last_chunk, parse_request, parse_response};
 use byrnie_codec::headers::{Sender, strip_hop_by_hop, strip_untrusted};
 use byrnie_codec::{Framing, Head, Limits, Parsed};
 use bytes::Bytes;
@@ -119,4 +119,90 @@ fn hyper_reads_what_is_forwarded_alike() {
         compared += 1;
     }
     assert!(compared >= 300, "{compared}");
+}
+
+/// Status and body that hyper's client reads from a server that says these bytes and closes.
+fn hyper_reads(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let (client, mut server) = tokio::io::duplex(1 << 20);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(client)).await.ok()?;
+        let request = Request::get("/").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
+        let reading = async {
+            let answer = sender.send_request(request).await.ok()?;
+            let status = answer.status().as_u16();
+            Some((status, answer.into_body().collect().await.ok()?.to_bytes().to_vec()))
+        };
+        // An answer before its question would be refused.
+        let serving = async {
+            assert!(server.read(&mut [0; 1024]).await.unwrap() > 0);
+            server.write_all(answer).await.unwrap();
+            server.shutdown().await.unwrap();
+        };
+        let (_, read, ()) = tokio::join!(connection, reading, serving);
+        read
+    })
+}
+
+/// The same by this crate; interim answers are skipped.
+fn we_read(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
+    let limits = Limits::default();
+    let (mut head, mut at) = (Head::new(), 0);
+    loop {
+        let Ok(Parsed::Complete(used)) = parse_response(&answer[at..], &limits, Asked::Other, &mut head) else {
+            return None;
+        };
+        at += used;
+        if head.status() >= 200 {
+            break;
+        }
+    }
+    let mut body = Body::new(head.framing(), &limits);
+    let mut payload = Vec::new();
+    while !body.is_done() && at < answer.len() {
+        let piece = body.decode(&answer[at..]).ok()?;
+        payload.extend_from_slice(&answer[at..][piece.payload]);
+        at += piece.consumed;
+    }
+    body.end().ok()?;
+    Some((head.status(), payload))
+}
+
+#[test]
+fn hyper_reads_responses_alike() {
+    let starts = [
+        "HTTP/1.1 200 OK",
+        "HTTP/1.1 200 ",
+        "HTTP/1.1 404 Not Found",
+        "HTTP/1.0 200 OK",
+        "HTTP/1.1 503 a b",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created",
+        "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 200 OK",
+    ];
+    let ends = [
+        ("", ""),
+        ("", "until the end\r\n\r\n"),
+        ("Content-Length: 0\r\n", ""),
+        ("Content-Length: 5\r\n", "hello"),
+        ("content-length:5\r\n", "hello"),
+        ("Content-Length: 5\r\n", "hell"),
+        ("Content-Length: 5\r\nX:\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n", "hello"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\n", "5;a=b\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\nTrailer: X\r\n", "5\r\nhello\r\n0\r\nX: y\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhell"),
+        ("Transfer-Encoding: chunked\r\n", "x\r\nhello\r\n0\r\n\r\n"),
+        ("Connection: close\r\n", "hello"),
+    ];
+    for start in starts {
+        for (lines, body) in ends {
+            // hyper forgives an HTTP/1.0 server its chunks.
+            if start.starts_with("HTTP/1.0") && lines.starts_with("Transfer") {
+                continue;
+            }
+            let answer = format!("{start}\r\n{lines}\r\n{body}");
+            assert_eq!(we_read(answer.as_bytes()), hyper_reads(answer.as_bytes()), "{answer:?}");
+        }
+    }
 }
