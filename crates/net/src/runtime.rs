@@ -205,22 +205,6 @@ impl Group {
     }
 }
 
-/// Runs the tasks that hyper wants run beside a connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Executor(pub(crate) &'static str);
-
-impl<F> hyper::rt::Executor<F> for Executor
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        spawn(self.0, async {
-            future.await;
-        });
-    }
-}
-
 async fn confined<F: Future<Output = ()>>(kind: &'static str, future: F) {
     // The panic is counted and reported in `catch`; the task has nobody else to tell.
     let _ = catch(kind, future).await;

@@ -9,7 +9,8 @@ use super::{
 };
 use crate::BoxFuture;
 use crate::io;
-use crate::runtime::{Executor, Owned, spawn, timeout};
+use crate::runtime::{Owned, spawn, timeout};
+use crate::serve::Executor;
 use crate::tls::{self, ClientTls, HANDSHAKE_TIMEOUT};
 use byrnie_model::Identity;
 use bytes::Bytes;

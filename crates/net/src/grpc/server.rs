@@ -10,7 +10,8 @@ use super::{
 use crate::BoxFuture;
 use crate::io::{Stream, TcpStream};
 use crate::listen::Listener;
-use crate::runtime::{Executor, Group, Owned, Shutdown, catch, spawn};
+use crate::runtime::{Group, Owned, Shutdown, catch, spawn};
+use crate::serve::Executor;
 use crate::tls::{Peer, ServerTls, accept};
 use bytes::Bytes;
 use http::{Request, Response};

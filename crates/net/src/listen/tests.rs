@@ -62,3 +62,10 @@ fn ipv6_takes_ipv6_alone() {
     assert!(six.local_addr().is_ipv6());
     assert!(four.is_ok_and(|four| four.local_addr().port() == six.local_addr().port()));
 }
+
+#[test]
+fn only_errors_of_the_process_make_it_pause() {
+    for (number, of_one) in [(103, true), (104, true), (4, true), (24, false), (23, false), (12, false), (105, false)] {
+        assert_eq!(is_of_one_connection(&io::Error::from_raw_os_error(number)), of_one, "errno {number}");
+    }
+}

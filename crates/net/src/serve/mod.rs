@@ -11,7 +11,7 @@ pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::BoxFuture;
 use crate::listen::Listener;
-use crate::runtime::{Executor, Group, Shutdown, catch, sleep, timeout};
+use crate::runtime::{Group, Shutdown, catch, sleep, spawn, timeout};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -188,6 +188,22 @@ impl hyper::service::Service<http::Request<hyper::body::Incoming>> for Connected
         self.spoke.store(true, Ordering::Relaxed);
         let (answer, remote) = (Arc::clone(&self.answer), self.remote);
         Box::pin(async move { Ok(respond(answer, remote, request).await) })
+    }
+}
+
+/// Runs the tasks that hyper wants run beside a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Executor(pub(crate) &'static str);
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        spawn(self.0, async {
+            future.await;
+        });
     }
 }
 

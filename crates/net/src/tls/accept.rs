@@ -2,12 +2,11 @@
 //! The accepting side of a TLS connection. Listeners of the proxies and of the control port call it with a fresh
 //! socket; they get a stream and the proven peer, or a reason. It never reads beyond the handshake.
 
-use super::verify::{Expected, Usage, Verifier, verify};
-use super::{Credentials, Error, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, Roots};
+use super::verify::{Verifier, read_verified};
+use super::{Credentials, Error, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer};
 use crate::io::{Stream, TcpStream};
-use byrnie_base::{Text, Timestamp};
+use byrnie_base::Text;
 use rustls::server::{NoServerSessionStorage, ServerConfig};
-use rustls_pki_types::CertificateDer;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -16,13 +15,12 @@ use tokio_rustls::TlsAcceptor;
 #[derive(Clone, Debug)]
 pub struct ServerTls {
     config: Arc<RwLock<Arc<ServerConfig>>>,
-    roots: Roots,
     handshakes: Arc<Semaphore>,
 }
 
 impl ServerTls {
-    /// Lets every clone show `newer`'s certificate from the next handshake on: for renewals under the same
-    /// identity and roots. Connections that are open aren't touched.
+    /// Lets every clone show `newer`'s certificate and trust its roots from the next handshake on: for renewals
+    /// under the same identity. Connections that are open aren't touched.
     pub fn renew(&self, newer: &Self) {
         let config = newer.current();
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
@@ -52,8 +50,7 @@ pub fn server_optional_client(credentials: &Credentials, alpn: &[&[u8]]) -> Resu
 }
 
 fn server_with(credentials: &Credentials, alpn: &[&[u8]], mandatory: bool) -> Result<ServerTls, Error> {
-    let roots = credentials.roots().clone();
-    let verifier = Verifier { roots: roots.clone(), expected: None, mandatory };
+    let verifier = Verifier { roots: credentials.roots().clone(), expected: None, mandatory };
     let shown = rustls::sign::CertifiedKey::new(credentials.chain.clone(), credentials.key().signing()?);
     let mut config = ServerConfig::builder_with_provider(super::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -64,7 +61,10 @@ fn server_with(credentials: &Credentials, alpn: &[&[u8]], mandatory: bool) -> Re
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
-    Ok(ServerTls { config: Arc::new(RwLock::new(Arc::new(config))), roots, handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)) })
+    Ok(ServerTls {
+        config: Arc::new(RwLock::new(Arc::new(config))),
+        handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+    })
 }
 
 /// Carries out the handshake on an accepted socket, within [`HANDSHAKE_TIMEOUT`].
@@ -80,30 +80,18 @@ pub async fn accept(tcp: TcpStream, tls: &ServerTls) -> Result<(Stream, Peer), E
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Error::Timeout)??;
     let session = stream.get_ref().1;
     let sni = session.server_name().map(Text::from);
-    let peer = peer(session, session.peer_certificates(), sni, &tls.roots, Usage::Client)?;
+    let peer = peer(session, sni)?;
     Ok((Stream::Tls(Box::new(stream.into())), peer))
 }
 
-/// The peer as proven by a finished handshake. The chain is read once more instead of being handed out of the
-/// verifier: what is acted on is what the library holds as verified for this connection.
-pub(super) fn peer<Side>(
-    session: &rustls::ConnectionCommon<Side>,
-    chain: Option<&[CertificateDer<'_>]>,
-    sni: Option<Text>,
-    roots: &Roots,
-    usage: Usage,
-) -> Result<Peer, Error> {
-    let proven = match chain {
-        Some(chain) if !chain.is_empty() => {
-            let now: Timestamp = crate::runtime::now().wall;
-            Some(verify(chain, roots, usage, Expected::AnyOfDomain, now)?)
-        }
-        _ => None,
-    };
+/// The peer of a finished handshake. Its chain was verified during it (sessions are never resumed), so here it is
+/// only read.
+pub(super) fn peer<Side>(session: &rustls::ConnectionCommon<Side>, sni: Option<Text>) -> Result<Peer, Error> {
+    let shown = session.peer_certificates().filter(|chain| !chain.is_empty()).map(read_verified).transpose()?;
     Ok(Peer {
         sni,
         alpn: session.alpn_protocol().map(<[u8]>::to_vec),
-        not_after: proven.as_ref().map(|proven| proven.not_after),
-        identity: proven.map(|proven| proven.identity),
+        not_after: shown.as_ref().map(|shown| shown.not_after),
+        identity: shown.map(|shown| shown.identity),
     })
 }

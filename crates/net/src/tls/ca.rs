@@ -129,7 +129,7 @@ impl Authority {
     }
 
     /// Signs a certificate for `identity` and the key of the request `csr_der`, valid from [`BACKDATING`]
-    /// before `now` until `lifetime` after it, with `names` beside the identity. Answers the chain as
+    /// before `now` until `lifetime` after it (or the root's end), with `names` beside the identity. Answers the chain as
     /// PEM, leaf first, without the root.
     ///
     /// The request must prove possession of its key. Whatever else it asks for is ignored.
@@ -152,7 +152,9 @@ impl Authority {
             return Err(Error::Amount("names"));
         }
         let public_key = requested_key(csr_der)?;
-        let mut params = blank(now, lifetime)?;
+        let root_ends = super::verify::check_root(&self.certificate)?;
+        let left = Duration::from_secs(root_ends.as_secs().saturating_sub(now.as_secs()));
+        let mut params = blank(now, lifetime.min(left))?;
         params.subject_alt_names.push(uri_san(&identity.to_string())?);
         for name in names {
             params.subject_alt_names.push(match name {

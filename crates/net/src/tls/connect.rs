@@ -3,7 +3,7 @@
 //! expect; anybody else who answers is refused during the handshake, before a byte of the program's is sent.
 
 use super::accept::peer;
-use super::verify::{Usage, Verifier};
+use super::verify::Verifier;
 use super::{Credentials, Error, HANDSHAKE_TIMEOUT, Peer, Roots};
 use crate::io::{Stream, TcpStream};
 use byrnie_base::Text;
@@ -61,7 +61,7 @@ pub async fn connect(
         .map_err(|_| Error::Timeout)?
         .map_err(Error::from_handshake)?;
     let session = stream.get_ref().1;
-    let peer = peer(session, session.peer_certificates(), Some(Text::from(sni)), &tls.roots, Usage::Server)?;
+    let peer = peer(session, Some(Text::from(sni)))?;
     if peer.alpn.is_none() && !alpn.is_empty() {
         return Err(Error::Handshake(rustls::Error::NoApplicationProtocol));
     }

@@ -241,3 +241,18 @@ fn credentials_must_be_valid_and_belong_to_their_key() {
         Credentials::new(&chain, key, Roots::from_pem(&authority.roots_pem(), "demo.local").unwrap(), now());
     assert_eq!(elsewhere.unwrap_err().refusal(), Some(&Refusal::TrustDomain("mesh.local".into())));
 }
+
+#[test]
+fn a_renewal_shows_the_new_certificate_and_trusts_the_new_roots_at_once() {
+    let (old, new) = (authority(), authority());
+    let web = identity("web");
+    let tls = server(&credentials(&old, &web, HOUR), &[]).unwrap();
+    let clone = tls.clone();
+    let newer = credentials(&new, &web, HOUR);
+    tls.renew(&server(&newer, &[]).unwrap());
+    let (accepted, connected) = block_on(shake(&clone, &client(&newer).unwrap(), &web, &[])).unwrap();
+    assert!(accepted.is_ok() && connected.is_ok());
+    let stale = client(&credentials(&old, &identity("cart"), HOUR)).unwrap();
+    let (accepted, connected) = block_on(shake(&clone, &stale, &web, &[])).unwrap();
+    assert!(accepted.is_err() && connected.is_err());
+}

@@ -201,6 +201,18 @@ pub fn verify(
     }
 }
 
+/// Who a chain that [`verify`] has accepted stands for, until the first of its certificates ends. Proves nothing
+/// by itself.
+pub(super) fn read_verified(chain: &[CertificateDer<'_>]) -> Result<Proven, Refusal> {
+    let leaf = parse(chain.first().ok_or(Refusal::NoCertificate)?)?;
+    let (mut not_before, mut not_after) = validity(&leaf);
+    for shown in &chain[1..] {
+        let (from, to) = validity(&parse(shown)?);
+        (not_before, not_after) = (not_before.max(from), not_after.min(to));
+    }
+    Ok(Proven { identity: identity_of(&leaf)?, not_before, not_after })
+}
+
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),

@@ -41,6 +41,19 @@ fn a_certificate_says_what_was_decided_and_nothing_that_was_asked_for() {
 }
 
 #[test]
+fn a_certificate_ends_with_its_root_at_the_latest() {
+    let authority = authority();
+    let request = csr(&Key::generate().unwrap(), &identity("web")).unwrap();
+    for lifetime in [ROOT_LIFETIME * 2, Duration::MAX] {
+        let chain = authority.sign(&request, &identity("web"), lifetime, &[], now()).unwrap();
+        let leaf = certificates(&chain).unwrap().remove(0);
+        let ends =
+            |der: &CertificateDer<'_>| X509Certificate::from_der(der).unwrap().1.validity().not_after.timestamp();
+        assert_eq!(ends(&leaf), ends(&certificates(&authority.roots_pem()).unwrap()[0]));
+    }
+}
+
+#[test]
 fn serials_differ() {
     let authority = authority();
     let request = csr(&Key::generate().unwrap(), &identity("web")).unwrap();
