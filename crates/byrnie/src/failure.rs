@@ -104,3 +104,15 @@ pub(crate) fn report(error: &anyhow::Error) -> Exit {
     eprintln!("error: {error:#}");
     Exit::Problem
 }
+
+/// A file or directory that can't be used.
+pub(crate) fn of_file(path: &std::path::Path, error: &std::io::Error) -> Failure {
+    Failure::new("BYR-S011", format!("cannot use it: {error}"))
+        .at(path.display().to_string())
+        .next("check that it exists, is yours, and that the disk has space left")
+}
+
+/// A proxy that doesn't start or go on.
+pub(crate) fn of_proxy(error: byrnie_proxy::Error) -> Failure {
+    Failure::new(error.code(), error.to_string()).next(error.next())
+}

@@ -3,8 +3,11 @@
 //! made; what each command does is in `cmd`, one file a command.
 
 mod cmd;
+mod demo;
 mod failure;
 mod globals;
+mod join;
+mod log;
 mod output;
 mod supervise;
 

@@ -8,6 +8,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod child;
 mod completion;
+mod demo_service;
+mod run;
 mod version;
 
 /// The whole command line.
@@ -33,6 +35,9 @@ enum Command {
     #[command(hide = true)]
     Child(child::Args),
     Completion(completion::Args),
+    #[command(hide = true)]
+    DemoService(demo_service::Args),
+    Run(run::Args),
     Version(version::Args),
 }
 
@@ -46,6 +51,8 @@ fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
     match command {
         Command::Child(args) => match child::run(&args)? {},
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),
+        Command::DemoService(args) => demo_service::run(&args, globals),
+        Command::Run(args) => run::run(args, globals),
         Command::Version(args) => version::run(&args, globals),
     }
 }

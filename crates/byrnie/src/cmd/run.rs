@@ -2,9 +2,9 @@
 //! `byrnie run`: an ordinary program becomes a workload. This process is the program's sidecar and its
 //! parent: the sidecar outlives the program until its last connection has drained.
 
-use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
+use crate::join::{Console, Grant};
 use crate::supervise::{self, Process, Signal, Signals};
 use anyhow::{Context, Result};
 use byrnie_base::Text;
@@ -96,14 +96,13 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Result<Exit> {
 
 async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     let mut signals = Signals::listen()?;
-    let client = Client::new(globals)?;
+    let console = Console::find(globals)?;
     let namespace = globals.namespace().to_owned();
     let account = args.service_account.clone().unwrap_or_else(|| args.name.clone());
-    let grant = client.join(&namespace, &account).await?;
-    let identity = Identity::new(&grant.trust_domain, &namespace, &account)
-        .map_err(|error| Failure::usage(format!("--name or --service-account: {error}")))?;
+    let grant = console.join(globals, &namespace, &account).await?;
+    let identity = grant.identity.clone();
     let instance = format!("{}-{:x}", args.name, std::process::id());
-    let config = config(&args, globals, &grant, identity.clone(), &instance)?;
+    let config = config(&args, globals, &grant, &instance)?;
     let uses = match &config.mount {
         Mount::Sidecar(sidecar) => sidecar.workload.uses.clone(),
         Mount::Gateway(_) => Vec::new(),
@@ -116,7 +115,7 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     };
     announce(&args, globals, &identity, &ports);
     for service in &uses {
-        warn_if_denied(&client, globals, &args.name, &instance, service).await;
+        warn_if_denied(&console, globals, &args.name, &instance, service).await;
     }
     let exit = supervise_program(&args, &variables(&ports), &mut signals).await?;
     tokio::select! {
@@ -131,8 +130,7 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
 fn config(
     args: &Args,
     globals: &Globals,
-    grant: &crate::client::Grant,
-    identity: Identity,
+    grant: &Grant,
     instance: &str,
 ) -> Result<Config> {
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -140,7 +138,7 @@ fn config(
     labels.insert("app".into(), args.name.as_str().into());
     let (region, zone) = args.locality.split_once('/').unwrap_or((&args.locality, ""));
     let workload = Workload {
-        identity: identity.clone(),
+        identity: grant.identity.clone(),
         address: loopback,
         ports: ports(&args.ports, &args.protocol)?,
         inbound: None,
@@ -156,12 +154,12 @@ fn config(
     Ok(Config {
         namespace: globals.namespace().into(),
         name: instance.into(),
-        identity,
+        identity: grant.identity.clone(),
         mount: Mount::Sidecar(Box::new(sidecar)),
         source: Source::Control(Box::new(Control {
             address: grant.control,
-            roots_pem: grant.roots.clone(),
-            identity: Identity::new(&grant.trust_domain, Identity::SYSTEM_NAMESPACE, "control")?,
+            roots_pem: grant.roots_pem.clone(),
+            identity: Identity::new(grant.identity.trust_domain(), Identity::SYSTEM_NAMESPACE, "control")?,
             token: Some(Text::from(grant.token.as_str())),
             patience: Duration::from_secs(10),
         })),
@@ -212,7 +210,7 @@ fn announce(args: &Args, globals: &Globals, identity: &Identity, ports: &Ports) 
     if globals.quiet {
         return;
     }
-    let edge = crate::client::port(globals, "edge");
+    let edge = crate::join::port(globals, "edge");
     let at = match (globals.namespace(), edge) {
         (_, None) => String::new(),
         ("default", Some(port)) => format!("   reachable at http://{}.mesh.localhost:{port}", args.name),
@@ -255,9 +253,9 @@ fn variables(ports: &Ports) -> Vec<(String, String)> {
 }
 
 /// Says before the first 403 that a call will be refused.
-async fn warn_if_denied(client: &Client, globals: &Globals, name: &str, instance: &str, service: &ServiceRef) {
-    let url = format!("GET http://{service}/");
-    match client.decision(globals.namespace(), instance, &url).await {
+async fn warn_if_denied(console: &Console, globals: &Globals, name: &str, instance: &str, service: &ServiceRef) {
+    let url = format!("GET http://{}.{}/", service.name, service.namespace);
+    match console.decision(globals.namespace(), instance, &url).await {
         Ok(decision) if decision == "deny" => {
             eprintln!("  ✗ {name} → {} is not allowed (access is denied by default)", service.name);
             eprintln!("      allow it:  byrnie allow {name} {}", service.name);
@@ -316,7 +314,7 @@ async fn watch_listening(name: &str, port: u16) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let start = runtime::now().mono;
     while runtime::now().mono.since(start) < LISTEN_PATIENCE {
-        if byrnie_net::listen::answers(address).await {
+        if byrnie_net::io::connect(address, LISTEN_PROBE).await.is_ok() {
             return;
         }
         runtime::sleep(LISTEN_PROBE).await;

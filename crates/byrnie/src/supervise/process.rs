@@ -79,7 +79,7 @@ impl Process {
                     (None, None) => Exit::Status(1),
                 });
                 // Nobody listens any more if this process is ending too.
-                drop(tell.send(Some(exit)));
+                let _ = tell.send(Some(exit));
             })
             .context("cannot start a thread")?;
         Ok(Self { pid, exit })
