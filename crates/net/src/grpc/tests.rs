@@ -305,3 +305,24 @@ fn bytes_that_are_no_grpc_harm_nobody_else() {
         assert_eq!(world.channel().await.unary("/t.T/Unary", Bytes::from_static(b"on")).await.unwrap(), "on");
     });
 }
+
+#[test]
+fn without_tls_nobody_has_an_identity() {
+    run(async {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), Share::Alone).unwrap();
+        let address = listener.local_addr();
+        let (trigger, shutdown) = shutdown();
+        let server = spawn("server", serve_plain(listener, Arc::new(Echo::default()), shutdown));
+        let channel = Channel::connect_plain(address).await.unwrap();
+        assert_eq!(channel.unary("/t.T/Who", Bytes::new()).await.unwrap(), "None None");
+        // Neither kind of port takes the other's connections.
+        let world = start();
+        assert!(Channel::connect(address, &world.as_web(), &world.control, None).await.is_err());
+        let plain = Channel::connect_plain(world.address).await;
+        if let Ok(plain) = plain {
+            assert!(plain.unary("/t.T/Who", Bytes::new()).await.is_err());
+        }
+        trigger.fire();
+        server.ended().await;
+    });
+}
