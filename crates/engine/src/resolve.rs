@@ -4,6 +4,7 @@
 
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::{Direction, Reason};
+use byrnie_model::ServiceRef;
 use std::sync::Arc;
 
 /// Endings of mesh names. The empty one is for the forward proxy, where `http://payments/` works.
@@ -38,6 +39,14 @@ pub(crate) fn resolve<'s>(
             let port = named.or_else(|| tree.main_port()).ok_or(Reason::UnknownService)?;
             Ok((tree, port))
         }
+    }
+}
+
+impl Snapshot {
+    /// The service that `host` names to the program beside this node, as on the forward proxy.
+    pub fn named(&self, host: &str) -> Option<&ServiceRef> {
+        let (name, namespace) = split(strip(host).unwrap_or(host), &self.node.namespace);
+        self.subtree(namespace, name).map(|tree| &tree.service)
     }
 }
 

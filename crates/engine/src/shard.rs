@@ -2,9 +2,8 @@
 //! One core's own memory: dice, and what it has learnt of clusters and endpoints. It outlives
 //! snapshots. The core that owns it passes it with each event; no other core ever sees it.
 
-use crate::cluster::Cluster;
 use crate::latency::Latency;
-use crate::outlier::{self, Standing};
+use crate::outlier::Standing;
 use crate::retry::Budget;
 use crate::slot::Memory;
 use byrnie_base::{Instant, Rng, Text};
@@ -70,11 +69,6 @@ impl Shard {
     /// What happened so far.
     pub fn counts(&self) -> Counts {
         self.counts
-    }
-
-    /// How many endpoints of a cluster this core leaves out now, for `byrnie_endpoints`.
-    pub fn ejected(&self, cluster: &Cluster, now: Instant) -> usize {
-        cluster.members().iter().filter(|member| outlier::ejected(self, member, now)).count()
     }
 
     /// The metric label of a caller: `ACCOUNT.NAMESPACE`, made once.

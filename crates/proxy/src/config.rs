@@ -2,10 +2,14 @@
 //! What a proxy is told when it starts. Everything else comes from the control plane.
 
 use byrnie_base::Text;
-use byrnie_model::{Identity, Labels, ServiceRef, Workload};
+use byrnie_engine::Snapshot;
+use byrnie_model::{Identity, Labels, Workload};
+use byrnie_net::tls::Credentials;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// What a proxy is told when it starts.
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub struct Sidecar {
     pub workload: Workload,
     /// Labels of the instance; `app=NAME` among them.
     pub labels: Labels,
+    /// The service that the instance serves, made with port 80 if it's absent; empty for none.
+    pub service: Text,
     /// Where other proxies connect (mutual TLS). Port 0 takes any.
     pub inbound: SocketAddr,
     /// Where the forward (HTTP proxy) listener is, if any. Loopback only. Port 0 takes any.
@@ -69,6 +75,14 @@ pub struct Gateway {
 pub enum Source {
     /// A control plane.
     Control(Box<Control>),
+    /// The starter itself, which compiles snapshots and holds credentials: another mount of byrnie in
+    /// the same process, benchmarks, tests.
+    Given {
+        /// The newest is in force.
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        /// Used as long as the proxy runs.
+        credentials: Box<Credentials>,
+    },
 }
 
 /// A control plane, and what is needed to trust it and to be trusted by it.
@@ -82,8 +96,8 @@ pub struct Control {
     pub identity: Identity,
     /// A join token; needed when the state directory holds no valid certificate.
     pub token: Option<Text>,
-    /// At the first start, how long [`crate::Running::ready`] waits for the control plane before it
-    /// reports [`crate::Error::Unreachable`]. The proxy itself keeps trying.
+    /// At the first start, how long the proxy waits for the control plane before it stops with
+    /// [`crate::Error::Unreachable`]. Once it serves, it never gives up.
     pub patience: Duration,
 }
 
@@ -96,12 +110,4 @@ pub enum AccessLog {
     Stdout,
     /// Appended to this file.
     File(PathBuf),
-}
-
-/// Services that the program says it calls, if it's a sidecar.
-pub(crate) fn uses(mount: &Mount) -> &[ServiceRef] {
-    match mount {
-        Mount::Sidecar(sidecar) => &sidecar.workload.uses,
-        Mount::Gateway(_) => &[],
-    }
 }

@@ -3,10 +3,24 @@
 //! `agent` start one with [`start`]. It never imports the store or the catalog, and holds no lock
 //! on the request path.
 
+mod admin;
+mod agent;
+mod carry;
 pub mod config;
+mod connection;
+mod door;
 pub mod error;
+mod keys;
+mod log;
+mod mount;
+mod proxy;
+mod record;
 pub mod running;
+mod tunnel;
+mod upstream;
+mod worker;
 
 pub use config::{AccessLog, Config, Control, Gateway, Mount, Sidecar, Source};
 pub use error::Error;
-pub use running::{Outbound, Ports, Running, start};
+pub use proxy::start;
+pub use running::{Outbound, Ports, Running};

@@ -1,10 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A proxy that runs, as its starter sees it.
 
-use crate::{Config, Error};
+use crate::Error;
+use byrnie_base::drain::Drain;
 use byrnie_model::ServiceRef;
+use byrnie_net::runtime::{self, Core, Trigger};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long the registry may take to hear that the workload leaves.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
+/// How long others may take to stop sending once they were told.
+const SETTLE: Duration = Duration::from_millis(300);
+/// How long the threads may take to end once they were told.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether all has ended.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// Where a proxy listens.
 #[derive(Clone, Debug)]
@@ -23,7 +37,7 @@ pub struct Ports {
 }
 
 /// One outbound listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbound {
     /// What is reached through it.
     pub service: ServiceRef,
@@ -33,28 +47,61 @@ pub struct Outbound {
     pub address: SocketAddr,
 }
 
+/// Asks the agent to take the workload out of the registry.
+pub(crate) type Goodbye = oneshot::Sender<()>;
+
 /// A proxy that runs. Dropping it stops it without draining.
 #[derive(Debug)]
-pub struct Running(());
+pub struct Running {
+    pub(crate) opened: oneshot::Receiver<Result<Ports, Error>>,
+    pub(crate) ports: Option<Ports>,
+    pub(crate) drain: Arc<Drain>,
+    pub(crate) goodbye: mpsc::UnboundedSender<Goodbye>,
+    pub(crate) stop: Trigger,
+    pub(crate) agent: Core,
+}
 
 impl Running {
     /// Waits until the first configuration is in force and every listener accepts.
     ///
     /// # Errors
-    /// If the control plane refused the workload or wasn't reached in time.
+    /// If the control plane refused the workload or wasn't reached in time, or a port is busy. The
+    /// proxy has stopped then.
     pub async fn ready(&mut self) -> Result<Ports, Error> {
-        Err(Error::Stopped)
+        if let Some(ports) = &self.ports {
+            return Ok(ports.clone());
+        }
+        let ports = (&mut self.opened).await.map_err(|_| Error::Stopped)??;
+        self.ports = Some(ports.clone());
+        Ok(ports)
     }
 
-    /// Stops accepting, lets running exchanges end for at most `deadline`, says goodbye to the
-    /// registry, and stops.
-    pub async fn drain(self, _deadline: Duration) {}
-}
+    /// Whether the proxy has ended by itself, which it never does but for a defect or a refusal.
+    pub fn is_stopped(&self) -> bool {
+        self.agent.is_finished()
+    }
 
-/// Starts a proxy: takes its ports, then works on threads of its own.
-///
-/// # Errors
-/// If a port is busy or the state directory can't be used.
-pub fn start(_config: Config) -> Result<Running, Error> {
-    Err(Error::Stopped)
+    /// Says goodbye to the registry, stops accepting, lets running exchanges end for at most
+    /// `deadline`, and stops. True if all of them ended in time.
+    pub async fn drain(self, deadline: Duration) -> bool {
+        let (told, heard) = oneshot::channel();
+        if self.goodbye.send(told).is_ok() && matches!(runtime::timeout(GOODBYE_MAX, heard).await, Ok(Ok(()))) {
+            runtime::sleep(SETTLE.min(deadline)).await;
+        }
+        self.drain.start();
+        let ended = async {
+            while self.drain.remaining() > 0 {
+                runtime::sleep(GLANCE).await;
+            }
+        };
+        let whole = runtime::timeout(deadline, ended).await.is_ok();
+        self.stop.fire();
+        let stopped = async {
+            while !self.agent.is_finished() {
+                runtime::sleep(GLANCE).await;
+            }
+        };
+        let _ = runtime::timeout(STOP_MAX, stopped).await;
+        whole
+    }
 }

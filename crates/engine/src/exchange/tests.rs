@@ -521,29 +521,6 @@ fn names_are_found_by_door() {
     }
 }
 
-/// Requests through a chain of services of which the last one breaks every connection; how many reach it.
-fn chain(hops: &mut [World], at: u64) -> u32 {
-    let Some((first, rest)) = hops.split_first_mut() else { return 1 };
-    let last = rest.is_empty();
-    let (mut exchange, mut effect) = first.begin(&mut head("GET", "payments/", &[]), ms(at));
-    let mut reached = 0;
-    while let Effect::Send(_) = effect {
-        reached += chain(rest, at);
-        // The last one's proxy tells that its program broke off; the other programs answer 502 themselves.
-        let headers: &[(&str, &str)] = if last { &[("x-byrnie-failure", "lost")] } else { &[] };
-        effect = exchange.on_response(&mut first.shard, &mut response(if last { 503 } else { 502 }, headers), ms(at));
-    }
-    reached
-}
-
-#[test]
-fn retries_do_not_multiply_along_a_chain() {
-    let mut hops: Vec<World> = (0..4).map(|_| World::payments(3)).collect();
-    let reached: u32 = (0..2000).map(|at| chain(&mut hops, at)).sum();
-    // A fifth more, and ten a second for two seconds.
-    assert!((2000..=2430).contains(&reached), "{reached}");
-}
-
 fn any_failure() -> impl Strategy<Value = Failure> {
     prop::sample::select(vec![
         Failure::Connect,

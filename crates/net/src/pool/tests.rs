@@ -1,1 +1,77 @@
 // SPDX-License-Identifier: Apache-2.0
+use super::{IDLE_TIMEOUT, Key, Lease, Pool};
+use crate::http::h1::Conn;
+use crate::io;
+use crate::listen::{Share, bind};
+use crate::runtime;
+use byrnie_codec::Limits;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// A pool with one idle connection, and the other end of it.
+async fn pooled() -> (Pool, Rc<Key>, io::TcpStream) {
+    let listener = bind(([127, 0, 0, 1], 0).into(), Share::Alone).unwrap();
+    let address = listener.local_addr();
+    let stream = io::connect(address, Duration::from_secs(1)).await.unwrap();
+    let (other, _) = listener.accept().await;
+    let key = Rc::new(Key { address, hop: None, generation: 0, h2: false });
+    let conn = Box::new(Conn::new(stream.into(), Vec::new(), Limits::default()));
+    let mut pool = Pool::default();
+    pool.give(conn, Lease { key: Rc::clone(&key), reused: false, not_after: None }, runtime::now().mono);
+    (pool, key, other)
+}
+
+async fn take(pool: &mut Pool, key: &Rc<Key>) -> Option<bool> {
+    let wall = runtime::now().wall;
+    let taken = poll_fn(|cx| Poll::Ready(pool.take(cx, key, wall))).await;
+    taken.map(|(_, lease)| lease.reused)
+}
+
+#[test]
+fn a_live_connection_is_used_again_and_only_once() {
+    runtime::block_on(async {
+        let (mut pool, key, _other) = pooled().await;
+        assert_eq!(take(&mut pool, &key).await, Some(true));
+        assert_eq!(take(&mut pool, &key).await, None);
+    })
+    .unwrap();
+}
+
+#[test]
+fn another_generation_of_credentials_gets_nothing() {
+    runtime::block_on(async {
+        let (mut pool, key, _other) = pooled().await;
+        let renewed = Rc::new(Key { generation: 1, ..(*key).clone() });
+        assert_eq!(take(&mut pool, &renewed).await, None);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_connection_that_its_server_closed_is_not_handed_out() {
+    runtime::block_on(async {
+        let (mut pool, key, other) = pooled().await;
+        // What the reactor has noted is what counts: it must have seen the close.
+        let (mut conn, lease) = poll_fn(|cx| Poll::Ready(pool.take(cx, &key, runtime::now().wall))).await.unwrap();
+        drop(other);
+        poll_fn(|cx| conn.poll_gone(cx)).await;
+        pool.give(conn, lease, runtime::now().mono);
+        assert_eq!(take(&mut pool, &key).await, None);
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_was_idle_for_too_long_is_closed() {
+    runtime::block_on(async {
+        let (mut pool, key, _other) = pooled().await;
+        pool.sweep(runtime::now().mono + IDLE_TIMEOUT / 2);
+        assert_eq!(pool.sizes(), (1, 0));
+        pool.sweep(runtime::now().mono + IDLE_TIMEOUT);
+        assert_eq!(pool.sizes(), (0, 0));
+        assert_eq!(take(&mut pool, &key).await, None);
+    })
+    .unwrap();
+}

@@ -1,1 +1,55 @@
 // SPDX-License-Identifier: Apache-2.0
+use super::{End, relay};
+use crate::io::{self, Stream, TcpStream};
+use crate::listen::{Share, bind};
+use crate::runtime;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = bind(([127, 0, 0, 1], 0).into(), Share::Alone).unwrap();
+    let near = io::connect(listener.local_addr(), Duration::from_secs(1)).await.unwrap();
+    (near, listener.accept().await.0)
+}
+
+#[test]
+fn bytes_pass_both_ways_and_half_close_is_kept() {
+    runtime::block_on(async {
+        let (mut client, inner) = pair().await;
+        let (outer, mut server) = pair().await;
+        let relaying = runtime::spawn_local("relay", async move {
+            let (mut first, mut second) = (Stream::from(inner), Stream::from(outer));
+            let relayed = relay(&mut first, b"early ".to_vec(), &mut second, Vec::new(), Duration::from_secs(30)).await;
+            assert!(matches!(relayed.end, End::Closed), "{relayed:?}");
+            assert_eq!((relayed.sent, relayed.received), (6 + 1_000_000, 2_000_000));
+        });
+        let serving = runtime::spawn_local("server", async move {
+            let mut got = Vec::new();
+            server.read_to_end(&mut got).await.unwrap();
+            assert_eq!((got.len(), &got[..6]), (1_000_006, &b"early "[..]));
+            // The client has closed its half; ours still goes through.
+            server.write_all(&vec![7; 2_000_000]).await.unwrap();
+        });
+        client.write_all(&vec![1; 1_000_000]).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got.len(), 2_000_000);
+        relaying.ended().await;
+        serving.ended().await;
+        assert_eq!(runtime::panics(), 0);
+    })
+    .unwrap();
+}
+
+#[test]
+fn silence_ends_a_relay() {
+    runtime::block_on(async {
+        let (_client, inner) = pair().await;
+        let (outer, _server) = pair().await;
+        let (mut first, mut second) = (Stream::from(inner), Stream::from(outer));
+        let relayed = relay(&mut first, Vec::new(), &mut second, Vec::new(), Duration::from_millis(30)).await;
+        assert!(matches!(relayed.end, End::Idle));
+    })
+    .unwrap();
+}

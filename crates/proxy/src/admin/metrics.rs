@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Prometheus' text format (0.0.4) of what the cores count. Label values come from configuration or
+//! short fixed lists, never from requests, and are escaped all the same.
+
+use crate::agent::State;
+use crate::record::{CoreCounts, Series};
+use byrnie_base::count::{Counter, Distribution};
+use byrnie_net::runtime;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Bounds of the buckets shown, as powers of two of a microsecond (256 us to 67 s): there the counts are exact.
+const BOUNDS: std::ops::RangeInclusive<u32> = 8..=26;
+
+/// All metrics of the proxy.
+pub(super) fn render(state: &State) -> String {
+    let mut out = String::with_capacity(16 * 1024);
+    requests(state, &mut out);
+    cores(state, &mut out);
+    configuration(state, &mut out);
+    out
+}
+
+/// Counts of one label set over all cores.
+#[derive(Default)]
+struct Sum {
+    requests: u64,
+    received: u64,
+    sent: u64,
+}
+
+fn requests(state: &State, out: &mut String) {
+    let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
+    let mut durations: BTreeMap<String, Distribution> = BTreeMap::new();
+    for (series, cells) in state.book.entries() {
+        let sum = sums.entry(labels(&series, true)).or_default();
+        sum.requests += cells.requests.value();
+        sum.received += cells.received.value();
+        sum.sent += cells.sent.value();
+        durations.entry(labels(&series, false)).or_default().gather(&cells.durations);
+    }
+    family(out, "byrnie_requests_total", "counter", "Exchanges and tunnels that have ended.");
+    for (labels, sum) in &sums {
+        writeln!(out, "byrnie_requests_total{{{labels}}} {}", sum.requests).ok();
+    }
+    family(out, "byrnie_request_bytes_total", "counter", "Payload received from callers.");
+    for (labels, sum) in &sums {
+        writeln!(out, "byrnie_request_bytes_total{{{labels}}} {}", sum.received).ok();
+    }
+    family(out, "byrnie_response_bytes_total", "counter", "Payload sent to callers.");
+    for (labels, sum) in &sums {
+        writeln!(out, "byrnie_response_bytes_total{{{labels}}} {}", sum.sent).ok();
+    }
+    family(out, "byrnie_request_duration_seconds", "histogram", "From the request's head to the end of the answer.");
+    for (labels, distribution) in &durations {
+        histogram(out, labels, distribution);
+    }
+}
+
+fn histogram(out: &mut String, labels: &str, distribution: &Distribution) {
+    for power in BOUNDS {
+        let bound = Duration::from_micros(1 << power);
+        let (seconds, count) = (bound.as_secs_f64(), distribution.at_most(bound));
+        writeln!(out, "byrnie_request_duration_seconds_bucket{{{labels},le=\"{seconds}\"}} {count}").ok();
+    }
+    let count = distribution.count();
+    writeln!(out, "byrnie_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {count}").ok();
+    let seconds = distribution.sum().as_secs_f64();
+    writeln!(out, "byrnie_request_duration_seconds_sum{{{labels}}} {seconds}").ok();
+    writeln!(out, "byrnie_request_duration_seconds_count{{{labels}}} {count}").ok();
+}
+
+fn labels(series: &Series, with_reason: bool) -> String {
+    let labels = &series.labels;
+    let mut out = String::with_capacity(192);
+    let mut label = |name: &str, value: &str| {
+        let comma = if out.is_empty() { "" } else { "," };
+        write!(out, "{comma}{name}=\"{}\"", Escaped(value)).ok();
+    };
+    label("direction", labels.side.label());
+    label("source", &labels.source);
+    label("destination", &labels.destination);
+    label("route", &series.route);
+    label("method", labels.method);
+    label("status", &series.status.to_string());
+    if with_reason {
+        label("reason", series.reason.map_or("", |reason| reason.label()));
+    }
+    label("tls", labels.tls.label());
+    out
+}
+
+fn cores(state: &State, out: &mut String) {
+    let sum = |of: fn(&CoreCounts) -> &Counter| state.counts.iter().map(|counts| of(counts).value()).sum::<u64>();
+    family(out, "byrnie_connections", "gauge", "Open connections from callers.");
+    let open: u64 = state.counts.iter().map(|counts| counts.connections.value()).sum();
+    writeln!(out, "byrnie_connections {open}").ok();
+    family(out, "byrnie_idle_connections", "gauge", "Idle connections to upstreams.");
+    let idle: u64 = state.counts.iter().map(|counts| counts.idle.value()).sum();
+    writeln!(out, "byrnie_idle_connections {idle}").ok();
+    family(out, "byrnie_retries_total", "counter", "Tries after the first, and what became of them.");
+    for (outcome, of) in RETRIES {
+        writeln!(out, "byrnie_retries_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
+    }
+    for (name, help, of) in COUNTERS {
+        family(out, name, "counter", help);
+        writeln!(out, "{name} {}", sum(*of)).ok();
+    }
+    family(out, "byrnie_panics_total", "counter", "Caught panics; anything above zero is a defect.");
+    writeln!(out, "byrnie_panics_total {}", runtime::panics()).ok();
+}
+
+/// A counter of each core.
+type Of = fn(&CoreCounts) -> &Counter;
+
+const RETRIES: &[(&str, Of)] = &[
+    ("sent", |counts| &counts.retries),
+    ("won", |counts| &counts.retries_won),
+    ("over_budget", |counts| &counts.retries_over_budget),
+];
+
+const COUNTERS: &[(&str, &str, Of)] = &[
+    ("byrnie_accepted_total", "Connections accepted.", |counts| &counts.accepted),
+    ("byrnie_handshakes_failed_total", "Inbound handshakes that failed.", |counts| &counts.handshakes_failed),
+    ("byrnie_rejected_total", "Malformed requests.", |counts| &counts.rejected),
+    ("byrnie_ejections_total", "Endpoints left out for a while.", |counts| &counts.ejections),
+    ("byrnie_records_dropped_total", "Decision records lost for want of room.", |counts| &counts.records_dropped),
+];
+
+fn configuration(state: &State, out: &mut String) {
+    family(out, "byrnie_control_connected", "gauge", "Whether the control plane is reached.");
+    writeln!(out, "byrnie_control_connected {}", u8::from(state.is_connected())).ok();
+    let Some(in_force) = state.in_force() else { return };
+    family(out, "byrnie_config_revision", "gauge", "Revision of the configuration in force.");
+    writeln!(out, "byrnie_config_revision {}", in_force.snapshot.revision().0).ok();
+    family(out, "byrnie_cert_expiry_timestamp_seconds", "gauge", "When the proxy's certificate ends.");
+    writeln!(out, "byrnie_cert_expiry_timestamp_seconds {}", in_force.keys.not_after).ok();
+    family(out, "byrnie_endpoints", "gauge", "Endpoints of each service in view.");
+    let mut lines = BTreeMap::new();
+    for cluster in in_force.snapshot.clusters() {
+        let destination = Escaped(&cluster.service().to_string()).to_string();
+        lines.insert((destination.clone(), "healthy"), cluster.members().len());
+        lines.insert((destination, "away"), cluster.away() as usize);
+    }
+    for ((destination, health), count) in lines {
+        writeln!(out, "byrnie_endpoints{{destination=\"{destination}\",health=\"{health}\"}} {count}").ok();
+    }
+}
+
+fn family(out: &mut String, name: &str, kind: &str, help: &str) {
+    write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n").ok();
+}
+
+/// A label's value with `\`, `"` and line ends escaped.
+struct Escaped<'a>(&'a str);
+
+impl std::fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '\\' => f.write_str("\\\\")?,
+                '"' => f.write_str("\\\"")?,
+                '\n' => f.write_str("\\n")?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}

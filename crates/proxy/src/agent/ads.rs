@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The configuration stream: delta ADS in, snapshots out. When the stream breaks, the last good stays in
+//! force and the stream is opened anew, asking for differences only.
+
+use super::State;
+use super::link::{Backoff, Link};
+use super::publish::Publisher;
+use byrnie_engine::{Compiler, Node};
+use byrnie_net::grpc::{Incoming, Status};
+use byrnie_xds::client::{Client, Received, Refused};
+use byrnie_xds::{Bytes, DELTA_PATH, name};
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// One subscriber with its compiler; both outlive their streams.
+struct Subscription {
+    client: Client,
+    compiler: Compiler,
+    publisher: Rc<Publisher>,
+}
+
+/// Why a stream ended.
+enum Ended {
+    /// The server said so, or the connection broke.
+    Status(Status),
+    /// It closed in order.
+    Closed,
+    /// It sent what is no configuration.
+    Nonsense(byrnie_xds::client::Error),
+}
+
+/// Keeps the configuration fresh for as long as the proxy runs.
+pub(super) async fn run(node: Node, link: Rc<Link>, publisher: Rc<Publisher>, state: Arc<State>) {
+    let client = Client::new(state.node.clone(), env!("CARGO_PKG_VERSION"));
+    let mut subscription = Subscription { client, compiler: Compiler::new(node), publisher };
+    let mut backoff = Backoff::new();
+    let mut lost = false;
+    loop {
+        let opened = match link.channel().await {
+            Ok(channel) => channel.open(DELTA_PATH).await.map_err(|status| status.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match opened {
+            Ok((outgoing, incoming)) => {
+                if std::mem::take(&mut lost) {
+                    tracing::info!("control plane is back");
+                }
+                backoff.reset();
+                let ended = subscription.follow(outgoing, incoming, &state).await;
+                state.set_connected(false);
+                warn(&ended);
+            }
+            Err(error) if !lost => {
+                lost = true;
+                let code = byrnie_model::code::CONTROL_LOST.id;
+                tracing::warn!(code, error, "control plane is not reached; the last good configuration stays in force");
+            }
+            Err(_) => {}
+        }
+        backoff.pause().await;
+    }
+}
+
+impl Subscription {
+    /// Follows one stream to its end.
+    async fn follow(&mut self, outgoing: mpsc::Sender<Bytes>, mut incoming: Incoming, state: &State) -> Ended {
+        for request in self.client.connect() {
+            if outgoing.send(request).await.is_err() {
+                return Ended::Closed;
+            }
+        }
+        state.set_connected(true);
+        loop {
+            let response = match incoming.next().await {
+                Ok(Some(response)) => response,
+                Ok(None) => return Ended::Closed,
+                Err(status) => return Ended::Status(status),
+            };
+            let answer = match self.take(&response) {
+                Ok(answer) => answer,
+                Err(error) => return Ended::Nonsense(error),
+            };
+            if outgoing.send(answer).await.is_err() {
+                return Ended::Closed;
+            }
+        }
+    }
+
+    /// Takes in one response; the answer to send.
+    fn take(&mut self, response: &[u8]) -> Result<Bytes, byrnie_xds::client::Error> {
+        let update = match self.client.on_response(response)? {
+            Received::Update(update) => update,
+            Received::Refused { nack, refusals } => {
+                for Refused { name, reason } in refusals {
+                    tracing::warn!(code = byrnie_model::code::REFUSED_BY_PROXY.id, %name, %reason, "resource can't be read; last good stays in force");
+                }
+                return Ok(nack);
+            }
+        };
+        let revision = update.revision.unwrap_or_else(|| self.client.revision());
+        let refusals = self.compiler.apply(&update.delta, revision);
+        let answer = if refusals.is_empty() {
+            self.client.accept(&update)
+        } else {
+            let refused = |refusal: &byrnie_engine::Refusal| {
+                let (key, reason) = (&refusal.key, &refusal.reason);
+                tracing::warn!(code = byrnie_model::code::REFUSED_BY_PROXY.id, %key, reason, "resource refused; last good stays in force");
+                Refused { name: name::of(key).into(), reason: reason.as_str().into() }
+            };
+            let refused: Vec<_> = refusals.iter().map(refused).collect();
+            self.client.refuse(&update, &refused)
+        };
+        // Before everything was heard once, a service may look as if it had no endpoints or policies.
+        if self.client.is_complete() {
+            self.publisher.snapshot(self.compiler.snapshot());
+        }
+        Ok(answer)
+    }
+}
+
+fn warn(ended: &Ended) {
+    let code = byrnie_model::code::CONTROL_LOST.id;
+    match ended {
+        Ended::Status(status) => {
+            tracing::warn!(code, status = ?status.code(), message = status.message(), "configuration stream ended; opening it anew");
+        }
+        Ended::Closed => tracing::info!("configuration stream was closed; opening it anew"),
+        Ended::Nonsense(error) => tracing::warn!(code, %error, "configuration stream makes no sense; opening it anew"),
+    }
+}

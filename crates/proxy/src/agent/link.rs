@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The connection to the control plane, and the order in which a proxy comes to life by it:
+//! credentials, registry, configuration. Whoever needs the control plane asks [`Link::channel`]; a
+//! lost connection is opened anew by whoever asks first.
+
+use super::certs::{self, Renewal};
+use super::publish::Publisher;
+use super::{Own, State, ads, registry, report};
+use crate::config::{Config, Control};
+use crate::error::Error;
+use crate::keys::Keys;
+use crate::running::Goodbye;
+use crate::worker::InForce;
+use byrnie_base::Rng;
+use byrnie_base::mailbox::Receiver;
+use byrnie_model::{Identity, Record};
+use byrnie_net::grpc::{Channel, ConnectError};
+use byrnie_net::runtime::{self, Shutdown, Task};
+use byrnie_net::tls::{self, Credentials, Roots};
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// First pause after a failed try.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between tries: the control plane's return must be noticed within a second.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The connection to the control plane, shared by all tasks of the agent.
+pub(super) struct Link {
+    address: SocketAddr,
+    expected: Identity,
+    credentials: RefCell<Arc<Credentials>>,
+    held: tokio::sync::Mutex<Option<Channel>>,
+}
+
+impl Link {
+    fn new(control: &Control, credentials: Arc<Credentials>) -> Self {
+        Self {
+            address: control.address,
+            expected: control.identity.clone(),
+            credentials: RefCell::new(credentials),
+            held: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// The connection, opened if it isn't.
+    pub(super) async fn channel(&self) -> Result<Channel, ConnectError> {
+        let mut held = self.held.lock().await;
+        if let Some(channel) = held.as_ref().filter(|channel| !channel.is_closed()) {
+            return Ok(channel.clone());
+        }
+        let credentials = Arc::clone(&self.credentials.borrow());
+        let tls = tls::client(&credentials).map_err(|error| ConnectError::Tls { address: self.address, error })?;
+        let channel = Channel::connect(self.address, &tls, &self.expected, None).await?;
+        *held = Some(channel.clone());
+        Ok(channel)
+    }
+
+    /// Further connections are opened with these.
+    pub(super) async fn renew(&self, credentials: Arc<Credentials>) {
+        *self.credentials.borrow_mut() = credentials;
+        // Streams that run keep the old connection until it ends.
+        *self.held.lock().await = None;
+    }
+
+    /// The credentials in use.
+    pub(super) fn credentials(&self) -> Arc<Credentials> {
+        Arc::clone(&self.credentials.borrow())
+    }
+}
+
+/// Growing pauses between tries, each shortened at random by up to a half, so that many proxies don't
+/// come at once.
+pub(super) struct Backoff {
+    next: Duration,
+    rng: Rng,
+}
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self { next: PAUSE_MIN, rng: Rng::new(super::seed()) }
+    }
+
+    /// Waits before the next try.
+    pub(super) async fn pause(&mut self) {
+        let half = self.next / 2;
+        let jitter = Duration::from_nanos(self.rng.below(u64::try_from(half.as_nanos()).unwrap_or(0)));
+        self.next = (self.next * 2).min(PAUSE_MAX);
+        runtime::sleep(half + jitter).await;
+    }
+
+    /// The last try succeeded.
+    pub(super) fn reset(&mut self) {
+        self.next = PAUSE_MIN;
+    }
+}
+
+/// Brings the proxy to life.
+pub(super) async fn begin(
+    config: &Config,
+    control: &Control,
+    own: Own,
+    state: Arc<State>,
+    (records, goodbye): (Receiver<Record>, mpsc::UnboundedReceiver<Goodbye>),
+    stop: Shutdown,
+) -> Result<(watch::Receiver<InForce>, Option<Task>), Error> {
+    let roots = Roots::from_pem(&control.roots_pem, config.identity.trust_domain())
+        .map_err(|error| Error::Credentials { cause: error.to_string() })?;
+    let began = runtime::now().mono;
+    let credentials = Arc::new(certs::first(config, control, &roots).await?);
+    let keys = Arc::new(Keys::new(&credentials, 0)?);
+    let link = Rc::new(Link::new(control, credentials));
+    let (publisher, mut first) = Publisher::new(keys);
+    let publisher = Rc::new(publisher);
+    let left = control.patience.saturating_sub(runtime::now().mono.since(began));
+    let unreachable = |cause: &str| Error::Unreachable { address: control.address, cause: cause.to_owned() };
+    let joined = registry::join(config, own, &link, goodbye, stop.clone());
+    let registered = match runtime::timeout(left, joined).await {
+        Ok(registered) => registered?,
+        Err(_) => return Err(unreachable("it did not answer to the registration")),
+    };
+    runtime::spawn_local("ads", ads::run(config_node(config), Rc::clone(&link), Rc::clone(&publisher), Arc::clone(&state)));
+    let renewal = Renewal { path: certs::path(config), token: control.token.clone(), identity: config.identity.clone() };
+    runtime::spawn_local("certs", certs::renew(renewal, Rc::clone(&link), Rc::clone(&publisher)));
+    let left = control.patience.saturating_sub(runtime::now().mono.since(began));
+    let in_force = match runtime::timeout(left, &mut first).await {
+        Ok(Ok(in_force)) => in_force,
+        Ok(Err(_)) => return Err(Error::Stopped),
+        Err(_) => return Err(unreachable("it sent no configuration")),
+    };
+    runtime::spawn_local("report", report::run(records, link, state));
+    Ok((in_force, registered))
+}
+
+fn config_node(config: &Config) -> byrnie_engine::Node {
+    crate::mount::node(config)
+}

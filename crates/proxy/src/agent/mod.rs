@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What stands between the proxy and its control plane, on a thread of its own: credentials, the
+//! registry, the configuration, reports. Traffic goes on without any of it. [`begin`] returns when
+//! the first configuration is in force; from then on tasks keep it fresh.
+
+mod ads;
+mod certs;
+mod link;
+mod publish;
+mod registry;
+mod report;
+mod state;
+
+pub(crate) use state::State;
+
+use crate::config::{Config, Source};
+use crate::error::Error;
+use crate::keys::Keys;
+use crate::running::Goodbye;
+use crate::worker::InForce;
+use byrnie_base::mailbox::Receiver;
+use byrnie_model::Record;
+use byrnie_net::runtime::{self, Shutdown, Task};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// What the agent supplies to the cores.
+#[derive(Debug)]
+pub(crate) struct Supply {
+    /// What is in force, always the newest.
+    pub(crate) in_force: watch::Receiver<InForce>,
+    /// For the cores' dice.
+    pub(crate) seed: u64,
+    /// Ends after the registry has heard the goodbye.
+    pub(crate) registered: Option<Task>,
+}
+
+/// Where this proxy itself is reached, for the registry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own {
+    pub(crate) inbound: Option<SocketAddr>,
+    pub(crate) admin: SocketAddr,
+}
+
+/// Gets the first configuration, and starts what keeps it fresh.
+pub(crate) async fn begin(
+    config: &Config,
+    own: Own,
+    state: Arc<State>,
+    (records, goodbye): (Receiver<Record>, mpsc::UnboundedReceiver<Goodbye>),
+    stop: Shutdown,
+) -> Result<Supply, Error> {
+    let seed = seed();
+    let (in_force, registered) = match &config.source {
+        Source::Given { snapshots, credentials } => {
+            runtime::spawn_local("records", report::keep_only(records, Arc::clone(&state)));
+            (given(snapshots.clone(), Keys::new(credentials, 0)?, &state, stop), None)
+        }
+        Source::Control(control) => {
+            link::begin(config, control, own, Arc::clone(&state), (records, goodbye), stop).await?
+        }
+    };
+    state.watch(in_force.clone());
+    Ok(Supply { in_force, seed, registered })
+}
+
+/// Configuration from the starter itself.
+fn given(
+    mut snapshots: watch::Receiver<Arc<byrnie_engine::Snapshot>>,
+    keys: Keys,
+    state: &Arc<State>,
+    mut stop: Shutdown,
+) -> watch::Receiver<InForce> {
+    let keys = Arc::new(keys);
+    let snapshot = Arc::clone(&snapshots.borrow_and_update());
+    let (news, in_force) = watch::channel(InForce { snapshot, keys });
+    state.set_connected(true);
+    runtime::spawn_local("given", async move {
+        loop {
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() {
+                    // The giver is gone: what it gave last stays in force.
+                    return stop.wait().await;
+                },
+                () = stop.wait() => return,
+            }
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            news.send_modify(|in_force| in_force.snapshot = snapshot);
+        }
+    });
+    in_force
+}
+
+/// Dice that no two processes share. Not for secrets.
+fn seed() -> u64 {
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id())
+}

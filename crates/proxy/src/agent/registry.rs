@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The workload's place in the registry: joins, sends a heartbeat each second, says goodbye. When the
+//! stream breaks, it joins again; the program is not told.
+
+use super::Own;
+use super::link::{Backoff, Link};
+use crate::config::{Config, Mount};
+use crate::error::Error;
+use crate::running::Goodbye;
+use byrnie_base::Text;
+use byrnie_model::{Key, Kind, Resource, Revision, Spec};
+use byrnie_net::grpc::{Code, Incoming, Status};
+use byrnie_net::runtime::{self, Shutdown, Task};
+use byrnie_xds::proto::Message;
+use byrnie_xds::proto::byrnie::v1::{
+    Heartbeat, Join, JoinRequest, JoinResponse, Leave, join_request::What, join_response,
+};
+use byrnie_xds::{Bytes, JOIN_PATH, name, wire};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Time between heartbeats if the control plane names none.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long the answer to a join may take.
+const JOIN_MAX: Duration = Duration::from_secs(10);
+/// How long a goodbye may take.
+const LEAVE_MAX: Duration = Duration::from_millis(500);
+
+/// One workload's registration.
+struct Membership {
+    join: Bytes,
+    link: Rc<Link>,
+    goodbye: mpsc::UnboundedReceiver<Goodbye>,
+    stop: Shutdown,
+    leaving: bool,
+}
+
+/// One stream of it.
+struct Stream {
+    outgoing: mpsc::Sender<Bytes>,
+    incoming: Incoming,
+    heartbeat: Duration,
+}
+
+/// Why a join did not succeed.
+enum Refusal {
+    Final(Error),
+    Later(String),
+}
+
+/// Registers the workload, if this proxy has one, and keeps it registered. The task ends after the
+/// goodbye.
+pub(super) async fn join(
+    config: &Config,
+    own: Own,
+    link: &Rc<Link>,
+    goodbye: mpsc::UnboundedReceiver<Goodbye>,
+    stop: Shutdown,
+) -> Result<Option<Task>, Error> {
+    let Mount::Sidecar(sidecar) = &config.mount else { return Ok(None) };
+    let mut workload = sidecar.workload.clone();
+    workload.inbound = own.inbound;
+    workload.admin = Some(own.admin);
+    let key = Key::new(Kind::Workload, config.namespace.clone(), config.name.clone());
+    let join = Join {
+        workload: String::new(),
+        service: sidecar.service.to_string(),
+        name: name::of(&key),
+        resource: wire::encode(&Resource {
+            key,
+            revision: Revision(0),
+            labels: sidecar.labels.clone(),
+            origin: None,
+            spec: Spec::Workload(Box::new(workload)),
+        }),
+    };
+    let membership =
+        Membership { join: message(What::Join(join)), link: Rc::clone(link), goodbye, stop, leaving: false };
+    let mut backoff = Backoff::new();
+    let stream = loop {
+        match membership.open().await {
+            Ok(stream) => break stream,
+            Err(Refusal::Final(error)) => return Err(error),
+            Err(Refusal::Later(cause)) => tracing::debug!(cause, "not registered yet"),
+        }
+        backoff.pause().await;
+    };
+    Ok(Some(runtime::spawn_local("registry", membership.keep(stream))))
+}
+
+impl Membership {
+    /// Opens a stream and joins by it.
+    async fn open(&self) -> Result<Stream, Refusal> {
+        let later = |cause: String| Refusal::Later(cause);
+        let channel = self.link.channel().await.map_err(|error| later(error.to_string()))?;
+        let (outgoing, mut incoming) = channel.open(JOIN_PATH).await.map_err(|status| refusal(&status))?;
+        outgoing.send(self.join.clone()).await.map_err(|error| later(error.to_string()))?;
+        let answer = runtime::timeout(JOIN_MAX, incoming.next()).await.map_err(|error| later(error.to_string()))?;
+        let answer = answer.map_err(|status| refusal(&status))?.ok_or_else(|| later("stream closed".to_owned()))?;
+        let Ok(Some(join_response::What::Joined(joined))) = JoinResponse::decode(&*answer).map(|r| r.what) else {
+            return Err(later("no answer to the join".to_owned()));
+        };
+        let heartbeat = Duration::from_millis(joined.heartbeat_millis.into());
+        let heartbeat = if heartbeat.is_zero() { HEARTBEAT } else { heartbeat };
+        Ok(Stream { outgoing, incoming, heartbeat })
+    }
+
+    /// Stays registered until told to stop.
+    async fn keep(mut self, mut stream: Stream) {
+        let mut backoff = Backoff::new();
+        loop {
+            if self.follow(&mut stream).await.is_done() {
+                return;
+            }
+            tracing::info!("registration was lost; joining again");
+            stream = loop {
+                tokio::select! {
+                    () = backoff.pause() => {}
+                    () = self.stop.wait() => return,
+                }
+                match self.open().await {
+                    Ok(stream) => break stream,
+                    Err(Refusal::Final(error)) => tracing::warn!(%error, code = error.code(), "registration refused; trying again"),
+                    Err(Refusal::Later(cause)) => tracing::debug!(cause, "not registered"),
+                }
+            };
+            backoff.reset();
+            if self.leaving && stream.outgoing.send(message(What::Leave(Leave { gone: false }))).await.is_err() {
+                tracing::debug!("the registry was lost while leaving");
+            }
+        }
+    }
+
+    async fn follow(&mut self, stream: &mut Stream) -> Followed {
+        let mut told: Vec<Goodbye> = Vec::new();
+        loop {
+            tokio::select! {
+                answer = stream.incoming.next() => {
+                    if !matches!(answer, Ok(Some(_))) {
+                        return Followed::Lost;
+                    }
+                    // The first answer after the goodbye may be to an earlier heartbeat; the settling
+                    // time of the drain covers that.
+                    told.drain(..).for_each(|told| { let _ = told.send(()); });
+                }
+                () = runtime::sleep(stream.heartbeat) => {
+                    if stream.outgoing.send(message(What::Heartbeat(Heartbeat {}))).await.is_err() {
+                        return Followed::Lost;
+                    }
+                }
+                Some(goodbye) = self.goodbye.recv() => {
+                    self.leaving = true;
+                    told.push(goodbye);
+                    if stream.outgoing.send(message(What::Leave(Leave { gone: false }))).await.is_err() {
+                        return Followed::Lost;
+                    }
+                }
+                () = self.stop.wait() => {
+                    let gone = async {
+                        if stream.outgoing.send(message(What::Leave(Leave { gone: true }))).await.is_ok() {
+                            while let Ok(Some(_)) = stream.incoming.next().await {}
+                        }
+                    };
+                    let _ = runtime::timeout(LEAVE_MAX, gone).await;
+                    return Followed::Done;
+                }
+            }
+        }
+    }
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Followed {
+    Done,
+    Lost,
+}
+
+impl Followed {
+    fn is_done(self) -> bool {
+        self == Self::Done
+    }
+}
+
+fn message(what: What) -> Bytes {
+    JoinRequest { what: Some(what) }.encode_to_vec().into()
+}
+
+fn refusal(status: &Status) -> Refusal {
+    let cause = Text::from(status.message()).to_string();
+    match status.code() {
+        Code::AlreadyExists => Refusal::Final(Error::NameTaken { cause }),
+        Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument => {
+            Refusal::Final(Error::Refused { cause })
+        }
+        _ => Refusal::Later(cause),
+    }
+}

@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Carries one exchange from its request's head to the last byte of its answer: asks the engine, does
+//! what it says, tells it what came of it. `connection` calls it for each request of an HTTP/1
+//! connection and each stream of an HTTP/2 one. It decides nothing itself.
+
+use crate::door::Caller;
+use crate::record::Seen;
+use crate::upstream::{self, Upstream};
+use crate::worker::Core;
+use byrnie_base::Instant;
+use byrnie_codec::h1::{Asked, fit_downstream};
+use byrnie_codec::headers;
+use byrnie_codec::{Framing, Head, Version, grpc};
+use byrnie_engine::{Answer, Effect, Exchange, Failure, Outcome, Plan};
+use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, Wire, h2};
+use byrnie_net::io::Stream;
+use byrnie_net::runtime;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// 1xx answers that one exchange may bring; more is an upstream gone wild.
+const INTERIM_MAX: u8 = 16;
+/// How long a side may leave bytes lying that are ready to be sent to it.
+const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// What becomes of the connection after an exchange.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// It may carry another.
+    Again,
+    /// All is said; it is to be closed in order.
+    Close,
+    /// The message was cut, or the caller is gone.
+    Drop,
+    /// Both sides left HTTP; this is the other one, and what has been read of it.
+    Tunnel(Box<(Stream, Vec<u8>)>),
+}
+
+/// What a connection uses again from one exchange to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Desk {
+    pub(crate) request: Head,
+    pub(crate) response: Head,
+    pub(crate) alarm: Alarm,
+    seen: Request,
+}
+
+/// The request as it came: routes may rewrite the head.
+#[derive(Debug, Default)]
+struct Request {
+    protocol: &'static str,
+    method: String,
+    host: String,
+    path: String,
+}
+
+/// One exchange on its way.
+pub(crate) struct Trip<'a> {
+    core: &'a Rc<Core>,
+    caller: &'a Caller,
+    down: &'a mut Wire,
+    request: &'a mut Head,
+    response: &'a mut Head,
+    alarm: &'a mut Alarm,
+    seen: &'a Request,
+    /// The request's body.
+    up: Pump,
+    /// The response's body.
+    back: Pump,
+    upstream: Option<Upstream>,
+    limits: Times,
+    /// What the client's connection allows after this exchange, and its version.
+    client: (Version, bool),
+}
+
+/// Until when what must have happened.
+#[derive(Clone, Copy, Debug, Default)]
+struct Times {
+    deadline: Option<Instant>,
+    try_deadline: Option<Instant>,
+}
+
+/// What came of a try.
+enum Event {
+    Head,
+    Failed(Failure),
+    /// The request's own body is malformed.
+    BadBody(u16),
+}
+
+/// How the answer was delivered.
+struct Delivered {
+    outcome: Outcome,
+    next: Next,
+}
+
+impl<'a> Trip<'a> {
+    /// An exchange for the request on `desk`, whose body comes by `down`.
+    pub(crate) fn new(core: &'a Rc<Core>, caller: &'a Caller, down: &'a mut Wire, desk: &'a mut Desk) -> Self {
+        let Desk { request, response, alarm, seen } = desk;
+        seen.take(request);
+        let client = (request.version(), request.keep_alive());
+        let (up, back) = (Pump::new(false), Pump::new(false));
+        let limits = Times::default();
+        Self { core, caller, down, request, response, alarm, seen, up, back, upstream: None, limits, client }
+    }
+
+    /// Carries the exchange to its end.
+    pub(crate) async fn run(mut self) -> Next {
+        let snapshot = self.core.snapshot();
+        let (mut exchange, mut effect) = self.core.with_shard(|shard, now| {
+            Exchange::begin(&snapshot, shard, &self.caller.arrival(), self.request, now)
+        });
+        let delivered = loop {
+            let event = match effect {
+                Effect::Reply(answer) => break self.reply(&exchange, &answer).await,
+                Effect::Forward => break self.forward().await,
+                Effect::Send(plan) => self.attempt(&plan).await,
+                Effect::Wait => {
+                    self.limits.try_deadline = None;
+                    self.await_head().await
+                }
+            };
+            effect = match event {
+                Event::Head => self.core.with_shard(|shard, now| exchange.on_response(shard, self.response, now)),
+                Event::BadBody(status) => break self.refuse_body(status).await,
+                Event::Failed(failure) => {
+                    if !self.up.is_replayable() {
+                        exchange.body_gone();
+                    }
+                    self.core.with_shard(|shard, now| exchange.on_failure(shard, failure, now))
+                }
+            };
+        };
+        self.alarm.set(None);
+        let verdict = self.core.with_shard(|shard, now| exchange.finish(shard, delivered.outcome, now));
+        let seen = Seen {
+            protocol: self.seen.protocol,
+            method: &self.seen.method,
+            host: &self.seen.host,
+            path: &self.seen.path,
+            source: self.caller.source.as_ref(),
+            bytes: (self.up.bytes, self.back.bytes),
+            ended: runtime::coarse().wall,
+        };
+        self.core.record(&verdict, &seen);
+        delivered.next
+    }
+
+    /// One try, up to the response's head.
+    async fn attempt(&mut self, plan: &Plan) -> Event {
+        self.upstream = None;
+        if !plan.delay.is_zero() {
+            runtime::sleep(plan.delay).await;
+        }
+        if plan.again.attempt <= 1 {
+            self.up = Pump::new(plan.again.keep_body);
+        } else {
+            plan.stamp(self.request, runtime::coarse());
+            self.up.rewind();
+        }
+        let mut upstream = match upstream::open(self.core, plan).await {
+            Ok(upstream) => upstream,
+            Err(failure) => return Event::Failed(failure),
+        };
+        self.limits = Times { deadline: plan.deadline, try_deadline: plan.try_deadline };
+        if matches!(upstream.wire, Wire::H2(_)) && self.request.upgrade().is_some() && self.request.set_upgrade(None).is_err() {
+            return Event::Failed(Failure::BadResponse);
+        }
+        // Whether the client's connection goes on is no concern of the upstream's.
+        self.request.set_keep_alive(true);
+        if let Err(error) = upstream.wire.send_request(self.request) {
+            return Event::Failed(upstream::failure_before_head(&error, false));
+        }
+        self.upstream = Some(upstream);
+        self.await_head().await
+    }
+
+    /// Sends the request and waits for the response's head.
+    async fn await_head(&mut self) -> Event {
+        let asked = Asked::by(self.request);
+        let mut interims = 0;
+        let mut broken = None;
+        let event = poll_fn(|cx| {
+            let Some(upstream) = &mut self.upstream else { return Poll::Ready(Event::Failed(Failure::Connect)) };
+            if broken.is_none() {
+                match self.up.poll(cx, self.down, &mut upstream.wire) {
+                    Poll::Ready(Err(Fault::Target(error))) => broken = Some(error),
+                    Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(from_client(&error)),
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
+            }
+            loop {
+                match upstream.wire.poll_response(cx, asked, self.response) {
+                    Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Head),
+                    Poll::Ready(Ok(Answered::Interim)) if interims < INTERIM_MAX => {
+                        interims += 1;
+                        pass_interim(self.down, self.response, self.client.0);
+                    }
+                    Poll::Ready(Ok(Answered::Interim)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
+                    Poll::Ready(Err(error)) => {
+                        let sent = upstream.wire.has_sent();
+                        return Poll::Ready(Event::Failed(upstream::failure_before_head(&error, sent)));
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            if let Some(error) = &broken {
+                // It can't be written to, and it has nothing to say.
+                let sent = upstream.wire.has_sent();
+                return Poll::Ready(Event::Failed(upstream::failure_before_head(error, sent)));
+            }
+            let client_gone = matches!(self.down.poll_flush(cx), Poll::Ready(Err(_)))
+                || self.up.is_done() && self.down.poll_gone(cx).is_ready();
+            if client_gone {
+                return Poll::Ready(Event::Failed(Failure::DownstreamGone));
+            }
+            late(self.alarm, self.limits, cx).map(Event::Failed)
+        })
+        .await;
+        if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout) {
+            self.upstream = None;
+        }
+        event
+    }
+
+    /// Hands the response on.
+    async fn forward(&mut self) -> Delivered {
+        let Some(mut upstream) = self.upstream.take() else {
+            return Delivered { outcome: Outcome { status: 0, failure: Some(Failure::BadResponse) }, next: Next::Drop };
+        };
+        self.up.forget();
+        let (reusable, status) = (self.response.keep_alive(), self.response.status());
+        if status != 101 {
+            headers::strip_hop_by_hop(self.response);
+        }
+        let keep = self.keeps_client();
+        fit_downstream(self.response, self.client.0, keep);
+        if let Err(_gone) = self.down.send_response(self.response) {
+            return self.cut(status, Failure::DownstreamGone, h2::CANCEL);
+        }
+        if status == 101 {
+            return self.switch(upstream).await;
+        }
+        let failed = self.relay_body(&mut upstream.wire).await;
+        if let Some((failure, code)) = failed {
+            return self.cut(status, failure, code);
+        }
+        if self.up.is_done() {
+            if let (Wire::H1(conn), Some(lease), true) = (upstream.wire, upstream.lease, reusable) {
+                self.core.pool.borrow_mut().give(conn, lease, runtime::coarse().mono);
+            }
+        }
+        Delivered { outcome: Outcome { status, failure: None }, next: self.next(keep) }
+    }
+
+    /// Moves the response's body, and what is left of the request's. `Some`: why it broke off, and the
+    /// code that tells an HTTP/2 client.
+    async fn relay_body(&mut self, wire: &mut Wire) -> Option<(Failure, u32)> {
+        let mut up_broken = false;
+        let mut moved = (0, runtime::coarse().mono);
+        let limits = Times { try_deadline: None, ..self.limits };
+        poll_fn(|cx| {
+            if !self.up.is_done() && !up_broken {
+                match self.up.poll(cx, self.down, wire) {
+                    Poll::Ready(Err(Fault::Source(_))) => return Poll::Ready(Some((Failure::DownstreamGone, h2::CANCEL))),
+                    // It has answered without wanting to hear the rest.
+                    Poll::Ready(Err(Fault::Target(_))) => up_broken = true,
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
+            }
+            match self.back.poll(cx, wire, self.down) {
+                Poll::Ready(Ok(())) => return Poll::Ready(None),
+                Poll::Ready(Err(Fault::Target(_))) => return Poll::Ready(Some((Failure::DownstreamGone, h2::CANCEL))),
+                Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(Some((Failure::ResetAfterHead, code_of(&error)))),
+                Poll::Pending => {}
+            }
+            // What the request's pump could not send when it was last polled.
+            if self.up.is_done() && !up_broken && matches!(wire.poll_flush(cx), Poll::Ready(Err(_))) {
+                up_broken = true;
+            }
+            if self.up.is_done() && self.down.poll_gone(cx).is_ready() {
+                return Poll::Ready(Some((Failure::DownstreamGone, h2::CANCEL)));
+            }
+            let bytes = self.up.bytes + self.back.bytes;
+            let waits = self.down.unsent() + wire.unsent() > 0;
+            if bytes != moved.0 || !waits {
+                moved = (bytes, runtime::coarse().mono);
+            }
+            let stall = Some(moved.1 + STALL_MAX).filter(|_| waits);
+            let due = Times { deadline: earlier(limits.deadline, stall), try_deadline: None };
+            late(self.alarm, due, cx).map(|failure| Some((failure, h2::CANCEL)))
+        })
+        .await
+    }
+
+    /// After a 101: what follows is not HTTP.
+    async fn switch(&mut self, upstream: Upstream) -> Delivered {
+        let flushed = poll_fn(|cx| self.down.poll_flush(cx)).await;
+        let Wire::H1(conn) = upstream.wire else { return self.cut(101, Failure::BadResponse, h2::INTERNAL_ERROR) };
+        if flushed.is_err() {
+            return self.cut(101, Failure::DownstreamGone, h2::CANCEL);
+        }
+        let outcome = Outcome { status: 101, failure: None };
+        Delivered { outcome, next: Next::Tunnel(Box::new(conn.into_tunnel())) }
+    }
+
+    /// Writes an answer of the mesh's own.
+    async fn reply(&mut self, exchange: &Exchange, answer: &Answer) -> Delivered {
+        self.upstream = None;
+        let body = answer.write(exchange.id(), self.response);
+        let status = answer.status;
+        if answer.reason == byrnie_engine::Reason::DownstreamGone {
+            return Delivered { outcome: Outcome { status: 0, failure: None }, next: self.gone() };
+        }
+        let next = self.say(body).await;
+        Delivered { outcome: Outcome { status, failure: None }, next }
+    }
+
+    /// The request's body is malformed: nothing of it may be acted on.
+    async fn refuse_body(&mut self, status: u16) -> Delivered {
+        self.upstream = None;
+        self.client.1 = false;
+        self.response.start_response(status);
+        self.say(Vec::new()).await;
+        let outcome = Outcome { status, failure: Some(Failure::DownstreamGone) };
+        Delivered { outcome, next: Next::Close }
+    }
+
+    /// Sends `self.response` with `body`, in one go.
+    async fn say(&mut self, mut body: Vec<u8>) -> Next {
+        if self.request.method() == "HEAD" && !body.is_empty() {
+            self.response.set_declared_length(Some(body.len() as u64));
+            self.response.set_framing(Framing::None);
+            body = Vec::new();
+        }
+        let mut keep = false;
+        let mut begun = false;
+        let sent = poll_fn(|cx| {
+            if !begun {
+                begun = true;
+                // A small body that is there already is swallowed, so that the connection can go on.
+                self.swallow(cx);
+                keep = self.keeps_client();
+                fit_downstream(self.response, self.client.0, keep);
+                self.down.send_response(self.response)?;
+                if !body.is_empty() {
+                    self.down.push(cx, Chunk::Slice(&body))?;
+                }
+                self.down.end(None)?;
+            }
+            self.alarm.set(self.alarm_for_stall());
+            match self.down.poll_flush(cx) {
+                Poll::Pending => self.alarm.poll(cx).map(|()| Err(Error::Closed)),
+                ready => ready,
+            }
+        })
+        .await;
+        if sent.is_err() { self.gone() } else { self.next(keep) }
+    }
+
+    fn alarm_for_stall(&self) -> Option<Instant> {
+        Some(runtime::coarse().mono + STALL_MAX)
+    }
+
+    /// Reads what has come of the request's body and forgets it.
+    fn swallow(&mut self, cx: &mut Context<'_>) {
+        let mut seen = 0;
+        while seen <= byrnie_net::http::REPLAY_BYTES_MAX && !self.read_all() {
+            let progress = self.down.poll_body(cx, &mut |_, chunk| {
+                seen += chunk.as_slice().len().max(1);
+                Ok(())
+            });
+            match progress {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) | Poll::Pending => return,
+            }
+        }
+    }
+
+    fn read_all(&self) -> bool {
+        match &*self.down {
+            Wire::H1(conn) => conn.has_read_all(),
+            Wire::H2(flow) => flow.has_read_all(),
+        }
+    }
+
+    /// Whether the client's connection may go on after this answer.
+    fn keeps_client(&self) -> bool {
+        let expired = self.caller.is_expired(runtime::coarse().wall);
+        self.client.1 && self.read_all() && !self.core.is_draining() && !expired
+    }
+
+    fn next(&mut self, keep: bool) -> Next {
+        if let Wire::H2(flow) = self.down {
+            flow.stop_reading();
+        }
+        if keep { Next::Again } else { Next::Close }
+    }
+
+    /// Breaks the answer off, so that the client can't take it for complete.
+    fn cut(&mut self, status: u16, failure: Failure, code: u32) -> Delivered {
+        self.down.abort(code);
+        Delivered { outcome: Outcome { status, failure: Some(failure) }, next: Next::Drop }
+    }
+
+    fn gone(&mut self) -> Next {
+        self.down.abort(h2::CANCEL);
+        Next::Drop
+    }
+}
+
+impl Request {
+    fn take(&mut self, head: &Head) {
+        self.protocol = match head.version() {
+            _ if grpc::is_grpc(head) => "grpc",
+            Version::Http2 => "http/2",
+            Version::Http10 | Version::Http11 => "http/1.1",
+        };
+        for (kept, text) in
+            [(&mut self.method, head.method()), (&mut self.host, head.authority()), (&mut self.path, head.path())]
+        {
+            kept.clear();
+            kept.push_str(text);
+        }
+    }
+}
+
+/// Passes a 1xx on, but to a client that knows none.
+fn pass_interim(down: &mut Wire, interim: &mut Head, client: Version) {
+    if client == Version::Http10 {
+        return;
+    }
+    headers::strip_hop_by_hop(interim);
+    interim.set_framing(Framing::None);
+    interim.set_keep_alive(true);
+    interim.set_version(client);
+    // Whether the client still listens is learnt at the next flush.
+    let _ = down.send_response(interim);
+}
+
+fn from_client(error: &Error) -> Event {
+    match error {
+        Error::Reject(reject) => Event::BadBody(reject.status),
+        _ => Event::Failed(Failure::DownstreamGone),
+    }
+}
+
+/// The code that tells an HTTP/2 client why its answer broke off.
+fn code_of(error: &Error) -> u32 {
+    match error {
+        Error::Reset(code) => *code,
+        Error::Refused => h2::REFUSED_STREAM,
+        _ => h2::INTERNAL_ERROR,
+    }
+}
+
+/// Ready with what has run out.
+fn late(alarm: &mut Alarm, limits: Times, cx: &mut Context<'_>) -> Poll<Failure> {
+    alarm.set(earlier(limits.deadline, limits.try_deadline));
+    if alarm.poll(cx).is_pending() {
+        return Poll::Pending;
+    }
+    let now = runtime::coarse().mono;
+    let over = limits.deadline.is_some_and(|deadline| deadline <= now);
+    Poll::Ready(if over { Failure::Deadline } else { Failure::TryTimeout })
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (some, None) | (None, some) => some,
+    }
+}

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One connection from a caller: finds out what it speaks and serves it until it ends. The protocol of
+//! the service decides first; bytes are looked at only where the client must speak first. Called by
+//! `worker` for each accepted socket, and again for what a CONNECT opens.
+
+use crate::carry::{Desk, Next, Trip};
+use crate::door::{Caller, Door, Entry};
+use crate::tunnel;
+use crate::worker::Core;
+use byrnie_codec::h1::fit_downstream;
+use byrnie_codec::sniff::Sniff;
+use byrnie_codec::{Framing, Reject};
+use byrnie_model::{Protocol, ServiceRef};
+use byrnie_net::http::h1::{Arrived, Conn};
+use byrnie_net::http::{self, Alarm, Chunk, Error, Wire, h2};
+use byrnie_net::io::{Stream, TcpStream};
+use byrnie_net::tls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP};
+use byrnie_net::{relay, runtime};
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// How long a client may stay silent between two requests.
+const IDLE_MAX: Duration = Duration::from_secs(75);
+/// How long the head of a request may take once it has begun, and the first bytes of a connection.
+const HEAD_MAX: Duration = Duration::from_secs(15);
+/// How long a tunnel may be silent in both directions.
+pub(crate) const TUNNEL_IDLE_MAX: Duration = Duration::from_secs(3600);
+/// What is read and forgotten after the last answer, so that the client sees it before a reset.
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+const LINGER_MAX: Duration = Duration::from_secs(2);
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: SocketAddr) {
+    match door {
+        Door::Inbound => serve_mesh(core, tcp, remote).await,
+        Door::Service(service, port) => {
+            let entry = Entry::Service(service.clone(), *port);
+            serve_service(core, Caller::plain(entry, remote), tcp.into()).await;
+        }
+        Door::Forward => serve_http(core, Caller::plain(Entry::Forward, remote), tcp.into()).await,
+        Door::Edge => serve_http(core, Caller::plain(Entry::Edge, remote), tcp.into()).await,
+    }
+}
+
+/// A connection from another proxy.
+async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
+    let (stream, peer) = match tls::accept(tcp, &core.keys().server).await {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            tracing::debug!(%remote, %error, "inbound handshake failed");
+            core.count(|counts| counts.handshakes_failed.increment());
+            return;
+        }
+    };
+    let Some((service, port)) = peer.sni.as_deref().and_then(parse_sni) else {
+        tracing::debug!(%remote, sni = peer.sni.as_deref().unwrap_or_default(), "inbound connection asks for no service port");
+        core.count(|counts| counts.handshakes_failed.increment());
+        return;
+    };
+    let entry = Entry::Inbound(service, port);
+    let caller = Caller { entry, source: peer.identity, remote, not_after: peer.not_after };
+    match peer.alpn.as_deref() {
+        Some(ALPN_H2) => serve_h2(core, caller, stream, Vec::new()).await,
+        Some(ALPN_TCP) => tunnel::serve(core, &caller, stream, Vec::new()).await,
+        // A peer without ALPN speaks the older protocol (RFC 7301 3.2).
+        Some(ALPN_HTTP1) | None => serve_h1(core, caller, stream, Vec::new()).await,
+        Some(_) => {}
+    }
+}
+
+/// `PORT.SERVICE.NAMESPACE.mesh`.
+fn parse_sni(sni: &str) -> Option<(ServiceRef, u16)> {
+    let mut parts = sni.strip_suffix(".mesh")?.split('.');
+    let (port, name, namespace) = (parts.next()?, parts.next()?, parts.next()?);
+    let whole = parts.next().is_none() && !name.is_empty() && !namespace.is_empty();
+    Some((ServiceRef::new(namespace, name), port.parse().ok()?)).filter(|_| whole)
+}
+
+/// A connection to one service port: what the service speaks decides.
+async fn serve_service(core: &Rc<Core>, caller: Caller, stream: Stream) {
+    let opaque = match &caller.entry {
+        Entry::Service(service, port) => core.snapshot().ports(service).any(|p| p == (*port, Protocol::Tcp)),
+        _ => false,
+    };
+    if opaque {
+        // Never looked at: the server may be the one who speaks first.
+        return tunnel::serve(core, &caller, stream, Vec::new()).await;
+    }
+    serve_http(core, caller, stream).await;
+}
+
+/// A connection whose client must speak HTTP, of either version.
+async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
+    let mut draining = core.drain().draining();
+    let sniffed = tokio::select! {
+        sniffed = runtime::timeout(IDLE_MAX, http::sniff(&mut stream)) => sniffed,
+        () = &mut draining => return,
+    };
+    match sniffed {
+        Ok(Ok((Sniff::Http2, bytes))) => serve_h2(core, caller, stream, bytes).await,
+        // What is no HTTP/1 either, its parser refuses with a reason.
+        Ok(Ok((_, bytes))) => serve_h1(core, caller, stream, bytes).await,
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
+    let mut wire = Wire::H1(Box::new(Conn::new(stream, bytes, core.limits)));
+    let mut desk = Desk::default();
+    loop {
+        match read_request(core, &mut wire, &mut desk).await {
+            Asked::Request => {}
+            Asked::Malformed(reject) => {
+                core.count(|counts| counts.rejected.increment());
+                refuse(&mut wire, &mut desk, reject).await;
+                return linger(wire).await;
+            }
+            Asked::Nothing => return,
+        }
+        if caller.is_expired(runtime::coarse().wall) {
+            return;
+        }
+        if matches!(caller.entry, Entry::Forward) && desk.request.method() == "CONNECT" {
+            return connect(core, &caller, wire, desk).await;
+        }
+        match Trip::new(core, &caller, &mut wire, &mut desk).run().await {
+            Next::Again => {}
+            Next::Close => return linger(wire).await,
+            Next::Drop => return,
+            Next::Tunnel(upstream) => return switch(wire, *upstream).await,
+        }
+    }
+}
+
+/// What came where a request was expected.
+enum Asked {
+    Request,
+    Malformed(Reject),
+    Nothing,
+}
+
+async fn read_request(core: &Core, wire: &mut Wire, desk: &mut Desk) -> Asked {
+    let Wire::H1(conn) = wire else { return Asked::Nothing };
+    let mut draining = core.drain().draining();
+    let mut begun = false;
+    desk.alarm.after(IDLE_MAX);
+    let asked = poll_fn(|cx| {
+        match conn.poll_request(cx, &mut desk.request) {
+            Poll::Ready(Ok(Arrived::Head)) => return Poll::Ready(Asked::Request),
+            Poll::Ready(Ok(Arrived::Closed)) => return Poll::Ready(Asked::Nothing),
+            Poll::Ready(Err(Error::Reject(reject))) => return Poll::Ready(Asked::Malformed(reject)),
+            Poll::Ready(Err(_)) => return Poll::Ready(Asked::Nothing),
+            Poll::Pending => {}
+        }
+        if conn.has_pipelined() {
+            if !std::mem::replace(&mut begun, true) {
+                desk.alarm.after(HEAD_MAX);
+            }
+        } else if std::pin::Pin::new(&mut draining).poll(cx).is_ready() {
+            return Poll::Ready(Asked::Nothing);
+        }
+        desk.alarm.poll(cx).map(|()| Asked::Nothing)
+    })
+    .await;
+    desk.alarm.set(None);
+    asked
+}
+
+/// Tells a client that what it sent is no request.
+async fn refuse(wire: &mut Wire, desk: &mut Desk, reject: Reject) {
+    let code = byrnie_model::code::BAD_REQUEST.id;
+    let body = format!(
+        "{{\"title\":\"malformed request\",\"status\":{},\"code\":\"{code}\",\"reason\":\"{}\",\"detail\":\"{}\"}}\n",
+        reject.status,
+        reject.reason.label(),
+        reject.reason.detail()
+    );
+    let response = &mut desk.response;
+    response.start_response(reject.status);
+    response.append("content-type", b"application/problem+json").ok();
+    response.set_framing(Framing::Length(body.len() as u64));
+    fit_downstream(response, byrnie_codec::Version::Http11, false);
+    let mut begun = false;
+    let said = poll_fn(|cx| {
+        if !std::mem::replace(&mut begun, true) {
+            wire.send_response(response)?;
+            wire.push(cx, Chunk::Slice(body.as_bytes()))?;
+            wire.end(None)?;
+        }
+        wire.poll_flush(cx)
+    });
+    // A client that doesn't listen misses it.
+    let _ = runtime::timeout(LINGER_MAX, said).await;
+}
+
+/// Closes in order: says that no more comes, and reads for a while what the client still sends, as
+/// closing over unread bytes would reset the connection and take the answer with it.
+async fn linger(wire: Wire) {
+    let Wire::H1(mut conn) = wire else { return };
+    let mut forgotten = 0;
+    let closing = async {
+        poll_fn(|cx| conn.poll_shutdown(cx)).await?;
+        while forgotten < LINGER_BYTES_MAX {
+            match poll_fn(|cx| conn.poll_discard(cx)).await? {
+                0 => break,
+                read => forgotten += read,
+            }
+        }
+        Ok::<(), Error>(())
+    };
+    let _ = runtime::timeout(LINGER_MAX, closing).await;
+}
+
+/// After a 101 both sides speak what they agreed on.
+async fn switch(wire: Wire, (mut upstream, from_upstream): (Stream, Vec<u8>)) {
+    let Wire::H1(conn) = wire else { return };
+    let (mut client, from_client) = conn.into_tunnel();
+    relay::relay(&mut client, from_client, &mut upstream, from_upstream, TUNNEL_IDLE_MAX).await;
+}
+
+/// CONNECT on the forward listener: what follows is served as if it had come to the service's own listener.
+async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Desk) {
+    let port = desk.request.port().unwrap_or(80);
+    let found = core.snapshot().named(desk.request.host()).cloned();
+    let Some(service) = found else {
+        // The engine words the refusal, and records it.
+        let next = Trip::new(core, caller, &mut wire, &mut desk).run().await;
+        if matches!(next, Next::Again | Next::Close) {
+            linger(wire).await;
+        }
+        return;
+    };
+    desk.response.start_response(200);
+    desk.response.set_framing(Framing::None);
+    let agreed = poll_fn(|cx| {
+        if desk.response.status() == 200 {
+            wire.send_response(&desk.response)?;
+            desk.response.set_status(0);
+        }
+        wire.poll_flush(cx)
+    });
+    let Ok(Ok(())) = runtime::timeout(LINGER_MAX, agreed).await else { return };
+    let Wire::H1(conn) = wire else { return };
+    let (stream, bytes) = conn.into_tunnel();
+    let caller = Caller::plain(Entry::Service(service.clone(), port), caller.remote);
+    let opaque = core.snapshot().ports(&service).any(|p| p == (port, Protocol::Tcp));
+    match (opaque, bytes.is_empty()) {
+        (true, _) => tunnel::serve(core, &caller, stream, bytes).await,
+        (false, true) => Box::pin(serve_http(core, caller, stream)).await,
+        (false, false) => Box::pin(serve_h1(core, caller, stream, bytes)).await,
+    }
+}
+
+async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
+    let handshake = runtime::timeout(HEAD_MAX, h2::Server::handshake(stream, bytes)).await;
+    let Ok(Ok(mut server)) = handshake else { return };
+    let caller = Rc::new(caller);
+    // Desks of streams that ended, for those that follow.
+    let desks: Rc<RefCell<Vec<Box<Desk>>>> = Rc::default();
+    let mut draining = core.drain().draining();
+    let (mut goodbye, mut idle) = (false, Alarm::new());
+    loop {
+        if !server.has_streams() {
+            idle.after(IDLE_MAX);
+        }
+        let accepted = poll_fn(|cx| {
+            let due = std::pin::Pin::new(&mut draining).poll(cx).is_ready();
+            if !goodbye && (due || caller.is_expired(runtime::coarse().wall)) {
+                goodbye = true;
+                server.say_goodbye();
+            }
+            if let Poll::Ready(accepted) = server.poll_accept(cx) {
+                return Poll::Ready(accepted);
+            }
+            if server.has_streams() {
+                idle.after(IDLE_MAX);
+            } else if !goodbye && idle.poll(cx).is_ready() {
+                goodbye = true;
+                server.say_goodbye();
+                cx.waker().wake_by_ref();
+            } else {
+                let _ = idle.poll(cx);
+            }
+            Poll::Pending
+        })
+        .await;
+        match accepted {
+            Some(Ok(accepted)) => spawn_stream(core, &caller, &desks, accepted),
+            Some(Err(_)) | None => return,
+        }
+    }
+}
+
+fn spawn_stream(core: &Rc<Core>, caller: &Rc<Caller>, desks: &Rc<RefCell<Vec<Box<Desk>>>>, accepted: h2::Accepted) {
+    let (core, caller, desks) = (Rc::clone(core), Rc::clone(caller), Rc::clone(desks));
+    let mut wire = Wire::H2(Box::new(accepted.flow));
+    let spare = desks.borrow_mut().pop();
+    let mut desk = spare.unwrap_or_default();
+    match accepted.head {
+        Ok(head) => desk.request = head,
+        Err(reject) => {
+            core.count(|counts| counts.rejected.increment());
+            runtime::spawn_local("stream", async move { refuse(&mut wire, &mut desk, reject).await });
+            return;
+        }
+    }
+    runtime::spawn_local("stream", async move {
+        let guard = core.drain().guard();
+        let ran = runtime::catch("stream", Trip::new(&core, &caller, &mut wire, &mut desk).run()).await;
+        if ran.is_err() {
+            core.panicked();
+        }
+        desks.borrow_mut().push(desk);
+        drop(guard);
+    });
+}

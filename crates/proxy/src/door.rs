@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where connections enter, and who is at the other end. Mounts say which doors there are;
+//! `connection` serves them. Nothing here decides.
+
+use byrnie_base::Timestamp;
+use byrnie_engine::{Arrival, Direction, Tls};
+use byrnie_model::{Identity, ServiceRef};
+use std::net::SocketAddr;
+
+/// What a listener stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// One port of one service, for the program beside the proxy.
+    Service(ServiceRef, u16),
+    /// The HTTP proxy for the program.
+    Forward,
+    /// Mutual TLS from other proxies.
+    Inbound,
+    /// Plain HTTP from outside.
+    Edge,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// Through which door, or for which service, it came.
+    pub(crate) entry: Entry,
+    /// Who it proved to be.
+    pub(crate) source: Option<Identity>,
+    /// Its address.
+    pub(crate) remote: SocketAddr,
+    /// When its certificate ends: no new work after that.
+    pub(crate) not_after: Option<Timestamp>,
+}
+
+/// How a caller came in.
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    /// To one port of one service.
+    Service(ServiceRef, u16),
+    /// Through the forward listener.
+    Forward,
+    /// Through the edge.
+    Edge,
+    /// From another proxy, to a service of this workload.
+    Inbound(ServiceRef, u16),
+}
+
+impl Caller {
+    /// A caller without certificate.
+    pub(crate) fn plain(entry: Entry, remote: SocketAddr) -> Self {
+        Self { entry, source: None, remote, not_after: None }
+    }
+
+    /// As the engine wants it.
+    pub(crate) fn arrival(&self) -> Arrival<'_> {
+        let direction = match &self.entry {
+            Entry::Service(service, port) => Direction::Service { service, port: *port },
+            Entry::Forward => Direction::Forward,
+            Entry::Edge => Direction::Edge,
+            Entry::Inbound(service, port) => Direction::Inbound { service, port: *port },
+        };
+        let tls = if self.source.is_some() { Tls::Mutual } else { Tls::None };
+        Arrival { direction, source: self.source.as_ref(), remote: self.remote, tls }
+    }
+
+    /// Whether the caller's certificate has ended.
+    pub(crate) fn is_expired(&self, wall: Timestamp) -> bool {
+        self.not_after.is_some_and(|end| end <= wall)
+    }
+}

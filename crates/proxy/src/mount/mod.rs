@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which listeners exist, by what the proxy is for. One file a mount; nothing else of the proxy asks
+//! what it is mounted as. `proxy` binds what a mount names.
+
+mod gateway;
+mod sidecar;
+
+use crate::config::{Config, Mount};
+use crate::door::Door;
+use crate::error::Error;
+use byrnie_engine::{Node, Role, Snapshot};
+use byrnie_model::service::Locality;
+use byrnie_net::listen::{self, Listener, Ports, Share};
+use std::net::SocketAddr;
+
+/// A listener that a mount wants.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// What it stands for.
+    pub(crate) door: Door,
+    /// Its name in errors.
+    pub(crate) what: &'static str,
+    /// Where it should be; port 0 takes any.
+    pub(crate) address: SocketAddr,
+}
+
+/// Listeners that are known before any configuration.
+pub(crate) fn fixed(mount: &Mount) -> Vec<Wanted> {
+    match mount {
+        Mount::Sidecar(sidecar) => sidecar::fixed(sidecar),
+        Mount::Gateway(gateway) => gateway::fixed(gateway),
+    }
+}
+
+/// Listeners that follow from the first configuration.
+pub(crate) fn by_configuration(mount: &Mount, snapshot: &Snapshot) -> Vec<Wanted> {
+    match mount {
+        Mount::Sidecar(sidecar) => sidecar::outbound(sidecar, snapshot),
+        Mount::Gateway(_) => Vec::new(),
+    }
+}
+
+/// The node as the engine's compiler wants it.
+pub(crate) fn node(config: &Config) -> Node {
+    let (role, locality) = match &config.mount {
+        Mount::Sidecar(sidecar) => (Role::Sidecar, sidecar.workload.locality.clone()),
+        Mount::Gateway(_) => (Role::Gateway, Locality::default()),
+    };
+    Node {
+        name: config.name.clone(),
+        namespace: config.namespace.clone(),
+        identity: config.identity.clone(),
+        locality,
+        role,
+    }
+}
+
+/// A bound listener for each of `cores` cores, all at one address.
+pub(crate) fn bind(wanted: &Wanted, cores: usize, strict: bool) -> Result<Vec<Listener>, Error> {
+    let ports = if strict { Ports::Strict } else { Ports::Next };
+    let fail = |error: listen::Error| Error::Port { what: wanted.what, address: error.address, cause: error.error };
+    // Alone first: sharing a port would hide that another process has it.
+    let alone = listen::bind_or_next(wanted.address, Share::Alone, ports).map_err(fail)?;
+    if cores <= 1 {
+        return Ok(vec![alone]);
+    }
+    let address = alone.local_addr();
+    drop(alone);
+    (0..cores).map(|_| listen::bind(address, Share::PerCore).map_err(fail)).collect()
+}

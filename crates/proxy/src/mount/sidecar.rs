@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The listeners of a proxy beside one program: mutual TLS for others, and loopback listeners for the
+//! program alone.
+
+use super::Wanted;
+use crate::config::Sidecar;
+use crate::door::Door;
+use byrnie_engine::Snapshot;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// Most outbound listeners: bounded by what `uses` may name.
+const OUTBOUND_MAX: usize = 256;
+
+pub(super) fn fixed(sidecar: &Sidecar) -> Vec<Wanted> {
+    let inbound = Wanted { door: Door::Inbound, what: "inbound", address: sidecar.inbound };
+    let forward = sidecar.forward.map(|address| Wanted { door: Door::Forward, what: "forward", address });
+    std::iter::once(inbound).chain(forward).collect()
+}
+
+pub(super) fn outbound(sidecar: &Sidecar, snapshot: &Snapshot) -> Vec<Wanted> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let mut wanted = Vec::new();
+    for service in &sidecar.workload.uses {
+        let mut ports: Vec<u16> = snapshot.ports(service).map(|(port, _)| port).collect();
+        if ports.is_empty() {
+            // Not there yet: the address must exist before the program starts, and answers once it is.
+            ports.push(80);
+        }
+        wanted.extend(ports.into_iter().map(|port| Wanted {
+            door: Door::Service(service.clone(), port),
+            what: "outbound",
+            address,
+        }));
+    }
+    wanted.truncate(OUTBOUND_MAX);
+    wanted
+}

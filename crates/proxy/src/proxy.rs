@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The whole data plane: ports, then who we are and what is configured, then cores. A thread called
+//! `agent` owns this order and lives as long as the proxy; traffic never passes through it.
+
+use crate::agent::{self, Supply};
+use crate::config::{AccessLog, Config};
+use crate::door::Door;
+use crate::error::Error;
+use crate::mount::{self, Wanted};
+use crate::record::{Book, CoreCounts, Outlets};
+use crate::running::{Goodbye, Outbound, Ports, Running};
+use crate::worker::{self, Entrance, InForce, Seat};
+use crate::{admin, log};
+use byrnie_base::drain::{Drain, Watch};
+use byrnie_base::mailbox;
+use byrnie_net::listen::{self, Listener, Share};
+use byrnie_net::runtime::{self, Core, Shutdown};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Decision records that may wait for the agent.
+const RECORDS_WAITING_MAX: usize = 1024;
+/// Batches of log lines that may wait for their writer.
+const LOG_BATCHES_MAX: usize = 256;
+/// Percent of successes of which a record is kept until the control plane says otherwise.
+const SAMPLE_PERCENT: u8 = 1;
+
+/// What the agent's thread is given.
+struct Stage {
+    config: Config,
+    bound: Vec<(Wanted, Vec<Listener>)>,
+    admin: Listener,
+    drain: Arc<Drain>,
+    stop: Shutdown,
+    goodbye: mpsc::UnboundedReceiver<Goodbye>,
+    opened: oneshot::Sender<Result<Ports, Error>>,
+}
+
+/// Starts a proxy: takes its ports, then works on threads of its own.
+///
+/// # Errors
+/// If a port is busy or the state directory can't be used.
+pub fn start(config: Config) -> Result<Running, Error> {
+    std::fs::create_dir_all(&config.state_dir)
+        .map_err(|cause| Error::State { path: config.state_dir.clone(), cause })?;
+    let cores = config.workers.max(1);
+    let bound = mount::fixed(&config.mount)
+        .into_iter()
+        .map(|wanted| Ok((wanted.clone(), mount::bind(&wanted, cores, config.strict_ports)?)))
+        .collect::<Result<Vec<_>, Error>>()?;
+    let ports = if config.strict_ports { listen::Ports::Strict } else { listen::Ports::Next };
+    let admin = listen::bind_or_next(config.admin, Share::Alone, ports)
+        .map_err(|error| Error::Port { what: "admin", address: error.address, cause: error.error })?;
+    let drain = Arc::new(Drain::new());
+    let (trigger, stop) = runtime::shutdown();
+    let (goodbye, goodbyes) = mpsc::unbounded_channel();
+    let (opened, opening) = oneshot::channel();
+    let stage = Stage { config, bound, admin, drain: Arc::clone(&drain), stop, goodbye: goodbyes, opened };
+    let agent = runtime::spawn_core("byrnie-agent", None, move || run(stage)).map_err(|_| Error::Stopped)?;
+    Ok(Running { opened: opening, ports: None, drain, goodbye, stop: trigger, agent })
+}
+
+/// The agent's thread: everything in its order.
+async fn run(stage: Stage) {
+    let Stage { config, bound, admin, drain, mut stop, goodbye, opened } = stage;
+    let (records, kept) = mailbox::mailbox(RECORDS_WAITING_MAX);
+    let (lines, written) = mailbox::mailbox(LOG_BATCHES_MAX);
+    let log = (!matches!(config.access_log, AccessLog::Off)).then_some(lines);
+    let outlets = Outlets {
+        book: Arc::new(Book::default()),
+        records,
+        log,
+        sample: Arc::new(AtomicU8::new(SAMPLE_PERCENT)),
+        proxy: config.name.clone(),
+    };
+    let _writer = log::start(&config.access_log, written);
+    let counts: Arc<[Arc<CoreCounts>]> = (0..config.workers.max(1)).map(|_| Arc::default()).collect();
+    let admin_address = admin.local_addr();
+    let state = Arc::new(agent::State::new(&config, &outlets, &counts, Arc::clone(&drain)));
+    let _admin = admin::start(admin, Arc::clone(&state), config.admin_token.clone(), stop.clone());
+    let inbound = bound.iter().find(|(wanted, _)| wanted.door == Door::Inbound).map(|(_, l)| l[0].local_addr());
+    let own = agent::Own { inbound, admin: admin_address };
+    let supplied = tokio::select! {
+        supplied = agent::begin(&config, own, Arc::clone(&state), (kept, goodbye), stop.clone()) => supplied,
+        () = stop.wait() => return,
+    };
+    let mut registered = None;
+    let result = supplied.and_then(|mut supply| {
+        registered = supply.registered.take();
+        open(&config, bound, &supply, &outlets, &counts, (drain.watch(), stop.clone()))
+    });
+    let (ports, _cores) = match result {
+        Ok((ports, cores)) => (Ports { admin: admin_address, ..ports }, cores),
+        Err(error) => {
+            tracing::error!(code = error.code(), %error, next = error.next(), "proxy cannot start");
+            // The starter may be gone; then nobody wants to know.
+            let _ = opened.send(Err(error));
+            return;
+        }
+    };
+    state.serve(&ports);
+    tracing::info!(name = %config.name, identity = %config.identity, inbound = ?ports.inbound, edge = ?ports.edge, "proxy serves");
+    let _ = opened.send(Ok(ports));
+    stop.wait().await;
+    if let Some(registered) = registered {
+        registered.ended().await;
+    }
+}
+
+/// Starts the cores and gives them their listeners.
+fn open(
+    config: &Config,
+    mut bound: Vec<(Wanted, Vec<Listener>)>,
+    supply: &Supply,
+    outlets: &Outlets,
+    counts: &[Arc<CoreCounts>],
+    (drain, stop): (Watch, Shutdown),
+) -> Result<(Ports, Vec<Core>), Error> {
+    let in_force: watch::Receiver<InForce> = supply.in_force.clone();
+    let snapshot = Arc::clone(&in_force.borrow().snapshot);
+    for wanted in mount::by_configuration(&config.mount, &snapshot) {
+        let listeners = mount::bind(&wanted, counts.len(), false)?;
+        bound.push((wanted, listeners));
+    }
+    let ports = ports(&bound);
+    let mut cores = Vec::new();
+    let mut doors = Vec::new();
+    for (index, counts) in counts.iter().enumerate() {
+        let (door, entrances) = mpsc::unbounded_channel();
+        doors.push(door);
+        let seat = Seat {
+            seed: supply.seed.wrapping_add(index as u64),
+            in_force: in_force.clone(),
+            entrances,
+            drain: drain.clone(),
+            stop: stop.clone(),
+            outlets: outlets.clone(),
+            counts: Arc::clone(counts),
+        };
+        let name = format!("byrnie-core-{index}");
+        cores.push(runtime::spawn_core(&name, None, move || worker::run(seat)).map_err(|_| Error::Stopped)?);
+    }
+    for (wanted, listeners) in bound {
+        for (door, listener) in doors.iter().zip(listeners) {
+            // A core that has ended already is noticed by its absence in the counters.
+            let _ = door.send(Entrance { door: wanted.door.clone(), listener });
+        }
+    }
+    Ok((ports, cores))
+}
+
+fn ports(bound: &[(Wanted, Vec<Listener>)]) -> Ports {
+    let at = |listeners: &[Listener]| listeners[0].local_addr();
+    let find = |door: &Door| bound.iter().find(|(wanted, _)| wanted.door == *door).map(|(_, listeners)| at(listeners));
+    let outbound = bound.iter().filter_map(|(wanted, listeners)| match &wanted.door {
+        Door::Service(service, port) => {
+            Some(Outbound { service: service.clone(), port: *port, address: at(listeners) })
+        }
+        Door::Forward | Door::Inbound | Door::Edge => None,
+    });
+    Ports {
+        inbound: find(&Door::Inbound),
+        admin: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+        outbound: outbound.collect(),
+        forward: find(&Door::Forward),
+        edge: find(&Door::Edge),
+    }
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Writes down how each exchange went: exact counters, one access-log line, and a decision record for
+//! every failure and some of the rest. One [`Ledger`] per core, written by that core alone; other
+//! threads read the counters it shares. No lock on the way but when a new set of labels appears.
+
+mod line;
+mod series;
+
+pub(crate) use line::Line;
+pub(crate) use series::{Book, Cells, Series};
+
+use byrnie_base::mailbox::Sender;
+use byrnie_base::count::{Counter, Gauge};
+use byrnie_base::{Rng, Text, Timestamp};
+use byrnie_engine::{Reason, Verdict};
+use byrnie_model::{Record, record};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Access-log bytes that a core gathers before it hands them over.
+const LOG_BYTES_MAX: usize = 32 * 1024;
+
+/// What one core counts beside exchanges; read by any thread.
+#[derive(Debug, Default)]
+pub(crate) struct CoreCounts {
+    /// Open connections from callers.
+    pub(crate) connections: Gauge,
+    /// Connections accepted.
+    pub(crate) accepted: Counter,
+    /// Handshakes that failed.
+    pub(crate) handshakes_failed: Counter,
+    /// Requests refused before they were any (malformed).
+    pub(crate) rejected: Counter,
+    /// Tries after the first.
+    pub(crate) retries: Counter,
+    /// Exchanges that a retry saved.
+    pub(crate) retries_won: Counter,
+    /// Retries that the budget did not let through.
+    pub(crate) retries_over_budget: Counter,
+    /// Endpoints left out.
+    pub(crate) ejections: Counter,
+    /// Records that nobody had room for.
+    pub(crate) records_dropped: Counter,
+    /// Idle connections to upstreams.
+    pub(crate) idle: Gauge,
+}
+
+/// What a core writes down.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    book: Arc<Book>,
+    series: series::Index,
+    counts: Arc<CoreCounts>,
+    proxy: Text,
+    records: Sender<Record>,
+    sample: Arc<AtomicU8>,
+    rng: Rng,
+    log: Option<Sender<Vec<u8>>>,
+    buffer: Vec<u8>,
+}
+
+/// What was asked for, as it came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen<'a> {
+    /// `http/1.1`, `http/2`, `grpc` or `tcp`.
+    pub(crate) protocol: &'static str,
+    /// The method as sent.
+    pub(crate) method: &'a str,
+    /// The authority.
+    pub(crate) host: &'a str,
+    /// The canonical path.
+    pub(crate) path: &'a str,
+    /// The caller's identity.
+    pub(crate) source: Option<&'a byrnie_model::Identity>,
+    /// Payload bytes from and to the caller.
+    pub(crate) bytes: (u64, u64),
+    /// When it ended.
+    pub(crate) ended: Timestamp,
+}
+
+/// Where a ledger sends what it gathers, and who writes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Outlets {
+    /// Series of all cores.
+    pub(crate) book: Arc<Book>,
+    /// To the agent.
+    pub(crate) records: Sender<Record>,
+    /// To the log's writer.
+    pub(crate) log: Option<Sender<Vec<u8>>>,
+    /// Percent of successes of which a record is kept.
+    pub(crate) sample: Arc<AtomicU8>,
+    /// Name of the workload, for records.
+    pub(crate) proxy: Text,
+}
+
+impl Ledger {
+    pub(crate) fn new(outlets: Outlets, counts: Arc<CoreCounts>, seed: u64) -> Self {
+        let Outlets { book, records, log, sample, proxy } = outlets;
+        let (series, rng) = (series::Index::default(), Rng::new(seed));
+        Self { book, series, counts, proxy, records, sample, rng, log, buffer: Vec::new() }
+    }
+
+    /// Writes down one exchange or tunnel.
+    pub(crate) fn write(&mut self, verdict: &Verdict, seen: &Seen<'_>) {
+        let cells = self.series.cells(verdict, &self.book);
+        cells.count(verdict.duration, seen.bytes, verdict.attempts.count());
+        if self.log.is_some() {
+            Line { verdict, seen }.append(&mut self.buffer);
+            if self.buffer.len() >= LOG_BYTES_MAX {
+                self.flush();
+            }
+        }
+        if is_failure(verdict) || self.rng.percent(u64::from(self.sample.load(Ordering::Relaxed))) {
+            self.keep(verdict, seen);
+        }
+    }
+
+    fn keep(&mut self, verdict: &Verdict, seen: &Seen<'_>) {
+        let request = record::Request {
+            protocol: seen.protocol.into(),
+            method: seen.method.into(),
+            host: seen.host.into(),
+            path: seen.path.into(),
+        };
+        let began = seen.ended.as_millis().saturating_sub(u64::try_from(verdict.duration.as_millis()).unwrap_or(0));
+        let source = seen.source.map_or_else(Text::default, |identity| identity.to_string().into());
+        let record = verdict.record(Timestamp::from_millis(began), self.proxy.clone(), request, source);
+        if self.records.send(record).is_err() {
+            self.counts.records_dropped.increment();
+        }
+    }
+
+    /// Hands over the log lines gathered. Called every half second too.
+    pub(crate) fn flush(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        let lines = std::mem::take(&mut self.buffer);
+        if let Some(log) = &self.log {
+            // A writer that can't keep up loses lines, never requests.
+            let _ = log.send(lines);
+        }
+    }
+
+    /// What this core counts beside exchanges.
+    pub(crate) fn counts(&self) -> &CoreCounts {
+        &self.counts
+    }
+}
+
+/// Whether it is worth a record of its own.
+fn is_failure(verdict: &Verdict) -> bool {
+    verdict.status >= 500 || verdict.reason.is_some_and(|reason| reason != Reason::Redirect) || verdict.attempts.count() > 1
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One opaque connection from a caller: asks the engine where it may go, opens the way, and relays.
+//! Called for services that speak TCP. It never looks at what passes.
+
+use crate::connection::TUNNEL_IDLE_MAX;
+use crate::door::Caller;
+use crate::record::Seen;
+use crate::upstream;
+use crate::worker::Core;
+use byrnie_engine::{Effect, Failure, Outcome, Plan, Tunnel};
+use byrnie_net::io::Stream;
+use byrnie_net::relay::{self, End, Relayed};
+use byrnie_net::{runtime, tls};
+use std::rc::Rc;
+
+/// Serves an opaque connection to its end; `bytes` have been read of it already.
+pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut stream: Stream, bytes: Vec<u8>) {
+    let snapshot = core.snapshot();
+    let arrival = caller.arrival();
+    let (mut tunnel, mut effect) = core.with_shard(|shard, now| Tunnel::begin(&snapshot, shard, &arrival, now));
+    let opened = loop {
+        match effect {
+            Effect::Send(plan) => match open(core, &plan).await {
+                Ok(upstream) => break Some(upstream),
+                Err(failure) => effect = core.with_shard(|shard, now| tunnel.on_failure(shard, failure, now)),
+            },
+            // To a tunnel the rest says: close.
+            Effect::Reply(_) | Effect::Forward | Effect::Wait => break None,
+        }
+    };
+    let mut outcome = Outcome::default();
+    let mut moved = (0, 0);
+    if let Some(mut upstream) = opened {
+        core.with_shard(|shard, now| tunnel.on_connect(shard, now));
+        let relayed = relay::relay(&mut stream, bytes, &mut upstream, Vec::new(), TUNNEL_IDLE_MAX).await;
+        outcome.failure = failure(&relayed);
+        moved = (relayed.sent, relayed.received);
+    }
+    drop(stream);
+    let verdict = core.with_shard(|shard, now| tunnel.finish(shard, outcome, now));
+    let seen = Seen {
+        protocol: "tcp",
+        method: "",
+        host: "",
+        path: "",
+        source: caller.source.as_ref(),
+        bytes: moved,
+        ended: runtime::coarse().wall,
+    };
+    core.record(&verdict, &seen);
+}
+
+async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Stream, Failure> {
+    if !plan.delay.is_zero() {
+        runtime::sleep(plan.delay).await;
+    }
+    upstream::connect(core, plan, tls::ALPN_TCP).await.map(|(stream, _)| stream)
+}
+
+fn failure(relayed: &Relayed) -> Option<Failure> {
+    match relayed.end {
+        End::Closed => None,
+        End::Idle => Some(Failure::Deadline),
+        End::First(_) => Some(Failure::DownstreamGone),
+        End::Second(_) => Some(Failure::ResetAfterHead),
+    }
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A core: one thread that owns its shard, its view of the configuration, its pool and its ledger.
+//! Snapshots and keys arrive from the agent and are swapped between two events; exchanges under way
+//! end on what they began with. Nothing here is shared with another core but counters.
+
+use crate::connection;
+use crate::door::Door;
+use crate::keys::Keys;
+use crate::record::{CoreCounts, Ledger, Outlets, Seen};
+use byrnie_base::drain::Watch;
+use byrnie_base::Now;
+use byrnie_codec::Limits;
+use byrnie_engine::{Shard, Snapshot, Verdict};
+use byrnie_net::listen::Listener;
+use byrnie_net::pool::Pool;
+use byrnie_net::runtime::{self, Shutdown};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Connections from callers that one core serves at once; more wait in the kernel's queue.
+pub(crate) const CONNECTIONS_MAX: usize = 16 * 1024;
+/// How often a core tidies up: hands over log lines, closes what was idle for too long.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What is in force: handed to every core together.
+#[derive(Clone, Debug)]
+pub(crate) struct InForce {
+    /// The configuration.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// The proxy's own credentials.
+    pub(crate) keys: Arc<Keys>,
+}
+
+/// A listener, and what it stands for.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    pub(crate) door: Door,
+    pub(crate) listener: Listener,
+}
+
+/// What a core is given when it starts.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// For its dice.
+    pub(crate) seed: u64,
+    pub(crate) in_force: watch::Receiver<InForce>,
+    /// Listeners, as they come.
+    pub(crate) entrances: mpsc::UnboundedReceiver<Entrance>,
+    pub(crate) drain: Watch,
+    pub(crate) stop: Shutdown,
+    pub(crate) outlets: Outlets,
+    pub(crate) counts: Arc<CoreCounts>,
+}
+
+/// One core's memory.
+#[derive(Debug)]
+pub(crate) struct Core {
+    snapshot: RefCell<Arc<Snapshot>>,
+    keys: RefCell<Arc<Keys>>,
+    shard: RefCell<Shard>,
+    seed: u64,
+    rebuilt: Cell<u64>,
+    pub(crate) pool: RefCell<Pool>,
+    ledger: RefCell<Ledger>,
+    pub(crate) limits: Limits,
+    drain: Watch,
+    open: Cell<usize>,
+}
+
+impl Core {
+    fn new(seat: &Seat, in_force: InForce) -> Self {
+        let ledger = Ledger::new(seat.outlets.clone(), Arc::clone(&seat.counts), seat.seed ^ 1);
+        Self {
+            snapshot: RefCell::new(Arc::new((*in_force.snapshot).clone())),
+            keys: RefCell::new(in_force.keys),
+            shard: RefCell::new(Shard::new(seat.seed)),
+            seed: seat.seed,
+            rebuilt: Cell::new(0),
+            pool: RefCell::default(),
+            ledger: RefCell::new(ledger),
+            limits: Limits::default(),
+            drain: seat.drain.clone(),
+            open: Cell::new(0),
+        }
+    }
+
+    /// The configuration in force.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// The proxy's credentials.
+    pub(crate) fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.borrow())
+    }
+
+    /// Runs `decide` on the shard. It must not wait.
+    pub(crate) fn with_shard<T>(&self, decide: impl FnOnce(&mut Shard, Now) -> T) -> T {
+        decide(&mut self.shard.borrow_mut(), runtime::now())
+    }
+
+    /// Writes down how an exchange went.
+    pub(crate) fn record(&self, verdict: &Verdict, seen: &Seen<'_>) {
+        self.ledger.borrow_mut().write(verdict, seen);
+    }
+
+    /// What this core counts beside exchanges.
+    pub(crate) fn count(&self, count: impl FnOnce(&CoreCounts)) {
+        count(self.ledger.borrow().counts());
+    }
+
+    /// Whether no new work is to be taken.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_draining()
+    }
+
+    /// When the drain begins, and what holds it open.
+    pub(crate) fn drain(&self) -> &Watch {
+        &self.drain
+    }
+
+    /// A connection's task has panicked: what it shared may be half changed, so it's made anew.
+    pub(crate) fn panicked(&self) {
+        let rebuilt = self.rebuilt.get() + 1;
+        self.rebuilt.set(rebuilt);
+        *self.shard.borrow_mut() = Shard::new(self.seed.wrapping_add(rebuilt));
+        self.pool.borrow_mut().clear();
+    }
+
+    fn take(&self, in_force: &InForce) {
+        // A copy of its own, so that its reference counts are touched by this core alone.
+        *self.snapshot.borrow_mut() = Arc::new((*in_force.snapshot).clone());
+        if in_force.keys.generation != self.keys.borrow().generation {
+            *self.keys.borrow_mut() = Arc::clone(&in_force.keys);
+            self.pool.borrow_mut().retire(in_force.keys.generation);
+        }
+    }
+
+    fn tidy(&self, counted: &mut byrnie_engine::Counts) {
+        let now = self.shard.borrow().counts();
+        self.pool.borrow_mut().sweep(runtime::now().mono);
+        let (idle, _) = self.pool.borrow().sizes();
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.flush();
+        let counts = ledger.counts();
+        counts.idle.set(idle as u64);
+        counts.retries.add(now.retries.saturating_sub(counted.retries));
+        counts.retries_won.add(now.retries_won.saturating_sub(counted.retries_won));
+        counts.retries_over_budget.add(now.retries_over_budget.saturating_sub(counted.retries_over_budget));
+        counts.ejections.add(now.ejections.saturating_sub(counted.ejections));
+        *counted = now;
+    }
+}
+
+/// Runs a core until it's told to stop.
+pub(crate) async fn run(mut seat: Seat) {
+    let in_force = seat.in_force.borrow_and_update().clone();
+    let core = Rc::new(Core::new(&seat, in_force));
+    let mut counted = byrnie_engine::Counts::default();
+    loop {
+        tokio::select! {
+            changed = seat.in_force.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                core.take(&seat.in_force.borrow_and_update());
+            }
+            Some(entrance) = seat.entrances.recv() => {
+                let core = Rc::clone(&core);
+                runtime::spawn_local("accept", accept(core, entrance));
+            }
+            () = runtime::sleep(TICK) => core.tidy(&mut counted),
+            () = seat.stop.wait() => break,
+        }
+    }
+    core.tidy(&mut counted);
+}
+
+/// Accepts connections until the drain begins.
+async fn accept(core: Rc<Core>, entrance: Entrance) {
+    let Entrance { door, listener } = entrance;
+    let door = Rc::new(door);
+    let mut draining = core.drain.draining();
+    loop {
+        while core.open.get() >= CONNECTIONS_MAX {
+            runtime::sleep(Duration::from_millis(20)).await;
+        }
+        let (tcp, remote) = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut draining => return,
+        };
+        core.count(|counts| {
+            counts.accepted.increment();
+            counts.connections.rise();
+        });
+        core.open.set(core.open.get() + 1);
+        let (core, door) = (Rc::clone(&core), Rc::clone(&door));
+        runtime::spawn_local("connection", async move {
+            let guard = core.drain.guard();
+            let served = runtime::catch("connection", connection::serve(&core, &door, tcp, remote)).await;
+            if served.is_err() {
+                core.panicked();
+            }
+            core.open.set(core.open.get() - 1);
+            core.count(|counts| counts.connections.fall());
+            drop(guard);
+        });
+    }
+}
