@@ -5,10 +5,16 @@
 
 mod catalog;
 mod change;
+mod check;
 mod index;
+mod lint;
 mod node;
+pub mod status;
 mod view;
 
 pub use catalog::{Affected, Catalog};
 pub use node::{NodeId, NodeSpec, Role};
 pub use view::View;
+
+#[cfg(test)]
+mod tests;

@@ -188,6 +188,10 @@ registry! {
         "the file cannot be read",
         "Nothing of this file was applied.",
         "Check the path and its permissions.";
+    ADDRESS_CONFLICT: "BYR-C039",
+        "two workloads say that they listen at one address",
+        "Calls to one of them may reach the other, which refuses them by its identity.",
+        "Correct `inbound` of one of them.";
 
     // Access
     NO_RULES: "BYR-A001",

@@ -15,6 +15,7 @@ pub(crate) struct WorkloadIndex {
     namespaces: Multi<Text, Place>,
     users: Multi<ServiceRef, Place>,
     labels: Multi<(Text, Text, Text), Place>,
+    inbound: Multi<std::net::SocketAddr, Place>,
 }
 
 impl WorkloadIndex {
@@ -22,6 +23,9 @@ impl WorkloadIndex {
         if let Some((workload, labels)) = old {
             self.accounts.remove(&account(workload), at);
             self.namespaces.remove(workload.identity.namespace(), at);
+            if let Some(address) = workload.inbound {
+                self.inbound.remove(&address, at);
+            }
             for service in &workload.uses {
                 self.users.remove(service, at);
             }
@@ -32,6 +36,9 @@ impl WorkloadIndex {
         if let Some((workload, labels)) = new {
             self.accounts.insert(account(workload), at.clone());
             self.namespaces.insert(workload.identity.namespace().clone(), at.clone());
+            if let Some(address) = workload.inbound {
+                self.inbound.insert(address, at.clone());
+            }
             for service in &workload.uses {
                 self.users.insert(service.clone(), at.clone());
             }
@@ -49,6 +56,11 @@ impl WorkloadIndex {
     /// Workloads whose identity is of this namespace.
     pub(crate) fn of_namespace(&self, namespace: &Text) -> impl Iterator<Item = &Place> {
         self.namespaces.of(namespace)
+    }
+
+    /// Workloads that say they listen here.
+    pub(crate) fn listening(&self, address: std::net::SocketAddr) -> impl Iterator<Item = &Place> {
+        self.inbound.of(&address)
     }
 
     pub(crate) fn users(&self, service: &ServiceRef) -> impl Iterator<Item = &Place> {

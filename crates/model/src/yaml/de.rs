@@ -148,15 +148,21 @@ impl fmt::Display for Trail<'_> {
 }
 
 /// Reads the value at `name` of the document as a `T`; what is wrong is added to `faults`.
-pub(crate) fn read<T: de::DeserializeOwned>(node: &Node, name: &str, faults: &mut Vec<Fault>) -> Option<T> {
+/// `shown` is where faults of the value as a whole are shown.
+pub(crate) fn read<T: de::DeserializeOwned>(
+    node: &Node,
+    name: &str,
+    shown: Span,
+    faults: &mut Vec<Fault>,
+) -> Option<T> {
     let unknown = RefCell::new(Vec::new());
     let trail = Trail { parent: None, step: Step::Field(name) };
-    let result = T::deserialize(De { node, trail, unknown: &unknown });
+    let result = T::deserialize(De { node, shown, trail, unknown: &unknown });
     faults.append(&mut unknown.into_inner());
     match result {
         Ok(value) => Some(value),
         Err(fault) => {
-            faults.push(fault.or_at(&trail, node.span));
+            faults.push(fault.or_at(&trail, shown));
             None
         }
     }
@@ -165,6 +171,8 @@ pub(crate) fn read<T: de::DeserializeOwned>(node: &Node, name: &str, faults: &mu
 #[derive(Clone, Copy)]
 struct De<'a> {
     node: &'a Node,
+    /// Mappings and lists are best shown by their key.
+    shown: Span,
     trail: Trail<'a>,
     /// Fields that the types don't have: noted and passed over, so that all are reported at once.
     unknown: &'a RefCell<Vec<Fault>>,
@@ -189,7 +197,7 @@ impl<'a> De<'a> {
             Raw::List(items) => visitor.visit_seq(Items { de: self, items, next: 0 }),
             Raw::Map(map) => visitor.visit_map(Fields { de: self, map, next: 0, fields }),
         };
-        result.map_err(|fault| fault.or_at(&self.trail, self.node.span))
+        result.map_err(|fault| fault.or_at(&self.trail, self.shown))
     }
 }
 
@@ -216,7 +224,7 @@ impl<'de> de::Deserializer<'de> for De<'_> {
     ) -> Result<V::Value, Fault> {
         if let Raw::List(_) = self.node.value {
             let fault: Fault = de::Error::invalid_type(Unexpected::Seq, &"a mapping");
-            return Err(fault.or_at(&self.trail, self.node.span));
+            return Err(fault.or_at(&self.trail, self.shown));
         }
         self.visit(Some(fields), visitor)
     }
@@ -231,7 +239,7 @@ impl<'de> de::Deserializer<'de> for De<'_> {
             Raw::String(text) => visitor.visit_enum(text.as_str().into_deserializer()),
             _ => self.visit(None, TextOnly).and_then(|never| match never {}),
         };
-        result.map_err(|fault: Fault| fault.or_at(&self.trail, self.node.span))
+        result.map_err(|fault: Fault| fault.or_at(&self.trail, self.shown))
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -270,7 +278,8 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
         let Some(node) = self.items.get(self.next) else { return Ok(None) };
         let trail = Trail { parent: Some(&self.de.trail), step: Step::Index(self.next) };
         self.next += 1;
-        seed.deserialize(De { node, trail, unknown: self.de.unknown }).map(Some).map_err(|f| f.or_at(&trail, node.span))
+        let de = De { node, shown: node.span, trail, unknown: self.de.unknown };
+        seed.deserialize(de).map(Some).map_err(|f| f.or_at(&trail, node.span))
     }
 }
 
@@ -304,9 +313,8 @@ impl<'de> de::MapAccess<'de> for Fields<'_> {
         let Some((name, node)) = self.map.get(self.next) else { return Err(de::Error::custom("value without key")) };
         self.next += 1;
         let trail = Trail { parent: Some(&self.de.trail), step: Step::Field(&name.text) };
-        // Mappings and lists are best shown by their key.
-        let span = if matches!(node.value, Raw::Map(_) | Raw::List(_)) { name.span } else { node.span };
-        let result = seed.deserialize(De { node, trail, unknown: self.de.unknown });
-        result.map_err(|fault| fault.or_at(&trail, span))
+        let shown = if matches!(node.value, Raw::Map(_) | Raw::List(_)) { name.span } else { node.span };
+        let result = seed.deserialize(De { node, shown, trail, unknown: self.de.unknown });
+        result.map_err(|fault| fault.or_at(&trail, shown))
     }
 }

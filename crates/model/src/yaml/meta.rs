@@ -68,7 +68,8 @@ pub(crate) fn metadata(reader: &mut Reader<'_>, kind: Kind) -> Option<Meta> {
         reader.fault(&code::MISSING_FIELD, "", "the field \"metadata\" is missing");
         return None;
     };
-    let metadata: Metadata = de::read(&without_server_fields(node), "metadata", &mut reader.faults)?;
+    let metadata: Metadata =
+        de::read(&without_server_fields(node), "metadata", reader.root.locate("metadata"), &mut reader.faults)?;
     let namespace = namespace_of(reader, kind, metadata.namespace.as_deref());
     let name = metadata.name;
     if kind == Kind::HttpRoute {
@@ -143,6 +144,7 @@ pub(crate) fn namespace(reader: &mut Reader<'_>) -> Option<Spec> {
     }
     match reader.root.field("spec") {
         None => Some(Spec::Namespace),
-        Some(node) => de::read::<Option<Nothing>>(node, "spec", &mut reader.faults).map(|_| Spec::Namespace),
+        Some(node) => de::read::<Option<Nothing>>(node, "spec", reader.root.locate("spec"), &mut reader.faults)
+            .map(|_| Spec::Namespace),
     }
 }

@@ -217,7 +217,10 @@ fn roots(text: &str) -> Result<Vec<Node>, Fault> {
 
 fn syntax(error: &serde_saphyr::Error) -> Fault {
     use serde_saphyr::Error;
-    let bare = error.without_snippet();
+    let mut bare = error.without_snippet();
+    while let Error::AliasError { error, .. } = bare {
+        bare = error.without_snippet();
+    }
     let code: &'static Code = match bare {
         Error::DuplicateMappingKey { .. } => &code::DUPLICATE_KEY,
         Error::Budget { .. }

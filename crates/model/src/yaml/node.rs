@@ -157,7 +157,15 @@ fn segments(path: &str) -> impl Iterator<Item = Segment<'_>> {
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = serde_saphyr::Spanned::<Raw>::deserialize(deserializer)?;
-        Ok(Self { span: place(&spanned.referenced), value: spanned.value })
+        let mut span = place(&spanned.referenced);
+        // A mapping in block style begins with its first key.
+        if let Raw::Map(fields) = &spanned.value
+            && let Some((first, _)) = fields.first()
+            && (first.span.line, first.span.column) == (span.line, span.column)
+        {
+            span = first.span;
+        }
+        Ok(Self { span, value: spanned.value })
     }
 }
 

@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
             self.fault(&code::MISSING_FIELD, "", "the field \"spec\" is missing");
             return None;
         };
-        de::read(node, "spec", &mut self.faults)
+        de::read(node, "spec", self.root.locate("spec"), &mut self.faults)
     }
 
     /// A name that must be a DNS label.

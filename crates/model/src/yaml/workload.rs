@@ -197,7 +197,7 @@ fn health(reader: &mut Reader<'_>) -> Health {
     let Some(node) = reader.root.field("status") else { return Health::Healthy };
     // Fields other than `health` are a server's, and no fault.
     let mut others = Vec::new();
-    let status: Option<Option<Status>> = super::de::read(node, "status", &mut others);
+    let status: Option<Option<Status>> = super::de::read(node, "status", reader.root.locate("status"), &mut others);
     reader.faults.extend(others.into_iter().filter(|fault| fault.code != &code::UNKNOWN_FIELD));
     match status.flatten().and_then(|status| status.health) {
         None | Some(HealthWord::Healthy) => Health::Healthy,

@@ -4,7 +4,11 @@
 use super::check_bad;
 
 fn check(kind: &str, spec: &str, code: &str, place: &str) {
-    check_bad(&format!("apiVersion: mesh.byrnie.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{{spec}}}"), code, place);
+    check_bad(
+        &format!("apiVersion: mesh.byrnie.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{{spec}}}"),
+        code,
+        place,
+    );
 }
 
 #[test]
@@ -27,7 +31,11 @@ fn access() {
         ("action: ALLOW, rules: [{sources: [{type: ServiceAccount, namespace: a}]}]", "C028", "a"),
         ("action: ALLOW, rules: [{sources: [{type: Namespace, namespace: '*'}]}]", "C008", "'*'"),
         ("action: ALLOW, rules: [{sources: [{type: SPIFFE, spiffe: 'spiffe://a/b'}]}]", "C011", "'spiffe://a/b'"),
-        ("action: ALLOW, rules: [{sources: [{type: SPIFFE, spiffe: 'spiffe://A/ns/b/sa/c'}]}]", "C011", "'spiffe://A/ns/b/sa/c'"),
+        (
+            "action: ALLOW, rules: [{sources: [{type: SPIFFE, spiffe: 'spiffe://A/ns/b/sa/c'}]}]",
+            "C011",
+            "'spiffe://A/ns/b/sa/c'",
+        ),
         ("action: ALLOW, rules: [{networkAttributes: {ports: []}}]", "C028", "ports"),
         ("action: ALLOW, rules: [{networkAttributes: {ports: [0]}}]", "C011", "0"),
         ("action: ALLOW, rules: [{networkAttributes: {port: [1]}}]", "C002", "port"),

@@ -21,7 +21,11 @@ fn specs() {
         ("parentRefs: [{group: '', kind: Service, name: a, sectionName: http}]", "C010", "http"),
         ("parentRefs: [{group: '', kind: Service, name: a, port: 0}]", "C011", "0"),
         ("parentRefs: [{group: '', kind: Service, name: a}, {group: '', kind: Service, name: a}]", "C028", "{"),
-        ("parentRefs: [{group: '', kind: Service, name: a}, {group: '', kind: Service, name: a, port: 80}]", "C028", "{"),
+        (
+            "parentRefs: [{group: '', kind: Service, name: a}, {group: '', kind: Service, name: a, port: 80}]",
+            "C028",
+            "{",
+        ),
         (&format!("{parent}, ruels: []"), "C002", "ruels"),
         (&format!("{parent}, rules: []"), "C011", "rules"),
         (&format!("{parent}, rules: [{sixteen}]"), "C011", "rules"),
@@ -36,7 +40,11 @@ fn specs() {
 }
 
 fn check_rule(rule: &str, code: &str, place: &str) {
-    check_bad(&format!("{HEAD}spec:\n  parentRefs: [{{group: '', kind: Service, name: a}}]\n  rules:\n  - {{{rule}}}"), code, place);
+    check_bad(
+        &format!("{HEAD}spec:\n  parentRefs: [{{group: '', kind: Service, name: a}}]\n  rules:\n  - {{{rule}}}"),
+        code,
+        place,
+    );
 }
 
 #[test]
@@ -94,19 +102,67 @@ fn filters() {
         ("filters: [{type: RequestRedirect, requestRedirect: {hostname: '*.a'}}]", "C011", "'*.a'"),
         ("filters: [{type: RequestRedirect, requestRedirect: {hostname: 10.0.0.1}}]", "C011", "10.0.0.1"),
         ("filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath}}}]", "C005", "path"),
-        ("filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: x}}}]", "C011", "x"),
-        ("filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /, replacePrefixMatch: /}}}]", "C028", "/"),
-        ("matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]", "C028", "/b"),
+        (
+            "filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: x}}}]",
+            "C011",
+            "x",
+        ),
+        (
+            "filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /, replacePrefixMatch: /}}}]",
+            "C028",
+            "/",
+        ),
+        (
+            "matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]",
+            "C028",
+            "/b",
+        ),
         ("filters: [{type: URLRewrite, urlRewrite: {}}]", "C011", "urlRewrite"),
-        ("filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: URLRewrite, urlRewrite: {hostname: b}}]", "C028", "URLRewrite"),
-        ("filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: RequestRedirect, requestRedirect: {}}]", "C028", "RequestRedirect"),
-        ("filters: [{type: RequestRedirect, requestRedirect: {}}], backendRefs: [{name: b, port: 1}]", "C028", "backendRefs"),
-        ("filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}, {name: A, value: c}]}}]", "C028", "A"),
-        ("filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: 'a:', value: b}]}}]", "C011", "'a:'"),
-        ("filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: \"b\\r\\nc\"}]}}]", "C011", "\"b\\r\\nc\""),
-        ("filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: b}]}}]", "C011", "Host"),
-        ("filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [Content-Length]}}]", "C011", "Content-Length"),
-        ("filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: forwarded-client-identity, value: x}]}}]", "C011", "forwarded-client-identity"),
+        (
+            "filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: URLRewrite, urlRewrite: {hostname: b}}]",
+            "C028",
+            "URLRewrite",
+        ),
+        (
+            "filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: RequestRedirect, requestRedirect: {}}]",
+            "C028",
+            "RequestRedirect",
+        ),
+        (
+            "filters: [{type: RequestRedirect, requestRedirect: {}}], backendRefs: [{name: b, port: 1}]",
+            "C028",
+            "backendRefs",
+        ),
+        (
+            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}, {name: A, value: c}]}}]",
+            "C028",
+            "A",
+        ),
+        (
+            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: 'a:', value: b}]}}]",
+            "C011",
+            "'a:'",
+        ),
+        (
+            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: \"b\\r\\nc\"}]}}]",
+            "C011",
+            "\"b\\r\\nc\"",
+        ),
+        (
+            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: b}]}}]",
+            "C011",
+            "Host",
+        ),
+        (
+            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [Content-Length]}}]",
+            "C011",
+            "Content-Length",
+        ),
+        (
+            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: forwarded-client-identity, value: x}]}}]",
+            "C011",
+            "forwarded-client-identity",
+        ),
         ("filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [a, A]}}]", "C028", "A"),
         ("filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {sets: []}}]", "C002", "sets"),
     ] {
@@ -124,10 +180,18 @@ fn backends_timeouts_retries() {
         ("backendRefs: [{name: b, port: 80, weight: -1}]", "C011", "-1"),
         ("backendRefs: [{name: b, port: 80, weight: 1000001}]", "C011", "1000001"),
         ("backendRefs: [{name: b, port: 80, weigth: 1}]", "C002", "weigth"),
-        ("backendRefs: [{name: b, port: 80, kind: ServiceImport, group: multicluster.x-k8s.io}]", "C010", "ServiceImport"),
+        (
+            "backendRefs: [{name: b, port: 80, kind: ServiceImport, group: multicluster.x-k8s.io}]",
+            "C010",
+            "ServiceImport",
+        ),
         ("backendRefs: [{name: b, port: 80, namespace: other}]", "C010", "other"),
         ("backendRefs: [{name: b, port: 80, filters: [{type: RequestRedirect, requestRedirect: {}}]}]", "C010", "{"),
-        ("backendRefs: [{name: b, port: 80, filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a}}}]}]", "C010", "RequestMirror"),
+        (
+            "backendRefs: [{name: b, port: 80, filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a}}}]}]",
+            "C010",
+            "RequestMirror",
+        ),
         ("timeouts: {request: 1.5s}", "C011", "1.5s"),
         ("timeouts: {request: 10}", "C004", "10"),
         ("timeouts: {request: -1s}", "C011", "-1s"),

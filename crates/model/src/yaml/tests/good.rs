@@ -107,7 +107,7 @@ fn defaults_are_the_api_servers() {
     let Spec::Route(route) = &resources[0].spec else { panic!() };
     assert_eq!((route.rules[0].timeout, route.rules[0].backends[0].weight), (None, 1));
     let RouteFilter::RequestHeaders(edits) = &route.rules[0].backends[0].filters[0] else { panic!() };
-    assert_eq!(edits.remove, ["x-a".into()]);
+    assert_eq!(edits.remove, ["x-a"]);
 }
 
 #[test]

@@ -1,2 +1,333 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Random input: no bytes make the reader panic, and every resource survives its own document.
+
+use super::super::*;
+use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
+use crate::policy::traffic::{Balance, Eject, Failover, Limits, Nearness, Rate, RetryBudget, TrafficPolicy};
+use crate::resource::{DefaultAccess, Mesh};
+use crate::route::{
+    Backend, HeaderEdits, Match, NamedMatch, Parent, PathEdit, PathMatch, Redirect, Retry, Rewrite, Route, RouteFilter,
+    Rule, ValueMatch,
+};
+use crate::service::{Health, Locality, Service, ServicePort, TargetPort};
+use crate::workload::{Workload, WorkloadPort};
+use crate::{Identity, Labels, Protocol, ServiceRef};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::time::Duration;
+
+fn label() -> impl Strategy<Value = Text> {
+    "[a-z]([a-z0-9-]{0,6}[a-z0-9])?".prop_map(Text::from)
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    btree_map("[a-z]{1,4}(/[a-zA-Z0-9]{1,4})?".prop_map(Text::from), "[a-zA-Z0-9]{0,4}".prop_map(Text::from), 0..4)
+}
+
+fn span() -> impl Strategy<Value = Duration> {
+    (1u64..3_600_000).prop_map(Duration::from_millis)
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    select(vec![Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tcp])
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let target = prop_oneof![
+        (1u16..).prop_map(TargetPort::Number),
+        "[a-z]{1,8}".prop_map(|name| TargetPort::Name(name.as_str().into()))
+    ];
+    (vec((target, protocol()), 1..5), labels()).prop_map(|(ports, selector)| {
+        let several = ports.len() > 1;
+        let ports = ports.into_iter().enumerate().map(|(i, (target, protocol))| ServicePort {
+            name: if several { format!("p{i}").into() } else { Text::default() },
+            port: 80 + u16::try_from(i).unwrap(),
+            target,
+            protocol,
+        });
+        Service { ports: ports.collect(), selector }
+    })
+}
+
+fn workload() -> impl Strategy<Value = (Text, Text, Workload)> {
+    let address = prop_oneof![
+        any::<std::net::Ipv6Addr>()
+            .prop_filter("one", |a| !a.is_unspecified() && !a.is_multicast())
+            .prop_map(std::net::IpAddr::from),
+        (1u8..200, any::<u8>()).prop_map(|(a, b)| std::net::IpAddr::from([a, b, 0, 1])),
+    ];
+    let ports = vec(protocol(), 0..3);
+    let uses = proptest::collection::btree_set((label(), label()), 0..3);
+    let health = select(vec![Health::Healthy, Health::Draining, Health::Unhealthy]);
+    let locality = option::of(("[a-z]{1,3}", option::of("[a-z]{1,3}")));
+    (label(), label(), address, ports, option::of(1u16..), uses, locality, 1u32..65536, health).prop_map(
+        |(ns, sa, address, ports, inbound, uses, locality, weight, health)| {
+            let ports = ports.into_iter().enumerate().map(|(i, protocol)| WorkloadPort {
+                name: if i == 0 { Text::default() } else { format!("p{i}").into() },
+                port: 8080 + u16::try_from(i).unwrap(),
+                protocol,
+            });
+            let (region, zone) = locality.map(|(r, z)| (r, z.unwrap_or_default())).unwrap_or_default();
+            let workload = Workload {
+                identity: Identity::new("mesh.local", &ns, &sa).unwrap(),
+                address,
+                ports: ports.collect(),
+                inbound: inbound.map(|port| (address, port).into()),
+                admin: None,
+                uses: uses.into_iter().map(|(ns, name)| ServiceRef::new(ns, name)).collect(),
+                locality: Locality { region: region.into(), zone: zone.into() },
+                weight,
+                health,
+            };
+            (ns, sa, workload)
+        },
+    )
+}
+
+fn path() -> impl Strategy<Value = Text> {
+    "(/[a-z]{1,3}){1,3}".prop_map(Text::from)
+}
+
+fn edits() -> impl Strategy<Value = HeaderEdits> {
+    let pairs = || btree_map("x-[a-z]{1,4}".prop_map(Text::from), "[a-z]{1,4}".prop_map(Text::from), 0..3);
+    (pairs(), pairs(), proptest::collection::btree_set("x-[a-z]{1,4}".prop_map(Text::from), 0..3)).prop_map(
+        |(set, add, remove)| HeaderEdits {
+            set: set.into_iter().collect(),
+            add: add.into_iter().collect(),
+            remove: remove.into_iter().collect(),
+        },
+    )
+}
+
+fn filters(redirect: bool) -> impl Strategy<Value = Vec<RouteFilter>> {
+    let edit = || prop_oneof![path().prop_map(PathEdit::Full), path().prop_map(PathEdit::Prefix)];
+    let scheme = option::of(select(vec![Text::from("http"), Text::from("https")]));
+    let redirection =
+        (scheme, option::of(label()), option::of(edit()), option::of(1u16..), select(vec![301u16, 302, 308])).prop_map(
+            |(scheme, hostname, path, port, status)| {
+                RouteFilter::Redirect(Redirect { scheme, hostname, path, port, status })
+            },
+        );
+    let rewrite = (label(), option::of(edit()))
+        .prop_map(|(hostname, path)| RouteFilter::Rewrite(Rewrite { hostname: Some(hostname), path }));
+    let last = if redirect { redirection.boxed() } else { rewrite.boxed() };
+    (option::of(edits()), option::of(edits()), option::of(last)).prop_map(|(request, response, last)| {
+        let mut filters: Vec<RouteFilter> = request.map(RouteFilter::RequestHeaders).into_iter().collect();
+        filters.extend(response.map(RouteFilter::ResponseHeaders));
+        filters.extend(last);
+        filters
+    })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let value = || {
+        prop_oneof![
+            "[a-z ]{0,4}[a-z]".prop_map(|v| ValueMatch::Exact(v.as_str().into())),
+            "[a-z]{1,4}[.*]".prop_map(|v| ValueMatch::Regex(v.as_str().into()))
+        ]
+    };
+    let named = move || {
+        btree_map("[a-z]{1,4}".prop_map(Text::from), value(), 0..3)
+            .prop_map(|map| map.into_iter().map(|(name, value)| NamedMatch { name, value }).collect::<Vec<_>>())
+    };
+    let method = option::of(select(vec![Text::from("GET"), Text::from("PATCH")]));
+    let first = (path(), named(), named(), method).prop_map(|(path, headers, query, method)| Match {
+        path: PathMatch::Prefix(path),
+        headers,
+        query,
+        method,
+    });
+    let retry = (proptest::collection::btree_set(400u16..600, 0..3), 0u8..11, option::of(span()))
+        .prop_map(|(codes, attempts, backoff)| Retry { codes: codes.into_iter().collect(), attempts, backoff });
+    let backends = vec((label(), 1u16.., 0u32..1_000_001, filters(false)), 0..3);
+    (any::<bool>(), first, backends, option::of(span()), option::of(retry))
+        .prop_flat_map(|(redirect, first, backends, timeout, retry)| {
+            let redirect = redirect && backends.is_empty();
+            (Just((first, backends, timeout, retry)), filters(redirect))
+        })
+        .prop_map(|((first, backends, timeout, retry), filters)| Rule {
+            name: Text::default(),
+            matches: vec![first],
+            filters,
+            backends: backends
+                .into_iter()
+                .map(|(name, port, weight, filters)| Backend {
+                    service: ServiceRef::new("ns", name),
+                    port,
+                    weight,
+                    filters,
+                })
+                .collect(),
+            timeout,
+            backend_timeout: timeout,
+            retry,
+        })
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    (btree_map(label(), option::of(1u16..), 1..3), vec(rule(), 1..4)).prop_map(|(parents, rules)| Route {
+        parents: parents.into_iter().map(|(n, port)| Parent { service: ServiceRef::new("ns", n), port }).collect(),
+        hostnames: vec![],
+        rules,
+    })
+}
+
+fn access() -> impl Strategy<Value = AccessPolicy> {
+    let source = prop_oneof![
+        (label(), label()).prop_map(|(namespace, name)| Source::ServiceAccount { namespace, name }),
+        label().prop_map(|name| Source::ServiceAccount { namespace: "ns".into(), name }),
+        label().prop_map(Source::Namespace),
+        (label(), label()).prop_map(|(ns, sa)| Source::Identity(Identity::new("other.domain", &ns, &sa).unwrap())),
+    ];
+    let segment = option::of("[a-z]{1,3}".prop_map(Text::from));
+    let pattern = prop_oneof![
+        path().prop_map(PathPattern::Exact),
+        path().prop_map(|path| PathPattern::Below(format!("{path}/").into())),
+        vec(segment, 1..3).prop_map(|mut segments| {
+            segments.push(None);
+            PathPattern::Template(segments)
+        }),
+    ];
+    let http = (vec(select(vec![Text::from("GET"), Text::from("PUT")]), 0..2), vec(pattern, 0..3))
+        .prop_map(|(methods, paths)| HttpMatch { methods, paths });
+    let rule = (vec(source, 0..3), vec(1u16.., 0..3), vec(http, 0..3)).prop_map(|(sources, ports, http)| AccessRule {
+        sources,
+        ports,
+        http,
+    });
+    let targets = proptest::collection::btree_set(label(), 0..3);
+    (any::<bool>(), any::<bool>(), targets, vec(rule, 0..4)).prop_map(|(shadow, allow, targets, rules)| AccessPolicy {
+        mode: if shadow { Mode::Shadow } else { Mode::Enforce },
+        targets: targets.into_iter().map(|name| ServiceRef::new("ns", name)).collect(),
+        action: if allow { Action::Allow } else { Action::Deny },
+        rules,
+    })
+}
+
+fn traffic() -> impl Strategy<Value = TrafficPolicy> {
+    let balance = option::of(select(vec![Balance::LeastRequest, Balance::RoundRobin, Balance::Random]));
+    let prefer = select(vec![vec![Nearness::Any], vec![Nearness::SameZone, Nearness::SameRegion, Nearness::Any]]);
+    let failover = (prefer, 0u8..101).prop_map(|(prefer, below_percent)| Failover { prefer, below_percent });
+    let eject = (1u32..1000, span(), 0u8..101).prop_map(|(consecutive_errors, span, ejected_percent_max)| Eject {
+        consecutive_errors,
+        span,
+        ejected_percent_max,
+    });
+    let rate = || (1u32..1000, span()).prop_map(|(requests, per)| Rate { requests, per });
+    let limits =
+        (1u32..1000, option::of(rate())).prop_map(|(pending, rate)| Limits { pending_max: Some(pending), rate });
+    let budget =
+        (0u8..101, span(), rate()).prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
+    let connect = option::of((1u64..60_000).prop_map(Duration::from_millis));
+    let rest = (option::of(limits), option::of(budget), any::<bool>(), connect);
+    let targets = proptest::collection::btree_set(label(), 1..3);
+    (targets, balance, option::of(failover), option::of(eject), rest).prop_map(
+        |(targets, balance, failover, eject, (limits, retry_budget, unsafe_retry, connect_timeout))| TrafficPolicy {
+            targets: targets.into_iter().map(|name| ServiceRef::new("ns", name)).collect(),
+            balance,
+            failover,
+            eject,
+            limits,
+            retry_budget,
+            unsafe_retry,
+            connect_timeout,
+        },
+    )
+}
+
+fn resource() -> impl Strategy<Value = Resource> {
+    let mesh = any::<bool>().prop_map(|allow| {
+        let default_access = if allow { DefaultAccess::Allow } else { DefaultAccess::Deny };
+        Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access })
+    });
+    let spec = prop_oneof![
+        Just(Spec::Namespace),
+        mesh,
+        service().prop_map(Spec::Service),
+        workload().prop_map(|(_, _, workload)| Spec::Workload(Box::new(workload))),
+        route().prop_map(|route| Spec::Route(route.into())),
+        access().prop_map(|policy| Spec::Access(policy.into())),
+        traffic().prop_map(|policy| Spec::Traffic(policy.into())),
+    ];
+    (label(), labels(), spec).prop_map(|(name, labels, spec)| {
+        let kind = spec.kind();
+        let namespace = match &spec {
+            Spec::Workload(workload) => workload.identity.namespace().clone(),
+            _ if kind.namespaced() => "ns".into(),
+            _ => Text::default(),
+        };
+        let name = if kind == Kind::Mesh { "mesh".into() } else { name };
+        Resource { key: Key::new(kind, namespace, name), revision: Revision(0), labels, origin: None, spec }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_resource_survives_its_own_document(resource in resource()) {
+        let document = to_json(&resource);
+        let read = from_json(&document, &Defaults::default())
+            .map_err(|errors| errors.iter().map(Diagnostic::render).collect::<String>());
+        prop_assert_eq!(read.as_ref(), Ok(&resource), "{}", document);
+        // As text, it's YAML too.
+        let parsed = parse("", &document.to_string(), &Defaults::default());
+        let mut again = parsed.documents[0].resource.clone();
+        again.origin = None;
+        prop_assert_eq!(again, resource);
+    }
+
+    #[test]
+    fn bytes_never_panic(bytes in vec(any::<u8>(), 0..400)) {
+        let parsed = parse("x", &String::from_utf8_lossy(&bytes), &Defaults::default());
+        for diagnostic in &parsed.diagnostics {
+            let _ = (diagnostic.render(), diagnostic.to_json());
+        }
+    }
+
+    #[test]
+    fn near_yaml_never_panics(text in "[-a-z:{}\\[\\],\"'&*!|>#%@ \n\t]{0,200}") {
+        for diagnostic in parse("x", &text, &Defaults::default()).diagnostics {
+            let _ = diagnostic.render();
+        }
+    }
+
+    #[test]
+    fn broken_documents_never_panic(resource in resource(), cut in any::<prop::sample::Index>(), put in "[\\PC\n]{0,3}") {
+        let mut text = to_json(&resource).to_string();
+        let at = (0..text.len()).filter(|i| text.is_char_boundary(*i)).nth(cut.index(text.len())).unwrap_or(0);
+        text.replace_range(at..(at + 1).min(text.len()), &put);
+        for diagnostic in parse("x", &text, &Defaults::default()).diagnostics {
+            let _ = diagnostic.render();
+        }
+    }
+
+    #[test]
+    fn no_place_in_a_document_may_be_of_another_type(resource in resource(), which in any::<prop::sample::Index>(), to in 0usize..6) {
+        let mut document = to_json(&resource);
+        let mut places = Vec::new();
+        pointers(&document, String::new(), &mut places);
+        let place = &places[which.index(places.len())];
+        let values = [json!(null), json!(true), json!(-1), json!(1e300), json!([[{}]]), json!({"": ""})];
+        *document.pointer_mut(place).unwrap() = values[to].clone();
+        if let Err(errors) = from_json(&document, &Defaults::default()) {
+            prop_assert!(!errors.is_empty());
+            for error in errors {
+                let _ = error.render();
+            }
+        }
+    }
+}
+
+fn pointers(value: &Value, at: String, into: &mut Vec<String>) {
+    match value {
+        Value::Array(items) => items.iter().enumerate().for_each(|(i, item)| pointers(item, format!("{at}/{i}"), into)),
+        Value::Object(fields) => fields.iter().for_each(|(name, item)| {
+            pointers(item, format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")), into)
+        }),
+        _ => {}
+    }
+    into.push(at);
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Routes: parents and backends that aren't there, rules that nothing can reach, retries that do nothing.
+
+use crate::catalog::Catalog;
+use crate::check::{port, port_list};
+use byrnie_model::route::{Match, Parent, Rule};
+use byrnie_model::{Diagnostic, Key, Route, ServiceRef, Spec, code};
+
+pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (i, parent) in route.parents.iter().enumerate() {
+        found.extend(parent_fits(catalog, parent, &format!("spec.parentRefs[{i}]")));
+    }
+    for (i, rule) in route.rules.iter().enumerate() {
+        let at = format!("spec.rules[{i}]");
+        backends_fit(catalog, rule, &at, &mut found);
+        found.extend(retry_works(catalog, route, rule, &at));
+        found.extend(reachable(catalog, key, route, i));
+    }
+    found
+}
+
+fn parent_fits(catalog: &Catalog, parent: &Parent, at: &str) -> Option<Diagnostic> {
+    let Some(service) = catalog.service(&parent.service) else {
+        return Some(catalog.absent_service(&code::PARENT_ABSENT, format!("{at}.name"), &parent.service));
+    };
+    let Some(number) = parent.port else {
+        let opaque = service.ports.iter().all(|port| !port.protocol.is_http());
+        let message = format!("every port of Service \"{}\" carries opaque TCP", parent.service.name);
+        return opaque.then(|| Diagnostic::error(&code::ROUTE_WITHOUT_HTTP, format!("{at}.name"), message));
+    };
+    match port(service, number) {
+        None => Some(no_port(&parent.service, number, &port_list(service), format!("{at}.port"))),
+        Some(port) if !port.protocol.is_http() => {
+            let message = format!("port {number} of Service \"{}\" carries opaque TCP", parent.service.name);
+            Some(Diagnostic::error(&code::ROUTE_WITHOUT_HTTP, format!("{at}.port"), message))
+        }
+        Some(_) => None,
+    }
+}
+
+fn no_port(at: &ServiceRef, number: u16, ports: &str, path: String) -> Diagnostic {
+    let message = format!("Service \"{}\" has no port {number}; it has {ports}", at.name);
+    Diagnostic::error(&code::PORT_ABSENT, path, message)
+}
+
+fn backends_fit(catalog: &Catalog, rule: &Rule, at: &str, found: &mut Vec<Diagnostic>) {
+    let total: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    let redirects = rule.filters.iter().any(|filter| matches!(filter, byrnie_model::route::RouteFilter::Redirect(_)));
+    if rule.backends.is_empty() && !redirects {
+        let message = "this rule has neither backends nor a redirect: its requests are answered 500";
+        found.push(Diagnostic::warning(&code::NO_BACKENDS, at, message));
+    }
+    if !rule.backends.is_empty() && total == 0 {
+        let message = "every backend of this rule has weight 0: its requests are answered 500";
+        found.push(Diagnostic::warning(&code::WEIGHTS_ZERO, format!("{at}.backendRefs"), message));
+    }
+    for (i, backend) in rule.backends.iter().enumerate() {
+        let at = format!("{at}.backendRefs[{i}]");
+        let share = (u64::from(backend.weight) * 100).checked_div(total).unwrap_or(0);
+        let effect = format!("{share}% of the requests that fit this rule would be answered 500.");
+        match catalog.service(&backend.service) {
+            None => {
+                let absent = catalog.absent_service(&code::SERVICE_ABSENT, format!("{at}.name"), &backend.service);
+                found.push(absent.so_that(effect));
+            }
+            Some(service) if port(service, backend.port).is_none() => {
+                let absent = no_port(&backend.service, backend.port, &port_list(service), format!("{at}.port"));
+                found.push(absent.so_that(effect));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// Retries of POST and PATCH need a word that repeating is safe.
+fn retry_works(catalog: &Catalog, route: &Route, rule: &Rule, at: &str) -> Option<Diagnostic> {
+    rule.retry.as_ref().filter(|retry| retry.attempts > 0)?;
+    let unsafe_method =
+        rule.matches.iter().filter_map(|m| m.method.as_deref()).find(|m| matches!(*m, "POST" | "PATCH"))?;
+    let declared = |at: &ServiceRef| {
+        catalog
+            .policies
+            .traffic(at)
+            .any(|key| matches!(catalog.spec(key), Some(Spec::Traffic(policy)) if policy.unsafe_retry))
+    };
+    if route.parents.iter().all(|parent| declared(&parent.service)) {
+        return None;
+    }
+    let message =
+        format!("{unsafe_method} is not retried unless a TrafficPolicy of the service says unsafeRetry: true");
+    Some(Diagnostic::warning(&code::RETRY_UNSAFE, format!("{at}.retry"), message))
+}
+
+/// A rule is unreachable if each of its matches also stands in an earlier rule, of this route or of one
+/// that comes first by name at the same parent. (A more general match doesn't hide a more special one:
+/// the more special wins, wherever it stands.)
+fn reachable(catalog: &Catalog, key: &Key, route: &Route, index: usize) -> Option<Diagnostic> {
+    let rule = &route.rules[index];
+    let at = format!("spec.rules[{index}]");
+    let earlier = &route.rules[..index];
+    if rule.matches.iter().all(|m| holds(earlier, m)) {
+        let first = earlier.iter().position(|other| rule.matches.iter().any(|m| holds(std::slice::from_ref(other), m)));
+        let message = format!("each match of this rule stands already in rules[{}]", first.unwrap_or_default());
+        return Some(Diagnostic::warning(&code::RULE_UNREACHABLE, at, message));
+    }
+    let mut others: Vec<(&Key, &Route)> = Vec::new();
+    for other in route.parents.iter().flat_map(|parent| catalog.routes.of_parent(&parent.service)) {
+        if (&other.namespace, &other.name) < (&key.namespace, &key.name)
+            && let Some(Spec::Route(other_route)) = catalog.spec(other)
+        {
+            others.push((other, other_route));
+        }
+    }
+    // Hidden at every parent, or not hidden.
+    let hider = |parent: &Parent| {
+        others.iter().find(|(_, other)| {
+            other.parents.iter().any(|p| covers(p, parent)) && rule.matches.iter().all(|m| holds(&other.rules, m))
+        })
+    };
+    let (hider, _) = route.parents.iter().map(hider).collect::<Option<Vec<_>>>()?.into_iter().next()?;
+    let message = format!("{hider} matches the same requests and comes first by name");
+    Some(Diagnostic::warning(&code::ROUTE_CONFLICT, at, message))
+}
+
+fn covers(wide: &Parent, narrow: &Parent) -> bool {
+    wide.service == narrow.service && (wide.port.is_none() || wide.port == narrow.port)
+}
+
+fn holds(rules: &[Rule], wanted: &Match) -> bool {
+    rules.iter().flat_map(|rule| &rule.matches).any(|m| equal(m, wanted))
+}
+
+/// The same conditions, in whatever order.
+fn equal(a: &Match, b: &Match) -> bool {
+    let same = |a: &[_], b: &[_]| a.len() == b.len() && a.iter().all(|condition| b.contains(condition));
+    a.path == b.path && a.method == b.method && same(&a.headers, &b.headers) && same(&a.query, &b.query)
+}

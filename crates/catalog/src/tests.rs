@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The catalog as its users see it: what each node is told, and how much work that was.
+
+mod naive;
+mod random;
+mod views;
+mod work;
+
+use crate::{Catalog, NodeSpec};
+use byrnie_model::policy::access::{Action, Mode, Rule, Source};
+use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
+use byrnie_model::route::{Backend, Match, Parent, Rule as RouteRule};
+use byrnie_model::service::{Health, Locality, ServicePort, TargetPort};
+use byrnie_model::workload::WorkloadPort;
+use byrnie_model::{
+    Change, Delta, Identity, Key, Kind, Labels, Protocol, Resource, Revision, Route, Service, ServiceRef, Spec,
+    Workload,
+};
+use std::sync::Arc;
+
+fn at(name: &str) -> ServiceRef {
+    ServiceRef::new("ns", name)
+}
+
+fn key(kind: Kind, name: &str) -> Key {
+    Key::new(kind, "ns", name)
+}
+
+fn labels(app: &str) -> Labels {
+    if app.is_empty() { Labels::new() } else { [("app".into(), app.into())].into() }
+}
+
+fn put(kind: Kind, name: &str, labels: Labels, spec: Spec) -> Change {
+    let revision = Revision(1);
+    Change::Put(Arc::new(Resource { key: key(kind, name), revision, labels, origin: None, spec }))
+}
+
+fn service(name: &str, selects: &str) -> Change {
+    let port = |port: u16, target| ServicePort { name: "".into(), port, target, protocol: Protocol::Http1 };
+    let ports = vec![port(80, TargetPort::Number(8080)), port(81, TargetPort::Name("extra".into()))];
+    put(Kind::Service, name, Labels::new(), Spec::Service(Service { ports, selector: labels(selects) }))
+}
+
+fn workload(name: &str, app: &str, account: &str, uses: &[&str]) -> Change {
+    let workload = Workload {
+        identity: Identity::new("mesh.local", "ns", account).unwrap(),
+        address: [127, 0, 0, 1].into(),
+        ports: vec![WorkloadPort { name: "extra".into(), port: 9090, protocol: Protocol::Http1 }],
+        inbound: Some(([127, 0, 0, 1], 7781).into()),
+        admin: None,
+        uses: uses.iter().map(|name| at(name)).collect(),
+        locality: Locality::default(),
+        weight: 1,
+        health: Health::Healthy,
+    };
+    put(Kind::Workload, name, labels(app), Spec::Workload(Box::new(workload)))
+}
+
+fn route(name: &str, parents: &[&str], backends: &[&str]) -> Change {
+    let backend = |name: &&str| Backend { service: at(name), port: 80, weight: 1, filters: vec![] };
+    let rule = RouteRule {
+        name: "".into(),
+        matches: vec![Match::default()],
+        filters: vec![],
+        backends: backends.iter().map(backend).collect(),
+        timeout: None,
+        backend_timeout: None,
+        retry: None,
+    };
+    let parents = parents.iter().map(|name| Parent { service: at(name), port: None }).collect();
+    let route = Route { parents, hostnames: vec![], rules: vec![rule] };
+    put(Kind::HttpRoute, name, Labels::new(), Spec::Route(route.into()))
+}
+
+fn access(name: &str, action: Action, targets: &[&str], sources: Vec<Source>) -> Change {
+    let rules = vec![Rule { sources, ..Rule::default() }];
+    let targets = targets.iter().map(|name| at(name)).collect();
+    let policy = AccessPolicy { mode: Mode::Enforce, targets, action, rules };
+    put(Kind::AccessPolicy, name, Labels::new(), Spec::Access(policy.into()))
+}
+
+fn allow(name: &str, targets: &[&str], accounts: &[&str]) -> Change {
+    let source = |name: &&str| Source::ServiceAccount { namespace: "ns".into(), name: (*name).into() };
+    access(name, Action::Allow, targets, accounts.iter().map(source).collect())
+}
+
+fn traffic(name: &str, target: &str) -> Change {
+    let policy = TrafficPolicy { targets: vec![at(target)], ..TrafficPolicy::default() };
+    put(Kind::TrafficPolicy, name, Labels::new(), Spec::Traffic(policy.into()))
+}
+
+fn delete(kind: Kind, name: &str) -> Change {
+    Change::Delete { key: key(kind, name), revision: Revision(2) }
+}
+
+fn sidecar(name: &str) -> NodeSpec {
+    NodeSpec::sidecar("ns", name)
+}
+
+/// `+` and the key of each change, then `-` and the key of each removal.
+fn told(delta: &Delta) -> Vec<String> {
+    let changed = delta.changed.iter().map(|r| format!("+{}", r.key));
+    changed.chain(delta.removed.iter().map(|key| format!("-{key}"))).collect()
+}
+
+fn with(changes: &[Change]) -> Catalog {
+    let mut catalog = Catalog::new();
+    for change in changes {
+        catalog.apply(change);
+    }
+    catalog
+}

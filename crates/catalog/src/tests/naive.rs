@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The views again, from all resources and without an index: what the catalog must equal.
+
+use crate::{NodeSpec, Role};
+use byrnie_model::policy::AccessPolicy;
+use byrnie_model::policy::access::{Action, Mode, Source};
+use byrnie_model::service::{PortPair, TargetPort};
+use byrnie_model::{Endpoint, Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The stored resources.
+pub(super) struct World<'a>(pub(super) &'a BTreeMap<Key, Arc<Resource>>);
+
+impl<'a> World<'a> {
+    fn all(&self) -> impl Iterator<Item = &'a Resource> {
+        self.0.values().map(|resource| &**resource)
+    }
+
+    fn services(&self) -> Vec<(ServiceRef, &'a Service)> {
+        let service = |r: &'a Resource| match &r.spec {
+            Spec::Service(service) => Some((ServiceRef::new(r.key.namespace.clone(), r.key.name.clone()), service)),
+            _ => None,
+        };
+        self.all().filter_map(service).collect()
+    }
+
+    fn workloads(&self) -> Vec<(&'a Resource, &'a Workload)> {
+        self.all().filter_map(|r| if let Spec::Workload(w) = &r.spec { Some((r, &**w)) } else { None }).collect()
+    }
+
+    fn serves(&self, at: &ServiceRef, service: &Service, workload: &Resource) -> bool {
+        workload.key.namespace == at.namespace
+            && !service.selector.is_empty()
+            && service.selector.iter().all(|(k, v)| workload.labels.get(k) == Some(v))
+    }
+
+    fn applies(&self, key: &Key, policy: &AccessPolicy, service: &ServiceRef) -> bool {
+        policy.targets.contains(service) || (policy.targets.is_empty() && key.namespace == service.namespace)
+    }
+
+    fn allowed(&self, identity: &Identity, service: &ServiceRef) -> bool {
+        self.all().any(|r| {
+            let Spec::Access(policy) = &r.spec else { return false };
+            policy.action == Action::Allow
+                && policy.mode == Mode::Enforce
+                && self.applies(&r.key, policy, service)
+                && policy.rules.iter().any(|rule| {
+                    rule.sources.is_empty()
+                        || rule.sources.iter().any(|source| match source {
+                            Source::ServiceAccount { namespace, name } => {
+                                namespace == identity.namespace() && name == identity.service_account()
+                            }
+                            Source::Namespace(namespace) => namespace == identity.namespace(),
+                            Source::Identity(other) => other == identity,
+                        })
+                })
+        })
+    }
+
+    /// Everything that the node may see, by key.
+    pub(super) fn view(&self, node: &NodeSpec) -> BTreeMap<Key, Spec> {
+        let mut view = BTreeMap::new();
+        let mut show = |r: &Resource| {
+            view.insert(r.key.clone(), r.spec.clone());
+        };
+        self.all().filter(|r| r.key.kind == Kind::Mesh).for_each(&mut show);
+        if node.role == Role::Gateway {
+            let open = [Kind::Service, Kind::HttpRoute, Kind::TrafficPolicy];
+            self.all().filter(|r| open.contains(&r.key.kind)).for_each(&mut show);
+            let all: Vec<ServiceRef> = self.services().into_iter().map(|(at, _)| at).collect();
+            self.endpoints(&all, &mut view);
+            return view;
+        }
+        let own = self
+            .workloads()
+            .into_iter()
+            .find(|(r, _)| r.key.namespace == node.namespace && r.key.name == node.workload);
+        let Some((own, workload)) = own else { return view };
+        show(own);
+        let exists = |at: &ServiceRef| self.services().iter().any(|(other, _)| other == at);
+        for (at, service) in self.services() {
+            if self.serves(&at, service, own) {
+                show(&self.0[&Key::new(Kind::Service, at.namespace.clone(), at.name.clone())]);
+                let policies =
+                    self.all().filter(|r| matches!(&r.spec, Spec::Access(p) if self.applies(&r.key, p, &at)));
+                policies.for_each(&mut show);
+            }
+        }
+        let services: Vec<ServiceRef> = self.services().into_iter().map(|(at, _)| at).collect();
+        let roots: Vec<ServiceRef> = services
+            .into_iter()
+            .filter(|at| workload.uses.contains(at) || self.allowed(&workload.identity, at))
+            .collect();
+        let mut seen = roots.clone();
+        for r in self.all() {
+            let Spec::Route(route) = &r.spec else { continue };
+            if route.parents.iter().any(|parent| roots.contains(&parent.service)) {
+                show(r);
+                let backends = route.rules.iter().flat_map(|rule| &rule.backends).map(|b| b.service.clone());
+                seen.extend(backends.filter(|at| exists(at)));
+            }
+        }
+        for r in self.all() {
+            let visible = match &r.spec {
+                Spec::Service(_) => seen.contains(&ServiceRef::new(r.key.namespace.clone(), r.key.name.clone())),
+                Spec::Traffic(policy) => policy.targets.iter().any(|target| seen.contains(target)),
+                _ => false,
+            };
+            if visible {
+                show(r);
+            }
+        }
+        self.endpoints(&seen, &mut view);
+        view
+    }
+
+    fn endpoints(&self, seen: &[ServiceRef], view: &mut BTreeMap<Key, Spec>) {
+        for (at, service) in self.services().into_iter().filter(|(at, _)| seen.contains(at)) {
+            for (r, workload) in self.workloads().into_iter().filter(|(r, _)| self.serves(&at, service, r)) {
+                let Some(address) = workload.inbound else { continue };
+                let pair = |port: &byrnie_model::service::ServicePort| {
+                    let target = match &port.target {
+                        TargetPort::Number(number) => *number,
+                        TargetPort::Name(name) => workload.ports.iter().find(|p| p.name == *name)?.port,
+                    };
+                    Some(PortPair { service: port.port, target })
+                };
+                let ports: Vec<PortPair> = service.ports.iter().filter_map(pair).collect();
+                let endpoint = Endpoint {
+                    service: at.clone(),
+                    workload: r.key.name.clone(),
+                    identity: workload.identity.clone(),
+                    address,
+                    ports,
+                    labels: r.labels.clone(),
+                    locality: workload.locality.clone(),
+                    weight: workload.weight,
+                    health: workload.health,
+                };
+                if !endpoint.ports.is_empty() {
+                    let key = Key::new(Kind::Endpoint, at.namespace.clone(), format!("{}/{}", at.name, r.key.name));
+                    view.insert(key, Spec::Endpoint(Box::new(endpoint)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What each node is told, step by step.
+
+use super::*;
+
+/// A shop: `web` may call `pay`, which splits to `pay1` and `pay2`.
+fn shop() -> Vec<Change> {
+    vec![
+        service("web", "web"),
+        service("pay", "pay"),
+        service("pay1", "one"),
+        service("pay2", "two"),
+        workload("web-1", "web", "web", &["pay"]),
+        workload("one-1", "one", "pay", &[]),
+        workload("two-1", "two", "pay", &[]),
+        route("split", &["pay"], &["pay1", "pay2"]),
+        allow("pay", &["pay1", "pay2"], &["web"]),
+        traffic("pay1", "pay1"),
+    ]
+}
+
+#[test]
+fn a_sidecar_sees_what_it_uses_and_what_lies_behind() {
+    let mut catalog = with(&shop());
+    catalog.join("ns/web-1".into(), sidecar("web-1"));
+    assert_eq!(
+        told(&catalog.delta(&"ns/web-1".into())),
+        [
+            "+Workload/ns/web-1",
+            "+Service/ns/pay",
+            "+Service/ns/pay1",
+            "+Service/ns/pay2",
+            "+Service/ns/web",
+            "+Endpoint/ns/pay1/one-1",
+            "+Endpoint/ns/pay2/two-1",
+            "+TrafficPolicy/ns/pay1",
+            "+HTTPRoute/ns/split",
+        ]
+    );
+    catalog.join("ns/one-1".into(), sidecar("one-1"));
+    assert_eq!(
+        told(&catalog.delta(&"ns/one-1".into())),
+        ["+Workload/ns/one-1", "+AccessPolicy/ns/pay", "+Service/ns/pay1"]
+    );
+}
+
+#[test]
+fn the_edge_sees_all_but_access() {
+    let mut catalog = with(&shop());
+    catalog.join("byrnie/edge".into(), NodeSpec::gateway("byrnie", "edge"));
+    let told = told(&catalog.delta(&"byrnie/edge".into()));
+    assert!(!told.iter().any(|line| line.contains("AccessPolicy") || line.contains("Workload")), "{told:?}");
+    assert_eq!(told.len(), 4 + 3 + 1 + 1);
+}
+
+/// Applies one change to the shop and says what `web-1` is told.
+fn then(changes: &[Change]) -> Vec<String> {
+    let mut catalog = with(&shop());
+    catalog.join("ns/web-1".into(), sidecar("web-1"));
+    catalog.delta(&"ns/web-1".into());
+    for change in changes {
+        catalog.apply(change);
+    }
+    told(&catalog.delta(&"ns/web-1".into()))
+}
+
+#[test]
+fn changes_reach_those_concerned() {
+    for (name, changes, expected) in [
+        ("an instance more", vec![workload("one-2", "one", "pay", &[])], vec!["+Endpoint/ns/pay1/one-2"]),
+        ("an instance gone", vec![delete(Kind::Workload, "one-1")], vec!["-Endpoint/ns/pay1/one-1"]),
+        (
+            "an instance of another identity",
+            vec![workload("one-2", "one", "other", &[])],
+            vec!["+Endpoint/ns/pay1/one-2"],
+        ),
+        (
+            "a selector that fits others",
+            vec![service("pay1", "two")],
+            vec!["+Service/ns/pay1", "+Endpoint/ns/pay1/two-1", "-Endpoint/ns/pay1/one-1"],
+        ),
+        (
+            "a route that leads elsewhere",
+            vec![route("split", &["pay"], &["pay2", "web"])],
+            vec![
+                "+Endpoint/ns/web/web-1",
+                "+HTTPRoute/ns/split",
+                "-TrafficPolicy/ns/pay1",
+                "-Endpoint/ns/pay1/one-1",
+                "-Service/ns/pay1",
+            ],
+        ),
+        ("a policy of no concern", vec![allow("x", &["web"], &["other"])], vec!["+AccessPolicy/ns/x"]),
+        ("a service of no concern", vec![service("x", "x"), workload("x-1", "x", "x", &[])], vec![]),
+        ("the same again", shop(), vec![]),
+        ("gone and back", vec![delete(Kind::Service, "pay2"), service("pay2", "two")], vec![]),
+    ] {
+        let allowed_once = [allow("pay", &["none"], &["web"])];
+        let _ = allowed_once;
+        let told = then(&changes);
+        // `web` may call pay1 and pay2 by policy, so they stay unless the policy goes too.
+        let mut without_grant = vec![delete(Kind::AccessPolicy, "pay")];
+        without_grant.extend(changes.clone());
+        let told = if name.contains("elsewhere") { then(&without_grant) } else { told };
+        assert_eq!(told, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_grant_shows_a_service_and_its_end_hides_it() {
+    let mut catalog = with(&shop());
+    catalog.join("ns/one-1".into(), sidecar("one-1"));
+    catalog.delta(&"ns/one-1".into());
+    catalog.apply(&allow("web", &["web"], &["pay"]));
+    assert_eq!(told(&catalog.delta(&"ns/one-1".into())), ["+Service/ns/web", "+Endpoint/ns/web/web-1"]);
+    catalog.apply(&delete(Kind::AccessPolicy, "web"));
+    assert_eq!(told(&catalog.delta(&"ns/one-1".into())), ["-Endpoint/ns/web/web-1", "-Service/ns/web"]);
+}
+
+#[test]
+fn a_refusal_is_told_before_a_permission_and_both_before_the_service() {
+    let mut catalog = with(&shop());
+    catalog.apply(&access("a-deny", Action::Deny, &["pay1"], vec![]));
+    catalog.join("ns/one-1".into(), sidecar("one-1"));
+    assert_eq!(
+        told(&catalog.delta(&"ns/one-1".into())),
+        ["+Workload/ns/one-1", "+AccessPolicy/ns/a-deny", "+AccessPolicy/ns/pay", "+Service/ns/pay1"]
+    );
+}
+
+#[test]
+fn a_node_without_workload_is_told_of_the_mesh_alone() {
+    let mut catalog = with(&shop());
+    catalog.join("ns/ghost".into(), sidecar("ghost"));
+    assert!(catalog.delta(&"ns/ghost".into()).is_empty());
+    catalog.apply(&workload("ghost", "web", "ghost", &[]));
+    assert_eq!(told(&catalog.delta(&"ns/ghost".into())), ["+Workload/ns/ghost", "+Service/ns/web"]);
+}
+
+#[test]
+fn endpoints_cannot_be_written() {
+    let mut catalog = with(&shop());
+    let endpoint = catalog.endpoints(&at("pay1")).next().unwrap().clone();
+    catalog.apply(&Change::Delete { key: endpoint.key.clone(), revision: Revision(9) });
+    assert!(catalog.resource(&endpoint.key).is_some());
+    assert!(catalog.apply(&Change::Put(endpoint)).nodes.is_empty());
+}
