@@ -102,11 +102,11 @@ pub fn explain_tunnel(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, now: Now)
         explain_endpoint(&hop.cluster, &effect, &shard, now, &mut steps);
     }
     let passed = !matches!(&effect, Effect::Reply(answer) if answer.reason == Reason::AccessDenied);
-    let known = resolve::resolve(snapshot, &arrival.direction, "", None).is_ok();
     let onward = onward(&effect, "");
     let verdict = tunnel.finish(&mut shard, Outcome::default(), now);
-    if arrival.direction.side() == Side::Inbound && known {
-        let rule = Some(verdict.decided.rule.clone()).filter(|rule| *rule != *"default" && !rule.is_empty());
+    // An empty rule: it was refused before any was looked at.
+    if arrival.direction.side() == Side::Inbound && !verdict.decided.rule.is_empty() {
+        let rule = Some(verdict.decided.rule.clone()).filter(|rule| *rule != *"default");
         explain_access(arrival, snapshot, (rule, verdict.decided.shadow), passed, &mut steps);
     }
     conclude(effect, steps, verdict.decided.nearest, arrival, onward)

@@ -117,11 +117,19 @@ impl Tunnel {
     fn decide_inbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
         let found = resolve::resolve(&snapshot, &arrival.direction, "", None).ok();
-        let served = found.and_then(|(tree, port)| Some((tree, port.program?, tree.access.as_ref()?)));
-        let Some((tree, program, access)) = served else {
+        let served = found.and_then(|(tree, port)| Some((tree, port, port.program?, tree.access.as_ref()?)));
+        let Some((tree, port, program, access)) = served else {
             return Err(refuse(Reason::NotServed, "this workload does not serve that service port"));
         };
         self.service = Some(Arc::clone(tree));
+        if port.protocol.is_http() {
+            // Rules that look at requests don't fit opaque bytes: a caller that chose to send them would
+            // pass by every DENY of that sort.
+            let detail =
+                format!("{} speaks {} on port {}, not opaque TCP", tree.label, port.protocol.name(), port.number);
+            self.nearest = Some(detail.as_str().into());
+            return Err(refuse(Reason::AccessDenied, detail));
+        }
         let call = authorize::Call { source: arrival.source, port: program.port(), http: None };
         let ruling = access.rule_on(&call, snapshot.default_allows());
         let allowed = ruling.allowed;

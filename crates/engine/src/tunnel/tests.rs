@@ -83,3 +83,15 @@ fn access_is_by_identity_and_http_rules_never_fit() {
     check(AccessRule { http: vec![http(&["GET"], &[])], ..AccessRule::default() }, false);
     check(AccessRule { http: vec![http(&[], &[])], ..AccessRule::default() }, false);
 }
+
+#[test]
+fn opaque_bytes_can_not_pass_by_the_rules_of_an_http_port() {
+    let everyone = access("web", "web", Action::Allow, Mode::Enforce, vec![AccessRule::default()]);
+    let no_posts = AccessRule { http: vec![http(&["POST"], &[])], ..AccessRule::default() };
+    let no_posts = access("no-posts", "web", Action::Deny, Mode::Enforce, vec![no_posts]);
+    let mut world = World::new(vec![own_workload(), service("web", Protocol::Http1), everyone, no_posts]);
+    let (service, bob) = (sref("web"), identity("bob"));
+    let arrival = arrival(Direction::Inbound { service: &service, port: 80 }, Some(&bob));
+    let (_, effect) = Tunnel::begin(&world.snapshot(), &mut world.shard, &arrival, ms(0));
+    assert_eq!(answer(effect).reason, Reason::AccessDenied);
+}
