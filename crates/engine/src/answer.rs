@@ -38,9 +38,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn new(reason: Reason, grpc: bool, detail: impl Into<Text>) -> Self {
+    /// An answer for `reason`. A proxy makes one itself only where there is no exchange: for a request that
+    /// is malformed, or that comes while the proxy is draining (which tells a calling proxy to go elsewhere).
+    pub fn new(reason: Reason, grpc: bool, detail: impl Into<Text>) -> Self {
         let (status, detail) = (reason.status(), detail.into());
-        Self { status, reason, grpc, retry_after: None, location: None, detail, failure: None }
+        let failure = (reason == Reason::Draining).then_some(FAILURE_UNSENT);
+        Self { status, reason, grpc, retry_after: None, location: None, detail, failure }
     }
 
     /// The gRPC status.
