@@ -115,17 +115,19 @@ fn write_absolute(head: &mut Head, target: &str, host: Host) -> Result<(), Rejec
     }
 }
 
-/// The authority of the target wins over Host, which must agree.
+/// The authority of the target wins over Host, which must agree. Clients leave the port out of one of
+/// them if it is the scheme's own, and out of a CONNECT's Host whatever it is.
 fn absolute_authority(head: &mut Head, authority: &[u8], host: Host) -> Result<(), RejectReason> {
     if authority.contains(&b'@') {
         return Err(RejectReason::Userinfo);
     }
-    let out = head.authority_mut();
-    uri::authority(authority, out)?;
-    match host {
-        Host::Name(name) if name != *out => Err(RejectReason::HostMismatch),
-        _ => Ok(()),
-    }
+    uri::authority(authority, head.authority_mut())?;
+    let Host::Name(name) = host else { return Ok(()) };
+    let default = if head.scheme() == "https" { 443 } else { 80 };
+    let (target, target_port) = (head.host(), head.port().unwrap_or(default));
+    let (host, port) = uri::split_port(&name);
+    let implied = if head.method() == "CONNECT" { target_port } else { default };
+    if host == target && port.unwrap_or(implied) == target_port { Ok(()) } else { Err(RejectReason::HostMismatch) }
 }
 
 enum Host {

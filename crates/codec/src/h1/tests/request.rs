@@ -139,6 +139,11 @@ fn absolute_targets() {
     check("GET http://a/x HTTP/1.0||", Ok("GET a /x none close 1.0"));
     check("GET http://a/x HTTP/1.1|Host: b||", Err(R::HostMismatch));
     check("GET http://a:81/x HTTP/1.1|Host: a||", Err(R::HostMismatch));
+    check("GET http://a/x HTTP/1.1|Host: a:81||", Err(R::HostMismatch));
+    check("GET http://a:80/x HTTP/1.1|Host: a||", Ok("GET a:80 /x none"));
+    check("GET http://a/x HTTP/1.1|Host: a:80||", Ok("GET a /x none"));
+    check("GET https://a:443/x HTTP/1.1|Host: a||", Ok("GET a:443 /x none https"));
+    check("GET https://a:80/x HTTP/1.1|Host: a||", Err(R::HostMismatch));
     check("GET http://a/x HTTP/1.1||", Err(R::HostMissing));
     check("GET http://u@a/x HTTP/1.1|Host: a||", Err(R::Userinfo));
     check("GET http://u:p@a/x HTTP/1.1|Host: a||", Err(R::Userinfo));
@@ -155,6 +160,8 @@ fn connect_targets() {
     check("CONNECT a:443 HTTP/1.1|Host: a:443||", Ok("CONNECT a:443 / none"));
     check("CONNECT [::1]:443 HTTP/1.1|Host: [::1]:443||", Ok("CONNECT [::1]:443 / none"));
     check("CONNECT a:443 HTTP/1.1|Host: b:443||", Err(R::HostMismatch));
+    check("CONNECT a:443 HTTP/1.1|Host: a:444||", Err(R::HostMismatch));
+    check("CONNECT a:443 HTTP/1.1|Host: a||", Ok("CONNECT a:443 / none"));
     check("CONNECT a HTTP/1.1|Host: a||", Err(R::TargetForm));
     check("CONNECT /x HTTP/1.1|Host: a||", Err(R::TargetForm));
     check("CONNECT http://a:443/ HTTP/1.1|Host: a:443||", Err(R::TargetForm));
