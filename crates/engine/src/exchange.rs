@@ -15,6 +15,7 @@ use crate::verdict::{Decided, Labels, Verdict, method_label};
 use crate::{Arrival, DecisionId, Effect, Failure, Outcome, Plan, Reason, Side, Tls};
 use crate::{deadline, enter, filter, resolve, retry};
 use byrnie_base::{Instant, Now, Text, assert_size};
+use byrnie_codec::headers::{Sender, strip_untrusted_response};
 use byrnie_codec::{Head, Known, grpc};
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,18 +103,19 @@ impl Exchange {
         &self.facts.id
     }
 
-    /// The request's body can't be sent again: more of it has passed than the proxy keeps.
+    /// The request's body can't be sent again: more of it has passed than the proxy keeps. Say so before
+    /// the event that might lead to another try, a response included.
     pub fn body_gone(&mut self) {
         self.course.policy.body_held = false;
     }
 
-    /// Takes in the head of a final response (not 1xx, but 101) and edits it for the caller.
+    /// Takes in the head of a final response (not 1xx, but 101) and edits it for the caller. If another
+    /// try follows, the response is of no use any more: its connection is to be closed or its body drained.
     pub fn on_response(&mut self, shard: &mut Shard, head: &mut Head, now: Now) -> Effect {
         let now = now.mono;
         if self.course.cluster().is_none() {
             // The own program can't speak for the mesh.
-            head.remove(FAILURE_HEADER);
-            head.remove_known(Known::ByrnieDecision);
+            strip_untrusted_response(head, Sender::Program);
             self.course.end(shard, Ending::Status(head.status()), now);
             return Effect::Forward;
         }

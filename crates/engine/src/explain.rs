@@ -58,15 +58,15 @@ pub struct Onward {
     pub port: u16,
     /// The workload.
     pub endpoint: Text,
-    /// The head as it would arrive there.
+    /// The path as it would arrive there.
     pub path: Text,
 }
 
 /// Seed of the dice: two explanations of one request agree.
 const SEED: u64 = 0;
 
-/// What would happen to a request with this head. `shard` gives what a core has learnt of endpoints and
-/// is not changed by much; a fresh one explains a proxy that has seen nothing.
+/// What would happen to a request with this head at a proxy that has learnt nothing of its endpoints yet:
+/// what cores know of latency and ejections is theirs alone. Counts of tries under way are the real ones.
 pub fn explain(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, head: &Head, now: Now) -> Explanation {
     let mut shard = Shard::new(SEED);
     let mut edited = head.clone();

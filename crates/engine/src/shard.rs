@@ -2,8 +2,10 @@
 //! One core's own memory: dice, and what it has learnt of clusters and endpoints. It outlives
 //! snapshots. The core that owns it passes it with each event; no other core ever sees it.
 
+use crate::DecisionId;
+use crate::cluster::Cluster;
 use crate::latency::Latency;
-use crate::outlier::Standing;
+use crate::outlier::{self, Standing};
 use crate::retry::Budget;
 use crate::slot::Memory;
 use byrnie_base::{Instant, Rng, Text};
@@ -69,6 +71,16 @@ impl Shard {
     /// What happened so far.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// An id for the record of something that never became an exchange.
+    pub fn draw_id(&mut self) -> DecisionId {
+        DecisionId::draw(&mut self.rng)
+    }
+
+    /// How many endpoints of a cluster this core leaves out now, for `byrnie_endpoints`.
+    pub fn ejected(&self, cluster: &Cluster, now: Instant) -> usize {
+        cluster.members().iter().filter(|member| outlier::ejected(self, member, now)).count()
     }
 
     /// The metric label of a caller: `ACCOUNT.NAMESPACE`, made once.

@@ -490,6 +490,18 @@ fn answers_are_problems_or_trailers() {
     assert_eq!((written.status(), written.get("grpc-status")), (200, Some(&b"12"[..])));
 }
 
+#[test]
+fn a_draining_proxy_sends_callers_elsewhere() {
+    let mut world = World::payments(2);
+    let draining = Answer::new(Reason::Draining, false, "shutting down");
+    let mut said = Head::new();
+    draining.write(&world.shard.draw_id(), &mut said);
+    let (mut exchange, effect) = world.begin(&mut head("POST", "payments/", &[]), ms(0));
+    let first = endpoint_of(&plan(effect));
+    let second = plan(exchange.on_response(&mut world.shard, &mut said, ms(1)));
+    assert_ne!(endpoint_of(&second), first);
+}
+
 fn names() -> Vec<Resource> {
     vec![service("payments", Protocol::Http1), of_endpoint(endpoint("payments", "e", 1))]
 }
@@ -519,6 +531,29 @@ fn names_are_found_by_door() {
         let label = resolve::resolve(&snapshot, &direction, host, port).ok().map(|(tree, _)| tree.label.to_string());
         assert_eq!(label.as_deref(), found, "{direction:?} {host}");
     }
+}
+
+/// Requests through a chain of services of which the last one breaks every connection; how many reach it.
+fn chain(hops: &mut [World], at: u64) -> u32 {
+    let Some((first, rest)) = hops.split_first_mut() else { return 1 };
+    let last = rest.is_empty();
+    let (mut exchange, mut effect) = first.begin(&mut head("GET", "payments/", &[]), ms(at));
+    let mut reached = 0;
+    while let Effect::Send(_) = effect {
+        reached += chain(rest, at);
+        // The last one's proxy tells that its program broke off; the other programs answer 502 themselves.
+        let headers: &[(&str, &str)] = if last { &[("x-byrnie-failure", "lost")] } else { &[] };
+        effect = exchange.on_response(&mut first.shard, &mut response(if last { 503 } else { 502 }, headers), ms(at));
+    }
+    reached
+}
+
+#[test]
+fn retries_do_not_multiply_along_a_chain() {
+    let mut hops: Vec<World> = (0..4).map(|_| World::payments(3)).collect();
+    let reached: u32 = (0..2000).map(|at| chain(&mut hops, at)).sum();
+    // A fifth more, and ten a second for two seconds.
+    assert!((2000..=2430).contains(&reached), "{reached}");
 }
 
 fn any_failure() -> impl Strategy<Value = Failure> {
