@@ -4,8 +4,9 @@
 
 use super::codec::Raw;
 use super::{
-    CONNECTION_WINDOW, CONNECTIONS_ANONYMOUS_MAX, CONNECTIONS_MAX, Call, DRAIN_TIMEOUT, HEADERS_BYTES_MAX, Incoming,
-    MESSAGE_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT, STREAM_QUEUE, STREAM_WINDOW, STREAMS_MAX, Service, Shape, Source,
+    CALL_TIMEOUT, CONNECTION_WINDOW, CONNECTIONS_ANONYMOUS_MAX, CONNECTIONS_MAX, Call, DRAIN_TIMEOUT,
+    HEADERS_BYTES_MAX, Incoming, MESSAGE_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT, STREAM_QUEUE, STREAM_WINDOW,
+    STREAMS_MAX, Service, Shape, Source,
 };
 use crate::BoxFuture;
 use crate::io::{Stream, TcpStream};
@@ -20,6 +21,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::Status;
@@ -112,10 +114,12 @@ impl Connection {
 
     async fn http2(self, stream: Stream, peer: Peer, mut shutdown: Shutdown) {
         let remote = self.remote;
+        let spoke = Arc::new(AtomicBool::new(false));
         let answer = {
-            let peer = peer.clone();
+            let (peer, spoke) = (peer.clone(), Arc::clone(&spoke));
             let service = self.service;
             hyper::service::service_fn(move |request| {
+                spoke.store(true, Ordering::Relaxed);
                 let answer = answer(Arc::clone(&service), peer.clone(), remote, request);
                 async move { Ok::<_, Infallible>(answer.await) }
             })
@@ -133,6 +137,7 @@ impl Connection {
         let reason = tokio::select! {
             ended = connection.as_mut() => return report(remote, ended),
             () = peer.expired() => "certificate expired",
+            () = stays_silent(&peer, &spoke) => "no call from a newcomer",
             () = shutdown.wait() => "shutdown",
         };
         tracing::debug!(%remote, reason, "grpc connection is being closed");
@@ -141,6 +146,18 @@ impl Connection {
             report(remote, ended);
         }
     }
+}
+
+/// Ends after [`CALL_TIMEOUT`] if the peer has no identity and has called nothing: a place of the few that there are
+/// for newcomers isn't held for free.
+async fn stays_silent(peer: &Peer, spoke: &AtomicBool) {
+    if peer.identity.is_none() {
+        crate::runtime::sleep(CALL_TIMEOUT).await;
+        if !spoke.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 fn report(remote: SocketAddr, ended: hyper::Result<()>) {

@@ -326,3 +326,18 @@ fn without_tls_nobody_has_an_identity() {
         server.ended().await;
     });
 }
+
+#[test]
+fn a_newcomer_that_calls_nothing_is_let_go_and_others_are_kept() {
+    run(async {
+        let world = start();
+        let nobody = tls::client_without_certificate(&world.authority.roots().unwrap());
+        let silent = Channel::connect(world.address, &nobody, &world.control, None).await.unwrap();
+        let calling = Channel::connect(world.address, &nobody, &world.control, None).await.unwrap();
+        let known = world.channel().await;
+        calling.unary("/t.T/Unary", Bytes::new()).await.unwrap();
+        silent.closed().await;
+        assert!(!calling.is_closed() && !known.is_closed());
+        calling.unary("/t.T/Unary", Bytes::new()).await.unwrap();
+    });
+}
