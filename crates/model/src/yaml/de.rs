@@ -237,7 +237,7 @@ impl<'de> de::Deserializer<'de> for De<'_> {
     ) -> Result<V::Value, Fault> {
         let result = match &self.node.value {
             Raw::String(text) => visitor.visit_enum(text.as_str().into_deserializer()),
-            _ => self.visit(None, TextOnly).and_then(|never| match never {}),
+            _ => self.visit(None, TextOnly).map(|never| match never {}),
         };
         result.map_err(|fault: Fault| fault.or_at(&self.trail, self.shown))
     }

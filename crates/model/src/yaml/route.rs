@@ -79,7 +79,7 @@ fn parents(reader: &mut Reader<'_>, said: &[gw::HttpRouteParentRefs]) -> Vec<Par
         let name = reader.label(&parent.name, &format!("{at}.name"));
         let port = parent.port.map(|port| reader.port(port.into(), &format!("{at}.port")));
         let parent = Parent { service: ServiceRef::new(reader.namespace(), name), port };
-        if parents.iter().any(|other| *other == parent) {
+        if parents.contains(&parent) {
             reader.fault(&code::CONTRADICTION, at, "the same parent stands twice");
         } else if parents.iter().any(|o| o.service == parent.service && (o.port.is_none() || parent.port.is_none())) {
             let message = "the service is a parent as a whole already: either give each a port, or only one without";
