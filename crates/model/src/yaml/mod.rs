@@ -26,6 +26,7 @@ use de::Fault;
 use node::{DEPTH_MAX, Node, Raw, Span};
 use reader::Reader;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 pub(crate) use access::AccessSpec;
 pub(crate) use mesh::MeshSpec;
@@ -38,6 +39,9 @@ pub const INPUT_BYTES_MAX: usize = 16 << 20;
 pub const DOCUMENTS_MAX: usize = 10_000;
 /// Largest document, measured as canonical JSON (after aliases are expanded), as in etcd.
 pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
+
+/// Most messages about one input; what is beyond is not read.
+pub const DIAGNOSTICS_MAX: usize = 1_000;
 
 /// What a document leaves unsaid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,9 +105,17 @@ pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Parsed {
             return parsed;
         }
     };
+    let mut lines: BTreeMap<Key, u32> = BTreeMap::new();
     for root in roots {
         if root.value == Raw::Null {
             continue;
+        }
+        if parsed.diagnostics.len() >= DIAGNOSTICS_MAX {
+            let message = format!("more than {DIAGNOSTICS_MAX} messages: the rest of the input was not read");
+            let mut fault = Fault::new(&code::TOO_LARGE, "", message);
+            fault.span = Some(root.span);
+            parsed.diagnostics.push(diagnostic(&fault, Severity::Error, Some(&root), None, &file, text));
+            break;
         }
         let mut read = read(&root, defaults);
         for (faults, severity) in [(&read.faults, Severity::Error), (&read.warnings, Severity::Warning)] {
@@ -111,8 +123,7 @@ pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Parsed {
             parsed.diagnostics.extend(told);
         }
         if let Some(mut resource) = read.resource.take() {
-            if let Some(twin) = parsed.documents.iter().find(|d| d.resource.key == resource.key) {
-                let line = twin.resource.origin.as_ref().map_or(0, |origin| origin.line);
+            if let Some(line) = lines.get(&resource.key) {
                 let message = format!("{} is already described at line {line}", resource.key);
                 let fault = Fault::new(&code::DUPLICATE_RESOURCE, "metadata.name", message);
                 parsed.diagnostics.push(diagnostic(
@@ -125,6 +136,7 @@ pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Parsed {
                 ));
                 continue;
             }
+            lines.insert(resource.key.clone(), root.span.line);
             resource.origin = Some(Origin { file: file.clone(), line: root.span.line });
             parsed.documents.push(Document { resource, root });
         }

@@ -40,6 +40,7 @@ fn bombs_are_refused() {
         ("long", long, &["C009"]),
         ("many", many, &["C009"]),
         ("labels", labels, &["C011"]),
+        ("messages", "---\n[]\n".repeat(super::super::DIAGNOSTICS_MAX + 1), &["C009"]),
     ] {
         let found = super::said(&text);
         assert!(found.iter().any(|(id, _)| codes.contains(id)), "{name}: {found:?}");
