@@ -3,9 +3,6 @@
 //! The console's apply and delete, the registry's services and `undo` come through here. Whether
 //! resources fit each other was asked before; here only what would break the mesh itself is refused.
 
-#[cfg(test)]
-mod tests;
-
 use crate::ingest::{document, store_key};
 use crate::{State, history};
 use byrnie_base::Text;
@@ -162,7 +159,11 @@ async fn plan(state: &State, actions: &[Action]) -> Result<Plan, Error> {
             Some(after) => txn.put(at, after.as_bytes()),
             None => txn.delete(at),
         };
-        plan.record.changes.push(history::Changed { key: key.clone(), before: before.map(|entry| document(&entry.value)), after });
+        plan.record.changes.push(history::Changed {
+            key: key.clone(),
+            before: before.map(|entry| document(&entry.value)),
+            after,
+        });
     }
     Ok(plan)
 }

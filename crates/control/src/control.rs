@@ -2,16 +2,19 @@
 //! The screen of the control plane: starts the roles over one [`State`], in the order in which they
 //! need each other. `byrnie up` and `byrnie server` call it.
 
+#[cfg(test)]
+mod tests;
+
 use crate::ca::{Authority, issue};
 use crate::port::Port;
 use crate::registry::{Registry, lease};
 use crate::{State, ingest};
 use byrnie_base::{Clock, Text};
+use byrnie_net::grpc;
 use byrnie_net::listen::{self, Ports, Share};
 use byrnie_net::runtime::{self, Shutdown, Task, Trigger};
 use byrnie_net::tls::ca::Name;
 use byrnie_net::tls::{self, Credentials, ServerTls};
-use byrnie_net::grpc;
 use byrnie_store::Store;
 use byrnie_xds::proto::byrnie::v1::ReportResponse;
 use std::net::SocketAddr;
@@ -57,17 +60,26 @@ pub struct Running {
     pub authority: Arc<Authority>,
     /// Where proxies connect.
     pub control: SocketAddr,
+    registry: Arc<Registry>,
     trigger: Trigger,
     tasks: Vec<Task>,
 }
 
 impl Running {
     /// Stops every role: streams get a few seconds to end.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
+        // First, so that the end of a stream isn't taken for the end of its workload.
+        self.registry.close();
         self.trigger.fire();
-        for task in self.tasks {
+        for task in std::mem::take(&mut self.tasks) {
             task.ended().await;
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.registry.close();
     }
 }
 
@@ -111,17 +123,19 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let port = Port {
         state: Arc::clone(&state),
         authority: Arc::clone(&authority),
-        registry,
+        registry: Arc::clone(&registry),
         collect: Arc::new(|_, _| ReportResponse::default()),
+        shutdown: shutdown.clone(),
     };
-    let renewal = Renewal { state: Arc::clone(&state), authority: Arc::clone(&authority), names, server: server.clone() };
+    let renewal =
+        Renewal { state: Arc::clone(&state), authority: Arc::clone(&authority), names, server: server.clone() };
     let tasks = vec![
         runtime::spawn("ingest", until(shutdown.clone(), ingest::follow(Arc::clone(&state), watch))),
         runtime::spawn("registry grace", until(shutdown.clone(), grace(Arc::clone(&state)))),
         runtime::spawn("own certificate", until(shutdown.clone(), renewal.run(credentials))),
         runtime::spawn("control port", grpc::serve(listener, server, Arc::new(port), shutdown)),
     ];
-    Ok(Running { state, authority, control, trigger, tasks })
+    Ok(Running { state, authority, control, registry, trigger, tasks })
 }
 
 /// Runs `task` until it ends or it's time to stop.
@@ -164,7 +178,9 @@ impl Renewal {
             }
             match self.renew().await {
                 Ok(newer) => credentials = newer,
-                Err(error) => tracing::error!(%error, "the control plane's certificate could not be renewed; it tries again"),
+                Err(error) => {
+                    tracing::error!(%error, "the control plane's certificate could not be renewed; it tries again")
+                }
             }
         }
     }

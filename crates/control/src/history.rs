@@ -3,12 +3,9 @@
 //! the values before and after, so that each can be undone. Registrations aren't recorded: they come
 //! and go by themselves.
 
-#[cfg(test)]
-mod tests;
-
+use crate::State;
 use crate::apply::{self, Action, Applied};
 use crate::ingest::{self, document, resource_key, store_key};
-use crate::State;
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::{Key, Revision};
 use byrnie_store::{Entry, Expect, Txn};
@@ -204,8 +201,7 @@ fn parts(record: &Record) -> Vec<String> {
     let mut parts = Vec::new();
     let mut rest = record.changes.iter().peekable();
     while rest.peek().is_some() {
-        let mut part =
-            Stored { who: record.who.clone(), why: record.why.clone(), at: record.at, changes: Vec::new() };
+        let mut part = Stored { who: record.who.clone(), why: record.why.clone(), at: record.at, changes: Vec::new() };
         let mut bytes = 0;
         while bytes < PART_BYTES_MAX
             && let Some(change) = rest.next()

@@ -3,9 +3,6 @@
 //! Started by `control`. An entry that can't be read is reported and skipped; the last good version of
 //! it stays in force.
 
-#[cfg(test)]
-mod tests;
-
 use crate::State;
 use byrnie_base::Text;
 use byrnie_model::yaml::{self, Defaults};
@@ -130,4 +127,3 @@ fn put(state: &State, entry: &Entry) -> Option<Change> {
         }
     }
 }
-

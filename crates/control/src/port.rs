@@ -9,6 +9,7 @@ use crate::{State, ads};
 use byrnie_model::Identity;
 use byrnie_net::BoxFuture;
 use byrnie_net::grpc::{Call, Code, Incoming, Service, Shape, Status};
+use byrnie_net::runtime::Shutdown;
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1::{ReportRequest, ReportResponse, SignRequest, SignResponse};
 use byrnie_xds::{Bytes, DELTA_PATH, JOIN_PATH, REPORT_PATH, SIGN_PATH};
@@ -29,6 +30,8 @@ pub struct Port {
     pub registry: Arc<Registry>,
     /// Takes reports.
     pub collect: Collect,
+    /// Ends streams, which would last as long as their proxies.
+    pub shutdown: Shutdown,
 }
 
 impl Service for Port {
@@ -58,18 +61,26 @@ impl Service for Port {
         outgoing: mpsc::Sender<Bytes>,
     ) -> BoxFuture<'static, Result<(), Status>> {
         let port = self.clone();
+        let mut shutdown = self.shutdown.clone();
         Box::pin(async move {
-            let peer = proven(&call)?;
-            match call.path.as_str() {
-                DELTA_PATH => ads::serve::stream(port.state, peer, incoming, outgoing).await,
-                JOIN_PATH => registry::api::stream(port.state, port.registry, peer, incoming, outgoing).await,
-                _ => Err(Status::unimplemented("no such method")),
+            tokio::select! {
+                ended = port.carry(call, incoming, outgoing) => ended,
+                () = shutdown.wait() => Err(Status::unavailable("the control plane is stopping; connect again")),
             }
         })
     }
 }
 
 impl Port {
+    async fn carry(self, call: Call, incoming: Incoming, outgoing: mpsc::Sender<Bytes>) -> Result<(), Status> {
+        let peer = proven(&call)?;
+        match call.path.as_str() {
+            DELTA_PATH => ads::serve::stream(self.state, peer, incoming, outgoing).await,
+            JOIN_PATH => registry::api::stream(self.state, self.registry, peer, incoming, outgoing).await,
+            _ => Err(Status::unimplemented("no such method")),
+        }
+    }
+
     async fn sign(&self, call: Call, message: &[u8]) -> Result<Bytes, Status> {
         let request = SignRequest::decode(message).map_err(|_| Status::invalid_argument("no SignRequest"))?;
         let token = Some(request.token).filter(|token| !token.is_empty()).or(call.token);

@@ -9,7 +9,7 @@ mod tests;
 use crate::state::Refusal;
 use byrnie_base::Text;
 use byrnie_catalog::{Catalog, NodeId, NodeSpec};
-use byrnie_model::{Change, Delta, Identity, Key, Kind, Resource, Revision, Spec};
+use byrnie_model::{Change, Identity, Key, Kind, Resource, Revision, Spec};
 use byrnie_xds::server::{self, Outcome, Session};
 use byrnie_xds::{Bytes, wire};
 use std::collections::BTreeMap;
@@ -181,6 +181,11 @@ impl Hub {
         }
         for node in affected {
             let Some(&id) = self.by_node.get(&node) else { continue };
+            // A workload that is gone while its proxy still speaks has lost its lease for a moment, or is
+            // draining. What it has stays; the catalog remembers what to tell it when it's back.
+            if node != EDGE && self.workload(&node).is_none() {
+                continue;
+            }
             let delta = self.catalog.delta(&node);
             let Some(stream) = self.sessions.get_mut(&id) else { continue };
             stream.session.offer(&delta, self.revision);
@@ -222,6 +227,11 @@ impl Hub {
     /// The newest revision taken in.
     pub const fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// Wire forms made since the beginning: the measure of encoding.
+    pub const fn encoded(&self) -> u64 {
+        self.encoded.made
     }
 
     /// Streams at the moment.
@@ -292,8 +302,6 @@ impl Hub {
         let node: NodeId = format!("{}/{}", key.namespace, key.name).into();
         let Some(&id) = self.by_node.get(&node) else { return };
         let Some(stream) = self.sessions.get(&id) else { return };
-        // A workload that is gone keeps its stream: it may be draining, or its lease was lost for a
-        // moment. It sees what the catalog lets it see, which is next to nothing.
         if self.workload(&node).is_some_and(|workload| workload.identity != stream.identity) {
             let identity = stream.identity.clone();
             out.extend(self.close(id, Close::NotYours { node, identity }));
@@ -343,10 +351,4 @@ impl Encoded {
     fn forget_all(&mut self, keys: &[Key]) {
         keys.iter().filter(|key| key.kind == Kind::Endpoint).for_each(|key| self.forget(key));
     }
-}
-
-/// What a caller that has no stream would be sent: for tests and the simulator.
-#[must_use]
-pub fn view_of(catalog: &Catalog, spec: &NodeSpec) -> Delta {
-    Delta { changed: catalog.view(spec).resources, removed: Vec::new() }
 }

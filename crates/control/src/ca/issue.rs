@@ -2,9 +2,6 @@
 //! Signs certificates and writes down each: the root key, who may be given which identity, and the list
 //! of what was issued. Called for `/byrnie.v1.Identity/Sign`, and for byrnie's own roles in this process.
 
-#[cfg(test)]
-mod tests;
-
 use super::token;
 use crate::State;
 use byrnie_base::{Text, Timestamp};
@@ -112,7 +109,9 @@ impl Authority {
                 let text = text.expose();
                 let domain = text.lines().next().and_then(|line| line.strip_prefix(DOMAIN_LINE)).unwrap_or_default();
                 if domain != trust_domain {
-                    return Err(wrong(format!("it is the root of {domain}, not of {trust_domain}; the trust domain of a mesh can not change")));
+                    return Err(wrong(format!(
+                        "it is the root of {domain}, not of {trust_domain}; the trust domain of a mesh can not change"
+                    )));
                 }
                 tls::ca::Authority::from_pem(text, text, trust_domain).map_err(|error| wrong(error.to_string()))?
             }

@@ -2,9 +2,6 @@
 //! Join tokens: each lets its holder ask for one identity, a number of times, for a while. The store
 //! keeps a digest of the secret only, so that whoever reads the store can't join.
 
-#[cfg(test)]
-mod tests;
-
 use crate::State;
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::Identity;
@@ -108,7 +105,8 @@ pub async fn create(
     }
     let id = hex(&secret::random()?[..ID_BYTES]);
     let text = format!("{PREFIX}{id}-{}", hex(&secret::random()?));
-    let grant = Grant { id: id.as_str().into(), identity, expires: now + life, uses_left: uses, made_by: made_by.into() };
+    let grant =
+        Grant { id: id.as_str().into(), identity, expires: now + life, uses_left: uses, made_by: made_by.into() };
     let digest = hex(&secret::sha256(text.as_bytes()));
     let key = format!("{TOKENS}{id}");
     let value = write(&Stored { grant: grant.clone(), digest });
@@ -145,7 +143,8 @@ pub(crate) async fn redeem(state: &State, text: &str) -> Result<Grant, Error> {
         }
         stored.grant.uses_left -= 1;
         let txn = Txn::new().expect(key.clone(), Expect::At(entry.modified));
-        let txn = if stored.grant.uses_left == 0 { txn.delete(key.clone()) } else { txn.put(key.clone(), write(&stored)) };
+        let txn =
+            if stored.grant.uses_left == 0 { txn.delete(key.clone()) } else { txn.put(key.clone(), write(&stored)) };
         match state.store.commit(txn).await {
             Ok(_) => return Ok(stored.grant),
             Err(byrnie_store::Error::Conflict { .. }) => {}
@@ -158,7 +157,8 @@ pub(crate) async fn redeem(state: &State, text: &str) -> Result<Grant, Error> {
 /// Removes tokens that have expired. Returns how many are left.
 async fn sweep(state: &State, now: Timestamp) -> Result<usize, byrnie_store::Error> {
     let (entries, _) = state.store.list(TOKENS).await?;
-    let over = |value: &[u8]| serde_json::from_slice::<Stored>(value).map_or(true, |stored| stored.grant.expires <= now);
+    let over =
+        |value: &[u8]| serde_json::from_slice::<Stored>(value).map_or(true, |stored| stored.grant.expires <= now);
     let (gone, kept): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| over(&entry.value));
     let gone = gone.into_iter().take(byrnie_store::store::TXN_WRITES_MAX);
     let txn = gone.fold(Txn::new(), |txn, entry| txn.delete(entry.key));

@@ -103,7 +103,9 @@ impl Drop for Held {
 
 fn read(bytes: &[u8]) -> Result<Option<join_request::What>, Status> {
     if bytes.len() > REQUEST_BYTES_MAX {
-        return Err(Status::invalid_argument(format!("a message of a registration is at most {REQUEST_BYTES_MAX} bytes")));
+        return Err(Status::invalid_argument(format!(
+            "a message of a registration is at most {REQUEST_BYTES_MAX} bytes"
+        )));
     }
     JoinRequest::decode(bytes).map(|request| request.what).map_err(|_| Status::invalid_argument("no JoinRequest"))
 }

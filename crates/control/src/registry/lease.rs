@@ -2,9 +2,6 @@
 //! Registrations: a Workload under a lease that its own proxy keeps alive. When the lease ends, by
 //! itself or at once, the store drops the workload and every proxy hears of it. Driven by `api`.
 
-#[cfg(test)]
-mod tests;
-
 use crate::ingest::{self, RESOURCES, document, store_key};
 use crate::{State, history};
 use byrnie_base::Text;
@@ -15,6 +12,7 @@ use byrnie_store::{Entry, Expect, Lease, Txn};
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,7 +40,8 @@ pub struct Registry {
     holders: Mutex<BTreeMap<Key, u64>>,
     locks: [tokio::sync::Mutex<()>; LOCKS],
     hasher: RandomState,
-    next: std::sync::atomic::AtomicU64,
+    next: AtomicU64,
+    closed: AtomicBool,
 }
 
 /// One registration, held by one stream.
@@ -102,7 +101,8 @@ impl Default for Registry {
             holders: Mutex::default(),
             locks: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             hasher: RandomState::new(),
-            next: std::sync::atomic::AtomicU64::new(0),
+            next: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
         }
     }
 }
@@ -192,9 +192,20 @@ impl Registry {
         }
     }
 
+    /// The control plane is stopping: streams that end from now on say nothing about their workloads.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
     /// The stream broke without a word: unless the workload comes back in time, it's gone.
     pub async fn lost(&self, state: &State, seat: &Seat) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
         runtime::sleep(RETURN).await;
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
         if self.is_current(seat) {
             tracing::info!(workload = %seat.resource.key, code = byrnie_model::code::LEASE_LOST.id, "workload's stream ended without leave; it is taken out");
         }
@@ -246,7 +257,7 @@ impl Registry {
         if !same || service_made.is_some() {
             revision = state.store.commit(txn).await?;
         }
-        let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.holders().insert(resource.key.clone(), number);
         Ok(Seat {
             resource: resource.clone(),

@@ -9,12 +9,7 @@ use byrnie_model::{Health, Identity, Protocol, Route, ServiceRef, Spec, route};
 use proptest::prelude::*;
 
 fn service(name: &str, revision: u64) -> Arc<Resource> {
-    let port = ServicePort {
-        name: "".into(),
-        port: 80,
-        target: TargetPort::Number(8080),
-        protocol: Protocol::Http1,
-    };
+    let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(8080), protocol: Protocol::Http1 };
     let spec = Spec::Service(Service { ports: vec![port], selector: [("app".into(), name.into())].into() });
     resource(Kind::Service, name, revision, spec)
 }
@@ -335,8 +330,11 @@ fn an_answer_to_nothing_is_passed_over() {
     pair.connect(&[service("a", 1)], 1);
     let url = name::type_url(Kind::Service).unwrap().to_owned();
     for nonce in ["", "1", "99", "x"] {
-        let stale =
-            discovery::DeltaDiscoveryRequest { type_url: url.clone(), response_nonce: nonce.into(), ..Default::default() };
+        let stale = discovery::DeltaDiscoveryRequest {
+            type_url: url.clone(),
+            response_nonce: nonce.into(),
+            ..Default::default()
+        };
         assert_eq!(pair.session.on_request(&stale.encode_to_vec()), Ok(Outcome::Stale));
     }
     assert!(pair.session.state().in_sync);

@@ -163,10 +163,10 @@ pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
             span: Some(check::duration_out(eject.span)),
             ejected_percent_max: eject.ejected_percent_max.into(),
         }),
-        limits: policy.limits.as_ref().map(|limits| pb::Limits {
-            pending_max: limits.pending_max,
-            rate: limits.rate.as_ref().map(rate_out),
-        }),
+        limits: policy
+            .limits
+            .as_ref()
+            .map(|limits| pb::Limits { pending_max: limits.pending_max, rate: limits.rate.as_ref().map(rate_out) }),
         retry_budget: policy.retry_budget.map(|budget| pb::RetryBudget {
             percent: budget.percent.into(),
             interval: Some(check::duration_out(budget.interval)),

@@ -142,8 +142,11 @@ fn route() -> impl Strategy<Value = Spec> {
     let parent = (service_ref(), of(1_u16..)).prop_map(|(service, port)| Parent { service, port });
     let backend = (service_ref(), 1_u16.., any::<u32>(), vec(filter(), 0..2))
         .prop_map(|(service, port, weight, filters)| Backend { service, port, weight, filters });
-    let retry = (vec(400_u16..600, 0..3), 0_u8..=10, of(span()))
-        .prop_map(|(codes, attempts, backoff)| Retry { codes, attempts, backoff });
+    let retry = (vec(400_u16..600, 0..3), 0_u8..=10, of(span())).prop_map(|(codes, attempts, backoff)| Retry {
+        codes,
+        attempts,
+        backoff,
+    });
     let rule =
         (name(), vec(match_(), 1..3), vec(filter(), 0..3), vec(backend, 0..3), of(span()), of(span()), of(retry))
             .prop_map(|(name, matches, filters, backends, timeout, backend_timeout, retry)| Rule {
@@ -171,8 +174,8 @@ fn access() -> impl Strategy<Value = Spec> {
         text("/[a-z/]{0,8}/").prop_map(PathPattern::Below),
         vec(of(text("[a-z]{1,8}")), 1..4).prop_map(PathPattern::Template),
     ];
-    let http = (vec(text("[A-Z]{3,6}"), 0..3), vec(pattern, 0..3))
-        .prop_map(|(methods, paths)| HttpMatch { methods, paths });
+    let http =
+        (vec(text("[A-Z]{3,6}"), 0..3), vec(pattern, 0..3)).prop_map(|(methods, paths)| HttpMatch { methods, paths });
     let rule = (vec(source, 0..3), vec(1_u16.., 0..3), vec(http, 0..3))
         .prop_map(|(sources, ports, http)| access::Rule { sources, ports, http });
     let mode = prop_oneof![Just(Mode::Enforce), Just(Mode::Shadow)];
@@ -189,16 +192,16 @@ fn rate() -> impl Strategy<Value = Rate> {
 fn traffic() -> impl Strategy<Value = Spec> {
     let balance = prop_oneof![Just(Balance::LeastRequest), Just(Balance::RoundRobin), Just(Balance::Random)];
     let nearness = prop_oneof![Just(Nearness::SameZone), Just(Nearness::SameRegion), Just(Nearness::Any)];
-    let failover = (vec(nearness, 0..3), 0_u8..=100)
-        .prop_map(|(prefer, below_percent)| Failover { prefer, below_percent });
+    let failover =
+        (vec(nearness, 0..3), 0_u8..=100).prop_map(|(prefer, below_percent)| Failover { prefer, below_percent });
     let eject = (any::<u32>(), span(), 0_u8..=100).prop_map(|(consecutive_errors, span, ejected_percent_max)| Eject {
         consecutive_errors,
         span,
         ejected_percent_max,
     });
     let limits = (of(any::<u32>()), of(rate())).prop_map(|(pending_max, rate)| Limits { pending_max, rate });
-    let budget = (0_u8..=100, span(), rate())
-        .prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
+    let budget =
+        (0_u8..=100, span(), rate()).prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
     let whole = (vec(service_ref(), 1..3), of(balance), of(failover), of(eject), of(limits), of(budget));
     (whole, any::<bool>(), of(span())).prop_map(
         |((targets, balance, failover, eject, limits, retry_budget), unsafe_retry, connect_timeout)| {
@@ -218,8 +221,7 @@ fn traffic() -> impl Strategy<Value = Spec> {
 }
 
 fn resource() -> impl Strategy<Value = Resource> {
-    let spec =
-        prop_oneof![mesh(), service(), workload(), endpoint(), route(), access(), traffic()];
+    let spec = prop_oneof![mesh(), service(), workload(), endpoint(), route(), access(), traffic()];
     (spec, labels(), name(), name()).prop_map(|(spec, labels, namespace, name)| {
         let (key, labels) = match &spec {
             Spec::Endpoint(endpoint) => {

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The whole control plane over loopback and real TLS, as a proxy sees it.
+
+use super::*;
+use crate::apply::{self, Action, Outcome};
+use crate::ca::token;
+use crate::history;
+use byrnie_model::resource::{DefaultAccess, Mesh};
+use byrnie_model::workload::WorkloadPort;
+use byrnie_model::{Health, Identity, Key, Kind, Protocol, Resource, Revision, Spec, Workload};
+use byrnie_net::grpc::{Channel, Code, Incoming};
+use byrnie_net::tls::Key as PrivateKey;
+use byrnie_store::Embedded;
+use byrnie_xds::client::{Client, Received};
+use byrnie_xds::proto::Message;
+use byrnie_xds::proto::byrnie::v1::{
+    Heartbeat, Join, JoinRequest, JoinResponse, Joined, Leave, SignRequest, SignResponse, join_request, join_response,
+};
+use byrnie_xds::{Bytes, DELTA_PATH, JOIN_PATH, SIGN_PATH, name, wire};
+use tokio::sync::mpsc;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn identity(account: &str) -> Identity {
+    Identity::new("mesh.local", "default", account).unwrap()
+}
+
+fn workload(name: &str, account: &str, protocol: Protocol) -> Resource {
+    let spec = Workload {
+        identity: identity(account),
+        address: "127.0.0.1".parse().unwrap(),
+        ports: vec![WorkloadPort { name: "".into(), port: 8080, protocol }],
+        inbound: Some("127.0.0.1:7781".parse().unwrap()),
+        admin: None,
+        uses: vec![],
+        locality: Default::default(),
+        weight: 1,
+        health: Health::Healthy,
+    };
+    let labels = [("app".into(), account.into())].into();
+    let key = Key::new(Kind::Workload, "default", name);
+    Resource { key, revision: Revision(0), labels, origin: None, spec: Spec::Workload(Box::new(spec)) }
+}
+
+fn mesh(default_access: DefaultAccess) -> Action {
+    let spec = Spec::Mesh(Mesh { trust_domain: "mesh.local".into(), default_access });
+    let key = Key::new(Kind::Mesh, "", "mesh");
+    Action::Put(Resource { key, revision: Revision(0), labels: Default::default(), origin: None, spec })
+}
+
+/// A control plane on a directory that outlives it.
+struct Plane {
+    running: Running,
+    own: Identity,
+}
+
+impl Plane {
+    async fn start(directory: &std::path::Path) -> Self {
+        let clock = Arc::new(*runtime::clock());
+        // Calls of the plane before this one may still hold the file for a moment.
+        let open = async {
+            loop {
+                match Embedded::open(&directory.join("state.redb"), clock.clone()) {
+                    Ok(store) => break store,
+                    Err(_) => runtime::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        let store = runtime::timeout(PATIENCE, open).await.unwrap();
+        let config = Config {
+            store: Arc::new(store),
+            data_dir: directory.to_owned(),
+            trust_domain: "mesh.local".into(),
+            console: "127.0.0.1:0".parse().unwrap(),
+            control: "127.0.0.1:0".parse().unwrap(),
+            strict_ports: true,
+            names: vec![],
+            leaf_lifetime: LEAF_LIFETIME,
+        };
+        let own = Identity::new("mesh.local", "byrnie", "control").unwrap();
+        Self { running: start(config).await.unwrap(), own }
+    }
+
+    async fn anonymous(&self) -> Channel {
+        let tls = tls::client_without_certificate(self.running.authority.roots());
+        Channel::connect(self.running.control, &tls, &self.own, None).await.unwrap()
+    }
+
+    /// Credentials by a fresh token, and a channel with them.
+    async fn enrol(&self, account: &str) -> (Credentials, Channel) {
+        let token = token::create(&self.running.state, identity(account), Duration::from_secs(60), 1, "test").await;
+        let token = token.unwrap().0.expose().to_owned();
+        let key = PrivateKey::generate().unwrap();
+        let request = SignRequest { csr: tls::csr(&key, &identity(account)).unwrap().into(), token };
+        let answer = self.anonymous().await.unary(SIGN_PATH, request.encode_to_vec().into()).await.unwrap();
+        let answer = SignResponse::decode(answer).unwrap();
+        let roots = tls::Roots::from_pem(&answer.roots, "mesh.local").unwrap();
+        let credentials = Credentials::new(&answer.chain, key, roots, runtime::now().wall).unwrap();
+        let tls = tls::client(&credentials).unwrap();
+        let channel = Channel::connect(self.running.control, &tls, &self.own, None).await.unwrap();
+        (credentials, channel)
+    }
+
+    /// Waits until the catalog says so.
+    async fn until(&self, say: impl Fn(&byrnie_catalog::Catalog) -> bool) {
+        let mut revisions = self.running.state.revisions();
+        let wait = async {
+            while !self.running.state.catalog(&say) {
+                revisions.changed().await.unwrap();
+            }
+        };
+        runtime::timeout(PATIENCE, wait).await.unwrap();
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let key = Key::new(Kind::Workload, "default", name);
+        self.running.state.catalog(|catalog| catalog.resource(&key).is_some())
+    }
+}
+
+async fn join(
+    channel: &Channel,
+    resource: &Resource,
+    service: &str,
+) -> Result<(Joined, mpsc::Sender<Bytes>, Incoming), byrnie_net::grpc::Status> {
+    let (sender, mut incoming) = channel.open(JOIN_PATH).await?;
+    let join = Join {
+        name: name::of(&resource.key),
+        resource: wire::encode(resource),
+        service: service.to_owned(),
+        ..Default::default()
+    };
+    say(&sender, join_request::What::Join(join)).await;
+    let first = incoming.next().await?.unwrap();
+    match JoinResponse::decode(first).unwrap().what {
+        Some(join_response::What::Joined(joined)) => Ok((joined, sender, incoming)),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn say(sender: &mpsc::Sender<Bytes>, what: join_request::What) {
+    let request = JoinRequest { what: Some(what) };
+    // A stream that was refused already says why when it's read.
+    let _ = sender.send(request.encode_to_vec().into()).await;
+}
+
+/// Speaks delta ADS until `done`.
+async fn follow(channel: &Channel, client: &mut Client, done: impl Fn(&Client) -> bool) -> mpsc::Sender<Bytes> {
+    let (sender, mut incoming) = channel.open(DELTA_PATH).await.unwrap();
+    for request in client.connect() {
+        sender.send(request).await.unwrap();
+    }
+    let speak = async {
+        while !done(client) {
+            let response = incoming.next().await.unwrap().unwrap();
+            let Received::Update(update) = client.on_response(&response).unwrap() else { panic!("a bad response") };
+            let answer = client.accept(&update);
+            sender.send(answer).await.unwrap();
+        }
+    };
+    runtime::timeout(PATIENCE, speak).await.unwrap();
+    sender
+}
+
+fn run(test: impl AsyncFnOnce(&std::path::Path)) {
+    let directory = tempfile::tempdir().unwrap();
+    runtime::block_on(test(directory.path())).unwrap();
+}
+
+#[test]
+fn a_newcomer_gets_an_identity_joins_and_is_told_what_it_needs() {
+    run(async |directory| {
+        let plane = Plane::start(directory).await;
+        let state = &plane.running.state;
+        let (credentials, channel) = plane.enrol("web").await;
+        assert_eq!(*credentials.identity(), identity("web"));
+        let (joined, sender, mut incoming) =
+            join(&channel, &workload("web-1", "web", Protocol::Http1), "web").await.unwrap();
+        assert!(joined.service_created && plane.has("web-1"));
+
+        apply::apply(state, &[mesh(DefaultAccess::Deny)], "operator", "apply").await.unwrap();
+        let mut client = Client::new("default/web-1", "0");
+        let _stream = follow(&channel, &mut client, |client| client.is_complete() && client.held().len() >= 3).await;
+        let held: Vec<_> = client.held().keys().map(ToString::to_string).collect();
+        for expected in ["Mesh/mesh", "Service/default/web", "Workload/default/web-1"] {
+            assert!(held.iter().any(|key| key == expected), "{expected} of {held:?}");
+        }
+        let proxies = state.proxies();
+        assert_eq!((&*proxies[0].name, &proxies[0].identity), ("default/web-1", &identity("web")));
+
+        say(&sender, join_request::What::Heartbeat(Heartbeat {})).await;
+        assert!(incoming.next().await.unwrap().is_some());
+        say(&sender, join_request::What::Leave(Leave { gone: true })).await;
+        plane.until(|catalog| catalog.iter(Kind::Workload).count() == 0).await;
+        plane.running.stop().await;
+    });
+}
+
+#[test]
+fn a_stream_that_breaks_takes_its_workload_out_and_a_restart_does_not() {
+    run(async |directory| {
+        let plane = Plane::start(directory).await;
+        let (credentials, channel) = plane.enrol("web").await;
+        let resource = workload("web-1", "web", Protocol::Http1);
+        let (first, sender, incoming) = join(&channel, &resource, "web").await.unwrap();
+        plane.running.stop().await;
+        drop((sender, incoming, channel));
+
+        let plane = Plane::start(directory).await;
+        assert!(plane.has("web-1"), "a restart empties nothing");
+        let tls = tls::client(&credentials).unwrap();
+        let channel = Channel::connect(plane.running.control, &tls, &plane.own, None).await.unwrap();
+        let (again, sender, incoming) = join(&channel, &resource, "web").await.unwrap();
+        assert!(!again.service_created && again.revision >= first.revision);
+        drop((sender, incoming));
+        let broke = runtime::now().mono;
+        plane.until(|catalog| catalog.iter(Kind::Workload).count() == 0).await;
+        let took = runtime::now().mono.since(broke);
+        assert!(took < Duration::from_millis(2_000), "taken out after {took:?}");
+        plane.running.stop().await;
+    });
+}
+
+#[test]
+fn names_of_others_are_refused_with_the_reason() {
+    run(async |directory| {
+        let plane = Plane::start(directory).await;
+        let (_, web) = plane.enrol("web").await;
+        let (_, cart) = plane.enrol("cart").await;
+        let _held = join(&web, &workload("web-1", "web", Protocol::Http1), "web").await.unwrap();
+        let check = async |channel: &Channel, resource: Resource, service: &str, code: Code, text: &str| {
+            let status = join(channel, &resource, service).await.map(|_| ()).unwrap_err();
+            assert!(status.code() == code && status.message().contains(text), "{status:?}");
+        };
+        let other = workload("web-1", "cart", Protocol::Http1);
+        check(&cart, other, "cart", Code::AlreadyExists, "runs as spiffe://mesh.local/ns/default/sa/web").await;
+        let stolen = workload("web-2", "web", Protocol::Http1);
+        check(&cart, stolen, "web", Code::PermissionDenied, "BYR-A010").await;
+        let other = workload("cart-1", "cart", Protocol::Http1);
+        check(&cart, other, "web", Code::AlreadyExists, "the service name web.default is already taken").await;
+        let tcp = workload("web-3", "web", Protocol::Tcp);
+        check(&web, tcp, "web", Code::AlreadyExists, "its port 80 speaks http, and this tcp").await;
+        let anonymous = plane.anonymous().await;
+        check(&anonymous, workload("x", "x", Protocol::Http1), "", Code::Unauthenticated, "certificate").await;
+        plane.running.stop().await;
+    });
+}
+
+#[test]
+fn certificates_are_for_a_token_once_or_for_a_renewal() {
+    run(async |directory| {
+        let plane = Plane::start(directory).await;
+        let state = &plane.running.state;
+        let (token, grant) = token::create(state, identity("web"), Duration::from_secs(60), 2, "test").await.unwrap();
+        assert_eq!(token::list(state).await.unwrap(), [grant]);
+        let stored = state.store.list("/tokens/").await.unwrap().0;
+        let secret = token.expose().rsplit('-').next().unwrap().to_owned();
+        assert!(stored.iter().all(|entry| !String::from_utf8_lossy(&entry.value).contains(&secret)));
+
+        let key = PrivateKey::generate().unwrap();
+        // What the request asks for is somebody else; what it gets is what the token says.
+        let csr = tls::csr(&key, &identity("admin")).unwrap();
+        let sign = async |channel: &Channel, token: &str| {
+            let request = SignRequest { csr: csr.clone().into(), token: token.to_owned() };
+            channel.unary(SIGN_PATH, request.encode_to_vec().into()).await
+        };
+        let anonymous = plane.anonymous().await;
+        for _ in 0..2 {
+            let answer = SignResponse::decode(sign(&anonymous, token.expose()).await.unwrap()).unwrap();
+            assert_eq!(answer.identity, identity("web").to_string());
+        }
+        for bad in [token.expose(), "byrnie-join-0011223344556677-00", "x", ""] {
+            let status = sign(&anonymous, bad).await.unwrap_err();
+            assert_eq!(status.code(), Code::Unauthenticated, "{bad}");
+        }
+        let (_, channel) = plane.enrol("cart").await;
+        let answer = SignResponse::decode(sign(&channel, "").await.unwrap()).unwrap();
+        assert_eq!(answer.identity, identity("cart").to_string());
+
+        let issued = crate::ca::issue::list(state).await.unwrap();
+        let by: Vec<_> = issued.iter().map(|one| (&**one.identity.service_account(), &*one.by)).collect();
+        assert_eq!(by.iter().filter(|(account, _)| *account == "web").count(), 2);
+        assert!(by.contains(&("control", "own")) && by.contains(&("cart", "renewal")), "{by:?}");
+        let serials: std::collections::BTreeSet<_> = issued.iter().map(|one| &one.serial).collect();
+        assert_eq!(serials.len(), issued.len());
+        plane.running.stop().await;
+    });
+}
+
+#[test]
+fn what_was_applied_is_in_the_history_and_can_be_undone() {
+    run(async |directory| {
+        let plane = Plane::start(directory).await;
+        let state = &plane.running.state;
+        let deny = apply::apply(state, &[mesh(DefaultAccess::Deny)], "ann", "apply").await.unwrap();
+        assert_eq!(deny.outcomes[0].1, Outcome::Created);
+        let same = apply::apply(state, &[mesh(DefaultAccess::Deny)], "ann", "apply").await.unwrap();
+        assert_eq!(same.outcomes[0].1, Outcome::Unchanged);
+        let allow = apply::apply(state, &[mesh(DefaultAccess::Allow)], "bob", "apply").await.unwrap();
+        assert_eq!(allow.outcomes[0].1, Outcome::Changed);
+        let records = history::list(state, 10).await.unwrap();
+        let told: Vec<_> = records.iter().map(|record| (record.revision, &*record.who)).collect();
+        assert_eq!(told, [(allow.revision, "bob"), (deny.revision, "ann")]);
+
+        let first = history::undo(state, Some(deny.revision), "eve").await;
+        assert!(matches!(first, Err(history::Error::Superseded { since, .. }) if since == allow.revision));
+        let undone = history::undo(state, None, "eve").await.unwrap();
+        assert_eq!(undone.outcomes[0].1, Outcome::Changed);
+        plane.until(|catalog| catalog.iter(Kind::Mesh).all(|mesh| mesh.revision == undone.revision)).await;
+        let spec = state.catalog(|catalog| catalog.iter(Kind::Mesh).next().unwrap().spec.clone());
+        assert!(matches!(spec, Spec::Mesh(Mesh { default_access: DefaultAccess::Deny, .. })));
+        let unknown = history::undo(state, Some(Revision(9_999)), "eve").await;
+        assert!(matches!(unknown, Err(history::Error::Unknown(_))));
+
+        let absent =
+            apply::apply(state, &[Action::Delete(Key::new(Kind::Service, "default", "x"))], "ann", "delete").await;
+        assert!(matches!(absent, Err(apply::Error::Absent(_))));
+        let other = Spec::Mesh(Mesh { trust_domain: "other".into(), default_access: DefaultAccess::Deny });
+        let Action::Put(resource) = mesh(DefaultAccess::Deny) else { unreachable!() };
+        let moved = apply::apply(state, &[Action::Put(Resource { spec: other, ..resource })], "ann", "apply").await;
+        assert!(matches!(moved, Err(apply::Error::TrustDomain { .. })));
+        plane.running.stop().await;
+    });
+}
+
+#[test]
+fn a_stored_entry_that_is_no_resource_is_reported_and_harms_nothing() {
+    run(async |directory| {
+        let plane = Plane::start(directory).await;
+        let state = &plane.running.state;
+        apply::apply(state, &[mesh(DefaultAccess::Deny)], "ann", "apply").await.unwrap();
+        let bad = |value: &[u8]| byrnie_store::Txn::new().put("/resources/Mesh/_/mesh", value);
+        let revision = state.store.commit(bad(b"{nonsense")).await.unwrap();
+        let mut revisions = state.revisions();
+        runtime::timeout(PATIENCE, revisions.wait_for(|at| *at >= revision)).await.unwrap().unwrap();
+        let reported = state.bad_entries();
+        assert!(reported.len() == 1 && &*reported[0].0 == "/resources/Mesh/_/mesh", "{reported:?}");
+        assert_eq!(state.catalog(|catalog| catalog.iter(Kind::Mesh).count()), 1, "the last good stays");
+        plane.running.stop().await;
+
+        let plane = Plane::start(directory).await;
+        assert_eq!(plane.running.state.bad_entries().len(), 1, "a restart is no way round it");
+        plane.running.stop().await;
+    });
+}
