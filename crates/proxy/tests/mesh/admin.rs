@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+use crate::http1::pair;
+use crate::world::{ADMIN_TOKEN, Peer, Program, World, get};
+
+fn ask(peer: &mut Peer, method: &str, path: &str, token: &str) -> (u16, String) {
+    peer.ask(&format!("{method} {path} HTTP/1.1\r\nhost: admin\r\nauthorization: Bearer {token}\r\ncontent-length: 0\r\n\r\n"))
+}
+
+#[test]
+fn what_was_counted_and_decided_can_be_read() {
+    let (world, program) = (World::new(), Program::echo());
+    let (server, caller) = pair(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    for _ in 0..5 {
+        assert_eq!(client.ask(&get("/path?secret")).0, 200);
+    }
+    drop(program);
+    let mut admin = Peer::connect(caller.ports.admin);
+    assert_eq!(ask(&mut admin, "GET", "/livez", "").0, 200);
+    assert_eq!(ask(&mut admin, "GET", "/readyz", "").0, 200);
+    let (code, metrics) = ask(&mut admin, "GET", "/metrics", "");
+    assert_eq!(code, 200);
+    let line = r#"byrnie_requests_total{direction="outbound",source="caller.default",destination="echo.default",route="default",method="GET",status="200",reason="",tls="mutual"} 5"#;
+    assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    for line in metrics.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(value.parse::<f64>().is_ok() && name.starts_with("byrnie_"), "{line}");
+    }
+    let mut inbound = Peer::connect(server.ports.admin);
+    let (_, metrics) = ask(&mut inbound, "GET", "/metrics", "");
+    assert!(metrics.contains(r#"direction="inbound",source="caller.default",destination="echo.default""#), "{metrics}");
+}
+
+#[test]
+fn what_tells_secrets_or_changes_anything_needs_the_token() {
+    let (world, program) = (World::new(), Program::echo());
+    let (_server, caller) = pair(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    let nobody = "GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n";
+    assert_eq!(client.ask(nobody).0, 400);
+    let mut admin = Peer::connect(caller.ports.admin);
+    for (method, path) in [("GET", "/config"), ("GET", "/records"), ("POST", "/drain")] {
+        assert_eq!(ask(&mut admin, method, path, "").0, 401);
+        assert_eq!(ask(&mut admin, method, path, "operatox").0, 401);
+    }
+    let (code, config) = ask(&mut admin, "GET", "/config", ADMIN_TOKEN);
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    assert_eq!((code, &config["revision"]), (200, &1.into()));
+    assert_eq!(config["services"][0]["service"], "echo.default");
+    assert_eq!(ask(&mut admin, "POST", "/drain", ADMIN_TOKEN).0, 202);
+    assert_eq!(ask(&mut admin, "GET", "/readyz", "").0, 503);
+}
+
+#[test]
+fn a_failure_leaves_a_record_and_every_request_a_line() {
+    let (world, program) = (World::new(), Program::start(drop));
+    let (_server, mut caller) = pair(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    client.send("GET /lost?secret=1 HTTP/1.1\r\nhost: echo\r\n\r\n");
+    let (head, _) = client.response();
+    let id = crate::world::header(&head, "x-byrnie-decision").unwrap_or_default().to_owned();
+    let mut admin = Peer::connect(caller.ports.admin);
+    let record = loop {
+        let (_, records) = ask(&mut admin, "GET", "/records", ADMIN_TOKEN);
+        let records: Vec<serde_json::Value> = serde_json::from_str(&records).unwrap();
+        if let Some(record) = records.first() {
+            break record.clone();
+        }
+    };
+    assert_eq!(record["request"]["path"], "/lost");
+    assert_eq!(record["request"]["method"], "GET");
+    assert!(!record["decision"]["reason"].as_str().unwrap().is_empty() || record["status"].as_u64().unwrap() >= 500);
+    if !id.is_empty() {
+        assert_eq!(record["id"].as_str().unwrap().len(), id.len());
+    }
+    drop(client);
+    caller.drain(std::time::Duration::from_secs(10));
+    let log = world.log("caller");
+    let line: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    assert_eq!((&line["path"], &line["direction"]), (&"/lost".into(), &"outbound".into()));
+    assert!(!log.contains("secret"), "{log}");
+}

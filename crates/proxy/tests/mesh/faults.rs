@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+use crate::http1::pair;
+use crate::world::{Peer, Program, World, allow_open, get, header, mesh, service_of, status};
+use byrnie_model::Protocol;
+use byrnie_model::resource::DefaultAccess;
+use byrnie_net::runtime;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+#[test]
+fn one_dead_endpoint_of_three_costs_no_request() {
+    let (world, program) = (World::new(), Program::echo());
+    let live: Vec<_> = (0..2).map(|_| world.serving("echo", program.port, Protocol::Http1)).collect();
+    let mut dead = world.serving("echo", program.port, Protocol::Http1);
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&live[0], &dead, &live[1]])]);
+    dead.drain(Duration::ZERO);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    for n in 0..100 {
+        assert_eq!(client.ask(&get("/")).0, 200, "request {n}");
+    }
+    // Not even one that may not be repeated, as nothing of it was sent.
+    for n in 0..100 {
+        let post = "POST / HTTP/1.1\r\nhost: echo\r\ncontent-length: 4\r\n\r\nbody";
+        assert_eq!(client.ask(post).0, 200, "request {n}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_dies_in_mid_run_costs_no_idempotent_request() {
+    let (world, program) = (World::new(), Program::echo());
+    let live = world.serving("echo", program.port, Protocol::Http1);
+    let mut dying = world.serving("echo", program.port, Protocol::Http1);
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&live, &dying])]);
+    let address = caller.outbound("echo");
+    let (done, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (done, failed, stop) = (Arc::clone(&done), Arc::clone(&failed), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                let mut client = Peer::connect(address);
+                while !stop.load(Ordering::SeqCst) {
+                    let body = "PUT / HTTP/1.1\r\nhost: echo\r\ncontent-length: 4\r\n\r\nbody";
+                    failed.fetch_add(usize::from(client.ask(body).0 != 200), Ordering::SeqCst);
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let wait_for = |count: usize| while done.load(Ordering::SeqCst) < count { std::thread::yield_now() };
+    wait_for(200);
+    // Killed: threads and sockets go without a word.
+    drop(dying.running.take());
+    let killed_at = done.load(Ordering::SeqCst);
+    wait_for(killed_at + 400);
+    stop.store(true, Ordering::SeqCst);
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    assert_eq!(failed.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_post_is_never_sent_twice_once_it_was_sent() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let program = Program::start(move |mut peer| {
+        let head = peer.read_head().unwrap();
+        peer.read_body_of(&head);
+        count.fetch_add(1, Ordering::SeqCst);
+        // Gone without an answer.
+    });
+    let world = World::new();
+    let (_server, caller) = pair(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    let (code, _) = client.ask("POST / HTTP/1.1\r\nhost: echo\r\ncontent-length: 4\r\n\r\nbody");
+    assert_eq!(code, 503);
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn access_is_decided_where_the_program_is_by_who_calls_and_what() {
+    let (world, program) = (World::new(), Program::echo());
+    let (mut server, caller) = pair(&world, &program);
+    server.apply(vec![mesh(DefaultAccess::Deny), allow_open("echo", "caller")]);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    // The core takes the news between two events: at the latest for the next connection's request.
+    while client.ask(&get("/closed")).0 == 200 {}
+    assert_eq!(client.ask(&get("/open/x")).0, 200);
+    client.send(get("/closed"));
+    let (head, body) = client.response();
+    assert_eq!(status(&head), 403);
+    assert!(header(&head, "x-byrnie-decision").is_some());
+    assert_eq!(header(&head, "content-type"), Some("application/problem+json"));
+    let body = String::from_utf8(body).unwrap();
+    assert!(body.contains("access_denied"), "{body}");
+    assert_eq!(client.ask("POST /open/x HTTP/1.1\r\nhost: echo\r\ncontent-length: 2\r\n\r\nhi").0, 403);
+    assert_eq!(client.ask(&get("/open/../closed")).0, 403);
+}
+
+#[test]
+fn the_edge_knows_services_by_host_and_nothing_else() {
+    let (world, program) = (World::new(), Program::echo());
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let endpoint = crate::world::endpoint_of("echo", 0, server.inbound());
+    let edge = world.edge(vec![crate::world::allow_all(), service_of("echo", 1, Protocol::Http1), endpoint]);
+    let mut client = Peer::connect(edge.ports.edge.unwrap());
+    let ask = |host: &str| format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    assert_eq!(client.ask(&ask("echo.default.mesh.localhost:7780")).0, 200);
+    assert_eq!(client.ask(&ask("echo.mesh.localhost")).0, 200);
+    assert_eq!(client.ask(&ask("nobody.mesh.localhost")).0, 404);
+    assert_eq!(client.ask(&ask("example.com")).0, 404);
+}
+
+#[test]
+fn a_caller_never_reaches_an_impostor() {
+    let (world, other, program) = (World::new(), World::new(), Program::echo());
+    // Same names, another authority.
+    let impostor = other.serving("echo", program.port, Protocol::Http1);
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&impostor])]);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    let (code, problem) = client.ask(&get("/"));
+    assert!(code == 502 || code == 503, "{code} {problem}");
+    assert_eq!(program.accepted.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn what_is_no_request_is_refused_with_its_reason() {
+    let (world, program) = (World::new(), Program::echo());
+    let (_server, caller) = pair(&world, &program);
+    for (bytes, expected) in [
+        ("GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\nhost: a\n\n", 400),
+        ("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n", 501),
+        ("hello there\r\n\r\n", 400),
+    ] {
+        let mut client = Peer::connect(caller.outbound("echo"));
+        client.send(bytes);
+        let (head, body) = client.response();
+        assert_eq!(status(&head), expected, "{bytes:?}");
+        assert_eq!(header(&head, "connection"), Some("close"));
+        assert!(String::from_utf8(body).unwrap().contains("\"reason\""));
+        assert!(client.read_to_end().is_empty());
+    }
+    assert_eq!(program.accepted.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_hostile_server_poisons_no_other_answer() {
+    let answers = [
+        // Bytes after the body: a second answer that nobody asked for.
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
+        "HTTP/1.1 204 No Content\r\n\r\nevil",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok",
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nevil",
+        "no answer at all\r\n\r\n",
+    ];
+    let turn = Arc::new(AtomicUsize::new(0));
+    let program = Program::start(move |mut peer| {
+        while peer.read_head().is_some() {
+            peer.send(answers[turn.fetch_add(1, Ordering::SeqCst) % answers.len()]);
+        }
+    });
+    let world = World::new();
+    let (_server, caller) = pair(&world, &program);
+    for n in 0..60 {
+        let mut client = Peer::connect(caller.outbound("echo"));
+        client.send("POST / HTTP/1.1\r\nhost: echo\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        let all = String::from_utf8_lossy(&client.read_to_end()).into_owned();
+        let code = status(&all);
+        assert!(matches!(code, 200 | 204 | 502 | 503), "{n}: {all}");
+        assert!(!all.contains("evil"), "{n}: {all}");
+        assert_eq!(all.matches("HTTP/1.1 ").count(), 1, "{n}: {all}");
+    }
+}
+
+#[test]
+fn an_answer_cut_short_is_cut_short_for_the_caller_too() {
+    let program = Program::start(|mut peer| {
+        peer.read_head().unwrap();
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this");
+    });
+    let world = World::new();
+    let (_server, caller) = pair(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    client.send(get("/"));
+    let all = String::from_utf8(client.read_to_end()).unwrap();
+    assert!(all.contains("content-length: 100") && all.ends_with("only this"), "{all}");
+}
+
+#[test]
+fn a_client_that_leaves_is_noticed_by_the_program() {
+    let (gone, noticed) = mpsc::channel();
+    let gone = std::sync::Mutex::new(gone);
+    let program = Program::start(move |mut peer| {
+        peer.read_head().unwrap();
+        gone.lock().unwrap().send("asked").unwrap();
+        // Ends when the proxies have passed the news on.
+        peer.read_to_end();
+        gone.lock().unwrap().send("gone").unwrap();
+    });
+    let world = World::new();
+    let (_server, caller) = pair(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    client.send(get("/slow"));
+    assert_eq!(noticed.recv_timeout(Duration::from_secs(10)), Ok("asked"));
+    drop(client);
+    assert_eq!(noticed.recv_timeout(Duration::from_secs(10)), Ok("gone"));
+}
+
+#[test]
+fn a_drain_lets_what_runs_end_and_takes_nothing_new() {
+    let (asked, asking) = mpsc::channel();
+    let (go, going) = mpsc::channel::<()>();
+    let both = std::sync::Mutex::new((asked, going));
+    let program = Program::start(move |mut peer| {
+        peer.read_head().unwrap();
+        let both = both.lock().unwrap();
+        both.0.send(()).unwrap();
+        both.1.recv().unwrap();
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone");
+        peer.read_to_end();
+    });
+    let world = World::new();
+    let (_server, mut caller) = pair(&world, &program);
+    let address = caller.outbound("echo");
+    let mut idle = Peer::connect(address);
+    let mut client = Peer::connect(address);
+    client.send(get("/"));
+    asking.recv_timeout(Duration::from_secs(10)).unwrap();
+    let draining = std::thread::spawn(move || caller.drain(Duration::from_secs(15)));
+    // The idle connection is closed at once: that is the sign that the drain has begun.
+    assert!(idle.read_to_end().is_empty());
+    go.send(()).unwrap();
+    let (head, body) = client.response();
+    assert_eq!((status(&head), &body[..]), (200, &b"done"[..]));
+    assert_eq!(header(&head, "connection"), Some("close"));
+    assert!(client.read_to_end().is_empty());
+    assert!(draining.join().unwrap());
+    assert!(std::net::TcpStream::connect(address).is_err());
+    assert_eq!(runtime::panics(), 0);
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+use crate::world::{Peer, Program, Proxy, World, get, status};
+use byrnie_model::Protocol;
+use byrnie_net::io::{self, TcpStream};
+use byrnie_net::listen::{Listener, Share, bind};
+use byrnie_net::runtime;
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Request, Response, StatusCode};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// An HTTP/2 program that echoes bodies with trailers; `/reset` resets, `/refuse` answers Trailers-Only.
+async fn serve(listener: Listener) {
+    loop {
+        let (tcp, _) = listener.accept().await;
+        runtime::spawn_local("h2 program", async move {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                runtime::spawn_local("h2 request", answer(request, respond));
+            }
+        });
+    }
+}
+
+async fn answer(request: Request<RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+    match request.uri().path() {
+        "/reset" => return respond.send_reset(Reason::ENHANCE_YOUR_CALM),
+        "/refuse" => {
+            let refused = Response::builder().header("content-type", "application/grpc").header("grpc-status", "7");
+            respond.send_response(refused.body(()).unwrap(), true).unwrap();
+            return;
+        }
+        _ => {}
+    }
+    let te = request.headers().get("te").map(|te| te.to_str().unwrap().to_owned()).unwrap_or_default();
+    let ok = Response::builder().header("content-type", "application/grpc").header("x-te", te).body(()).unwrap();
+    let mut send = respond.send_response(ok, false).unwrap();
+    let mut body = request.into_body();
+    while let Some(Ok(chunk)) = body.data().await {
+        body.flow_control().release_capacity(chunk.len()).unwrap();
+        send_all(&mut send, chunk).await;
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    send.send_trailers(trailers).unwrap();
+}
+
+async fn send_all(send: &mut h2::SendStream<Bytes>, mut bytes: Bytes) {
+    while !bytes.is_empty() {
+        send.reserve_capacity(bytes.len());
+        let granted = std::future::poll_fn(|cx| send.poll_capacity(cx)).await.unwrap().unwrap();
+        send.send_data(bytes.split_to(granted.min(bytes.len())), false).unwrap();
+    }
+}
+
+async fn client(address: SocketAddr) -> SendRequest<Bytes> {
+    let tcp: TcpStream = io::connect(address, Duration::from_secs(5)).await.unwrap();
+    let (send, connection) = h2::client::handshake(tcp).await.unwrap();
+    runtime::spawn_local("h2 test client", async move {
+        let _ = connection.await;
+    });
+    send
+}
+
+/// Runs `test` against an HTTP/2 program behind two sidecars; the program lives on the test's own reactor.
+fn through(protocol: Protocol, test: impl AsyncFnOnce(SendRequest<Bytes>, &Proxy)) {
+    let world = World::new();
+    let listener = bind(crate::world::loopback(), Share::Alone).unwrap();
+    let server = world.serving("calls", listener.local_addr().port(), protocol);
+    let caller = world.calling(&[("calls", protocol, &[&server])]);
+    runtime::block_on(async {
+        let _program = runtime::spawn_local("program", serve(listener)).abort_on_drop();
+        let send = client(caller.outbound("calls")).await;
+        let ran = runtime::timeout(Duration::from_secs(20), test(send, &caller)).await;
+        ran.expect("in time");
+    })
+    .unwrap();
+    assert_eq!(runtime::panics(), 0);
+}
+
+fn request(path: &str) -> Request<()> {
+    let uri = format!("http://calls{path}");
+    Request::post(uri).header("te", "trailers").header("content-type", "application/grpc").body(()).unwrap()
+}
+
+async fn read(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
+    let mut all = Vec::new();
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk?;
+        body.flow_control().release_capacity(chunk.len())?;
+        all.extend_from_slice(&chunk);
+    }
+    Ok((all, body.trailers().await?))
+}
+
+#[test]
+fn a_grpc_call_passes_with_body_and_trailers() {
+    through(Protocol::Grpc, async |mut send, _| {
+        for n in 0..3 {
+            let (response, mut body) = send.send_request(request("/shop.Cart/Add"), false).unwrap();
+            body.send_data(Bytes::from(format!("message {n}")), true).unwrap();
+            let response = response.await.unwrap();
+            assert_eq!((response.status(), &response.headers()["x-te"]), (StatusCode::OK, &"trailers".parse().unwrap()));
+            let (body, trailers) = read(response.into_body()).await.unwrap();
+            assert_eq!(body, format!("message {n}").into_bytes());
+            assert_eq!(trailers.unwrap()["grpc-status"], "0");
+        }
+    });
+}
+
+#[test]
+fn streams_run_beside_each_other_and_large_bodies_keep_to_their_windows() {
+    through(Protocol::Http2, async |send, _| {
+        let mut tasks = Vec::new();
+        for n in 0..20_u8 {
+            let mut send = send.clone();
+            tasks.push(async move {
+                send = send.ready().await.unwrap();
+                let (response, mut body) = send.send_request(request("/"), false).unwrap();
+                let size = 300_000 + usize::from(n);
+                let sending = async {
+                    send_all(&mut body, vec![n; size].into()).await;
+                    body.send_data(Bytes::new(), true).unwrap();
+                };
+                let receiving = async { read(response.await.unwrap().into_body()).await.unwrap() };
+                let ((), (echoed, trailers)) = tokio::join!(sending, receiving);
+                assert!(echoed.len() == size && echoed.iter().all(|byte| *byte == n) && trailers.is_some());
+            });
+        }
+        for task in tasks.into_iter().map(|task| runtime::spawn_local("stream", task)).collect::<Vec<_>>() {
+            task.ended().await;
+        }
+    });
+}
+
+#[test]
+fn trailers_only_answers_and_resets_pass_as_they_are() {
+    through(Protocol::Grpc, async |mut send, _| {
+        let (response, _) = send.send_request(request("/refuse"), true).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "7");
+        assert!(response.body().is_end_stream());
+        let (response, _) = send.send_request(request("/reset"), true).unwrap();
+        let answered = response.await;
+        // Nothing of an answer had come: the mesh makes one, in the caller's language.
+        let answered = answered.unwrap();
+        assert_eq!(answered.status(), StatusCode::OK);
+        assert_eq!(answered.headers()["grpc-status"], "14");
+        assert!(answered.headers().contains_key("x-byrnie-decision"));
+    });
+}
+
+#[test]
+fn an_http1_client_is_understood_by_an_http2_service() {
+    through(Protocol::Http2, async |_send, caller| {
+        let address = caller.outbound("calls");
+        let (done, asked) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let mut client = Peer::connect(address);
+            client.send("POST / HTTP/1.1\r\nhost: calls\r\ncontent-length: 5\r\n\r\nhello");
+            let (head, body) = client.response();
+            let _ = done.send((status(&head), body));
+        });
+        let (code, body) = asked.await.unwrap();
+        assert_eq!((code, String::from_utf8(body).unwrap()), (200, "hello|grpc-status: 0".to_owned()));
+    });
+}
+
+#[test]
+fn an_http2_client_is_understood_by_an_http1_service() {
+    let (world, program) = (World::new(), Program::echo());
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    runtime::block_on(async {
+        let mut send = client(caller.outbound("echo")).await;
+        let request = Request::post("http://echo/x").body(()).unwrap();
+        let (response, mut body) = send.send_request(request, false).unwrap();
+        body.send_data(Bytes::from_static(b"hello"), true).unwrap();
+        let (body, _) = read(response.await.unwrap().into_body()).await.unwrap();
+        assert_eq!(String::from_utf8(body).unwrap(), "POST /x HTTP/1.1\nhello");
+    })
+    .unwrap();
+    let mut client = Peer::connect(caller.outbound("echo"));
+    assert_eq!(client.ask(&get("/")).0, 200);
+}
+
+#[test]
+fn a_length_that_its_body_belies_is_refused() {
+    through(Protocol::Http2, async |mut send, _| {
+        let mut belied = request("/");
+        belied.headers_mut().insert("content-length", 10.into());
+        let (response, mut body) = send.send_request(belied, false).unwrap();
+        body.send_data(Bytes::from_static(b"four"), true).unwrap();
+        let answered = response.await;
+        let refused = match answered {
+            Ok(response) => response.status().is_client_error() || read(response.into_body()).await.is_err(),
+            Err(error) => error.is_reset(),
+        };
+        assert!(refused);
+    });
+}
