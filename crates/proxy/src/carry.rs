@@ -12,7 +12,8 @@ use byrnie_codec::h1::{Asked, fit_downstream};
 use byrnie_codec::headers;
 use byrnie_codec::{Framing, Head, Version, grpc};
 use byrnie_engine::{Answer, Effect, Exchange, Failure, Outcome, Plan};
-use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, Wire, h2};
+use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
+use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, Wire};
 use byrnie_net::io::Stream;
 use byrnie_net::runtime;
 use std::future::poll_fn;
@@ -239,7 +240,7 @@ impl<'a> Trip<'a> {
         let keep = self.keeps_client();
         fit_downstream(self.response, self.client.0, keep);
         if let Err(_gone) = self.down.send_response(self.response) {
-            return self.cut(status, Failure::DownstreamGone, h2::CANCEL);
+            return self.cut(status, Failure::DownstreamGone, CANCEL);
         }
         if status == 101 {
             return self.switch(upstream).await;
@@ -265,7 +266,7 @@ impl<'a> Trip<'a> {
         poll_fn(|cx| {
             if !self.up.is_done() && !up_broken {
                 match self.up.poll(cx, self.down, wire) {
-                    Poll::Ready(Err(Fault::Source(_))) => return Poll::Ready(Some((Failure::DownstreamGone, h2::CANCEL))),
+                    Poll::Ready(Err(Fault::Source(_))) => return Poll::Ready(Some((Failure::DownstreamGone, CANCEL))),
                     // It has answered without wanting to hear the rest.
                     Poll::Ready(Err(Fault::Target(_))) => up_broken = true,
                     Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -273,7 +274,7 @@ impl<'a> Trip<'a> {
             }
             match self.back.poll(cx, wire, self.down) {
                 Poll::Ready(Ok(())) => return Poll::Ready(None),
-                Poll::Ready(Err(Fault::Target(_))) => return Poll::Ready(Some((Failure::DownstreamGone, h2::CANCEL))),
+                Poll::Ready(Err(Fault::Target(_))) => return Poll::Ready(Some((Failure::DownstreamGone, CANCEL))),
                 Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(Some((Failure::ResetAfterHead, code_of(&error)))),
                 Poll::Pending => {}
             }
@@ -282,7 +283,7 @@ impl<'a> Trip<'a> {
                 up_broken = true;
             }
             if self.up.is_done() && self.down.poll_gone(cx).is_ready() {
-                return Poll::Ready(Some((Failure::DownstreamGone, h2::CANCEL)));
+                return Poll::Ready(Some((Failure::DownstreamGone, CANCEL)));
             }
             let bytes = self.up.bytes + self.back.bytes;
             let waits = self.down.unsent() + wire.unsent() > 0;
@@ -291,7 +292,7 @@ impl<'a> Trip<'a> {
             }
             let stall = Some(moved.1 + STALL_MAX).filter(|_| waits);
             let due = Times { deadline: earlier(limits.deadline, stall), try_deadline: None };
-            late(self.alarm, due, cx).map(|failure| Some((failure, h2::CANCEL)))
+            late(self.alarm, due, cx).map(|failure| Some((failure, CANCEL)))
         })
         .await
     }
@@ -299,9 +300,9 @@ impl<'a> Trip<'a> {
     /// After a 101: what follows is not HTTP.
     async fn switch(&mut self, upstream: Upstream) -> Delivered {
         let flushed = poll_fn(|cx| self.down.poll_flush(cx)).await;
-        let Wire::H1(conn) = upstream.wire else { return self.cut(101, Failure::BadResponse, h2::INTERNAL_ERROR) };
+        let Wire::H1(conn) = upstream.wire else { return self.cut(101, Failure::BadResponse, INTERNAL_ERROR) };
         if flushed.is_err() {
-            return self.cut(101, Failure::DownstreamGone, h2::CANCEL);
+            return self.cut(101, Failure::DownstreamGone, CANCEL);
         }
         let outcome = Outcome { status: 101, failure: None };
         Delivered { outcome, next: Next::Tunnel(Box::new(conn.into_tunnel())) }
@@ -407,7 +408,7 @@ impl<'a> Trip<'a> {
     }
 
     fn gone(&mut self) -> Next {
-        self.down.abort(h2::CANCEL);
+        self.down.abort(CANCEL);
         Next::Drop
     }
 }
@@ -452,8 +453,8 @@ fn from_client(error: &Error) -> Event {
 fn code_of(error: &Error) -> u32 {
     match error {
         Error::Reset(code) => *code,
-        Error::Refused => h2::REFUSED_STREAM,
-        _ => h2::INTERNAL_ERROR,
+        Error::Refused => REFUSED_STREAM,
+        _ => INTERNAL_ERROR,
     }
 }
 

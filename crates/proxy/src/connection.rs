@@ -12,7 +12,8 @@ use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Framing, Reject};
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::http::h1::{Arrived, Conn};
-use byrnie_net::http::{self, Alarm, Chunk, Error, Wire, h2};
+use byrnie_net::http::h2::{Accepted, Server};
+use byrnie_net::http::{self, Alarm, Chunk, Error, Wire};
 use byrnie_net::io::{Stream, TcpStream};
 use byrnie_net::tls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP};
 use byrnie_net::{relay, runtime};
@@ -116,7 +117,7 @@ async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
             Asked::Request => {}
             Asked::Malformed(reject) => {
                 core.count(|counts| counts.rejected.increment());
-                refuse(&mut wire, &mut desk, reject).await;
+                refuse(core, &mut wire, &mut desk, reject).await;
                 return linger(wire).await;
             }
             Asked::Nothing => return,
@@ -171,10 +172,11 @@ async fn read_request(core: &Core, wire: &mut Wire, desk: &mut Desk) -> Asked {
 }
 
 /// Tells a client that what it sent is no request.
-async fn refuse(wire: &mut Wire, desk: &mut Desk, reject: Reject) {
+async fn refuse(core: &Core, wire: &mut Wire, desk: &mut Desk, reject: Reject) {
     let code = byrnie_model::code::BAD_REQUEST.id;
+    let id = core.with_shard(|shard, _| shard.draw_id());
     let body = format!(
-        "{{\"title\":\"malformed request\",\"status\":{},\"code\":\"{code}\",\"reason\":\"{}\",\"detail\":\"{}\"}}\n",
+        "{{\"title\":\"malformed request\",\"status\":{},\"code\":\"{code}\",\"reason\":\"{}\",\"detail\":\"{}\",\"decision\":\"{id}\"}}\n",
         reject.status,
         reject.reason.label(),
         reject.reason.detail()
@@ -182,6 +184,7 @@ async fn refuse(wire: &mut Wire, desk: &mut Desk, reject: Reject) {
     let response = &mut desk.response;
     response.start_response(reject.status);
     response.append("content-type", b"application/problem+json").ok();
+    response.append("x-byrnie-decision", id.as_str().as_bytes()).ok();
     response.set_framing(Framing::Length(body.len() as u64));
     fit_downstream(response, byrnie_codec::Version::Http11, false);
     let mut begun = false;
@@ -256,7 +259,7 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
 }
 
 async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
-    let handshake = runtime::timeout(HEAD_MAX, h2::Server::handshake(stream, bytes)).await;
+    let handshake = runtime::timeout(HEAD_MAX, Server::handshake(stream, bytes)).await;
     let Ok(Ok(mut server)) = handshake else { return };
     let caller = Rc::new(caller);
     // Desks of streams that ended, for those that follow.
@@ -295,7 +298,7 @@ async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
     }
 }
 
-fn spawn_stream(core: &Rc<Core>, caller: &Rc<Caller>, desks: &Rc<RefCell<Vec<Box<Desk>>>>, accepted: h2::Accepted) {
+fn spawn_stream(core: &Rc<Core>, caller: &Rc<Caller>, desks: &Rc<RefCell<Vec<Box<Desk>>>>, accepted: Accepted) {
     let (core, caller, desks) = (Rc::clone(core), Rc::clone(caller), Rc::clone(desks));
     let mut wire = Wire::H2(Box::new(accepted.flow));
     let spare = desks.borrow_mut().pop();
@@ -304,7 +307,7 @@ fn spawn_stream(core: &Rc<Core>, caller: &Rc<Caller>, desks: &Rc<RefCell<Vec<Box
         Ok(head) => desk.request = head,
         Err(reject) => {
             core.count(|counts| counts.rejected.increment());
-            runtime::spawn_local("stream", async move { refuse(&mut wire, &mut desk, reject).await });
+            runtime::spawn_local("stream", async move { refuse(&core, &mut wire, &mut desk, reject).await });
             return;
         }
     }

@@ -6,7 +6,8 @@
 use crate::worker::Core;
 use byrnie_base::Timestamp;
 use byrnie_engine::{Failure, Plan, Target};
-use byrnie_net::http::{Error, Wire, h1, h2};
+use byrnie_net::http::h2::{self as http2, Client};
+use byrnie_net::http::{Error, Wire, h1};
 use byrnie_net::io::{self, Stream};
 use byrnie_net::pool::{self, Key, Lease, Shared};
 use byrnie_net::{runtime, tls};
@@ -59,7 +60,7 @@ async fn open_h2(core: &Rc<Core>, plan: &Plan, key: &Rc<Key>) -> Result<Upstream
 }
 
 /// Opens one more HTTP/2 connection, or waits for the one that somebody else is opening.
-async fn one_more(core: &Rc<Core>, plan: &Plan, shared: &Shared) -> Result<h2::Client, Failure> {
+async fn one_more(core: &Rc<Core>, plan: &Plan, shared: &Shared) -> Result<Client, Failure> {
     let asked = runtime::now();
     let mut failed_at = shared.opening.lock().await;
     if let Some(client) = shared.with_room(asked.wall) {
@@ -75,7 +76,7 @@ async fn one_more(core: &Rc<Core>, plan: &Plan, shared: &Shared) -> Result<h2::C
         return room.map_err(|_| Failure::Refused)?.map(|()| client).map_err(|_| Failure::Refused);
     }
     let opened = match connect(core, plan, tls::ALPN_H2).await {
-        Ok((stream, not_after)) => match h2::connect(stream).await {
+        Ok((stream, not_after)) => match http2::connect(stream).await {
             Ok(client) => Ok((client, not_after)),
             Err(_) => Err(Failure::Connect),
         },

@@ -119,7 +119,7 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     }
     let exit = supervise_program(&args, &variables(&ports), &mut signals).await?;
     tokio::select! {
-        () = proxy.drain(DRAIN) => {}
+        _ = proxy.drain(DRAIN) => {}
         _ = signals.next() => {}
     }
     // The key of this instance is of no use to anyone any more.
@@ -149,8 +149,8 @@ fn config(
         health: Health::Healthy,
     };
     let any = SocketAddr::new(loopback, 0);
-    let sidecar =
-        Sidecar { workload, labels, inbound: any, forward: args.http_proxy.then_some(any) };
+    let forward = args.http_proxy.then_some(any);
+    let sidecar = Sidecar { workload, labels, service: args.name.as_str().into(), inbound: any, forward };
     Ok(Config {
         namespace: globals.namespace().into(),
         name: instance.into(),

@@ -140,6 +140,7 @@ fn what_is_no_request_is_refused_with_its_reason() {
         let (head, body) = client.response();
         assert_eq!(status(&head), expected, "{bytes:?}");
         assert_eq!(header(&head, "connection"), Some("close"));
+        assert_eq!(header(&head, "x-byrnie-decision").map(str::len), Some(13));
         assert!(String::from_utf8(body).unwrap().contains("\"reason\""));
         assert!(client.read_to_end().is_empty());
     }
