@@ -7,12 +7,16 @@ use crate::State;
 use byrnie_base::Text;
 use byrnie_model::yaml::{self, Defaults};
 use byrnie_model::{Change, Key, Kind, Resource};
+use byrnie_net::runtime;
 use byrnie_store::{Changes, Ended, Entry, Event, Watch};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where resources are kept: `/resources/KIND/NAMESPACE/NAME`, with `_` for no namespace.
 pub const RESOURCES: &str = "/resources/";
+/// Pause before the store is asked again after an error.
+const RETRY: Duration = Duration::from_secs(1);
 /// Stands for the namespace of kinds that live in none.
 const NO_NAMESPACE: &str = "_";
 
@@ -88,15 +92,20 @@ pub async fn follow(state: Arc<State>, mut watch: Watch) {
             Err(Ended::Closed) => return,
             Err(Ended::Compacted { oldest }) => {
                 tracing::warn!(%oldest, "the store's history has moved on; listing again");
-                match list(&state).await {
-                    Ok(fresh) => watch = fresh,
-                    Err(error) => {
-                        tracing::error!(%error, "cannot list the store; configuration stays as it is");
-                        return;
-                    }
-                }
+                watch = relist(&state).await;
             }
         }
+    }
+}
+
+/// Lists until the store answers. Meanwhile the configuration stays as it is.
+async fn relist(state: &State) -> Watch {
+    loop {
+        match list(state).await {
+            Ok(watch) => return watch,
+            Err(error) => tracing::error!(%error, "cannot list the store; trying again"),
+        }
+        runtime::sleep(RETRY).await;
     }
 }
 
