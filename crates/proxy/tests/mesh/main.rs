@@ -3,6 +3,7 @@
 //! Configuration is compiled by the real engine and given without a control plane.
 
 mod admin;
+mod control;
 mod faults;
 mod http1;
 mod http2;

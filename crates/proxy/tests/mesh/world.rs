@@ -25,7 +25,7 @@ use tokio::sync::watch;
 pub(crate) const DOMAIN: &str = "test.local";
 pub(crate) const ADMIN_TOKEN: &str = "operator";
 /// Longer than anything here takes: a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
@@ -61,11 +61,26 @@ impl World {
     }
 
     pub(crate) fn credentials(&self, account: &str) -> Credentials {
+        self.credentials_of(&identity(account))
+    }
+
+    pub(crate) fn credentials_of(&self, identity: &Identity) -> Credentials {
         let key = tls::Key::generate().unwrap();
-        let csr = tls::csr(&key, &identity(account)).unwrap();
-        let now = runtime::now().wall;
-        let chain = self.authority.sign(&csr, &identity(account), Duration::from_secs(3600), &[], now).unwrap();
-        Credentials::new(&chain, key, self.authority.roots().unwrap(), now).unwrap()
+        let csr = tls::csr(&key, identity).unwrap();
+        let chain = self.sign(&csr, identity);
+        Credentials::new(&chain, key, self.authority.roots().unwrap(), runtime::now().wall).unwrap()
+    }
+
+    pub(crate) fn sign(&self, csr: &[u8], identity: &Identity) -> String {
+        self.authority.sign(csr, identity, Duration::from_secs(3600), &[], runtime::now().wall).unwrap()
+    }
+
+    pub(crate) fn roots_pem(&self) -> String {
+        self.authority.roots_pem()
+    }
+
+    pub(crate) fn state_dir(&self, name: &str) -> std::path::PathBuf {
+        self.state.path().join(name)
     }
 
     /// A sidecar of service `name`, whose program listens on `port`.
@@ -177,7 +192,7 @@ pub(crate) fn allow_all() -> Resource {
     mesh(DefaultAccess::Allow)
 }
 
-fn app(name: &str) -> Labels {
+pub(crate) fn app(name: &str) -> Labels {
     [(Text::from("app"), Text::from(name))].into()
 }
 
@@ -186,7 +201,7 @@ pub(crate) fn service_of(name: &str, target: u16, protocol: Protocol) -> Resourc
     resource(Kind::Service, name, Spec::Service(Service { ports: vec![port], selector: app(name) }))
 }
 
-fn spec_of(name: &str, port: u16, protocol: Protocol) -> Workload {
+pub(crate) fn spec_of(name: &str, port: u16, protocol: Protocol) -> Workload {
     Workload {
         identity: identity(name),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -200,7 +215,7 @@ fn spec_of(name: &str, port: u16, protocol: Protocol) -> Workload {
     }
 }
 
-fn workload_of(name: &str, port: u16, protocol: Protocol) -> Resource {
+pub(crate) fn workload_of(name: &str, port: u16, protocol: Protocol) -> Resource {
     let mut workload = resource(Kind::Workload, name, Spec::Workload(Box::new(spec_of(name, port, protocol))));
     workload.labels = app(name);
     workload
