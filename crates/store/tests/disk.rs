@@ -3,6 +3,8 @@
 //! opening it again always succeeds; a full disk refuses writes whole until there is room.
 //! The killed process is this test itself, started again with a path to write to.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
+
 use byrnie_base::clock::SystemClock;
 use byrnie_store::{Embedded, Error, Store, Txn};
 use std::future::Future;

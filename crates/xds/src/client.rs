@@ -47,7 +47,8 @@ pub struct Client {
 pub struct Update {
     /// What it changes.
     pub delta: Delta,
-    /// The configuration that is reached with this response; `None` in the middle of a batch.
+    /// The configuration that is reached with this response; `None` in the middle of a batch, and until
+    /// every kind was heard on this stream. Only then is what is held a state to put in force.
     pub revision: Option<Revision>,
     kind: Kind,
     nonce: String,
@@ -167,7 +168,11 @@ impl Client {
         if !refusals.is_empty() {
             return Ok(Received::Refused { nack: answer(kind, &response.nonce, &refusals), refusals });
         }
-        let revision = response.system_version_info.parse().ok().map(Revision);
+        // On a new stream the server may close a batch before it has heard of every subscription. What is
+        // held of the other kinds is then older than that revision, and no state to put in force: policies
+        // of one revision beside defaults of another could let through what both refuse.
+        let whole = name::ORDER.iter().zip(self.seen).all(|(other, seen)| seen || *other == kind);
+        let revision = response.system_version_info.parse().ok().map(Revision).filter(|_| whole);
         Ok(Received::Update(Update { delta, revision, kind, nonce: response.nonce }))
     }
 
