@@ -111,8 +111,10 @@ impl Subscription {
             let refused: Vec<_> = refusals.iter().map(refused).collect();
             self.client.refuse(&update, &refused)
         };
-        // Before everything was heard once, a service may look as if it had no endpoints or policies.
-        if self.client.is_complete() {
+        // Before everything was heard once, a service may look as if it had no endpoints or policies. In the
+        // middle of a batch, policies of one revision stand beside those of another, and both together may
+        // let through what each of them refuses.
+        if update.revision.is_some() && self.client.is_complete() {
             self.publisher.snapshot(self.compiler.snapshot());
         }
         Ok(answer)
