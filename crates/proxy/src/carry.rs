@@ -249,10 +249,10 @@ impl<'a> Trip<'a> {
         if let Some((failure, code)) = failed {
             return self.cut(status, failure, code);
         }
-        if self.up.is_done() {
-            if let (Wire::H1(conn), Some(lease), true) = (upstream.wire, upstream.lease, reusable) {
-                self.core.pool.borrow_mut().give(conn, lease, runtime::coarse().mono);
-            }
+        if self.up.is_done()
+            && let (Wire::H1(conn), Some(lease), true) = (upstream.wire, upstream.lease, reusable)
+        {
+            self.core.pool.borrow_mut().give(conn, lease, runtime::coarse().mono);
         }
         Delivered { outcome: Outcome { status, failure: None }, next: self.next(keep) }
     }

@@ -263,7 +263,7 @@ async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
     let Ok(Ok(mut server)) = handshake else { return };
     let caller = Rc::new(caller);
     // Desks of streams that ended, for those that follow.
-    let desks: Rc<RefCell<Vec<Box<Desk>>>> = Rc::default();
+    let desks: Rc<RefCell<Vec<Desk>>> = Rc::default();
     let mut draining = core.drain().draining();
     let (mut goodbye, mut idle) = (false, Alarm::new());
     loop {
@@ -298,7 +298,7 @@ async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
     }
 }
 
-fn spawn_stream(core: &Rc<Core>, caller: &Rc<Caller>, desks: &Rc<RefCell<Vec<Box<Desk>>>>, accepted: Accepted) {
+fn spawn_stream(core: &Rc<Core>, caller: &Rc<Caller>, desks: &Rc<RefCell<Vec<Desk>>>, accepted: Accepted) {
     let (core, caller, desks) = (Rc::clone(core), Rc::clone(caller), Rc::clone(desks));
     let mut wire = Wire::H2(Box::new(accepted.flow));
     let spare = desks.borrow_mut().pop();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why a proxy can't start or go on; each error has a code of the BYR- registry.
 
+use byrnie_model::code;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -54,13 +55,13 @@ impl Error {
     /// The code in the BYR- registry.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Port { .. } => "BYR-S101",
-            Self::State { .. } => "BYR-S102",
-            Self::Unreachable { .. } => "BYR-S103",
-            Self::Refused { .. } => "BYR-S104",
-            Self::NameTaken { .. } => "BYR-S105",
-            Self::Credentials { .. } => "BYR-S106",
-            Self::Stopped => "BYR-S107",
+            Self::Port { .. } => code::PORT_BUSY.id,
+            Self::State { .. } => code::DATA_DIR.id,
+            Self::Unreachable { .. } => code::UNREACHABLE.id,
+            Self::Refused { .. } => code::JOIN_TOKEN.id,
+            Self::NameTaken { .. } => code::NAME_TAKEN.id,
+            Self::Credentials { .. } => code::LEAF_EXPIRES.id,
+            Self::Stopped => code::INTERNAL.id,
         }
     }
 

@@ -53,11 +53,14 @@ impl Cells {
 
 /// The cells of all cores.
 #[derive(Debug, Default)]
-pub(crate) struct Book(Mutex<Vec<(Arc<Series>, Arc<Cells>)>>);
+pub(crate) struct Book(Mutex<Vec<Entry>>);
+
+/// One label set, and what one core counts for it.
+pub(crate) type Entry = (Arc<Series>, Arc<Cells>);
 
 impl Book {
     /// Every label set with its cells; one label set may stand there once for each core.
-    pub(crate) fn entries(&self) -> Vec<(Arc<Series>, Arc<Cells>)> {
+    pub(crate) fn entries(&self) -> Vec<Entry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -69,7 +72,7 @@ impl Book {
 /// A core's own way from label sets to cells.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    by_hash: HashMap<u64, Vec<(Arc<Series>, Arc<Cells>)>, Plain>,
+    by_hash: HashMap<u64, Vec<Entry>, Plain>,
     count: usize,
 }
 

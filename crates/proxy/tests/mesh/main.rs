@@ -2,6 +2,8 @@
 //! The data plane over real sockets: a program, its sidecar, mutual TLS, another sidecar, another program.
 //! Configuration is compiled by the real engine and given without a control plane.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod admin;
 mod control;
 mod faults;

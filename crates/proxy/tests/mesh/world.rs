@@ -284,7 +284,7 @@ impl Program {
                 let line = head.lines().next().unwrap_or_default().to_owned();
                 let text = format!("{line}\n{}", String::from_utf8_lossy(&body));
                 let extra = if head.starts_with("HEAD ") { "" } else { text.as_str() };
-                peer.send(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{extra}", text.len()));
+                peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{extra}", text.len()));
             }
         })
     }
