@@ -5,16 +5,18 @@
 #[cfg(test)]
 mod tests;
 
+use crate::access::Operator;
 use crate::ca::{Authority, issue};
-use crate::port::Port;
+use crate::console::{self, Assets, Console};
+use crate::port::{Collect, Port};
 use crate::registry::{Registry, lease};
 use crate::{State, ingest};
 use byrnie_base::{Clock, Text};
-use byrnie_net::grpc;
 use byrnie_net::listen::{self, Ports, Share};
 use byrnie_net::runtime::{self, Shutdown, Task, Trigger};
 use byrnie_net::tls::ca::Name;
 use byrnie_net::tls::{self, Credentials, ServerTls};
+use byrnie_net::{grpc, serve};
 use byrnie_store::Store;
 use byrnie_xds::proto::byrnie::v1::ReportResponse;
 use std::net::SocketAddr;
@@ -40,6 +42,10 @@ pub struct Config {
     pub names: Vec<String>,
     /// How long a workload's certificate holds.
     pub leaf_lifetime: Duration,
+    /// What lets operators in at the console; at least 16 bytes.
+    pub operator_token: String,
+    /// The dashboard.
+    pub assets: Assets,
 }
 
 /// The service account of the control plane, in the system's namespace.
@@ -52,6 +58,12 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// within this time.
 const RENEWAL_CHECK: Duration = Duration::from_secs(30);
 
+/// Successes of a hundred whose records proxies send; failures are all sent.
+const SAMPLE_PERCENT: u32 = 5;
+
+/// How often the observer drops what is too old.
+const FORGET_PERIOD: Duration = Duration::from_secs(60);
+
 /// A control plane that runs. Dropping it stops it.
 pub struct Running {
     /// What its roles share.
@@ -60,6 +72,8 @@ pub struct Running {
     pub authority: Arc<Authority>,
     /// Where proxies connect.
     pub control: SocketAddr,
+    /// Where the console listens.
+    pub console: SocketAddr,
     registry: Arc<Registry>,
     trigger: Trigger,
     tasks: Vec<Task>,
@@ -120,11 +134,15 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let ports = if config.strict_ports { Ports::Strict } else { Ports::Next };
     let listener = listen::bind_or_next(config.control, Share::Alone, ports)?;
     let control = listener.local_addr();
+    let console_listener = listen::bind_or_next(config.console, Share::Alone, ports)?;
+    let console = console_listener.local_addr();
+    let operator = Operator::new(config.operator_token, config.names);
+    let answer = console::serve(Console::new(Arc::clone(&state), operator, config.assets));
     let port = Port {
         state: Arc::clone(&state),
         authority: Arc::clone(&authority),
         registry: Arc::clone(&registry),
-        collect: Arc::new(|_, _| ReportResponse::default()),
+        collect: collect(&state),
         shutdown: shutdown.clone(),
     };
     let renewal =
@@ -133,9 +151,30 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         runtime::spawn("ingest", until(shutdown.clone(), ingest::follow(Arc::clone(&state), watch))),
         runtime::spawn("registry grace", until(shutdown.clone(), grace(Arc::clone(&state)))),
         runtime::spawn("own certificate", until(shutdown.clone(), renewal.run(credentials))),
+        runtime::spawn("observer", until(shutdown.clone(), forget(Arc::clone(&state)))),
+        runtime::spawn("console", serve::serve(console_listener, answer, shutdown.clone())),
         runtime::spawn("control port", grpc::serve(listener, server, Arc::new(port), shutdown)),
     ];
-    Ok(Running { state, authority, control, registry, trigger, tasks })
+    Ok(Running { state, authority, control, console, registry, trigger, tasks })
+}
+
+/// Hands each report to the observer.
+fn collect(state: &Arc<State>) -> Collect {
+    let state = Arc::clone(state);
+    Arc::new(move |node, report| {
+        let now = state.now().mono;
+        state.observe(|observer| observer.collect(node, report, now));
+        ReportResponse { sample_percent: SAMPLE_PERCENT }
+    })
+}
+
+/// Lets the observer drop what is too old to be asked for.
+async fn forget(state: Arc<State>) {
+    loop {
+        runtime::sleep(FORGET_PERIOD).await;
+        let now = state.now().mono;
+        state.observe(|observer| observer.forget(now));
+    }
 }
 
 /// Runs `task` until it ends or it's time to stop.

@@ -2,12 +2,16 @@
 //! The control plane: configuration, identity, registry and observation, as roles over one [`State`].
 //! `byrnie` starts it; a role never calls another role.
 
+pub mod access;
 pub mod ads;
 pub mod apply;
 pub mod ca;
+pub mod console;
 pub mod control;
+pub mod explain;
 pub mod history;
 pub mod ingest;
+pub mod observe;
 pub mod port;
 pub mod registry;
 pub mod state;

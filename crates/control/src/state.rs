@@ -3,6 +3,7 @@
 //! is held for the time of one event and never while waiting.
 
 use crate::ads::{Close, Hub, Out, Proxy, SessionId};
+use crate::observe::Observer;
 use byrnie_base::{Clock, Now, Text};
 use byrnie_catalog::Catalog;
 use byrnie_model::{Identity, Key, Revision};
@@ -25,6 +26,7 @@ pub struct State {
     /// The domain of every identity.
     pub trust_domain: Text,
     hub: Mutex<Hub>,
+    observer: Mutex<Observer>,
     bad: Mutex<BTreeMap<Text, Text>>,
     revision: watch::Sender<Revision>,
     streams: Mutex<BTreeMap<SessionId, UnboundedSender<Out>>>,
@@ -44,6 +46,7 @@ impl State {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, trust_domain: Text) -> Self {
         Self {
             hub: Mutex::new(Hub::new(trust_domain.clone())),
+            observer: Mutex::default(),
             store,
             clock,
             trust_domain,
@@ -61,6 +64,11 @@ impl State {
     /// Asks the catalog. Nothing else happens meanwhile: be brief, never wait inside.
     pub fn catalog<T>(&self, ask: impl FnOnce(&Catalog) -> T) -> T {
         ask(self.hub().catalog())
+    }
+
+    /// Tells or asks what proxies saw. Be brief, never wait inside.
+    pub fn observe<T>(&self, ask: impl FnOnce(&mut Observer) -> T) -> T {
+        ask(&mut self.observer.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The newest revision that the catalog has taken in.

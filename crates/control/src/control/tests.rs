@@ -76,6 +76,8 @@ impl Plane {
             strict_ports: true,
             names: vec![],
             leaf_lifetime: LEAF_LIFETIME,
+            operator_token: "an operator of the tests".to_owned(),
+            assets: Arc::new(|_| None),
         };
         let own = Identity::new("mesh.local", "byrnie", "control").unwrap();
         Self { running: start(config).await.unwrap(), own }

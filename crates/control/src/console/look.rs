@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What there is: resources, workloads, services, proxies, certificates, revisions, and whether all is
+//! well. Reads only.
+
+use super::wire::{found, json_response, list, parameter};
+use super::{Console, Outcome, Problem};
+use crate::history;
+use crate::observe::Observer;
+use byrnie_catalog::Catalog;
+use byrnie_model::diagnostic::nearest;
+use byrnie_model::policy::access::Action;
+use byrnie_model::{Health, Key, Kind, Resource, ServiceRef, Spec, Workload, code, yaml};
+use byrnie_net::serve::{Request, Response};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// A report older than this doesn't speak for its proxy any more.
+const REPORT_FRESH: Duration = Duration::from_secs(5);
+/// A proxy whose certificate ends sooner is a warning: it should have been renewed at half its life.
+const CERTIFICATE_WARNING: Duration = Duration::from_secs(3600);
+
+/// The key that a path names.
+///
+/// # Errors
+/// If there's no such kind.
+pub(super) fn key(kind: &str, namespace: &str, name: &str) -> Result<Key, Problem> {
+    let Some(found) = Kind::from_word(kind) else {
+        let names = Kind::APPLICABLE.map(Kind::name);
+        let meant = nearest(kind, names).map_or(String::new(), |name| format!("; did you mean {name}?"));
+        return Err(Problem::new(404, &code::UNKNOWN_KIND, format!("there is no kind {kind:?}{meant}")));
+    };
+    let namespace = match (found.namespaced(), namespace) {
+        (false, _) => "",
+        (true, "") => "default",
+        (true, namespace) => namespace,
+    };
+    Ok(Key::new(found, namespace, name))
+}
+
+/// `GET /api/v1/resources?kind=&namespace=`.
+pub(super) fn resources(console: &Console, request: &Request) -> Outcome {
+    let kinds = match parameter(request, "kind").filter(|kind| !kind.is_empty()) {
+        Some(kind) => vec![key(&kind, "", "")?.kind],
+        None => Kind::APPLICABLE.to_vec(),
+    };
+    let namespace = parameter(request, "namespace").filter(|namespace| !namespace.is_empty());
+    let fits = |resource: &&std::sync::Arc<Resource>| {
+        namespace.as_ref().is_none_or(|n| *resource.key.namespace == **n || !resource.key.kind.namespaced())
+    };
+    let all = console.state.catalog(|catalog| {
+        let of_kind = |kind: &Kind| catalog.iter(*kind).filter(fits).cloned().collect::<Vec<_>>();
+        kinds.iter().flat_map(of_kind).collect::<Vec<_>>()
+    });
+    Ok(found(&list(all, |resource| document(console, &resource))))
+}
+
+/// `GET /api/v1/resources/{kind}/{namespace}/{name}`.
+pub(super) fn resource(console: &Console, kind: &str, namespace: &str, name: &str) -> Outcome {
+    let key = key(kind, namespace, name)?;
+    let (resource, others) = console.state.catalog(|catalog| {
+        let others: Vec<_> = catalog.iter(key.kind).map(|other| other.key.name.clone()).collect();
+        (catalog.resource(&key).cloned(), others)
+    });
+    match resource {
+        Some(resource) => Ok(found(&document(console, &resource))),
+        None => {
+            let problem = Problem::absent(&key);
+            Err(match nearest(name, others.iter().map(|other| &**other)) {
+                Some(meant) => {
+                    problem.next(format!("did you mean {meant}? `byrnie get {}` lists all", key.kind.name()))
+                }
+                None => problem.next(format!("`byrnie get {}` lists all", key.kind.name())),
+            })
+        }
+    }
+}
+
+/// A resource as its canonical document, with what proxies made of it as its status.
+fn document(console: &Console, resource: &Resource) -> Value {
+    let mut document = yaml::to_json(resource);
+    let refusals = console.state.refusals(&resource.key);
+    let refusal = |refusal: &crate::state::Refusal| json!({"proxy": refusal.proxy, "reason": refusal.nack.reason});
+    document["status"] = json!({
+        "revision": resource.revision,
+        "accepted": refusals.is_empty(),
+        "refusals": list(&refusals, refusal),
+    });
+    document
+}
+
+/// `GET /api/v1/status`.
+pub(super) fn status(console: &Console) -> Value {
+    let proxies = console.state.proxies();
+    let in_sync = proxies.iter().filter(|proxy| proxy.in_sync).count();
+    let warnings = warnings(console);
+    let counts = console.state.catalog(|catalog| {
+        let count = |kind: Kind| (kind.name().to_owned(), json!(catalog.iter(kind).count()));
+        Kind::APPLICABLE.into_iter().map(count).collect::<serde_json::Map<_, _>>()
+    });
+    let bad = warnings.iter().any(|warning| warning["severity"] == "error");
+    json!({
+        "ok": !bad,
+        "warnings": warnings,
+        "proxies": proxies.len(),
+        "inSync": in_sync,
+        "revision": console.state.revision(),
+        "trustDomain": console.state.trust_domain,
+        "version": env!("CARGO_PKG_VERSION"),
+        "resources": counts,
+    })
+}
+
+/// What an operator should know: refused resources, proxies behind, certificates near their end,
+/// entries of the store that can't be read.
+fn warnings(console: &Console) -> Vec<Value> {
+    let mut out = Vec::new();
+    let mut warn = |severity: &str, code: &code::Code, place: String, message: String| {
+        out.push(json!({"code": code.id, "severity": severity, "where": place, "message": message, "next": code.next}));
+    };
+    for (entry, why) in console.state.bad_entries() {
+        warn("error", &code::UNREADABLE, entry.to_string(), why.to_string());
+    }
+    for proxy in console.state.proxies() {
+        if proxy.refused > 0 {
+            let message = format!("{} refused {} resources and keeps the last good ones", proxy.name, proxy.refused);
+            warn("error", &code::REFUSED_BY_PROXY, proxy.name.to_string(), message);
+        } else if !proxy.in_sync {
+            let message = format!("{} has not yet confirmed the newest configuration", proxy.name);
+            warn("warning", &code::BEHIND, proxy.name.to_string(), message);
+        }
+    }
+    let now = console.state.now();
+    console.state.observe(|observer| {
+        for (name, node) in observer.nodes() {
+            let left = node.certificate_not_after.as_millis().saturating_sub(now.wall.as_millis());
+            let fresh = now.mono.since(node.seen) < REPORT_FRESH && node.certificate_not_after.as_millis() > 0;
+            if fresh && Duration::from_millis(left) < CERTIFICATE_WARNING {
+                let message = format!("the certificate of {name} ends in {} min", left / 60_000);
+                warn("warning", &code::LEAF_EXPIRES, name.to_string(), message);
+            }
+        }
+    });
+    out
+}
+
+/// `GET /api/v1/proxies`.
+pub(super) fn proxies(console: &Console) -> Value {
+    let now = console.state.now();
+    let proxies = console.state.proxies();
+    console.state.observe(|observer| {
+        list(proxies, |proxy| {
+            let node = observer.node(&proxy.name);
+            json!({
+                "name": proxy.name,
+                "identity": proxy.identity,
+                "revision": proxy.revision,
+                "inSync": proxy.in_sync,
+                "admin": proxy.admin,
+                "inbound": proxy.inbound,
+                "version": proxy.version,
+                "refused": proxy.refused,
+                "reportedMsAgo": node.map(|node| now.mono.since(node.seen).as_millis() as u64),
+                "certificateNotAfter": node.map(|node| node.certificate_not_after).filter(|at| at.as_millis() > 0),
+            })
+        })
+    })
+}
+
+/// `GET /api/v1/certificates`.
+pub(super) fn certificates(console: &Console) -> Value {
+    let now = console.state.now();
+    let proxies = console.state.proxies();
+    console.state.observe(|observer| {
+        list(proxies, |proxy| {
+            let ends =
+                observer.node(&proxy.name).map(|node| node.certificate_not_after.as_millis()).filter(|at| *at > 0);
+            json!({
+                "name": proxy.name,
+                "identity": proxy.identity,
+                "notAfter": ends,
+                "secondsLeft": ends.map(|at| at.saturating_sub(now.wall.as_millis()) / 1000),
+            })
+        })
+    })
+}
+
+/// `GET /api/v1/workloads`.
+pub(super) fn workloads(console: &Console) -> Value {
+    let proxies: BTreeMap<_, _> =
+        console.state.proxies().into_iter().map(|proxy| (proxy.name.clone(), proxy)).collect();
+    console.state.catalog(|catalog| {
+        list(catalog.iter(Kind::Workload), |resource| {
+            let Spec::Workload(workload) = &resource.spec else { return Value::Null };
+            let proxy = proxies.get(&*format!("{}/{}", resource.key.namespace, resource.key.name));
+            let mut row = workload_row(resource, workload);
+            row["services"] = json!(services_of(catalog, resource));
+            row["connected"] = json!(proxy.is_some());
+            row["inSync"] = json!(proxy.map(|proxy| proxy.in_sync));
+            row
+        })
+    })
+}
+
+fn workload_row(resource: &Resource, workload: &Workload) -> Value {
+    let port = |port: &byrnie_model::workload::WorkloadPort| json!({"name": port.name, "port": port.port, "protocol": port.protocol.name()});
+    json!({
+        "name": resource.key.name,
+        "namespace": resource.key.namespace,
+        "identity": workload.identity,
+        "address": workload.address,
+        "inbound": workload.inbound,
+        "admin": workload.admin,
+        "ports": list(&workload.ports, port),
+        "labels": resource.labels,
+        "uses": list(&workload.uses, |service| json!(service.to_string())),
+        "region": workload.locality.region,
+        "zone": workload.locality.zone,
+        "weight": workload.weight,
+        "health": health(workload.health),
+        "revision": resource.revision,
+    })
+}
+
+/// Names of the services that a workload serves: those of its namespace whose selector it fits.
+fn services_of(catalog: &Catalog, workload: &Resource) -> Vec<String> {
+    let serves = |resource: &&std::sync::Arc<Resource>| match &resource.spec {
+        Spec::Service(service) => {
+            resource.key.namespace == workload.key.namespace
+                && !service.selector.is_empty()
+                && service.selector.iter().all(|(name, value)| workload.labels.get(name) == Some(value))
+        }
+        _ => false,
+    };
+    catalog.iter(Kind::Service).filter(serves).map(|resource| resource.key.name.to_string()).collect()
+}
+
+const fn health(health: Health) -> &'static str {
+    match health {
+        Health::Healthy => "healthy",
+        Health::Draining => "draining",
+        Health::Unhealthy => "unhealthy",
+    }
+}
+
+/// `GET /api/v1/services`: each with its endpoints and what is attached to it.
+pub(super) fn services(console: &Console) -> Value {
+    let ejected: Vec<(String, String)> = console.state.observe(|observer| ejections(observer));
+    console.state.catalog(|catalog| {
+        list(catalog.iter(Kind::Service), |resource| {
+            let Spec::Service(service) = &resource.spec else { return Value::Null };
+            let name = ServiceRef::new(resource.key.namespace.clone(), resource.key.name.clone());
+            let endpoints: Vec<Value> =
+                catalog.endpoints(&name).filter_map(|resource| endpoint_row(resource, &ejected)).collect();
+            let healthy = endpoints.iter().filter(|endpoint| endpoint["health"] == "healthy").count();
+            let port = |port: &byrnie_model::service::ServicePort| {
+                json!({"name": port.name, "port": port.port, "protocol": port.protocol.name()})
+            };
+            json!({
+                "name": name.name,
+                "namespace": name.namespace,
+                "ports": list(&service.ports, port),
+                "selector": service.selector,
+                "endpoints": endpoints,
+                "healthy": healthy,
+                "attached": attached(catalog, &name),
+                "revision": resource.revision,
+            })
+        })
+    })
+}
+
+fn ejections(observer: &Observer) -> Vec<(String, String)> {
+    let all = observer.nodes().flat_map(|(_, node)| &node.endpoints).filter(|endpoint| endpoint.ejected);
+    all.map(|endpoint| (endpoint.destination.to_string(), endpoint.workload.to_string())).collect()
+}
+
+fn endpoint_row(resource: &Resource, ejected: &[(String, String)]) -> Option<Value> {
+    let Spec::Endpoint(endpoint) = &resource.spec else { return None };
+    Some(json!({
+        "workload": endpoint.workload,
+        "address": endpoint.address,
+        "identity": endpoint.identity,
+        "labels": endpoint.labels,
+        "weight": endpoint.weight,
+        "health": health(endpoint.health),
+        "ejectedBy": ejected.iter().filter(|(_, workload)| *endpoint.workload == **workload).count(),
+    }))
+}
+
+/// Routes and policies that concern a service, with a line on what each says.
+fn attached(catalog: &Catalog, service: &ServiceRef) -> Vec<Value> {
+    let mut out = Vec::new();
+    let mut attach = |resource: &Resource, says: String| {
+        out.push(json!({"kind": resource.key.kind.name(), "namespace": resource.key.namespace, "name": resource.key.name, "says": says}));
+    };
+    for resource in [Kind::HttpRoute, Kind::AccessPolicy, Kind::TrafficPolicy].into_iter().flat_map(|k| catalog.iter(k))
+    {
+        match &resource.spec {
+            Spec::Route(route) if route.parents.iter().any(|parent| parent.service == *service) => {
+                attach(resource, format!("{} rules", route.rules.len()));
+            }
+            Spec::Access(policy)
+                if policy.targets.contains(service)
+                    || (policy.targets.is_empty() && resource.key.namespace == service.namespace) =>
+            {
+                let verb = if policy.action == Action::Allow { "allows" } else { "denies" };
+                attach(resource, format!("{verb} by {} rules", policy.rules.len()));
+            }
+            Spec::Traffic(policy) if policy.targets.contains(service) => {
+                attach(resource, "says how it is called".into())
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+/// `GET /api/v1/routes`.
+pub(super) fn routes(console: &Console) -> Value {
+    let routes = console.state.catalog(|catalog| catalog.iter(Kind::HttpRoute).cloned().collect::<Vec<_>>());
+    list(routes, |resource| document(console, &resource))
+}
+
+/// Most changes listed.
+const REVISIONS_MAX: usize = 200;
+
+/// `GET /api/v1/revisions`: changes of configuration, newest first.
+pub(super) async fn revisions(console: &Console) -> Outcome {
+    let records = history::list(&console.state, REVISIONS_MAX).await?;
+    Ok(found(&list(&records, |record| {
+        json!({
+            "revision": record.revision,
+            "at": record.at,
+            "who": record.who,
+            "why": record.why,
+            "changes": list(&record.changes, change_row),
+        })
+    })))
+}
+
+fn change_row(change: &history::Changed) -> Value {
+    let action = match (&change.before, &change.after) {
+        (None, _) => "created",
+        (_, None) => "deleted",
+        _ => "changed",
+    };
+    let document = |text: &Option<String>| text.as_ref().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    json!({
+        "kind": change.key.kind.name(),
+        "namespace": change.key.namespace,
+        "name": change.key.name,
+        "action": action,
+        "before": document(&change.before),
+        "after": document(&change.after),
+    })
+}
+
+/// `GET /readyz`.
+pub(super) fn ready(console: &Console) -> Response {
+    json_response(200, &json!({"ready": true, "revision": console.state.revision()}))
+}
+
+/// `GET /metrics`: of the control plane itself; proxies have their own.
+pub(super) fn metrics(console: &Console) -> String {
+    let proxies = console.state.proxies();
+    let (reports, flows) = console.state.observe(|observer| (observer.reports(), observer.flows()));
+    let mut out = String::new();
+    let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    };
+    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    metric("byrnie_config_revision", "gauge", "The newest revision taken in.", console.state.revision().0);
+    metric("byrnie_proxies", "gauge", "Proxies with a stream.", count(proxies.len()));
+    let in_sync = proxies.iter().filter(|proxy| proxy.in_sync).count();
+    metric("byrnie_proxies_in_sync", "gauge", "Proxies that have confirmed all of it.", count(in_sync));
+    metric("byrnie_reports_total", "counter", "Reports of proxies taken in.", reports);
+    metric("byrnie_flows", "gauge", "Flows kept apart.", count(flows));
+    metric("byrnie_task_panics_total", "counter", "Tasks that ended by a panic.", byrnie_net::runtime::panics());
+    out
+}

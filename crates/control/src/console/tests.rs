@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The API as a client sees it, over a store in memory.
+
+use super::{Asset, Console, answer, openapi};
+use crate::access::Operator;
+use crate::{State, ingest};
+use byrnie_base::clock::SystemClock;
+use byrnie_net::runtime;
+use byrnie_net::serve::{HeaderMap, HeaderValue, Method, Request};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const SERVICE: &str =
+    "apiVersion: v1\nkind: Service\nmetadata: {name: cart}\nspec: {selector: {app: cart}, ports: [{port: 80}]}\n";
+
+fn console() -> Console {
+    let store = Arc::new(
+        byrnie_store::Memory::open(&byrnie_store::disk::RamDisk::new(), Arc::new(SystemClock::new())).unwrap(),
+    );
+    let state = Arc::new(State::new(store, Arc::new(SystemClock::new()), "mesh.local".into()));
+    let assets = Arc::new(|path: &str| {
+        (path == "index.html").then(|| Asset { mime: "text/html", bytes: Bytes::from_static(b"<!doctype html>") })
+    });
+    Console::new(state, Operator::new(TOKEN, vec![]), assets)
+}
+
+async fn ask(console: &Console, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query.to_owned())));
+    let mut headers = HeaderMap::new();
+    headers.insert("host", HeaderValue::from_static("localhost:7777"));
+    headers.insert("authorization", HeaderValue::from_str(&format!("Bearer {TOKEN}")).unwrap());
+    let request = Request {
+        method: method.parse::<Method>().unwrap(),
+        path: path.to_owned(),
+        query,
+        headers,
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        remote: SocketAddr::from(([127, 0, 0, 1], 1)),
+    };
+    read(answer(console, request).await)
+}
+
+fn read(response: byrnie_net::serve::Response) -> (u16, Value) {
+    let body = response.body.bytes().cloned().unwrap_or_default();
+    let value = serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body)));
+    (response.status.as_u16(), value)
+}
+
+fn run(test: impl AsyncFnOnce(Console)) {
+    runtime::block_on(async { test(console()).await }).unwrap();
+}
+
+/// Lets the catalog catch up with the store.
+async fn settle(console: &Console) {
+    ingest::list(&console.state).await.unwrap();
+}
+
+#[test]
+fn what_is_applied_can_be_read_undone_and_deleted() {
+    run(async |console| {
+        let (status, applied) = ask(&console, "POST", "/api/v1/apply", SERVICE).await;
+        assert_eq!((status, &applied["results"][0]["action"]), (200, &json!("created")), "{applied}");
+        settle(&console).await;
+        let (status, read) = ask(&console, "GET", "/api/v1/resources/svc/default/cart", "").await;
+        assert_eq!((status, &read["metadata"]["name"]), (200, &json!("cart")), "{read}");
+        let (_, dry) = ask(&console, "POST", "/api/v1/apply?dryRun=true", SERVICE).await;
+        assert_eq!((&dry["dryRun"], &dry["results"][0]["action"]), (&json!(true), &json!("unchanged")));
+        let (status, undone) = ask(&console, "POST", "/api/v1/undo", "").await;
+        assert_eq!((status, &undone["results"][0]["action"]), (200, &json!("deleted")), "{undone}");
+        settle(&console).await;
+        let (status, gone) = ask(&console, "GET", "/api/v1/resources/svc/default/cart", "").await;
+        assert_eq!((status, &gone["code"]), (404, &json!("BYR-C037")).clone(), "{gone}");
+        let (_, revisions) = ask(&console, "GET", "/api/v1/revisions", "").await;
+        assert_eq!(revisions.as_array().unwrap().len(), 2, "{revisions}");
+    });
+}
+
+#[test]
+fn a_bad_document_is_refused_with_its_place() {
+    run(async |console| {
+        let bad = SERVICE.replace("selector", "selectr");
+        let (status, problem) = ask(&console, "POST", "/api/v1/apply?file=a.yaml", &bad).await;
+        assert_eq!(status, 422, "{problem}");
+        assert!(problem["where"].as_str().unwrap().starts_with("a.yaml:4:"), "{problem}");
+        assert!(problem["diagnostics"][0]["code"].as_str().unwrap().starts_with("BYR-C"), "{problem}");
+        let (status, found) = ask(&console, "POST", "/api/v1/lint", &bad).await;
+        assert_eq!((status, found.as_array().unwrap().len()), (200, 1), "{found}");
+    });
+}
+
+#[test]
+fn without_token_or_from_afar_nothing_is_told() {
+    run(async |console| {
+        for (name, value, expected) in [
+            ("authorization", "Bearer wrong", 401),
+            ("host", "evil.example", 403),
+            ("origin", "http://evil.example", 403),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", HeaderValue::from_static("localhost:7777"));
+            headers.insert("authorization", HeaderValue::from_str(&format!("Bearer {TOKEN}")).unwrap());
+            headers.insert(name, HeaderValue::from_static(value));
+            let (method, path) = (Method::GET, "/api/v1/status".to_owned());
+            let remote = SocketAddr::from(([127, 0, 0, 1], 1));
+            let request = Request { method, path, query: None, headers, body: Bytes::new(), remote };
+            let (status, problem) = read(answer(&console, request).await);
+            assert_eq!(status, expected, "{name}: {problem}");
+            assert!(problem["next"].as_str().is_some_and(|next| !next.is_empty()), "{problem}");
+        }
+    });
+}
+
+#[test]
+fn every_operation_described_is_served() {
+    run(async |console| {
+        for (method, path, ..) in openapi::OPERATIONS {
+            let path = format!("/api/v1{path}").replace("{kind}", "svc").replace("{namespace}", "default");
+            let path = path.replace("{name}", "x").replace("{id}", "x");
+            let (status, body) = ask(&console, &method.to_ascii_uppercase(), &path, "").await;
+            assert!(!body["detail"].as_str().unwrap_or_default().starts_with("there is nothing at"), "{path}");
+            assert_ne!(status, 405, "{path}");
+        }
+        for path in ["/healthz", "/readyz", "/metrics", "/openapi.json", "/", "/service/cart"] {
+            assert_eq!(ask(&console, "GET", path, "").await.0, 200, "{path}");
+        }
+        assert_eq!(ask(&console, "GET", "/assets/none.js", "").await.0, 404);
+        assert_eq!(ask(&console, "GET", "/api/v1/stats?window=2h", "").await.0, 400);
+    });
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What flows: edges, golden metrics, records. Reads only, from the observer.
+
+use super::wire::{found, list, parameter};
+use super::{Console, Outcome, Problem};
+use crate::observe::{By, Edge, Filter, Stat, Total, WINDOW_MAX, Wanted};
+use byrnie_base::Text;
+use byrnie_model::{Record, code};
+use byrnie_net::serve::Request;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Window of golden metrics unless told otherwise.
+const STATS_WINDOW: Duration = Duration::from_secs(60);
+/// Window of edges unless told otherwise: whoever called at all in the last hour.
+const EDGES_WINDOW: Duration = WINDOW_MAX;
+/// Records listed unless told otherwise.
+const RECORDS_DEFAULT: usize = 100;
+/// Most records listed.
+const RECORDS_MAX: usize = 1_000;
+
+/// `GET /api/v1/edges?window=`.
+pub(super) fn edges(console: &Console, request: &Request) -> Outcome {
+    let window = window(request, EDGES_WINDOW)?;
+    let now = console.state.now().mono;
+    let edges = console.state.observe(|observer| observer.edges(window, now));
+    Ok(found(&list(&edges, edge_row)))
+}
+
+/// `GET /api/v1/stats?by=service|edge|route|instance&window=&service=&source=`.
+pub(super) fn stats(console: &Console, request: &Request) -> Outcome {
+    let window = window(request, STATS_WINDOW)?;
+    let by = match parameter(request, "by").as_deref() {
+        None | Some("service" | "svc" | "") => By::Service,
+        Some("edge") => By::Edge,
+        Some("route") => By::Route,
+        Some("instance") => By::Instance,
+        Some(other) => {
+            let detail = format!("by={other} is not known");
+            return Err(Problem::bad_request(detail, "by=service, edge, route or instance"));
+        }
+    };
+    let filter = Filter { destination: text(request, "service"), source: text(request, "source") };
+    let seconds = parameter(request, "seconds").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let now = console.state.now().mono;
+    let rows = console.state.observe(|observer| {
+        let stats = observer.stats(by, &filter, window, now);
+        list(&stats, |stat| {
+            let mut row = stat_row(by, stat);
+            if by == By::Service && seconds > 0 {
+                let own = Filter { destination: Some(stat.flow.destination.clone()), source: None };
+                row["seconds"] = list(observer.seconds(&own, seconds, now), |(all, ok)| json!([all, ok]));
+            }
+            row
+        })
+    });
+    Ok(found(&rows))
+}
+
+/// `GET /api/v1/records?status=&service=&failed=&limit=`.
+pub(super) fn records(console: &Console, request: &Request) -> Outcome {
+    let wanted = wanted(request)?;
+    let records = console.state.observe(|observer| observer.records(&wanted));
+    Ok(found(&list(&records, |record| record_row(record))))
+}
+
+/// `GET /api/v1/records/{id}`: the caller's side first.
+pub(super) fn record(console: &Console, id: &str) -> Outcome {
+    let records = console.state.observe(|observer| observer.record(id));
+    if records.is_empty() {
+        let detail = format!("there is no record {id}: it is too old, or was a success that was not sampled");
+        return Err(Problem::new(404, &code::NOT_FOUND, detail).next("`byrnie explain last` shows the newest failure"));
+    }
+    Ok(found(&list(&records, |record| record_row(record))))
+}
+
+/// Which records a request asks for.
+///
+/// # Errors
+/// If a number isn't one.
+pub(super) fn wanted(request: &Request) -> Result<Wanted, Problem> {
+    let number = |name: &str| match parameter(request, name).filter(|text| !text.is_empty()) {
+        None => Ok(None),
+        Some(text) => match text.parse::<u16>() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(Problem::bad_request(format!("{name}={text} is not a number"), format!("{name}=503"))),
+        },
+    };
+    Ok(Wanted {
+        status: number("status")?,
+        service: text(request, "service"),
+        failed: matches!(parameter(request, "failed").as_deref(), Some("true" | "1")),
+        limit: number("limit")?.map_or(RECORDS_DEFAULT, usize::from).min(RECORDS_MAX),
+    })
+}
+
+fn record_row(record: &Record) -> Value {
+    serde_json::to_value(record).unwrap_or_default()
+}
+
+fn edge_row(edge: &Edge) -> Value {
+    let mut row = json!({
+        "source": edge.source,
+        "destination": edge.destination,
+        "tls": edge.tls,
+        "requests": edge.total.requests,
+        "ok": edge.total.ok,
+        "rps": round(edge.rps),
+    });
+    golden(&mut row, &edge.total);
+    row
+}
+
+fn stat_row(by: By, stat: &Stat) -> Value {
+    let flow = &stat.flow;
+    let name = match by {
+        By::Service => flow.destination.to_string(),
+        By::Edge => format!("{} → {}", flow.source, flow.destination),
+        By::Route => [&flow.destination, &flow.method, &flow.route].map(|part| &**part).join(" ").trim().to_owned(),
+        By::Instance => flow.proxy.to_string(),
+    };
+    let mut row = json!({"name": name, "requests": stat.total.requests, "rps": round(stat.rps)});
+    golden(&mut row, &stat.total);
+    row["service"] = json!(flow.destination);
+    match by {
+        By::Service => {}
+        By::Edge => row["source"] = json!(flow.source),
+        By::Route => (row["route"], row["method"]) = (json!(flow.route), json!(flow.method)),
+        By::Instance => row["instance"] = json!(flow.proxy),
+    }
+    row
+}
+
+fn golden(row: &mut Value, total: &Total) {
+    let millis = |q: f64| total.latency.quantile(q).map(|took| round(took.as_secs_f64() * 1000.0));
+    row["okPercent"] = json!(total.ok_percent().map(round));
+    row["p50Ms"] = json!(millis(0.5));
+    row["p99Ms"] = json!(millis(0.99));
+    row["retries"] = json!(total.retries);
+    row["statuses"] =
+        list(&total.statuses, |((status, reason), count)| json!({"status": status, "reason": reason, "count": count}));
+}
+
+/// Two decimals: what is shown, and what compares equal in scripts.
+fn round(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
+
+fn text(request: &Request, name: &str) -> Option<Text> {
+    let text = parameter(request, name).filter(|text| !text.is_empty())?;
+    Some(text.strip_suffix(".default").unwrap_or(&text).into())
+}
+
+/// A span such as `30s`, `5m`, `1h` or bare seconds.
+fn window(request: &Request, default: Duration) -> Result<Duration, Problem> {
+    let Some(text) = parameter(request, "window").filter(|text| !text.is_empty()) else { return Ok(default) };
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let scale = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => 0,
+    };
+    match digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).map(Duration::from_secs) {
+        Some(window) if !window.is_zero() && window <= WINDOW_MAX => Ok(window),
+        _ => Err(Problem::bad_request(format!("window={text} is not a span of at most 1h"), "window=30s, 5m or 1h")),
+    }
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What changes the mesh: apply, delete, undo, tokens. Bodies are read and judged here; what is written,
+//! and the history of it, is `apply`'s and `history`'s.
+
+use super::wire::{found, json_response, list, parameter};
+use super::{Console, Outcome, Problem, look};
+use crate::apply::{self, Action, Applied};
+use crate::{ca, history};
+use byrnie_model::yaml::{self, Defaults};
+use byrnie_model::{Diagnostic, Identity, Key, Resource, Revision, code};
+use byrnie_net::serve::Request;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// `POST /api/v1/apply?dryRun=&namespace=`: every document of the body, or none.
+pub(super) async fn apply(console: &Console, request: &Request) -> Outcome {
+    let (resources, mut diagnostics) = read_body(console, request)?;
+    // What doesn't fit the rest is told, not refused: the rest may come with the next file.
+    diagnostics.extend(super::ask::judge(console, &resources));
+    if parameter(request, "dryRun").is_some_and(|dry| !matches!(dry.as_str(), "false" | "0")) {
+        let results = list(&resources, |resource| result(&resource.key, preview(console, resource)));
+        let revision = console.state.revision();
+        return Ok(found(&answer(revision, true, results, &diagnostics)));
+    }
+    let actions: Vec<Action> = resources.into_iter().map(Action::Put).collect();
+    let applied = apply::apply(&console.state, &actions, &who(request), "apply").await?;
+    Ok(found(&answer(applied.revision, false, outcomes(&applied), &diagnostics)))
+}
+
+/// `DELETE /api/v1/resources/...`.
+pub(super) async fn delete(console: &Console, request: &Request, kind: &str, namespace: &str, name: &str) -> Outcome {
+    let actions = [Action::Delete(look::key(kind, namespace, name)?)];
+    let applied = apply::apply(&console.state, &actions, &who(request), "delete").await?;
+    Ok(found(&json!({"revision": applied.revision, "results": outcomes(&applied)})))
+}
+
+/// `POST /api/v1/undo?revision=`: what the newest change (or the one named) did is taken back, unless
+/// the same resources were changed again since.
+pub(super) async fn undo(console: &Console, request: &Request) -> Outcome {
+    let revision = match parameter(request, "revision").filter(|text| !text.is_empty()) {
+        Some(text) => {
+            let bad = |_| Problem::bad_request(format!("revision {text} is not a number"), "`byrnie history`");
+            Some(Revision(text.parse().map_err(bad)?))
+        }
+        None => None,
+    };
+    let applied = history::undo(&console.state, revision, &who(request)).await?;
+    Ok(found(&json!({"revision": applied.revision, "undone": revision, "results": outcomes(&applied)})))
+}
+
+/// The body of `POST /api/v1/tokens`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct TokenAsked {
+    /// `NAMESPACE/SERVICE_ACCOUNT`.
+    workload: String,
+    /// How long it holds.
+    #[serde(default = "ttl_seconds")]
+    ttl_seconds: u64,
+    /// How often it may be used.
+    #[serde(default = "uses")]
+    uses: u32,
+}
+
+const fn ttl_seconds() -> u64 {
+    15 * 60
+}
+
+const fn uses() -> u32 {
+    1
+}
+
+/// `POST /api/v1/tokens`: a join token, shown this once.
+pub(super) async fn token(console: &Console, request: &Request) -> Outcome {
+    let asked: TokenAsked = serde_json::from_slice(&request.body).map_err(|error| {
+        Problem::bad_request(
+            format!("the body is not a request for a token: {error}"),
+            "{\"workload\": \"NS/ACCOUNT\"}",
+        )
+    })?;
+    let (namespace, account) = asked.workload.split_once('/').unwrap_or(("default", &asked.workload));
+    let identity = Identity::new(&console.state.trust_domain, namespace, account)
+        .map_err(|error| Problem::bad_request(error.to_string(), "workload is NAMESPACE/SERVICE_ACCOUNT"))?;
+    let life = Duration::from_secs(asked.ttl_seconds);
+    let (token, grant) = ca::token::create(&console.state, identity, life, asked.uses, &who(request)).await?;
+    let answer = json!({
+        "token": token.expose(),
+        "id": grant.id,
+        "identity": grant.identity,
+        "expiresAt": grant.expires,
+        "uses": grant.uses_left,
+    });
+    Ok(json_response(201, &answer))
+}
+
+/// `GET /api/v1/tokens`: join tokens that still hold, without their secrets.
+pub(super) async fn tokens(console: &Console) -> Outcome {
+    let grants = ca::token::list(&console.state).await?;
+    Ok(found(&list(grants, |grant| serde_json::to_value(grant).unwrap_or_default())))
+}
+
+/// The documents in a request's body.
+fn read_body(console: &Console, request: &Request) -> Result<(Vec<Resource>, Vec<Diagnostic>), Problem> {
+    let parsed = parse_body(console, request)?;
+    if parsed.has_errors() {
+        return Err(Problem::refused(parsed.diagnostics));
+    }
+    if parsed.documents.is_empty() {
+        return Err(Problem::bad_request("the body holds no document", "send YAML or JSON documents"));
+    }
+    Ok((parsed.documents.into_iter().map(|document| document.resource).collect(), parsed.diagnostics))
+}
+
+/// The same, with what is wrong left in place.
+pub(super) fn parse_body(console: &Console, request: &Request) -> Result<yaml::Parsed, Problem> {
+    let text = std::str::from_utf8(&request.body)
+        .map_err(|_| Problem::bad_request("the body is not UTF-8", "send YAML or JSON in UTF-8"))?;
+    let defaults = Defaults {
+        namespace: parameter(request, "namespace").unwrap_or_else(|| "default".to_owned()).into(),
+        trust_domain: console.state.trust_domain.clone(),
+    };
+    Ok(yaml::parse(&parameter(request, "file").unwrap_or_default(), text, &defaults))
+}
+
+fn answer(revision: Revision, dry: bool, results: Value, diagnostics: &[Diagnostic]) -> Value {
+    json!({
+        "revision": revision,
+        "dryRun": dry,
+        "results": results,
+        "diagnostics": list(diagnostics, Diagnostic::to_json),
+    })
+}
+
+/// What applying a resource would come to.
+fn preview(console: &Console, resource: &Resource) -> &'static str {
+    console.state.catalog(|catalog| match catalog.resource(&resource.key) {
+        None => "created",
+        Some(now) if now.spec == resource.spec && now.labels == resource.labels => "unchanged",
+        Some(_) => "changed",
+    })
+}
+
+fn outcomes(applied: &Applied) -> Value {
+    list(&applied.outcomes, |(key, outcome)| {
+        let word = match outcome {
+            apply::Outcome::Created => "created",
+            apply::Outcome::Changed => "changed",
+            apply::Outcome::Unchanged => "unchanged",
+            apply::Outcome::Deleted => "deleted",
+        };
+        result(key, word)
+    })
+}
+
+fn result(key: &Key, action: &str) -> Value {
+    json!({"kind": key.kind.name(), "namespace": key.namespace, "name": key.name, "action": action})
+}
+
+/// Who asks, as far as they say: the token is the operators' own, so this is for the history only.
+fn who(request: &Request) -> String {
+    /// Longest name kept.
+    const NAME_CHARS_MAX: usize = 64;
+    let name = parameter(request, "user").unwrap_or_default();
+    let name: String = name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+    if name.is_empty() { "operator".to_owned() } else { name }
+}
+
+impl From<apply::Error> for Problem {
+    fn from(error: apply::Error) -> Self {
+        match error {
+            apply::Error::Absent(key) => Self::absent(&key),
+            apply::Error::Derived(key) => Self::new(422, &code::UNDERIVABLE, error_text(&key)).at(key.to_string()),
+            apply::Error::Twice(ref key) => {
+                Self::new(422, &code::DUPLICATE_RESOURCE, error.to_string()).at(key.to_string())
+            }
+            apply::Error::TrustDomain { .. } => Self::new(422, &code::TRUST_DOMAIN_FIXED, error.to_string()),
+            apply::Error::Store(error) => error.into(),
+        }
+    }
+}
+
+fn error_text(key: &Key) -> String {
+    format!("{key} cannot be written: the mesh derives it")
+}
+
+impl From<history::Error> for Problem {
+    fn from(error: history::Error) -> Self {
+        match error {
+            history::Error::Unknown(_) => Self::new(404, &code::NOT_FOUND, "no such change is in the history")
+                .next("`byrnie history` lists what can be undone"),
+            history::Error::Superseded { ref key, .. } => Self::new(409, &code::STALE, error.to_string())
+                .at(key.to_string())
+                .next("undo the later change first: `byrnie history`"),
+            history::Error::Invalid { ref key, .. } => {
+                Self::new(422, &code::UNREADABLE, error.to_string()).at(key.to_string())
+            }
+            history::Error::Apply(error) => error.into(),
+            history::Error::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ca::token::Error> for Problem {
+    fn from(error: ca::token::Error) -> Self {
+        match error {
+            ca::token::Error::Store(error) => error.into(),
+            ca::token::Error::Limit(why) => Self::bad_request(why, "byrnie token create --help"),
+            other => Self::new(500, &code::INTERNAL, other.to_string()),
+        }
+    }
+}

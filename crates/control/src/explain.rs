@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Why: what would happen to a request, by running the engine on the views of the caller's proxy and of
+//! the callee's, and what happened to a past one, from its record. The same code decides as in the data
+//! plane; nothing here decides by itself.
+
+mod past;
+#[cfg(test)]
+mod tests;
+
+pub use past::past;
+
+use byrnie_base::{Now, Text};
+use byrnie_catalog::{Catalog, NodeSpec, View};
+use byrnie_codec::Head;
+use byrnie_engine::{self as engine, Arrival, Compiler, Direction, Explanation, Node, Snapshot, Tls};
+use byrnie_model::diagnostic::nearest;
+use byrnie_model::{Delta, Identity, Kind, Resource, Revision, ServiceRef, Spec, Workload};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+/// The answer to "why".
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// `allow`, `deny` (by a policy), or `fail` (answered by the mesh for another reason, or 5xx).
+    pub decision: Text,
+    /// The code of the BYR- registry; empty if all is well.
+    pub code: Text,
+    /// Why, in a sentence or a metric label; empty if all is well.
+    pub reason: Text,
+    /// The status that the mesh itself answers; 0 if it lets the request through.
+    pub status: u16,
+    /// What was decided, in order.
+    pub steps: Vec<Step>,
+    /// The rule that came nearest, and what it lacked; empty if none did.
+    pub nearest: Text,
+    /// What to do; empty if all is well.
+    pub next: Text,
+}
+
+/// One decision.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    /// What was decided: `identity`, `service`, `route`, `endpoint`, `access`, `program`, `answer`...
+    pub hop: Text,
+    /// The rule that decided; empty if none.
+    pub rule: Text,
+    /// Where the rule is written; empty if nowhere.
+    pub place: Text,
+    /// The decision in words.
+    pub detail: Text,
+    /// The proxy that decided, `NAMESPACE/WORKLOAD`.
+    pub proxy: Text,
+}
+
+/// A request that might be made.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Upper case.
+    pub method: String,
+    /// `http` or `https`; `tcp` for an opaque connection.
+    pub scheme: String,
+    /// Host and perhaps port.
+    pub authority: String,
+    /// Path and query.
+    pub path: String,
+    /// Headers that routes may look at.
+    pub headers: Vec<(String, String)>,
+    /// The caller: a workload, a service account, an identity, or `edge`.
+    pub from: String,
+    /// Namespace of bare names.
+    pub namespace: String,
+}
+
+/// Why a question can't be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Puzzle {
+    /// There's no such caller; perhaps this one is meant.
+    NoCaller(Option<Text>),
+    /// The request isn't one.
+    BadRequest(String),
+}
+
+/// Who asks, and the proxy through which they do.
+struct Caller {
+    spec: NodeSpec,
+    node: Node,
+    view: View,
+}
+
+/// What would happen to a request now.
+///
+/// # Errors
+/// If the caller isn't known or the request isn't well formed.
+pub fn ask(
+    catalog: &Catalog,
+    trust_domain: &Text,
+    question: &Question,
+    revision: Revision,
+    now: Now,
+) -> Result<Answer, Puzzle> {
+    let caller = caller(catalog, trust_domain, question)?;
+    let head = head(question)?;
+    let snapshot = compile(&caller.node, &caller.view, revision);
+    let source = caller.node.identity.clone();
+    let gateway = caller.node.role == engine::Role::Gateway;
+    let asked = service_asked(&head, &caller.node.namespace);
+    let direction = match (gateway, question.scheme.as_str(), &asked) {
+        (true, ..) => Direction::Edge,
+        (false, "tcp", Some((service, port))) => Direction::Service { service, port: *port },
+        _ => Direction::Forward,
+    };
+    let arrival = Arrival { direction, source: None, remote: nobody(), tls: Tls::None };
+    let first = run(&snapshot, &arrival, &head, question, now);
+    let mut answer = Answer::default();
+    answer.step("identity", "", &caller.spec, format!("{source} calls, proven by its proxy's certificate"));
+    answer.take(&first, &caller.spec);
+    let onward =
+        first.onward.as_ref().map(|on| (on.service.clone(), on.port, on.endpoint.clone(), on.path.to_string()));
+    let target = onward.or_else(|| unseen(catalog, asked.as_ref(), &first, question));
+    if let Some((service, port, endpoint, path)) = target {
+        let spec = NodeSpec::sidecar(service.namespace.clone(), endpoint.clone());
+        if let Some(node) = sidecar(catalog, &spec) {
+            let snapshot = compile(&node, &catalog.view(&spec), revision);
+            let direction = Direction::Inbound { service: &service, port };
+            let arrival = Arrival { direction, source: Some(&source), remote: nobody(), tls: Tls::Mutual };
+            let head = head_at(question, &path)?;
+            let second = run(&snapshot, &arrival, &head, question, now);
+            // A refusal at the callee explains more than a caller's proxy that knows nothing of the service.
+            if first.onward.is_some() || second.decision == "denied" {
+                answer.take(&second, &spec);
+            }
+        }
+    }
+    answer.conclude(question, &source, asked.as_ref());
+    Ok(answer)
+}
+
+impl Answer {
+    fn step(&mut self, hop: &str, place: &str, at: &NodeSpec, detail: String) {
+        let proxy = format!("{}/{}", at.namespace, at.workload).into();
+        self.steps.push(Step {
+            hop: hop.into(),
+            rule: Text::default(),
+            place: place.into(),
+            detail: detail.into(),
+            proxy,
+        });
+    }
+
+    fn take(&mut self, explanation: &Explanation, at: &NodeSpec) {
+        let proxy: Text = format!("{}/{}", at.namespace, at.workload).into();
+        self.steps.extend(explanation.steps.iter().map(|step| Step {
+            hop: step.hop.into(),
+            rule: step.rule.clone(),
+            place: step.at.clone(),
+            detail: step.detail.clone(),
+            proxy: proxy.clone(),
+        }));
+        self.decision = match &*explanation.decision {
+            "allowed" | "sent" => "allow",
+            "denied" => "deny",
+            _ => "fail",
+        }
+        .into();
+        self.code = explanation.code.clone();
+        self.reason = explanation.reason.clone();
+        self.status = explanation.status;
+        self.nearest = explanation.nearest.clone();
+        self.next = explanation.next.clone();
+    }
+
+    /// A refusal by policy has a next command of its own.
+    fn conclude(&mut self, question: &Question, source: &Identity, asked: Option<&(ServiceRef, u16)>) {
+        if let (true, Some((service, _))) = (self.decision == "deny", asked) {
+            let path = question.path.split('?').next().unwrap_or_default();
+            let what =
+                if question.scheme == "tcp" { String::new() } else { format!(" \"{} {path}\"", question.method) };
+            let from = word(source.namespace(), source.service_account(), &question.namespace);
+            let to = word(&service.namespace, &service.name, &question.namespace);
+            self.next = format!("byrnie allow {from} {to}{what}").into();
+        }
+    }
+}
+
+/// A name as one would type it.
+fn word(namespace: &str, name: &str, own: &str) -> String {
+    if namespace == own { name.to_owned() } else { format!("{name}.{namespace}") }
+}
+
+fn run(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, head: &Head, question: &Question, now: Now) -> Explanation {
+    if question.scheme == "tcp" {
+        engine::explain_tunnel(snapshot, arrival, now)
+    } else {
+        engine::explain(snapshot, arrival, head, now)
+    }
+}
+
+fn compile(node: &Node, view: &View, revision: Revision) -> Arc<Snapshot> {
+    let mut compiler = Compiler::new(node.clone());
+    let delta = Delta { changed: view.resources.clone(), removed: Vec::new() };
+    // What is refused here was refused by the proxy as well, and is shown as that resource's status.
+    let _ = compiler.apply(&delta, revision);
+    compiler.snapshot()
+}
+
+/// When the caller's proxy finds no way there: a workload behind the service, to see whether it would
+/// let the caller in.
+fn unseen(
+    catalog: &Catalog,
+    asked: Option<&(ServiceRef, u16)>,
+    first: &Explanation,
+    question: &Question,
+) -> Option<(ServiceRef, u16, Text, String)> {
+    let (service, port) = asked?;
+    if first.status != 404 && first.status != 0 {
+        return None;
+    }
+    let endpoint = catalog.endpoints(service).find_map(|resource| match &resource.spec {
+        Spec::Endpoint(endpoint) => Some(endpoint.workload.clone()),
+        _ => None,
+    })?;
+    Some((service.clone(), *port, endpoint, question.path.clone()))
+}
+
+/// The service that the authority names, as the forward listener reads it: `NAME`, `NAME.NAMESPACE` or
+/// `NAME.NAMESPACE.mesh`, with port 80 unless given.
+fn service_asked(head: &Head, namespace: &str) -> Option<(ServiceRef, u16)> {
+    let authority = head.authority();
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()?),
+        None => (authority, 80),
+    };
+    let host = host.strip_suffix(".localhost").unwrap_or(host);
+    let host = host.strip_suffix(".mesh").unwrap_or(host);
+    let mut parts = host.split('.');
+    let (name, space) = (parts.next()?, parts.next().unwrap_or(namespace));
+    (parts.next().is_none() && !name.is_empty()).then(|| (ServiceRef::new(space, name), port))
+}
+
+fn head(question: &Question) -> Result<Head, Puzzle> {
+    head_at(question, &question.path)
+}
+
+fn head_at(question: &Question, path: &str) -> Result<Head, Puzzle> {
+    let mut head = Head::new();
+    let scheme = if question.scheme == "tcp" { "http" } else { &question.scheme };
+    let bad = |_| Puzzle::BadRequest(format!("{} {} is not a request", question.method, question.authority));
+    head.start_request(&question.method, scheme, &question.authority, path).map_err(bad)?;
+    for (name, value) in &question.headers {
+        let bad = |_| Puzzle::BadRequest(format!("{name} is not a header"));
+        head.append(name, value.as_bytes()).map_err(bad)?;
+    }
+    Ok(head)
+}
+
+/// The caller that a word means: the edge, a workload, or any workload of a service account.
+fn caller(catalog: &Catalog, trust_domain: &Text, question: &Question) -> Result<Caller, Puzzle> {
+    let from = question.from.as_str();
+    if matches!(from, "edge" | "edge.byrnie" | "byrnie/edge") {
+        let identity = Identity::new(trust_domain, Identity::SYSTEM_NAMESPACE, "edge")
+            .map_err(|error| Puzzle::BadRequest(error.to_string()))?;
+        let spec = NodeSpec::gateway(Identity::SYSTEM_NAMESPACE, "edge");
+        let node = Node {
+            name: spec.workload.clone(),
+            namespace: spec.namespace.clone(),
+            identity,
+            locality: byrnie_model::service::Locality::default(),
+            role: engine::Role::Gateway,
+        };
+        return Ok(Caller { view: catalog.view(&spec), spec, node });
+    }
+    let (namespace, name) = match (from.split_once('/'), from.split_once('.')) {
+        (Some((namespace, name)), _) if !from.starts_with("spiffe:") => (namespace, name),
+        (None, Some((name, namespace))) => (namespace, name),
+        _ => (question.namespace.as_str(), from),
+    };
+    let of_namespace = |resource: &&Arc<Resource>| *resource.key.namespace == *namespace;
+    let workloads = || catalog.iter(Kind::Workload);
+    let by_name = workloads().filter(of_namespace).find(|resource| *resource.key.name == *name);
+    let fits = |resource: &&Arc<Resource>| {
+        let Spec::Workload(workload) = &resource.spec else { return false };
+        workload.identity.to_string() == from
+            || (*resource.key.namespace == *namespace && *workload.identity.service_account().as_str() == *name)
+    };
+    let Some(resource) = by_name.or_else(|| workloads().find(fits)) else {
+        let accounts: Vec<Text> = workloads().filter_map(|r| account(r)).collect();
+        return Err(Puzzle::NoCaller(nearest(name, accounts.iter().map(|a| &**a)).map(Text::from)));
+    };
+    let spec = NodeSpec::sidecar(resource.key.namespace.clone(), resource.key.name.clone());
+    let node = sidecar(catalog, &spec).ok_or(Puzzle::NoCaller(None))?;
+    Ok(Caller { view: catalog.view(&spec), spec, node })
+}
+
+fn account(resource: &Resource) -> Option<Text> {
+    workload(resource).map(|workload| workload.identity.service_account().clone())
+}
+
+fn workload(resource: &Resource) -> Option<&Workload> {
+    match &resource.spec {
+        Spec::Workload(workload) => Some(workload),
+        _ => None,
+    }
+}
+
+fn sidecar(catalog: &Catalog, spec: &NodeSpec) -> Option<Node> {
+    let key = byrnie_model::Key::new(Kind::Workload, spec.namespace.clone(), spec.workload.clone());
+    let workload = workload(catalog.resource(&key)?)?;
+    Some(Node {
+        name: spec.workload.clone(),
+        namespace: spec.namespace.clone(),
+        identity: workload.identity.clone(),
+        locality: workload.locality.clone(),
+        role: engine::Role::Sidecar,
+    })
+}
+
+/// An address that stands for no one: the engine never trusts an address.
+const fn nobody() -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What happened to a past request, told from its record.
+
+use super::{Answer, Step};
+use byrnie_base::Text;
+use byrnie_model::Record;
+use byrnie_model::code::Code;
+
+/// The story of a record.
+pub fn past(record: &Record) -> Answer {
+    let decision = &record.decision;
+    let refused = decision.reason == "access_denied";
+    let failed = record.status >= 500 || !decision.reason.is_empty();
+    let code = Code::find(&decision.code);
+    let mut answer = Answer {
+        decision: if refused {
+            "deny"
+        } else if failed {
+            "fail"
+        } else {
+            "allow"
+        }
+        .into(),
+        code: decision.code.clone(),
+        reason: decision.reason.clone(),
+        status: record.status,
+        steps: Vec::new(),
+        nearest: decision.nearest.clone(),
+        next: code.map_or("", |code| code.next).into(),
+    };
+    let mut step = |hop: &str, rule: &Text, place: String, detail: String| {
+        let proxy = record.proxy.clone();
+        answer.steps.push(Step {
+            hop: hop.into(),
+            rule: rule.clone(),
+            place: place.into(),
+            detail: detail.into(),
+            proxy,
+        });
+    };
+    let none = Text::default();
+    let caller =
+        if record.source.is_empty() { "unknown: no certificate".to_owned() } else { record.source.to_string() };
+    step("identity", &none, String::new(), caller);
+    if !decision.rule.is_empty() {
+        let verb = if refused { "refused" } else { "let through" };
+        let place = place("AccessPolicy", &decision.rule, "Mesh/mesh");
+        step("access", &decision.rule, place, format!("{verb} by {}", rule(&decision.rule)));
+    }
+    if !decision.route.is_empty() {
+        let place = place("HTTPRoute", &decision.route, "");
+        step("route", &decision.route, place, format!("to {} by {}", record.destination, rule(&decision.route)));
+    }
+    for (index, attempt) in record.attempts.iter().enumerate() {
+        let (number, total) = (index + 1, record.attempts.len());
+        let took = millis(attempt.duration_us);
+        let detail = format!(
+            "{number} of {total}: {} at {}: {} after {took}",
+            attempt.endpoint, attempt.address, attempt.outcome
+        );
+        step("attempt", &none, String::new(), detail);
+    }
+    let who = if !decision.reason.is_empty() {
+        "byrnie answered"
+    } else if record.status >= 500 {
+        "the program itself answered, byrnie passed it on:"
+    } else {
+        "the program answered"
+    };
+    step("answer", &none, String::new(), format!("{who} {} after {}", record.status, millis(record.duration_us)));
+    if answer.next.is_empty() && failed {
+        let service = record.destination.split('.').next().unwrap_or_default();
+        answer.next = format!("look at the log of {service}; `byrnie stat route` shows how often").into();
+    }
+    answer
+}
+
+fn rule(label: &str) -> String {
+    if label == "default" { "the default: no rule fits".to_owned() } else { label.to_owned() }
+}
+
+/// `KIND/NAMESPACE/NAME` of a label `NAMESPACE/NAME[INDEX]`.
+fn place(kind: &str, label: &str, default: &str) -> String {
+    match label {
+        "default" => default.to_owned(),
+        label => format!("{kind}/{}", label.split('[').next().unwrap_or(label)),
+    }
+}
+
+fn millis(micros: u64) -> String {
+    format!("{}.{} ms", micros / 1000, micros / 100 % 10)
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Questions about a small shop: web may POST to payments, refunds may not.
+
+use super::{Answer, Puzzle, Question, ask, past};
+use byrnie_base::{Now, Text};
+use byrnie_catalog::Catalog;
+use byrnie_model::yaml::{Defaults, parse};
+use byrnie_model::{Change, Record, Revision};
+use std::sync::Arc;
+
+const SHOP: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: payments}
+spec: {selector: {app: payments}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: Workload
+metadata: {name: payments-1, labels: {app: payments}}
+spec: {address: 127.0.0.1, serviceAccount: payments, ports: [{port: 8080}], inbound: "127.0.0.1:9001"}
+---
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: Workload
+metadata: {name: web-1, labels: {app: web}}
+spec: {address: 127.0.0.1, serviceAccount: web, ports: [{port: 8081}], inbound: "127.0.0.1:9002"}
+---
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: Workload
+metadata: {name: refunds-1, labels: {app: refunds}}
+spec: {address: 127.0.0.1, serviceAccount: refunds, ports: [{port: 8082}], inbound: "127.0.0.1:9003"}
+---
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: payments}
+spec:
+  targetRefs: [{group: "", kind: Service, name: payments}]
+  action: ALLOW
+  rules:
+  - sources: [{type: ServiceAccount, serviceAccount: {name: web}}]
+    http: [{methods: [POST], paths: [/charge]}]
+"#;
+
+fn check(request: &str, from: &str) -> Result<Answer, Puzzle> {
+    let parsed = parse("shop.yaml", SHOP, &Defaults::default());
+    assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
+    let mut catalog = Catalog::new();
+    for document in parsed.documents {
+        catalog.apply(&Change::Put(Arc::new(document.resource)));
+    }
+    let (method, path) = request.split_once(' ').unwrap();
+    let question = Question {
+        method: method.into(),
+        scheme: "http".into(),
+        authority: "payments".into(),
+        path: path.into(),
+        headers: vec![],
+        from: from.into(),
+        namespace: "default".into(),
+    };
+    ask(&catalog, &Text::from("mesh.local"), &question, Revision(1), Now::default())
+}
+
+#[test]
+fn what_a_policy_allows_is_allowed_and_says_by_which_rule() {
+    let answer = check("POST /charge", "web").unwrap();
+    assert_eq!(answer.decision, "allow", "{answer:#?}");
+    assert!(answer.steps.iter().any(|step| step.place == "AccessPolicy/default/payments"), "{answer:#?}");
+    assert_eq!(answer.next, "");
+}
+
+#[test]
+fn what_no_policy_allows_is_denied_and_says_how_to_allow_it() {
+    let answer = check("GET /charge", "web-1").unwrap();
+    assert_eq!((answer.decision.as_str(), answer.status), ("deny", 403), "{answer:#?}");
+    assert!(!answer.nearest.is_empty() && answer.code == "BYR-R001", "{answer:#?}");
+    let answer = check("POST /charge", "refunds").unwrap();
+    assert_eq!(answer.decision, "deny", "{answer:#?}");
+    assert_eq!(answer.next, "byrnie allow refunds payments \"POST /charge\"");
+}
+
+#[test]
+fn a_caller_that_is_not_there_is_guessed() {
+    assert_eq!(check("GET /", "refund"), Err(Puzzle::NoCaller(Some("refunds".into()))));
+}
+
+#[test]
+fn a_record_tells_whose_failure_it_was() {
+    let text = r#"{"id":"k3f9","at":1,"proxy":"default/web-1","direction":"outbound","request":{"protocol":"http/1.1",
+        "method":"POST","host":"payments","path":"/charge"},"source":"spiffe://mesh.local/ns/default/sa/web",
+        "destination":"payments.default","decision":{"code":"","reason":"","route":"default","rule":"","nearest":"","revision":3},
+        "attempts":[{"endpoint":"payments-1","address":"127.0.0.1:9001","outcome":"status 503","durationUs":71000}],
+        "status":503,"durationUs":72000}"#;
+    let answer = past(&serde_json::from_str::<Record>(text).unwrap());
+    assert_eq!((answer.decision.as_str(), answer.status), ("fail", 503));
+    assert!(answer.steps.iter().any(|step| step.detail.contains("the program itself")), "{answer:#?}");
+}
