@@ -60,7 +60,7 @@ impl Failure {
 
     /// A command line that makes no sense.
     pub(crate) fn usage(detail: impl Into<String>) -> Self {
-        Self { exit: Exit::Usage, ..Self::new("BYR-S001", detail) }
+        Self { exit: Exit::Usage, ..Self::new("", detail) }
     }
 
     /// With the place where it happened.

@@ -93,7 +93,11 @@ impl Globals {
         }
         let path = self.data_dir.join("token");
         std::fs::read_to_string(&path).map(|token| token.trim().to_owned()).map_err(|error| {
-            let mut failure = Failure::new("BYR-S010", format!("no operator token: {error}")).at(path.display().to_string());
+            let mut failure = Failure::new(
+                byrnie_model::code::UNREACHABLE.id,
+                format!("no mesh here: its token cannot be read ({error})"),
+            )
+            .at(path.display().to_string());
             failure.exit = crate::failure::Exit::Unreachable;
             failure.next("start a mesh here with `byrnie up`, or give --data-dir, or --server and --token")
         })

@@ -3,7 +3,9 @@
 //! made; what each command does is in `cmd`, one file a command.
 
 mod cmd;
+mod console;
 mod demo;
+mod documents;
 mod failure;
 mod globals;
 mod join;

@@ -105,8 +105,7 @@ pub(crate) fn number(value: &Value, member: &str) -> String {
 
 /// Milliseconds as people say them.
 pub(crate) fn millis(value: &Value, member: &str) -> String {
-    value[member].as_f64().map_or_else(
-        || "-".to_owned(),
-        |n| if n < 10.0 { format!("{n:.1}ms") } else { format!("{n:.0}ms") },
-    )
+    value[member]
+        .as_f64()
+        .map_or_else(|| "-".to_owned(), |n| if n < 10.0 { format!("{n:.1}ms") } else { format!("{n:.0}ms") })
 }

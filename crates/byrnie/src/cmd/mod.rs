@@ -6,10 +6,24 @@ use crate::failure::{self, Exit};
 use crate::globals::Globals;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+mod allow;
+mod apply;
+mod cert;
 mod child;
 mod completion;
+mod delete;
 mod demo_service;
+mod edges;
+mod explain;
+mod get;
+mod history;
+mod lint;
+mod proxies;
 mod run;
+mod stat;
+mod status;
+mod token;
+mod undo;
 mod version;
 
 /// The whole command line.
@@ -32,6 +46,21 @@ struct Cli {
 /// Every command. Order is the order of the help.
 #[derive(Subcommand, Debug)]
 enum Command {
+    Apply(apply::Args),
+    Get(get::Args),
+    Delete(delete::Args),
+    Lint(lint::Args),
+    History(history::Args),
+    Undo(undo::Args),
+    Allow(allow::Allow),
+    Deny(allow::Deny),
+    Status(status::Args),
+    Stat(stat::Args),
+    Edges(edges::Args),
+    Proxies(proxies::Args),
+    Explain(explain::Args),
+    Cert(cert::Args),
+    Token(token::Args),
     #[command(hide = true)]
     Child(child::Args),
     Completion(completion::Args),
@@ -49,6 +78,21 @@ pub(crate) fn main() -> Exit {
 
 fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
     match command {
+        Command::Apply(args) => apply::run(&args, globals),
+        Command::Get(args) => get::run(&args, globals),
+        Command::Delete(args) => delete::run(&args, globals),
+        Command::Lint(args) => lint::run(&args, globals),
+        Command::History(args) => history::run(&args, globals),
+        Command::Undo(args) => undo::run(&args, globals),
+        Command::Allow(args) => allow::run_allow(&args, globals),
+        Command::Deny(args) => allow::run_deny(&args, globals),
+        Command::Status(args) => status::run(&args, globals),
+        Command::Stat(args) => stat::run(&args, globals),
+        Command::Edges(args) => edges::run(&args, globals),
+        Command::Proxies(args) => proxies::run(&args, globals),
+        Command::Explain(args) => explain::run(&args, globals),
+        Command::Cert(args) => cert::run(&args, globals),
+        Command::Token(args) => token::run(&args, globals),
         Command::Child(args) => match child::run(&args)? {},
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::DemoService(args) => demo_service::run(&args, globals),

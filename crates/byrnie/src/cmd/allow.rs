@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `byrnie allow A B ["METHOD PATH"]` and `byrnie deny`: write an ordinary AccessPolicy, to the store or
+//! to a file. There is no hidden state: `get accesspolicy` shows what was written.
+
+use crate::console::{self, Console};
+use crate::failure::{Exit, Failure};
+use crate::globals::Globals;
+use crate::output::{self, yaml};
+use byrnie_model::{Kind, ServiceRef};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Let a workload call a service
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  byrnie allow hello payments
+  byrnie allow refunds payments \"POST /charge\"
+  byrnie allow web.shop payments \"GET /items/*\" --to access.yaml")]
+pub(crate) struct Allow {
+    #[command(flatten)]
+    pair: Pair,
+}
+
+/// Forbid a workload to call a service; wins over every allow
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  byrnie deny hello payments
+  byrnie deny web payments \"DELETE /admin/*\"
+  byrnie deny web payments --to access.yaml")]
+pub(crate) struct Deny {
+    #[command(flatten)]
+    pair: Pair,
+}
+
+#[derive(clap::Args, Debug)]
+struct Pair {
+    /// The caller's service account: NAME or NAME.NAMESPACE
+    #[arg(value_name = "A")]
+    source: String,
+    /// The service: NAME or NAME.NAMESPACE
+    #[arg(value_name = "B")]
+    destination: String,
+    /// Only these requests: "METHOD PATH", where PATH may end in /* and * is any method
+    #[arg(value_name = "METHOD PATH")]
+    request: Option<String>,
+    /// Write the policy to a file instead
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+}
+
+pub(crate) fn run_allow(args: &Allow, globals: &Globals) -> anyhow::Result<Exit> {
+    run(&args.pair, "allow", globals)
+}
+
+pub(crate) fn run_deny(args: &Deny, globals: &Globals) -> anyhow::Result<Exit> {
+    run(&args.pair, "deny", globals)
+}
+
+fn run(pair: &Pair, verb: &str, globals: &Globals) -> anyhow::Result<Exit> {
+    let source = ServiceRef::from_word(&pair.source, globals.namespace());
+    let target = ServiceRef::from_word(&pair.destination, globals.namespace());
+    let rule = rule(&source, pair.request.as_deref())?;
+    if let Some(path) = &pair.to {
+        let text = yaml::emit(&policy(verb, &source, &target, vec![rule]));
+        std::fs::write(path, text)
+            .map_err(|error| Failure::new("", error.to_string()).at(path.display().to_string()))?;
+        if !globals.quiet {
+            output::write(&format!("{} written; apply it with: byrnie apply {0}\n", path.display()))?;
+        }
+        return Ok(Exit::Fine);
+    }
+    let console = Console::find(globals)?;
+    let name = name(verb, &source, &target);
+    let mut rules = match console.get(&super::get::path(Kind::AccessPolicy, &target.namespace, &name)) {
+        Ok(present) => present["spec"]["rules"].as_array().cloned().unwrap_or_default(),
+        Err(failure) if failure.code == byrnie_model::code::NOT_FOUND.id => Vec::new(),
+        Err(failure) => return Err(failure.into()),
+    };
+    if pair.request.is_none() {
+        // A rule for every request makes the narrower ones superfluous.
+        rules.clear();
+    }
+    if !rules.contains(&rule) {
+        rules.push(rule);
+    }
+    let document = policy(verb, &source, &target, rules);
+    let path = format!("/api/v1/apply{}", console::query(&[("user", verb)]));
+    let answer = console.post(&path, &document)?;
+    output::print(globals, &answer, |_| super::apply::draw(&answer, globals.quiet))?;
+    if verb == "allow" {
+        warn_of_denial(&console, &source, &target);
+    }
+    Ok(Exit::Fine)
+}
+
+/// A DENY written earlier would win.
+fn warn_of_denial(console: &Console, source: &ServiceRef, target: &ServiceRef) {
+    let denial = name("deny", source, target);
+    if console.get(&super::get::path(Kind::AccessPolicy, &target.namespace, &denial)).is_ok() {
+        eprintln!("warning: {denial} denies some or all of it, and a denial wins");
+        eprintln!("   = next: byrnie delete accesspolicy {denial} -n {}", target.namespace);
+    }
+}
+
+fn name(verb: &str, source: &ServiceRef, target: &ServiceRef) -> String {
+    if source.namespace == target.namespace {
+        format!("{verb}-{}-to-{}", source.name, target.name)
+    } else {
+        format!("{verb}-{}-{}-to-{}", source.namespace, source.name, target.name)
+    }
+}
+
+fn policy(verb: &str, source: &ServiceRef, target: &ServiceRef, rules: Vec<Value>) -> Value {
+    json!({
+        "apiVersion": Kind::AccessPolicy.api_version(),
+        "kind": Kind::AccessPolicy.name(),
+        "metadata": {"name": name(verb, source, target), "namespace": target.namespace},
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": target.name}],
+            "action": verb.to_ascii_uppercase(),
+            "rules": rules,
+        },
+    })
+}
+
+fn rule(source: &ServiceRef, request: Option<&str>) -> Result<Value, Failure> {
+    let account = json!({"name": source.name, "namespace": source.namespace});
+    let mut rule = json!({"sources": [{"type": "ServiceAccount", "serviceAccount": account}]});
+    let Some(request) = request else { return Ok(rule) };
+    let (method, path) = match request.trim().split_once(' ') {
+        Some((method, path)) => (method.to_ascii_uppercase(), path.trim()),
+        None if request.starts_with('/') => ("*".to_owned(), request),
+        None => (request.to_ascii_uppercase(), ""),
+    };
+    if !path.is_empty() && !path.starts_with('/') {
+        return Err(
+            Failure::usage(format!("{request:?} is not METHOD PATH")).next("\"POST /charge\" or \"GET /items/*\"")
+        );
+    }
+    let mut http = json!({});
+    if method != "*" {
+        http["methods"] = json!([method]);
+    }
+    if !path.is_empty() {
+        http["paths"] = json!([path]);
+    }
+    rule["http"] = json!([http]);
+    Ok(rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{name, policy, rule};
+    use byrnie_model::ServiceRef;
+    use byrnie_model::yaml::{Defaults, parse};
+
+    #[test]
+    fn what_is_written_is_valid() {
+        let (a, b) = (ServiceRef::new("shop", "web"), ServiceRef::new("default", "payments"));
+        for request in [None, Some("POST /charge"), Some("* /items/*"), Some("get"), Some("/x/{id}/y")] {
+            let text = crate::output::yaml::emit(&policy("allow", &a, &b, vec![rule(&a, request).unwrap()]));
+            let parsed = parse("t.yaml", &text, &Defaults::default());
+            assert_eq!((parsed.documents.len(), parsed.has_errors()), (1, false), "{text} {:?}", parsed.diagnostics);
+        }
+        assert_eq!(name("allow", &a, &b), "allow-shop-web-to-payments");
+        assert!(rule(&a, Some("POST charge")).is_err());
+    }
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `byrnie status`: whether all is well, on one screen.
+
+use crate::console::Console;
+use crate::failure::Exit;
+use crate::globals::Globals;
+use crate::output::{self, cell};
+use serde_json::Value;
+
+/// Say whether all is well, on one screen
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  byrnie status
+  byrnie status -o json
+  byrnie status --server http://127.0.0.1:7777 --token \"$TOKEN\"")]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_: &Args, globals: &Globals) -> anyhow::Result<Exit> {
+    let answer = Console::find(globals)?.get("/api/v1/status")?;
+    output::print(globals, &answer, |_| draw(&answer))?;
+    Ok(if answer["ok"] == true { Exit::Fine } else { Exit::Problem })
+}
+
+fn draw(status: &Value) -> String {
+    let warnings = status["warnings"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let word = if status["ok"] == true { "ok" } else { "NOT ok" };
+    let (proxies, in_sync) = (cell(status, "proxies"), cell(status, "inSync"));
+    let sync = if proxies == in_sync {
+        format!("{proxies} proxies in sync")
+    } else {
+        format!("{in_sync} of {proxies} proxies in sync")
+    };
+    let mut out = format!(
+        "mesh {word} · {} warnings · {sync} · revision {} · trust domain {}\n",
+        warnings.len(),
+        cell(status, "revision"),
+        cell(status, "trustDomain"),
+    );
+    for warning in warnings {
+        let (severity, code) = (cell(warning, "severity"), cell(warning, "code"));
+        out.push_str(&format!("{severity}[{code}]: {}\n", cell(warning, "message")));
+        out.push_str(&format!("  --> {}\n   = next: {}\n", cell(warning, "where"), cell(warning, "next")));
+    }
+    out
+}
