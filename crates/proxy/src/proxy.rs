@@ -17,12 +17,17 @@ use byrnie_net::listen::{self, Listener, Share};
 use byrnie_net::runtime::{self, Core, Shutdown};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Decision records that may wait for the agent.
 const RECORDS_WAITING_MAX: usize = 1024;
 /// Batches of log lines that may wait for their writer.
 const LOG_BATCHES_MAX: usize = 256;
+/// How long a thread may take to end once it was told.
+const THREAD_END_MAX: Duration = Duration::from_millis(500);
+/// How often it is looked whether it has.
+const GLANCE: Duration = Duration::from_millis(5);
 /// Percent of successes of which a record is kept until the control plane says otherwise.
 const SAMPLE_PERCENT: u8 = 1;
 
@@ -74,7 +79,7 @@ async fn run(stage: Stage) {
         sample: Arc::new(AtomicU8::new(SAMPLE_PERCENT)),
         proxy: config.name.clone(),
     };
-    let _writer = log::start(&config.access_log, written);
+    let writer = log::start(&config.access_log, written);
     let counts: Arc<[Arc<CoreCounts>]> = (0..config.workers.max(1)).map(|_| Arc::default()).collect();
     let admin_address = admin.local_addr();
     let state = Arc::new(agent::State::new(&config, &outlets, &counts, Arc::clone(&drain)));
@@ -90,7 +95,7 @@ async fn run(stage: Stage) {
         registered = supply.registered.take();
         open(&config, bound, &supply, &outlets, &counts, (drain.watch(), stop.clone()))
     });
-    let (ports, _cores) = match result {
+    let (ports, cores) = match result {
         Ok((ports, cores)) => (Ports { admin: admin_address, ..ports }, cores),
         Err(error) => {
             tracing::error!(code = error.code(), %error, next = error.next(), "proxy cannot start");
@@ -106,6 +111,21 @@ async fn run(stage: Stage) {
     if let Some(registered) = registered {
         registered.ended().await;
     }
+    // The last lines are written before anybody is told that the proxy has stopped.
+    ended(&cores).await;
+    drop(outlets);
+    ended(writer.as_slice()).await;
+}
+
+/// Waits until threads that were told to stop have ended, for a moment at most.
+async fn ended(threads: &[Core]) {
+    let all = async {
+        while !threads.iter().all(Core::is_finished) {
+            runtime::sleep(GLANCE).await;
+        }
+    };
+    // One that hangs ends with the process.
+    let _ = runtime::timeout(THREAD_END_MAX, all).await;
 }
 
 /// Starts the cores and gives them their listeners.
