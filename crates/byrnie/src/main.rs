@@ -2,6 +2,7 @@
 //! One binary: every role and every command of byrnie. Here the process begins and its exit status is
 //! made; what each command does is in `cmd`, one file a command.
 
+mod assets;
 mod cmd;
 mod console;
 mod demo;
@@ -10,7 +11,9 @@ mod failure;
 mod globals;
 mod join;
 mod log;
+mod mesh;
 mod output;
+mod resources;
 mod supervise;
 
 fn main() -> std::process::ExitCode {

@@ -24,6 +24,7 @@ mod stat;
 mod status;
 mod token;
 mod undo;
+mod up;
 mod version;
 
 /// The whole command line.
@@ -46,6 +47,8 @@ struct Cli {
 /// Every command. Order is the order of the help.
 #[derive(Subcommand, Debug)]
 enum Command {
+    Up(up::Args),
+    Run(run::Args),
     Apply(apply::Args),
     Get(get::Args),
     Delete(delete::Args),
@@ -66,7 +69,6 @@ enum Command {
     Completion(completion::Args),
     #[command(hide = true)]
     DemoService(demo_service::Args),
-    Run(run::Args),
     Version(version::Args),
 }
 
@@ -97,6 +99,7 @@ fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::DemoService(args) => demo_service::run(&args, globals),
         Command::Run(args) => run::run(args, globals),
+        Command::Up(args) => up::run(&args, globals),
         Command::Version(args) => version::run(&args, globals),
     }
 }

@@ -71,7 +71,7 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
     })
     .await?;
     for path in &args.files {
-        mesh.apply(&resources::read(path)?).await?;
+        mesh.apply(&resources::read(path, &mesh.defaults())?).await?;
     }
     let children = if args.demo { start_demo(globals, &mesh).await? } else { Vec::new() };
     mesh.announce(globals, start)?;

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The mesh inside `byrnie up`: store, control plane, edge and DNS in one process, with the two files by
+//! which clients find it (`ports.json`, `token`) and the certificates that vouch for it.
+
+use crate::failure::{self, Failure};
+use crate::globals::Globals;
+use crate::join::ROOTS_FILE;
+use anyhow::{Context, Result};
+use byrnie_base::{Instant, Text};
+use byrnie_control::apply::{self, Action};
+use byrnie_control::{State, ca, control, ingest};
+use byrnie_model::yaml::{self, Defaults, Parsed};
+use byrnie_model::{Identity, Key, Kind, ServiceRef};
+use byrnie_net::dns::{self, Known, Names};
+use byrnie_net::listen::Ports;
+use byrnie_net::runtime::{self, Trigger};
+use byrnie_proxy::{AccessLog, Control, Gateway, Mount, Source};
+use byrnie_store::Store;
+use byrnie_store::embedded::Embedded;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Default ports, as the user's documents name them.
+const CONTROL_PORT: u16 = 7778;
+const ADMIN_PORT: u16 = 7779;
+const EDGE_PORT: u16 = 7780;
+const DNS_PORT: u16 = 7753;
+/// How long the edge waits for the control plane in its own process.
+const EDGE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the edge waits for running exchanges at the end.
+const EDGE_DRAIN: Duration = Duration::from_secs(3);
+/// Life of the edge's join token.
+const TOKEN_LIFE: Duration = Duration::from_secs(300);
+
+/// What every mesh begins with: its defaults, and the one policy that lets its loopback edge in.
+const BUILT_IN: &str = "\
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: edge, namespace: byrnie}
+spec:
+  action: ALLOW
+  rules: [{sources: [{type: ServiceAccount, serviceAccount: {name: edge, namespace: byrnie}}]}]
+";
+
+/// How to start.
+pub(crate) struct Options {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where the console listens.
+    pub console: SocketAddr,
+    /// Refuse a busy port instead of taking the next.
+    pub strict_ports: bool,
+    /// A new mesh is called `demo.local` instead of `mesh.local`.
+    pub demo: bool,
+}
+
+/// A mesh that runs.
+pub(crate) struct Mesh {
+    control: control::Running,
+    edge: byrnie_proxy::Running,
+    edge_ports: byrnie_proxy::Ports,
+    dns: SocketAddr,
+    dns_trigger: Trigger,
+    data_dir: PathBuf,
+    token: String,
+}
+
+/// Starts everything; comes back when the edge answers.
+///
+/// # Errors
+/// With a code and what to do, whatever is wrong.
+pub(crate) async fn start(options: &Options) -> Result<Mesh> {
+    let dir = &options.data_dir;
+    std::fs::create_dir_all(dir).map_err(|error| failure::of_file(dir, &error))?;
+    let path = dir.join("store.redb");
+    let store = Embedded::open(&path, Arc::new(*runtime::clock()))
+        .map_err(|error| Failure::new("BYR-S012", error.to_string()).at(path.display().to_string()))?;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let trust_domain = trust_domain(store.as_ref(), options.demo).await?;
+    let token = operator_token(&dir.join("token"))?;
+    let control = control::start(control::Config {
+        store,
+        data_dir: dir.clone(),
+        trust_domain,
+        console: options.console,
+        control: SocketAddr::new(options.console.ip(), CONTROL_PORT),
+        strict_ports: options.strict_ports,
+        names: Vec::new(),
+        leaf_lifetime: control::LEAF_LIFETIME,
+        operator_token: token.clone(),
+        assets: crate::assets::assets(),
+    })
+    .await
+    .map_err(|error| of_control(&error))?;
+    let roots = dir.join(ROOTS_FILE);
+    std::fs::write(&roots, control.authority.roots_pem()).map_err(|error| failure::of_file(&roots, &error))?;
+    let domain = format!(
+        "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: mesh}}\nspec: {{trustDomain: {}}}\n---\n",
+        control.state.trust_domain
+    );
+    put_absent(&control.state, &(domain + BUILT_IN)).await?;
+    let (edge, edge_ports) = start_edge(options, &control).await?;
+    let (dns, dns_trigger) = start_dns(options, Arc::clone(&control.state))?;
+    Ok(Mesh { control, edge, edge_ports, dns, dns_trigger, data_dir: dir.clone(), token })
+}
+
+impl Mesh {
+    /// Applies resources that were read already, all or nothing.
+    pub(crate) async fn apply(&self, parsed: &Parsed) -> Result<()> {
+        let actions: Vec<Action> = parsed.documents.iter().map(|d| Action::Put(d.resource.clone())).collect();
+        apply::apply(&self.control.state, &actions, "up", "up -f").await.map_err(|error| of_apply(&error))?;
+        Ok(())
+    }
+
+    /// Applies the documents of `text` whose resources don't exist yet, so that changes of the user stay.
+    pub(crate) async fn apply_if_absent(&self, text: &str) -> Result<()> {
+        put_absent(&self.control.state, text).await
+    }
+
+    /// What documents leave unsaid here.
+    pub(crate) fn defaults(&self) -> Defaults {
+        defaults(&self.control.state)
+    }
+
+    /// Writes `ports.json` and says on standard error that the mesh is ready.
+    pub(crate) fn announce(&self, globals: &Globals, started: Instant) -> Result<()> {
+        let port = |address: Option<SocketAddr>| address.map_or(0, |a| a.port());
+        let ports = serde_json::json!({
+            "console": self.control.console.port(),
+            "control": self.control.control.port(),
+            "admin": self.edge_ports.admin.port(),
+            "edge": port(self.edge_ports.edge),
+            "dns": self.dns.port(),
+        });
+        let path = self.data_dir.join("ports.json");
+        write_whole(&path, ports.to_string().as_bytes(), 0o644)?;
+        let took = runtime::now().mono.since(started);
+        if !globals.quiet {
+            eprintln!("  byrnie {} · trust domain {} · data {}", env!("CARGO_PKG_VERSION"), self.control.state.trust_domain, self.data_dir.display());
+            say_moved_ports(&ports);
+            eprintln!("  dashboard  http://localhost:{}/#token={}", self.control.console.port(), self.token);
+            eprintln!("  edge       http://SERVICE.mesh.localhost:{}/", port(self.edge_ports.edge));
+            eprintln!("  next       byrnie run --name hello --port 3000 -- python3 -m http.server 3000");
+        }
+        eprintln!("ready after {:.1} s", took.as_secs_f64());
+        Ok(())
+    }
+
+    /// Stops: the edge drains, streams end, the store closes.
+    pub(crate) async fn stop(self) {
+        // A client that looks for a mesh here finds none, rather than one that doesn't answer.
+        drop(std::fs::remove_file(self.data_dir.join("ports.json")));
+        self.edge.drain(EDGE_DRAIN).await;
+        self.dns_trigger.fire();
+        self.control.stop().await;
+    }
+}
+
+fn say_moved_ports(ports: &serde_json::Value) {
+    let usual = [("console", 7777), ("control", CONTROL_PORT), ("admin", ADMIN_PORT), ("edge", EDGE_PORT), ("dns", DNS_PORT)];
+    for (name, port) in usual {
+        if ports[name] != port {
+            eprintln!("  ! port {port} for {name} is busy; it listens on {} instead", ports[name]);
+        }
+    }
+}
+
+fn defaults(state: &State) -> Defaults {
+    Defaults { trust_domain: state.trust_domain.clone(), ..Defaults::default() }
+}
+
+async fn put_absent(state: &State, text: &str) -> Result<()> {
+    let parsed = yaml::parse("built-in", text, &defaults(state));
+    anyhow::ensure!(!parsed.has_errors(), "a built-in resource is invalid: {:?}", parsed.diagnostics);
+    let actions: Vec<Action> = parsed
+        .documents
+        .into_iter()
+        .filter(|d| state.catalog(|catalog| catalog.resource(&d.resource.key).is_none()))
+        .map(|d| Action::Put(d.resource))
+        .collect();
+    apply::apply(state, &actions, "up", "first start").await.map_err(|error| of_apply(&error))?;
+    Ok(())
+}
+
+/// The domain that the stored mesh has; a new one's name otherwise.
+async fn trust_domain(store: &dyn Store, demo: bool) -> Result<Text> {
+    let key = ingest::store_key(&Key::new(Kind::Mesh, "", "mesh"));
+    let entry = store.get(&key).await.map_err(|error| Failure::new("BYR-S012", error.to_string()))?;
+    let stored = entry.and_then(|entry| serde_json::from_slice::<serde_json::Value>(&entry.value).ok());
+    let stored = stored.and_then(|value| value["spec"]["trustDomain"].as_str().map(Text::from));
+    Ok(stored.unwrap_or_else(|| Text::from(if demo { "demo.local" } else { "mesh.local" })))
+}
+
+/// The operator's token: kept from the last start, or made now.
+fn operator_token(path: &Path) -> Result<String> {
+    match std::fs::read_to_string(path) {
+        Ok(token) if token.trim().len() >= byrnie_control::access::TOKEN_BYTES_MIN => return Ok(token.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failure::of_file(path, &error).into()),
+    }
+    let token = byrnie_net::tls::secret::random().context("no randomness")?.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    write_whole(path, token.as_bytes(), 0o600)?;
+    Ok(token)
+}
+
+/// Writes a file so that nobody ever sees half of it.
+fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let new = path.with_extension("new");
+    let write = || {
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)
+    };
+    write().map_err(|error| failure::of_file(path, &error).into())
+}
+
+async fn start_edge(
+    options: &Options,
+    control: &control::Running,
+) -> Result<(byrnie_proxy::Running, byrnie_proxy::Ports)> {
+    let system = |account: &str| Identity::new(&control.state.trust_domain, Identity::SYSTEM_NAMESPACE, account);
+    let identity = system("edge")?;
+    let (token, _) = ca::token::create(&control.state, identity.clone(), TOKEN_LIFE, 1, "up").await?;
+    let ip = options.console.ip();
+    let mut edge = byrnie_proxy::start(byrnie_proxy::Config {
+        namespace: Identity::SYSTEM_NAMESPACE.into(),
+        name: "edge".into(),
+        identity,
+        mount: Mount::Gateway(Gateway { edge: SocketAddr::new(ip, EDGE_PORT) }),
+        source: Source::Control(Box::new(Control {
+            address: control.control,
+            roots_pem: control.authority.roots_pem(),
+            identity: system("control")?,
+            token: Some(Text::from(token.expose())),
+            patience: EDGE_PATIENCE,
+        })),
+        state_dir: options.data_dir.join("edge"),
+        admin: SocketAddr::new(ip, ADMIN_PORT),
+        admin_token: operator_token(&options.data_dir.join("token")).ok().map(Text::from),
+        strict_ports: options.strict_ports,
+        workers: 1,
+        access_log: AccessLog::Off,
+    })
+    .map_err(failure::of_proxy)?;
+    let ports = edge.ready().await.map_err(failure::of_proxy)?;
+    Ok((edge, ports))
+}
+
+fn start_dns(options: &Options, state: Arc<State>) -> Result<(SocketAddr, Trigger)> {
+    let ports = if options.strict_ports { Ports::Strict } else { Ports::Next };
+    let server = dns::bind(SocketAddr::new(options.console.ip(), DNS_PORT), ports)
+        .map_err(|error| Failure::new("BYR-S101", error.to_string()))?;
+    let address = server.local_addr();
+    let (trigger, shutdown) = runtime::shutdown();
+    runtime::spawn("dns", async move {
+        if let Err(error) = dns::serve(server, Arc::new(Services(state)), shutdown).await {
+            tracing::error!(%error, "DNS has stopped");
+        }
+    });
+    Ok((address, trigger))
+}
+
+/// `SERVICE.NAMESPACE.mesh`, for every service: on one machine all are reached on loopback.
+struct Services(Arc<State>);
+
+impl Names for Services {
+    fn lookup(&self, name: &str) -> Known {
+        let parts: Vec<&str> = name.split('.').collect();
+        let [service, namespace, dns::ZONE] = parts.as_slice() else { return Known::Nothing };
+        let service = ServiceRef::new(*namespace, *service);
+        let key = Key::new(Kind::Service, service.namespace, service.name);
+        if self.0.catalog(|catalog| catalog.resource(&key).is_some()) {
+            Known::Addresses(vec![Ipv4Addr::LOCALHOST.into()])
+        } else {
+            Known::Nothing
+        }
+    }
+}
+
+fn of_control(error: &control::Error) -> Failure {
+    match error {
+        control::Error::Listen(error) => Failure::new("BYR-S101", format!("a port is busy: {error}"))
+            .next("leave out --strict-ports, or stop what holds it"),
+        other => Failure::new("BYR-S013", other.to_string()).next("see `byrnie explain BYR-S013`"),
+    }
+}
+
+fn of_apply(error: &apply::Error) -> Failure {
+    Failure::new("BYR-C001", error.to_string())
+}
