@@ -107,7 +107,7 @@ pub(crate) fn report(error: &anyhow::Error) -> Exit {
 
 /// A file or directory that can't be used.
 pub(crate) fn of_file(path: &std::path::Path, error: &std::io::Error) -> Failure {
-    Failure::new("BYR-S011", format!("cannot use it: {error}"))
+    Failure::new(byrnie_model::code::DATA_DIR.id, format!("cannot use it: {error}"))
         .at(path.display().to_string())
         .next("check that it exists, is yours, and that the disk has space left")
 }

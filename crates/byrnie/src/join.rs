@@ -4,7 +4,7 @@
 
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
-use byrnie_model::Identity;
+use byrnie_model::{Identity, code};
 use byrnie_net::serve::Method;
 use byrnie_net::serve::client::{Client, Outgoing, Reply};
 use serde_json::{Value, json};
@@ -45,11 +45,11 @@ impl Console {
         let answer = self.post("/api/v1/tokens", &asked).await?;
         let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
         let identity = Identity::parse(&text("identity"))
-            .map_err(|error| Failure::new("BYR-S002", format!("the console gave no identity: {error}")))?;
+            .map_err(|error| Failure::new(code::UNREACHABLE.id, format!("the console gave no identity: {error}")))?;
         let path = globals.data_dir.join(ROOTS_FILE);
         let roots_pem = std::fs::read_to_string(&path).map_err(|error| crate::failure::of_file(&path, &error))?;
         let port = port(globals, "control").ok_or_else(|| {
-            Failure::new("BYR-S010", "ports.json names no control port").next("start the mesh again with `byrnie up`")
+            Failure::new(code::UNREACHABLE.id, "ports.json names no control port").next("start the mesh again with `byrnie up`")
         })?;
         let control = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Ok(Grant { identity, token: text("token"), roots_pem, control })
@@ -65,7 +65,7 @@ impl Console {
     async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let request = Outgoing::with_body(Method::POST, path, "application/json", body.to_string());
         let reply = self.0.send(request, TIMEOUT).await.map_err(|error| {
-            let mut failure = Failure::new("BYR-S010", format!("the console does not answer: {error}"));
+            let mut failure = Failure::new(code::UNREACHABLE.id, format!("the console does not answer: {error}"));
             failure.exit = Exit::Unreachable;
             failure.at(self.0.server()).next("check that `byrnie up` runs with this --data-dir")
         })?;
@@ -76,10 +76,10 @@ impl Console {
 fn read(reply: &Reply) -> Result<Value, Failure> {
     if reply.status.is_success() {
         return serde_json::from_slice(&reply.body)
-            .map_err(|error| Failure::new("BYR-S002", format!("the console's answer is no JSON: {error}")));
+            .map_err(|error| Failure::new(code::UNREACHABLE.id, format!("the console's answer is no JSON: {error}")));
     }
     let failure: Option<Failure> = serde_json::from_slice(&reply.body).ok();
-    Err(failure.unwrap_or_else(|| Failure::new("BYR-S002", format!("the console answered {}", reply.status))))
+    Err(failure.unwrap_or_else(|| Failure::new(code::UNREACHABLE.id, format!("the console answered {}", reply.status))))
 }
 
 /// A port of the mesh in the data directory.

@@ -10,13 +10,13 @@ use byrnie_base::{Instant, Text};
 use byrnie_control::apply::{self, Action};
 use byrnie_control::{State, ca, control, ingest};
 use byrnie_model::yaml::{self, Defaults, Parsed};
-use byrnie_model::{Identity, Key, Kind, ServiceRef};
+use byrnie_model::{Identity, Key, Kind, ServiceRef, code};
 use byrnie_net::dns::{self, Known, Names};
 use byrnie_net::listen::Ports;
 use byrnie_net::runtime::{self, Trigger};
 use byrnie_proxy::{AccessLog, Control, Gateway, Mount, Source};
 use byrnie_store::Store;
-use byrnie_store::embedded::Embedded;
+use byrnie_store::{Embedded, OpenError};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -78,7 +78,7 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     std::fs::create_dir_all(dir).map_err(|error| failure::of_file(dir, &error))?;
     let path = dir.join("store.redb");
     let store = Embedded::open(&path, Arc::new(*runtime::clock()))
-        .map_err(|error| Failure::new("BYR-S012", error.to_string()).at(path.display().to_string()))?;
+        .map_err(|error| of_open(&error).at(path.display().to_string()))?;
     let store: Arc<dyn Store> = Arc::new(store);
     let trust_domain = trust_domain(store.as_ref(), options.demo).await?;
     let token = operator_token(&dir.join("token"))?;
@@ -189,7 +189,7 @@ async fn put_absent(state: &State, text: &str) -> Result<()> {
 /// The domain that the stored mesh has; a new one's name otherwise.
 async fn trust_domain(store: &dyn Store, demo: bool) -> Result<Text> {
     let key = ingest::store_key(&Key::new(Kind::Mesh, "", "mesh"));
-    let entry = store.get(&key).await.map_err(|error| Failure::new("BYR-S012", error.to_string()))?;
+    let entry = store.get(&key).await.map_err(|error| Failure::new(code::STORE_UNREACHABLE.id, error.to_string()))?;
     let stored = entry.and_then(|entry| serde_json::from_slice::<serde_json::Value>(&entry.value).ok());
     let stored = stored.and_then(|value| value["spec"]["trustDomain"].as_str().map(Text::from));
     Ok(stored.unwrap_or_else(|| Text::from(if demo { "demo.local" } else { "mesh.local" })))
@@ -255,7 +255,7 @@ async fn start_edge(
 fn start_dns(options: &Options, state: Arc<State>) -> Result<(SocketAddr, Trigger)> {
     let ports = if options.strict_ports { Ports::Strict } else { Ports::Next };
     let server = dns::bind(SocketAddr::new(options.console.ip(), DNS_PORT), ports)
-        .map_err(|error| Failure::new("BYR-S101", error.to_string()))?;
+        .map_err(|error| Failure::new(code::PORT_BUSY.id, error.to_string()))?;
     let address = server.local_addr();
     let (trigger, shutdown) = runtime::shutdown();
     runtime::spawn("dns", async move {
@@ -285,12 +285,22 @@ impl Names for Services {
 
 fn of_control(error: &control::Error) -> Failure {
     match error {
-        control::Error::Listen(error) => Failure::new("BYR-S101", format!("a port is busy: {error}"))
+        control::Error::Listen(error) => Failure::new(code::PORT_BUSY.id, format!("a port is busy: {error}"))
             .next("leave out --strict-ports, or stop what holds it"),
-        other => Failure::new("BYR-S013", other.to_string()).next("see `byrnie explain BYR-S013`"),
+        other => Failure::new(code::STORE_UNREACHABLE.id, other.to_string()).next("see the message above, and the disk"),
     }
 }
 
 fn of_apply(error: &apply::Error) -> Failure {
-    Failure::new("BYR-C001", error.to_string())
+    Failure::new(code::STALE.id, error.to_string())
+}
+
+fn of_open(error: &OpenError) -> Failure {
+    let code = match error {
+        OpenError::Locked { .. } => &code::IN_USE,
+        OpenError::Io(_) => &code::DATA_DIR,
+        OpenError::Corrupt(_) => &code::STORE_CORRUPT,
+        OpenError::Newer { .. } => &code::STORE_NEWER,
+    };
+    Failure::new(code.id, error.to_string()).next(code.next)
 }

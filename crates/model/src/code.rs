@@ -382,6 +382,10 @@ registry! {
         "the disk is full",
         "Nothing was written; traffic goes on.",
         "Free some space.";
+    IN_USE: "BYR-S016",
+        "another process uses this data directory",
+        "byrnie does not start: two writers would damage the store.",
+        "Stop the other one, or give another --data-dir.";
 }
 
 #[cfg(test)]

@@ -124,13 +124,14 @@ impl<'a> Trip<'a> {
                     self.await_head().await
                 }
             };
+            // A try that follows, whether a failure or a status asked for it, needs the body once more.
+            if !self.up.is_replayable() {
+                exchange.body_gone();
+            }
             effect = match event {
                 Event::Head => self.core.with_shard(|shard, now| exchange.on_response(shard, self.response, now)),
                 Event::BadBody(status) => break self.refuse_body(status).await,
                 Event::Failed(failure) => {
-                    if !self.up.is_replayable() {
-                        exchange.body_gone();
-                    }
                     self.core.with_shard(|shard, now| exchange.on_failure(shard, failure, now))
                 }
             };

@@ -320,7 +320,7 @@ async fn watch_listening(name: &str, port: u16) {
         runtime::sleep(LISTEN_PROBE).await;
     }
     eprintln!(
-        "warning[BYR-S021]: {name} does not listen on 127.0.0.1:{port} after {} s\n   = effect: calls to it answer 503\n   \
+        "warning[BYR-S010]: {name} does not listen on 127.0.0.1:{port} after {} s\n   = effect: calls to it answer 503\n   \
          = next: check the program's own port, or give the right one with --port",
         LISTEN_PATIENCE.as_secs()
     );
