@@ -13,7 +13,6 @@ mod join;
 mod log;
 mod mesh;
 mod output;
-mod resources;
 mod supervise;
 
 fn main() -> std::process::ExitCode {

@@ -2,6 +2,7 @@
 //! The mesh inside `byrnie up`: store, control plane, edge and DNS in one process, with the two files by
 //! which clients find it (`ports.json`, `token`) and the certificates that vouch for it.
 
+use crate::documents::Document;
 use crate::failure::{self, Failure};
 use crate::globals::Globals;
 use crate::join::ROOTS_FILE;
@@ -9,7 +10,7 @@ use anyhow::{Context, Result};
 use byrnie_base::{Instant, Text};
 use byrnie_control::apply::{self, Action};
 use byrnie_control::{State, ca, control, ingest};
-use byrnie_model::yaml::{self, Defaults, Parsed};
+use byrnie_model::yaml::{self, Defaults};
 use byrnie_model::{Identity, Key, Kind, ServiceRef, code};
 use byrnie_net::dns::{self, Known, Names};
 use byrnie_net::listen::Ports;
@@ -109,9 +110,25 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
 }
 
 impl Mesh {
-    /// Applies resources that were read already, all or nothing.
-    pub(crate) async fn apply(&self, parsed: &Parsed) -> Result<()> {
-        let actions: Vec<Action> = parsed.documents.iter().map(|d| Action::Put(d.resource.clone())).collect();
+    /// Applies the documents of files, all or nothing.
+    ///
+    /// # Errors
+    /// If one is invalid (all that is wrong is then shown), or the store refuses.
+    pub(crate) async fn apply(&self, files: &[Document], namespace: &str) -> Result<()> {
+        let defaults = Defaults { namespace: namespace.into(), ..defaults(&self.control.state) };
+        let mut actions = Vec::new();
+        let mut refused = false;
+        for file in files {
+            let parsed = yaml::parse(&file.file, &file.text, &defaults);
+            refused |= parsed.has_errors();
+            for diagnostic in &parsed.diagnostics {
+                eprint!("{}", diagnostic.render());
+            }
+            actions.extend(parsed.documents.into_iter().map(|d| Action::Put(d.resource)));
+        }
+        if refused {
+            return Err(Failure::new(code::BAD_VALUE.id, "the files hold mistakes; nothing was applied").into());
+        }
         apply::apply(&self.control.state, &actions, "up", "up -f").await.map_err(|error| of_apply(&error))?;
         Ok(())
     }
@@ -119,11 +136,6 @@ impl Mesh {
     /// Applies the documents of `text` whose resources don't exist yet, so that changes of the user stay.
     pub(crate) async fn apply_if_absent(&self, text: &str) -> Result<()> {
         put_absent(&self.control.state, text).await
-    }
-
-    /// What documents leave unsaid here.
-    pub(crate) fn defaults(&self) -> Defaults {
-        defaults(&self.control.state)
     }
 
     /// Writes `ports.json` and says on standard error that the mesh is ready.

@@ -3,15 +3,15 @@
 //! this process; the demo's programs and their sidecars are processes of their own.
 
 use crate::demo;
+use crate::documents::Files;
 use crate::failure::{self, Exit, Failure};
 use crate::globals::Globals;
 use crate::supervise::{Process, Signal, Signals};
-use crate::{mesh, resources};
+use crate::mesh;
 use anyhow::{Context, Result};
 use byrnie_net::runtime;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long children may take to end before they're killed.
@@ -30,9 +30,8 @@ pub(crate) struct Args {
     /// Also start the demo shop, each program with a sidecar of its own
     #[arg(long)]
     demo: bool,
-    /// Resources to apply first: files or directories
-    #[arg(short = 'f', long = "file", value_name = "FILE|DIR")]
-    files: Vec<PathBuf>,
+    #[command(flatten)]
+    files: Files,
     /// Where the console listens, on loopback; the other ports are on the same address
     #[arg(long, value_name = "IP[:PORT]", default_value = "127.0.0.1:7777")]
     listen: String,
@@ -70,8 +69,8 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
         demo: args.demo,
     })
     .await?;
-    for path in &args.files {
-        mesh.apply(&resources::read(path, &mesh.defaults())?).await?;
+    if !args.files.is_empty() {
+        mesh.apply(&args.files.read(globals.namespace())?, globals.namespace()).await?;
     }
     let children = if args.demo { start_demo(globals, &mesh).await? } else { Vec::new() };
     mesh.announce(globals, start)?;

@@ -97,6 +97,11 @@ pub enum Error {
 }
 
 impl Authority {
+    /// Certificates that vouch for every identity of the mesh, PEM.
+    pub fn roots_pem(&self) -> String {
+        self.root.roots_pem()
+    }
+
     /// The authority of `trust_domain` whose root is kept in `data_dir`; made there at the first start.
     ///
     /// # Errors
