@@ -46,8 +46,11 @@ fn generate(root: &Path) -> Result<BTreeMap<String, String>> {
     let dir = root.join(PROTO_DIR);
     let files: Vec<PathBuf> = FILES.iter().map(|file| dir.join(file)).collect();
     let set = protox::compile(&files, [&dir]).context("cannot compile the protobuf files")?;
-    let requests: Vec<_> =
-        set.file.into_iter().map(|file| (prost_build::Module::from_protobuf_package_name(file.package()), file)).collect();
+    let requests: Vec<_> = set
+        .file
+        .into_iter()
+        .map(|file| (prost_build::Module::from_protobuf_package_name(file.package()), file))
+        .collect();
     let made = prost_build::Config::new()
         .btree_map(["."])
         .bytes(["."])
@@ -57,6 +60,8 @@ fn generate(root: &Path) -> Result<BTreeMap<String, String>> {
         .context("cannot generate Rust")?;
     Ok(made
         .into_iter()
-        .map(|(module, text)| (format!("{}.rs", module.parts().collect::<Vec<_>>().join("/")), format!("{HEADER}{text}")))
+        .map(|(module, text)| {
+            (format!("{}.rs", module.parts().collect::<Vec<_>>().join("/")), format!("{HEADER}{text}"))
+        })
         .collect())
 }

@@ -49,7 +49,8 @@ impl Console {
         let path = globals.data_dir.join(ROOTS_FILE);
         let roots_pem = std::fs::read_to_string(&path).map_err(|error| crate::failure::of_file(&path, &error))?;
         let port = port(globals, "control").ok_or_else(|| {
-            Failure::new(code::UNREACHABLE.id, "ports.json names no control port").next("start the mesh again with `byrnie up`")
+            Failure::new(code::UNREACHABLE.id, "ports.json names no control port")
+                .next("start the mesh again with `byrnie up`")
         })?;
         let control = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Ok(Grant { identity, token: text("token"), roots_pem, control })

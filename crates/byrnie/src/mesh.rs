@@ -152,7 +152,12 @@ impl Mesh {
         write_whole(&path, ports.to_string().as_bytes(), 0o644)?;
         let took = runtime::now().mono.since(started);
         if !globals.quiet {
-            eprintln!("  byrnie {} · trust domain {} · data {}", env!("CARGO_PKG_VERSION"), self.control.state.trust_domain, self.data_dir.display());
+            eprintln!(
+                "  byrnie {} · trust domain {} · data {}",
+                env!("CARGO_PKG_VERSION"),
+                self.control.state.trust_domain,
+                self.data_dir.display()
+            );
             say_moved_ports(&ports);
             eprintln!("  dashboard  http://localhost:{}/#token={}", self.control.console.port(), self.token);
             eprintln!("  edge       http://SERVICE.mesh.localhost:{}/", port(self.edge_ports.edge));
@@ -173,7 +178,8 @@ impl Mesh {
 }
 
 fn say_moved_ports(ports: &serde_json::Value) {
-    let usual = [("console", 7777), ("control", CONTROL_PORT), ("admin", ADMIN_PORT), ("edge", EDGE_PORT), ("dns", DNS_PORT)];
+    let usual =
+        [("console", 7777), ("control", CONTROL_PORT), ("admin", ADMIN_PORT), ("edge", EDGE_PORT), ("dns", DNS_PORT)];
     for (name, port) in usual {
         if ports[name] != port {
             eprintln!("  ! port {port} for {name} is busy; it listens on {} instead", ports[name]);
@@ -210,12 +216,18 @@ async fn trust_domain(store: &dyn Store, demo: bool) -> Result<Text> {
 /// The operator's token: kept from the last start, or made now.
 fn operator_token(path: &Path) -> Result<String> {
     match std::fs::read_to_string(path) {
-        Ok(token) if token.trim().len() >= byrnie_control::access::TOKEN_BYTES_MIN => return Ok(token.trim().to_owned()),
+        Ok(token) if token.trim().len() >= byrnie_control::access::TOKEN_BYTES_MIN => {
+            return Ok(token.trim().to_owned());
+        }
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(failure::of_file(path, &error).into()),
     }
-    let token = byrnie_net::tls::secret::random().context("no randomness")?.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let token = byrnie_net::tls::secret::random()
+        .context("no randomness")?
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>();
     write_whole(path, token.as_bytes(), 0o600)?;
     Ok(token)
 }
@@ -299,7 +311,9 @@ fn of_control(error: &control::Error) -> Failure {
     match error {
         control::Error::Listen(error) => Failure::new(code::PORT_BUSY.id, format!("a port is busy: {error}"))
             .next("leave out --strict-ports, or stop what holds it"),
-        other => Failure::new(code::STORE_UNREACHABLE.id, other.to_string()).next("see the message above, and the disk"),
+        other => {
+            Failure::new(code::STORE_UNREACHABLE.id, other.to_string()).next("see the message above, and the disk")
+        }
     }
 }
 

@@ -119,9 +119,11 @@ fn the_demo_is_encrypted_and_its_planted_fault_is_seen() {
     };
     until("the fault that payments v2 plants", failing, || failing().contains("payments"));
     let proxies = || mesh.json(&["proxies"]);
-    until("every proxy in sync", || proxies().to_string(), || {
-        proxies().as_array().is_some_and(|all| all.len() >= 10 && all.iter().all(|p| p["inSync"] == true))
-    });
+    until(
+        "every proxy in sync",
+        || proxies().to_string(),
+        || proxies().as_array().is_some_and(|all| all.len() >= 10 && all.iter().all(|p| p["inSync"] == true)),
+    );
     // Ctrl-C ends everything in order.
     let mut up = mesh.up.take().unwrap();
     let children = descendants(up.pid());

@@ -94,8 +94,10 @@ fn config(state: &State) -> Value {
     let mut services: Vec<Value> = snapshot
         .services()
         .map(|service| {
-            let ports: Vec<Value> =
-                snapshot.ports(service).map(|(port, protocol)| json!({"port": port, "protocol": protocol.name()})).collect();
+            let ports: Vec<Value> = snapshot
+                .ports(service)
+                .map(|(port, protocol)| json!({"port": port, "protocol": protocol.name()}))
+                .collect();
             let endpoints: Vec<Value> = snapshot
                 .endpoints(service)
                 .iter()

@@ -111,9 +111,9 @@ impl<'a> Trip<'a> {
     /// Carries the exchange to its end.
     pub(crate) async fn run(mut self) -> Next {
         let snapshot = self.core.snapshot();
-        let (mut exchange, mut effect) = self.core.with_shard(|shard, now| {
-            Exchange::begin(&snapshot, shard, &self.caller.arrival(), self.request, now)
-        });
+        let (mut exchange, mut effect) = self
+            .core
+            .with_shard(|shard, now| Exchange::begin(&snapshot, shard, &self.caller.arrival(), self.request, now));
         let delivered = loop {
             let event = match effect {
                 Effect::Reply(answer) => break self.reply(&exchange, &answer).await,
@@ -131,9 +131,7 @@ impl<'a> Trip<'a> {
             effect = match event {
                 Event::Head => self.core.with_shard(|shard, now| exchange.on_response(shard, self.response, now)),
                 Event::BadBody(status) => break self.refuse_body(status).await,
-                Event::Failed(failure) => {
-                    self.core.with_shard(|shard, now| exchange.on_failure(shard, failure, now))
-                }
+                Event::Failed(failure) => self.core.with_shard(|shard, now| exchange.on_failure(shard, failure, now)),
             };
         };
         self.alarm.set(None);
@@ -168,7 +166,10 @@ impl<'a> Trip<'a> {
             Err(failure) => return Event::Failed(failure),
         };
         self.limits = Times { deadline: plan.deadline, try_deadline: plan.try_deadline };
-        if matches!(upstream.wire, Wire::H2(_)) && self.request.upgrade().is_some() && self.request.set_upgrade(None).is_err() {
+        if matches!(upstream.wire, Wire::H2(_))
+            && self.request.upgrade().is_some()
+            && self.request.set_upgrade(None).is_err()
+        {
             return Event::Failed(Failure::BadResponse);
         }
         // Whether the client's connection goes on is no concern of the upstream's.
@@ -276,7 +277,9 @@ impl<'a> Trip<'a> {
             match self.back.poll(cx, wire, self.down) {
                 Poll::Ready(Ok(())) => return Poll::Ready(None),
                 Poll::Ready(Err(Fault::Target(_))) => return Poll::Ready(Some((Failure::DownstreamGone, CANCEL))),
-                Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(Some((Failure::ResetAfterHead, code_of(&error)))),
+                Poll::Ready(Err(Fault::Source(error))) => {
+                    return Poll::Ready(Some((Failure::ResetAfterHead, code_of(&error))));
+                }
                 Poll::Pending => {}
             }
             // What the request's pump could not send when it was last polled.

@@ -70,7 +70,9 @@ impl Error {
         match self {
             Self::Port { .. } => "see who listens there with `ss -ltnp`, or choose another port",
             Self::State { .. } => "check that the directory exists, is yours and has space left",
-            Self::Unreachable { .. } => "check that `byrnie up` or `byrnie server` runs, and its control port in ports.json",
+            Self::Unreachable { .. } => {
+                "check that `byrnie up` or `byrnie server` runs, and its control port in ports.json"
+            }
             Self::Refused { .. } => "make a new token with `byrnie token create`",
             Self::NameTaken { .. } => "choose another --name, or stop what runs under it (`byrnie get workloads`)",
             Self::Credentials { .. } => "remove the state directory of this workload and join again",

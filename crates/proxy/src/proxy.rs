@@ -55,8 +55,11 @@ pub fn start(config: Config) -> Result<Running, Error> {
         .map(|wanted| Ok((wanted.clone(), mount::bind(&wanted, cores, config.strict_ports)?)))
         .collect::<Result<Vec<_>, Error>>()?;
     let ports = if config.strict_ports { listen::Ports::Strict } else { listen::Ports::Next };
-    let admin = listen::bind_or_next(config.admin, Share::Alone, ports)
-        .map_err(|error| Error::Port { what: "admin", address: error.address, cause: error.error })?;
+    let admin = listen::bind_or_next(config.admin, Share::Alone, ports).map_err(|error| Error::Port {
+        what: "admin",
+        address: error.address,
+        cause: error.error,
+    })?;
     let drain = Arc::new(Drain::new());
     let (trigger, stop) = runtime::shutdown();
     let (goodbye, goodbyes) = mpsc::unbounded_channel();

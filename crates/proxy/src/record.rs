@@ -9,8 +9,8 @@ mod series;
 pub(crate) use line::Line;
 pub(crate) use series::{Book, Cells, Series};
 
-use byrnie_base::mailbox::Sender;
 use byrnie_base::count::{Counter, Gauge};
+use byrnie_base::mailbox::Sender;
 use byrnie_base::{Rng, Text, Timestamp};
 use byrnie_engine::{Reason, Verdict};
 use byrnie_model::{Record, record};
@@ -150,5 +150,7 @@ impl Ledger {
 
 /// Whether it is worth a record of its own.
 fn is_failure(verdict: &Verdict) -> bool {
-    verdict.status >= 500 || verdict.reason.is_some_and(|reason| reason != Reason::Redirect) || verdict.attempts.count() > 1
+    verdict.status >= 500
+        || verdict.reason.is_some_and(|reason| reason != Reason::Redirect)
+        || verdict.attempts.count() > 1
 }

@@ -95,11 +95,7 @@ async fn one_more(core: &Rc<Core>, plan: &Plan, shared: &Shared) -> Result<Clien
 }
 
 /// Opens a connection for `plan` that speaks `alpn`, within the plan's limit.
-pub(crate) async fn connect(
-    core: &Core,
-    plan: &Plan,
-    alpn: &[u8],
-) -> Result<(Stream, Option<Timestamp>), Failure> {
+pub(crate) async fn connect(core: &Core, plan: &Plan, alpn: &[u8]) -> Result<(Stream, Option<Timestamp>), Failure> {
     let now = runtime::coarse().mono;
     let left = plan.deadline.map_or(Duration::MAX, |deadline| deadline.since(now));
     let limit = plan.connect_timeout.min(left);

@@ -17,7 +17,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("hyper_util", &["crates/net/src/serve", "crates/net/src/grpc"]),
     ("hickory_proto", &["crates/net/src/dns"]),
     ("prost", &["crates/xds/src/", "xtask/src/gen.rs"]),
-    ("redb", &["crates/store/src/embedded"]),
+    ("redb", &["crates/store/src/persist"]),
     ("gateway_api", &["crates/model/src/"]),
     ("k8s_openapi", &["crates/model/src/"]),
     ("kube", &["crates/model/src/"]),

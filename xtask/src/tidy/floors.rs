@@ -54,15 +54,14 @@ fn read(path: &Path) -> Result<Manifest> {
     let table: toml::Table = text.parse().with_context(|| path.display().to_string())?;
     let package = table.get("package");
     let name = package.and_then(|p| p.get("name")).and_then(toml::Value::as_str).unwrap_or_default().to_owned();
-    let floor = package
-        .and_then(|p| p.get("metadata"))
-        .and_then(|m| m.get("house"))
-        .and_then(|h| h.get("floor"))
-        .and_then(|floor| match floor {
-            toml::Value::Integer(level) => Some(Floor::Level(*level)),
-            toml::Value::String(word) if word == "side" => Some(Floor::Side),
-            _ => None,
-        });
+    let floor =
+        package.and_then(|p| p.get("metadata")).and_then(|m| m.get("house")).and_then(|h| h.get("floor")).and_then(
+            |floor| match floor {
+                toml::Value::Integer(level) => Some(Floor::Level(*level)),
+                toml::Value::String(word) if word == "side" => Some(Floor::Side),
+                _ => None,
+            },
+        );
     let imports = ["dependencies", "build-dependencies"]
         .iter()
         .filter_map(|section| table.get(*section).and_then(toml::Value::as_table))

@@ -57,9 +57,9 @@ fn type_exists(sources: &[Source], krate: &str, name: &str) -> bool {
     let forms = ["struct", "enum", "trait", "type"].map(|word| format!("{word} {name}"));
     sources.iter().filter(|s| s.path.starts_with(&format!("crates/{krate}/"))).any(|s| {
         forms.iter().any(|form| {
-            s.text.match_indices(form.as_str()).any(|(at, _)| {
-                !s.text[at + form.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
-            })
+            s.text
+                .match_indices(form.as_str())
+                .any(|(at, _)| !s.text[at + form.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
         })
     })
 }

@@ -127,12 +127,7 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     Ok(Exit::Program(u8::try_from(exit.status()).unwrap_or(1)))
 }
 
-fn config(
-    args: &Args,
-    globals: &Globals,
-    grant: &Grant,
-    instance: &str,
-) -> Result<Config> {
+fn config(args: &Args, globals: &Globals, grant: &Grant, instance: &str) -> Result<Config> {
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut labels = labels(&args.labels)?;
     labels.insert("app".into(), args.name.as_str().into());
@@ -179,9 +174,8 @@ fn config(
 fn labels(words: &[String]) -> Result<Labels, Failure> {
     let mut labels = Labels::new();
     for word in words {
-        let (key, value) = word
-            .split_once('=')
-            .ok_or_else(|| Failure::usage(format!("--labels: `{word}` is not KEY=VALUE")))?;
+        let (key, value) =
+            word.split_once('=').ok_or_else(|| Failure::usage(format!("--labels: `{word}` is not KEY=VALUE")))?;
         labels.insert(key.into(), value.into());
     }
     Ok(labels)

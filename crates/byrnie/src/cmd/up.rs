@@ -6,8 +6,8 @@ use crate::demo;
 use crate::documents::Files;
 use crate::failure::{self, Exit, Failure};
 use crate::globals::Globals;
-use crate::supervise::{Process, Signal, Signals};
 use crate::mesh;
+use crate::supervise::{Process, Signal, Signals};
 use anyhow::{Context, Result};
 use byrnie_net::runtime;
 use std::ffi::OsString;
@@ -83,7 +83,11 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
         signals.next().await;
     }
     if !globals.quiet {
-        eprintln!("  stopping; `byrnie up{}` resumes from {}", if args.demo { " --demo" } else { "" }, globals.data_dir.display());
+        eprintln!(
+            "  stopping; `byrnie up{}` resumes from {}",
+            if args.demo { " --demo" } else { "" },
+            globals.data_dir.display()
+        );
     }
     stop(&children, &mut signals).await;
     mesh.stop().await;

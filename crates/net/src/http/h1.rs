@@ -121,7 +121,12 @@ impl Conn {
     }
 
     /// Reads the head of a response.
-    pub fn poll_response(&mut self, cx: &mut Context<'_>, asked: Asked, head: &mut Head) -> Poll<Result<Answered, Error>> {
+    pub fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: Asked,
+        head: &mut Head,
+    ) -> Poll<Result<Answered, Error>> {
         match ready!(self.poll_head(cx, head, |buf, limits, head| h1::parse_response(buf, limits, asked, head)))? {
             Arrived::Closed => Poll::Ready(Err(Error::Closed)),
             Arrived::Head if (100..=199).contains(&head.status()) && head.status() != 101 => {

@@ -174,7 +174,12 @@ impl Wire {
     }
 
     /// Reads the head of a response into `head`. After [`Answered::Interim`] call again.
-    pub fn poll_response(&mut self, cx: &mut Context<'_>, asked: Asked, head: &mut Head) -> Poll<Result<Answered, Error>> {
+    pub fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: Asked,
+        head: &mut Head,
+    ) -> Poll<Result<Answered, Error>> {
         match self {
             Self::H1(conn) => conn.poll_response(cx, asked, head),
             Self::H2(flow) => flow.poll_response(cx, head),

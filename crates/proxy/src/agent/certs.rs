@@ -93,7 +93,12 @@ fn save(path: &Path, credentials: &Credentials) -> Result<(), Error> {
     })
 }
 
-async fn sign(channel: &Channel, identity: &Identity, token: Option<&str>, domain: &str) -> Result<Credentials, Refusal> {
+async fn sign(
+    channel: &Channel,
+    identity: &Identity,
+    token: Option<&str>,
+    domain: &str,
+) -> Result<Credentials, Refusal> {
     let broken = |error: tls::Error| Refusal::Final(Error::Credentials { cause: error.to_string() });
     let key = Key::generate().map_err(broken)?;
     let csr = tls::csr(&key, identity).map_err(broken)?;
@@ -112,7 +117,9 @@ async fn sign(channel: &Channel, identity: &Identity, token: Option<&str>, domai
 fn refusal(status: &Status) -> Refusal {
     let cause = status.message().to_owned();
     match status.code() {
-        Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument => Refusal::Final(Error::Refused { cause }),
+        Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument => {
+            Refusal::Final(Error::Refused { cause })
+        }
         Code::AlreadyExists => Refusal::Final(Error::NameTaken { cause }),
         _ => Refusal::Later(cause),
     }

@@ -123,8 +123,12 @@ pub(super) async fn begin(
         Ok(registered) => registered?,
         Err(_) => return Err(unreachable("it did not answer to the registration")),
     };
-    runtime::spawn_local("ads", ads::run(config_node(config), Rc::clone(&link), Rc::clone(&publisher), Arc::clone(&state)));
-    let renewal = Renewal { path: certs::path(config), token: control.token.clone(), identity: config.identity.clone() };
+    runtime::spawn_local(
+        "ads",
+        ads::run(config_node(config), Rc::clone(&link), Rc::clone(&publisher), Arc::clone(&state)),
+    );
+    let renewal =
+        Renewal { path: certs::path(config), token: control.token.clone(), identity: config.identity.clone() };
     runtime::spawn_local("certs", certs::renew(renewal, Rc::clone(&link), Rc::clone(&publisher)));
     let left = control.patience.saturating_sub(runtime::now().mono.since(began));
     let in_force = match runtime::timeout(left, &mut first).await {

@@ -19,8 +19,7 @@ impl Publisher {
     /// A publisher with keys but no configuration yet. The receiver learns of the first one.
     pub(super) fn new(keys: Arc<Keys>) -> (Self, oneshot::Receiver<watch::Receiver<InForce>>) {
         let (first, arrives) = oneshot::channel();
-        let publisher =
-            Self { keys: RefCell::new(keys), news: RefCell::new(None), first: RefCell::new(Some(first)) };
+        let publisher = Self { keys: RefCell::new(keys), news: RefCell::new(None), first: RefCell::new(Some(first)) };
         (publisher, arrives)
     }
 

@@ -121,7 +121,9 @@ impl Membership {
                 }
                 match self.open().await {
                     Ok(stream) => break stream,
-                    Err(Refusal::Final(error)) => tracing::warn!(%error, code = error.code(), "registration refused; trying again"),
+                    Err(Refusal::Final(error)) => {
+                        tracing::warn!(%error, code = error.code(), "registration refused; trying again")
+                    }
                     Err(Refusal::Later(cause)) => tracing::debug!(cause, "not registered"),
                 }
             };

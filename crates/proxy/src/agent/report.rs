@@ -114,7 +114,11 @@ impl Texts {
 }
 
 /// Fills in counts and gauges. Answers what is reported by it, to be kept once it has arrived.
-fn fill(report: &mut wire::ReportRequest, state: &State, reported: &HashMap<usize, Reported>) -> Vec<(usize, Reported)> {
+fn fill(
+    report: &mut wire::ReportRequest,
+    state: &State,
+    reported: &HashMap<usize, Reported>,
+) -> Vec<(usize, Reported)> {
     let mut texts = Texts::new();
     let mut next = Vec::new();
     for (series, cells) in state.book.entries() {
@@ -148,7 +152,12 @@ fn fill(report: &mut wire::ReportRequest, state: &State, reported: &HashMap<usiz
     next
 }
 
-fn difference(series: &Series, cells: &Cells, before: Option<&Reported>, texts: &mut Texts) -> (wire::Series, Reported) {
+fn difference(
+    series: &Series,
+    cells: &Cells,
+    before: Option<&Reported>,
+    texts: &mut Texts,
+) -> (wire::Series, Reported) {
     let mut now = Reported {
         durations: Distribution::new(),
         requests: cells.requests.value(),

@@ -80,7 +80,8 @@ impl Index {
     /// The cells for what `verdict` is labelled with.
     pub(super) fn cells(&mut self, verdict: &Verdict, book: &Book) -> &Cells {
         let mut hash = hash(verdict);
-        let known = self.by_hash.get(&hash).and_then(|bucket| bucket.iter().position(|(series, _)| is_of(series, verdict)));
+        let known =
+            self.by_hash.get(&hash).and_then(|bucket| bucket.iter().position(|(series, _)| is_of(series, verdict)));
         let at = match known {
             Some(at) => at,
             None if self.count < SERIES_MAX => {
@@ -91,7 +92,8 @@ impl Index {
                 let series = other(verdict);
                 // By side and status class alone, so that there are a dozen of them at most.
                 hash = u64::from(series.status) << 8 | series.labels.side as u64;
-                let known = self.by_hash.get(&hash).and_then(|bucket| bucket.iter().position(|(known, _)| **known == series));
+                let known =
+                    self.by_hash.get(&hash).and_then(|bucket| bucket.iter().position(|(known, _)| **known == series));
                 known.unwrap_or_else(|| self.add(hash, series, book))
             }
         };
@@ -118,7 +120,8 @@ fn of(verdict: &Verdict) -> Series {
 }
 
 fn other(verdict: &Verdict) -> Series {
-    let labels = Labels { source: "other".into(), destination: "other".into(), method: "OTHER", ..verdict.labels.clone() };
+    let labels =
+        Labels { source: "other".into(), destination: "other".into(), method: "OTHER", ..verdict.labels.clone() };
     let status = verdict.status / 100 * 100;
     Series { labels, route: "other".into(), rule: "other".into(), status, reason: None }
 }

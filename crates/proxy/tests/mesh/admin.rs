@@ -3,7 +3,9 @@ use crate::http1::pair;
 use crate::world::{ADMIN_TOKEN, Peer, Program, World, get};
 
 fn ask(peer: &mut Peer, method: &str, path: &str, token: &str) -> (u16, String) {
-    peer.ask(&format!("{method} {path} HTTP/1.1\r\nhost: admin\r\nauthorization: Bearer {token}\r\ncontent-length: 0\r\n\r\n"))
+    peer.ask(&format!(
+        "{method} {path} HTTP/1.1\r\nhost: admin\r\nauthorization: Bearer {token}\r\ncontent-length: 0\r\n\r\n"
+    ))
 }
 
 #[test]

@@ -101,7 +101,12 @@ impl Service for Port {
         })
     }
 
-    fn stream(&self, call: Call, incoming: Incoming, out: mpsc::Sender<Bytes>) -> BoxFuture<'static, Result<(), Status>> {
+    fn stream(
+        &self,
+        call: Call,
+        incoming: Incoming,
+        out: mpsc::Sender<Bytes>,
+    ) -> BoxFuture<'static, Result<(), Status>> {
         let plane = Arc::clone(&self.0);
         assert_eq!(call.peer.identity, Some(world::identity("web")));
         if call.path == JOIN_PATH { Box::pin(join(plane, incoming, out)) } else { Box::pin(ads(plane, incoming, out)) }
@@ -122,7 +127,11 @@ async fn join(plane: Arc<Plane>, mut incoming: Incoming, out: mpsc::Sender<Bytes
             join_request::What::Heartbeat(_) => join_response::What::Seen(HeartbeatSeen {}),
             join_request::What::Leave(leave) => {
                 plane.heard(if leave.gone { "gone" } else { "leaving" });
-                if leave.gone { join_response::What::Left(Left {}) } else { join_response::What::Seen(HeartbeatSeen {}) }
+                if leave.gone {
+                    join_response::What::Left(Left {})
+                } else {
+                    join_response::What::Seen(HeartbeatSeen {})
+                }
             }
         };
         let last = matches!(answer, join_response::What::Left(_));

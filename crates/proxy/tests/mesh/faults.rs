@@ -48,7 +48,11 @@ fn an_endpoint_that_dies_in_mid_run_costs_no_idempotent_request() {
             })
         })
         .collect();
-    let wait_for = |count: usize| while done.load(Ordering::SeqCst) < count { std::thread::yield_now() };
+    let wait_for = |count: usize| {
+        while done.load(Ordering::SeqCst) < count {
+            std::thread::yield_now()
+        }
+    };
     wait_for(200);
     // Killed: threads and sockets go without a word.
     drop(dying.running.take());

@@ -102,7 +102,10 @@ fn a_grpc_call_passes_with_body_and_trailers() {
             let (response, mut body) = send.send_request(request("/shop.Cart/Add"), false).unwrap();
             body.send_data(Bytes::from(format!("message {n}")), true).unwrap();
             let response = response.await.unwrap();
-            assert_eq!((response.status(), &response.headers()["x-te"]), (StatusCode::OK, &"trailers".parse().unwrap()));
+            assert_eq!(
+                (response.status(), &response.headers()["x-te"]),
+                (StatusCode::OK, &"trailers".parse().unwrap())
+            );
             let (body, trailers) = read(response.into_body()).await.unwrap();
             assert_eq!(body, format!("message {n}").into_bytes());
             assert_eq!(trailers.unwrap()["grpc-status"], "0");

@@ -102,10 +102,8 @@ impl World {
     }
 
     fn sidecar(&self, name: &str, port: u16, protocol: Protocol, uses: &[&str], resources: Vec<Resource>) -> Proxy {
-        let workload = Workload {
-            uses: uses.iter().map(|name| service(name)).collect(),
-            ..spec_of(name, port, protocol)
-        };
+        let workload =
+            Workload { uses: uses.iter().map(|name| service(name)).collect(), ..spec_of(name, port, protocol) };
         let mount = Mount::Sidecar(Box::new(Sidecar {
             workload,
             labels: Labels::new(),
