@@ -19,7 +19,7 @@ type Seen = {
 
 /** Fewer failures than this may be anything. */
 const FAILURES_MIN = 2;
-const BAD_SHARE = 5;
+const BAD_SHARE = 10;
 const RETRIES_SHARE = 10;
 
 const bad = (one: StatusCount): boolean => one.status >= 500 || one.reason !== "";
@@ -34,7 +34,7 @@ export function findings(seen: Seen): Finding[] {
     out.push({
       id: `${warning.code} ${warning.where}`,
       tone: warning.severity === "error" ? "bad" : "warn",
-      text: sentence(warning.message),
+      text: warning.message,
       detail: [warning.code, command ? "" : warning.next].filter(Boolean).join(" · "),
       href: "/proxies",
       command,
@@ -48,25 +48,27 @@ export function findings(seen: Seen): Finding[] {
     const again = edge.requests ? (edge.retries * 100) / edge.requests : 0;
     if (again >= RETRIES_SHARE && edge.retries >= 5 && !failing.includes(edge)) {
       const text = `${share(again)} of calls from ${caller(edge)} to ${edge.destination} needed another try`;
-      out.push({ id: `retry ${edge.source} ${edge.destination}`, tone: "warn", text, detail: "they succeeded in the end", href: link(edge.destination), command: `byrnie stat edge` });
+      out.push({ id: `retry ${edge.source} ${edge.destination}`, tone: "warn", text, detail: "they succeeded in the end", href: link(edge.destination), command: `byrnie stat edge --service ${edge.destination}` });
     }
     if (edge.tls !== "mutual" && edge.source) {
       const text = `calls from ${caller(edge)} to ${edge.destination} ${edge.tls === "none" ? "are not encrypted" : "do not prove the caller"}`;
-      out.push({ id: `tls ${edge.source} ${edge.destination}`, tone: "warn", text, detail: `tls: ${edge.tls}`, href: link(edge.destination), command: `byrnie prove ${caller(edge)} ${edge.destination}` });
+      out.push({ id: `tls ${edge.source} ${edge.destination}`, tone: "warn", text, detail: `tls: ${edge.tls}`, href: link(edge.destination), command: "byrnie edges --window 1m" });
     }
   }
   const lost = seen.workloads.filter((workload) => !workload.connected && workload.inbound);
   for (const workload of lost) {
     const text = `the proxy of ${workload.name} is not connected to the control plane`;
-    out.push({ id: `lost ${workload.name}`, tone: "warn", text: sentence(text), detail: "it keeps the last configuration that it got", href: "/proxies", command: "byrnie proxies" });
+    out.push({ id: `lost ${workload.name}`, tone: "warn", text, detail: "it keeps the last configuration that it got", href: "/proxies", command: "byrnie proxies" });
   }
   const rank = (finding: Finding) => (finding.tone === "bad" ? 0 : 2) + (finding.symptom ? 1 : 0);
-  return out.map((finding) => ({ ...finding, text: sentence(finding.text) })).sort((a, b) => rank(a) - rank(b));
+  const once = new Map(out.map((finding) => [finding.id, { ...finding, text: sentence(finding.text) }] as const));
+  return [...once.values()].sort((a, b) => rank(a) - rank(b));
 }
 
 const caller = (edge: Edge): string => edge.source || "an unknown caller";
 const refused = (edge: Edge): boolean => failures(edge)[0]?.reason === "access_denied";
-const sentence = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1).replace(/\.$/, "");
+/** Names keep their case, so a sentence may begin with a small letter. */
+const sentence = (text: string): string => text.replace(/^(the|calls|none) /, (word) => word.charAt(0).toUpperCase() + word.slice(1)).replaceAll("default/", "").replace(/\.$/, "");
 
 function link(name: string): string {
   const [own = "", namespace = "default"] = short(name).split(".");
@@ -82,17 +84,17 @@ function instances(service: Service): Finding[] {
     return [{ id: `none ${name}`, tone: "warn", text: `${name} has no instance`, detail, href, command: `byrnie run --name ${service.name} --port 3000 -- ./${service.name}` }];
   }
   if (service.healthy === 0) {
-    return [{ id: `down ${name}`, tone: "bad", text: `none of the ${plural(all, "instance")} of ${name} is healthy`, detail: "its callers get 503", href, command: `byrnie check` }];
+    return [{ id: `down ${name}`, tone: "bad", text: `none of the ${plural(all, "instance")} of ${name} is healthy`, detail: "its callers get 503", href, command: "byrnie get workload" }];
   }
   return service.endpoints
     .filter((endpoint) => endpoint.ejectedBy > 0)
     .map((endpoint) => ({
-      id: `ejected ${name} ${endpoint.workload}`,
+      id: `ejected ${endpoint.workload}`,
       tone: "warn" as Tone,
-      text: `${plural(endpoint.ejectedBy, "proxy", "proxies")} set ${endpoint.workload} of ${name} aside after failures`,
+      text: `${plural(endpoint.ejectedBy, "proxy", "proxies")} set ${endpoint.workload} aside after failures`,
       detail: "calls go to the other instances meanwhile",
       href,
-      command: `byrnie tap ${service.name}`,
+      command: `byrnie stat instance --service ${name}`,
     }));
 }
 
@@ -104,7 +106,7 @@ function denial(edge: Edge): Finding {
     text: `${caller(edge)} may not call ${edge.destination}: ${plural(n, "call")} refused in the last minute`,
     detail: "no access policy allows it",
     href: to.live({ service: edge.destination, failed: "true" }),
-    command: `byrnie access ${edge.source} ${edge.destination}`,
+    command: `byrnie explain last --service ${edge.destination}`,
   };
 }
 

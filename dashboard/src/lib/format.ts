@@ -110,7 +110,7 @@ export function recordWord(r: DecisionRecord): string {
 
 export function tone(golden: Golden | undefined): Tone {
   if (!golden || golden.requests === 0 || golden.okPercent == null) return "idle";
-  if (golden.okPercent < 95) return "bad";
+  if (golden.okPercent < 90) return "bad";
   return golden.okPercent < 99.5 ? "warn" : "ok";
 }
 

@@ -111,6 +111,9 @@ export function graph(seen: Seen): Graph {
     nodes.set(backend, { ...node, kind: "version", golden, tone: tone(golden) });
     edges.set(id, { id, source: parent, destination: backend, kind: "split", golden, weight, tone: tone(golden) });
   }
+  // A service that only calls others is drawn as the caller that it is.
+  const calling = new Set([...edges.values()].map((edge) => edge.source));
+  for (const node of nodes.values()) if (node.kind === "service" && !node.golden && calling.has(node.id)) nodes.set(node.id, { ...node, kind: "caller" });
   const busy = (node: MapNode) => (node.tone === "bad" ? 1e6 : 0) + (node.golden?.rps ?? 0);
   const kept = [...nodes.values()].sort((a, b) => busy(b) - busy(a) || (a.id < b.id ? -1 : 1)).slice(0, NODES_MAX);
   const ids = new Set(kept.map((node) => node.id));
@@ -121,8 +124,8 @@ export function graph(seen: Seen): Graph {
   };
 }
 
-export const NODE = { width: 168, height: 56 };
-const LABEL = { width: 104, height: 34 };
+export const NODE = { width: 146, height: 52 };
+const LABEL = { width: 90, height: 38 };
 
 export type Point = { x: number; y: number };
 export type Layout = { width: number; height: number; at: Map<string, Point>; paths: Map<string, { d: string; label: Point }> };
@@ -132,7 +135,7 @@ export const shape = (g: Graph): string => JSON.stringify([g.nodes.map((n) => n.
 
 export function layout(g: Graph): Layout {
   const d = new dagre.graphlib.Graph();
-  d.setGraph({ rankdir: "LR", nodesep: 26, edgesep: 14, ranksep: 26, marginx: 12, marginy: 12, ranker: "network-simplex" });
+  d.setGraph({ rankdir: "LR", nodesep: 30, edgesep: 16, ranksep: 19, marginx: 12, marginy: 12, ranker: "network-simplex" });
   const linked = new Set(g.edges.flatMap((edge) => [edge.source, edge.destination]));
   const sorted = [...g.nodes].sort((a, b) => (a.id < b.id ? -1 : 1));
   for (const node of sorted) if (linked.has(node.id)) d.setNode(node.id, { ...NODE });

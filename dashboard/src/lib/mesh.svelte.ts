@@ -2,8 +2,8 @@
 // What every page looks at: the mesh as it is, taken in once for all of them.
 
 import { get, Problem } from "./api";
-import { join } from "./format";
-import type { Certificate, Edge, Proxy, Resource, Service, Stat, Status, Workload } from "./types";
+import { bare, join, short } from "./format";
+import type { Certificate, DecisionRecord, Edge, Proxy, Resource, Service, Stat, Status, Workload } from "./types";
 
 /** The window of every number shown, unless it says otherwise. */
 export const WINDOW = "60s";
@@ -34,6 +34,22 @@ class Mesh {
     for (const stat of this.instances) all.set(stat.instance ?? "", [...(all.get(stat.instance ?? "") ?? []), stat]);
     return all;
   });
+
+  /** Who made the request of a record: its own proxy does not name the program beside it. */
+  callerOf(record: DecisionRecord): string {
+    if (record.source) return short(record.source);
+    if (record.direction === "edge") return "outside";
+    return short(this.identityOf(record.proxy)) || bare(record.proxy);
+  }
+
+  identityOf(proxy: string): string {
+    return this.workloadOf.get(proxy.includes("/") ? proxy : `default/${proxy}`)?.identity ?? "";
+  }
+
+  /** Whether the caller's own proxy tells of the same exchange, and this side adds nothing to it. */
+  isEcho(record: DecisionRecord): boolean {
+    return record.direction === "inbound" && !record.decision.reason && this.workloads.some((workload) => workload.identity === record.source);
+  }
 
   private round = 0;
 

@@ -3,10 +3,12 @@
 // anything else.
 
 const PLAIN = /^[A-Za-z_/.$*][A-Za-z0-9_/.@*$+:=~-]*( [A-Za-z0-9_/.@*$+=~-]+)*$/;
+const SPAN = /^\d+(ms|s|m|h)$/;
 const WORDS = /^(true|false|null|yes|no|on|off|y|n|~)$/i;
 
 function scalar(value: unknown): string {
   if (typeof value !== "string") return JSON.stringify(value) ?? "null";
+  if (SPAN.test(value)) return value;
   const plain = PLAIN.test(value) && !WORDS.test(value) && !/:( |$)/.test(value) && !/^[.*]/.test(value) && !/^[-+.]?\d/.test(value);
   return plain ? value : JSON.stringify(value);
 }
