@@ -48,13 +48,6 @@ pub(crate) enum Format {
     Ndjson,
 }
 
-impl Format {
-    /// Whether people read it.
-    pub(crate) const fn is_table(self) -> bool {
-        matches!(self, Self::Table | Self::Wide)
-    }
-}
-
 /// Port of the console unless told otherwise.
 pub(crate) const CONSOLE_PORT: u16 = 7777;
 

@@ -88,6 +88,24 @@ pub(crate) fn write(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// A word's meaning, as a colour says it beside the word itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tone {
+    /// All is well.
+    Good,
+    /// Somebody should look.
+    Bad,
+}
+
+/// `word` in the colour of its tone, where the terminal takes colours.
+pub(crate) fn paint(globals: &Globals, tone: Tone, word: &str) -> String {
+    let color = match tone {
+        Tone::Good => 32,
+        Tone::Bad => 31,
+    };
+    if globals.color() { format!("\u{1b}[{color}m{word}\u{1b}[0m") } else { word.to_owned() }
+}
+
 /// The text of a member, or `-` if it's absent or empty.
 pub(crate) fn cell(value: &Value, member: &str) -> String {
     match &value[member] {

@@ -5,7 +5,7 @@
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
-use crate::output::{self, cell};
+use crate::output::{self, Tone, cell};
 use byrnie_model::code::Code;
 use serde_json::{Value, json};
 
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
         json!({"record": args.what, "status": args.status, "service": args.service.as_deref().unwrap_or_default()})
     };
     let answer = Console::find(globals)?.post("/api/v1/explain", &asked)?;
-    output::print(globals, &answer, |wide| draw(args, &answer, wide))?;
+    output::print(globals, &answer, |wide| draw(args, globals, &answer, wide))?;
     // That a call would be refused is the answer, not a failure of the question.
     Ok(Exit::Fine)
 }
@@ -65,11 +65,11 @@ fn explain_code(id: &str, globals: &Globals) -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-fn draw(args: &Args, answer: &Value, wide: bool) -> String {
+fn draw(args: &Args, globals: &Globals, answer: &Value, wide: bool) -> String {
     let word = match answer["decision"].as_str() {
-        Some("allow") => "ALLOWED",
-        Some("deny") => "DENIED",
-        _ => "FAILED",
+        Some("allow") => output::paint(globals, Tone::Good, "ALLOWED"),
+        Some("deny") => output::paint(globals, Tone::Bad, "DENIED"),
+        _ => output::paint(globals, Tone::Bad, "FAILED"),
     };
     let status = answer["status"].as_u64().filter(|status| *status > 0).map_or(String::new(), |s| format!(" {s}"));
     let record = &answer["record"];

@@ -4,7 +4,7 @@
 use crate::console::Console;
 use crate::failure::Exit;
 use crate::globals::Globals;
-use crate::output::{self, cell};
+use crate::output::{self, Tone, cell};
 use serde_json::Value;
 
 /// Say whether all is well, on one screen
@@ -17,13 +17,16 @@ pub(crate) struct Args {}
 
 pub(crate) fn run(_: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     let answer = Console::find(globals)?.get("/api/v1/status")?;
-    output::print(globals, &answer, |_| draw(&answer))?;
+    output::print(globals, &answer, |_| draw(globals, &answer))?;
     Ok(if answer["ok"] == true { Exit::Fine } else { Exit::Problem })
 }
 
-fn draw(status: &Value) -> String {
+fn draw(globals: &Globals, status: &Value) -> String {
     let warnings = status["warnings"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let word = if status["ok"] == true { "ok" } else { "NOT ok" };
+    let word = match status["ok"] == true {
+        true => output::paint(globals, Tone::Good, "ok"),
+        false => output::paint(globals, Tone::Bad, "NOT ok"),
+    };
     let (proxies, in_sync) = (cell(status, "proxies"), cell(status, "inSync"));
     let sync = if proxies == in_sync {
         format!("{proxies} proxies in sync")
