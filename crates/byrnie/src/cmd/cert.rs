@@ -52,11 +52,12 @@ fn draw(answer: &Value, wide: bool) -> String {
         Value::Array(rows) => rows.as_slice(),
         one => std::slice::from_ref(one),
     };
-    let mut table = Table::new(&["NAME", "IDENTITY", "VALID FOR", "UNTIL"]);
+    let mut table = Table::new(&["NAME", "IDENTITY", "VALID FOR", "UNTIL", "BY", "SERIAL"]).narrow(4);
     for row in rows {
         let left = row["secondsLeft"].as_u64().map_or_else(|| "not reported yet".to_owned(), span);
         let until = row["notAfter"].as_u64().map_or_else(|| "-".to_owned(), super::history::when);
-        table.rows.push(vec![cell(row, "name"), cell(row, "identity"), left, until]);
+        let (by, serial) = (cell(row, "by"), cell(row, "serial"));
+        table.rows.push(vec![cell(row, "name"), cell(row, "identity"), left, until, by, serial]);
     }
     table.render(wide)
 }

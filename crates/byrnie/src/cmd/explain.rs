@@ -84,8 +84,8 @@ fn draw(args: &Args, globals: &Globals, answer: &Value, wide: bool) -> String {
         );
         format!(
             "{} → {}  {}  {at}  id {}",
-            name(record, "source"),
-            name(record, "destination"),
+            cell(record, "sourceName"),
+            cell(record, "destinationName"),
             path.trim(),
             cell(record, "id")
         )
@@ -105,10 +105,4 @@ fn draw(args: &Args, globals: &Globals, answer: &Value, wide: bool) -> String {
         }
     }
     out
-}
-
-/// A service or identity as people say it.
-fn name(record: &Value, member: &str) -> String {
-    let text = cell(record, member);
-    text.rsplit("/sa/").next().unwrap_or(&text).trim_end_matches(".default").to_owned()
 }

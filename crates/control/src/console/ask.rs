@@ -2,6 +2,7 @@
 //! Questions: explain (what would happen, what happened), lint (what is wrong with documents, or with
 //! what is in force).
 
+use super::traffic::Callers;
 use super::wire::{found, list};
 use super::{Console, Outcome, Problem, write};
 use crate::explain::{self, Answer, Puzzle, Question};
@@ -83,8 +84,9 @@ fn explain_record(console: &Console, asked: &Asked) -> Outcome {
         return Err(Problem::new(404, &code::NOT_FOUND, detail)
             .next("records of failures and of sampled successes are kept for a while: `byrnie explain last`"));
     };
-    let mut row = answer_row(&explain::past(record));
-    row["record"] = serde_json::to_value(&**record).unwrap_or_default();
+    let callers = Callers::of(console);
+    let mut row = answer_row(&explain::past(record, &callers.name(record)));
+    row["record"] = callers.row(record);
     Ok(found(&row))
 }
 

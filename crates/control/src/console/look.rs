@@ -4,12 +4,12 @@
 
 use super::wire::{found, json_response, list, parameter};
 use super::{Console, Outcome, Problem};
-use crate::history;
 use crate::observe::Observer;
+use crate::{ca, history};
 use byrnie_catalog::Catalog;
 use byrnie_model::diagnostic::nearest;
 use byrnie_model::policy::access::Action;
-use byrnie_model::{Health, Key, Kind, Resource, ServiceRef, Spec, Workload, code, yaml};
+use byrnie_model::{Health, Identity, Key, Kind, Resource, ServiceRef, Spec, Workload, code, yaml};
 use byrnie_net::serve::{Request, Response};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -168,22 +168,39 @@ pub(super) fn proxies(console: &Console) -> Value {
     })
 }
 
-/// `GET /api/v1/certificates`.
-pub(super) fn certificates(console: &Console) -> Value {
-    let now = console.state.now();
-    let proxies = console.state.proxies();
-    console.state.observe(|observer| {
-        list(proxies, |proxy| {
-            let ends =
-                observer.node(&proxy.name).map(|node| node.certificate_not_after.as_millis()).filter(|at| *at > 0);
-            json!({
-                "name": proxy.name,
-                "identity": proxy.identity,
-                "notAfter": ends,
-                "secondsLeft": ends.map(|at| at.saturating_sub(now.wall.as_millis()) / 1000),
-            })
+/// `GET /api/v1/certificates`: the one that each proxy uses, as it says itself, and the control plane's
+/// own. What the authority wrote down about it comes beside.
+pub(super) async fn certificates(console: &Console) -> Outcome {
+    let issued = ca::issue::list(&console.state).await?;
+    let now = console.state.now().wall.as_millis();
+    let row = |name: &str, identity: &Identity, ends: Option<u64>| {
+        // Proxies report whole seconds.
+        let fits = |one: &&ca::issue::Certificate| {
+            one.identity == *identity && ends.is_some_and(|at| at / 1000 == one.not_after.as_secs())
+        };
+        let found = issued.iter().rev().find(fits);
+        json!({
+            "name": name,
+            "identity": identity,
+            "notAfter": ends,
+            "secondsLeft": ends.map(|at| at.saturating_sub(now) / 1000),
+            "issued": found.map(|one| one.issued),
+            "by": found.map(|one| &one.by),
+            "serial": found.map(|one| &one.serial),
         })
-    })
+    };
+    let proxies = console.state.proxies();
+    let mut rows: Vec<Value> = console.state.observe(|observer| {
+        let ends = |name: &str| observer.node(name).map(|node| node.certificate_not_after.as_millis());
+        proxies.iter().map(|proxy| row(&proxy.name, &proxy.identity, ends(&proxy.name).filter(|at| *at > 0))).collect()
+    });
+    // Those that end last are the ones in use.
+    if let Some(own) =
+        issued.iter().rev().find(|one| *one.by == *"own" && *one.identity.service_account().as_str() == *"control")
+    {
+        rows.push(row("byrnie/control", &own.identity, Some(own.not_after.as_millis())));
+    }
+    Ok(found(&Value::Array(rows)))
 }
 
 /// `GET /api/v1/workloads`.

@@ -120,7 +120,7 @@ async fn guarded(console: &Console, request: &Request, path: &[&str]) -> Outcome
         ("GET", ["services"]) => Ok(found(&look::services(console))),
         ("GET", ["routes"]) => Ok(found(&look::routes(console))),
         ("GET", ["proxies"]) => Ok(found(&look::proxies(console))),
-        ("GET", ["certificates"]) => Ok(found(&look::certificates(console))),
+        ("GET", ["certificates"]) => look::certificates(console).await,
         ("GET", ["revisions"]) => look::revisions(console).await,
         ("GET", ["tokens"]) => write::tokens(console).await,
         ("POST", ["tokens"]) => write::token(console, request).await,

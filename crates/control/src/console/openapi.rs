@@ -20,7 +20,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ("get", "/services", "Services, their endpoints and what is attached to them", &[], ""),
     ("get", "/routes", "Routes", &[], ""),
     ("get", "/proxies", "Proxies and what they have", &[], ""),
-    ("get", "/certificates", "Certificates by proxy", &[], ""),
+    ("get", "/certificates", "Certificates in use", &[], ""),
     ("get", "/revisions", "Changes of configuration, newest first", &[], ""),
     ("get", "/edges", "Who calls whom", &["window"], ""),
     ("get", "/stats", "Golden metrics", &["by", "window", "service", "source", "seconds"], ""),

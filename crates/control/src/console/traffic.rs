@@ -3,11 +3,12 @@
 
 use super::wire::{found, list, parameter};
 use super::{Console, Outcome, Problem};
-use crate::observe::{By, Edge, Filter, Stat, Total, WINDOW_MAX, Wanted};
+use crate::observe::{By, Edge, Filter, Stat, Total, WINDOW_MAX, Wanted, short};
 use byrnie_base::Text;
-use byrnie_model::{Record, code};
+use byrnie_model::{Kind, Record, Resource, Spec, code};
 use byrnie_net::serve::Request;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Window of golden metrics unless told otherwise.
@@ -61,7 +62,8 @@ pub(super) fn stats(console: &Console, request: &Request) -> Outcome {
 pub(super) fn records(console: &Console, request: &Request) -> Outcome {
     let wanted = wanted(request)?;
     let records = console.state.observe(|observer| observer.records(&wanted));
-    Ok(found(&list(&records, |record| record_row(record))))
+    let callers = Callers::of(console);
+    Ok(found(&list(&records, |record| callers.row(record))))
 }
 
 /// `GET /api/v1/records/{id}`: the caller's side first.
@@ -71,7 +73,8 @@ pub(super) fn record(console: &Console, id: &str) -> Outcome {
         let detail = format!("there is no record {id}: it is too old, or was a success that was not sampled");
         return Err(Problem::new(404, &code::NOT_FOUND, detail).next("`byrnie explain last` shows the newest failure"));
     }
-    Ok(found(&list(&records, |record| record_row(record))))
+    let callers = Callers::of(console);
+    Ok(found(&list(&records, |record| callers.row(record))))
 }
 
 /// Which records a request asks for.
@@ -94,8 +97,35 @@ pub(super) fn wanted(request: &Request) -> Result<Wanted, Problem> {
     })
 }
 
-fn record_row(record: &Record) -> Value {
-    serde_json::to_value(record).unwrap_or_default()
+/// Names of callers: a caller's own proxy doesn't name it in its records.
+pub(super) struct Callers(BTreeMap<Text, Text>);
+
+impl Callers {
+    /// The callers that are registered now, by workload.
+    pub(super) fn of(console: &Console) -> Self {
+        let account = |resource: &std::sync::Arc<Resource>| match &resource.spec {
+            Spec::Workload(workload) => Some((resource.key.name.clone(), short(&workload.identity.to_string()))),
+            _ => None,
+        };
+        Self(console.state.catalog(|catalog| catalog.iter(Kind::Workload).filter_map(account).collect()))
+    }
+
+    /// Who made the request of a record, as far as is known.
+    pub(super) fn name(&self, record: &Record) -> Text {
+        match (&*record.source, &*record.direction) {
+            ("", "outbound") => self.0.get(&record.proxy).cloned().unwrap_or_else(|| record.proxy.clone()),
+            ("", _) => "outside".into(),
+            (identity, _) => short(identity),
+        }
+    }
+
+    /// A record with the names of both sides as people say them.
+    pub(super) fn row(&self, record: &Record) -> Value {
+        let mut row = serde_json::to_value(record).unwrap_or_default();
+        row["sourceName"] = json!(self.name(record));
+        row["destinationName"] = json!(short(&record.destination));
+        row
+    }
 }
 
 fn edge_row(edge: &Edge) -> Value {

@@ -6,8 +6,8 @@ use byrnie_base::Text;
 use byrnie_model::Record;
 use byrnie_model::code::Code;
 
-/// The story of a record.
-pub fn past(record: &Record) -> Answer {
+/// The story of a record; `caller` is who asked, as far as is known.
+pub fn past(record: &Record, caller: &str) -> Answer {
     let decision = &record.decision;
     let refused = decision.reason == "access_denied";
     let failed = record.status >= 500 || !decision.reason.is_empty();
@@ -39,9 +39,12 @@ pub fn past(record: &Record) -> Answer {
         });
     };
     let none = Text::default();
-    let caller =
-        if record.source.is_empty() { "unknown: no certificate".to_owned() } else { record.source.to_string() };
-    step("identity", &none, String::new(), caller);
+    let proven = match &*record.source {
+        "" if record.direction == "outbound" => format!("{caller}, by its own proxy {}", record.proxy),
+        "" => format!("{caller}: no certificate"),
+        identity => format!("{identity}, proven by certificate"),
+    };
+    step("identity", &none, String::new(), proven);
     if !decision.rule.is_empty() {
         let verb = if refused { "refused" } else { "let through" };
         let place = place("AccessPolicy", &decision.rule, "Mesh/mesh");

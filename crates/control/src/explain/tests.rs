@@ -90,7 +90,7 @@ fn a_record_tells_whose_failure_it_was() {
         "destination":"payments.default","decision":{"code":"","reason":"","route":"default","rule":"","nearest":"","revision":3},
         "attempts":[{"endpoint":"payments-1","address":"127.0.0.1:9001","outcome":"status 503","durationUs":71000}],
         "status":503,"durationUs":72000}"#;
-    let answer = past(&serde_json::from_str::<Record>(text).unwrap());
+    let answer = past(&serde_json::from_str::<Record>(text).unwrap(), "web");
     assert_eq!((answer.decision.as_str(), answer.status), ("fail", 503));
     assert!(answer.steps.iter().any(|step| step.detail.contains("the program itself")), "{answer:#?}");
 }

@@ -118,7 +118,7 @@ fn clip(text: &str) -> Text {
 
 /// The name by which people know a service or a caller: an identity becomes the name of its service
 /// account, and the namespace `default` is left out.
-pub(super) fn short(name: &str) -> Text {
+pub fn short(name: &str) -> Text {
     if let Ok(identity) = Identity::parse(name) {
         return match identity.namespace().as_str() {
             "default" => identity.service_account().clone(),

@@ -10,6 +10,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
+pub use collect::short;
 pub use flow::{Flow, Total};
 pub use query::{By, Edge, Filter, Stat};
 pub use records::Wanted;

@@ -77,8 +77,11 @@ impl Observer {
             track.total(now, window, &mut total);
             if total.requests > 0 && !flow.destination.is_empty() {
                 let edge = edges.entry((&flow.source, &flow.destination)).or_default();
+                // What the mesh answered itself may never have reached a connection to protect.
+                if total.statuses.keys().any(|(_, reason)| reason.is_empty()) {
+                    edge.1.insert(&flow.tls);
+                }
                 edge.0.merge(&total);
-                edge.1.insert(&flow.tls);
             }
         }
         let edge = |((source, destination), (total, tls)): ((&Text, &Text), (Total, BTreeSet<&str>))| Edge {
