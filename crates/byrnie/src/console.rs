@@ -69,6 +69,11 @@ impl Console {
     }
 }
 
+/// Who runs this command, for the history.
+pub(crate) fn user() -> String {
+    std::env::var("USER").unwrap_or_default()
+}
+
 /// Text as it may stand in a path segment or a query.
 pub(crate) fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

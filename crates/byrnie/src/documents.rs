@@ -107,6 +107,24 @@ fn of_file(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new("", format!("cannot be read: {error}")).at(path.display().to_string())
 }
 
+/// Refuses two documents for one resource: which of them is meant can't be known.
+pub(crate) fn twice(documents: &[Document]) -> Result<(), Failure> {
+    let mut seen = std::collections::BTreeMap::new();
+    for document in documents {
+        for resource in document.parsed.documents.iter().map(|document| &document.resource) {
+            let line = resource.origin.as_ref().map_or(0, |origin| origin.line);
+            let place = format!("{}:{line}", document.file);
+            if let Some(first) = seen.insert(&resource.key, place.clone()) {
+                let detail = format!("{} is already described at {first}", resource.key);
+                return Err(Failure::new(code::DUPLICATE_RESOURCE.id, detail)
+                    .at(place)
+                    .next(code::DUPLICATE_RESOURCE.next));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// All texts as one stream of documents.
 pub(crate) fn stream(documents: &[Document]) -> String {
     documents.iter().map(|document| document.text.trim_end()).collect::<Vec<_>>().join("\n---\n") + "\n"

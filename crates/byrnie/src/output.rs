@@ -88,6 +88,11 @@ pub(crate) fn write(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// `1 error`, `2 errors`.
+pub(crate) fn count(number: usize, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A word's meaning, as a colour says it beside the word itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Tone {

@@ -126,6 +126,11 @@ pub fn ask(
             let head = head_at(question, &path)?;
             let second = run(&snapshot, &arrival, &head, question, now);
             // A refusal at the callee explains more than a caller's proxy that knows nothing of the service.
+            if first.onward.is_none() && second.decision == "denied" {
+                answer.steps.pop();
+                let detail = "not told to the caller's proxy, which answers 404: no policy lets the caller in";
+                answer.step("visibility", "", &caller.spec, detail.to_owned());
+            }
             if first.onward.is_some() || second.decision == "denied" {
                 answer.take(&second, &spec);
             }

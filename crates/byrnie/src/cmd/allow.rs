@@ -59,9 +59,11 @@ pub(crate) fn run_deny(args: &Deny, globals: &Globals) -> anyhow::Result<Exit> {
 fn run(pair: &Pair, verb: &str, globals: &Globals) -> anyhow::Result<Exit> {
     let source = ServiceRef::from_word(&pair.source, globals.namespace());
     let target = ServiceRef::from_word(&pair.destination, globals.namespace());
-    let rule = rule(&source, pair.request.as_deref())?;
+    let rule = rule(&source, &target, pair.request.as_deref())?;
     if let Some(path) = &pair.to {
-        let text = yaml::emit(&policy(verb, &source, &target, vec![rule]));
+        // The file is written without a mesh too; then only the service itself is named.
+        let backends = Console::find(globals).and_then(|console| backends(&console, &target)).unwrap_or_default();
+        let text = yaml::emit(&policy(verb, &source, &target, &backends, vec![rule]));
         std::fs::write(path, text)
             .map_err(|error| Failure::new("", error.to_string()).at(path.display().to_string()))?;
         if !globals.quiet {
@@ -83,14 +85,41 @@ fn run(pair: &Pair, verb: &str, globals: &Globals) -> anyhow::Result<Exit> {
     if !rules.contains(&rule) {
         rules.push(rule);
     }
-    let document = policy(verb, &source, &target, rules);
-    let path = format!("/api/v1/apply{}", console::query(&[("user", verb)]));
+    let document = policy(verb, &source, &target, &backends(&console, &target)?, rules);
+    let path = format!("/api/v1/apply{}", console::query(&[("user", &console::user()), ("why", verb)]));
     let answer = console.post(&path, &document)?;
     output::print(globals, &answer, |_| super::apply::draw(&answer, globals.quiet))?;
     if verb == "allow" {
         warn_of_denial(&console, &source, &target);
     }
     Ok(Exit::Fine)
+}
+
+/// Services of the same namespace to which routes send calls of `target`: access is decided where the
+/// call arrives, under the name of the backend.
+fn backends(console: &Console, target: &ServiceRef) -> Result<Vec<String>, Failure> {
+    let routes = console.get("/api/v1/routes")?;
+    let mut found = Vec::new();
+    for route in routes.as_array().into_iter().flatten() {
+        let own = route["metadata"]["namespace"].as_str().unwrap_or_default();
+        let is = |reference: &Value, name: &str| {
+            reference["name"] == *name && *reference["namespace"].as_str().unwrap_or(own) == *target.namespace
+        };
+        if !each(&route["spec"]["parentRefs"]).any(|parent| is(parent, &target.name)) {
+            continue;
+        }
+        for backend in each(&route["spec"]["rules"]).flat_map(|rule| each(&rule["backendRefs"])) {
+            let name = backend["name"].as_str().unwrap_or_default();
+            if is(backend, name) && *name != *target.name && !found.iter().any(|known| known == name) {
+                found.push(name.to_owned());
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn each(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
 }
 
 /// A DENY written earlier would win.
@@ -110,21 +139,26 @@ fn name(verb: &str, source: &ServiceRef, target: &ServiceRef) -> String {
     }
 }
 
-fn policy(verb: &str, source: &ServiceRef, target: &ServiceRef, rules: Vec<Value>) -> Value {
+fn policy(verb: &str, source: &ServiceRef, target: &ServiceRef, backends: &[String], rules: Vec<Value>) -> Value {
+    let names = std::iter::once(&*target.name).chain(backends.iter().map(String::as_str));
+    let targets: Vec<Value> = names.map(|name| json!({"group": "", "kind": "Service", "name": name})).collect();
     json!({
         "apiVersion": Kind::AccessPolicy.api_version(),
         "kind": Kind::AccessPolicy.name(),
         "metadata": {"name": name(verb, source, target), "namespace": target.namespace},
         "spec": {
-            "targetRefs": [{"group": "", "kind": "Service", "name": target.name}],
+            "targetRefs": targets,
             "action": verb.to_ascii_uppercase(),
             "rules": rules,
         },
     })
 }
 
-fn rule(source: &ServiceRef, request: Option<&str>) -> Result<Value, Failure> {
-    let account = json!({"name": source.name, "namespace": source.namespace});
+fn rule(source: &ServiceRef, target: &ServiceRef, request: Option<&str>) -> Result<Value, Failure> {
+    let mut account = json!({"name": source.name});
+    if source.namespace != target.namespace {
+        account["namespace"] = json!(source.namespace);
+    }
     let mut rule = json!({"sources": [{"type": "ServiceAccount", "serviceAccount": account}]});
     let Some(request) = request else { return Ok(rule) };
     let (method, path) = match request.trim().split_once(' ') {
@@ -158,11 +192,17 @@ mod tests {
     fn what_is_written_is_valid() {
         let (a, b) = (ServiceRef::new("shop", "web"), ServiceRef::new("default", "payments"));
         for request in [None, Some("POST /charge"), Some("* /items/*"), Some("get"), Some("/x/{id}/y")] {
-            let text = crate::output::yaml::emit(&policy("allow", &a, &b, vec![rule(&a, request).unwrap()]));
+            let text = crate::output::yaml::emit(&policy(
+                "allow",
+                &a,
+                &b,
+                &["payments-v2".into()],
+                vec![rule(&a, &b, request).unwrap()],
+            ));
             let parsed = parse("t.yaml", &text, &Defaults::default());
             assert_eq!((parsed.documents.len(), parsed.has_errors()), (1, false), "{text} {:?}", parsed.diagnostics);
         }
         assert_eq!(name("allow", &a, &b), "allow-shop-web-to-payments");
-        assert!(rule(&a, Some("POST charge")).is_err());
+        assert!(rule(&a, &b, Some("POST charge")).is_err());
     }
 }

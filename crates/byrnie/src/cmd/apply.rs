@@ -34,11 +34,15 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
         eprintln!("nothing was applied");
         return Ok(Exit::Problem);
     }
+    documents::twice(&documents)?;
     if documents.iter().all(|document| document.parsed.documents.is_empty()) {
         return Err(Failure::new(code::SYNTAX.id, "the files hold no document").into());
     }
     let dry = if args.dry_run { "true" } else { "" };
-    let path = format!("/api/v1/apply{}", console::query(&[("namespace", globals.namespace()), ("dryRun", dry)]));
+    let path = format!(
+        "/api/v1/apply{}",
+        console::query(&[("namespace", globals.namespace()), ("dryRun", dry), ("user", &console::user()),])
+    );
     let answer = Console::find(globals)?.post_yaml(&path, documents::stream(&documents))?;
     for diagnostic in documents::place(&answer["diagnostics"], &documents) {
         // Warnings about one document by itself were shown above.

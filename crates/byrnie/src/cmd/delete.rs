@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `byrnie delete KIND NAME`.
 
-use crate::console::Console;
+use crate::console::{self, Console};
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
 use crate::output;
@@ -22,7 +22,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     let (kind, name) = super::get::target(&args.kind, args.name.as_deref())?;
     let name = name.ok_or_else(|| Failure::usage("which one? give its name").next("byrnie delete KIND NAME"))?;
-    let answer = Console::find(globals)?.delete(&super::get::path(kind, globals.namespace(), &name))?;
+    let path = super::get::path(kind, globals.namespace(), &name);
+    let answer = Console::find(globals)?.delete(&(path + &console::query(&[("user", &console::user())])))?;
     output::print(globals, &answer, |_| super::apply::draw(&answer, globals.quiet))?;
     Ok(Exit::Fine)
 }

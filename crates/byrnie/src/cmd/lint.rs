@@ -32,6 +32,7 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
         documents::place(&answer, &[])
     } else {
         let documents = args.files.read(globals.namespace())?;
+        documents::twice(&documents)?;
         let mut found: Vec<Diagnostic> = documents.iter().flat_map(|d| d.parsed.diagnostics.clone()).collect();
         let live = if args.offline { None } else { ask(globals, &documents) };
         found.extend(live.unwrap_or_else(|| alone(&documents)));
@@ -76,7 +77,9 @@ fn draw(found: &[Diagnostic]) -> String {
     let mut out: String = found.iter().map(Diagnostic::render).collect();
     match (errors, found.len() - errors) {
         (0, 0) => out.push_str("no mistakes found\n"),
-        (errors, others) => out.push_str(&format!("{errors} errors, {others} warnings\n")),
+        (errors, others) => {
+            out.push_str(&format!("{}, {}\n", output::count(errors, "error"), output::count(others, "warning")))
+        }
     }
     out
 }

@@ -34,8 +34,8 @@ fn draw(globals: &Globals, status: &Value) -> String {
         format!("{in_sync} of {proxies} proxies in sync")
     };
     let mut out = format!(
-        "mesh {word} · {} warnings · {sync} · revision {} · trust domain {}\n",
-        warnings.len(),
+        "mesh {word} · {} · {sync} · revision {} · trust domain {}\n",
+        output::count(warnings.len(), "warning"),
         cell(status, "revision"),
         cell(status, "trustDomain"),
     );

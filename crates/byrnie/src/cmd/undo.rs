@@ -20,7 +20,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     let revision = args.revision.map(|revision| revision.to_string()).unwrap_or_default();
-    let path = format!("/api/v1/undo{}", console::query(&[("revision", &revision)]));
+    let path = format!("/api/v1/undo{}", console::query(&[("revision", &revision), ("user", &console::user())]));
     let answer = Console::find(globals)?.post(&path, &json!({}))?;
     output::print(globals, &answer, |_| draw(&answer, globals.quiet))?;
     Ok(Exit::Fine)

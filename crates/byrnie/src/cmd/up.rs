@@ -72,8 +72,9 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
     if !args.files.is_empty() {
         mesh.apply(&args.files.read(globals.namespace())?, globals.namespace()).await?;
     }
-    let children = if args.demo { start_demo(globals, &mesh).await? } else { Vec::new() };
+    // The demo's programs find this mesh by `ports.json`, and not whichever has the usual ports.
     mesh.announce(globals, start)?;
+    let children = if args.demo { start_demo(globals, &mesh).await? } else { Vec::new() };
     let ended = tokio::select! {
         signal = signals.next() => Ended::Asked(signal),
         name = first_end(&children) => Ended::Child(name),

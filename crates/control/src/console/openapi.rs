@@ -9,8 +9,14 @@ type Operation = (&'static str, &'static str, &'static str, &'static [&'static s
 
 /// Every operation under `/api/v1`.
 pub(super) const OPERATIONS: &[Operation] = &[
-    ("post", "/apply", "Apply documents, all or none", &["dryRun", "namespace", "file"], "application/yaml"),
-    ("post", "/undo", "Take back a change", &["revision"], ""),
+    (
+        "post",
+        "/apply",
+        "Apply documents, all or none",
+        &["dryRun", "namespace", "file", "user", "why"],
+        "application/yaml",
+    ),
+    ("post", "/undo", "Take back a change", &["revision", "user"], ""),
     ("get", "/resources", "List resources", &["kind", "namespace"], ""),
     ("get", "/resources/{kind}/{namespace}/{name}", "Read a resource", &[], ""),
     ("delete", "/resources/{kind}/{namespace}/{name}", "Delete a resource", &[], ""),

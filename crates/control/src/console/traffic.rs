@@ -146,7 +146,10 @@ fn stat_row(by: By, stat: &Stat) -> Value {
     let name = match by {
         By::Service => flow.destination.to_string(),
         By::Edge => format!("{} → {}", flow.source, flow.destination),
-        By::Route => [&flow.destination, &flow.method, &flow.route].map(|part| &**part).join(" ").trim().to_owned(),
+        By::Route => {
+            let parts = [&flow.destination, &flow.method, &flow.route].into_iter().map(|part| &**part);
+            parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+        }
         By::Instance => flow.proxy.to_string(),
     };
     let mut row = json!({"name": name, "requests": stat.total.requests, "rps": round(stat.rps)});

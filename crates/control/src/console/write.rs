@@ -24,7 +24,7 @@ pub(super) async fn apply(console: &Console, request: &Request) -> Outcome {
         return Ok(found(&answer(revision, true, results, &diagnostics)));
     }
     let actions: Vec<Action> = resources.into_iter().map(Action::Put).collect();
-    let applied = apply::apply(&console.state, &actions, &who(request), "apply").await?;
+    let applied = apply::apply(&console.state, &actions, &who(request), &why(request)).await?;
     Ok(found(&answer(applied.revision, false, outcomes(&applied), &diagnostics)))
 }
 
@@ -164,6 +164,15 @@ fn who(request: &Request) -> String {
     let name = parameter(request, "user").unwrap_or_default();
     let name: String = name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
     if name.is_empty() { "operator".to_owned() } else { name }
+}
+
+/// What for, in a word: `apply` unless the client says better.
+fn why(request: &Request) -> String {
+    /// Longest word kept.
+    const WORD_CHARS_MAX: usize = 32;
+    let word = parameter(request, "why").unwrap_or_default();
+    let word: String = word.chars().filter(char::is_ascii_lowercase).take(WORD_CHARS_MAX).collect();
+    if word.is_empty() { "apply".to_owned() } else { word }
 }
 
 impl From<apply::Error> for Problem {
