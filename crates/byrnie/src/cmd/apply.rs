@@ -14,7 +14,7 @@ use serde_json::Value;
 #[command(after_help = "Examples:
   byrnie apply shop/
   byrnie apply -f routes.yaml --dry-run
-  cat policy.yaml | byrnie apply -")]
+  byrnie apply - < policy.yaml")]
 pub(crate) struct Args {
     #[command(flatten)]
     files: Files,

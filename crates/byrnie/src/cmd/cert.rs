@@ -10,20 +10,24 @@ use serde_json::Value;
 
 /// Show certificates
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:
-  byrnie cert list
-  byrnie cert list -o json
-  byrnie cert show default/web-1f3a")]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Verb,
 }
 
+const EXAMPLES: &str = "Examples:
+  byrnie cert list
+  byrnie cert list -o json
+  byrnie cert show default/web-1f3a";
+
 #[derive(clap::Subcommand, Debug)]
 enum Verb {
     /// Every proxy's certificate, and until when it holds
+    #[command(after_help = EXAMPLES)]
     List,
     /// One proxy's
+    #[command(after_help = EXAMPLES)]
     Show {
         /// NAMESPACE/WORKLOAD
         name: String,

@@ -9,18 +9,21 @@ use serde_json::{Value, json};
 
 /// Make and list join tokens
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:
-  byrnie token create --workload shop/payments
-  byrnie token create --workload shop/payments --ttl 1h --uses 3
-  byrnie token list")]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Verb,
 }
 
+const EXAMPLES: &str = "Examples:
+  byrnie token create --workload shop/payments
+  byrnie token create --workload shop/payments --ttl 1h --uses 3
+  byrnie token list";
+
 #[derive(clap::Subcommand, Debug)]
 enum Verb {
     /// Make a token; it is shown this once
+    #[command(after_help = EXAMPLES)]
     Create {
         /// Who its holder becomes: NAMESPACE/SERVICE_ACCOUNT
         #[arg(long, value_name = "NS/SA")]
@@ -33,6 +36,7 @@ enum Verb {
         uses: u32,
     },
     /// Tokens that still hold, without their secrets
+    #[command(after_help = EXAMPLES)]
     List,
 }
 
