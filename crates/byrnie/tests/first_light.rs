@@ -92,8 +92,10 @@ fn killing_up_loses_no_configuration_and_leaves_no_orphan() {
     let mut mesh = Mesh::up(&["--demo"]);
     mesh.ok(&["allow", "web", "payments"]);
     let mut up = mesh.up.take().unwrap();
-    let children = descendants(up.pid());
-    assert!(children.len() >= 18, "each service and each sidecar is a process: {}", children.len());
+    let pid = up.pid();
+    // Each service and each sidecar is a process.
+    until("18 processes", || format!("{:?}", descendants(pid)), || descendants(pid).len() >= 18);
+    let children = descendants(pid);
     up.signal("KILL");
     up.wait();
     until("the end of all children", || format!("{children:?}"), || !children.iter().any(|&pid| is_alive(pid)));
@@ -146,6 +148,18 @@ fn bad_input_is_refused_with_its_place_and_nothing_is_applied() {
     assert!(said.contains("BYR-C"), "{said}");
     assert_eq!(mesh.json(&["status"])["revision"], before, "nothing was applied");
     assert!(!mesh.cli(&["get", "service", "good"]).status.success());
+}
+
+#[test]
+fn a_name_taken_by_another_protocol_or_account_is_refused() {
+    let mesh = Mesh::up(&[]);
+    let _first = mesh.echo("shop", "a", &[]);
+    mesh.ask_until("shop", "/", |a| a.status == 200);
+    for more in [["--protocol", "tcp"], ["--service-account", "thief"]] {
+        let mut second = mesh.echo("shop", "b", &more);
+        assert!(!second.wait().success(), "{}", second.log());
+        assert!(second.log().contains("BYR-C030") && second.log().contains("shop"), "{}", second.log());
+    }
 }
 
 #[test]

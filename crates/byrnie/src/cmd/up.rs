@@ -9,6 +9,7 @@ use crate::globals::Globals;
 use crate::mesh;
 use crate::supervise::{Process, Signal, Signals};
 use anyhow::{Context, Result};
+use byrnie_base::Rng;
 use byrnie_net::runtime;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -16,6 +17,11 @@ use std::time::Duration;
 
 /// How long children may take to end before they're killed.
 const END_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Where the demo's programs listen.
+const DEMO_PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// Ports that are tried at most for one program.
+const PORT_TRIES_MAX: usize = 1_000;
 
 /// Arguments of `up`.
 #[derive(clap::Args, Debug)]
@@ -160,13 +166,21 @@ fn demo_arguments(globals: &Globals, program: &demo::Program, ports: &[u16], own
     args
 }
 
-/// Ports that are free now, all different.
+/// Ports that are free now, all different. They're taken from below the range that the kernel gives to
+/// outgoing connections (32768 and up on Linux), so that none of these takes one before the program does.
 fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let held: std::io::Result<Vec<TcpListener>> =
-        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect();
-    let ports: std::io::Result<Vec<u16>> =
-        held.context("no free port")?.iter().map(|l| l.local_addr().map(|a| a.port())).collect();
-    ports.context("no free port")
+    let mut dice = Rng::new(runtime::now().wall.as_millis() ^ u64::from(std::process::id()));
+    let mut ports = Vec::new();
+    for _ in 0..PORT_TRIES_MAX {
+        let port = DEMO_PORTS.start + u16::try_from(dice.below(u64::from(DEMO_PORTS.end - DEMO_PORTS.start)))?;
+        if !ports.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            ports.push(port);
+        }
+        if ports.len() == count {
+            return Ok(ports);
+        }
+    }
+    anyhow::bail!("no free port between {} and {}", DEMO_PORTS.start, DEMO_PORTS.end)
 }
 
 /// Ends every child: by asking, then by force.

@@ -85,11 +85,6 @@ impl Process {
         Ok(Self { pid, exit })
     }
 
-    /// Its process id.
-    pub(crate) const fn pid(&self) -> u32 {
-        self.pid
-    }
-
     /// How it ended, as soon as it has.
     pub(crate) async fn exited(&self) -> Exit {
         let mut exit = self.exit.clone();
@@ -110,7 +105,7 @@ impl Process {
         let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
             // It may have ended this very moment: then there's nothing left to tell it.
-            drop(rustix::process::kill_process(pid, signal.number()));
+            let _ = rustix::process::kill_process(pid, signal.number());
         }
     }
 }

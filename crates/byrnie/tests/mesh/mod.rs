@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A real mesh for a test: the binary itself, in a folder of its own, on free ports. Everything that a
 //! test starts is ended by pid when it drops.
-#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part of this")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, unreachable_pub, reason = "a test's harness")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -212,9 +213,16 @@ pub fn until(what: &str, state: impl Fn() -> String, mut holds: impl FnMut() -> 
     panic!("never saw {what}; last state:\n{}", state());
 }
 
-/// A port that is free now.
+/// A port that is free now, from below the range of outgoing connections, and different at each call.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 8_000).unwrap();
+    loop {
+        let port = 10_000 + (start + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// One GET on a connection of its own.

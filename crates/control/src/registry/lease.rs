@@ -280,12 +280,13 @@ impl Registry {
         let key = Key::new(Kind::Service, service.namespace.clone(), service.name.clone());
         let Some(entry) = state.store.get(&store_key(&key)).await? else {
             let selector: Labels = [(Text::from("app"), service.name.clone())].into();
-            let ports = vec![ServicePort {
-                name: Text::default(),
-                port: SERVICE_PORT,
-                target: TargetPort::Number(port.port),
-                protocol: port.protocol,
-            }];
+            // By name, where there is one: each instance listens on a port of its own.
+            let target = match port.name.is_empty() {
+                true => TargetPort::Number(port.port),
+                false => TargetPort::Name(port.name.clone()),
+            };
+            let ports =
+                vec![ServicePort { name: port.name.clone(), port: SERVICE_PORT, target, protocol: port.protocol }];
             let spec = Spec::Service(Service { ports, selector: selector.clone() });
             let made = Resource { key, revision: Revision(0), labels: selector, origin: None, spec };
             return Ok(Some(MadeService(made)));
@@ -364,15 +365,22 @@ fn fits(state: &State, existing: &Resource, service: &ServiceRef, workload: &Wor
         return taken(format!("it runs as {other}, and this as {}", workload.identity));
     }
     let Spec::Service(spec) = &existing.spec else { return Ok(()) };
+    let mut served = false;
     for port in &spec.ports {
         let target = workload.ports.iter().find(|own| match &port.target {
             TargetPort::Number(number) => own.port == *number,
             TargetPort::Name(name) => own.name == *name,
         });
+        served |= target.is_some() || matches!(port.target, TargetPort::Number(_));
         if let Some(own) = target.filter(|own| own.protocol != port.protocol) {
             let (theirs, ours) = (port.protocol.name(), own.protocol.name());
             return taken(format!("its port {} speaks {theirs}, and this {ours}", port.port));
         }
+    }
+    if !served {
+        let theirs: Vec<&str> = spec.ports.iter().map(|port| port.protocol.name()).collect();
+        let ours: Vec<&str> = workload.ports.iter().map(|port| port.protocol.name()).collect();
+        return taken(format!("it speaks {}, and this {}", theirs.join(", "), ours.join(", ")));
     }
     Ok(())
 }
