@@ -2,7 +2,7 @@
 // What is wrong now, in sentences: drawn from the same numbers that the pages show. Causes come before
 // what merely suffers from them.
 
-import { join, plural, reason, share, short } from "./format";
+import { commandIn, join, plural, reason, share, short } from "./format";
 import { sum } from "./graph";
 import { to } from "./router.svelte";
 import type { Edge, Golden, Service, Stat, Status, StatusCount, Tone, Workload } from "./types";
@@ -30,7 +30,7 @@ const failedShare = (golden: Golden): number => (golden.requests ? (failedCount(
 export function findings(seen: Seen): Finding[] {
   const out: Finding[] = [];
   for (const warning of seen.status?.warnings ?? []) {
-    const command = /`(byrnie [^`]+)`/.exec(warning.next)?.[1] ?? "";
+    const command = commandIn(warning.next);
     out.push({
       id: `${warning.code} ${warning.where}`,
       tone: warning.severity === "error" ? "bad" : "warn",

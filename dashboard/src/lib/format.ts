@@ -115,3 +115,6 @@ export function tone(golden: Golden | undefined): Tone {
 }
 
 export const WORDS: Record<Tone, string> = { ok: "healthy", warn: "degraded", bad: "failing", idle: "no traffic" };
+
+/** The command that an advice names, if it names one. */
+export const commandIn = (advice: string): string => /`(byrnie [^`]+)`/.exec(advice)?.[1] ?? (/^byrnie [a-z]/.test(advice) ? advice : "");
