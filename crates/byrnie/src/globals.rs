@@ -3,6 +3,7 @@
 //! (`ports.json` and `token`).
 
 use crate::failure::Failure;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 /// Flags of every command.
@@ -54,6 +55,11 @@ impl Globals {
     /// The namespace of bare names.
     pub(crate) fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or("default")
+    }
+
+    /// Whether standard output takes colours.
+    pub(crate) fn color(&self) -> bool {
+        !self.no_color && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && std::io::stdout().is_terminal()
     }
 
     /// Where the console is: as told, else as the data directory says, else the usual port of this

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Longest wait for the console.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Certificates that vouch for the mesh's identities, in the data directory.
-pub(crate) const ROOTS_FILE: &str = "ca.pem";
+pub(crate) const ROOTS_FILE: &str = "roots.pem";
 
 /// What a newcomer needs.
 pub(crate) struct Grant {

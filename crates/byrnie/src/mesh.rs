@@ -34,6 +34,10 @@ const DNS_PORT: u16 = 7753;
 const EDGE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the edge waits for running exchanges at the end.
 const EDGE_DRAIN: Duration = Duration::from_secs(3);
+/// How long the demo's traffic is waited for.
+const TRAFFIC_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it's looked for.
+const TRAFFIC_POLL: Duration = Duration::from_millis(50);
 /// Life of the edge's join token.
 const TOKEN_LIFE: Duration = Duration::from_secs(300);
 
@@ -138,33 +142,61 @@ impl Mesh {
         put_absent(&self.control.state, text).await
     }
 
-    /// Writes `ports.json` and says on standard error that the mesh is ready.
-    pub(crate) fn announce(&self, globals: &Globals, started: Instant) -> Result<()> {
-        let port = |address: Option<SocketAddr>| address.map_or(0, |a| a.port());
-        let ports = serde_json::json!({
+    /// Writes `ports.json`, by which clients on this machine find the mesh.
+    ///
+    /// # Errors
+    /// If the data directory can't be written.
+    pub(crate) fn publish(&self) -> Result<()> {
+        write_whole(&self.data_dir.join("ports.json"), self.ports().to_string().as_bytes(), 0o644)
+    }
+
+    fn ports(&self) -> serde_json::Value {
+        serde_json::json!({
             "console": self.control.console.port(),
             "control": self.control.control.port(),
             "admin": self.edge_ports.admin.port(),
-            "edge": port(self.edge_ports.edge),
+            "edge": self.edge_ports.edge.map_or(0, |address| address.port()),
             "dns": self.dns.port(),
-        });
-        let path = self.data_dir.join("ports.json");
-        write_whole(&path, ports.to_string().as_bytes(), 0o644)?;
+        })
+    }
+
+    /// Says on standard error that the mesh is ready.
+    pub(crate) fn announce(&self, globals: &Globals, started: Instant) {
+        let ports = self.ports();
         let took = runtime::now().mono.since(started);
         if !globals.quiet {
-            eprintln!(
-                "  byrnie {} · trust domain {} · data {}",
-                env!("CARGO_PKG_VERSION"),
-                self.control.state.trust_domain,
-                self.data_dir.display()
-            );
+            let (version, domain) = (env!("CARGO_PKG_VERSION"), &self.control.state.trust_domain);
+            eprintln!("  byrnie {version} · trust domain {domain} · data {}", self.data_dir.display());
             say_moved_ports(&ports);
-            eprintln!("  dashboard  http://localhost:{}/#token={}", self.control.console.port(), self.token);
-            eprintln!("  edge       http://SERVICE.mesh.localhost:{}/", port(self.edge_ports.edge));
+            eprintln!("  dashboard  http://localhost:{}/#token={}", ports["console"], self.token);
+            eprintln!("  edge       http://SERVICE.mesh.localhost:{}/", ports["edge"]);
             eprintln!("  next       byrnie run --name hello --port 3000 -- python3 -m http.server 3000");
         }
         eprintln!("ready after {:.1} s", took.as_secs_f64());
-        Ok(())
+    }
+
+    /// Says when the first encrypted request was seen, and when every edge of the demo carries some. Comes
+    /// back after [`TRAFFIC_PATIENCE`] at most.
+    pub(crate) async fn announce_traffic(&self, started: Instant) {
+        let mut first = None;
+        while runtime::now().mono.since(started) < TRAFFIC_PATIENCE {
+            let now = runtime::now().mono;
+            let edges = self.control.state.observe(|observer| observer.edges(TRAFFIC_PATIENCE, now));
+            let mutual = edges.iter().filter(|edge| &*edge.tls == "mutual").count();
+            if mutual > 0 && first.is_none() {
+                first = Some(now.since(started));
+            }
+            if let Some(first) = first.filter(|_| mutual >= crate::demo::EDGES && mutual == edges.len()) {
+                eprintln!(
+                    "  ✓ traffic   {mutual} of {} edges encrypted (TLS 1.3, identities verified); first request after {:.1} s",
+                    edges.len(),
+                    first.as_secs_f64()
+                );
+                eprintln!("              payments v2 answers 503 to 1 in 2: byrnie explain last --status 503");
+                return;
+            }
+            runtime::sleep(TRAFFIC_POLL).await;
+        }
     }
 
     /// Stops: the edge drains, streams end, the store closes.

@@ -3,8 +3,7 @@
 
 mod mesh;
 
-use mesh::{Mesh, PATIENCE, byrnie, descendants, file, is_alive, until};
-use std::time::Instant;
+use mesh::{Mesh, byrnie, descendants, file, is_alive, until};
 
 #[test]
 fn an_ordinary_program_is_reached_through_the_edge() {
@@ -105,14 +104,12 @@ fn killing_up_loses_no_configuration_and_leaves_no_orphan() {
 
 #[test]
 fn the_demo_is_encrypted_and_its_planted_fault_is_seen() {
-    let start = Instant::now();
     let mut mesh = Mesh::up(&["--demo"]);
     let mutual = |mesh: &Mesh| {
         let edges = mesh.json(&["edges"]);
         edges.as_array().map_or(0, |edges| edges.iter().filter(|e| e["tls"] == "mutual").count())
     };
     until("8 encrypted edges", || mesh.ok(&["edges"]), || mutual(&mesh) >= 8);
-    assert!(start.elapsed() < PATIENCE);
     let plain = mesh.json(&["edges"]);
     assert!(plain.as_array().unwrap().iter().all(|e| e["tls"] == "mutual"), "{plain}");
     let failing = || {

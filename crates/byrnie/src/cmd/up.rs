@@ -9,7 +9,7 @@ use crate::globals::Globals;
 use crate::mesh;
 use crate::supervise::{Process, Signal, Signals};
 use anyhow::{Context, Result};
-use byrnie_base::Rng;
+use byrnie_base::{Instant, Rng};
 use byrnie_net::runtime;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -79,15 +79,12 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
         mesh.apply(&args.files.read(globals.namespace())?, globals.namespace()).await?;
     }
     // The demo's programs find this mesh by `ports.json`, and not whichever has the usual ports.
-    mesh.announce(globals, start)?;
+    mesh.publish()?;
     let children = if args.demo { start_demo(globals, &mesh).await? } else { Vec::new() };
-    let ended = tokio::select! {
-        signal = signals.next() => Ended::Asked(signal),
-        name = first_end(&children) => Ended::Child(name),
-    };
-    if let Ended::Child(name) = &ended {
-        eprintln!("  ! {name} has ended; the rest of the mesh goes on. Ctrl-C stops it.");
-        signals.next().await;
+    mesh.announce(globals, start);
+    tokio::select! {
+        _ = signals.next() => {}
+        () = watch(args.demo && !globals.quiet, &mesh, &children, start) => {}
     }
     if !globals.quiet {
         eprintln!(
@@ -101,9 +98,19 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
     Ok(Exit::Fine)
 }
 
-enum Ended {
-    Asked(#[expect(dead_code, reason = "which signal it was makes no difference")] Signal),
-    Child(String),
+/// Says what happens until somebody stops it.
+async fn watch(talks: bool, mesh: &mesh::Mesh, children: &[Child], start: Instant) {
+    let traffic = async {
+        if talks {
+            mesh.announce_traffic(start).await;
+        }
+    };
+    let ends = async {
+        let name = first_end(children).await;
+        eprintln!("  ! {name} has ended; the rest of the mesh goes on. Ctrl-C stops it.");
+    };
+    tokio::join!(traffic, ends);
+    std::future::pending().await
 }
 
 /// The name of the first child that ends.

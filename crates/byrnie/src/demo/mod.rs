@@ -15,6 +15,9 @@ pub(crate) use shopper::shop;
 /// The shop's resources, as `byrnie apply` takes them.
 pub(crate) const RESOURCES: &str = include_str!("shop.yaml");
 
+/// Pairs of caller and service in the shop.
+pub(crate) const EDGES: usize = 8;
+
 /// One program of the shop.
 pub(crate) struct Program {
     /// Its service and service account.
