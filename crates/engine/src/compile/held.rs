@@ -46,7 +46,23 @@ impl Compiler {
             }
         }
         self.shares.entry(name.clone()).or_default();
+        self.touch_parts(&name, dirty);
         dirty.insert(name);
+    }
+
+    /// Policies of a service protect its parts: what the service selects decides which these are.
+    fn touch_parts(&self, whole: &ServiceRef, dirty: &mut Dirty) {
+        let targeted = |policy: &CompiledPolicy| policy.spec.targets.contains(whole);
+        if whole.namespace == self.snapshot.node.namespace && self.held.policies.values().any(|p| targeted(p)) {
+            self.touch_served(dirty);
+        }
+    }
+
+    /// The services of which the own workload is an instance: only these have access policies joined.
+    fn touch_served(&self, dirty: &mut Dirty) {
+        let Some((_, labels)) = &self.held.own else { return };
+        let served = self.held.services.iter().filter(|(name, service)| self.serves(name, service, labels));
+        dirty.extend(served.map(|(name, _)| name.clone()));
     }
 
     pub(super) fn remove_service(&mut self, key: &Key, dirty: &mut Dirty) {
@@ -56,6 +72,7 @@ impl Compiler {
                 self.let_go(&name, port.port);
             }
             self.shares.remove(&name);
+            self.touch_parts(&name, dirty);
             dirty.insert(name);
         }
     }
@@ -158,6 +175,10 @@ impl Compiler {
     fn touch_targets(&self, policy: &CompiledPolicy, dirty: &mut Dirty) {
         let targeted = self.held.services.keys().filter(|service| policy.is_for(service));
         dirty.extend(targeted.cloned());
+        // It may target the whole of which another service that the own program serves is a part.
+        if policy.spec.targets.iter().any(|target| target.namespace == self.snapshot.node.namespace) {
+            self.touch_served(dirty);
+        }
     }
 
     pub(super) fn put_traffic(&mut self, key: &Key, policy: &Arc<TrafficPolicy>, dirty: &mut Dirty) {

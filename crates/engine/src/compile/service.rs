@@ -69,11 +69,11 @@ impl Compiler {
                 program: own.and_then(|(workload, _)| program(port, workload)),
             });
         }
-        let access = own.map(|_| self.access(name, &snapshot.node.identity));
+        let access = own.map(|(workload, _)| self.access(name, service, workload, &snapshot.node.identity));
         Subtree { service: name.clone(), label: name.to_string().into(), ports: ports.into(), access }
     }
 
-    fn serves(&self, name: &ServiceRef, service: &Service, labels: &Labels) -> bool {
+    pub(super) fn serves(&self, name: &ServiceRef, service: &Service, labels: &Labels) -> bool {
         name.namespace == self.snapshot.node.namespace
             && !service.selector.is_empty()
             && service.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
@@ -85,8 +85,24 @@ impl Compiler {
         Table::new(routes.filter(|route| route.is_for(name, port)))
     }
 
-    fn access(&self, name: &ServiceRef, own: &byrnie_model::Identity) -> Access {
-        let policies: Vec<_> = self.held.policies.values().filter(|policy| policy.is_for(name)).cloned().collect();
+    /// A policy for `payments` also protects `payments-v1`, to which a route of `payments` leads: whoever
+    /// may call the whole may be sent to any part of it, and whoever may not, can't get in by the part.
+    fn access(
+        &self,
+        name: &ServiceRef,
+        service: &Service,
+        workload: &Workload,
+        own: &byrnie_model::Identity,
+    ) -> Access {
+        let wholes: Vec<&ServiceRef> = self
+            .held
+            .services
+            .iter()
+            .filter(|(other, whole)| other.namespace == name.namespace && is_part(service, whole, workload))
+            .map(|(other, _)| other)
+            .collect();
+        let protects = |policy: &CompiledPolicy| policy.is_for(name) || wholes.iter().any(|whole| policy.is_for(whole));
+        let policies: Vec<_> = self.held.policies.values().filter(|policy| protects(policy)).cloned().collect();
         let domain = self.held.mesh.as_ref().map_or_else(|| own.trust_domain(), |mesh| &mesh.trust_domain);
         Access::new(&policies, domain)
     }
@@ -200,6 +216,16 @@ fn is_near(nearness: Nearness, own: &Locality, other: &Locality) -> bool {
         Nearness::SameRegion => region,
         Nearness::SameZone => region && own.zone == other.zone,
     }
+}
+
+/// Whether every workload of `part` is one of `whole` by the selectors, and every port of the own program
+/// behind `part` is behind `whole` too: then nothing is reached by the part that isn't by the whole.
+fn is_part(part: &Service, whole: &Service, own: &Workload) -> bool {
+    let programs = |of: &Service| of.ports.iter().filter_map(|port| program(port, own)).collect::<Vec<_>>();
+    let reached = programs(whole);
+    !whole.selector.is_empty()
+        && whole.selector.iter().all(|(key, value)| part.selector.get(key) == Some(value))
+        && programs(part).iter().all(|at| reached.contains(at))
 }
 
 /// Where the own program listens for a service port: on loopback, as nothing but its proxy should

@@ -3,9 +3,11 @@
 
 use super::*;
 use crate::fixtures::*;
+use crate::{Arrival, Direction, Effect, Exchange, Tls};
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
 use byrnie_model::route::{Match, PathMatch};
 use byrnie_model::{Health, Protocol};
+use std::net::SocketAddr;
 
 /// So many services `s0`, `s1`, ..., with an endpoint and a route each.
 fn many(services: u8) -> World {
@@ -141,4 +143,50 @@ fn resources_in_any_order_come_to_the_same() {
         let (_, effect) = world.begin_inbound(Some(&identity("x")), &mut head("GET", "web/", &[]), ms(0));
         assert_eq!(endpoint_of(&plan(effect)), "program");
     }
+}
+
+/// A service `web-v1` in the shop that selects a part of `web`, with this target port.
+fn part_of_web(target: u16) -> Resource {
+    let mut part = service("web-v1", Protocol::Http1);
+    if let Spec::Service(service) = &mut part.spec {
+        service.selector.insert("app".into(), "web".into());
+        service.selector.insert("version".into(), "v1".into());
+        service.ports[0].target = byrnie_model::service::TargetPort::Number(target);
+    }
+    part
+}
+
+/// The status of a call from `x` to a service of the own workload; 0 if it may pass.
+fn knock(world: &mut World, service: &str) -> u16 {
+    let (caller, service) = (identity("x"), sref(service));
+    let arrival = Arrival {
+        direction: Direction::Inbound { service: &service, port: 80 },
+        source: Some(&caller),
+        remote: SocketAddr::from(([10, 0, 0, 9], 5555)),
+        tls: Tls::Mutual,
+    };
+    let (_, effect) =
+        Exchange::begin(&world.snapshot(), &mut world.shard, &arrival, &mut head("GET", "web/", &[]), ms(0));
+    if let Effect::Reply(answer) = effect { answer.status } else { 0 }
+}
+
+#[test]
+fn a_policy_for_the_whole_protects_its_parts_and_not_the_other_way_round() {
+    let mut own = own_workload();
+    own.labels.insert("version".into(), "v1".into());
+    let whole = || access("whole", "web", Action::Allow, Mode::Enforce, vec![AccessRule::default()]);
+    let mut world = World::new(vec![own, service("web", Protocol::Http1), part_of_web(8080)]);
+    assert_eq!((knock(&mut world, "web"), knock(&mut world, "web-v1")), (403, 403));
+    world.put(vec![whole()]);
+    assert_eq!((knock(&mut world, "web"), knock(&mut world, "web-v1")), (0, 0));
+    // A port of the program that the whole doesn't lead to stays shut.
+    world.put(vec![part_of_web(9090)]);
+    assert_eq!((knock(&mut world, "web"), knock(&mut world, "web-v1")), (0, 403));
+    world.put(vec![part_of_web(8080)]);
+    world.put(vec![access("deny", "web", Action::Deny, Mode::Enforce, vec![AccessRule::default()])]);
+    assert_eq!((knock(&mut world, "web"), knock(&mut world, "web-v1")), (403, 403));
+    let key = |name: &str| Key::new(Kind::AccessPolicy, "shop", name);
+    world.remove(vec![key("deny"), key("whole")]);
+    world.put(vec![access("part", "web-v1", Action::Allow, Mode::Enforce, vec![AccessRule::default()])]);
+    assert_eq!((knock(&mut world, "web"), knock(&mut world, "web-v1")), (403, 0));
 }
