@@ -28,6 +28,21 @@ pub(crate) struct Grant {
     pub control: SocketAddr,
 }
 
+/// What would be decided on a request.
+pub(crate) struct Decision {
+    /// `allow`, `deny` and so on.
+    pub decision: String,
+    /// The rule that comes nearest, and what it lacks.
+    nearest: String,
+}
+
+impl Decision {
+    /// Whether not even the nearest rule is for this caller.
+    pub(crate) fn is_stranger(&self) -> bool {
+        self.nearest.is_empty() || self.nearest.contains("you are ")
+    }
+}
+
 /// The console of the mesh in the data directory.
 pub(crate) struct Console(Client);
 
@@ -56,11 +71,12 @@ impl Console {
         Ok(Grant { identity, token: text("token"), roots_pem, control })
     }
 
-    /// What would be decided on a request: `allow`, `deny` and so on.
-    pub(crate) async fn decision(&self, namespace: &str, from: &str, request: &str) -> Result<String, Failure> {
+    /// What would be decided on a request.
+    pub(crate) async fn decision(&self, namespace: &str, from: &str, request: &str) -> Result<Decision, Failure> {
         let asked = json!({"request": request, "from": from, "namespace": namespace});
         let answer = self.post("/api/v1/explain", &asked).await?;
-        Ok(answer["decision"].as_str().unwrap_or_default().to_owned())
+        let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+        Ok(Decision { decision: text("decision"), nearest: text("nearest") })
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {

@@ -250,7 +250,8 @@ fn variables(ports: &Ports) -> Vec<(String, String)> {
 async fn warn_if_denied(console: &Console, globals: &Globals, name: &str, instance: &str, service: &ServiceRef) {
     let url = format!("GET http://{}.{}/", service.name, service.namespace);
     match console.decision(globals.namespace(), instance, &url).await {
-        Ok(decision) if decision == "deny" => {
+        // A caller whom a rule names is let in for something, if not for this made-up request.
+        Ok(answer) if answer.decision == "deny" && answer.is_stranger() => {
             eprintln!("  ✗ {name} → {} is not allowed (access is denied by default)", service.name);
             eprintln!("      allow it:  byrnie allow {name} {}", service.name);
         }
