@@ -2,6 +2,7 @@
 //! `cargo xtask`: the one door for developers. Each command lives in a file of its own; this one
 //! reads arguments and nothing else.
 
+mod bench;
 mod r#gen;
 mod test;
 mod tidy;
@@ -15,6 +16,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                   (--fast leaves out what needs a peer)
   gen [--check]   Rust from the protobuf files (--check: only say whether it is fresh)
   tidy            floors, sizes, names, purity, doors
+  bench [NAME] [--list] [--peer P]... [-o json]
+                  the data plane beside its peers (bench --help says more)
 ";
 
 fn main() -> Result<()> {
@@ -27,6 +30,8 @@ fn main() -> Result<()> {
         ["gen"] => r#gen::run(false),
         ["gen", "--check"] => r#gen::run(true),
         ["tidy"] => tidy::run(&root),
+        ["bench", rest @ ..] => bench::run(&root, rest),
+        [tool, rest @ ..] if bench::is_tool(tool) => bench::run_tool(tool, rest),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! byrnie as users run it: `byrnie up`, `byrnie run` for the app, and `byrnie run --uses` for its caller,
+//! whose sidecar is where the client enters. Both sidecars are counted; the control plane isn't.
+
+use super::peers::version_in;
+use super::process::{Process, Side, Stage, free_port, life, target, wait_for};
+use super::round::Subject;
+use anyhow::{Context, Result, bail};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Starts a mesh with one app and one caller.
+pub(super) fn start(stage: &Stage, app: SocketAddr) -> Result<Subject> {
+    let binary = binary(&stage.root)?;
+    let said = Command::new(&binary).arg("version").output().context("cannot start byrnie")?;
+    let version = version_in(&String::from_utf8_lossy(&said.stdout));
+    let data = stage.dir.join("mesh");
+    if data.exists() {
+        std::fs::remove_dir_all(&data)?;
+    }
+    let mesh = Mesh { stage, binary, data: data.to_string_lossy().into_owned() };
+    let console = format!("127.0.0.1:{}", free_port()?);
+    let up = mesh.start(Side::Load, "byrnie-up", &["up", "--listen", &console])?;
+    wait_for("byrnie up", || data.join("ports.json").exists() && data.join("token").exists())?;
+    let (port, life) = (app.port().to_string(), life());
+    let b = mesh.start(Side::Proxy, "byrnie-b", &["run", "--name", "app", "--port", &port, "--", "sleep", &life])?;
+    mesh.allow("web", "app")?;
+    // The program of the caller tells where its sidecar takes calls to the app, and sleeps.
+    let told = data.join("url");
+    let script = format!("printf %s \"$BYRNIE_APP_URL\" > '{}'; exec sleep {life}", told.display());
+    // Its own port is the app's: nobody calls it there, but something must listen.
+    let words = ["run", "--name", "web", "--port", &port, "--uses", "app", "--", "sh", "-c", &script];
+    let a = mesh.start(Side::Proxy, "byrnie-a", &words)?;
+    let mut entry = None;
+    wait_for("byrnie run --uses app", || {
+        entry = entry_in(&std::fs::read_to_string(&told).unwrap_or_default());
+        entry.is_some()
+    })?;
+    let entry = entry.context("no address of the app in its caller's environment")?;
+    Ok(Subject { name: "byrnie", version, entry, proxies: vec![a, b], beside: vec![up] })
+}
+
+/// The address in `http://IP:PORT`.
+fn entry_in(url: &str) -> Option<SocketAddr> {
+    url.trim().strip_prefix("http://")?.trim_end_matches('/').parse().ok()
+}
+
+/// The binary that `BYRNIE` names, or one built now.
+fn binary(root: &Path) -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("BYRNIE") {
+        return Ok(named.into());
+    }
+    let args = ["build", "--release", "--locked", "-p", "byrnie"];
+    let status = Command::new(env!("CARGO")).args(args).current_dir(root).status()?;
+    if !status.success() {
+        bail!("cargo {} failed", args.join(" "));
+    }
+    Ok(target(root).join("release").join("byrnie"))
+}
+
+struct Mesh<'a> {
+    stage: &'a Stage,
+    binary: PathBuf,
+    data: String,
+}
+
+impl Mesh<'_> {
+    fn start(&self, side: Side, name: &str, args: &[&str]) -> Result<Process> {
+        let args = [&["--data-dir", &self.data, "--quiet"], args].concat();
+        self.stage.start(side, name, &self.binary, &args)
+    }
+
+    /// Lets `source` call `destination`: nothing is allowed otherwise.
+    fn allow(&self, source: &str, destination: &str) -> Result<()> {
+        let args = ["--data-dir", &self.data, "--quiet", "allow", source, destination];
+        let output = self.stage.command(Side::Load, &self.binary, &args).output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        bail!("byrnie allow {source} {destination}: {}", String::from_utf8_lossy(&output.stderr))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_entry_is_read_from_a_url() {
+        assert_eq!(entry_in("http://127.0.0.1:81"), "127.0.0.1:81".parse().ok());
+        assert_eq!(entry_in(""), None);
+    }
+}

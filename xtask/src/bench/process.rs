@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Processes of a bench: pinned by `taskset`, ended when dropped. And the stage: scratch directory,
+//! processors, own binary.
+
+use super::{LIFE_MAX, now};
+use anyhow::{Context, Result, bail};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// How long something may take to listen or to answer well.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PROBE: Duration = Duration::from_millis(50);
+/// How long a process may take to end when asked.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Which side of the machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Side {
+    Proxy,
+    Load,
+}
+
+/// Where a bench happens.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) root: PathBuf,
+    /// Scratch files and logs of this run.
+    pub(super) dir: PathBuf,
+    own: PathBuf,
+    proxy_cpu: String,
+    load_cpu: String,
+}
+
+impl Stage {
+    pub(super) fn new(root: &Path) -> Result<Self> {
+        let own = std::env::current_exe().context("cannot find this binary's own path")?;
+        let dir = target(root).join("bench-run");
+        std::fs::create_dir_all(&dir)?;
+        let cpu = |name: &str, other: &str| std::env::var(name).unwrap_or_else(|_| other.to_owned());
+        let (proxy_cpu, load_cpu) = (cpu("BENCH_PROXY_CPU", "0"), cpu("BENCH_LOAD_CPU", "1"));
+        if !is_on_path("taskset") {
+            bail!("taskset is needed (Debian: util-linux)");
+        }
+        Ok(Self { root: root.to_owned(), dir, own, proxy_cpu, load_cpu })
+    }
+
+    /// Starts a program on the processor of `side`; what it says goes to NAME.log.
+    pub(super) fn start(&self, side: Side, name: &str, program: impl AsRef<OsStr>, args: &[&str]) -> Result<Process> {
+        let log = File::create(self.dir.join(format!("{name}.log")))?;
+        let mut command = self.command(side, program, args);
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        Ok(Process(child.with_context(|| format!("cannot start {name}"))?))
+    }
+
+    /// A program pinned to the processor of `side`, not started.
+    pub(super) fn command(&self, side: Side, program: impl AsRef<OsStr>, args: &[&str]) -> Command {
+        let cpu = match side {
+            Side::Proxy => &self.proxy_cpu,
+            Side::Load => &self.load_cpu,
+        };
+        let mut command = Command::new("taskset");
+        command.args(["-c", cpu]).arg(program).args(args);
+        command
+    }
+
+    /// Starts one of the bench's own programs.
+    pub(super) fn tool(&self, side: Side, name: &str, args: &[&str]) -> Result<Process> {
+        self.start(side, name, &self.own, args)
+    }
+
+    /// The load generator, not started.
+    pub(super) fn load(&self, args: &[&str]) -> Command {
+        self.command(Side::Load, &self.own, args)
+    }
+
+    /// Writes a scratch file.
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+        Ok(path)
+    }
+}
+
+/// Where builds go.
+pub(super) fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
+/// A process that ends with its owner.
+#[derive(Debug)]
+pub(super) struct Process(Child);
+
+impl Process {
+    pub(super) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Asked first, so that it can end its own children; errors mean that it's gone already.
+        let _ = Command::new("kill").args(["-TERM", &self.pid().to_string()]).stderr(Stdio::null()).status();
+        let start = now();
+        while !self.has_ended() {
+            if start.elapsed() > END_PATIENCE {
+                let _ = self.0.kill();
+                let _ = self.0.wait();
+                return;
+            }
+            std::thread::sleep(PROBE);
+        }
+    }
+}
+
+/// A loopback port that is free now.
+pub(super) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// An address on loopback.
+pub(super) fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Waits until `done` says so.
+pub(super) fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
+    let start = now();
+    while !done() {
+        if start.elapsed() > PATIENCE {
+            bail!("{what}: not after {} s", PATIENCE.as_secs());
+        }
+        std::thread::sleep(PROBE);
+    }
+    Ok(())
+}
+
+/// Waits until a request through `address` is answered with 200.
+pub(super) fn wait_well(name: &str, address: SocketAddr) -> Result<()> {
+    wait_for(&format!("{name} answers 200 at {address}"), || ask(address).is_some_and(|head| head.contains(" 200")))
+}
+
+/// The first line of the answer to a small request.
+fn ask(address: SocketAddr) -> Option<String> {
+    let mut socket = TcpStream::connect_timeout(&address, PROBE).ok()?;
+    socket.set_read_timeout(Some(PATIENCE)).ok()?;
+    socket.write_all(b"GET /b/1 HTTP/1.1\r\nhost: app\r\nconnection: close\r\n\r\n").ok()?;
+    let mut head = [0; 256];
+    let read = socket.read(&mut head).ok()?;
+    String::from_utf8_lossy(&head[..read]).lines().next().map(str::to_owned)
+}
+
+/// Whether a program of this name can be started.
+pub(super) fn is_on_path(name: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|dir| dir.join(name).is_file())
+}
+
+/// A time limit for programs that have none of their own, as a word.
+pub(super) fn life() -> String {
+    LIFE_MAX.as_secs().to_string()
+}
