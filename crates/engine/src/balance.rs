@@ -36,8 +36,9 @@ pub(crate) fn pick<'c>(
     let wishes = [
         Wish { end: near, fresh: true, in_service: true },
         Wish { end: all, fresh: true, in_service: true },
-        Wish { end: all, fresh: false, in_service: true },
+        // One that was left out may be back; one that this exchange has just seen fail is not.
         Wish { end: all, fresh: true, in_service: false },
+        Wish { end: all, fresh: false, in_service: true },
         Wish { end: all, fresh: false, in_service: false },
     ];
     wishes.iter().find_map(|wish| choose(cluster, shard, *wish, tried, now)).map(|index| &cluster.members[index])

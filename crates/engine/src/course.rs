@@ -206,6 +206,7 @@ impl Course {
             Ending::Status(_) => Sign::Good,
             // A caller's own short deadline says nothing; one that a usual answer would have met does.
             Ending::Failed(Failure::Deadline) if patience.is_some_and(|patience| span >= patience) => Sign::Bad,
+            Ending::Failed(failure) if failure.speaks_against_endpoint() && failure.unsent() => Sign::Absent,
             Ending::Failed(failure) if failure.speaks_against_endpoint() => Sign::Bad,
             Ending::Failed(_) => return,
         };

@@ -49,6 +49,8 @@ pub(crate) struct Facts {
 
 /// When to come again after an overload, if nothing better is known.
 const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// For a method that isn't carried at all (RFC 9110 15.6.2).
+const NOT_IMPLEMENTED: u16 = 501;
 
 impl Exchange {
     /// Decides on a request. `head` is edited to what is to be sent.
@@ -201,6 +203,7 @@ impl Exchange {
         head: &mut Head,
         now: Instant,
     ) -> Result<Plan, Box<Answer>> {
+        self.forwardable(head)?;
         let snapshot = Arc::clone(&self.snapshot);
         self.course.deadline = deadline::read(head, now);
         let found = resolve::resolve(&snapshot, &arrival.direction, head.host(), head.port());
@@ -236,6 +239,7 @@ impl Exchange {
         let found = resolve::resolve(&snapshot, &arrival.direction, head.host(), head.port());
         let (tree, port) = found.map_err(|reason| self.refuse(reason, unknown_service(arrival, head)))?;
         self.service = Some(Arc::clone(tree));
+        self.forwardable(head)?;
         if head.authority().is_empty() {
             // HTTP/1.0 without Host: whoever comes next asks for one.
             head.set_authority(&tree.label).ok();
@@ -257,6 +261,18 @@ impl Exchange {
         }
         self.course.goal = Goal::Cluster(cluster);
         self.dispatch(shard, now)
+    }
+
+    /// Refuses what no proxy may pass on: a TRACE answer echoes what the mesh added, and after a CONNECT the
+    /// two sides would not agree on whether HTTP follows. A CONNECT that opens a tunnel never becomes an
+    /// exchange.
+    fn forwardable(&self, head: &Head) -> Result<(), Box<Answer>> {
+        if !matches!(head.method(), "CONNECT" | "TRACE") {
+            return Ok(());
+        }
+        let mut answer = self.refuse(Reason::BadRequest, format!("{} is not passed on", head.method()));
+        answer.status = NOT_IMPLEMENTED;
+        Err(answer)
     }
 
     fn dispatch(&mut self, shard: &mut Shard, now: Instant) -> Result<Plan, Box<Answer>> {

@@ -14,6 +14,8 @@ pub(crate) enum Sign {
     Good,
     /// It failed.
     Bad,
+    /// It provably took nothing of the request: nobody is there.
+    Absent,
 }
 
 /// What a core knows of one endpoint.
@@ -53,11 +55,14 @@ pub(crate) fn note(shard: &mut Shard, cluster: &Cluster, member: &Member, sign: 
             }
             return;
         }
-        Sign::Bad if standing.until > now => return,
-        Sign::Bad => standing.consecutive = standing.consecutive.saturating_add(1),
+        Sign::Bad | Sign::Absent if standing.until > now => return,
+        Sign::Bad | Sign::Absent => standing.consecutive = standing.consecutive.saturating_add(1),
     }
     let due = standing.probation || standing.consecutive >= rule.consecutive_errors.max(1);
-    if due && may_eject(shard, cluster, now) {
+    // The cap bounds what suspicion may do. Whoever isn't there serves nobody, and each request sent to
+    // it costs a retry, of which there are few; if all are left out, all are asked again.
+    let certain = sign == Sign::Absent && cluster.members.len() >= 2;
+    if due && (certain || may_eject(shard, cluster, now)) {
         eject(shard, cluster, member, now);
     }
 }

@@ -228,8 +228,9 @@ async fn switch(wire: Wire, (mut upstream, from_upstream): (Stream, Vec<u8>)) {
 /// CONNECT on the forward listener: what follows is served as if it had come to the service's own listener.
 async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Desk) {
     let port = desk.request.port().unwrap_or(80);
-    let found = core.snapshot().named(desk.request.host()).cloned();
-    let Some(service) = found else {
+    let snapshot = core.snapshot();
+    let found = snapshot.named(desk.request.host()).filter(|service| snapshot.ports(service).any(|p| p.0 == port));
+    let Some(service) = found.cloned() else {
         // The engine words the refusal, and records it.
         let next = Trip::new(core, caller, &mut wire, &mut desk).run().await;
         if matches!(next, Next::Again | Next::Close) {
@@ -250,7 +251,7 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
     let Wire::H1(conn) = wire else { return };
     let (stream, bytes) = conn.into_tunnel();
     let caller = Caller::plain(Entry::Service(service.clone(), port), caller.remote);
-    let opaque = core.snapshot().ports(&service).any(|p| p == (port, Protocol::Tcp));
+    let opaque = snapshot.ports(&service).any(|p| p == (port, Protocol::Tcp));
     match (opaque, bytes.is_empty()) {
         (true, _) => tunnel::serve(core, &caller, stream, bytes).await,
         (false, true) => Box::pin(serve_http(core, caller, stream)).await,

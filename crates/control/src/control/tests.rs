@@ -249,6 +249,33 @@ fn names_of_others_are_refused_with_the_reason() {
 }
 
 #[test]
+fn instances_of_a_service_each_listen_on_a_port_of_their_own() {
+    run(async |directory| {
+        let plane = Plane::start(directory).await;
+        let (_, channel) = plane.enrol("web").await;
+        let on = |name: &str, port: u16, protocol: Protocol| {
+            let mut resource = workload(name, "web", protocol);
+            let Spec::Workload(spec) = &mut resource.spec else { unreachable!() };
+            spec.ports[0] = WorkloadPort { name: protocol.name().into(), port, protocol };
+            resource
+        };
+        let _one = join(&channel, &on("web-1", 4001, Protocol::Http1), "web").await.unwrap();
+        let _two = join(&channel, &on("web-2", 4002, Protocol::Http1), "web").await.unwrap();
+        plane.until(|catalog| catalog.iter(Kind::Endpoint).count() == 2).await;
+        let mut targets: Vec<u16> = plane.running.state.catalog(|catalog| {
+            let ports = |resource: &Resource| match &resource.spec {
+                Spec::Endpoint(endpoint) => endpoint.ports.iter().map(|port| port.target).collect(),
+                _ => vec![],
+            };
+            catalog.iter(Kind::Endpoint).flat_map(|endpoint| ports(endpoint)).collect()
+        });
+        targets.sort_unstable();
+        assert_eq!(targets, [4001, 4002]);
+        plane.running.stop().await;
+    });
+}
+
+#[test]
 fn certificates_are_for_a_token_once_or_for_a_renewal() {
     run(async |directory| {
         let plane = Plane::start(directory).await;

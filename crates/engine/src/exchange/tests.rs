@@ -195,6 +195,18 @@ fn a_workload_that_does_not_serve_says_so_for_a_retry_elsewhere() {
 }
 
 #[test]
+fn trace_and_connect_are_never_passed_on() {
+    for method in ["TRACE", "CONNECT"] {
+        let (_, effect) = World::payments(2).begin(&mut head(method, "payments/", &[]), ms(0));
+        let refusal = answer(effect);
+        assert_eq!((refusal.status, refusal.reason), (501, Reason::BadRequest), "{method}");
+        let mut world = serving(vec![AccessRule::default()]);
+        let (_, effect) = world.begin_inbound(Some(&identity("bob")), &mut head(method, "web/", &[]), ms(0));
+        assert_eq!(answer(effect).status, 501, "{method}");
+    }
+}
+
+#[test]
 fn identity_headers_are_written_by_the_mesh_alone() {
     let forged = [("forwarded-client-identity", "spiffe://demo.local/ns/shop/sa/admin"), ("x-request-id", "abc")];
     let mut world = serving(vec![AccessRule::default()]);
@@ -417,6 +429,44 @@ fn ejection_keeps_requests_from_a_broken_endpoint() {
         assert!(matches!(effect, Effect::Forward), "no request is lost");
     }
     assert_eq!((bad, world.shard.counts().ejections), (5, 1));
+}
+
+#[test]
+fn the_last_of_three_carries_all_while_two_are_down() {
+    let mut world = World::payments(3);
+    for at in 0..2_000 {
+        let (mut exchange, mut effect) = world.begin(&mut head("GET", "payments/", &[]), ms(at));
+        while let Effect::Send(planned) = effect {
+            effect = if endpoint_of(&planned) == "p1" {
+                exchange.on_response(&mut world.shard, &mut response(200, &[]), ms(at))
+            } else {
+                exchange.on_failure(&mut world.shard, Failure::Refused, ms(at))
+            };
+        }
+        assert!(matches!(effect, Effect::Forward), "lost after {at} ms");
+    }
+    assert_eq!(world.shard.counts().ejections, 2);
+}
+
+#[test]
+fn a_retry_prefers_one_left_out_over_one_that_just_failed() {
+    let mut world = World::payments(2);
+    let mut ask = |at, down: &str| {
+        let (mut exchange, mut effect) = world.begin(&mut head("GET", "payments/", &[]), ms(at));
+        let mut tried = Vec::new();
+        while let Effect::Send(planned) = effect {
+            tried.push(endpoint_of(&planned));
+            effect = if tried.last().is_some_and(|name| name == down) {
+                exchange.on_failure(&mut world.shard, Failure::Connect, ms(at))
+            } else {
+                exchange.on_response(&mut world.shard, &mut response(200, &[]), ms(at))
+            };
+        }
+        tried
+    };
+    (0..100).for_each(|at| drop(ask(at, "p1")));
+    // p1 is back, but still left out; p2 goes.
+    assert_eq!(ask(101, "p2"), ["p2", "p1"]);
 }
 
 #[test]

@@ -200,6 +200,14 @@ fn the_forward_listener_takes_absolute_targets_and_connect() {
     let (code, problem) = client.ask(&ask("nobody"));
     assert_eq!(code, 404);
     assert!(problem.contains("BYR-"), "{problem}");
+    // A port that the service hasn't got is refused, not opened and then lost.
+    let mut lost = Peer::connect(forward);
+    lost.send("CONNECT echo:81 HTTP/1.1\r\nhost: echo:81\r\n\r\n");
+    assert_eq!(status(&lost.response().0), 404);
+    // At a door that opens no tunnels, nobody may come to believe that one is open.
+    let mut outbound = Peer::connect(caller.outbound("echo"));
+    outbound.send("CONNECT echo:80 HTTP/1.1\r\nhost: echo:80\r\n\r\n");
+    assert_eq!(status(&outbound.response().0), 501);
     client.send("CONNECT echo:80 HTTP/1.1\r\nhost: echo:80\r\n\r\n");
     assert_eq!(status(&client.read_head().unwrap()), 200);
     assert_eq!(client.ask(&get("/through")), (200, "GET /through HTTP/1.1\n".to_owned()));
