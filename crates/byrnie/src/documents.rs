@@ -104,7 +104,9 @@ fn read(path: &Path, namespace: &str) -> Result<Document, Failure> {
 }
 
 fn of_file(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new("", format!("cannot be read: {error}")).at(path.display().to_string())
+    Failure::new(code::SYNTAX.id, format!("cannot be read: {error}"))
+        .at(path.display().to_string())
+        .next("check the path and its permissions")
 }
 
 /// Refuses two documents for one resource: which of them is meant can't be known.

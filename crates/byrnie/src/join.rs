@@ -16,6 +16,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Certificates that vouch for the mesh's identities, in the data directory.
 pub(crate) const ROOTS_FILE: &str = "roots.pem";
 
+/// Where each instance of `run` keeps its key: a folder `NAME-PID`, PID in hexadecimal, in the data
+/// directory.
+pub(crate) const WORKLOADS_DIR: &str = "workloads";
+
 /// What a newcomer needs.
 pub(crate) struct Grant {
     /// Who it becomes.
@@ -95,8 +99,12 @@ fn read(reply: &Reply) -> Result<Value, Failure> {
         return serde_json::from_slice(&reply.body)
             .map_err(|error| Failure::new(code::UNREACHABLE.id, format!("the console's answer is no JSON: {error}")));
     }
-    let failure: Option<Failure> = serde_json::from_slice(&reply.body).ok();
-    Err(failure.unwrap_or_else(|| Failure::new(code::UNREACHABLE.id, format!("the console answered {}", reply.status))))
+    let mut failure: Failure = serde_json::from_slice(&reply.body).unwrap_or_default();
+    if failure.detail.is_empty() {
+        failure = Failure::new(code::UNREACHABLE.id, format!("the console answered {}", reply.status));
+    }
+    failure.exit = Exit::Problem;
+    Err(failure)
 }
 
 /// A port of the mesh in the data directory.

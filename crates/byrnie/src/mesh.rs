@@ -5,7 +5,7 @@
 use crate::documents::Document;
 use crate::failure::{self, Failure};
 use crate::globals::Globals;
-use crate::join::ROOTS_FILE;
+use crate::join::{ROOTS_FILE, WORKLOADS_DIR};
 use anyhow::{Context, Result};
 use byrnie_base::{Instant, Text};
 use byrnie_control::apply::{self, Action};
@@ -109,6 +109,8 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     );
     put_absent(&control.state, &(domain + BUILT_IN)).await?;
     let (edge, edge_ports) = start_edge(options, &control).await?;
+    control.state.edge_listens(edge_ports.admin);
+    forget_the_dead(&dir.join(WORKLOADS_DIR));
     let (dns, dns_trigger) = start_dns(options, Arc::clone(&control.state))?;
     Ok(Mesh { control, edge, edge_ports, dns, dns_trigger, data_dir: dir.clone(), token })
 }
@@ -274,6 +276,20 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         std::fs::rename(&new, path)
     };
     write().map_err(|error| failure::of_file(path, &error).into())
+}
+
+/// Removes the keys of instances of `run` that were killed with their process; one that runs keeps its own.
+fn forget_the_dead(workloads: &Path) {
+    let Ok(folders) = std::fs::read_dir(workloads) else { return };
+    for folder in folders.flatten() {
+        let name = folder.file_name();
+        let pid = name.to_str().and_then(|name| i32::from_str_radix(name.rsplit_once('-')?.1, 16).ok());
+        let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { continue };
+        if rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
+            // What can't be removed now is tried again at the next start.
+            drop(std::fs::remove_dir_all(folder.path()));
+        }
+    }
 }
 
 async fn start_edge(

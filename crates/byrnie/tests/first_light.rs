@@ -181,3 +181,28 @@ fn a_client_without_a_mesh_says_where_it_looked() {
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("byrnie up"), "{said}");
 }
+
+#[test]
+fn run_refuses_what_makes_no_workload_and_leaves_nothing_behind() {
+    let mesh = Mesh::up(&[]);
+    let run = |flags: &[&str]| {
+        let mut args = vec!["run", "--port", "3000"];
+        args.extend(flags);
+        args.extend(["--", "true"]);
+        let output = mesh.cli(&args);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for flags in
+        [&["--name", "Bad_Name"][..], &["--name", "good", "--labels", "a b=c"], &["--name", "good", "--uses", "N/O"]]
+    {
+        let (status, said) = run(flags);
+        assert_eq!(status, Some(2), "{flags:?}: {said}");
+        assert!(said.contains("no valid workload"), "{said}");
+    }
+    let (status, said) = run(&["--name", "good", "--token", "wrong"]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("BYR-A"), "{said}");
+    assert_eq!(mesh.json(&["status"])["ok"], true);
+    let proxies = mesh.json(&["proxies"]);
+    assert!(proxies.as_array().unwrap().iter().all(|proxy| proxy["admin"].is_string()), "{proxies}");
+}

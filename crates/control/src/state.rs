@@ -2,7 +2,7 @@
 //! `State`: what every role of the control plane shares. The hub behind it is a pure struct; its lock
 //! is held for the time of one event and never while waiting.
 
-use crate::ads::{Close, Hub, Out, Proxy, SessionId};
+use crate::ads::{Close, EDGE, Hub, Out, Proxy, SessionId};
 use crate::observe::Observer;
 use byrnie_base::{Clock, Now, Text};
 use byrnie_catalog::Catalog;
@@ -10,7 +10,8 @@ use byrnie_model::{Identity, Key, Revision};
 use byrnie_store::Store;
 use byrnie_xds::server::Nack;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
@@ -30,6 +31,7 @@ pub struct State {
     bad: Mutex<BTreeMap<Text, Text>>,
     revision: watch::Sender<Revision>,
     streams: Mutex<BTreeMap<SessionId, UnboundedSender<Out>>>,
+    edge_admin: OnceLock<SocketAddr>,
 }
 
 /// What proxies made of one resource.
@@ -53,6 +55,7 @@ impl State {
             bad: Mutex::default(),
             revision: watch::Sender::new(Revision(0)),
             streams: Mutex::default(),
+            edge_admin: OnceLock::new(),
         }
     }
 
@@ -83,7 +86,17 @@ impl State {
 
     /// Every proxy that has a stream, in order of name.
     pub fn proxies(&self) -> Vec<Proxy> {
-        self.hub().proxies()
+        let mut proxies = self.hub().proxies();
+        // The edge has no Workload that would say it.
+        for edge in proxies.iter_mut().filter(|proxy| *proxy.name == *EDGE) {
+            edge.admin = self.edge_admin.get().copied();
+        }
+        proxies
+    }
+
+    /// Learns where the edge beside this control plane has its admin listener; the first time counts.
+    pub fn edge_listens(&self, admin: SocketAddr) {
+        self.edge_admin.get_or_init(|| admin);
     }
 
     /// Which proxies refused a resource, and why.

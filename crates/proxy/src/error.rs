@@ -73,7 +73,7 @@ impl Error {
             Self::Unreachable { .. } => {
                 "check that `byrnie up` or `byrnie server` runs, and its control port in ports.json"
             }
-            Self::Refused { .. } => "make a new token with `byrnie token create`",
+            Self::Refused { .. } => "correct what it names; if it is the token, `byrnie token create` makes a new one",
             Self::NameTaken { .. } => "choose another --name, or stop what runs under it (`byrnie get workloads`)",
             Self::Credentials { .. } => "remove the state directory of this workload and join again",
             Self::Stopped => "see the log above; start the proxy again",
@@ -88,7 +88,11 @@ impl fmt::Display for Error {
             Self::State { path, cause } => write!(f, "cannot use {}: {cause}", path.display()),
             Self::Unreachable { address, cause } => write!(f, "control plane at {address} not reached: {cause}"),
             Self::Refused { cause } => write!(f, "control plane refused this workload: {cause}"),
-            Self::NameTaken { cause } => write!(f, "name is taken: {cause}"),
+            // The control plane begins with the code, which is shown apart.
+            Self::NameTaken { cause } => {
+                let prefix = format!("{}: ", code::NAME_TAKEN.id);
+                f.write_str(cause.strip_prefix(&prefix).unwrap_or(cause))
+            }
             Self::Credentials { cause } => write!(f, "credentials are unusable: {cause}"),
             Self::Stopped => f.write_str("the proxy has stopped"),
         }

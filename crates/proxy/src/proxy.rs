@@ -101,9 +101,10 @@ async fn run(stage: Stage) {
     let (ports, cores) = match result {
         Ok((ports, cores)) => (Ports { admin: admin_address, ..ports }, cores),
         Err(error) => {
-            tracing::error!(code = error.code(), %error, next = error.next(), "proxy cannot start");
-            // The starter may be gone; then nobody wants to know.
-            let _ = opened.send(Err(error));
+            // Whoever started it says so, once; if nobody waits any more, the log is all that is left.
+            if let Err(Err(error)) = opened.send(Err(error)) {
+                tracing::error!(code = error.code(), %error, next = error.next(), "proxy cannot start");
+            }
             return;
         }
     };

@@ -4,13 +4,13 @@
 
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
-use crate::join::{Console, Grant};
+use crate::join::{Console, Grant, WORKLOADS_DIR};
 use crate::supervise::{self, Process, Signal, Signals};
 use anyhow::{Context, Result};
 use byrnie_base::Text;
 use byrnie_model::service::{Health, Locality};
 use byrnie_model::workload::WorkloadPort;
-use byrnie_model::{Identity, Labels, Protocol, ServiceRef, Workload};
+use byrnie_model::{Identity, Key, Kind, Labels, Protocol, Resource, Revision, ServiceRef, Spec, Workload, yaml};
 use byrnie_net::runtime;
 use byrnie_proxy::{AccessLog, Config, Control, Mount, Ports, Sidecar, Source};
 use std::ffi::OsString;
@@ -143,6 +143,7 @@ fn config(args: &Args, globals: &Globals, grant: &Grant, instance: &str) -> Resu
         weight: 1,
         health: Health::Healthy,
     };
+    check(globals, instance, &workload, &labels)?;
     let any = SocketAddr::new(loopback, 0);
     let forward = args.http_proxy.then_some(any);
     let sidecar = Sidecar { workload, labels, service: args.name.as_str().into(), inbound: any, forward };
@@ -158,7 +159,7 @@ fn config(args: &Args, globals: &Globals, grant: &Grant, instance: &str) -> Resu
             token: Some(Text::from(grant.token.as_str())),
             patience: Duration::from_secs(10),
         })),
-        state_dir: globals.data_dir.join("workloads").join(instance),
+        state_dir: globals.data_dir.join(WORKLOADS_DIR).join(instance),
         admin: any,
         admin_token: globals.operator_token().ok().map(Text::from),
         strict_ports: false,
@@ -168,6 +169,26 @@ fn config(args: &Args, globals: &Globals, grant: &Grant, instance: &str) -> Resu
             Some(path) if path.as_os_str() == "-" => AccessLog::Stdout,
             Some(path) => AccessLog::File(path.to_owned()),
         },
+    })
+}
+
+/// Refuses flags that make no valid workload, in the words of configuration files.
+fn check(globals: &Globals, instance: &str, workload: &Workload, labels: &Labels) -> Result<(), Failure> {
+    let resource = Resource {
+        key: Key::new(Kind::Workload, globals.namespace(), instance),
+        revision: Revision(0),
+        labels: labels.clone(),
+        origin: None,
+        spec: Spec::Workload(Box::new(workload.clone())),
+    };
+    let defaults = yaml::Defaults {
+        namespace: globals.namespace().into(),
+        trust_domain: workload.identity.trust_domain().clone(),
+    };
+    yaml::from_json(&yaml::to_json(&resource), &defaults).map(drop).map_err(|diagnostics| {
+        let first = diagnostics.first().map(|first| format!("{}: {}", first.path, first.message));
+        Failure::usage(format!("these flags make no valid workload: {}", first.unwrap_or_default()))
+            .next("correct --name, --labels, --locality or --uses; see `byrnie run --help`")
     })
 }
 

@@ -5,4 +5,4 @@
 pub mod hub;
 pub mod serve;
 
-pub use hub::{Close, Hub, Out, Proxy, SessionId};
+pub use hub::{Close, EDGE, Hub, Out, Proxy, SessionId};

@@ -119,6 +119,7 @@ impl Registry {
     /// # Errors
     /// If the name is another's, or the service differs, or the store refuses.
     pub async fn join(&self, state: &State, peer: &Identity, resource: Resource, service: &str) -> Result<Seat, Error> {
+        valid(state, &resource)?;
         let workload = workload_of(&resource)?;
         if workload.identity != *peer || resource.key.namespace != *peer.namespace() {
             return Err(Error::NotYours { peer: peer.clone(), workload: resource.key });
@@ -289,12 +290,25 @@ impl Registry {
                 vec![ServicePort { name: port.name.clone(), port: SERVICE_PORT, target, protocol: port.protocol }];
             let spec = Spec::Service(Service { ports, selector: selector.clone() });
             let made = Resource { key, revision: Revision(0), labels: selector, origin: None, spec };
+            valid(state, &made)?;
             return Ok(Some(MadeService(made)));
         };
         let existing = ingest::read(&entry, &state.trust_domain).map_err(Error::Malformed)?;
         fits(state, &existing, &service, workload)?;
         Ok(None)
     }
+}
+
+/// Refuses what could not be read from the store again: the wire form says nothing of how names and
+/// labels must look.
+fn valid(state: &State, resource: &Resource) -> Result<(), Error> {
+    let domain = state.trust_domain.clone();
+    let defaults = yaml::Defaults { namespace: resource.key.namespace.clone(), trust_domain: domain };
+    let read = yaml::from_json(&yaml::to_json(resource), &defaults);
+    read.map(drop).map_err(|diagnostics| {
+        let first = diagnostics.first().map(|diagnostic| format!("{}: {}", diagnostic.path, diagnostic.message));
+        Error::Malformed(first.unwrap_or_default().into())
+    })
 }
 
 /// A service that registration makes: an ordinary resource, which stays and is in the history.

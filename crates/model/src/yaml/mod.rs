@@ -243,6 +243,9 @@ fn syntax(error: &serde_saphyr::Error) -> Fault {
     };
     let text = bare.render();
     let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").trim();
+    // The place is shown by the snippet, and what to do by the code; the parser's options are its own affair.
+    let message = message.split_once(" at line ").map_or(message, |(said, _)| said);
+    let message = message.split_once(", set DuplicateKeyPolicy").map_or(message, |(said, _)| said);
     let mut fault = Fault::new(code, "", message);
     fault.span = bare.location().as_ref().map(node::place);
     fault
