@@ -284,8 +284,7 @@ fn forget_the_dead(workloads: &Path) {
     for folder in folders.flatten() {
         let name = folder.file_name();
         let pid = name.to_str().and_then(|name| i32::from_str_radix(name.rsplit_once('-')?.1, 16).ok());
-        let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { continue };
-        if rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
+        if pid.is_some_and(crate::supervise::has_ended) {
             // What can't be removed now is tried again at the next start.
             drop(std::fs::remove_dir_all(folder.path()));
         }

@@ -49,6 +49,8 @@ pub(crate) fn note(shard: &mut Shard, cluster: &Cluster, member: &Member, sign: 
         Sign::Good => {
             standing.consecutive = 0;
             standing.probation = false;
+            // It answered although it was left out (all were, or it was the last one untried): it's back.
+            standing.until = standing.until.min(now);
             // A span of peace for each ejection takes back one.
             if standing.ejections > 0 && now > standing.until + rule.span.saturating_mul(standing.ejections) {
                 standing.ejections -= 1;

@@ -7,6 +7,7 @@ use crate::carry::{Desk, Next, Trip};
 use crate::door::{Caller, Door, Entry};
 use crate::tunnel;
 use crate::worker::Core;
+use byrnie_base::drain::Draining;
 use byrnie_codec::h1::fit_downstream;
 use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Framing, Reject};
@@ -112,8 +113,10 @@ async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
 async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
     let mut wire = Wire::H1(Box::new(Conn::new(stream, bytes, core.limits)));
     let mut desk = Desk::default();
+    // One for the whole connection: to register anew takes a lock that all cores share.
+    let mut draining = core.drain().draining();
     loop {
-        match read_request(core, &mut wire, &mut desk).await {
+        match read_request(&mut wire, &mut desk, &mut draining).await {
             Asked::Request => {}
             Asked::Malformed(reject) => {
                 core.count(|counts| counts.rejected.increment());
@@ -144,9 +147,8 @@ enum Asked {
     Nothing,
 }
 
-async fn read_request(core: &Core, wire: &mut Wire, desk: &mut Desk) -> Asked {
+async fn read_request(wire: &mut Wire, desk: &mut Desk, draining: &mut Draining) -> Asked {
     let Wire::H1(conn) = wire else { return Asked::Nothing };
-    let mut draining = core.drain().draining();
     let mut begun = false;
     desk.alarm.after(IDLE_MAX);
     let asked = poll_fn(|cx| {
@@ -161,7 +163,7 @@ async fn read_request(core: &Core, wire: &mut Wire, desk: &mut Desk) -> Asked {
             if !std::mem::replace(&mut begun, true) {
                 desk.alarm.after(HEAD_MAX);
             }
-        } else if std::pin::Pin::new(&mut draining).poll(cx).is_ready() {
+        } else if std::pin::Pin::new(&mut *draining).poll(cx).is_ready() {
             return Poll::Ready(Asked::Nothing);
         }
         desk.alarm.poll(cx).map(|()| Asked::Nothing)

@@ -155,7 +155,7 @@ fn demo_arguments(globals: &Globals, program: &demo::Program, ports: &[u16], own
     let mut args: Vec<OsString> = vec!["--data-dir".into(), globals.data_dir.clone().into(), "--quiet".into()];
     let mut push = |words: &[&str]| args.extend(words.iter().map(OsString::from));
     push(&["run", "--name", program.name, "--labels", &format!("version={}", program.version)]);
-    push(&["--restart", "on-failure", "--access-log", "-"]);
+    push(&["--restart", "on-failure"]);
     for (at, port) in ports.iter().enumerate() {
         let protocol = at.checked_sub(1).and_then(|at| program.speaks.get(at)).copied().unwrap_or("http");
         push(&["--port", &format!("{port}/{protocol}")]);

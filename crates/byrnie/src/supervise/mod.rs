@@ -6,5 +6,5 @@
 mod process;
 mod signals;
 
-pub(crate) use process::{Exit, Process, become_program};
+pub(crate) use process::{Exit, Process, become_program, has_ended};
 pub(crate) use signals::{Signal, Signals};

@@ -144,3 +144,9 @@ impl std::fmt::Display for Exit {
         }
     }
 }
+
+/// Whether no process has this id.
+pub(crate) fn has_ended(pid: i32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+}
