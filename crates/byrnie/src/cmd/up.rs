@@ -20,7 +20,7 @@ const END_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Where the demo's programs listen.
 const DEMO_PORTS: std::ops::Range<u16> = 20_000..32_000;
-/// Ports that are tried at most for one program.
+/// Ports that are tried at most.
 const PORT_TRIES_MAX: usize = 1_000;
 
 /// Arguments of `up`.
@@ -140,8 +140,10 @@ async fn start_demo(globals: &Globals, mesh: &mesh::Mesh) -> Result<Vec<Child>> 
     std::fs::create_dir_all(&logs).map_err(|error| failure::of_file(&logs, &error))?;
     let own = std::env::current_exe().context("cannot find this binary's own path")?.into_os_string();
     let mut children = Vec::new();
+    // All at once: none of them is taken before its program runs, so a later search would find it again.
+    let mut free = free_ports(demo::PROGRAMS.iter().map(|program| 1 + program.speaks.len()).sum())?;
     for program in demo::PROGRAMS {
-        let ports = free_ports(1 + program.speaks.len())?;
+        let ports = free.split_off(free.len() - 1 - program.speaks.len());
         let name = format!("{}-{}", program.name, program.version);
         let path = logs.join(format!("{name}.log"));
         let log = std::fs::File::create(&path).map_err(|error| failure::of_file(&path, &error))?;
