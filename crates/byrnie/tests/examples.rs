@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every folder of `examples/` runs with one command and says what its page promises.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::Command;
+
+/// Runs an example and looks for what it must say.
+fn check(name: &str, says: &[&str]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name).join("run.sh");
+    let output = Command::new(&script).env("BYRNIE", env!("CARGO_BIN_EXE_byrnie")).env("NO_COLOR", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {}\n{said}\n{errors}", output.status);
+    for line in says {
+        assert!(said.contains(line), "{name} does not say {line:?}:\n{said}\n{errors}");
+    }
+}
+
+#[test]
+fn hello() {
+    check("01-hello", &["hello from inside the mesh"]);
+}
+
+#[test]
+fn canary() {
+    check("02-canary", &["all calls reach v1", "after one apply, all calls reach v2", "after undo, v1 again"]);
+}
+
+#[test]
+fn access() {
+    check("03-access", &["caller gets 403", "after byrnie allow, caller gets 200", "after delete, 403 again"]);
+}
