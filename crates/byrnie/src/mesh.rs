@@ -9,7 +9,7 @@ use crate::join::{ROOTS_FILE, WORKLOADS_DIR};
 use anyhow::{Context, Result};
 use byrnie_base::{Instant, Text};
 use byrnie_control::apply::{self, Action};
-use byrnie_control::{State, ca, control, ingest};
+use byrnie_control::{State, ca, control, history, ingest};
 use byrnie_model::yaml::{self, Defaults};
 use byrnie_model::{Identity, Key, Kind, ServiceRef, code};
 use byrnie_net::dns::{self, Known, Names};
@@ -234,7 +234,7 @@ async fn put_absent(state: &State, text: &str) -> Result<()> {
         .filter(|d| state.catalog(|catalog| catalog.resource(&d.resource.key).is_none()))
         .map(|d| Action::Put(d.resource))
         .collect();
-    apply::apply(state, &actions, "up", "first start").await.map_err(|error| of_apply(&error))?;
+    apply::apply(state, &actions, "up", history::WHY_FIRST_START).await.map_err(|error| of_apply(&error))?;
     Ok(())
 }
 

@@ -8,7 +8,8 @@ use std::process::Command;
 /// Runs an example and looks for what it must say.
 fn check(name: &str, says: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name).join("run.sh");
-    let output = Command::new(&script).env("BYRNIE", env!("CARGO_BIN_EXE_byrnie")).env("NO_COLOR", "1").output().unwrap();
+    let output =
+        Command::new(&script).env("BYRNIE", env!("CARGO_BIN_EXE_byrnie")).env("NO_COLOR", "1").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {}\n{said}\n{errors}", output.status);

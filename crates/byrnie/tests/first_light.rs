@@ -57,8 +57,12 @@ fn a_route_takes_effect_without_a_restart_and_undo_takes_it_back() {
     for _ in 0..30 {
         assert!(mesh.ask("greeter", "/").unwrap().body.contains("v2"));
     }
+    // A program that joins meanwhile makes a service; that's not what `undo` takes back.
+    let _late = mesh.echo("late", "v1", &[]);
+    mesh.ask_until("late", "/", |a| a.status == 200);
     mesh.ok(&["undo"]);
     mesh.ask_until("greeter", "/", |a| a.body.contains("v1"));
+    assert_eq!(mesh.ask("late", "/").unwrap().status, 200);
 }
 
 #[test]

@@ -98,7 +98,13 @@ pub async fn list(state: &State, limit: usize) -> Result<Vec<Record>, byrnie_sto
     Ok(records)
 }
 
-/// Takes back what was done at `revision`, or last if `None`, as a change of its own.
+/// Why a registration made a Service: not a change that an operator would want to take back unasked.
+pub(crate) const WHY_RUN: &str = "run";
+/// Why the first start wrote what every mesh begins with: the same.
+pub const WHY_FIRST_START: &str = "first start";
+
+/// Takes back what was done at `revision` as a change of its own; if `None`, the last thing that somebody
+/// did on purpose.
 ///
 /// # Errors
 /// If there is nothing to take back, or others have changed the same since.
@@ -106,7 +112,7 @@ pub async fn undo(state: &State, revision: Option<Revision>, who: &str) -> Resul
     let records = list(state, RECORDS_MAX).await?;
     let found = match revision {
         Some(revision) => records.into_iter().find(|record| record.revision == revision),
-        None => records.into_iter().next(),
+        None => records.into_iter().find(|record| ![WHY_RUN, WHY_FIRST_START].contains(&&*record.why)),
     };
     let record = found.ok_or(Error::Unknown(revision.unwrap_or_default()))?;
     let mut actions = Vec::new();

@@ -323,7 +323,7 @@ impl MadeService {
         let record = history::Record {
             revision: Revision(0),
             who: who.to_string().into(),
-            why: "run".into(),
+            why: history::WHY_RUN.into(),
             at: state.now().wall,
             changes: vec![changed],
         };
