@@ -53,7 +53,7 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("lints", false, |root| {
             cargo(root, &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
         }),
-        ("tests", false, |root| cargo(root, &["test", "--locked", "--workspace"])),
+        ("tests", false, |root| cargo(root, &["test", "--locked", "--workspace", "--no-fail-fast"])),
         ("supply chain", true, deny),
     ]
 }
