@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Keys, and every course that a few executions under one key can take: all interleavings of beginning,
+//! acting, losing, dying, telling late and time passing. Each property has a planted bug that breaks it.
+
+use super::*;
+use std::collections::{HashSet, VecDeque};
+
+#[test]
+fn one_key_has_one_spelling_however_it_is_sent() {
+    let cases: &[(&[u8], Result<&str, KeyError>)] = &[
+        (b"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"", Ok("8e03978e-40d5-43dd-bc93-6894a57f9324")),
+        (b"8e03978e-40d5-43dd-bc93-6894a57f9324", Ok("8e03978e-40d5-43dd-bc93-6894a57f9324")),
+        (b"  \"a b\"  ", Ok("a b")),
+        (br#""a\"b\\c""#, Ok(r#"a"b\c"#)),
+        (b"txn/2/action", Ok("txn/2/action")),
+        (b"", Err(KeyError::Empty)),
+        (b"\"\"", Err(KeyError::Empty)),
+        (b"\"", Err(KeyError::Malformed)),
+        (b"\"a", Err(KeyError::Malformed)),
+        (b"\"a\"b", Err(KeyError::Malformed)),
+        (b"\"a\";p=1", Err(KeyError::Malformed)),
+        (b"\"a\", \"b\"", Err(KeyError::Malformed)),
+        (br#""a\b""#, Err(KeyError::Malformed)),
+        (br#""a\"#, Err(KeyError::Malformed)),
+        (b"a b", Err(KeyError::Malformed)),
+        (b"a,b", Err(KeyError::Malformed)),
+        (b"a\"b", Err(KeyError::Malformed)),
+        (b"\"caf\xc3\xa9\"", Err(KeyError::Malformed)),
+        (b"\"tab\there\"", Err(KeyError::Malformed)),
+        (&[b'k'; KEY_BYTES_MAX + 1], Err(KeyError::TooLong)),
+    ];
+    for (value, expected) in cases {
+        let found = parse(value);
+        assert_eq!(found.as_deref().map_err(|e| *e), *expected, "{}", value.escape_ascii());
+    }
+    assert_eq!(parse(&[b'k'; KEY_BYTES_MAX]).unwrap().len(), KEY_BYTES_MAX);
+    assert_eq!(parse(minted([1, u64::MAX]).as_bytes()).unwrap(), "byrnie-0000000000000001ffffffffffffffff");
+}
+
+#[test]
+fn fingerprints_differ_in_every_part() {
+    let of = |method, path, credentials: &[&[u8]], body: &[u8]| {
+        let begun = Fingerprinting::new(method, path);
+        credentials.iter().fold(begun, |print, value| print.credential(value)).body(body)
+    };
+    let all = [
+        of("POST", "/a", &[], b"x"),
+        of("PATCH", "/a", &[], b"x"),
+        of("POST", "/a?b", &[], b"x"),
+        of("POST", "/a", &[], b"y"),
+        of("POST", "/a", &[], b""),
+        of("POST", "/a", &[b"Bearer 1"], b"x"),
+        of("POST", "/a", &[b"Bearer 2"], b"x"),
+        of("POST", "/a", &[b"x"], b""),
+        of("POST", "/", &[], b"ax"),
+    ];
+    for (n, one) in all.iter().enumerate() {
+        assert!(!all[n + 1..].contains(one), "{n}");
+    }
+    assert_eq!(of("POST", "/a", &[], b"x"), all[0]);
+}
+
+/// The rules, or a broken version of them.
+#[derive(Clone, Copy)]
+struct Rules {
+    begin: fn(Option<&Entry>, &Begin, Timestamp) -> (Begun, Change),
+    finish: fn(Option<&Entry>, Claim, Ending, Timestamp) -> (Finished, Change),
+}
+
+const RULES: Rules = Rules { begin, finish };
+
+/// What one execution, and the client that waits for it, has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    Waiting,
+    Granted,
+    /// The program acted: this was its so-manieth act.
+    Acted(u8),
+    /// The client was told that act's answer.
+    Told(u8),
+    /// The client was told that it is not known, under way, or another request's key.
+    Refused,
+    /// The proxy died; the client knows nothing.
+    Dead,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    entry: Option<Entry>,
+    now: u64,
+    runs: [Phase; 3],
+    acts: u8,
+    /// Acts that happened after a grant that admitted to being a repetition.
+    admitted: u8,
+    /// The execution whose grant was of another request than the first.
+    print_of_act: [u8; 4],
+}
+
+/// What is tried.
+#[derive(Clone, Copy)]
+struct Setting {
+    rules: Rules,
+    again: bool,
+    /// The request of each execution.
+    prints: [u8; 3],
+    lease: u64,
+    ttl: u64,
+    end: u64,
+}
+
+const SAME: Setting = Setting { rules: RULES, again: false, prints: [1, 1, 1], lease: 2, ttl: 100, end: 4 };
+
+fn at(now: u64) -> Timestamp {
+    Timestamp::from_millis(1_000 + now)
+}
+
+fn kept(act: u8) -> Kept {
+    Arc::from([act])
+}
+
+impl World {
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Put(entry) => self.entry = Some(entry),
+            Change::Remove => self.entry = None,
+        }
+    }
+
+    fn end(&mut self, setting: &Setting, run: usize, ending: Ending) -> Finished {
+        let claim = Claim(run as u64);
+        let (finished, change) = (setting.rules.finish)(self.entry.as_ref(), claim, ending, at(self.now));
+        self.apply(change);
+        finished
+    }
+
+    fn begin(&mut self, setting: &Setting, run: usize) {
+        let ask = Begin {
+            fingerprint: Fingerprint([setting.prints[run]; 32]),
+            claim: Claim(run as u64),
+            lease: Duration::from_millis(setting.lease),
+            ttl: Duration::from_millis(setting.ttl),
+            again: setting.again,
+        };
+        let (begun, change) = (setting.rules.begin)(self.entry.as_ref(), &ask, at(self.now));
+        self.apply(change);
+        self.runs[run] = match begun {
+            Begun::Granted { again } => {
+                self.admitted += u8::from(again);
+                Phase::Granted
+            }
+            Begun::Done(kept) => Phase::Told(kept[0]),
+            Begun::InFlight(left) => {
+                assert!(!left.is_zero());
+                Phase::Refused
+            }
+            Begun::Mismatch | Begun::Ambiguous => Phase::Refused,
+        };
+    }
+
+    /// Everything that can happen next.
+    fn successors(&self, setting: &Setting) -> Vec<World> {
+        let mut next = Vec::new();
+        let mut add = |change: &dyn Fn(&mut World)| {
+            let mut world = self.clone();
+            change(&mut world);
+            next.push(world);
+        };
+        if self.now < setting.end {
+            add(&|world| world.now += 1);
+        }
+        for run in 0..self.runs.len() {
+            match self.runs[run] {
+                Phase::Waiting => add(&|world| world.begin(setting, run)),
+                Phase::Granted => {
+                    add(&|world| {
+                        world.acts += 1;
+                        world.print_of_act[usize::from(world.acts)] = setting.prints[run];
+                        world.runs[run] = Phase::Acted(world.acts);
+                    });
+                    add(&|world| {
+                        world.end(setting, run, Ending::Unsent);
+                        world.runs[run] = Phase::Refused;
+                    });
+                    // The answer to its question was lost, so it asks once more.
+                    add(&|world| world.begin(setting, run));
+                    add(&|world| world.runs[run] = Phase::Dead);
+                }
+                Phase::Acted(act) => {
+                    add(&|world| {
+                        world.runs[run] = match world.end(setting, run, Ending::Done(kept(act))) {
+                            Finished::Recorded => Phase::Told(act),
+                            Finished::Fenced => Phase::Refused,
+                        };
+                    });
+                    add(&|world| {
+                        world.end(setting, run, Ending::Ambiguous);
+                        world.runs[run] = Phase::Refused;
+                    });
+                    // Recorded, but the client never hears it.
+                    add(&|world| {
+                        world.end(setting, run, Ending::Done(kept(act)));
+                        world.runs[run] = Phase::Dead;
+                    });
+                    add(&|world| world.runs[run] = Phase::Dead);
+                }
+                Phase::Told(_) | Phase::Refused | Phase::Dead => {}
+            }
+        }
+        next
+    }
+
+    /// What must hold at every moment.
+    fn fault(&self, setting: &Setting) -> Option<String> {
+        if self.acts > 1 + self.admitted {
+            return Some(format!("acted {} times, {} of them admitted", self.acts, self.admitted));
+        }
+        if !setting.again && self.admitted > 0 {
+            return Some("ran an ambiguous request again unasked".into());
+        }
+        let told: HashSet<u8> =
+            self.runs.iter().filter_map(|run| if let Phase::Told(act) = run { Some(*act) } else { None }).collect();
+        if told.len() > 1 {
+            return Some(format!("told {told:?}"));
+        }
+        let wrong = self
+            .runs
+            .iter()
+            .zip(setting.prints)
+            .any(|(run, print)| matches!(run, Phase::Told(act) if self.print_of_act[usize::from(*act)] != print));
+        wrong.then(|| "gave the answer of another request".into())
+    }
+}
+
+/// Visits every world that can be reached: how many, or the first fault.
+fn explore(setting: &Setting) -> Result<usize, String> {
+    let first = World { entry: None, now: 0, runs: [Phase::Waiting; 3], acts: 0, admitted: 0, print_of_act: [0; 4] };
+    let mut seen = HashSet::from([first.clone()]);
+    let mut queue = VecDeque::from([first]);
+    while let Some(world) = queue.pop_front() {
+        if let Some(fault) = world.fault(setting) {
+            return Err(fault);
+        }
+        for next in world.successors(setting) {
+            if seen.insert(next.clone()) {
+                queue.push_back(next);
+            }
+        }
+    }
+    Ok(seen.len())
+}
+
+#[test]
+fn no_course_acts_twice_unasked_or_tells_two_answers() {
+    for again in [false, true] {
+        for prints in [[1, 1, 1], [1, 2, 1], [1, 1, 2]] {
+            let seen = explore(&Setting { again, prints, ..SAME }).unwrap();
+            assert!(seen > 500, "only {seen} worlds");
+        }
+    }
+    // Forgotten early, but never before the lease has lapsed and could be seen to have.
+    explore(&Setting { ttl: 0, lease: 3, end: 5, ..SAME }).unwrap();
+}
+
+/// Breaks one rule, and expects the exploration to notice.
+fn plant(rules: Rules, again: bool, prints: [u8; 3], symptom: &str) {
+    let fault = explore(&Setting { rules, again, prints, ..SAME }).unwrap_err();
+    assert!(fault.contains(symptom), "{fault}");
+}
+
+#[test]
+fn a_lapsed_lease_that_frees_the_key_is_found() {
+    let begin = |entry: Option<&Entry>, ask: &Begin, now: Timestamp| {
+        super::begin(entry.filter(|entry| entry.standing(now) != State::Ambiguous), ask, now)
+    };
+    plant(Rules { begin, ..RULES }, false, [1, 1, 1], "acted 2 times");
+}
+
+#[test]
+fn a_lost_answer_that_frees_the_key_is_found() {
+    let finish = |entry: Option<&Entry>, claim: Claim, ending: Ending, now: Timestamp| {
+        let ending = if ending == Ending::Ambiguous { Ending::Unsent } else { ending };
+        super::finish(entry, claim, ending, now)
+    };
+    plant(Rules { finish, ..RULES }, false, [1, 1, 1], "acted 2 times");
+}
+
+#[test]
+fn a_finish_that_is_not_fenced_is_found() {
+    let finish = |entry: Option<&Entry>, _: Claim, ending: Ending, now: Timestamp| {
+        super::finish(entry, entry.map_or(Claim(0), |entry| entry.claim), ending, now)
+    };
+    plant(Rules { finish, ..RULES }, true, [1, 1, 1], "told");
+}
+
+#[test]
+fn a_silent_repetition_is_found() {
+    let begin = |entry: Option<&Entry>, ask: &Begin, now: Timestamp| match super::begin(entry, ask, now) {
+        (Begun::Granted { .. }, change) => (Begun::Granted { again: false }, change),
+        other => other,
+    };
+    plant(Rules { begin, ..RULES }, true, [1, 1, 1], "acted 2 times");
+}
+
+#[test]
+fn a_key_that_serves_two_requests_is_found() {
+    let begin = |entry: Option<&Entry>, ask: &Begin, now: Timestamp| {
+        let fingerprint = entry.map_or(ask.fingerprint, |entry| entry.fingerprint);
+        super::begin(entry, &Begin { fingerprint, ..*ask }, now)
+    };
+    plant(Rules { begin, ..RULES }, false, [1, 2, 1], "another request");
+}
+
+#[test]
+fn a_second_finish_that_overwrites_the_first_is_found() {
+    let finish = |entry: Option<&Entry>, claim: Claim, ending: Ending, now: Timestamp| match (entry, ending) {
+        (Some(entry), Ending::Done(kept)) => {
+            (Finished::Recorded, Change::Put(Entry { state: State::Done(kept), claim, ..entry.clone() }))
+        }
+        (entry, ending) => super::finish(entry, claim, ending, now),
+    };
+    plant(Rules { finish, ..RULES }, true, [1, 1, 1], "told");
+}
