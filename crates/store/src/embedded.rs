@@ -5,17 +5,16 @@
 use crate::core::{Core, Done, Job};
 use crate::disk::{Disk, FileDisk};
 use crate::persist::OpenError;
+use crate::queue::{Limits, Queue};
 use crate::state::Shared;
-use crate::store::{Entry, Error, Lease, Pending, Store, TXN_BYTES_MAX, Txn, WAITING_MAX};
+use crate::store::{Entry, Lease, Pending, Store, TXN_BYTES_MAX, Txn};
 use crate::watch::Watch;
 use byrnie_base::{Clock, Text};
 use byrnie_model::Revision;
-use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// Most transactions that share one durable step.
 pub const GROUP_MAX: usize = 256;
@@ -29,7 +28,7 @@ pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub struct Embedded {
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
-    queue: Arc<Queue>,
+    queue: Arc<Jobs>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -49,16 +48,11 @@ impl Embedded {
     pub fn on(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let core = Core::open(disk, clock.clone())?;
         let shared = core.shared.clone();
-        let queue = Arc::new(Queue::default());
+        let weigh = |job: &Job| if let Job::Commit(txn) = job { txn.bytes() } else { 0 };
+        let queue = Arc::new(Queue::new(Limits { jobs: GROUP_MAX, bytes: GROUP_BYTES_MAX, weigh }));
         let jobs = queue.clone();
         let writer = std::thread::Builder::new().name("store".into()).spawn(move || write_all(core, &jobs))?;
         Ok(Self { shared, clock, queue, writer: Some(writer) })
-    }
-
-    async fn run(&self, job: Job) -> Result<Done, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.queue.push(Waiting { job, reply })?;
-        answer.await.unwrap_or(Err(Error::Closed))
     }
 }
 
@@ -72,7 +66,7 @@ impl Store for Embedded {
     }
 
     fn commit(&self, txn: Txn) -> Pending<'_, Revision> {
-        Box::pin(async move { self.run(Job::Commit(txn)).await?.revision() })
+        Box::pin(async move { self.queue.run(Job::Commit(txn)).await?.revision() })
     }
 
     fn watch(&self, prefix: &str, from: Revision) -> Watch {
@@ -80,7 +74,7 @@ impl Store for Embedded {
     }
 
     fn grant(&self, span: Duration) -> Pending<'_, Lease> {
-        Box::pin(async move { self.run(Job::Grant(span)).await?.lease() })
+        Box::pin(async move { self.queue.run(Job::Grant(span)).await?.lease() })
     }
 
     fn keep_alive(&self, lease: Lease) -> Pending<'_, ()> {
@@ -92,7 +86,7 @@ impl Store for Embedded {
     }
 
     fn revoke(&self, lease: Lease) -> Pending<'_, ()> {
-        Box::pin(async move { self.run(Job::Revoke(lease)).await.map(|_| ()) })
+        Box::pin(async move { self.queue.run(Job::Revoke(lease)).await.map(|_| ()) })
     }
 }
 
@@ -107,75 +101,10 @@ impl Drop for Embedded {
     }
 }
 
-/// Jobs on their way to the writer.
-#[derive(Default)]
-struct Queue {
-    line: Mutex<Line>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Line {
-    waiting: VecDeque<Waiting>,
-    closed: bool,
-}
-
-struct Waiting {
-    job: Job,
-    reply: oneshot::Sender<Result<Done, Error>>,
-}
-
-impl Queue {
-    fn push(&self, waiting: Waiting) -> Result<(), Error> {
-        let mut line = self.lock();
-        if line.closed {
-            return Err(Error::Closed);
-        }
-        if line.waiting.len() >= WAITING_MAX {
-            return Err(Error::Busy);
-        }
-        line.waiting.push_back(waiting);
-        drop(line);
-        self.changed.notify_one();
-        Ok(())
-    }
-
-    fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_one();
-    }
-
-    /// The next group: empty once `patience` is over; `None` when closed and nothing is left.
-    fn take(&self, patience: Option<Duration>) -> Option<Vec<Waiting>> {
-        let mut line = self.lock();
-        if line.waiting.is_empty() && !line.closed {
-            line = match patience {
-                Some(patience) => self.changed.wait_timeout(line, patience).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.changed.wait(line).unwrap_or_else(PoisonError::into_inner),
-            };
-        }
-        if line.waiting.is_empty() && line.closed {
-            return None;
-        }
-        let mut group = Vec::new();
-        let mut bytes = 0;
-        while let Some(next) = line.waiting.front() {
-            bytes += if let Job::Commit(txn) = &next.job { txn.bytes() } else { 0 };
-            if !group.is_empty() && (group.len() >= GROUP_MAX || bytes > GROUP_BYTES_MAX) {
-                break;
-            }
-            group.extend(line.waiting.pop_front());
-        }
-        Some(group)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+type Jobs = Queue<Job, Done>;
 
 /// The writer thread.
-fn write_all(mut core: Core, queue: &Queue) {
+fn write_all(mut core: Core, queue: &Jobs) {
     let mut refused = false;
     loop {
         let next_end = core.shared.read().next_end();

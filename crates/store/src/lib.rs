@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Keeps truth: revisioned keys with conditional atomic writes, watches and leases. The control plane
 //! calls it; it never interprets what it keeps. [`Embedded`] is one file on a disk; [`Memory`]
-//! is the same code without threads on a simulated disk. `suite` holds both to the same promises.
+//! is the same code without threads on a simulated disk. `suite` holds both to the same promises. `ledger`
+//! keeps idempotency keys the same two ways.
 
 mod core;
 pub mod disk;
 pub mod embedded;
 mod encode;
+pub mod ledger;
 pub mod memory;
 mod persist;
+mod queue;
 mod state;
 pub mod store;
 #[cfg(test)]
@@ -18,6 +21,7 @@ mod tests;
 pub mod watch;
 
 pub use embedded::Embedded;
+pub use ledger::Ledger;
 pub use memory::Memory;
 pub use persist::{OpenError, SCHEMA};
 pub use store::{Entry, Error, Event, Expect, Lease, Pending, Store, Txn, Value, Write};

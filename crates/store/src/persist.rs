@@ -1,40 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The only door to redb: a [`State`] read from a [`Disk`], and batches made durable on it, many in one
-//! commit. It decides whether a failed write is known not to have happened. It keeps no copy in memory.
+//! commit. It keeps no copy in memory. `guard` is what every such file has in common, `keys` the file of
+//! the ledger.
 
+mod guard;
+pub(crate) mod keys;
+
+use self::guard::{Guard, open_error};
 use crate::disk::Disk;
 use crate::encode;
 use crate::state::{Batch, Span, State};
 use crate::store::{Error, Lease};
-use byrnie_base::{Instant, Text};
+use byrnie_base::Instant;
 use byrnie_model::Revision;
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The file that holds a state.
 pub(crate) struct Persist {
-    disk: Arc<dyn Disk>,
-    sync_failed: Arc<AtomicBool>,
-    file: File,
+    guard: Guard,
 }
 
 /// What memory knows before a write.
 pub(crate) struct Known {
     pub(crate) revision: Revision,
     pub(crate) compacted: Revision,
-}
-
-/// Whether the file can be written.
-enum File {
-    Open(Database),
-    /// A write failed and the file couldn't be opened again; the next write tries that first.
-    Lost(Text),
-    /// Only a restart tells what is durable.
-    Uncertain(Text),
 }
 
 /// Why a store can't be opened. The message is for the person who started it.
@@ -78,57 +71,19 @@ const LEASES: TableDefinition<'_, u64, u64> = TableDefinition::new("leases");
 impl Persist {
     /// Opens what is on `disk`, an empty disk included. Leases start their spans at `now`.
     pub(crate) fn open(disk: Arc<dyn Disk>, now: Instant) -> Result<(Self, State), OpenError> {
-        let sync_failed = Arc::new(AtomicBool::new(false));
-        let database = database(disk.clone(), sync_failed.clone())?;
-        initialize(&database)?;
-        let state = load(&database, now)?;
-        Ok((Self { disk, sync_failed, file: File::Open(database) }, state))
+        let (guard, state) = Guard::open(disk, CACHE_BYTES, |database| {
+            initialize(database)?;
+            load(database, now)
+        })?;
+        Ok((Self { guard }, state))
     }
 
     /// Makes `batches` durable together. History that memory forgot is dropped. An error means that the
     /// caller must not apply them.
     pub(crate) fn write(&mut self, known: &Known, batches: &[Arc<Batch>]) -> Result<(), Error> {
-        if let File::Lost(_) = self.file {
-            self.reopen(known.revision);
-        }
-        let database = match &self.file {
-            File::Open(database) => database,
-            File::Lost(why) => return Err(Error::Refused(why.clone())),
-            File::Uncertain(why) => return Err(Error::Uncertain(why.clone())),
-        };
-        let Err(error) = write(database, known, batches) else { return Ok(()) };
-        let why = Text::from(describe(&error));
-        self.file = File::Lost(why.clone());
-        if self.sync_failed.load(Ordering::Acquire) {
-            self.file = File::Uncertain(why.clone());
-            return Err(Error::Uncertain(why));
-        }
-        // redb refuses everything after an I/O error until the file is opened anew. The reopened file
-        // tells whether the write happened.
-        self.reopen(known.revision);
-        match &self.file {
-            File::Open(_) => Err(Error::Refused(why)),
-            File::Lost(_) | File::Uncertain(_) => Err(Error::Uncertain(why)),
-        }
+        let unwritten = |database: &Database| Ok(stored_revision(database)? == known.revision);
+        self.guard.write(&unwritten, |database| write(database, known, batches))
     }
-
-    fn reopen(&mut self, expected: Revision) {
-        let why = match &self.file {
-            File::Lost(why) => why.clone(),
-            File::Open(_) | File::Uncertain(_) => return,
-        };
-        self.file = match database(self.disk.clone(), self.sync_failed.clone()) {
-            Ok(database) if stored_revision(&database).is_ok_and(|found| found == expected) => File::Open(database),
-            Ok(_) => File::Uncertain(why),
-            Err(_) => File::Lost(why),
-        };
-    }
-}
-
-fn database(disk: Arc<dyn Disk>, sync_failed: Arc<AtomicBool>) -> Result<Database, OpenError> {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-    builder.create_with_backend(Bridge { disk, sync_failed }).map_err(|error| open_error(error.into()))
 }
 
 fn initialize(database: &Database) -> Result<(), OpenError> {
@@ -233,51 +188,4 @@ fn write(database: &Database, known: &Known, batches: &[Arc<Batch>]) -> Result<(
     }
     txn.commit()?;
     Ok(())
-}
-
-fn open_error(error: redb::Error) -> OpenError {
-    match error {
-        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => OpenError::Io(error),
-        other => OpenError::Corrupt(describe(&other)),
-    }
-}
-
-fn describe(error: &redb::Error) -> String {
-    match error {
-        redb::Error::Io(error) => error.to_string(),
-        other => other.to_string(),
-    }
-}
-
-/// What redb takes for a file.
-#[derive(Debug)]
-struct Bridge {
-    disk: Arc<dyn Disk>,
-    sync_failed: Arc<AtomicBool>,
-}
-
-impl StorageBackend for Bridge {
-    fn len(&self) -> io::Result<u64> {
-        self.disk.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.disk.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.disk.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let synced = self.disk.sync();
-        if synced.is_err() {
-            self.sync_failed.store(true, Ordering::Release);
-        }
-        synced
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.disk.write(offset, bytes)
-    }
 }

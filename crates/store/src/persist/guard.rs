@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A redb file that may fail under a write. Decides whether a failed write is known not to have happened:
+//! then later ones may succeed; if nobody can tell, nothing is written any more.
+
+use super::OpenError;
+use crate::disk::Disk;
+use crate::store::Error;
+use byrnie_base::Text;
+use redb::{Database, StorageBackend};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A file, and whether it can be written.
+pub(super) struct Guard {
+    disk: Arc<dyn Disk>,
+    cache_bytes: usize,
+    sync_failed: Arc<AtomicBool>,
+    file: File,
+}
+
+enum File {
+    Open(Database),
+    /// A write failed and the file couldn't be opened again; the next write tries that first.
+    Lost(Text),
+    /// Only a restart tells what is durable.
+    Uncertain(Text),
+}
+
+/// Tells of an opened file whether the write that failed is not in it.
+type Unwritten<'a> = &'a dyn Fn(&Database) -> Result<bool, redb::Error>;
+
+impl Guard {
+    /// Opens what is on `disk`, an empty disk included, and has `read` look at it.
+    pub(super) fn open<T>(
+        disk: Arc<dyn Disk>,
+        cache_bytes: usize,
+        read: impl FnOnce(&Database) -> Result<T, OpenError>,
+    ) -> Result<(Self, T), OpenError> {
+        let sync_failed = Arc::new(AtomicBool::new(false));
+        let database = database(disk.clone(), cache_bytes, sync_failed.clone())?;
+        let found = read(&database)?;
+        Ok((Self { disk, cache_bytes, sync_failed, file: File::Open(database) }, found))
+    }
+
+    /// Has `write` write and commit. An error means that the caller must go on as if nothing was written.
+    pub(super) fn write<T>(
+        &mut self,
+        unwritten: Unwritten<'_>,
+        write: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, Error> {
+        if let File::Lost(_) = self.file {
+            self.reopen(unwritten);
+        }
+        let database = match &self.file {
+            File::Open(database) => database,
+            File::Lost(why) => return Err(Error::Refused(why.clone())),
+            File::Uncertain(why) => return Err(Error::Uncertain(why.clone())),
+        };
+        let error = match write(database) {
+            Ok(written) => return Ok(written),
+            Err(error) => error,
+        };
+        let why = Text::from(describe(&error));
+        self.file = File::Lost(why.clone());
+        if self.sync_failed.load(Ordering::Acquire) {
+            self.file = File::Uncertain(why.clone());
+            return Err(Error::Uncertain(why));
+        }
+        // redb refuses everything after an I/O error until the file is opened anew. The reopened file
+        // tells whether the write happened.
+        self.reopen(unwritten);
+        match &self.file {
+            File::Open(_) => Err(Error::Refused(why)),
+            File::Lost(_) | File::Uncertain(_) => Err(Error::Uncertain(why)),
+        }
+    }
+
+    fn reopen(&mut self, unwritten: Unwritten<'_>) {
+        let why = match &self.file {
+            File::Lost(why) => why.clone(),
+            File::Open(_) | File::Uncertain(_) => return,
+        };
+        self.file = match database(self.disk.clone(), self.cache_bytes, self.sync_failed.clone()) {
+            Ok(database) if unwritten(&database).is_ok_and(|unwritten| unwritten) => File::Open(database),
+            Ok(_) => File::Uncertain(why),
+            Err(_) => File::Lost(why),
+        };
+    }
+}
+
+fn database(disk: Arc<dyn Disk>, cache_bytes: usize, sync_failed: Arc<AtomicBool>) -> Result<Database, OpenError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
+    builder.create_with_backend(Bridge { disk, sync_failed }).map_err(|error| open_error(error.into()))
+}
+
+pub(super) fn open_error(error: redb::Error) -> OpenError {
+    match error {
+        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => OpenError::Io(error),
+        other => OpenError::Corrupt(describe(&other)),
+    }
+}
+
+fn describe(error: &redb::Error) -> String {
+    match error {
+        redb::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// What redb takes for a file.
+#[derive(Debug)]
+struct Bridge {
+    disk: Arc<dyn Disk>,
+    sync_failed: Arc<AtomicBool>,
+}
+
+impl StorageBackend for Bridge {
+    fn len(&self) -> io::Result<u64> {
+        self.disk.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.disk.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let synced = self.disk.sync();
+        if synced.is_err() {
+            self.sync_failed.store(true, Ordering::Release);
+        }
+        synced
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.write(offset, bytes)
+    }
+}
