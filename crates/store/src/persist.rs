@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The only door to redb: a [`State`] read from a [`Disk`], and batches made durable on it, many in one
 //! commit. It keeps no copy in memory. `guard` is what every such file has in common, `keys` the file of
-//! the ledger.
+//! the ledger, `log` that of the journal.
 
 mod guard;
 pub(crate) mod keys;
+pub(crate) mod log;
 
 use self::guard::{Guard, open_error};
 use crate::disk::Disk;

@@ -44,9 +44,14 @@ impl<J, D> Queue<J, D> {
 
     /// Has the writer do `job`, and waits until it's durable.
     pub(crate) async fn run(&self, job: J) -> Result<D, Error> {
+        self.send(job)?.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Has the writer do `job`, whether or not anybody waits for the answer.
+    pub(crate) fn send(&self, job: J) -> Result<oneshot::Receiver<Result<D, Error>>, Error> {
         let (reply, answer) = oneshot::channel();
         self.push(Waiting { job, reply })?;
-        answer.await.unwrap_or(Err(Error::Closed))
+        Ok(answer)
     }
 
     fn push(&self, waiting: Waiting<J, D>) -> Result<(), Error> {

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is written down of a transaction, and read again after a crash. A transaction's state is what its
+//! entries say, in their order; the same entries are its history. The store keeps their bytes.
+
+use crate::transaction::{Branch, End, Op, Phase, Slot, Spec};
+use byrnie_base::{Text, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// The format that this program writes; one that is newer is refused.
+pub const VERSION: u32 = 1;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Entry {
+    /// When, by the coordinator's clock.
+    pub at: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "lowercase")]
+pub enum What {
+    /// It was accepted.
+    Begun {
+        /// As asked for.
+        spec: Box<Spec>,
+        /// The format of this transaction's entries.
+        version: u32,
+    },
+    /// A participant joined.
+    Enlisted {
+        /// Its part.
+        branch: Box<Branch>,
+        /// Who asked for it.
+        by: Text,
+    },
+    /// A call was made and told nothing for certain. For the history alone.
+    Tried {
+        /// The branch, by position; absent for a check.
+        branch: Option<u16>,
+        /// What for.
+        op: Op,
+        /// The number of the call, from 1.
+        attempt: u32,
+        /// What was seen.
+        reason: Text,
+    },
+    /// A participant works on it, and says where to ask.
+    Ongoing {
+        /// The branch.
+        branch: u16,
+        /// What for.
+        op: Op,
+        /// Path at the same service; the call itself is repeated without one.
+        location: Option<Text>,
+    },
+    /// A call has come to an end.
+    Settled {
+        /// The branch.
+        branch: u16,
+        /// What for.
+        op: Op,
+        /// How it ended.
+        slot: Slot,
+        /// The number of calls it took; 0 if it was told otherwise.
+        attempt: u32,
+        /// What was answered, or why not.
+        answer: Text,
+    },
+    /// It takes another direction.
+    Turned {
+        /// Which.
+        to: Phase,
+        /// Why.
+        reason: Text,
+        /// Who asked for it; empty for the coordinator itself.
+        by: Text,
+        /// Branches whose action is done or may have been sent.
+        sent: Vec<u16>,
+    },
+    /// An operator has a stuck call made again.
+    Retried {
+        /// The branch.
+        branch: u16,
+        /// Which call.
+        op: Op,
+        /// Who.
+        by: Text,
+    },
+    /// It's over.
+    Ended {
+        /// How.
+        end: End,
+        /// Who declared it; empty for the coordinator itself.
+        by: Text,
+        /// The operator's words; empty otherwise.
+        reason: Text,
+    },
+}
+
+impl Entry {
+    /// The bytes that are kept.
+    pub fn encode(&self) -> Vec<u8> {
+        // Plain data with text keys: there is nothing that JSON can't say.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The entry of these bytes.
+    ///
+    /// # Errors
+    /// If they aren't one of a format that this program knows.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let entry: Self = serde_json::from_slice(bytes).map_err(|error| Error::Unreadable(error.to_string()))?;
+        match entry.what {
+            What::Begun { version, .. } if version > VERSION => Err(Error::Newer(version)),
+            _ => Ok(entry),
+        }
+    }
+}
+
+/// Why entries can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// They aren't entries.
+    #[error("an entry of the journal can't be read: {0}")]
+    Unreadable(String),
+    /// A newer program wrote them.
+    #[error("the transaction has format {0}, this program knows up to {VERSION}: use the newer program")]
+    Newer(u32),
+    /// They don't begin with the beginning.
+    #[error("the journal of a transaction has no beginning")]
+    Headless,
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an answer means. Three protocols say three things by 409, so what the mesh itself says of a key
+//! (`Idempotency-Status`) and whether the mesh answered at all are looked at before the status.
+
+use crate::transaction::{Mode, Op, Rules};
+use byrnie_base::Text;
+use std::time::Duration;
+
+/// An answer as it was seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The HTTP status; `None` if none came: refused, reset, timed out.
+    pub status: Option<u16>,
+    /// `Idempotency-Status`, as a proxy wrote it.
+    pub ledger: Option<Text>,
+    /// The mesh answered, not the participant.
+    pub mesh: bool,
+    /// `Retry-After`.
+    pub retry_after: Option<Duration>,
+    /// `Location`.
+    pub location: Option<Text>,
+    /// The body, or why there is no answer.
+    pub body: Text,
+}
+
+/// What an answer means for the branch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It's done.
+    Done {
+        /// What was answered.
+        answer: Text,
+    },
+    /// The participant said no: nothing was done and nothing will be.
+    Rejected {
+        /// What was answered.
+        reason: Text,
+    },
+    /// It's being worked on.
+    Ongoing {
+        /// When to ask again, if the participant says.
+        after: Option<Duration>,
+        /// Where to ask, if the participant says.
+        location: Option<Text>,
+    },
+    /// It may or may not have been done.
+    Unknown {
+        /// What was seen.
+        reason: Text,
+        /// When to try again, if somebody says.
+        after: Option<Duration>,
+    },
+    /// The call can't be right: nobody refuses it for business reasons, and none will ever take it.
+    Misdirected {
+        /// What was seen.
+        reason: Text,
+    },
+}
+
+/// Longest reason that is kept, in bytes.
+pub const REASON_BYTES_MAX: usize = 512;
+
+/// Judges an answer to a call.
+pub fn judge(mode: Mode, op: Op, rules: &Rules, seen: &Seen) -> Outcome {
+    let unknown = || Outcome::Unknown { reason: reason(seen), after: seen.retry_after };
+    let Some(status) = seen.status else { return unknown() };
+    // The mesh's own word on the key comes first: a call that still runs, or whose outcome nobody knows, is
+    // neither done nor refused, whatever status carries that.
+    match seen.ledger.as_deref() {
+        Some("in-flight") => return Outcome::Ongoing { after: seen.retry_after, location: None },
+        Some("ambiguous") => return unknown(),
+        _ => {}
+    }
+    let misdirected = || {
+        if rules.patient && !seen.mesh { unknown() } else { Outcome::Misdirected { reason: reason(seen) } }
+    };
+    match status {
+        202 if seen.location.is_some() || op_may_take_time(mode, op) => {
+            Outcome::Ongoing { after: seen.retry_after, location: seen.location.clone() }
+        }
+        200..=299 => Outcome::Done { answer: seen.body.clone() },
+        // LRA: the participant has finished with it and forgotten it.
+        410 if mode == Mode::Scope && !seen.mesh => Outcome::Done { answer: Text::default() },
+        425 => Outcome::Ongoing { after: seen.retry_after, location: seen.location.clone() },
+        408 | 429 | 500..=599 => unknown(),
+        // The mesh refuses by policy or for want of a route, never for business reasons.
+        _ if seen.mesh => misdirected(),
+        _ if rules.rejected.contains(&status) => Outcome::Rejected { reason: reason(seen) },
+        _ => misdirected(),
+    }
+}
+
+/// LRA: 202 to a compensation or completion means that it is in progress, with or without a place to ask.
+const fn op_may_take_time(mode: Mode, op: Op) -> bool {
+    matches!((mode, op), (Mode::Scope, Op::Undo | Op::Confirm))
+}
+
+/// What was seen, in few words.
+fn reason(seen: &Seen) -> Text {
+    let body = seen.body.trim();
+    let short = body.char_indices().take_while(|(at, c)| at + c.len_utf8() <= REASON_BYTES_MAX).count();
+    let short: String = body.chars().take(short).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match seen.status {
+        None => short.into(),
+        Some(status) if short.is_empty() => status.to_string().into(),
+        Some(status) => format!("{status} {short}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The protocol table: what each answer means, one case a line. None may be misjudged.
+
+use super::*;
+
+/// A row: mode and op, who answers, status, the mesh's word on the key, location, body, and the meaning.
+type Row = (&'static str, &'static str, u16, &'static str, &'static str, &'static str, &'static str);
+
+const NATIVE: &[Row] = &[
+    // 2xx is done, whatever the body says (fault i, ii).
+    ("saga action", "app", 200, "", "", "", "done"),
+    ("saga action", "app", 200, "", "", "FAILURE", "done"),
+    ("saga action", "app", 200, "", "", "ONGOING", "done"),
+    ("saga action", "app", 200, "", "", "{\"note\":\"no FAILURE, nothing ONGOING\"}", "done"),
+    ("saga action", "app", 200, "", "", "{\"dtm_result\":\"FAILURE\"}", "done"),
+    ("saga action", "app", 201, "", "", "", "done"),
+    ("saga action", "app", 201, "", "/orders/7", "", "done"),
+    ("saga action", "app", 202, "", "", "", "done"),
+    ("saga action", "app", 203, "", "", "", "done"),
+    ("saga action", "app", 204, "", "", "", "done"),
+    ("saga action", "app", 205, "", "", "", "done"),
+    ("saga action", "app", 206, "", "", "", "done"),
+    ("saga action", "app", 207, "", "", "", "done"),
+    ("saga action", "app", 208, "", "", "", "done"),
+    ("saga action", "app", 202, "", "/jobs/1", "", "ongoing /jobs/1"),
+    ("saga action", "app", 425, "", "", "", "ongoing"),
+    ("saga action", "app", 425, "", "/jobs/1", "", "ongoing /jobs/1"),
+    // The mesh's word on the key comes before the status.
+    ("saga action", "mesh", 409, "in-flight", "", "", "ongoing"),
+    ("saga action", "mesh", 425, "in-flight", "", "", "ongoing"),
+    ("saga action", "mesh", 409, "ambiguous", "", "", "unknown"),
+    ("saga action", "mesh", 503, "ambiguous", "", "", "unknown"),
+    ("saga action", "mesh", 200, "replayed", "", "ok", "done"),
+    ("saga action", "mesh", 409, "replayed", "", "declined", "stuck"),
+    ("saga action", "app", 409, "replayed", "", "declined", "rejected"),
+    // Business reasons.
+    ("saga action", "app", 409, "", "", "declined", "rejected"),
+    ("saga action", "app", 422, "", "", "no stock", "rejected"),
+    ("saga undo", "app", 409, "", "", "", "rejected"),
+    ("tcc action", "app", 409, "", "", "", "rejected"),
+    // Never a refund for a fault of deployment.
+    ("saga action", "app", 400, "", "", "", "stuck"),
+    ("saga action", "app", 401, "", "", "", "stuck"),
+    ("saga action", "app", 403, "", "", "", "stuck"),
+    ("saga action", "app", 404, "", "", "", "stuck"),
+    ("saga action", "app", 405, "", "", "", "stuck"),
+    ("saga action", "app", 410, "", "", "", "stuck"),
+    ("saga action", "app", 415, "", "", "", "stuck"),
+    ("saga action", "app", 301, "", "/x", "", "stuck"),
+    ("saga action", "mesh", 403, "", "", "", "stuck"),
+    ("saga action", "mesh", 404, "", "", "", "stuck"),
+    ("saga action", "mesh", 409, "", "", "", "stuck"),
+    ("saga action", "mesh", 422, "", "", "", "stuck"),
+    // Nobody knows.
+    ("saga action", "app", 408, "", "", "", "unknown"),
+    ("saga action", "app", 429, "", "", "", "unknown"),
+    ("saga action", "app", 500, "", "", "", "unknown"),
+    ("saga action", "app", 500, "", "", "FAILURE", "unknown"),
+    ("saga action", "app", 502, "", "", "", "unknown"),
+    ("saga action", "app", 503, "", "", "", "unknown"),
+    ("saga action", "app", 504, "", "", "", "unknown"),
+    ("saga action", "mesh", 503, "", "", "", "unknown"),
+    ("saga action", "mesh", 429, "", "", "", "unknown"),
+    ("saga action", "none", 0, "", "", "reset", "unknown"),
+    ("message check", "app", 200, "", "", "", "done"),
+    ("message check", "app", 409, "", "", "", "rejected"),
+    ("message check", "app", 425, "", "", "", "ongoing"),
+    ("message check", "app", 500, "", "", "", "unknown"),
+    // LRA: 202 in progress, 409 never, 410 done and forgotten.
+    ("scope undo", "app", 202, "", "", "", "ongoing"),
+    ("scope confirm", "app", 202, "", "/status", "", "ongoing /status"),
+    ("scope undo", "app", 409, "", "", "", "rejected"),
+    ("scope undo", "app", 410, "", "", "", "done"),
+    ("scope undo", "mesh", 410, "", "", "", "stuck"),
+];
+
+const DTM: &[Row] = &[
+    ("saga action", "app", 200, "", "", "FAILURE", "done"),
+    ("saga action", "app", 200, "", "", "\"ONGOING\"", "done"),
+    ("saga action", "app", 201, "", "", "", "done"),
+    ("saga action", "app", 204, "", "", "", "done"),
+    ("saga action", "app", 409, "", "", "", "rejected"),
+    ("saga action", "app", 425, "", "", "", "ongoing"),
+    ("saga action", "app", 400, "", "", "", "unknown"),
+    ("saga action", "app", 404, "", "", "", "unknown"),
+    ("saga action", "app", 422, "", "", "", "unknown"),
+    ("saga action", "app", 500, "", "", "", "unknown"),
+    ("saga action", "mesh", 403, "", "", "", "stuck"),
+];
+
+fn check(rules: &Rules, row: &Row) {
+    let (what, who, status, ledger, location, body, expected) = *row;
+    let text = |text: &str| Some(Text::from(text)).filter(|text| !text.is_empty());
+    let (mode, op) = what.split_once(' ').unwrap();
+    let op = match op {
+        "action" => Op::Action,
+        "confirm" => Op::Confirm,
+        "undo" => Op::Undo,
+        _ => Op::Check,
+    };
+    let seen = Seen {
+        status: (who != "none").then_some(status),
+        ledger: text(ledger),
+        mesh: who == "mesh",
+        retry_after: None,
+        location: text(location),
+        body: body.into(),
+    };
+    let meaning = match judge(Mode::from_word(mode).unwrap(), op, rules, &seen) {
+        Outcome::Done { .. } => "done".to_owned(),
+        Outcome::Rejected { .. } => "rejected".to_owned(),
+        Outcome::Ongoing { location: Some(place), .. } => format!("ongoing {place}"),
+        Outcome::Ongoing { .. } => "ongoing".to_owned(),
+        Outcome::Unknown { .. } => "unknown".to_owned(),
+        Outcome::Misdirected { .. } => "stuck".to_owned(),
+    };
+    assert_eq!(meaning, expected, "{row:?}");
+}
+
+#[test]
+fn no_answer_is_misjudged() {
+    let dtm = Rules { rejected: vec![409], patient: true, undo_rejected: true, dtm: true };
+    NATIVE.iter().for_each(|row| check(&Rules::default(), row));
+    DTM.iter().for_each(|row| check(&dtm, row));
+    assert!(NATIVE.len() + DTM.len() >= 60);
+}
+
+#[test]
+fn a_reason_is_short_and_on_one_line() {
+    let seen = Seen { status: Some(409), body: format!("a\nb{}", "ä".repeat(2_000)).into(), ..Seen::default() };
+    let Outcome::Rejected { reason } = judge(Mode::Saga, Op::Action, &Rules::default(), &seen) else { panic!() };
+    assert!(reason.starts_with("409 a b") && reason.len() < REASON_BYTES_MAX + 8, "{reason}");
+}

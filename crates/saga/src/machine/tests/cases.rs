@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Single cases, as one would tell them.
+
+use super::world::{branch, call, pivot, spec};
+use crate::journal::What;
+use crate::machine::{Ask, Effect, Event, Machine, Order, REFUSALS_MAX, Refusal, Reply};
+use crate::{Branch, Entry, Mode, Op, Outcome, Slot, Spec};
+use byrnie_base::Timestamp;
+use std::time::Duration;
+
+/// A machine with the calls it has asked for and the entries it has written.
+struct Run {
+    machine: Machine,
+    now: Timestamp,
+    calls: Vec<Order>,
+    entries: Vec<Entry>,
+    wake: Option<Timestamp>,
+}
+
+fn run(spec: Spec) -> Run {
+    let now = spec.created;
+    let (machine, first) = Machine::begin(spec, now);
+    let mut run = Run { machine, now, calls: Vec::new(), entries: vec![first], wake: None };
+    run.event(Event::Wake).unwrap();
+    run
+}
+
+impl Run {
+    fn event(&mut self, event: Event) -> Result<(), Refusal> {
+        for effect in self.machine.on(self.now, event)? {
+            match effect {
+                Effect::Persist { entries, .. } => self.entries.extend(entries),
+                Effect::Call(order) => self.calls.push(order),
+                Effect::Wake(at) => self.wake = Some(at),
+                Effect::End(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, ask: Ask) -> Result<(), Refusal> {
+        self.event(Event::Ask { ask, by: "operator".into() })
+    }
+
+    /// Answers the oldest call of this branch.
+    fn answer(&mut self, name: &str, outcome: Outcome) -> Order {
+        let named = |order: &Order| {
+            order.branch.map_or("check", |at| &*self.machine.state().spec.branches[usize::from(at)].name) == name
+        };
+        let at = self.calls.iter().position(named).unwrap_or_else(|| panic!("{name} is not called"));
+        let order = self.calls.remove(at);
+        let reply = Reply { branch: order.branch, op: order.op, attempt: order.attempt, outcome, roll: u64::MAX };
+        self.event(Event::Reply(reply)).unwrap();
+        order
+    }
+
+    fn done(&mut self, name: &str) {
+        self.answer(name, Outcome::Done { answer: format!("{name}-7").into() });
+    }
+
+    fn tick(&mut self) {
+        self.now = self.wake.take().unwrap();
+        self.event(Event::Wake).unwrap();
+    }
+
+    fn called(&self) -> Vec<(&str, Op)> {
+        let name = |order: &Order| {
+            order.branch.map_or("check", |at| &*self.machine.state().spec.branches[usize::from(at)].name)
+        };
+        self.calls.iter().map(|order| (name(order), order.op)).collect()
+    }
+
+    fn state(&self) -> &'static str {
+        self.machine.state().name()
+    }
+}
+
+fn no(reason: &str) -> Outcome {
+    Outcome::Rejected { reason: reason.into() }
+}
+
+fn silence() -> Outcome {
+    Outcome::Unknown { reason: "timed out".into(), after: None }
+}
+
+fn order() -> Spec {
+    spec(Mode::Saga, vec![branch("stock", &[]), branch("pay", &[]), pivot("ship", &[0, 1])])
+}
+
+#[test]
+fn a_declined_card_gives_the_stock_back() {
+    let mut run = run(order());
+    assert_eq!(run.called(), [("stock", Op::Action), ("pay", Op::Action)]);
+    run.done("stock");
+    run.answer("pay", no("409 card declined"));
+    assert_eq!((run.state(), run.called()), ("COMPENSATING", vec![("stock", Op::Undo)]));
+    assert_eq!(run.machine.state().progress[0].answer.as_deref(), Some("stock-7"), "kept for the compensation");
+    run.done("stock");
+    assert_eq!((run.state(), &*run.machine.state().reason), ("COMPENSATED", "pay: 409 card declined"));
+}
+
+#[test]
+fn what_may_have_been_sent_is_undone_too_once_it_no_longer_runs() {
+    let mut run = run(order());
+    run.answer("pay", no("409"));
+    assert_eq!(run.called(), [("stock", Op::Action)], "its action is still under way");
+    run.answer("stock", silence());
+    assert_eq!(run.called(), [("stock", Op::Undo)]);
+}
+
+#[test]
+fn after_the_pivot_it_only_goes_on() {
+    let steps = vec![branch("pay", &[]), pivot("ship", &[0]), branch("mail", &[1])];
+    let mut run = run(Spec { deadline: Some(Timestamp::from_millis(9_000)), ..spec(Mode::Saga, steps) });
+    run.done("pay");
+    assert!(run.ask(Ask::Back { reason: "".into() }).is_err(), "the pivot may have been done");
+    run.now = Timestamp::from_millis(10_000);
+    run.event(Event::Wake).unwrap();
+    assert_eq!(run.state(), "RUNNING", "the deadline can't take back what nobody can take back");
+    run.done("ship");
+    for _ in 0..REFUSALS_MAX - 1 {
+        run.answer("mail", no("409 bounced"));
+        run.tick();
+    }
+    run.answer("mail", no("409 bounced"));
+    assert_eq!(run.state(), "STUCK");
+    run.ask(Ask::Retry).unwrap();
+    run.done("mail");
+    assert_eq!(run.state(), "SUCCEEDED");
+}
+
+#[test]
+fn a_deadline_takes_the_way_back() {
+    let mut run = run(Spec { deadline: Some(Timestamp::from_millis(2_000)), ..order() });
+    run.done("stock");
+    assert_eq!(run.calls[0].until, Timestamp::from_millis(2_000), "no call outlasts the deadline");
+    run.answer("pay", silence());
+    while run.state() == "RUNNING" {
+        run.tick();
+        if run.state() == "RUNNING" && !run.calls.is_empty() {
+            run.answer("pay", silence());
+        }
+    }
+    if run.called().contains(&("pay", Op::Action)) {
+        run.answer("pay", silence());
+    }
+    assert_eq!(run.called(), [("stock", Op::Undo), ("pay", Op::Undo)]);
+}
+
+#[test]
+fn a_compensation_that_is_refused_waits_for_an_operator() {
+    let mut run = run(spec(Mode::Saga, vec![branch("a", &[]), branch("b", &[0])]));
+    run.done("a");
+    run.answer("b", no("409"));
+    for _ in 0..REFUSALS_MAX - 1 {
+        run.answer("a", no("409 never"));
+        run.tick();
+    }
+    run.answer("a", no("409 never"));
+    assert_eq!((run.state(), run.called().len()), ("STUCK", 0));
+    assert!(run.ask(Ask::Skip { branch: "b".into() }).is_err(), "b isn't stuck");
+    let mut other = Machine::replay(run.entries.clone()).unwrap();
+    other.on(run.now, Event::Wake).unwrap();
+    assert_eq!(other.state().name(), "STUCK", "a restart doesn't forget it");
+    run.ask(Ask::Skip { branch: "a".into() }).unwrap();
+    assert_eq!(run.state(), "COMPENSATED");
+}
+
+#[test]
+fn an_operator_can_declare_it_settled_and_nobody_is_called_any_more() {
+    let mut run = run(spec(Mode::Saga, vec![branch("a", &[])]));
+    assert!(run.ask(Ask::Resolve { reason: "".into() }).is_err());
+    for _ in 0..REFUSALS_MAX {
+        run.answer("a", Outcome::Misdirected { reason: "403".into() });
+        if run.wake.is_some() {
+            run.tick();
+        }
+    }
+    run.calls.clear();
+    run.ask(Ask::Resolve { reason: "paid by hand".into() }).unwrap();
+    assert_eq!((run.state(), &*run.machine.state().reason), ("RESOLVED", "paid by hand"));
+    assert!(run.ask(Ask::Retry).is_err());
+}
+
+#[test]
+fn attempts_that_are_used_up_take_the_way_back() {
+    let mut once = branch("a", &[]);
+    once.retry.attempts = 2;
+    let mut run = run(spec(Mode::Saga, vec![once]));
+    run.answer("a", silence());
+    run.tick();
+    run.answer("a", silence());
+    assert_eq!(run.called(), [("a", Op::Undo)]);
+}
+
+#[test]
+fn a_pause_ends_when_the_service_is_healthy_again() {
+    let mut slow = branch("a", &[]);
+    slow.retry.first_ms = 30_000;
+    let mut run = run(spec(Mode::Saga, vec![slow]));
+    run.answer("a", silence());
+    assert_eq!(run.called(), []);
+    assert_eq!(run.machine.waits_for().map(|s| &**s).collect::<Vec<_>>(), ["shop.default"]);
+    run.event(Event::Healthy("other.default".into())).unwrap();
+    assert_eq!(run.called(), []);
+    run.event(Event::Healthy("shop.default".into())).unwrap();
+    assert_eq!(run.called(), [("a", Op::Action)]);
+}
+
+#[test]
+fn work_that_takes_its_time_is_asked_for_or_told() {
+    let mut run = run(spec(Mode::Saga, vec![branch("a", &[]), branch("b", &[])]));
+    let busy = || Outcome::Ongoing { after: Some(Duration::from_secs(2)), location: Some("/jobs/7".into()) };
+    run.answer("a", busy());
+    run.answer("b", busy());
+    run.ask(Ask::Complete { branch: "b".into(), outcome: Outcome::Done { answer: "told".into() } }).unwrap();
+    let mut other = Machine::replay(run.entries.clone()).unwrap();
+    let effects = other.on(run.now, Event::Wake).unwrap();
+    let polls = effects.iter().filter_map(|e| if let Effect::Call(o) = e { o.poll.as_deref() } else { None });
+    assert_eq!(polls.collect::<Vec<_>>(), ["/jobs/7"], "a restart knows where to ask");
+    run.tick();
+    assert_eq!(run.now, Timestamp::from_millis(3_000));
+    run.done("a");
+    assert_eq!(run.state(), "SUCCEEDED");
+}
+
+#[test]
+fn a_prepared_message_asks_its_creator() {
+    let sent = Branch { action: None, undo: None, confirm: Some(call("/do")), ..branch("a", &[]) };
+    let prepared = || Spec {
+        open: true,
+        check: Some(call("/check")),
+        deadline: Some(Timestamp::from_millis(4_000)),
+        ..spec(Mode::Message, vec![sent.clone()])
+    };
+    let mut first = run(prepared());
+    assert_eq!((first.state(), first.called().len()), ("PREPARED", 0));
+    first.tick();
+    first.answer("check", Outcome::Ongoing { after: Some(Duration::from_secs(1)), location: None });
+    first.tick();
+    first.done("check");
+    assert_eq!((first.state(), first.called()), ("DELIVERING", vec![("a", Op::Confirm)]));
+    let mut second = run(prepared());
+    second.tick();
+    second.answer("check", no("409"));
+    assert_eq!(second.state(), "ABORTED");
+    assert!(second.ask(Ask::Go).is_err());
+    let mut third = run(prepared());
+    third.ask(Ask::Go).unwrap();
+    third.ask(Ask::Go).unwrap();
+    third.done("a");
+    assert_eq!(third.state(), "DELIVERED");
+    third.ask(Ask::Go).unwrap();
+}
+
+#[test]
+fn participants_join_and_are_all_told_the_end() {
+    let joined = |name: &str| Box::new(Branch { action: None, confirm: Some(call("/yes")), ..branch(name, &[]) });
+    let mut run = run(Spec { open: true, ..spec(Mode::Scope, Vec::new()) });
+    run.ask(Ask::Enlist(joined("a"))).unwrap();
+    run.ask(Ask::Enlist(joined("b"))).unwrap();
+    run.ask(Ask::Enlist(joined("a"))).unwrap();
+    let other = Branch { undo: Some(call("/other")), ..*joined("a") };
+    assert!(run.ask(Ask::Enlist(Box::new(other))).is_err());
+    let mut again = Machine::replay(run.entries.clone()).unwrap();
+    again.on(run.now, Event::Ask { ask: Ask::Back { reason: "".into() }, by: "web".into() }).unwrap();
+    assert_eq!(again.state().name(), "CANCELLING");
+    run.ask(Ask::Back { reason: "no".into() }).unwrap();
+    assert_eq!(run.called(), [("b", Op::Undo)], "who joined last is undone first");
+    run.done("b");
+    run.done("a");
+    assert_eq!(run.state(), "CANCELLED");
+    assert!(run.ask(Ask::Enlist(joined("c"))).is_err());
+}
+
+#[test]
+fn numbers_of_calls_go_on_after_a_crash() {
+    let mut run = run(spec(Mode::Saga, vec![branch("a", &[])]));
+    run.answer("a", silence());
+    run.tick();
+    run.answer("a", silence());
+    let mut other = Machine::replay(run.entries.clone()).unwrap();
+    let effects = other.on(run.now, Event::Wake).unwrap();
+    assert!(matches!(&effects[..], [Effect::Call(order), ..] if order.attempt == 3), "{effects:?}");
+    assert_eq!(run.entries.iter().filter(|e| matches!(e.what, What::Tried { .. })).count(), 2);
+    assert_eq!(other.state().progress[0].action, Slot::Pending);
+}
+
+#[test]
+fn a_no_is_not_the_last_word_while_an_earlier_call_may_still_arrive() {
+    let mut run = run(spec(Mode::Saga, vec![branch("a", &[])]));
+    run.answer("a", silence());
+    run.tick();
+    run.answer("a", no("409"));
+    assert_eq!(run.called(), [("a", Op::Undo)]);
+}
