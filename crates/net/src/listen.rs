@@ -3,6 +3,9 @@
 //! connections. It never reads from what it accepts.
 
 mod holder;
+mod owner;
+
+pub use owner::is_own_user;
 
 use crate::io::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};

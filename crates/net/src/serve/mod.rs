@@ -4,6 +4,7 @@
 //! codec. Whoever answers checks tokens, `Host` and `Origin`; here nothing is allowed or refused by content.
 
 mod body;
+pub mod caller;
 pub mod client;
 
 pub use body::Body;
@@ -112,7 +113,22 @@ pub type Answer = Arc<dyn Fn(Request) -> BoxFuture<'static, Response> + Send + S
 /// Serves `answer` on `listener` until `shutdown`; then lets open requests end, at most [`DRAIN_TIMEOUT`].
 ///
 /// A panic while answering gives that request 500 and is counted; nothing else ends.
-pub async fn serve(listener: Listener, answer: Answer, mut shutdown: Shutdown) {
+pub async fn serve(listener: Listener, answer: Answer, shutdown: Shutdown) {
+    serve_if(listener, |_, _| true, answer, shutdown).await;
+}
+
+/// As [`serve`], for programs of the user that this process runs as; a connection of anybody else is closed.
+pub async fn serve_own_user(listener: Listener, answer: Answer, shutdown: Shutdown) {
+    serve_if(listener, crate::listen::is_own_user, answer, shutdown).await;
+}
+
+/// As [`serve`], for connections that `admit` lets in by their remote and local address.
+async fn serve_if(
+    listener: Listener,
+    admit: fn(SocketAddr, SocketAddr) -> bool,
+    answer: Answer,
+    mut shutdown: Shutdown,
+) {
     let mut connections = Group::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -120,6 +136,10 @@ pub async fn serve(listener: Listener, answer: Answer, mut shutdown: Shutdown) {
             accepted = listener.accept() => accepted,
             () = shutdown.wait() => break,
         };
+        if !admit(remote, listener.local_addr()) {
+            tracing::warn!(%remote, "connection refused: it is another user's");
+            continue;
+        }
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             tracing::warn!(%remote, limit = CONNECTIONS_MAX, "connection refused: too many are open");
             continue;
