@@ -3,11 +3,12 @@
 //! look at all resources for one change.
 
 use crate::change::Work;
+use crate::index::policy::Caller;
 use crate::index::policy::PolicyIndex;
 use crate::index::route::RouteIndex;
 use crate::index::service::ServiceIndex;
 use crate::index::workload::WorkloadIndex;
-use crate::node::{NodeId, NodeSpec, Nodes};
+use crate::node::{NodeId, NodeSpec, Nodes, Role, Standing};
 use crate::view::{self, View};
 use byrnie_model::{Change, Delta, Key, Kind, Resource, ServiceRef, Spec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,14 +73,18 @@ impl Catalog {
     /// Lets a node listen: its next [`Self::delta`] is its whole view. A node that already listens
     /// begins anew.
     pub fn join(&mut self, id: NodeId, spec: NodeSpec) {
+        self.leave(&id);
         let mut work = Work::default();
         let dirty = self.reach(&spec, &mut work);
         self.visited += work.visited;
-        self.nodes.join(id, spec, dirty);
+        self.nodes.join(id.clone(), spec, dirty);
+        self.stand(&id);
     }
 
     /// Forgets a node.
     pub fn leave(&mut self, id: &NodeId) {
+        let callers = self.nodes.stand(id, Standing::default());
+        self.note(&callers);
         self.nodes.leave(id);
     }
 
@@ -155,6 +160,20 @@ impl Catalog {
             Some(resource) => self.resources.insert(key.clone(), resource),
             None => self.resources.remove(key),
         };
+    }
+
+    /// Notes who a listening sidecar's workload is and what it uses, so that a change finds it by that.
+    pub(crate) fn stand(&mut self, id: &NodeId) {
+        let Some(node) = self.nodes.by_id.get(id).filter(|node| node.spec.role == Role::Sidecar) else { return };
+        let standing = Standing::of(self.workload(&view::place(&node.spec)));
+        let callers = self.nodes.stand(id, standing);
+        self.note(&callers);
+    }
+
+    fn note(&mut self, callers: &[Caller]) {
+        for caller in callers {
+            self.policies.listen(caller, self.nodes.called(caller).next().is_some());
+        }
     }
 
     pub(crate) fn spec(&self, key: &Key) -> Option<&Spec> {

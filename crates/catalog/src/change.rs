@@ -86,6 +86,8 @@ impl Catalog {
     fn relate_workload(&mut self, key: &Key, old: Option<&Resource>, new: Option<&Resource>, work: &mut Work) {
         let at = Place { namespace: key.namespace.clone(), name: key.name.clone() };
         self.workloads.replace(&at, old.and_then(workload_of), new.and_then(workload_of));
+        let ids: Vec<NodeId> = self.nodes.at(&at).cloned().collect();
+        ids.iter().for_each(|id| self.stand(id));
         let before: BTreeSet<ServiceRef> = self.services.serves(&at).cloned().collect();
         let after = self.selecting(&at, new, work);
         for service in before.symmetric_difference(&after) {
@@ -105,7 +107,6 @@ impl Catalog {
         }
         let who = |r: Option<&Resource>| r.and_then(workload_of).map(|(w, _)| (w.identity.clone(), w.uses.clone()));
         let other_view = who(old) != who(new);
-        let ids: Vec<NodeId> = self.nodes.at(&at).cloned().collect();
         for id in &ids {
             work.mark([id], &keys);
             let Some(node) = self.nodes.by_id.get(id).filter(|_| other_view) else { continue };
@@ -217,32 +218,18 @@ impl Catalog {
 
     /// Nodes of the callers in a set.
     fn called(&self, caller: &Caller, work: &mut Work) -> BTreeSet<NodeId> {
-        let mut nodes = BTreeSet::new();
-        let mut add = |place: &Place| {
-            work.visited += 1;
-            nodes.extend(self.nodes.at(place).cloned());
-        };
-        match caller {
-            Caller::Anyone => self.nodes.places().for_each(&mut add),
-            Caller::Namespace(namespace) => self.workloads.of_namespace(namespace).for_each(&mut add),
-            Caller::Account(namespace, name) => self.workloads.of_account(namespace, name).for_each(&mut add),
-        }
+        let nodes: BTreeSet<NodeId> = self.nodes.called(caller).cloned().collect();
+        work.visited += nodes.len() as u64;
         nodes
     }
 
     /// Sidecars that may call a service by its own name.
     fn rooted(&self, service: &ServiceRef, work: &mut Work) -> BTreeSet<NodeId> {
-        let mut nodes = BTreeSet::new();
-        for place in self.workloads.users(service) {
+        let mut nodes: BTreeSet<NodeId> = self.nodes.users(service).cloned().collect();
+        work.visited += nodes.len() as u64;
+        for caller in self.policies.listening(service) {
             work.visited += 1;
-            nodes.extend(self.nodes.at(place).cloned());
-        }
-        for key in self.policies.access(service) {
-            work.visited += 1;
-            let Some(Spec::Access(policy)) = self.spec(key) else { continue };
-            for caller in callers(policy) {
-                nodes.append(&mut self.called(&caller, work));
-            }
+            nodes.append(&mut self.called(caller, work));
         }
         nodes
     }
@@ -252,6 +239,7 @@ impl Catalog {
         let mut nodes = self.rooted(service, work);
         let referrers: BTreeSet<&ServiceRef> = self.routes.referrers(service).collect();
         for parent in referrers {
+            work.visited += 1;
             nodes.append(&mut self.rooted(parent, work));
         }
         nodes.extend(self.nodes.gateways.iter().cloned());

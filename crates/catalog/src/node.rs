@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The proxies that are listening: what each was last given and what may have changed since.
 
+use crate::index::Multi;
+use crate::index::policy::{Caller, sets_of};
 use byrnie_base::Text;
-use byrnie_model::{Key, Resource};
+use byrnie_model::{Key, Resource, ServiceRef, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -48,27 +50,47 @@ pub(crate) struct Place {
     pub(crate) name: Text,
 }
 
+/// What the workload of a listening sidecar says of whom it calls; of nobody while there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The sets of callers that it is in.
+    callers: Vec<Caller>,
+    uses: Vec<ServiceRef>,
+}
+
+impl Standing {
+    pub(crate) fn of(workload: Option<&Workload>) -> Self {
+        workload.map_or_else(Self::default, |workload| Self {
+            callers: sets_of(&workload.identity).into(),
+            uses: workload.uses.clone(),
+        })
+    }
+}
+
 /// One listening proxy.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) spec: NodeSpec,
+    standing: Standing,
     /// What it was last given.
     pub(crate) sent: BTreeMap<Key, Arc<Resource>>,
     /// What may differ from that.
     pub(crate) dirty: BTreeSet<Key>,
 }
 
-/// All listening proxies, by name, workload and role.
+/// All listening proxies, by name, workload, role, and by what a change asks for: who calls.
 #[derive(Debug, Default)]
 pub(crate) struct Nodes {
     pub(crate) by_id: BTreeMap<NodeId, Node>,
     by_place: BTreeMap<Place, BTreeSet<NodeId>>,
+    by_caller: Multi<Caller, NodeId>,
+    users: Multi<ServiceRef, NodeId>,
     pub(crate) gateways: BTreeSet<NodeId>,
 }
 
 impl Nodes {
+    /// Lets a node listen that doesn't.
     pub(crate) fn join(&mut self, id: NodeId, spec: NodeSpec, dirty: BTreeSet<Key>) {
-        self.leave(&id);
         match spec.role {
             Role::Gateway => {
                 self.gateways.insert(id.clone());
@@ -78,9 +100,26 @@ impl Nodes {
                 self.by_place.entry(place).or_default().insert(id.clone());
             }
         }
-        self.by_id.insert(id, Node { spec, sent: BTreeMap::new(), dirty });
+        self.by_id.insert(id, Node { spec, standing: Standing::default(), sent: BTreeMap::new(), dirty });
     }
 
+    /// Notes what a node's workload says. Returns the callers for whom that may have changed whether
+    /// anybody listens.
+    pub(crate) fn stand(&mut self, id: &NodeId, standing: Standing) -> Vec<Caller> {
+        let Some(node) = self.by_id.get_mut(id).filter(|node| node.standing != standing) else { return Vec::new() };
+        let old = std::mem::replace(&mut node.standing, standing.clone());
+        old.callers.iter().for_each(|caller| self.by_caller.remove(caller, id));
+        old.uses.iter().for_each(|service| self.users.remove(service, id));
+        for caller in &standing.callers {
+            self.by_caller.insert(caller.clone(), id.clone());
+        }
+        for service in standing.uses {
+            self.users.insert(service, id.clone());
+        }
+        old.callers.into_iter().chain(standing.callers).collect()
+    }
+
+    /// Forgets a node that stands for nothing any more.
     pub(crate) fn leave(&mut self, id: &NodeId) {
         let Some(node) = self.by_id.remove(id) else { return };
         self.gateways.remove(id);
@@ -98,8 +137,13 @@ impl Nodes {
         self.by_place.get(place).into_iter().flatten()
     }
 
-    /// Every workload that has a sidecar listening.
-    pub(crate) fn places(&self) -> impl Iterator<Item = &Place> {
-        self.by_place.keys()
+    /// Sidecars whose workload is in a set of callers.
+    pub(crate) fn called<'a>(&'a self, caller: &Caller) -> impl Iterator<Item = &'a NodeId> + use<'a> {
+        self.by_caller.of(caller)
+    }
+
+    /// Sidecars whose workload says that it uses a service.
+    pub(crate) fn users<'a>(&'a self, service: &ServiceRef) -> impl Iterator<Item = &'a NodeId> + use<'a> {
+        self.users.of(service)
     }
 }

@@ -4,7 +4,6 @@
 
 use crate::catalog::Catalog;
 use crate::change::Work;
-use crate::index::policy::{callers, sets_of};
 use crate::node::{NodeSpec, Place, Role};
 use byrnie_model::policy::AccessPolicy;
 use byrnie_model::policy::access::Action;
@@ -81,13 +80,7 @@ impl Catalog {
     /// Whether a sidecar's program may name this service: it says that it uses it, or a policy allows it.
     fn roots_here(&self, node: &NodeSpec, service: &ServiceRef) -> bool {
         let Some(workload) = self.workload(&place(node)) else { return false };
-        let sets = sets_of(&workload.identity);
-        workload.uses.contains(service)
-            || self.policies.access(service).any(|key| {
-                let Some(Spec::Access(policy)) = self.spec(key) else { return false };
-                let callers = callers(policy);
-                sets.iter().any(|set| callers.contains(set))
-            })
+        workload.uses.contains(service) || self.policies.granted(service, &workload.identity)
     }
 
     /// Like [`Self::roots_here`], for a service that exists: only then do its routes count.
@@ -139,7 +132,7 @@ impl Catalog {
     }
 }
 
-fn place(spec: &NodeSpec) -> Place {
+pub(crate) fn place(spec: &NodeSpec) -> Place {
     Place { namespace: spec.namespace.clone(), name: spec.workload.clone() }
 }
 

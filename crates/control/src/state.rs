@@ -4,7 +4,7 @@
 
 use crate::ads::{Close, EDGE, Hub, Out, Proxy, SessionId};
 use crate::observe::Observer;
-use byrnie_base::{Clock, Now, Text};
+use byrnie_base::{Clock, Instant, Now, Text};
 use byrnie_catalog::Catalog;
 use byrnie_model::{Identity, Key, Revision};
 use byrnie_store::Store;
@@ -12,8 +12,13 @@ use byrnie_xds::server::Nack;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
+
+/// A proxy of which nothing was heard for so long is stale: it reports each second, and a workload that is
+/// silent for so long is taken out of every proxy.
+pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// Most stored entries that are reported as unreadable.
 const BAD_ENTRIES_MAX: usize = 1_000;
@@ -30,8 +35,16 @@ pub struct State {
     observer: Mutex<Observer>,
     bad: Mutex<BTreeMap<Text, Text>>,
     revision: watch::Sender<Revision>,
-    streams: Mutex<BTreeMap<SessionId, UnboundedSender<Out>>>,
+    streams: Mutex<BTreeMap<SessionId, Line>>,
     edge_admin: OnceLock<SocketAddr>,
+}
+
+/// The way to one proxy.
+#[derive(Debug)]
+struct Line {
+    outs: UnboundedSender<Out>,
+    /// When it last said anything on its stream.
+    heard: Instant,
 }
 
 /// What proxies made of one resource.
@@ -84,14 +97,26 @@ impl State {
         self.revision.subscribe()
     }
 
-    /// Every proxy that has a stream, in order of name.
+    /// Every proxy that has a stream, in order of name. Of one that is silent nobody knows what it has.
     pub fn proxies(&self) -> Vec<Proxy> {
         let mut proxies = self.hub().proxies();
+        let now = self.now().mono;
+        for proxy in &mut proxies {
+            proxy.silent = Some(now.since(self.heard(proxy))).filter(|silence| *silence > SILENCE_MAX);
+            proxy.in_sync &= proxy.silent.is_none();
+        }
         // The edge has no Workload that would say it.
         for edge in proxies.iter_mut().filter(|proxy| *proxy.name == *EDGE) {
             edge.admin = self.edge_admin.get().copied();
         }
         proxies
+    }
+
+    /// When a proxy last said anything, on its stream or in a report.
+    fn heard(&self, proxy: &Proxy) -> Instant {
+        let lines = self.lines();
+        let on_stream = lines.get(&proxy.session).map_or(Instant::default(), |line| line.heard);
+        self.observe(|observer| observer.node(&proxy.name).map_or(on_stream, |node| node.seen.max(on_stream)))
     }
 
     /// Learns where the edge beside this control plane has its admin listener; the first time counts.
@@ -123,12 +148,12 @@ impl State {
         if outs.is_empty() {
             return;
         }
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines();
         for (id, out) in outs {
             // A stream that is gone already has no use for it.
             match &out {
-                Out::Send(_) => drop(streams.get(&id).map(|stream| stream.send(out))),
-                Out::Close(_) => drop(streams.remove(&id).map(|stream| stream.send(out))),
+                Out::Send(_) => drop(lines.get(&id).map(|line| line.outs.send(out))),
+                Out::Close(_) => drop(lines.remove(&id).map(|line| line.outs.send(out))),
             }
         }
     }
@@ -136,15 +161,27 @@ impl State {
     /// Begins a stream to a proxy. What is for it arrives at the receiver.
     pub(crate) fn open_stream(&self, identity: Identity) -> Result<(SessionId, UnboundedReceiver<Out>), Close> {
         let id = self.hub().on_connect(identity)?;
-        let (sender, receiver) = mpsc::unbounded_channel();
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        let (outs, receiver) = mpsc::unbounded_channel();
+        self.lines().insert(id, Line { outs, heard: self.now().mono });
         Ok((id, receiver))
+    }
+
+    /// A proxy said something.
+    pub(crate) fn on_request(&self, id: SessionId, bytes: &[u8]) {
+        if let Some(line) = self.lines().get_mut(&id) {
+            line.heard = self.now().mono;
+        }
+        self.drive(|hub| hub.on_request(id, bytes));
     }
 
     /// Ends a stream.
     pub(crate) fn close_stream(&self, id: SessionId) {
         self.hub().on_disconnect(id);
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.lines().remove(&id);
+    }
+
+    fn lines(&self) -> MutexGuard<'_, BTreeMap<SessionId, Line>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hub(&self) -> MutexGuard<'_, Hub> {

@@ -4,7 +4,7 @@
 //! `worker` for each accepted socket, and again for what a CONNECT opens.
 
 use crate::carry::{Desk, Next, Trip};
-use crate::door::{Caller, Door, Entry};
+use crate::door::{Caller, Door, Entry, UNKNOWN_PORT};
 use crate::tunnel;
 use crate::worker::Core;
 use byrnie_base::drain::Draining;
@@ -41,6 +41,11 @@ pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: 
         Door::Inbound => serve_mesh(core, tcp, remote).await,
         Door::Service(service, port) => {
             let entry = Entry::Service(service.clone(), *port);
+            serve_service(core, Caller::plain(entry, remote), tcp.into()).await;
+        }
+        Door::Main(service) => {
+            let first = core.snapshot().ports(service).next().map_or(UNKNOWN_PORT, |(port, _)| port);
+            let entry = Entry::Service(service.clone(), first);
             serve_service(core, Caller::plain(entry, remote), tcp.into()).await;
         }
         Door::Forward => serve_http(core, Caller::plain(Entry::Forward, remote), tcp.into()).await,

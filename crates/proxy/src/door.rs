@@ -7,11 +7,16 @@ use byrnie_engine::{Arrival, Direction, Tls};
 use byrnie_model::{Identity, ServiceRef};
 use std::net::SocketAddr;
 
+/// What a service that isn't known is asked for: the answer says that it's not there.
+pub(crate) const UNKNOWN_PORT: u16 = 80;
+
 /// What a listener stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
     /// One port of one service, for the program beside the proxy.
     Service(ServiceRef, u16),
+    /// The first port of a service that wasn't known when the listener was made, whatever it turns out to be.
+    Main(ServiceRef),
     /// The HTTP proxy for the program.
     Forward,
     /// Mutual TLS from other proxies.

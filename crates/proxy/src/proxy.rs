@@ -4,7 +4,7 @@
 
 use crate::agent::{self, Supply};
 use crate::config::{AccessLog, Config};
-use crate::door::Door;
+use crate::door::{Door, UNKNOWN_PORT};
 use crate::error::Error;
 use crate::mount::{self, Wanted};
 use crate::record::{Book, CoreCounts, Outlets};
@@ -13,6 +13,8 @@ use crate::worker::{self, Entrance, InForce, Seat};
 use crate::{admin, log};
 use byrnie_base::drain::{Drain, Watch};
 use byrnie_base::mailbox;
+use byrnie_engine::Snapshot;
+use byrnie_model::Protocol;
 use byrnie_net::listen::{self, Listener, Share};
 use byrnie_net::runtime::{self, Core, Shutdown};
 use std::sync::Arc;
@@ -147,7 +149,7 @@ fn open(
         let listeners = mount::bind(&wanted, counts.len(), false)?;
         bound.push((wanted, listeners));
     }
-    let ports = ports(&bound);
+    let ports = ports(&bound, &snapshot);
     let mut cores = Vec::new();
     let mut doors = Vec::new();
     for (index, counts) in counts.iter().enumerate() {
@@ -174,12 +176,18 @@ fn open(
     Ok((ports, cores))
 }
 
-fn ports(bound: &[(Wanted, Vec<Listener>)]) -> Ports {
+fn ports(bound: &[(Wanted, Vec<Listener>)], snapshot: &Snapshot) -> Ports {
     let at = |listeners: &[Listener]| listeners[0].local_addr();
     let find = |door: &Door| bound.iter().find(|(wanted, _)| wanted.door == *door).map(|(_, listeners)| at(listeners));
     let outbound = bound.iter().filter_map(|(wanted, listeners)| match &wanted.door {
         Door::Service(service, port) => {
-            Some(Outbound { service: service.clone(), port: *port, address: at(listeners) })
+            let protocol =
+                snapshot.ports(service).find(|known| known.0 == *port).map_or(Protocol::Http1, |known| known.1);
+            Some(Outbound { service: service.clone(), port: *port, protocol, address: at(listeners) })
+        }
+        Door::Main(service) => {
+            let (service, address) = (service.clone(), at(listeners));
+            Some(Outbound { service, port: UNKNOWN_PORT, protocol: Protocol::Http1, address })
         }
         Door::Forward | Door::Inbound | Door::Edge => None,
     });

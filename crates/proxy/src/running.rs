@@ -3,7 +3,7 @@
 
 use crate::Error;
 use byrnie_base::drain::Drain;
-use byrnie_model::ServiceRef;
+use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::runtime::{self, Core, Trigger};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ pub struct Ports {
     pub inbound: Option<SocketAddr>,
     /// `/metrics` and its siblings.
     pub admin: SocketAddr,
-    /// One for each port of each service that the program uses. A service that isn't known yet has a
-    /// listener for port 80, which answers 404 or 503 until it is.
+    /// One for each port of each service that the program uses. A service that isn't known yet has one
+    /// listener, which answers 404 or 503 until it is, and leads to its first port from then on.
     pub outbound: Vec<Outbound>,
     /// The HTTP proxy for the program.
     pub forward: Option<SocketAddr>,
@@ -43,6 +43,8 @@ pub struct Outbound {
     pub service: ServiceRef,
     /// Which port of it.
     pub port: u16,
+    /// What the service speaks there; HTTP for one that isn't known yet.
+    pub protocol: Protocol,
     /// Where the program connects.
     pub address: SocketAddr,
 }

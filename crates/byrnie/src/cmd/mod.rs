@@ -95,7 +95,7 @@ fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
         Command::Explain(args) => explain::run(&args, globals),
         Command::Cert(args) => cert::run(&args, globals),
         Command::Token(args) => token::run(&args, globals),
-        Command::Child(args) => match child::run(&args)? {},
+        Command::Child(args) => child::run(&args),
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::DemoService(args) => demo_service::run(&args, globals),
         Command::Run(args) => run::run(args, globals),

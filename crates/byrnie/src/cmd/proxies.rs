@@ -29,10 +29,11 @@ fn draw(answer: &Value, wide: bool) -> String {
     let columns = ["NAME", "SYNC", "REVISION", "INBOUND", "ADMIN", "VERSION", "IDENTITY"];
     let mut table = Table::new(&columns).narrow(5).numbers(&[2]);
     for row in rows {
-        let sync = match (row["refused"].as_u64().unwrap_or(0), row["inSync"] == true) {
-            (0, true) => "ok".to_owned(),
-            (0, false) => "behind".to_owned(),
-            (refused, _) => format!("refused {refused}"),
+        let sync = match (row["refused"].as_u64().unwrap_or(0), row["inSync"] == true, row["silentMs"].as_u64()) {
+            (_, _, Some(millis)) => format!("stale {} s", millis / 1000),
+            (0, true, None) => "ok".to_owned(),
+            (0, false, None) => "behind".to_owned(),
+            (refused, _, None) => format!("refused {refused}"),
         };
         let mut cells = vec![cell(row, "name"), sync];
         cells.extend(["revision", "inbound", "admin", "version", "identity"].map(|name| cell(row, name)));

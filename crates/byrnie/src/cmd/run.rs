@@ -61,7 +61,8 @@ pub(crate) struct Args {
     /// Where it runs
     #[arg(long, value_name = "REGION/ZONE", default_value = "")]
     locality: String,
-    /// Services that the program calls; each gets a BYRNIE_<SVC>_URL
+    /// Services that the program calls; each gets a BYRNIE_<SVC>_URL: http://IP:PORT, or tcp://IP:PORT for
+    /// one that speaks TCP
     #[arg(long, value_delimiter = ',', value_name = "SVC[.NS]")]
     uses: Vec<String>,
     /// Also give the program HTTP_PROXY, so that http://SVC/ works
@@ -111,7 +112,7 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     let mut proxy = byrnie_proxy::start(config).map_err(crate::failure::of_proxy)?;
     let ports = tokio::select! {
         ports = proxy.ready() => ports.map_err(crate::failure::of_proxy)?,
-        _ = signals.next() => return Ok(Exit::Problem),
+        _ = signals.ended() => return Ok(Exit::Problem),
     };
     announce(&args, globals, &identity, &ports);
     for service in &uses {
@@ -120,7 +121,7 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     let exit = supervise_program(&args, &variables(&ports), &mut signals).await?;
     tokio::select! {
         _ = proxy.drain(DRAIN) => {}
-        _ = signals.next() => {}
+        _ = signals.ended() => {}
     }
     // The key of this instance is of no use to anyone any more.
     drop(std::fs::remove_dir_all(state_dir));
@@ -254,7 +255,9 @@ fn variables(ports: &Ports) -> Vec<(String, String)> {
         } else {
             format!("BYRNIE_{word}_{}_URL", outbound.port)
         };
-        variables.push((name, format!("http://{}", outbound.address)));
+        // gRPC and HTTP/2 are HTTP as well: a client says by itself which of them it speaks.
+        let scheme = if outbound.protocol == Protocol::Tcp { "tcp" } else { "http" };
+        variables.push((name, format!("{scheme}://{}", outbound.address)));
     }
     if let Some(forward) = ports.forward {
         for name in ["HTTP_PROXY", "http_proxy"] {
@@ -281,24 +284,20 @@ async fn warn_if_denied(console: &Console, globals: &Globals, name: &str, instan
     }
 }
 
-/// Runs the program to its end, again if asked for; signals are handed on.
+/// Runs the program to its end, again if asked for.
 async fn supervise_program(
     args: &Args,
     variables: &[(String, String)],
     signals: &mut Signals,
 ) -> Result<supervise::Exit> {
     let (program, rest) = args.command.split_first().context("no program given")?;
+    let port = ports(&args.ports, &args.protocol)?.first().map_or(0, |p| p.port);
     let mut pause = RESTART_PAUSE;
     loop {
         let started = runtime::now().mono;
-        let process = Process::spawn(program, rest, variables, None)?;
-        let port = ports(&args.ports, &args.protocol)?.first().map_or(0, |p| p.port);
-        let exit = tokio::select! {
-            exit = process.exited() => exit,
-            exit = async { watch_listening(&args.name, port).await; process.exited().await } => exit,
-            signal = signals.next() => return Ok(end(&process, signal, signals).await),
-        };
-        if args.restart == Restart::No || exit == supervise::Exit::Status(0) {
+        let process = Process::spawn_program(program, rest, variables)?;
+        let (exit, wanted) = live(&process, &args.name, port, signals).await;
+        if args.restart == Restart::No || exit == supervise::Exit::Status(0) || wanted {
             return Ok(exit);
         }
         if runtime::now().mono.since(started) >= WELL_AFTER {
@@ -307,19 +306,46 @@ async fn supervise_program(
         eprintln!("  ! {} ended ({}); starting it again in {:.1} s", args.name, exit, pause.as_secs_f32());
         tokio::select! {
             () = runtime::sleep(pause) => {}
-            _ = signals.next() => return Ok(exit),
+            _ = signals.ended() => return Ok(exit),
         }
         pause = (pause * 2).min(RESTART_PAUSE_MAX);
     }
 }
 
-/// Hands a signal on and waits for the end, by force after [`END_PATIENCE`] or a second signal.
+/// One life of the program: signals are handed on. How it ended, and whether somebody wanted that.
+async fn live(process: &Process, name: &str, port: u16, signals: &mut Signals) -> (supervise::Exit, bool) {
+    let mut told = None;
+    let mut exited = std::pin::pin!(process.exited());
+    let mut listening = std::pin::pin!(watch_listening(name, port));
+    let mut listens = false;
+    loop {
+        tokio::select! {
+            exit = &mut exited => {
+                let wanted = told.is_some_and(|at| runtime::now().mono.since(at) < END_PATIENCE);
+                return (exit, wanted);
+            }
+            () = &mut listening, if !listens => listens = true,
+            signal = signals.next() => {
+                if signal.asks_to_end() {
+                    return (end(process, signal, signals).await, true);
+                }
+                told = Some(runtime::now().mono);
+                process.signal(signal);
+            }
+        }
+    }
+}
+
+/// Hands a signal on and waits for the end, by force after [`END_PATIENCE`] or a second signal. The keeper
+/// above the program then ends what it may have started.
 async fn end(process: &Process, signal: Signal, signals: &mut Signals) -> supervise::Exit {
-    process.signal(signal);
+    if signal != Signal::Interrupt || !supervise::Terminal::interrupts_all() {
+        process.signal(signal);
+    }
     tokio::select! {
         exit = process.exited() => return exit,
         () = runtime::sleep(END_PATIENCE) => {}
-        _ = signals.next() => {}
+        _ = signals.ended() => {}
     }
     process.signal(Signal::Kill);
     process.exited().await

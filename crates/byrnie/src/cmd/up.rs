@@ -83,7 +83,7 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
     let children = if args.demo { start_demo(globals, &mesh).await? } else { Vec::new() };
     mesh.announce(globals, start);
     tokio::select! {
-        _ = signals.next() => {}
+        _ = signals.ended() => {}
         () = watch(args.demo && !globals.quiet, &mesh, &children, start) => {}
     }
     if !globals.quiet {
@@ -148,7 +148,7 @@ async fn start_demo(globals: &Globals, mesh: &mesh::Mesh) -> Result<Vec<Child>> 
         let path = logs.join(format!("{name}.log"));
         let log = std::fs::File::create(&path).map_err(|error| failure::of_file(&path, &error))?;
         let args = demo_arguments(globals, program, &ports, &own);
-        children.push(Child { process: Process::spawn(&own, &args, &[], Some(log))?, name });
+        children.push(Child { process: Process::spawn_role(&own, &args, log)?, name });
     }
     Ok(children)
 }
@@ -205,7 +205,7 @@ async fn stop(children: &[Child], signals: &mut Signals) {
     tokio::select! {
         () = all => return,
         () = runtime::sleep(END_PATIENCE) => {}
-        _ = signals.next() => {}
+        _ = signals.ended() => {}
     }
     for child in children {
         child.process.signal(Signal::Kill);

@@ -17,9 +17,9 @@ pub(super) fn url(service: &str, port: Option<u16>) -> Result<String> {
     std::env::var(&name).with_context(|| format!("{name} is not set: run this program with --uses {service}"))
 }
 
-/// The address in a URL of `byrnie run`.
+/// The address in a URL of `byrnie run`: `http://` or, for a service that speaks TCP, `tcp://`.
 pub(super) fn at(url: &str) -> Result<SocketAddr> {
-    let address = url.trim_start_matches("http://").parse();
+    let address = url.split_once("://").map_or(url, |(_, address)| address).parse();
     address.with_context(|| format!("{url} has no address of the form IP:PORT"))
 }
 

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The children of `up` and `run`. They're spawned from the main thread, which lives as long as the
-//! process, through the hidden command `child`: it asks the kernel to end the program when its parent
-//! dies, however that dies, and then becomes the program. So no child is ever orphaned.
+//! process, through the hidden command `child`. For a child of byrnie's own it asks the kernel to end it
+//! when its parent dies, however that dies, and then becomes it. Below `run` stands any program, which may
+//! start others: there the command stays as a keeper, which ends them all. So nothing is ever orphaned.
 
+mod keeper;
 mod process;
 mod signals;
 
-pub(crate) use process::{Exit, Process, become_program, has_ended};
+pub(crate) use keeper::keep;
+pub(crate) use process::{Exit, Process, Terminal, become_program, has_ended};
 pub(crate) use signals::{Signal, Signals};

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 /// A running child. Dropping it leaves the child running; the kernel ends it with this process.
 pub(crate) struct Process {
     pid: u32,
+    kept: bool,
     exit: watch::Receiver<Option<Exit>>,
 }
 
@@ -33,39 +34,49 @@ impl Exit {
     }
 }
 
-/// Where a child's output goes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Terminal {
-    /// It shares this process' terminal and process group.
-    Shared,
-    /// It has a process group of its own and no input, so that Ctrl-C reaches only this process.
-    Own,
+/// Status of a program that isn't there, as a shell shows it.
+pub(super) const STATUS_NOT_FOUND: i32 = 127;
+/// Status of a program that can't be started.
+pub(super) const STATUS_NOT_STARTED: i32 = 126;
+
+/// The terminal that this process may have.
+pub(crate) struct Terminal;
+
+impl Terminal {
+    /// Whether Ctrl-C reaches children too, as they share this process' terminal and group: then they are
+    /// not to be told a second time, which many programs take for impatience.
+    pub(crate) fn interrupts_all() -> bool {
+        let foreground = rustix::termios::tcgetpgrp(std::io::stdin());
+        foreground.is_ok_and(|group| group == rustix::process::getpgrp())
+    }
 }
 
 impl Process {
-    /// Starts `program` with `args` and the extra environment `vars`. Call it from the main thread.
+    /// Starts a program, and a keeper above it, with the extra environment `vars`. It shares this process'
+    /// terminal. Call it from the main thread.
     ///
     /// # Errors
     /// If this binary can't be started again, or threads have run out. A program that doesn't exist
     /// shows as exit status 127 with a message on standard error.
-    pub(crate) fn spawn(
-        program: &OsString,
-        args: &[OsString],
-        vars: &[(String, String)],
-        output: Option<std::fs::File>,
-    ) -> Result<Self> {
-        let terminal = if output.is_some() { Terminal::Own } else { Terminal::Shared };
-        let own = std::env::current_exe().context("cannot find this binary's own path")?;
-        let mut command = Command::new(own);
-        command.arg("child").arg("--parent").arg(std::process::id().to_string()).arg("--");
-        command.arg(program).args(args).envs(vars.iter().map(|(name, value)| (name, value)));
-        if let Some(file) = output {
-            let copy = file.try_clone().context("cannot share the log file")?;
-            command.stdout(file).stderr(copy);
-        }
-        if terminal == Terminal::Own {
-            command.stdin(Stdio::null()).process_group(0);
-        }
+    pub(crate) fn spawn_program(program: &OsString, args: &[OsString], vars: &[(String, String)]) -> Result<Self> {
+        let mut command = own_command(program, args, &["--keep"])?;
+        command.envs(vars.iter().map(|(name, value)| (name, value)));
+        Self::watch(command, true)
+    }
+
+    /// Starts this binary in another role, which writes to `log`. It has no input and a process group of its
+    /// own, so that Ctrl-C reaches only this process. Call it from the main thread.
+    ///
+    /// # Errors
+    /// If this binary can't be started again, or threads have run out.
+    pub(crate) fn spawn_role(binary: &OsString, args: &[OsString], log: std::fs::File) -> Result<Self> {
+        let mut command = own_command(binary, args, &[])?;
+        let copy = log.try_clone().context("cannot share the log file")?;
+        command.stdout(log).stderr(copy).stdin(Stdio::null()).process_group(0);
+        Self::watch(command, false)
+    }
+
+    fn watch(mut command: Command, kept: bool) -> Result<Self> {
         let mut child = command.spawn().context("cannot start a process")?;
         let pid = child.id();
         let (tell, exit) = watch::channel(None);
@@ -82,7 +93,7 @@ impl Process {
                 let _ = tell.send(Some(exit));
             })
             .context("cannot start a thread")?;
-        Ok(Self { pid, exit })
+        Ok(Self { pid, kept, exit })
     }
 
     /// How it ended, as soon as it has.
@@ -102,6 +113,7 @@ impl Process {
         if self.exit().is_some() {
             return;
         }
+        let signal = if self.kept && signal == Signal::Kill { Signal::KillAll } else { signal };
         let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
             // It may have ended this very moment: then there's nothing left to tell it.
@@ -115,24 +127,37 @@ impl Process {
 /// # Errors
 /// If the parent is gone already, or the program can't be started.
 pub(crate) fn become_program(parent: u32, program: &OsString, args: &[OsString]) -> Result<std::convert::Infallible> {
-    tie_to_parent()?;
+    tie(Signal::Kill)?;
     let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     if now != i32::try_from(parent).ok() {
         bail!("the process that started this one has ended");
     }
     let error = Command::new(program).args(args).exec();
     eprintln!("byrnie: cannot start {}: {error}", program.to_string_lossy());
-    std::process::exit(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 });
+    std::process::exit(if error.kind() == std::io::ErrorKind::NotFound {
+        STATUS_NOT_FOUND
+    } else {
+        STATUS_NOT_STARTED
+    });
 }
 
+/// This binary again, to become (or keep) a program below this process.
+pub(super) fn own_command(program: &OsString, args: &[OsString], how: &[&str]) -> Result<Command> {
+    let own = std::env::current_exe().context("cannot find this binary's own path")?;
+    let mut command = Command::new(own);
+    command.arg("child").args(how).arg("--parent").arg(std::process::id().to_string()).arg("--");
+    command.arg(program).args(args);
+    Ok(command)
+}
+
+/// Asks the kernel to send this process a signal when its parent dies.
 #[cfg(target_os = "linux")]
-fn tie_to_parent() -> Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .context("cannot tie a child to its parent")
+pub(super) fn tie(signal: Signal) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(signal.number())).context("cannot tie a child to its parent")
 }
 
 #[cfg(not(target_os = "linux"))]
-fn tie_to_parent() -> Result<()> {
+pub(super) fn tie(_: Signal) -> Result<()> {
     Ok(())
 }
 

@@ -160,10 +160,16 @@ impl Program {
         until(&format!("a line with {words:?}"), || self.log(), || self.log().lines().any(|l| l.contains(words)));
     }
 
+    /// The value of a variable that `run` says it gives.
+    pub fn value(&self, name: &str) -> String {
+        let log = self.log();
+        let line = log.lines().find_map(|line| line.split_once(&format!("✓ {name}=")));
+        line.unwrap_or_else(|| panic!("no {name} in {log}")).1.to_owned()
+    }
+
     /// Sends a signal by name, such as `KILL`.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status().unwrap();
-        assert!(status.success());
+        kill(self.pid(), name);
     }
 
     /// Waits for its end and returns its status.
@@ -225,6 +231,12 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// One GET by an HTTP proxy.
+pub fn http_by_proxy(proxy: SocketAddr, url: &str) -> Result<Answer, String> {
+    let host = url.split('/').nth(2).unwrap();
+    http(proxy, host, url)
+}
+
 /// One GET on a connection of its own.
 pub fn http(address: SocketAddr, host: &str, path: &str) -> Result<Answer, String> {
     let mut stream = TcpStream::connect(address).map_err(|e| e.to_string())?;
@@ -251,6 +263,16 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     }
     found.remove(0);
     found
+}
+
+/// Sends a signal by name.
+pub fn kill(pid: u32, name: &str) {
+    assert!(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap().success());
+}
+
+/// The command line of a process.
+pub fn command(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")
 }
 
 /// Whether a process runs (a zombie doesn't).

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! AccessPolicy.targets (or its namespace)  =>  access(Service);  enforced ALLOW x sources  =>  grants(caller);
-//! TrafficPolicy.targets  =>  traffic(Service).
+//! AccessPolicy.targets (or its namespace)  =>  access(Service);  enforced ALLOW x sources  =>  grants(caller),
+//! and of these the callers that listen  =>  listening(Service);  TrafficPolicy.targets  =>  traffic(Service).
 
 use super::Multi;
 use byrnie_base::Text;
 use byrnie_model::policy::access::{Action, Mode, Source};
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::{Identity, Key, ServiceRef};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A set of callers that a policy lets see its targets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +17,14 @@ pub(crate) enum Caller {
     Account(Text, Text),
 }
 
+/// What a policy is for. Namespaces come first in the order: [`PolicyIndex::listen`] counts on it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope {
+    /// Every service of a namespace; of the system's, every service there is.
+    Namespace(Text),
+    Service(ServiceRef),
+}
+
 /// Which policies concern which services, and whom they let in.
 #[derive(Debug, Default)]
 pub(crate) struct PolicyIndex {
@@ -24,6 +32,11 @@ pub(crate) struct PolicyIndex {
     /// Policies without targets, which are for every service of their namespace.
     by_namespace: Multi<Text, Key>,
     by_caller: Multi<Caller, Key>,
+    grants: BTreeMap<(Caller, Scope), BTreeSet<Key>>,
+    /// Callers that a listening node is one of.
+    live: BTreeSet<Caller>,
+    /// Those of `grants` that are live, so that a change never asks the many who may call and don't listen.
+    listening: Multi<Scope, Caller>,
     traffic: Multi<ServiceRef, Key>,
 }
 
@@ -36,6 +49,9 @@ impl PolicyIndex {
             self.by_namespace.remove(&key.namespace, key);
             for caller in callers(policy) {
                 self.by_caller.remove(&caller, key);
+                for scope in scopes(key, policy) {
+                    self.withdraw(caller.clone(), scope, key);
+                }
             }
         }
         if let Some(policy) = new {
@@ -46,9 +62,53 @@ impl PolicyIndex {
                 self.by_namespace.insert(key.namespace.clone(), key.clone());
             }
             for caller in callers(policy) {
+                for scope in scopes(key, policy) {
+                    if self.live.contains(&caller) {
+                        self.listening.insert(scope.clone(), caller.clone());
+                    }
+                    self.grants.entry((caller.clone(), scope)).or_default().insert(key.clone());
+                }
                 self.by_caller.insert(caller, key.clone());
             }
         }
+    }
+
+    fn withdraw(&mut self, caller: Caller, scope: Scope, key: &Key) {
+        let at = (caller, scope);
+        let Some(keys) = self.grants.get_mut(&at) else { return };
+        keys.remove(key);
+        if keys.is_empty() {
+            self.grants.remove(&at);
+            self.listening.remove(&at.1, &at.0);
+        }
+    }
+
+    /// Notes whether any node listens that is one of these callers.
+    pub(crate) fn listen(&mut self, caller: &Caller, listens: bool) {
+        let changed = if listens { self.live.insert(caller.clone()) } else { self.live.remove(caller) };
+        if !changed {
+            return;
+        }
+        let least = (caller.clone(), Scope::Namespace(Text::default()));
+        for (_, scope) in self.grants.range(least..).map(|(at, _)| at).take_while(|at| at.0 == *caller) {
+            if listens {
+                self.listening.insert(scope.clone(), caller.clone());
+            } else {
+                self.listening.remove(scope, caller);
+            }
+        }
+    }
+
+    /// Whether a policy lets this identity see a service.
+    pub(crate) fn granted(&self, service: &ServiceRef, identity: &Identity) -> bool {
+        let scopes = scopes_of(service);
+        let mut pairs = sets_of(identity).into_iter().flat_map(|set| scopes.iter().map(move |s| (set.clone(), s)));
+        pairs.any(|(set, scope)| self.grants.contains_key(&(set, scope.clone())))
+    }
+
+    /// Of those whom a policy lets see a service, the callers that listen.
+    pub(crate) fn listening(&self, service: &ServiceRef) -> BTreeSet<&Caller> {
+        scopes_of(service).iter().flat_map(|scope| self.listening.of(scope)).collect()
     }
 
     pub(crate) fn replace_traffic(&mut self, key: &Key, old: Option<&TrafficPolicy>, new: Option<&TrafficPolicy>) {
@@ -82,6 +142,23 @@ impl PolicyIndex {
     pub(crate) fn traffic(&self, service: &ServiceRef) -> impl Iterator<Item = &Key> {
         self.traffic.of(service)
     }
+}
+
+/// What a policy is for.
+fn scopes(key: &Key, policy: &AccessPolicy) -> Vec<Scope> {
+    if policy.targets.is_empty() {
+        return vec![Scope::Namespace(key.namespace.clone())];
+    }
+    policy.targets.iter().cloned().map(Scope::Service).collect()
+}
+
+/// What a policy may be for, to concern this service.
+fn scopes_of(service: &ServiceRef) -> [Scope; 3] {
+    [
+        Scope::Service(service.clone()),
+        Scope::Namespace(service.namespace.clone()),
+        Scope::Namespace(Identity::SYSTEM_NAMESPACE.into()),
+    ]
 }
 
 /// The sets that hold this identity.

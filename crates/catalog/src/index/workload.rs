@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Workload.identity  =>  workloads of a service account or namespace;  Workload.uses  =>  users(Service);
-//! Workload.labels  =>  workloads of a label;  Service x Workload.inbound  =>  Endpoint.
+//! Workload.identity  =>  workloads of a service account or namespace;  Workload.labels  =>  workloads of a
+//! label;  Service x Workload.inbound  =>  Endpoint.
 
 use super::Multi;
 use crate::node::Place;
@@ -13,7 +13,6 @@ use byrnie_model::{Endpoint, Labels, Service, ServiceRef, Workload};
 pub(crate) struct WorkloadIndex {
     accounts: Multi<(Text, Text), Place>,
     namespaces: Multi<Text, Place>,
-    users: Multi<ServiceRef, Place>,
     labels: Multi<(Text, Text, Text), Place>,
     inbound: Multi<std::net::SocketAddr, Place>,
 }
@@ -26,9 +25,6 @@ impl WorkloadIndex {
             if let Some(address) = workload.inbound {
                 self.inbound.remove(&address, at);
             }
-            for service in &workload.uses {
-                self.users.remove(service, at);
-            }
             for (k, v) in labels {
                 self.labels.remove(&(at.namespace.clone(), k.clone(), v.clone()), at);
             }
@@ -38,9 +34,6 @@ impl WorkloadIndex {
             self.namespaces.insert(workload.identity.namespace().clone(), at.clone());
             if let Some(address) = workload.inbound {
                 self.inbound.insert(address, at.clone());
-            }
-            for service in &workload.uses {
-                self.users.insert(service.clone(), at.clone());
             }
             for (k, v) in labels {
                 self.labels.insert((at.namespace.clone(), k.clone(), v.clone()), at.clone());
@@ -61,10 +54,6 @@ impl WorkloadIndex {
     /// Workloads that say they listen here.
     pub(crate) fn listening(&self, address: std::net::SocketAddr) -> impl Iterator<Item = &Place> {
         self.inbound.of(&address)
-    }
-
-    pub(crate) fn users(&self, service: &ServiceRef) -> impl Iterator<Item = &Place> {
-        self.users.of(service)
     }
 
     /// Workloads that may fit a selector: those of its rarest label; each is still to be compared.

@@ -64,3 +64,57 @@ fn the_work_of_a_change_is_that_of_the_nodes_it_concerns() {
         }
     }
 }
+
+/// A service that many may call and few do: half by what they say, half by a policy of their own, and one
+/// sidecar of each hundred listens.
+fn idle() -> (Catalog, usize) {
+    let mut catalog = with(&[service("pay", "pay"), workload("pay", "pay", "pay", &[])]);
+    for i in 0..SERVICES {
+        let name = format!("w{i}");
+        let uses: &[&str] = if i % 2 == 0 { &["pay"] } else { &[] };
+        catalog.apply(&workload(&name, "", &name, uses));
+        if i % 2 == 1 {
+            catalog.apply(&allow(&format!("{name}-to-pay"), &["pay"], &[&name]));
+        }
+    }
+    let listen: Vec<usize> = (0..SERVICES).filter(|i| i % 100 == 0 || i % 100 == 51).collect();
+    for i in &listen {
+        let id: NodeId = format!("ns/w{i}").into();
+        catalog.join(id.clone(), sidecar(&format!("w{i}")));
+        catalog.delta(&id);
+    }
+    (catalog, listen.len())
+}
+
+fn moved(port: u16) -> Change {
+    let Change::Put(resource) = workload("pay", "pay", "pay", &[]) else { unreachable!() };
+    let mut resource = (*resource).clone();
+    let Spec::Workload(workload) = &mut resource.spec else { unreachable!() };
+    workload.inbound = Some(([127, 0, 0, 2], port).into());
+    Change::Put(Arc::new(resource))
+}
+
+#[test]
+fn those_who_do_not_listen_cost_nothing() {
+    let (mut catalog, listen) = idle();
+    let cost = |catalog: &mut Catalog, port: u16| {
+        let before = catalog.visited();
+        let who = catalog.apply(&moved(port)).nodes;
+        for id in &who {
+            assert_eq!(told(&catalog.delta(id)), ["+Endpoint/ns/pay/pay"], "{id}");
+        }
+        (who.len(), usize::try_from(catalog.visited() - before).unwrap())
+    };
+    let (affected, visited) = cost(&mut catalog, 1);
+    assert_eq!(affected, listen);
+    assert!(visited <= 10 * affected, "{visited} visited for {affected} nodes");
+    // Those who leave are forgotten, and those who come are found.
+    for i in (0..SERVICES).step_by(200) {
+        catalog.leave(&format!("ns/w{i}").into());
+    }
+    catalog.join("ns/w3".into(), sidecar("w3"));
+    catalog.delta(&"ns/w3".into());
+    let (affected, visited) = cost(&mut catalog, 2);
+    assert_eq!(affected, listen - SERVICES / 200 + 1);
+    assert!(visited <= 10 * affected, "{visited} visited for {affected} nodes");
+}

@@ -76,14 +76,19 @@ impl fmt::Display for Close {
 pub struct Proxy {
     /// Its node id.
     pub name: Text,
+    /// Its stream.
+    pub session: SessionId,
     /// Who it is, by certificate.
     pub identity: Identity,
     /// Version of its program.
     pub version: Text,
     /// The configuration that it has.
     pub revision: Revision,
-    /// Whether that is all of the newest.
+    /// Whether that is all of the newest, as far as is known: never while it's silent.
     pub in_sync: bool,
+    /// For how long nothing was heard of it, if that is longer than a proxy that works is silent. The hub has no
+    /// clock and leaves it empty.
+    pub silent: Option<std::time::Duration>,
     /// Resources that it refused.
     pub refused: usize,
     /// Its admin listener, if its workload says.
@@ -245,6 +250,8 @@ impl Hub {
         let workload = self.workload(node);
         Some(Proxy {
             name: node.clone(),
+            session: id,
+            silent: None,
             identity: stream.identity.clone(),
             version: stream.session.node()?.version.clone(),
             // What came since didn't concern it, or it would not be in sync.

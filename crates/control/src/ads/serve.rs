@@ -26,7 +26,7 @@ pub async fn stream(
         tokio::select! {
             // Reading goes on while the other side doesn't: its answers are what makes room.
             message = incoming.next() => match message? {
-                Some(bytes) => state.drive(|hub| hub.on_request(id, &bytes)),
+                Some(bytes) => state.on_request(id, &bytes),
                 None => return Ok(()),
             },
             out = deliver(&mut queue, &outgoing) => out?,

@@ -4,6 +4,7 @@
 
 use super::wire::{found, json_response, list, parameter};
 use super::{Console, Outcome, Problem};
+use crate::ads::Proxy;
 use crate::observe::Observer;
 use crate::{ca, history};
 use byrnie_catalog::Catalog;
@@ -126,9 +127,8 @@ fn warnings(console: &Console) -> Vec<Value> {
         if proxy.refused > 0 {
             let message = format!("{} refused {} resources and keeps the last good ones", proxy.name, proxy.refused);
             warn("error", &code::REFUSED_BY_PROXY, proxy.name.to_string(), message);
-        } else if !proxy.in_sync {
-            let message = format!("{} has not yet confirmed the newest configuration", proxy.name);
-            warn("warning", &code::BEHIND, proxy.name.to_string(), message);
+        } else if let Some(why) = why_behind(&proxy) {
+            warn("warning", &code::BEHIND, proxy.name.to_string(), format!("{}: {why}", proxy.name));
         }
     }
     let now = console.state.now();
@@ -145,6 +145,15 @@ fn warnings(console: &Console) -> Vec<Value> {
     out
 }
 
+/// Why a proxy isn't in sync; `None` if it is.
+fn why_behind(proxy: &Proxy) -> Option<String> {
+    if let Some(silence) = proxy.silent {
+        let silence = silence.as_secs();
+        return Some(format!("nothing was heard of it for {silence} s; it may be stopped, overloaded or cut off"));
+    }
+    (!proxy.in_sync).then(|| "it has not yet confirmed the newest configuration".to_owned())
+}
+
 /// `GET /api/v1/proxies`.
 pub(super) fn proxies(console: &Console) -> Value {
     let now = console.state.now();
@@ -157,6 +166,8 @@ pub(super) fn proxies(console: &Console) -> Value {
                 "identity": proxy.identity,
                 "revision": proxy.revision,
                 "inSync": proxy.in_sync,
+                "reason": why_behind(&proxy),
+                "silentMs": proxy.silent.map(|silence| silence.as_millis() as u64),
                 "admin": proxy.admin,
                 "inbound": proxy.inbound,
                 "version": proxy.version,

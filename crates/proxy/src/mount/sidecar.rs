@@ -21,16 +21,13 @@ pub(super) fn outbound(sidecar: &Sidecar, snapshot: &Snapshot) -> Vec<Wanted> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mut wanted = Vec::new();
     for service in &sidecar.workload.uses {
-        let mut ports: Vec<u16> = snapshot.ports(service).map(|(port, _)| port).collect();
-        if ports.is_empty() {
-            // Not there yet: the address must exist before the program starts, and answers once it is.
-            ports.push(80);
+        let mut doors: Vec<Door> =
+            snapshot.ports(service).map(|(port, _)| Door::Service(service.clone(), port)).collect();
+        if doors.is_empty() {
+            // Not there yet: the address must exist before the program starts, and leads on once it is.
+            doors.push(Door::Main(service.clone()));
         }
-        wanted.extend(ports.into_iter().map(|port| Wanted {
-            door: Door::Service(service.clone(), port),
-            what: "outbound",
-            address,
-        }));
+        wanted.extend(doors.into_iter().map(|door| Wanted { door, what: "outbound", address }));
     }
     wanted.truncate(OUTBOUND_MAX);
     wanted

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Programs below `byrnie run`: what they're given, what becomes of what they start, and what is shown of
+//! their sidecars.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod mesh;
+
+use mesh::{Mesh, descendants, free_port, is_alive, until};
+
+/// A program that starts others: one in the background, one in a session of its own, and one whose parent
+/// is gone at once. It says when all of them run.
+const FAMILY: &str =
+    "sleep 1000 & setsid sleep 1001 & (sleep 1002 & exec sleep 0.01) & wait $!; echo family; sleep 1003";
+
+fn family(mesh: &Mesh) -> (mesh::Program, Vec<u32>) {
+    let port = free_port().to_string();
+    let run = mesh.run(&["--name", "family", "--port", &port], &["sh", "-c", FAMILY]);
+    run.wait_for_line("family");
+    // The keeper, the shell and its four.
+    let all = || descendants(run.pid());
+    until("the whole family", || format!("{:?}", all()), || all().len() == 6);
+    let all = all();
+    (run, all)
+}
+
+#[test]
+fn nothing_that_a_program_started_outlives_run() {
+    let mesh = Mesh::up(&[]);
+    for signal in ["KILL", "TERM"] {
+        let (mut run, all) = family(&mesh);
+        run.signal(signal);
+        run.wait();
+        until(
+            &format!("the end of the family after {signal}"),
+            || format!("{all:?}"),
+            || !all.iter().any(|&pid| is_alive(pid)),
+        );
+    }
+}
+
+#[test]
+fn nothing_that_a_program_started_outlives_the_program() {
+    let mesh = Mesh::up(&[]);
+    let (mut run, all) = family(&mesh);
+    let shell = all.iter().find(|&&pid| mesh::command(pid).starts_with("sh -c")).unwrap();
+    mesh::kill(*shell, "KILL");
+    assert_eq!(run.wait().code(), Some(128 + 9), "{}", run.log());
+    assert!(!all.iter().any(|&pid| is_alive(pid)), "{all:?}");
+}
+
+#[test]
+fn signals_and_statuses_pass_through() {
+    let mesh = Mesh::up(&[]);
+    let port = free_port().to_string();
+    let script = "trap 'echo reloaded' HUP; trap 'echo used' USR1; trap 'exit 7' TERM; echo waiting; \
+                  while :; do sleep 0.05; done";
+    let mut run = mesh.run(&["--name", "daemon", "--port", &port, "--restart", "on-failure"], &["sh", "-c", script]);
+    run.wait_for_line("waiting");
+    for (signal, said) in [("HUP", "reloaded"), ("USR1", "used")] {
+        run.signal(signal);
+        run.wait_for_line(said);
+    }
+    run.signal("TERM");
+    assert_eq!(run.wait().code(), Some(7), "{}", run.log());
+    let mut absent = mesh.run(&["--name", "absent", "--port", &port], &["/no/such/program"]);
+    assert_eq!(absent.wait().code(), Some(127), "{}", absent.log());
+    assert!(absent.log().contains("cannot start /no/such/program"), "{}", absent.log());
+}
+
+#[test]
+fn a_program_is_told_how_each_service_is_reached() {
+    let mesh = Mesh::up(&[]);
+    let services = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\n\
+                    spec: {ports: [{port: 5432, appProtocol: tcp}]}\n---\n\
+                    apiVersion: v1\nkind: Service\nmetadata: {name: api-v2}\n\
+                    spec: {ports: [{port: 80, appProtocol: grpc}, {port: 9000}]}\n";
+    mesh.ok(&["apply", "-f", &mesh::file(&mesh, "services.yaml", services)]);
+    let port = free_port().to_string();
+    let mut run = mesh
+        .run(&["--name", "caller", "--port", &port, "--uses", "db,api-v2,later"], &["sh", "-c", "env | grep BYRNIE_"]);
+    run.wait();
+    let given = |name: &str, scheme: &str| {
+        let start = format!("{name}={scheme}://127.0.0.1:");
+        assert!(run.log().lines().any(|line| line.starts_with(&start)), "no {start} in {}", run.log());
+    };
+    given("BYRNIE_DB_URL", "tcp");
+    given("BYRNIE_API_V2_URL", "http");
+    given("BYRNIE_API_V2_9000_URL", "http");
+    given("BYRNIE_LATER_URL", "http");
+}
+
+#[test]
+fn a_service_that_comes_later_is_reached_without_a_restart() {
+    let mesh = Mesh::up(&[]);
+    mesh.ok(&["allow", "caller", "later"]);
+    let caller = mesh.echo("caller", "v1", &["--uses", "later", "--http-proxy"]);
+    let absent = mesh.ask_until("caller", "/call/later/x", |answer| answer.status == 200);
+    assert!(absent.body.contains("404") || absent.body.contains("503"), "{absent:?}");
+    // On a port that nobody could guess, and one that the program does not even say that it uses.
+    let ports = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n\
+             spec: {{selector: {{app: {name}}}, ports: [{{port: 8081, targetPort: http}}]}}\n"
+        )
+    };
+    mesh.ok(&["apply", "-f", &mesh::file(&mesh, "later.yaml", &ports("later"))]);
+    mesh.ok(&["apply", "-f", &mesh::file(&mesh, "other.yaml", &ports("other"))]);
+    let _later = mesh.echo("later", "v1", &[]);
+    mesh.ask_until("caller", "/call/later/x", |answer| answer.body.contains("later version v1"));
+    let _other = mesh.echo("other", "v1", &[]);
+    mesh.ok(&["allow", "caller", "other"]);
+    let proxy = caller.value("HTTP_PROXY");
+    let proxy = proxy.strip_prefix("http://").unwrap().parse().unwrap();
+    let ask = || mesh::http_by_proxy(proxy, "http://other:8081/x").map_or_else(|error| error, |answer| answer.body);
+    until("the other service by the forward proxy", ask, || ask().contains("other version v1"));
+}
+
+#[test]
+fn a_stopped_sidecar_is_shown_as_stale_until_it_goes_on() {
+    let mesh = Mesh::up(&[]);
+    let run = mesh.echo("sleeper", "v1", &[]);
+    mesh.ask_until("sleeper", "/", |answer| answer.status == 200);
+    let row = || {
+        let proxies = mesh.json(&["proxies"]);
+        let rows = proxies.as_array().unwrap().iter();
+        rows.filter(|row| row["name"].as_str().unwrap().contains("sleeper")).cloned().next().unwrap_or_default()
+    };
+    until("a proxy in sync", || row().to_string(), || row()["inSync"] == true && row()["reason"].is_null());
+    mesh::kill(run.pid(), "STOP");
+    until("a stale proxy", || row().to_string(), || row()["inSync"] == false);
+    assert!(row()["reason"].as_str().unwrap().contains("nothing was heard of it for"), "{}", row());
+    let status = mesh.json(&["status"]);
+    assert!(status["warnings"].to_string().contains("BYR-S011"), "{status}");
+    assert!(status["inSync"].as_u64() < status["proxies"].as_u64(), "{status}");
+    mesh::kill(run.pid(), "CONT");
+    until("a proxy in sync again", || row().to_string(), || row()["inSync"] == true);
+    mesh.ask_until("sleeper", "/", |answer| answer.status == 200);
+}
