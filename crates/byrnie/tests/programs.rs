@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Programs below `byrnie run`: what they're given, what becomes of what they start, and what is shown of
 //! their sidecars.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod mesh;
 
@@ -73,7 +72,7 @@ fn a_program_is_told_how_each_service_is_reached() {
     let services = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\n\
                     spec: {ports: [{port: 5432, appProtocol: tcp}]}\n---\n\
                     apiVersion: v1\nkind: Service\nmetadata: {name: api-v2}\n\
-                    spec: {ports: [{port: 80, appProtocol: grpc}, {port: 9000}]}\n";
+                    spec: {ports: [{name: a, port: 80, appProtocol: grpc}, {name: b, port: 9000}]}\n";
     mesh.ok(&["apply", "-f", &mesh::file(&mesh, "services.yaml", services)]);
     let port = free_port().to_string();
     let mut run = mesh
@@ -105,14 +104,14 @@ fn a_service_that_comes_later_is_reached_without_a_restart() {
     };
     mesh.ok(&["apply", "-f", &mesh::file(&mesh, "later.yaml", &ports("later"))]);
     mesh.ok(&["apply", "-f", &mesh::file(&mesh, "other.yaml", &ports("other"))]);
-    let _later = mesh.echo("later", "v1", &[]);
-    mesh.ask_until("caller", "/call/later/x", |answer| answer.body.contains("later version v1"));
-    let _other = mesh.echo("other", "v1", &[]);
+    let _later = mesh.echo("later", "v8", &[]);
+    mesh.ask_until("caller", "/call/later/x", |answer| answer.body.contains("200 echo version v8"));
+    let _other = mesh.echo("other", "v9", &[]);
     mesh.ok(&["allow", "caller", "other"]);
     let proxy = caller.value("HTTP_PROXY");
     let proxy = proxy.strip_prefix("http://").unwrap().parse().unwrap();
     let ask = || mesh::http_by_proxy(proxy, "http://other:8081/x").map_or_else(|error| error, |answer| answer.body);
-    until("the other service by the forward proxy", ask, || ask().contains("other version v1"));
+    until("the other service by the forward proxy", ask, || ask().contains("echo version v9"));
 }
 
 #[test]
@@ -122,8 +121,8 @@ fn a_stopped_sidecar_is_shown_as_stale_until_it_goes_on() {
     mesh.ask_until("sleeper", "/", |answer| answer.status == 200);
     let row = || {
         let proxies = mesh.json(&["proxies"]);
-        let rows = proxies.as_array().unwrap().iter();
-        rows.filter(|row| row["name"].as_str().unwrap().contains("sleeper")).cloned().next().unwrap_or_default()
+        let mut rows = proxies.as_array().unwrap().iter();
+        rows.find(|row| row["name"].as_str().unwrap().contains("sleeper")).cloned().unwrap_or_default()
     };
     until("a proxy in sync", || row().to_string(), || row()["inSync"] == true && row()["reason"].is_null());
     mesh::kill(run.pid(), "STOP");
