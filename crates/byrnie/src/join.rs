@@ -9,6 +9,7 @@ use byrnie_net::serve::Method;
 use byrnie_net::serve::client::{Client, Outgoing, Reply};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Longest wait for the console.
@@ -24,12 +25,82 @@ pub(crate) const WORKLOADS_DIR: &str = "workloads";
 pub(crate) struct Grant {
     /// Who it becomes.
     pub identity: Identity,
-    /// Proves to the certificate authority that it may.
-    pub token: String,
+    /// Proves to the certificate authority that it may; `None` for one who is known already.
+    pub token: Option<String>,
     /// Certificates that vouch for the control plane.
     pub roots_pem: String,
     /// Where the control plane is.
     pub control: SocketAddr,
+}
+
+/// Where one instance of `run` keeps its key, and who it is.
+pub(crate) struct Place {
+    /// Who it becomes, and by whom.
+    pub grant: Grant,
+    /// Its name in the mesh.
+    pub instance: String,
+    /// Its folder.
+    pub state_dir: PathBuf,
+}
+
+/// File in an instance's folder by which a successor can take its place.
+const PLACE_FILE: &str = "place.json";
+/// How long the control plane may take to answer whether it's there.
+const GLANCE: Duration = Duration::from_millis(200);
+
+impl Place {
+    /// Writes down who is here.
+    fn keep(self) -> Result<Self, Failure> {
+        let path = self.state_dir.join(PLACE_FILE);
+        let text = json!({
+            "instance": self.instance,
+            "identity": self.grant.identity.to_string(),
+            "control": self.grant.control.to_string(),
+        });
+        let written = std::fs::create_dir_all(&self.state_dir).and_then(|()| std::fs::write(&path, text.to_string()));
+        written.map_err(|error| crate::failure::of_file(&path, &error))?;
+        Ok(self)
+    }
+
+    /// The place of an instance whose process has ended, moved to `state_dir`: of several that look for one,
+    /// one gets it.
+    fn left_behind(globals: &Globals, name: &str, who: (&str, &str), state_dir: &Path) -> Option<Self> {
+        let roots_pem = std::fs::read_to_string(globals.data_dir.join(ROOTS_FILE)).ok()?;
+        let folders = std::fs::read_dir(globals.data_dir.join(WORKLOADS_DIR)).ok()?;
+        for folder in folders.flatten().map(|folder| folder.path()) {
+            let of_name = owner(&folder).filter(|(of, pid)| **of == *name && crate::supervise::has_ended(*pid));
+            let Some(mut place) = of_name.and_then(|_| Self::read(&folder, &roots_pem)) else { continue };
+            let identity = &place.grant.identity;
+            let fits = (identity.namespace().as_str(), identity.service_account().as_str()) == who;
+            if fits && std::fs::rename(&folder, state_dir).is_ok() {
+                place.state_dir = state_dir.to_owned();
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    fn read(folder: &Path, roots_pem: &str) -> Option<Self> {
+        let text = std::fs::read(folder.join(PLACE_FILE)).ok()?;
+        let value: Value = serde_json::from_slice(&text).ok()?;
+        let identity = Identity::parse(value["identity"].as_str()?).ok()?;
+        let control = value["control"].as_str()?.parse().ok()?;
+        let grant = Grant { identity, token: None, roots_pem: roots_pem.to_owned(), control };
+        Some(Self { grant, instance: value["instance"].as_str()?.to_owned(), state_dir: folder.to_owned() })
+    }
+
+    /// Forgets the key, which is of no use to anyone any more: unless the mesh is away, and a successor needs it.
+    pub(crate) async fn leave(self) {
+        if byrnie_net::io::connect(self.grant.control, GLANCE).await.is_ok() {
+            drop(std::fs::remove_dir_all(self.state_dir));
+        }
+    }
+}
+
+/// The name and the process that a folder of [`WORKLOADS_DIR`] belongs to.
+pub(crate) fn owner(folder: &Path) -> Option<(&str, i32)> {
+    let (name, pid) = folder.file_name()?.to_str()?.rsplit_once('-')?;
+    Some((name, i32::from_str_radix(pid, 16).ok()?))
 }
 
 /// What would be decided on a request.
@@ -72,7 +143,38 @@ impl Console {
                 .next("start the mesh again with `byrnie up`")
         })?;
         let control = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Ok(Grant { identity, token: text("token"), roots_pem, control })
+        Ok(Grant { identity, token: Some(text("token")), roots_pem, control })
+    }
+
+    /// A place for a new instance of `name`. While the mesh is away, that of an instance which was killed: what
+    /// it kept lets its successor serve.
+    pub(crate) async fn place(&self, globals: &Globals, name: &str, who: (&str, &str)) -> Result<Place, Failure> {
+        let workloads = globals.data_dir.join(WORKLOADS_DIR);
+        let instance = format!("{name}-{:x}", std::process::id());
+        let state_dir = workloads.join(&instance);
+        let away = globals.server.is_none() && port(globals, "console").is_none();
+        let joined = match away {
+            true => Err(Failure::new(code::UNREACHABLE.id, "no mesh runs here")),
+            false => self.join(globals, who.0, who.1).await,
+        };
+        match joined {
+            Ok(grant) => Place { grant, instance, state_dir }.keep(),
+            Err(failure) if away || failure.exit == Exit::Unreachable => {
+                let left = Place::left_behind(globals, name, who, &state_dir);
+                if left.is_some() {
+                    eprintln!("  ! the mesh is away: {name} goes on by what an earlier instance kept");
+                }
+                match left {
+                    Some(place) => Ok(place),
+                    // Whatever is at the usual port is asked after all: it says what is wrong.
+                    None if away => {
+                        Place { grant: self.join(globals, who.0, who.1).await?, instance, state_dir }.keep()
+                    }
+                    None => Err(failure),
+                }
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// What would be decided on a request.

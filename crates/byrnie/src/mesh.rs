@@ -15,7 +15,7 @@ use byrnie_model::{Identity, Key, Kind, ServiceRef, code};
 use byrnie_net::dns::{self, Known, Names};
 use byrnie_net::listen::Ports;
 use byrnie_net::runtime::{self, Trigger};
-use byrnie_proxy::{AccessLog, Control, Gateway, Mount, Source};
+use byrnie_proxy::{AccessLog, Control, Gateway, Mount, Source, Tokens};
 use byrnie_store::Store;
 use byrnie_store::{Embedded, OpenError};
 use std::io::Write;
@@ -27,6 +27,8 @@ use std::time::Duration;
 
 /// Default ports, as the user's documents name them.
 const CONTROL_PORT: u16 = 7778;
+/// File in the data directory that remembers the control port from one start to the next.
+const CONTROL_PORT_FILE: &str = "control.port";
 const ADMIN_PORT: u16 = 7779;
 const EDGE_PORT: u16 = 7780;
 const DNS_PORT: u16 = 7753;
@@ -38,7 +40,7 @@ const EDGE_DRAIN: Duration = Duration::from_secs(3);
 const TRAFFIC_PATIENCE: Duration = Duration::from_secs(60);
 /// How often it's looked for.
 const TRAFFIC_POLL: Duration = Duration::from_millis(50);
-/// Life of the edge's join token.
+/// Life of the edge's join tokens.
 const TOKEN_LIFE: Duration = Duration::from_secs(300);
 
 /// What every mesh begins with: its defaults, and the one policy that lets its loopback edge in.
@@ -72,6 +74,8 @@ pub(crate) struct Mesh {
     dns_trigger: Trigger,
     data_dir: PathBuf,
     token: String,
+    /// Where the control port was to be.
+    asked_control: u16,
 }
 
 /// Starts everything; comes back when the edge answers.
@@ -80,6 +84,9 @@ pub(crate) struct Mesh {
 /// With a code and what to do, whatever is wrong.
 pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     let dir = &options.data_dir;
+    if dir.exists() && !dir.is_dir() {
+        return Err(failure::of_file(dir, &std::io::ErrorKind::NotADirectory.into()).into());
+    }
     std::fs::create_dir_all(dir).map_err(|error| failure::of_file(dir, &error))?;
     let path = dir.join("store.redb");
     let store = Embedded::open(&path, Arc::new(*runtime::clock()))
@@ -87,12 +94,13 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     let store: Arc<dyn Store> = Arc::new(store);
     let trust_domain = trust_domain(store.as_ref(), options.demo).await?;
     let token = operator_token(&dir.join("token"))?;
+    let asked_control = control_port(options);
     let control = control::start(control::Config {
         store,
         data_dir: dir.clone(),
         trust_domain,
         console: options.console,
-        control: SocketAddr::new(options.console.ip(), CONTROL_PORT),
+        control: SocketAddr::new(options.console.ip(), asked_control),
         strict_ports: options.strict_ports,
         names: Vec::new(),
         leaf_lifetime: control::LEAF_LIFETIME,
@@ -112,7 +120,7 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     control.state.edge_listens(edge_ports.admin);
     forget_the_dead(&dir.join(WORKLOADS_DIR));
     let (dns, dns_trigger) = start_dns(options, Arc::clone(&control.state))?;
-    Ok(Mesh { control, edge, edge_ports, dns, dns_trigger, data_dir: dir.clone(), token })
+    Ok(Mesh { control, edge, edge_ports, dns, dns_trigger, data_dir: dir.clone(), token, asked_control })
 }
 
 impl Mesh {
@@ -149,6 +157,8 @@ impl Mesh {
     /// # Errors
     /// If the data directory can't be written.
     pub(crate) fn publish(&self) -> Result<()> {
+        let control = self.control.control.port().to_string();
+        write_whole(&self.data_dir.join(CONTROL_PORT_FILE), control.as_bytes(), 0o644)?;
         write_whole(&self.data_dir.join("ports.json"), self.ports().to_string().as_bytes(), 0o644)
     }
 
@@ -169,7 +179,7 @@ impl Mesh {
         if !globals.quiet {
             let (version, domain) = (env!("CARGO_PKG_VERSION"), &self.control.state.trust_domain);
             eprintln!("  byrnie {version} · trust domain {domain} · data {}", self.data_dir.display());
-            say_moved_ports(&ports);
+            say_moved_ports(&ports, self.asked_control);
             eprintln!("  dashboard  http://localhost:{}/#token={}", ports["console"], self.token);
             eprintln!("  edge       http://SERVICE.mesh.localhost:{}/", ports["edge"]);
             eprintln!("  next       byrnie run --name hello --port 3000 -- python3 -m http.server 3000");
@@ -211,14 +221,23 @@ impl Mesh {
     }
 }
 
-fn say_moved_ports(ports: &serde_json::Value) {
+fn say_moved_ports(ports: &serde_json::Value, last_control: u16) {
     let usual =
-        [("console", 7777), ("control", CONTROL_PORT), ("admin", ADMIN_PORT), ("edge", EDGE_PORT), ("dns", DNS_PORT)];
+        [("console", 7777), ("control", last_control), ("admin", ADMIN_PORT), ("edge", EDGE_PORT), ("dns", DNS_PORT)];
     for (name, port) in usual {
         if ports[name] != port {
             eprintln!("  ! port {port} for {name} is busy; it listens on {} instead", ports[name]);
         }
     }
+}
+
+/// Where the control port was the last time: proxies that went on meanwhile look for it there.
+fn control_port(options: &Options) -> u16 {
+    if options.strict_ports {
+        return CONTROL_PORT;
+    }
+    let last = std::fs::read_to_string(options.data_dir.join(CONTROL_PORT_FILE)).ok();
+    last.and_then(|text| text.trim().parse().ok()).unwrap_or(CONTROL_PORT)
 }
 
 fn defaults(state: &State) -> Defaults {
@@ -282,11 +301,10 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 fn forget_the_dead(workloads: &Path) {
     let Ok(folders) = std::fs::read_dir(workloads) else { return };
     for folder in folders.flatten() {
-        let name = folder.file_name();
-        let pid = name.to_str().and_then(|name| i32::from_str_radix(name.rsplit_once('-')?.1, 16).ok());
-        if pid.is_some_and(crate::supervise::has_ended) {
+        let folder = folder.path();
+        if crate::join::owner(&folder).is_some_and(|(_, pid)| crate::supervise::has_ended(pid)) {
             // What can't be removed now is tried again at the next start.
-            drop(std::fs::remove_dir_all(folder.path()));
+            drop(std::fs::remove_dir_all(folder));
         }
     }
 }
@@ -297,7 +315,14 @@ async fn start_edge(
 ) -> Result<(byrnie_proxy::Running, byrnie_proxy::Ports)> {
     let system = |account: &str| Identity::new(&control.state.trust_domain, Identity::SYSTEM_NAMESPACE, account);
     let identity = system("edge")?;
-    let (token, _) = ca::token::create(&control.state, identity.clone(), TOKEN_LIFE, 1, "up").await?;
+    let (state, who) = (Arc::clone(&control.state), identity.clone());
+    let tokens = Tokens::new(move || {
+        let (state, who) = (Arc::clone(&state), who.clone());
+        Box::pin(async move {
+            let made = ca::token::create(&state, who, TOKEN_LIFE, 1, "up").await;
+            made.map(|(token, _)| Text::from(token.expose())).map_err(|error| error.to_string())
+        })
+    });
     let ip = options.console.ip();
     let mut edge = byrnie_proxy::start(byrnie_proxy::Config {
         namespace: Identity::SYSTEM_NAMESPACE.into(),
@@ -308,8 +333,10 @@ async fn start_edge(
             address: control.control,
             roots_pem: control.authority.roots_pem(),
             identity: system("control")?,
-            token: Some(Text::from(token.expose())),
+            tokens: Some(tokens),
             patience: EDGE_PATIENCE,
+            // It lives and dies with the control plane.
+            keep_view: false,
         })),
         state_dir: options.data_dir.join("edge"),
         admin: SocketAddr::new(ip, ADMIN_PORT),

@@ -135,3 +135,47 @@ fn a_stopped_sidecar_is_shown_as_stale_until_it_goes_on() {
     until("a proxy in sync again", || row().to_string(), || row()["inSync"] == true);
     mesh.ask_until("sleeper", "/", |answer| answer.status == 200);
 }
+
+#[test]
+fn programs_start_again_while_the_mesh_is_away_and_are_found_when_it_is_back() {
+    let mut mesh = Mesh::up(&[]);
+    let (server, client) = (free_port().to_string(), free_port());
+    let program = mesh::echo_program;
+    let server_args = ["--name", "server", "--port", &server];
+    let client_args = ["--name", "client", "--port", &client.to_string(), "--uses", "server"];
+    let (server_program, client_program) = (program(&server, "s"), program(&client.to_string(), "c"));
+    let run = |mesh: &Mesh, args: &[&str], program: &[String]| {
+        mesh.run(args, &program.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let mut first = [run(&mesh, &server_args, &server_program), run(&mesh, &client_args, &client_program)];
+    mesh.ok(&["allow", "client", "server"]);
+    // Through both sidecars, without the edge.
+    let call = || mesh::http(([127, 0, 0, 1], client).into(), "client", "/call/server/x");
+    let works = || call().is_ok_and(|answer| answer.body.contains("200 echo version s"));
+    until("a call before", || format!("{:?}", call()), works);
+
+    let mut up = mesh.up.take().unwrap();
+    for program in std::iter::once(&mut up).chain(&mut first) {
+        program.signal("KILL");
+        program.wait();
+    }
+    let began = mesh::now();
+    let again = [run(&mesh, &server_args, &server_program), run(&mesh, &client_args, &client_program)];
+    until("a call while the mesh is away", || format!("{:?}\n{}", call(), again[1].log()), works);
+    eprintln!("calls again {:?} after both programs were started without a mesh", began.elapsed());
+    again[0].wait_for_line("goes on by what an earlier instance kept");
+
+    mesh.start(&[]);
+    let names = || mesh.json(&["proxies"]);
+    until(
+        "both proxies again",
+        || names().to_string(),
+        || names().as_array().is_some_and(|all| all.len() == 3 && all.iter().all(|proxy| proxy["inSync"] == true)),
+    );
+    mesh.ok(&["delete", "accesspolicy", "allow-client-to-server"]);
+    until(
+        "the end of the permission",
+        || format!("{:?}", call()),
+        || call().is_ok_and(|answer| answer.body.contains("403")),
+    );
+}

@@ -56,7 +56,7 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// How often the control plane looks whether its own certificate is due: a clock that jumps is noticed
 /// within this time.
-const RENEWAL_CHECK: Duration = Duration::from_secs(30);
+const RENEWAL_CHECK: Duration = Duration::from_secs(5);
 
 /// Successes of a hundred whose records proxies send; failures are all sent.
 const SAMPLE_PERCENT: u32 = 5;

@@ -386,6 +386,10 @@ registry! {
         "another process uses this data directory",
         "byrnie does not start: two writers would damage the store.",
         "Stop the other one, or give another --data-dir.";
+    KEPT_VIEW: "BYR-S017",
+        "the configuration that a proxy kept can't be used",
+        "It waits for the control plane, as at its first start.",
+        "Look who writes in its state directory; start `byrnie up` or `byrnie server`.";
 }
 
 #[cfg(test)]

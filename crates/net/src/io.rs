@@ -2,6 +2,8 @@
 //! One type for a connection's bytes, plain or under TLS. Drivers of HTTP, gRPC and the relay read and
 //! write it. It never looks at what passes.
 
+use crate::runtime;
+use byrnie_base::Timestamp;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,7 +19,70 @@ pub enum Stream {
     /// Bytes as they are.
     Plain(TcpStream),
     /// TLS 1.3. Boxed, as its state is a hundred times that of a socket.
-    Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
+    Tls(Box<Tls>),
+}
+
+/// A TLS connection, which ends some time after the peer's certificate has, whatever is under way on it.
+#[derive(Debug)]
+pub struct Tls {
+    stream: tokio_rustls::TlsStream<TcpStream>,
+    /// When it ends; `None` for never.
+    end: Option<Timestamp>,
+    /// Wakes whoever waits for bytes, to look at the wall clock.
+    alarm: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+/// How long what is under way may go on after the peer's certificate has ended. Nothing new begins meanwhile.
+pub const EXPIRY_GRACE: Duration = Duration::from_secs(30);
+/// Longest time between two looks at the wall clock, which may be set, or stand still while the machine sleeps.
+const EXPIRY_GLANCE: Duration = Duration::from_secs(25);
+
+impl Tls {
+    /// A connection to a peer whose certificate ends at `not_after`.
+    pub(crate) fn new(stream: tokio_rustls::TlsStream<TcpStream>, not_after: Option<Timestamp>) -> Self {
+        Self { stream, end: not_after.map(|at| at + EXPIRY_GRACE), alarm: None }
+    }
+
+    /// The TLS connection itself.
+    pub fn session(&self) -> &tokio_rustls::TlsStream<TcpStream> {
+        &self.stream
+    }
+
+    #[cfg(test)]
+    pub(crate) fn into_session(self) -> tokio_rustls::TlsStream<TcpStream> {
+        self.stream
+    }
+
+    /// Nothing came to be read: notices the end if it has come, or sees to it that it will be noticed.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(end) = self.end else { return Poll::Pending };
+        loop {
+            if let Some(alarm) = &mut self.alarm {
+                if alarm.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                self.alarm = None;
+            }
+            let left = end.as_millis().saturating_sub(runtime::now().wall.as_millis());
+            if left == 0 {
+                return Poll::Ready(Err(expired()));
+            }
+            let glance = Duration::from_millis(left).min(EXPIRY_GLANCE);
+            self.alarm = Some(Box::pin(tokio::time::sleep(glance)));
+        }
+    }
+
+    /// An error once the end has come: for those who send and never wait for anything.
+    fn check(&self) -> io::Result<()> {
+        match self.end {
+            Some(end) if end <= runtime::coarse().wall => Err(expired()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn expired() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the peer's certificate has ended")
 }
 
 impl Stream {
@@ -25,7 +90,7 @@ impl Stream {
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0,
+            Self::Tls(tls) => tls.stream.get_ref().0,
         }
     }
 
@@ -61,7 +126,10 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
+            Self::Tls(tls) => match Pin::new(&mut tls.stream).poll_read(cx, buf) {
+                Poll::Pending => tls.wait(cx),
+                read => read,
+            },
         }
     }
 }
@@ -70,7 +138,10 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
+            Self::Tls(tls) => {
+                tls.check()?;
+                Pin::new(&mut tls.stream).poll_write(cx, buf)
+            }
         }
     }
 
@@ -81,28 +152,31 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => {
+                tls.check()?;
+                Pin::new(&mut tls.stream).poll_write_vectored(cx, bufs)
+            }
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(tcp) => tcp.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
+            Self::Tls(tls) => tls.stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
         }
     }
 }

@@ -4,6 +4,7 @@
 use byrnie_base::Text;
 use byrnie_engine::Snapshot;
 use byrnie_model::{Identity, Labels, Workload};
+use byrnie_net::BoxFuture;
 use byrnie_net::tls::Credentials;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -94,11 +95,44 @@ pub struct Control {
     pub roots_pem: String,
     /// Who must be found there: `spiffe://DOMAIN/ns/byrnie/sa/control`.
     pub identity: Identity,
-    /// A join token; needed when the state directory holds no valid certificate.
-    pub token: Option<Text>,
+    /// Where join tokens come from; asked when the state directory holds no valid certificate, and when one
+    /// has ended before it could be renewed.
+    pub tokens: Option<Tokens>,
     /// At the first start, how long the proxy waits for the control plane before it stops with
     /// [`crate::Error::Unreachable`]. Once it serves, it never gives up.
     pub patience: Duration,
+    /// Keep the last good view in the state directory, and begin with it when the control plane is away.
+    pub keep_view: bool,
+}
+
+/// Gives a join token each time one is needed.
+#[derive(Clone)]
+pub struct Tokens(Arc<dyn Fn() -> BoxFuture<'static, Result<Text, String>> + Send + Sync>);
+
+impl Tokens {
+    /// Tokens by a function, which may take a while and says in words why it has none.
+    pub fn new(give: impl Fn() -> BoxFuture<'static, Result<Text, String>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(give))
+    }
+
+    /// One token, over and over.
+    pub fn one(token: impl Into<Text>) -> Self {
+        let token = token.into();
+        Self::new(move || {
+            let token = token.clone();
+            Box::pin(async move { Ok(token) })
+        })
+    }
+
+    pub(crate) async fn next(&self) -> Result<Text, String> {
+        (self.0)().await
+    }
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tokens(..)")
+    }
 }
 
 /// Where access-log lines go: one JSON object a line.

@@ -13,7 +13,7 @@ use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Framing, Reject};
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::http::h1::{Arrived, Conn};
-use byrnie_net::http::h2::{Accepted, Server};
+use byrnie_net::http::h2::{Accepted, REFUSED_STREAM, Server};
 use byrnie_net::http::{self, Alarm, Chunk, Error, Wire};
 use byrnie_net::io::{Stream, TcpStream};
 use byrnie_net::tls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP};
@@ -300,6 +300,8 @@ async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
         })
         .await;
         match accepted {
+            // It was under way when the certificate ended: nothing is done with it, so it may be sent again.
+            Some(Ok(mut accepted)) if caller.is_expired(runtime::now().wall) => accepted.flow.reset(REFUSED_STREAM),
             Some(Ok(accepted)) => spawn_stream(core, &caller, &desks, accepted),
             Some(Err(_)) | None => return,
         }

@@ -20,7 +20,7 @@ mod tunnel;
 mod upstream;
 mod worker;
 
-pub use config::{AccessLog, Config, Control, Gateway, Mount, Sidecar, Source};
+pub use config::{AccessLog, Config, Control, Gateway, Mount, Sidecar, Source, Tokens};
 pub use error::Error;
 pub use proxy::start;
 pub use running::{Outbound, Ports, Running};

@@ -36,6 +36,7 @@ const SAMPLE_PERCENT: u8 = 1;
 /// What the agent's thread is given.
 struct Stage {
     config: Config,
+    view: Option<agent::Kept>,
     bound: Vec<(Wanted, Vec<Listener>)>,
     admin: Listener,
     drain: Arc<Drain>,
@@ -52,10 +53,10 @@ pub fn start(config: Config) -> Result<Running, Error> {
     std::fs::create_dir_all(&config.state_dir)
         .map_err(|cause| Error::State { path: config.state_dir.clone(), cause })?;
     let cores = config.workers.max(1);
-    let bound = mount::fixed(&config.mount)
-        .into_iter()
-        .map(|wanted| Ok((wanted.clone(), mount::bind(&wanted, cores, config.strict_ports)?)))
-        .collect::<Result<Vec<_>, Error>>()?;
+    let view = agent::kept(&config);
+    let before = view.as_ref().and_then(|view| view.origin.inbound);
+    let bind = |wanted: Wanted| Ok((wanted.clone(), mount::bind_again(&wanted, before, cores, config.strict_ports)?));
+    let bound = mount::fixed(&config.mount).into_iter().map(bind).collect::<Result<Vec<_>, Error>>()?;
     let ports = if config.strict_ports { listen::Ports::Strict } else { listen::Ports::Next };
     let admin = listen::bind_or_next(config.admin, Share::Alone, ports).map_err(|error| Error::Port {
         what: "admin",
@@ -66,14 +67,14 @@ pub fn start(config: Config) -> Result<Running, Error> {
     let (trigger, stop) = runtime::shutdown();
     let (goodbye, goodbyes) = mpsc::unbounded_channel();
     let (opened, opening) = oneshot::channel();
-    let stage = Stage { config, bound, admin, drain: Arc::clone(&drain), stop, goodbye: goodbyes, opened };
+    let stage = Stage { config, view, bound, admin, drain: Arc::clone(&drain), stop, goodbye: goodbyes, opened };
     let agent = runtime::spawn_core("byrnie-agent", None, move || run(stage)).map_err(|_| Error::Stopped)?;
     Ok(Running { opened: opening, ports: None, drain, goodbye, stop: trigger, agent })
 }
 
 /// The agent's thread: everything in its order.
 async fn run(stage: Stage) {
-    let Stage { config, bound, admin, drain, mut stop, goodbye, opened } = stage;
+    let Stage { config, view, bound, admin, drain, mut stop, goodbye, opened } = stage;
     let (records, kept) = mailbox::mailbox(RECORDS_WAITING_MAX);
     let (lines, written) = mailbox::mailbox(LOG_BATCHES_MAX);
     let log = (!matches!(config.access_log, AccessLog::Off)).then_some(lines);
@@ -92,7 +93,7 @@ async fn run(stage: Stage) {
     let inbound = bound.iter().find(|(wanted, _)| wanted.door == Door::Inbound).map(|(_, l)| l[0].local_addr());
     let own = agent::Own { inbound, admin: admin_address };
     let supplied = tokio::select! {
-        supplied = agent::begin(&config, own, Arc::clone(&state), (kept, goodbye), stop.clone()) => supplied,
+        supplied = agent::begin(&config, (own, view), Arc::clone(&state), (kept, goodbye), stop.clone()) => supplied,
         () = stop.wait() => return,
     };
     let mut registered = None;

@@ -4,7 +4,7 @@
 
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
-use crate::join::{Console, Grant, WORKLOADS_DIR};
+use crate::join::{Console, Grant, Place};
 use crate::supervise::{self, Process, Signal, Signals};
 use anyhow::{Context, Result};
 use byrnie_base::Text;
@@ -12,7 +12,7 @@ use byrnie_model::service::{Health, Locality};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{Identity, Key, Kind, Labels, Protocol, Resource, Revision, ServiceRef, Spec, Workload, yaml};
 use byrnie_net::runtime;
-use byrnie_proxy::{AccessLog, Config, Control, Mount, Ports, Sidecar, Source};
+use byrnie_proxy::{AccessLog, Config, Control, Mount, Ports, Sidecar, Source, Tokens};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -100,15 +100,14 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     let console = Console::find(globals)?;
     let namespace = globals.namespace().to_owned();
     let account = args.service_account.clone().unwrap_or_else(|| args.name.clone());
-    let grant = console.join(globals, &namespace, &account).await?;
-    let identity = grant.identity.clone();
-    let instance = format!("{}-{:x}", args.name, std::process::id());
-    let config = config(&args, globals, &grant, &instance)?;
+    let place = console.place(globals, &args.name, (&namespace, &account)).await?;
+    let identity = place.grant.identity.clone();
+    let instance = place.instance.clone();
+    let config = config(&args, globals, &place)?;
     let uses = match &config.mount {
         Mount::Sidecar(sidecar) => sidecar.workload.uses.clone(),
         Mount::Gateway(_) => Vec::new(),
     };
-    let state_dir = config.state_dir.clone();
     let mut proxy = byrnie_proxy::start(config).map_err(crate::failure::of_proxy)?;
     let ports = tokio::select! {
         ports = proxy.ready() => ports.map_err(crate::failure::of_proxy)?,
@@ -123,12 +122,12 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
         _ = proxy.drain(DRAIN) => {}
         _ = signals.ended() => {}
     }
-    // The key of this instance is of no use to anyone any more.
-    drop(std::fs::remove_dir_all(state_dir));
+    place.leave().await;
     Ok(Exit::Program(u8::try_from(exit.status()).unwrap_or(1)))
 }
 
-fn config(args: &Args, globals: &Globals, grant: &Grant, instance: &str) -> Result<Config> {
+fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
+    let Place { grant, instance, state_dir } = place;
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut labels = labels(&args.labels)?;
     labels.insert("app".into(), args.name.as_str().into());
@@ -150,17 +149,18 @@ fn config(args: &Args, globals: &Globals, grant: &Grant, instance: &str) -> Resu
     let sidecar = Sidecar { workload, labels, service: args.name.as_str().into(), inbound: any, forward };
     Ok(Config {
         namespace: globals.namespace().into(),
-        name: instance.into(),
+        name: instance.as_str().into(),
         identity: grant.identity.clone(),
         mount: Mount::Sidecar(Box::new(sidecar)),
         source: Source::Control(Box::new(Control {
             address: grant.control,
             roots_pem: grant.roots_pem.clone(),
             identity: Identity::new(grant.identity.trust_domain(), Identity::SYSTEM_NAMESPACE, "control")?,
-            token: Some(Text::from(grant.token.as_str())),
+            tokens: Some(tokens(globals, grant)),
             patience: Duration::from_secs(10),
+            keep_view: true,
         })),
-        state_dir: globals.data_dir.join(WORKLOADS_DIR).join(instance),
+        state_dir: state_dir.clone(),
         admin: any,
         admin_token: globals.operator_token().ok().map(Text::from),
         strict_ports: false,
@@ -170,6 +170,28 @@ fn config(args: &Args, globals: &Globals, grant: &Grant, instance: &str) -> Resu
             Some(path) if path.as_os_str() == "-" => AccessLog::Stdout,
             Some(path) => AccessLog::File(path.to_owned()),
         },
+    })
+}
+
+/// The token of this grant, then, for as long as the program runs, whatever the console gives: a machine
+/// that slept longer than a certificate holds comes back by that.
+fn tokens(globals: &Globals, grant: &Grant) -> Tokens {
+    let first = std::sync::Mutex::new(grant.token.clone());
+    let (globals, identity) = (globals.clone(), grant.identity.clone());
+    Tokens::new(move || {
+        let first = first.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let (globals, identity) = (globals.clone(), identity.clone());
+        Box::pin(async move {
+            if let Some(token) = first {
+                return Ok(Text::from(token));
+            }
+            let again = async {
+                let console = Console::find(&globals)?;
+                console.join(&globals, identity.namespace(), identity.service_account()).await
+            };
+            let grant = again.await.map_err(|failure: Failure| failure.detail)?;
+            grant.token.map(Text::from).ok_or_else(|| "the console gave no token".to_owned())
+        })
     })
 }
 

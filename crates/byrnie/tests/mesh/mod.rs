@@ -49,6 +49,11 @@ impl Mesh {
         mesh
     }
 
+    /// A mesh that runs already.
+    pub fn of(data: PathBuf, up: Program) -> Self {
+        Self { data, up: Some(up), _folder: None }
+    }
+
     /// Starts `up` on this mesh's data.
     pub fn start(&mut self, args: &[&str]) {
         let ports = self.data.join("ports.json");
@@ -104,8 +109,8 @@ impl Mesh {
         let port = free_port().to_string();
         let labels = format!("version={version}");
         let args = [&["--name", name, "--port", &port, "--labels", &labels], more].concat();
-        let own = env!("CARGO_BIN_EXE_byrnie");
-        self.run(&args, &[own, "demo-service", "echo", "--port", &port, "--version", version])
+        let program = echo_program(&port, version);
+        self.run(&args, &program.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Asks a service through the edge.
@@ -158,6 +163,11 @@ impl Program {
     /// Waits until it prints a line with these words.
     pub fn wait_for_line(&self, words: &str) {
         until(&format!("a line with {words:?}"), || self.log(), || self.log().lines().any(|l| l.contains(words)));
+    }
+
+    /// Whether it hasn't ended.
+    pub fn is_running(&self) -> bool {
+        is_alive(self.pid())
     }
 
     /// The value of a variable that `run` says it gives.
@@ -263,6 +273,17 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     }
     found.remove(0);
     found
+}
+
+/// The command of an echo program.
+pub fn echo_program(port: &str, version: &str) -> Vec<String> {
+    let words = [env!("CARGO_BIN_EXE_byrnie"), "demo-service", "echo", "--port", port, "--version", version];
+    words.map(str::to_owned).to_vec()
+}
+
+/// The time, for measuring.
+pub fn now() -> Instant {
+    Instant::now()
 }
 
 /// Sends a signal by name.

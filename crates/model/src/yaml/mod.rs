@@ -14,10 +14,10 @@ mod node;
 mod reader;
 mod route;
 mod service;
+mod split;
 mod traffic;
 mod workload;
 
-use crate::code::Code;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::resource::Origin;
 use crate::{Key, Kind, Resource, Revision, Spec, code};
@@ -94,17 +94,13 @@ impl Parsed {
 }
 
 /// Reads every document of a text, YAML or JSON; `file` is its name for messages. Empty documents are
-/// passed over. One bad document doesn't hide the others, unless the text isn't YAML at all.
+/// passed over. One bad document doesn't hide the others, even if it isn't YAML at all.
 pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Parsed {
     let file = Text::from(file);
     let mut parsed = Parsed::default();
-    let roots = match roots(text) {
-        Ok(roots) => roots,
-        Err(fault) => {
-            parsed.diagnostics.push(diagnostic(&fault, Severity::Error, None, None, &file, text));
-            return parsed;
-        }
-    };
+    let (roots, faults) = split::roots(text);
+    let told = faults.iter().map(|fault| diagnostic(fault, Severity::Error, None, None, &file, text));
+    parsed.diagnostics.extend(told);
     let mut lines: BTreeMap<Key, u32> = BTreeMap::new();
     for root in roots {
         if root.value == Raw::Null {
@@ -140,6 +136,9 @@ pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Parsed {
             resource.origin = Some(Origin { file: file.clone(), line: root.span.line });
             parsed.documents.push(Document { resource, root });
         }
+    }
+    if !faults.is_empty() {
+        parsed.diagnostics.sort_by_key(|diagnostic| diagnostic.line);
     }
     parsed
 }
@@ -201,54 +200,6 @@ pub fn to_json(resource: &Resource) -> Value {
 /// Own border types hold nothing that JSON can't say.
 fn to_value<T: serde::Serialize>(spec: &T) -> Value {
     serde_json::to_value(spec).unwrap_or_default()
-}
-
-/// The documents of a text, or why it isn't YAML.
-fn roots(text: &str) -> Result<Vec<Node>, Fault> {
-    if text.len() > INPUT_BYTES_MAX {
-        let message = format!("the input has {} bytes; at most {INPUT_BYTES_MAX} are read at once", text.len());
-        return Err(Fault::new(&code::TOO_LARGE, "", message));
-    }
-    let options = serde_saphyr::options! {
-        strict_booleans: true,
-        merge_keys: serde_saphyr::options::MergeKeyPolicy::Error,
-        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::Error,
-        with_snippet: false,
-        budget: serde_saphyr::budget! {
-            max_depth: DEPTH_MAX,
-            max_documents: DOCUMENTS_MAX,
-            max_nodes: 2_000_000,
-            max_events: 4_000_000,
-            max_anchors: 1_000,
-            max_aliases: 10_000,
-            max_total_scalar_bytes: INPUT_BYTES_MAX,
-        },
-    };
-    serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|error| syntax(&error))
-}
-
-fn syntax(error: &serde_saphyr::Error) -> Fault {
-    use serde_saphyr::Error;
-    let mut bare = error.without_snippet();
-    while let Error::AliasError { error, .. } = bare {
-        bare = error.without_snippet();
-    }
-    let code: &'static Code = match bare {
-        Error::DuplicateMappingKey { .. } => &code::DUPLICATE_KEY,
-        Error::Budget { .. }
-        | Error::AliasExpansionLimitExceeded { .. }
-        | Error::AliasReplayLimitExceeded { .. }
-        | Error::AliasReplayStackDepthExceeded { .. } => &code::TOO_LARGE,
-        _ => &code::SYNTAX,
-    };
-    let text = bare.render();
-    let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").trim();
-    // The place is shown by the snippet, and what to do by the code; the parser's options are its own affair.
-    let message = message.split_once(" at line ").map_or(message, |(said, _)| said);
-    let message = message.split_once(", set DuplicateKeyPolicy").map_or(message, |(said, _)| said);
-    let mut fault = Fault::new(code, "", message);
-    fault.span = bare.location().as_ref().map(node::place);
-    fault
 }
 
 /// What reading one document came to: a resource, unless there are faults.

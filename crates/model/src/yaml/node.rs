@@ -13,6 +13,13 @@ pub(crate) struct Span {
     pub(crate) width: u32,
 }
 
+impl Span {
+    /// The same place, so many lines further down.
+    pub(super) fn below(self, lines: u32) -> Self {
+        Self { line: if self.line == 0 { 0 } else { self.line.saturating_add(lines) }, ..self }
+    }
+}
+
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
@@ -77,6 +84,32 @@ impl Node {
             span = if matches!(value.value, Raw::Map(_) | Raw::List(_) | Raw::Null) { key.span } else { value.span };
         }
         span
+    }
+
+    /// How many values this is.
+    pub(super) fn count(&self) -> usize {
+        1 + match &self.value {
+            Raw::List(items) => items.iter().map(Self::count).sum(),
+            Raw::Map(fields) => fields.iter().map(|(_, value)| value.count()).sum(),
+            Raw::Null | Raw::Bool(_) | Raw::Int(_) | Raw::Float(_) | Raw::String(_) => 0,
+        }
+    }
+
+    /// The same, so many lines further down.
+    pub(super) fn below(mut self, lines: u32) -> Self {
+        self.span = self.span.below(lines);
+        match &mut self.value {
+            Raw::List(items) => *items = std::mem::take(items).into_iter().map(|item| item.below(lines)).collect(),
+            Raw::Map(fields) => {
+                for (name, value) in fields {
+                    name.span = name.span.below(lines);
+                    let inner = std::mem::replace(value, Self { span: Span::default(), value: Raw::Null });
+                    *value = inner.below(lines);
+                }
+            }
+            Raw::Null | Raw::Bool(_) | Raw::Int(_) | Raw::Float(_) | Raw::String(_) => {}
+        }
+        self
     }
 
     /// Whether a path exists in full.

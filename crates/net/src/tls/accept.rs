@@ -4,7 +4,7 @@
 
 use super::verify::{Verifier, read_verified};
 use super::{Credentials, Error, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer};
-use crate::io::{Stream, TcpStream};
+use crate::io::{Stream, TcpStream, Tls};
 use byrnie_base::Text;
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -81,7 +81,8 @@ pub async fn accept(tcp: TcpStream, tls: &ServerTls) -> Result<(Stream, Peer), E
     let session = stream.get_ref().1;
     let sni = session.server_name().map(Text::from);
     let peer = peer(session, sni)?;
-    Ok((Stream::Tls(Box::new(stream.into())), peer))
+    let tls = Tls::new(stream.into(), peer.not_after);
+    Ok((Stream::Tls(Box::new(tls)), peer))
 }
 
 /// The peer of a finished handshake. Its chain was verified during it (sessions are never resumed), so here it is

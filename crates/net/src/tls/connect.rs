@@ -5,7 +5,7 @@
 use super::accept::peer;
 use super::verify::Verifier;
 use super::{Credentials, Error, HANDSHAKE_TIMEOUT, Peer, Roots};
-use crate::io::{Stream, TcpStream};
+use crate::io::{Stream, TcpStream, Tls};
 use byrnie_base::Text;
 use byrnie_model::Identity;
 use rustls::client::{ClientConfig, Resumption};
@@ -65,7 +65,8 @@ pub async fn connect(
     if peer.alpn.is_none() && !alpn.is_empty() {
         return Err(Error::Handshake(rustls::Error::NoApplicationProtocol));
     }
-    Ok((Stream::Tls(Box::new(stream.into())), peer))
+    let tls = Tls::new(stream.into(), peer.not_after);
+    Ok((Stream::Tls(Box::new(tls)), peer))
 }
 
 /// One configuration per connection: the expected identity is part of the verifier, so that it can't be

@@ -185,6 +185,12 @@ pub fn load(path: &Path, trust_domain: &str, now: Timestamp) -> Result<Credentia
 /// # Errors
 /// If the folder can't be written.
 pub fn write_private(path: &Path, parts: &[&str]) -> io::Result<()> {
+    let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+    write_private_bytes(path, &parts)
+}
+
+/// Like [`write_private`], for what isn't text.
+pub(super) fn write_private_bytes(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
@@ -198,7 +204,7 @@ pub fn write_private(path: &Path, parts: &[&str]) -> io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
-fn write_new(path: &PathBuf, parts: &[&str]) -> io::Result<()> {
+fn write_new(path: &PathBuf, parts: &[&[u8]]) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -209,7 +215,7 @@ fn write_new(path: &PathBuf, parts: &[&str]) -> io::Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
     for part in parts {
-        file.write_all(part.as_bytes())?;
+        file.write_all(part)?;
     }
     file.sync_all()
 }
@@ -227,6 +233,20 @@ pub fn read_private_text(path: &Path) -> Result<SecretText, Error> {
 }
 
 fn read_private(path: &Path) -> io::Result<Secret> {
+    let file = open_private(path)?;
+    let mut secret = Secret(Vec::with_capacity(PEM_BYTES_MAX.min(64 * 1024)));
+    file.take(PEM_BYTES_MAX as u64).read_to_end(&mut secret.0)?;
+    Ok(secret)
+}
+
+/// The first `bytes_max` bytes of a file that nobody else may read.
+pub(super) fn read_private_bytes(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_private(path)?.take(bytes_max as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn open_private(path: &Path) -> io::Result<std::fs::File> {
     let file = std::fs::File::open(path)?;
     #[cfg(unix)]
     {
@@ -236,7 +256,5 @@ fn read_private(path: &Path) -> io::Result<Secret> {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
     }
-    let mut secret = Secret(Vec::with_capacity(PEM_BYTES_MAX.min(64 * 1024)));
-    file.take(PEM_BYTES_MAX as u64).read_to_end(&mut secret.0)?;
-    Ok(secret)
+    Ok(file)
 }

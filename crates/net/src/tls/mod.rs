@@ -11,12 +11,14 @@ mod accept;
 pub mod ca;
 mod connect;
 pub mod keys;
+mod seal;
 pub mod secret;
 mod verify;
 
 pub use accept::{ServerTls, accept, server, server_optional_client};
 pub use connect::{ClientTls, client, client_without_certificate, connect};
 pub use keys::{Key, csr};
+pub use seal::Seal;
 pub use verify::{CHAIN_CERTIFICATES_MAX, Expected, Refusal, Usage, verify};
 
 use byrnie_base::{Text, Timestamp};

@@ -73,7 +73,7 @@ fn both_sides_learn_who_the_other_is() {
     assert!(of_client.not_after.unwrap() > now() && of_server.not_after.unwrap() > now());
     for stream in [accepted, connected] {
         let Stream::Tls(tls) = stream else { panic!("plain") };
-        let session = facts(tls.get_ref().1);
+        let session = facts(tls.session().get_ref().1);
         assert_eq!(session, ("TLSv1_3".into(), "X25519MLKEM768".into(), "TLS13_AES_128_GCM_SHA256".into()));
     }
 }
@@ -162,7 +162,7 @@ fn a_second_connection_is_a_full_handshake_too() {
     for _ in 0..3 {
         let (accepted, _) = block_on(shake(&server, &client, &web, &[])).unwrap();
         let Stream::Tls(tls) = accepted.unwrap().0 else { panic!("plain") };
-        assert_ne!(tls.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
+        assert_ne!(tls.session().get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
     }
 }
 
@@ -195,6 +195,42 @@ fn bytes_that_are_no_tls_are_refused() {
             let (accepted, _) = listener.accept().await.unwrap();
             assert!(accept(accepted, &tls).await.is_err());
         }
+    })
+    .unwrap();
+}
+
+/// A connection of two ends, of which the client's ends with a certificate as given.
+async fn ending(not_after: Timestamp) -> (Stream, Stream) {
+    let authority = authority();
+    let web = identity("web");
+    let own = credentials(&authority, &web, HOUR);
+    let (accepted, connected) = shake(&server(&own, &[]).unwrap(), &client(&own).unwrap(), &web, &[]).await;
+    let Stream::Tls(tls) = connected.unwrap().0 else { panic!("plain") };
+    (accepted.unwrap().0, Stream::Tls(Box::new(crate::io::Tls::new(tls.into_session(), Some(not_after)))))
+}
+
+#[test]
+fn what_is_under_way_ends_some_time_after_the_certificate() {
+    let grace = crate::io::EXPIRY_GRACE;
+    block_on(async {
+        // It has ended, but not for long: who waits is woken, who only sends is told at the next write.
+        let (mut server, mut client) = ending(Timestamp::from_millis(
+            (now().as_millis() + 300).saturating_sub(u64::try_from(grace.as_millis()).unwrap()),
+        ))
+        .await;
+        client.write_all(b"still").await.unwrap();
+        client.flush().await.unwrap();
+        let mut bytes = [0; 5];
+        server.read_exact(&mut bytes).await.unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(10), client.read(&mut bytes)).await.unwrap();
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(client.write(b"more").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        let (mut server, mut client) = ending(now() + HOUR).await;
+        server.write_all(b"hello").await.unwrap();
+        server.flush().await.unwrap();
+        client.read_exact(&mut bytes).await.unwrap();
+        let waits = tokio::time::timeout(Duration::from_millis(100), client.read(&mut bytes)).await;
+        assert!(waits.is_err(), "a certificate that holds ends nothing");
     })
     .unwrap();
 }

@@ -1,23 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The configuration stream: delta ADS in, snapshots out. When the stream breaks, the last good stays in
-//! force and the stream is opened anew, asking for differences only.
+//! force and the stream is opened anew, asking for differences only. What is in force is on the disk before
+//! it's acknowledged.
 
 use super::State;
+use super::cache::{Cache, Kept};
 use super::link::{Backoff, Link};
 use super::publish::Publisher;
 use byrnie_engine::{Compiler, Node};
+use byrnie_model::{Delta, Key};
 use byrnie_net::grpc::{Incoming, Status};
+use byrnie_net::runtime;
 use byrnie_xds::client::{Client, Received, Refused};
 use byrnie_xds::{Bytes, DELTA_PATH, name};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// How long endpoints that came or went may be in force and not on the disk.
+const SAVE_PAUSE: Duration = Duration::from_secs(1);
 
 /// One subscriber with its compiler; both outlive their streams.
 struct Subscription {
     client: Client,
     compiler: Compiler,
     publisher: Rc<Publisher>,
+    /// `None` if its folder can't be used.
+    cache: Option<Cache>,
+    /// Something in force must be on the disk before the next answer.
+    urgent: bool,
+}
+
+/// What a subscription begins with.
+pub(super) struct Start {
+    pub(super) node: Node,
+    pub(super) kept: Option<Kept>,
+    pub(super) cache: Option<Cache>,
 }
 
 /// Why a stream ended.
@@ -31,9 +50,14 @@ enum Ended {
 }
 
 /// Keeps the configuration fresh for as long as the proxy runs.
-pub(super) async fn run(node: Node, link: Rc<Link>, publisher: Rc<Publisher>, state: Arc<State>) {
-    let client = Client::new(state.node.clone(), env!("CARGO_PKG_VERSION"));
-    let mut subscription = Subscription { client, compiler: Compiler::new(node), publisher };
+pub(super) async fn run(start: Start, link: Rc<Link>, publisher: Rc<Publisher>, state: Arc<State>) {
+    let mut client = Client::new(state.node.clone(), env!("CARGO_PKG_VERSION"));
+    let mut compiler = Compiler::new(start.node);
+    if let Some(kept) = &start.kept {
+        client.resume(&kept.resources);
+        compile(&mut compiler, kept);
+    }
+    let mut subscription = Subscription { client, compiler, publisher, cache: start.cache, urgent: false };
     let mut backoff = Backoff::new();
     let mut lost = false;
     loop {
@@ -62,6 +86,14 @@ pub(super) async fn run(node: Node, link: Rc<Link>, publisher: Rc<Publisher>, st
     }
 }
 
+/// What was kept, compiled. What was accepted once is accepted again.
+pub(super) fn compile(compiler: &mut Compiler, kept: &Kept) {
+    let delta = Delta { changed: kept.resources.clone(), removed: Vec::new() };
+    for refusal in compiler.apply(&delta, kept.revision) {
+        tracing::warn!(code = byrnie_model::code::REFUSED_BY_PROXY.id, key = %refusal.key, reason = refusal.reason, "a kept resource is of no use");
+    }
+}
+
 impl Subscription {
     /// Follows one stream to its end.
     async fn follow(&mut self, outgoing: mpsc::Sender<Bytes>, mut incoming: Incoming, state: &State) -> Ended {
@@ -72,10 +104,17 @@ impl Subscription {
         }
         state.set_connected(true);
         loop {
-            let response = match incoming.next().await {
-                Ok(Some(response)) => response,
-                Ok(None) => return Ended::Closed,
-                Err(status) => return Ended::Status(status),
+            let response = tokio::select! {
+                response = incoming.next() => match response {
+                    Ok(Some(response)) => response,
+                    Ok(None) => return Ended::Closed,
+                    Err(status) => return Ended::Status(status),
+                },
+                // Endpoints come and go by the second: they're written together, some time after.
+                () = runtime::sleep(SAVE_PAUSE), if self.cache.as_ref().is_some_and(Cache::is_dirty) => {
+                    self.save();
+                    continue;
+                }
             };
             let answer = match self.take(&response) {
                 Ok(answer) => answer,
@@ -100,6 +139,10 @@ impl Subscription {
         };
         let revision = update.revision.unwrap_or_else(|| self.client.revision());
         let refusals = self.compiler.apply(&update.delta, revision);
+        if let Some(cache) = &mut self.cache {
+            let refused: Vec<Key> = refusals.iter().map(|refusal| refusal.key.clone()).collect();
+            self.urgent |= cache.apply(&update.delta, &refused);
+        }
         let answer = if refusals.is_empty() {
             self.client.accept(&update)
         } else {
@@ -116,8 +159,21 @@ impl Subscription {
         // let through what each of them refuses.
         if update.revision.is_some() && self.client.is_complete() {
             self.publisher.snapshot(self.compiler.snapshot());
+            if let Some(cache) = &mut self.cache {
+                cache.reached(revision);
+            }
+            if self.urgent {
+                self.save();
+            }
         }
         Ok(answer)
+    }
+
+    fn save(&mut self) {
+        self.urgent = false;
+        if let Some(cache) = &mut self.cache {
+            cache.save();
+        }
     }
 }
 

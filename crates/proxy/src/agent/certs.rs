@@ -4,10 +4,10 @@
 
 use super::link::{Backoff, Link};
 use super::publish::Publisher;
-use crate::config::{Config, Control};
+use crate::config::{Config, Control, Tokens};
 use crate::error::Error;
 use crate::keys::Keys;
-use byrnie_base::{Rng, Text, Timestamp};
+use byrnie_base::{Rng, Timestamp};
 use byrnie_model::Identity;
 use byrnie_net::grpc::{Channel, Code, Status};
 use byrnie_net::runtime;
@@ -23,7 +23,7 @@ use std::time::Duration;
 /// File of the key and its certificate in the state directory.
 const FILE: &str = "credentials.pem";
 /// Longest sleep before the wall clock is looked at again: it may jump, or the machine may sleep.
-const GLANCE_MAX: Duration = Duration::from_secs(15);
+const GLANCE_MAX: Duration = Duration::from_secs(5);
 /// Pause between two tries to renew.
 const RENEW_PAUSE: Duration = Duration::from_secs(5);
 
@@ -46,13 +46,18 @@ pub(super) async fn first(config: &Config, control: &Control, roots: &Roots) -> 
     if let Some(credentials) = kept(&path, &config.identity, roots) {
         return Ok(credentials);
     }
-    let Some(token) = &control.token else {
+    let Some(tokens) = &control.tokens else {
         return Err(Error::Refused { cause: "there is neither a valid certificate nor a join token".to_owned() });
     };
     let began = runtime::now().mono;
     let mut backoff = Backoff::new();
+    let mut token = None;
     loop {
         let signed = async {
+            let token = match &token {
+                Some(token) => token,
+                None => token.insert(tokens.next().await.map_err(Refusal::Later)?),
+            };
             let nobody = tls::client_without_certificate(roots);
             let channel = Channel::connect(control.address, &nobody, &control.identity, None).await;
             let channel = channel.map_err(|error| Refusal::Later(error.to_string()))?;
@@ -74,13 +79,13 @@ pub(super) async fn first(config: &Config, control: &Control, roots: &Roots) -> 
     }
 }
 
-/// Credentials kept from an earlier run, if they're ours, of the same roots, and hold for a while yet.
+/// Credentials kept from an earlier run, if they're ours, of the same roots, and still hold. Those that are
+/// due are renewed at once, by themselves.
 fn kept(path: &Path, identity: &Identity, roots: &Roots) -> Option<Credentials> {
     let now = runtime::now().wall;
     let kept = keys::load(path, roots.trust_domain(), now).ok()?;
     let fits = kept.identity() == identity && kept.roots().pem().trim() == roots.pem().trim();
-    let enough = renew_at(&kept, 50) > now;
-    Some(kept).filter(|_| fits && enough)
+    Some(kept).filter(|_| fits)
 }
 
 fn save(path: &Path, credentials: &Credentials) -> Result<(), Error> {
@@ -128,16 +133,17 @@ fn refusal(status: &Status) -> Refusal {
 /// What a renewal needs.
 pub(super) struct Renewal {
     pub(super) path: PathBuf,
-    pub(super) token: Option<Text>,
+    pub(super) tokens: Option<Tokens>,
     pub(super) identity: Identity,
 }
 
-/// Renews the certificate at half its life, for as long as the proxy runs.
+/// Renews the certificate at half its life, for as long as the proxy runs; at once if the clock was set so
+/// that it holds no more, or not yet.
 pub(super) async fn renew(renewal: Renewal, link: Rc<Link>, publisher: Rc<Publisher>) {
     let mut rng = Rng::new(super::seed());
     loop {
         // Jitter: proxies that started together don't renew together.
-        sleep_until(renew_at(&link.credentials(), 45 + rng.below(10))).await;
+        wait_until_due(&link.credentials(), 45 + rng.below(10)).await;
         let mut warned = false;
         loop {
             match once(&renewal, &link, &publisher).await {
@@ -156,15 +162,25 @@ pub(super) async fn renew(renewal: Renewal, link: Rc<Link>, publisher: Rc<Publis
 }
 
 async fn once(renewal: &Renewal, link: &Link, publisher: &Publisher) -> Result<(), String> {
-    let expired = link.credentials().not_after() <= runtime::now().wall;
-    // With a certificate that holds, that is the proof; without, the token may still be.
-    let token = renewal.token.as_deref().filter(|_| expired);
-    let channel = link.channel().await.map_err(|error| error.to_string())?;
+    let held = link.credentials();
+    let now = runtime::now().wall;
+    let holds = held.not_before() <= now && now < held.not_after();
+    // A certificate that holds is the proof. Without one, a new token is.
+    let (channel, token) = match (&renewal.tokens, holds) {
+        (_, true) => (link.channel().await, None),
+        (None, false) => return Err("the certificate does not hold, and there is no source of join tokens".to_owned()),
+        (Some(tokens), false) => {
+            let token = tokens.next().await?;
+            (link.channel_without_certificate().await, Some(token))
+        }
+    };
+    let channel = channel.map_err(|error| error.to_string())?;
     let domain = renewal.identity.trust_domain();
-    let credentials = sign(&channel, &renewal.identity, token, domain).await.map_err(|refusal| match refusal {
-        Refusal::Final(error) => error.to_string(),
-        Refusal::Later(cause) => cause,
-    })?;
+    let credentials =
+        sign(&channel, &renewal.identity, token.as_deref(), domain).await.map_err(|refusal| match refusal {
+            Refusal::Final(error) => error.to_string(),
+            Refusal::Later(cause) => cause,
+        })?;
     if let Err(error) = save(&renewal.path, &credentials) {
         tracing::warn!(%error, "renewed certificate can't be kept; it's used all the same");
     }
@@ -181,10 +197,13 @@ fn renew_at(credentials: &Credentials, percent: u64) -> Timestamp {
     Timestamp::from_millis(start + end.saturating_sub(start) / 100 * percent)
 }
 
-async fn sleep_until(at: Timestamp) {
+/// Waits until a certificate is to be renewed.
+async fn wait_until_due(credentials: &Credentials, percent: u64) {
+    let at = renew_at(credentials, percent);
     loop {
-        let left = at.as_millis().saturating_sub(runtime::now().wall.as_millis());
-        if left == 0 {
+        let now = runtime::now().wall;
+        let left = at.as_millis().saturating_sub(now.as_millis());
+        if left == 0 || now < credentials.not_before() {
             return;
         }
         runtime::sleep(Duration::from_millis(left).min(GLANCE_MAX)).await;

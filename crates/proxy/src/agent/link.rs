@@ -3,8 +3,10 @@
 //! credentials, registry, configuration. Whoever needs the control plane asks [`Link::channel`]; a
 //! lost connection is opened anew by whoever asks first.
 
+use super::cache::{Cache, Kept, Origin};
 use super::certs::{self, Renewal};
 use super::publish::Publisher;
+use super::registry::Joining;
 use super::{Own, State, ads, registry, report};
 use crate::config::{Config, Control};
 use crate::error::Error;
@@ -13,6 +15,8 @@ use crate::running::Goodbye;
 use crate::worker::InForce;
 use byrnie_base::Rng;
 use byrnie_base::mailbox::Receiver;
+use byrnie_engine::Compiler;
+use byrnie_model::code::CONTROL_LOST;
 use byrnie_model::{Identity, Record};
 use byrnie_net::grpc::{Channel, ConnectError};
 use byrnie_net::runtime::{self, Shutdown, Task};
@@ -28,6 +32,10 @@ use tokio::sync::{mpsc, watch};
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between tries: the control plane's return must be noticed within a second.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How long the control plane may take to answer before what was kept is put in force: a proxy that starts
+/// again serves within a second.
+const KEPT_PATIENCE: Duration = Duration::from_millis(400);
 
 /// The connection to the control plane, shared by all tasks of the agent.
 pub(super) struct Link {
@@ -58,6 +66,12 @@ impl Link {
         let channel = Channel::connect(self.address, &tls, &self.expected, None).await?;
         *held = Some(channel.clone());
         Ok(channel)
+    }
+
+    /// A connection of its own that shows no certificate: for asking for one.
+    pub(super) async fn channel_without_certificate(&self) -> Result<Channel, ConnectError> {
+        let nobody = tls::client_without_certificate(self.credentials().roots());
+        Channel::connect(self.address, &nobody, &self.expected, None).await
     }
 
     /// Further connections are opened with these.
@@ -99,11 +113,11 @@ impl Backoff {
     }
 }
 
-/// Brings the proxy to life.
+/// Brings the proxy to life: by the control plane or, if that is away, by what was kept.
 pub(super) async fn begin(
     config: &Config,
     control: &Control,
-    own: Own,
+    (own, kept): (Own, Option<Kept>),
     state: Arc<State>,
     (records, goodbye): (Receiver<Record>, mpsc::UnboundedReceiver<Goodbye>),
     stop: Shutdown,
@@ -111,35 +125,46 @@ pub(super) async fn begin(
     let roots = Roots::from_pem(&control.roots_pem, config.identity.trust_domain())
         .map_err(|error| Error::Credentials { cause: error.to_string() })?;
     let began = runtime::now().mono;
+    let patience = if kept.is_some() { KEPT_PATIENCE.min(control.patience) } else { control.patience };
+    let left = || patience.saturating_sub(runtime::now().mono.since(began));
+    let unreachable = |cause: &str| Error::Unreachable { address: control.address, cause: cause.to_owned() };
     let credentials = Arc::new(certs::first(config, control, &roots).await?);
     let keys = Arc::new(Keys::new(&credentials, 0)?);
     let link = Rc::new(Link::new(control, credentials));
     let (publisher, mut first) = Publisher::new(keys);
     let publisher = Rc::new(publisher);
-    let left = control.patience.saturating_sub(runtime::now().mono.since(began));
-    let unreachable = |cause: &str| Error::Unreachable { address: control.address, cause: cause.to_owned() };
-    let joined = registry::join(config, own, &link, goodbye, stop.clone());
-    let registered = match runtime::timeout(left, joined).await {
-        Ok(registered) => registered?,
-        Err(_) => return Err(unreachable("it did not answer to the registration")),
+    let registered = match registry::join(config, own, &link, goodbye, stop) {
+        None => None,
+        Some(Joining { task, joined }) => {
+            match runtime::timeout(left(), joined).await {
+                Ok(Ok(outcome)) => outcome?,
+                Ok(Err(_)) => return Err(Error::Stopped),
+                Err(_) if kept.is_none() => return Err(unreachable("it did not answer to the registration")),
+                Err(_) => {}
+            }
+            Some(task)
+        }
     };
-    runtime::spawn_local(
-        "ads",
-        ads::run(config_node(config), Rc::clone(&link), Rc::clone(&publisher), Arc::clone(&state)),
-    );
+    let origin = Origin { node: super::node_name(config).into(), inbound: own.inbound };
+    let cache = control.keep_view.then(|| Cache::open(&config.state_dir, origin, kept.as_ref())).flatten();
+    let node = crate::mount::node(config);
+    let start = ads::Start { node: node.clone(), kept: kept.clone(), cache };
+    runtime::spawn_local("ads", ads::run(start, Rc::clone(&link), Rc::clone(&publisher), Arc::clone(&state)));
     let renewal =
-        Renewal { path: certs::path(config), token: control.token.clone(), identity: config.identity.clone() };
+        Renewal { path: certs::path(config), tokens: control.tokens.clone(), identity: config.identity.clone() };
     runtime::spawn_local("certs", certs::renew(renewal, Rc::clone(&link), Rc::clone(&publisher)));
-    let left = control.patience.saturating_sub(runtime::now().mono.since(began));
-    let in_force = match runtime::timeout(left, &mut first).await {
-        Ok(Ok(in_force)) => in_force,
-        Ok(Err(_)) => return Err(Error::Stopped),
-        Err(_) => return Err(unreachable("it sent no configuration")),
+    let in_force = match (runtime::timeout(left(), &mut first).await, kept) {
+        (Ok(in_force), _) => in_force.map_err(|_| Error::Stopped)?,
+        (Err(_), None) => return Err(unreachable("it sent no configuration")),
+        (Err(_), Some(kept)) => {
+            let revision = kept.revision;
+            tracing::warn!(code = CONTROL_LOST.id, %revision, "control plane is not reached; the configuration kept from the last time is in force");
+            let mut compiler = Compiler::new(node);
+            ads::compile(&mut compiler, &kept);
+            publisher.kept(compiler.snapshot());
+            first.await.map_err(|_| Error::Stopped)?
+        }
     };
     runtime::spawn_local("report", report::run(records, link, state));
     Ok((in_force, registered))
-}
-
-fn config_node(config: &Config) -> byrnie_engine::Node {
-    crate::mount::node(config)
 }

@@ -4,6 +4,7 @@
 //! the first configuration is in force; from then on tasks keep it fresh.
 
 mod ads;
+mod cache;
 mod certs;
 mod link;
 mod publish;
@@ -11,6 +12,7 @@ mod registry;
 mod report;
 mod state;
 
+pub(crate) use cache::Kept;
 pub(crate) use state::State;
 
 use crate::config::{Config, Source};
@@ -43,10 +45,32 @@ pub(crate) struct Own {
     pub(crate) admin: SocketAddr,
 }
 
+/// The view that this proxy kept when it last ran, if it's whole and its own.
+pub(crate) fn kept(config: &Config) -> Option<Kept> {
+    let Source::Control(control) = &config.source else { return None };
+    if !control.keep_view {
+        return None;
+    }
+    let unfit = match cache::load(&config.state_dir) {
+        Ok(kept) if *kept.origin.node == node_name(config) => return Some(kept),
+        Ok(kept) => format!("it is of {}", kept.origin.node),
+        Err(cache::Refused::Absent) => return None,
+        Err(cache::Refused::Unfit(why)) => why,
+    };
+    let code = byrnie_model::code::KEPT_VIEW.id;
+    tracing::warn!(code, why = unfit, folder = %config.state_dir.display(), "the kept configuration is not used");
+    None
+}
+
+/// `NAMESPACE/NAME`.
+pub(crate) fn node_name(config: &Config) -> String {
+    format!("{}/{}", config.namespace, config.name)
+}
+
 /// Gets the first configuration, and starts what keeps it fresh.
 pub(crate) async fn begin(
     config: &Config,
-    own: Own,
+    (own, kept): (Own, Option<Kept>),
     state: Arc<State>,
     (records, goodbye): (Receiver<Record>, mpsc::UnboundedReceiver<Goodbye>),
     stop: Shutdown,
@@ -58,7 +82,7 @@ pub(crate) async fn begin(
             (given(snapshots.clone(), Keys::new(credentials, 0)?, &state, stop), None)
         }
         Source::Control(control) => {
-            link::begin(config, control, own, Arc::clone(&state), (records, goodbye), stop).await?
+            link::begin(config, control, (own, kept), Arc::clone(&state), (records, goodbye), stop).await?
         }
     };
     state.watch(in_force.clone());

@@ -37,6 +37,13 @@ impl Publisher {
         }
     }
 
+    /// What was kept is in force, unless something newer is.
+    pub(super) fn kept(&self, snapshot: Arc<Snapshot>) {
+        if self.news.borrow().is_none() {
+            self.snapshot(snapshot);
+        }
+    }
+
     /// Renewed keys are in force.
     pub(super) fn keys(&self, keys: Keys) {
         let keys = Arc::new(keys);

@@ -18,7 +18,7 @@ use byrnie_xds::proto::byrnie::v1::{
 use byrnie_xds::{Bytes, JOIN_PATH, name, wire};
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Time between heartbeats if the control plane names none.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -49,16 +49,23 @@ enum Refusal {
     Later(String),
 }
 
-/// Registers the workload, if this proxy has one, and keeps it registered. The task ends after the
-/// goodbye.
-pub(super) async fn join(
+/// A registration under way.
+pub(super) struct Joining {
+    /// Ends after the goodbye.
+    pub(super) task: Task,
+    /// Learns whether the first try that was answered succeeded. While somebody listens, a refusal is the end.
+    pub(super) joined: oneshot::Receiver<Result<(), Error>>,
+}
+
+/// Registers the workload, if this proxy has one, and keeps it registered.
+pub(super) fn join(
     config: &Config,
     own: Own,
     link: &Rc<Link>,
     goodbye: mpsc::UnboundedReceiver<Goodbye>,
     stop: Shutdown,
-) -> Result<Option<Task>, Error> {
-    let Mount::Sidecar(sidecar) = &config.mount else { return Ok(None) };
+) -> Option<Joining> {
+    let Mount::Sidecar(sidecar) = &config.mount else { return None };
     let mut workload = sidecar.workload.clone();
     workload.inbound = own.inbound;
     workload.admin = Some(own.admin);
@@ -75,18 +82,15 @@ pub(super) async fn join(
             spec: Spec::Workload(Box::new(workload)),
         }),
     };
-    let membership =
+    let mut membership =
         Membership { join: message(What::Join(join)), link: Rc::clone(link), goodbye, stop, leaving: false };
-    let mut backoff = Backoff::new();
-    let stream = loop {
-        match membership.open().await {
-            Ok(stream) => break stream,
-            Err(Refusal::Final(error)) => return Err(error),
-            Err(Refusal::Later(cause)) => tracing::debug!(cause, "not registered yet"),
+    let (tell, joined) = oneshot::channel();
+    let task = runtime::spawn_local("registry", async move {
+        if let Some(stream) = membership.begin(tell).await {
+            membership.keep(stream).await;
         }
-        backoff.pause().await;
-    };
-    Ok(Some(runtime::spawn_local("registry", membership.keep(stream))))
+    });
+    Some(Joining { task, joined })
 }
 
 impl Membership {
@@ -106,28 +110,58 @@ impl Membership {
         Ok(Stream { outgoing, incoming, heartbeat })
     }
 
+    /// The first stream; `None` if it was refused while somebody waited for it, or it's time to stop.
+    async fn begin(&mut self, tell: oneshot::Sender<Result<(), Error>>) -> Option<Stream> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.open().await {
+                Ok(stream) => {
+                    let _ = tell.send(Ok(()));
+                    return Some(stream);
+                }
+                Err(Refusal::Final(error)) => {
+                    // The proxy may serve already, by what it kept: then nobody waits, and it goes on trying.
+                    return match tell.send(Err(error)) {
+                        Ok(()) => None,
+                        Err(_) => self.again().await,
+                    };
+                }
+                Err(Refusal::Later(cause)) => tracing::debug!(cause, "not registered yet"),
+            }
+            tokio::select! {
+                () = backoff.pause() => {}
+                () = self.stop.wait() => return None,
+            }
+        }
+    }
+
+    /// A further stream; `None` if it's time to stop.
+    async fn again(&mut self) -> Option<Stream> {
+        let mut backoff = Backoff::new();
+        loop {
+            tokio::select! {
+                () = backoff.pause() => {}
+                () = self.stop.wait() => return None,
+            }
+            match self.open().await {
+                Ok(stream) => return Some(stream),
+                Err(Refusal::Final(error)) => {
+                    tracing::warn!(%error, code = error.code(), "registration refused; trying again")
+                }
+                Err(Refusal::Later(cause)) => tracing::debug!(cause, "not registered"),
+            }
+        }
+    }
+
     /// Stays registered until told to stop.
     async fn keep(mut self, mut stream: Stream) {
-        let mut backoff = Backoff::new();
         loop {
             if self.follow(&mut stream).await.is_done() {
                 return;
             }
             tracing::info!("registration was lost; joining again");
-            stream = loop {
-                tokio::select! {
-                    () = backoff.pause() => {}
-                    () = self.stop.wait() => return,
-                }
-                match self.open().await {
-                    Ok(stream) => break stream,
-                    Err(Refusal::Final(error)) => {
-                        tracing::warn!(%error, code = error.code(), "registration refused; trying again")
-                    }
-                    Err(Refusal::Later(cause)) => tracing::debug!(cause, "not registered"),
-                }
-            };
-            backoff.reset();
+            let Some(next) = self.again().await else { return };
+            stream = next;
             if self.leaving && stream.outgoing.send(message(What::Leave(Leave { gone: false }))).await.is_err() {
                 tracing::debug!("the registry was lost while leaving");
             }

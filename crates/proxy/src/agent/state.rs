@@ -35,7 +35,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(config: &Config, outlets: &Outlets, counts: &Arc<[Arc<CoreCounts>]>, drain: Arc<Drain>) -> Self {
         Self {
-            node: format!("{}/{}", config.namespace, config.name).into(),
+            node: super::node_name(config).into(),
             identity: config.identity.clone(),
             book: Arc::clone(&outlets.book),
             counts: Arc::clone(counts),

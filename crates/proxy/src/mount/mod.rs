@@ -55,6 +55,21 @@ pub(crate) fn node(config: &Config) -> Node {
     }
 }
 
+/// Like [`bind`], but an inbound listener that may be anywhere is where it was before, if it can: others
+/// know it by that until the control plane tells them better.
+pub(crate) fn bind_again(
+    wanted: &Wanted,
+    before: Option<SocketAddr>,
+    cores: usize,
+    strict: bool,
+) -> Result<Vec<Listener>, Error> {
+    let before = before.filter(|before| {
+        wanted.door == Door::Inbound && wanted.address.port() == 0 && before.ip() == wanted.address.ip()
+    });
+    let again = before.and_then(|address| bind(&Wanted { address, ..wanted.clone() }, cores, true).ok());
+    again.map_or_else(|| bind(wanted, cores, strict), Ok)
+}
+
 /// A bound listener for each of `cores` cores, all at one address.
 pub(crate) fn bind(wanted: &Wanted, cores: usize, strict: bool) -> Result<Vec<Listener>, Error> {
     let ports = if strict { Ports::Strict } else { Ports::Next };

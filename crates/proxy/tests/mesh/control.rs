@@ -9,7 +9,7 @@ use byrnie_net::grpc::{self, Call, Incoming, Service, Shape, Status};
 use byrnie_net::listen::{Share, bind};
 use byrnie_net::runtime::{self, Trigger};
 use byrnie_net::tls;
-use byrnie_proxy::{AccessLog, Config, Control, Error, Mount, Ports, Running, Sidecar, Source, start};
+use byrnie_proxy::{AccessLog, Config, Control, Error, Mount, Ports, Running, Sidecar, Source, Tokens, start};
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1::{
     HeartbeatSeen, JoinRequest, JoinResponse, Joined, Left, ReportRequest, ReportResponse, SignRequest, SignResponse,
@@ -180,8 +180,9 @@ fn config(plane: &Plane, address: SocketAddr, program: u16, token: &str) -> Conf
             address,
             roots_pem: plane.world.roots_pem(),
             identity: control_identity(),
-            token: Some(token.into()),
+            tokens: Some(Tokens::one(token)),
             patience: Duration::from_secs(10),
+            keep_view: true,
         })),
         state_dir: plane.world.state_dir("web"),
         admin: loopback(),
@@ -240,6 +241,79 @@ fn a_proxy_lives_by_its_control_plane_and_goes_on_without() {
     let events = plane.events.lock().unwrap().clone();
     assert_eq!(&events[..2], ["sign", "join default/web for web"]);
     assert_eq!(&events[events.len() - 2..], ["leaving", "gone"], "{events:?}");
+}
+
+/// The proxy of the test above after a first life, of which its state directory is left.
+fn after_a_life(plane: &Arc<Plane>, program: u16) -> (SocketAddr, SocketAddr) {
+    let (address, trigger, core) = plane.serve(loopback());
+    let mut running = start(config(plane, address, program, TOKEN)).unwrap();
+    let ports = ready(&mut running).unwrap();
+    let (outbound, inbound) = (ports.outbound[0].address, ports.inbound.unwrap());
+    plane.put(world::endpoint_of("web", 0, inbound));
+    until(outbound, 200);
+    // By the policy that comes last it is known that all before it is on the disk.
+    plane.put(world::allow_open("web", "web"));
+    plane.put(world::mesh(byrnie_model::resource::DefaultAccess::Deny));
+    until(outbound, 403);
+    drop(trigger);
+    core.join().unwrap();
+    // Nobody hears a goodbye; whatever it was about to write is written.
+    assert!(runtime::block_on(running.drain(Duration::ZERO)).is_ok());
+    (address, inbound)
+}
+
+#[test]
+fn a_proxy_that_starts_while_its_control_plane_is_away_serves_what_it_served() {
+    let program = Program::echo();
+    let view = vec![
+        world::allow_all(),
+        world::workload_of("web", program.port, Protocol::Http1),
+        world::service_of("web", program.port, Protocol::Http1),
+    ];
+    let plane = Plane::new(view);
+    let (address, inbound) = after_a_life(&plane, program.port);
+    let began = runtime::now().mono;
+    let mut running = start(config(&plane, address, program.port, "none")).unwrap();
+    let ports = ready(&mut running).unwrap();
+    let took = runtime::now().mono.since(began);
+    assert!(took < Duration::from_secs(1), "served after {took:?}");
+    // Others know it by where it was; the newest policy holds, and what it allows goes through.
+    assert_eq!(ports.inbound, Some(inbound));
+    let outbound = ports.outbound[0].address;
+    assert_eq!(Peer::connect(outbound).ask(&get("/")).0, 403);
+    assert_eq!(Peer::connect(outbound).ask(&get("/open/x")).0, 200);
+    // The control plane is back, and is asked for nothing but the difference.
+    plane.events.lock().unwrap().clear();
+    let (_, _trigger, _core) = plane.serve(address);
+    plane.put(world::allow_all());
+    until(outbound, 200);
+    let began = runtime::now().mono;
+    while !plane.events.lock().unwrap().iter().any(|event| event == "join default/web for web") {
+        assert!(runtime::now().mono.since(began) < PATIENCE, "never joined again");
+    }
+    assert!(runtime::block_on(running.drain(Duration::from_secs(5))).unwrap());
+}
+
+#[test]
+fn a_kept_view_that_was_tampered_with_is_not_served() {
+    let program = Program::echo();
+    let view = vec![
+        world::allow_all(),
+        world::workload_of("web", program.port, Protocol::Http1),
+        world::service_of("web", program.port, Protocol::Http1),
+    ];
+    let plane = Plane::new(view);
+    let (address, _) = after_a_life(&plane, program.port);
+    let kept = plane.world.state_dir("web").join("view");
+    let mut bytes = std::fs::read(&kept).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&kept, bytes).unwrap();
+    let mut again = config(&plane, address, program.port, TOKEN);
+    let Source::Control(control) = &mut again.source else { panic!("a control plane") };
+    control.patience = Duration::from_millis(500);
+    let error = ready(&mut start(again).unwrap()).unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
 }
 
 #[test]

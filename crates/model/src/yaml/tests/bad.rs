@@ -23,6 +23,36 @@ fn text_that_is_not_yaml() {
 }
 
 #[test]
+fn a_slip_in_one_document_does_not_hide_the_others() {
+    let service = |name: &str, field: &str| {
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{field}: [{{port: 80}}]}}\n")
+    };
+    let good = service("a", "ports");
+    let wrong = service("b", "prots");
+    for slip in ["a: [1, 2\n", "a: b: c\n", "\"abc\n", "a: |\n  x\n b\n", "{a: 1, a: 2}\n", "a: *nobody\n"] {
+        let text = format!("%YAML 1.2\n---\n{good}---\n{slip}---\n{wrong}--- # the end\n{slip}");
+        let parsed = super::parse("t.yaml", &text, &super::Defaults::default());
+        let found: Vec<(&str, u32)> = parsed.diagnostics.iter().map(|d| (&d.code.id[4..], d.line)).collect();
+        let (first, last) = (8, 8 + u32::try_from(slip.lines().count()).unwrap() + 6);
+        assert!(
+            found.iter().any(|(code, line)| matches!(*code, "C001" | "C003") && (first - 1..first + 4).contains(line)),
+            "{slip}: {found:?}"
+        );
+        assert!(found.contains(&("C002", last - 2)), "{slip}: {found:?} lacks C002 at {}", last - 2);
+        assert!(found.iter().any(|(_, line)| *line >= last - 1), "{slip}: {found:?} ends before {last}");
+        assert!(found.is_sorted_by_key(|(_, line)| *line), "{found:?}");
+        assert_eq!(parsed.documents.len(), 1, "{slip}");
+    }
+    // Together they're no larger than one may be.
+    let bomb: String = (1..9).fold("a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned(), |text, i| {
+        let p = i - 1;
+        text + &format!("a{i}: &a{i} [*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p}]\n")
+    });
+    let text = format!("a: [1\n---\n{}", format!("{bomb}---\n").repeat(50));
+    assert!(super::said(&text).len() <= 3, "{:?}", super::said(&text));
+}
+
+#[test]
 fn bombs_are_refused() {
     let mut laughs = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n");
     for i in 1..9 {

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What goes wrong on a machine, with the real binary: each gives one clear message with a code, a place
+//! and what to do next, and nothing is lost.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod mesh;
+
+use mesh::{Mesh, Program, byrnie, file, free_port, http, until};
+use std::path::Path;
+use std::process::Command;
+
+/// Runs `up` on a data directory that it can't use; returns what it said.
+fn refused_up(data: &Path) -> String {
+    let output = byrnie().arg("--data-dir").arg(data).arg("up").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
+}
+
+/// One message: the code, where, and what to do next.
+fn check(said: &str, code: &str, place: &str) {
+    assert_eq!(said.matches("error[").count(), 1, "one message: {said}");
+    assert!(said.contains(&format!("error[{code}]: ")), "no {code} in {said}");
+    assert!(said.contains(&format!("\n  --> {place}")), "no place {place} in {said}");
+    assert!(said.contains("\n   = next: "), "nothing to do next in {said}");
+}
+
+/// A mesh that had a service, stopped.
+fn stopped() -> Mesh {
+    let mut mesh = Mesh::up(&[]);
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: kept}\nspec: {ports: [{port: 80}]}\n";
+    mesh.ok(&["apply", "-f", &file(&mesh, "kept.yaml", text)]);
+    let mut up = mesh.up.take().unwrap();
+    up.signal("TERM");
+    assert!(up.wait().success());
+    mesh
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_left_as_it_is() {
+    let mut mesh = stopped();
+    let path = mesh.data.join("store.redb");
+    let set = |schema: u64| {
+        let database = redb::Database::open(&path).unwrap();
+        let txn = database.begin_write().unwrap();
+        txn.open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap().insert("schema", schema).unwrap();
+        txn.commit().unwrap();
+    };
+    set(byrnie_store::SCHEMA + 1);
+    check(&refused_up(&mesh.data), "BYR-S006", &path.to_string_lossy());
+    set(byrnie_store::SCHEMA);
+    mesh.start(&[]);
+    mesh.ok(&["get", "service", "kept"]);
+}
+
+#[test]
+fn a_damaged_store_is_left_as_it_is() {
+    let mut mesh = stopped();
+    let path = mesh.data.join("store.redb");
+    let whole = std::fs::read(&path).unwrap();
+    for damaged in [whole[..whole.len() / 3].to_vec(), vec![0x5a; whole.len()]] {
+        std::fs::write(&path, &damaged).unwrap();
+        check(&refused_up(&mesh.data), "BYR-S005", &path.to_string_lossy());
+        assert!(std::fs::read(&path).unwrap() == damaged, "the file was changed");
+    }
+    std::fs::write(&path, &whole).unwrap();
+    mesh.start(&[]);
+    mesh.ok(&["get", "service", "kept"]);
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = folder.path().join("taken");
+    std::fs::write(&taken, "not a folder").unwrap();
+    check(&refused_up(&taken), "BYR-S004", &taken.to_string_lossy());
+    check(&refused_up(Path::new("/proc/nowhere")), "BYR-S004", "/proc/nowhere");
+}
+
+#[test]
+fn a_data_directory_in_use_is_not_used_twice() {
+    let mesh = Mesh::up(&[]);
+    check(&refused_up(&mesh.data), "BYR-S016", &mesh.data.join("store.redb").to_string_lossy());
+    assert_eq!(mesh.json(&["status"])["ok"], true);
+}
+
+#[test]
+fn a_wrong_token_is_said_to_be_wrong() {
+    let mesh = Mesh::up(&[]);
+    for args in [&["status"][..], &["get", "services"], &["allow", "a", "b"], &["undo"]] {
+        let output = mesh.cli(&[args, &["--token", "wrong"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("error[BYR-A") && said.contains("= next: "), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_program_that_never_listens_is_named_and_its_callers_get_503() {
+    let mesh = Mesh::up(&[]);
+    let port = free_port().to_string();
+    let run = mesh.run(&["--name", "mute", "--port", &port], &["sleep", "1000"]);
+    let answer = mesh.ask_until("mute", "/", |answer| answer.status == 503);
+    assert!(answer.body.contains("BYR-R"), "{answer:?}");
+    run.wait_for_line("warning[BYR-S010]");
+    assert!(run.log().contains(&format!("mute does not listen on 127.0.0.1:{port}")), "{}", run.log());
+    assert!(run.log().contains("= next: "), "{}", run.log());
+}
+
+#[test]
+fn every_document_of_a_file_is_judged_and_none_applied_if_one_is_bad() {
+    let mesh = Mesh::up(&[]);
+    let good = "apiVersion: v1\nkind: Service\nmetadata: {name: good}\nspec: {ports: [{port: 80}]}\n";
+    for (slip, code) in [
+        ("a: [1, 2\n", "BYR-C001"),
+        ("a: \"b\n", "BYR-C001"),
+        ("a: *nobody\n", "BYR-C001"),
+        ("a: 1\na: 2\n", "BYR-C003"),
+        ("just words\n", "BYR-C004"),
+        ("apiVersion: v1\nkind: Servce\nmetadata: {name: x}\n", "BYR-C006"),
+    ] {
+        let wrong = good.replace("good", "wrong").replace("ports", "prots");
+        let path = file(&mesh, "bad.yaml", &format!("{good}---\n{slip}---\n{wrong}"));
+        let output = mesh.cli(&["apply", "-f", &path]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{slip}: {said}");
+        assert!(said.contains(code) && said.contains("bad.yaml:"), "{slip}: no {code} in {said}");
+        assert!(said.contains("BYR-C002") && said.contains("prots"), "{slip} hides what is wrong after it: {said}");
+        assert!(!mesh.cli(&["get", "service", "good"]).status.success(), "{slip}: something was applied");
+    }
+}
+
+/// A mesh whose data directory is a small disk of its own, in a mount namespace.
+fn on_small_disk(folder: &Path) -> Program {
+    let disk = folder.join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=3m none {0} && exec {1} --data-dir {0}/data up",
+        disk.display(),
+        env!("CARGO_BIN_EXE_byrnie")
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--map-root-user", "sh", "-c", &script]).env("NO_COLOR", "1");
+    let up = Program::spawn(command);
+    up.wait_for_line("ready");
+    up
+}
+
+#[test]
+fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let up = on_small_disk(folder.path());
+    let disk = Path::new("/proc")
+        .join(up.pid().to_string())
+        .join("root")
+        .join(folder.path().strip_prefix("/").unwrap().join("disk"));
+    let mesh = Mesh::of(disk.join("data"), up);
+    let _hello = mesh.echo("hello", "v1", &[]);
+    mesh.ask_until("hello", "/", |answer| answer.status == 200);
+    let service = |name: &str| {
+        let text =
+            format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80}}]}}\n");
+        let path = folder.path().join(format!("{name}.yaml"));
+        std::fs::write(&path, text).unwrap();
+        mesh.cli(&["apply", "-f", &path.to_string_lossy()])
+    };
+    let first = service("first");
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let filling = disk.join("filling");
+    assert!(std::fs::write(&filling, vec![0; 4 << 20]).is_err(), "the disk is not full");
+    // What room the store's file still has in itself is used up first.
+    let mut kept = vec!["first".to_owned()];
+    let said = (0..2_000).find_map(|n| {
+        let name = format!("more-{n}");
+        let output = service(&name);
+        if output.status.success() {
+            kept.push(name);
+            return None;
+        }
+        Some(String::from_utf8_lossy(&output.stderr).into_owned())
+    });
+    let said = said.unwrap();
+    assert!(said.contains("error[BYR-S015]") && said.contains("= next: "), "{said}");
+    assert_eq!(mesh.ask("hello", "/").unwrap().status, 200, "traffic goes on");
+    std::fs::remove_file(&filling).unwrap();
+    let after = service("after");
+    assert!(after.status.success(), "{}", String::from_utf8_lossy(&after.stderr));
+    kept.push("after".to_owned());
+    for name in kept {
+        mesh.ok(&["get", "service", &name]);
+    }
+}
+
+#[test]
+fn a_mesh_that_is_killed_and_comes_back_finds_its_programs() {
+    let mut mesh = Mesh::up(&[]);
+    let hello = mesh.echo("hello", "v1", &[]);
+    mesh.ask_until("hello", "/", |answer| answer.status == 200);
+    for signal in ["KILL", "TERM"] {
+        let mut up = mesh.up.take().unwrap();
+        up.signal(signal);
+        up.wait();
+        // The sidecar says so once, and serves on.
+        assert!(hello.is_running(), "{}", hello.log());
+        mesh.start(&[]);
+        mesh.ask_until("hello", "/", |answer| answer.status == 200);
+        let proxies = || mesh.json(&["proxies"]);
+        until(
+            "both proxies in sync",
+            || proxies().to_string(),
+            || proxies().as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|p| p["inSync"] == true)),
+        );
+    }
+    let admin = mesh.json(&["proxies"]);
+    let admin = admin.as_array().unwrap().iter().find_map(|proxy| proxy["admin"].as_str()).unwrap().parse().unwrap();
+    assert_eq!(http(admin, "localhost", "/livez").unwrap().status, 200);
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The last good view on disk, so that a proxy which starts while the control plane is away serves what it
+//! served before. Written before what it holds is acknowledged: what the disk has is never older than
+//! what the control plane was told, but for endpoints, which are written a moment later. Sealed: what was
+//! changed, cut short, put back from earlier or made for another proxy is refused.
+
+use byrnie_base::Text;
+use byrnie_model::{Delta, Key, Kind, Resource, Revision};
+use byrnie_net::tls::Seal;
+use byrnie_xds::{name, wire};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[cfg(test)]
+mod tests;
+
+/// Largest view that is kept.
+const BYTES_MAX: usize = 64 << 20;
+/// First line of the format.
+const FORMAT: &[u8] = b"byrnie view 1\n";
+/// Files in the state directory.
+const VIEW: &str = "view";
+const NEWEST: &str = "view.newest";
+const SEAL: &str = "view.seal";
+
+/// The last good view of one proxy.
+#[derive(Debug)]
+pub(super) struct Cache {
+    folder: PathBuf,
+    seal: Seal,
+    origin: Origin,
+    resources: BTreeMap<Key, Arc<Resource>>,
+    revision: Revision,
+    /// Taken in on the way to a revision that isn't reached yet: beside the rest it's no state to start from.
+    pending: BTreeMap<Key, Option<Arc<Resource>>>,
+    /// Something of it isn't on the disk yet.
+    dirty: bool,
+    /// The last write failed, and that was said.
+    failing: bool,
+}
+
+/// Whose view it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// `NAMESPACE/NAME` of the proxy.
+    pub(crate) node: Text,
+    /// Where others find it.
+    pub(crate) inbound: Option<SocketAddr>,
+}
+
+/// A view that was kept.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Kept {
+    /// Whose it is.
+    pub(crate) origin: Origin,
+    /// All of it.
+    pub(crate) resources: Vec<Arc<Resource>>,
+    /// The configuration that it is.
+    pub(crate) revision: Revision,
+}
+
+/// Why no view was found.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// There is none.
+    Absent,
+    /// There is one that can't be trusted or read.
+    Unfit(String),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("there is none"),
+            Self::Unfit(why) => f.write_str(why),
+        }
+    }
+}
+
+/// The view that was kept in a state directory.
+pub(crate) fn load(folder: &Path) -> Result<Kept, Refused> {
+    if !folder.join(VIEW).exists() {
+        return Err(Refused::Absent);
+    }
+    let unfit = |error: byrnie_net::tls::Error| Refused::Unfit(error.to_string());
+    let seal = Seal::open(&folder.join(SEAL)).map_err(unfit)?;
+    let bytes = seal.read(&folder.join(VIEW), VIEW, BYTES_MAX).map_err(unfit)?;
+    let newest = seal.read(&folder.join(NEWEST), NEWEST, 8).map_err(unfit)?;
+    let kept = decode(&bytes).ok_or_else(|| Refused::Unfit("it is of another form".to_owned()))?;
+    let newest = <[u8; 8]>::try_from(newest).map_or(u64::MAX, u64::from_le_bytes);
+    if kept.revision.0 < newest {
+        let why = format!("it is of revision {}, and {newest} was acknowledged", kept.revision);
+        return Err(Refused::Unfit(why));
+    }
+    Ok(kept)
+}
+
+impl Cache {
+    /// The cache of a proxy, which begins with what was kept. `None` with a warning if its folder can't be used.
+    pub(super) fn open(folder: &Path, origin: Origin, kept: Option<&Kept>) -> Option<Self> {
+        let seal = Seal::open(&folder.join(SEAL));
+        let seal = seal
+            .inspect_err(|error| tracing::warn!(%error, folder = %folder.display(), "the last good view can't be kept"))
+            .ok()?;
+        let resources = kept.into_iter().flat_map(|kept| &kept.resources).map(|r| (r.key.clone(), Arc::clone(r)));
+        Some(Self {
+            folder: folder.to_owned(),
+            seal,
+            origin,
+            resources: resources.collect(),
+            pending: BTreeMap::new(),
+            revision: kept.map_or(Revision(0), |kept| kept.revision),
+            dirty: false,
+            failing: false,
+        })
+    }
+
+    /// Takes in what the compiler took in. Whether that must be on the disk before it's acknowledged.
+    pub(super) fn apply(&mut self, delta: &Delta, refused: &[Key]) -> bool {
+        let changed = delta.changed.iter().filter(|resource| !refused.contains(&resource.key));
+        let changed = changed.map(|resource| (resource.key.clone(), Some(Arc::clone(resource))));
+        let removed = delta.removed.iter().map(|key| (key.clone(), None));
+        let mut urgent = false;
+        for (key, resource) in changed.chain(removed) {
+            urgent |= key.kind != Kind::Endpoint;
+            self.pending.insert(key, resource);
+        }
+        urgent
+    }
+
+    /// What was taken in so far is the configuration of this revision.
+    pub(super) fn reached(&mut self, revision: Revision) {
+        self.dirty |= self.revision != revision || !self.pending.is_empty();
+        self.revision = revision;
+        for (key, resource) in std::mem::take(&mut self.pending) {
+            match resource {
+                Some(resource) => self.resources.insert(key, resource),
+                None => self.resources.remove(&key),
+            };
+        }
+    }
+
+    /// Whether something isn't on the disk yet.
+    pub(super) const fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Writes what isn't on the disk yet. A disk that refuses is said once, and tried again.
+    pub(super) fn save(&mut self) {
+        if !self.dirty {
+            return;
+        }
+        match self.write() {
+            Ok(()) => (self.dirty, self.failing) = (false, false),
+            Err(error) if !self.failing => {
+                self.failing = true;
+                let code = byrnie_model::code::DATA_DIR.id;
+                tracing::warn!(code, %error, folder = %self.folder.display(), "the last good view can't be kept; traffic goes on");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn write(&self) -> std::io::Result<()> {
+        let bytes = encode(&self.origin, self.revision, self.resources.values());
+        if bytes.len() > BYTES_MAX {
+            return Err(std::io::Error::other(format!("it is longer than {BYTES_MAX} bytes")));
+        }
+        self.seal.write(&self.folder.join(VIEW), VIEW, &bytes)?;
+        // After the view: a crash in between leaves a view that is newer than it says, which is fine.
+        self.seal.write(&self.folder.join(NEWEST), NEWEST, &self.revision.0.to_le_bytes())
+    }
+}
+
+fn encode<'a>(origin: &Origin, revision: Revision, resources: impl Iterator<Item = &'a Arc<Resource>>) -> Vec<u8> {
+    let mut out = FORMAT.to_vec();
+    field(&mut out, origin.node.as_bytes());
+    field(&mut out, origin.inbound.map(|address| address.to_string()).unwrap_or_default().as_bytes());
+    out.extend(revision.0.to_le_bytes());
+    for resource in resources {
+        let Some(url) = name::type_url(resource.key.kind) else { continue };
+        field(&mut out, url.as_bytes());
+        field(&mut out, name::of(&resource.key).as_bytes());
+        out.extend(resource.revision.0.to_le_bytes());
+        field(&mut out, &wire::encode(resource));
+    }
+    out
+}
+
+fn field(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend((bytes.len() as u64).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// `None` if it isn't what [`encode`] makes.
+fn decode(bytes: &[u8]) -> Option<Kept> {
+    let mut rest = Rest(bytes.strip_prefix(FORMAT)?);
+    let node = rest.text()?.into();
+    let inbound = Some(rest.text()?).filter(|text| !text.is_empty()).map(str::parse).transpose().ok()?;
+    let revision = Revision(rest.number()?);
+    let mut resources = Vec::new();
+    while !rest.0.is_empty() {
+        let kind = name::kind(rest.text()?)?;
+        let key = name::parse(kind, rest.text()?)?;
+        let at = Revision(rest.number()?);
+        resources.push(Arc::new(wire::decode(key, at, rest.field()?).ok()?));
+    }
+    Some(Kept { origin: Origin { node, inbound }, resources, revision })
+}
+
+/// What is still to be read.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn number(&mut self) -> Option<u64> {
+        let (number, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*number))
+    }
+
+    fn field(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let (field, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(field)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.field()?).ok()
+    }
+}
