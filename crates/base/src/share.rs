@@ -39,6 +39,40 @@ impl InFlight {
     }
 }
 
+/// A few numbers about one thing, together in one cache line, so that cores that ask for one of them have
+/// them all. Each is exact by itself; between two of them another core may write.
+#[derive(Debug, Default)]
+pub struct Line(Padded<[AtomicU64; Line::LEN]>);
+
+impl Line {
+    /// How many numbers there are; other places are taken for the last one.
+    pub const LEN: usize = 8;
+
+    fn cell(&self, at: usize) -> &AtomicU64 {
+        &self.0.0[at.min(Self::LEN - 1)]
+    }
+
+    /// The number at a place; 0 to begin with.
+    pub fn value(&self, at: usize) -> u64 {
+        self.cell(at).load(Relaxed)
+    }
+
+    /// Writes a number. If two cores write at once, one of them wins.
+    pub fn set(&self, at: usize, value: u64) {
+        self.cell(at).store(value, Relaxed);
+    }
+
+    /// One more; tells how many there were before.
+    pub fn increment(&self, at: usize) -> u64 {
+        self.cell(at).fetch_add(1, Relaxed)
+    }
+
+    /// One less. Must follow its own `increment`.
+    pub fn decrement(&self, at: usize) {
+        self.cell(at).fetch_sub(1, Relaxed);
+    }
+}
+
 /// A quantity that must not exceed a maximum: bytes of memory, connections, concurrent requests.
 #[derive(Debug)]
 pub struct Ceiling {

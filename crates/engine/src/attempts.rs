@@ -3,7 +3,7 @@
 //! `course`, read by verdicts and records.
 
 use crate::Failure;
-use crate::cluster::{Busy, Member};
+use crate::cluster::{Member, Underway};
 use byrnie_base::{Instant, Text};
 use byrnie_model::record;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub struct Attempt {
     begun: Instant,
     ended: Option<(Instant, Ending)>,
     /// Counted as load of the endpoint until the exchange ends.
-    busy: Option<Busy>,
+    busy: Option<Underway>,
 }
 
 /// How a try ended.
@@ -87,7 +87,7 @@ impl Attempts {
     }
 
     pub(crate) fn begin(&mut self, member: Option<Arc<Member>>, now: Instant) {
-        let busy = member.as_ref().map(|member| Busy::on(&member.load));
+        let busy = member.as_deref().map(Underway::at);
         let attempt = Attempt { member, begun: now, ended: None, busy };
         match &self.first {
             None => self.first = Some(attempt),

@@ -1,161 +1,248 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which endpoint of a cluster gets a try. Nearest tier first, then by the service's rule; whoever was
-//! tried already or is left out comes last. If all healthy endpoints are left out, the ejections are
-//! ignored ("panic": they're more likely to share one cause than to be all broken). Endpoints that
-//! discovery calls draining or unhealthy are never chosen: they aren't in the cluster's members.
+//! Which endpoint of a cluster gets a try. First the tier of nearness, then one of it by the service's rule;
+//! whoever was tried already or is left out comes last. If all are left out, or so many that the policy
+//! calls it a panic, the ejections are ignored: they're more likely to share one cause than to be all
+//! broken. What the rules promise, and how they compare, is in `docs/explanation/balancing.md`.
+
+pub(crate) mod hash;
+pub(crate) mod load;
+pub(crate) mod report;
+#[cfg(test)]
+mod simulation;
+pub(crate) mod tiers;
+pub(crate) mod warm;
 
 use crate::cluster::{Cluster, Member};
 use crate::outlier;
 use crate::shard::Shard;
 use byrnie_base::Instant;
+use byrnie_model::Protocol;
 use byrnie_model::policy::traffic::Balance;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// How often a random draw is repeated before the members are gone through one by one.
 const DRAWS_MAX: u32 = 4;
+/// Of two costs within this factor (in halves) the smaller says nothing: the less busy endpoint is taken.
+const ALIKE_HALVES: u128 = 3;
 
 /// What a candidate must be.
 #[derive(Clone, Copy)]
 struct Wish {
-    /// `members[..end]` may be chosen.
-    end: usize,
+    /// `members[start..end]` may be chosen.
+    range: (usize, usize),
     fresh: bool,
     in_service: bool,
 }
 
-/// The endpoint for the next try, or `None` if the cluster has none. `tried` tells which ones this
-/// exchange has tried already.
+/// A choice under way.
+struct Search<'a> {
+    cluster: &'a Cluster,
+    tried: &'a dyn Fn(&Member) -> bool,
+    now: Instant,
+    wish: Wish,
+}
+
+/// The endpoint for the next try, or `None` if the cluster has none. `key` is what the request hashes to,
+/// `tried` tells which endpoints this exchange has tried already.
 pub(crate) fn pick<'c>(
     cluster: &'c Cluster,
     shard: &mut Shard,
+    key: Option<NonZeroU64>,
     tried: &dyn Fn(&Member) -> bool,
     now: Instant,
 ) -> Option<&'c Arc<Member>> {
-    let all = cluster.members.len();
-    let near = near_end(cluster, shard, now);
+    let all = (0, cluster.members.len());
+    let near = tiers::draw(cluster, shard, now);
+    let careful = !tiers::panics(cluster, shard, now);
     let wishes = [
-        Wish { end: near, fresh: true, in_service: true },
-        Wish { end: all, fresh: true, in_service: true },
+        Wish { range: near, fresh: true, in_service: careful },
+        Wish { range: all, fresh: true, in_service: careful },
         // One that was left out may be back; one that this exchange has just seen fail is not.
-        Wish { end: all, fresh: true, in_service: false },
-        Wish { end: all, fresh: false, in_service: true },
-        Wish { end: all, fresh: false, in_service: false },
+        Wish { range: all, fresh: true, in_service: false },
+        Wish { range: all, fresh: false, in_service: careful },
+        Wish { range: all, fresh: false, in_service: false },
     ];
-    wishes.iter().find_map(|wish| choose(cluster, shard, *wish, tried, now)).map(|index| &cluster.members[index])
+    let mut found = wishes.iter().filter_map(|wish| Search { cluster, tried, now, wish: *wish }.choose(shard, key));
+    found.next().map(|index| &cluster.members[index])
 }
 
-/// Where the members end that are near enough: the first tier of which enough is usable.
-pub(crate) fn near_end(cluster: &Cluster, shard: &Shard, now: Instant) -> usize {
-    let quiet = shard.clusters.peek(cluster.slot).is_none_or(|memory| memory.ejected_until <= now);
-    let mut start = 0;
-    for tier in &cluster.tiers {
-        let end = tier.end as usize;
-        let usable = if quiet {
-            end - start
-        } else {
-            cluster.members[start..end].iter().filter(|m| !outlier::ejected(shard, m, now)).count()
-        };
-        if usable > 0 && usable * 100 >= usize::from(cluster.call.below_percent) * tier.total as usize {
-            return end;
+impl Search<'_> {
+    fn choose(&self, shard: &mut Shard, key: Option<NonZeroU64>) -> Option<usize> {
+        match (self.cluster.call.balance, key) {
+            (Balance::RingHash | Balance::Maglev, Some(key)) => self.by_key(shard, key),
+            // Without what is to be hashed, anywhere is as good as anywhere.
+            (Balance::RingHash | Balance::Maglev, None) | (Balance::Random, _) => self.draw(shard, None),
+            (Balance::RoundRobin, _) => self.turn(shard),
+            (Balance::WeightedRoundRobin, _) => self.turn_by_report(shard),
+            (Balance::LeastRequest, _) => self.better_of_two(shard, less_busy),
+            // How long it takes to connect says little about a connection's load.
+            (Balance::PeakEwma, _) if self.cluster.protocol == Protocol::Tcp => self.better_of_two(shard, less_busy),
+            (Balance::PeakEwma, _) => self.better_of_two(shard, cheaper),
         }
-        start = end;
     }
-    cluster.members.len()
-}
 
-fn choose(
-    cluster: &Cluster,
-    shard: &mut Shard,
-    wish: Wish,
-    tried: &dyn Fn(&Member) -> bool,
-    now: Instant,
-) -> Option<usize> {
-    let fits = |shard: &Shard, index: usize| {
-        let member = &cluster.members[index];
-        let unwished = wish.fresh && tried(member) || wish.in_service && outlier::ejected(shard, member, now);
-        !unwished
-    };
-    match cluster.call.balance {
-        Balance::Random => draw(cluster, shard, wish.end, &fits),
-        Balance::RoundRobin => turn(cluster, shard, wish.end, &fits),
-        Balance::LeastRequest => {
-            let first = draw(cluster, shard, wish.end, &fits)?;
-            if wish.end == 1 {
-                return Some(first);
+    fn fits(&self, shard: &Shard, index: usize) -> bool {
+        let Some(member) = self.cluster.members.get(index) else { return false };
+        let within = (self.wish.range.0..self.wish.range.1).contains(&index);
+        let out = self.wish.in_service && outlier::ejected(shard, member, self.now);
+        within && !out && !(self.wish.fresh && (self.tried)(member))
+    }
+
+    fn warm(&self, shard: &mut Shard, index: usize) -> bool {
+        warm::admits(self.cluster, &self.cluster.members[index], shard, self.now)
+    }
+
+    /// Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.
+    fn better_of_two(&self, shard: &mut Shard, better: Better) -> Option<usize> {
+        let first = self.draw(shard, None)?;
+        if self.wish.range.1 - self.wish.range.0 == 1 {
+            return Some(first);
+        }
+        let Some(second) = self.draw(shard, Some(first)) else { return Some(first) };
+        let members = &self.cluster.members;
+        Some(if better(self.cluster, &members[second], &members[first], self.now) { second } else { first })
+    }
+
+    /// One that fits, at random by weight, but not `besides`.
+    fn draw(&self, shard: &mut Shard, besides: Option<usize>) -> Option<usize> {
+        let (start, end) = self.wish.range;
+        if start >= end {
+            return None;
+        }
+        for _ in 0..DRAWS_MAX {
+            let index = self.sample(shard);
+            if besides != Some(index) && self.fits(shard, index) && self.warm(shard, index) {
+                return Some(index);
             }
-            let second = draw(cluster, shard, wish.end, &|shard, index| index != first && fits(shard, index));
-            Some(second.filter(|second| less_busy(cluster, *second, first)).unwrap_or(first))
         }
+        // Few fit: go through all from a random one on.
+        let from = self.sample(shard);
+        (from..end).chain(start..from).find(|index| besides != Some(*index) && self.fits(shard, *index))
+    }
+
+    fn sample(&self, shard: &mut Shard) -> usize {
+        let (start, end) = self.wish.range;
+        let sums = &self.cluster.cumulative;
+        let Some(total) = end.checked_sub(1).and_then(|last| sums.get(last)) else {
+            return start + usize::try_from(shard.rng.below((end - start) as u64)).unwrap_or(0);
+        };
+        let before = start.checked_sub(1).map_or(0, |last| sums[last]);
+        let ticket = before + shard.rng.below(total - before);
+        start + sums[start..end].partition_point(|sum| *sum <= ticket)
+    }
+
+    /// The next one that fits, by turns.
+    fn turn(&self, shard: &mut Shard) -> Option<usize> {
+        if !self.cluster.cumulative.is_empty() {
+            return self.smooth(shard, |member| i64::from(member.endpoint.weight.max(1)));
+        }
+        let (start, end) = self.wish.range;
+        let turn = shard.clusters.entry(self.cluster.slot)?.turn as usize;
+        let from = start + turn % (end - start).max(1);
+        let mut fitting = (from..end).chain(start..from).filter(|index| self.fits(shard, *index));
+        let first = fitting.next()?;
+        let others: Vec<usize> =
+            if self.cluster.call.choice.slow_start.is_some() { fitting.collect() } else { Vec::new() };
+        let mut candidates = std::iter::once(first).chain(others);
+        let index = candidates.find(|index| self.warm(shard, *index)).unwrap_or(first);
+        if let Some(memory) = shard.clusters.entry(self.cluster.slot) {
+            memory.turn = u32::try_from(index + 1 - start).unwrap_or(0);
+        }
+        Some(index)
+    }
+
+    /// The next one by turns, in proportion to what endpoints report. One that has reported nothing counts as
+    /// much as the mean of the others (gRFC A58); if nobody has, all are alike.
+    fn turn_by_report(&self, shard: &mut Shard) -> Option<usize> {
+        let (start, end) = self.wish.range;
+        let reports = self.cluster.members[start..end].iter().filter_map(|member| member.load.capacity(self.now));
+        let (sum, count) = reports.fold((0u64, 0u64), |(sum, count), one| (sum.saturating_add(one), count + 1));
+        let Some(mean) = sum.checked_div(count) else { return self.turn(shard) };
+        self.smooth(shard, |member| i64::try_from(member.load.capacity(self.now).unwrap_or(mean)).unwrap_or(1).max(1))
+    }
+
+    /// Smooth weighted round robin, as in nginx: each gains its weight; the richest is chosen and pays the
+    /// sum. It looks at every member: see `endpoints.most` for large services.
+    fn smooth(&self, shard: &mut Shard, weight: impl Fn(&Member) -> i64) -> Option<usize> {
+        let (mut best, mut total) = (None::<(usize, i64)>, 0i64);
+        for index in self.wish.range.0..self.wish.range.1 {
+            if !self.fits(shard, index) || !self.warm(shard, index) {
+                continue;
+            }
+            let member = &self.cluster.members[index];
+            let weight = weight(member);
+            let Some(credit) = shard.credits.entry(member.slot) else { continue };
+            *credit = credit.saturating_add(weight);
+            total = total.saturating_add(weight);
+            if best.is_none_or(|(_, most)| *credit > most) {
+                best = Some((index, *credit));
+            }
+        }
+        let Some((index, _)) = best else { return self.draw(shard, None) };
+        if let Some(credit) = shard.credits.entry(self.cluster.members[index].slot) {
+            *credit = credit.saturating_sub(total);
+        }
+        Some(index)
+    }
+
+    /// The first in the key's order that fits and isn't too full: Mirrokni, Thorup, Zadimoghaddam,
+    /// "Consistent Hashing with Bounded Loads", SODA 2018.
+    fn by_key(&self, shard: &Shard, key: NonZeroU64) -> Option<usize> {
+        let bound = self.cluster.call.hash.as_ref().and_then(|hash| hash.load_percent_max);
+        let spare = |index: usize| bound.is_none_or(|percent| self.has_room(index, percent));
+        let mut walk = self.cluster.table.walk(key);
+        let found = walk.find(|index| self.fits(shard, *index) && spare(*index));
+        found.or_else(|| self.cluster.table.walk(key).find(|index| self.fits(shard, *index)))
+    }
+
+    /// Whether one more request leaves the member within `percent` of the mean load, by weight.
+    fn has_room(&self, index: usize, percent: u32) -> bool {
+        let member = &self.cluster.members[index];
+        let members = self.cluster.members.len() as u64;
+        let weights = self.cluster.cumulative.last().copied().unwrap_or(members);
+        let own = if self.cluster.cumulative.is_empty() { 1 } else { u64::from(member.endpoint.weight.max(1)) };
+        // The request itself is counted already.
+        let all = self.cluster.call.share.pending.value().max(1);
+        let most = (u128::from(all) * u128::from(percent) * u128::from(own)).div_ceil(100 * u128::from(weights.max(1)));
+        u128::from(member.in_flight()) < most
     }
 }
+
+/// Whether the first member is to be preferred to the second, which was drawn before it.
+type Better = fn(&Cluster, &Member, &Member, Instant) -> bool;
 
 /// Whether `a` is less busy than `b`, in proportion to their weights. Equals stay in the order drawn,
 /// which is by weight already.
-fn less_busy(cluster: &Cluster, a: usize, b: usize) -> bool {
-    score(&cluster.members[a]).0 * score(&cluster.members[b]).1
-        < score(&cluster.members[b]).0 * score(&cluster.members[a]).1
+fn less_busy(_: &Cluster, a: &Member, b: &Member, _: Instant) -> bool {
+    score(a).0 * score(b).1 < score(b).0 * score(a).1
+}
+
+/// Whether `a` is expected to answer sooner than `b`: latency times (1 + tries under way / weight), where a
+/// weight is relative to the mean. One that nobody has heard of yet is taken to be as quick as the other.
+fn cheaper(cluster: &Cluster, a: &Member, b: &Member, now: Instant) -> bool {
+    let (one, other) = match (a.load.latency(now), b.load.latency(now)) {
+        (Some(one), Some(other)) => (one, other),
+        _ => (1, 1),
+    };
+    let least = u64::try_from(load::LATENCY_MIN.as_nanos()).unwrap_or(1);
+    let sum = cluster.cumulative.last().copied().unwrap_or(0);
+    let mean = sum.checked_div(cluster.members.len() as u64).unwrap_or(0);
+    let cost = |latency: u64, of: &Member, beside: &Member| {
+        let (busy, own) = score(of);
+        // With equal weights there are no sums: the mean is the weight itself.
+        let mean = if mean == 0 { own } else { mean };
+        let burden = u128::from(busy) * u128::from(mean) + u128::from(own);
+        u128::from(latency.max(least)) * burden * u128::from(score(beside).1)
+    };
+    let (one, other) = (cost(one, a, b), cost(other, b, a));
+    let alike = one.max(other) * 2 <= one.min(other) * ALIKE_HALVES;
+    if alike { less_busy(cluster, a, b, now) } else { one < other }
 }
 
 /// (tries under way, weight): the smaller the quotient, the better.
 pub(crate) fn score(member: &Member) -> (u64, u64) {
     (member.in_flight(), u64::from(member.endpoint.weight.max(1)))
-}
-
-/// One of `members[..end]` that fits, at random by weight.
-fn draw(cluster: &Cluster, shard: &mut Shard, end: usize, fits: &dyn Fn(&Shard, usize) -> bool) -> Option<usize> {
-    if end == 0 {
-        return None;
-    }
-    for _ in 0..DRAWS_MAX {
-        let index = sample(cluster, shard, end);
-        if fits(shard, index) {
-            return Some(index);
-        }
-    }
-    // Few fit: go through all from a random one on.
-    let start = sample(cluster, shard, end);
-    (start..end).chain(0..start).find(|index| fits(shard, *index))
-}
-
-fn sample(cluster: &Cluster, shard: &mut Shard, end: usize) -> usize {
-    let Some(total) = end.checked_sub(1).and_then(|last| cluster.cumulative.get(last)) else {
-        return usize::try_from(shard.rng.below(end as u64)).unwrap_or(0);
-    };
-    let ticket = shard.rng.below(*total);
-    cluster.cumulative[..end].partition_point(|sum| *sum <= ticket)
-}
-
-/// The next of `members[..end]` that fits, by turns. With weights: the smooth weighted round robin of
-/// nginx (each gains its weight; the richest is chosen and pays the total).
-fn turn(cluster: &Cluster, shard: &mut Shard, end: usize, fits: &dyn Fn(&Shard, usize) -> bool) -> Option<usize> {
-    if cluster.cumulative.is_empty() {
-        let memory = shard.clusters.entry(cluster.slot)?;
-        let start = memory.turn as usize % end.max(1);
-        let index = (start..end).chain(0..start).find(|index| fits(shard, *index))?;
-        if let Some(memory) = shard.clusters.entry(cluster.slot) {
-            memory.turn = u32::try_from(index + 1).unwrap_or(0);
-        }
-        return Some(index);
-    }
-    let (mut best, mut total) = (None::<(usize, i64)>, 0);
-    for index in 0..end {
-        if !fits(shard, index) {
-            continue;
-        }
-        let member = &cluster.members[index];
-        let weight = i64::from(member.endpoint.weight);
-        let Some(credit) = shard.credits.entry(member.slot) else { continue };
-        *credit += weight;
-        total += weight;
-        if best.is_none_or(|(_, most)| *credit > most) {
-            best = Some((index, *credit));
-        }
-    }
-    let (index, _) = best?;
-    if let Some(credit) = shard.credits.entry(cluster.members[index].slot) {
-        *credit -= total;
-    }
-    Some(index)
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 //! The compiled group of endpoints behind one service port: who may be sent requests, in which order
 //! of nearness, and how. Made by `compile`, read by `balance`. Immutable, but for the shared counts.
 
+use crate::balance::hash::Table;
+use crate::balance::load::Load;
 use crate::slot::Slot;
 use byrnie_base::share::{InFlight, Pace};
 use byrnie_base::{Instant, Text};
-use byrnie_model::policy::traffic::{Balance, Eject, Rate, RetryBudget};
+use byrnie_model::policy::traffic::{Balance, Choice, Eject, Hash, Rate, RetryBudget};
 use byrnie_model::service::Locality;
 use byrnie_model::{Endpoint, Health, Identity, Protocol, ServiceRef};
 use std::net::SocketAddr;
@@ -19,7 +21,7 @@ pub struct Member {
     pub(crate) endpoint: Endpoint,
     /// The address as text, for records.
     pub(crate) address_text: Text,
-    pub(crate) load: Arc<InFlight>,
+    pub(crate) load: Arc<Load>,
 }
 
 impl Member {
@@ -50,11 +52,28 @@ impl Member {
 
     /// Tries under way from this proxy, over all cores.
     pub fn in_flight(&self) -> u64 {
-        self.load.value()
+        self.load.in_flight()
     }
 }
 
-/// A try under way, counted until it is dropped.
+/// A try under way at an endpoint, counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Underway(Arc<Load>);
+
+impl Underway {
+    pub(crate) fn at(member: &Member) -> Self {
+        member.load.enter();
+        Self(Arc::clone(&member.load))
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// An exchange under way, counted until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<InFlight>);
 
@@ -83,6 +102,8 @@ pub struct Cluster {
     pub(crate) cumulative: Box<[u64]>,
     /// From near to far; never empty.
     pub(crate) tiers: Box<[Tier]>,
+    /// The order of endpoints for a key.
+    pub(crate) table: Table,
     /// Endpoints of the service that are draining or unhealthy.
     pub(crate) away: u32,
     pub(crate) call: Arc<Call>,
@@ -106,13 +127,17 @@ pub(crate) struct Tier {
     pub(crate) end: u32,
     /// Endpoints of this tier, those that are away included.
     pub(crate) total: u32,
+    /// The share of requests that it's meant to carry.
+    pub(crate) share_percent: u8,
 }
 
 /// How a service is called: its traffic policies over the mesh's defaults.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) balance: Balance,
-    /// A tier is left for the next when less than this share (percent) of it is usable.
+    pub(crate) hash: Option<Hash>,
+    pub(crate) choice: Choice,
+    /// A tier of which less than this share (percent) is usable hands the lacking part on.
     pub(crate) below_percent: u8,
     pub(crate) eject: Ejection,
     pub(crate) pending_max: Option<u32>,
@@ -172,6 +197,12 @@ impl Cluster {
     /// Endpoints that may not, as they drain or are unhealthy.
     pub fn away(&self) -> u32 {
         self.away
+    }
+
+    /// Where the members of a tier begin and end.
+    pub(crate) fn range(&self, tier: usize) -> (usize, usize) {
+        let end = |at: usize| self.tiers.get(at).map_or(self.members.len(), |tier| tier.end as usize);
+        (tier.checked_sub(1).map_or(0, end), end(tier))
     }
 
     /// The rate limit's answer for one more request: how long to wait, if it's too many.

@@ -4,7 +4,8 @@
 
 use crate::answer::{Answer, FAILURE_LOST, FAILURE_UNSENT};
 use crate::attempts::{Attempts, Ending};
-use crate::cluster::{Busy, Cluster};
+use crate::balance::report;
+use crate::cluster::{Busy, Cluster, Member};
 use crate::outlier::{self, Sign};
 use crate::plan::{Again, Hop};
 use crate::retry::{self, PAUSE_SAME_ENDPOINT};
@@ -13,6 +14,7 @@ use crate::{Failure, Plan, Reason, Side, Target, balance};
 use byrnie_base::Instant;
 use byrnie_model::Protocol;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +34,8 @@ pub(crate) struct Course {
     pub(crate) limits: TryLimits,
     /// Counted against the service's most requests at once, until the end.
     pub(crate) pending: Option<Busy>,
+    /// What the request hashes to, where the cluster's rule asks.
+    pub(crate) key: Option<NonZeroU64>,
 }
 
 /// What the tries aim at.
@@ -66,6 +70,7 @@ impl Course {
             deadline: None,
             limits: TryLimits::default(),
             pending: None,
+            key: None,
         }
     }
 
@@ -97,7 +102,7 @@ impl Course {
 
     fn dispatch_to(&mut self, cluster: &Arc<Cluster>, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
         let attempts = &self.attempts;
-        let member = balance::pick(cluster, shard, &|member| attempts.tried(member), now);
+        let member = balance::pick(cluster, shard, self.key, &|member| attempts.tried(member), now);
         let member = Arc::clone(member.ok_or(Reason::NoEndpoint)?);
         let delay = self.pause(attempts.tried(&member), shard);
         self.attempts.begin(Some(Arc::clone(&member)), now);
@@ -196,7 +201,7 @@ impl Course {
         let (Some(member), Some(cluster)) = (member, self.cluster()) else { return };
         let patience = shard.clusters.entry(cluster.slot).map(|memory| {
             if matches!(ending, Ending::Status(_) | Ending::Failed(Failure::TryTimeout)) {
-                memory.latency.note(span);
+                memory.note(span);
             }
             retry::patience(memory.latency.p99())
         });
@@ -210,7 +215,23 @@ impl Course {
             Ending::Failed(failure) if failure.speaks_against_endpoint() => Sign::Bad,
             Ending::Failed(_) => return,
         };
+        learn(&member, ending, span, now);
         outlier::note(shard, cluster, &member, sign, now);
+    }
+
+    /// The answer of the last try asked to be left alone for a while.
+    pub(crate) fn refused(&self, hold: Duration, now: Instant) {
+        if let Some(member) = self.attempts.last().and_then(|attempt| attempt.member.as_ref()) {
+            member.load.refused(hold, now);
+        }
+    }
+
+    /// The answer of the last try reported the load of its endpoint.
+    pub(crate) fn reported(&self, report: &[u8], now: Instant) {
+        let member = self.attempts.last().and_then(|attempt| attempt.member.as_ref());
+        if let (Some(member), Some(capacity)) = (member, report::capacity(report)) {
+            member.load.reported(capacity, now);
+        }
     }
 
     /// Something went wrong after the answer had begun.
@@ -223,6 +244,16 @@ impl Course {
         if let (Some(member), Some(cluster), true) = (member, self.cluster(), failure == Failure::ResetAfterHead) {
             outlier::note(shard, cluster, &member, Sign::Bad, now);
         }
+    }
+}
+
+/// What balancing learns from a try that speaks for or against its endpoint.
+fn learn(member: &Member, ending: Ending, span: Duration, now: Instant) {
+    match ending {
+        Ending::Closed => {}
+        Ending::Status(429 | 503) | Ending::Failed(_) => member.load.refused(Duration::ZERO, now),
+        Ending::Status(500..) => member.load.erred(span, now),
+        Ending::Status(_) => member.load.answered(span, now),
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::answer::{Answer, FAILURE_HEADER, FAILURE_LOST, FAILURE_UNSENT};
 use crate::attempts::Ending;
 use crate::authorize::{self, Ruling};
+use crate::balance::{hash, report};
 use crate::cluster::{Busy, Cluster};
 use crate::course::{Course, Goal, Step, give_up};
 use crate::route::Chosen;
@@ -15,8 +16,10 @@ use crate::verdict::{Decided, Labels, Verdict, method_label};
 use crate::{Arrival, DecisionId, Effect, Failure, Outcome, Plan, Reason, Side, Tls};
 use crate::{deadline, enter, filter, resolve, retry};
 use byrnie_base::{Instant, Now, Text, assert_size};
+use byrnie_codec::grpc::{self, Status};
 use byrnie_codec::headers::{Sender, strip_untrusted_response};
-use byrnie_codec::{Head, Known, grpc};
+use byrnie_codec::{Fields, Head, Known};
+use byrnie_model::policy::traffic::Balance;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,6 +132,7 @@ impl Exchange {
             head.remove(FAILURE_HEADER);
         } else {
             self.course.end(shard, Ending::Status(head.status()), now);
+            self.heed(head, now);
             if let Some(plan) = self.retry_on_status(shard, head.status(), now) {
                 return Effect::Send(plan);
             }
@@ -141,6 +145,41 @@ impl Exchange {
             filter::edit_response(chosen.backend().map_or(&[], |backend| &backend.filters), head);
         }
         Effect::Forward
+    }
+
+    /// The trailers of the response that was forwarded: there gRPC says how the call went.
+    pub fn on_trailers(&mut self, trailers: &Fields, now: Now) {
+        let Some(cluster) = self.course.cluster() else { return };
+        if let Some(status) = trailers.known(Known::GrpcStatus) {
+            self.heed_grpc(status, None, now.mono);
+        }
+        if cluster.call.balance == Balance::WeightedRoundRobin
+            && let Some(report) = trailers.get(report::HEADER)
+        {
+            self.course.reported(report, now.mono);
+        }
+    }
+
+    /// What an answer says about its endpoint, beside its status.
+    fn heed(&self, head: &Head, now: Instant) {
+        let hold = head.header(Known::RetryAfter).and_then(retry_after);
+        if let (429 | 503, Some(hold)) = (head.status(), hold) {
+            self.course.refused(hold, now);
+        }
+        if let Some(status) = head.header(Known::GrpcStatus) {
+            self.heed_grpc(status, hold, now);
+        }
+        if self.course.cluster().is_some_and(|cluster| cluster.call.balance == Balance::WeightedRoundRobin)
+            && let Some(report) = head.get(report::HEADER)
+        {
+            self.course.reported(report, now);
+        }
+    }
+
+    fn heed_grpc(&self, status: &[u8], hold: Option<Duration>, now: Instant) {
+        if matches!(Status::parse(status), Status::ResourceExhausted | Status::Unavailable) {
+            self.course.refused(hold.unwrap_or_default(), now);
+        }
     }
 
     /// The try under way failed before a response head had come.
@@ -259,6 +298,9 @@ impl Exchange {
         if let Some(memory) = shard.clusters.entry(cluster.slot) {
             memory.budget.request(&cluster.call, now);
         }
+        if let Some(on) = cluster.call.hash.as_ref().map(|hash| &hash.on) {
+            self.course.key = hash::key(on, head, arrival, &snapshot.node.name);
+        }
         self.course.goal = Goal::Cluster(cluster);
         self.dispatch(shard, now)
     }
@@ -282,9 +324,12 @@ impl Exchange {
 
     /// The limits of the service asked for.
     fn admit(&mut self, logical: &Cluster, now: Instant) -> Result<(), Box<Answer>> {
-        if let Some(most) = logical.call.pending_max {
+        let bounded = logical.call.hash.as_ref().is_some_and(|hash| hash.load_percent_max.is_some());
+        if logical.call.pending_max.is_some() || bounded {
             let busy = Busy::on(&logical.call.share.pending);
-            if logical.call.share.pending.value() > u64::from(most) {
+            if let Some(most) = logical.call.pending_max
+                && logical.call.share.pending.value() > u64::from(most)
+            {
                 let mut answer = self.refuse(Reason::Overload, format!("{most} requests are under way already"));
                 answer.retry_after = Some(OVERLOAD_RETRY_AFTER);
                 return Err(answer);
@@ -404,6 +449,11 @@ fn peer_failure(head: &Head) -> Option<Failure> {
         value if value == FAILURE_LOST.as_bytes() => Some(Failure::ResetBeforeHead { request_sent: true }),
         _ => None,
     }
+}
+
+/// The seconds of a `Retry-After` (RFC 9110 10.2.3). A date would need the other side's clock to be right.
+fn retry_after(value: &[u8]) -> Option<Duration> {
+    std::str::from_utf8(value).ok()?.parse().ok().map(Duration::from_secs)
 }
 
 /// The retries that the caller left for this hop and all behind it.

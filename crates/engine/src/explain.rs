@@ -3,7 +3,7 @@
 //! dice of its own, and then tells what it finds in the exchange: there is no second logic here. Called
 //! by the console for `byrnie explain` and by tests; it may take its time.
 
-use crate::balance;
+use crate::balance::{self, tiers};
 use crate::cluster::Cluster;
 use crate::exchange::Exchange;
 use crate::shard::Shard;
@@ -226,16 +226,25 @@ fn explain_endpoint(cluster: &Cluster, effect: &Effect, shard: &Shard, now: Now,
         },
         _ => None,
     };
-    let near = balance::near_end(cluster, shard, now.mono);
+    let loads = tiers::loads(cluster, shard, now.mono);
     for (index, member) in cluster.members.iter().enumerate() {
         let chosen = taken.as_ref() == Some(member.name());
         // The try explained here is none.
         let (busy, weight) = balance::score(member);
         let busy = busy.saturating_sub(u64::from(chosen));
-        let far = if index >= near { ", farther away" } else { "" };
+        let tier = cluster.tiers.iter().position(|tier| index < tier.end as usize).unwrap_or(0);
+        let share = loads.get(tier).copied().unwrap_or(0) * 100 / tiers::WHOLE;
+        let far = match share {
+            0 => ", farther away".to_owned(),
+            1..100 => format!(", in a tier that gets {share}%"),
+            _ => String::new(),
+        };
+        let quick = member.load.latency(now.mono).map_or(String::new(), |nanos| {
+            format!(", answers in {:.1} ms", std::time::Duration::from_nanos(nanos).as_secs_f64() * 1000.0)
+        });
         let verb = if chosen { "chosen" } else { "candidate" };
-        let detail =
-            format!("{verb}: {} at {}, {busy} under way, weight {weight}{far}", member.name(), member.address());
+        let (name, address) = (member.name(), member.address());
+        let detail = format!("{verb}: {name} at {address}, {busy} under way, weight {weight}{quick}{far}");
         steps.push(step("endpoint", "", "", detail));
     }
     if cluster.away > 0 {

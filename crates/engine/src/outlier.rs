@@ -3,6 +3,7 @@
 //! own tries, so that nothing is shared: an endpoint that is down is found by every core within a few
 //! tries. Called by `course` after each try and by `balance` before each.
 
+use crate::balance::warm;
 use crate::cluster::{Cluster, Member};
 use crate::shard::Shard;
 use byrnie_base::Instant;
@@ -47,13 +48,16 @@ pub(crate) fn note(shard: &mut Shard, cluster: &Cluster, member: &Member, sign: 
     let Some(standing) = shard.members.entry(member.slot) else { return };
     match sign {
         Sign::Good => {
+            let back = std::mem::take(&mut standing.probation);
             standing.consecutive = 0;
-            standing.probation = false;
             // It answered although it was left out (all were, or it was the last one untried): it's back.
             standing.until = standing.until.min(now);
             // A span of peace for each ejection takes back one.
             if standing.ejections > 0 && now > standing.until + rule.span.saturating_mul(standing.ejections) {
                 standing.ejections -= 1;
+            }
+            if back {
+                warm::restart(shard, member, now);
             }
             return;
         }

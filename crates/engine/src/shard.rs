@@ -3,6 +3,7 @@
 //! snapshots. The core that owns it passes it with each event; no other core ever sees it.
 
 use crate::DecisionId;
+use crate::balance::warm::Warmth;
 use crate::cluster::Cluster;
 use crate::latency::Latency;
 use crate::outlier::{self, Standing};
@@ -12,6 +13,7 @@ use byrnie_base::{Instant, Rng, Text};
 use byrnie_model::Identity;
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// One core's own memory.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub struct Shard {
     pub(crate) members: Memory<Standing>,
     /// Round robin's credits, by endpoint.
     pub(crate) credits: Memory<i64>,
+    pub(crate) warmth: Memory<Warmth>,
     pub(crate) counts: Counts,
     callers: HashMap<Identity, Text>,
     /// For building short texts without asking for memory.
@@ -36,6 +39,17 @@ pub(crate) struct ClusterMemory {
     pub(crate) ejected_until: Instant,
     /// Round robin's place.
     pub(crate) turn: u32,
+    /// How long an answer takes here in the mean, in nanoseconds; 0 if none has come yet.
+    pub(crate) typical: u64,
+}
+
+impl ClusterMemory {
+    /// Takes note of how long an answer took.
+    pub(crate) fn note(&mut self, span: Duration) {
+        self.latency.note(span);
+        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.typical = if self.typical == 0 { nanos } else { self.typical - self.typical / 16 + nanos / 16 };
+    }
 }
 
 /// What happened so far, for `byrnie_retries_total` and `byrnie_ejections_total`.
@@ -62,6 +76,7 @@ impl Shard {
             clusters: Memory::default(),
             members: Memory::default(),
             credits: Memory::default(),
+            warmth: Memory::default(),
             counts: Counts::default(),
             callers: HashMap::new(),
             scratch: String::with_capacity(256),

@@ -135,6 +135,9 @@ impl<'a> Trip<'a> {
             };
         };
         self.alarm.set(None);
+        if let Some(trailers) = self.back.trailers() {
+            exchange.on_trailers(trailers, runtime::coarse());
+        }
         let verdict = self.core.with_shard(|shard, now| exchange.finish(shard, delivered.outcome, now));
         let seen = Seen {
             protocol: self.seen.protocol,

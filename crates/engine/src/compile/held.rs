@@ -3,10 +3,10 @@
 
 use super::{Compiler, check_endpoint, endpoint_key};
 use crate::authorize::CompiledPolicy;
+use crate::balance::load::Load;
 use crate::cluster::Member;
 use crate::route::CompiledRoute;
 use crate::slot::Slot;
-use byrnie_base::share::InFlight;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::{Endpoint, Key, Labels, Route, Service, ServiceRef, Workload};
 use std::collections::BTreeSet;
@@ -204,6 +204,6 @@ impl Compiler {
     }
 }
 
-fn member(endpoint: &Endpoint, slot: Slot, load: Arc<InFlight>) -> Member {
+fn member(endpoint: &Endpoint, slot: Slot, load: Arc<Load>) -> Member {
     Member { slot, endpoint: endpoint.clone(), address_text: endpoint.address.to_string().into(), load }
 }

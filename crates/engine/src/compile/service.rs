@@ -3,14 +3,17 @@
 //! policies x endpoints x own workload. Policies are joined here, never per request.
 
 use super::Compiler;
+use crate::Node;
 use crate::authorize::{Access, CompiledPolicy};
+use crate::balance::hash::{self, hash};
+use crate::balance::tiers::TIERS_MAX;
 use crate::cluster::{Call, Cluster, Ejection, Member, Name, Share, Tier};
 use crate::route::Table;
 use crate::slot::Slot;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use byrnie_base::Text;
 use byrnie_model::policy::TrafficPolicy;
-use byrnie_model::policy::traffic::{Eject, Nearness, Rate, RetryBudget};
+use byrnie_model::policy::traffic::{Choice, Eject, Nearness, Rate, RetryBudget};
 use byrnie_model::service::{Locality, ServicePort, TargetPort};
 use byrnie_model::{Health, Labels, Service, ServiceRef, Workload};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -56,7 +59,7 @@ impl Compiler {
     fn join(&self, name: &ServiceRef, service: &Service, snapshot: &mut Snapshot) -> Subtree {
         let own = self.held.own.as_ref().filter(|(_, labels)| self.serves(name, service, labels));
         let call = Arc::new(self.call(name));
-        let members = self.members_of(name, snapshot);
+        let members = self.members_of(name, &call.choice, snapshot);
         let mut ports = Vec::with_capacity(service.ports.len());
         for port in &service.ports {
             let Some(slot) = self.slots.find(name, port.port) else { continue };
@@ -120,6 +123,8 @@ impl Compiler {
         let limits = |p: &TrafficPolicy| p.limits.clone().unwrap_or_default();
         Call {
             balance: first(&policies, |p| p.balance).unwrap_or_default(),
+            hash: first(&policies, |p| p.balance.map(|_| p.hash.clone())).flatten(),
+            choice: first(&policies, |p| p.endpoints.clone()).unwrap_or_default(),
             below_percent: first(&policies, |p| p.failover.as_ref()).map_or(0, |failover| failover.below_percent),
             eject: Ejection { statuses: eject.is_some(), rule: eject.unwrap_or(EJECT) },
             pending_max: first(&policies, |p| limits(p).pending_max),
@@ -131,21 +136,28 @@ impl Compiler {
         }
     }
 
-    fn prefer(&self, name: &ServiceRef) -> Vec<Nearness> {
+    /// The endpoints of a service by tier, nearest first: those that `choice` lets in.
+    fn members_of(&self, name: &ServiceRef, choice: &Choice, snapshot: &Snapshot) -> Vec<Nearby> {
         let keys = self.held.by_target.get(name).into_iter().flatten();
         let failover = keys.filter_map(|key| self.held.traffic.get(key)?.failover.as_ref()).next();
-        failover.map(|failover| failover.prefer.clone()).unwrap_or_default()
-    }
-
-    /// The endpoints of a service by tier, nearest first.
-    fn members_of(&self, name: &ServiceRef, snapshot: &Snapshot) -> Vec<Vec<Arc<Member>>> {
-        let prefer = self.prefer(name);
+        let (prefer, shares) = failover.map_or((&[][..], &[][..]), |policy| (&policy.prefer, &policy.shares));
         // Whoever fits no preference comes after all of them.
-        let mut tiers = vec![Vec::new(); prefer.len() + 1];
+        let prefer = &prefer[..prefer.len().min(TIERS_MAX - 1)];
+        let share =
+            |tier: usize| shares.get(tier).copied().unwrap_or(if tier == 0 && shares.is_empty() { 100 } else { 0 });
+        let mut tiers: Vec<Nearby> =
+            (0..=prefer.len()).map(|tier| Nearby { share_percent: share(tier), members: Vec::new() }).collect();
         for member in self.held.endpoints.get(name).into_iter().flat_map(|of| of.values()) {
+            let labels = &member.endpoint.labels;
+            if !choice.labels.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+                continue;
+            }
             let near = |nearness: &Nearness| is_near(*nearness, &snapshot.node.locality, member.locality());
             let tier = prefer.iter().position(near).unwrap_or(prefer.len());
-            tiers[tier].push(Arc::clone(member));
+            tiers[tier].members.push(Arc::clone(member));
+        }
+        if let Some(most) = choice.most {
+            tiers.iter_mut().for_each(|tier| subset(&mut tier.members, most, &snapshot.node));
         }
         tiers
     }
@@ -155,7 +167,7 @@ impl Compiler {
         name: &ServiceRef,
         port: &ServicePort,
         slot: Slot,
-        (tiers, call): (&[Vec<Arc<Member>>], &Arc<Call>),
+        (tiers, call): (&[Nearby], &Arc<Call>),
         snapshot: &mut Snapshot,
     ) {
         let mut cluster = Cluster {
@@ -165,6 +177,7 @@ impl Compiler {
             members: Box::default(),
             cumulative: Box::default(),
             tiers: Box::default(),
+            table: hash::Table::None,
             away: 0,
             call: Arc::clone(call),
         };
@@ -182,20 +195,45 @@ fn cluster_name(service: &ServiceRef, port: u16) -> Name {
     Name { service: service.clone(), port, label: service.to_string().into(), sni }
 }
 
+/// The endpoints of one tier.
+struct Nearby {
+    share_percent: u8,
+    members: Vec<Arc<Member>>,
+}
+
+/// Leaves `most` of the healthy members, and those that aren't. Each proxy keeps the ones that rank first in
+/// an order of its own: proxies choose independently, so that every endpoint has about as many callers, and
+/// one that leaves or comes changes at most one place (rendezvous hashing; gRFC A68).
+fn subset(members: &mut Vec<Arc<Member>>, most: u32, node: &Node) {
+    let own = hash(node.name.as_bytes(), hash(node.namespace.as_bytes(), 0));
+    let rank = |member: &Arc<Member>| hash(member.name().as_bytes(), own);
+    let mut ranks: Vec<u64> = members.iter().filter(|m| m.health() == Health::Healthy).map(rank).collect();
+    ranks.sort_unstable();
+    let Some(limit) = ranks.get(most as usize).copied() else { return };
+    members.retain(|member| member.health() != Health::Healthy || rank(member) < limit);
+}
+
 /// Puts those endpoints into `cluster` that have the port.
-fn fill(cluster: &mut Cluster, tiers: &[Vec<Arc<Member>>], port: u16) {
+fn fill(cluster: &mut Cluster, tiers: &[Nearby], port: u16) {
+    let has_port = |member: &&Arc<Member>| member.endpoint.ports.iter().any(|pair| pair.service == port);
+    let is = |member: &&Arc<Member>, health| member.health() == health;
+    let having = || tiers.iter().flat_map(|tier| &tier.members).filter(has_port);
+    let healthy = having().filter(|member| is(member, Health::Healthy)).count();
+    let sick = having().filter(|member| is(member, Health::Unhealthy)).count();
+    let panics = healthy * 100 < usize::from(cluster.call.choice.panic_percent.unwrap_or(0)) * (healthy + sick);
     let (mut members, mut ends) = (Vec::new(), Vec::new());
     for tier in tiers {
-        let having = tier.iter().filter(|member| member.endpoint.ports.iter().any(|pair| pair.service == port));
         let mut total = 0;
-        for member in having {
+        for member in tier.members.iter().filter(has_port) {
             total += 1;
             match member.health() {
                 Health::Healthy => members.push(Arc::clone(member)),
+                Health::Unhealthy if panics => members.push(Arc::clone(member)),
                 Health::Draining | Health::Unhealthy => cluster.away += 1,
             }
         }
-        ends.push(Tier { end: u32::try_from(members.len()).unwrap_or(u32::MAX), total });
+        let end = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        ends.push(Tier { end, total, share_percent: tier.share_percent });
     }
     let uneven = members.windows(2).any(|pair| pair[0].endpoint.weight != pair[1].endpoint.weight);
     if uneven {
@@ -205,6 +243,7 @@ fn fill(cluster: &mut Cluster, tiers: &[Vec<Arc<Member>>], port: u16) {
         });
         cluster.cumulative = sums.collect();
     }
+    cluster.table = hash::Table::new(cluster.call.balance, &members);
     cluster.members = members.into();
     cluster.tiers = ends.into();
 }

@@ -5,7 +5,7 @@ use super::*;
 use crate::fixtures::*;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
-use byrnie_model::policy::traffic::{Eject, Limits, Rate, RetryBudget};
+use byrnie_model::policy::traffic::{Balance, Eject, Hash, HashOn, Limits, Rate, RetryBudget};
 use byrnie_model::resource::{DefaultAccess, Resource};
 use byrnie_model::route::{HeaderEdits, PathEdit, Redirect, Retry, Rewrite, RouteFilter, Rule};
 use byrnie_model::{Identity, Protocol};
@@ -410,9 +410,67 @@ fn limits_answer_before_anything_is_sent() {
     plan(ask(400));
 }
 
+/// The rule that goes on asking endpoints that fail, until ejection stops it.
+fn least_request() -> TrafficPolicy {
+    TrafficPolicy { balance: Some(Balance::LeastRequest), ..TrafficPolicy::default() }
+}
+
+#[test]
+fn who_refuses_is_left_alone_as_long_as_it_asks_for() {
+    type Say = fn(&mut World, &mut crate::Exchange, bool);
+    fn say(world: &mut World, exchange: &mut crate::Exchange, mut head: byrnie_codec::Head) {
+        exchange.on_response(&mut world.shard, &mut head, ms(0));
+    }
+    let answers: [Say; 4] = [
+        |world, exchange, bad| say(world, exchange, response(if bad { 503 } else { 200 }, &[])),
+        |world, exchange, bad| say(world, exchange, response(if bad { 429 } else { 200 }, &[("retry-after", "5")])),
+        |world, exchange, bad| say(world, exchange, response(200, &[("grpc-status", if bad { "8" } else { "0" })])),
+        |world, exchange, bad| {
+            say(world, exchange, response(200, &[]));
+            let mut trailers = byrnie_codec::Fields::new();
+            trailers.append("grpc-status", if bad { b"8" } else { b"0" }).unwrap();
+            exchange.on_trailers(&trailers, ms(0));
+        },
+    ];
+    for (kind, answer) in answers.into_iter().enumerate() {
+        let mut world = World::payments(3);
+        let mut asked = 0;
+        for _ in 0..200 {
+            let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
+            let bad = endpoint_of(&plan(effect)) == "p1";
+            asked += u32::from(bad);
+            answer(&mut world, &mut exchange, bad);
+        }
+        assert!(asked <= 1, "{kind}: asked {asked} times");
+    }
+}
+
+#[test]
+fn a_user_stays_with_an_endpoint() {
+    let hash = Hash { on: HashOn::Header("x-user".into()), load_percent_max: Some(200) };
+    let policy = TrafficPolicy { balance: Some(Balance::Maglev), hash: Some(hash), ..TrafficPolicy::default() };
+    let mut world = World::payments(5);
+    world.put(vec![traffic("payments", policy)]);
+    let mut ask = |user: &str| {
+        let (_exchange, effect) = world.begin(&mut head("GET", "payments/", &[("x-user", user)]), ms(0));
+        endpoint_of(&plan(effect))
+    };
+    let homes: Vec<String> = (0..50).map(|n| ask(&format!("u{n}"))).collect();
+    assert!((0..50).all(|n| ask(&format!("u{n}")) == homes[n]));
+    assert_eq!(homes.iter().collect::<std::collections::BTreeSet<_>>().len(), 5);
+    // Retries go on in the user's own order.
+    let retry = |world: &mut World| {
+        let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[("x-user", "bob")]), ms(0));
+        let first = endpoint_of(&plan(effect));
+        (first, endpoint_of(&plan(exchange.on_failure(&mut world.shard, Failure::Connect, ms(0)))))
+    };
+    assert_eq!(retry(&mut world), retry(&mut world));
+}
+
 #[test]
 fn ejection_keeps_requests_from_a_broken_endpoint() {
     let mut world = World::payments(3);
+    world.put(vec![traffic("payments", least_request())]);
     let mut bad = 0;
     for at in 0..200 {
         let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(at));
@@ -434,6 +492,7 @@ fn ejection_keeps_requests_from_a_broken_endpoint() {
 #[test]
 fn the_last_of_three_carries_all_while_two_are_down() {
     let mut world = World::payments(3);
+    world.put(vec![traffic("payments", least_request())]);
     for at in 0..2_000 {
         let (mut exchange, mut effect) = world.begin(&mut head("GET", "payments/", &[]), ms(at));
         while let Effect::Send(planned) = effect {
@@ -474,7 +533,7 @@ fn statuses_eject_only_where_a_policy_says_so() {
     let eject = Eject { consecutive_errors: 3, span: Duration::from_secs(30), ejected_percent_max: 50 };
     for (policy, ejections) in [(None, 0), (Some(eject), 1)] {
         let mut world = World::payments(2);
-        world.put(vec![traffic("payments", TrafficPolicy { eject: policy, ..TrafficPolicy::default() })]);
+        world.put(vec![traffic("payments", TrafficPolicy { eject: policy, ..least_request() })]);
         for at in 0..20 {
             let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(at));
             let status = if endpoint_of(&plan(effect)) == "p1" { 500 } else { 200 };

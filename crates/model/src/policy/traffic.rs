@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How a service is called.
 
-use crate::ServiceRef;
+use crate::{Labels, ServiceRef};
+use byrnie_base::Text;
 use std::time::Duration;
 
 /// How callers' proxies treat the targets. What is absent keeps the mesh's defaults.
@@ -11,6 +12,10 @@ pub struct TrafficPolicy {
     pub targets: Vec<ServiceRef>,
     /// How an endpoint is chosen.
     pub balance: Option<Balance>,
+    /// What the hashing rules look at; present with these only.
+    pub hash: Option<Hash>,
+    /// Which endpoints are used, and how fast new ones are.
+    pub endpoints: Option<Choice>,
     /// Which endpoints are preferred.
     pub failover: Option<Failover>,
     /// When an endpoint is left out for a while.
@@ -25,16 +30,68 @@ pub struct TrafficPolicy {
     pub connect_timeout: Option<Duration>,
 }
 
-/// How an endpoint is chosen.
+/// How an endpoint is chosen. The rules themselves, with their sources, are in `engine/balance`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
-    /// The less busy of two taken at random (Mitzenmacher, "The Power of Two Choices", 2001).
+    /// Of two taken at random, the one with the lesser latency times tries under way.
     #[default]
+    PeakEwma,
+    /// The less busy of two taken at random.
     LeastRequest,
     /// One after the other, by weight.
     RoundRobin,
     /// At random, by weight.
     Random,
+    /// In proportion to the load that endpoints report of themselves (ORCA).
+    WeightedRoundRobin,
+    /// By hash, on a ring.
+    RingHash,
+    /// By hash, in a table.
+    Maglev,
+}
+
+impl Balance {
+    /// Whether it needs a [`Hash`].
+    pub const fn hashes(self) -> bool {
+        matches!(self, Self::RingHash | Self::Maglev)
+    }
+}
+
+/// What the hashing rules look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hash {
+    /// Requests that are equal in this go to one endpoint. Those that lack it are spread at random.
+    pub on: HashOn,
+    /// No endpoint gets more than this share (percent, above 100) of the mean load; the next one in the
+    /// order of the hash takes the rest. `None`: no bound.
+    pub load_percent_max: Option<u32>,
+}
+
+/// The part of a request that is hashed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashOn {
+    /// The first value of this header.
+    Header(Text),
+    /// The cookie of this name.
+    Cookie(Text),
+    /// The parameter of this name in the query.
+    Query(Text),
+    /// Who calls: the workload, or at an edge the client's address.
+    Source,
+}
+
+/// Which endpoints are used, and how fast new ones are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Only those with all these labels.
+    pub labels: Labels,
+    /// Each caller uses so many of each tier at most.
+    pub most: Option<u32>,
+    /// A new endpoint, or one that comes back, gets its full share after this time.
+    pub slow_start: Option<Duration>,
+    /// Below this share (percent) of usable endpoints, health is ignored: so many are more likely to be
+    /// called sick wrongly than to be sick.
+    pub panic_percent: Option<u8>,
 }
 
 /// Which endpoints are preferred.
@@ -42,8 +99,10 @@ pub enum Balance {
 pub struct Failover {
     /// Nearest first.
     pub prefer: Vec<Nearness>,
-    /// Go on to the next when less than this share (percent) is healthy.
+    /// A tier of which less than this share (percent) is usable hands the lacking part on.
     pub below_percent: u8,
+    /// The share (percent) of requests meant for each of `prefer`; together 100. Empty: all for the first.
+    pub shares: Vec<u8>,
 }
 
 /// How near an endpoint is.

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The document of a TrafficPolicy (the retry budget in the words of XBackendTrafficPolicy).
 
+use self::balance::{BalanceWord, ChoiceSpec, FailoverSpec, HashSpec};
 use super::names;
 use super::reader::{Reader, TargetRef};
 use crate::code;
 use crate::policy::TrafficPolicy;
-use crate::policy::traffic::{Balance, Eject, Failover, Limits, Nearness, Rate, RetryBudget};
+use crate::policy::traffic::{Balance, Eject, Limits, Rate, RetryBudget};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+mod balance;
 
 /// How callers' proxies treat the targets. What is absent keeps the mesh's defaults.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
@@ -15,9 +18,15 @@ use std::time::Duration;
 pub(crate) struct TrafficSpec {
     /// The services that it's for; at least one.
     target_refs: Vec<TargetRef>,
-    /// How an endpoint is chosen; `LeastRequest` unless given.
+    /// How an endpoint is chosen; `PeakEwma` unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     balance: Option<BalanceWord>,
+    /// What `RingHash` and `Maglev` look at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hash: Option<HashSpec>,
+    /// Which endpoints are used, and how fast new ones are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    endpoints: Option<ChoiceSpec>,
     /// Which endpoints are preferred.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failover: Option<FailoverSpec>,
@@ -49,36 +58,6 @@ pub(crate) struct TrafficSpec {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 const fn is_false(flag: &bool) -> bool {
     !*flag
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, schemars::JsonSchema)]
-enum BalanceWord {
-    LeastRequest,
-    RoundRobin,
-    Random,
-}
-
-/// Which endpoints are preferred.
-#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct FailoverSpec {
-    /// Nearest first.
-    prefer: Vec<NearnessWord>,
-    /// Go on to the next when less than this share is healthy, such as `70%`.
-    #[serde(default = "most")]
-    below: String,
-}
-
-fn most() -> String {
-    "70%".to_owned()
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-enum NearnessWord {
-    SameZone,
-    SameRegion,
-    Any,
 }
 
 /// When an endpoint is left out.
@@ -190,32 +169,20 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
         reader.require(span <= CONNECT_TIMEOUT_MAX, "spec.connectTimeout", "must be at most 60s");
         span
     });
+    let balance = spec.balance.map(Balance::from);
+    balance::require_pair(reader, balance, spec.hash.as_ref());
     Some(TrafficPolicy {
         targets,
-        balance: spec.balance.map(Balance::from),
-        failover: spec.failover.as_ref().map(|failover| read_failover(reader, failover)),
+        balance,
+        hash: spec.hash.as_ref().map(|hash| balance::read_hash(reader, hash)),
+        endpoints: spec.endpoints.as_ref().map(|choice| balance::read_choice(reader, choice)),
+        failover: spec.failover.as_ref().map(|failover| balance::read_failover(reader, failover)),
         eject: spec.eject.as_ref().map(|eject| read_eject(reader, eject)),
         limits: spec.limits.as_ref().map(|limits| read_limits(reader, limits)),
         retry_budget: spec.retry_constraint.as_ref().map(|retry| read_retry(reader, retry)),
         unsafe_retry: spec.unsafe_retry,
         connect_timeout,
     })
-}
-
-fn read_failover(reader: &mut Reader<'_>, spec: &FailoverSpec) -> Failover {
-    let path = "spec.failover.prefer";
-    let prefer: Vec<Nearness> = spec.prefer.iter().map(|word| Nearness::from(*word)).collect();
-    reader.require(!prefer.is_empty(), path, "at least one of sameZone, sameRegion, any");
-    for (i, nearness) in prefer.iter().enumerate() {
-        if prefer[..i].contains(nearness) {
-            reader.fault(&code::CONTRADICTION, format!("{path}[{i}]"), "stands twice");
-        } else if i > 0 && prefer[i - 1] == Nearness::Any {
-            reader.fault(&code::CONTRADICTION, format!("{path}[{i}]"), "nothing is left after \"any\"");
-        } else if *nearness == Nearness::SameZone && prefer[..i].contains(&Nearness::SameRegion) {
-            reader.fault(&code::CONTRADICTION, format!("{path}[{i}]"), "the zone is within the region: put it first");
-        }
-    }
-    Failover { prefer, below_percent: reader.percent(&spec.below, "spec.failover.below") }
 }
 
 fn read_eject(reader: &mut Reader<'_>, spec: &EjectSpec) -> Eject {
@@ -258,49 +225,16 @@ fn interval(reader: &mut Reader<'_>, text: &str, path: &str) -> Duration {
     span
 }
 
-impl From<BalanceWord> for Balance {
-    fn from(word: BalanceWord) -> Self {
-        match word {
-            BalanceWord::LeastRequest => Self::LeastRequest,
-            BalanceWord::RoundRobin => Self::RoundRobin,
-            BalanceWord::Random => Self::Random,
-        }
-    }
-}
-
-impl From<NearnessWord> for Nearness {
-    fn from(word: NearnessWord) -> Self {
-        match word {
-            NearnessWord::SameZone => Self::SameZone,
-            NearnessWord::SameRegion => Self::SameRegion,
-            NearnessWord::Any => Self::Any,
-        }
-    }
-}
-
 impl From<&TrafficPolicy> for TrafficSpec {
     fn from(policy: &TrafficPolicy) -> Self {
         let text = names::duration_text;
         let rate = |rate: &Rate| RateSpec { requests: rate.requests, per: text(rate.per) };
         Self {
             target_refs: policy.targets.iter().map(TargetRef::from).collect(),
-            balance: policy.balance.map(|balance| match balance {
-                Balance::LeastRequest => BalanceWord::LeastRequest,
-                Balance::RoundRobin => BalanceWord::RoundRobin,
-                Balance::Random => BalanceWord::Random,
-            }),
-            failover: policy.failover.as_ref().map(|failover| FailoverSpec {
-                prefer: failover
-                    .prefer
-                    .iter()
-                    .map(|nearness| match nearness {
-                        Nearness::SameZone => NearnessWord::SameZone,
-                        Nearness::SameRegion => NearnessWord::SameRegion,
-                        Nearness::Any => NearnessWord::Any,
-                    })
-                    .collect(),
-                below: format!("{}%", failover.below_percent),
-            }),
+            balance: policy.balance.map(BalanceWord::from),
+            hash: policy.hash.as_ref().map(HashSpec::from),
+            endpoints: policy.endpoints.as_ref().map(ChoiceSpec::from),
+            failover: policy.failover.as_ref().map(FailoverSpec::from),
             eject: policy.eject.as_ref().map(|eject| EjectSpec {
                 consecutive_errors: eject.consecutive_errors,
                 span: text(eject.span),

@@ -41,6 +41,11 @@ pub enum Fault {
 }
 
 impl Pump {
+    /// The trailers that came with the body's end, if there were any.
+    pub fn trailers(&self) -> Option<&Fields> {
+        self.trailers.as_deref()
+    }
+
     /// A direction that has moved nothing; `keep` says that a copy is wanted.
     pub fn new(keep: bool) -> Self {
         let copy = if keep { Copy::Kept { bytes: Vec::new(), replay: false } } else { Copy::Off };

@@ -8,7 +8,9 @@ use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source};
-use byrnie_model::policy::traffic::{Balance, Eject, Failover, Limits, Nearness, Rate, RetryBudget, TrafficPolicy};
+use byrnie_model::policy::traffic::{
+    Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
+};
 use byrnie_model::{Labels, ServiceRef, Spec};
 use std::sync::Arc;
 
@@ -147,16 +149,12 @@ fn pattern_out(from: &PathPattern) -> pb::PathPattern {
 }
 
 pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
-    let balance = match policy.balance {
-        None => pb::Balance::Unspecified,
-        Some(Balance::LeastRequest) => pb::Balance::LeastRequest,
-        Some(Balance::RoundRobin) => pb::Balance::RoundRobin,
-        Some(Balance::Random) => pb::Balance::Random,
-    };
     let message = pb::TrafficPolicy {
         labels: labels_out(labels),
         targets: policy.targets.iter().map(check::service_ref_out).collect(),
-        balance: balance.into(),
+        balance: policy.balance.map_or(pb::Balance::Unspecified, balance_out).into(),
+        hash: policy.hash.as_ref().map(hash_out),
+        endpoints: policy.endpoints.as_ref().map(choice_out),
         failover: policy.failover.as_ref().map(failover_out),
         eject: policy.eject.as_ref().map(|eject| pb::Eject {
             consecutive_errors: eject.consecutive_errors,
@@ -184,16 +182,16 @@ pub(super) fn decode_traffic(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
     if targets.is_empty() {
         return Err(missing("targetRefs"));
     }
-    let balance = match pb::Balance::try_from(policy.balance) {
-        Ok(pb::Balance::Unspecified) => None,
-        Ok(pb::Balance::LeastRequest) => Some(Balance::LeastRequest),
-        Ok(pb::Balance::RoundRobin) => Some(Balance::RoundRobin),
-        Ok(pb::Balance::Random) => Some(Balance::Random),
-        Err(_) => return Err(invalid("balance")),
-    };
+    let balance = balance(policy.balance)?;
+    let hash = policy.hash.map(hash).transpose()?;
+    if hash.is_none() && balance.is_some_and(Balance::hashes) {
+        return Err(missing("hash"));
+    }
     let spec = TrafficPolicy {
         targets,
         balance,
+        hash,
+        endpoints: policy.endpoints.map(choice).transpose()?,
         failover: policy.failover.map(failover).transpose()?,
         eject: policy.eject.map(eject).transpose()?,
         limits: policy.limits.map(limits).transpose()?,
@@ -202,6 +200,74 @@ pub(super) fn decode_traffic(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         connect_timeout: check::optional_duration("connectTimeout", policy.connect_timeout)?,
     };
     Ok((Spec::Traffic(Arc::new(spec)), labels("labels", policy.labels)?))
+}
+
+fn balance(number: i32) -> Result<Option<Balance>, Error> {
+    Ok(Some(match pb::Balance::try_from(number) {
+        Ok(pb::Balance::Unspecified) => return Ok(None),
+        Ok(pb::Balance::PeakEwma) => Balance::PeakEwma,
+        Ok(pb::Balance::LeastRequest) => Balance::LeastRequest,
+        Ok(pb::Balance::RoundRobin) => Balance::RoundRobin,
+        Ok(pb::Balance::Random) => Balance::Random,
+        Ok(pb::Balance::WeightedRoundRobin) => Balance::WeightedRoundRobin,
+        Ok(pb::Balance::RingHash) => Balance::RingHash,
+        Ok(pb::Balance::Maglev) => Balance::Maglev,
+        Err(_) => return Err(invalid("balance")),
+    }))
+}
+
+const fn balance_out(from: Balance) -> pb::Balance {
+    match from {
+        Balance::PeakEwma => pb::Balance::PeakEwma,
+        Balance::LeastRequest => pb::Balance::LeastRequest,
+        Balance::RoundRobin => pb::Balance::RoundRobin,
+        Balance::Random => pb::Balance::Random,
+        Balance::WeightedRoundRobin => pb::Balance::WeightedRoundRobin,
+        Balance::RingHash => pb::Balance::RingHash,
+        Balance::Maglev => pb::Balance::Maglev,
+    }
+}
+
+fn hash(from: pb::Hash) -> Result<Hash, Error> {
+    let on = match from.on.ok_or_else(|| missing("hash"))? {
+        pb::hash::On::Header(name) => HashOn::Header(check::token("hash.header", &name)?),
+        pb::hash::On::Cookie(name) => HashOn::Cookie(check::token("hash.cookie", &name)?),
+        pb::hash::On::Query(name) => HashOn::Query(check::token("hash.query", &name)?),
+        pb::hash::On::Source(_) => HashOn::Source,
+    };
+    if from.load_percent_max.is_some_and(|share| share <= 100) {
+        return Err(invalid("hash.maxLoad"));
+    }
+    Ok(Hash { on, load_percent_max: from.load_percent_max })
+}
+
+fn hash_out(from: &Hash) -> pb::Hash {
+    let on = match &from.on {
+        HashOn::Header(name) => pb::hash::On::Header(name.to_string()),
+        HashOn::Cookie(name) => pb::hash::On::Cookie(name.to_string()),
+        HashOn::Query(name) => pb::hash::On::Query(name.to_string()),
+        HashOn::Source => pb::hash::On::Source(pb::HashSource {}),
+    };
+    pb::Hash { on: Some(on), load_percent_max: from.load_percent_max }
+}
+
+fn choice(from: pb::Choice) -> Result<Choice, Error> {
+    const PANIC: &str = "endpoints.panicBelow";
+    Ok(Choice {
+        labels: labels("endpoints.labels", from.labels)?,
+        most: from.most.map(|most| check::weight("endpoints.most", most)).transpose()?,
+        slow_start: check::optional_duration("endpoints.slowStart", from.slow_start)?,
+        panic_percent: from.panic_percent.map(|share| check::percent(PANIC, share)).transpose()?,
+    })
+}
+
+fn choice_out(from: &Choice) -> pb::Choice {
+    pb::Choice {
+        labels: labels_out(&from.labels),
+        most: from.most,
+        slow_start: from.slow_start.map(check::duration_out),
+        panic_percent: from.panic_percent.map(u32::from),
+    }
 }
 
 fn failover(from: pb::Failover) -> Result<Failover, Error> {
@@ -213,7 +279,8 @@ fn failover(from: pb::Failover) -> Result<Failover, Error> {
     };
     Ok(Failover {
         prefer: list("failover.prefer", LIST_MAX, from.prefer, nearness)?,
-        below_percent: check::percent("failover.whenHealthyBelow", from.below_percent)?,
+        below_percent: check::percent("failover.below", from.below_percent)?,
+        shares: list("failover.shares", LIST_MAX, from.shares, |share| check::percent("failover.shares", share))?,
     })
 }
 
@@ -226,7 +293,11 @@ fn failover_out(from: &Failover) -> pb::Failover {
         })
         .into()
     };
-    pb::Failover { prefer: from.prefer.iter().map(nearness).collect(), below_percent: from.below_percent.into() }
+    pb::Failover {
+        prefer: from.prefer.iter().map(nearness).collect(),
+        below_percent: from.below_percent.into(),
+        shares: from.shares.iter().map(|share| u32::from(*share)).collect(),
+    }
 }
 
 fn eject(from: pb::Eject) -> Result<Eject, Error> {

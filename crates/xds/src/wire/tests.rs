@@ -4,7 +4,9 @@
 use super::*;
 use byrnie_base::Text;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Source};
-use byrnie_model::policy::traffic::{Balance, Eject, Failover, Limits, Nearness, Rate, RetryBudget, TrafficPolicy};
+use byrnie_model::policy::traffic::{
+    Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
+};
 use byrnie_model::policy::{access, traffic};
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::route::*;
@@ -190,10 +192,32 @@ fn rate() -> impl Strategy<Value = Rate> {
 }
 
 fn traffic() -> impl Strategy<Value = Spec> {
-    let balance = prop_oneof![Just(Balance::LeastRequest), Just(Balance::RoundRobin), Just(Balance::Random)];
+    let balance = prop_oneof![
+        Just(Balance::PeakEwma),
+        Just(Balance::LeastRequest),
+        Just(Balance::RoundRobin),
+        Just(Balance::Random),
+        Just(Balance::WeightedRoundRobin),
+        Just(Balance::RingHash),
+        Just(Balance::Maglev)
+    ];
+    let on = prop_oneof![
+        Just(HashOn::Source),
+        name().prop_map(HashOn::Header),
+        name().prop_map(HashOn::Cookie),
+        name().prop_map(HashOn::Query)
+    ];
+    let hash = (on, of(101_u32..)).prop_map(|(on, load_percent_max)| Hash { on, load_percent_max });
+    let choice = (labels(), of(1_u32..), of(span()), of(0_u8..=100))
+        .prop_map(|(labels, most, slow_start, panic_percent)| Choice { labels, most, slow_start, panic_percent });
+    // A rule that hashes has something to hash.
+    let balance = (of(balance), of(hash)).prop_map(|(balance, hash)| {
+        let plain = if hash.is_some() { balance } else { balance.filter(|balance| !balance.hashes()) };
+        (plain, hash)
+    });
     let nearness = prop_oneof![Just(Nearness::SameZone), Just(Nearness::SameRegion), Just(Nearness::Any)];
-    let failover =
-        (vec(nearness, 0..3), 0_u8..=100).prop_map(|(prefer, below_percent)| Failover { prefer, below_percent });
+    let failover = (vec(nearness, 0..3), 0_u8..=100, vec(0_u8..=100, 0..3))
+        .prop_map(|(prefer, below_percent, shares)| Failover { prefer, below_percent, shares });
     let eject = (any::<u32>(), span(), 0_u8..=100).prop_map(|(consecutive_errors, span, ejected_percent_max)| Eject {
         consecutive_errors,
         span,
@@ -202,12 +226,18 @@ fn traffic() -> impl Strategy<Value = Spec> {
     let limits = (of(any::<u32>()), of(rate())).prop_map(|(pending_max, rate)| Limits { pending_max, rate });
     let budget =
         (0_u8..=100, span(), rate()).prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
-    let whole = (vec(service_ref(), 1..3), of(balance), of(failover), of(eject), of(limits), of(budget));
+    let whole = (vec(service_ref(), 1..3), balance, of(choice), of(failover), of(eject), of(limits), of(budget));
     (whole, any::<bool>(), of(span())).prop_map(
-        |((targets, balance, failover, eject, limits, retry_budget), unsafe_retry, connect_timeout)| {
+        |(
+            (targets, (balance, hash), endpoints, failover, eject, limits, retry_budget),
+            unsafe_retry,
+            connect_timeout,
+        )| {
             let policy = TrafficPolicy {
                 targets,
                 balance,
+                hash,
+                endpoints,
                 failover,
                 eject,
                 limits,
@@ -305,5 +335,5 @@ fn what_the_model_forbids_is_not_decoded() {
         ..Default::default()
     };
     check(Kind::Endpoint, &foreign, "name is invalid");
-    assert_eq!(traffic::Balance::default(), Balance::LeastRequest);
+    assert_eq!(traffic::Balance::default(), Balance::PeakEwma);
 }

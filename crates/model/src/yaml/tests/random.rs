@@ -3,7 +3,9 @@
 
 use super::super::*;
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
-use crate::policy::traffic::{Balance, Eject, Failover, Limits, Nearness, Rate, RetryBudget, TrafficPolicy};
+use crate::policy::traffic::{
+    Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
+};
 use crate::resource::{DefaultAccess, Mesh};
 use crate::route::{
     Backend, HeaderEdits, Match, NamedMatch, Parent, PathEdit, PathMatch, Redirect, Retry, Rewrite, Route, RouteFilter,
@@ -207,9 +209,35 @@ fn access() -> impl Strategy<Value = AccessPolicy> {
 }
 
 fn traffic() -> impl Strategy<Value = TrafficPolicy> {
-    let balance = option::of(select(vec![Balance::LeastRequest, Balance::RoundRobin, Balance::Random]));
+    let plain = option::of(select(vec![
+        Balance::PeakEwma,
+        Balance::LeastRequest,
+        Balance::RoundRobin,
+        Balance::Random,
+        Balance::WeightedRoundRobin,
+    ]))
+    .prop_map(|balance| (balance, None));
+    let on = prop_oneof![
+        Just(HashOn::Source),
+        label().prop_map(HashOn::Header),
+        label().prop_map(HashOn::Cookie),
+        label().prop_map(HashOn::Query)
+    ];
+    let hash = (on, option::of(101u32..=1000)).prop_map(|(on, load_percent_max)| Hash { on, load_percent_max });
+    let hashing = (select(vec![Balance::RingHash, Balance::Maglev]), hash)
+        .prop_map(|(balance, hash)| (Some(balance), Some(hash)));
+    let balance = prop_oneof![plain, hashing];
+    let choice = (labels(), option::of(1u32..10_000), option::of(span()), option::of(0u8..101))
+        .prop_map(|(labels, most, slow_start, panic_percent)| Choice { labels, most, slow_start, panic_percent });
     let prefer = select(vec![vec![Nearness::Any], vec![Nearness::SameZone, Nearness::SameRegion, Nearness::Any]]);
-    let failover = (prefer, 0u8..101).prop_map(|(prefer, below_percent)| Failover { prefer, below_percent });
+    let failover = (prefer, 0u8..101, option::of(0u8..101)).prop_map(|(prefer, below_percent, first)| {
+        let shares = match (first, prefer.len()) {
+            (Some(first), 3) => vec![first, 100 - first, 0],
+            (Some(_), 1) => vec![100],
+            _ => vec![],
+        };
+        Failover { prefer, below_percent, shares }
+    });
     let eject = (1u32..1000, span(), 0u8..101).prop_map(|(consecutive_errors, span, ejected_percent_max)| Eject {
         consecutive_errors,
         span,
@@ -223,10 +251,18 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
     let connect = option::of((1u64..60_000).prop_map(Duration::from_millis));
     let rest = (option::of(limits), option::of(budget), any::<bool>(), connect);
     let targets = proptest::collection::btree_set(label(), 1..3);
-    (targets, balance, option::of(failover), option::of(eject), rest).prop_map(
-        |(targets, balance, failover, eject, (limits, retry_budget, unsafe_retry, connect_timeout))| TrafficPolicy {
+    let chosen = (balance, option::of(choice), option::of(failover));
+    (targets, chosen, option::of(eject), rest).prop_map(
+        |(
+            targets,
+            ((balance, hash), endpoints, failover),
+            eject,
+            (limits, retry_budget, unsafe_retry, connect_timeout),
+        )| TrafficPolicy {
             targets: targets.into_iter().map(|name| ServiceRef::new("ns", name)).collect(),
             balance,
+            hash,
+            endpoints,
             failover,
             eject,
             limits,

@@ -412,6 +412,47 @@ pub struct TrafficPolicy {
     pub unsafe_retry: bool,
     #[prost(message, optional, tag = "9")]
     pub connect_timeout: ::core::option::Option<Duration>,
+    #[prost(message, optional, tag = "10")]
+    pub hash: ::core::option::Option<Hash>,
+    #[prost(message, optional, tag = "11")]
+    pub endpoints: ::core::option::Option<Choice>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hash {
+    #[prost(uint32, optional, tag = "5")]
+    pub load_percent_max: ::core::option::Option<u32>,
+    #[prost(oneof = "hash::On", tags = "1, 2, 3, 4")]
+    pub on: ::core::option::Option<hash::On>,
+}
+/// Nested message and enum types in `Hash`.
+pub mod hash {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum On {
+        #[prost(string, tag = "1")]
+        Header(::prost::alloc::string::String),
+        #[prost(string, tag = "2")]
+        Cookie(::prost::alloc::string::String),
+        #[prost(string, tag = "3")]
+        Query(::prost::alloc::string::String),
+        #[prost(message, tag = "4")]
+        Source(super::HashSource),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HashSource {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Choice {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(uint32, optional, tag = "2")]
+    pub most: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "3")]
+    pub slow_start: ::core::option::Option<Duration>,
+    #[prost(uint32, optional, tag = "4")]
+    pub panic_percent: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failover {
@@ -419,6 +460,8 @@ pub struct Failover {
     pub prefer: ::prost::alloc::vec::Vec<i32>,
     #[prost(uint32, tag = "2")]
     pub below_percent: u32,
+    #[prost(uint32, repeated, tag = "3")]
+    pub shares: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Eject {
@@ -613,6 +656,10 @@ pub enum Balance {
     LeastRequest = 1,
     RoundRobin = 2,
     Random = 3,
+    PeakEwma = 4,
+    WeightedRoundRobin = 5,
+    RingHash = 6,
+    Maglev = 7,
 }
 impl Balance {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -625,6 +672,10 @@ impl Balance {
             Self::LeastRequest => "BALANCE_LEAST_REQUEST",
             Self::RoundRobin => "BALANCE_ROUND_ROBIN",
             Self::Random => "BALANCE_RANDOM",
+            Self::PeakEwma => "BALANCE_PEAK_EWMA",
+            Self::WeightedRoundRobin => "BALANCE_WEIGHTED_ROUND_ROBIN",
+            Self::RingHash => "BALANCE_RING_HASH",
+            Self::Maglev => "BALANCE_MAGLEV",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -634,6 +685,10 @@ impl Balance {
             "BALANCE_LEAST_REQUEST" => Some(Self::LeastRequest),
             "BALANCE_ROUND_ROBIN" => Some(Self::RoundRobin),
             "BALANCE_RANDOM" => Some(Self::Random),
+            "BALANCE_PEAK_EWMA" => Some(Self::PeakEwma),
+            "BALANCE_WEIGHTED_ROUND_ROBIN" => Some(Self::WeightedRoundRobin),
+            "BALANCE_RING_HASH" => Some(Self::RingHash),
+            "BALANCE_MAGLEV" => Some(Self::Maglev),
             _ => None,
         }
     }
