@@ -141,6 +141,15 @@ impl Pace {
         });
         if moved.is_ok() { Ok(()) } else { Err(Duration::from_nanos(early)) }
     }
+
+    /// Counts one deed that was done whether the rate admits it or not. However many there were, they keep
+    /// others waiting for no longer than a full burst does.
+    pub fn charge(&self, now: Instant, interval: Duration, burst: u32) {
+        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        let (now, step) = (now.as_nanos(), nanos(interval));
+        let most = now.saturating_add(nanos(interval.saturating_mul(burst.max(1))));
+        let _ = self.0.0.fetch_update(Relaxed, Relaxed, |due| Some(due.max(now).saturating_add(step).min(most)));
+    }
 }
 
 #[cfg(test)]
@@ -187,6 +196,19 @@ mod tests {
         let slow = Pace::new();
         assert_eq!(slow.admit(at(0), Duration::MAX, u32::MAX), Ok(()));
         assert!(slow.admit(at(0), Duration::MAX, 0).is_err());
+    }
+
+    #[test]
+    fn what_is_charged_leaves_less_to_admit() {
+        let pace = Pace::new();
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let step = Duration::from_millis(10);
+        for _ in 0..1000 {
+            pace.charge(at(1000), step, 3);
+        }
+        assert_eq!(pace.admit(at(1000), step, 3), Err(step));
+        assert_eq!(pace.admit(at(1010), step, 3), Ok(()));
+        assert!(pace.admit(at(1010), step, 3).is_err());
     }
 
     #[test]

@@ -64,7 +64,9 @@ pub(crate) fn pick<'c>(
         Wish { range: all, fresh: false, in_service: false },
     ];
     let mut found = wishes.iter().filter_map(|wish| Search { cluster, tried, now, wish: *wish }.choose(shard, key));
-    found.next().map(|index| &cluster.members[index])
+    let member = &cluster.members[found.next()?];
+    outlier::chosen(shard, member, now);
+    Some(member)
 }
 
 impl Search<'_> {

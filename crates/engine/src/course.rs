@@ -8,7 +8,7 @@ use crate::balance::report;
 use crate::cluster::{Busy, Cluster, Member};
 use crate::outlier::{self, Sign};
 use crate::plan::{Again, Hop};
-use crate::retry::{self, PAUSE_SAME_ENDPOINT};
+use crate::retry::{self, HOLD_MAX, PAUSE_MAX, PAUSE_OTHER_ENDPOINT, PAUSE_SAME_ENDPOINT};
 use crate::shard::Shard;
 use crate::{Failure, Plan, Reason, Side, Target, balance};
 use byrnie_base::Instant;
@@ -57,6 +57,8 @@ pub(crate) struct TryLimits {
     pub(crate) timeout: Option<Duration>,
     /// Least pause before a further try, as its route says.
     pub(crate) backoff: Option<Duration>,
+    /// How long the last endpoint asked to be left alone (`Retry-After`).
+    hold: Duration,
     /// Whether the try under way may go on beyond its time if nothing else can be tried.
     soft: bool,
 }
@@ -104,7 +106,12 @@ impl Course {
         let attempts = &self.attempts;
         let member = balance::pick(cluster, shard, self.key, &|member| attempts.tried(member), now);
         let member = Arc::clone(member.ok_or(Reason::NoEndpoint)?);
-        let delay = self.pause(attempts.tried(&member), shard);
+        let tried = attempts.tried(&member);
+        let delay = self.pause(tried, shard);
+        let late = self.deadline.is_some_and(|deadline| deadline.since(now) < delay + TRY_MIN);
+        if late || tried && self.limits.hold > HOLD_MAX {
+            return Err(Reason::Timeout);
+        }
         self.attempts.begin(Some(Arc::clone(&member)), now);
         let soft = self.soft_timeout(cluster, shard);
         self.limits.soft = self.limits.timeout.is_none();
@@ -116,6 +123,11 @@ impl Course {
 
     fn plan(&self, target: Target, connect: Duration, try_deadline: Option<Instant>, delay: Duration) -> Plan {
         let attempt = u8::try_from(self.attempts.count()).unwrap_or(u8::MAX);
+        let budget = match (&target, attempt) {
+            (Target::Local { .. }, _) => None,
+            (Target::Mesh(_), ..=1) => Some(self.policy.tries_max.saturating_sub(1)),
+            (Target::Mesh(_), _) => Some(0),
+        };
         let keep_body = attempt < self.policy.tries_max && self.policy.body_held;
         Plan {
             target,
@@ -124,19 +136,28 @@ impl Course {
             try_deadline: try_deadline.filter(|at| self.deadline.is_none_or(|deadline| *at < deadline)),
             connect_timeout: connect,
             delay,
-            again: Again { attempt, keep_body },
+            again: Again { attempt, keep_body, budget },
         }
     }
 
+    /// How long to wait before a try: not at all for the first, and for the second if it goes elsewhere;
+    /// else anything up to a span that doubles each time ("full jitter": Brooker, "Exponential Backoff And
+    /// Jitter", 2015), but never less than the route or the endpoint itself asks for.
     fn pause(&self, same_endpoint: bool, shard: &mut Shard) -> Duration {
         let tries = u32::try_from(self.attempts.count()).unwrap_or(u32::MAX);
         if tries == 0 {
             return Duration::ZERO;
         }
-        let own = if same_endpoint { PAUSE_SAME_ENDPOINT * (1 << (tries - 1).min(4)) } else { Duration::ZERO };
-        let pause = own.max(self.limits.backoff.unwrap_or_default());
-        let jitter = shard.rng.below(51);
-        pause.saturating_add((pause / 100).saturating_mul(u32::try_from(jitter).unwrap_or(0)))
+        let least = self.limits.backoff.unwrap_or_default();
+        let base = match (same_endpoint, tries) {
+            (true, _) => PAUSE_SAME_ENDPOINT,
+            (false, 1) => Duration::ZERO,
+            (false, _) => PAUSE_OTHER_ENDPOINT,
+        };
+        let most = base.max(least).saturating_mul(1 << (tries - 1).min(5)).min(PAUSE_MAX.max(least));
+        let jitter = Duration::from_nanos(shard.rng.below(u64::try_from(most.as_nanos()).unwrap_or(u64::MAX)));
+        let asked = if same_endpoint { self.limits.hold } else { Duration::ZERO };
+        least.max(asked).saturating_add(jitter)
     }
 
     /// Another endpoint is asked when one takes far longer than usual; only for requests that may be
@@ -207,20 +228,23 @@ impl Course {
         });
         let sign = match ending {
             Ending::Closed => Sign::Good,
-            Ending::Status(status) if status >= 500 && cluster.call.eject.statuses => Sign::Bad,
+            Ending::Status(status) if status >= 500 && cluster.call.eject.statuses => {
+                Sign::Error { gateway: matches!(status, 502..=504) }
+            }
             Ending::Status(_) => Sign::Good,
             // A caller's own short deadline says nothing; one that a usual answer would have met does.
-            Ending::Failed(Failure::Deadline) if patience.is_some_and(|patience| span >= patience) => Sign::Bad,
+            Ending::Failed(Failure::Deadline) if patience.is_some_and(|patience| span >= patience) => Sign::Lost,
             Ending::Failed(failure) if failure.speaks_against_endpoint() && failure.unsent() => Sign::Absent,
-            Ending::Failed(failure) if failure.speaks_against_endpoint() => Sign::Bad,
+            Ending::Failed(failure) if failure.speaks_against_endpoint() => Sign::Lost,
             Ending::Failed(_) => return,
         };
         learn(&member, ending, span, now);
-        outlier::note(shard, cluster, &member, sign, now);
+        outlier::note(shard, cluster, &member, sign, span, now);
     }
 
     /// The answer of the last try asked to be left alone for a while.
-    pub(crate) fn refused(&self, hold: Duration, now: Instant) {
+    pub(crate) fn refused(&mut self, hold: Duration, now: Instant) {
+        self.limits.hold = hold;
         if let Some(member) = self.attempts.last().and_then(|attempt| attempt.member.as_ref()) {
             member.load.refused(hold, now);
         }
@@ -242,7 +266,7 @@ impl Course {
         }
         let member = self.attempts.last().and_then(|attempt| attempt.member.clone());
         if let (Some(member), Some(cluster), true) = (member, self.cluster(), failure == Failure::ResetAfterHead) {
-            outlier::note(shard, cluster, &member, Sign::Bad, now);
+            outlier::note(shard, cluster, &member, Sign::Lost, Duration::ZERO, now);
         }
     }
 }

@@ -121,6 +121,9 @@ impl Exchange {
         if self.course.cluster().is_none() {
             // The own program can't speak for the mesh.
             strip_untrusted_response(head, Sender::Program);
+            if head.status() >= 500 && self.was_spent(now) {
+                head.set(Known::ByrnieRetryBudget.name(), b"0").ok();
+            }
             self.course.end(shard, Ending::Status(head.status()), now);
             return Effect::Forward;
         }
@@ -133,8 +136,13 @@ impl Exchange {
         } else {
             self.course.end(shard, Ending::Status(head.status()), now);
             self.heed(head, now);
-            if let Some(plan) = self.retry_on_status(shard, head.status(), now) {
+            let spent = head.header(Known::ByrnieRetryBudget) == Some(b"0");
+            if !spent && let Some(plan) = self.retry_on_status(shard, head.status(), now) {
                 return Effect::Send(plan);
+            }
+            if spent {
+                self.spend(now);
+                head.remove_known(Known::ByrnieRetryBudget);
             }
             if self.course.attempts.count() > 1 {
                 shard.counts.retries_won += 1;
@@ -149,11 +157,11 @@ impl Exchange {
 
     /// The trailers of the response that was forwarded: there gRPC says how the call went.
     pub fn on_trailers(&mut self, trailers: &Fields, now: Now) {
-        let Some(cluster) = self.course.cluster() else { return };
+        let Some(balance) = self.course.cluster().map(|cluster| cluster.call.balance) else { return };
         if let Some(status) = trailers.known(Known::GrpcStatus) {
             self.heed_grpc(status, None, now.mono);
         }
-        if cluster.call.balance == Balance::WeightedRoundRobin
+        if balance == Balance::WeightedRoundRobin
             && let Some(report) = trailers.get(report::HEADER)
         {
             self.course.reported(report, now.mono);
@@ -161,7 +169,7 @@ impl Exchange {
     }
 
     /// What an answer says about its endpoint, beside its status.
-    fn heed(&self, head: &Head, now: Instant) {
+    fn heed(&mut self, head: &Head, now: Instant) {
         let hold = head.header(Known::RetryAfter).and_then(retry_after);
         if let (429 | 503, Some(hold)) = (head.status(), hold) {
             self.course.refused(hold, now);
@@ -176,7 +184,7 @@ impl Exchange {
         }
     }
 
-    fn heed_grpc(&self, status: &[u8], hold: Option<Duration>, now: Instant) {
+    fn heed_grpc(&mut self, status: &[u8], hold: Option<Duration>, now: Instant) {
         if matches!(Status::parse(status), Status::ResourceExhausted | Status::Unavailable) {
             self.course.refused(hold.unwrap_or_default(), now);
         }
@@ -188,6 +196,9 @@ impl Exchange {
             Step::Send(plan) => Effect::Send(plan),
             Step::Wait => Effect::Wait,
             Step::Give(reason) => {
+                if self.course.attempts.count() > 1 {
+                    self.spend(now.mono);
+                }
                 let answer = give_up(reason, Some(failure), self.facts.side, self.facts.grpc, &self.course);
                 self.reply(Box::new(answer))
             }
@@ -393,12 +404,35 @@ impl Exchange {
         }
     }
 
+    /// Takes note that a call was given up after retries. If the own program fails for it, its callers'
+    /// proxies are told that a retry was tried already (`x-byrnie-retry-budget: 0` in the answer): only the hop
+    /// next to the failure retries, whether or not the programs in between pass headers on. The two calls
+    /// aren't known to belong together: all that fail at one time are taken to.
+    fn spend(&self, now: Instant) {
+        self.snapshot.spent.set(0, now.as_nanos());
+    }
+
+    fn was_spent(&self, now: Instant) -> bool {
+        let at = self.snapshot.spent.value(0);
+        at > 0 && now.since(Instant::from_nanos(at)) < retry::SPENT_FOR
+    }
+
     /// Another try because of the response's status, where the route asks for it.
     fn retry_on_status(&mut self, shard: &mut Shard, status: u16, now: Instant) -> Option<Plan> {
         let retry = self.chosen.as_ref()?.rule().retry.as_ref()?;
+        if !retry.codes.contains(&status) {
+            return None;
+        }
+        let plan = self.try_again(shard, now);
+        if plan.is_none() {
+            self.spend(now);
+        }
+        plan
+    }
+
+    fn try_again(&mut self, shard: &mut Shard, now: Instant) -> Option<Plan> {
         let policy = &self.course.policy;
-        let may = retry.codes.contains(&status)
-            && policy.repeatable
+        let may = policy.repeatable
             && policy.body_held
             && self.course.attempts.count() < usize::from(policy.tries_max)
             && self.course.has_time(now);

@@ -3,9 +3,10 @@
 //! back; it never decides anything that stands here.
 
 use crate::cluster::{Cluster, Member};
+use crate::digits::Digits;
 use crate::{Answer, deadline};
 use byrnie_base::{Instant, Now, Text};
-use byrnie_codec::Head;
+use byrnie_codec::{Head, Known};
 use byrnie_model::{Identity, Protocol};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,16 +51,19 @@ pub struct Again {
     /// Whether another try may follow: only then is it worth to keep a copy of the body. If the copy
     /// grows beyond the proxy's limit, let it go and call `body_gone`.
     pub keep_body: bool,
+    /// Retries that are left to those behind (`x-byrnie-retry-budget`): as many as this proxy has for the first
+    /// try, none from the second on, so that the retries of a path add up and never multiply. `None`: the
+    /// program beside this proxy, which is told what the caller said.
+    pub budget: Option<u8>,
 }
 
 impl Plan {
     /// Writes into `head` what differs from try to try: the time left (`x-byrnie-deadline-ms`, and
-    /// `grpc-timeout` if the caller gave one) and, from the second try on, that nobody behind may retry
-    /// too. The first try is stamped already; call it before each further one.
+    /// `grpc-timeout` if the caller gave one) and the retries left. The first try is stamped already; call it before each further one.
     pub fn stamp(&self, head: &mut Head, now: Now) {
         deadline::stamp(head, self.deadline, now.mono);
-        if self.again.attempt > 1 {
-            head.set("x-byrnie-retry-budget", b"0").ok();
+        if let Some(budget) = self.again.budget {
+            head.set(Known::ByrnieRetryBudget.name(), Digits::of(budget.into()).as_bytes()).ok();
         }
     }
 }

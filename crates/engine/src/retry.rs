@@ -15,8 +15,17 @@ const PATIENCE_MIN: Duration = Duration::from_millis(250);
 const PATIENCE_UNKNOWN: Duration = Duration::from_secs(1);
 /// So many times the 99th percentile is too long for a try.
 const PATIENCE_FACTOR: u32 = 3;
-/// Pause before a try at an endpoint that has just failed; doubled each time, with up to a half of jitter.
-pub(crate) const PAUSE_SAME_ENDPOINT: Duration = Duration::from_millis(25);
+/// Longest first pause before a try at an endpoint that has just failed.
+pub(crate) const PAUSE_SAME_ENDPOINT: Duration = Duration::from_millis(50);
+/// Longest first pause before a third try, if at yet another endpoint.
+pub(crate) const PAUSE_OTHER_ENDPOINT: Duration = Duration::from_millis(10);
+/// Longest pause, unless a route asks for more.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// An endpoint that asks to be left alone for longer, and is the only one, isn't asked again: the caller
+/// learns when to come back.
+pub(crate) const HOLD_MAX: Duration = Duration::from_secs(2);
+/// For so long after an outbound call was given up, errors of the own program are taken to come from it.
+pub(crate) const SPENT_FOR: Duration = Duration::from_secs(1);
 
 /// What one exchange may do after a failure.
 #[derive(Clone, Copy, Debug)]
@@ -79,9 +88,16 @@ impl Budget {
         let sum = |parts: &[u32; PARTS]| parts.iter().map(|n| u64::from(*n)).sum::<u64>();
         let within = (sum(&self.retries) + 1) * 100 <= sum(&self.requests) * u64::from(call.budget.percent);
         let least = &call.budget.least;
-        let granted = within
-            || (least.requests > 0
-                && call.share.retries.admit(now, least.per / least.requests, least.requests).is_ok());
+        let step = least.per.checked_div(least.requests);
+        let granted = match step {
+            // Those within the share count for the least rate too: it is a floor for quiet times, no addition.
+            Some(step) if within => {
+                call.share.retries.charge(now, step, least.requests);
+                true
+            }
+            Some(step) => call.share.retries.admit(now, step, least.requests).is_ok(),
+            None => within,
+        };
         if granted {
             self.retries[at] = self.retries[at].saturating_add(1);
         }
@@ -100,3 +116,6 @@ impl Budget {
         usize::try_from(self.part % PARTS as u64).unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,8 @@ pub(crate) struct ClusterMemory {
     pub(crate) budget: Budget,
     /// When the last ejection now in force ends: until then members are asked one by one.
     pub(crate) ejected_until: Instant,
+    /// When its endpoints were last compared.
+    pub(crate) compared: Instant,
     /// Round robin's place.
     pub(crate) turn: u32,
     /// How long an answer takes here in the mean, in nanoseconds; 0 if none has come yet.

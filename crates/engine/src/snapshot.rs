@@ -9,6 +9,7 @@ use crate::cluster::{Cluster, Member};
 use crate::route::Table;
 use crate::slot::Slot;
 use byrnie_base::Text;
+use byrnie_base::share::Line;
 use byrnie_model::resource::DefaultAccess;
 use byrnie_model::{Protocol, Revision, ServiceRef};
 use std::collections::HashMap;
@@ -29,6 +30,8 @@ pub struct Snapshot {
     /// By slot.
     pub(crate) clusters: Vec<Option<Arc<Cluster>>>,
     pub(crate) words: Words,
+    /// When a call of this workload was last given up after retries, over all cores: see `exchange`.
+    pub(crate) spent: Arc<Line>,
 }
 
 /// What the Mesh resource says.

@@ -155,8 +155,8 @@ impl<'a> Trip<'a> {
     /// One try, up to the response's head.
     async fn attempt(&mut self, plan: &Plan) -> Event {
         self.upstream = None;
-        if !plan.delay.is_zero() {
-            runtime::sleep(plan.delay).await;
+        if !plan.delay.is_zero() && self.rest(plan.delay).await.is_err() {
+            return Event::Failed(Failure::DownstreamGone);
         }
         if plan.again.attempt <= 1 {
             self.up = Pump::new(plan.again.keep_body);
@@ -182,6 +182,18 @@ impl<'a> Trip<'a> {
         }
         self.upstream = Some(upstream);
         self.await_head().await
+    }
+
+    /// Waits before a further try; an error if the caller leaves meanwhile.
+    async fn rest(&mut self, span: Duration) -> Result<(), ()> {
+        self.alarm.set(Some(runtime::now().mono + span));
+        poll_fn(|cx| {
+            if self.up.is_done() && self.down.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(()));
+            }
+            self.alarm.poll(cx).map(Ok)
+        })
+        .await
     }
 
     /// Sends the request and waits for the response's head.

@@ -59,6 +59,58 @@ fn binary(root: &Path) -> Result<PathBuf> {
     Ok(target(root).join("release").join("byrnie"))
 }
 
+/// A mesh in which an app has several instances, and one caller.
+pub(super) struct Shared {
+    binary: PathBuf,
+    data: PathBuf,
+    pub(super) version: String,
+}
+
+impl Shared {
+    /// Starts its control plane.
+    pub(super) fn start(stage: &Stage) -> Result<(Self, Process)> {
+        let binary = binary(&stage.root)?;
+        let said = Command::new(&binary).arg("version").output().context("cannot start byrnie")?;
+        let version = version_in(&String::from_utf8_lossy(&said.stdout));
+        let data = stage.dir.join("mesh-shared");
+        if data.exists() {
+            std::fs::remove_dir_all(&data)?;
+        }
+        let shared = Self { binary, data, version };
+        let console = format!("127.0.0.1:{}", free_port()?);
+        let up = shared.mesh(stage).start(Side::Load, "shared-up", &["up", "--listen", &console])?;
+        wait_for("byrnie up", || shared.data.join("ports.json").exists() && shared.data.join("token").exists())?;
+        Ok((shared, up))
+    }
+
+    fn mesh<'a>(&self, stage: &'a Stage) -> Mesh<'a> {
+        Mesh { stage, binary: self.binary.clone(), data: self.data.to_string_lossy().into_owned() }
+    }
+
+    /// Starts one instance, whose program listens on `port`.
+    pub(super) fn instance(&self, stage: &Stage, at: usize, port: u16) -> Result<Process> {
+        let (port, life) = (port.to_string(), life());
+        let words = ["run", "--name", "app", "--port", &port, "--", "sleep", &life];
+        self.mesh(stage).start(Side::Load, &format!("shared-{at}"), &words)
+    }
+
+    /// Starts the caller; where its sidecar takes calls to the app.
+    pub(super) fn caller(&self, stage: &Stage, port: u16) -> Result<(Process, SocketAddr)> {
+        let mesh = self.mesh(stage);
+        wait_for("the app is known", || mesh.allow("web", "app").is_ok())?;
+        let (told, life, port) = (self.data.join("url"), life(), port.to_string());
+        let script = format!("printf %s \"$BYRNIE_APP_URL\" > '{}'; exec sleep {life}", told.display());
+        let words = ["run", "--name", "web", "--port", &port, "--uses", "app", "--", "sh", "-c", &script];
+        let caller = mesh.start(Side::Proxy, "shared-caller", &words)?;
+        let mut entry = None;
+        wait_for("byrnie run --uses app", || {
+            entry = entry_in(&std::fs::read_to_string(&told).unwrap_or_default());
+            entry.is_some()
+        })?;
+        Ok((caller, entry.context("no address of the app in its caller's environment")?))
+    }
+}
+
 struct Mesh<'a> {
     stage: &'a Stage,
     binary: PathBuf,

@@ -54,7 +54,7 @@ fn bootstrap(role: Role<'_>) -> Value {
     json!({"static_resources": {"listeners": [listener], "clusters": [cluster]}})
 }
 
-fn address(address: SocketAddr) -> Value {
+pub(super) fn address(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
 

@@ -6,6 +6,7 @@
 mod byrnie;
 mod cpu;
 mod envoy;
+mod failover;
 mod load;
 mod options;
 mod origin;
@@ -71,8 +72,10 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
             for workload in Workload::ALL {
                 println!("{:<6} {}", workload.name(), workload.about());
             }
+            println!("{:<6} {}", "failover", failover::ABOUT);
             return Ok(());
         }
+        ["failover", rest @ ..] => return failover::run(root, rest),
         ["--help" | "-h"] => {
             print!("{}", options::USAGE);
             return Ok(());

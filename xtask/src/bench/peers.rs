@@ -152,7 +152,7 @@ fn nginx(dir: &Path, role: Role<'_>) -> String {
 }
 
 /// The first thing that looks like a version in what the program says of itself.
-fn version(name: &str) -> String {
+pub(super) fn version(name: &str) -> String {
     let said = match name {
         "relay" => return "-".to_owned(),
         "envoy" => envoy::binary().and_then(|binary| Command::new(binary).arg("--version").output().ok()),

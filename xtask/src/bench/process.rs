@@ -100,6 +100,19 @@ impl Process {
         self.0.id()
     }
 
+    /// Ends it without a word, as a crash would.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+
+    /// Sends it a signal, such as `-STOP`.
+    pub(super) fn signal(&self, signal: &str) -> Result<()> {
+        let status = Command::new("kill").args([signal, &self.pid().to_string()]).status()?;
+        if status.success() { Ok(()) } else { bail!("kill {signal} {}: {status}", self.pid()) }
+    }
+
     pub(super) fn has_ended(&mut self) -> bool {
         !matches!(self.0.try_wait(), Ok(None))
     }

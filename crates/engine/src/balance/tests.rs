@@ -129,7 +129,7 @@ fn draining_and_unhealthy_endpoints_get_nothing() {
 }
 
 fn ejecting(endpoints: u8, percent: u8) -> World {
-    let eject = Eject { consecutive_errors: 2, span: Duration::from_secs(10), ejected_percent_max: percent };
+    let eject = Eject { consecutive_errors: Some(2), ejected_percent_max: percent, ..Eject::default() };
     world(some(endpoints, |_, _| {}), TrafficPolicy { eject: Some(eject), ..TrafficPolicy::default() })
 }
 
@@ -138,7 +138,7 @@ fn fail_all(world: &mut World, failures: u32, at: Instant) -> usize {
     let cluster = cluster(world);
     for member in cluster.members() {
         for _ in 0..failures {
-            note(&mut world.shard, &cluster, member, Sign::Bad, at);
+            note(&mut world.shard, &cluster, member, Sign::Lost, Duration::ZERO, at);
         }
     }
     cluster.members().iter().filter(|member| outlier::ejected(&world.shard, member, at)).count()
@@ -167,16 +167,131 @@ fn ejections_end_and_grow() {
     let cluster = cluster(&world);
     let member = &cluster.members()[0];
     let out = |world: &World, at| outlier::ejected(&world.shard, member, ms(at).mono);
-    let fail = |world: &mut World, at| note(&mut world.shard, &cluster, member, Sign::Bad, ms(at).mono);
+    let fail =
+        |world: &mut World, at| note(&mut world.shard, &cluster, member, Sign::Lost, Duration::ZERO, ms(at).mono);
     fail(&mut world, 0);
     fail(&mut world, 0);
     assert!(out(&world, 9_999) && !out(&world, 11_001), "ten seconds and at most a tenth more");
     // Back on probation: one failure is enough, and the next time is twice as long.
     fail(&mut world, 12_000);
     assert!(out(&world, 31_999) && !out(&world, 34_001));
-    note(&mut world.shard, &cluster, member, Sign::Good, ms(35_000).mono);
+    note(&mut world.shard, &cluster, member, Sign::Good, Duration::ZERO, ms(35_000).mono);
     fail(&mut world, 36_000);
     assert!(!out(&world, 36_000), "a success ends the probation");
+}
+
+/// What each of so many endpoints answers: (failures of a hundred, milliseconds).
+fn interval(world: &mut World, at: u64, answers: &[(u32, u64)]) -> Vec<String> {
+    let cluster = cluster(world);
+    let members = by_name(&cluster);
+    // The first interval begins with the first answer, and ends with the first one after it.
+    for (request, at) in (0..100).map(|n| (n, at)).chain([(100, at + 10_001)]) {
+        for (n, (failures, millis)) in answers.iter().enumerate() {
+            // The last ones were asked before the interval ended.
+            let sign = if request < *failures { Sign::Error { gateway: false } } else { Sign::Good };
+            note(
+                &mut world.shard,
+                &cluster,
+                members[&format!("e{n}")],
+                sign,
+                Duration::from_millis(*millis),
+                ms(at).mono,
+            );
+        }
+    }
+    let at = ms(at + 10_001).mono;
+    let out = members.iter().filter(|(_, member)| outlier::ejected(&world.shard, member, at));
+    out.map(|(name, _)| name.clone()).collect()
+}
+
+#[test]
+fn who_stands_out_for_the_worse_is_ejected() {
+    let none = Eject { consecutive_errors: None, ..Eject::default() };
+    let rate = Eject { deviation_percent: Some(190), ..none.clone() };
+    let share = Eject { failure_percent: Some(60), ..none.clone() };
+    let slow = Eject { latency_percent: Some(300), ..none.clone() };
+    let good = (0, 10);
+    let check = |rule: &Eject, answers: &[(u32, u64)], expected: &[&str]| {
+        let policy = TrafficPolicy { eject: Some(rule.clone()), ..TrafficPolicy::default() };
+        let mut world = world(some(u8::try_from(answers.len()).unwrap(), |_, _| {}), policy);
+        assert_eq!(interval(&mut world, 0, answers), expected, "{rule:?} {answers:?}");
+    };
+    check(&rate, &[good, good, good, good, (60, 10)], &["e4"]);
+    check(&rate, &[(30, 10), (31, 10), (30, 10), (29, 10), (32, 10)], &[]);
+    check(&rate, &[good, good, (60, 10)], &[]);
+    check(&share, &[good, (59, 10), (61, 10)], &["e2"]);
+    check(&share, &[(100, 10), (100, 10), (100, 10), good], &["e0", "e1"]);
+    check(&slow, &[good, good, (0, 31)], &["e2"]);
+    check(&slow, &[good, good, (0, 29)], &[]);
+    check(&slow, &[(0, 1), (0, 1), (0, 5)], &[]);
+    let busy = Eject { volume: 200, ..share };
+    check(&busy, &[good, (100, 10), good], &[]);
+}
+
+#[test]
+fn errors_are_counted_by_their_origin() {
+    let check = |rule: Eject, signs: &[Sign], expected: bool| {
+        let policy = TrafficPolicy { eject: Some(rule), ..TrafficPolicy::default() };
+        let mut world = world(some(2, |_, _| {}), policy);
+        let cluster = cluster(&world);
+        for sign in signs {
+            note(&mut world.shard, &cluster, &cluster.members()[0], *sign, Duration::ZERO, ms(0).mono);
+        }
+        assert_eq!(outlier::ejected(&world.shard, &cluster.members()[0], ms(0).mono), expected, "{signs:?}");
+    };
+    let (plain, gateway) = (Sign::Error { gateway: false }, Sign::Error { gateway: true });
+    let none = Eject { consecutive_errors: None, ..Eject::default() };
+    let all = Eject { consecutive_errors: Some(3), ..none.clone() };
+    let by_gateway = Eject { consecutive_gateway_errors: Some(3), ..none.clone() };
+    let local = Eject { consecutive_local_errors: Some(3), ..none };
+    check(all.clone(), &[plain, gateway, Sign::Lost], true);
+    check(all, &[plain, gateway, Sign::Good, Sign::Lost], false);
+    check(by_gateway.clone(), &[gateway, Sign::Lost, gateway], true);
+    check(by_gateway, &[gateway, plain, gateway, gateway], false);
+    check(local.clone(), &[Sign::Lost, Sign::Absent, Sign::Lost], true);
+    check(local, &[Sign::Lost, gateway, Sign::Lost, Sign::Lost], false);
+}
+
+#[test]
+fn who_comes_back_is_asked_once_before_all_go_there() {
+    let mut world = ejecting(3, 50);
+    let cluster = cluster(&world);
+    let broken = Arc::clone(by_name(&cluster)["e1"]);
+    let fail =
+        |world: &mut World, at| note(&mut world.shard, &cluster, &broken, Sign::Lost, Duration::ZERO, ms(at).mono);
+    fail(&mut world, 0);
+    fail(&mut world, 0);
+    let probes = |world: &mut World, at: u64| {
+        let picks = (0..100).map(|_| pick(&cluster, &mut world.shard, None, &|_| false, ms(at).mono).unwrap());
+        picks.filter(|member| member.name() == broken.name()).count()
+    };
+    assert_eq!(probes(&mut world, 5_000), 0);
+    assert_eq!(probes(&mut world, 12_000), 1, "one probe");
+    assert_eq!(probes(&mut world, 16_000), 0, "while it's under way, no other");
+    assert_eq!(probes(&mut world, 18_000), 1, "one that nothing came of is forgotten");
+    fail(&mut world, 18_000);
+    assert_eq!((probes(&mut world, 37_000), probes(&mut world, 41_000)), (0, 1), "twice as long");
+    note(&mut world.shard, &cluster, &broken, Sign::Good, Duration::ZERO, ms(41_000).mono);
+    assert!(probes(&mut world, 41_000) > 20);
+}
+
+#[test]
+fn where_nobody_is_a_probe_goes_soon() {
+    let mut world = ejecting(2, 50);
+    let cluster = cluster(&world);
+    let member = &cluster.members()[0];
+    let out = |world: &World, at| outlier::ejected(&world.shard, member, ms(at).mono);
+    let fail =
+        |world: &mut World, at| note(&mut world.shard, &cluster, member, Sign::Absent, Duration::ZERO, ms(at).mono);
+    fail(&mut world, 0);
+    fail(&mut world, 0);
+    assert!(out(&world, 999) && !out(&world, 1_101));
+    let mut at = 1_101;
+    for span in [2_000, 4_000, 8_000, 10_000, 10_000] {
+        fail(&mut world, at);
+        assert!(out(&world, at + span - 1) && !out(&world, at + span * 11 / 10 + 1), "{span}");
+        at += span * 11 / 10 + 1;
+    }
 }
 
 const ALL: [Balance; 7] = [
@@ -328,13 +443,13 @@ fn a_panic_ignores_health() {
     check(Some(40), 4);
     check(Some(50), 10);
     // The same for those that were ejected.
-    let eject = Eject { consecutive_errors: 1, span: Duration::from_secs(10), ejected_percent_max: 100 };
+    let eject = Eject { consecutive_errors: Some(1), ejected_percent_max: 100, ..Eject::default() };
     let choice = Choice { panic_percent: Some(50), ..Choice::default() };
     let policy = TrafficPolicy { endpoints: Some(choice), eject: Some(eject), ..TrafficPolicy::default() };
     let mut world = world(some(4, |_, _| {}), policy);
     let cluster = cluster(&world);
     for (member, left) in cluster.members().iter().zip([3, 2, 4]) {
-        note(&mut world.shard, &cluster, member, Sign::Bad, ms(0).mono);
+        note(&mut world.shard, &cluster, member, Sign::Lost, Duration::ZERO, ms(0).mono);
         assert_eq!(spread(&mut world, 400).len(), left);
     }
 }
@@ -512,13 +627,13 @@ proptest! {
             e.weight = weights[usize::from(n)];
             e.health = match health[usize::from(n)] { 0 => Health::Draining, 1 => Health::Unhealthy, _ => Health::Healthy };
         });
-        let eject = Eject { consecutive_errors: 1, span: Duration::from_secs(10), ejected_percent_max: 100 };
+        let eject = Eject { consecutive_errors: Some(1), ejected_percent_max: 100, ..Eject::default() };
         let mut world = world(endpoints, TrafficPolicy { eject: Some(eject), ..by(balance) });
         world.shard = crate::Shard::new(seed);
         let cluster = cluster(&world);
         let index = |member: &Member| usize::from(member.name()[1..].parse::<u8>().unwrap());
         for member in cluster.members().iter().filter(|m| health[index(m)] == 2) {
-            note(&mut world.shard, &cluster, member, Sign::Bad, ms(0).mono);
+            note(&mut world.shard, &cluster, member, Sign::Lost, Duration::ZERO, ms(0).mono);
         }
         let in_service = |member: &Member| !outlier::ejected(&world.shard, member, ms(0).mono);
         let fresh: Vec<usize> =

@@ -98,6 +98,7 @@ impl Compiler {
             services: HashMap::new(),
             clusters: Vec::new(),
             words,
+            spent: Arc::default(),
         };
         Self {
             held: Held::default(),

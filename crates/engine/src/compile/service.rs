@@ -13,7 +13,7 @@ use crate::slot::Slot;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use byrnie_base::Text;
 use byrnie_model::policy::TrafficPolicy;
-use byrnie_model::policy::traffic::{Choice, Eject, Nearness, Rate, RetryBudget};
+use byrnie_model::policy::traffic::{Choice, Nearness, Rate, RetryBudget};
 use byrnie_model::service::{Locality, ServicePort, TargetPort};
 use byrnie_model::{Health, Labels, Service, ServiceRef, Workload};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,8 +22,6 @@ use std::time::Duration;
 
 /// Most time to open a connection, unless a TrafficPolicy says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Ejection without a TrafficPolicy: only failures of the exchange count, no statuses.
-const EJECT: Eject = Eject { consecutive_errors: 5, span: Duration::from_secs(10), ejected_percent_max: 50 };
 /// The retry budget of the contract: 20 % of the requests of the last 10 s, and 10 each second.
 const RETRY_BUDGET: RetryBudget = RetryBudget {
     percent: 20,
@@ -126,7 +124,7 @@ impl Compiler {
             hash: first(&policies, |p| p.balance.map(|_| p.hash.clone())).flatten(),
             choice: first(&policies, |p| p.endpoints.clone()).unwrap_or_default(),
             below_percent: first(&policies, |p| p.failover.as_ref()).map_or(0, |failover| failover.below_percent),
-            eject: Ejection { statuses: eject.is_some(), rule: eject.unwrap_or(EJECT) },
+            eject: Ejection { statuses: eject.is_some(), rule: eject.unwrap_or_default() },
             pending_max: first(&policies, |p| limits(p).pending_max),
             rate: first(&policies, |p| limits(p).rate),
             budget: first(&policies, |p| p.retry_budget).unwrap_or(RETRY_BUDGET),

@@ -119,12 +119,51 @@ pub enum Nearness {
 /// When an endpoint is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eject {
-    /// After so many failures in a row.
-    pub consecutive_errors: u32,
-    /// For so long, times the number of ejections so far (at most 10).
+    /// After so many failures in a row, statuses from 500 up included.
+    pub consecutive_errors: Option<u32>,
+    /// After so many failures of the connection, 502, 503 and 504 in a row.
+    pub consecutive_gateway_errors: Option<u32>,
+    /// After so many failures of the connection in a row.
+    pub consecutive_local_errors: Option<u32>,
+    /// Whose share of successes is below the mean by so many (percent) of its standard deviations.
+    pub deviation_percent: Option<u32>,
+    /// Who fails in this share (percent) of its requests.
+    pub failure_percent: Option<u8>,
+    /// Who takes so many percent of the median time to answer.
+    pub latency_percent: Option<u32>,
+    /// How often endpoints are compared.
+    pub interval: Duration,
+    /// Endpoints with fewer requests in an interval are not compared.
+    pub volume: u32,
+    /// For so long, doubled with each ejection.
     pub span: Duration,
     /// Never more than this share (percent) of the endpoints, but always allowing one of two or more.
     pub ejected_percent_max: u8,
+}
+
+impl Eject {
+    /// Whether endpoints are compared with each other.
+    pub const fn compares(&self) -> bool {
+        self.deviation_percent.is_some() || self.failure_percent.is_some() || self.latency_percent.is_some()
+    }
+}
+
+/// Without a policy, failures count and nothing is compared.
+impl Default for Eject {
+    fn default() -> Self {
+        Self {
+            consecutive_errors: Some(5),
+            consecutive_gateway_errors: None,
+            consecutive_local_errors: None,
+            deviation_percent: None,
+            failure_percent: None,
+            latency_percent: None,
+            interval: Duration::from_secs(10),
+            volume: 100,
+            span: Duration::from_secs(10),
+            ejected_percent_max: 50,
+        }
+    }
 }
 
 /// How much is let through.

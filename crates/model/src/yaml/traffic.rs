@@ -2,15 +2,17 @@
 //! The document of a TrafficPolicy (the retry budget in the words of XBackendTrafficPolicy).
 
 use self::balance::{BalanceWord, ChoiceSpec, FailoverSpec, HashSpec};
+use self::eject::EjectSpec;
 use super::names;
 use super::reader::{Reader, TargetRef};
 use crate::code;
 use crate::policy::TrafficPolicy;
-use crate::policy::traffic::{Balance, Eject, Limits, Rate, RetryBudget};
+use crate::policy::traffic::{Balance, Limits, Rate, RetryBudget};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 mod balance;
+mod eject;
 
 /// How callers' proxies treat the targets. What is absent keeps the mesh's defaults.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
@@ -58,24 +60,6 @@ pub(crate) struct TrafficSpec {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 const fn is_false(flag: &bool) -> bool {
     !*flag
-}
-
-/// When an endpoint is left out.
-#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct EjectSpec {
-    /// After so many failures in a row.
-    consecutive_errors: u32,
-    /// For so long, such as `30s`, times the number of ejections so far.
-    #[serde(rename = "for")]
-    span: String,
-    /// Never more than this share of the endpoints, such as `50%`.
-    #[serde(default = "half")]
-    max_ejected: String,
-}
-
-fn half() -> String {
-    "50%".to_owned()
 }
 
 /// How much one proxy lets through.
@@ -177,21 +161,12 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
         hash: spec.hash.as_ref().map(|hash| balance::read_hash(reader, hash)),
         endpoints: spec.endpoints.as_ref().map(|choice| balance::read_choice(reader, choice)),
         failover: spec.failover.as_ref().map(|failover| balance::read_failover(reader, failover)),
-        eject: spec.eject.as_ref().map(|eject| read_eject(reader, eject)),
+        eject: spec.eject.as_ref().map(|eject| eject::read(reader, eject)),
         limits: spec.limits.as_ref().map(|limits| read_limits(reader, limits)),
         retry_budget: spec.retry_constraint.as_ref().map(|retry| read_retry(reader, retry)),
         unsafe_retry: spec.unsafe_retry,
         connect_timeout,
     })
-}
-
-fn read_eject(reader: &mut Reader<'_>, spec: &EjectSpec) -> Eject {
-    let count = spec.consecutive_errors;
-    reader.require((1..=COUNT_MAX).contains(&count), "spec.eject.consecutiveErrors", "must be from 1 to 1000000");
-    let span = reader.some_time(&spec.span, "spec.eject.for");
-    reader.require(span <= INTERVAL_MAX, "spec.eject.for", "must be at most 1h");
-    let ejected_percent_max = reader.percent(&spec.max_ejected, "spec.eject.maxEjected");
-    Eject { consecutive_errors: count, span, ejected_percent_max }
 }
 
 fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
@@ -235,11 +210,7 @@ impl From<&TrafficPolicy> for TrafficSpec {
             hash: policy.hash.as_ref().map(HashSpec::from),
             endpoints: policy.endpoints.as_ref().map(ChoiceSpec::from),
             failover: policy.failover.as_ref().map(FailoverSpec::from),
-            eject: policy.eject.as_ref().map(|eject| EjectSpec {
-                consecutive_errors: eject.consecutive_errors,
-                span: text(eject.span),
-                max_ejected: format!("{}%", eject.ejected_percent_max),
-            }),
+            eject: policy.eject.as_ref().map(EjectSpec::from),
             limits: policy
                 .limits
                 .as_ref()

@@ -160,6 +160,13 @@ pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
             consecutive_errors: eject.consecutive_errors,
             span: Some(check::duration_out(eject.span)),
             ejected_percent_max: eject.ejected_percent_max.into(),
+            consecutive_gateway_errors: eject.consecutive_gateway_errors,
+            consecutive_local_errors: eject.consecutive_local_errors,
+            deviation_percent: eject.deviation_percent,
+            failure_percent: eject.failure_percent.map(u32::from),
+            latency_percent: eject.latency_percent,
+            interval: Some(check::duration_out(eject.interval)),
+            volume: eject.volume,
         }),
         limits: policy
             .limits
@@ -303,8 +310,15 @@ fn failover_out(from: &Failover) -> pb::Failover {
 fn eject(from: pb::Eject) -> Result<Eject, Error> {
     Ok(Eject {
         consecutive_errors: from.consecutive_errors,
+        consecutive_gateway_errors: from.consecutive_gateway_errors,
+        consecutive_local_errors: from.consecutive_local_errors,
+        deviation_percent: from.deviation_percent,
+        failure_percent: from.failure_percent.map(|share| check::percent("eject.failures", share)).transpose()?,
+        latency_percent: from.latency_percent,
+        interval: check::duration("eject.every", from.interval.ok_or_else(|| missing("eject.every"))?)?,
+        volume: from.volume,
         span: check::duration("eject.for", from.span.ok_or_else(|| missing("eject.for"))?)?,
-        ejected_percent_max: check::percent("eject.maxPercent", from.ejected_percent_max)?,
+        ejected_percent_max: check::percent("eject.maxEjected", from.ejected_percent_max)?,
     })
 }
 

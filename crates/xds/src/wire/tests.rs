@@ -218,8 +218,17 @@ fn traffic() -> impl Strategy<Value = Spec> {
     let nearness = prop_oneof![Just(Nearness::SameZone), Just(Nearness::SameRegion), Just(Nearness::Any)];
     let failover = (vec(nearness, 0..3), 0_u8..=100, vec(0_u8..=100, 0..3))
         .prop_map(|(prefer, below_percent, shares)| Failover { prefer, below_percent, shares });
-    let eject = (any::<u32>(), span(), 0_u8..=100).prop_map(|(consecutive_errors, span, ejected_percent_max)| Eject {
-        consecutive_errors,
+    let rows = (of(any::<u32>()), of(any::<u32>()), of(any::<u32>()));
+    let parts = (of(any::<u32>()), of(0_u8..=100), of(any::<u32>()), span(), any::<u32>());
+    let eject = (rows, parts, span(), 0_u8..=100).prop_map(|(rows, parts, span, ejected_percent_max)| Eject {
+        consecutive_errors: rows.0,
+        consecutive_gateway_errors: rows.1,
+        consecutive_local_errors: rows.2,
+        deviation_percent: parts.0,
+        failure_percent: parts.1,
+        latency_percent: parts.2,
+        interval: parts.3,
+        volume: parts.4,
         span,
         ejected_percent_max,
     });

@@ -238,8 +238,17 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
         };
         Failover { prefer, below_percent, shares }
     });
-    let eject = (1u32..1000, span(), 0u8..101).prop_map(|(consecutive_errors, span, ejected_percent_max)| Eject {
-        consecutive_errors,
+    let parts = (option::of(1u32..10_000), option::of(1u8..101), option::of(101u32..10_000), 1u32..1000, span());
+    let rows = (1u32..1000, option::of(1u32..1000), option::of(1u32..1000));
+    let eject = (rows, parts, span(), 0u8..101).prop_map(|(rows, parts, span, ejected_percent_max)| Eject {
+        consecutive_errors: Some(rows.0),
+        consecutive_gateway_errors: rows.1,
+        consecutive_local_errors: rows.2,
+        deviation_percent: parts.0,
+        failure_percent: parts.1,
+        latency_percent: parts.2,
+        volume: parts.3,
+        interval: parts.4,
         span,
         ejected_percent_max,
     });

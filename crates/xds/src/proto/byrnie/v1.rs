@@ -465,12 +465,26 @@ pub struct Failover {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Eject {
-    #[prost(uint32, tag = "1")]
-    pub consecutive_errors: u32,
+    #[prost(uint32, optional, tag = "1")]
+    pub consecutive_errors: ::core::option::Option<u32>,
     #[prost(message, optional, tag = "2")]
     pub span: ::core::option::Option<Duration>,
     #[prost(uint32, tag = "3")]
     pub ejected_percent_max: u32,
+    #[prost(uint32, optional, tag = "4")]
+    pub consecutive_gateway_errors: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub consecutive_local_errors: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "6")]
+    pub deviation_percent: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "7")]
+    pub failure_percent: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "8")]
+    pub latency_percent: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "9")]
+    pub interval: ::core::option::Option<Duration>,
+    #[prost(uint32, tag = "10")]
+    pub volume: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Limits {

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is tried again, when, where, and how often on a whole path.
+
+use crate::fixtures::*;
+use crate::{Effect, Failure};
+use byrnie_model::Protocol;
+use byrnie_model::policy::TrafficPolicy;
+use byrnie_model::policy::traffic::{Balance, Hash, HashOn};
+use byrnie_model::resource::DefaultAccess;
+use byrnie_model::route::{Match, Retry, Rule};
+use std::time::Duration;
+
+const RESET: Failure = Failure::ResetBeforeHead { request_sent: true };
+
+/// One call of one hop: the tries at the next program, each answered with 503 and the header that `next` gives.
+fn hop(world: &mut World, budget: Option<&str>, at: u64, next: &mut dyn FnMut(Option<String>) -> Option<String>) {
+    let headers: Vec<(&str, &str)> = budget.iter().map(|value| ("x-byrnie-retry-budget", *value)).collect();
+    let mut head = head("GET", "payments/", &headers);
+    let (mut exchange, mut effect) = world.begin(&mut head, ms(at));
+    while let Effect::Send(planned) = effect {
+        if planned.again.attempt > 1 {
+            planned.stamp(&mut head, ms(at));
+        }
+        let left = head.get("x-byrnie-retry-budget").map(|value| String::from_utf8_lossy(value).into_owned());
+        let said = next(left);
+        let headers: Vec<(&str, &str)> = said.iter().map(|value| ("x-byrnie-retry-budget", value.as_str())).collect();
+        effect = exchange.on_response(&mut world.shard, &mut response(503, &headers), ms(at));
+    }
+}
+
+/// What the proxy of the same workload tells its caller when the program answers so.
+fn says(world: &mut World, status: u16, at: u64) -> Option<String> {
+    let (mut exchange, effect) = world.begin_inbound(Some(&identity("bob")), &mut head("GET", "web/", &[]), ms(at));
+    plan(effect);
+    let mut response = response(status, &[]);
+    exchange.on_response(&mut world.shard, &mut response, ms(at));
+    response.get("x-byrnie-retry-budget").map(|value| String::from_utf8_lossy(value).into_owned())
+}
+
+/// A service whose calls are tried again on 503.
+fn retrying(endpoints: u8, attempts: u8, backoff: Option<Duration>) -> World {
+    let mut world = World::payments(endpoints);
+    let retry = Retry { codes: vec![503], attempts, backoff };
+    let rule = Rule { retry: Some(retry), ..rule(vec![Match::default()], vec![backend("payments", 1)]) };
+    world.put(vec![route("payments", "payments", vec![rule])]);
+    world
+}
+
+#[test]
+fn of_four_hops_only_the_last_retries() {
+    // Each hop may retry on 503; the last program always fails. 1,000 requests a second, for ten seconds.
+    for passes_on in [true, false] {
+        let [mut first, mut second, mut third] = [(); 3].map(|()| served(retrying(4, 2, None)));
+        let (mut last, offered) = (0, 10_000);
+        for at in 0..offered {
+            hop(&mut first, None, at, &mut |left| {
+                let left = left.filter(|_| passes_on);
+                hop(&mut second, left.as_deref(), at, &mut |left| {
+                    let left = left.filter(|_| passes_on);
+                    hop(&mut third, left.as_deref(), at, &mut |_| {
+                        last += 1;
+                        None
+                    });
+                    says(&mut third, 503, at)
+                });
+                says(&mut second, 503, at)
+            });
+        }
+        assert!(last <= offered * 121 / 100, "{last} of {offered}");
+        assert!(third.shard.counts().retries > 1_000, "the hop next to the failure did retry");
+        assert!(first.shard.counts().retries + second.shard.counts().retries < 20);
+    }
+}
+
+/// The own program is called too.
+fn served(mut world: World) -> World {
+    world.put(vec![mesh(DefaultAccess::Allow), service("web", Protocol::Http1), own_workload()]);
+    world
+}
+
+#[test]
+fn an_error_after_retries_below_is_not_retried_above() {
+    let mut world = served(World::payments(2));
+    // The own program calls payments, in vain.
+    let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
+    plan(effect);
+    plan(exchange.on_failure(&mut world.shard, RESET, ms(0)));
+    plan(exchange.on_failure(&mut world.shard, RESET, ms(0)));
+    answer(exchange.on_failure(&mut world.shard, RESET, ms(0)));
+    // And then fails its own caller.
+    assert_eq!(says(&mut world, 503, 500), Some("0".to_owned()));
+    assert_eq!((says(&mut world, 200, 500), says(&mut world, 503, 1_500)), (None, None));
+    // Whose proxy doesn't retry then, and tells nobody.
+    let mut other = retrying(2, 2, None);
+    let (mut exchange, effect) = other.begin(&mut head("GET", "payments/", &[]), ms(0));
+    plan(effect);
+    let mut spent = response(503, &[("x-byrnie-retry-budget", "0")]);
+    assert!(matches!(exchange.on_response(&mut other.shard, &mut spent, ms(0)), Effect::Forward));
+    assert_eq!(spent.get("x-byrnie-retry-budget"), None);
+}
+
+#[test]
+fn pauses_are_drawn_from_a_growing_span() {
+    let spans = |seed, endpoints, backoff: Option<Duration>| {
+        let mut world = retrying(endpoints, 4, backoff);
+        world.shard = crate::Shard::new(seed);
+        let (mut exchange, mut effect) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
+        let mut spans = Vec::new();
+        while let Effect::Send(plan) = effect {
+            spans.push(plan.delay);
+            effect = exchange.on_response(&mut world.shard, &mut response(503, &[]), ms(0));
+        }
+        spans
+    };
+    let millis = Duration::from_millis;
+    let many: Vec<_> = (0..50).map(|seed| spans(seed, 1, None)).collect();
+    for (n, most) in [(1, millis(50)), (2, millis(100)), (3, millis(200)), (4, millis(400))] {
+        let found: Vec<Duration> = many.iter().map(|spans| spans[n]).collect();
+        assert!(found.iter().all(|span| *span < most), "{n}");
+        assert!(found.iter().any(|span| *span > most / 2) && found.iter().any(|span| *span < most / 4), "{n}");
+    }
+    assert!(many.iter().all(|spans| spans.len() == 5 && spans[0].is_zero()));
+    assert!(spans(1, 5, None)[1].is_zero(), "another endpoint is asked at once");
+    assert!(spans(1, 5, Some(millis(30)))[1..].iter().all(|span| *span >= millis(30)), "no sooner than the route says");
+}
+
+#[test]
+fn a_retry_waits_as_long_as_the_only_endpoint_asks_for() {
+    let ask = |endpoints, seconds: &str, deadline: &[(&str, &str)]| {
+        let mut world = retrying(endpoints, 1, None);
+        let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", deadline), ms(0));
+        plan(effect);
+        match exchange.on_response(&mut world.shard, &mut response(503, &[("retry-after", seconds)]), ms(0)) {
+            Effect::Send(plan) => Some(plan.delay),
+            _ => None,
+        }
+    };
+    assert!(ask(1, "1", &[]).is_some_and(|delay| delay >= Duration::from_secs(1)));
+    assert_eq!(ask(1, "30", &[]), None, "the caller is told to come back instead");
+    assert_eq!(ask(1, "1", &[("x-byrnie-deadline-ms", "900")]), None);
+    assert_eq!(ask(2, "30", &[]), Some(Duration::ZERO), "another endpoint didn't ask for anything");
+}
+
+#[test]
+fn who_refuses_is_left_alone_as_long_as_it_asks_for() {
+    type Say = fn(&mut World, &mut crate::Exchange, bool);
+    fn say(world: &mut World, exchange: &mut crate::Exchange, mut head: byrnie_codec::Head) {
+        exchange.on_response(&mut world.shard, &mut head, ms(0));
+    }
+    let answers: [Say; 4] = [
+        |world, exchange, bad| say(world, exchange, response(if bad { 503 } else { 200 }, &[])),
+        |world, exchange, bad| say(world, exchange, response(if bad { 429 } else { 200 }, &[("retry-after", "5")])),
+        |world, exchange, bad| say(world, exchange, response(200, &[("grpc-status", if bad { "8" } else { "0" })])),
+        |world, exchange, bad| {
+            say(world, exchange, response(200, &[]));
+            let mut trailers = byrnie_codec::Fields::new();
+            trailers.append("grpc-status", if bad { b"8" } else { b"0" }).unwrap();
+            exchange.on_trailers(&trailers, ms(0));
+        },
+    ];
+    for (kind, answer) in answers.into_iter().enumerate() {
+        let mut world = World::payments(3);
+        let mut asked = 0;
+        for _ in 0..200 {
+            let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
+            let bad = endpoint_of(&plan(effect)) == "p1";
+            asked += u32::from(bad);
+            answer(&mut world, &mut exchange, bad);
+        }
+        assert!(asked <= 1, "{kind}: asked {asked} times");
+    }
+}
+
+#[test]
+fn a_user_stays_with_an_endpoint() {
+    let hash = Hash { on: HashOn::Header("x-user".into()), load_percent_max: Some(200) };
+    let policy = TrafficPolicy { balance: Some(Balance::Maglev), hash: Some(hash), ..TrafficPolicy::default() };
+    let mut world = World::payments(5);
+    world.put(vec![traffic("payments", policy)]);
+    let mut ask = |user: &str| {
+        let (_exchange, effect) = world.begin(&mut head("GET", "payments/", &[("x-user", user)]), ms(0));
+        endpoint_of(&plan(effect))
+    };
+    let homes: Vec<String> = (0..50).map(|n| ask(&format!("u{n}"))).collect();
+    assert!((0..50).all(|n| ask(&format!("u{n}")) == homes[n]));
+    assert_eq!(homes.iter().collect::<std::collections::BTreeSet<_>>().len(), 5);
+    // Retries go on in the user's own order.
+    let retry = |world: &mut World| {
+        let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[("x-user", "bob")]), ms(0));
+        let first = endpoint_of(&plan(effect));
+        (first, endpoint_of(&plan(exchange.on_failure(&mut world.shard, Failure::Connect, ms(0)))))
+    };
+    assert_eq!(retry(&mut world), retry(&mut world));
+}
