@@ -32,3 +32,8 @@ fn canary() {
 fn access() {
     check("03-access", &["caller gets 403", "after byrnie allow, caller gets 200", "after delete, 403 again"]);
 }
+
+#[test]
+fn routes() {
+    check("04-routes", &["testers reach v2, all others v1", "old links are sent on", "copied to greeter-v2"]);
+}

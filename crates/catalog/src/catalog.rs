@@ -185,7 +185,7 @@ impl Catalog {
 pub(crate) fn same(a: Option<&Arc<Resource>>, b: Option<&Arc<Resource>>) -> bool {
     match (a, b) {
         (None, None) => true,
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b) || (a.labels == b.labels && a.spec == b.spec),
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b) || (a.labels == b.labels && a.spec == b.spec && a.created == b.created),
         _ => false,
     }
 }

@@ -37,7 +37,7 @@ impl Catalog {
         match key.kind {
             Kind::Service => self.relate_service(key, old, new, work),
             Kind::Workload => self.relate_workload(key, old, new, work),
-            Kind::HttpRoute => self.relate_route(key, old.and_then(route), new.and_then(route), work),
+            Kind::HttpRoute | Kind::GrpcRoute => self.relate_route(key, old.and_then(route), new.and_then(route), work),
             Kind::AccessPolicy => self.relate_access(key, old.and_then(access), new.and_then(access), work),
             Kind::TrafficPolicy => self.relate_traffic(key, old.and_then(traffic), new.and_then(traffic), work),
             Kind::Mesh => work.mark(self.nodes.by_id.keys(), std::slice::from_ref(key)),
@@ -210,6 +210,7 @@ impl Catalog {
         Some(Resource {
             key: key.clone(),
             revision: parent.revision.max(member.revision),
+            created: member.created,
             labels: member.labels.clone(),
             origin: None,
             spec: Spec::Endpoint(Box::new(endpoint)),
@@ -237,7 +238,7 @@ impl Catalog {
     /// Nodes that see a service and its endpoints as a destination.
     fn viewers(&self, service: &ServiceRef, work: &mut Work) -> BTreeSet<NodeId> {
         let mut nodes = self.rooted(service, work);
-        let referrers: BTreeSet<&ServiceRef> = self.routes.referrers(service).collect();
+        let referrers: BTreeSet<&ServiceRef> = self.routes.referrers(service).map(|(parent, _)| parent).collect();
         for parent in referrers {
             work.visited += 1;
             nodes.append(&mut self.rooted(parent, work));

@@ -15,8 +15,13 @@ impl Catalog {
     /// the document's beginning, as far as they're known; who has the text can place them exactly by
     /// the field.
     pub fn check(&self) -> Vec<Diagnostic> {
-        let kinds = [Kind::Service, Kind::Workload, Kind::HttpRoute, Kind::AccessPolicy, Kind::TrafficPolicy];
-        kinds.into_iter().flat_map(|kind| self.iter(kind)).flat_map(|resource| self.check_one(resource)).collect()
+        let kinds = [Kind::Service, Kind::Workload, Kind::AccessPolicy, Kind::TrafficPolicy];
+        kinds
+            .into_iter()
+            .chain(Kind::ROUTES)
+            .flat_map(|kind| self.iter(kind))
+            .flat_map(|resource| self.check_one(resource))
+            .collect()
     }
 
     /// Findings about one resource, of this catalog or about to be put into it.

@@ -9,7 +9,7 @@ mod work;
 use crate::{Catalog, NodeSpec};
 use byrnie_model::policy::access::{Action, Mode, Rule, Source};
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
-use byrnie_model::route::{Backend, Match, Parent, Rule as RouteRule};
+use byrnie_model::route::{Backend, Destination, Match, Parent, Rule as RouteRule};
 use byrnie_model::service::{Health, Locality, ServicePort, TargetPort};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{
@@ -32,7 +32,7 @@ fn labels(app: &str) -> Labels {
 
 fn put(kind: Kind, name: &str, labels: Labels, spec: Spec) -> Change {
     let revision = Revision(1);
-    Change::Put(Arc::new(Resource { key: key(kind, name), revision, labels, origin: None, spec }))
+    Change::Put(Arc::new(Resource { key: key(kind, name), revision, created: Revision(0), labels, origin: None, spec }))
 }
 
 fn service(name: &str, selects: &str) -> Change {
@@ -57,7 +57,7 @@ fn workload(name: &str, app: &str, account: &str, uses: &[&str]) -> Change {
 }
 
 fn route(name: &str, parents: &[&str], backends: &[&str]) -> Change {
-    let backend = |name: &&str| Backend { service: at(name), port: 80, weight: 1, filters: vec![] };
+    let backend = |name: &&str| Backend { to: Destination::new(at(name), 80), weight: 1, filters: vec![] };
     let rule = RouteRule {
         name: "".into(),
         matches: vec![Match::default()],
@@ -66,8 +66,9 @@ fn route(name: &str, parents: &[&str], backends: &[&str]) -> Change {
         timeout: None,
         backend_timeout: None,
         retry: None,
+        session: None,
     };
-    let parents = parents.iter().map(|name| Parent { service: at(name), port: None }).collect();
+    let parents = parents.iter().map(|name| Parent::service(at(name), None)).collect();
     let route = Route { parents, hostnames: vec![], rules: vec![rule] };
     put(Kind::HttpRoute, name, Labels::new(), Spec::Route(route.into()))
 }

@@ -4,9 +4,11 @@
 
 use crate::catalog::Catalog;
 use crate::change::Work;
+use crate::index::route::is_for;
 use crate::node::{NodeSpec, Place, Role};
 use byrnie_model::policy::AccessPolicy;
 use byrnie_model::policy::access::Action;
+use byrnie_model::route::Standing;
 use byrnie_model::{Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,7 +33,7 @@ impl Catalog {
         let mut keys: BTreeSet<Key> = self.iter(Kind::Mesh).map(|r| r.key.clone()).collect();
         match spec.role {
             Role::Gateway => {
-                for kind in [Kind::Service, Kind::Endpoint, Kind::HttpRoute, Kind::TrafficPolicy] {
+                for kind in [Kind::Service, Kind::Endpoint, Kind::TrafficPolicy].into_iter().chain(Kind::ROUTES) {
                     keys.extend(self.iter(kind).map(|r| r.key.clone()));
                 }
             }
@@ -70,11 +72,25 @@ impl Catalog {
                 policy.targets.iter().any(|target| self.service(target).is_some() && self.sees(node, target))
             }
             (Spec::Route(route), Role::Sidecar) => {
-                route.parents.iter().any(|parent| self.may_call(node, &parent.service))
+                let own = |parent: &&ServiceRef| is_for(&key.namespace, parent, &node.namespace);
+                route.services().filter(own).any(|parent| self.may_call(node, parent))
             }
             (Spec::Access(policy), Role::Sidecar) => self.protects(key, policy, &place(node)),
         };
-        visible.then(|| Arc::clone(resource))
+        visible.then(|| self.settled(resource))
+    }
+
+    /// The resource with each reference of a route judged: in the mesh they may lead anywhere (GEP-1294).
+    fn settled(&self, resource: &Arc<Resource>) -> Arc<Resource> {
+        let Spec::Route(route) = &resource.spec else { return Arc::clone(resource) };
+        if route.destinations().all(|to| to.standing != Standing::Foreign) {
+            return Arc::clone(resource);
+        }
+        let mut settled = (**route).clone();
+        for to in settled.destinations_mut().filter(|to| to.standing == Standing::Foreign) {
+            to.standing = Standing::Granted;
+        }
+        Arc::new(Resource { spec: Spec::Route(settled.into()), ..(**resource).clone() })
     }
 
     /// Whether a sidecar's program may name this service: it says that it uses it, or a policy allows it.
@@ -90,7 +106,10 @@ impl Catalog {
 
     /// Whether a service is a destination for this sidecar: by its name, or behind a route.
     fn sees(&self, node: &NodeSpec, service: &ServiceRef) -> bool {
-        self.roots_here(node, service) || self.routes.referrers(service).any(|parent| self.may_call(node, parent))
+        let leads = |(parent, route): &(ServiceRef, Key)| {
+            is_for(&route.namespace, parent, &node.namespace) && self.may_call(node, parent)
+        };
+        self.roots_here(node, service) || self.routes.referrers(service).any(leads)
     }
 
     fn protects(&self, key: &Key, policy: &AccessPolicy, place: &Place) -> bool {

@@ -59,6 +59,7 @@ pub fn read(entry: &Entry, trust_domain: &Text) -> Result<Resource, Text> {
         return Err(format!("it holds {} under the key of {key}", resource.key).into());
     }
     resource.revision = entry.modified;
+    resource.created = entry.created;
     Ok(resource)
 }
 

@@ -31,6 +31,8 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// Where a redirect points.
     pub location: Option<Text>,
+    /// Further header lines.
+    pub(crate) fields: Vec<(&'static str, Text)>,
     /// One sentence about this case, fit for the caller's eyes.
     pub detail: Text,
     /// For the calling proxy alone: see [`FAILURE_HEADER`].
@@ -43,7 +45,7 @@ impl Answer {
     pub fn new(reason: Reason, grpc: bool, detail: impl Into<Text>) -> Self {
         let (status, detail) = (reason.status(), detail.into());
         let failure = (reason == Reason::Draining).then_some(FAILURE_UNSENT);
-        Self { status, reason, grpc, retry_after: None, location: None, detail, failure }
+        Self { status, reason, grpc, retry_after: None, location: None, fields: Vec::new(), detail, failure }
     }
 
     /// The gRPC status.
@@ -69,6 +71,9 @@ impl Answer {
         if let Some(location) = &self.location {
             head.append(Known::Location.name(), location.as_bytes()).ok();
         }
+        for (name, value) in &self.fields {
+            head.append(name, value.as_bytes()).ok();
+        }
         if let Some(failure) = self.failure {
             head.append(FAILURE_HEADER, failure.as_bytes()).ok();
         }
@@ -79,7 +84,9 @@ impl Answer {
         if !body.is_empty() {
             head.append("content-type", b"application/problem+json").ok();
         }
-        head.set_framing(Framing::Length(body.len() as u64));
+        // A 204 has no length (RFC 9110 8.6).
+        let framing = if self.status == 204 { Framing::None } else { Framing::Length(body.len() as u64) };
+        head.set_framing(framing);
         body
     }
 

@@ -21,6 +21,8 @@ pub struct Member {
     pub(crate) endpoint: Endpoint,
     /// The address as text, for records.
     pub(crate) address_text: Text,
+    /// What names it to callers that come back.
+    pub(crate) token: u64,
     pub(crate) load: Arc<Load>,
 }
 

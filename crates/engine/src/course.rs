@@ -36,6 +36,8 @@ pub(crate) struct Course {
     pub(crate) pending: Option<Busy>,
     /// What the request hashes to, where the cluster's rule asks.
     pub(crate) key: Option<NonZeroU64>,
+    /// Who is asked first, whatever the balance says: the endpoint of the caller's session.
+    pub(crate) first: Option<Arc<Member>>,
 }
 
 /// What the tries aim at.
@@ -73,6 +75,7 @@ impl Course {
             limits: TryLimits::default(),
             pending: None,
             key: None,
+            first: None,
         }
     }
 
@@ -103,9 +106,15 @@ impl Course {
     }
 
     fn dispatch_to(&mut self, cluster: &Arc<Cluster>, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
+        let had = self.first.take().filter(|member| !outlier::ejected(shard, member, now));
         let attempts = &self.attempts;
-        let member = balance::pick(cluster, shard, self.key, &|member| attempts.tried(member), now);
-        let member = Arc::clone(member.ok_or(Reason::NoEndpoint)?);
+        let member = match had {
+            Some(member) => member,
+            None => {
+                let picked = balance::pick(cluster, shard, self.key, &|member| attempts.tried(member), now);
+                Arc::clone(picked.ok_or(Reason::NoEndpoint)?)
+            }
+        };
         let tried = attempts.tried(&member);
         let delay = self.pause(tried, shard);
         let late = self.deadline.is_some_and(|deadline| deadline.since(now) < delay + TRY_MIN);

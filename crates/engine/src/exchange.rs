@@ -4,22 +4,25 @@
 //! mounts, `explain` and the simulator run this code. No IO, no clock, no lock.
 
 use crate::answer::{Answer, FAILURE_HEADER, FAILURE_LOST, FAILURE_UNSENT};
+use crate::aside::{Aside, Copy};
 use crate::attempts::Ending;
 use crate::authorize::{self, Ruling};
 use crate::balance::{hash, report};
 use crate::cluster::{Busy, Cluster};
 use crate::course::{Course, Goal, Step, give_up};
 use crate::route::Chosen;
+use crate::session::Visit;
 use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::verdict::{Decided, Labels, Verdict, method_label};
 use crate::{Arrival, DecisionId, Effect, Failure, Outcome, Plan, Reason, Side, Tls};
-use crate::{deadline, enter, filter, resolve, retry};
+use crate::{cors, deadline, enter, filter, resolve, retry};
 use byrnie_base::{Instant, Now, Text, assert_size};
 use byrnie_codec::grpc::{self, Status};
 use byrnie_codec::headers::{Sender, strip_untrusted_response};
 use byrnie_codec::{Fields, Head, Known};
 use byrnie_model::policy::traffic::Balance;
+use byrnie_model::route::Standing;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,9 +38,10 @@ pub struct Exchange {
     pub(crate) service: Option<Arc<Subtree>>,
     pub(crate) nearest: Option<Text>,
     reason: Option<Reason>,
+    pub(crate) aside: Option<Box<Aside>>,
 }
 
-assert_size!(Exchange, 448);
+assert_size!(Exchange, 464);
 
 /// What doesn't change from begin to end.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +72,7 @@ impl Exchange {
         enter::request(shard, arrival, head);
         let decided = match arrival.direction.side() {
             Side::Inbound => exchange.decide_inbound(shard, arrival, head, now.mono),
-            Side::Outbound | Side::Edge => exchange.decide_outbound(shard, arrival, head, now.mono),
+            Side::Outbound | Side::Edge => exchange.decide_outbound(shard, arrival, head, now),
         };
         let effect = match decided {
             Ok(plan) => {
@@ -100,7 +104,19 @@ impl Exchange {
             service: None,
             nearest: None,
             reason: None,
+            aside: None,
         }
+    }
+
+    /// Whether there are copies that were not taken yet.
+    pub fn has_copies(&self) -> bool {
+        self.aside.as_ref().is_some_and(|aside| !aside.copies.is_empty())
+    }
+
+    /// Copies of the request that its route wants sent elsewhere: each is to be sent once its body is known,
+    /// if that's at hand then, and never to hold up the exchange. The second time there are none.
+    pub fn take_copies(&mut self) -> Vec<Copy> {
+        self.aside.as_mut().map(|aside| std::mem::take(&mut aside.copies)).unwrap_or_default()
     }
 
     /// The id of this exchange's record, for `x-byrnie-decision`.
@@ -116,8 +132,8 @@ impl Exchange {
 
     /// Takes in the head of a final response (not 1xx, but 101) and edits it for the caller. If another
     /// try follows, the response is of no use any more: its connection is to be closed or its body drained.
-    pub fn on_response(&mut self, shard: &mut Shard, head: &mut Head, now: Now) -> Effect {
-        let now = now.mono;
+    pub fn on_response(&mut self, shard: &mut Shard, head: &mut Head, at: Now) -> Effect {
+        let now = at.mono;
         if self.course.cluster().is_none() {
             // The own program can't speak for the mesh.
             strip_untrusted_response(head, Sender::Program);
@@ -151,6 +167,7 @@ impl Exchange {
         if let Some(chosen) = &self.chosen {
             filter::edit_response(&chosen.rule().filters, head);
             filter::edit_response(chosen.backend().map_or(&[], |backend| &backend.filters), head);
+            self.mark(head, at);
         }
         Effect::Forward
     }
@@ -283,8 +300,9 @@ impl Exchange {
         shard: &mut Shard,
         arrival: &Arrival<'_>,
         head: &mut Head,
-        now: Instant,
+        at: Now,
     ) -> Result<Plan, Box<Answer>> {
+        let now = at.mono;
         let snapshot = Arc::clone(&self.snapshot);
         let found = resolve::resolve(&snapshot, &arrival.direction, head.host(), head.port());
         let (tree, port) = found.map_err(|reason| self.refuse(reason, unknown_service(arrival, head)))?;
@@ -297,7 +315,7 @@ impl Exchange {
         self.course.deadline = deadline::read(head, now);
         let logical = snapshot.cluster(port.cluster).ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
         self.admit(logical, now)?;
-        let cluster = self.route(shard, (tree, port), head, now)?;
+        let cluster = self.route(shard, (tree, port), head, at)?;
         let rule = self.chosen.as_ref().map(Chosen::rule);
         let unsafe_retry = logical.call.unsafe_retry;
         let retry = rule.and_then(|rule| rule.retry.as_ref());
@@ -361,28 +379,57 @@ impl Exchange {
         shard: &mut Shard,
         (tree, port): (&Subtree, &Port),
         head: &mut Head,
-        now: Instant,
+        now: Now,
     ) -> Result<Arc<Cluster>, Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
         if port.table.is_empty() {
             let own = snapshot.cluster(port.cluster).map(Arc::clone);
             return own.ok_or_else(|| self.refuse(Reason::Internal, "no cluster"));
         }
-        let Some(mut chosen) = port.table.choose(head) else {
+        let Some(chosen) = port.table.choose(head) else {
             self.nearest = nearest_route(port, head);
             let detail = format!("{} has routes, but none of their rules fits the request", tree.label);
             return Err(self.refuse(Reason::NoRoute, detail));
         };
-        let slot = chosen.draw_backend(&mut shard.rng);
+        self.follow(shard, chosen, head, now)
+    }
+
+    /// The cluster that a rule leads to, with its filters done.
+    fn follow(
+        &mut self,
+        shard: &mut Shard,
+        mut chosen: Chosen,
+        head: &mut Head,
+        now: Now,
+    ) -> Result<Arc<Cluster>, Box<Answer>> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let visit = chosen.rule().session.as_ref().map(|session| Visit::of(session, head, now.wall));
+        let had = visit.as_ref().and_then(|visit| visit.find(&snapshot, chosen.clusters()));
+        let slot = match had {
+            Some((at, member)) => {
+                chosen.take_backend(at);
+                self.course.first = Some(member);
+                chosen.clusters().find(|(other, _)| *other == at).map(|(_, slot)| slot)
+            }
+            None => chosen.draw_backend(&mut shard.rng),
+        };
+        if visit.is_some() {
+            self.aside().visit = visit;
+        }
         self.chosen = Some(chosen);
         let Some(chosen) = &self.chosen else { return Err(self.refuse(Reason::Internal, "no rule")) };
         let rule = chosen.rule();
+        let of_backend = chosen.backend().map_or(&[][..], |backend| &backend.filters);
         if let Some(timeout) = rule.timeout {
-            let end = now + timeout;
+            let end = now.mono + timeout;
             self.course.deadline = Some(self.course.deadline.map_or(end, |deadline| deadline.min(end)));
         }
         let prefix = chosen.matched().prefix();
-        if let Some(redirect) = filter::redirect(&rule.filters) {
+        let cors = cors::find(&rule.filters, of_backend);
+        if let Some(answer) = cors.and_then(|cors| cors::preflight(cors, head)) {
+            return Err(Box::new(answer));
+        }
+        if let Some(redirect) = filter::redirect(&rule.filters).or_else(|| filter::redirect(of_backend)) {
             let location = filter::location(redirect, head, prefix, self.facts.tls);
             let mut answer = self.refuse(Reason::Redirect, format!("redirected to {location}"));
             (answer.status, answer.location, answer.grpc) = (redirect.status, Some(location), false);
@@ -392,15 +439,41 @@ impl Exchange {
         let Some(cluster) = cluster else {
             return Err(self.refuse(Reason::BackendAbsent, absent_backend(chosen)));
         };
-        let backend_filters = chosen.backend().map_or(&[][..], |backend| &backend.filters);
-        let edited = filter::edit_request(&rule.filters, head, prefix, &mut shard.scratch)
-            .and_then(|()| filter::edit_request(backend_filters, head, prefix, &mut shard.scratch));
-        match edited {
-            Ok(()) => Ok(Arc::clone(cluster)),
-            Err(filter::Broken) => {
-                let detail = format!("the filters of {} do not yield a valid request", chosen.label());
-                Err(self.refuse(Reason::Internal, detail))
-            }
+        let origin = cors.and_then(|cors| cors::granted(cors, head));
+        let edited = filter::edit_request(&rule.filters, head, prefix, &mut shard.scratch);
+        // Copies are what the rule makes of a request; what is done for one backend is for it alone.
+        let mut copies = Vec::new();
+        if chosen.has_copies() && edited.is_ok() {
+            let clusters = chosen.draw_copies(&mut shard.rng).into_iter().filter_map(|slot| snapshot.cluster(slot));
+            copies.extend(clusters.filter_map(|cluster| Copy::new(cluster, head, shard, now)));
+        }
+        let edited = edited.and_then(|()| filter::edit_request(of_backend, head, prefix, &mut shard.scratch));
+        if edited == Err(filter::Broken) {
+            let detail = format!("the filters of {} do not yield a valid request", chosen.label());
+            return Err(self.refuse(Reason::Internal, detail));
+        }
+        let cluster = Arc::clone(cluster);
+        if origin.is_some() || !copies.is_empty() {
+            let aside = self.aside();
+            (aside.origin, aside.copies) = (origin, copies);
+        }
+        Ok(cluster)
+    }
+
+    fn aside(&mut self) -> &mut Aside {
+        self.aside.get_or_insert_default()
+    }
+
+    /// What the route wants told to the caller beside the answer.
+    fn mark(&self, head: &mut Head, now: Now) {
+        let (Some(chosen), Some(aside)) = (&self.chosen, &self.aside) else { return };
+        let (rule, of_backend) = (chosen.rule(), chosen.backend().map_or(&[][..], |backend| &backend.filters));
+        if let (Some(origin), Some(cors)) = (&aside.origin, cors::find(&rule.filters, of_backend)) {
+            cors::mark(cors, origin, head);
+        }
+        let member = self.course.attempts.last().and_then(|attempt| attempt.member.as_ref());
+        if let (Some(visit), Some(session), Some(member)) = (&aside.visit, &rule.session, member) {
+            visit.tell(session, member, self.facts.tls, now.wall, head);
         }
     }
 
@@ -510,7 +583,16 @@ fn unknown_service(arrival: &Arrival<'_>, head: &Head) -> String {
 fn absent_backend(chosen: &Chosen) -> String {
     match chosen.backend() {
         Some(backend) => {
-            format!("{} sends to {}:{}, which does not exist", chosen.label(), backend.service, backend.port)
+            let (label, to) = (chosen.label(), &backend.to);
+            match &to.standing {
+                Standing::Granted => format!("{label} sends to {}:{}, which does not exist", to.service, to.port),
+                Standing::Foreign => {
+                    format!("{label} sends to {} in another namespace, which no ReferenceGrant allows", to.service)
+                }
+                Standing::Unserved(kind) => {
+                    format!("{label} sends to {} of kind {kind}, which is not served", to.service.name)
+                }
+            }
         }
         None => format!("{} has no backend with a weight above 0", chosen.label()),
     }

@@ -6,6 +6,7 @@
 use crate::balance::{self, tiers};
 use crate::cluster::Cluster;
 use crate::exchange::Exchange;
+use crate::route::Chosen;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::tunnel::Tunnel;
@@ -13,6 +14,7 @@ use crate::{Arrival, Effect, Outcome, Reason, Side, Target, resolve};
 use byrnie_base::{Now, Text};
 use byrnie_codec::Head;
 use byrnie_model::ServiceRef;
+use byrnie_model::route::mirrors;
 use std::sync::Arc;
 
 /// What would happen at one proxy.
@@ -202,20 +204,32 @@ fn explain_route(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, exchan
     }
     for (entry, miss) in port.table.misses(head) {
         let label = entry.label();
-        let at = resource("HTTPRoute", label);
+        let at = resource(entry.kind().name(), label);
         match miss {
             Some(miss) => steps.push(step("route", label, &at, format!("does not fit: {miss}"))),
             None => {
-                let backend = exchange.chosen.as_ref().and_then(|chosen| chosen.backend());
-                let detail = match backend {
-                    Some(backend) => format!("fits; backend {} weight {}", backend.service, backend.weight),
-                    None => "fits; no backend".to_string(),
-                };
+                let detail = exchange.chosen.as_ref().map_or_else(|| "fits".to_owned(), fitted);
                 steps.push(step("route", label, &at, detail));
                 return;
             }
         }
     }
+}
+
+/// What a rule that fits does, in words.
+fn fitted(chosen: &Chosen) -> String {
+    let mut words = match chosen.backend() {
+        Some(backend) => format!("fits; backend {} weight {}", backend.to.service, backend.weight),
+        None => "fits; no backend".to_string(),
+    };
+    let of_backend = chosen.backend().map_or(&[][..], |backend| &backend.filters);
+    for mirror in mirrors(&chosen.rule().filters).chain(mirrors(of_backend)) {
+        words.push_str(&format!("; {} of {} copied to {}", mirror.share, mirror.of, mirror.to.service));
+    }
+    if let Some(session) = &chosen.rule().session {
+        words.push_str(&format!("; a session by \"{}\" keeps its endpoint", session.name));
+    }
+    words
 }
 
 fn explain_endpoint(cluster: &Cluster, effect: &Effect, shard: &Shard, now: Now, steps: &mut Vec<Step>) {

@@ -25,7 +25,10 @@ pub(crate) fn edit_request(
         match filter {
             RouteFilter::RequestHeaders(edits) => edit_headers(edits, head)?,
             RouteFilter::Rewrite(rewrite) => rewrite_request(rewrite, head, prefix, scratch)?,
-            RouteFilter::ResponseHeaders(_) | RouteFilter::Redirect(_) => {}
+            RouteFilter::ResponseHeaders(_)
+            | RouteFilter::Redirect(_)
+            | RouteFilter::Mirror(_)
+            | RouteFilter::Cors(_) => {}
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use byrnie_codec::Head;
 use byrnie_model::policy::access::{Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::resource::{DefaultAccess, Mesh, Spec};
-use byrnie_model::route::{Backend, Match, Parent, PathMatch, Route, Rule};
+use byrnie_model::route::{Backend, Destination, Match, Parent, PathMatch, Route, Rule};
 use byrnie_model::service::{Locality, PortPair, ServicePort, TargetPort};
 use byrnie_model::{Delta, Endpoint, Health, Identity, Key, Kind, Labels, Protocol, Resource, Revision, Service};
 use byrnie_model::{ServiceRef, Workload};
@@ -33,7 +33,7 @@ pub(crate) fn ms(millis: u64) -> Now {
 
 pub(crate) fn resource(kind: Kind, namespace: &str, name: &str, spec: Spec) -> Resource {
     let key = Key::new(kind, namespace, name);
-    Resource { key, revision: Revision(1), labels: Labels::new(), origin: None, spec }
+    Resource { key, revision: Revision(1), created: Revision(1), labels: Labels::new(), origin: None, spec }
 }
 
 pub(crate) fn mesh(default_access: DefaultAccess) -> Resource {
@@ -71,7 +71,7 @@ pub(crate) fn of_endpoint(endpoint: Endpoint) -> Resource {
 }
 
 pub(crate) fn backend(service: &str, weight: u32) -> Backend {
-    Backend { service: sref(service), port: 80, weight, filters: Vec::new() }
+    Backend { to: Destination::new(sref(service), 80), weight, filters: Vec::new() }
 }
 
 pub(crate) fn prefix(path: &str) -> Match {
@@ -80,11 +80,12 @@ pub(crate) fn prefix(path: &str) -> Match {
 
 pub(crate) fn rule(matches: Vec<Match>, backends: Vec<Backend>) -> Rule {
     let name = "".into();
-    Rule { name, matches, filters: Vec::new(), backends, timeout: None, backend_timeout: None, retry: None }
+    let (timeout, backend_timeout, retry, session) = (None, None, None, None);
+    Rule { name, matches, filters: Vec::new(), backends, timeout, backend_timeout, retry, session }
 }
 
 pub(crate) fn route(name: &str, parent: &str, rules: Vec<Rule>) -> Resource {
-    let parents = vec![Parent { service: sref(parent), port: None }];
+    let parents = vec![Parent::service(sref(parent), None)];
     let spec = Spec::Route(Arc::new(Route { parents, hostnames: Vec::new(), rules }));
     resource(Kind::HttpRoute, "shop", name, spec)
 }

@@ -4,11 +4,13 @@
 //! Never sees a socket, a clock, a protobuf or a runtime.
 
 mod answer;
+mod aside;
 mod attempts;
 mod authorize;
 mod balance;
 mod cluster;
 mod compile;
+mod cors;
 mod course;
 mod deadline;
 mod digits;
@@ -26,6 +28,7 @@ mod reason;
 mod resolve;
 mod retry;
 mod route;
+mod session;
 mod shard;
 mod slot;
 mod snapshot;
@@ -33,6 +36,7 @@ mod tunnel;
 mod verdict;
 
 pub use answer::Answer;
+pub use aside::Copy;
 pub use attempts::{Attempt, Attempts, Ending};
 pub use cluster::{Cluster, Member};
 pub use compile::{Compiler, Refusal, Work};

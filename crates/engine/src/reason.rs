@@ -12,6 +12,8 @@ pub enum Reason {
     AccessDenied,
     /// A route answered with a redirect. No failure.
     Redirect,
+    /// A route answered a browser's preflight. No failure.
+    Preflight,
     /// The service exists, but no rule of its routes fits.
     NoRoute,
     /// The name asked for is no service that this proxy may see.
@@ -63,9 +65,10 @@ pub enum Blame {
 
 impl Reason {
     /// All reasons, for tables of documentation and metrics.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::AccessDenied,
         Self::Redirect,
+        Self::Preflight,
         Self::NoRoute,
         Self::UnknownService,
         Self::NotServed,
@@ -88,7 +91,7 @@ impl Reason {
     /// The entry of the BYR- registry; `None` for what is no failure.
     pub const fn code(self) -> Option<&'static Code> {
         Some(match self {
-            Self::Redirect => return None,
+            Self::Redirect | Self::Preflight => return None,
             Self::AccessDenied => &code::ACCESS_DENIED,
             Self::NoRoute | Self::UnknownService => &code::NO_ROUTE,
             Self::NotServed | Self::NoEndpoint => &code::NO_ENDPOINT,
@@ -113,6 +116,7 @@ impl Reason {
         match self {
             Self::AccessDenied => "access_denied",
             Self::Redirect => "redirect",
+            Self::Preflight => "preflight",
             Self::NoRoute => "no_route",
             Self::UnknownService => "unknown_service",
             Self::NotServed => "not_served",
@@ -136,6 +140,7 @@ impl Reason {
     /// The status of an HTTP answer made for this reason. A redirect brings its own.
     pub const fn status(self) -> u16 {
         match self {
+            Self::Preflight => 204,
             Self::Redirect => 302,
             Self::BadRequest => 400,
             Self::AccessDenied => 403,
@@ -161,13 +166,15 @@ impl Reason {
     pub const fn grpc_status(self) -> u8 {
         match self {
             Self::DownstreamGone => 1,
-            Self::Redirect => 2,
+            Self::Redirect | Self::Preflight => 2,
             Self::Timeout => 4,
             Self::AccessDenied => 7,
             Self::RateLimited | Self::BodyTooLarge => 8,
             Self::NoRoute | Self::UnknownService => 12,
-            Self::BackendAbsent | Self::Internal | Self::BadResponse | Self::BadRequest => 13,
-            Self::NotServed
+            Self::Internal | Self::BadResponse | Self::BadRequest => 13,
+            // As GRPCRoute asks for a backend that can't be resolved.
+            Self::BackendAbsent
+            | Self::NotServed
             | Self::NoEndpoint
             | Self::Overload
             | Self::ConnectFailure
@@ -181,9 +188,12 @@ impl Reason {
     pub const fn blame(self) -> Blame {
         match self {
             Self::BadRequest | Self::UnknownService | Self::BodyTooLarge | Self::DownstreamGone => Blame::Downstream,
-            Self::AccessDenied | Self::Redirect | Self::NoRoute | Self::BackendAbsent | Self::RateLimited => {
-                Blame::Policy
-            }
+            Self::AccessDenied
+            | Self::Redirect
+            | Self::Preflight
+            | Self::NoRoute
+            | Self::BackendAbsent
+            | Self::RateLimited => Blame::Policy,
             Self::NoEndpoint | Self::Timeout | Self::ConnectFailure | Self::UpstreamReset | Self::BadResponse => {
                 Blame::Upstream
             }

@@ -11,7 +11,7 @@ use byrnie_model::Workload;
 use byrnie_model::policy::AccessPolicy;
 use byrnie_model::policy::access::{Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
 use byrnie_model::resource::{Resource, Spec};
-use byrnie_model::route::{Backend, Match, Parent, Route, Rule};
+use byrnie_model::route::{Backend, Destination, Match, Parent, Route, Rule};
 use byrnie_model::service::{Locality, PortPair, ServicePort, TargetPort};
 use byrnie_model::{Delta, Endpoint, Health, Identity, Key, Kind, Labels, Protocol, Revision, Service, ServiceRef};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -61,7 +61,14 @@ fn allocations(mut call: impl FnMut()) -> u64 {
 
 fn resource(kind: Kind, name: &str, spec: Spec) -> Arc<Resource> {
     let labels = Labels::from([("app".into(), "web".into())]);
-    Arc::new(Resource { key: Key::new(kind, "shop", name), revision: Revision(1), labels, origin: None, spec })
+    Arc::new(Resource {
+        key: Key::new(kind, "shop", name),
+        revision: Revision(1),
+        created: Revision(1),
+        labels,
+        origin: None,
+        spec,
+    })
 }
 
 fn service(name: &str) -> Arc<Resource> {
@@ -91,7 +98,7 @@ fn endpoint(n: u8) -> Arc<Resource> {
 
 fn route() -> Arc<Resource> {
     let service = ServiceRef::new("shop", "payments");
-    let backend = Backend { service: service.clone(), port: 80, weight: 1, filters: Vec::new() };
+    let backend = Backend { to: Destination::new(service.clone(), 80), weight: 1, filters: Vec::new() };
     let rule = |matched| Rule {
         name: "".into(),
         matches: vec![matched],
@@ -100,9 +107,10 @@ fn route() -> Arc<Resource> {
         timeout: Some(std::time::Duration::from_secs(5)),
         backend_timeout: None,
         retry: None,
+        session: None,
     };
     let rules = vec![rule(Match { method: Some("POST".into()), ..Match::default() }), rule(Match::default())];
-    let route = Route { parents: vec![Parent { service, port: None }], hostnames: Vec::new(), rules };
+    let route = Route { parents: vec![Parent::service(service, None)], hostnames: Vec::new(), rules };
     resource(Kind::HttpRoute, "payments", Spec::Route(Arc::new(route)))
 }
 

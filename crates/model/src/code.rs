@@ -130,7 +130,7 @@ registry! {
         "Add backendRefs or a RequestRedirect filter.";
     ROUTE_CONFLICT: "BYR-C024",
         "two routes match the same requests",
-        "The older by name wins; this rule has no effect.",
+        "The older one wins, or the first by name; this rule has no effect.",
         "Remove one, or make them differ.";
     TRAFFIC_CONFLICT: "BYR-C025",
         "two traffic policies target the same service",
@@ -192,6 +192,12 @@ registry! {
         "two workloads say that they listen at one address",
         "Calls to one of them may reach the other, which refuses them by its identity.",
         "Correct `inbound` of one of them.";
+
+    // Configuration: routes and gateways
+    BACKEND_KIND: "BYR-C050",
+        "route sends traffic to a kind of resource that takes none",
+        "This share of the requests is answered 500.",
+        "Name a core Service.";
 
     // Access
     NO_RULES: "BYR-A001",

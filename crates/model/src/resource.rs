@@ -24,6 +24,8 @@ pub enum Kind {
     Workload,
     /// Gateway API `HTTPRoute`.
     HttpRoute,
+    /// Gateway API `GRPCRoute`.
+    GrpcRoute,
     /// Who may call what.
     AccessPolicy,
     /// How a service is called.
@@ -34,12 +36,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 7] = [
+    pub const APPLICABLE: [Self; 8] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
         Self::Workload,
         Self::HttpRoute,
+        Self::GrpcRoute,
         Self::AccessPolicy,
         Self::TrafficPolicy,
     ];
@@ -52,6 +55,7 @@ impl Kind {
             Self::Service => "Service",
             Self::Workload => "Workload",
             Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
             Self::AccessPolicy => "AccessPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::Endpoint => "Endpoint",
@@ -62,7 +66,7 @@ impl Kind {
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::Namespace | Self::Service => "v1",
-            Self::HttpRoute => "gateway.networking.k8s.io/v1",
+            Self::HttpRoute | Self::GrpcRoute => "gateway.networking.k8s.io/v1",
             Self::Mesh | Self::Workload | Self::AccessPolicy | Self::TrafficPolicy | Self::Endpoint => {
                 "mesh.byrnie.dev/v1alpha1"
             }
@@ -78,10 +82,24 @@ impl Kind {
             "service" | "services" | "svc" => Self::Service,
             "workload" | "workloads" | "wl" => Self::Workload,
             "httproute" | "httproutes" | "route" | "routes" => Self::HttpRoute,
+            "grpcroute" | "grpcroutes" => Self::GrpcRoute,
             "accesspolicy" | "accesspolicies" | "ap" => Self::AccessPolicy,
             "trafficpolicy" | "trafficpolicies" | "tp" => Self::TrafficPolicy,
             _ => return None,
         })
+    }
+
+    /// The kinds of routes.
+    pub const ROUTES: [Self; 2] = [Self::HttpRoute, Self::GrpcRoute];
+
+    /// Whether it's a kind of route.
+    pub const fn is_route(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute)
+    }
+
+    /// Whether it's one of Gateway API's kinds, whose names may have dots.
+    pub const fn is_upstream(self) -> bool {
+        self.is_route()
     }
 
     /// Whether objects of this kind live in a namespace. The others have an empty namespace.
@@ -145,6 +163,8 @@ pub struct Resource {
     pub key: Key,
     /// When it was last changed; 0 if it isn't stored yet.
     pub revision: Revision,
+    /// When it began to exist, which makes it older or younger than others; 0 if it isn't stored yet.
+    pub created: Revision,
     /// `metadata.labels`.
     pub labels: Labels,
     /// Where it came from, if a file.
@@ -164,7 +184,7 @@ pub enum Spec {
     Service(Service),
     /// A running instance.
     Workload(Box<Workload>),
-    /// Match to weighted backends.
+    /// Match to weighted backends, for every kind of route.
     Route(Arc<Route>),
     /// Who may call what.
     Access(Arc<AccessPolicy>),
@@ -172,22 +192,6 @@ pub enum Spec {
     Traffic(Arc<TrafficPolicy>),
     /// One address that serves a service.
     Endpoint(Box<Endpoint>),
-}
-
-impl Spec {
-    /// The kind that this says.
-    pub const fn kind(&self) -> Kind {
-        match self {
-            Self::Namespace => Kind::Namespace,
-            Self::Mesh(_) => Kind::Mesh,
-            Self::Service(_) => Kind::Service,
-            Self::Workload(_) => Kind::Workload,
-            Self::Route(_) => Kind::HttpRoute,
-            Self::Access(_) => Kind::AccessPolicy,
-            Self::Traffic(_) => Kind::TrafficPolicy,
-            Self::Endpoint(_) => Kind::Endpoint,
-        }
-    }
 }
 
 /// Defaults of the whole mesh; the resource is named `mesh`.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Match to weighted backends, in Gateway API's meaning
-//! (<https://gateway-api.sigs.k8s.io/reference/spec/#httproute>). A route points up to its parent.
+//! (<https://gateway-api.sigs.k8s.io/reference/spec/#httproute>). A route points up to its parent. The
+//! kind of its resource says which: HTTPRoute, GRPCRoute, TLSRoute or TCPRoute; the last two match nothing
+//! but hosts and have no filters.
 
 use crate::ServiceRef;
 use byrnie_base::Text;
@@ -21,10 +23,75 @@ pub struct Route {
 /// What a route is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Parent {
-    /// A Service: the route is for every caller of it.
-    pub service: ServiceRef,
+    /// What sort of thing it is.
+    pub kind: ParentKind,
+    /// Its name.
+    pub name: ServiceRef,
+    /// Only this listener of a Gateway or ListenerSet.
+    pub section: Option<Text>,
     /// Only this port of it.
     pub port: Option<u16>,
+}
+
+/// What sort of thing a route is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ParentKind {
+    /// The route is for callers of this Service: for all of them if it lives in the service's own
+    /// namespace (a producer's route), else for those of the route's namespace (a consumer's).
+    Service,
+    /// The route is for what comes in through this Gateway.
+    Gateway,
+    /// The same, by a ListenerSet of the gateway.
+    ListenerSet,
+}
+
+impl Parent {
+    /// The whole of a service, or one port of it.
+    pub const fn service(name: ServiceRef, port: Option<u16>) -> Self {
+        Self { kind: ParentKind::Service, name, section: None, port }
+    }
+
+    /// The service, if it's one.
+    pub fn as_service(&self) -> Option<&ServiceRef> {
+        (self.kind == ParentKind::Service).then_some(&self.name)
+    }
+}
+
+impl Route {
+    /// The services that it's attached to.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceRef> {
+        self.parents.iter().filter_map(Parent::as_service)
+    }
+
+    /// Every reference to where requests go or are copied to.
+    pub fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        self.rules.iter().flat_map(|rule| {
+            mirrors(&rule.filters).map(|mirror| &mirror.to).chain(rule.backends.iter().flat_map(Backend::destinations))
+        })
+    }
+
+    /// The same, to be changed.
+    pub fn destinations_mut(&mut self) -> impl Iterator<Item = &mut Destination> {
+        self.rules.iter_mut().flat_map(|rule| {
+            let of_backends = rule.backends.iter_mut().flat_map(|backend| {
+                let Backend { to, filters, .. } = backend;
+                std::iter::once(to).chain(mirrors_mut(filters))
+            });
+            mirrors_mut(&mut rule.filters).chain(of_backends)
+        })
+    }
+}
+
+/// The mirrors among filters.
+pub fn mirrors(filters: &[RouteFilter]) -> impl Iterator<Item = &Mirror> {
+    filters.iter().filter_map(|filter| if let RouteFilter::Mirror(mirror) = filter { Some(mirror) } else { None })
+}
+
+fn mirrors_mut(filters: &mut [RouteFilter]) -> impl Iterator<Item = &mut Destination> {
+    filters.iter_mut().filter_map(|filter| match filter {
+        RouteFilter::Mirror(mirror) => Some(&mut mirror.to),
+        _ => None,
+    })
 }
 
 /// One rule: if any match fits, its filters and backends apply.
@@ -44,6 +111,8 @@ pub struct Rule {
     pub backend_timeout: Option<Duration>,
     /// When to try again.
     pub retry: Option<Retry>,
+    /// Whether a caller comes back to the endpoint that it had.
+    pub session: Option<Session>,
 }
 
 /// Conditions that must all hold.
@@ -68,6 +137,13 @@ pub enum PathMatch {
     Prefix(Text),
     /// A regular expression over the whole path; it compiles.
     Regex(Text),
+    /// The path of a gRPC call, `/SERVICE/METHOD`; at least one of the two is asked for.
+    Grpc {
+        /// On the service, such as `helloworld.Greeter`.
+        service: Option<ValueMatch>,
+        /// On the method, such as `SayHello`.
+        method: Option<ValueMatch>,
+    },
 }
 
 impl Default for PathMatch {
@@ -105,6 +181,10 @@ pub enum RouteFilter {
     Redirect(Redirect),
     /// Change host or path before sending.
     Rewrite(Rewrite),
+    /// Send a copy elsewhere, whose answer nobody waits for.
+    Mirror(Mirror),
+    /// Answer preflights of browsers, and tell them what they may read.
+    Cors(Cors),
 }
 
 /// Edits, done in the order set, add, remove.
@@ -151,17 +231,79 @@ pub enum PathEdit {
     Prefix(Text),
 }
 
-/// Where requests go.
+/// Where a copy of a share of the requests goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backend {
+pub struct Mirror {
+    /// The service.
+    pub to: Destination,
+    /// So many of `of` requests are copied, drawn by lot.
+    pub share: u32,
+    /// At least 1.
+    pub of: u32,
+}
+
+/// Cross-origin requests (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cors {
+    /// Origins such as `https://*.example.com`; `*` alone is any.
+    pub origins: Vec<Text>,
+    /// Whether cookies and the like may be sent along.
+    pub credentials: bool,
+    /// Methods; `*` alone is any.
+    pub methods: Vec<Text>,
+    /// Request headers; `*` alone is any.
+    pub headers: Vec<Text>,
+    /// Response headers that a page may read; `*` is any.
+    pub expose: Vec<Text>,
+    /// How long a browser may remember the answer, in seconds.
+    pub max_age: u32,
+}
+
+/// A reference to a service: where requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
     /// The service.
     pub service: ServiceRef,
     /// Its port.
     pub port: u16,
+    /// Whether requests may be sent there. If not, they're answered as if it didn't exist.
+    pub standing: Standing,
+}
+
+impl Destination {
+    /// A service that may be sent requests.
+    pub const fn new(service: ServiceRef, port: u16) -> Self {
+        Self { service, port, standing: Standing::Granted }
+    }
+}
+
+/// Whether a reference counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Yes: it stays in the route's namespace, or a ReferenceGrant allows it.
+    Granted,
+    /// No: it leads into another namespace, and nobody there has allowed it (or nobody has looked yet).
+    Foreign,
+    /// No: it names another kind than a Service, written `KIND.GROUP`.
+    Unserved(Text),
+}
+
+/// Where requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// The service.
+    pub to: Destination,
     /// Share among the rule's backends; 0 gets nothing.
     pub weight: u32,
     /// Done only for this backend.
     pub filters: Vec<RouteFilter>,
+}
+
+impl Backend {
+    /// Where its requests and their copies go.
+    fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        std::iter::once(&self.to).chain(mirrors(&self.filters).map(|mirror| &mirror.to))
+    }
 }
 
 /// When to try again beyond the mesh's own defaults.
@@ -173,4 +315,28 @@ pub struct Retry {
     pub attempts: u8,
     /// Least pause before the next try.
     pub backoff: Option<Duration>,
+}
+
+/// Whether a caller comes back to the endpoint that it had (GEP-1619).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The name of the cookie or header.
+    pub name: Text,
+    /// What carries it.
+    pub carrier: Carrier,
+    /// It ends so long after it began.
+    pub absolute: Option<Duration>,
+    /// It ends so long after it was last used.
+    pub idle: Option<Duration>,
+}
+
+/// What carries a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A cookie that ends with the browser's session.
+    Cookie,
+    /// A cookie that lives as long as the session; its absolute time-out is set.
+    PermanentCookie,
+    /// A header, which the caller sends back.
+    Header,
 }

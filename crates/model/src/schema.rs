@@ -20,13 +20,14 @@ pub fn of(kind: Kind) -> Option<Value> {
         Kind::TrafficPolicy => Some(spec::<TrafficSpec>(&mut generator)),
         Kind::Service => Some(spec::<k8s_openapi::api::core::v1::ServiceSpec>(&mut generator)),
         Kind::HttpRoute => Some(spec::<gateway_api::experimental::httproutes::HttpRouteSpec>(&mut generator)),
+        Kind::GrpcRoute => Some(spec::<gateway_api::experimental::grpcroutes::GrpcRouteSpec>(&mut generator)),
         Kind::Endpoint => return None,
     };
     let mut metadata = json!({
         "type": "object",
         "required": ["name"],
         "properties": {
-            "name": {"type": "string", "maxLength": if kind == Kind::HttpRoute { 253 } else { 63 }},
+            "name": {"type": "string", "maxLength": if kind.is_upstream() { 253 } else { 63 }},
             "labels": {"type": "object", "additionalProperties": {"type": "string"}},
             "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
         },

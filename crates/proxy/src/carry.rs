@@ -4,6 +4,7 @@
 //! connection and each stream of an HTTP/2 one. It decides nothing itself.
 
 use crate::door::Caller;
+use crate::mirror;
 use crate::record::Seen;
 use crate::upstream::{self, Upstream};
 use crate::worker::Core;
@@ -117,8 +118,8 @@ impl<'a> Trip<'a> {
         let delivered = loop {
             let event = match effect {
                 Effect::Reply(answer) => break self.reply(&exchange, &answer).await,
-                Effect::Forward => break self.forward().await,
-                Effect::Send(plan) => self.attempt(&plan).await,
+                Effect::Forward => break self.forward(&mut exchange).await,
+                Effect::Send(plan) => self.attempt(&plan, exchange.has_copies()).await,
                 Effect::Wait => {
                     self.limits.try_deadline = None;
                     self.await_head().await
@@ -138,6 +139,7 @@ impl<'a> Trip<'a> {
         if let Some(trailers) = self.back.trailers() {
             exchange.on_trailers(trailers, runtime::coarse());
         }
+        self.send_copies(&mut exchange);
         let verdict = self.core.with_shard(|shard, now| exchange.finish(shard, delivered.outcome, now));
         let seen = Seen {
             protocol: self.seen.protocol,
@@ -153,13 +155,13 @@ impl<'a> Trip<'a> {
     }
 
     /// One try, up to the response's head.
-    async fn attempt(&mut self, plan: &Plan) -> Event {
+    async fn attempt(&mut self, plan: &Plan, copied: bool) -> Event {
         self.upstream = None;
         if !plan.delay.is_zero() && self.rest(plan.delay).await.is_err() {
             return Event::Failed(Failure::DownstreamGone);
         }
         if plan.again.attempt <= 1 {
-            self.up = Pump::new(plan.again.keep_body);
+            self.up = Pump::new(plan.again.keep_body || copied);
         } else {
             plan.stamp(self.request, runtime::coarse());
             self.up.rewind();
@@ -245,11 +247,13 @@ impl<'a> Trip<'a> {
     }
 
     /// Hands the response on.
-    async fn forward(&mut self) -> Delivered {
+    async fn forward(&mut self, exchange: &mut Exchange) -> Delivered {
         let Some(mut upstream) = self.upstream.take() else {
             return Delivered { outcome: Outcome { status: 0, failure: Some(Failure::BadResponse) }, next: Next::Drop };
         };
-        self.up.forget();
+        if !self.send_copies(exchange) {
+            self.up.forget();
+        }
         let (reusable, status) = (self.response.keep_alive(), self.response.status());
         if status != 101 {
             headers::strip_hop_by_hop(self.response);
@@ -272,6 +276,19 @@ impl<'a> Trip<'a> {
             self.core.pool.borrow_mut().give(conn, lease, runtime::coarse().mono);
         }
         Delivered { outcome: Outcome { status, failure: None }, next: self.next(keep) }
+    }
+
+    /// Sends what copies there are, if the request's body is known by now. Whether some still wait for it.
+    fn send_copies(&mut self, exchange: &mut Exchange) -> bool {
+        if !exchange.has_copies() {
+            return false;
+        }
+        let Some(body) = self.up.whole() else { return true };
+        let body = Rc::<[u8]>::from(body);
+        for copy in exchange.take_copies() {
+            mirror::send(self.core, copy, Rc::clone(&body));
+        }
+        false
     }
 
     /// Moves the response's body, and what is left of the request's. `Some`: why it broke off, and the

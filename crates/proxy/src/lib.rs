@@ -12,6 +12,7 @@ mod door;
 pub mod error;
 mod keys;
 mod log;
+mod mirror;
 mod mount;
 mod proxy;
 mod record;

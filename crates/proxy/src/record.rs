@@ -151,6 +151,6 @@ impl Ledger {
 /// Whether it is worth a record of its own.
 fn is_failure(verdict: &Verdict) -> bool {
     verdict.status >= 500
-        || verdict.reason.is_some_and(|reason| reason != Reason::Redirect)
+        || verdict.reason.is_some_and(|reason| !matches!(reason, Reason::Redirect | Reason::Preflight))
         || verdict.attempts.count() > 1
 }

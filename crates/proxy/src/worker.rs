@@ -68,6 +68,8 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     drain: Watch,
     open: Cell<usize>,
+    /// Copies of requests under way.
+    pub(crate) mirrored: Cell<usize>,
 }
 
 impl Core {
@@ -84,6 +86,7 @@ impl Core {
             limits: Limits::default(),
             drain: seat.drain.clone(),
             open: Cell::new(0),
+            mirrored: Cell::new(0),
         }
     }
 

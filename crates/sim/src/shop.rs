@@ -9,7 +9,7 @@ use byrnie_model::policy::access::{Action, HttpMatch, Mode, PathPattern, Rule as
 use byrnie_model::policy::traffic::Balance;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::resource::{DefaultAccess, Mesh};
-use byrnie_model::route::{Backend, Match, Parent, Rule};
+use byrnie_model::route::{Backend, Destination, Match, Parent, Rule};
 use byrnie_model::service::{Locality, ServicePort, TargetPort};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{
@@ -148,8 +148,7 @@ fn routes(rng: &mut Rng, state: &State) -> Txn {
     }
     let weight = |rng: &mut Rng| 1 + u32::try_from(rng.below(5)).unwrap_or(0);
     let backends = backends.iter().map(|name| Backend {
-        service: service(name),
-        port: PORT,
+        to: Destination::new(service(name), PORT),
         weight: weight(rng),
         filters: Vec::new(),
     });
@@ -168,10 +167,10 @@ fn vanish(rng: &mut Rng, state: &State) -> Txn {
         let route_key = key(Kind::HttpRoute, parent);
         let Some(Spec::Route(found)) = state.get(&route_key).map(|resource| &resource.spec) else { continue };
         let backends = || found.rules.iter().flat_map(|rule| &rule.backends);
-        if !backends().any(|backend| *backend.service.name == *extra) {
+        if !backends().any(|backend| *backend.to.service.name == *extra) {
             continue;
         }
-        let kept: Vec<Backend> = backends().filter(|backend| *backend.service.name != *extra).cloned().collect();
+        let kept: Vec<Backend> = backends().filter(|backend| *backend.to.service.name != *extra).cloned().collect();
         txn = put(txn, state, &route(parent, kept));
     }
     txn
@@ -242,8 +241,9 @@ fn route(parent: &str, backends: Vec<Backend>) -> Resource {
         timeout: None,
         backend_timeout: None,
         retry: None,
+        session: None,
     };
-    let parents = vec![Parent { service: service(parent), port: None }];
+    let parents = vec![Parent::service(service(parent), None)];
     let spec = Route { parents, hostnames: Vec::new(), rules: vec![rule] };
     resource(Kind::HttpRoute, parent, Spec::Route(Arc::new(spec)))
 }
@@ -302,7 +302,14 @@ fn key(kind: Kind, name: &str) -> Key {
 }
 
 fn resource(kind: Kind, name: &str, spec: Spec) -> Resource {
-    Resource { key: key(kind, name), revision: Revision(0), labels: BTreeMap::new(), origin: None, spec }
+    Resource {
+        key: key(kind, name),
+        revision: Revision(0),
+        created: Revision(0),
+        labels: BTreeMap::new(),
+        origin: None,
+        spec,
+    }
 }
 
 fn app_labels(app: &str) -> byrnie_model::Labels {

@@ -13,7 +13,7 @@ pub const NAME_BYTES_MAX: usize = 800;
 /// The kinds that proxies are sent, in the order in which a change is sent: what others name comes
 /// before what names it, and policies before the services that they protect, so that no state in
 /// between is weaker than the one before or the one after. Removals go the other way round.
-pub const ORDER: [Kind; 7] = [
+pub const ORDER: [Kind; 8] = [
     Kind::Mesh,
     Kind::AccessPolicy,
     Kind::TrafficPolicy,
@@ -21,6 +21,7 @@ pub const ORDER: [Kind; 7] = [
     Kind::Service,
     Kind::Endpoint,
     Kind::HttpRoute,
+    Kind::GrpcRoute,
 ];
 
 /// The place of a kind in [`ORDER`]; `None` for kinds that proxies aren't sent.
@@ -38,6 +39,7 @@ pub const fn type_url(kind: Kind) -> Option<&'static str> {
         Kind::Service => "type.googleapis.com/byrnie.v1.Service",
         Kind::Endpoint => "type.googleapis.com/byrnie.v1.Endpoint",
         Kind::HttpRoute => "type.googleapis.com/byrnie.v1.Route",
+        Kind::GrpcRoute => "type.googleapis.com/byrnie.v1.GrpcRoute",
         _ => return None,
     })
 }
@@ -52,6 +54,7 @@ pub fn kind(type_url: &str) -> Option<Kind> {
         "Service" => Kind::Service,
         "Endpoint" => Kind::Endpoint,
         "Route" => Kind::HttpRoute,
+        "GrpcRoute" => Kind::GrpcRoute,
         _ => return None,
     })
 }

@@ -16,7 +16,7 @@ use serde_json::Value;
   byrnie get httproute payments -o yaml
   byrnie get svc/payments -n shop")]
 pub(crate) struct Args {
-    /// service, workload, httproute, accesspolicy, trafficpolicy, mesh or namespace; or KIND/NAME
+    /// service, workload, httproute, grpcroute, accesspolicy, trafficpolicy, mesh or namespace; or KIND/NAME
     kind: String,
     /// One resource
     name: Option<String>,
@@ -69,7 +69,7 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
     let says = match kind {
         Kind::Service => ["PORTS", "SELECTOR"],
         Kind::Workload => ["ADDRESS", "SERVICE ACCOUNT"],
-        Kind::HttpRoute => ["PARENTS", "RULES"],
+        Kind::HttpRoute | Kind::GrpcRoute => ["PARENTS", "RULES"],
         Kind::AccessPolicy => ["ACTION", "TARGETS"],
         Kind::TrafficPolicy => ["TARGETS", "SETTINGS"],
         Kind::Mesh => ["TRUST DOMAIN", "DEFAULT ACCESS"],
@@ -90,7 +90,7 @@ fn summary(kind: Kind, spec: &Value) -> [String; 2] {
     match kind {
         Kind::Service => [names(&spec["ports"], "port"), pairs(&spec["selector"])],
         Kind::Workload => [cell(spec, "address"), cell(spec, "serviceAccount")],
-        Kind::HttpRoute => {
+        Kind::HttpRoute | Kind::GrpcRoute => {
             [names(&spec["parentRefs"], "name"), spec["rules"].as_array().map_or(0, Vec::len).to_string()]
         }
         Kind::AccessPolicy => {

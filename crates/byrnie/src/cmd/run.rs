@@ -200,6 +200,7 @@ fn check(globals: &Globals, instance: &str, workload: &Workload, labels: &Labels
     let resource = Resource {
         key: Key::new(Kind::Workload, globals.namespace(), instance),
         revision: Revision(0),
+        created: Revision(0),
         labels: labels.clone(),
         origin: None,
         spec: Spec::Workload(Box::new(workload.clone())),

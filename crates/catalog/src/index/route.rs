@@ -3,6 +3,7 @@
 //! whose routes name it as a backend.
 
 use super::Multi;
+use byrnie_model::route::Standing;
 use byrnie_model::{Key, Route, ServiceRef};
 use std::collections::BTreeSet;
 
@@ -40,16 +41,24 @@ impl RouteIndex {
         self.by_parent.of(parent)
     }
 
-    /// Parents whose routes lead to this service; one may come more than once.
-    pub(crate) fn referrers(&self, backend: &ServiceRef) -> impl Iterator<Item = &ServiceRef> {
-        self.referrers.of(backend).map(|(parent, _)| parent)
+    /// Parents whose routes lead to this service, each with the route.
+    pub(crate) fn referrers(&self, backend: &ServiceRef) -> impl Iterator<Item = &(ServiceRef, Key)> {
+        self.referrers.of(backend)
     }
 }
 
 pub(crate) fn parents(route: &Route) -> BTreeSet<ServiceRef> {
-    route.parents.iter().map(|parent| parent.service.clone()).collect()
+    route.services().cloned().collect()
 }
 
+/// Whether a route in the namespace `own` is for callers of `caller` at this parent: a producer's is for
+/// all, a consumer's for its own namespace.
+pub(crate) fn is_for(own: &str, parent: &ServiceRef, caller: &str) -> bool {
+    *parent.namespace == *own || *own == *caller
+}
+
+/// Services that requests or copies of them may go to.
 pub(crate) fn backends(route: &Route) -> BTreeSet<ServiceRef> {
-    route.rules.iter().flat_map(|rule| &rule.backends).map(|backend| backend.service.clone()).collect()
+    let served = route.destinations().filter(|to| !matches!(to.standing, Standing::Unserved(_)));
+    served.map(|to| to.service.clone()).collect()
 }

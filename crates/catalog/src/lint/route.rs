@@ -3,8 +3,8 @@
 
 use crate::catalog::Catalog;
 use crate::check::{port, port_list};
-use byrnie_model::route::{Match, Parent, Rule};
-use byrnie_model::{Diagnostic, Key, Route, ServiceRef, Spec, code};
+use byrnie_model::route::{Destination, Match, Parent, RouteFilter, Rule, Standing};
+use byrnie_model::{Diagnostic, Key, Revision, Route, ServiceRef, Spec, code};
 
 pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -21,18 +21,19 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnost
 }
 
 fn parent_fits(catalog: &Catalog, parent: &Parent, at: &str) -> Option<Diagnostic> {
-    let Some(service) = catalog.service(&parent.service) else {
-        return Some(catalog.absent_service(&code::PARENT_ABSENT, format!("{at}.name"), &parent.service));
+    let name = parent.as_service()?;
+    let Some(service) = catalog.service(name) else {
+        return Some(catalog.absent_service(&code::PARENT_ABSENT, format!("{at}.name"), name));
     };
     let Some(number) = parent.port else {
         let opaque = service.ports.iter().all(|port| !port.protocol.is_http());
-        let message = format!("every port of Service \"{}\" carries opaque TCP", parent.service.name);
+        let message = format!("every port of Service \"{}\" carries opaque TCP", name.name);
         return opaque.then(|| Diagnostic::error(&code::ROUTE_WITHOUT_HTTP, format!("{at}.name"), message));
     };
     match port(service, number) {
-        None => Some(no_port(&parent.service, number, &port_list(service), format!("{at}.port"))),
+        None => Some(no_port(name, number, &port_list(service), format!("{at}.port"))),
         Some(port) if !port.protocol.is_http() => {
-            let message = format!("port {number} of Service \"{}\" carries opaque TCP", parent.service.name);
+            let message = format!("port {number} of Service \"{}\" carries opaque TCP", name.name);
             Some(Diagnostic::error(&code::ROUTE_WITHOUT_HTTP, format!("{at}.port"), message))
         }
         Some(_) => None,
@@ -46,7 +47,7 @@ fn no_port(at: &ServiceRef, number: u16, ports: &str, path: String) -> Diagnosti
 
 fn backends_fit(catalog: &Catalog, rule: &Rule, at: &str, found: &mut Vec<Diagnostic>) {
     let total: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
-    let redirects = rule.filters.iter().any(|filter| matches!(filter, byrnie_model::route::RouteFilter::Redirect(_)));
+    let redirects = rule.filters.iter().any(|filter| matches!(filter, RouteFilter::Redirect(_)));
     if rule.backends.is_empty() && !redirects {
         let message = "this rule has neither backends nor a redirect: its requests are answered 500";
         found.push(Diagnostic::warning(&code::NO_BACKENDS, at, message));
@@ -59,17 +60,36 @@ fn backends_fit(catalog: &Catalog, rule: &Rule, at: &str, found: &mut Vec<Diagno
         let at = format!("{at}.backendRefs[{i}]");
         let share = (u64::from(backend.weight) * 100).checked_div(total).unwrap_or(0);
         let effect = format!("{share}% of the requests that fit this rule would be answered 500.");
-        match catalog.service(&backend.service) {
-            None => {
-                let absent = catalog.absent_service(&code::SERVICE_ABSENT, format!("{at}.name"), &backend.service);
-                found.push(absent.so_that(effect));
-            }
-            Some(service) if port(service, backend.port).is_none() => {
-                let absent = no_port(&backend.service, backend.port, &port_list(service), format!("{at}.port"));
-                found.push(absent.so_that(effect));
-            }
-            Some(_) => {}
+        found.extend(destination_fits(catalog, &backend.to, &at).map(|found| found.so_that(effect)));
+        copies_fit(catalog, &backend.filters, &at, found);
+    }
+    copies_fit(catalog, &rule.filters, at, found);
+}
+
+fn copies_fit(catalog: &Catalog, filters: &[RouteFilter], at: &str, found: &mut Vec<Diagnostic>) {
+    for (i, filter) in filters.iter().enumerate() {
+        if let RouteFilter::Mirror(mirror) = filter {
+            let at = format!("{at}.filters[{i}].requestMirror.backendRef");
+            let absent = destination_fits(catalog, &mirror.to, &at);
+            found.extend(
+                absent.map(|found| found.so_that("No copies are sent there; the requests themselves are not touched.")),
+            );
         }
+    }
+}
+
+/// What is wrong with a reference to where requests go.
+fn destination_fits(catalog: &Catalog, to: &Destination, at: &str) -> Option<Diagnostic> {
+    if let Standing::Unserved(kind) = &to.standing {
+        let message = format!("requests cannot be sent to {kind} \"{}\"; only to a core Service", to.service.name);
+        return Some(Diagnostic::error(&code::BACKEND_KIND, format!("{at}.kind"), message));
+    }
+    match catalog.service(&to.service) {
+        None => Some(catalog.absent_service(&code::SERVICE_ABSENT, format!("{at}.name"), &to.service)),
+        Some(service) if port(service, to.port).is_none() => {
+            Some(no_port(&to.service, to.port, &port_list(service), format!("{at}.port")))
+        }
+        Some(_) => None,
     }
 }
 
@@ -84,7 +104,7 @@ fn retry_works(catalog: &Catalog, route: &Route, rule: &Rule, at: &str) -> Optio
             .traffic(at)
             .any(|key| matches!(catalog.spec(key), Some(Spec::Traffic(policy)) if policy.unsafe_retry))
     };
-    if route.parents.iter().all(|parent| declared(&parent.service)) {
+    if route.services().all(declared) {
         return None;
     }
     let message =
@@ -105,8 +125,13 @@ fn reachable(catalog: &Catalog, key: &Key, route: &Route, index: usize) -> Optio
         return Some(Diagnostic::warning(&code::RULE_UNREACHABLE, at, message));
     }
     let mut others: Vec<(&Key, &Route)> = Vec::new();
-    for other in route.parents.iter().flat_map(|parent| catalog.routes.of_parent(&parent.service)) {
-        if (&other.namespace, &other.name) < (&key.namespace, &key.name)
+    let age = |key: &Key| catalog.resource(key).map_or(Revision(u64::MAX), |resource| resource.created);
+    let rank = |key: &Key| (age(key), key.namespace.clone(), key.name.clone());
+    let own = rank(key);
+    for other in route.services().flat_map(|parent| catalog.routes.of_parent(parent)) {
+        let same_side = other.namespace == key.namespace && other.kind == key.kind;
+        if same_side
+            && rank(other) < own
             && let Some(Spec::Route(other_route)) = catalog.spec(other)
         {
             others.push((other, other_route));
@@ -119,12 +144,12 @@ fn reachable(catalog: &Catalog, key: &Key, route: &Route, index: usize) -> Optio
         })
     };
     let (hider, _) = route.parents.iter().map(hider).collect::<Option<Vec<_>>>()?.into_iter().next()?;
-    let message = format!("{hider} matches the same requests and comes first by name");
+    let message = format!("{hider} matches the same requests and comes first: it is older, or earlier by name");
     Some(Diagnostic::warning(&code::ROUTE_CONFLICT, at, message))
 }
 
 fn covers(wide: &Parent, narrow: &Parent) -> bool {
-    wide.service == narrow.service && (wide.port.is_none() || wide.port == narrow.port)
+    wide.kind == narrow.kind && wide.name == narrow.name && (wide.port.is_none() || wide.port == narrow.port)
 }
 
 fn holds(rules: &[Rule], wanted: &Match) -> bool {

@@ -95,9 +95,9 @@ impl<'a> World<'a> {
         let mut seen = roots.clone();
         for r in self.all() {
             let Spec::Route(route) = &r.spec else { continue };
-            if route.parents.iter().any(|parent| roots.contains(&parent.service)) {
+            if route.services().any(|parent| roots.contains(parent)) {
                 show(r);
-                let backends = route.rules.iter().flat_map(|rule| &rule.backends).map(|b| b.service.clone());
+                let backends = route.rules.iter().flat_map(|rule| &rule.backends).map(|b| b.to.service.clone());
                 seen.extend(backends.filter(|at| exists(at)));
             }
         }

@@ -145,3 +145,29 @@ fn endpoints_cannot_be_written() {
     assert!(catalog.resource(&endpoint.key).is_some());
     assert!(catalog.apply(&Change::Put(endpoint)).nodes.is_empty());
 }
+
+#[test]
+fn a_consumers_route_is_seen_by_its_own_namespace_alone() {
+    let mut catalog = Catalog::new();
+    let mut elsewhere = |change: Change, namespace: &str| {
+        let Change::Put(resource) = change else { panic!() };
+        let mut moved = (*resource).clone();
+        moved.key.namespace = namespace.into();
+        catalog.apply(&Change::Put(Arc::new(moved)));
+    };
+    for (namespace, name) in [("ns", "caller"), ("other", "stranger")] {
+        elsewhere(workload(name, name, name, &["payments"]), namespace);
+    }
+    for name in ["payments", "hidden"] {
+        elsewhere(service(name, name), "ns");
+    }
+    // The parent is `payments.ns`, the backend `hidden.ns`, the route another namespace's.
+    elsewhere(route("consumer", &["payments"], &["hidden"]), "other");
+    let sees = |namespace: &str, name: &str| {
+        let view = catalog.view(&NodeSpec::sidecar(namespace, name));
+        let has = |kind, namespace: &str, name: &str| view.find(&Key::new(kind, namespace, name)).is_some();
+        (has(Kind::HttpRoute, "other", "consumer"), has(Kind::Service, "ns", "hidden"))
+    };
+    assert_eq!(sees("ns", "caller"), (false, false));
+    assert_eq!(sees("other", "stranger"), (true, true));
+}

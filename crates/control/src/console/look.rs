@@ -325,10 +325,10 @@ fn attached(catalog: &Catalog, service: &ServiceRef) -> Vec<Value> {
     let mut attach = |resource: &Resource, says: String| {
         out.push(json!({"kind": resource.key.kind.name(), "namespace": resource.key.namespace, "name": resource.key.name, "says": says}));
     };
-    for resource in [Kind::HttpRoute, Kind::AccessPolicy, Kind::TrafficPolicy].into_iter().flat_map(|k| catalog.iter(k))
-    {
+    let kinds = Kind::ROUTES.into_iter().chain([Kind::AccessPolicy, Kind::TrafficPolicy]);
+    for resource in kinds.flat_map(|kind| catalog.iter(kind)) {
         match &resource.spec {
-            Spec::Route(route) if route.parents.iter().any(|parent| parent.service == *service) => {
+            Spec::Route(route) if route.services().any(|parent| parent == service) => {
                 attach(resource, format!("{} rules", route.rules.len()));
             }
             Spec::Access(policy)
@@ -349,7 +349,9 @@ fn attached(catalog: &Catalog, service: &ServiceRef) -> Vec<Value> {
 
 /// `GET /api/v1/routes`.
 pub(super) fn routes(console: &Console) -> Value {
-    let routes = console.state.catalog(|catalog| catalog.iter(Kind::HttpRoute).cloned().collect::<Vec<_>>());
+    let routes = console
+        .state
+        .catalog(|catalog| Kind::ROUTES.into_iter().flat_map(|kind| catalog.iter(kind)).cloned().collect::<Vec<_>>());
     list(routes, |resource| document(console, &resource))
 }
 

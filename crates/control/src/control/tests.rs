@@ -39,13 +39,27 @@ fn workload(name: &str, account: &str, protocol: Protocol) -> Resource {
     };
     let labels = [("app".into(), account.into())].into();
     let key = Key::new(Kind::Workload, "default", name);
-    Resource { key, revision: Revision(0), labels, origin: None, spec: Spec::Workload(Box::new(spec)) }
+    Resource {
+        key,
+        revision: Revision(0),
+        created: Revision(0),
+        labels,
+        origin: None,
+        spec: Spec::Workload(Box::new(spec)),
+    }
 }
 
 fn mesh(default_access: DefaultAccess) -> Action {
     let spec = Spec::Mesh(Mesh { trust_domain: "mesh.local".into(), default_access });
     let key = Key::new(Kind::Mesh, "", "mesh");
-    Action::Put(Resource { key, revision: Revision(0), labels: Default::default(), origin: None, spec })
+    Action::Put(Resource {
+        key,
+        revision: Revision(0),
+        created: Revision(0),
+        labels: Default::default(),
+        origin: None,
+        spec,
+    })
 }
 
 /// A control plane on a directory that outlives it.

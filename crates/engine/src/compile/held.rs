@@ -8,7 +8,7 @@ use crate::cluster::Member;
 use crate::route::CompiledRoute;
 use crate::slot::Slot;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
-use byrnie_model::{Endpoint, Key, Labels, Route, Service, ServiceRef, Workload};
+use byrnie_model::{Endpoint, Key, Labels, Revision, Route, Service, ServiceRef, Workload};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -118,21 +118,30 @@ impl Compiler {
         }
     }
 
-    pub(super) fn put_route(&mut self, key: &Key, route: &Arc<Route>, dirty: &mut Dirty) -> Result<(), String> {
+    pub(super) fn put_route(
+        &mut self,
+        (key, created): (&Key, Revision),
+        route: &Arc<Route>,
+        dirty: &mut Dirty,
+    ) -> Result<(), String> {
         self.work.routes += 1;
         let slots = &mut self.slots;
-        let compiled = CompiledRoute::new(key, route, |backend| slots.hold(&backend.service, backend.port));
+        let mut held = Vec::new();
+        let compiled = CompiledRoute::new(key, created, route, |to| {
+            held.push(to.clone());
+            slots.hold(&to.service, to.port)
+        });
         let compiled = match compiled {
             Ok(compiled) => compiled,
             Err(reason) => {
-                self.release_backends(route);
+                held.iter().for_each(|to| self.let_go(&to.service, to.port));
                 return Err(reason);
             }
         };
         self.remove_route(key, dirty);
-        for parent in &route.parents {
-            self.held.by_parent.entry(parent.service.clone()).or_default().insert(key.clone());
-            dirty.insert(parent.service.clone());
+        for parent in route.services() {
+            self.held.by_parent.entry(parent.clone()).or_default().insert(key.clone());
+            dirty.insert(parent.clone());
         }
         self.held.routes.insert(key.clone(), Arc::new(compiled));
         Ok(())
@@ -140,21 +149,17 @@ impl Compiler {
 
     pub(super) fn remove_route(&mut self, key: &Key, dirty: &mut Dirty) {
         let Some(old) = self.held.routes.remove(key) else { return };
-        for parent in &old.spec.parents {
-            if let Some(keys) = self.held.by_parent.get_mut(&parent.service) {
+        for parent in old.spec.services() {
+            if let Some(keys) = self.held.by_parent.get_mut(parent) {
                 keys.remove(key);
                 if keys.is_empty() {
-                    self.held.by_parent.remove(&parent.service);
+                    self.held.by_parent.remove(parent);
                 }
             }
-            dirty.insert(parent.service.clone());
+            dirty.insert(parent.clone());
         }
-        self.release_backends(&old.spec);
-    }
-
-    fn release_backends(&mut self, route: &Route) {
-        for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
-            self.let_go(&backend.service, backend.port);
+        for to in old.spec.destinations() {
+            self.let_go(&to.service, to.port);
         }
     }
 
@@ -205,5 +210,6 @@ impl Compiler {
 }
 
 fn member(endpoint: &Endpoint, slot: Slot, load: Arc<Load>) -> Member {
-    Member { slot, endpoint: endpoint.clone(), address_text: endpoint.address.to_string().into(), load }
+    let token = crate::session::token(&endpoint.service, &endpoint.workload);
+    Member { slot, endpoint: endpoint.clone(), address_text: endpoint.address.to_string().into(), token, load }
 }

@@ -162,7 +162,7 @@ impl Compiler {
             Spec::Workload(workload) => self.put_workload(key, workload, &resource.labels, dirty),
             Spec::Service(service) => self.put_service(key, service, dirty),
             Spec::Endpoint(endpoint) => self.put_endpoint(endpoint, dirty)?,
-            Spec::Route(route) => self.put_route(key, route, dirty)?,
+            Spec::Route(route) => self.put_route((key, resource.created), route, dirty)?,
             Spec::Access(policy) => self.put_access(key, policy, dirty),
             Spec::Traffic(policy) => self.put_traffic(key, policy, dirty),
             Spec::Namespace => {}
@@ -176,7 +176,7 @@ impl Compiler {
             Kind::Workload => self.remove_workload(key, dirty),
             Kind::Service => self.remove_service(key, dirty),
             Kind::Endpoint => self.remove_endpoint(key, dirty),
-            Kind::HttpRoute => self.remove_route(key, dirty),
+            Kind::HttpRoute | Kind::GrpcRoute => self.remove_route(key, dirty),
             Kind::AccessPolicy => self.remove_access(key, dirty),
             Kind::TrafficPolicy => self.remove_traffic(key, dirty),
             Kind::Namespace => {}

@@ -8,7 +8,7 @@ use crate::authorize::{Access, CompiledPolicy};
 use crate::balance::hash::{self, hash};
 use crate::balance::tiers::TIERS_MAX;
 use crate::cluster::{Call, Cluster, Ejection, Member, Name, Share, Tier};
-use crate::route::Table;
+use crate::route::{Side, Table};
 use crate::slot::Slot;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use byrnie_base::Text;
@@ -66,7 +66,7 @@ impl Compiler {
                 number: port.port,
                 protocol: port.protocol,
                 cluster: slot,
-                table: self.table(name, port.port),
+                table: self.table(name, port.port, &snapshot.node.namespace),
                 program: own.and_then(|(workload, _)| program(port, workload)),
             });
         }
@@ -80,10 +80,14 @@ impl Compiler {
             && service.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 
-    fn table(&self, name: &ServiceRef, port: u16) -> Table {
+    /// The routes of a port for calls from this namespace: its own take the place of the service's.
+    fn table(&self, name: &ServiceRef, port: u16, caller: &str) -> Table {
         let keys = self.held.by_parent.get(name).into_iter().flatten();
         let routes = keys.filter_map(|key| self.held.routes.get(key));
-        Table::new(routes.filter(|route| route.is_for(name, port)))
+        let standing: Vec<_> = routes.filter_map(|route| Some((route.stands_on(name, port, caller)?, route))).collect();
+        let consumed = standing.iter().any(|(side, _)| *side == Side::Consumer);
+        let side = if consumed { Side::Consumer } else { Side::Producer };
+        Table::new(standing.into_iter().filter(|(of, _)| *of == side).map(|(_, route)| route))
     }
 
     /// A policy for `payments` also protects `payments-v1`, to which a route of `payments` leads: whoever

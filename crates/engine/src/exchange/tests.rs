@@ -245,7 +245,7 @@ fn routes_lead_to_backends_or_to_an_answer() {
     assert_eq!(endpoint_of(&plan(effect)), "o1");
     let verdict = exchange.finish(&mut world.shard, Outcome { status: 200, failure: None }, ms(3));
     assert_eq!((&*verdict.decided.route, &*verdict.labels.destination), ("shop/r[0]", "payments.shop"));
-    for (path, status, grpc) in [("/absent", 500, 13), ("/zero", 500, 13), ("/none", 500, 13), ("/x", 404, 12)] {
+    for (path, status, grpc) in [("/absent", 500, 14), ("/zero", 500, 14), ("/none", 500, 14), ("/x", 404, 12)] {
         let (_, effect) = world.begin(&mut head("GET", &format!("payments{path}"), &[]), ms(0));
         let answer = answer(effect);
         assert_eq!((answer.status, answer.grpc_status()), (status, grpc), "{path}");

@@ -25,6 +25,11 @@ pub(crate) enum PathTest {
     Exact(Text),
     Prefix(Text),
     Regex(Regex),
+    /// On the two segments of a gRPC call.
+    Grpc {
+        service: Option<Expected>,
+        method: Option<Expected>,
+    },
 }
 
 #[derive(Debug)]
@@ -34,7 +39,7 @@ struct ValueTest {
 }
 
 #[derive(Debug)]
-enum Expected {
+pub(crate) enum Expected {
     Exact(Text),
     Regex(Regex),
 }
@@ -65,7 +70,10 @@ impl std::fmt::Display for Miss<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     path_class: u8,
+    /// Of a gRPC match: of the service.
     path_len: usize,
+    /// Of the gRPC method; else 0.
+    method_len: usize,
     method: bool,
     headers: usize,
     query: usize,
@@ -78,6 +86,10 @@ impl CompiledMatch {
             PathMatch::Exact(path) => PathTest::Exact(path.clone()),
             PathMatch::Prefix(path) => PathTest::Prefix(path.clone()),
             PathMatch::Regex(pattern) => PathTest::Regex(regex(pattern)?),
+            PathMatch::Grpc { service, method } => PathTest::Grpc {
+                service: service.as_ref().map(Expected::new).transpose()?,
+                method: method.as_ref().map(Expected::new).transpose()?,
+            },
         };
         let tests = |list: &[NamedMatch]| list.iter().map(ValueTest::new).collect::<Result<Box<[_]>, _>>();
         Ok(Self { path, method: m.method.clone(), headers: tests(&m.headers)?, query: tests(&m.query)? })
@@ -85,21 +97,24 @@ impl CompiledMatch {
 
     /// Its place among others.
     pub(crate) fn rank(&self) -> Rank {
-        let (path_class, path_len) = match &self.path {
-            PathTest::Exact(path) => (3, path.len()),
-            PathTest::Prefix(path) if path.len() > 1 => (2, path.len()),
-            PathTest::Regex(regex) => (1, regex.as_str().len()),
-            PathTest::Prefix(_) => (0, 0),
+        let len = |expected: &Option<Expected>| expected.as_ref().map_or(0, Expected::len);
+        let (path_class, path_len, method_len) = match &self.path {
+            PathTest::Exact(path) => (3, path.len(), 0),
+            PathTest::Prefix(path) if path.len() > 1 => (2, path.len(), 0),
+            PathTest::Regex(regex) => (1, pattern_len(regex), 0),
+            PathTest::Prefix(_) => (0, 0, 0),
+            // Exact or regular expression makes no difference here, upstream.
+            PathTest::Grpc { service, method } => (0, len(service), len(method)),
         };
         let (headers, query) = (self.headers.len(), self.query.len());
-        Rank { path_class, path_len, method: self.method.is_some(), headers, query }
+        Rank { path_class, path_len, method_len, method: self.method.is_some(), headers, query }
     }
 
     /// The prefix that the path fits, if it's a prefix match.
     pub(crate) fn prefix(&self) -> Option<&str> {
         match &self.path {
             PathTest::Prefix(path) => Some(path),
-            PathTest::Exact(_) | PathTest::Regex(_) => None,
+            PathTest::Exact(_) | PathTest::Regex(_) | PathTest::Grpc { .. } => None,
         }
     }
 
@@ -125,6 +140,13 @@ impl PathTest {
             Self::Exact(exact) => exact.as_str() == path,
             Self::Prefix(prefix) => has_prefix(path, prefix),
             Self::Regex(regex) => regex.is_match(path.as_bytes()),
+            Self::Grpc { service, method } => {
+                let call = path.strip_prefix('/').and_then(|call| call.split_once('/'));
+                let fits = |expected: &Option<Expected>, word: &str| {
+                    expected.as_ref().is_none_or(|expected| expected.fits(word.as_bytes()))
+                };
+                call.is_some_and(|(s, m)| !m.contains('/') && fits(service, s) && fits(method, m))
+            }
         }
     }
 }
@@ -134,7 +156,30 @@ impl std::fmt::Display for PathTest {
         match self {
             Self::Exact(path) => write!(f, "exactly {path}"),
             Self::Prefix(path) => write!(f, "{path} or below"),
-            Self::Regex(regex) => write!(f, "like {regex}"),
+            Self::Regex(regex) => write!(f, "like {}", pattern(regex)),
+            Self::Grpc { service, method } => {
+                let word = |expected: &Option<Expected>| expected.as_ref().map_or("*".to_owned(), ToString::to_string);
+                write!(f, "/{}/{}", word(service), word(method))
+            }
+        }
+    }
+}
+
+/// A regular expression as it was written.
+fn pattern(regex: &Regex) -> &str {
+    let whole = regex.as_str();
+    whole.strip_prefix(r"\A(?:").and_then(|rest| rest.strip_suffix(r")\z")).unwrap_or(whole)
+}
+
+fn pattern_len(regex: &Regex) -> usize {
+    pattern(regex).len()
+}
+
+impl std::fmt::Display for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(text) => f.write_str(text),
+            Self::Regex(regex) => f.write_str(pattern(regex)),
         }
     }
 }
@@ -147,11 +192,7 @@ pub(crate) fn has_prefix(path: &str, prefix: &str) -> bool {
 
 impl ValueTest {
     fn new(m: &NamedMatch) -> Result<Self, String> {
-        let expected = match &m.value {
-            ValueMatch::Exact(value) => Expected::Exact(value.clone()),
-            ValueMatch::Regex(pattern) => Expected::Regex(regex(pattern)?),
-        };
-        Ok(Self { name: m.name.clone(), expected })
+        Ok(Self { name: m.name.clone(), expected: Expected::new(&m.value)? })
     }
 
     /// A header that is repeated counts as one value joined by commas (RFC 9110 5.3).
@@ -176,6 +217,21 @@ impl ValueTest {
 }
 
 impl Expected {
+    fn new(value: &ValueMatch) -> Result<Self, String> {
+        Ok(match value {
+            ValueMatch::Exact(value) => Self::Exact(value.clone()),
+            ValueMatch::Regex(pattern) => Self::Regex(regex(pattern)?),
+        })
+    }
+
+    /// Characters written.
+    fn len(&self) -> usize {
+        match self {
+            Self::Exact(text) => text.len(),
+            Self::Regex(regex) => pattern_len(regex),
+        }
+    }
+
     fn fits(&self, value: &[u8]) -> bool {
         match self {
             Self::Exact(exact) => exact.as_bytes() == value,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which rule of a service's routes fits a request, with the precedence of Gateway API. Compiled from
-//! `HTTPRoute` by [`compile`], joined to a port as a [`Table`], read by `exchange` and `explain`. Looks
+//! routes by [`compile`], joined to a port as a [`Table`], read by `exchange` and `explain`. Looks
 //! at nothing but the canonical head.
 
 mod compile;
@@ -8,13 +8,14 @@ mod matching;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use compile::CompiledRoute;
+pub(crate) use compile::{CompiledRoute, Side};
 pub(crate) use matching::{CompiledMatch, Miss};
 
 use crate::slot::Slot;
 use byrnie_base::{Rng, Text};
 use byrnie_codec::Head;
-use byrnie_model::route::{Backend, Rule};
+use byrnie_model::Kind;
+use byrnie_model::route::{Backend, Rule, Standing};
 use std::sync::Arc;
 
 /// A rule, compiled.
@@ -26,6 +27,19 @@ pub(crate) struct CompiledRule {
     /// The clusters of the rule's backends, in the same order.
     pub(crate) clusters: Box<[Slot]>,
     pub(crate) weight_total: u64,
+    /// Where copies of requests go.
+    pub(crate) copies: Box<[Copied]>,
+}
+
+/// Where copies of a share of a rule's requests go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copied {
+    pub(crate) cluster: Slot,
+    /// Only of requests that go to this backend.
+    pub(crate) backend: Option<u16>,
+    /// So many of `of`.
+    pub(crate) share: u32,
+    pub(crate) of: u32,
 }
 
 /// One match of one rule.
@@ -44,6 +58,10 @@ impl Entry {
     pub(crate) fn label(&self) -> &Text {
         &self.route.rules[usize::from(self.rule)].label
     }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.route.kind
+    }
 }
 
 /// All matches of the routes of one port, the first to be asked first.
@@ -53,10 +71,12 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The table of `routes`.
+    /// The table of `routes`. Of several kinds only the most special counts.
     pub(crate) fn new<'a>(routes: impl IntoIterator<Item = &'a Arc<CompiledRoute>>) -> Self {
         let mut entries = Vec::new();
-        for route in routes {
+        let routes: Vec<_> = routes.into_iter().collect();
+        let most = routes.iter().map(|route| route.speciality()).max();
+        for route in routes.into_iter().filter(|route| Some(route.speciality()) == most) {
             for (r, rule) in route.rules.iter().enumerate() {
                 for m in 0..rule.matches.len() {
                     let (Ok(rule), Ok(matched)) = (u16::try_from(r), u16::try_from(m)) else { continue };
@@ -66,7 +86,7 @@ impl Table {
         }
         entries.sort_by(|a, b| {
             let order = b.matched().rank().cmp(&a.matched().rank());
-            order.then_with(|| a.route.order().cmp(b.route.order())).then(a.rule.cmp(&b.rule))
+            order.then_with(|| a.route.order().cmp(&b.route.order())).then(a.rule.cmp(&b.rule))
         });
         Self { entries: entries.into() }
     }
@@ -129,11 +149,42 @@ impl Chosen {
             let weight = u64::from(backend.weight);
             if ticket < weight {
                 self.backend = u16::try_from(index).ok();
-                return compiled.clusters.get(index).copied();
+                let granted = backend.to.standing == Standing::Granted;
+                return compiled.clusters.get(index).copied().filter(|_| granted);
             }
             ticket -= weight;
         }
         None
+    }
+
+    /// The clusters of all backends that may be sent requests, with their places.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = (u16, Slot)> {
+        let granted = |at: &usize| self.rule().backends[*at].to.standing == Standing::Granted;
+        let slots = self.compiled().clusters.iter();
+        slots
+            .enumerate()
+            .filter(move |(at, _)| granted(at))
+            .filter_map(|(at, slot)| Some((u16::try_from(at).ok()?, *slot)))
+    }
+
+    /// Takes this backend instead of drawing one.
+    pub(crate) fn take_backend(&mut self, at: u16) {
+        self.backend = Some(at);
+    }
+
+    /// Where copies of this request go, drawn by share.
+    pub(crate) fn draw_copies(&self, rng: &mut Rng) -> Vec<Slot> {
+        let fits = |copied: &&Copied| copied.backend.is_none() || copied.backend == self.backend;
+        let copies = self.compiled().copies.iter().filter(fits);
+        copies
+            .filter(|c| c.share >= c.of || rng.below(u64::from(c.of)) < u64::from(c.share))
+            .map(|c| c.cluster)
+            .collect()
+    }
+
+    /// Whether copies may be wanted at all.
+    pub(crate) fn has_copies(&self) -> bool {
+        !self.compiled().copies.is_empty()
     }
 
     /// The backend drawn.

@@ -31,7 +31,6 @@ const UNSERVED: &[(&str, &[&str])] = &[
         "gateway.networking.k8s.io",
         &[
             "BackendTLSPolicy",
-            "GRPCRoute",
             "Gateway",
             "GatewayClass",
             "ListenerSet",

@@ -72,7 +72,7 @@ pub(crate) fn metadata(reader: &mut Reader<'_>, kind: Kind) -> Option<Meta> {
         de::read(&without_server_fields(node), "metadata", reader.root.locate("metadata"), &mut reader.faults)?;
     let namespace = namespace_of(reader, kind, metadata.namespace.as_deref());
     let name = metadata.name;
-    if kind == Kind::HttpRoute {
+    if kind.is_upstream() {
         let fits = names::is_subdomain(&name);
         if !fits {
             let message = format!("\"{name}\" is not a DNS name: labels of a-z, 0-9 and '-', joined by dots");

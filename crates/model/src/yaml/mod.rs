@@ -5,7 +5,6 @@
 
 mod access;
 mod de;
-mod filter;
 mod kinds;
 mod mesh;
 mod meta;
@@ -180,7 +179,7 @@ pub fn to_json(resource: &Resource) -> Value {
         Spec::Mesh(mesh) => Some(to_value(&MeshSpec::from(mesh))),
         Spec::Service(service) => Some(service::to_value(service)),
         Spec::Workload(workload) => Some(to_value(&WorkloadSpec::write(workload, &key.namespace))),
-        Spec::Route(route) => Some(route::to_value(route)),
+        Spec::Route(route) => Some(route::to_value(route, key.kind, &key.namespace)),
         Spec::Access(policy) => Some(to_value(&AccessSpec::write(policy, &key.namespace))),
         Spec::Traffic(policy) => Some(to_value(&TrafficSpec::from(&**policy))),
         Spec::Endpoint(endpoint) => Some(workload::endpoint_value(endpoint)),
@@ -237,11 +236,19 @@ fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
         Kind::Service => service::read(reader).map(Spec::Service),
         Kind::Workload => workload::read(reader).map(|workload| Spec::Workload(Box::new(workload))),
         Kind::HttpRoute => route::read(reader).map(|route| Spec::Route(route.into())),
+        Kind::GrpcRoute => route::grpc::read(reader).map(|route| Spec::Route(route.into())),
         Kind::AccessPolicy => access::read(reader).map(|policy| Spec::Access(policy.into())),
         Kind::TrafficPolicy => traffic::read(reader).map(|policy| Spec::Traffic(policy.into())),
         Kind::Endpoint => None,
     }?;
-    Some(Resource { key: meta.key, revision: Revision(0), labels: meta.labels, origin: None, spec })
+    Some(Resource {
+        key: meta.key,
+        revision: Revision(0),
+        created: Revision(0),
+        labels: meta.labels,
+        origin: None,
+        spec,
+    })
 }
 
 fn diagnostic(

@@ -18,6 +18,61 @@ pub(crate) fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }
 
+/// A host name (RFC 1123), perhaps with a leading `*.`; no address.
+pub(crate) fn is_hostname(name: &str) -> bool {
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    is_subdomain(rest) && rest.parse::<std::net::IpAddr>().is_err()
+}
+
+/// The name of a kind: a letter, then letters, digits and '-', at most 63 bytes.
+pub(crate) fn is_kind(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes[0].is_ascii_alphabetic()
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+        && bytes[bytes.len() - 1] != b'-'
+}
+
+/// The full name of a gRPC service: identifiers joined by dots, as the CRD checks it.
+pub(crate) fn is_grpc_service(name: &str) -> bool {
+    let part = |part: &str| {
+        let alnum = |b: u8| b.is_ascii_alphanumeric();
+        let bytes = part.as_bytes();
+        !bytes.is_empty()
+            && alnum(bytes[0])
+            && alnum(bytes[bytes.len() - 1])
+            && bytes.iter().all(|&b| alnum(b) || b == b'_' || b == b'-')
+    };
+    name.split('.').all(part)
+}
+
+/// The name of a gRPC method: an identifier.
+pub(crate) fn is_grpc_method(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    !bytes.is_empty()
+        && (bytes[0].is_ascii_alphabetic() || bytes[0] == b'_')
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
+}
+
+/// Whether a route may edit the header of this name: not those that frame the message or say who calls.
+pub(crate) fn is_header_editable(name: &str) -> bool {
+    const UNTOUCHABLE: [&str; 12] = [
+        "connection",
+        "content-length",
+        "forwarded-client-identity",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    !UNTOUCHABLE.iter().any(|never| name.eq_ignore_ascii_case(never))
+}
+
 /// The name of a port of a container: a service name (RFC 6335), at most 15 bytes with a letter in it.
 pub(crate) fn is_port_name(name: &str) -> bool {
     name.len() <= 15 && is_label(name) && !name.contains("--") && name.bytes().any(|b| b.is_ascii_lowercase())

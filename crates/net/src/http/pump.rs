@@ -62,6 +62,15 @@ impl Pump {
         self.bytes == 0 || matches!(self.copy, Copy::Kept { .. })
     }
 
+    /// The whole body, if all of it was read and a copy of it was kept; without its trailers.
+    pub fn whole(&self) -> Option<&[u8]> {
+        match &self.copy {
+            Copy::Kept { bytes, .. } if self.source_ended => Some(bytes),
+            Copy::Off if self.source_ended && self.bytes == 0 => Some(&[]),
+            Copy::Kept { .. } | Copy::Off => None,
+        }
+    }
+
     /// Begins anew with the copy, towards another target.
     pub fn rewind(&mut self) {
         self.ended = false;

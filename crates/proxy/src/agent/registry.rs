@@ -77,6 +77,7 @@ pub(super) fn join(
         resource: wire::encode(&Resource {
             key,
             revision: Revision(0),
+            created: Revision(0),
             labels: sidecar.labels.clone(),
             origin: None,
             spec: Spec::Workload(Box::new(workload)),

@@ -9,5 +9,6 @@ mod control;
 mod faults;
 mod http1;
 mod http2;
+mod routes;
 mod tcp;
 mod world;

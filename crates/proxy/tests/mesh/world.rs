@@ -179,7 +179,14 @@ impl Proxy {
 
 fn resource(kind: Kind, name: impl Into<Text>, spec: Spec) -> Resource {
     let namespace = if kind == Kind::Mesh { "" } else { "default" };
-    Resource { key: Key::new(kind, namespace, name), revision: Revision(1), labels: Labels::new(), origin: None, spec }
+    Resource {
+        key: Key::new(kind, namespace, name),
+        revision: Revision(1),
+        created: Revision(1),
+        labels: Labels::new(),
+        origin: None,
+        spec,
+    }
 }
 
 pub(crate) fn mesh(default_access: DefaultAccess) -> Resource {
@@ -233,6 +240,13 @@ pub(crate) fn endpoint_of(name: &str, at: usize, address: SocketAddr) -> Resourc
         health: Health::Healthy,
     };
     resource(Kind::Endpoint, format!("{name}/{workload}"), Spec::Endpoint(Box::new(endpoint)))
+}
+
+/// A route of service `name` with these rules.
+pub(crate) fn route_of(name: &str, rules: Vec<byrnie_model::route::Rule>) -> Resource {
+    let parents = vec![byrnie_model::route::Parent::service(service(name), None)];
+    let route = byrnie_model::Route { parents, hostnames: Vec::new(), rules };
+    resource(Kind::HttpRoute, name, Spec::Route(Arc::new(route)))
 }
 
 /// Lets `caller` make GET requests below `/open/` and nothing else.

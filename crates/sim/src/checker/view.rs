@@ -16,7 +16,7 @@ pub fn dangling(view: &State) -> Option<String> {
     for resource in view.values() {
         let Spec::Route(route) = &resource.spec else { continue };
         for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
-            let service = &backend.service;
+            let service = &backend.to.service;
             if !view.contains_key(&Key::new(Kind::Service, service.namespace.clone(), service.name.clone())) {
                 return Some(format!("{} names {service}", resource.key));
             }

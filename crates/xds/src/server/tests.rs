@@ -16,7 +16,7 @@ fn service(name: &str, revision: u64) -> Arc<Resource> {
 
 fn route(name: &str, to: &str, revision: u64) -> Arc<Resource> {
     let spec = Route {
-        parents: vec![route::Parent { service: ServiceRef::new("default", to), port: None }],
+        parents: vec![route::Parent::service(ServiceRef::new("default", to), None)],
         hostnames: vec![],
         rules: vec![],
     };
@@ -40,7 +40,14 @@ fn endpoint(service: &str, workload: &str, revision: u64) -> Arc<Resource> {
 
 fn resource(kind: Kind, name: &str, revision: u64, spec: Spec) -> Arc<Resource> {
     let key = Key::new(kind, "default", name);
-    Arc::new(Resource { key, revision: Revision(revision), labels: Default::default(), origin: None, spec })
+    Arc::new(Resource {
+        key,
+        revision: Revision(revision),
+        created: Revision(0),
+        labels: Default::default(),
+        origin: None,
+        spec,
+    })
 }
 
 /// A stream between both halves, without a transport.

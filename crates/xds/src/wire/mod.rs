@@ -5,6 +5,7 @@
 
 mod check;
 mod endpoint;
+mod filter;
 mod mesh;
 mod policy;
 mod route;
@@ -69,7 +70,7 @@ pub fn encode(resource: &Resource) -> Bytes {
         Spec::Service(spec) => service::encode(spec, labels),
         Spec::Workload(spec) => workload::encode(spec, labels),
         Spec::Endpoint(spec) => endpoint::encode(spec, labels),
-        Spec::Route(spec) => route::encode(spec, labels),
+        Spec::Route(spec) => route::encode(spec, resource.created, labels),
         Spec::Access(spec) => policy::encode_access(spec, labels),
         Spec::Traffic(spec) => policy::encode_traffic(spec, labels),
         Spec::Namespace => Bytes::new(),
@@ -89,10 +90,13 @@ pub fn decode(key: Key, revision: Revision, bytes: &[u8]) -> Result<Resource, Er
         Kind::Service => service::decode(bytes)?,
         Kind::Workload => workload::decode(bytes)?,
         Kind::Endpoint => endpoint::decode(&key, bytes)?,
-        Kind::HttpRoute => route::decode(bytes)?,
+        Kind::HttpRoute | Kind::GrpcRoute => {
+            let (spec, labels, created) = route::decode(bytes)?;
+            return Ok(Resource { key, revision, created, labels, origin: None, spec });
+        }
         Kind::AccessPolicy => policy::decode_access(bytes)?,
         Kind::TrafficPolicy => policy::decode_traffic(bytes)?,
         Kind::Namespace => return Err(Error { field: "type", problem: Problem::Invalid }),
     };
-    Ok(Resource { key, revision, labels, origin: None, spec })
+    Ok(Resource { key, revision, created: Revision::default(), labels, origin: None, spec })
 }

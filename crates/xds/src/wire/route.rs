@@ -3,22 +3,25 @@
 
 use super::Error;
 use super::check::{self, LIST_MAX, invalid, labels, labels_out, list, message, missing};
+use super::filter::{filter, filter_out};
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
 use byrnie_model::route::{
-    Backend, HeaderEdits, Match, NamedMatch, Parent, PathEdit, PathMatch, Redirect, Retry, Rewrite, Route, RouteFilter,
-    Rule, ValueMatch,
+    Backend, Carrier, Destination, Match, NamedMatch, Parent, ParentKind, PathMatch, Retry, Route, Rule, Session,
+    Standing, ValueMatch,
 };
-use byrnie_model::{Labels, Spec};
+use byrnie_model::{Labels, Revision, Spec};
 use std::sync::Arc;
 
 /// Most tries after the first: the model's own limit.
 const ATTEMPTS_MAX: u32 = 10;
 
-pub(super) fn encode(route: &Route, labels: &Labels) -> Bytes {
+pub(super) fn encode(route: &Route, created: Revision, labels: &Labels) -> Bytes {
     let parent = |parent: &Parent| pb::Parent {
-        service: Some(check::service_ref_out(&parent.service)),
+        kind: parent_kind_out(parent.kind),
+        name: Some(check::service_ref_out(&parent.name)),
+        section: parent.section.as_ref().map(Text::to_string),
         port: parent.port.map(u32::from),
     };
     let message = pb::Route {
@@ -26,15 +29,19 @@ pub(super) fn encode(route: &Route, labels: &Labels) -> Bytes {
         parents: route.parents.iter().map(parent).collect(),
         hostnames: route.hostnames.iter().map(Text::to_string).collect(),
         rules: route.rules.iter().map(rule_out).collect(),
+        created: created.0,
     };
     message.encode_to_vec().into()
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
+/// What bytes say, and when the route began to exist.
+pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
     let route: pb::Route = message("route", bytes)?;
     let parent = |parent: pb::Parent| {
         Ok(Parent {
-            service: check::service_ref("parentRefs[]", parent.service)?,
+            kind: parent_kind(parent.kind)?,
+            name: check::service_ref("parentRefs[]", parent.name)?,
+            section: parent.section.map(|name| check::name("parentRefs[].sectionName", &name)).transpose()?,
             port: parent.port.map(|port| check::port("parentRefs[].port", port)).transpose()?,
         })
     };
@@ -47,10 +54,27 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         hostnames: list("hostnames", LIST_MAX, route.hostnames, |host| hostname(&host))?,
         rules: list("rules", LIST_MAX, route.rules, rule)?,
     };
-    Ok((Spec::Route(Arc::new(spec)), labels("labels", route.labels)?))
+    Ok((Spec::Route(Arc::new(spec)), labels("labels", route.labels)?, Revision(route.created)))
 }
 
-fn hostname(host: &str) -> Result<Text, Error> {
+fn parent_kind(number: i32) -> Result<ParentKind, Error> {
+    match pb::ParentKind::try_from(number) {
+        Ok(pb::ParentKind::Service) => Ok(ParentKind::Service),
+        Ok(pb::ParentKind::Gateway) => Ok(ParentKind::Gateway),
+        Ok(pb::ParentKind::ListenerSet) => Ok(ParentKind::ListenerSet),
+        Ok(pb::ParentKind::Unspecified) | Err(_) => Err(invalid("parentRefs[].kind")),
+    }
+}
+
+const fn parent_kind_out(kind: ParentKind) -> i32 {
+    (match kind {
+        ParentKind::Service => pb::ParentKind::Service,
+        ParentKind::Gateway => pb::ParentKind::Gateway,
+        ParentKind::ListenerSet => pb::ParentKind::ListenerSet,
+    }) as i32
+}
+
+pub(super) fn hostname(host: &str) -> Result<Text, Error> {
     let rest = host.strip_prefix("*.").unwrap_or(host);
     if rest.bytes().any(|b| b.is_ascii_uppercase()) {
         return Err(invalid("hostnames[]"));
@@ -72,6 +96,7 @@ fn rule(rule: pb::RouteRule) -> Result<Rule, Error> {
         timeout: check::optional_duration("rules[].timeouts.request", rule.timeout)?,
         backend_timeout: check::optional_duration("rules[].timeouts.backendRequest", rule.backend_timeout)?,
         retry: rule.retry.map(retry).transpose()?,
+        session: rule.session.map(session).transpose()?,
     })
 }
 
@@ -88,6 +113,61 @@ fn rule_out(rule: &Rule) -> pb::RouteRule {
             attempts: retry.attempts.into(),
             backoff: retry.backoff.map(check::duration_out),
         }),
+        session: rule.session.as_ref().map(session_out),
+    }
+}
+
+fn session(from: pb::Session) -> Result<Session, Error> {
+    const FIELD: &str = "rules[].sessionPersistence";
+    let carrier = match pb::Carrier::try_from(from.carrier) {
+        Ok(pb::Carrier::Cookie) => Carrier::Cookie,
+        Ok(pb::Carrier::PermanentCookie) => Carrier::PermanentCookie,
+        Ok(pb::Carrier::Header) => Carrier::Header,
+        Ok(pb::Carrier::Unspecified) | Err(_) => return Err(invalid(FIELD)),
+    };
+    Ok(Session {
+        name: check::token(FIELD, &from.name)?,
+        carrier,
+        absolute: check::optional_duration(FIELD, from.absolute)?,
+        idle: check::optional_duration(FIELD, from.idle)?,
+    })
+}
+
+fn session_out(from: &Session) -> pb::Session {
+    let carrier = match from.carrier {
+        Carrier::Cookie => pb::Carrier::Cookie,
+        Carrier::PermanentCookie => pb::Carrier::PermanentCookie,
+        Carrier::Header => pb::Carrier::Header,
+    };
+    pb::Session {
+        name: from.name.to_string(),
+        carrier: carrier.into(),
+        absolute: from.absolute.map(check::duration_out),
+        idle: from.idle.map(check::duration_out),
+    }
+}
+
+pub(super) fn destination(field: &'static str, from: Option<pb::Destination>) -> Result<Destination, Error> {
+    let from = from.ok_or_else(|| missing(field))?;
+    let standing = match (from.granted, from.unserved.as_str()) {
+        (true, "") => Standing::Granted,
+        (false, "") => Standing::Foreign,
+        (false, word) => Standing::Unserved(check::name(field, word)?),
+        (true, _) => return Err(invalid(field)),
+    };
+    Ok(Destination {
+        service: check::service_ref(field, from.service)?,
+        port: check::port(field, from.port)?,
+        standing,
+    })
+}
+
+pub(super) fn destination_out(from: &Destination) -> pb::Destination {
+    pb::Destination {
+        service: Some(check::service_ref_out(&from.service)),
+        port: from.port.into(),
+        granted: from.standing == Standing::Granted,
+        unserved: if let Standing::Unserved(word) = &from.standing { word.to_string() } else { String::new() },
     }
 }
 
@@ -97,6 +177,16 @@ fn match_(from: pb::RouteMatch) -> Result<Match, Error> {
         pb::route_match::Path::Exact(text) => PathMatch::Exact(path(FIELD, &text)?),
         pb::route_match::Path::Prefix(text) => PathMatch::Prefix(path(FIELD, &text)?),
         pb::route_match::Path::Regex(text) => PathMatch::Regex(check::text(FIELD, &text)?),
+        pb::route_match::Path::Grpc(from) => {
+            let value = |from: Option<pb::ValueMatch>| {
+                from.map(|from| match from.value.ok_or_else(|| missing(FIELD))? {
+                    pb::value_match::Value::Exact(text) => Ok(ValueMatch::Exact(check::text(FIELD, &text)?)),
+                    pb::value_match::Value::Regex(text) => Ok(ValueMatch::Regex(check::text(FIELD, &text)?)),
+                })
+                .transpose()
+            };
+            PathMatch::Grpc { service: value(from.service)?, method: value(from.method)? }
+        }
     };
     let method = from.method.map(|method| upper("rules[].matches[].method", &method)).transpose()?;
     let header = |from: pb::NamedMatch| {
@@ -123,6 +213,10 @@ fn match_out(from: &Match) -> pb::RouteMatch {
             PathMatch::Exact(text) => pb::route_match::Path::Exact(text.to_string()),
             PathMatch::Prefix(text) => pb::route_match::Path::Prefix(text.to_string()),
             PathMatch::Regex(text) => pb::route_match::Path::Regex(text.to_string()),
+            PathMatch::Grpc { service, method } => pb::route_match::Path::Grpc(pb::GrpcMatch {
+                service: service.as_ref().map(value_out),
+                method: method.as_ref().map(value_out),
+            }),
         }),
         headers: from.headers.iter().map(named_out).collect(),
         query: from.query.iter().map(named_out).collect(),
@@ -155,6 +249,15 @@ fn named(field: &'static str, from: pb::NamedMatch) -> Result<NamedMatch, Error>
     Ok(NamedMatch { name: check::text(field, &from.name)?, value })
 }
 
+fn value_out(from: &ValueMatch) -> pb::ValueMatch {
+    pb::ValueMatch {
+        value: Some(match from {
+            ValueMatch::Exact(text) => pb::value_match::Value::Exact(text.to_string()),
+            ValueMatch::Regex(text) => pb::value_match::Value::Regex(text.to_string()),
+        }),
+    }
+}
+
 fn named_out(from: &NamedMatch) -> pb::NamedMatch {
     let value = match &from.value {
         ValueMatch::Exact(text) => pb::named_match::Value::Exact(text.to_string()),
@@ -163,97 +266,9 @@ fn named_out(from: &NamedMatch) -> pb::NamedMatch {
     pb::NamedMatch { name: from.name.to_string(), value: Some(value) }
 }
 
-fn filter(from: pb::RouteFilter) -> Result<RouteFilter, Error> {
-    use pb::route_filter::Filter;
-    Ok(match from.filter.ok_or_else(|| missing("rules[].filters[]"))? {
-        Filter::RequestHeaders(from) => RouteFilter::RequestHeaders(edits(from)?),
-        Filter::ResponseHeaders(from) => RouteFilter::ResponseHeaders(edits(from)?),
-        Filter::Redirect(from) => RouteFilter::Redirect(redirect(from)?),
-        Filter::Rewrite(from) => RouteFilter::Rewrite(Rewrite {
-            hostname: from.hostname.map(|host| hostname(&host)).transpose()?,
-            path: from.path.map(path_edit).transpose()?,
-        }),
-    })
-}
-
-fn filter_out(from: &RouteFilter) -> pb::RouteFilter {
-    use pb::route_filter::Filter;
-    let filter = match from {
-        RouteFilter::RequestHeaders(edits) => Filter::RequestHeaders(edits_out(edits)),
-        RouteFilter::ResponseHeaders(edits) => Filter::ResponseHeaders(edits_out(edits)),
-        RouteFilter::Redirect(from) => Filter::Redirect(pb::Redirect {
-            scheme: from.scheme.as_ref().map(Text::to_string),
-            hostname: from.hostname.as_ref().map(Text::to_string),
-            path: from.path.as_ref().map(path_edit_out),
-            port: from.port.map(u32::from),
-            status: from.status.into(),
-        }),
-        RouteFilter::Rewrite(from) => Filter::Rewrite(pb::Rewrite {
-            hostname: from.hostname.as_ref().map(Text::to_string),
-            path: from.path.as_ref().map(path_edit_out),
-        }),
-    };
-    pb::RouteFilter { filter: Some(filter) }
-}
-
-fn redirect(from: pb::Redirect) -> Result<Redirect, Error> {
-    const FIELD: &str = "rules[].filters[].requestRedirect";
-    if from.scheme.as_deref().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
-        return Err(invalid(FIELD));
-    }
-    let status = u16::try_from(from.status).ok().filter(|status| matches!(status, 301 | 302 | 303 | 307 | 308));
-    Ok(Redirect {
-        scheme: from.scheme.map(Text::from),
-        hostname: from.hostname.map(|host| hostname(&host)).transpose()?,
-        path: from.path.map(path_edit).transpose()?,
-        port: from.port.map(|port| check::port(FIELD, port)).transpose()?,
-        status: status.ok_or_else(|| invalid(FIELD))?,
-    })
-}
-
-fn path_edit(from: pb::PathEdit) -> Result<PathEdit, Error> {
-    const FIELD: &str = "rules[].filters[].path";
-    Ok(match from.edit.ok_or_else(|| missing(FIELD))? {
-        pb::path_edit::Edit::Full(text) => PathEdit::Full(check::text(FIELD, &text)?),
-        pb::path_edit::Edit::Prefix(text) => PathEdit::Prefix(check::text(FIELD, &text)?),
-    })
-}
-
-fn path_edit_out(from: &PathEdit) -> pb::PathEdit {
-    let edit = match from {
-        PathEdit::Full(text) => pb::path_edit::Edit::Full(text.to_string()),
-        PathEdit::Prefix(text) => pb::path_edit::Edit::Prefix(text.to_string()),
-    };
-    pb::PathEdit { edit: Some(edit) }
-}
-
-fn edits(from: pb::HeaderEdits) -> Result<HeaderEdits, Error> {
-    const FIELD: &str = "rules[].filters[].headers";
-    let pair = |header: pb::Header| Ok((check::token(FIELD, &header.name)?, check::text(FIELD, &header.value)?));
-    let lower = |name: String| match check::token(FIELD, &name)? {
-        name if name.bytes().any(|b| b.is_ascii_uppercase()) => Err(invalid(FIELD)),
-        name => Ok(name),
-    };
-    Ok(HeaderEdits {
-        set: list(FIELD, LIST_MAX, from.set, pair)?,
-        add: list(FIELD, LIST_MAX, from.add, pair)?,
-        remove: list(FIELD, LIST_MAX, from.remove, lower)?,
-    })
-}
-
-fn edits_out(from: &HeaderEdits) -> pb::HeaderEdits {
-    let pair = |(name, value): &(Text, Text)| pb::Header { name: name.to_string(), value: value.to_string() };
-    pb::HeaderEdits {
-        set: from.set.iter().map(pair).collect(),
-        add: from.add.iter().map(pair).collect(),
-        remove: from.remove.iter().map(Text::to_string).collect(),
-    }
-}
-
 fn backend(from: pb::Backend) -> Result<Backend, Error> {
     Ok(Backend {
-        service: check::service_ref("rules[].backendRefs[]", from.service)?,
-        port: check::port("rules[].backendRefs[].port", from.port)?,
+        to: destination("rules[].backendRefs[]", from.to)?,
         weight: from.weight,
         filters: list("rules[].backendRefs[].filters", LIST_MAX, from.filters, filter)?,
     })
@@ -261,8 +276,7 @@ fn backend(from: pb::Backend) -> Result<Backend, Error> {
 
 fn backend_out(from: &Backend) -> pb::Backend {
     pb::Backend {
-        service: Some(check::service_ref_out(&from.service)),
-        port: from.port.into(),
+        to: Some(destination_out(&from.to)),
         weight: from.weight,
         filters: from.filters.iter().map(filter_out).collect(),
     }

@@ -116,7 +116,21 @@ fn filter() -> impl Strategy<Value = RouteFilter> {
     let status = prop_oneof![Just(301_u16), Just(302), Just(303), Just(307), Just(308)];
     let redirect = (of(scheme), of(text("[a-z.]{1,9}")), of(path_edit()), of(1_u16..), status)
         .prop_map(|(scheme, hostname, path, port, status)| Redirect { scheme, hostname, path, port, status });
+    let mirror = (destination(), 0_u32..9, 9_u32..).prop_map(|(to, share, of)| Mirror { to, share, of });
+    let texts = || vec(text("[a-z*/:.]{1,9}"), 0..3);
+    let cors = (texts(), any::<bool>(), texts(), texts(), texts(), any::<u32>()).prop_map(
+        |(origins, credentials, methods, headers, expose, max_age)| Cors {
+            origins,
+            credentials,
+            methods,
+            headers,
+            expose,
+            max_age,
+        },
+    );
     prop_oneof![
+        mirror.prop_map(RouteFilter::Mirror),
+        cors.prop_map(RouteFilter::Cors),
         edits().prop_map(RouteFilter::RequestHeaders),
         edits().prop_map(RouteFilter::ResponseHeaders),
         redirect.prop_map(RouteFilter::Redirect),
@@ -125,15 +139,22 @@ fn filter() -> impl Strategy<Value = RouteFilter> {
     ]
 }
 
+fn value() -> impl Strategy<Value = ValueMatch> {
+    prop_oneof![text("[ -~]{0,8}").prop_map(ValueMatch::Exact), text("[a-z.*]{0,8}").prop_map(ValueMatch::Regex)]
+}
+
+fn destination() -> impl Strategy<Value = Destination> {
+    let standing = prop_oneof![Just(Standing::Granted), Just(Standing::Foreign), name().prop_map(Standing::Unserved)];
+    (service_ref(), 1_u16.., standing).prop_map(|(service, port, standing)| Destination { service, port, standing })
+}
+
 fn match_() -> impl Strategy<Value = Match> {
     let path = prop_oneof![
         text("/[a-z/%]{0,8}").prop_map(PathMatch::Exact),
         text("/[a-z/]{0,8}").prop_map(PathMatch::Prefix),
         text("/[a-z]*").prop_map(PathMatch::Regex),
+        (of(value()), of(value())).prop_map(|(service, method)| PathMatch::Grpc { service, method }),
     ];
-    let value = || {
-        prop_oneof![text("[ -~]{0,8}").prop_map(ValueMatch::Exact), text("[a-z.*]{0,8}").prop_map(ValueMatch::Regex)]
-    };
     let header = (text("[a-z-]{1,8}"), value()).prop_map(|(name, value)| NamedMatch { name, value });
     let query = (text("[a-zA-Z_]{1,8}"), value()).prop_map(|(name, value)| NamedMatch { name, value });
     (path, vec(header, 0..3), vec(query, 0..3), of(text("[A-Z]{3,6}")))
@@ -141,25 +162,43 @@ fn match_() -> impl Strategy<Value = Match> {
 }
 
 fn route() -> impl Strategy<Value = Spec> {
-    let parent = (service_ref(), of(1_u16..)).prop_map(|(service, port)| Parent { service, port });
-    let backend = (service_ref(), 1_u16.., any::<u32>(), vec(filter(), 0..2))
-        .prop_map(|(service, port, weight, filters)| Backend { service, port, weight, filters });
+    let kind = prop_oneof![Just(ParentKind::Service), Just(ParentKind::Gateway), Just(ParentKind::ListenerSet)];
+    let parent = (kind, service_ref(), of(name()), of(1_u16..)).prop_map(|(kind, name, section, port)| Parent {
+        kind,
+        name,
+        section,
+        port,
+    });
+    let backend = (destination(), any::<u32>(), vec(filter(), 0..2)).prop_map(|(to, weight, filters)| Backend {
+        to,
+        weight,
+        filters,
+    });
     let retry = (vec(400_u16..600, 0..3), 0_u8..=10, of(span())).prop_map(|(codes, attempts, backoff)| Retry {
         codes,
         attempts,
         backoff,
     });
-    let rule =
-        (name(), vec(match_(), 1..3), vec(filter(), 0..3), vec(backend, 0..3), of(span()), of(span()), of(retry))
-            .prop_map(|(name, matches, filters, backends, timeout, backend_timeout, retry)| Rule {
-                name,
-                matches,
-                filters,
-                backends,
-                timeout,
-                backend_timeout,
-                retry,
-            });
+    let carrier = prop_oneof![Just(Carrier::Cookie), Just(Carrier::PermanentCookie), Just(Carrier::Header)];
+    let session = (name(), carrier, of(span()), of(span())).prop_map(|(name, carrier, absolute, idle)| Session {
+        name,
+        carrier,
+        absolute,
+        idle,
+    });
+    let times = (of(span()), of(span()), of(retry), of(session));
+    let rule = (name(), vec(match_(), 1..3), vec(filter(), 0..3), vec(backend, 0..3), times).prop_map(
+        |(name, matches, filters, backends, (timeout, backend_timeout, retry, session))| Rule {
+            name,
+            matches,
+            filters,
+            backends,
+            timeout,
+            backend_timeout,
+            retry,
+            session,
+        },
+    );
     let host = prop_oneof![text("[a-z.]{1,9}"), text("[*][.][a-z.]{1,9}")];
     (vec(parent, 1..3), vec(host, 0..3), vec(rule, 0..3))
         .prop_map(|(parents, hostnames, rules)| Spec::Route(Arc::new(Route { parents, hostnames, rules })))
@@ -259,18 +298,30 @@ fn traffic() -> impl Strategy<Value = Spec> {
     )
 }
 
+fn kind_of(spec: &Spec, age: u64) -> Kind {
+    match spec {
+        Spec::Service(_) => Kind::Service,
+        Spec::Workload(_) => Kind::Workload,
+        Spec::Access(_) => Kind::AccessPolicy,
+        Spec::Traffic(_) => Kind::TrafficPolicy,
+        Spec::Route(_) => Kind::ROUTES[usize::from(age.is_multiple_of(2))],
+        other => panic!("{other:?} has its own name"),
+    }
+}
+
 fn resource() -> impl Strategy<Value = Resource> {
     let spec = prop_oneof![mesh(), service(), workload(), endpoint(), route(), access(), traffic()];
-    (spec, labels(), name(), name()).prop_map(|(spec, labels, namespace, name)| {
+    (spec, labels(), name(), name(), any::<u64>()).prop_map(|(spec, labels, namespace, name, age)| {
         let (key, labels) = match &spec {
             Spec::Endpoint(endpoint) => {
                 let name = format!("{}/{}", endpoint.service.name, endpoint.workload);
                 (Key::new(Kind::Endpoint, endpoint.service.namespace.clone(), name), Labels::new())
             }
             Spec::Mesh(_) => (Key::new(Kind::Mesh, "", name), labels),
-            other => (Key::new(other.kind(), namespace, name), labels),
+            other => (Key::new(kind_of(other, age), namespace, name), labels),
         };
-        Resource { key, revision: Revision(7), labels, origin: None, spec }
+        let created = Revision(if key.kind.is_route() { age } else { 0 });
+        Resource { key, revision: Revision(7), created, labels, origin: None, spec }
     })
 }
 

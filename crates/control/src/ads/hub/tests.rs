@@ -16,7 +16,14 @@ fn put(kind: Kind, name: &str, revision: u64, labels: &[(&str, &str)], spec: Spe
     let namespace = if kind.namespaced() { "default" } else { "" };
     let labels = labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
     let key = Key::new(kind, namespace, name);
-    Change::Put(Arc::new(Resource { key, revision: Revision(revision), labels, origin: None, spec }))
+    Change::Put(Arc::new(Resource {
+        key,
+        revision: Revision(revision),
+        created: Revision(0),
+        labels,
+        origin: None,
+        spec,
+    }))
 }
 
 fn service(name: &str, revision: u64) -> Change {

@@ -98,7 +98,7 @@ fn envelopes() {
         ("apiVersion: apps/v1\nkind: Deployment", "C007", "Deployment"),
         ("apiVersion: networking.istio.io/v1\nkind: VirtualService", "C007", "VirtualService"),
         ("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway", "C007", "Gateway"),
-        ("apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute", "C007", "GRPCRoute"),
+        ("apiVersion: gateway.networking.k8s.io/v1\nkind: UDPRoute", "C007", "UDPRoute"),
         ("apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant", "C007", "ReferenceGrant"),
         ("apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Saga", "C007", "Saga"),
         ("apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Endpoint", "C034", "Endpoint"),

@@ -17,7 +17,7 @@ fn specs() {
         ("parentRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}]", "C010", "{"),
         ("parentRefs: [{group: '', kind: Service, name: A}]", "C008", "A"),
         ("parentRefs: [{group: '', kind: Service}]", "C005", "{"),
-        ("parentRefs: [{group: '', kind: Service, name: a, namespace: other}]", "C010", "other"),
+        ("parentRefs: [{group: '', kind: Service, name: a, namespace: Other}]", "C008", "Other"),
         ("parentRefs: [{group: '', kind: Service, name: a, sectionName: http}]", "C010", "http"),
         ("parentRefs: [{group: '', kind: Service, name: a, port: 0}]", "C011", "0"),
         ("parentRefs: [{group: '', kind: Service, name: a}, {group: '', kind: Service, name: a}]", "C028", "{"),
@@ -30,7 +30,9 @@ fn specs() {
         (&format!("{parent}, rules: []"), "C011", "rules"),
         (&format!("{parent}, rules: [{sixteen}]"), "C011", "rules"),
         (&format!("{parent}, rules: {{}}"), "C004", "rules"),
-        (&format!("{parent}, hostnames: [a.example]"), "C010", "hostnames"),
+        (&format!("{parent}, hostnames: ['a.*']"), "C011", "'a.*'"),
+        (&format!("{parent}, hostnames: [10.0.0.1]"), "C011", "10.0.0.1"),
+        (&format!("{parent}, hostnames: [A.example]"), "C011", "A.example"),
         (&format!("{parent}, useDefaultGateways: All"), "C010", "All"),
         (&format!("{parent}, rules: [{{name: A}}]"), "C011", "A"),
         (&format!("{parent}, rules: [{{name: a}}, {{name: a}}]"), "C028", "a"),
@@ -89,9 +91,43 @@ fn matches() {
 #[test]
 fn filters() {
     for (rule, code, place) in [
-        ("filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 1}}}]", "C010", "RequestMirror"),
+        ("filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a}}}]", "C005", "backendRef"),
+        (
+            "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 1}, percent: 101}}]",
+            "C011",
+            "101",
+        ),
+        (
+            "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 1}, percent: -1}}]",
+            "C011",
+            "-1",
+        ),
+        (
+            "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 1}, percent: 1, fraction: {numerator: 1}}}]",
+            "C028",
+            "fraction",
+        ),
+        (
+            "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 1}, fraction: {numerator: 3, denominator: 2}}}]",
+            "C011",
+            "fraction",
+        ),
+        (
+            "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 1}, fraction: {numerator: 0, denominator: 0}}}]",
+            "C011",
+            "fraction",
+        ),
         ("filters: [{type: ExtensionRef, extensionRef: {group: a, kind: b, name: c}}]", "C010", "ExtensionRef"),
-        ("filters: [{type: CORS, cors: {}}]", "C010", "CORS"),
+        ("filters: [{type: CORS}]", "C005", "{"),
+        ("filters: [{type: CORS, cors: {allowOrigins: ['*', 'https://a.b']}}]", "C028", "allowOrigins"),
+        ("filters: [{type: CORS, cors: {allowOrigins: [a.b]}}]", "C011", "a.b"),
+        ("filters: [{type: CORS, cors: {allowOrigins: ['https://a.b/c']}}]", "C011", "'https://a.b/c'"),
+        ("filters: [{type: CORS, cors: {allowOrigins: ['https://a.*.b']}}]", "C011", "'https://a.*.b'"),
+        ("filters: [{type: CORS, cors: {allowMethods: [get]}}]", "C011", "get"),
+        ("filters: [{type: CORS, cors: {allowMethods: ['*', GET]}}]", "C028", "allowMethods"),
+        ("filters: [{type: CORS, cors: {allowHeaders: ['a b']}}]", "C011", "'a b'"),
+        ("filters: [{type: CORS, cors: {maxAge: 0}}]", "C011", "0"),
+        ("filters: [{type: CORS, cors: {}}, {type: CORS, cors: {}}]", "C028", "CORS"),
         ("filters: [{type: Nonsense}]", "C011", "Nonsense"),
         ("filters: [{}]", "C005", "{"),
         ("filters: [{type: RequestRedirect}]", "C005", "{"),
@@ -180,18 +216,8 @@ fn backends_timeouts_retries() {
         ("backendRefs: [{name: b, port: 80, weight: -1}]", "C011", "-1"),
         ("backendRefs: [{name: b, port: 80, weight: 1000001}]", "C011", "1000001"),
         ("backendRefs: [{name: b, port: 80, weigth: 1}]", "C002", "weigth"),
-        (
-            "backendRefs: [{name: b, port: 80, kind: ServiceImport, group: multicluster.x-k8s.io}]",
-            "C010",
-            "ServiceImport",
-        ),
-        ("backendRefs: [{name: b, port: 80, namespace: other}]", "C010", "other"),
-        ("backendRefs: [{name: b, port: 80, filters: [{type: RequestRedirect, requestRedirect: {}}]}]", "C010", "{"),
-        (
-            "backendRefs: [{name: b, port: 80, filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a}}}]}]",
-            "C010",
-            "RequestMirror",
-        ),
+        ("backendRefs: [{name: b, port: 80, kind: 'a b', group: x}]", "C011", "'a b'"),
+        ("backendRefs: [{name: b, port: 80, namespace: Other}]", "C008", "Other"),
         ("timeouts: {request: 1.5s}", "C011", "1.5s"),
         ("timeouts: {request: 10}", "C004", "10"),
         ("timeouts: {request: -1s}", "C011", "-1s"),
@@ -205,8 +231,42 @@ fn backends_timeouts_retries() {
         ("retry: {attempts: -1}", "C011", "-1"),
         ("retry: {backoff: soon}", "C011", "soon"),
         ("retry: {attempt: 1}", "C002", "attempt"),
-        ("sessionPersistence: {sessionName: a}", "C010", "sessionPersistence"),
+        ("sessionPersistence: {sessionName: 'a b'}", "C011", "'a b'"),
+        ("sessionPersistence: {type: Query}", "C011", "Query"),
+        ("sessionPersistence: {absoluteTimeout: 0s}", "C011", "0s"),
+        ("sessionPersistence: {idleTimeout: soon}", "C011", "soon"),
+        ("sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}", "C005", "sessionPersistence"),
+        ("sessionPersistence: {type: Header, cookieConfig: {lifetimeType: Session}}", "C028", "cookieConfig"),
+        ("sessionPersistence: {type: Header, sessionName: Host}", "C011", "Host"),
     ] {
         check_rule(rule, code, place);
+    }
+}
+
+fn check_grpc(rule: &str, code: &str, place: &str) {
+    let head = HEAD.replace("HTTPRoute", "GRPCRoute");
+    let parent = "parentRefs: [{group: '', kind: Service, name: a}]";
+    check_bad(&format!("{head}spec:\n  {parent}\n  rules:\n  - {{{rule}}}"), code, place);
+}
+
+#[test]
+fn grpc_routes() {
+    for (rule, code, place) in [
+        ("matches: [{method: {}}]", "C005", "method"),
+        ("matches: [{method: {service: ''}}]", "C005", "method"),
+        ("matches: [{method: {service: a/b}}]", "C011", "a/b"),
+        ("matches: [{method: {service: .a}}]", "C011", ".a"),
+        ("matches: [{method: {method: 1a}}]", "C011", "1a"),
+        ("matches: [{method: {method: a.b}}]", "C011", "a.b"),
+        ("matches: [{method: {type: RegularExpression, method: '('}}]", "C011", "'('"),
+        ("matches: [{method: {type: Prefix, method: a}}]", "C011", "Prefix"),
+        ("matches: [{path: {value: /}}]", "C002", "path"),
+        ("matches: [{headers: [{name: a, value: b}, {name: A, value: c}]}]", "C028", "A"),
+        ("filters: [{type: URLRewrite}]", "C011", "URLRewrite"),
+        ("filters: [{type: ExtensionRef, extensionRef: {group: a, kind: b, name: c}}]", "C010", "ExtensionRef"),
+        ("timeouts: {request: 1s}", "C002", "timeouts"),
+        ("backendRefs: [{name: b}]", "C005", "{"),
+    ] {
+        check_grpc(rule, code, place);
     }
 }

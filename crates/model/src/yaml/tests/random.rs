@@ -8,8 +8,8 @@ use crate::policy::traffic::{
 };
 use crate::resource::{DefaultAccess, Mesh};
 use crate::route::{
-    Backend, HeaderEdits, Match, NamedMatch, Parent, PathEdit, PathMatch, Redirect, Retry, Rewrite, Route, RouteFilter,
-    Rule, ValueMatch,
+    Backend, Carrier, Cors, Destination, HeaderEdits, Match, Mirror, NamedMatch, Parent, PathEdit, PathMatch, Redirect,
+    Retry, Rewrite, Route, RouteFilter, Rule, Session, Standing, ValueMatch,
 };
 use crate::service::{Health, Locality, Service, ServicePort, TargetPort};
 use crate::workload::{Workload, WorkloadPort};
@@ -115,12 +115,63 @@ fn filters(redirect: bool) -> impl Strategy<Value = Vec<RouteFilter>> {
     let rewrite = (label(), option::of(edit()))
         .prop_map(|(hostname, path)| RouteFilter::Rewrite(Rewrite { hostname: Some(hostname), path }));
     let last = if redirect { redirection.boxed() } else { rewrite.boxed() };
-    (option::of(edits()), option::of(edits()), option::of(last)).prop_map(|(request, response, last)| {
-        let mut filters: Vec<RouteFilter> = request.map(RouteFilter::RequestHeaders).into_iter().collect();
-        filters.extend(response.map(RouteFilter::ResponseHeaders));
-        filters.extend(last);
-        filters
+    let others = (vec(mirror(), 0..3), option::of(cors()));
+    (option::of(edits()), option::of(edits()), option::of(last), others).prop_map(
+        |(request, response, last, (mirrors, cors))| {
+            let mut filters: Vec<RouteFilter> = request.map(RouteFilter::RequestHeaders).into_iter().collect();
+            filters.extend(response.map(RouteFilter::ResponseHeaders));
+            filters.extend(last);
+            filters.extend(mirrors.into_iter().map(RouteFilter::Mirror));
+            filters.extend(cors.map(RouteFilter::Cors));
+            filters
+        },
+    )
+}
+
+fn destination() -> impl Strategy<Value = Destination> {
+    (label(), label(), 1u16.., 0..4).prop_map(|(namespace, name, port, sort)| match sort {
+        0 => Destination { service: ServiceRef::new(namespace, name), port, standing: Standing::Foreign },
+        1 => {
+            let standing = Standing::Unserved("ServiceImport.multicluster.x-k8s.io".into());
+            Destination { service: ServiceRef::new(namespace, name), port, standing }
+        }
+        _ => Destination::new(ServiceRef::new("ns", name), port),
     })
+}
+
+fn mirror() -> impl Strategy<Value = Mirror> {
+    (destination(), 0u32..10, 10u32..100).prop_map(|(to, share, of)| Mirror { to, share, of })
+}
+
+fn cors() -> impl Strategy<Value = Cors> {
+    let texts = |pool: &[&'static str]| {
+        let pool: Vec<Text> = pool.iter().map(|text| Text::from(*text)).collect();
+        proptest::sample::subsequence(pool.clone(), 0..=pool.len())
+    };
+    let origins = texts(&["https://a.example", "http://*.b.example:8080", "https://*", "https://*foo.com"]);
+    let headers = texts(&["X-A", "x-b"]);
+    (origins, any::<bool>(), texts(&["GET", "PUT"]), headers, texts(&["x-c", "*"]), 1u32..1000).prop_map(
+        |(origins, credentials, methods, headers, expose, max_age)| Cors {
+            origins,
+            credentials,
+            methods,
+            headers,
+            expose,
+            max_age,
+        },
+    )
+}
+
+fn session() -> impl Strategy<Value = Session> {
+    let carrier = select(vec![Carrier::Cookie, Carrier::PermanentCookie, Carrier::Header]);
+    let some = || span().prop_filter("longer than nothing", |span| !span.is_zero());
+    ("[a-z]{1,8}", carrier, some(), any::<bool>(), option::of(some())).prop_map(
+        |(name, carrier, absolute, ends, idle)| {
+            let absolute = Some(absolute).filter(|_| ends || carrier == Carrier::PermanentCookie);
+            let carries = if carrier == Carrier::Header { format!("x-{name}") } else { name };
+            Session { name: carries.into(), carrier, absolute, idle }
+        },
+    )
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
@@ -135,42 +186,95 @@ fn rule() -> impl Strategy<Value = Rule> {
             .prop_map(|map| map.into_iter().map(|(name, value)| NamedMatch { name, value }).collect::<Vec<_>>())
     };
     let method = option::of(select(vec![Text::from("GET"), Text::from("PATCH")]));
-    let first = (path(), named(), named(), method).prop_map(|(path, headers, query, method)| Match {
-        path: PathMatch::Prefix(path),
+    let paths = prop_oneof![
+        path().prop_map(PathMatch::Prefix),
+        path().prop_map(PathMatch::Exact),
+        "/[a-z]{1,3}[.*]".prop_map(|v| PathMatch::Regex(v.as_str().into())),
+    ];
+    let first = (paths, named(), named(), method).prop_map(|(path, headers, query, method)| Match {
+        path,
         headers,
         query,
         method,
     });
     let retry = (proptest::collection::btree_set(400u16..600, 0..3), 0u8..11, option::of(span()))
         .prop_map(|(codes, attempts, backoff)| Retry { codes: codes.into_iter().collect(), attempts, backoff });
-    let backends = vec((label(), 1u16.., 0u32..1_000_001, filters(false)), 0..3);
-    (any::<bool>(), first, backends, option::of(span()), option::of(retry))
-        .prop_flat_map(|(redirect, first, backends, timeout, retry)| {
+    let backends = vec((destination(), 0u32..1_000_001, filters(false)), 0..3);
+    (any::<bool>(), first, backends, option::of(span()), option::of(retry), option::of(session()))
+        .prop_flat_map(|(redirect, first, backends, timeout, retry, session)| {
             let redirect = redirect && backends.is_empty();
-            (Just((first, backends, timeout, retry)), filters(redirect))
+            (Just((first, backends, timeout, retry, session)), filters(redirect))
         })
-        .prop_map(|((first, backends, timeout, retry), filters)| Rule {
+        .prop_map(|((first, backends, timeout, retry, session), filters)| Rule {
             name: Text::default(),
-            matches: vec![first],
-            filters,
             backends: backends
                 .into_iter()
-                .map(|(name, port, weight, filters)| Backend {
-                    service: ServiceRef::new("ns", name),
-                    port,
-                    weight,
-                    filters,
-                })
+                .map(|(to, weight, filters)| Backend { to, weight, filters: fitting(filters, &first) })
                 .collect(),
+            filters: fitting(filters, &first),
+            matches: vec![first],
             timeout,
             backend_timeout: timeout,
             retry,
+            session,
         })
 }
 
+/// Without edits of a prefix where none is matched.
+fn fitting(mut filters: Vec<RouteFilter>, first: &Match) -> Vec<RouteFilter> {
+    if matches!(first.path, PathMatch::Prefix(_)) {
+        return filters;
+    }
+    for filter in &mut filters {
+        let (RouteFilter::Redirect(Redirect { path, .. }) | RouteFilter::Rewrite(Rewrite { path, .. })) = filter else {
+            continue;
+        };
+        if matches!(path, Some(PathEdit::Prefix(_))) {
+            *path = None;
+        }
+    }
+    filters
+}
+
+/// The same rule as a GRPCRoute says it.
+fn grpc(rule: Rule) -> Rule {
+    let filters = |filters: Vec<RouteFilter>| {
+        let fits =
+            |f: &RouteFilter| !matches!(f, RouteFilter::Cors(_) | RouteFilter::Redirect(_) | RouteFilter::Rewrite(_));
+        filters.into_iter().filter(fits).collect::<Vec<_>>()
+    };
+    let one = |m: Match| Match {
+        path: match (m.headers.len(), m.query.len(), m.method.is_some()) {
+            (0, _, _) => PathMatch::Grpc { service: None, method: Some(ValueMatch::Regex("a.*".into())) },
+            (_, 0, true) => PathMatch::Grpc { service: Some(ValueMatch::Exact("a.B".into())), method: None },
+            (_, 1, true) => PathMatch::Grpc {
+                service: Some(ValueMatch::Exact("a.B".into())),
+                method: Some(ValueMatch::Exact("C".into())),
+            },
+            _ => PathMatch::default(),
+        },
+        query: vec![],
+        method: None,
+        ..m
+    };
+    Rule {
+        matches: rule.matches.into_iter().map(one).collect(),
+        filters: filters(rule.filters),
+        backends: rule.backends.into_iter().map(|b| Backend { filters: filters(b.filters), ..b }).collect(),
+        timeout: None,
+        backend_timeout: None,
+        retry: None,
+        ..rule
+    }
+}
+
 fn route() -> impl Strategy<Value = Route> {
-    (btree_map(label(), option::of(1u16..), 1..3), vec(rule(), 1..4)).prop_map(|(parents, rules)| Route {
-        parents: parents.into_iter().map(|(n, port)| Parent { service: ServiceRef::new("ns", n), port }).collect(),
+    let namespace = select(vec!["ns", "other"]);
+    (btree_map(label(), (option::of(1u16..), namespace), 1..3), vec(rule(), 1..4)).prop_map(|(parents, rules)| Route {
+        parents: parents
+            .into_iter()
+            .map(|(n, (port, namespace))| Parent::service(ServiceRef::new(namespace, n), port))
+            .collect(),
         hostnames: vec![],
         rules,
     })
@@ -285,26 +389,36 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
 fn resource() -> impl Strategy<Value = Resource> {
     let mesh = any::<bool>().prop_map(|allow| {
         let default_access = if allow { DefaultAccess::Allow } else { DefaultAccess::Deny };
-        Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access })
+        (Kind::Mesh, Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access }))
     });
     let spec = prop_oneof![
-        Just(Spec::Namespace),
+        Just((Kind::Namespace, Spec::Namespace)),
         mesh,
-        service().prop_map(Spec::Service),
-        workload().prop_map(|(_, _, workload)| Spec::Workload(Box::new(workload))),
-        route().prop_map(|route| Spec::Route(route.into())),
-        access().prop_map(|policy| Spec::Access(policy.into())),
-        traffic().prop_map(|policy| Spec::Traffic(policy.into())),
+        service().prop_map(|service| (Kind::Service, Spec::Service(service))),
+        workload().prop_map(|(_, _, workload)| (Kind::Workload, Spec::Workload(Box::new(workload)))),
+        route().prop_map(|route| (Kind::HttpRoute, Spec::Route(route.into()))),
+        route().prop_map(|route| {
+            let rules = route.rules.into_iter().map(grpc).collect();
+            (Kind::GrpcRoute, Spec::Route(Route { rules, ..route }.into()))
+        }),
+        access().prop_map(|policy| (Kind::AccessPolicy, Spec::Access(policy.into()))),
+        traffic().prop_map(|policy| (Kind::TrafficPolicy, Spec::Traffic(policy.into()))),
     ];
-    (label(), labels(), spec).prop_map(|(name, labels, spec)| {
-        let kind = spec.kind();
+    (label(), labels(), spec).prop_map(|(name, labels, (kind, spec))| {
         let namespace = match &spec {
             Spec::Workload(workload) => workload.identity.namespace().clone(),
             _ if kind.namespaced() => "ns".into(),
             _ => Text::default(),
         };
         let name = if kind == Kind::Mesh { "mesh".into() } else { name };
-        Resource { key: Key::new(kind, namespace, name), revision: Revision(0), labels, origin: None, spec }
+        Resource {
+            key: Key::new(kind, namespace, name),
+            revision: Revision(0),
+            created: Revision(0),
+            labels,
+            origin: None,
+            spec,
+        }
     })
 }
 

@@ -10,7 +10,14 @@ use byrnie_model::{Endpoint, Health, Identity, Labels, ServiceRef, Spec};
 fn resource(kind: Kind, name: &str, revision: u64, spec: Spec) -> Arc<Resource> {
     let namespace = if kind == Kind::Mesh { "" } else { "default" };
     let key = Key::new(kind, namespace, name);
-    Arc::new(Resource { key, revision: Revision(revision), labels: Labels::new(), origin: None, spec })
+    Arc::new(Resource {
+        key,
+        revision: Revision(revision),
+        created: Revision(0),
+        labels: Labels::new(),
+        origin: None,
+        spec,
+    })
 }
 
 fn mesh(revision: u64) -> Arc<Resource> {

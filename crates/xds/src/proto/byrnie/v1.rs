@@ -158,12 +158,18 @@ pub struct Route {
     pub hostnames: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "4")]
     pub rules: ::prost::alloc::vec::Vec<RouteRule>,
+    #[prost(uint64, tag = "5")]
+    pub created: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Parent {
-    #[prost(message, optional, tag = "1")]
-    pub service: ::core::option::Option<ServiceRef>,
-    #[prost(uint32, optional, tag = "2")]
+    #[prost(enumeration = "ParentKind", tag = "1")]
+    pub kind: i32,
+    #[prost(message, optional, tag = "2")]
+    pub name: ::core::option::Option<ServiceRef>,
+    #[prost(string, optional, tag = "3")]
+    pub section: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint32, optional, tag = "4")]
     pub port: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -182,6 +188,19 @@ pub struct RouteRule {
     pub backend_timeout: ::core::option::Option<Duration>,
     #[prost(message, optional, tag = "7")]
     pub retry: ::core::option::Option<Retry>,
+    #[prost(message, optional, tag = "8")]
+    pub session: ::core::option::Option<Session>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Session {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "Carrier", tag = "2")]
+    pub carrier: i32,
+    #[prost(message, optional, tag = "3")]
+    pub absolute: ::core::option::Option<Duration>,
+    #[prost(message, optional, tag = "4")]
+    pub idle: ::core::option::Option<Duration>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RouteMatch {
@@ -191,7 +210,7 @@ pub struct RouteMatch {
     pub query: ::prost::alloc::vec::Vec<NamedMatch>,
     #[prost(string, optional, tag = "6")]
     pub method: ::core::option::Option<::prost::alloc::string::String>,
-    #[prost(oneof = "route_match::Path", tags = "1, 2, 3")]
+    #[prost(oneof = "route_match::Path", tags = "1, 2, 3, 7")]
     pub path: ::core::option::Option<route_match::Path>,
 }
 /// Nested message and enum types in `RouteMatch`.
@@ -203,6 +222,30 @@ pub mod route_match {
         #[prost(string, tag = "2")]
         Prefix(::prost::alloc::string::String),
         #[prost(string, tag = "3")]
+        Regex(::prost::alloc::string::String),
+        #[prost(message, tag = "7")]
+        Grpc(super::GrpcMatch),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GrpcMatch {
+    #[prost(message, optional, tag = "1")]
+    pub service: ::core::option::Option<ValueMatch>,
+    #[prost(message, optional, tag = "2")]
+    pub method: ::core::option::Option<ValueMatch>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ValueMatch {
+    #[prost(oneof = "value_match::Value", tags = "1, 2")]
+    pub value: ::core::option::Option<value_match::Value>,
+}
+/// Nested message and enum types in `ValueMatch`.
+pub mod value_match {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Value {
+        #[prost(string, tag = "1")]
+        Exact(::prost::alloc::string::String),
+        #[prost(string, tag = "2")]
         Regex(::prost::alloc::string::String),
     }
 }
@@ -225,7 +268,7 @@ pub mod named_match {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RouteFilter {
-    #[prost(oneof = "route_filter::Filter", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "route_filter::Filter", tags = "1, 2, 3, 4, 5, 6")]
     pub filter: ::core::option::Option<route_filter::Filter>,
 }
 /// Nested message and enum types in `RouteFilter`.
@@ -240,7 +283,35 @@ pub mod route_filter {
         Redirect(super::Redirect),
         #[prost(message, tag = "4")]
         Rewrite(super::Rewrite),
+        #[prost(message, tag = "5")]
+        Mirror(super::Mirror),
+        #[prost(message, tag = "6")]
+        Cors(super::Cors),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mirror {
+    #[prost(message, optional, tag = "1")]
+    pub to: ::core::option::Option<Destination>,
+    #[prost(uint32, tag = "2")]
+    pub share: u32,
+    #[prost(uint32, tag = "3")]
+    pub of: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cors {
+    #[prost(string, repeated, tag = "1")]
+    pub origins: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "2")]
+    pub credentials: bool,
+    #[prost(string, repeated, tag = "3")]
+    pub methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "4")]
+    pub headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "5")]
+    pub expose: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint32, tag = "6")]
+    pub max_age: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeaderEdits {
@@ -296,13 +367,22 @@ pub mod path_edit {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Backend {
     #[prost(message, optional, tag = "1")]
+    pub to: ::core::option::Option<Destination>,
+    #[prost(uint32, tag = "2")]
+    pub weight: u32,
+    #[prost(message, repeated, tag = "3")]
+    pub filters: ::prost::alloc::vec::Vec<RouteFilter>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Destination {
+    #[prost(message, optional, tag = "1")]
     pub service: ::core::option::Option<ServiceRef>,
     #[prost(uint32, tag = "2")]
     pub port: u32,
-    #[prost(uint32, tag = "3")]
-    pub weight: u32,
-    #[prost(message, repeated, tag = "4")]
-    pub filters: ::prost::alloc::vec::Vec<RouteFilter>,
+    #[prost(bool, tag = "3")]
+    pub granted: bool,
+    #[prost(string, tag = "4")]
+    pub unserved: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Retry {
@@ -601,6 +681,70 @@ impl DefaultAccess {
             "DEFAULT_ACCESS_UNSPECIFIED" => Some(Self::Unspecified),
             "DEFAULT_ACCESS_DENY" => Some(Self::Deny),
             "DEFAULT_ACCESS_ALLOW" => Some(Self::Allow),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ParentKind {
+    Unspecified = 0,
+    Service = 1,
+    Gateway = 2,
+    ListenerSet = 3,
+}
+impl ParentKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PARENT_KIND_UNSPECIFIED",
+            Self::Service => "PARENT_KIND_SERVICE",
+            Self::Gateway => "PARENT_KIND_GATEWAY",
+            Self::ListenerSet => "PARENT_KIND_LISTENER_SET",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PARENT_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "PARENT_KIND_SERVICE" => Some(Self::Service),
+            "PARENT_KIND_GATEWAY" => Some(Self::Gateway),
+            "PARENT_KIND_LISTENER_SET" => Some(Self::ListenerSet),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Carrier {
+    Unspecified = 0,
+    Cookie = 1,
+    PermanentCookie = 2,
+    Header = 3,
+}
+impl Carrier {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CARRIER_UNSPECIFIED",
+            Self::Cookie => "CARRIER_COOKIE",
+            Self::PermanentCookie => "CARRIER_PERMANENT_COOKIE",
+            Self::Header => "CARRIER_HEADER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CARRIER_UNSPECIFIED" => Some(Self::Unspecified),
+            "CARRIER_COOKIE" => Some(Self::Cookie),
+            "CARRIER_PERMANENT_COOKIE" => Some(Self::PermanentCookie),
+            "CARRIER_HEADER" => Some(Self::Header),
             _ => None,
         }
     }

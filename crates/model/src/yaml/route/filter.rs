@@ -2,11 +2,12 @@
 //! The filters of an HTTPRoute: one of a kind, each with the field of its type and no other, and none
 //! that byrnie doesn't do.
 
-use super::names;
-use super::reader::Reader;
-use super::route::check_path;
+use super::backend::{self, Reference};
+use super::matching::check_path;
 use crate::code;
-use crate::route::{HeaderEdits, PathEdit, Redirect, Rewrite, RouteFilter};
+use crate::route::{Cors, HeaderEdits, Mirror, PathEdit, Redirect, Rewrite, RouteFilter};
+use crate::yaml::names;
+use crate::yaml::reader::Reader;
 use byrnie_base::Text;
 use gateway_api::experimental::httproutes as gw;
 use serde_json::{Value, json};
@@ -15,22 +16,6 @@ use serde_json::{Value, json};
 const FILTERS_MAX: usize = 16;
 const EDITS_MAX: usize = 16;
 const PATH_BYTES_MAX: usize = 1024;
-
-/// Headers that a route may not edit: they frame the message, or say who is calling.
-const UNTOUCHABLE: [&str; 12] = [
-    "connection",
-    "content-length",
-    "forwarded-client-identity",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// Filters of a rule. `prefixes`: the rule has exactly one match, on a prefix.
 pub(crate) fn read(
@@ -45,7 +30,8 @@ pub(crate) fn read(
         let at = format!("{at}.filters[{i}]");
         let Some(filter) = one(reader, said, &at, prefixes) else { continue };
         let rank = |filter: &RouteFilter| std::mem::discriminant(filter);
-        if filters.iter().any(|other| rank(other) == rank(&filter)) {
+        let several = matches!(filter, RouteFilter::Mirror(_));
+        if !several && filters.iter().any(|other| rank(other) == rank(&filter)) {
             reader.fault(&code::CONTRADICTION, format!("{at}.type"), "a rule has at most one filter of this type");
         }
         let clash =
@@ -71,13 +57,7 @@ pub(crate) fn read_of_backend(
         reader.fault(&code::BAD_VALUE, format!("{at}.filters"), "filters of a backend could not be read");
         return Vec::new();
     };
-    let filters = read(reader, &same, at, prefixes);
-    for (i, filter) in filters.iter().enumerate() {
-        if matches!(filter, RouteFilter::Redirect(_)) {
-            reader.unenforced(format!("{at}.filters[{i}]"), "redirects of a single backend; move it to the rule");
-        }
-    }
-    filters
+    read(reader, &same, at, prefixes)
 }
 
 fn one(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesFilters, at: &str, prefixes: bool) -> Option<RouteFilter> {
@@ -140,9 +120,12 @@ fn one(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesFilters, at: &str, pref
                 prefixes,
             )));
         }
-        T::RequestMirror => "request mirroring",
+        T::RequestMirror => {
+            let at = format!("{at}.requestMirror");
+            return Some(RouteFilter::Mirror(mirror(reader, said.request_mirror.as_ref()?, &at)));
+        }
+        T::Cors => return Some(RouteFilter::Cors(cors(reader, said.cors.as_ref()?, &format!("{at}.cors")))),
         T::ExtensionRef => "extension filters",
-        T::Cors => "CORS filters",
         T::ExternalAuth => "external authorization",
     };
     reader.unenforced(format!("{at}.type"), what);
@@ -188,11 +171,91 @@ fn edit(
 }
 
 fn header_name(reader: &mut Reader<'_>, name: &str, at: &str) {
-    let lower = name.to_ascii_lowercase();
     if reader.require(names::is_header_name(name), at, format!("\"{name}\" is not a header name")) {
-        let free = !UNTOUCHABLE.contains(&lower.as_str());
-        reader.require(free, at, format!("the header \"{name}\" cannot be edited by a route"));
+        reader.require(
+            names::is_header_editable(name),
+            at,
+            format!("the header \"{name}\" cannot be edited by a route"),
+        );
     }
+}
+
+fn mirror(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesFiltersRequestMirror, at: &str) -> Mirror {
+    let of = &said.backend_ref;
+    let reference = Reference {
+        group: of.group.as_deref(),
+        kind: of.kind.as_deref(),
+        namespace: of.namespace.as_deref(),
+        name: &of.name,
+        port: of.port,
+    };
+    let to = backend::destination(reader, &reference, &format!("{at}.backendRef"));
+    if said.percent.is_some() && said.fraction.is_some() {
+        reader.fault(&code::CONTRADICTION, format!("{at}.fraction"), "either percent or fraction says how many");
+    }
+    let (share, whole, field) = match (said.percent, &said.fraction) {
+        (Some(percent), _) => (percent, 100, "percent"),
+        (None, Some(fraction)) => (fraction.numerator, fraction.denominator.unwrap_or(100), "fraction"),
+        (None, None) => (1, 1, ""),
+    };
+    let fits = whole > 0 && (0..=whole).contains(&share);
+    reader.require(fits, &format!("{at}.{field}"), format!("{share} of {whole} is no share of the requests"));
+    Mirror { to, share: share.try_into().unwrap_or(0), of: whole.try_into().unwrap_or(1).max(1) }
+}
+
+/// Limits of the CRD on a CORS filter.
+const ORIGINS_MAX: usize = 64;
+const METHODS_MAX: usize = 9;
+const CORS_HEADERS_MAX: usize = 64;
+/// How long a browser remembers a preflight if nothing is said, in seconds.
+const MAX_AGE: i32 = 5;
+
+fn cors(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesFiltersCors, at: &str) -> Cors {
+    const METHODS: [&str; 10] = ["*", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    let lists = [
+        ("allowOrigins", &said.allow_origins, ORIGINS_MAX, true),
+        ("allowMethods", &said.allow_methods, METHODS_MAX, true),
+        ("allowHeaders", &said.allow_headers, CORS_HEADERS_MAX, true),
+        ("exposeHeaders", &said.expose_headers, CORS_HEADERS_MAX, false),
+    ];
+    let [origins, methods, headers, expose] = lists.map(|(field, list, max, alone)| {
+        let list = list.as_deref().unwrap_or_default();
+        let path = format!("{at}.{field}");
+        reader.at_most(list.len(), max, &path);
+        if alone && list.len() > 1 && list.iter().any(|word| word == "*") {
+            reader.fault(&code::CONTRADICTION, path.as_str(), "\"*\" stands for all and must stand alone");
+        }
+        for (i, word) in list.iter().enumerate() {
+            let (fits, what) = match field {
+                "allowOrigins" => (is_origin(word), "an origin such as https://*.example.com"),
+                "allowMethods" => (METHODS.contains(&word.as_str()), "a method, in upper case"),
+                _ => (word == "*" || names::is_header_name(word), "a header name"),
+            };
+            reader.require(fits, &format!("{path}[{i}]"), format!("\"{word}\" is not {what}"));
+        }
+        list.iter().map(|word| Text::from(word.as_str())).collect::<Vec<_>>()
+    });
+    let max_age = said.max_age.unwrap_or(MAX_AGE);
+    reader.require(max_age >= 1, &format!("{at}.maxAge"), format!("{max_age} is less than 1 second"));
+    let credentials = said.allow_credentials.unwrap_or(false);
+    Cors { origins, credentials, methods, headers, expose, max_age: max_age.try_into().unwrap_or(5) }
+}
+
+/// `*`, or `SCHEME://HOST[:PORT]` where the host may begin with `*` or be it.
+fn is_origin(origin: &str) -> bool {
+    if origin == "*" {
+        return true;
+    }
+    let Some((scheme, rest)) = origin.split_once("://") else { return false };
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse::<u16>().is_ok_and(|port| port > 0)),
+        None => (rest, true),
+    };
+    let host = host.strip_prefix('*').map_or(host, |rest| rest.strip_prefix('.').unwrap_or(rest));
+    let named = (host.is_empty() && rest.starts_with('*')) || host.to_ascii_lowercase().split('.').all(names::is_label);
+    let scheme_fits = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+        && scheme.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
+    scheme_fits && port && named
 }
 
 fn redirect(
@@ -279,7 +342,7 @@ fn path_edit(
 }
 
 /// The filter as a document says it.
-pub(crate) fn to_value(filter: &RouteFilter) -> Value {
+pub(crate) fn to_value(filter: &RouteFilter, own: &str) -> Value {
     match filter {
         RouteFilter::RequestHeaders(edits) => {
             json!({"type": "RequestHeaderModifier", "requestHeaderModifier": edits_value(edits)})
@@ -312,7 +375,34 @@ pub(crate) fn to_value(filter: &RouteFilter) -> Value {
             }
             json!({"type": "URLRewrite", "urlRewrite": value})
         }
+        RouteFilter::Mirror(mirror) => {
+            let mut value = json!({"backendRef": backend::destination_value(&mirror.to, own)});
+            if (mirror.share, mirror.of) != (1, 1) {
+                value["fraction"] = json!({"numerator": mirror.share, "denominator": mirror.of});
+            }
+            json!({"type": "RequestMirror", "requestMirror": value})
+        }
+        RouteFilter::Cors(cors) => json!({"type": "CORS", "cors": cors_value(cors)}),
     }
+}
+
+fn cors_value(cors: &Cors) -> Value {
+    let mut value = json!({"maxAge": cors.max_age});
+    let lists = [
+        ("allowOrigins", &cors.origins),
+        ("allowMethods", &cors.methods),
+        ("allowHeaders", &cors.headers),
+        ("exposeHeaders", &cors.expose),
+    ];
+    for (name, list) in lists {
+        if !list.is_empty() {
+            value[name] = json!(list);
+        }
+    }
+    if cors.credentials {
+        value["allowCredentials"] = json!(true);
+    }
+    value
 }
 
 fn edits_value(edits: &HeaderEdits) -> Value {

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What some routes ask for beside sending a request: copies of it elsewhere, a session, permission for
+//! another origin. Kept apart so that exchanges without any of it pay one word.
+
+use crate::cluster::Cluster;
+use crate::course::{Course, Goal};
+use crate::session::Visit;
+use crate::shard::Shard;
+use crate::{Failure, Plan, attempts::Ending};
+use byrnie_base::{Now, Text};
+use byrnie_codec::Head;
+use std::sync::Arc;
+
+/// What an exchange does beside sending its request.
+#[derive(Debug, Default)]
+pub(crate) struct Aside {
+    /// Copies that are still to be sent.
+    pub(crate) copies: Vec<Copy>,
+    /// The session that the caller has or begins.
+    pub(crate) visit: Option<Visit>,
+    /// The origin that is to be told of its permission.
+    pub(crate) origin: Option<Text>,
+}
+
+/// A copy of a request, to be sent once, whatever becomes of it. Nobody waits for its answer. Dropping it
+/// without [`Copy::finish`] gives back all that it holds.
+#[derive(Debug)]
+pub struct Copy {
+    /// The request as it is to be sent, but for its body.
+    pub head: Head,
+    /// Where to.
+    pub plan: Plan,
+    course: Course,
+}
+
+impl Copy {
+    /// A copy of `head` to an endpoint of `cluster`; `None` if it has none, or is at its limits.
+    pub(crate) fn new(cluster: &Arc<Cluster>, head: &Head, shard: &mut Shard, now: Now) -> Option<Self> {
+        if cluster.over_rate(now.mono).is_some() {
+            return None;
+        }
+        let mut course = Course::new();
+        course.goal = Goal::Cluster(Arc::clone(cluster));
+        let plan = course.dispatch(shard, now.mono).ok()?;
+        let mut head = head.clone();
+        // Whoever fails to answer a copy is not asked again, here or behind.
+        head.set("x-byrnie-retry-budget", b"0").ok()?;
+        Some(Self { head, plan, course })
+    }
+
+    /// Says what came of it: the status of the answer, or what went wrong.
+    pub fn finish(mut self, shard: &mut Shard, outcome: Result<u16, Failure>, now: Now) {
+        let ending = match outcome {
+            Ok(status) => Ending::Status(status),
+            Err(failure) => Ending::Failed(failure),
+        };
+        self.course.end(shard, ending, now.mono);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What routes ask of a proxy beside choosing a backend.
+
+use crate::world::{PATIENCE, Peer, Program, World, endpoint_of, get, header, route_of, service_of, status};
+use byrnie_model::Protocol;
+use byrnie_model::route::{Backend, Carrier, Cors, Destination, Mirror, RouteFilter, Rule, Session};
+use std::sync::mpsc;
+
+fn to(name: &str) -> Destination {
+    Destination::new(crate::world::service(name), 80)
+}
+
+fn rule(filters: Vec<RouteFilter>, backends: &[&str]) -> Rule {
+    Rule {
+        name: "".into(),
+        matches: vec![byrnie_model::route::Match::default()],
+        filters,
+        backends: backends.iter().map(|name| Backend { to: to(name), weight: 1, filters: vec![] }).collect(),
+        timeout: None,
+        backend_timeout: None,
+        retry: None,
+        session: None,
+    }
+}
+
+/// A program that tells of each request that it gets, and never answers.
+fn silent() -> (Program, mpsc::Receiver<(String, Vec<u8>)>) {
+    let (seen, got) = mpsc::channel();
+    let program = Program::start(move |mut peer| {
+        while let Some(head) = peer.read_head() {
+            let body = peer.read_body_of(&head);
+            let _ = seen.send((head, body));
+        }
+    });
+    (program, got)
+}
+
+#[test]
+fn copies_arrive_whole_and_never_hold_up_the_request() {
+    let (world, program) = (World::new(), Program::echo());
+    let (shadow, got) = silent();
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let copied = world.serving("shadow", shadow.port, Protocol::Http1);
+    let mut caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    let mirror = || RouteFilter::Mirror(Mirror { to: to("shadow"), share: 1, of: 1 });
+    caller.apply(vec![
+        service_of("shadow", 1, Protocol::Http1),
+        endpoint_of("shadow", 0, copied.inbound()),
+        route_of("echo", vec![rule(vec![mirror(), mirror()], &["echo"])]),
+    ]);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    let post =
+        "POST /pay?x=1 HTTP/1.1\r\nhost: echo\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    // The first request may come before the route is in force.
+    let heads: Vec<(String, Vec<u8>)> = loop {
+        assert_eq!(client.ask(post), (200, "POST /pay?x=1 HTTP/1.1\nabcde".into()));
+        if let Ok(first) = got.recv_timeout(std::time::Duration::from_millis(200)) {
+            break vec![first, got.recv_timeout(PATIENCE).unwrap()];
+        }
+    };
+    for (head, body) in heads {
+        assert!(head.starts_with("POST /pay?x=1 HTTP/1.1\r\n"), "{head}");
+        assert_eq!(body, b"abcde");
+    }
+    // The copies are never answered, and a body of this size is none that is copied.
+    let large = vec![b'x'; 1 << 20];
+    client.send(format!("POST /large HTTP/1.1\r\nhost: echo\r\ncontent-length: {}\r\n\r\n", large.len()));
+    client.send(&large);
+    assert_eq!(status(&client.response().0), 200);
+    assert_eq!(client.ask(&get("/after")).0, 200);
+    let (after, _) = got.recv_timeout(PATIENCE).unwrap();
+    assert!(after.starts_with("GET /after "), "{after}");
+}
+
+#[test]
+fn a_cookie_brings_a_caller_back_to_its_instance() {
+    let world = World::new();
+    let programs: Vec<Program> = (0..3)
+        .map(|n| {
+            Program::start(move |mut peer| {
+                while peer.read_head().is_some() {
+                    peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{n}"));
+                }
+            })
+        })
+        .collect();
+    let servers: Vec<_> = programs.iter().map(|p| world.serving("echo", p.port, Protocol::Http1)).collect();
+    let mut caller = world.calling(&[("echo", Protocol::Http1, &servers.iter().collect::<Vec<_>>())]);
+    let session = Session { name: "stick".into(), carrier: Carrier::Cookie, absolute: None, idle: None };
+    caller.apply(vec![route_of("echo", vec![Rule { session: Some(session), ..rule(vec![], &["echo"]) }])]);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    let (cookie, first) = loop {
+        client.send(get("/"));
+        let (head, body) = client.response();
+        if let Some(cookie) = header(&head, "set-cookie") {
+            break (cookie.split(';').next().unwrap().to_owned(), body);
+        }
+    };
+    for _ in 0..12 {
+        client.send(format!("GET / HTTP/1.1\r\nhost: echo\r\ncookie: {cookie}\r\n\r\n"));
+        let (head, body) = client.response();
+        assert_eq!((body, header(&head, "set-cookie")), (first.clone(), None));
+    }
+}
+
+#[test]
+fn a_preflight_never_reaches_the_program() {
+    let (world, program) = (World::new(), Program::echo());
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let mut caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    let cors = Cors { origins: vec!["https://*.shop.test".into()], methods: vec!["*".into()], ..Cors::default() };
+    caller.apply(vec![route_of("echo", vec![rule(vec![RouteFilter::Cors(cors)], &["echo"])])]);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    let ask = "OPTIONS / HTTP/1.1\r\nhost: echo\r\norigin: https://www.shop.test\r\naccess-control-request-method: PUT\r\n\r\n";
+    let head = loop {
+        client.send(ask);
+        let (head, _) = client.response();
+        if status(&head) == 204 {
+            break head;
+        }
+    };
+    assert_eq!(header(&head, "access-control-allow-origin"), Some("https://www.shop.test"));
+    assert_eq!(header(&head, "access-control-allow-methods"), Some("PUT"));
+    assert_eq!(header(&head, "content-length"), None);
+    // The connection goes on, in step.
+    assert_eq!(client.ask(&get("/next")), (200, "GET /next HTTP/1.1\n".into()));
+}
