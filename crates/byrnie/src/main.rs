@@ -12,6 +12,7 @@ mod globals;
 mod join;
 mod log;
 mod mesh;
+mod outbound;
 mod output;
 mod supervise;
 

@@ -6,18 +6,20 @@ use crate::documents::Document;
 use crate::failure::{self, Failure};
 use crate::globals::Globals;
 use crate::join::{ROOTS_FILE, WORKLOADS_DIR};
+use crate::outbound::ThroughProxy;
 use anyhow::{Context, Result};
 use byrnie_base::{Instant, Text};
 use byrnie_control::apply::{self, Action};
-use byrnie_control::{State, ca, control, history, ingest};
+use byrnie_control::{State, ca, control, history, ingest, transactions};
+use byrnie_model::service::Locality;
+use byrnie_model::workload::WorkloadPort;
 use byrnie_model::yaml::{self, Defaults};
-use byrnie_model::{Identity, Key, Kind, ServiceRef, code};
+use byrnie_model::{Health, Identity, Key, Kind, Protocol, ServiceRef, Workload, code};
 use byrnie_net::dns::{self, Known, Names};
 use byrnie_net::listen::Ports;
 use byrnie_net::runtime::{self, Trigger};
-use byrnie_proxy::{AccessLog, Control, Gateway, Mount, Source, Tokens};
-use byrnie_store::Store;
-use byrnie_store::{Embedded, OpenError};
+use byrnie_proxy::{AccessLog, Control, Gateway, Mount, Sidecar, Source, Tokens};
+use byrnie_store::{Embedded, OpenError, Store, log};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -43,7 +45,8 @@ const TRAFFIC_POLL: Duration = Duration::from_millis(50);
 /// Life of the edge's join tokens.
 const TOKEN_LIFE: Duration = Duration::from_secs(300);
 
-/// What every mesh begins with: its defaults, and the one policy that lets its loopback edge in.
+/// What every mesh begins with: its defaults, the policy that lets its loopback edge in, and the one for the
+/// coordinator of transactions, which itself lets each creator do only what the creator might.
 const BUILT_IN: &str = "\
 apiVersion: mesh.byrnie.dev/v1alpha1
 kind: AccessPolicy
@@ -51,6 +54,13 @@ metadata: {name: edge, namespace: byrnie}
 spec:
   action: ALLOW
   rules: [{sources: [{type: ServiceAccount, serviceAccount: {name: edge, namespace: byrnie}}]}]
+---
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: transactions, namespace: byrnie}
+spec:
+  action: ALLOW
+  rules: [{sources: [{type: ServiceAccount, serviceAccount: {name: transactions, namespace: byrnie}}]}]
 ";
 
 /// How to start.
@@ -70,6 +80,7 @@ pub(crate) struct Mesh {
     control: control::Running,
     edge: byrnie_proxy::Running,
     edge_ports: byrnie_proxy::Ports,
+    coordinator: byrnie_proxy::Running,
     dns: SocketAddr,
     dns_trigger: Trigger,
     data_dir: PathBuf,
@@ -95,8 +106,11 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     let trust_domain = trust_domain(store.as_ref(), options.demo).await?;
     let token = operator_token(&dir.join("token"))?;
     let asked_control = control_port(options);
+    let path = dir.join("transactions.redb");
+    let journal = log::Embedded::open(&path).map_err(|error| of_open(&error).at(path.display().to_string()))?;
     let control = control::start(control::Config {
         store,
+        journal: Arc::new(journal),
         data_dir: dir.clone(),
         trust_domain,
         console: options.console,
@@ -118,9 +132,11 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     put_absent(&control.state, &(domain + BUILT_IN)).await?;
     let (edge, edge_ports) = start_edge(options, &control).await?;
     control.state.edge_listens(edge_ports.admin);
+    let coordinator = start_coordinator(options, &control).await?;
     forget_the_dead(&dir.join(WORKLOADS_DIR));
     let (dns, dns_trigger) = start_dns(options, Arc::clone(&control.state))?;
-    Ok(Mesh { control, edge, edge_ports, dns, dns_trigger, data_dir: dir.clone(), token, asked_control })
+    let data_dir = dir.clone();
+    Ok(Mesh { control, edge, edge_ports, coordinator, dns, dns_trigger, data_dir, token, asked_control })
 }
 
 impl Mesh {
@@ -215,7 +231,7 @@ impl Mesh {
     pub(crate) async fn stop(self) {
         // A client that looks for a mesh here finds none, rather than one that doesn't answer.
         drop(std::fs::remove_file(self.data_dir.join("ports.json")));
-        self.edge.drain(EDGE_DRAIN).await;
+        tokio::join!(self.edge.drain(EDGE_DRAIN), self.coordinator.drain(EDGE_DRAIN));
         self.dns_trigger.fire();
         self.control.stop().await;
     }
@@ -309,12 +325,10 @@ fn forget_the_dead(workloads: &Path) {
     }
 }
 
-async fn start_edge(
-    options: &Options,
-    control: &control::Running,
-) -> Result<(byrnie_proxy::Running, byrnie_proxy::Ports)> {
+/// Who a proxy of the system's own is, and where it gets its configuration and certificates.
+fn system_proxy(control: &control::Running, account: &str) -> Result<(Identity, Source)> {
     let system = |account: &str| Identity::new(&control.state.trust_domain, Identity::SYSTEM_NAMESPACE, account);
-    let identity = system("edge")?;
+    let identity = system(account)?;
     let (state, who) = (Arc::clone(&control.state), identity.clone());
     let tokens = Tokens::new(move || {
         let (state, who) = (Arc::clone(&state), who.clone());
@@ -323,21 +337,30 @@ async fn start_edge(
             made.map(|(token, _)| Text::from(token.expose())).map_err(|error| error.to_string())
         })
     });
+    let source = Source::Control(Box::new(Control {
+        address: control.control,
+        roots_pem: control.authority.roots_pem(),
+        identity: system("control")?,
+        tokens: Some(tokens),
+        patience: EDGE_PATIENCE,
+        // It lives and dies with the control plane.
+        keep_view: false,
+    }));
+    Ok((identity, source))
+}
+
+async fn start_edge(
+    options: &Options,
+    control: &control::Running,
+) -> Result<(byrnie_proxy::Running, byrnie_proxy::Ports)> {
+    let (identity, source) = system_proxy(control, "edge")?;
     let ip = options.console.ip();
     let mut edge = byrnie_proxy::start(byrnie_proxy::Config {
         namespace: Identity::SYSTEM_NAMESPACE.into(),
         name: "edge".into(),
         identity,
         mount: Mount::Gateway(Gateway { edge: SocketAddr::new(ip, EDGE_PORT) }),
-        source: Source::Control(Box::new(Control {
-            address: control.control,
-            roots_pem: control.authority.roots_pem(),
-            identity: system("control")?,
-            tokens: Some(tokens),
-            patience: EDGE_PATIENCE,
-            // It lives and dies with the control plane.
-            keep_view: false,
-        })),
+        source,
         state_dir: options.data_dir.join("edge"),
         admin: SocketAddr::new(ip, ADMIN_PORT),
         admin_token: operator_token(&options.data_dir.join("token")).ok().map(Text::from),
@@ -348,6 +371,45 @@ async fn start_edge(
     .map_err(failure::of_proxy)?;
     let ports = edge.ready().await.map_err(failure::of_proxy)?;
     Ok((edge, ports))
+}
+
+/// Starts the coordinator's own proxy, by which it is called and calls, and lets it begin.
+async fn start_coordinator(options: &Options, control: &control::Running) -> Result<byrnie_proxy::Running> {
+    let (identity, source) = system_proxy(control, transactions::ACCOUNT)?;
+    let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+    let http = Protocol::Http1;
+    let port = WorkloadPort { name: http.name().into(), port: control.transactions_door.port(), protocol: http };
+    let workload = Workload {
+        identity: identity.clone(),
+        address: any.ip(),
+        ports: vec![port],
+        inbound: None,
+        admin: None,
+        uses: Vec::new(),
+        locality: Locality::default(),
+        weight: 1,
+        health: Health::Healthy,
+    };
+    let labels = [("app".into(), transactions::ACCOUNT.into())].into();
+    let sidecar = Sidecar { workload, labels, service: transactions::ACCOUNT.into(), inbound: any, forward: Some(any) };
+    let mut proxy = byrnie_proxy::start(byrnie_proxy::Config {
+        namespace: Identity::SYSTEM_NAMESPACE.into(),
+        name: format!("{}-{:x}", transactions::ACCOUNT, std::process::id()).into(),
+        identity,
+        mount: Mount::Sidecar(Box::new(sidecar)),
+        source,
+        state_dir: options.data_dir.join(transactions::ACCOUNT),
+        admin: any,
+        admin_token: operator_token(&options.data_dir.join("token")).ok().map(Text::from),
+        strict_ports: false,
+        workers: 1,
+        access_log: AccessLog::Off,
+    })
+    .map_err(failure::of_proxy)?;
+    let ports = proxy.ready().await.map_err(failure::of_proxy)?;
+    let forward = ports.forward.context("the coordinator's proxy has no way out")?;
+    control.transactions.connect(Arc::new(ThroughProxy::new(forward)));
+    Ok(proxy)
 }
 
 fn start_dns(options: &Options, state: Arc<State>) -> Result<(SocketAddr, Trigger)> {

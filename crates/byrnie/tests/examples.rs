@@ -29,6 +29,18 @@ fn canary() {
 }
 
 #[test]
+fn saga() {
+    check(
+        "06-saga",
+        &[
+            "a good order: SUCCEEDED, stock 1, charges 1, parcels 1",
+            "a declined card: COMPENSATED, the stock is back, parcels 1",
+            "a service killed in the middle: SUCCEEDED, charges 2",
+        ],
+    );
+}
+
+#[test]
 fn access() {
     check("03-access", &["caller gets 403", "after byrnie allow, caller gets 200", "after delete, 403 again"]);
 }

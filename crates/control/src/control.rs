@@ -7,19 +7,21 @@ mod tests;
 
 use crate::access::Operator;
 use crate::ca::{Authority, issue};
-use crate::console::{self, Assets, Console};
+use crate::console::{self, Aside, Assets, Console};
 use crate::port::{Collect, Port};
 use crate::registry::{Registry, lease};
+use crate::transactions::{self, Caller, Coordinator};
 use crate::{State, ingest};
 use byrnie_base::{Clock, Text};
+use byrnie_model::Identity;
 use byrnie_net::listen::{self, Ports, Share};
 use byrnie_net::runtime::{self, Shutdown, Task, Trigger};
 use byrnie_net::tls::ca::Name;
 use byrnie_net::tls::{self, Credentials, ServerTls};
 use byrnie_net::{grpc, serve};
-use byrnie_store::Store;
+use byrnie_store::{Journal, Store};
 use byrnie_xds::proto::byrnie::v1::ReportResponse;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,8 @@ use std::time::Duration;
 pub struct Config {
     /// Where everything is kept.
     pub store: Arc<dyn Store>,
+    /// Where the histories of transactions are kept.
+    pub journal: Arc<dyn Journal>,
     /// Where its keys are kept (files of mode 0600).
     pub data_dir: PathBuf,
     /// The domain of every identity. It can't change once a mesh has an authority.
@@ -74,6 +78,10 @@ pub struct Running {
     pub control: SocketAddr,
     /// Where the console listens.
     pub console: SocketAddr,
+    /// Coordinates transactions, once it is connected.
+    pub transactions: Arc<Coordinator>,
+    /// Where the coordinator answers its own proxy.
+    pub transactions_door: SocketAddr,
     registry: Arc<Registry>,
     trigger: Trigger,
     tasks: Vec<Task>,
@@ -137,7 +145,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let console_listener = listen::bind_or_next(config.console, Share::Alone, ports)?;
     let console = console_listener.local_addr();
     let operator = Operator::new(config.operator_token, config.names);
-    let answer = console::serve(Console::new(Arc::clone(&state), operator, config.assets));
+    let seed = tls::secret::random()?;
+    let coordinator = Coordinator::new(Arc::clone(&state), config.journal, number(&seed), shutdown.clone());
+    let aside = Aside { answer: by_operator(&coordinator), metrics: metrics(&coordinator) };
+    let answer = console::serve(Console::new(Arc::clone(&state), operator, config.assets).beside(aside));
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let door = listen::bind(any, Share::Alone)?;
+    let transactions_door = door.local_addr();
     let port = Port {
         state: Arc::clone(&state),
         authority: Arc::clone(&authority),
@@ -153,9 +167,41 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         runtime::spawn("own certificate", until(shutdown.clone(), renewal.run(credentials))),
         runtime::spawn("observer", until(shutdown.clone(), forget(Arc::clone(&state)))),
         runtime::spawn("console", serve::serve(console_listener, answer, shutdown.clone())),
+        runtime::spawn("transactions door", serve::serve_own_user(door, by_workload(&coordinator), shutdown.clone())),
         runtime::spawn("control port", grpc::serve(listener, server, Arc::new(port), shutdown)),
     ];
-    Ok(Running { state, authority, control, console, registry, trigger, tasks })
+    let transactions = coordinator;
+    Ok(Running { state, authority, control, console, transactions, transactions_door, registry, trigger, tasks })
+}
+
+/// Answers what the operator asks of transactions; the console has seen the token.
+fn by_operator(coordinator: &Arc<Coordinator>) -> serve::Answer {
+    let coordinator = Arc::clone(coordinator);
+    Arc::new(move |request| {
+        let coordinator = Arc::clone(&coordinator);
+        Box::pin(async move { transactions::answer(&coordinator, Some(Caller::Operator), &request).await })
+    })
+}
+
+/// Answers what workloads ask of transactions, by the identity that the coordinator's own proxy has proven.
+fn by_workload(coordinator: &Arc<Coordinator>) -> serve::Answer {
+    let coordinator = Arc::clone(coordinator);
+    Arc::new(move |request| {
+        let coordinator = Arc::clone(&coordinator);
+        Box::pin(async move {
+            let proven = request.header("forwarded-client-identity").and_then(|uri| Identity::parse(uri).ok());
+            transactions::answer(&coordinator, proven.map(Caller::Workload), &request).await
+        })
+    })
+}
+
+fn metrics(coordinator: &Arc<Coordinator>) -> Arc<dyn Fn() -> String + Send + Sync> {
+    let coordinator = Arc::clone(coordinator);
+    Arc::new(move || coordinator.metrics())
+}
+
+fn number(bytes: &[u8; 32]) -> u64 {
+    bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// Hands each report to the observer.

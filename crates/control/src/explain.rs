@@ -140,6 +140,44 @@ pub fn ask(
     Ok(answer)
 }
 
+/// Whether a service would let a caller in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It would.
+    Allowed,
+    /// It would not; why.
+    Denied(Text),
+    /// Nobody serves it at the moment, so nobody can tell.
+    Nobody,
+}
+
+/// Whether the service asked would let `source` in, judged where it is enforced: at the proxy of one of its
+/// workloads. The caller itself need not run.
+pub fn admits(catalog: &Catalog, source: &Identity, question: &Question, revision: Revision, now: Now) -> Admission {
+    let Ok(head) = head(question) else { return Admission::Denied("not a request".into()) };
+    let Some((service, port)) = service_asked(&head, &question.namespace) else { return Admission::Nobody };
+    let workload = catalog.endpoints(&service).find_map(|resource| match &resource.spec {
+        Spec::Endpoint(endpoint) => Some(endpoint.workload.clone()),
+        _ => None,
+    });
+    let spec = workload.map(|workload| NodeSpec::sidecar(service.namespace.clone(), workload));
+    let Some((spec, node)) = spec.and_then(|spec| sidecar(catalog, &spec).map(|node| (spec, node))) else {
+        return Admission::Nobody;
+    };
+    let snapshot = compile(&node, &catalog.view(&spec), revision);
+    let direction = Direction::Inbound { service: &service, port };
+    let arrival = Arrival { direction, source: Some(source), remote: nobody(), tls: Tls::Mutual };
+    let explanation = run(&snapshot, &arrival, &head, question, now);
+    match &*explanation.decision {
+        "denied" => {
+            let nearest = &explanation.nearest;
+            Admission::Denied(if nearest.is_empty() { "no policy names it".into() } else { nearest.clone() })
+        }
+        "allowed" => Admission::Allowed,
+        _ => Admission::Nobody,
+    }
+}
+
 impl Answer {
     fn step(&mut self, hop: &str, place: &str, at: &NodeSpec, detail: String) {
         let proxy = format!("{}/{}", at.namespace, at.workload).into();

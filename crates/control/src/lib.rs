@@ -15,6 +15,7 @@ pub mod observe;
 pub mod port;
 pub mod registry;
 pub mod state;
+pub mod transactions;
 
 pub use control::{Config, Error, Running, start};
 pub use state::State;

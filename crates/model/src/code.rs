@@ -5,7 +5,7 @@
 /// One entry of the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Code {
-    /// `BYR-` and a letter for the area: C configuration, A access, R requests, S system.
+    /// `BYR-` and a letter for the area: C configuration, A access, R requests, S system, T transactions.
     pub id: &'static str,
     /// What happened, in one sentence.
     pub title: &'static str,
@@ -396,6 +396,36 @@ registry! {
         "the configuration that a proxy kept can't be used",
         "It waits for the control plane, as at its first start.",
         "Look who writes in its state directory; start `byrnie up` or `byrnie server`.";
+
+    // Transactions
+    TXN_MALFORMED: "BYR-T001",
+        "the request for a transaction is not well formed",
+        "Nothing was begun or changed.",
+        "Correct what the message names; `byrnie saga start --help` shows one.";
+    TXN_DENIED: "BYR-T002",
+        "the caller may not do this to a transaction, or call what it calls",
+        "Nothing was begun or changed; the refusal is in the audit.",
+        "`byrnie allow` lets the creator call a service; an operator may do the rest.";
+    TXN_DIFFERS: "BYR-T003",
+        "the id belongs to another transaction",
+        "Nothing was begun or changed.",
+        "Use another id, or send the same request as the first time.";
+    TXN_STATE: "BYR-T004",
+        "the transaction is in another state",
+        "Nothing was changed.",
+        "`byrnie saga show ID` tells how it stands.";
+    TXN_ABSENT: "BYR-T005",
+        "there is no such transaction",
+        "Nothing was changed.",
+        "`byrnie saga list` shows those there are.";
+    TXN_NO_SERVICE: "BYR-T006",
+        "a branch calls a service that does not exist",
+        "Nothing was begun.",
+        "`byrnie get service` lists those there are; a name without namespace means the caller's own.";
+    TXN_JOURNAL: "BYR-T007",
+        "the journal of transactions can not take it now",
+        "Nothing was begun or changed; what runs goes on when it can.",
+        "Look at the disk and the log of the control plane, then try again.";
 }
 
 #[cfg(test)]
@@ -409,7 +439,7 @@ mod tests {
             assert!(seen.insert(code.id), "{} stands twice", code.id);
             let (area, number) = code.id.strip_prefix("BYR-").unwrap().split_at(1);
             assert!(
-                "CARS".contains(area) && number.len() == 3 && number.bytes().all(|b| b.is_ascii_digit()),
+                "CARST".contains(area) && number.len() == 3 && number.bytes().all(|b| b.is_ascii_digit()),
                 "{}",
                 code.id
             );

@@ -80,6 +80,9 @@ pub struct Branch {
     /// Its action changes nothing that would have to be taken back.
     #[serde(default)]
     pub free: bool,
+    /// Its participant asked for it, so that the creator needs no leave for its calls.
+    #[serde(default)]
+    pub consent: bool,
     /// How often and how long it is called.
     #[serde(default)]
     pub retry: Retry,

@@ -20,6 +20,7 @@ mod history;
 mod lint;
 mod proxies;
 mod run;
+mod saga;
 mod stat;
 mod status;
 mod token;
@@ -62,6 +63,7 @@ enum Command {
     Edges(edges::Args),
     Proxies(proxies::Args),
     Explain(explain::Args),
+    Saga(saga::Args),
     Cert(cert::Args),
     Token(token::Args),
     #[command(hide = true)]
@@ -93,6 +95,7 @@ fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
         Command::Edges(args) => edges::run(&args, globals),
         Command::Proxies(args) => proxies::run(&args, globals),
         Command::Explain(args) => explain::run(&args, globals),
+        Command::Saga(args) => saga::run(&args, globals),
         Command::Cert(args) => cert::run(&args, globals),
         Command::Token(args) => token::run(&args, globals),
         Command::Child(args) => child::run(&args),

@@ -410,5 +410,8 @@ pub(super) fn metrics(console: &Console) -> String {
     metric("byrnie_reports_total", "counter", "Reports of proxies taken in.", reports);
     metric("byrnie_flows", "gauge", "Flows kept apart.", count(flows));
     metric("byrnie_task_panics_total", "counter", "Tasks that ended by a panic.", byrnie_net::runtime::panics());
+    if let Some(aside) = &console.aside {
+        out.push_str(&(aside.metrics)());
+    }
     out
 }

@@ -36,6 +36,14 @@ pub struct Asset {
 /// The dashboard's files by path, without leading `/`. The binary embeds them.
 pub type Assets = Arc<dyn Fn(&str) -> Option<Asset> + Send + Sync>;
 
+/// What another role answers under the console's port.
+pub struct Aside {
+    /// Answers requests of whoever has shown the operator's token.
+    pub answer: byrnie_net::serve::Answer,
+    /// Its numbers, as Prometheus text.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
 /// What the console answers from.
 pub struct Console {
     /// What all roles share.
@@ -44,6 +52,8 @@ pub struct Console {
     pub operator: Operator,
     /// The dashboard.
     pub assets: Assets,
+    /// What another role answers under the same port, for the operator alone.
+    aside: Option<Aside>,
     /// Event streams open at the moment.
     pub(crate) streams: Arc<AtomicUsize>,
 }
@@ -51,7 +61,13 @@ pub struct Console {
 impl Console {
     /// A console over `state`.
     pub fn new(state: Arc<State>, operator: Operator, assets: Assets) -> Self {
-        Self { state, operator, assets, streams: Arc::default() }
+        Self { state, operator, assets, aside: None, streams: Arc::default() }
+    }
+
+    /// With another role's answers under `/txn/` and `/api/dtmsvr/`, and its numbers in `/metrics`.
+    #[must_use]
+    pub fn beside(self, aside: Aside) -> Self {
+        Self { aside: Some(aside), ..self }
     }
 }
 
@@ -76,6 +92,11 @@ pub async fn answer(console: &Console, request: Request) -> Response {
     } else {
         match path.as_slice() {
             ["api", "v1", rest @ ..] => guarded(console, &request, rest).await,
+            ["txn", ..] | ["api", "dtmsvr", ..] => match (entitled(console, &request), &console.aside) {
+                (Err(problem), _) => Err(problem),
+                (Ok(()), Some(aside)) => Ok((aside.answer)(request).await),
+                (Ok(()), None) => Err(Problem::not_found("this control plane coordinates no transactions")),
+            },
             _ => open(console, &request, &path),
         }
     };
@@ -97,13 +118,16 @@ fn open(console: &Console, request: &Request, path: &[&str]) -> Outcome {
     }
 }
 
-async fn guarded(console: &Console, request: &Request, path: &[&str]) -> Outcome {
+/// Whether a request shows the operator's token, and comes from no foreign page.
+fn entitled(console: &Console, request: &Request) -> Result<(), Problem> {
     if !console.operator.is_own_page(request) {
         return Err(Problem::forbidden("the request comes from another site's page", "open the console's own page"));
     }
-    if !console.operator.knows(request) {
-        return Err(Problem::unauthorized());
-    }
+    if console.operator.knows(request) { Ok(()) } else { Err(Problem::unauthorized()) }
+}
+
+async fn guarded(console: &Console, request: &Request, path: &[&str]) -> Outcome {
+    entitled(console, request)?;
     match (request.method.as_str(), path) {
         ("POST", ["apply"]) => write::apply(console, request).await,
         ("POST", ["undo"]) => write::undo(console, request).await,

@@ -83,6 +83,7 @@ impl Plane {
         let store = runtime::timeout(PATIENCE, open).await.unwrap();
         let config = Config {
             store: Arc::new(store),
+            journal: Arc::new(byrnie_store::log::Memory::open(&byrnie_store::disk::RamDisk::new()).unwrap()),
             data_dir: directory.to_owned(),
             trust_domain: "mesh.local".into(),
             console: "127.0.0.1:0".parse().unwrap(),

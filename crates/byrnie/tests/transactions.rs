@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Transactions over a real mesh: participants are listeners of this test behind real sidecars; the
+//! coordinator runs in `byrnie up` and is killed while it works.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod mesh;
+
+use mesh::{Answer, Mesh, Program, free_port, until};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What a participant was asked, and what it answers.
+#[derive(Clone, Debug)]
+struct Asked {
+    path: String,
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+type Script = dyn Fn(&Asked, usize) -> (u16, String) + Send + Sync;
+
+/// A participant that the test plays itself, behind a sidecar of its own.
+struct Participant {
+    seen: Arc<Mutex<Vec<Asked>>>,
+    _run: Program,
+}
+
+impl Participant {
+    /// `script` is told how often the path was asked before.
+    fn new(mesh: &Mesh, name: &str, script: impl Fn(&Asked, usize) -> (u16, String) + Send + Sync + 'static) -> Self {
+        let port = free_port();
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let seen: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let (log, script): (_, Arc<Script>) = (Arc::clone(&seen), Arc::new(script));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (log, script) = (Arc::clone(&log), Arc::clone(&script));
+                std::thread::spawn(move || serve(stream, &log, &*script));
+            }
+        });
+        let run = mesh.run(&["--name", name, "--port", &port.to_string()], &["sleep", "1000"]);
+        run.wait_for_line("joined as");
+        Self { seen, _run: run }
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.seen.lock().unwrap().iter().map(|asked| asked.path.clone()).collect()
+    }
+
+    fn asked(&self, path: &str) -> Asked {
+        self.seen.lock().unwrap().iter().find(|asked| asked.path == path).cloned().unwrap()
+    }
+}
+
+fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, script: &Script) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut stream = stream;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+            return;
+        }
+        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut headers = BTreeMap::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            let Some((name, value)) = line.trim().split_once(':') else { break };
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        }
+        let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        let asked = Asked { path, headers, body: String::from_utf8(body).unwrap() };
+        let before = {
+            let mut log = log.lock().unwrap();
+            log.push(asked.clone());
+            log.iter().filter(|other| other.path == asked.path).count() - 1
+        };
+        let (status, answer) = script(&asked, before);
+        if status == 0 {
+            return;
+        }
+        let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+        if stream.write_all(head.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn fine() -> (u16, String) {
+    (200, "{\"id\":7}".to_owned())
+}
+
+/// One request with a body, on a connection of its own.
+fn send(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(70))).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text}"));
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap();
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// The operator's question to the console.
+fn operator(mesh: &Mesh, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    let token = std::fs::read_to_string(mesh.data.join("token")).unwrap();
+    let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let headers = format!("Authorization: Bearer {token}\r\nPrefer: wait=20\r\n");
+    let answer = send(console, method, path, &headers, &body);
+    let value = serde_json::from_str(&answer.body).unwrap_or_else(|_| json!(answer.body));
+    (answer.status, value)
+}
+
+fn order(id: &str) -> Value {
+    json!({"id": id, "branches": [
+        {"name": "stock", "action": "POST inventory/reserve", "compensate": "POST inventory/release", "body": {"n": 2}},
+        {"name": "pay", "action": "POST payments/charge", "compensate": "POST payments/refund", "body": {"amount": 30},
+         "after": ["stock"]}]})
+}
+
+#[test]
+fn an_order_succeeds_or_is_taken_back_and_a_repeated_request_is_the_same_order() {
+    let mesh = Mesh::up(&[]);
+    let inventory = Participant::new(&mesh, "inventory", |_, _| fine());
+    let payments = Participant::new(&mesh, "payments", |asked, _| {
+        if asked.body.contains("300") { (409, "card declined".to_owned()) } else { fine() }
+    });
+    let (status, first) = operator(&mesh, "POST", "/txn/v1/sagas", &order("order-1"));
+    assert_eq!((status, &first["state"]), (201, &json!("SUCCEEDED")), "{first}");
+    let charge = payments.asked("/charge");
+    assert_eq!(charge.headers["txn-id"], "order-1");
+    assert_eq!(charge.headers["txn-op"], "action");
+    assert_eq!(charge.headers["idempotency-key"], "\"order-1/pay/action\"");
+    assert_eq!(charge.headers["forwarded-client-identity"], "spiffe://mesh.local/ns/byrnie/sa/transactions");
+    assert_eq!(charge.body, "{\"amount\":30}");
+    // The same again, and something else under the same name.
+    let (status, again) = operator(&mesh, "POST", "/txn/v1/sagas", &order("order-1"));
+    assert_eq!((status, &again["state"]), (200, &json!("SUCCEEDED")), "{again}");
+    let mut other = order("order-1");
+    other["branches"][1]["body"]["amount"] = json!(31);
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/sagas", &other).0, 422);
+    assert_eq!(payments.calls(), ["/charge"]);
+    // An id that begins like another's is another's.
+    let mut dear = order("order-1000");
+    dear["branches"][1]["body"]["amount"] = json!(300);
+    let (_, back) = operator(&mesh, "POST", "/txn/v1/sagas", &dear);
+    assert_eq!((&back["state"], &back["reason"]), (&json!("COMPENSATED"), &json!("pay: 409 card declined")));
+    let release = inventory.asked("/release");
+    assert_eq!(release.headers["txn-op"], "compensate");
+    let told: Value = serde_json::from_str(&release.body).unwrap();
+    assert_eq!(told, json!({"request": {"n": 2}, "response": {"id": 7}}), "the compensation knows what was answered");
+    assert!(!payments.calls().contains(&"/refund".to_owned()), "who said no has nothing to take back");
+    let listed = mesh.json(&["saga", "list", "--state", "COMPENSATED"]);
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["id"]), (1, &json!("order-1000")));
+    let shown = mesh.ok(&["saga", "show", "order-1000"]);
+    assert!(shown.contains("card declined") && shown.contains("compensating"), "{shown}");
+}
+
+#[test]
+fn a_coordinator_that_is_killed_goes_on_where_it_was() {
+    let mut mesh = Mesh::up(&[]);
+    let gate = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let inventory = Participant::new(&mesh, "inventory", |_, _| fine());
+    let open = Arc::clone(&gate);
+    // Until the gate opens, it commits and then loses its answer.
+    let payments = Participant::new(&mesh, "payments", move |_, _| {
+        if open.load(std::sync::atomic::Ordering::SeqCst) { fine() } else { (503, String::new()) }
+    });
+    let asked = order("order-2");
+    let (status, begun) = {
+        let token = std::fs::read_to_string(mesh.data.join("token")).unwrap();
+        let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
+        let answer =
+            send(console, "POST", "/txn/v1/sagas", &format!("Authorization: Bearer {token}\r\n"), &asked.to_string());
+        (answer.status, answer.body)
+    };
+    assert_eq!(status, 201, "{begun}");
+    until("a call of payments", || format!("{:?}", payments.calls()), || !payments.calls().is_empty());
+    let up = mesh.up.take().unwrap();
+    up.signal("KILL");
+    drop(up);
+    gate.store(true, std::sync::atomic::Ordering::SeqCst);
+    mesh.start(&[]);
+    let (status, after) = operator(&mesh, "POST", "/txn/v1/sagas", &asked);
+    assert_eq!((status, &after["state"]), (200, &json!("SUCCEEDED")), "{after}");
+    assert_eq!(inventory.calls(), ["/reserve"], "what was done is not done again");
+}
+
+#[test]
+fn only_who_may_starts_cancels_joins_and_forces() {
+    let mesh = Mesh::up(&[]);
+    let _inventory =
+        Participant::new(
+            &mesh,
+            "inventory",
+            |asked, _| {
+                if asked.path == "/release" { (409, "never".to_owned()) } else { fine() }
+            },
+        );
+    let _payments = Participant::new(&mesh, "payments", |_, _| (409, "no".to_owned()));
+    let uses = ["--uses", "transactions.byrnie"];
+    let workload = |name: &str| {
+        let port = free_port().to_string();
+        let run = mesh.run(&[&["--name", name, "--port", &port], &uses[..]].concat(), &["sleep", "1000"]);
+        run.wait_for_line("BYRNIE_TRANSACTIONS_URL");
+        let url = run.value("BYRNIE_TRANSACTIONS_URL");
+        (run, url.strip_prefix("http://").unwrap().parse::<SocketAddr>().unwrap())
+    };
+    let (_web, web) = workload("web");
+    let (_thief, thief) = workload("thief");
+    let ask = |from: SocketAddr, path: &str, body: &Value| {
+        let answer = send(from, "POST", path, "Prefer: wait=20\r\n", &body.to_string());
+        (answer.status, answer.body)
+    };
+    // Nobody may begin anything before a policy says so: the mesh itself refuses.
+    assert_eq!(ask(web, "/txn/v1/sagas", &order("w1")).0, 403);
+    for name in ["web", "thief"] {
+        mesh.ok(&["allow", name, "transactions.byrnie"]);
+    }
+    let allowed = |from| send(from, "GET", "/txn/v1", "", "").status == 200;
+    until("web at the coordinator", String::new, || allowed(web));
+    until("thief at the coordinator", String::new, || allowed(thief));
+    // Nor what it may not do itself.
+    let (status, why) = ask(web, "/txn/v1/sagas", &order("w1"));
+    assert!(status == 403 && why.contains("may not call"), "{status} {why}");
+    mesh.ok(&["allow", "web", "inventory"]);
+    mesh.ok(&["allow", "web", "payments"]);
+    let last = Mutex::new(String::new());
+    until(
+        "web's order to be taken",
+        || last.lock().unwrap().clone(),
+        || {
+            let (status, body) = ask(web, "/txn/v1/sagas", &order("w1"));
+            *last.lock().unwrap() = body;
+            status != 403
+        },
+    );
+    let stuck = || operator(&mesh, "GET", "/txn/v1/w1", &Value::Null).1;
+    until("the order to be stuck", || stuck().to_string(), || stuck()["state"] == "STUCK");
+    let kept = stuck();
+    assert_eq!(kept["creator"], "spiffe://mesh.local/ns/default/sa/web");
+    // Another workload sees and does nothing with it; a forged header and a direct connection change nothing.
+    for path in ["w1:cancel", "w1:retry", "w1:skip", "w1:resolve", "w1/branches/stock:complete"] {
+        let (status, body) = ask(thief, &format!("/txn/v1/{path}"), &json!({}));
+        assert_eq!(status, 403, "{path}: {body}");
+    }
+    assert_eq!(send(thief, "GET", "/txn/v1/w1", "", "").status, 403);
+    let forged = "forwarded-client-identity: spiffe://mesh.local/ns/default/sa/web\r\n";
+    assert_eq!(send(thief, "GET", "/txn/v1/w1", forged, "").status, 403);
+    assert_eq!(send(thief, "GET", "/txn/v1/audit", "", "").status, 403);
+    let seen: Value = serde_json::from_str(&send(thief, "GET", "/txn/v1", "", "").body).unwrap();
+    assert_eq!(seen, json!([]), "a list shows one's own");
+    // Without an identity: the edge speaks for strangers.
+    let edge = SocketAddr::from(([127, 0, 0, 1], mesh.port("edge")));
+    let host = "X-Host: x\r\n";
+    let through = send_to(edge, "transactions.byrnie.mesh.localhost", "/txn/v1/sagas", host, &order("e1").to_string());
+    assert_eq!(through.status, 403, "{}", through.body);
+    // The console wants the token.
+    let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
+    assert_eq!(send(console, "POST", "/txn/v1/sagas", "", "{}").status, 401);
+    // The operator may, and all of it was written down.
+    let (_, settled) = operator(&mesh, "POST", "/txn/v1/w1:resolve", &json!({"reason": "by hand"}));
+    assert_eq!(settled["state"], "RESOLVED", "{settled}");
+    let (_, audit) = operator(&mesh, "GET", "/txn/v1/audit", &Value::Null);
+    let refused = |verb: &str| {
+        let of = |line: &&Value| line["verb"] == verb && line["caller"] == "spiffe://mesh.local/ns/default/sa/thief";
+        audit.as_array().unwrap().iter().filter(of).all(|line| line["status"] == 403)
+            && audit.as_array().unwrap().iter().any(|line| of(&line))
+    };
+    for verb in ["cancel", "retry", "skip", "resolve", "complete", "show", "audit"] {
+        assert!(refused(verb), "{verb} is not in the audit: {audit}");
+    }
+}
+
+fn send_to(address: SocketAddr, host: &str, path: &str, headers: &str, body: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text}"));
+    Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head: head.to_owned(), body: body.to_owned() }
+}
+
+#[test]
+fn messages_tcc_and_scopes_end_as_their_creator_says() {
+    let mesh = Mesh::up(&[]);
+    let shop = Participant::new(&mesh, "shop", |asked, before| match asked.path.as_str() {
+        "/later" if before == 0 => (202, String::new()),
+        "/flaky" if before < 2 => (503, String::new()),
+        "/check" => (200, String::new()),
+        _ => fine(),
+    });
+    // A message is delivered until it arrives.
+    let sent = json!({"branches": [{"name": "a", "action": "POST shop/flaky", "retry": {"first_ms": 1}}]});
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/messages", &sent).1["state"], "DELIVERED");
+    // A prepared one whose creator never says is asked for.
+    let prepared = json!({"id": "m1", "check": "GET shop/check", "check_after_ms": 50,
+        "branches": [{"name": "a", "action": "POST shop/mail"}]});
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/messages?prepare", &prepared).1["state"], "PREPARED");
+    let state = || operator(&mesh, "GET", "/txn/v1/m1", &Value::Null).1["state"].clone();
+    until("the check to be made", || state().to_string(), || state() == "DELIVERED");
+    // TCC that the coordinator drives, and one whose creator makes the tries.
+    let part = |name: &str| {
+        json!({"name": name, "try": format!("POST shop/try-{name}"),
+        "confirm": format!("POST shop/confirm-{name}"), "cancel": format!("POST shop/cancel-{name}")})
+    };
+    let driven = json!({"branches": [part("x"), part("y")]});
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/tcc", &driven).1["state"], "CONFIRMED");
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/tcc", &json!({"id": "t1"})).1["state"], "TRYING");
+    let joined = json!({"name": "z", "confirm": "POST shop/confirm-z", "cancel": "POST shop/cancel-z"});
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/t1/branches", &joined).0, 201);
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/t1:abort", &Value::Null).1["state"], "CANCELLED");
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/t1:confirm", &Value::Null).0, 409);
+    // A scope undoes whoever joined, last first.
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/scopes", &json!({"id": "s1"})).1["state"], "ACTIVE");
+    for name in ["one", "two"] {
+        let joined = json!({"name": name, "compensate": format!("POST shop/undo-{name}")});
+        assert_eq!(operator(&mesh, "POST", "/txn/v1/s1/branches", &joined).0, 201);
+    }
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/s1:cancel", &Value::Null).1["state"], "CANCELLED");
+    let calls = shop.calls();
+    let at = |path: &str| calls.iter().position(|call| call == path).unwrap_or_else(|| panic!("{path} in {calls:?}"));
+    assert!(at("/undo-two") < at("/undo-one"));
+    assert!(at("/try-x") < at("/confirm-y") && at("/try-y") < at("/confirm-x"));
+    assert!(calls.contains(&"/cancel-z".to_owned()) && !calls.contains(&"/confirm-z".to_owned()));
+    let metrics =
+        mesh::http(SocketAddr::from(([127, 0, 0, 1], mesh.port("console"))), "localhost", "/metrics").unwrap();
+    assert!(metrics.body.contains("byrnie_txn_ended_total{mode=\"message\",end=\"done\"} 2"), "{}", metrics.body);
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One transaction that runs: a task that hands its machine one event after the other and performs the
+//! effects in their order. What depends on an entry waits until it is durable; what others see of the
+//! transaction is what is durable.
+
+use super::dispatch;
+use super::problem::Problem;
+use super::run::Coordinator;
+use byrnie_base::Text;
+use byrnie_net::runtime;
+use byrnie_saga::machine::State as Standing;
+use byrnie_saga::{Ask, Effect, Entry, Event, Machine, Phase};
+use byrnie_store::{Append, Value};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Messages that may wait for one transaction.
+const MAILBOX_MAX: usize = 512;
+
+/// The way to a transaction that runs.
+#[derive(Clone)]
+pub(super) struct Handle {
+    pub(super) mailbox: mpsc::Sender<Message>,
+    pub(super) sight: watch::Receiver<Arc<Sight>>,
+}
+
+/// What others see of a transaction: what is durable, and what is tried at the moment.
+#[derive(Clone, Debug)]
+pub(super) struct Sight {
+    pub(super) state: Standing,
+    /// Calls of each branch's present op, and whether one is under way.
+    pub(super) calls: Vec<(u32, bool)>,
+    /// Services that are waited for.
+    pub(super) waits: Vec<Text>,
+}
+
+impl Sight {
+    pub(super) fn of(machine: &Machine, _entries: u32) -> Self {
+        let state = machine.state().clone();
+        let calls = (0..state.progress.len()).map(|at| (machine.attempts(at), machine.is_calling(at))).collect();
+        Self { calls, waits: machine.waits_for().cloned().collect(), state }
+    }
+}
+
+/// Something for a transaction.
+pub(super) enum Message {
+    /// Somebody asks.
+    Ask { ask: Ask, by: Text, reply: oneshot::Sender<Result<(), Problem>> },
+    /// Something happened.
+    Event(Event),
+}
+
+struct Actor {
+    coordinator: Arc<Coordinator>,
+    id: Text,
+    machine: Machine,
+    /// Entries written, or on their way.
+    entries: u32,
+    own: mpsc::WeakSender<Message>,
+    sight: watch::Sender<Arc<Sight>>,
+    wake: Option<byrnie_base::Timestamp>,
+}
+
+/// Starts the task of a transaction that has `entries` entries in the journal.
+pub(super) fn spawn(coordinator: Arc<Coordinator>, id: Text, machine: Machine, entries: u32) -> Handle {
+    let (mailbox, messages) = mpsc::channel(MAILBOX_MAX);
+    let (sight, seen) = watch::channel(Arc::new(Sight::of(&machine, entries)));
+    let own = mailbox.downgrade();
+    let handle = Handle { mailbox, sight: seen };
+    let actor = Actor { coordinator, id, machine, entries, own, sight, wake: None };
+    let kept = handle.clone();
+    runtime::spawn("transaction", actor.run(messages, kept));
+    handle
+}
+
+impl Actor {
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>, handle: Handle) {
+        let mut shutdown = self.coordinator.shutdown.clone();
+        let lived = tokio::select! {
+            lived = self.live(&mut messages) => lived,
+            () = shutdown.wait() => return,
+        };
+        self.coordinator.gone(&self.id, &handle);
+        if let Err(error) = lived {
+            tracing::error!(id = %self.id, %error, "a transaction stands still, as its journal can't be written; it is read again");
+            runtime::spawn("transaction reload", Arc::clone(&self.coordinator).reload(self.id.clone()));
+        }
+    }
+
+    /// Comes back when the transaction has ended, or its entries can't be written.
+    async fn live(&mut self, messages: &mut mpsc::Receiver<Message>) -> Result<(), byrnie_store::Error> {
+        self.on(Event::Wake, None).await?;
+        while !matches!(self.machine.state().phase, Phase::Ended(_)) {
+            match self.next(messages).await {
+                Message::Event(event) => self.on(event, None).await?,
+                Message::Ask { ask, by, reply } => self.on(Event::Ask { ask, by }, Some(reply)).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn next(&self, messages: &mut mpsc::Receiver<Message>) -> Message {
+        let wake = async {
+            match self.wake {
+                Some(at) => {
+                    let span = at.as_millis().saturating_sub(self.coordinator.now().as_millis());
+                    runtime::sleep(Duration::from_millis(span)).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(message) = messages.recv() => message,
+            () = wake => Message::Event(Event::Wake),
+        }
+    }
+
+    async fn on(
+        &mut self,
+        event: Event,
+        reply: Option<oneshot::Sender<Result<(), Problem>>>,
+    ) -> Result<(), byrnie_store::Error> {
+        let outcome = match self.machine.on(self.coordinator.now(), event) {
+            Ok(effects) => self.perform(effects).await,
+            Err(refusal) => {
+                if let Some(reply) = reply {
+                    // Whoever no longer waits doesn't need the answer.
+                    let _ = reply.send(Err(refusal.into()));
+                }
+                return Ok(());
+            }
+        };
+        if let Some(reply) = reply {
+            let _ = reply.send(outcome.clone().map_err(Problem::from));
+        }
+        outcome
+    }
+
+    async fn perform(&mut self, effects: Vec<Effect>) -> Result<(), byrnie_store::Error> {
+        self.wake = None;
+        let mut calls = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Persist { entries, durable } => self.persist(&entries, durable).await?,
+                Effect::Call(order) => calls.push(order),
+                Effect::Wake(at) => self.wake = Some(at),
+                Effect::End(end) => self.coordinator.counts.ended(self.machine.state().spec.mode, end),
+            }
+        }
+        let sight = Arc::new(Sight::of(&self.machine, self.entries));
+        self.sight.send_replace(Arc::clone(&sight));
+        for order in calls {
+            let (coordinator, id, sight) = (Arc::clone(&self.coordinator), self.id.clone(), Arc::clone(&sight));
+            let own = self.own.clone();
+            runtime::spawn("transaction call", async move {
+                let mut shutdown = coordinator.shutdown.clone();
+                let reply = tokio::select! {
+                    reply = dispatch::perform(&coordinator, &id, &sight.state, order) => reply,
+                    () = shutdown.wait() => return,
+                };
+                if let Some(own) = own.upgrade() {
+                    // A transaction that has ended doesn't wait for it.
+                    let _ = own.send(Message::Event(Event::Reply(reply))).await;
+                }
+            });
+        }
+        Ok(())
+    }
+
+    async fn persist(&mut self, entries: &[Entry], durable: bool) -> Result<(), byrnie_store::Error> {
+        let state = self.machine.state();
+        let append = Append {
+            id: self.id.clone(),
+            after: self.entries,
+            entries: entries.iter().map(|entry| Value::from(entry.encode())).collect(),
+            summary: super::view::summary(state),
+            ended: matches!(state.phase, Phase::Ended(_)).then(|| self.coordinator.now()),
+        };
+        self.entries = self.entries.saturating_add(u32::try_from(entries.len()).unwrap_or(u32::MAX));
+        let written = self.coordinator.journal.append(append);
+        if durable {
+            written.await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The HTTP API of transactions, `/txn/v1/...`: on the console for the operator, and as the mesh service
+//! `transactions.byrnie` for workloads, whose proven identity counts. Every question is written to the audit.
+
+use super::actor::Sight;
+use super::problem::Problem;
+use super::run::Coordinator;
+use super::{Caller, dispatch, spec, view};
+use byrnie_base::Text;
+use byrnie_model::{Identity, code};
+use byrnie_net::serve::{Request, Response, StatusCode, header};
+use byrnie_saga::{Ask, Mode, Outcome};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest wait for an outcome (`Prefer: wait=`), in seconds.
+const WAIT_MAX: u64 = 60;
+/// Most rows of a list, and most headings that are looked at for it.
+const LIST_MAX: (usize, usize) = (200, 20_000);
+/// Headings read at once.
+const PAGE: usize = 500;
+
+/// Answers a request for `/txn/v1/...`. `caller` is nobody if the request proves nothing.
+pub async fn answer(coordinator: &Arc<Coordinator>, caller: Option<Caller>, request: &Request) -> Response {
+    let path: Vec<&str> = request.path.split('/').filter(|segment| !segment.is_empty()).collect();
+    let Some(rest) = path.strip_prefix(&["txn", "v1"]) else {
+        return Problem::new(404, &code::TXN_ABSENT, "transactions are under /txn/v1/").response();
+    };
+    let asked = Asked::read(request.method.as_str(), rest);
+    let answered = match (&asked, &caller) {
+        (Err(problem), _) => Err(problem.clone()),
+        (Ok(_), None) => Err(Problem::new(403, &code::TXN_DENIED, "no identity is proven: call through the mesh")),
+        (Ok(_), Some(caller)) if is_edge(caller) => {
+            Err(Problem::new(403, &code::TXN_DENIED, "the edge speaks for strangers; they start no transactions"))
+        }
+        (Ok(asked), Some(caller)) => perform(coordinator, caller, asked, request).await,
+    };
+    let response = answered.unwrap_or_else(|problem| problem.response());
+    if let Ok(asked) = &asked
+        && (asked.changes() || response.status.as_u16() == 403)
+    {
+        let now = coordinator.now();
+        coordinator.audit.note(now, caller.as_ref(), asked.verb(), asked.id(), response.status.as_u16());
+    }
+    response
+}
+
+fn is_edge(caller: &Caller) -> bool {
+    let Caller::Workload(identity) = caller else { return false };
+    **identity.namespace() == *Identity::SYSTEM_NAMESPACE && **identity.service_account() == *"edge"
+}
+
+/// What a request is for.
+enum Asked<'r> {
+    Begin(Mode),
+    List,
+    Audit,
+    Show(&'r str),
+    Events(&'r str),
+    Verb(&'r str, &'r str),
+    Enlist(&'r str),
+    Complete(&'r str, &'r str),
+}
+
+/// Verbs after `/{id}:`, and whether only an operator or the creator may use them as a last resort.
+const VERBS: [&str; 8] = ["submit", "confirm", "close", "cancel", "abort", "retry", "skip", "resolve"];
+
+impl<'r> Asked<'r> {
+    fn read(method: &str, path: &[&'r str]) -> Result<Self, Problem> {
+        Ok(match (method, path) {
+            ("POST", ["sagas"]) => Self::Begin(Mode::Saga),
+            ("POST", ["messages"]) => Self::Begin(Mode::Message),
+            ("POST", ["tcc"]) => Self::Begin(Mode::Tcc),
+            ("POST", ["scopes"]) => Self::Begin(Mode::Scope),
+            ("GET", []) => Self::List,
+            ("GET", [id]) if *id == "audit" => Self::Audit,
+            ("GET", [id]) => Self::Show(id),
+            ("GET", [id, "events"]) => Self::Events(id),
+            ("POST", [id, "branches"]) => Self::Enlist(id),
+            ("POST", [id, "branches", branch]) => match branch.rsplit_once(':') {
+                Some((branch, "complete")) => Self::Complete(id, branch),
+                _ => return Err(Problem::new(404, &code::TXN_ABSENT, "a branch has :complete")),
+            },
+            ("POST", [word]) => match word.rsplit_once(':') {
+                Some((id, verb)) if VERBS.contains(&verb) => Self::Verb(id, verb),
+                _ => return Err(Problem::new(404, &code::TXN_ABSENT, format!("there is nothing at /txn/v1/{word}"))),
+            },
+            (method, _) => {
+                return Err(Problem::new(405, &code::TXN_MALFORMED, format!("{method} is not for this path")));
+            }
+        })
+    }
+
+    fn verb(&self) -> &'r str {
+        match self {
+            Self::Begin(_) => "start",
+            Self::List => "list",
+            Self::Audit => "audit",
+            Self::Show(_) | Self::Events(_) => "show",
+            Self::Verb(_, verb) => verb,
+            Self::Enlist(_) => "enlist",
+            Self::Complete(..) => "complete",
+        }
+    }
+
+    fn id(&self) -> &'r str {
+        match self {
+            Self::Begin(_) | Self::List | Self::Audit => "",
+            Self::Show(id) | Self::Events(id) | Self::Verb(id, _) | Self::Enlist(id) | Self::Complete(id, _) => id,
+        }
+    }
+
+    fn changes(&self) -> bool {
+        !matches!(self, Self::List | Self::Audit | Self::Show(_) | Self::Events(_))
+    }
+}
+
+async fn perform(
+    coordinator: &Arc<Coordinator>,
+    caller: &Caller,
+    asked: &Asked<'_>,
+    request: &Request,
+) -> Result<Response, Problem> {
+    match asked {
+        Asked::Begin(mode) => begin(coordinator, caller, *mode, request).await,
+        Asked::List => list(coordinator, caller, request).await,
+        Asked::Audit => match caller {
+            Caller::Operator => Ok(reply(200, &json!(coordinator.audit.newest(LIST_MAX.0)))),
+            Caller::Workload(_) => Err(Problem::new(403, &code::TXN_DENIED, "the audit is for operators")),
+        },
+        Asked::Show(id) => {
+            let (id, sight) = own(coordinator, caller, id).await?;
+            Ok(reply(200, &view::full(&id, &sight)))
+        }
+        Asked::Events(id) => {
+            let (id, sight) = own(coordinator, caller, id).await?;
+            let entries = coordinator.history(&id).await?;
+            let events: Vec<Value> = entries.iter().map(|entry| view::event(&sight.state.spec, entry)).collect();
+            Ok(reply(200, &json!(events)))
+        }
+        Asked::Verb(id, verb) => command(coordinator, caller, id, verb, request).await,
+        Asked::Enlist(id) => enlist(coordinator, caller, id, request).await,
+        Asked::Complete(id, branch) => complete(coordinator, caller, id, branch, request).await,
+    }
+}
+
+async fn begin(
+    coordinator: &Arc<Coordinator>,
+    caller: &Caller,
+    mode: Mode,
+    request: &Request,
+) -> Result<Response, Problem> {
+    let prepare = mode == Mode::Message && parameter(request, "prepare").is_some_and(|value| value != "false");
+    let (id, spec) = spec::read(mode, prepare, &request.body, caller, coordinator.now())?;
+    let (id, new) = coordinator.begin(id, spec).await?;
+    if let Some(patience) = patience(request) {
+        coordinator.settle(&id, patience).await?;
+    }
+    let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
+    let place = format!("/txn/v1/{id}");
+    Ok(reply(if new { 201 } else { 200 }, &view::full(&id, &sight)).with(header::LOCATION, &place))
+}
+
+/// `Prefer: wait=SECONDS` (RFC 7240), or `?wait=SECONDS` where headers are hard to set.
+fn patience(request: &Request) -> Option<Duration> {
+    let preferred = request.header("prefer").and_then(|prefer| {
+        prefer.split([',', ';']).find_map(|part| part.trim().strip_prefix("wait=").map(str::to_owned))
+    });
+    let wait = preferred.or_else(|| parameter(request, "wait"))?;
+    Some(Duration::from_secs(wait.parse::<u64>().ok()?.min(WAIT_MAX)))
+}
+
+/// A transaction that this caller may see: its creator's, or any for an operator. To anybody else it isn't there.
+async fn own(coordinator: &Arc<Coordinator>, caller: &Caller, id: &str) -> Result<(Text, Arc<Sight>), Problem> {
+    let id = Text::from(id);
+    let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
+    if *caller == Caller::Operator || sight.state.spec.creator == caller.name() {
+        return Ok((id, sight));
+    }
+    Err(Problem::new(403, &code::TXN_DENIED, format!("transaction {id} is not {caller}'s")))
+}
+
+async fn command(
+    coordinator: &Arc<Coordinator>,
+    caller: &Caller,
+    id: &str,
+    verb: &str,
+    request: &Request,
+) -> Result<Response, Problem> {
+    let (id, sight) = own(coordinator, caller, id).await?;
+    let body: Words = if request.body.is_empty() {
+        Words::default()
+    } else {
+        serde_json::from_slice(&request.body).map_err(|error| Problem::malformed(error.to_string()))?
+    };
+    let reason = || body.reason.clone().unwrap_or_else(|| format!("{verb} by {caller}")).into();
+    let fits = match verb {
+        "submit" => sight.state.spec.mode == Mode::Message,
+        "confirm" => sight.state.spec.mode == Mode::Tcc,
+        "close" => sight.state.spec.mode == Mode::Scope,
+        "abort" => matches!(sight.state.spec.mode, Mode::Message | Mode::Tcc),
+        _ => true,
+    };
+    if !fits {
+        return Err(Problem::malformed(format!("a {} has no {verb}", sight.state.spec.mode.name())));
+    }
+    let ask = match verb {
+        "submit" | "confirm" | "close" => Ask::Go,
+        "cancel" | "abort" => Ask::Back { reason: reason() },
+        "retry" => Ask::Retry,
+        "skip" => Ask::Skip { branch: body.branch.clone().unwrap_or_default().into() },
+        _ => Ask::Resolve { reason: reason() },
+    };
+    coordinator.ask(&id, ask, caller).await?;
+    if let Some(patience) = patience(request) {
+        coordinator.settle(&id, patience).await?;
+    }
+    let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
+    Ok(reply(200, &view::full(&id, &sight)))
+}
+
+/// What may go with a verb.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Words {
+    reason: Option<String>,
+    branch: Option<String>,
+}
+
+async fn enlist(
+    coordinator: &Arc<Coordinator>,
+    caller: &Caller,
+    id: &str,
+    request: &Request,
+) -> Result<Response, Problem> {
+    let id = Text::from(id);
+    let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
+    let spec = &sight.state.spec;
+    let mut branch = spec::read_branch(spec.mode, &request.body, caller)?;
+    coordinator.doorkeeper.admits_branch(&coordinator.state, caller, &spec.creator, &mut branch)?;
+    let name = branch.name.clone();
+    coordinator.ask(&id, Ask::Enlist(Box::new(branch)), caller).await?;
+    Ok(reply(201, &json!({"id": id, "branch": name})))
+}
+
+/// The outcome of a branch, as its participant tells it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Told {
+    outcome: Word,
+    #[serde(default)]
+    response: Option<Value>,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Done,
+    Rejected,
+}
+
+async fn complete(
+    coordinator: &Arc<Coordinator>,
+    caller: &Caller,
+    id: &str,
+    branch: &str,
+    request: &Request,
+) -> Result<Response, Problem> {
+    let id = Text::from(id);
+    let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
+    let creator = *caller == Caller::Operator || sight.state.spec.creator == caller.name();
+    if !creator && !dispatch::is_participant(coordinator, caller, &sight.state, branch) {
+        return Err(Problem::new(403, &code::TXN_DENIED, format!("{caller} neither began {id} nor serves {branch}")));
+    }
+    let told: Told = serde_json::from_slice(&request.body)
+        .map_err(|error| Problem::malformed(format!("{error}; {{\"outcome\": \"done\"}} is one")))?;
+    let outcome = match told.outcome {
+        Word::Done => Outcome::Done { answer: told.response.map(|value| value.to_string()).unwrap_or_default().into() },
+        Word::Rejected => Outcome::Rejected { reason: told.reason.unwrap_or_default().into() },
+    };
+    coordinator.ask(&id, Ask::Complete { branch: branch.into(), outcome }, caller).await?;
+    let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
+    Ok(reply(200, &json!({"id": id, "state": sight.state.name()})))
+}
+
+/// `GET /txn/v1?state=&service=&creator=&since=&limit=`: newest ids first.
+async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request) -> Result<Response, Problem> {
+    let word = |name: &str| parameter(request, name).filter(|value| !value.is_empty());
+    let (state, service, since) =
+        (word("state"), word("service"), word("since").and_then(|since| since.parse::<u64>().ok()));
+    let creator = if *caller == Caller::Operator { word("creator") } else { Some(caller.to_string()) };
+    let limit = word("limit").and_then(|limit| limit.parse().ok()).unwrap_or(LIST_MAX.0).min(LIST_MAX.0);
+    let fits = |row: &Value| {
+        let same = |member: &str, wanted: &Option<String>| wanted.as_ref().is_none_or(|wanted| row[member] == **wanted);
+        let served = |wanted: &String| {
+            let of = |name: &str| *name == **wanted || name.split(['.', ':']).next() == Some(wanted);
+            row["services"].as_array().is_some_and(|all| all.iter().filter_map(Value::as_str).any(of))
+        };
+        same("state", &state)
+            && same("creator", &creator)
+            && service.as_ref().is_none_or(served)
+            && since.is_none_or(|since| row["created"].as_u64().is_some_and(|created| created >= since))
+    };
+    let (mut rows, mut below, mut looked) = (Vec::new(), None::<Text>, 0);
+    while rows.len() < limit && looked < LIST_MAX.1 {
+        let page = coordinator.journal.list(below.as_deref(), PAGE).await?;
+        let Some(last) = page.last() else { break };
+        below = Some(last.id.clone());
+        looked += page.len();
+        rows.extend(page.iter().map(view::row).filter(fits));
+    }
+    rows.truncate(limit);
+    Ok(reply(200, &Value::Array(rows)))
+}
+
+fn reply(status: u16, value: &Value) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    Response::new(status, "application/json", value.to_string())
+}
+
+/// The first value of a query parameter. Ids and states need no decoding; of the rest `%2F` and `%3A` do.
+pub(super) fn parameter(request: &Request, name: &str) -> Option<String> {
+    request.query.as_deref()?.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then(|| value.replace("%2F", "/").replace("%2f", "/").replace("%3A", ":").replace("%3a", ":"))
+    })
+}

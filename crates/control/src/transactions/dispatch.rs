@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One call of a participant: whether its creator may make it still, what goes out, and what the answer
+//! means. Calls go through the mesh; how many go to one service at once is limited here.
+
+use super::authorize;
+use super::run::Coordinator;
+use super::{Outbound, Request};
+use crate::explain::Admission;
+use byrnie_base::Text;
+use byrnie_net::runtime;
+use byrnie_net::serve::client::Reply as Answer;
+use byrnie_saga::machine::State as Standing;
+use byrnie_saga::transaction::BODY_BYTES_MAX;
+use byrnie_saga::{Branch, Call, Op, Order, Outcome, Reply, Seen, Target, judge};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Calls to one service at once.
+const LANE_MAX: usize = 64;
+/// Services with a lane of their own.
+const LANES_MAX: usize = 10_000;
+/// The pause before a call that couldn't be made is tried again, if nothing better is known.
+const LATER: Duration = Duration::from_secs(1);
+
+/// How many calls go to each service.
+#[derive(Default)]
+pub(super) struct Lanes(Mutex<HashMap<Text, Arc<Semaphore>>>);
+
+impl Lanes {
+    async fn enter(&self, authority: &Text) -> Option<OwnedSemaphorePermit> {
+        let lane = {
+            let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if lanes.len() >= LANES_MAX {
+                lanes.retain(|_, lane| lane.available_permits() < LANE_MAX);
+            }
+            Arc::clone(lanes.entry(authority.clone()).or_insert_with(|| Arc::new(Semaphore::new(LANE_MAX))))
+        };
+        // A lane is never closed.
+        lane.acquire_owned().await.ok()
+    }
+}
+
+/// Makes a call, and says what came of it.
+pub(super) async fn perform(coordinator: &Arc<Coordinator>, id: &Text, state: &Standing, order: Order) -> Reply {
+    let Order { branch, op, attempt, .. } = order;
+    let outcome = match call_of(state, &order) {
+        Some((name, call)) => attempt_call(coordinator, id, state, &order, name, call).await,
+        // The machine asks for calls only that the transaction has.
+        None => Outcome::Misdirected { reason: "there is nothing to call".into() },
+    };
+    coordinator.counts.called(&outcome);
+    Reply { branch, op, attempt, outcome, roll: coordinator.roll() }
+}
+
+fn call_of<'s>(state: &'s Standing, order: &Order) -> Option<(Option<&'s Branch>, &'s Call)> {
+    match order.branch {
+        None => Some((None, state.spec.check.as_ref()?)),
+        Some(at) => {
+            let branch = state.spec.branches.get(usize::from(at))?;
+            Some((Some(branch), branch.call(order.op)?))
+        }
+    }
+}
+
+async fn attempt_call(
+    coordinator: &Arc<Coordinator>,
+    id: &Text,
+    state: &Standing,
+    order: &Order,
+    branch: Option<&Branch>,
+    call: &Call,
+) -> Outcome {
+    let later = |reason: String| Outcome::Unknown { reason: reason.into(), after: Some(LATER) };
+    if !branch.is_some_and(|branch| branch.consent) {
+        match coordinator.doorkeeper.admits(&coordinator.state, &state.spec.creator, &call.target) {
+            Admission::Allowed => {}
+            Admission::Nobody => return later(format!("nobody serves {}", call.target.authority)),
+            Admission::Denied(why) => {
+                coordinator.audit.note(coordinator.now(), None, "call", id, 403);
+                let reason = format!("403 {} may not make this call ({why})", state.spec.creator);
+                return Outcome::Misdirected { reason: reason.into() };
+            }
+        }
+    }
+    let Some(outbound) = connected(coordinator).await else { return later("the coordinator stops".to_owned()) };
+    let Some(_place) = coordinator.lanes.enter(&call.target.authority).await else {
+        return later("the coordinator stops".to_owned());
+    };
+    let left = order.until.as_millis().saturating_sub(coordinator.now().as_millis());
+    if left == 0 {
+        return later("its time was over before it could be made".to_owned());
+    }
+    let limit = Duration::from_millis(left);
+    let request = request(id, state, order, branch, call, left);
+    let answer = match runtime::timeout(limit, outbound.call(request, limit)).await {
+        Ok(answer) => answer,
+        Err(runtime::Elapsed) => Err("no answer in time".into()),
+    };
+    judge(state.spec.mode, order.op, &state.spec.rules, &seen(answer))
+}
+
+/// The way out, once there is one.
+async fn connected(coordinator: &Coordinator) -> Option<Arc<dyn Outbound>> {
+    let mut outbound = coordinator.outbound.subscribe();
+    let found = outbound.wait_for(Option::is_some).await.ok()?;
+    found.clone()
+}
+
+fn request(id: &Text, state: &Standing, order: &Order, branch: Option<&Branch>, call: &Call, left: u64) -> Request {
+    let name: &str = branch.map_or("00", |branch| &branch.name);
+    let op = state.spec.mode.op(order.op);
+    let mut headers: Vec<(Text, Text)> = call.headers.clone();
+    let mut put = |name: &str, value: String| headers.push((name.into(), value.into()));
+    put("txn-id", id.to_string());
+    put("txn-branch", name.to_owned());
+    put("txn-op", op.to_owned());
+    put("txn-attempt", order.attempt.to_string());
+    put("x-byrnie-deadline-ms", left.to_string());
+    let Target { method, authority, path, raw } = call.target.clone();
+    if let Some(poll) = &order.poll {
+        return Request { method: "GET".into(), authority, path: poll.clone(), raw, headers, body: Bytes::new() };
+    }
+    put("idempotency-key", format!("\"{id}/{name}/{op}\""));
+    let body = match (&call.body, order.op) {
+        (Some(body), _) => Bytes::copy_from_slice(body.as_bytes()),
+        (None, Op::Undo) => both(state, order, branch),
+        (None, _) => Bytes::new(),
+    };
+    if !body.is_empty() {
+        put("content-type", call.kind.to_string());
+    }
+    Request { method, authority, path, raw, headers, body }
+}
+
+/// What the action was sent, and what it answered: what a compensation needs to know.
+fn both(state: &Standing, order: &Order, branch: Option<&Branch>) -> Bytes {
+    let asked = branch.and_then(|branch| branch.action.as_ref()).and_then(|action| action.body.as_ref());
+    let at = usize::from(order.branch.unwrap_or(u16::MAX));
+    let answered = state.progress.get(at).and_then(|progress| progress.answer.as_ref());
+    serde_json::json!({"request": asked.map(read), "response": answered.map(read)}).to_string().into()
+}
+
+/// JSON as JSON, anything else as a string; nothing as null.
+fn read(text: &Text) -> serde_json::Value {
+    if text.is_empty() {
+        return serde_json::Value::Null;
+    }
+    serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_string()))
+}
+
+/// What matters of an answer.
+fn seen(answer: Result<Answer, Text>) -> Seen {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(why) => return Seen { body: why, ..Seen::default() },
+    };
+    let text = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok()).map(Text::from);
+    let body = if answer.body.len() > BODY_BYTES_MAX {
+        format!("(an answer of {} bytes, not kept)", answer.body.len())
+    } else {
+        String::from_utf8_lossy(&answer.body).into_owned()
+    };
+    Seen {
+        status: Some(answer.status.as_u16()),
+        ledger: text("idempotency-status"),
+        mesh: answer.headers.contains_key("x-byrnie-decision"),
+        retry_after: text("retry-after").and_then(|after| after.trim().parse().ok()).map(Duration::from_secs),
+        location: text("location").filter(|path| path.starts_with('/')),
+        body: body.into(),
+    }
+}
+
+/// Whether a caller serves the branch whose outcome it tells.
+pub(super) fn is_participant(coordinator: &Coordinator, caller: &super::Caller, state: &Standing, name: &str) -> bool {
+    let super::Caller::Workload(identity) = caller else { return false };
+    let Some(branch) = state.spec.branches.iter().find(|branch| *branch.name == *name) else { return false };
+    [Op::Action, Op::Confirm, Op::Undo]
+        .into_iter()
+        .filter_map(|op| branch.call(op))
+        .any(|call| authorize::serves(&coordinator.state, identity, &call.target))
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Numbers of the coordinator, as Prometheus text: what began, how it ended, what was called, and what an
+//! operator should look at.
+
+use super::run::Coordinator;
+use byrnie_saga::{End, Mode, Outcome};
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const MODES: [Mode; 4] = [Mode::Saga, Mode::Message, Mode::Tcc, Mode::Scope];
+const ENDS: [(End, &str); 3] = [(End::Done, "done"), (End::Undone, "undone"), (End::Resolved, "resolved")];
+const OUTCOMES: [&str; 5] = ["done", "rejected", "ongoing", "unknown", "misdirected"];
+
+/// Counters since the start of the process.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    started: [AtomicU64; 4],
+    ended: [[AtomicU64; 3]; 4],
+    calls: [AtomicU64; 5],
+}
+
+impl Counts {
+    pub(super) fn started(&self, mode: Mode) {
+        add(MODES.iter().position(|m| *m == mode).and_then(|at| self.started.get(at)));
+    }
+
+    pub(super) fn ended(&self, mode: Mode, end: End) {
+        let ends = MODES.iter().position(|m| *m == mode).and_then(|at| self.ended.get(at));
+        let at = ENDS.iter().position(|(e, _)| *e == end);
+        add(ends.zip(at).and_then(|(ends, at)| ends.get(at)));
+    }
+
+    pub(super) fn called(&self, outcome: &Outcome) {
+        let at = match outcome {
+            Outcome::Done { .. } => 0,
+            Outcome::Rejected { .. } => 1,
+            Outcome::Ongoing { .. } => 2,
+            Outcome::Unknown { .. } => 3,
+            Outcome::Misdirected { .. } => 4,
+        };
+        add(self.calls.get(at));
+    }
+}
+
+fn add(counter: Option<&AtomicU64>) {
+    if let Some(counter) = counter {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Coordinator {
+    /// The numbers, as Prometheus text.
+    pub fn metrics(&self) -> String {
+        let mut out = String::new();
+        let _ = writeln!(
+            out,
+            "# HELP byrnie_txn_started_total Transactions accepted.\n# TYPE byrnie_txn_started_total counter"
+        );
+        for (mode, count) in MODES.iter().zip(&self.counts.started) {
+            let _ =
+                writeln!(out, "byrnie_txn_started_total{{mode=\"{}\"}} {}", mode.name(), count.load(Ordering::Relaxed));
+        }
+        let _ = writeln!(
+            out,
+            "# HELP byrnie_txn_ended_total Transactions that ended.\n# TYPE byrnie_txn_ended_total counter"
+        );
+        for (mode, ends) in MODES.iter().zip(&self.counts.ended) {
+            for ((_, end), count) in ENDS.iter().zip(ends) {
+                let (mode, count) = (mode.name(), count.load(Ordering::Relaxed));
+                let _ = writeln!(out, "byrnie_txn_ended_total{{mode=\"{mode}\",end=\"{end}\"}} {count}");
+            }
+        }
+        let _ = writeln!(
+            out,
+            "# HELP byrnie_txn_calls_total Calls of participants.\n# TYPE byrnie_txn_calls_total counter"
+        );
+        for (outcome, count) in OUTCOMES.iter().zip(&self.counts.calls) {
+            let _ = writeln!(out, "byrnie_txn_calls_total{{outcome=\"{outcome}\"}} {}", count.load(Ordering::Relaxed));
+        }
+        let now = self.now().as_millis();
+        let (mut running, mut stuck, mut oldest) = (0, 0, 0);
+        for handle in self.live().values() {
+            let sight = handle.sight.borrow();
+            running += 1;
+            stuck += u64::from(sight.state.is_stuck());
+            oldest = oldest.max(now.saturating_sub(sight.state.spec.created.as_millis()));
+        }
+        for (name, help, value) in [
+            ("byrnie_txn_running", "Transactions that have not ended.", running),
+            ("byrnie_txn_stuck", "Transactions that wait for an operator.", stuck),
+            ("byrnie_txn_oldest_seconds", "Age of the oldest transaction that has not ended.", oldest / 1000),
+        ] {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+        }
+        out
+    }
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What goes on by itself: transactions that were under way before a crash, those that wait for a service
+//! whose endpoints come back, and the end of old histories.
+
+use super::actor::Message;
+use super::authorize::service;
+use super::run::Coordinator;
+use byrnie_base::{Text, Timestamp};
+use byrnie_model::{Health, ServiceRef, Spec};
+use byrnie_net::runtime;
+use byrnie_saga::{Event, Target};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Pause before the journal is asked again after an error.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long the history of a transaction is kept after its end.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often old histories are looked for, and how many are removed at once.
+const SWEEP: (Duration, usize) = (Duration::from_secs(600), 1_000);
+
+pub(super) async fn run(coordinator: Arc<Coordinator>) {
+    let mut shutdown = coordinator.shutdown.clone();
+    let work = async {
+        resume(&coordinator).await;
+        tokio::join!(follow(&coordinator), sweep(&coordinator));
+    };
+    tokio::select! {
+        () = work => {}
+        () = shutdown.wait() => {}
+    }
+}
+
+/// Sets everything going that hasn't ended.
+async fn resume(coordinator: &Arc<Coordinator>) {
+    let ids = loop {
+        match coordinator.journal.unfinished().await {
+            Ok(ids) => break ids,
+            Err(error) => tracing::error!(%error, "the journal of transactions does not answer; it is asked again"),
+        }
+        runtime::sleep(RETRY).await;
+    };
+    if !ids.is_empty() {
+        tracing::info!(transactions = ids.len(), "transactions go on that were under way");
+    }
+    for id in ids {
+        if let Err(problem) = coordinator.load(&id).await {
+            tracing::error!(%id, problem = problem.detail, "a transaction can't be read");
+        }
+    }
+}
+
+/// Wakes those that wait for a service as soon as it has an endpoint more.
+async fn follow(coordinator: &Arc<Coordinator>) {
+    let mut revisions = coordinator.state.revisions();
+    let mut known: HashMap<Text, BTreeSet<Text>> = HashMap::new();
+    loop {
+        let waiting = waiting(coordinator);
+        known.retain(|service, _| waiting.contains_key(service));
+        for (authority, mailboxes) in waiting {
+            let now = endpoints(coordinator, &authority);
+            let before = known.insert(authority.clone(), now.clone()).unwrap_or_default();
+            if now.is_subset(&before) {
+                continue;
+            }
+            for mailbox in mailboxes {
+                // A full mailbox has events enough to look at.
+                let _ = mailbox.try_send(Message::Event(Event::Healthy(authority.clone())));
+            }
+        }
+        if revisions.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Transactions by the service that they wait for.
+fn waiting(coordinator: &Coordinator) -> HashMap<Text, Vec<mpsc::Sender<Message>>> {
+    let mut waiting: HashMap<Text, Vec<mpsc::Sender<Message>>> = HashMap::new();
+    for handle in coordinator.live().values() {
+        for authority in &handle.sight.borrow().waits {
+            let authority = authority.split(':').next().unwrap_or_default();
+            waiting.entry(authority.into()).or_default().push(handle.mailbox.clone());
+        }
+    }
+    waiting
+}
+
+fn endpoints(coordinator: &Coordinator, authority: &Text) -> BTreeSet<Text> {
+    let target = Target { method: "GET".into(), authority: authority.clone(), path: "/".into(), raw: false };
+    let Some(service): Option<ServiceRef> = service(&target) else { return BTreeSet::new() };
+    coordinator.state.catalog(|catalog| {
+        catalog
+            .endpoints(&service)
+            .filter_map(|resource| match &resource.spec {
+                Spec::Endpoint(endpoint) if endpoint.health == Health::Healthy => Some(endpoint.workload.clone()),
+                _ => None,
+            })
+            .collect()
+    })
+}
+
+async fn sweep(coordinator: &Coordinator) {
+    let (pause, count) = SWEEP;
+    loop {
+        let kept = u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX);
+        let before = Timestamp::from_millis(coordinator.now().as_millis().saturating_sub(kept));
+        match coordinator.journal.forget(before, count).await {
+            Ok(forgotten) if forgotten == count => continue,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "old transactions can't be removed; it is tried again"),
+        }
+        runtime::sleep(pause).await;
+    }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Transactions as JSON: one in full, one as a row of a list, and one entry of a history.
+
+use super::actor::Sight;
+use byrnie_base::Text;
+use byrnie_saga::journal::What;
+use byrnie_saga::machine::State as Standing;
+use byrnie_saga::{Entry, Op, Slot, Spec};
+use byrnie_store::{Heading, Value as Bytes};
+use serde_json::{Value, json};
+
+/// A transaction in full.
+pub(super) fn full(id: &str, sight: &Sight) -> Value {
+    let state = &sight.state;
+    let branches: Vec<Value> = (0..state.progress.len()).map(|at| branch(sight, at)).collect();
+    json!({
+        "id": id,
+        "mode": state.spec.mode.name(),
+        "state": state.name(),
+        "reason": state.reason,
+        "creator": state.spec.creator,
+        "created": state.spec.created,
+        "deadline": state.spec.deadline,
+        "definition": state.spec.definition,
+        "branches": branches,
+    })
+}
+
+fn branch(sight: &Sight, at: usize) -> Value {
+    let (spec, progress) = (&sight.state.spec, &sight.state.progress[at]);
+    let asked = &spec.branches[at];
+    let (attempts, calling) = sight.calls.get(at).copied().unwrap_or_default();
+    let mut calls = serde_json::Map::new();
+    for op in [Op::Action, Op::Confirm, Op::Undo] {
+        let Some(call) = asked.call(op) else { continue };
+        let target = &call.target;
+        let shown = format!("{} {}{}", target.method, target.authority, target.path);
+        calls.insert(spec.mode.op(op).to_owned(), json!({"target": shown, "state": word(progress.slot(op))}));
+    }
+    let after: Vec<&Text> =
+        asked.after.iter().filter_map(|at| spec.branches.get(usize::from(*at)).map(|branch| &branch.name)).collect();
+    json!({
+        "name": asked.name,
+        "after": after,
+        "pivot": asked.pivot,
+        "calls": calls,
+        "attempts": attempts,
+        "calling": calling,
+        "reason": progress.reason,
+    })
+}
+
+const fn word(slot: Slot) -> &'static str {
+    match slot {
+        Slot::Absent => "not needed",
+        Slot::Pending => "pending",
+        Slot::Done => "done",
+        Slot::Rejected => "rejected",
+        Slot::Stuck => "stuck",
+    }
+}
+
+/// What lists show of a transaction, as the journal keeps it.
+pub(super) fn summary(state: &Standing) -> Bytes {
+    let mut services: Vec<&str> = state
+        .spec
+        .branches
+        .iter()
+        .flat_map(|branch| [Op::Action, Op::Confirm, Op::Undo].into_iter().filter_map(|op| branch.call(op)))
+        .map(|call| &*call.target.authority)
+        .collect();
+    services.sort_unstable();
+    services.dedup();
+    let summary = json!({
+        "mode": state.spec.mode.name(),
+        "state": state.name(),
+        "reason": state.reason,
+        "creator": state.spec.creator,
+        "created": state.spec.created,
+        "services": services,
+    });
+    Bytes::from(summary.to_string().into_bytes())
+}
+
+/// A row of a list.
+pub(super) fn row(heading: &Heading) -> Value {
+    let mut row: Value = serde_json::from_slice(&heading.summary).unwrap_or_else(|_| json!({}));
+    row["id"] = json!(heading.id);
+    row["ended"] = json!(heading.ended);
+    row
+}
+
+/// An entry of a history, in words.
+pub(super) fn event(spec: &Spec, entry: &Entry) -> Value {
+    let name = |at: u16| spec.branches.get(usize::from(at)).map_or_else(Text::default, |branch| branch.name.clone());
+    let op = |op: Op| spec.mode.op(op);
+    let mut event = match &entry.what {
+        What::Begun { spec, .. } => json!({"what": "begun", "by": spec.creator}),
+        What::Enlisted { branch, by } => json!({"what": "enlisted", "branch": branch.name, "by": by}),
+        What::Tried { branch, op: of, attempt, reason } => json!({
+            "what": "tried", "branch": branch.map(name), "op": op(*of), "attempt": attempt, "detail": reason}),
+        What::Ongoing { branch, op: of, location } => json!({
+            "what": "ongoing", "branch": name(*branch), "op": op(*of), "detail": location}),
+        What::Settled { branch, op: of, slot, attempt, answer } => json!({
+            "what": word(*slot), "branch": name(*branch), "op": op(*of), "attempt": attempt, "detail": answer}),
+        What::Turned { to, reason, by, .. } => json!({
+            "what": spec.mode.state(*to).to_ascii_lowercase(), "detail": reason, "by": by}),
+        What::Retried { branch, op: of, by } => json!({
+            "what": "retried", "branch": name(*branch), "op": op(*of), "by": by}),
+        What::Ended { end, by, reason } => json!({
+            "what": spec.mode.state(byrnie_saga::Phase::Ended(*end)).to_ascii_lowercase(), "by": by, "detail": reason}),
+    };
+    event["at"] = json!(entry.at);
+    event
+}
