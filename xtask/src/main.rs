@@ -4,6 +4,7 @@
 
 mod bench;
 mod r#gen;
+mod sim;
 mod test;
 mod tidy;
 
@@ -15,6 +16,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test [--fast]   everything that must hold: format, lints, tidy, tests, examples, docs
                   (--fast leaves out what needs a peer)
   gen [--check]   Rust from the protobuf files (--check: only say whether it is fresh)
+  sim [--seeds N] [--seed S]
+                  the simulated mesh, each seed twice; --seed S shows the run of one
   tidy            floors, sizes, names, purity, doors
   bench [NAME] [--list] [--peer P]... [-o json]
                   the data plane beside its peers (bench --help says more)
@@ -29,6 +32,7 @@ fn main() -> Result<()> {
         ["test", "--fast"] => test::run(&root, true),
         ["gen"] => r#gen::run(false),
         ["gen", "--check"] => r#gen::run(true),
+        ["sim", rest @ ..] => sim::run_all(rest),
         ["tidy"] => tidy::run(&root),
         ["bench", rest @ ..] => bench::run(&root, rest),
         [tool, rest @ ..] if bench::is_tool(tool) => bench::run_tool(tool, rest),

@@ -111,7 +111,7 @@ async fn relist(state: &State) -> Watch {
 }
 
 /// Takes in one revision, as a whole.
-fn take(state: &State, changes: &Changes) {
+pub fn take(state: &State, changes: &Changes) {
     let read = |event: &Event| match &event.after {
         Some(entry) => put(state, entry),
         None => {

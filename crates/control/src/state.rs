@@ -159,7 +159,10 @@ impl State {
     }
 
     /// Begins a stream to a proxy. What is for it arrives at the receiver.
-    pub(crate) fn open_stream(&self, identity: Identity) -> Result<(SessionId, UnboundedReceiver<Out>), Close> {
+    ///
+    /// # Errors
+    /// If there are too many.
+    pub fn open_stream(&self, identity: Identity) -> Result<(SessionId, UnboundedReceiver<Out>), Close> {
         let id = self.hub().on_connect(identity)?;
         let (outs, receiver) = mpsc::unbounded_channel();
         self.lines().insert(id, Line { outs, heard: self.now().mono });
@@ -167,7 +170,7 @@ impl State {
     }
 
     /// A proxy said something.
-    pub(crate) fn on_request(&self, id: SessionId, bytes: &[u8]) {
+    pub fn on_request(&self, id: SessionId, bytes: &[u8]) {
         if let Some(line) = self.lines().get_mut(&id) {
             line.heard = self.now().mono;
         }
@@ -175,7 +178,7 @@ impl State {
     }
 
     /// Ends a stream.
-    pub(crate) fn close_stream(&self, id: SessionId) {
+    pub fn close_stream(&self, id: SessionId) {
         self.hub().on_disconnect(id);
         self.lines().remove(&id);
     }

@@ -32,6 +32,13 @@ pub struct Options {
     pub faults: Faults,
 }
 
+impl Options {
+    /// A short run, of which many are made. A partition may last 12 s beyond the last fault.
+    pub const fn short() -> Self {
+        Self { faulty: Duration::from_secs(20), settle: Duration::from_secs(20), faults: Faults::ALL }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self { faulty: Duration::from_secs(60), settle: Duration::from_secs(30), faults: Faults::ALL }

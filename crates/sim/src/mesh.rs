@@ -4,13 +4,14 @@
 
 use crate::checker::history::History;
 use crate::checker::{Promise, Violation, access, view};
-use crate::control::{self, Control, Reply};
+use crate::control::{self, After, Control, Reply};
 use crate::fault::{Fault, Faults, Kept};
 use crate::net::{Arrival, Conn, Delivery, End, Message, Net, Purpose, Who};
 use crate::proxy::{Decision, Heard, Proxy, Published};
 use crate::shop::{self, State};
 use crate::world::{World, digest};
 use byrnie_base::{Clock, Instant};
+use byrnie_control::registry::lease::{GRACE, HEARTBEAT, RETURN};
 use byrnie_engine::Reason;
 use byrnie_model::{Key, Kind, Revision};
 use byrnie_store::disk::Fate;
@@ -19,8 +20,6 @@ use byrnie_xds::wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a workload says that it's there.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often the store looks for leases that are over.
 const SWEEP: Duration = Duration::from_millis(20);
 /// How often registrations are checked.
@@ -44,6 +43,10 @@ pub enum Event {
     Ingest,
     /// The control plane ends leases.
     Sweep,
+    /// A workload whose connection broke had its time to come back.
+    Gone(Conn),
+    /// The control plane that was started then keeps what it found registered.
+    Grace(Instant),
     /// Something goes wrong.
     Fault,
     /// A partition ends.
@@ -146,6 +149,8 @@ impl Mesh {
             Event::Heartbeat(who, conn) => self.heartbeat(who, conn),
             Event::Ingest => self.ingest(),
             Event::Sweep => self.sweep(),
+            Event::Gone(conn) => self.gone(conn),
+            Event::Grace(since) => self.grace(since),
             Event::Fault => self.fault(),
             Event::Heal(who) => {
                 self.world.note(format_args!("heal {who}"));
@@ -171,9 +176,10 @@ impl Mesh {
         }
         self.counts.control_starts += 1;
         let Some(up) = &self.control.up else { return };
+        self.world.after(Duration::ZERO, Event::Grace(up.since));
         let (found, revision) = control::contents(&up.store);
         self.world.note(format_args!("control starts at revision {revision}"));
-        self.shown = Some(byrnie_store::Store::watch(&up.store, shop::PREFIX, revision));
+        self.shown = Some(byrnie_store::Store::watch(&*up.store, shop::PREFIX, revision));
         if let Err(detail) = self.history.restarted(found, revision) {
             self.violate(Promise::Durable, detail);
         }
@@ -219,7 +225,36 @@ impl Mesh {
     fn ingest(&mut self) {
         let Some(up) = &mut self.control.up else { return };
         let replies = up.ingest();
-        self.perform(replies);
+        let complaints = up.complaints();
+        match replies {
+            Ok(replies) => self.perform(replies),
+            Err(error) => self.violate(Promise::Converges, format!("the store can't be read: {error}")),
+        }
+        for complaint in complaints {
+            self.violate(Promise::AliveKept, complaint);
+        }
+    }
+
+    fn gone(&mut self, conn: Conn) {
+        let Some(up) = &mut self.control.up else { return };
+        match up.gone(conn) {
+            Err(Error::Uncertain(_)) => {
+                self.history.unanswered_expiry();
+                self.stop_control("a sync failed", SETTLED);
+            }
+            // A disk that refuses for now: the lease ends by itself.
+            Ok(()) | Err(_) => self.stored(),
+        }
+    }
+
+    fn grace(&mut self, since: Instant) {
+        let now = self.world.now();
+        let Some(up) = self.control.up.as_ref().filter(|up| up.since == since && now.since(since) < GRACE) else {
+            return;
+        };
+        // A store that doesn't answer is seen by the next write.
+        let _ = up.keep_stored();
+        self.world.after(HEARTBEAT, Event::Grace(since));
     }
 
     fn sweep(&mut self) {
@@ -245,9 +280,7 @@ impl Mesh {
             match reply {
                 Reply::Send(message) => self.net.send(&mut self.world, conn, End::Proxy, message),
                 Reply::Close => {
-                    if let Some(up) = &mut self.control.up {
-                        up.on_broken(conn);
-                    }
+                    self.broken(conn);
                     self.net.close(&mut self.world, conn, End::Control);
                 }
             }
@@ -290,8 +323,8 @@ impl Mesh {
             Arrival::Opened if purpose == Purpose::Ads => Ok(up.on_open_ads(conn, place)),
             Arrival::Opened => Ok(Vec::new()),
             Arrival::Broken => {
-                up.on_broken(conn);
-                Ok(Vec::new())
+                self.broken(conn);
+                return self.stored();
             }
             Arrival::Message(message) => up.on_message(conn, place, message),
         };
@@ -309,8 +342,16 @@ impl Mesh {
     }
 
     fn unanswered_join(&mut self, who: Who, arrival: &Arrival) {
-        if let (Arrival::Message(Message::Join(bytes)), Some(workload)) = (arrival, &self.proxies[who].place.workload) {
-            self.history.unanswered(Txn::new().put(shop::store_key(&workload.key), &**bytes));
+        if let (Arrival::Message(_), Some(workload)) = (arrival, &self.proxies[who].place.workload) {
+            self.history.unanswered(Txn::new().put(shop::store_key(&workload.key), shop::document(workload)));
+        }
+    }
+
+    /// The control plane learns that a connection is gone.
+    fn broken(&mut self, conn: Conn) {
+        let Some(up) = &mut self.control.up else { return };
+        if up.on_broken(conn) == After::Gone {
+            self.world.after(RETURN, Event::Gone(conn));
         }
     }
 
@@ -570,18 +611,20 @@ impl Mesh {
         self.world.after(CHECK, Event::Check);
         let Some(up) = &self.control.up else { return };
         let (now, up_since) = (self.world.now(), up.since);
+        // For a while after its start the control plane keeps whatever it found registered.
+        let settled = up_since + GRACE;
         let newest = Arc::clone(self.history.newest());
         let mut broken = Vec::new();
         for proxy in &self.proxies {
             let Some(workload) = &proxy.place.workload else { continue };
             let registered = newest.contains_key(&workload.key);
             if let Some(died) = proxy.died
-                && now.since(died.max(up_since)) > DEAD_MAX
+                && now.since(died.max(settled)) > DEAD_MAX
             {
                 if registered {
                     broken.push((Promise::DeadRemoved, format!("{} is stored", workload.key)));
                 }
-                broken.extend(self.endpoints_of(&workload.key, died.max(up_since)).map(|d| (Promise::DeadRemoved, d)));
+                broken.extend(self.endpoints_of(&workload.key, died.max(settled)).map(|d| (Promise::DeadRemoved, d)));
             }
             let registry = proxy.running.as_ref().and_then(|running| running.registry);
             if let Some((conn, since)) = registry

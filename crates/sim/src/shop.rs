@@ -5,6 +5,7 @@
 
 use byrnie_base::{Rng, Text};
 use byrnie_catalog::NodeSpec;
+use byrnie_control::ingest;
 use byrnie_model::policy::access::{Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
 use byrnie_model::policy::traffic::Balance;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
@@ -13,10 +14,9 @@ use byrnie_model::route::{Backend, Destination, Match, Parent, Rule};
 use byrnie_model::service::{Locality, ServicePort, TargetPort};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{
-    Health, Identity, Key, Kind, Protocol, Resource, Revision, Route, Service, ServiceRef, Spec, Workload,
+    Health, Identity, Key, Kind, Protocol, Resource, Revision, Route, Service, ServiceRef, Spec, Workload, yaml,
 };
 use byrnie_store::{Expect, Txn};
-use byrnie_xds::wire;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ const EXTRAS: [(&str, &str); 3] = [("cart-next", "cart"), ("pay-next", "pay"), (
 /// Access policies that come and go.
 const POLICIES: u64 = 6;
 /// What stands before a key in the store.
-pub const PREFIX: &str = "/resources/";
+pub const PREFIX: &str = ingest::RESOURCES;
 
 /// One proxy, as it's planned.
 #[derive(Clone, Debug)]
@@ -271,25 +271,27 @@ fn expect(txn: Txn, state: &State, key: &Key) -> Txn {
 }
 
 fn put(txn: Txn, state: &State, resource: &Resource) -> Txn {
-    let bytes: &[u8] = &wire::encode(resource);
-    expect(txn, state, &resource.key).put(store_key(&resource.key), bytes)
+    expect(txn, state, &resource.key).put(store_key(&resource.key), document(resource))
+}
+
+/// A resource as the store keeps it.
+pub fn document(resource: &Resource) -> Vec<u8> {
+    yaml::to_json(resource).to_string().into_bytes()
 }
 
 /// The name of a resource in the store.
 pub fn store_key(key: &Key) -> Text {
-    format!("{PREFIX}{}/{}/{}", key.kind.name(), key.namespace, key.name).into()
+    ingest::store_key(key)
 }
 
 /// The resource that the store has under this name.
 pub fn read(entry: &byrnie_store::Entry) -> Option<Resource> {
-    wire::decode(parse_key(&entry.key)?, entry.modified, &entry.value).ok()
+    ingest::read(entry, &TRUST_DOMAIN.into()).ok()
 }
 
 /// The key that a name in the store stands for.
 pub fn parse_key(name: &str) -> Option<Key> {
-    let mut parts = name.strip_prefix(PREFIX)?.splitn(3, '/');
-    let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
-    Some(Key::new(Kind::from_word(kind)?, namespace, name))
+    ingest::resource_key(name)
 }
 
 /// A service of the namespace.

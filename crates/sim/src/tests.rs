@@ -6,9 +6,8 @@ use super::*;
 /// Seeds run by `cargo test`; more by `cargo xtask sim`.
 const SEEDS: u64 = 100;
 
-/// Shorter than a run of its own. A partition may last 12 s beyond the last fault.
 fn options() -> Options {
-    Options { faulty: Duration::from_secs(20), settle: Duration::from_secs(20), ..Options::default() }
+    Options::short()
 }
 
 #[test]
@@ -30,6 +29,17 @@ fn a_seed_is_a_run() {
         let (one, two) = (run(seed, &options()), run(seed, &options()));
         assert_eq!((one.hash, one.events), (two.hash, two.events), "seed {seed} has two runs");
     }
+}
+
+#[test]
+fn a_clock_that_jumps_ends_no_registration() {
+    let mut jumps = 0;
+    for seed in 0..10 {
+        let report = run(seed, &Options { faults: Faults { clock: true, ..Faults::NONE }, ..options() });
+        assert!(report.passed() && report.breaks == 0, "{report}");
+        jumps += report.counts.faults;
+    }
+    assert!(jumps > 5, "{jumps} jumps");
 }
 
 #[test]

@@ -119,6 +119,22 @@ impl Registry {
     /// # Errors
     /// If the name is another's, or the service differs, or the store refuses.
     pub async fn join(&self, state: &State, peer: &Identity, resource: Resource, service: &str) -> Result<Seat, Error> {
+        let seat = self.register(state, peer, resource, service).await?;
+        wait_for(state, seat.revision).await;
+        Ok(seat)
+    }
+
+    /// Like [`Self::join`], but answers once it's stored.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub async fn register(
+        &self,
+        state: &State,
+        peer: &Identity,
+        resource: Resource,
+        service: &str,
+    ) -> Result<Seat, Error> {
         valid(state, &resource)?;
         let workload = workload_of(&resource)?;
         if workload.identity != *peer || resource.key.namespace != *peer.namespace() {
@@ -133,11 +149,7 @@ impl Registry {
             match self.write(state, peer, &resource, service).await {
                 Err(Error::Store(byrnie_store::Error::Conflict { .. })) if tries < TRIES_MAX => {}
                 Err(Error::Store(byrnie_store::Error::UnknownLease(_))) if tries < TRIES_MAX => {}
-                Err(error) => return Err(error),
-                Ok(seat) => {
-                    wait_for(state, seat.revision).await;
-                    return Ok(seat);
-                }
+                written => return written,
             }
         }
     }
@@ -155,7 +167,7 @@ impl Registry {
             Err(byrnie_store::Error::UnknownLease(_)) => {
                 let peer = workload_of(&seat.resource)?.identity.clone();
                 tracing::info!(workload = %seat.resource.key, "workload is back after its lease had ended");
-                *seat = self.join(state, &peer, seat.resource.clone(), &seat.service).await?;
+                *seat = self.register(state, &peer, seat.resource.clone(), &seat.service).await?;
                 Ok(())
             }
             other => Ok(other?),
@@ -200,19 +212,24 @@ impl Registry {
 
     /// The stream broke without a word: unless the workload comes back in time, it's gone.
     pub async fn lost(&self, state: &State, seat: &Seat) {
-        if self.closed.load(Ordering::Acquire) {
-            return;
-        }
         runtime::sleep(RETURN).await;
+        if let Err(error) = self.gone(state, seat).await {
+            tracing::warn!(workload = %seat.resource.key, %error, "a workload could not be taken out; its lease will end by itself");
+        }
+    }
+
+    /// A workload whose stream broke had [`RETURN`] to come back: if it hasn't, it's taken out.
+    ///
+    /// # Errors
+    /// If the store refuses; the lease then ends by itself.
+    pub async fn gone(&self, state: &State, seat: &Seat) -> Result<(), Error> {
         if self.closed.load(Ordering::Acquire) {
-            return;
+            return Ok(());
         }
         if self.is_current(seat) {
             tracing::info!(workload = %seat.resource.key, code = byrnie_model::code::LEASE_LOST.id, "workload's stream ended without leave; it is taken out");
         }
-        if let Err(error) = self.leave(state, seat).await {
-            tracing::warn!(workload = %seat.resource.key, %error, "a workload could not be taken out; its lease will end by itself");
-        }
+        self.leave(state, seat).await
     }
 
     /// Whether nobody has registered the same workload since.
@@ -336,17 +353,24 @@ impl MadeService {
 pub async fn grace(state: &State) {
     let began = state.now().mono;
     while state.now().mono.since(began) < GRACE {
-        match state.store.list(&format!("{RESOURCES}{}/", Kind::Workload.name())).await {
-            Ok((entries, _)) => {
-                for lease in entries.iter().filter_map(|entry| entry.lease) {
-                    // One that has ended meanwhile was somebody's wish.
-                    let _ = state.store.keep_alive(lease).await;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "registrations can not be kept alive: the store does not answer"),
+        if let Err(error) = keep_stored(state).await {
+            tracing::warn!(%error, "registrations can not be kept alive: the store does not answer");
         }
         runtime::sleep(HEARTBEAT).await;
     }
+}
+
+/// Keeps every stored registration alive for another [`TTL`].
+///
+/// # Errors
+/// If the store doesn't answer.
+pub async fn keep_stored(state: &State) -> Result<(), byrnie_store::Error> {
+    let (entries, _) = state.store.list(&format!("{RESOURCES}{}/", Kind::Workload.name())).await?;
+    for lease in entries.iter().filter_map(|entry| entry.lease) {
+        // One that has ended meanwhile was somebody's wish.
+        let _ = state.store.keep_alive(lease).await;
+    }
+    Ok(())
 }
 
 fn workload_of(resource: &Resource) -> Result<&Workload, Error> {
