@@ -186,25 +186,37 @@ pub fn load(path: &Path, trust_domain: &str, now: Timestamp) -> Result<Credentia
 /// If the folder can't be written.
 pub fn write_private(path: &Path, parts: &[&str]) -> io::Result<()> {
     let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
-    write_private_bytes(path, &parts)
+    write_private_bytes(path, &parts, Outlives::PowerLoss)
+}
+
+/// What a file that was just written outlives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlives {
+    /// The end of this process, however it ends. Takes no wait for the disk.
+    Process,
+    /// The loss of power as well.
+    PowerLoss,
 }
 
 /// Like [`write_private`], for what isn't text.
-pub(super) fn write_private_bytes(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+pub(super) fn write_private_bytes(path: &Path, parts: &[&[u8]], outlives: Outlives) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    let written = write_new(&temporary, parts).and_then(|()| std::fs::rename(&temporary, path));
+    let written = write_new(&temporary, parts, outlives).and_then(|()| std::fs::rename(&temporary, path));
     if written.is_err() {
         // Best effort: what matters is the error that led here.
         let _ = std::fs::remove_file(&temporary);
         return written;
     }
-    // The name is durable only once its folder is.
-    std::fs::File::open(folder)?.sync_all()
+    match outlives {
+        Outlives::Process => Ok(()),
+        // The name is durable only once its folder is.
+        Outlives::PowerLoss => std::fs::File::open(folder)?.sync_all(),
+    }
 }
 
-fn write_new(path: &PathBuf, parts: &[&[u8]]) -> io::Result<()> {
+fn write_new(path: &PathBuf, parts: &[&[u8]], outlives: Outlives) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -217,7 +229,7 @@ fn write_new(path: &PathBuf, parts: &[&[u8]]) -> io::Result<()> {
     for part in parts {
         file.write_all(part)?;
     }
-    file.sync_all()
+    if outlives == Outlives::PowerLoss { file.sync_all() } else { Ok(()) }
 }
 
 /// The text of a file that [`write_private`] wrote.

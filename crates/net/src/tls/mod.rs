@@ -17,7 +17,7 @@ mod verify;
 
 pub use accept::{ServerTls, accept, server, server_optional_client};
 pub use connect::{ClientTls, client, client_without_certificate, connect};
-pub use keys::{Key, csr};
+pub use keys::{Key, Outlives, csr};
 pub use seal::Seal;
 pub use verify::{CHAIN_CERTIFICATES_MAX, Expected, Refusal, Usage, verify};
 

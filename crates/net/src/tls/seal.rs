@@ -4,7 +4,7 @@
 //! leaves its folder. Mode 0600, replaced as a whole.
 
 use super::Error;
-use super::keys::{read_private_bytes, write_private_bytes};
+use super::keys::{Outlives, read_private_bytes, write_private_bytes};
 use super::secret;
 use aws_lc_rs::hmac;
 use std::io;
@@ -36,7 +36,7 @@ impl Seal {
             Ok(_) => return Err(Error::Malformed("seal")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = secret::random()?;
-                write_private_bytes(path, &[&made]).map_err(Error::File)?;
+                write_private_bytes(path, &[&made], Outlives::PowerLoss).map_err(Error::File)?;
                 made.to_vec()
             }
             Err(error) => return Err(Error::File(error)),
@@ -44,12 +44,12 @@ impl Seal {
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &secret)))
     }
 
-    /// Writes a file, atomically and durably. `purpose` is sealed with it: a file is never taken for another.
+    /// Writes a file, atomically. `purpose` is sealed with it: a file is never taken for another.
     ///
     /// # Errors
     /// If the folder can't be written.
-    pub fn write(&self, path: &Path, purpose: &str, bytes: &[u8]) -> io::Result<()> {
-        write_private_bytes(path, &[bytes, self.code(purpose, bytes).as_ref()])
+    pub fn write(&self, path: &Path, purpose: &str, bytes: &[u8], outlives: Outlives) -> io::Result<()> {
+        write_private_bytes(path, &[bytes, self.code(purpose, bytes).as_ref()], outlives)
     }
 
     /// The content of a file that [`Self::write`] wrote, of at most `bytes_max`.
@@ -87,7 +87,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let (path, secret) = (folder.join("file"), folder.join("seal"));
         let seal = Seal::open(&secret).unwrap();
-        seal.write(&path, "view", b"content").unwrap();
+        seal.write(&path, "view", b"content", Outlives::Process).unwrap();
         let read = |purpose: &str| Seal::open(&secret).unwrap().read(&path, purpose, 100);
         assert_eq!(read("view").unwrap(), b"content");
         assert!(read("other").is_err(), "a file of another purpose");

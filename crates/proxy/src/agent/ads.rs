@@ -11,6 +11,7 @@ use byrnie_engine::{Compiler, Node};
 use byrnie_model::{Delta, Key};
 use byrnie_net::grpc::{Incoming, Status};
 use byrnie_net::runtime;
+use byrnie_net::tls::Outlives;
 use byrnie_xds::client::{Client, Received, Refused};
 use byrnie_xds::{Bytes, DELTA_PATH, name};
 use std::rc::Rc;
@@ -18,7 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How long endpoints that came or went may be in force and not on the disk.
+/// How long endpoints that came or went may be in force and not written down, and anything safe from the end
+/// of the process but not from the loss of power.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
 
 /// One subscriber with its compiler; both outlive their streams.
@@ -103,7 +105,13 @@ impl Subscription {
             }
         }
         state.set_connected(true);
+        // Since when something is to be saved.
+        let mut since = None;
         loop {
+            let dirty = self.cache.as_ref().is_some_and(Cache::is_dirty);
+            let now = runtime::now().mono;
+            let pause = SAVE_PAUSE.saturating_sub(now.since(*since.get_or_insert(now)));
+            since = since.filter(|_| dirty);
             let response = tokio::select! {
                 response = incoming.next() => match response {
                     Ok(Some(response)) => response,
@@ -111,8 +119,9 @@ impl Subscription {
                     Err(status) => return Ended::Status(status),
                 },
                 // Endpoints come and go by the second: they're written together, some time after.
-                () = runtime::sleep(SAVE_PAUSE), if self.cache.as_ref().is_some_and(Cache::is_dirty) => {
-                    self.save();
+                () = runtime::sleep(pause), if dirty => {
+                    since = None;
+                    self.save(Outlives::PowerLoss);
                     continue;
                 }
             };
@@ -163,16 +172,16 @@ impl Subscription {
                 cache.reached(revision);
             }
             if self.urgent {
-                self.save();
+                self.save(Outlives::Process);
             }
         }
         Ok(answer)
     }
 
-    fn save(&mut self) {
+    fn save(&mut self, outlives: Outlives) {
         self.urgent = false;
         if let Some(cache) = &mut self.cache {
-            cache.save();
+            cache.save(outlives);
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use byrnie_base::Text;
 use byrnie_model::{Delta, Key, Kind, Resource, Revision};
-use byrnie_net::tls::Seal;
+use byrnie_net::tls::{Outlives, Seal};
 use byrnie_xds::{name, wire};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,8 +36,10 @@ pub(super) struct Cache {
     revision: Revision,
     /// Taken in on the way to a revision that isn't reached yet: beside the rest it's no state to start from.
     pending: BTreeMap<Key, Option<Arc<Resource>>>,
-    /// Something of it isn't on the disk yet.
+    /// Something of it isn't written yet.
     dirty: bool,
+    /// Something of what is written would be lost with the power.
+    unsynced: bool,
     /// The last write failed, and that was said.
     failing: bool,
 }
@@ -114,6 +116,7 @@ impl Cache {
             pending: BTreeMap::new(),
             revision: kept.map_or(Revision(0), |kept| kept.revision),
             dirty: false,
+            unsynced: false,
             failing: false,
         })
     }
@@ -143,18 +146,19 @@ impl Cache {
         }
     }
 
-    /// Whether something isn't on the disk yet.
+    /// Whether a loss of power would lose something.
     pub(super) const fn is_dirty(&self) -> bool {
-        self.dirty
+        self.dirty || self.unsynced
     }
 
-    /// Writes what isn't on the disk yet. A disk that refuses is said once, and tried again.
-    pub(super) fn save(&mut self) {
-        if !self.dirty {
+    /// Writes what isn't written yet. A disk that refuses is said once, and tried again.
+    pub(super) fn save(&mut self, outlives: Outlives) {
+        let due = self.dirty || (self.unsynced && outlives == Outlives::PowerLoss);
+        if !due {
             return;
         }
-        match self.write() {
-            Ok(()) => (self.dirty, self.failing) = (false, false),
+        match self.write(outlives) {
+            Ok(()) => (self.dirty, self.unsynced, self.failing) = (false, outlives == Outlives::Process, false),
             Err(error) if !self.failing => {
                 self.failing = true;
                 let code = byrnie_model::code::DATA_DIR.id;
@@ -164,14 +168,14 @@ impl Cache {
         }
     }
 
-    fn write(&self) -> std::io::Result<()> {
+    fn write(&self, outlives: Outlives) -> std::io::Result<()> {
         let bytes = encode(&self.origin, self.revision, self.resources.values());
         if bytes.len() > BYTES_MAX {
             return Err(std::io::Error::other(format!("it is longer than {BYTES_MAX} bytes")));
         }
-        self.seal.write(&self.folder.join(VIEW), VIEW, &bytes)?;
+        self.seal.write(&self.folder.join(VIEW), VIEW, &bytes, outlives)?;
         // After the view: a crash in between leaves a view that is newer than it says, which is fine.
-        self.seal.write(&self.folder.join(NEWEST), NEWEST, &self.revision.0.to_le_bytes())
+        self.seal.write(&self.folder.join(NEWEST), NEWEST, &self.revision.0.to_le_bytes(), outlives)
     }
 }
 

@@ -72,12 +72,14 @@ fn what_was_in_force_comes_back_and_what_was_on_the_way_does_not() {
     assert!(matches!(load(&folder), Err(Refused::Absent)));
     let mut cache = Cache::open(&folder, origin(), None).unwrap();
     assert!(cache.apply(&delta(&[mesh(1), policy("a", 2)], &[]), &[]), "policies are urgent");
-    cache.save();
+    cache.save(Outlives::Process);
     assert!(matches!(load(&folder), Err(Refused::Absent)), "half a revision is no state");
     assert!(!cache.apply(&delta(&[endpoint(1, 3)], &[]), &[]), "endpoints aren't");
     cache.reached(Revision(3));
     assert!(cache.is_dirty());
-    cache.save();
+    cache.save(Outlives::Process);
+    assert!(load(&folder).is_ok() && cache.is_dirty(), "written, and not yet safe from the loss of power");
+    cache.save(Outlives::PowerLoss);
     assert!(!cache.is_dirty());
     let kept = load(&folder).unwrap();
     assert_eq!((kept.origin.clone(), kept.revision), (origin(), Revision(3)));
@@ -89,7 +91,7 @@ fn what_was_in_force_comes_back_and_what_was_on_the_way_does_not() {
     let refused = Key::new(Kind::AccessPolicy, "default", "b");
     cache.apply(&delta(&[policy("b", 4), endpoint(2, 4)], &[policy("a", 2).key.clone()]), &[refused]);
     cache.reached(Revision(4));
-    cache.save();
+    cache.save(Outlives::Process);
     let kept = load(&folder).unwrap();
     assert_eq!(names(&kept), ["Mesh/mesh 1", "Endpoint/default/web/web-1 4"]);
     std::fs::remove_dir_all(folder).unwrap();
@@ -102,11 +104,11 @@ fn what_was_changed_cut_or_put_back_is_refused() {
     let mut cache = Cache::open(&folder, origin(), None).unwrap();
     cache.apply(&delta(&[mesh(1)], &[]), &[]);
     cache.reached(Revision(1));
-    cache.save();
+    cache.save(Outlives::Process);
     let older = std::fs::read(&view).unwrap();
     cache.apply(&delta(&[policy("a", 2)], &[]), &[]);
     cache.reached(Revision(2));
-    cache.save();
+    cache.save(Outlives::Process);
     let whole = std::fs::read(&view).unwrap();
     let unfit = |bytes: &[u8]| {
         std::fs::write(&view, bytes).unwrap();
@@ -127,7 +129,7 @@ fn what_was_changed_cut_or_put_back_is_refused() {
     std::fs::copy(&view, folder.join(NEWEST)).unwrap();
     assert!(unfit(&whole));
     cache.reached(Revision(3));
-    cache.save();
+    cache.save(Outlives::Process);
     assert!(load(&folder).is_ok());
     std::fs::remove_file(folder.join(SEAL)).unwrap();
     assert!(matches!(load(&folder), Err(Refused::Unfit(_))));
