@@ -13,7 +13,7 @@ use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Framing, Reject};
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::http::h1::{Arrived, Conn};
-use byrnie_net::http::h2::{Accepted, REFUSED_STREAM, Server};
+use byrnie_net::http::h2::{Accepted, REFUSED_STREAM, Sender, Server};
 use byrnie_net::http::{self, Alarm, Chunk, Error, Wire};
 use byrnie_net::io::{Stream, TcpStream};
 use byrnie_net::tls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP};
@@ -100,6 +100,14 @@ async fn serve_service(core: &Rc<Core>, caller: Caller, stream: Stream) {
     serve_http(core, caller, stream).await;
 }
 
+/// Whether what is served by `entry` is declared to speak HTTP/2.
+fn speaks_h2(core: &Core, entry: &Entry) -> bool {
+    match entry {
+        Entry::Service(service, port) => core.snapshot().ports(service).any(|p| p.0 == *port && p.1.is_h2()),
+        _ => false,
+    }
+}
+
 /// A connection whose client must speak HTTP, of either version.
 async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
     let mut draining = core.drain().draining();
@@ -109,6 +117,8 @@ async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
     };
     match sniffed {
         Ok(Ok((Sniff::Http2, bytes))) => serve_h2(core, caller, stream, bytes).await,
+        // Where HTTP/2 is declared, what is no HTTP/1 is a broken preface (RFC 9113 3.4).
+        Ok(Ok((Sniff::Other, bytes))) if speaks_h2(core, &caller.entry) => serve_h2(core, caller, stream, bytes).await,
         // What is no HTTP/1 either, its parser refuses with a reason.
         Ok(Ok((_, bytes))) => serve_h1(core, caller, stream, bytes).await,
         Ok(Err(_)) | Err(_) => {}
@@ -267,7 +277,8 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
 }
 
 async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
-    let handshake = runtime::timeout(HEAD_MAX, Server::handshake(stream, bytes)).await;
+    let sender = if caller.source.is_some() { Sender::Proxy } else { Sender::Client };
+    let handshake = runtime::timeout(HEAD_MAX, Server::handshake(stream, bytes, sender)).await;
     let Ok(Ok(mut server)) = handshake else { return };
     let caller = Rc::new(caller);
     // Desks of streams that ended, for those that follow.

@@ -361,9 +361,13 @@ impl Peer {
     }
 
     pub(crate) fn read_exact(&mut self, count: usize) -> Vec<u8> {
+        let whole = self.try_exact(count);
+        whole.unwrap_or_else(|| panic!("{} of {count} bytes", self.buffer.len()))
+    }
+
+    pub(crate) fn try_exact(&mut self, count: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < count && self.more() {}
-        assert!(self.buffer.len() >= count, "{} of {count} bytes", self.buffer.len());
-        self.buffer.drain(..count).collect()
+        (self.buffer.len() >= count).then(|| self.buffer.drain(..count).collect())
     }
 
     pub(crate) fn read_to_end(&mut self) -> Vec<u8> {

@@ -4,7 +4,7 @@
 use super::cork::Cork;
 use super::{
     CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, Flow, HEADER_LIST_BYTES_MAX, RESETS_FOR_ERRORS_MAX,
-    SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES, Side, from_h2,
+    SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES, Sender, Side, from_h2,
 };
 use crate::http::Error;
 use crate::io::Stream;
@@ -52,7 +52,7 @@ pub async fn connect(stream: Stream) -> Result<Client, Error> {
         .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
         .max_local_error_reset_streams(Some(RESETS_FOR_ERRORS_MAX))
         .enable_push(false)
-        .handshake(Cork::new(stream, Vec::new()))
+        .handshake(Cork::new(stream, Vec::new(), Sender::Server))
         .await
         .map_err(from_h2)?;
     let ended = Rc::new(Cell::new(false));

@@ -3,7 +3,7 @@
 //! RFC 9113 8.3, headers of one connection never pass, `host` never contradicts `:authority`.
 
 use crate::http::Error;
-use byrnie_codec::{Fields, Framing, Head, Reject, Version};
+use byrnie_codec::{Fields, Framing, Head, Reject, RejectReason, Version};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 
@@ -16,6 +16,10 @@ pub(super) fn from_request(parts: &http::request::Parts, ended: bool, head: &mut
     head.start_request(parts.method.as_str(), uri.scheme_str().unwrap_or("http"), authority, path)?;
     head.set_version(Version::Http2);
     take_fields(&parts.headers, head)?;
+    if head.authority().is_empty() {
+        // HTTP/1 can't be asked without one (RFC 9113 8.3.1), nor any policy.
+        return Err(RejectReason::HostMissing.into());
+    }
     if !parts.headers.contains_key(CONTENT_LENGTH) {
         head.set_framing(if ended { Framing::None } else { Framing::Stream });
     }
@@ -24,7 +28,12 @@ pub(super) fn from_request(parts: &http::request::Parts, ended: bool, head: &mut
 
 /// The head of a response as it came.
 pub(super) fn from_response(parts: &http::response::Parts, ended: bool, head: &mut Head) -> Result<(), Reject> {
-    head.start_response(parts.status.as_u16());
+    match parts.status.as_u16() {
+        // HTTP/2 has no such switch (RFC 9113 8.6).
+        101 => return Err(Reject { status: 502, reason: RejectReason::UnexpectedUpgrade }),
+        status @ 100..=599 => head.start_response(status),
+        _ => return Err(Reject { status: 502, reason: RejectReason::StatusLine }),
+    }
     head.set_version(Version::Http2);
     take_fields(&parts.headers, head).map_err(|reject| Reject { status: 502, ..reject })?;
     if ended {
@@ -42,6 +51,9 @@ pub(super) fn from_response(parts: &http::response::Parts, ended: bool, head: &m
 }
 
 fn take_fields(map: &HeaderMap, head: &mut Head) -> Result<(), Reject> {
+    if map.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(RejectReason::ContentLengthRepeated.into());
+    }
     for (name, value) in map {
         head.append(name.as_str(), value.as_bytes())?;
     }

@@ -6,9 +6,11 @@
 mod client;
 mod cork;
 mod fields;
+mod guard;
 mod server;
 
 pub use client::{Client, connect};
+pub use guard::Sender;
 pub use server::{Accepted, Server};
 
 use super::{Answered, Error, Progress, Sink};
@@ -19,6 +21,7 @@ use h2::{Reason, RecvStream, SendStream};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 /// Receive window of one stream: what a peer may send before somebody reads it.
@@ -36,7 +39,7 @@ const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
 /// Streams reset by the peer before anybody looked at them, until the connection is given up (rapid reset).
 const RESETS_PENDING_MAX: usize = 20;
 /// Streams that we reset for the peer's errors, until the connection is given up (`MadeYouReset`).
-const RESETS_FOR_ERRORS_MAX: usize = 256;
+const RESETS_FOR_ERRORS_MAX: usize = 100;
 
 /// The code for "given up" (RFC 9113 7).
 pub const CANCEL: u32 = 8;
@@ -59,6 +62,8 @@ pub struct Flow {
     held: usize,
     /// Its place in the count of its connection.
     counted: Option<client::Open>,
+    /// Whom to tell that it was answered to its end.
+    notes: Option<Rc<guard::Notes>>,
 }
 
 #[derive(Debug)]
@@ -82,12 +87,13 @@ enum Fin {
 }
 
 impl Flow {
-    fn accepted(recv: RecvStream, respond: h2::server::SendResponse<Bytes>) -> Self {
-        Self::new(Side::Server(respond), Some(recv))
+    fn accepted(recv: RecvStream, respond: h2::server::SendResponse<Bytes>, notes: Rc<guard::Notes>) -> Self {
+        Self { notes: Some(notes), ..Self::new(Side::Server(respond), Some(recv)) }
     }
 
     fn new(side: Side, recv: Option<RecvStream>) -> Self {
-        Self { side, recv, send: None, queue: VecDeque::new(), queued: 0, fin: Fin::Open, held: 0, counted: None }
+        let (queue, fin) = (VecDeque::new(), Fin::Open);
+        Self { side, recv, send: None, queue, queued: 0, fin, held: 0, counted: None, notes: None }
     }
 
     /// Writes the head of a request.
@@ -124,6 +130,15 @@ impl Flow {
     fn begin(&mut self, send: SendStream<Bytes>, end: bool) {
         self.send = Some(send);
         self.fin = if end { Fin::Written } else { Fin::Open };
+        if end {
+            self.note_end();
+        }
+    }
+
+    fn note_end(&self) {
+        if let Some(notes) = &self.notes {
+            notes.answered.set(notes.answered.get().saturating_add(1));
+        }
     }
 
     /// Reads the head of the response.
@@ -213,13 +228,21 @@ impl Flow {
                 self.fin = Fin::Written;
             }
             send.send_data(part, last).map_err(from_h2)?;
+            if last {
+                self.note_end();
+                return Poll::Ready(Ok(()));
+            }
         }
         match std::mem::replace(&mut self.fin, Fin::Written) {
-            Fin::Open => self.fin = Fin::Open,
+            Fin::Open => {
+                self.fin = Fin::Open;
+                return Poll::Ready(Ok(()));
+            }
             Fin::Plain => send.send_data(Bytes::new(), true).map_err(from_h2)?,
             Fin::Trailers(trailers) => send.send_trailers(trailers).map_err(from_h2)?,
-            Fin::Written => {}
+            Fin::Written => return Poll::Ready(Ok(())),
         }
+        self.note_end();
         Poll::Ready(Ok(()))
     }
 

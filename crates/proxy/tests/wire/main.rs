@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What goes over the wire, byte by byte: HTTP/2 by section of its RFCs on both sides of a proxy, requests
+//! that hide another one, servers that answer what nobody asked. Raw frames and bytes from own writers,
+//! through two sidecars with mutual TLS between them, to programs that record what reaches them.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod back;
+mod floods;
+mod frame;
+mod front;
+mod hpack;
+#[expect(dead_code, reason = "the mesh tests use the rest of it")]
+#[path = "../mesh/world.rs"]
+mod world;
