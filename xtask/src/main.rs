@@ -3,6 +3,7 @@
 //! reads arguments and nothing else.
 
 mod bench;
+mod dtm;
 mod r#gen;
 mod sim;
 mod test;

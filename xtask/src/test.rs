@@ -54,6 +54,7 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
             cargo(root, &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
         }),
         ("tests", false, |root| cargo(root, &["test", "--locked", "--workspace", "--no-fail-fast"])),
+        ("dtm's client", true, |root| Ok(if super::dtm::run(root)? { Outcome::Passed } else { Outcome::Failed })),
         ("supply chain", true, deny),
     ]
 }

@@ -345,3 +345,101 @@ fn messages_tcc_and_scopes_end_as_their_creator_says() {
         mesh::http(SocketAddr::from(([127, 0, 0, 1], mesh.port("console"))), "localhost", "/metrics").unwrap();
     assert!(metrics.body.contains("byrnie_txn_ended_total{mode=\"message\",end=\"done\"} 2"), "{}", metrics.body);
 }
+
+/// A participant without a sidecar, as dtm's clients name them: by URL.
+fn listen(script: impl Fn(&Asked, usize) -> (u16, String) + Send + Sync + 'static) -> (u16, Arc<Mutex<Vec<Asked>>>) {
+    let port = free_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let seen: Arc<Mutex<Vec<Asked>>> = Arc::default();
+    let (log, script): (_, Arc<Script>) = (Arc::clone(&seen), Arc::new(script));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (log, script) = (Arc::clone(&log), Arc::clone(&script));
+            std::thread::spawn(move || serve(stream, &log, &*script));
+        }
+    });
+    (port, seen)
+}
+
+#[test]
+fn clients_of_dtm_get_what_it_promises_without_its_faults() {
+    let mesh = Mesh::up(&[]);
+    let (port, seen) = listen(|asked, before| match asked.path.split('?').next().unwrap() {
+        "/shouts" => (200, "{\"note\": \"no FAILURE, nothing ONGOING\"}".to_owned()),
+        "/created" => (201, String::new()),
+        "/empty" => (204, String::new()),
+        "/refuses" => (409, "{\"dtm_result\":\"FAILURE\"}".to_owned()),
+        "/flaky" if before == 0 => (500, String::new()),
+        "/slow" if before == 0 => (425, String::new()),
+        _ => fine(),
+    });
+    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let dtm = |verb: &str, body: &Value| operator(&mesh, "POST", &format!("/api/dtmsvr/{verb}"), body);
+    let query = |gid: &str| operator(&mesh, "GET", &format!("/api/dtmsvr/query?gid={gid}"), &Value::Null).1;
+    let status = |gid: &str| query(gid)["transaction"]["status"].as_str().unwrap_or_default().to_owned();
+    // The members and nulls that the Python client sends.
+    let saga = |gid: &str, paths: &[(&str, &str)], wait: bool| {
+        let steps: Vec<Value> = paths.iter().map(|(a, c)| json!({"action": url(a), "compensate": url(c)})).collect();
+        json!({"gid": gid, "trans_type": "saga", "custom_data": null, "steps": steps,
+            "payloads": paths.iter().map(|_| "{\"amount\": 30}").collect::<Vec<_>>(), "query_prepared": null,
+            "protocol": null, "wait_result": wait, "timeout_to_fail": 0, "request_timeout": 8, "retry_interval": 0,
+            "passthrough_headers": [], "branch_headers": {}, "concurrent": false})
+    };
+    let ok = json!({"dtm_result": "SUCCESS"});
+    let gid = operator(&mesh, "GET", "/api/dtmsvr/newGid", &Value::Null).1["gid"].as_str().unwrap().to_owned();
+    // Words in a body mean nothing; every 2xx is a success; pauses are milliseconds.
+    let all = [("/shouts", "/u1"), ("/created", "/u2"), ("/empty", "/u3"), ("/flaky", "/u4"), ("/slow", "/u5")];
+    assert_eq!(dtm("submit", &saga(&gid, &all, true)), (200, ok.clone()));
+    // Repeated after the end, it's the same transaction, and nothing is done again.
+    assert_eq!(dtm("submit", &saga(&gid, &all, true)), (200, ok.clone()));
+    let calls = || -> Vec<String> { seen.lock().unwrap().iter().map(|asked| asked.path.clone()).collect() };
+    assert_eq!(calls().iter().filter(|path| path.starts_with("/created")).count(), 1, "{:?}", calls());
+    assert!(calls().contains(&format!("/shouts?gid={gid}&trans_type=saga&branch_id=01&op=action")), "{:?}", calls());
+    assert_eq!(status(&gid), "succeed");
+    assert_eq!(dtm("submit", &saga(&gid, &all[..2], false)).0, 409, "another transaction of the same name");
+    // A no takes the way back, and what said no is undone too, as dtm's barrier expects.
+    let (code, said) = dtm("submit", &saga("order-1", &[("/fine", "/back"), ("/refuses", "/back2")], true));
+    assert_eq!((code, &said["dtm_result"]), (409, &json!("FAILURE")), "{said}");
+    assert_eq!(status("order-1"), "failed");
+    let undone: Vec<String> = calls().into_iter().filter(|path| path.contains("op=compensate")).collect();
+    assert_eq!(undone.len(), 2, "{undone:?}");
+    assert!(undone[0].starts_with("/back2") && undone[1].starts_with("/back?"), "{undone:?}");
+    let body = seen.lock().unwrap().iter().find(|asked| asked.path.starts_with("/back?")).unwrap().body.clone();
+    assert_eq!(body, "{\"amount\": 30}");
+    // An id that begins like another's, and more custom data than a column holds.
+    let mut large = saga("order-1000", &[("/fine", "/back")], true);
+    large["custom_data"] = json!(format!("{{\"concurrent\":true,\"note\":\"{}\"}}", "x".repeat(5_000)));
+    assert_eq!(dtm("submit", &large), (200, ok.clone()));
+    // A message: prepared, then submitted; and one whose creator never says.
+    let message = |gid: &str| {
+        json!({"gid": gid, "trans_type": "msg", "steps": [{"action": url("/mail")}],
+        "payloads": ["{}"], "query_prepared": url("/asked"), "timeout_to_fail": 1})
+    };
+    assert_eq!(dtm("prepare", &message("m1")), (200, ok.clone()));
+    assert_eq!(status("m1"), "prepared");
+    assert_eq!(dtm("submit", &message("m1")), (200, ok.clone()));
+    assert_eq!(dtm("prepare", &message("m2")), (200, ok.clone()));
+    for gid in ["m1", "m2"] {
+        until("the message to be sent", || query(gid).to_string(), || status(gid) == "succeed");
+    }
+    assert!(calls().iter().any(|path| path.starts_with("/asked?gid=m2&trans_type=msg&branch_id=00&op=msg")));
+    // TCC, both ways.
+    for (gid, verb, op, end) in [("c1", "submit", "confirm", "succeed"), ("c2", "abort", "cancel", "failed")] {
+        let tcc = json!({"gid": gid, "trans_type": "tcc"});
+        assert_eq!(dtm("prepare", &tcc), (200, ok.clone()));
+        let joins = json!({"gid": gid, "branch_id": "01", "trans_type": "tcc", "status": "prepared", "data": "{}",
+            "confirm": url("/confirm"), "cancel": url("/cancel")});
+        assert_eq!(dtm("registerBranch", &joins), (200, ok.clone()));
+        assert_eq!(dtm(verb, &tcc), (200, ok.clone()));
+        until("its end", || query(gid).to_string(), || status(gid) == end);
+        assert!(calls().contains(&format!("/{op}?gid={gid}&trans_type=tcc&branch_id=01&op={op}")), "{:?}", calls());
+        assert_eq!(dtm("registerBranch", &joins).0, 409, "nobody joins what is over");
+    }
+    // A saga can be aborted; nobody asks anything without the token, or of a stranger's machine.
+    assert_eq!(dtm("abort", &json!({"gid": "order-1", "trans_type": "saga"})), (200, ok));
+    let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
+    assert_eq!(send(console, "POST", "/api/dtmsvr/submit", "", &saga("x", &all, false).to_string()).status, 401);
+    let mut far = saga("far", &[("/fine", "/back")], false);
+    far["steps"][0]["action"] = json!("http://192.0.2.1/steal");
+    assert_eq!(dtm("submit", &far).0, 403);
+}

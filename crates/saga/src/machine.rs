@@ -256,6 +256,8 @@ impl Machine {
                 // Whoever joined may have been called by the creator.
                 Phase::Open => true,
                 _ if slot == Slot::Rejected => self.state.spec.rules.undo_rejected || self.live[*at].doubt,
+                // Nothing had to be called for it: it counts as done.
+                _ if slot == Slot::Absent => self.state.phase == Phase::Acting,
                 _ => slot == Slot::Done || (matches!(slot, Slot::Pending | Slot::Stuck) && self.live[*at].sent),
             }
         };

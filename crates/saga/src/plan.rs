@@ -78,7 +78,7 @@ pub fn check_branch(others: &[Branch], branch: &Branch) -> Result<(), Error> {
     if others.iter().any(|other| other.name == branch.name) {
         return Err(Error::Twice(branch.name.clone()));
     }
-    if branch.action.is_none() && branch.confirm.is_none() && branch.undo.is_none() {
+    if branch.action.is_none() && branch.confirm.is_none() && branch.undo.is_none() && !branch.free {
         return Err(Error::Idle(branch.name.clone()));
     }
     Ok(())

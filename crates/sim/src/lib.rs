@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod shop;
 #[cfg(test)]
 mod tests;
+pub mod transactions;
 pub mod world;
 
 use byrnie_base::Instant;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The HTTP API of transactions, `/txn/v1/...`: on the console for the operator, and as the mesh service
-//! `transactions.byrnie` for workloads, whose proven identity counts. Every question is written to the audit.
+//! `transactions.byrnie` for workloads, whose proven identity counts. Whatever changes something, or is refused, is
+//! written to the audit.
 
 use super::actor::Sight;
 use super::problem::Problem;
 use super::run::Coordinator;
-use super::{Caller, dispatch, spec, view};
+use super::{Caller, dispatch, dtm, spec, view};
 use byrnie_base::Text;
 use byrnie_model::{Identity, code};
 use byrnie_net::serve::{Request, Response, StatusCode, header};
@@ -22,9 +23,12 @@ const LIST_MAX: (usize, usize) = (200, 20_000);
 /// Headings read at once.
 const PAGE: usize = 500;
 
-/// Answers a request for `/txn/v1/...`. `caller` is nobody if the request proves nothing.
+/// Answers a request for `/txn/v1/...` or `/api/dtmsvr/...`. `caller` is nobody if the request proves nothing.
 pub async fn answer(coordinator: &Arc<Coordinator>, caller: Option<Caller>, request: &Request) -> Response {
     let path: Vec<&str> = request.path.split('/').filter(|segment| !segment.is_empty()).collect();
+    if path.starts_with(&["api", "dtmsvr"]) {
+        return dtm::answer(coordinator, caller.as_ref(), request).await;
+    }
     let Some(rest) = path.strip_prefix(&["txn", "v1"]) else {
         return Problem::new(404, &code::TXN_ABSENT, "transactions are under /txn/v1/").response();
     };
@@ -47,7 +51,7 @@ pub async fn answer(coordinator: &Arc<Coordinator>, caller: Option<Caller>, requ
     response
 }
 
-fn is_edge(caller: &Caller) -> bool {
+pub(super) fn is_edge(caller: &Caller) -> bool {
     let Caller::Workload(identity) = caller else { return false };
     **identity.namespace() == *Identity::SYSTEM_NAMESPACE && **identity.service_account() == *"edge"
 }

@@ -8,6 +8,7 @@ mod api;
 mod audit;
 mod authorize;
 mod dispatch;
+mod dtm;
 mod metrics;
 mod problem;
 mod recover;

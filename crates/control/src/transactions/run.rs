@@ -75,7 +75,7 @@ impl Coordinator {
     }
 
     /// A new id, greater than those before it by the time (RFC 9562, version 7).
-    fn new_id(&self) -> Text {
+    pub(super) fn new_id(&self) -> Text {
         let millis = self.state.now().wall.as_millis() & 0xffff_ffff_ffff;
         let (one, two) = (self.roll(), self.roll());
         let (a, b) = (one & 0xfff, two >> 2);
