@@ -36,7 +36,6 @@ fn main() -> Result<()> {
         ["sim", rest @ ..] => sim::run_all(rest),
         ["tidy"] => tidy::run(&root),
         ["bench", rest @ ..] => bench::run(&root, rest),
-        [tool, rest @ ..] if bench::is_tool(tool) => bench::run_tool(tool, rest),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

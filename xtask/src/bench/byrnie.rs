@@ -1,18 +1,79 @@
 // SPDX-License-Identifier: Apache-2.0
-//! byrnie as users run it: `byrnie up`, `byrnie run` for the app, and `byrnie run --uses` for its caller,
-//! whose sidecar is where the client enters. Both sidecars are counted; the control plane isn't.
+//! byrnie. A pair as users run it: `byrnie up`, `byrnie run` for the app, and `byrnie run --uses` for its
+//! caller, whose sidecar is where the client enters; both sidecars are counted, the control plane isn't.
+//! One hop alone is a proxy of the same code and defaults, whose configuration is given to it.
 
 use super::peers::version_in;
-use super::process::{Process, Side, Stage, free_port, life, target, wait_for};
+use super::process::{Process, Side, Stage, binary, free_port, life, wait_for};
 use super::round::Subject;
+use super::workload::Path;
 use anyhow::{Context, Result, bail};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
+/// Starts what `path` needs; `app` in clear, `secure` over mutual TLS.
+pub(super) fn start(stage: &Stage, path: Path, app: SocketAddr, secure: &[SocketAddr]) -> Result<Subject> {
+    match path {
+        Path::Pair => pair(stage, app),
+        Path::Tls | Path::Hop | Path::Edits | Path::Http2 => hop(stage, &hop_words(stage, path, app, secure)),
+    }
+}
+
+/// What a proxy at the caller's side is told.
+fn caller_words(path: Path, secure: &[SocketAddr]) -> Vec<String> {
+    let next = if path == Path::Edits { secure } else { &secure[..1] };
+    let next = next.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let mut words = vec!["role=caller".to_owned(), format!("next={next}")];
+    match path {
+        Path::Edits => words.push("edits=1".to_owned()),
+        Path::Http2 => words.push("protocol=http2".to_owned()),
+        Path::Hop | Path::Tls | Path::Pair => {}
+    }
+    words
+}
+
+/// How one proxy is started.
+pub(super) fn hop_words(stage: &Stage, path: Path, app: SocketAddr, secure: &[SocketAddr]) -> Vec<String> {
+    let mut words = match path {
+        Path::Tls => vec!["role=callee".to_owned(), format!("next={app}")],
+        _ => caller_words(path, secure),
+    };
+    let state = stage.dir.join("state");
+    words.extend([format!("pki={}", stage.pki.display()), format!("state={}", state.display())]);
+    words.insert(0, "proxy".to_owned());
+    words
+}
+
+fn hop(stage: &Stage, words: &[String]) -> Result<Subject> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let proxy = stage.tool(Side::Proxy, "byrnie-hop", &words)?;
+    let entry = said_ready(stage, "byrnie-hop")?;
+    Ok(Subject { name: "byrnie", version: VERSION.to_owned(), entry, proxies: vec![proxy], beside: Vec::new() })
+}
+
+/// Where the proxy whose log this is says that it takes connections.
+pub(super) fn said_ready(stage: &Stage, name: &str) -> Result<SocketAddr> {
+    let mut entry = None;
+    wait_for(&format!("{name} is ready"), || {
+        entry = ready_in(stage, name);
+        entry.is_some()
+    })?;
+    entry.context("no address")
+}
+
+/// The same, if it has said so by now.
+pub(super) fn ready_in(stage: &Stage, name: &str) -> Option<SocketAddr> {
+    let said = std::fs::read_to_string(stage.dir.join(format!("{name}.log"))).ok()?;
+    said.lines().find_map(|line| line.strip_prefix("ready ")?.parse().ok())
+}
+
+/// The version of everything in the workspace.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Starts a mesh with one app and one caller.
-pub(super) fn start(stage: &Stage, app: SocketAddr) -> Result<Subject> {
-    let binary = binary(&stage.root)?;
+fn pair(stage: &Stage, app: SocketAddr) -> Result<Subject> {
+    let binary = binary(&stage.root, "BYRNIE", "byrnie")?;
     let said = Command::new(&binary).arg("version").output().context("cannot start byrnie")?;
     let version = version_in(&String::from_utf8_lossy(&said.stdout));
     let data = stage.dir.join("mesh");
@@ -46,19 +107,6 @@ fn entry_in(url: &str) -> Option<SocketAddr> {
     url.trim().strip_prefix("http://")?.trim_end_matches('/').parse().ok()
 }
 
-/// The binary that `BYRNIE` names, or one built now.
-fn binary(root: &Path) -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os("BYRNIE") {
-        return Ok(named.into());
-    }
-    let args = ["build", "--release", "--locked", "-p", "byrnie"];
-    let status = Command::new(env!("CARGO")).args(args).current_dir(root).status()?;
-    if !status.success() {
-        bail!("cargo {} failed", args.join(" "));
-    }
-    Ok(target(root).join("release").join("byrnie"))
-}
-
 /// A mesh in which an app has several instances, and one caller.
 pub(super) struct Shared {
     binary: PathBuf,
@@ -69,7 +117,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Starts its control plane.
     pub(super) fn start(stage: &Stage) -> Result<(Self, Process)> {
-        let binary = binary(&stage.root)?;
+        let binary = binary(&stage.root, "BYRNIE", "byrnie")?;
         let said = Command::new(&binary).arg("version").output().context("cannot start byrnie")?;
         let version = version_in(&String::from_utf8_lossy(&said.stdout));
         let data = stage.dir.join("mesh-shared");

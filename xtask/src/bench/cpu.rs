@@ -18,8 +18,24 @@ fn of_process(pid: u32) -> u64 {
         .sum()
 }
 
+/// Bytes of memory that these processes and their children hold, their share of what is shared counted
+/// once (PSS); programs of the names in `without` aren't counted.
+pub(super) fn memory(roots: &[u32], without: &[&str]) -> u64 {
+    tree(roots).into_iter().filter(|pid| !without.contains(&name(*pid).as_str())).map(held).sum()
+}
+
+fn name(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+fn held(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
 /// The processes and all below them.
-fn tree(roots: &[u32]) -> Vec<u32> {
+pub(super) fn tree(roots: &[u32]) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     for pid in entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok()) {

@@ -31,14 +31,16 @@ pub(super) struct Stage {
     pub(super) root: PathBuf,
     /// Scratch files and logs of this run.
     pub(super) dir: PathBuf,
-    own: PathBuf,
+    /// The program of the client, the app and the relay.
+    pub(super) tool: PathBuf,
+    /// Certificates, for peers and for byrnie.
+    pub(super) pki: PathBuf,
     proxy_cpu: String,
     load_cpu: String,
 }
 
 impl Stage {
     pub(super) fn new(root: &Path) -> Result<Self> {
-        let own = std::env::current_exe().context("cannot find this binary's own path")?;
         let dir = target(root).join("bench-run");
         std::fs::create_dir_all(&dir)?;
         let cpu = |name: &str, other: &str| std::env::var(name).unwrap_or_else(|_| other.to_owned());
@@ -46,7 +48,13 @@ impl Stage {
         if !is_on_path("taskset") {
             bail!("taskset is needed (Debian: util-linux)");
         }
-        Ok(Self { root: root.to_owned(), dir, own, proxy_cpu, load_cpu })
+        let tool = binary(root, "BYRNIE_BENCH", "byrnie-bench")?;
+        let pki = dir.join("pki");
+        let made = Command::new(&tool).arg("pki").arg(format!("dir={}", pki.display())).status()?;
+        if !made.success() {
+            bail!("no certificates could be made");
+        }
+        Ok(Self { root: root.to_owned(), dir, tool, pki, proxy_cpu, load_cpu })
     }
 
     /// Starts a program on the processor of `side`; what it says goes to NAME.log.
@@ -70,12 +78,12 @@ impl Stage {
 
     /// Starts one of the bench's own programs.
     pub(super) fn tool(&self, side: Side, name: &str, args: &[&str]) -> Result<Process> {
-        self.start(side, name, &self.own, args)
+        self.start(side, name, &self.tool, args)
     }
 
-    /// The load generator, not started.
-    pub(super) fn load(&self, args: &[&str]) -> Command {
-        self.command(Side::Load, &self.own, args)
+    /// The client, not started.
+    pub(super) fn client(&self, args: &[&str]) -> Command {
+        self.command(Side::Load, &self.tool, args)
     }
 
     /// Writes a scratch file.
@@ -91,11 +99,28 @@ pub(super) fn target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
+/// The binary that `variable` names, or that of `package`, built now.
+pub(super) fn binary(root: &Path, variable: &str, package: &str) -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os(variable) {
+        return Ok(named.into());
+    }
+    let args = ["build", "--release", "--locked", "-p", package];
+    let status = Command::new(env!("CARGO")).args(args).current_dir(root).status()?;
+    if !status.success() {
+        bail!("cargo {} failed", args.join(" "));
+    }
+    Ok(target(root).join("release").join(package))
+}
+
 /// A process that ends with its owner.
 #[derive(Debug)]
 pub(super) struct Process(Child);
 
 impl Process {
+    pub(super) fn of(child: Child) -> Self {
+        Self(child)
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.0.id()
     }
@@ -158,11 +183,18 @@ pub(super) fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Result<()>
 
 /// Waits until a request through `address` is answered with 200.
 pub(super) fn wait_well(name: &str, address: SocketAddr) -> Result<()> {
-    wait_for(&format!("{name} answers 200 at {address}"), || ask(address).is_some_and(|head| head.contains(" 200")))
+    wait_for(&format!("{name} answers 200 at {address}"), || {
+        first_line(address).is_some_and(|head| head.contains(" 200"))
+    })
+}
+
+/// Waits until something listens at `address`.
+pub(super) fn wait_open(name: &str, address: SocketAddr) -> Result<()> {
+    wait_for(&format!("{name} listens at {address}"), || TcpStream::connect_timeout(&address, PROBE).is_ok())
 }
 
 /// The first line of the answer to a small request.
-fn ask(address: SocketAddr) -> Option<String> {
+pub(super) fn first_line(address: SocketAddr) -> Option<String> {
     let mut socket = TcpStream::connect_timeout(&address, PROBE).ok()?;
     socket.set_read_timeout(Some(PATIENCE)).ok()?;
     socket.write_all(b"GET /b/1 HTTP/1.1\r\nhost: app\r\nconnection: close\r\n\r\n").ok()?;

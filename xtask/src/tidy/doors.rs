@@ -24,7 +24,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("kube", &["crates/model/src/"]),
     ("serde_saphyr", &["crates/model/src/"]),
     ("clap", &["crates/byrnie/src/"]),
-    ("anyhow", &["crates/byrnie/", "xtask/"]),
+    ("anyhow", &["crates/byrnie/", "crates/bench/", "xtask/"]),
     ("rustix", &["crates/net/src/", "crates/byrnie/src/supervise", "crates/byrnie/tests/"]),
 ];
 

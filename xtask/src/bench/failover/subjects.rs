@@ -90,7 +90,7 @@ impl Subject {
             Endpoints::Mesh { mesh, ports, .. } => mesh.instance(stage, at, ports[at])?,
             Endpoints::Relays { pairs, .. } => {
                 let (relay, origin) = (pairs[at].0.to_string(), pairs[at].1.to_string());
-                stage.tool(Side::Load, &format!("failover-relay-{at}"), &["bench-relay", &relay, &origin])?
+                stage.tool(Side::Load, &format!("failover-relay-{at}"), &["relay", &format!("listen={relay}"), &format!("next={origin}")])?
             }
         };
         self.running()[at] = Some(process);

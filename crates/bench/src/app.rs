@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The program at the end of every path: `GET /b/N` answers N bytes, over HTTP/1.1 or HTTP/2, in clear or
+//! (with certificates) over mutual TLS; a gRPC call is answered with its own message and a status in the
+//! trailers.
+
+use crate::pki;
+use crate::words::Words;
+use anyhow::{Context, Result, bail};
+use byrnie_codec::sniff::Sniff;
+use byrnie_codec::{Fields, Framing, Head, grpc};
+use byrnie_net::http::h2::{Accepted, Flow, Server};
+use byrnie_net::http::{Progress, sniff};
+use byrnie_net::io::Stream;
+use byrnie_net::listen::{self, Share};
+use byrnie_net::runtime;
+use byrnie_net::tls::{self, ALPN_H2, ALPN_HTTP1, ServerTls};
+use bytes::Bytes;
+use std::future::poll_fn;
+use std::task::Poll;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Bytes of request heads that wait on one connection.
+const HEADS_BYTES_MAX: usize = 64 * 1024;
+/// Largest body that is served.
+const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Largest piece of a body that is handed over at once.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// `app listen=ADDR,... [pki=DIR]`.
+pub(crate) async fn serve(words: Words) -> Result<()> {
+    let tls = match words.text("pki") {
+        Some(_) => Some(tls::server(&pki::credentials(&words.path("pki")?, "app")?, &[ALPN_H2, ALPN_HTTP1])?),
+        None => None,
+    };
+    let mut accepting = Vec::new();
+    for address in words.addresses("listen")? {
+        let listener = listen::bind(address, Share::Alone).map_err(|error| error.error)?;
+        let tls = tls.clone();
+        accepting.push(runtime::spawn_local("accept", async move {
+            loop {
+                let (tcp, _) = listener.accept().await;
+                runtime::spawn_local("connection", connection(tcp.into(), tls.clone()));
+            }
+        }));
+    }
+    for task in accepting {
+        task.ended().await;
+    }
+    Ok(())
+}
+
+async fn connection(stream: Stream, tls: Option<ServerTls>) {
+    // Whoever sees an error is the client, which counts it.
+    let _ = match (stream, tls) {
+        (Stream::Plain(tcp), Some(tls)) => match tls::accept(tcp, &tls).await {
+            Ok((stream, peer)) if peer.alpn.as_deref() == Some(ALPN_H2) => http2(stream, Vec::new()).await,
+            Ok((stream, _)) => http1(stream, Vec::new()).await,
+            Err(error) => Err(error.into()),
+        },
+        (mut stream, _) => match sniff(&mut stream).await {
+            Ok((Sniff::Http2, bytes)) => http2(stream, bytes).await,
+            Ok((_, bytes)) => http1(stream, bytes).await,
+            Err(error) => Err(error.into()),
+        },
+    };
+}
+
+async fn http1(mut stream: Stream, mut waiting: Vec<u8>) -> Result<()> {
+    waiting.reserve(HEADS_BYTES_MAX);
+    let mut answer = Answer::default();
+    loop {
+        let Some(end) = end_of_head(&waiting) else {
+            if waiting.len() >= HEADS_BYTES_MAX || stream.read_buf(&mut waiting).await? == 0 {
+                return Ok(());
+            }
+            continue;
+        };
+        answer.make(size_asked(&waiting[..end])?);
+        waiting.drain(..end);
+        stream.write_all(&answer.bytes).await?;
+        stream.flush().await?;
+    }
+}
+
+/// An answer, kept for the next request of the same size.
+#[derive(Default)]
+struct Answer {
+    size: Option<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Answer {
+    fn make(&mut self, size: usize) {
+        if self.size != Some(size) {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {size}\r\n\r\n");
+            self.bytes = head.into_bytes();
+            self.bytes.resize(self.bytes.len() + size, b'x');
+            self.size = Some(size);
+        }
+    }
+}
+
+async fn http2(stream: Stream, bytes: Vec<u8>) -> Result<()> {
+    let mut server = Server::handshake(stream, bytes).await?;
+    while let Some(accepted) = poll_fn(|cx| server.poll_accept(cx)).await {
+        let Accepted { flow, head } = accepted?;
+        runtime::spawn_local("stream", async move {
+            if let Ok(head) = head {
+                // As above: the client counts it.
+                let _ = stream_of(flow, head).await;
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn stream_of(mut flow: Flow, mut head: Head) -> Result<()> {
+    let mut message = Vec::new();
+    while let Progress::More = poll_fn(|cx| {
+        flow.poll_body(cx, &mut |_, chunk| {
+            message.extend_from_slice(chunk.as_slice());
+            Ok(())
+        })
+    })
+    .await?
+    {
+        if message.len() > BODY_BYTES_MAX {
+            bail!("too large");
+        }
+    }
+    let mut trailers = None;
+    if grpc::is_grpc(&head) {
+        head.start_response(200);
+        head.append("content-type", b"application/grpc").map_err(reject)?;
+        head.set_framing(Framing::Stream);
+        let mut fields = Fields::new();
+        fields.append("grpc-status", b"0").map_err(|reason| reject(reason.into()))?;
+        trailers = Some(fields);
+    } else {
+        let size = size_of(head.path())?;
+        message = vec![b'x'; size];
+        head.start_response(200);
+        head.append("content-type", b"text/plain").map_err(reject)?;
+        head.set_framing(Framing::Length(size as u64));
+    }
+    flow.send_response(&head)?;
+    let mut rest = Bytes::from(message);
+    while !rest.is_empty() {
+        flow.push(rest.split_to(rest.len().min(PIECE_BYTES)));
+    }
+    flow.end(trailers.as_ref())?;
+    poll_fn(|cx| match flow.poll_flush(cx) {
+        Poll::Pending if flow.poll_gone(cx).is_ready() => Poll::Ready(Err(byrnie_net::http::Error::Closed)),
+        flushed => flushed,
+    })
+    .await?;
+    Ok(())
+}
+
+fn reject(reject: byrnie_codec::Reject) -> anyhow::Error {
+    anyhow::anyhow!("{reject}")
+}
+
+/// Where the first head in `bytes` ends.
+pub(crate) fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+}
+
+fn size_asked(head: &[u8]) -> Result<usize> {
+    size_of(std::str::from_utf8(head)?.split(' ').nth(1).context("no path")?)
+}
+
+fn size_of(path: &str) -> Result<usize> {
+    let size: usize = path.strip_prefix("/b/").context("not /b/N")?.parse()?;
+    if size <= BODY_BYTES_MAX { Ok(size) } else { bail!("too large") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_is_in_the_path() {
+        assert_eq!(size_asked(b"GET /b/100 HTTP/1.1\r\n\r\n").unwrap(), 100);
+        assert!(size_asked(b"GET /other HTTP/1.1\r\n\r\n").is_err());
+        assert!(size_asked(b"GET /b/99999999999 HTTP/1.1\r\n\r\n").is_err());
+        assert_eq!(end_of_head(b"GET / HTTP/1.1\r\n\r\nGET"), Some(18));
+        assert_eq!(end_of_head(b"GET / HTTP/1.1\r\n"), None);
+    }
+}

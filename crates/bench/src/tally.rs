@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What all connections of a client count together, and how it's told: after a warm-up `begin N`, at the
+//! end `end N` with the requests answered so far, so that whoever started the client reads CPU times at
+//! these moments; then one line of JSON.
+
+use anyhow::Result;
+use serde::Serialize;
+use std::cell::{Cell, RefCell};
+use std::io::Write;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Load before the measured span: connections, handshakes, pools and caches settle.
+pub(crate) const WARM_UP: Duration = Duration::from_millis(700);
+/// Latencies kept; later ones are left out.
+const LATENCIES_MAX: usize = 16 << 20;
+
+/// What the client saw in the measured span.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Seen {
+    requests: u64,
+    errors: u64,
+    seconds: f64,
+    p50_us: u64,
+    p99_us: u64,
+}
+
+/// What connections of the load share.
+#[derive(Default)]
+pub(crate) struct Tally {
+    answered: Cell<u64>,
+    errors: Cell<u64>,
+    measuring: Cell<bool>,
+    latencies: RefCell<Vec<u32>>,
+    /// The first thing that went wrong, for the log.
+    first: RefCell<Option<String>>,
+}
+
+impl Tally {
+    pub(crate) fn answered(&self, since: Instant) {
+        self.answered.set(self.answered.get() + 1);
+        let mut latencies = self.latencies.borrow_mut();
+        if self.measuring.get() && latencies.len() < LATENCIES_MAX {
+            latencies.push(u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX));
+        }
+    }
+
+    pub(crate) fn failed(&self, error: &anyhow::Error) {
+        self.errors.set(self.errors.get() + 1);
+        self.first.borrow_mut().get_or_insert_with(|| format!("{error:#}"));
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.answered.get()
+    }
+
+    fn seen(&self, requests: u64, seconds: f64) -> Seen {
+        let mut latencies = self.latencies.take();
+        latencies.sort_unstable();
+        let at = |share: f64| {
+            let index = (latencies.len() as f64 * share) as usize;
+            latencies.get(index.min(latencies.len().saturating_sub(1))).copied().map_or(0, u64::from)
+        };
+        if let Some(first) = self.first.take() {
+            eprintln!("first error: {first}");
+        }
+        Seen { requests, errors: self.errors.get(), seconds, p50_us: at(0.5), p99_us: at(0.99) }
+    }
+}
+
+/// Measures for `span` after the warm-up, or until `requests` have been answered in all if that isn't 0.
+pub(crate) async fn measure(tally: &Rc<Tally>, span: Duration, requests: u64) -> Result<()> {
+    if requests > 0 {
+        let (start, until) = (now(), span + WARM_UP);
+        while tally.count() < requests && start.elapsed() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let seen = tally.seen(tally.count(), start.elapsed().as_secs_f64());
+        return say(&serde_json::to_string(&seen)?);
+    }
+    tokio::time::sleep(WARM_UP).await;
+    tally.measuring.set(true);
+    let (start, before) = (now(), tally.count());
+    say(&format!("begin {before}"))?;
+    tokio::time::sleep(span).await;
+    let (took, after) = (start.elapsed(), tally.count());
+    say(&format!("end {after}"))?;
+    say(&serde_json::to_string(&tally.seen(after - before, took.as_secs_f64()))?)
+}
+
+/// One line, at once.
+pub(crate) fn say(line: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}
+
+/// The time.
+#[expect(clippy::disallowed_methods, reason = "a developer's tool measures by the machine's clock")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What doesn't depend on the machine's mood: user-space instructions of each request, counted by
+//! callgrind as the difference of a long and a short run, and system calls, counted by strace while a
+//! load runs.
+
+use super::options::Options;
+use super::peers::{self, Http2, Role, Tls};
+use super::process::{Process, Side, Stage, free_port, is_on_path, loopback, wait_open};
+use super::report::{Draw, Figure, Metric, Row, Table};
+use super::round::{self, App};
+use super::workload::{Path, Workload};
+use super::{byrnie, cpu};
+use anyhow::{Context, Result, bail};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Requests of the short and of the long run.
+const SHORT: u64 = 500;
+const LONG: u64 = 2500;
+/// Connections while instructions are counted: the order of events hardly matters then.
+const CONNECTIONS: usize = 8;
+
+/// Counts for each subject that isn't too slow under callgrind.
+pub(super) fn measure(stage: &Stage, options: &Options, workload: &Workload) -> Result<Table> {
+    for tool in ["valgrind", "strace"] {
+        if !is_on_path(tool) {
+            bail!("{tool} is needed (Debian: {tool})");
+        }
+    }
+    let app = App::start(stage)?;
+    let (mut rows, mut failed) = (Vec::new(), Vec::new());
+    let peers = ["haproxy", "nginx", "envoy"];
+    for name in peers.into_iter().filter(|name| options.wants(name).0).chain(["byrnie"]) {
+        match row(stage, workload, name, &app) {
+            Ok(row) => rows.push(row),
+            Err(error) => failed.push(format!("{} {name}: {error:#}", workload.name)),
+        }
+    }
+    let metric = |name, title, draw| Metric { name, title, draw };
+    let metrics = vec![
+        metric("user_instructions_per_request", "instructions", Draw::Main),
+        metric("syscalls_per_request", "system calls", Draw::Hundredths),
+    ];
+    let head = format!("{} B answers; instructions at {CONNECTIONS} connections, calls at 64", workload.load.size);
+    Ok(Table { workload: *workload, head, metrics, rows, failed })
+}
+
+fn row(stage: &Stage, workload: &Workload, name: &'static str, app: &App) -> Result<Row> {
+    let short = instructions(stage, workload, name, app, SHORT)?;
+    let long = instructions(stage, workload, name, app, LONG)?;
+    let each = long.saturating_sub(short) as f64 / (LONG - SHORT) as f64;
+    let calls = calls(stage, workload, name, app)?;
+    let figures = [each, calls].into_iter().map(|figure| Figure::among(vec![figure])).collect();
+    Ok(Row { subject: name, version: String::new(), figures, remark: String::new() })
+}
+
+/// How one hop of a subject is started, and where it takes connections if that's known before.
+pub(super) fn command(stage: &Stage, name: &str, app: &App) -> Result<(PathBuf, Vec<String>, Option<SocketAddr>)> {
+    if name == "byrnie" {
+        return Ok((stage.tool.clone(), byrnie::hop_words(stage, Path::Hop, app.clear[0], &app.secure), None));
+    }
+    let listen = loopback(free_port()?);
+    let role = Role {
+        name: format!("{name}-count"),
+        listen,
+        next: app.clear[..1].to_vec(),
+        tls: Tls::None,
+        http2: Http2::Neither,
+        edits: false,
+    };
+    let (program, args) = peers::command(stage, name, &role)?;
+    Ok((program, args, Some(listen)))
+}
+
+fn start(stage: &Stage, name: &str, app: &App, under: &[String]) -> Result<(Process, SocketAddr)> {
+    let (program, args, listen) = command(stage, name, app)?;
+    let program = program.to_string_lossy().into_owned();
+    let words: Vec<&str> = under.iter().chain([&program]).chain(&args).map(String::as_str).collect();
+    let process = stage.start(Side::Proxy, "counted", words[0], &words[1..])?;
+    let entry = match listen {
+        Some(listen) => listen,
+        None => byrnie::said_ready(stage, "counted")?,
+    };
+    wait_open(name, entry)?;
+    Ok((process, entry))
+}
+
+/// Instructions of a whole run with so many requests.
+fn instructions(stage: &Stage, workload: &Workload, name: &str, app: &App, requests: u64) -> Result<u64> {
+    let pattern = stage.dir.join("callgrind");
+    for old in outputs(stage)? {
+        std::fs::remove_file(old)?;
+    }
+    let under = [
+        "valgrind".to_owned(),
+        "--tool=callgrind".to_owned(),
+        "--trace-children=yes".to_owned(),
+        format!("--callgrind-out-file={}.%p", pattern.display()),
+    ];
+    let (process, entry) = start(stage, name, app, &under)?;
+    let mut words = round::words(stage, workload, entry);
+    words.extend([format!("connections={CONNECTIONS}"), format!("requests={requests}"), "secs=60".to_owned()]);
+    let args: Vec<&str> = words.iter().map(String::as_str).collect();
+    let output = stage.client(&args).stderr(Stdio::inherit()).output()?;
+    let seen: round::Seen = serde_json::from_slice(&output.stdout).context("the client's output")?;
+    if seen.errors > 0 || seen.requests < requests {
+        bail!("{} errors, {} of {requests} requests", seen.errors, seen.requests);
+    }
+    drop(process);
+    let mut sum = 0;
+    for path in outputs(stage)? {
+        let text = std::fs::read_to_string(&path)?;
+        let total =
+            text.lines().find_map(|line| line.strip_prefix("summary: ").or_else(|| line.strip_prefix("totals: ")));
+        sum += total.and_then(|total| total.trim().parse::<u64>().ok()).unwrap_or(0);
+    }
+    if sum == 0 { bail!("callgrind counted nothing") } else { Ok(sum) }
+}
+
+fn outputs(stage: &Stage) -> Result<Vec<PathBuf>> {
+    let is_output =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("callgrind."));
+    Ok(std::fs::read_dir(&stage.dir)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_output).collect())
+}
+
+/// System calls of each request.
+fn calls(stage: &Stage, workload: &Workload, name: &str, app: &App) -> Result<f64> {
+    let (process, entry) = start(stage, name, app, &["env".to_owned()])?;
+    let mut words = round::words(stage, workload, entry);
+    words.extend(["requests=200000".to_owned(), "secs=1".to_owned()]);
+    let args: Vec<&str> = words.iter().map(String::as_str).collect();
+    let file = stage.dir.join("strace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-c", "-U", "calls,name", "-o"]).arg(&file);
+    for pid in cpu::tree(&[process.pid()]) {
+        strace.args(["-p", &pid.to_string()]);
+    }
+    let tracer = Process::of(strace.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    let output = stage.client(&args).output()?;
+    drop(tracer);
+    let seen: round::Seen = serde_json::from_slice(&output.stdout).context("the client's output")?;
+    let text = std::fs::read_to_string(&file)?;
+    let calls = total_calls(&text).context("strace's table")?;
+    Ok(calls as f64 / seen.requests.max(1) as f64)
+}
+
+/// The number of calls in the last line of strace's table.
+fn total_calls(table: &str) -> Option<u64> {
+    let line = table.lines().rev().find(|line| line.trim_end().ends_with("total"))?;
+    line.split_whitespace().find_map(|word| word.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_of_a_table_is_found() {
+        let table = "    calls syscall\n--------- ----------------\n      100 recvfrom\n--------- ----------------\n      342 total\n";
+        assert_eq!(total_calls(table), Some(342));
+        assert_eq!(total_calls(""), None);
+    }
+}
