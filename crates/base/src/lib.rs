@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod count;
 pub mod drain;
+pub mod hash;
 pub mod mailbox;
 pub mod ring;
 pub mod rng;

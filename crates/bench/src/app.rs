@@ -8,7 +8,7 @@ use crate::words::Words;
 use anyhow::{Context, Result, bail};
 use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Fields, Framing, Head, grpc};
-use byrnie_net::http::h2::{Accepted, Flow, Server};
+use byrnie_net::http::h2::{Accepted, Flow, Sender, Server};
 use byrnie_net::http::{Progress, sniff};
 use byrnie_net::io::Stream;
 use byrnie_net::listen::{self, Share};
@@ -101,7 +101,7 @@ impl Answer {
 }
 
 async fn http2(stream: Stream, bytes: Vec<u8>) -> Result<()> {
-    let mut server = Server::handshake(stream, bytes).await?;
+    let mut server = Server::handshake(stream, bytes, Sender::Proxy).await?;
     while let Some(accepted) = poll_fn(|cx| server.poll_accept(cx)).await {
         let Accepted { flow, head } = accepted?;
         runtime::spawn_local("stream", async move {

@@ -12,7 +12,9 @@ use anyhow::{Context, Result, bail};
 use byrnie_engine::{Compiler, Node, Role};
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source as Caller};
 use byrnie_model::resource::{DefaultAccess, Mesh};
-use byrnie_model::route::{Backend, HeaderEdits, Match, NamedMatch, Parent, PathMatch, RouteFilter, ValueMatch};
+use byrnie_model::route::{
+    Backend, Destination, HeaderEdits, Match, NamedMatch, Parent, PathMatch, RouteFilter, ValueMatch,
+};
 use byrnie_model::service::{Locality, PortPair, ServicePort, TargetPort};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{
@@ -115,7 +117,14 @@ fn labels() -> Labels {
 
 fn resource(kind: Kind, name: &str, spec: Spec) -> Resource {
     let namespace = if kind == Kind::Mesh { "" } else { "default" };
-    Resource { key: Key::new(kind, namespace, name), revision: Revision(1), labels: Labels::new(), origin: None, spec }
+    Resource {
+        key: Key::new(kind, namespace, name),
+        revision: Revision(1),
+        created: Revision(1),
+        labels: Labels::new(),
+        origin: None,
+        spec,
+    }
 }
 
 fn mesh() -> Resource {
@@ -194,13 +203,14 @@ fn route() -> Resource {
             RouteFilter::RequestHeaders(edits("x-set", "referer")),
             RouteFilter::ResponseHeaders(edits("x-answered", "server")),
         ],
-        backends: vec![Backend { service: app(), port: 80, weight: 1, filters: Vec::new() }],
+        backends: vec![Backend { to: Destination::new(app(), 80), weight: 1, filters: Vec::new() }],
         timeout: None,
         backend_timeout: None,
         retry: None,
+        session: None,
     };
     let mut rules: Vec<_> = (0..ROUTES_BEFORE).map(|at| rule(format!("/other/{at}"), None)).collect();
     rules.push(rule("/b".to_owned(), Some("cache-control")));
-    let route = Route { parents: vec![Parent { service: app(), port: None }], hostnames: Vec::new(), rules };
+    let route = Route { parents: vec![Parent::service(app(), None)], hostnames: Vec::new(), rules };
     resource(Kind::HttpRoute, "app", Spec::Route(Arc::new(route)))
 }

@@ -9,6 +9,7 @@ use crate::latency::Latency;
 use crate::outlier::{self, Standing};
 use crate::retry::Budget;
 use crate::slot::Memory;
+use byrnie_base::hash::BuildQuick;
 use byrnie_base::{Instant, Rng, Text};
 use byrnie_model::Identity;
 use std::collections::HashMap;
@@ -25,7 +26,7 @@ pub struct Shard {
     pub(crate) credits: Memory<i64>,
     pub(crate) warmth: Memory<Warmth>,
     pub(crate) counts: Counts,
-    callers: HashMap<Identity, Text>,
+    callers: HashMap<Identity, Text, BuildQuick>,
     /// For building short texts without asking for memory.
     pub(crate) scratch: String,
 }
@@ -80,7 +81,7 @@ impl Shard {
             credits: Memory::default(),
             warmth: Memory::default(),
             counts: Counts::default(),
-            callers: HashMap::new(),
+            callers: HashMap::default(),
             scratch: String::with_capacity(256),
         }
     }

@@ -9,6 +9,7 @@ use crate::cluster::{Cluster, Member};
 use crate::route::Table;
 use crate::slot::Slot;
 use byrnie_base::Text;
+use byrnie_base::hash::BuildQuick;
 use byrnie_base::share::Line;
 use byrnie_model::resource::DefaultAccess;
 use byrnie_model::{Protocol, Revision, ServiceRef};
@@ -26,13 +27,16 @@ pub struct Snapshot {
     pub(crate) node: Arc<Node>,
     pub(crate) mesh: MeshDefaults,
     /// By namespace, then by name.
-    pub(crate) services: HashMap<Text, Arc<HashMap<Text, Arc<Subtree>>>>,
+    pub(crate) services: Names<Arc<Names<Arc<Subtree>>>>,
     /// By slot.
     pub(crate) clusters: Vec<Option<Arc<Cluster>>>,
     pub(crate) words: Words,
     /// When a call of this workload was last given up after retries, over all cores: see `exchange`.
     pub(crate) spent: Arc<Line>,
 }
+
+/// By a name from configuration.
+pub(crate) type Names<V> = HashMap<Text, V, BuildQuick>;
 
 /// What the Mesh resource says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,14 +6,14 @@
 use byrnie_base::clock::SystemClock;
 use byrnie_base::{Clock, Now};
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::watch;
 
 #[cfg(test)]
@@ -58,20 +58,26 @@ where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    let runtime = reactor()?;
+    // The reactor can't leave the thread that made it, so its thread tells whether there is one.
+    let (made, made_it) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let runtime = match reactor() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(made.send(Err(error))),
+        };
+        drop(made.send(Ok(())));
         if let Some(cpu) = cpu
             && let Err(error) = pin_to(cpu)
         {
             tracing::warn!(cpu, %error, "core is not pinned");
         }
-        let local = tokio::task::LocalSet::new();
-        let ran = catch_unwind(AssertUnwindSafe(|| local.block_on(&runtime, async { main().await })));
+        let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(async { main().await })));
         if let Err(panic) = ran {
             count_panic("core", &*panic);
             std::panic::resume_unwind(panic);
         }
     })?;
+    made_it.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
     Ok(Core { thread })
 }
 
@@ -80,15 +86,16 @@ where
 /// # Errors
 /// If the reactor can't be made.
 pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
-    let runtime = reactor()?;
-    Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
+    Ok(reactor()?.block_on(future))
 }
 
-fn reactor() -> io::Result<tokio::runtime::Runtime> {
+/// Tasks stand in the reactor's own queue. A `LocalSet` above it would put each wake-up by a socket through
+/// two queues and, as it is woken from outside of its poll, through a write to the reactor's own descriptor.
+fn reactor() -> io::Result<LocalRuntime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .on_thread_unpark(|| COARSE.with(|coarse| coarse.set(Coarse { uses_left: 0, ..coarse.get() })))
-        .build()
+        .build_local(LocalOptions::default())
 }
 
 fn pin_to(cpu: usize) -> io::Result<()> {
@@ -109,7 +116,7 @@ fn pin_to(cpu: usize) -> io::Result<()> {
 /// A spawned task. Dropping it leaves the task running.
 #[derive(Debug)]
 pub struct Task {
-    join: tokio::task::JoinHandle<()>,
+    join: tokio::task::JoinHandle<Result<(), Panicked>>,
 }
 
 impl Task {
@@ -150,7 +157,7 @@ impl Drop for Owned {
 /// # Panics
 /// Outside [`spawn_core`] and [`block_on`].
 pub fn spawn_local<F: Future<Output = ()> + 'static>(kind: &'static str, future: F) -> Task {
-    Task { join: tokio::task::spawn_local(confined(kind, future)) }
+    Task { join: tokio::task::spawn_local(catch(kind, future)) }
 }
 
 /// Starts a task that may be moved between threads, on the current reactor. `kind` names it in the
@@ -159,13 +166,13 @@ pub fn spawn_local<F: Future<Output = ()> + 'static>(kind: &'static str, future:
 /// # Panics
 /// Outside a reactor.
 pub fn spawn<F: Future<Output = ()> + Send + 'static>(kind: &'static str, future: F) -> Task {
-    Task { join: tokio::task::spawn(confined(kind, future)) }
+    Task { join: tokio::task::spawn(catch(kind, future)) }
 }
 
 /// Tasks that end together: those still running are aborted when the group is dropped.
 #[derive(Debug, Default)]
 pub struct Group {
-    set: tokio::task::JoinSet<()>,
+    set: tokio::task::JoinSet<Result<(), Panicked>>,
 }
 
 impl Group {
@@ -177,7 +184,7 @@ impl Group {
     /// Starts a task in the group, on the current reactor. `kind` names it in the report of a panic.
     pub fn spawn<F: Future<Output = ()> + Send + 'static>(&mut self, kind: &'static str, future: F) {
         self.reap();
-        self.set.spawn(confined(kind, future));
+        self.set.spawn(catch(kind, future));
     }
 
     /// Tasks still running.
@@ -205,27 +212,40 @@ impl Group {
     }
 }
 
-async fn confined<F: Future<Output = ()>>(kind: &'static str, future: F) {
-    // The panic is counted and reported in `catch`; the task has nobody else to tell.
-    let _ = catch(kind, future).await;
-}
-
 /// Runs `future`, turning a panic in it into an error after counting and reporting it under `kind`.
 ///
 /// # Errors
 /// If the future panicked. Its own values are dropped; what it shared with others may be half changed,
 /// so callers rebuild that.
-pub async fn catch<F: Future>(kind: &'static str, future: F) -> Result<F::Output, Panicked> {
-    let mut future = pin!(future);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-        Err(panic) => {
-            count_panic(kind, &*panic);
-            Poll::Ready(Err(Panicked))
+pub fn catch<F: Future>(kind: &'static str, future: F) -> Catch<F> {
+    Catch { kind, future }
+}
+
+/// What [`catch`] returns. By hand, as an `async fn` would hold `future` twice: where it was handed in and
+/// where it's polled, and every task stands in at least one of these.
+#[derive(Debug)]
+pub struct Catch<F> {
+    kind: &'static str,
+    future: F,
+}
+
+impl<F: Future> Future for Catch<F> {
+    type Output = Result<F::Output, Panicked>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let kind = self.kind;
+        // SAFETY: `future` is pinned whenever `Catch` is: it's never moved out, and `Catch` has no `Drop`
+        // and is `Unpin` only if `F` is.
+        let future = unsafe { self.map_unchecked_mut(|catch| &mut catch.future) };
+        match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(panic) => {
+                count_panic(kind, &*panic);
+                Poll::Ready(Err(Panicked))
+            }
         }
-    })
-    .await
+    }
 }
 
 static PANICS: AtomicU64 = AtomicU64::new(0);

@@ -310,6 +310,8 @@ impl<'a> Trip<'a> {
                 Poll::Ready(Ok(())) => return Poll::Ready(None),
                 Poll::Ready(Err(Fault::Target(_))) => return Poll::Ready(Some((Failure::DownstreamGone, CANCEL))),
                 Poll::Ready(Err(Fault::Source(error))) => {
+                    // What came before the break is the caller's: an answer cut short, not none at all.
+                    let _ = self.down.poll_flush(cx);
                     return Poll::Ready(Some((Failure::ResetAfterHead, code_of(&error))));
                 }
                 Poll::Pending => {}

@@ -55,7 +55,7 @@ pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: 
 
 /// A connection from another proxy.
 async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
-    let (stream, peer) = match tls::accept(tcp, &core.keys().server).await {
+    let (stream, peer) = match Box::pin(tls::accept(tcp, &core.keys().server)).await {
         Ok(accepted) => accepted,
         Err(error) => {
             tracing::debug!(%remote, %error, "inbound handshake failed");
@@ -135,8 +135,8 @@ async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
             Asked::Request => {}
             Asked::Malformed(reject) => {
                 core.count(|counts| counts.rejected.increment());
-                refuse(core, &mut wire, &mut desk, reject).await;
-                return linger(wire).await;
+                Box::pin(refuse(core, &mut wire, &mut desk, reject)).await;
+                return Box::pin(linger(wire)).await;
             }
             Asked::Nothing => return,
         }
@@ -144,13 +144,13 @@ async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
             return;
         }
         if matches!(caller.entry, Entry::Forward) && desk.request.method() == "CONNECT" {
-            return connect(core, &caller, wire, desk).await;
+            return Box::pin(connect(core, &caller, wire, desk)).await;
         }
         match Trip::new(core, &caller, &mut wire, &mut desk).run().await {
             Next::Again => {}
-            Next::Close => return linger(wire).await,
+            Next::Close => return Box::pin(linger(wire)).await,
             Next::Drop => return,
-            Next::Tunnel(upstream) => return switch(wire, *upstream).await,
+            Next::Tunnel(upstream) => return Box::pin(switch(wire, *upstream)).await,
         }
     }
 }
@@ -278,8 +278,9 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
 
 async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
     let sender = if caller.source.is_some() { Sender::Proxy } else { Sender::Client };
-    let handshake = runtime::timeout(HEAD_MAX, Server::handshake(stream, bytes, sender)).await;
-    let Ok(Ok(mut server)) = handshake else { return };
+    let handshake = Box::pin(runtime::timeout(HEAD_MAX, Server::handshake(stream, bytes, sender))).await;
+    let Ok(Ok(server)) = handshake else { return };
+    let mut server = Box::new(server);
     let caller = Rc::new(caller);
     // Desks of streams that ended, for those that follow.
     let desks: Rc<RefCell<Vec<Desk>>> = Rc::default();

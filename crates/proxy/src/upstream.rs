@@ -117,7 +117,7 @@ pub(crate) async fn connect(core: &Core, plan: &Plan, alpn: &[u8]) -> Result<(St
             }
         }
     };
-    runtime::timeout(limit, opening).await.unwrap_or(Err(Failure::ConnectTimeout))
+    runtime::timeout(limit, Box::pin(opening)).await.unwrap_or(Err(Failure::ConnectTimeout))
 }
 
 /// What an error before the response's head means.

@@ -53,7 +53,7 @@ pub(super) fn run(root: &Path, args: &[&str]) -> Result<()> {
         }
         match measure(&stage, &options, name)? {
             Some(outcome) => outcomes.push(outcome),
-            None => eprintln!("skipped: {name} isn't here (PATH; for Envoy, ENVOY names its binary)"),
+            None => eprintln!("skipped: {name} isn't here (PATH; for Envoy, ENVOY_BIN names its binary)"),
         }
     }
     print(&options, &outcomes)?;

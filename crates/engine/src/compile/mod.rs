@@ -13,7 +13,7 @@ use crate::cluster::Share;
 use crate::route::CompiledRoute;
 use crate::shard::label_of;
 use crate::slot::{Slot, Slots};
-use crate::snapshot::{MeshDefaults, Snapshot, Words};
+use crate::snapshot::{MeshDefaults, Names, Snapshot, Words};
 use crate::{Node, cluster::Member};
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::resource::{DefaultAccess, Spec};
@@ -95,7 +95,7 @@ impl Compiler {
             revision: Revision::default(),
             node: Arc::new(node),
             mesh: MeshDefaults { default_access: DefaultAccess::Deny },
-            services: HashMap::new(),
+            services: Names::default(),
             clusters: Vec::new(),
             words,
             spent: Arc::default(),

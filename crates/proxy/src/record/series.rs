@@ -5,6 +5,7 @@
 
 use byrnie_base::Text;
 use byrnie_base::count::{Counter, Histogram};
+use byrnie_base::hash::{BuildQuick, Quick};
 use byrnie_engine::{Labels, Reason, Verdict};
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -72,7 +73,7 @@ impl Book {
 /// A core's own way from label sets to cells.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    by_hash: HashMap<u64, Vec<Entry>, Plain>,
+    by_hash: HashMap<u64, Vec<Entry>, BuildQuick>,
     count: usize,
 }
 
@@ -135,40 +136,11 @@ fn is_of(series: &Series, verdict: &Verdict) -> bool {
 }
 
 fn hash(verdict: &Verdict) -> u64 {
-    let mut hasher = Quick(0xcbf2_9ce4_8422_2325);
+    let mut hasher = Quick::default();
     verdict.labels.hash(&mut hasher);
     verdict.decided.route.hash(&mut hasher);
     verdict.decided.rule.hash(&mut hasher);
     verdict.status.hash(&mut hasher);
     verdict.reason.hash(&mut hasher);
     hasher.finish()
-}
-
-/// A quick hash for names that come from configuration: nobody outside can choose them to collide.
-struct Quick(u64);
-
-impl Hasher for Quick {
-    fn finish(&self) -> u64 {
-        self.0 ^ self.0 >> 29
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x517c_c1b7_2722_0a95);
-        }
-    }
-}
-
-/// For keys that are hashes already.
-#[derive(Clone, Copy, Debug, Default)]
-struct Plain;
-
-impl std::hash::BuildHasher for Plain {
-    type Hasher = Quick;
-
-    fn build_hasher(&self) -> Quick {
-        Quick(0)
-    }
 }

@@ -53,7 +53,7 @@ impl Subject {
             _ => {
                 let file = stage
                     .write("failover-envoy.json", &bootstrap(entry, &relays, name == "envoy-tuned").to_string())?;
-                let binary = envoy::binary().context("ENVOY isn't set")?;
+                let binary = envoy::binary().context("ENVOY_BIN isn't set")?;
                 let file = file.to_string_lossy();
                 let args = ["-c", &*file, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"];
                 stage.start(Side::Proxy, "failover-envoy", binary, &args)?
@@ -90,7 +90,11 @@ impl Subject {
             Endpoints::Mesh { mesh, ports, .. } => mesh.instance(stage, at, ports[at])?,
             Endpoints::Relays { pairs, .. } => {
                 let (relay, origin) = (pairs[at].0.to_string(), pairs[at].1.to_string());
-                stage.tool(Side::Load, &format!("failover-relay-{at}"), &["relay", &format!("listen={relay}"), &format!("next={origin}")])?
+                stage.tool(
+                    Side::Load,
+                    &format!("failover-relay-{at}"),
+                    &["relay", &format!("listen={relay}"), &format!("next={origin}")],
+                )?
             }
         };
         self.running()[at] = Some(process);
