@@ -19,7 +19,7 @@ use byrnie_net::dns::{self, Known, Names};
 use byrnie_net::listen::Ports;
 use byrnie_net::runtime::{self, Trigger};
 use byrnie_proxy::{AccessLog, Control, Gateway, Mount, Sidecar, Source, Tokens};
-use byrnie_store::{Embedded, OpenError, Store, log};
+use byrnie_store::{Embedded, OpenError, Store, ledger, log};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -103,6 +103,9 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     let store = Embedded::open(&path, Arc::new(*runtime::clock()))
         .map_err(|error| of_open(&error).at(path.display().to_string()))?;
     let store: Arc<dyn Store> = Arc::new(store);
+    let path = dir.join("ledger.redb");
+    let ledger = ledger::Embedded::open(&path, Arc::new(*runtime::clock()))
+        .map_err(|error| of_open(&error).at(path.display().to_string()))?;
     let trust_domain = trust_domain(store.as_ref(), options.demo).await?;
     let token = operator_token(&dir.join("token"))?;
     let asked_control = control_port(options);
@@ -111,6 +114,7 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     let control = control::start(control::Config {
         store,
         journal: Arc::new(journal),
+        ledger: Arc::new(ledger),
         data_dir: dir.clone(),
         trust_domain,
         console: options.console,

@@ -49,3 +49,8 @@ fn access() {
 fn routes() {
     check("04-routes", &["testers reach v2, all others v1", "old links are sent on", "copied to greeter-v2"]);
 }
+
+#[test]
+fn idempotent() {
+    check("05-idempotent", &["without a key: 400", "replayed", "sent twice: 1 charges", "422"]);
+}

@@ -8,9 +8,9 @@ use crate::index::policy::PolicyIndex;
 use crate::index::route::RouteIndex;
 use crate::index::service::ServiceIndex;
 use crate::index::workload::WorkloadIndex;
-use crate::node::{NodeId, NodeSpec, Nodes, Role, Standing};
+use crate::node::{NodeId, NodeSpec, Nodes, Place, Role, Standing};
 use crate::view::{self, View};
-use byrnie_model::{Change, Delta, Key, Kind, Resource, ServiceRef, Spec};
+use byrnie_model::{Change, Delta, Identity, Key, Kind, Resource, ServiceRef, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -138,6 +138,13 @@ impl Catalog {
     /// Resources and nodes looked at since the beginning: the measure of work.
     pub const fn visited(&self) -> u64 {
         self.visited
+    }
+
+    /// Whether this workload, under this identity, is an instance of the service.
+    pub fn is_instance(&self, service: &ServiceRef, namespace: &str, name: &str, identity: &Identity) -> bool {
+        let place = Place { namespace: namespace.into(), name: name.into() };
+        self.services.is_member(service, &place)
+            && self.workload(&place).is_some_and(|workload| workload.identity == *identity)
     }
 
     /// The resource of this name: applied, or a derived Endpoint (named `SERVICE/WORKLOAD`).

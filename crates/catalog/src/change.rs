@@ -71,7 +71,7 @@ impl Catalog {
         for place in before.union(&after) {
             work.mark(self.nodes.at(place), std::slice::from_ref(key));
         }
-        let policies: Vec<Key> = self.policies.access(&at).cloned().collect();
+        let policies: Vec<Key> = self.policies.access(&at).chain(self.policies.traffic(&at)).cloned().collect();
         for place in before.symmetric_difference(&after) {
             work.mark(self.nodes.at(place), &policies);
         }
@@ -103,7 +103,7 @@ impl Catalog {
         let mut keys = vec![key.clone()];
         for service in before.symmetric_difference(&after) {
             keys.push(service_key(service));
-            keys.extend(self.policies.access(service).cloned());
+            keys.extend(self.policies.access(service).chain(self.policies.traffic(service)).cloned());
         }
         let who = |r: Option<&Resource>| r.and_then(workload_of).map(|(w, _)| (w.identity.clone(), w.uses.clone()));
         let other_view = who(old) != who(new);
@@ -161,6 +161,9 @@ impl Catalog {
         for target in targets {
             let nodes = self.viewers(target, work);
             work.mark(&nodes, std::slice::from_ref(key));
+            for place in self.services.members(target) {
+                work.mark(self.nodes.at(place), std::slice::from_ref(key));
+            }
         }
         // A policy without a target that exists is still the edge's to see.
         work.mark(&self.nodes.gateways, std::slice::from_ref(key));

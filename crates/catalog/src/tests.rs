@@ -8,6 +8,7 @@ mod work;
 
 use crate::{Catalog, NodeSpec};
 use byrnie_model::policy::access::{Action, Mode, Rule, Source};
+use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::route::{Backend, Destination, Match, Parent, Rule as RouteRule};
 use byrnie_model::service::{Health, Locality, ServicePort, TargetPort};
@@ -86,7 +87,25 @@ fn allow(name: &str, targets: &[&str], accounts: &[&str]) -> Change {
 }
 
 fn traffic(name: &str, target: &str) -> Change {
-    let policy = TrafficPolicy { targets: vec![at(target)], ..TrafficPolicy::default() };
+    traffic_of(name, target, None)
+}
+
+/// One that says how keyed requests are protected too.
+fn keyed(name: &str, target: &str) -> Change {
+    let idempotency = Idempotency {
+        mode: KeyMode::Optional,
+        guarantee: Guarantee::G1,
+        key_ttl: Idempotency::KEY_TTL,
+        lease: Idempotency::LEASE,
+        on_ambiguous: OnAmbiguous::Hold,
+        on_server_error: OnServerError::Ambiguous,
+        mint_keys: false,
+    };
+    traffic_of(name, target, Some(idempotency))
+}
+
+fn traffic_of(name: &str, target: &str, idempotency: Option<Idempotency>) -> Change {
+    let policy = TrafficPolicy { targets: vec![at(target)], idempotency, ..TrafficPolicy::default() };
     put(Kind::TrafficPolicy, name, Labels::new(), Spec::Traffic(policy.into()))
 }
 

@@ -6,8 +6,8 @@ use crate::catalog::Catalog;
 use crate::change::Work;
 use crate::index::route::is_for;
 use crate::node::{NodeSpec, Place, Role};
-use byrnie_model::policy::AccessPolicy;
 use byrnie_model::policy::access::Action;
+use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::route::Standing;
 use byrnie_model::{Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload};
 use std::collections::BTreeSet;
@@ -42,7 +42,7 @@ impl Catalog {
                 keys.insert(workload_key(&place));
                 for service in self.services.serves(&place) {
                     keys.insert(service_key(service));
-                    keys.extend(self.policies.access(service).cloned());
+                    keys.extend(self.policies.access(service).chain(self.policies.traffic(service)).cloned());
                 }
                 for service in self.roots(&place) {
                     keys.extend(self.bundle(&service));
@@ -70,6 +70,7 @@ impl Catalog {
             (Spec::Endpoint(endpoint), Role::Sidecar) => self.sees(node, &endpoint.service),
             (Spec::Traffic(policy), Role::Sidecar) => {
                 policy.targets.iter().any(|target| self.service(target).is_some() && self.sees(node, target))
+                    || self.keyed_here(node, policy)
             }
             (Spec::Route(route), Role::Sidecar) => {
                 let own = |parent: &&ServiceRef| is_for(&key.namespace, parent, &node.namespace);
@@ -97,6 +98,12 @@ impl Catalog {
     fn roots_here(&self, node: &NodeSpec, service: &ServiceRef) -> bool {
         let Some(workload) = self.workload(&place(node)) else { return false };
         workload.uses.contains(service) || self.policies.granted(service, &workload.identity)
+    }
+
+    /// Whether a policy says how the own program's keyed requests are protected: that is the callee's side.
+    fn keyed_here(&self, node: &NodeSpec, policy: &TrafficPolicy) -> bool {
+        let place = place(node);
+        policy.idempotency.is_some() && policy.targets.iter().any(|target| self.services.is_member(target, &place))
     }
 
     /// Like [`Self::roots_here`], for a service that exists: only then do its routes count.

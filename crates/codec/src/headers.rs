@@ -14,8 +14,6 @@ use crate::reject::Reject;
 const OWN_PREFIX: &[u8] = b"x-byrnie-";
 /// Longest x-request-id that is kept, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-/// Longest Idempotency-Key that is kept, in bytes.
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Longest x-forwarded-for, in bytes; a longer one keeps its end, which was written by nearer proxies.
 const FORWARDED_FOR_BYTES_MAX: usize = 1024;
 
@@ -162,11 +160,11 @@ fn is_lookalike(name: &[u8]) -> bool {
 }
 
 /// Drops headers of the mesh that are there more than once or don't say what they should: who reads
-/// them later would take the first, the last or none.
+/// them later would take the first, the last or none. An idempotency key is left as it is: where it
+/// counts, a bad one is refused, as dropping it would leave the request unprotected.
 fn drop_malformed(head: &mut Head) {
-    let checks: [(Known, Check); 8] = [
+    let checks: [(Known, Check); 7] = [
         (Known::XRequestId, is_request_id),
-        (Known::IdempotencyKey, is_idempotency_key),
         (Known::Traceparent, is_traceparent),
         (Known::GrpcTimeout, |v| crate::grpc::parse_timeout(v).is_some()),
         (Known::ByrnieDeadlineMs, |v| deadline_ms(v).is_some()),
@@ -192,12 +190,6 @@ type Check = fn(&[u8]) -> bool;
 
 fn is_request_id(value: &[u8]) -> bool {
     !value.is_empty() && value.len() <= REQUEST_ID_BYTES_MAX && value.iter().all(|&b| b.is_ascii_graphic() && b != b'"')
-}
-
-fn is_idempotency_key(value: &[u8]) -> bool {
-    !value.is_empty()
-        && value.len() <= IDEMPOTENCY_KEY_BYTES_MAX
-        && value.iter().all(|&b| b == b' ' || b.is_ascii_graphic())
 }
 
 fn is_short_token(value: &[u8]) -> bool {

@@ -8,6 +8,7 @@ mod tests;
 use crate::access::Operator;
 use crate::ca::{Authority, issue};
 use crate::console::{self, Aside, Assets, Console};
+use crate::ledger::Keeper;
 use crate::port::{Collect, Port};
 use crate::registry::{Registry, lease};
 use crate::transactions::{self, Caller, Coordinator};
@@ -19,7 +20,7 @@ use byrnie_net::runtime::{self, Shutdown, Task, Trigger};
 use byrnie_net::tls::ca::Name;
 use byrnie_net::tls::{self, Credentials, ServerTls};
 use byrnie_net::{grpc, serve};
-use byrnie_store::{Journal, Store};
+use byrnie_store::{Journal, Ledger, Store};
 use byrnie_xds::proto::byrnie::v1::ReportResponse;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ pub struct Config {
     pub store: Arc<dyn Store>,
     /// Where the histories of transactions are kept.
     pub journal: Arc<dyn Journal>,
+    /// Where idempotency keys are kept.
+    pub ledger: Arc<dyn Ledger>,
     /// Where its keys are kept (files of mode 0600).
     pub data_dir: PathBuf,
     /// The domain of every identity. It can't change once a mesh has an authority.
@@ -152,11 +155,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let door = listen::bind(any, Share::Alone)?;
     let transactions_door = door.local_addr();
+    let keeper = Arc::new(Keeper::new(config.ledger));
     let port = Port {
         state: Arc::clone(&state),
         authority: Arc::clone(&authority),
         registry: Arc::clone(&registry),
         collect: collect(&state),
+        keeper: Arc::clone(&keeper),
         shutdown: shutdown.clone(),
     };
     let renewal =
@@ -165,6 +170,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         runtime::spawn("ingest", until(shutdown.clone(), ingest::follow(Arc::clone(&state), watch))),
         runtime::spawn("registry grace", until(shutdown.clone(), grace(Arc::clone(&state)))),
         runtime::spawn("own certificate", until(shutdown.clone(), renewal.run(credentials))),
+        runtime::spawn("ledger", until(shutdown.clone(), sweep(keeper, Arc::clone(&state)))),
         runtime::spawn("observer", until(shutdown.clone(), forget(Arc::clone(&state)))),
         runtime::spawn("console", serve::serve(console_listener, answer, shutdown.clone())),
         runtime::spawn("transactions door", serve::serve_own_user(door, by_workload(&coordinator), shutdown.clone())),
@@ -229,6 +235,10 @@ async fn until(mut shutdown: Shutdown, task: impl Future<Output = ()>) {
         () = task => {}
         () = shutdown.wait() => {}
     }
+}
+
+async fn sweep(keeper: Arc<Keeper>, state: Arc<State>) {
+    keeper.sweep(&state).await;
 }
 
 async fn grace(state: Arc<State>) {

@@ -11,6 +11,7 @@ pub mod control;
 pub mod explain;
 pub mod history;
 pub mod ingest;
+pub mod ledger;
 pub mod observe;
 pub mod port;
 pub mod registry;

@@ -4,6 +4,7 @@
 //! `control`.
 
 use crate::ca::{Asker, Authority, issue, token};
+use crate::ledger::Keeper;
 use crate::registry::{self, Registry};
 use crate::{State, ads};
 use byrnie_model::Identity;
@@ -11,8 +12,8 @@ use byrnie_net::BoxFuture;
 use byrnie_net::grpc::{Call, Code, Incoming, Service, Shape, Status};
 use byrnie_net::runtime::Shutdown;
 use byrnie_xds::proto::Message;
-use byrnie_xds::proto::byrnie::v1::{ReportRequest, ReportResponse, SignRequest, SignResponse};
-use byrnie_xds::{Bytes, DELTA_PATH, JOIN_PATH, REPORT_PATH, SIGN_PATH};
+use byrnie_xds::proto::byrnie::v1::{LedgerRequest, ReportRequest, ReportResponse, SignRequest, SignResponse};
+use byrnie_xds::{Bytes, DELTA_PATH, JOIN_PATH, LEDGER_PATH, REPORT_PATH, SIGN_PATH};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -30,6 +31,8 @@ pub struct Port {
     pub registry: Arc<Registry>,
     /// Takes reports.
     pub collect: Collect,
+    /// Keeps idempotency keys.
+    pub keeper: Arc<Keeper>,
     /// Ends streams, which would last as long as their proxies.
     pub shutdown: Shutdown,
 }
@@ -38,7 +41,7 @@ impl Service for Port {
     fn shape(&self, path: &str) -> Option<Shape> {
         match path {
             DELTA_PATH | JOIN_PATH => Some(Shape::Stream),
-            SIGN_PATH | REPORT_PATH => Some(Shape::Unary),
+            SIGN_PATH | REPORT_PATH | LEDGER_PATH => Some(Shape::Unary),
             _ => None,
         }
     }
@@ -49,6 +52,7 @@ impl Service for Port {
             match call.path.as_str() {
                 SIGN_PATH => port.sign(call, &message).await,
                 REPORT_PATH => port.report(call, &message),
+                LEDGER_PATH => port.ask(call, &message).await,
                 _ => Err(Status::unimplemented("no such method")),
             }
         })
@@ -111,6 +115,14 @@ impl Port {
             return Err(Status::permission_denied(format!("{peer} is not the identity of node {}", request.node)));
         }
         Ok((self.collect)(&request.node, &request).encode_to_vec().into())
+    }
+}
+
+impl Port {
+    async fn ask(&self, call: Call, message: &[u8]) -> Result<Bytes, Status> {
+        let peer = proven(&call)?;
+        let request = LedgerRequest::decode(message).map_err(|_| Status::invalid_argument("no LedgerRequest"))?;
+        Ok(self.keeper.answer(&self.state, &peer, request).await?.encode_to_vec().into())
     }
 }
 

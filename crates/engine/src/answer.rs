@@ -35,6 +35,8 @@ pub struct Answer {
     pub(crate) fields: Vec<(&'static str, Text)>,
     /// One sentence about this case, fit for the caller's eyes.
     pub detail: Text,
+    /// What became of an idempotency key, for `Idempotency-Status`.
+    pub(crate) idempotency: Option<&'static str>,
     /// For the calling proxy alone: see [`FAILURE_HEADER`].
     pub(crate) failure: Option<&'static str>,
 }
@@ -45,7 +47,17 @@ impl Answer {
     pub fn new(reason: Reason, grpc: bool, detail: impl Into<Text>) -> Self {
         let (status, detail) = (reason.status(), detail.into());
         let failure = (reason == Reason::Draining).then_some(FAILURE_UNSENT);
-        Self { status, reason, grpc, retry_after: None, location: None, fields: Vec::new(), detail, failure }
+        Self {
+            status,
+            reason,
+            grpc,
+            retry_after: None,
+            location: None,
+            fields: Vec::new(),
+            detail,
+            idempotency: None,
+            failure,
+        }
     }
 
     /// The gRPC status.
@@ -73,6 +85,9 @@ impl Answer {
         }
         for (name, value) in &self.fields {
             head.append(name, value.as_bytes()).ok();
+        }
+        if let Some(status) = self.idempotency {
+            head.append(Known::IdempotencyStatus.name(), status.as_bytes()).ok();
         }
         if let Some(failure) = self.failure {
             head.append(FAILURE_HEADER, failure.as_bytes()).ok();

@@ -173,7 +173,8 @@ impl Course {
     /// processed twice, and never on the last try.
     fn soft_timeout(&self, cluster: &Cluster, shard: &Shard) -> Option<Duration> {
         let more = self.attempts.count() < usize::from(self.policy.tries_max);
-        if !(more && self.policy.repeatable && self.policy.body_held && cluster.members.len() > 1) {
+        if !(more && self.policy.repeatable && self.policy.body_held && cluster.members.len() > 1) || self.policy.keyed
+        {
             return None;
         }
         Some(retry::patience(shard.clusters.peek(cluster.slot).and_then(|memory| memory.latency.p99())))

@@ -10,6 +10,7 @@ use crate::authorize::{self, Ruling};
 use crate::balance::{hash, report};
 use crate::cluster::{Busy, Cluster};
 use crate::course::{Course, Goal, Step, give_up};
+use crate::keyed::{self, Claim, Keyed};
 use crate::route::Chosen;
 use crate::session::Visit;
 use crate::shard::Shard;
@@ -39,9 +40,11 @@ pub struct Exchange {
     pub(crate) nearest: Option<Text>,
     reason: Option<Reason>,
     pub(crate) aside: Option<Box<Aside>>,
+    /// Only where a policy protects the request and it carries a key.
+    pub(crate) keyed: Option<Box<Keyed>>,
 }
 
-assert_size!(Exchange, 464);
+assert_size!(Exchange, 472);
 
 /// What doesn't change from begin to end.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +59,8 @@ pub(crate) struct Facts {
 
 /// When to come again after an overload, if nothing better is known.
 const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Pause before it's asked again how an own earlier try, still under way, has ended.
+const OWN_TRY_PAUSE: Duration = Duration::from_millis(500);
 /// For a method that isn't carried at all (RFC 9110 15.6.2).
 const NOT_IMPLEMENTED: u16 = 501;
 
@@ -75,10 +80,11 @@ impl Exchange {
             Side::Outbound | Side::Edge => exchange.decide_outbound(shard, arrival, head, now),
         };
         let effect = match decided {
-            Ok(plan) => {
+            Ok(Decision::Send(plan)) => {
                 plan.stamp(head, now);
                 Effect::Send(plan)
             }
+            Ok(Decision::Claim(claim)) => Effect::Claim(claim),
             Err(answer) => exchange.reply(answer),
         };
         (exchange, effect)
@@ -105,6 +111,7 @@ impl Exchange {
             nearest: None,
             reason: None,
             aside: None,
+            keyed: None,
         }
     }
 
@@ -141,7 +148,7 @@ impl Exchange {
                 head.set(Known::ByrnieRetryBudget.name(), b"0").ok();
             }
             self.course.end(shard, Ending::Status(head.status()), now);
-            return Effect::Forward;
+            return if self.holds_key() { Effect::Keep } else { Effect::Forward };
         }
         if let Some(failure) = peer_failure(head) {
             match self.course.fail(shard, failure, now) {
@@ -153,7 +160,7 @@ impl Exchange {
             self.course.end(shard, Ending::Status(head.status()), now);
             self.heed(head, now);
             let spent = head.header(Known::ByrnieRetryBudget) == Some(b"0");
-            if !spent && let Some(plan) = self.retry_on_status(shard, head.status(), now) {
+            if !spent && let Some(plan) = self.retry_on_status(shard, head, now) {
                 return Effect::Send(plan);
             }
             if spent {
@@ -209,17 +216,11 @@ impl Exchange {
 
     /// The try under way failed before a response head had come.
     pub fn on_failure(&mut self, shard: &mut Shard, failure: Failure, now: Now) -> Effect {
-        match self.course.fail(shard, failure, now.mono) {
-            Step::Send(plan) => Effect::Send(plan),
-            Step::Wait => Effect::Wait,
-            Step::Give(reason) => {
-                if self.course.attempts.count() > 1 {
-                    self.spend(now.mono);
-                }
-                let answer = give_up(reason, Some(failure), self.facts.side, self.facts.grpc, &self.course);
-                self.reply(Box::new(answer))
-            }
+        let step = self.course.fail(shard, failure, now.mono);
+        if matches!(step, Step::Give(_)) && self.course.attempts.count() > 1 {
+            self.spend(now.mono);
         }
+        keyed::conclude(self, step, failure)
     }
 
     /// Ends the exchange.
@@ -239,6 +240,7 @@ impl Exchange {
             None => (words.none.clone(), None),
         };
         let destination = self.service.as_ref().map_or(&words.unknown, |service| &service.label).clone();
+        let keyed = self.keyed.map(|keyed| (keyed.protection.policy.guarantee, keyed.note));
         let Facts { id, side, method, tls, begun, .. } = self.facts;
         // Outbound, what counts is the connection that the mesh makes.
         let hopped = side != Side::Inbound && self.course.attempts.count() > 0;
@@ -246,7 +248,7 @@ impl Exchange {
         Verdict {
             id,
             labels: Labels { side, source: self.source, destination, method, tls },
-            decided: Decided { route, rule, shadow, nearest: self.nearest, revision: self.snapshot.revision },
+            decided: Decided { route, rule, shadow, nearest: self.nearest, keyed, revision: self.snapshot.revision },
             status: outcome.status,
             reason: self.reason,
             attempts: self.course.attempts,
@@ -254,12 +256,20 @@ impl Exchange {
         }
     }
 
-    fn reply(&mut self, answer: Box<Answer>) -> Effect {
-        self.reason = Some(answer.reason);
+    pub(crate) fn reply(&mut self, answer: Box<Answer>) -> Effect {
+        self.note_reason(answer.reason);
         Effect::Reply(answer)
     }
 
-    fn refuse(&self, reason: Reason, detail: impl Into<Text>) -> Box<Answer> {
+    pub(crate) fn note_reason(&mut self, reason: Reason) {
+        self.reason = Some(reason);
+    }
+
+    pub(crate) fn give_up(&self, reason: Reason, failure: Option<Failure>) -> Box<Answer> {
+        Box::new(give_up(reason, failure, self.facts.side, self.facts.grpc, &self.course))
+    }
+
+    pub(crate) fn refuse(&self, reason: Reason, detail: impl Into<Text>) -> Box<Answer> {
         Box::new(Answer::new(reason, self.facts.grpc, detail))
     }
 
@@ -269,7 +279,7 @@ impl Exchange {
         arrival: &Arrival<'_>,
         head: &mut Head,
         now: Instant,
-    ) -> Result<Plan, Box<Answer>> {
+    ) -> Result<Decision, Box<Answer>> {
         self.forwardable(head)?;
         let snapshot = Arc::clone(&self.snapshot);
         self.course.deadline = deadline::read(head, now);
@@ -292,7 +302,10 @@ impl Exchange {
         }
         self.access = Some(ruling);
         self.course.goal = Goal::Program { address: program, protocol: port.protocol };
-        self.dispatch(shard, now)
+        if let Some(claim) = self.claim(shard, tree.protection.as_ref(), arrival, head, now)? {
+            return Ok(Decision::Claim(claim));
+        }
+        self.dispatch(shard, now).map(Decision::Send)
     }
 
     fn decide_outbound(
@@ -301,7 +314,7 @@ impl Exchange {
         arrival: &Arrival<'_>,
         head: &mut Head,
         at: Now,
-    ) -> Result<Plan, Box<Answer>> {
+    ) -> Result<Decision, Box<Answer>> {
         let now = at.mono;
         let snapshot = Arc::clone(&self.snapshot);
         let found = resolve::resolve(&snapshot, &arrival.direction, head.host(), head.port());
@@ -315,13 +328,14 @@ impl Exchange {
         self.course.deadline = deadline::read(head, now);
         let logical = snapshot.cluster(port.cluster).ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
         self.admit(logical, now)?;
+        let keyed = keyed::prepare(tree.protection.as_deref(), &mut shard.rng, head);
         let cluster = self.route(shard, (tree, port), head, at)?;
         let rule = self.chosen.as_ref().map(Chosen::rule);
         let unsafe_retry = logical.call.unsafe_retry;
         let retry = rule.and_then(|rule| rule.retry.as_ref());
         let allowed = retries_allowed(head);
         let policy = retry::Policy::of(head.method(), &cluster.call, retry, allowed);
-        self.course.policy = retry::Policy { repeatable: policy.repeatable || unsafe_retry, ..policy };
+        self.course.policy = retry::Policy { repeatable: policy.repeatable || unsafe_retry || keyed, keyed, ..policy };
         self.course.limits.timeout = rule.and_then(|rule| rule.backend_timeout);
         self.course.limits.backoff = retry.and_then(|retry| retry.backoff);
         if let Some(memory) = shard.clusters.entry(cluster.slot) {
@@ -331,7 +345,7 @@ impl Exchange {
             self.course.key = hash::key(on, head, arrival, &snapshot.node.name);
         }
         self.course.goal = Goal::Cluster(cluster);
-        self.dispatch(shard, now)
+        self.dispatch(shard, now).map(Decision::Send)
     }
 
     /// Refuses what no proxy may pass on: a TRACE answer echoes what the mesh added, and after a CONNECT the
@@ -346,9 +360,9 @@ impl Exchange {
         Err(answer)
     }
 
-    fn dispatch(&mut self, shard: &mut Shard, now: Instant) -> Result<Plan, Box<Answer>> {
+    pub(crate) fn dispatch(&mut self, shard: &mut Shard, now: Instant) -> Result<Plan, Box<Answer>> {
         let planned = self.course.dispatch(shard, now);
-        planned.map_err(|reason| Box::new(give_up(reason, None, self.facts.side, self.facts.grpc, &self.course)))
+        planned.map_err(|reason| self.give_up(reason, None))
     }
 
     /// The limits of the service asked for.
@@ -491,9 +505,14 @@ impl Exchange {
     }
 
     /// Another try because of the response's status, where the route asks for it.
-    fn retry_on_status(&mut self, shard: &mut Shard, status: u16, now: Instant) -> Option<Plan> {
+    fn retry_on_status(&mut self, shard: &mut Shard, head: &Head, now: Instant) -> Option<Plan> {
+        if self.waits_for_itself(head) {
+            let backoff = &mut self.course.limits.backoff;
+            *backoff = (*backoff).max(Some(OWN_TRY_PAUSE));
+            return self.try_again(shard, now);
+        }
         let retry = self.chosen.as_ref()?.rule().retry.as_ref()?;
-        if !retry.codes.contains(&status) {
+        if !retry.codes.contains(&head.status()) {
             return None;
         }
         let plan = self.try_again(shard, now);
@@ -517,6 +536,12 @@ impl Exchange {
         shard.counts.retries += 1;
         Some(plan)
     }
+}
+
+/// What comes first.
+enum Decision {
+    Send(Plan),
+    Claim(Box<Claim>),
 }
 
 /// Why a call was refused, for the record and for the caller.

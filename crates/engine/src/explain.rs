@@ -6,6 +6,7 @@
 use crate::balance::{self, tiers};
 use crate::cluster::Cluster;
 use crate::exchange::Exchange;
+use crate::keyed::Protection;
 use crate::route::Chosen;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
@@ -14,6 +15,7 @@ use crate::{Arrival, Effect, Outcome, Reason, Side, Target, resolve};
 use byrnie_base::{Now, Text};
 use byrnie_codec::Head;
 use byrnie_model::ServiceRef;
+use byrnie_model::policy::idempotency::KeyMode;
 use byrnie_model::route::mirrors;
 use std::sync::Arc;
 
@@ -41,7 +43,8 @@ pub struct Explanation {
 /// One decision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// What was decided: `service`, `route`, `filters`, `endpoint`, `access`, `program`, `answer`.
+    /// What was decided: `service`, `route`, `filters`, `endpoint`, `access`, `idempotency`,
+    /// `program`, `answer`.
     pub hop: &'static str,
     /// The rule that decided, such as `shop/payments[0]`; empty if none.
     pub rule: Text,
@@ -87,6 +90,7 @@ pub fn explain(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, head: &Head, now
         let shadow = exchange.access.as_ref().and_then(|ruling| ruling.shadow.clone());
         explain_access(arrival, snapshot, (rule, shadow), passed, &mut steps);
     }
+    explain_protection(&exchange, arrival, &edited, passed, &mut steps);
     let onward = onward(&effect, edited.path());
     let verdict = exchange.finish(&mut shard, Outcome::default(), now);
     conclude(effect, steps, verdict.decided.nearest, arrival, onward)
@@ -145,7 +149,23 @@ fn conclude(
             let (code, reason, next) = (Text::default(), Text::default(), Text::default());
             return Explanation { decision, code, reason, status: 0, steps, nearest, next, onward };
         }
-        Effect::Forward | Effect::Wait => {
+        // A claim is the first half of a request that passes; what the ledger says to it is not foretold.
+        Effect::Claim(_) => {
+            let none = Text::default;
+            let decision = "allowed".into();
+            return Explanation {
+                decision,
+                code: none(),
+                reason: none(),
+                status: 0,
+                steps,
+                nearest,
+                next: none(),
+                onward: None,
+            };
+        }
+        Effect::Settle(_, answer) => answer,
+        Effect::Forward | Effect::Wait | Effect::Replay | Effect::Keep => {
             let none = Text::default;
             let decision = "sent".into();
             return Explanation {
@@ -264,6 +284,23 @@ fn explain_endpoint(cluster: &Cluster, effect: &Effect, shard: &Shard, now: Now,
     if cluster.away > 0 {
         steps.push(step("endpoint", "", "", format!("{} draining or unhealthy", cluster.away)));
     }
+}
+
+/// What the service's policy promises, and whether this request is under it.
+fn explain_protection(exchange: &Exchange, arrival: &Arrival<'_>, head: &Head, passed: bool, steps: &mut Vec<Step>) {
+    let Some(protection) = exchange.service.as_ref().and_then(|service| service.protection.as_ref()) else { return };
+    let (policy, method) = (&protection.policy, head.method());
+    let promise = format!("{} ({})", policy.guarantee.name(), policy.guarantee.promise());
+    let here = arrival.direction.side() == Side::Inbound;
+    let detail = match (policy.mode, head.header(byrnie_codec::Known::IdempotencyKey)) {
+        (KeyMode::Off, _) => "mode Off: keys are the program's own affair".to_owned(),
+        _ if !Protection::covers(method) => format!("{promise}; {method} changes nothing and is not protected"),
+        (KeyMode::Required, None) => format!("{promise}; mode Required: the request needs a key"),
+        (_, None) => format!("{promise}; mode {}: this request has no key and is not protected", policy.mode.name()),
+        (_, Some(_)) if here && passed => format!("{promise}; the ledger is asked before the program"),
+        (_, Some(_)) => format!("{promise}; under a key, so it may be repeated"),
+    };
+    steps.push(step("idempotency", &protection.rule, &format!("TrafficPolicy/{}", protection.rule), detail));
 }
 
 fn explain_access(

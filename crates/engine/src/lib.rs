@@ -20,6 +20,7 @@ mod explain;
 mod filter;
 #[cfg(test)]
 mod fixtures;
+mod keyed;
 mod latency;
 mod node;
 mod outlier;
@@ -43,6 +44,7 @@ pub use compile::{Compiler, Refusal, Work};
 pub use digits::DecisionId;
 pub use exchange::Exchange;
 pub use explain::{Explanation, Onward, Step, explain, explain_tunnel};
+pub use keyed::{Claim, Heard, KEYED_BODY_BYTES_MAX, REPLAYED, Told, Word};
 pub use node::{Arrival, Direction, Node, Role, Side, Tls};
 pub use plan::{Again, Effect, Failure, Hop, Outcome, Plan, Target};
 pub use reason::{Blame, Reason};

@@ -4,6 +4,7 @@
 
 use crate::cluster::{Cluster, Member};
 use crate::digits::Digits;
+use crate::keyed::{Claim, Told};
 use crate::{Answer, deadline};
 use byrnie_base::{Instant, Now, Text};
 use byrnie_codec::{Head, Known};
@@ -24,6 +25,17 @@ pub enum Effect {
     /// Go on waiting for the try under way, now without a time-out for it. Only ever the answer to
     /// [`Failure::TryTimeout`], when nothing else could be tried and the answer may still come.
     Wait,
+    /// Read the whole body, ask the ledger this, and report its word with `on_word`; nothing may be
+    /// forwarded before. Only ever at the callee's proxy, first of all.
+    Claim(Box<Claim>),
+    /// The ledger's word was [`Word::Done`](crate::Word::Done): give the answer that it keeps, marked as
+    /// [`REPLAYED`](crate::REPLAYED).
+    Replay,
+    /// Gather the response, tell the ledger what `told` says of it, and report with `on_heard`; nothing of
+    /// it may be handed on before.
+    Keep,
+    /// Tell the ledger this, then answer the caller, whatever came of it.
+    Settle(Told, Box<Answer>),
 }
 
 /// One try.

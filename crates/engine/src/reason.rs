@@ -46,6 +46,16 @@ pub enum Reason {
     DownstreamGone,
     /// The proxy is shutting down.
     Draining,
+    /// The service asks for an idempotency key, and there is none, or none that can be read.
+    KeyMissing,
+    /// The idempotency key was used for another request.
+    KeyMismatch,
+    /// The request under this idempotency key is still under way.
+    KeyInFlight,
+    /// An earlier request under this idempotency key ended nobody knows how.
+    KeyAmbiguous,
+    /// The ledger of idempotency keys isn't reached.
+    LedgerUnreachable,
     /// The engine could not do its work.
     Internal,
 }
@@ -65,7 +75,7 @@ pub enum Blame {
 
 impl Reason {
     /// All reasons, for tables of documentation and metrics.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 25] = [
         Self::AccessDenied,
         Self::Redirect,
         Self::Preflight,
@@ -85,6 +95,11 @@ impl Reason {
         Self::BodyTooLarge,
         Self::DownstreamGone,
         Self::Draining,
+        Self::KeyMissing,
+        Self::KeyMismatch,
+        Self::KeyInFlight,
+        Self::KeyAmbiguous,
+        Self::LedgerUnreachable,
         Self::Internal,
     ];
 
@@ -107,6 +122,11 @@ impl Reason {
             Self::BodyTooLarge => &code::BODY_TOO_LARGE,
             Self::DownstreamGone => &code::DOWNSTREAM_GONE,
             Self::Draining => &code::DRAINING,
+            Self::KeyMissing => &code::KEY_MISSING,
+            Self::KeyMismatch => &code::KEY_MISMATCH,
+            Self::KeyInFlight => &code::KEY_IN_FLIGHT,
+            Self::KeyAmbiguous => &code::KEY_AMBIGUOUS,
+            Self::LedgerUnreachable => &code::LEDGER_UNREACHABLE,
             Self::Internal => &code::INTERNAL,
         })
     }
@@ -133,6 +153,11 @@ impl Reason {
             Self::BodyTooLarge => "body_too_large",
             Self::DownstreamGone => "downstream_gone",
             Self::Draining => "draining",
+            Self::KeyMissing => "key_missing",
+            Self::KeyMismatch => "key_mismatch",
+            Self::KeyInFlight => "key_in_flight",
+            Self::KeyAmbiguous => "key_ambiguous",
+            Self::LedgerUnreachable => "ledger_unreachable",
             Self::Internal => "internal",
         }
     }
@@ -142,10 +167,12 @@ impl Reason {
         match self {
             Self::Preflight => 204,
             Self::Redirect => 302,
-            Self::BadRequest => 400,
+            Self::BadRequest | Self::KeyMissing => 400,
             Self::AccessDenied => 403,
             Self::NoRoute | Self::UnknownService => 404,
+            Self::KeyInFlight | Self::KeyAmbiguous => 409,
             Self::BodyTooLarge => 413,
+            Self::KeyMismatch => 422,
             Self::RateLimited => 429,
             // nginx's word for a caller that left; nobody receives it.
             Self::DownstreamGone => 499,
@@ -156,6 +183,7 @@ impl Reason {
             | Self::Overload
             | Self::ConnectFailure
             | Self::UpstreamReset
+            | Self::LedgerUnreachable
             | Self::Draining => 503,
             Self::Timeout => 504,
         }
@@ -166,7 +194,9 @@ impl Reason {
     pub const fn grpc_status(self) -> u8 {
         match self {
             Self::DownstreamGone => 1,
-            Self::Redirect | Self::Preflight => 2,
+            // ABORTED and FAILED_PRECONDITION mean in transactions that the program refused, or is at it.
+            Self::Redirect | Self::Preflight | Self::KeyAmbiguous => 2,
+            Self::KeyMissing | Self::KeyMismatch => 3,
             Self::Timeout => 4,
             Self::AccessDenied => 7,
             Self::RateLimited | Self::BodyTooLarge => 8,
@@ -180,6 +210,8 @@ impl Reason {
             | Self::ConnectFailure
             | Self::UpstreamReset
             | Self::IdentityMismatch
+            | Self::KeyInFlight
+            | Self::LedgerUnreachable
             | Self::Draining => 14,
         }
     }
@@ -187,17 +219,31 @@ impl Reason {
     /// Whose doing it was.
     pub const fn blame(self) -> Blame {
         match self {
-            Self::BadRequest | Self::UnknownService | Self::BodyTooLarge | Self::DownstreamGone => Blame::Downstream,
+            Self::BadRequest
+            | Self::UnknownService
+            | Self::BodyTooLarge
+            | Self::DownstreamGone
+            | Self::KeyMissing
+            | Self::KeyMismatch
+            | Self::KeyInFlight => Blame::Downstream,
             Self::AccessDenied
             | Self::Redirect
             | Self::Preflight
             | Self::NoRoute
             | Self::BackendAbsent
             | Self::RateLimited => Blame::Policy,
-            Self::NoEndpoint | Self::Timeout | Self::ConnectFailure | Self::UpstreamReset | Self::BadResponse => {
-                Blame::Upstream
-            }
-            Self::NotServed | Self::Overload | Self::IdentityMismatch | Self::Draining | Self::Internal => Blame::Mesh,
+            Self::NoEndpoint
+            | Self::Timeout
+            | Self::ConnectFailure
+            | Self::UpstreamReset
+            | Self::BadResponse
+            | Self::KeyAmbiguous => Blame::Upstream,
+            Self::NotServed
+            | Self::Overload
+            | Self::IdentityMismatch
+            | Self::Draining
+            | Self::LedgerUnreachable
+            | Self::Internal => Blame::Mesh,
         }
     }
 
@@ -212,6 +258,8 @@ impl Reason {
                 | Self::RateLimited
                 | Self::ConnectFailure
                 | Self::UpstreamReset
+                | Self::KeyInFlight
+                | Self::LedgerUnreachable
                 | Self::Draining
         )
     }

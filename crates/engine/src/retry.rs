@@ -36,17 +36,19 @@ pub(crate) struct Policy {
     pub(crate) repeatable: bool,
     /// Whether the proxy still holds the whole request.
     pub(crate) body_held: bool,
+    /// Whether it's repeatable because of its key: then a second try never runs beside a first.
+    pub(crate) keyed: bool,
 }
 
 impl Policy {
     /// For the side that never retries.
-    pub(crate) const NEVER: Self = Self { tries_max: 1, repeatable: false, body_held: false };
+    pub(crate) const NEVER: Self = Self { tries_max: 1, repeatable: false, body_held: false, keyed: false };
 
     /// For a request of `method`. `allowed` is what the caller left for us (`x-byrnie-retry-budget`).
     pub(crate) fn of(method: &str, call: &Call, route: Option<&Retry>, allowed: Option<u8>) -> Self {
         let wanted = route.map_or(TRIES_MAX, |retry| retry.attempts.saturating_add(1));
         let tries_max = allowed.map_or(wanted, |allowed| wanted.min(allowed.saturating_add(1)));
-        Self { tries_max, repeatable: is_idempotent(method) || call.unsafe_retry, body_held: true }
+        Self { tries_max, repeatable: is_idempotent(method) || call.unsafe_retry, body_held: true, keyed: false }
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::Node;
 use crate::authorize::Access;
 use crate::cluster::{Cluster, Member};
+use crate::keyed::Protection;
 use crate::route::Table;
 use crate::slot::Slot;
 use byrnie_base::Text;
@@ -66,6 +67,8 @@ pub(crate) struct Subtree {
     pub(crate) ports: Box<[Port]>,
     /// Who may call it; `None` unless this node serves it.
     pub(crate) access: Option<Access>,
+    /// How requests under an idempotency key are protected.
+    pub(crate) protection: Option<Arc<Protection>>,
 }
 
 /// One port of a service.

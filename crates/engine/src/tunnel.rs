@@ -101,7 +101,14 @@ impl Tunnel {
         Verdict {
             id: self.id,
             labels: Labels { side: self.side, source: self.source, destination, method: "", tls },
-            decided: Decided { route, rule, shadow, nearest: self.nearest, revision: self.snapshot.revision },
+            decided: Decided {
+                route,
+                rule,
+                shadow,
+                nearest: self.nearest,
+                keyed: None,
+                revision: self.snapshot.revision,
+            },
             status: outcome.status,
             reason: self.reason,
             attempts: self.course.attempts,
@@ -163,7 +170,7 @@ impl Tunnel {
         if let Some(memory) = shard.clusters.entry(cluster.slot) {
             memory.budget.request(&cluster.call, now);
         }
-        self.course.policy = Policy { tries_max: TRIES_MAX, repeatable: false, body_held: true };
+        self.course.policy = Policy { tries_max: TRIES_MAX, repeatable: false, body_held: true, keyed: false };
         self.course.goal = Goal::Cluster(Arc::clone(cluster));
         self.dispatch(shard, now)
     }

@@ -5,6 +5,7 @@
 use crate::attempts::Attempts;
 use crate::{DecisionId, Reason, Side, Tls};
 use byrnie_base::{Text, Timestamp};
+use byrnie_model::policy::idempotency::Guarantee;
 use byrnie_model::{Record, Revision, record};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub struct Decided {
     pub shadow: Option<Text>,
     /// The rule that came nearest, and what it lacked, if the call was refused.
     pub nearest: Option<Text>,
+    /// If an idempotency key protected the request: what is promised, and what became of it.
+    pub keyed: Option<(Guarantee, &'static str)>,
     /// The configuration in force.
     pub revision: Revision,
 }
@@ -79,6 +82,10 @@ impl Verdict {
                 route: self.decided.route.clone(),
                 rule: self.decided.rule.clone(),
                 nearest: self.decided.nearest.clone().unwrap_or_default(),
+                idempotency: self
+                    .decided
+                    .keyed
+                    .map_or_else(Text::default, |(guarantee, note)| format!("{} {note}", guarantee.name()).into()),
                 revision: self.decided.revision.0,
             },
             attempts: self.attempts.iter().map(|attempt| attempt.record()).collect(),

@@ -322,6 +322,30 @@ registry! {
         "the request would be sent to the proxy that it came from",
         "The request was answered 508.",
         "Look for a route whose backend is its own parent.";
+    KEY_MISSING: "BYR-R040",
+        "the service asks for an Idempotency-Key, and there is none that can be read",
+        "The request was answered 400 and was not sent.",
+        "Send `Idempotency-Key: \"...\"`, new for each request and the same for its repetitions.";
+    KEY_MISMATCH: "BYR-R041",
+        "the idempotency key was used for another request",
+        "The request was answered 422 and was not sent.",
+        "Use a new key for a new request; repeat the same method, path, credentials and body under the old one.";
+    KEY_IN_FLIGHT: "BYR-R042",
+        "the same request is still under way",
+        "The request was answered 409, within a transaction 425, and was not sent again.",
+        "Come again after Retry-After: then its answer is replayed.";
+    KEY_AMBIGUOUS: "BYR-R043",
+        "nobody knows how an earlier request under this key ended",
+        "The request was answered 409 and was not run again.",
+        "Look in the program whether it took effect; guarantee G2 (a barrier in its database) makes this safe.";
+    LEDGER_UNREACHABLE: "BYR-R044",
+        "the ledger of idempotency keys is not reached",
+        "The request was answered 503 and was not sent, as nobody could tell a repetition.",
+        "Look whether `byrnie up` or `byrnie server` runs, and whether its disk is full.";
+    ANSWER_NOT_KEPT: "BYR-R045",
+        "the request was done before, and its answer was too large to be kept",
+        "The status is the one of the first time; the body is lost.",
+        "Read the result by a GET, or answer with less.";
     UPSTREAM_RESET: "BYR-R031",
         "the connection was closed before the answer was complete",
         "The caller got 502 or 503, or a cut answer.",

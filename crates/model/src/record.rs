@@ -45,6 +45,10 @@ pub struct Request {
     pub path: Text,
 }
 
+fn is_empty(text: &Text) -> bool {
+    text.is_empty()
+}
+
 /// How it was decided.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
@@ -58,6 +62,10 @@ pub struct Decision {
     pub rule: Text,
     /// The rule that came nearest, and what it lacked, if the call was refused.
     pub nearest: Text,
+    /// If an idempotency key protected the request: what is promised and what became of it, such as
+    /// `G1 replayed`; else empty.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub idempotency: Text,
     /// The configuration in force.
     pub revision: u64,
 }

@@ -4,6 +4,7 @@
 //! connection and each stream of an HTTP/2 one. It decides nothing itself.
 
 use crate::door::Caller;
+use crate::keyed::Ticket;
 use crate::mirror;
 use crate::record::Seen;
 use crate::upstream::{self, Upstream};
@@ -11,7 +12,7 @@ use crate::worker::Core;
 use byrnie_base::Instant;
 use byrnie_codec::h1::{Asked, fit_downstream};
 use byrnie_codec::headers;
-use byrnie_codec::{Framing, Head, Version, grpc};
+use byrnie_codec::{Fields, Framing, Head, Version, grpc};
 use byrnie_engine::{Answer, Effect, Exchange, Failure, Outcome, Plan};
 use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
 use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, Wire};
@@ -60,32 +61,41 @@ struct Request {
 
 /// One exchange on its way.
 pub(crate) struct Trip<'a> {
-    core: &'a Rc<Core>,
-    caller: &'a Caller,
-    down: &'a mut Wire,
-    request: &'a mut Head,
-    response: &'a mut Head,
-    alarm: &'a mut Alarm,
+    pub(crate) core: &'a Rc<Core>,
+    pub(crate) down: &'a mut Wire,
+    pub(crate) request: &'a mut Head,
+    pub(crate) response: &'a mut Head,
+    pub(crate) alarm: &'a mut Alarm,
     seen: &'a Request,
     /// The request's body.
-    up: Pump,
+    pub(crate) up: Pump,
     /// The response's body.
-    back: Pump,
-    upstream: Option<Upstream>,
-    limits: Times,
-    /// What the client's connection allows after this exchange, and its version.
-    client: (Version, bool),
+    pub(crate) back: Pump,
+    pub(crate) upstream: Option<Upstream>,
+    pub(crate) limits: Times,
+    pub(crate) client: Client<'a>,
+    /// Only for a request under an idempotency key.
+    pub(crate) ticket: Option<Box<Ticket>>,
+}
+
+/// The client, and what its connection allows.
+#[derive(Clone, Copy)]
+pub(crate) struct Client<'a> {
+    caller: &'a Caller,
+    pub(crate) version: Version,
+    /// Whether its connection may carry another exchange after this one.
+    keep_alive: bool,
 }
 
 /// Until when what must have happened.
 #[derive(Clone, Copy, Debug, Default)]
-struct Times {
-    deadline: Option<Instant>,
-    try_deadline: Option<Instant>,
+pub(crate) struct Times {
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) try_deadline: Option<Instant>,
 }
 
 /// What came of a try.
-enum Event {
+pub(crate) enum Event {
     Head,
     Failed(Failure),
     /// The request's own body is malformed.
@@ -93,9 +103,9 @@ enum Event {
 }
 
 /// How the answer was delivered.
-struct Delivered {
-    outcome: Outcome,
-    next: Next,
+pub(crate) struct Delivered {
+    pub(crate) outcome: Outcome,
+    pub(crate) next: Next,
 }
 
 impl<'a> Trip<'a> {
@@ -103,22 +113,43 @@ impl<'a> Trip<'a> {
     pub(crate) fn new(core: &'a Rc<Core>, caller: &'a Caller, down: &'a mut Wire, desk: &'a mut Desk) -> Self {
         let Desk { request, response, alarm, seen } = desk;
         seen.take(request);
-        let client = (request.version(), request.keep_alive());
+        let client = Client { caller, version: request.version(), keep_alive: request.keep_alive() };
         let (up, back) = (Pump::new(false), Pump::new(false));
         let limits = Times::default();
-        Self { core, caller, down, request, response, alarm, seen, up, back, upstream: None, limits, client }
+        Self { core, down, request, response, alarm, seen, up, back, upstream: None, limits, client, ticket: None }
     }
 
     /// Carries the exchange to its end.
     pub(crate) async fn run(mut self) -> Next {
         let snapshot = self.core.snapshot();
-        let (mut exchange, mut effect) = self
-            .core
-            .with_shard(|shard, now| Exchange::begin(&snapshot, shard, &self.caller.arrival(), self.request, now));
+        let (mut exchange, mut effect) = self.core.with_shard(|shard, now| {
+            Exchange::begin(&snapshot, shard, &self.client.caller.arrival(), self.request, now)
+        });
         let delivered = loop {
             let event = match effect {
                 Effect::Reply(answer) => break self.reply(&exchange, &answer).await,
                 Effect::Forward => break self.forward(&mut exchange).await,
+                Effect::Replay => break Box::pin(self.replay()).await,
+                Effect::Settle(told, answer) => {
+                    // Whatever comes of it: untold, the claim lapses, and that is ambiguity too.
+                    let _ = Box::pin(self.tell(told, None)).await;
+                    break self.reply(&exchange, &answer).await;
+                }
+                Effect::Claim(claim) => match Box::pin(self.claim(claim)).await {
+                    Ok(word) => {
+                        effect = self.core.with_shard(|shard, now| exchange.on_word(shard, self.request, word, now));
+                        continue;
+                    }
+                    Err(event) => event,
+                },
+                Effect::Keep => {
+                    let kept = Box::pin(self.keep(&exchange)).await;
+                    effect = self.core.with_shard(|shard, now| match kept {
+                        Ok((told, heard)) => exchange.on_heard(self.response, told, heard),
+                        Err(failure) => exchange.on_broken_answer(shard, failure, now),
+                    });
+                    continue;
+                }
                 Effect::Send(plan) => self.attempt(&plan, exchange.has_copies()).await,
                 Effect::Wait => {
                     self.limits.try_deadline = None;
@@ -146,7 +177,7 @@ impl<'a> Trip<'a> {
             method: &self.seen.method,
             host: &self.seen.host,
             path: &self.seen.path,
-            source: self.caller.source.as_ref(),
+            source: self.client.caller.source.as_ref(),
             bytes: (self.up.bytes, self.back.bytes),
             ended: runtime::coarse().wall,
         };
@@ -161,7 +192,10 @@ impl<'a> Trip<'a> {
             return Event::Failed(Failure::DownstreamGone);
         }
         if plan.again.attempt <= 1 {
-            self.up = Pump::new(plan.again.keep_body || copied);
+            // Under a key the whole body is here already.
+            if self.ticket.is_none() {
+                self.up = Pump::new(plan.again.keep_body || copied);
+            }
         } else {
             plan.stamp(self.request, runtime::coarse());
             self.up.rewind();
@@ -217,7 +251,7 @@ impl<'a> Trip<'a> {
                     Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Head),
                     Poll::Ready(Ok(Answered::Interim)) if interims < INTERIM_MAX => {
                         interims += 1;
-                        pass_interim(self.down, self.response, self.client.0);
+                        pass_interim(self.down, self.response, self.client.version);
                     }
                     Poll::Ready(Ok(Answered::Interim)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
                     Poll::Ready(Err(error)) => {
@@ -234,7 +268,8 @@ impl<'a> Trip<'a> {
             }
             let client_gone = matches!(self.down.poll_flush(cx), Poll::Ready(Err(_)))
                 || self.up.is_done() && self.down.poll_gone(cx).is_ready();
-            if client_gone {
+            // Under a key the answer is worth having even so: the caller's next try is given it.
+            if client_gone && self.ticket.is_none() {
                 return Poll::Ready(Event::Failed(Failure::DownstreamGone));
             }
             late(self.alarm, self.limits, cx).map(Event::Failed)
@@ -259,7 +294,7 @@ impl<'a> Trip<'a> {
             headers::strip_hop_by_hop(self.response);
         }
         let keep = self.keeps_client();
-        fit_downstream(self.response, self.client.0, keep);
+        fit_downstream(self.response, self.client.version, keep);
         if let Err(_gone) = self.down.send_response(self.response) {
             return self.cut(status, Failure::DownstreamGone, CANCEL);
         }
@@ -354,22 +389,22 @@ impl<'a> Trip<'a> {
         if answer.reason == byrnie_engine::Reason::DownstreamGone {
             return Delivered { outcome: Outcome { status: 0, failure: None }, next: self.gone() };
         }
-        let next = self.say(body).await;
+        let next = self.say(body, None).await;
         Delivered { outcome: Outcome { status, failure: None }, next }
     }
 
     /// The request's body is malformed: nothing of it may be acted on.
     async fn refuse_body(&mut self, status: u16) -> Delivered {
         self.upstream = None;
-        self.client.1 = false;
+        self.client.keep_alive = false;
         self.response.start_response(status);
-        self.say(Vec::new()).await;
+        self.say(Vec::new(), None).await;
         let outcome = Outcome { status, failure: Some(Failure::DownstreamGone) };
         Delivered { outcome, next: Next::Close }
     }
 
-    /// Sends `self.response` with `body`, in one go.
-    async fn say(&mut self, mut body: Vec<u8>) -> Next {
+    /// Sends `self.response` with `body` and `trailers`, in one go.
+    pub(crate) async fn say(&mut self, mut body: Vec<u8>, trailers: Option<Fields>) -> Next {
         if self.request.method() == "HEAD" && !body.is_empty() {
             self.response.set_declared_length(Some(body.len() as u64));
             self.response.set_framing(Framing::None);
@@ -383,12 +418,12 @@ impl<'a> Trip<'a> {
                 // A small body that is there already is swallowed, so that the connection can go on.
                 self.swallow(cx);
                 keep = self.keeps_client();
-                fit_downstream(self.response, self.client.0, keep);
+                fit_downstream(self.response, self.client.version, keep);
                 self.down.send_response(self.response)?;
                 if !body.is_empty() {
                     self.down.push(cx, Chunk::Slice(&body))?;
                 }
-                self.down.end(None)?;
+                self.down.end(trailers.as_ref())?;
             }
             self.alarm.set(self.alarm_for_stall());
             match self.down.poll_flush(cx) {
@@ -428,8 +463,8 @@ impl<'a> Trip<'a> {
 
     /// Whether the client's connection may go on after this answer.
     fn keeps_client(&self) -> bool {
-        let expired = self.caller.is_expired(runtime::coarse().wall);
-        self.client.1 && self.read_all() && !self.core.is_draining() && !expired
+        let expired = self.client.caller.is_expired(runtime::coarse().wall);
+        self.client.keep_alive && self.read_all() && !self.core.is_draining() && !expired
     }
 
     fn next(&mut self, keep: bool) -> Next {
@@ -468,7 +503,7 @@ impl Request {
 }
 
 /// Passes a 1xx on, but to a client that knows none.
-fn pass_interim(down: &mut Wire, interim: &mut Head, client: Version) {
+pub(crate) fn pass_interim(down: &mut Wire, interim: &mut Head, client: Version) {
     if client == Version::Http10 {
         return;
     }
@@ -480,7 +515,7 @@ fn pass_interim(down: &mut Wire, interim: &mut Head, client: Version) {
     let _ = down.send_response(interim);
 }
 
-fn from_client(error: &Error) -> Event {
+pub(crate) fn from_client(error: &Error) -> Event {
     match error {
         Error::Reject(reject) => Event::BadBody(reject.status),
         _ => Event::Failed(Failure::DownstreamGone),
@@ -497,7 +532,7 @@ fn code_of(error: &Error) -> u32 {
 }
 
 /// Ready with what has run out.
-fn late(alarm: &mut Alarm, limits: Times, cx: &mut Context<'_>) -> Poll<Failure> {
+pub(crate) fn late(alarm: &mut Alarm, limits: Times, cx: &mut Context<'_>) -> Poll<Failure> {
     alarm.set(earlier(limits.deadline, limits.try_deadline));
     if alarm.poll(cx).is_pending() {
         return Poll::Pending;

@@ -10,6 +10,7 @@ pub mod config;
 mod connection;
 mod door;
 pub mod error;
+mod keyed;
 mod keys;
 mod log;
 mod mirror;

@@ -158,6 +158,7 @@ fn open(
         doors.push(door);
         let seat = Seat {
             seed: supply.seed.wrapping_add(index as u64),
+            inquiries: supply.inquiries.clone(),
             in_force: in_force.clone(),
             entrances,
             drain: drain.clone(),

@@ -43,6 +43,43 @@ pub(crate) struct CoreCounts {
     pub(crate) records_dropped: Counter,
     /// Idle connections to upstreams.
     pub(crate) idle: Gauge,
+    /// Requests under an idempotency key.
+    pub(crate) keyed: KeyedCounts,
+}
+
+/// What became of requests under an idempotency key.
+#[derive(Debug, Default)]
+pub(crate) struct KeyedCounts {
+    /// Run for the first time.
+    pub(crate) granted: Counter,
+    /// Run again after an ambiguous end, as the policy asks.
+    pub(crate) again: Counter,
+    /// Given the answer of the first time.
+    pub(crate) replayed: Counter,
+    /// Refused, as the first is under way.
+    pub(crate) in_flight: Counter,
+    /// Refused, as the key was used for another request.
+    pub(crate) mismatch: Counter,
+    /// Ended, or ended before, nobody knows how.
+    pub(crate) ambiguous: Counter,
+    /// Refused, as the ledger could not be asked.
+    pub(crate) unreachable: Counter,
+}
+
+impl KeyedCounts {
+    fn count(&self, note: &str) {
+        let counter = match note {
+            "granted" => &self.granted,
+            "again" => &self.again,
+            "replayed" => &self.replayed,
+            "in-flight" => &self.in_flight,
+            "mismatch" => &self.mismatch,
+            "ambiguous" => &self.ambiguous,
+            "unreachable" => &self.unreachable,
+            _ => return,
+        };
+        counter.increment();
+    }
 }
 
 /// What a core writes down.
@@ -104,6 +141,9 @@ impl Ledger {
     pub(crate) fn write(&mut self, verdict: &Verdict, seen: &Seen<'_>) {
         let cells = self.series.cells(verdict, &self.book);
         cells.count(verdict.duration, seen.bytes, verdict.attempts.count());
+        if let Some((_, note)) = verdict.decided.keyed {
+            self.counts.keyed.count(note);
+        }
         if self.log.is_some() {
             Line { verdict, seen }.append(&mut self.buffer);
             if self.buffer.len() >= LOG_BYTES_MAX {
@@ -153,4 +193,5 @@ fn is_failure(verdict: &Verdict) -> bool {
     verdict.status >= 500
         || verdict.reason.is_some_and(|reason| !matches!(reason, Reason::Redirect | Reason::Preflight))
         || verdict.attempts.count() > 1
+        || verdict.decided.keyed.is_some_and(|(_, note)| note != "granted")
 }

@@ -26,6 +26,8 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut stream: Stream, 
             },
             // To a tunnel the rest says: close.
             Effect::Reply(_) | Effect::Forward | Effect::Wait => break None,
+            // A tunnel has no key.
+            Effect::Claim(_) | Effect::Replay | Effect::Keep | Effect::Settle(..) => break None,
         }
     };
     let mut outcome = Outcome::default();

@@ -3,6 +3,7 @@
 //! Snapshots and keys arrive from the agent and are swapped between two events; exchanges under way
 //! end on what they began with. Nothing here is shared with another core but counters.
 
+use crate::agent::Inquiries;
 use crate::connection;
 use crate::door::Door;
 use crate::keys::Keys;
@@ -46,6 +47,7 @@ pub(crate) struct Entrance {
 pub(crate) struct Seat {
     /// For its dice.
     pub(crate) seed: u64,
+    pub(crate) inquiries: Inquiries,
     pub(crate) in_force: watch::Receiver<InForce>,
     /// Listeners, as they come.
     pub(crate) entrances: mpsc::UnboundedReceiver<Entrance>,
@@ -65,6 +67,8 @@ pub(crate) struct Core {
     rebuilt: Cell<u64>,
     pub(crate) pool: RefCell<Pool>,
     ledger: RefCell<Ledger>,
+    /// Where it asks about idempotency keys.
+    pub(crate) inquiries: Inquiries,
     pub(crate) limits: Limits,
     drain: Watch,
     open: Cell<usize>,
@@ -83,6 +87,7 @@ impl Core {
             rebuilt: Cell::new(0),
             pool: RefCell::default(),
             ledger: RefCell::new(ledger),
+            inquiries: seat.inquiries.clone(),
             limits: Limits::default(),
             drain: seat.drain.clone(),
             open: Cell::new(0),

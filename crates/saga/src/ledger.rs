@@ -5,17 +5,17 @@
 //! outcome. Nothing here ever decides to run an ambiguous request again unless it was asked to.
 
 mod fingerprint;
-mod key;
 #[cfg(test)]
 mod tests;
 
 pub use fingerprint::{Fingerprint, Fingerprinting};
-pub use key::{KEY_BYTES_MAX, KeyError, MINTED_PREFIX, minted, parse};
 
 use byrnie_base::{Text, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 255;
 /// Longest name of a service, and longest identity of a caller, in bytes.
 pub const SCOPE_BYTES_MAX: usize = 512;
 /// Largest answer that is kept for replay, its head included, in bytes.

@@ -19,6 +19,8 @@ pub const SIGN_PATH: &str = "/byrnie.v1.Identity/Sign";
 pub const JOIN_PATH: &str = "/byrnie.v1.Registry/Join";
 /// The path of the unary method that takes reports.
 pub const REPORT_PATH: &str = "/byrnie.v1.Reports/Report";
+/// The path of the unary method that asks the ledger.
+pub const LEDGER_PATH: &str = "/byrnie.v1.Ledger/Batch";
 
 /// At most `bytes_max` bytes of a text that came from elsewhere, cut between characters.
 fn clip(text: &str, bytes_max: usize) -> byrnie_base::Text {

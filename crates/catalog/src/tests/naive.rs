@@ -2,8 +2,8 @@
 //! The views again, from all resources and without an index: what the catalog must equal.
 
 use crate::{NodeSpec, Role};
-use byrnie_model::policy::AccessPolicy;
 use byrnie_model::policy::access::{Action, Mode, Source};
+use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::service::{PortPair, TargetPort};
 use byrnie_model::{Endpoint, Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload};
 use std::collections::BTreeMap;
@@ -85,6 +85,8 @@ impl<'a> World<'a> {
                 let policies =
                     self.all().filter(|r| matches!(&r.spec, Spec::Access(p) if self.applies(&r.key, p, &at)));
                 policies.for_each(&mut show);
+                let keyed = |p: &TrafficPolicy| p.idempotency.is_some() && p.targets.contains(&at);
+                self.all().filter(|r| matches!(&r.spec, Spec::Traffic(p) if keyed(p))).for_each(&mut show);
             }
         }
         let services: Vec<ServiceRef> = self.services().into_iter().map(|(at, _)| at).collect();

@@ -84,6 +84,7 @@ fn change() -> impl Strategy<Value = Change> {
         3 => (select(vec!["r1", "r2"]), some(&SERVICES), some(&SERVICES)).prop_map(|(n, p, b)| route(n, &p, &b)),
         2 => policy,
         1 => (select(vec!["t1", "t2"]), select(&SERVICES[..])).prop_map(|(n, target)| traffic(n, target)),
+        1 => (select(vec!["t1", "t2"]), select(&SERVICES[..])).prop_map(|(n, target)| keyed(n, target)),
         3 => gone,
     ]
 }

@@ -7,16 +7,17 @@ use crate::ca::token;
 use crate::history;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::workload::WorkloadPort;
-use byrnie_model::{Health, Identity, Key, Kind, Protocol, Resource, Revision, Spec, Workload};
+use byrnie_model::{Health, Identity, Key, Kind, Protocol, Resource, Revision, ServiceRef, Spec, Workload};
 use byrnie_net::grpc::{Channel, Code, Incoming};
 use byrnie_net::tls::Key as PrivateKey;
-use byrnie_store::Embedded;
+use byrnie_store::{Embedded, ledger};
 use byrnie_xds::client::{Client, Received};
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1::{
-    Heartbeat, Join, JoinRequest, JoinResponse, Joined, Leave, SignRequest, SignResponse, join_request, join_response,
+    Heartbeat, Join, JoinRequest, JoinResponse, Joined, Leave, LedgerAsk, LedgerBegin, LedgerFinish, LedgerRequest,
+    LedgerResponse, SignRequest, SignResponse, join_request, join_response, ledger_answer, ledger_ask, ledger_finish,
 };
-use byrnie_xds::{Bytes, DELTA_PATH, JOIN_PATH, SIGN_PATH, name, wire};
+use byrnie_xds::{Bytes, DELTA_PATH, JOIN_PATH, LEDGER_PATH, SIGN_PATH, name, wire};
 use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -74,16 +75,19 @@ impl Plane {
         // Calls of the plane before this one may still hold the file for a moment.
         let open = async {
             loop {
-                match Embedded::open(&directory.join("state.redb"), clock.clone()) {
-                    Ok(store) => break store,
-                    Err(_) => runtime::sleep(Duration::from_millis(5)).await,
+                let store = Embedded::open(&directory.join("state.redb"), clock.clone());
+                let ledger = ledger::Embedded::open(&directory.join("ledger.redb"), clock.clone());
+                match (store, ledger) {
+                    (Ok(store), Ok(ledger)) => break (store, ledger),
+                    _ => runtime::sleep(Duration::from_millis(5)).await,
                 }
             }
         };
-        let store = runtime::timeout(PATIENCE, open).await.unwrap();
+        let (store, ledger) = runtime::timeout(PATIENCE, open).await.unwrap();
         let config = Config {
             store: Arc::new(store),
             journal: Arc::new(byrnie_store::log::Memory::open(&byrnie_store::disk::RamDisk::new()).unwrap()),
+            ledger: Arc::new(ledger),
             data_dir: directory.to_owned(),
             trust_domain: "mesh.local".into(),
             console: "127.0.0.1:0".parse().unwrap(),
@@ -386,4 +390,95 @@ fn a_stored_entry_that_is_no_resource_is_reported_and_harms_nothing() {
         assert_eq!(plane.running.state.bad_entries().len(), 1, "a restart is no way round it");
         plane.running.stop().await;
     });
+}
+
+#[test]
+fn a_proxy_asks_the_ledger_for_its_own_services_alone() {
+    run(async |directory| {
+        let plane = Plane::start(directory).await;
+        let (_, channel) = plane.enrol("web").await;
+        let (_, stranger) = plane.enrol("other").await;
+        let (_joined, sender, mut incoming) =
+            join(&channel, &workload("web-1", "web", Protocol::Http1), "web").await.unwrap();
+        plane
+            .until(|catalog| {
+                catalog.is_instance(&ServiceRef::new("default", "web"), "default", "web-1", &identity("web"))
+            })
+            .await;
+
+        let begin = |claim| LedgerBegin {
+            fingerprint: vec![1; 32].into(),
+            lease_millis: 60_000,
+            ttl_millis: 600_000,
+            again: claim == 9,
+        };
+        let asked = |service: &str, claim: u64, what| LedgerAsk {
+            service: Some(wire_ref(service)),
+            caller: "spiffe://mesh.local/ns/default/sa/buyer".to_owned(),
+            key: "k".to_owned(),
+            claim,
+            what: Some(what),
+        };
+        let ask = async |channel: &Channel, node: &str, asks: Vec<LedgerAsk>| {
+            let request = LedgerRequest { node: node.to_owned(), asks };
+            let answer = channel.unary(LEDGER_PATH, request.encode_to_vec().into()).await?;
+            let answers = LedgerResponse::decode(answer).unwrap().answers;
+            Ok::<_, byrnie_net::grpc::Status>(answers.into_iter().map(|a| a.what.unwrap()).collect::<Vec<_>>())
+        };
+        let first = |claim| asked("web", claim, ledger_ask::What::Begin(begin(claim)));
+
+        for (channel, node, service) in [
+            (&stranger, "default/web-1", "web"),
+            (&channel, "default/web-1", "payments"),
+            (&channel, "default/web-2", "web"),
+            (&channel, "web-1", "web"),
+        ] {
+            let refused =
+                ask(channel, node, vec![asked(service, 1, ledger_ask::What::Begin(begin(1)))]).await.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{node} {service}");
+        }
+        let anonymous = plane.anonymous().await;
+        assert_eq!(ask(&anonymous, "default/web-1", vec![first(1)]).await.unwrap_err().code(), Code::Unauthenticated);
+
+        // All asks of a call are answered, in order.
+        let answers = ask(&channel, "default/web-1", vec![first(1), first(2)]).await.unwrap();
+        assert!(
+            matches!(answers[..], [ledger_answer::What::Granted(_), ledger_answer::What::InFlightMillis(_)]),
+            "{answers:?}"
+        );
+
+        // An instance that has left still tells how its last request ended, and begins nothing more.
+        say(&sender, join_request::What::Leave(Leave { gone: true })).await;
+        while let Ok(Some(_)) = incoming.next().await {}
+        plane.until(|catalog| catalog.iter(Kind::Workload).count() == 0).await;
+        assert_eq!(ask(&channel, "default/web-1", vec![first(3)]).await.unwrap_err().code(), Code::PermissionDenied);
+        let finish = LedgerFinish { ending: Some(ledger_finish::Ending::Done(vec![7].into())) };
+        let finish = |claim| asked("web", claim, ledger_ask::What::Finish(finish.clone()));
+        let refused = ask(&stranger, "default/web-1", vec![finish(1)]).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        let answers = ask(&channel, "default/web-1", vec![finish(2), finish(1)]).await.unwrap();
+        assert!(
+            matches!(answers[..], [ledger_answer::What::Fenced(_), ledger_answer::What::Recorded(_)]),
+            "{answers:?}"
+        );
+        plane.running.stop().await;
+
+        // Another control plane on the same files remembers.
+        let plane = Plane::start(directory).await;
+        let (_, channel) = plane.enrol("web").await;
+        let (_joined, _sender, _incoming) =
+            join(&channel, &workload("web-2", "web", Protocol::Http1), "web").await.unwrap();
+        plane
+            .until(|catalog| {
+                catalog.is_instance(&ServiceRef::new("default", "web"), "default", "web-2", &identity("web"))
+            })
+            .await;
+        let answers = ask(&channel, "default/web-2", vec![first(4)]).await.unwrap();
+        assert!(matches!(&answers[..], [ledger_answer::What::Done(kept)] if **kept == [7]), "{answers:?}");
+        plane.running.stop().await;
+    });
+}
+
+fn wire_ref(service: &str) -> byrnie_xds::proto::byrnie::v1::ServiceRef {
+    byrnie_xds::proto::byrnie::v1::ServiceRef { namespace: "default".to_owned(), name: service.to_owned() }
 }

@@ -8,6 +8,7 @@ use crate::authorize::{Access, CompiledPolicy};
 use crate::balance::hash::{self, hash};
 use crate::balance::tiers::TIERS_MAX;
 use crate::cluster::{Call, Cluster, Ejection, Member, Name, Share, Tier};
+use crate::keyed::Protection;
 use crate::route::{Side, Table};
 use crate::slot::Slot;
 use crate::snapshot::{Port, Snapshot, Subtree};
@@ -71,7 +72,8 @@ impl Compiler {
             });
         }
         let access = own.map(|(workload, _)| self.access(name, service, workload, &snapshot.node.identity));
-        Subtree { service: name.clone(), label: name.to_string().into(), ports: ports.into(), access }
+        let protection = self.protection(name, service, own.map(|(workload, _)| workload)).map(Arc::new);
+        Subtree { service: name.clone(), label: name.to_string().into(), ports: ports.into(), access, protection }
     }
 
     pub(super) fn serves(&self, name: &ServiceRef, service: &Service, labels: &Labels) -> bool {
@@ -110,6 +112,24 @@ impl Compiler {
         let policies: Vec<_> = self.held.policies.values().filter(|policy| protects(policy)).cloned().collect();
         let domain = self.held.mesh.as_ref().map_or_else(|| own.trust_domain(), |mesh| &mesh.trust_domain);
         Access::new(&policies, domain)
+    }
+
+    /// How keyed requests are protected. Where the own program serves the service, a policy for the whole
+    /// holds for its parts too, under one set of keys: a route may send a repetition to another part.
+    fn protection(&self, name: &ServiceRef, service: &Service, own: Option<&Workload>) -> Option<Protection> {
+        let is_whole = |other: &ServiceRef, whole: &Service| {
+            other == name || own.is_some_and(|own| other.namespace == name.namespace && is_part(service, whole, own))
+        };
+        let wholes = self.held.services.iter().filter(|(other, whole)| is_whole(other, whole));
+        let protected = wholes.filter_map(|(other, whole)| {
+            let mut keys = self.held.by_target.get(other)?.iter();
+            let (key, policy) = keys.find_map(|key| Some((key, self.held.traffic.get(key)?.idempotency?)))?;
+            Some((other, whole, key, policy))
+        });
+        // The most general one: all parts agree on it.
+        let (scope, _, key, policy) = protected.min_by_key(|(other, whole, ..)| (whole.selector.len(), *other))?;
+        let rule = format!("{}/{}", key.namespace, key.name).into();
+        Some(Protection { policy, scope: scope.to_string().into(), rule })
     }
 
     /// Traffic policies in the order of their names: the first one that says something about a matter

@@ -25,6 +25,7 @@ fn tries(world: &mut World, method: &str, failure: Failure) -> (Vec<String>, u16
             Effect::Reply(answer) => return (tried, answer.status),
             Effect::Forward => return (tried, 0),
             Effect::Wait => return (tried, 1),
+            other => panic!("{other:?}"),
         }
         effect = exchange.on_failure(&mut world.shard, failure, ms(0));
     }

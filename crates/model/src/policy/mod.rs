@@ -2,7 +2,9 @@
 //! Policies: one concern each, attached to a target.
 
 pub mod access;
+pub mod idempotency;
 pub mod traffic;
 
 pub use access::AccessPolicy;
+pub use idempotency::Idempotency;
 pub use traffic::TrafficPolicy;

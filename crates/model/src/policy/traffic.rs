@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How a service is called.
 
+use crate::policy::Idempotency;
 use crate::{Labels, ServiceRef};
 use byrnie_base::Text;
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub struct TrafficPolicy {
     pub unsafe_retry: bool,
     /// Most time to open a connection; 1 s unless given.
     pub connect_timeout: Option<Duration>,
+    /// How requests with an idempotency key are protected.
+    pub idempotency: Option<Idempotency>,
 }
 
 /// How an endpoint is chosen. The rules themselves, with their sources, are in `engine/balance`.

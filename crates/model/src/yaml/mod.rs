@@ -5,6 +5,7 @@
 
 mod access;
 mod de;
+mod idempotency;
 mod kinds;
 mod mesh;
 mod meta;

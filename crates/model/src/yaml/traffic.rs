@@ -3,6 +3,7 @@
 
 use self::balance::{BalanceWord, ChoiceSpec, FailoverSpec, HashSpec};
 use self::eject::EjectSpec;
+use super::idempotency::IdempotencySpec;
 use super::names;
 use super::reader::{Reader, TargetRef};
 use crate::code;
@@ -51,10 +52,9 @@ pub(crate) struct TrafficSpec {
     #[serde(default, skip_serializing)]
     #[schemars(skip)]
     fault: Option<serde_json::Value>,
-    /// Not served yet.
-    #[serde(default, skip_serializing)]
-    #[schemars(skip)]
-    idempotency: Option<serde_json::Value>,
+    /// How requests with an idempotency key are protected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    idempotency: Option<IdempotencySpec>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -141,9 +141,6 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
     if spec.fault.is_some() {
         reader.unenforced("spec.fault", "fault injection");
     }
-    if spec.idempotency.is_some() {
-        reader.unenforced("spec.idempotency", "idempotency keys");
-    }
     if spec.target_refs.is_empty() {
         reader.fault(&code::MISSING_FIELD, "spec.targetRefs", "a traffic policy needs at least one target");
     }
@@ -166,6 +163,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
         retry_budget: spec.retry_constraint.as_ref().map(|retry| read_retry(reader, retry)),
         unsafe_retry: spec.unsafe_retry,
         connect_timeout,
+        idempotency: spec.idempotency.as_ref().map(|spec| spec.read(reader)),
     })
 }
 
@@ -222,7 +220,7 @@ impl From<&TrafficPolicy> for TrafficSpec {
             unsafe_retry: policy.unsafe_retry,
             connect_timeout: policy.connect_timeout.map(text),
             fault: None,
-            idempotency: None,
+            idempotency: policy.idempotency.as_ref().map(IdempotencySpec::from),
         }
     }
 }

@@ -10,7 +10,7 @@ mod pump;
 pub(crate) mod scratch;
 
 pub use alarm::Alarm;
-pub use pump::{Fault, Pump, REPLAY_BYTES_MAX};
+pub use pump::{Fault, Gathered, Pump, REPLAY_BYTES_MAX};
 
 use crate::io::Stream;
 use byrnie_codec::h1::Asked;

@@ -31,6 +31,15 @@ enum Copy {
     Kept { bytes: Vec<u8>, replay: bool },
 }
 
+/// How much of a body was gathered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gathered {
+    /// All of it, with its trailers.
+    Whole,
+    /// More than was asked for; the rest is still to be read.
+    Part,
+}
+
 /// Whose fault it was.
 #[derive(Debug)]
 pub enum Fault {
@@ -83,6 +92,46 @@ impl Pump {
     pub fn forget(&mut self) {
         if !matches!(self.copy, Copy::Kept { replay: true, .. }) {
             self.copy = Copy::Off;
+        }
+    }
+
+    /// Reads the body of `source` into the copy before any of it is written, until its end or until there
+    /// are more than `bytes_max`. [`Pump::poll`] then writes what was gathered, and goes on.
+    pub fn gather(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Wire,
+        bytes_max: usize,
+    ) -> Poll<Result<Gathered, Error>> {
+        while !self.source_ended {
+            if matches!(self.copy, Copy::Off) {
+                self.copy = Copy::Kept { bytes: Vec::new(), replay: true };
+            }
+            let Copy::Kept { bytes, replay } = &mut self.copy else { break };
+            *replay = true;
+            if bytes.len() > bytes_max {
+                return Poll::Ready(Ok(Gathered::Part));
+            }
+            let total = &mut self.bytes;
+            let progress = source.poll_body(cx, &mut |_, chunk| {
+                *total += chunk.as_slice().len() as u64;
+                bytes.extend_from_slice(chunk.as_slice());
+                Ok(())
+            });
+            if let Progress::End(trailers) = ready!(progress)? {
+                self.source_ended = true;
+                self.trailers = trailers;
+            }
+        }
+        let whole = self.gathered().len() <= bytes_max;
+        Poll::Ready(Ok(if whole { Gathered::Whole } else { Gathered::Part }))
+    }
+
+    /// What was gathered of the body.
+    pub fn gathered(&self) -> &[u8] {
+        match &self.copy {
+            Copy::Kept { bytes, .. } => bytes,
+            Copy::Off => &[],
         }
     }
 

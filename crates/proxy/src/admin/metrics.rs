@@ -103,6 +103,10 @@ fn cores(state: &State, out: &mut String) {
     for (outcome, of) in RETRIES {
         writeln!(out, "byrnie_retries_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
     }
+    family(out, "byrnie_txn_keys_total", "counter", "Requests under an idempotency key, and what became of them.");
+    for (outcome, of) in KEYS {
+        writeln!(out, "byrnie_txn_keys_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
+    }
     for (name, help, of) in COUNTERS {
         family(out, name, "counter", help);
         writeln!(out, "{name} {}", sum(*of)).ok();
@@ -118,6 +122,16 @@ const RETRIES: &[(&str, Of)] = &[
     ("sent", |counts| &counts.retries),
     ("won", |counts| &counts.retries_won),
     ("over_budget", |counts| &counts.retries_over_budget),
+];
+
+const KEYS: &[(&str, Of)] = &[
+    ("granted", |counts| &counts.keyed.granted),
+    ("again", |counts| &counts.keyed.again),
+    ("replayed", |counts| &counts.keyed.replayed),
+    ("in_flight", |counts| &counts.keyed.in_flight),
+    ("mismatch", |counts| &counts.keyed.mismatch),
+    ("ambiguous", |counts| &counts.keyed.ambiguous),
+    ("unreachable", |counts| &counts.keyed.unreachable),
 ];
 
 const COUNTERS: &[(&str, &str, Of)] = &[

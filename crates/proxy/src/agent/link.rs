@@ -5,6 +5,7 @@
 
 use super::cache::{Cache, Kept, Origin};
 use super::certs::{self, Renewal};
+use super::ledger::{self, Asked};
 use super::publish::Publisher;
 use super::registry::Joining;
 use super::{Own, State, ads, registry, report};
@@ -119,7 +120,7 @@ pub(super) async fn begin(
     control: &Control,
     (own, kept): (Own, Option<Kept>),
     state: Arc<State>,
-    (records, goodbye): (Receiver<Record>, mpsc::UnboundedReceiver<Goodbye>),
+    (records, goodbye, asked): (Receiver<Record>, mpsc::UnboundedReceiver<Goodbye>, Asked),
     stop: Shutdown,
 ) -> Result<(watch::Receiver<InForce>, Option<Task>), Error> {
     let roots = Roots::from_pem(&control.roots_pem, config.identity.trust_domain())
@@ -165,6 +166,7 @@ pub(super) async fn begin(
             first.await.map_err(|_| Error::Stopped)?
         }
     };
+    runtime::spawn_local("ledger", ledger::run(asked, Arc::from(&*state.node), Rc::clone(&link)));
     runtime::spawn_local("report", report::run(records, link, state));
     Ok((in_force, registered))
 }

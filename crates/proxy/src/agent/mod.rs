@@ -6,6 +6,7 @@
 mod ads;
 mod cache;
 mod certs;
+mod ledger;
 mod link;
 mod publish;
 mod registry;
@@ -13,6 +14,7 @@ mod report;
 mod state;
 
 pub(crate) use cache::Kept;
+pub(crate) use ledger::Inquiries;
 pub(crate) use state::State;
 
 use crate::config::{Config, Source};
@@ -34,6 +36,8 @@ pub(crate) struct Supply {
     pub(crate) in_force: watch::Receiver<InForce>,
     /// For the cores' dice.
     pub(crate) seed: u64,
+    /// Where cores ask about idempotency keys. Without a control plane nobody answers.
+    pub(crate) inquiries: Inquiries,
     /// Ends after the registry has heard the goodbye.
     pub(crate) registered: Option<Task>,
 }
@@ -76,17 +80,18 @@ pub(crate) async fn begin(
     stop: Shutdown,
 ) -> Result<Supply, Error> {
     let seed = seed();
+    let (inquiries, asked) = ledger::inquiries();
     let (in_force, registered) = match &config.source {
         Source::Given { snapshots, credentials } => {
             runtime::spawn_local("records", report::keep_only(records, Arc::clone(&state)));
             (given(snapshots.clone(), Keys::new(credentials, 0)?, &state, stop), None)
         }
         Source::Control(control) => {
-            link::begin(config, control, (own, kept), Arc::clone(&state), (records, goodbye), stop).await?
+            link::begin(config, control, (own, kept), Arc::clone(&state), (records, goodbye, asked), stop).await?
         }
     };
     state.watch(in_force.clone());
-    Ok(Supply { in_force, seed, registered })
+    Ok(Supply { in_force, seed, inquiries, registered })
 }
 
 /// Configuration from the starter itself.

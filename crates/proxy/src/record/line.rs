@@ -36,6 +36,10 @@ impl Line<'_> {
         text(out, "route", &verdict.decided.route);
         text(out, "rule", &verdict.decided.rule);
         text(out, "tls", labels.tls.label());
+        if let Some((guarantee, note)) = verdict.decided.keyed {
+            text(out, "guarantee", guarantee.name());
+            text(out, "idempotency", note);
+        }
         if let Some(endpoint) = verdict.attempts.iter().last().and_then(|attempt| attempt.endpoint()) {
             text(out, "endpoint", endpoint);
         }

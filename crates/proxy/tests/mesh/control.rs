@@ -10,43 +10,54 @@ use byrnie_net::listen::{Share, bind};
 use byrnie_net::runtime::{self, Trigger};
 use byrnie_net::tls;
 use byrnie_proxy::{AccessLog, Config, Control, Error, Mount, Ports, Running, Sidecar, Source, Tokens, start};
+use byrnie_saga::ledger::{self, Begin, Begun, Change, Claim, Ending, Entry, Fingerprint, Finished, Name};
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1::{
-    HeartbeatSeen, JoinRequest, JoinResponse, Joined, Left, ReportRequest, ReportResponse, SignRequest, SignResponse,
-    join_request, join_response,
+    HeartbeatSeen, JoinRequest, JoinResponse, Joined, LedgerAmbiguous, LedgerAnswer, LedgerAsk, LedgerFenced,
+    LedgerGranted, LedgerMismatch, LedgerRecorded, LedgerRequest, LedgerResponse, Left, ReportRequest, ReportResponse,
+    SignRequest, SignResponse, join_request, join_response, ledger_answer, ledger_ask, ledger_finish,
 };
 use byrnie_xds::server::Session;
-use byrnie_xds::{Bytes, DELTA_PATH, JOIN_PATH, REPORT_PATH, SIGN_PATH, wire};
+use byrnie_xds::{Bytes, DELTA_PATH, JOIN_PATH, LEDGER_PATH, REPORT_PATH, SIGN_PATH, wire};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-const TOKEN: &str = "join-token";
+pub(crate) const TOKEN: &str = "join-token";
 
 fn control_identity() -> Identity {
     Identity::new(DOMAIN, Identity::SYSTEM_NAMESPACE, "control").unwrap()
 }
 
 /// What the control plane knows and has heard.
-struct Plane {
-    world: World,
+pub(crate) struct Plane {
+    pub(crate) world: World,
+    /// The bare rules of the ledger.
+    pub(crate) keys: Mutex<BTreeMap<Name, Entry>>,
     view: watch::Sender<(Vec<Arc<Resource>>, u64)>,
     events: Mutex<Vec<String>>,
     reports: Mutex<Vec<ReportRequest>>,
 }
 
 impl Plane {
-    fn new(view: Vec<Resource>) -> Arc<Self> {
+    pub(crate) fn new(view: Vec<Resource>) -> Arc<Self> {
         let view = watch::Sender::new((view.into_iter().map(Arc::new).collect(), 1));
-        Arc::new(Self { world: World::new(), view, events: Mutex::default(), reports: Mutex::default() })
+        Arc::new(Self {
+            world: World::new(),
+            keys: Mutex::default(),
+            view,
+            events: Mutex::default(),
+            reports: Mutex::default(),
+        })
     }
 
     fn heard(&self, event: impl Into<String>) {
         self.events.lock().unwrap().push(event.into());
     }
 
-    fn put(&self, resource: Resource) {
+    pub(crate) fn put(&self, resource: Resource) {
         self.view.send_modify(|(view, revision)| {
             *revision += 1;
             view.retain(|old| old.key != resource.key);
@@ -55,7 +66,7 @@ impl Plane {
     }
 
     /// Serves on `address` until the trigger is dropped.
-    fn serve(self: &Arc<Self>, address: SocketAddr) -> (SocketAddr, Trigger, runtime::Core) {
+    pub(crate) fn serve(self: &Arc<Self>, address: SocketAddr) -> (SocketAddr, Trigger, runtime::Core) {
         let listener = bind(address, Share::Alone).unwrap();
         let address = listener.local_addr();
         let credentials = self.world.credentials_of(&control_identity());
@@ -67,13 +78,63 @@ impl Plane {
     }
 }
 
+impl Plane {
+    fn ask(&self, from: LedgerAsk) -> LedgerAnswer {
+        let mut keys = self.keys.lock().unwrap();
+        let service = from.service.unwrap();
+        let service = format!("{}.{}", service.name, service.namespace).into();
+        let name = Name { service, caller: from.caller.into(), key: from.key.into() };
+        let (now, claim) = (runtime::now().wall, Claim(from.claim));
+        let (what, change) = match from.what.unwrap() {
+            ledger_ask::What::Begin(begin) => {
+                let ask = Begin {
+                    fingerprint: Fingerprint(begin.fingerprint.as_ref().try_into().unwrap()),
+                    claim,
+                    lease: Duration::from_millis(begin.lease_millis),
+                    ttl: Duration::from_millis(begin.ttl_millis),
+                    again: begin.again,
+                };
+                let (begun, change) = ledger::begin(keys.get(&name), &ask, now);
+                let what = match begun {
+                    Begun::Granted { again } => ledger_answer::What::Granted(LedgerGranted { again }),
+                    Begun::Done(kept) => ledger_answer::What::Done(kept.to_vec().into()),
+                    Begun::InFlight(left) => ledger_answer::What::InFlightMillis(left.as_millis() as u64),
+                    Begun::Mismatch => ledger_answer::What::Mismatch(LedgerMismatch {}),
+                    Begun::Ambiguous => ledger_answer::What::Ambiguous(LedgerAmbiguous {}),
+                };
+                (what, change)
+            }
+            ledger_ask::What::Finish(finish) => {
+                let ending = match finish.ending.unwrap() {
+                    ledger_finish::Ending::Done(kept) => Ending::Done(kept.to_vec().into()),
+                    ledger_finish::Ending::Unsent(_) => Ending::Unsent,
+                    ledger_finish::Ending::Ambiguous(_) => Ending::Ambiguous,
+                };
+                let (finished, change) = ledger::finish(keys.get(&name), claim, ending, now);
+                let what = match finished {
+                    Finished::Recorded => ledger_answer::What::Recorded(LedgerRecorded {}),
+                    Finished::Fenced => ledger_answer::What::Fenced(LedgerFenced {}),
+                };
+                (what, change)
+            }
+            ledger_ask::What::Read(_) => panic!("proxies don't read"),
+        };
+        match change {
+            Change::None => None,
+            Change::Put(entry) => keys.insert(name, entry),
+            Change::Remove => keys.remove(&name),
+        };
+        LedgerAnswer { what: Some(what) }
+    }
+}
+
 struct Port(Arc<Plane>);
 
 impl Service for Port {
     fn shape(&self, path: &str) -> Option<Shape> {
         match path {
             DELTA_PATH | JOIN_PATH => Some(Shape::Stream),
-            SIGN_PATH | REPORT_PATH => Some(Shape::Unary),
+            SIGN_PATH | REPORT_PATH | LEDGER_PATH => Some(Shape::Unary),
             _ => None,
         }
     }
@@ -81,6 +142,12 @@ impl Service for Port {
     fn unary(&self, call: Call, message: Bytes) -> BoxFuture<'static, Result<Bytes, Status>> {
         let plane = Arc::clone(&self.0);
         Box::pin(async move {
+            if call.path == LEDGER_PATH {
+                let request = LedgerRequest::decode(&*message).unwrap();
+                assert_eq!(request.node, "default/web");
+                let answers = request.asks.into_iter().map(|ask| plane.ask(ask)).collect();
+                return Ok(LedgerResponse { answers }.encode_to_vec().into());
+            }
             if call.path == REPORT_PATH {
                 plane.reports.lock().unwrap().push(ReportRequest::decode(&*message).unwrap());
                 return Ok(ReportResponse { sample_percent: 100 }.encode_to_vec().into());
@@ -167,7 +234,7 @@ async fn ads(plane: Arc<Plane>, mut incoming: Incoming, out: mpsc::Sender<Bytes>
     }
 }
 
-fn config(plane: &Plane, address: SocketAddr, program: u16, token: &str) -> Config {
+pub(crate) fn config(plane: &Plane, address: SocketAddr, program: u16, token: &str) -> Config {
     let workload = Workload { uses: vec![world::service("web")], ..world::spec_of("web", program, Protocol::Http1) };
     let labels: Labels = world::app("web");
     let mount = Sidecar { workload, labels, service: "web".into(), inbound: loopback(), forward: None };
@@ -193,12 +260,12 @@ fn config(plane: &Plane, address: SocketAddr, program: u16, token: &str) -> Conf
     }
 }
 
-fn ready(running: &mut Running) -> Result<Ports, Error> {
+pub(crate) fn ready(running: &mut Running) -> Result<Ports, Error> {
     runtime::block_on(async { runtime::timeout(PATIENCE, running.ready()).await.expect("in time") }).unwrap()
 }
 
 /// Asks until the answer is `wanted`.
-fn until(address: SocketAddr, wanted: u16) {
+pub(crate) fn until(address: SocketAddr, wanted: u16) {
     let mut client = Peer::connect(address);
     let began = runtime::now().mono;
     while client.ask(&get("/")).0 != wanted {

@@ -9,6 +9,7 @@ mod control;
 mod faults;
 mod http1;
 mod http2;
+mod keyed;
 mod routes;
 mod tcp;
 mod world;

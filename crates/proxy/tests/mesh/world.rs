@@ -177,7 +177,7 @@ impl Proxy {
     }
 }
 
-fn resource(kind: Kind, name: impl Into<Text>, spec: Spec) -> Resource {
+pub(crate) fn resource(kind: Kind, name: impl Into<Text>, spec: Spec) -> Resource {
     let namespace = if kind == Kind::Mesh { "" } else { "default" };
     Resource {
         key: Key::new(kind, namespace, name),

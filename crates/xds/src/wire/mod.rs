@@ -6,6 +6,7 @@
 mod check;
 mod endpoint;
 mod filter;
+mod idempotency;
 mod mesh;
 mod policy;
 mod route;

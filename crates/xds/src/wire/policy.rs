@@ -4,6 +4,7 @@
 
 use super::Error;
 use super::check::{self, LIST_MAX, invalid, labels, labels_out, list, message, missing};
+use super::idempotency;
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
@@ -179,6 +180,7 @@ pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
         }),
         unsafe_retry: policy.unsafe_retry,
         connect_timeout: policy.connect_timeout.map(check::duration_out),
+        idempotency: policy.idempotency.as_ref().map(idempotency::encode),
     };
     message.encode_to_vec().into()
 }
@@ -205,6 +207,7 @@ pub(super) fn decode_traffic(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         retry_budget: policy.retry_budget.map(budget).transpose()?,
         unsafe_retry: policy.unsafe_retry,
         connect_timeout: check::optional_duration("connectTimeout", policy.connect_timeout)?,
+        idempotency: policy.idempotency.map(idempotency::decode).transpose()?,
     };
     Ok((Spec::Traffic(Arc::new(spec)), labels("labels", policy.labels)?))
 }

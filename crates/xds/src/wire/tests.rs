@@ -4,6 +4,7 @@
 use super::*;
 use byrnie_base::Text;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Source};
+use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::traffic::{
     Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
 };
@@ -292,6 +293,7 @@ fn traffic() -> impl Strategy<Value = Spec> {
                 retry_budget,
                 unsafe_retry,
                 connect_timeout,
+                idempotency: None,
             };
             Spec::Traffic(Arc::new(policy))
         },
@@ -309,8 +311,25 @@ fn kind_of(spec: &Spec, age: u64) -> Kind {
     }
 }
 
+fn keyed() -> impl Strategy<Value = Spec> {
+    let mode = prop_oneof![Just(KeyMode::Off), Just(KeyMode::Optional), Just(KeyMode::Required)];
+    let guarantee = prop_oneof![Just(Guarantee::G0), Just(Guarantee::G1), Just(Guarantee::G2)];
+    let ambiguous = prop_oneof![Just(OnAmbiguous::Hold), Just(OnAmbiguous::Reexecute)];
+    let error = prop_oneof![Just(OnServerError::Ambiguous), Just(OnServerError::Keep), Just(OnServerError::Release)];
+    let lease = (1_u64..100_000).prop_map(Duration::from_millis);
+    // Boxed: the value of so many strategies in one is more than a test's stack holds.
+    (traffic().boxed(), mode, guarantee, span(), lease, (ambiguous, error, any::<bool>())).prop_map(
+        |(spec, mode, guarantee, key_ttl, lease, (on_ambiguous, on_server_error, mint_keys))| {
+            let Spec::Traffic(policy) = spec else { unreachable!() };
+            let idempotency = Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys };
+            Spec::Traffic(Arc::new(TrafficPolicy { idempotency: Some(idempotency), ..(*policy).clone() }))
+        },
+    )
+}
+
 fn resource() -> impl Strategy<Value = Resource> {
-    let spec = prop_oneof![mesh(), service(), workload(), endpoint(), route(), access(), traffic()];
+    let spec =
+        prop_oneof![mesh(), service(), workload(), endpoint(), route(), access(), traffic().boxed(), keyed().boxed()];
     (spec, labels(), name(), name(), any::<u64>()).prop_map(|(spec, labels, namespace, name, age)| {
         let (key, labels) = match &spec {
             Spec::Endpoint(endpoint) => {

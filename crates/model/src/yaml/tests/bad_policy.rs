@@ -104,7 +104,16 @@ fn traffic() {
         ("unsafeRetry: yes", "C004", "yes"),
         ("connectTimeout: 2m", "C011", "2m"),
         ("fault: {delay: {fixed: 1s}}", "C010", "fault"),
-        ("idempotency: {mode: Required}", "C010", "idempotency"),
+        ("idempotency: {}", "C005", "idempotency"),
+        ("idempotency: {mode: Sometimes}", "C011", "Sometimes"),
+        ("idempotency: {mode: Required, guarantee: G0}", "C028", "G0"),
+        ("idempotency: {mode: Off, guarantee: G1}", "C028", "G1"),
+        ("idempotency: {mode: Off, mintKeys: true}", "C028", "true"),
+        ("idempotency: {mode: Required, onAmbiguous: Probe}", "C010", "Probe"),
+        ("idempotency: {mode: Required, keyTTL: 1000h}", "C011", "1000h"),
+        ("idempotency: {mode: Required, keyTTL: 1s}", "C011", "1s"),
+        ("idempotency: {mode: Required, lease: 2h}", "C011", "2h"),
+        ("idempotency: {mode: Required, lease: soon}", "C011", "soon"),
         ("timeout: 1s", "C002", "timeout"),
     ] {
         check("TrafficPolicy", &format!("targetRefs: [{{name: a}}], {fields}"), code, place);

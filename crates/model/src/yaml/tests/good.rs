@@ -4,6 +4,7 @@
 use super::super::*;
 use super::{good, said};
 use crate::policy::access::{PathPattern, Source};
+use crate::policy::idempotency::{Guarantee, KeyMode, OnAmbiguous, OnServerError};
 use crate::route::{PathMatch, RouteFilter};
 use crate::service::TargetPort;
 use crate::{Protocol, ServiceRef};
@@ -53,6 +54,7 @@ spec:
   eject: {consecutiveErrors: 5, for: 30s, maxEjected: 50%}
   limits: {maxPending: 100, rate: {requests: 200, per: 1s}}
   retryConstraint: {budget: {percent: 20, interval: 10s}, minRetryRate: {count: 10, interval: 1s}}
+  idempotency: {mode: Required, guarantee: G2, keyTTL: 48h, lease: 90s, onServerError: Keep, mintKeys: true}
 ---
 ---
 {"apiVersion": "mesh.byrnie.dev/v1alpha1", "kind": "Mesh", "metadata": {"name": "mesh"}, "spec": {"trustDomain": "demo.local"}}
@@ -82,6 +84,12 @@ fn the_samples_are_read() {
             PathPattern::Below("/".into()),
         ]
     );
+    let Spec::Traffic(policy) = &resources[4].spec else { panic!() };
+    let keyed = policy.idempotency.unwrap();
+    assert_eq!((keyed.mode, keyed.guarantee, keyed.mint_keys), (KeyMode::Required, Guarantee::G2, true));
+    assert_eq!((keyed.key_ttl, keyed.lease), (Duration::from_secs(48 * 3600), Duration::from_secs(90)));
+    // Whose programs have a barrier of their own can take a repetition.
+    assert_eq!((keyed.on_ambiguous, keyed.on_server_error), (OnAmbiguous::Reexecute, OnServerError::Keep));
     let origin = resources[2].origin.as_ref().unwrap();
     assert_eq!((&*origin.file, origin.line), ("t.yaml", 12));
 }

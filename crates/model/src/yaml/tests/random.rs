@@ -3,6 +3,7 @@
 
 use super::super::*;
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
+use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use crate::policy::traffic::{
     Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
 };
@@ -382,6 +383,25 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
             retry_budget,
             unsafe_retry,
             connect_timeout,
+            idempotency: None,
+        },
+    )
+}
+
+fn keyed() -> impl Strategy<Value = TrafficPolicy> {
+    let off = (Just(KeyMode::Off), Just(Guarantee::G0), Just(false));
+    let modes = select(vec![KeyMode::Optional, KeyMode::Required]);
+    let on = (modes, select(vec![Guarantee::G1, Guarantee::G2]), any::<bool>());
+    let choice = (
+        select(vec![OnAmbiguous::Hold, OnAmbiguous::Reexecute]),
+        select(vec![OnServerError::Ambiguous, OnServerError::Keep, OnServerError::Release]),
+    );
+    let lease = (1u64..1000).prop_map(Duration::from_secs);
+    (traffic(), prop_oneof![off, on], choice, lease).prop_map(
+        |(policy, (mode, guarantee, mint_keys), (on_ambiguous, on_server_error), lease)| {
+            let key_ttl = lease * 2;
+            let idempotency = Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys };
+            TrafficPolicy { idempotency: Some(idempotency), ..policy }
         },
     )
 }
@@ -403,6 +423,7 @@ fn resource() -> impl Strategy<Value = Resource> {
         }),
         access().prop_map(|policy| (Kind::AccessPolicy, Spec::Access(policy.into()))),
         traffic().prop_map(|policy| (Kind::TrafficPolicy, Spec::Traffic(policy.into()))),
+        keyed().prop_map(|policy| (Kind::TrafficPolicy, Spec::Traffic(policy.into()))),
     ];
     (label(), labels(), spec).prop_map(|(name, labels, (kind, spec))| {
         let namespace = match &spec {

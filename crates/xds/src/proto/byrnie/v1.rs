@@ -496,6 +496,8 @@ pub struct TrafficPolicy {
     pub hash: ::core::option::Option<Hash>,
     #[prost(message, optional, tag = "11")]
     pub endpoints: ::core::option::Option<Choice>,
+    #[prost(message, optional, tag = "12")]
+    pub idempotency: ::core::option::Option<Idempotency>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hash {
@@ -533,6 +535,23 @@ pub struct Choice {
     pub slow_start: ::core::option::Option<Duration>,
     #[prost(uint32, optional, tag = "4")]
     pub panic_percent: ::core::option::Option<u32>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Idempotency {
+    #[prost(enumeration = "KeyMode", tag = "1")]
+    pub mode: i32,
+    #[prost(enumeration = "Guarantee", tag = "2")]
+    pub guarantee: i32,
+    #[prost(message, optional, tag = "3")]
+    pub key_ttl: ::core::option::Option<Duration>,
+    #[prost(message, optional, tag = "4")]
+    pub lease: ::core::option::Option<Duration>,
+    #[prost(enumeration = "OnAmbiguous", tag = "5")]
+    pub on_ambiguous: i32,
+    #[prost(enumeration = "OnServerError", tag = "6")]
+    pub on_server_error: i32,
+    #[prost(bool, tag = "7")]
+    pub mint_keys: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failover {
@@ -809,6 +828,131 @@ impl AccessAction {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum KeyMode {
+    Unspecified = 0,
+    Off = 1,
+    Optional = 2,
+    Required = 3,
+}
+impl KeyMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "KEY_MODE_UNSPECIFIED",
+            Self::Off => "KEY_MODE_OFF",
+            Self::Optional => "KEY_MODE_OPTIONAL",
+            Self::Required => "KEY_MODE_REQUIRED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "KEY_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "KEY_MODE_OFF" => Some(Self::Off),
+            "KEY_MODE_OPTIONAL" => Some(Self::Optional),
+            "KEY_MODE_REQUIRED" => Some(Self::Required),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Guarantee {
+    Unspecified = 0,
+    G0 = 1,
+    G1 = 2,
+    G2 = 3,
+}
+impl Guarantee {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "GUARANTEE_UNSPECIFIED",
+            Self::G0 => "GUARANTEE_G0",
+            Self::G1 => "GUARANTEE_G1",
+            Self::G2 => "GUARANTEE_G2",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "GUARANTEE_UNSPECIFIED" => Some(Self::Unspecified),
+            "GUARANTEE_G0" => Some(Self::G0),
+            "GUARANTEE_G1" => Some(Self::G1),
+            "GUARANTEE_G2" => Some(Self::G2),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OnAmbiguous {
+    Unspecified = 0,
+    Hold = 1,
+    Reexecute = 2,
+}
+impl OnAmbiguous {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ON_AMBIGUOUS_UNSPECIFIED",
+            Self::Hold => "ON_AMBIGUOUS_HOLD",
+            Self::Reexecute => "ON_AMBIGUOUS_REEXECUTE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ON_AMBIGUOUS_UNSPECIFIED" => Some(Self::Unspecified),
+            "ON_AMBIGUOUS_HOLD" => Some(Self::Hold),
+            "ON_AMBIGUOUS_REEXECUTE" => Some(Self::Reexecute),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OnServerError {
+    Unspecified = 0,
+    Ambiguous = 1,
+    Keep = 2,
+    Release = 3,
+}
+impl OnServerError {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ON_SERVER_ERROR_UNSPECIFIED",
+            Self::Ambiguous => "ON_SERVER_ERROR_AMBIGUOUS",
+            Self::Keep => "ON_SERVER_ERROR_KEEP",
+            Self::Release => "ON_SERVER_ERROR_RELEASE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ON_SERVER_ERROR_UNSPECIFIED" => Some(Self::Unspecified),
+            "ON_SERVER_ERROR_AMBIGUOUS" => Some(Self::Ambiguous),
+            "ON_SERVER_ERROR_KEEP" => Some(Self::Keep),
+            "ON_SERVER_ERROR_RELEASE" => Some(Self::Release),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum Balance {
     Unspecified = 0,
     LeastRequest = 1,
@@ -1061,4 +1205,137 @@ pub struct Gauge {
 pub struct ReportResponse {
     #[prost(uint32, tag = "1")]
     pub sample_percent: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LedgerRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub asks: ::prost::alloc::vec::Vec<LedgerAsk>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerAsk {
+    #[prost(message, optional, tag = "1")]
+    pub service: ::core::option::Option<ServiceRef>,
+    #[prost(string, tag = "2")]
+    pub caller: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub claim: u64,
+    #[prost(oneof = "ledger_ask::What", tags = "5, 6, 7")]
+    pub what: ::core::option::Option<ledger_ask::What>,
+}
+/// Nested message and enum types in `LedgerAsk`.
+pub mod ledger_ask {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        #[prost(message, tag = "5")]
+        Begin(super::LedgerBegin),
+        #[prost(message, tag = "6")]
+        Finish(super::LedgerFinish),
+        #[prost(message, tag = "7")]
+        Read(super::LedgerRead),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerBegin {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub fingerprint: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub lease_millis: u64,
+    #[prost(uint64, tag = "3")]
+    pub ttl_millis: u64,
+    #[prost(bool, tag = "4")]
+    pub again: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerFinish {
+    #[prost(oneof = "ledger_finish::Ending", tags = "1, 2, 3")]
+    pub ending: ::core::option::Option<ledger_finish::Ending>,
+}
+/// Nested message and enum types in `LedgerFinish`.
+pub mod ledger_finish {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Ending {
+        #[prost(bytes, tag = "1")]
+        Done(::prost::bytes::Bytes),
+        #[prost(message, tag = "2")]
+        Unsent(super::LedgerUnsent),
+        #[prost(message, tag = "3")]
+        Ambiguous(super::LedgerAmbiguous),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerUnsent {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerAmbiguous {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerRead {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LedgerResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub answers: ::prost::alloc::vec::Vec<LedgerAnswer>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerAnswer {
+    #[prost(oneof = "ledger_answer::What", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    pub what: ::core::option::Option<ledger_answer::What>,
+}
+/// Nested message and enum types in `LedgerAnswer`.
+pub mod ledger_answer {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        #[prost(message, tag = "1")]
+        Granted(super::LedgerGranted),
+        #[prost(bytes, tag = "2")]
+        Done(::prost::bytes::Bytes),
+        #[prost(uint64, tag = "3")]
+        InFlightMillis(u64),
+        #[prost(message, tag = "4")]
+        Mismatch(super::LedgerMismatch),
+        #[prost(message, tag = "5")]
+        Ambiguous(super::LedgerAmbiguous),
+        #[prost(message, tag = "6")]
+        Recorded(super::LedgerRecorded),
+        #[prost(message, tag = "7")]
+        Fenced(super::LedgerFenced),
+        #[prost(message, tag = "8")]
+        Absent(super::LedgerAbsent),
+        #[prost(string, tag = "9")]
+        Error(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerGranted {
+    #[prost(bool, tag = "1")]
+    pub again: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerMismatch {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerRecorded {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerFenced {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerAbsent {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KeptAnswer {
+    #[prost(uint32, tag = "1")]
+    pub status: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub headers: ::prost::alloc::vec::Vec<KeptField>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub body: ::prost::bytes::Bytes,
+    #[prost(message, repeated, tag = "4")]
+    pub trailers: ::prost::alloc::vec::Vec<KeptField>,
+    #[prost(bool, tag = "5")]
+    pub omitted: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeptField {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: ::prost::bytes::Bytes,
 }

@@ -3,8 +3,6 @@
 //! `draft-ietf-httpapi-idempotency-key-header` asks for), or the same characters bare, as older clients
 //! send them. Both spell one key.
 
-use byrnie_base::Text;
-
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 255;
 /// How keys begin that a proxy made, so that people can tell them.
@@ -33,7 +31,7 @@ impl KeyError {
 }
 
 /// Reads the header's value.
-pub fn parse(value: &[u8]) -> Result<Text, KeyError> {
+pub fn parse(value: &[u8]) -> Result<String, KeyError> {
     let value = value.trim_ascii();
     let mut key = String::with_capacity(value.len());
     match value.split_first() {
@@ -47,7 +45,7 @@ pub fn parse(value: &[u8]) -> Result<Text, KeyError> {
     }
     match key.len() {
         0 => Err(KeyError::Empty),
-        1..=KEY_BYTES_MAX => Ok(key.into()),
+        1..=KEY_BYTES_MAX => Ok(key),
         _ => Err(KeyError::TooLong),
     }
 }
@@ -73,4 +71,41 @@ fn unquote(rest: &[u8], key: &mut String) -> Result<(), KeyError> {
 /// The header's value for a key that a proxy makes of 128 drawn bits.
 pub fn minted(bits: [u64; 2]) -> String {
     format!("\"{MINTED_PREFIX}{:016x}{:016x}\"", bits[0], bits[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_key_has_one_spelling_however_it_is_sent() {
+        let cases: &[(&[u8], Result<&str, KeyError>)] = &[
+            (b"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"", Ok("8e03978e-40d5-43dd-bc93-6894a57f9324")),
+            (b"8e03978e-40d5-43dd-bc93-6894a57f9324", Ok("8e03978e-40d5-43dd-bc93-6894a57f9324")),
+            (b"  \"a b\"  ", Ok("a b")),
+            (br#""a\"b\\c""#, Ok(r#"a"b\c"#)),
+            (b"txn/2/action", Ok("txn/2/action")),
+            (b"", Err(KeyError::Empty)),
+            (b"\"\"", Err(KeyError::Empty)),
+            (b"\"", Err(KeyError::Malformed)),
+            (b"\"a", Err(KeyError::Malformed)),
+            (b"\"a\"b", Err(KeyError::Malformed)),
+            (b"\"a\";p=1", Err(KeyError::Malformed)),
+            (b"\"a\", \"b\"", Err(KeyError::Malformed)),
+            (br#""a\b""#, Err(KeyError::Malformed)),
+            (br#""a\"#, Err(KeyError::Malformed)),
+            (b"a b", Err(KeyError::Malformed)),
+            (b"a,b", Err(KeyError::Malformed)),
+            (b"a\"b", Err(KeyError::Malformed)),
+            (b"\"caf\xc3\xa9\"", Err(KeyError::Malformed)),
+            (b"\"tab\there\"", Err(KeyError::Malformed)),
+            (&[b'k'; KEY_BYTES_MAX + 1], Err(KeyError::TooLong)),
+        ];
+        for (value, expected) in cases {
+            let found = parse(value);
+            assert_eq!(found.as_deref().map_err(|e| *e), *expected, "{}", value.escape_ascii());
+        }
+        assert_eq!(parse(&[b'k'; KEY_BYTES_MAX]).unwrap().len(), KEY_BYTES_MAX);
+        assert_eq!(parse(minted([1, u64::MAX]).as_bytes()).unwrap(), "byrnie-0000000000000001ffffffffffffffff");
+    }
 }

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `spec.idempotency` of a TrafficPolicy.
+
+use super::names;
+use super::reader::Reader;
+use crate::code;
+use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How requests with an `Idempotency-Key` are protected: those of any method but GET, HEAD and OPTIONS.
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct IdempotencySpec {
+    /// `Off`; `Optional`: a key is honoured; `Required`: POST and PATCH without one are refused.
+    mode: ModeWord,
+    /// `G1`: once, but for ambiguous ends, which are reported; `G2`: once, by a barrier in the program's
+    /// own database. `G1` unless given; `G0` (nothing) goes with `Off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    guarantee: Option<GuaranteeWord>,
+    /// How long a key is remembered, such as `24h`.
+    #[serde(rename = "keyTTL", default, skip_serializing_if = "Option::is_none")]
+    key_ttl: Option<String>,
+    /// Most time for one keyed request, such as `60s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<String>,
+    /// What to do with a request whose earlier execution ended nobody knows how: `Hold` answers 409,
+    /// `Reexecute` runs it again. `Hold` unless given, with `G2` `Reexecute`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    on_ambiguous: Option<AmbiguousWord>,
+    /// What the program's own answer of 500 and above says: `Ambiguous`, `Keep` (it is the outcome) or
+    /// `Release` (it did nothing). `Ambiguous` unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    on_server_error: Option<ErrorWord>,
+    /// Callers' proxies make a key for a request that has none.
+    #[serde(default, skip_serializing_if = "is_false")]
+    mint_keys: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+enum ModeWord {
+    Off,
+    Optional,
+    Required,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+enum GuaranteeWord {
+    G0,
+    G1,
+    G2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+enum AmbiguousWord {
+    Hold,
+    Reexecute,
+    /// Understood, but not served yet.
+    Probe,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+enum ErrorWord {
+    Ambiguous,
+    Keep,
+    Release,
+}
+
+const AT: &str = "spec.idempotency";
+
+impl IdempotencySpec {
+    pub(super) fn read(&self, reader: &mut Reader<'_>) -> Idempotency {
+        let off = self.mode == ModeWord::Off;
+        let implied = if off { GuaranteeWord::G0 } else { GuaranteeWord::G1 };
+        let guarantee = self.guarantee.unwrap_or(implied);
+        if off != (guarantee == GuaranteeWord::G0) {
+            let why = if off { "nothing is promised while mode is Off" } else { "keys give at least G1" };
+            reader.fault(&code::CONTRADICTION, format!("{AT}.guarantee"), why);
+        }
+        if off && self.mint_keys {
+            reader.fault(&code::CONTRADICTION, format!("{AT}.mintKeys"), "no key is looked at while mode is Off");
+        }
+        if self.on_ambiguous == Some(AmbiguousWord::Probe) {
+            reader.unenforced(format!("{AT}.onAmbiguous"), "Probe; use Hold or Reexecute");
+        }
+        let on_ambiguous = match (self.on_ambiguous, guarantee) {
+            (Some(AmbiguousWord::Reexecute), _) | (None, GuaranteeWord::G2) => OnAmbiguous::Reexecute,
+            _ => OnAmbiguous::Hold,
+        };
+        let lease = span(reader, self.lease.as_deref(), "lease", (Idempotency::LEASE, Idempotency::LEASE_MAX));
+        let key_ttl = span(reader, self.key_ttl.as_deref(), "keyTTL", (Idempotency::KEY_TTL, Idempotency::KEY_TTL_MAX));
+        let longer = "must be at least twice the lease, so that an ambiguous end can be seen";
+        reader.require(key_ttl >= lease * 2, &format!("{AT}.keyTTL"), longer);
+        Idempotency {
+            mode: self.mode.into(),
+            guarantee: guarantee.into(),
+            key_ttl,
+            lease,
+            on_ambiguous,
+            on_server_error: self.on_server_error.map_or(OnServerError::Ambiguous, OnServerError::from),
+            mint_keys: self.mint_keys,
+        }
+    }
+}
+
+fn span(reader: &mut Reader<'_>, text: Option<&str>, field: &str, (usual, max): (Duration, Duration)) -> Duration {
+    let Some(text) = text else { return usual };
+    let path = format!("{AT}.{field}");
+    let before = reader.faults.len();
+    let span = reader.some_time(text, &path);
+    if reader.faults.len() > before {
+        return usual;
+    }
+    reader.require(span <= max, &path, format!("must be at most {}", names::duration_text(max)));
+    span.min(max)
+}
+
+impl From<ModeWord> for KeyMode {
+    fn from(word: ModeWord) -> Self {
+        match word {
+            ModeWord::Off => Self::Off,
+            ModeWord::Optional => Self::Optional,
+            ModeWord::Required => Self::Required,
+        }
+    }
+}
+
+impl From<GuaranteeWord> for Guarantee {
+    fn from(word: GuaranteeWord) -> Self {
+        match word {
+            GuaranteeWord::G0 => Self::G0,
+            GuaranteeWord::G1 => Self::G1,
+            GuaranteeWord::G2 => Self::G2,
+        }
+    }
+}
+
+impl From<ErrorWord> for OnServerError {
+    fn from(word: ErrorWord) -> Self {
+        match word {
+            ErrorWord::Ambiguous => Self::Ambiguous,
+            ErrorWord::Keep => Self::Keep,
+            ErrorWord::Release => Self::Release,
+        }
+    }
+}
+
+impl From<&Idempotency> for IdempotencySpec {
+    fn from(policy: &Idempotency) -> Self {
+        Self {
+            mode: match policy.mode {
+                KeyMode::Off => ModeWord::Off,
+                KeyMode::Optional => ModeWord::Optional,
+                KeyMode::Required => ModeWord::Required,
+            },
+            guarantee: Some(match policy.guarantee {
+                Guarantee::G0 => GuaranteeWord::G0,
+                Guarantee::G1 => GuaranteeWord::G1,
+                Guarantee::G2 => GuaranteeWord::G2,
+            }),
+            key_ttl: Some(names::duration_text(policy.key_ttl)),
+            lease: Some(names::duration_text(policy.lease)),
+            on_ambiguous: Some(match policy.on_ambiguous {
+                OnAmbiguous::Hold => AmbiguousWord::Hold,
+                OnAmbiguous::Reexecute => AmbiguousWord::Reexecute,
+            }),
+            on_server_error: Some(match policy.on_server_error {
+                OnServerError::Ambiguous => ErrorWord::Ambiguous,
+                OnServerError::Keep => ErrorWord::Keep,
+                OnServerError::Release => ErrorWord::Release,
+            }),
+            mint_keys: policy.mint_keys,
+        }
+    }
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Performs what the engine decides on requests under an idempotency key: reads the whole request, asks
+//! the ledger, gathers the answer, has it kept, and only then lets it out. Called by `carry` where the
+//! engine says so; a request without a protected key never comes here.
+
+use crate::carry::{Delivered, Event, Times, Trip, from_client, late, pass_interim};
+use byrnie_codec::headers;
+use byrnie_codec::{Fields, Framing, Head, Known, Version, grpc};
+use byrnie_engine::{Claim, Exchange, Failure, Heard, KEYED_BODY_BYTES_MAX, Outcome, REPLAYED, Told, Word};
+use byrnie_model::code;
+use byrnie_net::http::Gathered;
+use byrnie_net::runtime;
+use byrnie_saga::ledger::{Fingerprint, Fingerprinting, KEPT_BYTES_MAX};
+use byrnie_xds::proto::Message;
+use byrnie_xds::proto::byrnie::v1 as wire;
+use byrnie_xds::proto::byrnie::v1::{ledger_answer as answer, ledger_ask as ask, ledger_finish as finish};
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+/// Largest body of an answer that is kept for replay, in bytes.
+const KEPT_BODY_BYTES_MAX: usize = 64 * 1024;
+/// How long the ledger may take to let a request begin.
+const BEGIN_MAX: Duration = Duration::from_secs(2);
+/// How long it is tried to tell it how a request ended: the program has acted, so it is worth a wait.
+const FINISH_MAX: Duration = Duration::from_secs(5);
+
+/// A request under a key, from its claim to its end.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    claim: Box<Claim>,
+    /// The answer that the ledger keeps.
+    kept: Option<wire::KeptAnswer>,
+}
+
+impl Trip<'_> {
+    /// Asks for the right to forward the request. An event if there is nothing to ask for any more.
+    pub(crate) async fn claim(&mut self, claim: Box<Claim>) -> Result<Word, Event> {
+        let end = runtime::coarse().mono + claim.lease;
+        if !self.gather_request(Times { deadline: Some(end), try_deadline: None }).await? {
+            return Ok(Word::BodyTooLarge);
+        }
+        let begin = wire::LedgerBegin {
+            fingerprint: self.fingerprint().0.to_vec().into(),
+            lease_millis: millis(claim.lease),
+            ttl_millis: millis(claim.ttl),
+            again: claim.again,
+        };
+        let question = ask_of(&claim, ask::What::Begin(begin));
+        self.ticket = Some(Box::new(Ticket { claim, kept: None }));
+        let Some(found) = self.core.inquiries.ask(question.clone(), BEGIN_MAX).await else {
+            self.core.inquiries.take_back(question);
+            return Ok(Word::Unreachable);
+        };
+        Ok(match found {
+            answer::What::Granted(granted) => Word::Granted { again: granted.again },
+            answer::What::InFlightMillis(left) => Word::InFlight(Duration::from_millis(left)),
+            answer::What::Mismatch(_) => Word::Mismatch,
+            answer::What::Ambiguous(_) => Word::Ambiguous,
+            answer::What::Done(kept) => match wire::KeptAnswer::decode(&*kept) {
+                Ok(kept) => {
+                    if let Some(ticket) = &mut self.ticket {
+                        ticket.kept = Some(kept);
+                    }
+                    Word::Done
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a kept answer can't be read");
+                    Word::Unreachable
+                }
+            },
+            answer::What::Error(error) => {
+                tracing::warn!(error, "the ledger lets nothing begin");
+                Word::Unreachable
+            }
+            answer::What::Recorded(_) | answer::What::Fenced(_) | answer::What::Absent(_) => Word::Unreachable,
+        })
+    }
+
+    /// Whether the body is within its limit; then all of it has been read.
+    async fn gather_request(&mut self, limits: Times) -> Result<bool, Event> {
+        if self.request.expects_continue() {
+            // Nobody behind will be asked before all of it is here.
+            self.response.start_response(100);
+            pass_interim(self.down, self.response, self.client.version);
+            self.request.remove_known(Known::Expect);
+        }
+        poll_fn(|cx| {
+            let gathered = self.up.gather(cx, self.down, KEYED_BODY_BYTES_MAX);
+            if let Poll::Ready(gathered) = gathered {
+                let whole = gathered.map(|gathered| gathered == Gathered::Whole);
+                return Poll::Ready(whole.map_err(|error| from_client(&error)));
+            }
+            if let Poll::Ready(Err(_)) = self.down.poll_flush(cx) {
+                return Poll::Ready(Err(Event::Failed(Failure::DownstreamGone)));
+            }
+            late(self.alarm, limits, cx).map(|failure| Err(Event::Failed(failure)))
+        })
+        .await
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let mut print = Fingerprinting::new(self.request.method(), self.request.path_and_query());
+        for name in [Known::Authorization, Known::Cookie] {
+            for value in self.request.values(name.name()) {
+                print = print.credential(value);
+            }
+        }
+        print.body(self.up.gathered())
+    }
+
+    /// Gathers the answer and has it kept.
+    pub(crate) async fn keep(&mut self, exchange: &Exchange) -> Result<(Told, Heard), Failure> {
+        headers::strip_hop_by_hop(self.response);
+        let whole = self.gather_answer().await.inspect_err(|_| self.upstream = None)?;
+        let told = exchange.told(self.response.status(), self.grpc_status(whole));
+        let heard = self.tell(told, Some(whole)).await;
+        if heard != Heard::Recorded {
+            self.upstream = None;
+        }
+        Ok((told, heard))
+    }
+
+    /// Reads the answer as far as it is worth keeping: whether that is all of it.
+    async fn gather_answer(&mut self) -> Result<bool, Failure> {
+        let limits = Times { try_deadline: None, ..self.limits };
+        poll_fn(|cx| {
+            let Some(upstream) = &mut self.upstream else { return Poll::Ready(Err(Failure::ResetAfterHead)) };
+            if let Poll::Ready(gathered) = self.back.gather(cx, &mut upstream.wire, KEPT_BODY_BYTES_MAX) {
+                let whole = gathered.map(|gathered| gathered == Gathered::Whole);
+                return Poll::Ready(whole.map_err(|_| Failure::ResetAfterHead));
+            }
+            // It may answer before it has read all; an error shows in what it answers.
+            let _ = upstream.wire.poll_flush(cx);
+            late(self.alarm, limits, cx).map(Err)
+        })
+        .await
+    }
+
+    /// The status of a gRPC answer; `None` for other answers, and for one too long to see its end.
+    fn grpc_status(&self, whole: bool) -> Option<u32> {
+        if !whole || self.response.status() != 200 || !grpc::is_grpc(self.request) {
+            return None;
+        }
+        let name = Known::GrpcStatus.name();
+        let trailer = self.back.trailers().and_then(|trailers| trailers.get(name));
+        let value = trailer.or_else(|| self.response.get(name));
+        let code = value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        Some(code.unwrap_or(u32::from(grpc::Status::Unknown.code())))
+    }
+
+    /// Tells the ledger how the request ended. `answered` says that there is an answer, and whether
+    /// all of it was gathered.
+    pub(crate) async fn tell(&mut self, told: Told, answered: Option<bool>) -> Heard {
+        let ending = match (told, answered) {
+            (Told::Done, Some(whole)) => finish::Ending::Done(self.kept(whole).into()),
+            (Told::Done | Told::Ambiguous, _) => finish::Ending::Ambiguous(wire::LedgerAmbiguous {}),
+            (Told::Unsent, _) => finish::Ending::Unsent(wire::LedgerUnsent {}),
+        };
+        let Some(ticket) = &self.ticket else { return Heard::Unreachable };
+        let question = ask_of(&ticket.claim, ask::What::Finish(wire::LedgerFinish { ending: Some(ending) }));
+        match self.core.inquiries.ask(question, FINISH_MAX).await {
+            Some(answer::What::Recorded(_)) => Heard::Recorded,
+            Some(answer::What::Fenced(_)) => Heard::Fenced,
+            Some(_) | None => Heard::Unreachable,
+        }
+    }
+
+    /// The answer as it is kept.
+    fn kept(&self, whole: bool) -> Vec<u8> {
+        let status = u32::from(self.response.status());
+        if whole {
+            let answer = wire::KeptAnswer {
+                status,
+                headers: self.response.headers().map(field).collect(),
+                body: self.back.gathered().to_vec().into(),
+                trailers: self.back.trailers().map(|trailers| trailers.iter().map(field).collect()).unwrap_or_default(),
+                omitted: false,
+            };
+            let bytes = answer.encode_to_vec();
+            if bytes.len() <= KEPT_BYTES_MAX {
+                return bytes;
+            }
+        }
+        wire::KeptAnswer { status, omitted: true, ..Default::default() }.encode_to_vec()
+    }
+
+    /// Gives the answer that was given before.
+    pub(crate) async fn replay(&mut self) -> Delivered {
+        let kept = self.ticket.as_mut().and_then(|ticket| ticket.kept.take()).unwrap_or_default();
+        let status = u16::try_from(kept.status).unwrap_or(0);
+        let (body, trailers) =
+            if kept.omitted { self.write_omitted(status) } else { write_kept(&kept, status, self.response) };
+        self.response.set(Known::IdempotencyStatus.name(), REPLAYED.as_bytes()).ok();
+        let next = self.say(body, trailers).await;
+        Delivered { outcome: Outcome { status, failure: None }, next }
+    }
+
+    /// What is said of an answer that was too large to be kept: its status is true, its body is lost.
+    fn write_omitted(&mut self, status: u16) -> (Vec<u8>, Option<Fields>) {
+        let code = &code::ANSWER_NOT_KEPT;
+        if grpc::is_grpc(self.request) {
+            grpc::trailers_only(self.response, grpc::Status::Unknown, code.title).ok();
+            return (Vec::new(), None);
+        }
+        let body = format!(
+            "{{\"title\":\"{}\",\"status\":{status},\"code\":\"{}\",\"detail\":\"the request was done and answered {status}; the answer was larger than {KEPT_BODY_BYTES_MAX} bytes and was not kept\",\"next\":\"{}\"}}\n",
+            code.title, code.id, code.next
+        );
+        self.response.start_response(status);
+        self.response.append(Known::ContentType.name(), b"application/problem+json").ok();
+        self.response.set_framing(Framing::Length(body.len() as u64));
+        (body.into_bytes(), None)
+    }
+}
+
+/// Makes `head` the head of the answer that was kept.
+fn write_kept(kept: &wire::KeptAnswer, status: u16, head: &mut Head) -> (Vec<u8>, Option<Fields>) {
+    head.start_response(status);
+    for header in &kept.headers {
+        // What the head won't take is not of an answer that was parsed once.
+        head.append(&header.name, &header.value).ok();
+    }
+    let mut trailers = Fields::new();
+    for trailer in &kept.trailers {
+        trailers.append(&trailer.name, &trailer.value).ok();
+    }
+    let trailers = (!kept.trailers.is_empty()).then_some(trailers);
+    let framing = match (status, &trailers) {
+        (204 | 304, _) => Framing::None,
+        (_, Some(_)) => Framing::Stream,
+        (_, None) => Framing::Length(kept.body.len() as u64),
+    };
+    if trailers.is_some() {
+        head.set_version(Version::Http2);
+    }
+    head.set_framing(framing);
+    (kept.body.to_vec(), trailers)
+}
+
+fn field((name, value): (&str, &[u8])) -> wire::KeptField {
+    wire::KeptField { name: name.to_owned(), value: value.to_vec().into() }
+}
+
+fn ask_of(claim: &Claim, what: ask::What) -> wire::LedgerAsk {
+    let (name, namespace) = claim.service.split_once('.').unwrap_or((&claim.service, ""));
+    wire::LedgerAsk {
+        service: Some(wire::ServiceRef { namespace: namespace.to_owned(), name: name.to_owned() }),
+        caller: claim.caller.to_string(),
+        key: claim.key.to_string(),
+        claim: claim.id,
+        what: Some(what),
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
