@@ -55,8 +55,37 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         }),
         ("tests", false, |root| cargo(root, &["test", "--locked", "--workspace", "--no-fail-fast"])),
         ("dtm's client", true, |root| Ok(if super::dtm::run(root)? { Outcome::Passed } else { Outcome::Failed })),
+        ("counts", true, counts),
         ("supply chain", true, deny),
     ]
+}
+
+/// What a request costs, in figures that no neighbour disturbs: instructions and system calls.
+fn counts(root: &Path) -> Result<Outcome> {
+    const TOOLS: [&str; 2] = ["valgrind", "strace"];
+    let missing = || TOOLS.iter().any(|tool| Command::new(tool).arg("--version").output().is_err());
+    if missing() {
+        // Only root may; anybody else is told.
+        let _ = Command::new("apt-get").args(["install", "-y", "-qq"]).args(TOOLS).status();
+    }
+    if missing() {
+        return Ok(Outcome::Skipped(format!("apt-get install {}", TOOLS.join(" "))));
+    }
+    // All of the workspace's features, so that what the tests have built is used again.
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--locked", "--workspace", "--bin", "byrnie-bench"])
+        .current_dir(root)
+        .status()?;
+    if !status.success() {
+        return Ok(Outcome::Failed);
+    }
+    Ok(match super::bench::check_counts(root) {
+        Ok(()) => Outcome::Passed,
+        Err(error) => {
+            println!("{error:#}");
+            Outcome::Failed
+        }
+    })
 }
 
 /// Licences, bans and sources. The advisory database is left to machines that reach it.

@@ -58,6 +58,12 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
     if failed.is_empty() { Ok(()) } else { bail!("failed cells:\n  {}", failed.join("\n  ")) }
 }
 
+/// Whether one hop still costs what it should, by a build that the tests have made already.
+pub(crate) fn check_counts(root: &Path) -> Result<()> {
+    let stage = process::Stage::with(root, process::target(root).join("debug").join("byrnie-bench"))?;
+    count::check(&stage)
+}
+
 /// The time.
 #[expect(clippy::disallowed_methods, reason = "a developer's tool measures by the machine's clock")]
 fn now() -> Instant {

@@ -40,7 +40,13 @@ pub(super) struct Stage {
 }
 
 impl Stage {
+    /// With the bench's programs built for measuring.
     pub(super) fn new(root: &Path) -> Result<Self> {
+        Self::with(root, binary(root, "BYRNIE_BENCH", "byrnie-bench")?)
+    }
+
+    /// With these programs.
+    pub(super) fn with(root: &Path, tool: PathBuf) -> Result<Self> {
         let dir = target(root).join("bench-run");
         std::fs::create_dir_all(&dir)?;
         let cpu = |name: &str, other: &str| std::env::var(name).unwrap_or_else(|_| other.to_owned());
@@ -48,7 +54,6 @@ impl Stage {
         if !is_on_path("taskset") {
             bail!("taskset is needed (Debian: util-linux)");
         }
-        let tool = binary(root, "BYRNIE_BENCH", "byrnie-bench")?;
         let pki = dir.join("pki");
         let made = Command::new(&tool).arg("pki").arg(format!("dir={}", pki.display())).status()?;
         if !made.success() {
