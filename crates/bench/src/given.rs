@@ -22,7 +22,7 @@ use byrnie_model::{
     Workload,
 };
 use byrnie_net::runtime;
-use byrnie_proxy::{AccessLog, Config, Mount, Sidecar, Source};
+use byrnie_proxy::{AccessLog, Config, Hop, Mount, Sidecar, Source};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -70,6 +70,7 @@ pub(crate) fn run(words: &Words) -> Result<()> {
         strict_ports: true,
         workers: words.number("workers", 1)?,
         access_log: AccessLog::Off,
+        hop: Hop::Framed,
     })?;
     runtime::block_on(async move {
         let ports = running.ready().await?;

@@ -18,7 +18,7 @@ use byrnie_model::{Health, Identity, Key, Kind, Protocol, ServiceRef, Workload, 
 use byrnie_net::dns::{self, Known, Names};
 use byrnie_net::listen::Ports;
 use byrnie_net::runtime::{self, Trigger};
-use byrnie_proxy::{AccessLog, Control, Gateway, Mount, Sidecar, Source, Tokens};
+use byrnie_proxy::{AccessLog, Control, Gateway, Hop, Mount, Sidecar, Source, Tokens};
 use byrnie_store::{Embedded, OpenError, Store, ledger, log};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -371,6 +371,7 @@ async fn start_edge(
         strict_ports: options.strict_ports,
         workers: 1,
         access_log: AccessLog::Off,
+        hop: hop()?,
     })
     .map_err(failure::of_proxy)?;
     let ports = edge.ready().await.map_err(failure::of_proxy)?;
@@ -408,12 +409,23 @@ async fn start_coordinator(options: &Options, control: &control::Running) -> Res
         strict_ports: false,
         workers: 1,
         access_log: AccessLog::Off,
+        hop: hop()?,
     })
     .map_err(failure::of_proxy)?;
     let ports = proxy.ready().await.map_err(failure::of_proxy)?;
     let forward = ports.forward.context("the coordinator's proxy has no way out")?;
     control.transactions.connect(Arc::new(ThroughProxy::new(forward)));
     Ok(proxy)
+}
+
+/// What proxies of this process speak to each other: `BYRNIE_HOP` may say `http1`, so that what passes
+/// between two of them can be read with common tools.
+pub(crate) fn hop() -> Result<Hop, Failure> {
+    match std::env::var("BYRNIE_HOP").as_deref() {
+        Err(_) | Ok("" | "framed") => Ok(Hop::Framed),
+        Ok("http1") => Ok(Hop::Http1),
+        Ok(other) => Err(Failure::usage(format!("BYRNIE_HOP is `{other}`, but can be `framed` or `http1`"))),
+    }
 }
 
 fn start_dns(options: &Options, state: Arc<State>) -> Result<(SocketAddr, Trigger)> {

@@ -9,6 +9,7 @@
 pub mod grpc;
 pub mod h1;
 pub mod headers;
+pub mod hop;
 pub mod idempotency;
 pub mod proxy_protocol;
 pub mod sniff;

@@ -5,6 +5,7 @@
 
 pub mod dns;
 pub mod grpc;
+pub mod hop;
 pub mod http;
 pub mod io;
 pub mod listen;

@@ -3,11 +3,12 @@
 //! connections are shared by their streams. A connection is only ever used for the address, peer
 //! identity, server name and own credentials it was opened with. Never asked by another core.
 
+use crate::hop;
 use crate::http::h2;
 use crate::http::{Error, h1};
 use byrnie_base::{Instant, Text, Timestamp};
 use byrnie_model::Identity;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -35,8 +36,19 @@ pub struct Key {
     pub hop: Option<(Identity, Text)>,
     /// Which of our own credentials were shown; raised when they are renewed.
     pub generation: u64,
-    /// HTTP/2 rather than HTTP/1.
-    pub h2: bool,
+    /// What is spoken on it.
+    pub speaks: Speaks,
+}
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Speaks {
+    /// HTTP/1, one exchange at a time.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// The framing between two proxies.
+    Hop,
 }
 
 impl std::hash::Hash for Key {
@@ -51,7 +63,8 @@ impl std::hash::Hash for Key {
 pub struct Pool {
     idle: HashMap<Rc<Key>, Vec<Idle>>,
     idle_count: usize,
-    shared: HashMap<Rc<Key>, Rc<Shared>>,
+    shared: HashMap<Rc<Key>, Rc<Shared<h2::Client>>>,
+    hops: HashMap<Rc<Key>, Rc<Shared<hop::Client>>>,
 }
 
 /// An HTTP/1 connection at rest.
@@ -62,12 +75,48 @@ struct Idle {
     not_after: Option<Timestamp>,
 }
 
-/// HTTP/2 connections to one upstream.
-#[derive(Debug, Default)]
-pub struct Shared {
-    clients: RefCell<Vec<(h2::Client, Option<Timestamp>)>>,
+/// Connections to one upstream that are shared by their streams.
+#[derive(Debug)]
+pub struct Shared<C> {
+    clients: RefCell<Vec<(C, Option<Timestamp>)>>,
     /// Held while one more is opened, so that a burst doesn't open one each.
     pub opening: tokio::sync::Mutex<Option<Instant>>,
+    /// Until when the upstream is taken to speak something else.
+    foreign: Cell<Option<Instant>>,
+}
+
+impl<C> Default for Shared<C> {
+    fn default() -> Self {
+        Self { clients: RefCell::default(), opening: tokio::sync::Mutex::default(), foreign: Cell::default() }
+    }
+}
+
+/// A connection that streams share.
+pub trait Connection: Clone {
+    /// Whether no stream may be opened any more.
+    fn is_ended(&self) -> bool;
+    /// Whether no stream may be opened just now.
+    fn is_full(&self) -> bool;
+}
+
+impl Connection for h2::Client {
+    fn is_ended(&self) -> bool {
+        Self::is_ended(self)
+    }
+
+    fn is_full(&self) -> bool {
+        Self::is_full(self)
+    }
+}
+
+impl Connection for hop::Client {
+    fn is_ended(&self) -> bool {
+        Self::is_ended(self)
+    }
+
+    fn is_full(&self) -> bool {
+        Self::is_full(self)
+    }
 }
 
 /// A connection at work, and what it takes to give it back.
@@ -112,8 +161,16 @@ impl Pool {
     }
 
     /// The HTTP/2 connections to an upstream.
-    pub fn shared(&mut self, key: &Rc<Key>) -> Rc<Shared> {
+    pub fn shared(&mut self, key: &Rc<Key>) -> Rc<Shared<h2::Client>> {
         Rc::clone(self.shared.entry(Rc::clone(key)).or_default())
+    }
+
+    /// The mesh hops to another proxy.
+    pub fn hops(&mut self, key: &Key) -> Rc<Shared<hop::Client>> {
+        if let Some(shared) = self.hops.get(key) {
+            return Rc::clone(shared);
+        }
+        Rc::clone(self.hops.entry(Rc::new(key.clone())).or_default())
     }
 
     /// Closes what has been idle for too long, and forgets what has ended. Call it every few seconds.
@@ -129,6 +186,11 @@ impl Pool {
             shared.clients.borrow_mut().retain(|(client, _)| !client.is_ended());
             Rc::strong_count(shared) > 1 || !shared.clients.borrow().is_empty()
         });
+        self.hops.retain(|_, shared| {
+            shared.prune();
+            let foreign = shared.foreign.get().is_some_and(|until| until > now);
+            foreign || Rc::strong_count(shared) > 1 || !shared.clients.borrow().is_empty()
+        });
     }
 
     /// Closes every idle connection and lets the shared ones end with their streams.
@@ -136,6 +198,7 @@ impl Pool {
         self.idle.clear();
         self.idle_count = 0;
         self.shared.clear();
+        self.hops.drain().for_each(|(_, shared)| shared.say_goodbye());
     }
 
     /// Lets go of connections opened with older credentials, as soon as they are idle.
@@ -148,36 +211,61 @@ impl Pool {
         });
         self.idle_count = left;
         self.shared.retain(|key, _| key.hop.is_none() || key.generation >= generation);
+        self.hops.retain(|key, shared| {
+            let keep = key.generation >= generation;
+            if !keep {
+                shared.say_goodbye();
+            }
+            keep
+        });
     }
 
-    /// Idle HTTP/1 connections and HTTP/2 connections.
+    /// Idle HTTP/1 connections, and connections that streams share.
     pub fn sizes(&self) -> (usize, usize) {
-        (self.idle_count, self.shared.values().map(|shared| shared.clients.borrow().len()).sum())
+        let http2: usize = self.shared.values().map(|shared| shared.clients.borrow().len()).sum();
+        let hops: usize = self.hops.values().map(|shared| shared.clients.borrow().len()).sum();
+        (self.idle_count, http2 + hops)
     }
 }
 
-impl Shared {
+impl<C: Connection> Shared<C> {
     /// A connection with room for another stream.
-    pub fn with_room(&self, wall: Timestamp) -> Option<h2::Client> {
+    pub fn with_room(&self, wall: Timestamp) -> Option<C> {
         let mut clients = self.clients.borrow_mut();
         clients.retain(|(client, not_after)| !client.is_ended() && not_after.is_none_or(|end| end > wall));
         clients.iter().find(|(client, _)| !client.is_full()).map(|(client, _)| client.clone())
     }
 
     /// Whether no further connection may be opened; the answer is one to wait for.
-    pub fn crowded(&self) -> Option<h2::Client> {
+    pub fn crowded(&self) -> Option<C> {
         let clients = self.clients.borrow();
         if clients.len() < SHARED_PER_KEY_MAX { None } else { clients.first().map(|(client, _)| client.clone()) }
     }
 
     /// Adds a connection.
-    pub fn add(&self, client: h2::Client, not_after: Option<Timestamp>) {
+    pub fn add(&self, client: C, not_after: Option<Timestamp>) {
         self.clients.borrow_mut().push((client, not_after));
     }
 
     /// Forgets a connection that refused a stream or failed to open one.
     pub fn prune(&self) {
         self.clients.borrow_mut().retain(|(client, _)| !client.is_ended());
+    }
+}
+
+impl Shared<hop::Client> {
+    /// Notes that the upstream, asked for a hop, chose to speak something else; it is asked again later.
+    pub fn is_foreign_until(&self, until: Instant) {
+        self.foreign.set(Some(until));
+    }
+
+    /// Whether the upstream is taken to speak something else.
+    pub fn is_foreign(&self, now: Instant) -> bool {
+        self.foreign.get().is_some_and(|until| until > now)
+    }
+
+    fn say_goodbye(&self) {
+        self.clients.borrow().iter().for_each(|(client, _)| client.say_goodbye());
     }
 }
 

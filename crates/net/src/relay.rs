@@ -2,6 +2,7 @@
 //! Opaque bytes both ways between two connections, with half-close, backpressure and an idle limit.
 //! What can't be sent at once is the only thing kept, and while it is, its source isn't read.
 
+use crate::hop::Flow;
 use crate::http::Alarm;
 use crate::http::scratch;
 use crate::io::Stream;
@@ -12,10 +13,63 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 #[cfg(test)]
 mod tests;
+
+/// One end of a relay.
+#[derive(Debug)]
+pub enum Pipe {
+    /// A connection.
+    Stream(Stream),
+    /// One stream of a mesh hop.
+    Hop(Box<Flow>),
+}
+
+impl From<Stream> for Pipe {
+    fn from(stream: Stream) -> Self {
+        Self::Stream(stream)
+    }
+}
+
+impl From<Flow> for Pipe {
+    fn from(flow: Flow) -> Self {
+        Self::Hop(Box::new(flow))
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Stream(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Hop(flow) => Pin::new(&mut **flow).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Stream(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Hop(flow) => Pin::new(&mut **flow).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Stream(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Hop(flow) => AsyncWrite::poll_flush(Pin::new(&mut **flow), cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Stream(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Hop(flow) => Pin::new(&mut **flow).poll_shutdown(cx),
+        }
+    }
+}
 
 /// What a relay moved, and how it ended.
 #[derive(Debug)]
@@ -66,9 +120,9 @@ enum Side {
 /// Relays until both sides have closed, one failed, or nothing moved for `idle`. `first_bytes` have been
 /// read from `first` already, `second_bytes` from `second`.
 pub async fn relay(
-    first: &mut Stream,
+    first: &mut Pipe,
     first_bytes: Vec<u8>,
-    second: &mut Stream,
+    second: &mut Pipe,
     second_bytes: Vec<u8>,
     idle: Duration,
 ) -> Relayed {
@@ -116,7 +170,7 @@ impl Direction {
     }
 
     /// Moves what can be moved. Ready once the target has been told that no more comes.
-    fn poll(&mut self, cx: &mut Context<'_>, source: &mut Stream, target: &mut Stream) -> Poll<Result<(), Side>> {
+    fn poll(&mut self, cx: &mut Context<'_>, source: &mut Pipe, target: &mut Pipe) -> Poll<Result<(), Side>> {
         loop {
             ready!(self.poll_send(cx, target)).map_err(Side::Target)?;
             match self.state {
@@ -144,7 +198,7 @@ impl Direction {
     }
 
     /// Sends what was read, and keeps what can't be sent yet.
-    fn take(&mut self, cx: &mut Context<'_>, new: &[u8], target: &mut Stream) -> io::Result<()> {
+    fn take(&mut self, cx: &mut Context<'_>, new: &[u8], target: &mut Pipe) -> io::Result<()> {
         if new.is_empty() {
             self.state = State::Closing;
             return Ok(());
@@ -161,7 +215,7 @@ impl Direction {
         Ok(())
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, target: &mut Stream) -> Poll<io::Result<()>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, target: &mut Pipe) -> Poll<io::Result<()>> {
         while self.sent < self.waiting.len() {
             let sent = ready!(Pin::new(&mut *target).poll_write(cx, &self.waiting[self.sent..]))?;
             if sent == 0 {

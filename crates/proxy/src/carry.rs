@@ -16,7 +16,7 @@ use byrnie_codec::{Fields, Framing, Head, Version, grpc};
 use byrnie_engine::{Answer, Effect, Exchange, Failure, Outcome, Plan};
 use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
 use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, Wire};
-use byrnie_net::io::Stream;
+use byrnie_net::relay::Pipe;
 use byrnie_net::runtime;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -38,7 +38,7 @@ pub(crate) enum Next {
     /// The message was cut, or the caller is gone.
     Drop,
     /// Both sides left HTTP; this is the other one, and what has been read of it.
-    Tunnel(Box<(Stream, Vec<u8>)>),
+    Tunnel(Box<(Pipe, Vec<u8>)>),
 }
 
 /// What a connection uses again from one exchange to the next.
@@ -373,12 +373,14 @@ impl<'a> Trip<'a> {
     /// After a 101: what follows is not HTTP.
     async fn switch(&mut self, upstream: Upstream) -> Delivered {
         let flushed = poll_fn(|cx| self.down.poll_flush(cx)).await;
-        let Wire::H1(conn) = upstream.wire else { return self.cut(101, Failure::BadResponse, INTERNAL_ERROR) };
+        let Some(tunnel) = upstream.wire.into_tunnel() else {
+            return self.cut(101, Failure::BadResponse, INTERNAL_ERROR);
+        };
         if flushed.is_err() {
             return self.cut(101, Failure::DownstreamGone, CANCEL);
         }
         let outcome = Outcome { status: 101, failure: None };
-        Delivered { outcome, next: Next::Tunnel(Box::new(conn.into_tunnel())) }
+        Delivered { outcome, next: Next::Tunnel(Box::new(tunnel)) }
     }
 
     /// Writes an answer of the mesh's own.
@@ -442,7 +444,7 @@ impl<'a> Trip<'a> {
     /// Reads what has come of the request's body and forgets it.
     fn swallow(&mut self, cx: &mut Context<'_>) {
         let mut seen = 0;
-        while seen <= byrnie_net::http::REPLAY_BYTES_MAX && !self.read_all() {
+        while seen <= byrnie_net::http::REPLAY_BYTES_MAX && !self.down.has_read_all() {
             let progress = self.down.poll_body(cx, &mut |_, chunk| {
                 seen += chunk.as_slice().len().max(1);
                 Ok(())
@@ -454,17 +456,10 @@ impl<'a> Trip<'a> {
         }
     }
 
-    fn read_all(&self) -> bool {
-        match &*self.down {
-            Wire::H1(conn) => conn.has_read_all(),
-            Wire::H2(flow) => flow.has_read_all(),
-        }
-    }
-
     /// Whether the client's connection may go on after this answer.
     fn keeps_client(&self) -> bool {
         let expired = self.client.caller.is_expired(runtime::coarse().wall);
-        self.client.keep_alive && self.read_all() && !self.core.is_draining() && !expired
+        self.client.keep_alive && self.down.has_read_all() && !self.core.is_draining() && !expired
     }
 
     fn next(&mut self, keep: bool) -> Next {

@@ -37,6 +37,19 @@ pub struct Config {
     pub workers: usize,
     /// Where access-log lines go.
     pub access_log: AccessLog,
+    /// What is spoken to other proxies.
+    pub hop: Hop,
+}
+
+/// What is spoken to other proxies for services of HTTP/1 and of opaque TCP. Both are always understood
+/// from others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hop {
+    /// Streams of one connection, in byrnie's own framing; HTTP/1 with whoever doesn't know it.
+    #[default]
+    Framed,
+    /// HTTP/1.1 and a connection each, which other tools can read once decrypted.
+    Http1,
 }
 
 /// Which listeners a proxy has, and what it stands for.

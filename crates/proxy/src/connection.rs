@@ -5,6 +5,7 @@
 
 use crate::carry::{Desk, Next, Trip};
 use crate::door::{Caller, Door, Entry, UNKNOWN_PORT};
+use crate::hop;
 use crate::tunnel;
 use crate::worker::Core;
 use byrnie_base::drain::Draining;
@@ -16,8 +17,9 @@ use byrnie_net::http::h1::{Arrived, Conn};
 use byrnie_net::http::h2::{Accepted, REFUSED_STREAM, Sender, Server};
 use byrnie_net::http::{self, Alarm, Chunk, Error, Wire};
 use byrnie_net::io::{Stream, TcpStream};
-use byrnie_net::tls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP};
-use byrnie_net::{relay, runtime};
+use byrnie_net::relay::{self, Pipe};
+use byrnie_net::runtime;
+use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -63,7 +65,10 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
             return;
         }
     };
-    let Some((service, port)) = peer.sni.as_deref().and_then(parse_sni) else {
+    if peer.alpn.as_deref() == Some(ALPN_HOP) {
+        return hop::serve(core, stream, peer, remote).await;
+    }
+    let Some((service, port)) = peer.sni.as_deref().and_then(server_name) else {
         tracing::debug!(%remote, sni = peer.sni.as_deref().unwrap_or_default(), "inbound connection asks for no service port");
         core.count(|counts| counts.handshakes_failed.increment());
         return;
@@ -72,7 +77,7 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
     let caller = Caller { entry, source: peer.identity, remote, not_after: peer.not_after };
     match peer.alpn.as_deref() {
         Some(ALPN_H2) => serve_h2(core, caller, stream, Vec::new()).await,
-        Some(ALPN_TCP) => tunnel::serve(core, &caller, stream, Vec::new()).await,
+        Some(ALPN_TCP) => tunnel::serve(core, &caller, stream.into(), Vec::new()).await,
         // A peer without ALPN speaks the older protocol (RFC 7301 3.2).
         Some(ALPN_HTTP1) | None => serve_h1(core, caller, stream, Vec::new()).await,
         Some(_) => {}
@@ -80,7 +85,7 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
 }
 
 /// `PORT.SERVICE.NAMESPACE.mesh`.
-fn parse_sni(sni: &str) -> Option<(ServiceRef, u16)> {
+pub(crate) fn server_name(sni: &str) -> Option<(ServiceRef, u16)> {
     let mut parts = sni.strip_suffix(".mesh")?.split('.');
     let (port, name, namespace) = (parts.next()?, parts.next()?, parts.next()?);
     let whole = parts.next().is_none() && !name.is_empty() && !namespace.is_empty();
@@ -95,7 +100,7 @@ async fn serve_service(core: &Rc<Core>, caller: Caller, stream: Stream) {
     };
     if opaque {
         // Never looked at: the server may be the one who speaks first.
-        return tunnel::serve(core, &caller, stream, Vec::new()).await;
+        return tunnel::serve(core, &caller, stream.into(), Vec::new()).await;
     }
     serve_http(core, caller, stream).await;
 }
@@ -189,7 +194,7 @@ async fn read_request(wire: &mut Wire, desk: &mut Desk, draining: &mut Draining)
 }
 
 /// Tells a client that what it sent is no request.
-async fn refuse(core: &Core, wire: &mut Wire, desk: &mut Desk, reject: Reject) {
+pub(crate) async fn refuse(core: &Core, wire: &mut Wire, desk: &mut Desk, reject: Reject) {
     let code = byrnie_model::code::BAD_REQUEST.id;
     let id = core.with_shard(|shard, _| shard.draw_id());
     let body = format!(
@@ -236,9 +241,8 @@ async fn linger(wire: Wire) {
 }
 
 /// After a 101 both sides speak what they agreed on.
-async fn switch(wire: Wire, (mut upstream, from_upstream): (Stream, Vec<u8>)) {
-    let Wire::H1(conn) = wire else { return };
-    let (mut client, from_client) = conn.into_tunnel();
+pub(crate) async fn switch(wire: Wire, (mut upstream, from_upstream): (Pipe, Vec<u8>)) {
+    let Some((mut client, from_client)) = wire.into_tunnel() else { return };
     relay::relay(&mut client, from_client, &mut upstream, from_upstream, TUNNEL_IDLE_MAX).await;
 }
 
@@ -270,7 +274,7 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
     let caller = Caller::plain(Entry::Service(service.clone(), port), caller.remote);
     let opaque = snapshot.ports(&service).any(|p| p == (port, Protocol::Tcp));
     match (opaque, bytes.is_empty()) {
-        (true, _) => tunnel::serve(core, &caller, stream, bytes).await,
+        (true, _) => tunnel::serve(core, &caller, stream.into(), bytes).await,
         (false, true) => Box::pin(serve_http(core, caller, stream)).await,
         (false, false) => Box::pin(serve_h1(core, caller, stream, bytes)).await,
     }

@@ -3,7 +3,7 @@
 //! agent when a certificate comes, handed to cores beside the snapshot.
 
 use crate::Error;
-use byrnie_net::tls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP, ClientTls, Credentials, ServerTls};
+use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP, ClientTls, Credentials, ServerTls};
 
 /// What a core needs to open and accept mesh connections.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ impl Keys {
     pub(crate) fn new(credentials: &Credentials, generation: u64) -> Result<Self, Error> {
         let unusable = |error: tls::Error| Error::Credentials { cause: error.to_string() };
         Ok(Self {
-            server: tls::server(credentials, &[ALPN_H2, ALPN_HTTP1, ALPN_TCP]).map_err(unusable)?,
+            server: tls::server(credentials, &[ALPN_HOP, ALPN_H2, ALPN_HTTP1, ALPN_TCP]).map_err(unusable)?,
             client: tls::client(credentials).map_err(unusable)?,
             generation,
             not_after: credentials.not_after().as_secs(),

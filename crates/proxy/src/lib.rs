@@ -10,6 +10,7 @@ pub mod config;
 mod connection;
 mod door;
 pub mod error;
+mod hop;
 mod keyed;
 mod keys;
 mod log;
@@ -22,7 +23,7 @@ mod tunnel;
 mod upstream;
 mod worker;
 
-pub use config::{AccessLog, Config, Control, Gateway, Mount, Sidecar, Source, Tokens};
+pub use config::{AccessLog, Config, Control, Gateway, Hop, Mount, Sidecar, Source, Tokens};
 pub use error::Error;
 pub use proxy::start;
 pub use running::{Outbound, Ports, Running};

@@ -159,6 +159,7 @@ fn open(
         let seat = Seat {
             seed: supply.seed.wrapping_add(index as u64),
             inquiries: supply.inquiries.clone(),
+            hop: config.hop,
             in_force: in_force.clone(),
             entrances,
             drain: drain.clone(),

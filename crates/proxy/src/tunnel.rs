@@ -5,40 +5,58 @@
 use crate::connection::TUNNEL_IDLE_MAX;
 use crate::door::Caller;
 use crate::record::Seen;
-use crate::upstream;
+use crate::upstream::{self, Hopped};
 use crate::worker::Core;
-use byrnie_engine::{Effect, Failure, Outcome, Plan, Tunnel};
-use byrnie_net::io::Stream;
-use byrnie_net::relay::{self, End, Relayed};
+use byrnie_codec::hop::code;
+use byrnie_engine::{Effect, Failure, Outcome, Plan, Reason, Tunnel};
+use byrnie_net::http::Error;
+use byrnie_net::relay::{self, End, Pipe, Relayed};
 use byrnie_net::{runtime, tls};
+use std::future::poll_fn;
 use std::rc::Rc;
 
 /// Serves an opaque connection to its end; `bytes` have been read of it already.
-pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut stream: Stream, bytes: Vec<u8>) {
+pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, bytes: Vec<u8>) {
     let snapshot = core.snapshot();
     let arrival = caller.arrival();
     let (mut tunnel, mut effect) = core.with_shard(|shard, now| Tunnel::begin(&snapshot, shard, &arrival, now));
+    // Whether another endpoint might do better.
+    let mut elsewhere = false;
     let opened = loop {
         match effect {
             Effect::Send(plan) => match open(core, &plan).await {
                 Ok(upstream) => break Some(upstream),
-                Err(failure) => effect = core.with_shard(|shard, now| tunnel.on_failure(shard, failure, now)),
+                Err(failure) => {
+                    elsewhere = true;
+                    effect = core.with_shard(|shard, now| tunnel.on_failure(shard, failure, now));
+                }
             },
             // To a tunnel the rest says: close.
-            Effect::Reply(_) | Effect::Forward | Effect::Wait => break None,
+            Effect::Reply(answer) => {
+                elsewhere |= answer.reason == Reason::NotServed;
+                break None;
+            }
+            Effect::Forward | Effect::Wait => break None,
             // A tunnel has no key.
             Effect::Claim(_) | Effect::Replay | Effect::Keep | Effect::Settle(..) => break None,
         }
     };
     let mut outcome = Outcome::default();
     let mut moved = (0, 0);
+    if let Pipe::Hop(flow) = &mut down {
+        match &opened {
+            // A stream that is gone shows in the relay.
+            Some(_) => drop(flow.agree()),
+            None => flow.reset(if elsewhere { code::REFUSED } else { code::CANCEL }),
+        }
+    }
     if let Some(mut upstream) = opened {
         core.with_shard(|shard, now| tunnel.on_connect(shard, now));
-        let relayed = relay::relay(&mut stream, bytes, &mut upstream, Vec::new(), TUNNEL_IDLE_MAX).await;
+        let relayed = relay::relay(&mut down, bytes, &mut upstream, Vec::new(), TUNNEL_IDLE_MAX).await;
         outcome.failure = failure(&relayed);
         moved = (relayed.sent, relayed.received);
     }
-    drop(stream);
+    drop(down);
     let verdict = core.with_shard(|shard, now| tunnel.finish(shard, outcome, now));
     let seen = Seen {
         protocol: "tcp",
@@ -52,11 +70,24 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut stream: Stream, 
     core.record(&verdict, &seen);
 }
 
-async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Stream, Failure> {
+async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Pipe, Failure> {
     if !plan.delay.is_zero() {
         runtime::sleep(plan.delay).await;
     }
-    upstream::connect(core, plan, tls::ALPN_TCP).await.map(|(stream, _)| stream)
+    match upstream::open_hop(core, plan, tls::ALPN_TCP).await? {
+        Hopped::Flow(mut flow) => {
+            flow.ask_for_bytes().map_err(|_| Failure::Refused)?;
+            let agreed = runtime::timeout(plan.connect_timeout, poll_fn(|cx| flow.poll_agreed(cx))).await;
+            match agreed {
+                Ok(Ok(())) => Ok(flow.into()),
+                Ok(Err(Error::Refused)) => Err(Failure::Refused),
+                Ok(Err(_)) => Err(Failure::ResetBeforeHead { request_sent: flow.has_sent() }),
+                Err(_) => Err(Failure::ConnectTimeout),
+            }
+        }
+        Hopped::Foreign(stream, _) => Ok(stream.into()),
+        Hopped::No => upstream::connect(core, plan, &[tls::ALPN_TCP]).await.map(|(stream, _)| stream.into()),
+    }
 }
 
 fn failure(relayed: &Relayed) -> Option<Failure> {

@@ -3,13 +3,16 @@
 //! identity that the plan names. Called for each try; every way to fail is one of the engine's
 //! failures.
 
+use crate::config::Hop;
 use crate::worker::Core;
-use byrnie_base::Timestamp;
+use byrnie_base::{Text, Timestamp};
 use byrnie_engine::{Failure, Plan, Target};
+use byrnie_net::hop::{self, Flow};
 use byrnie_net::http::h2::{self as http2, Client};
 use byrnie_net::http::{Error, Wire, h1};
 use byrnie_net::io::{self, Stream};
-use byrnie_net::pool::{self, Key, Lease, Shared};
+use byrnie_net::pool::{self, Key, Lease, Shared, Speaks};
+use byrnie_net::tls::Peer;
 use byrnie_net::{runtime, tls};
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,23 +22,104 @@ use std::time::Duration;
 pub(crate) struct Upstream {
     /// The wire.
     pub(crate) wire: Wire,
-    /// What it takes to give an HTTP/1 connection back; HTTP/2 needs nothing.
+    /// What it takes to give an HTTP/1 connection back; the others need nothing.
     pub(crate) lease: Option<Lease>,
 }
 
+/// How long a peer that chose another protocol than the hop's isn't asked for it again.
+const FOREIGN_FOR: Duration = Duration::from_secs(60);
+
 /// Gets a connection for `plan`.
 pub(crate) async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Upstream, Failure> {
-    let key = Rc::new(key(core, plan)?);
-    if key.h2 { open_h2(core, plan, &key).await } else { open_h1(core, plan, &key).await }
+    if plan.target.protocol().is_h2() {
+        return open_h2(core, plan, &Rc::new(key(core, plan, Speaks::Http2))).await;
+    }
+    match open_hop(core, plan, tls::ALPN_HTTP1).await? {
+        Hopped::Flow(flow) => Ok(Upstream { wire: Wire::Hop(flow), lease: None }),
+        Hopped::Foreign(stream, not_after) => {
+            Ok(fresh_h1(core, &Rc::new(key(core, plan, Speaks::Http1)), stream, not_after))
+        }
+        Hopped::No => open_h1(core, plan, &Rc::new(key(core, plan, Speaks::Http1))).await,
+    }
 }
 
-fn key(core: &Core, plan: &Plan) -> Result<Key, Failure> {
-    let generation = core.keys().generation;
+fn key(core: &Core, plan: &Plan, speaks: Speaks) -> Key {
     let (hop, generation) = match &plan.target {
-        Target::Mesh(hop) => (Some((hop.identity().clone(), hop.sni().clone())), generation),
+        Target::Mesh(hop) => {
+            // A hop serves whatever its streams ask for.
+            let sni = if speaks == Speaks::Hop { Text::default() } else { hop.sni().clone() };
+            (Some((hop.identity().clone(), sni)), core.keys().generation)
+        }
         Target::Local { .. } => (None, 0),
     };
-    Ok(Key { address: plan.target.address(), hop, generation, h2: plan.target.protocol().is_h2() })
+    Key { address: plan.target.address(), hop, generation, speaks }
+}
+
+/// What came of asking for a stream of a mesh hop.
+pub(crate) enum Hopped {
+    /// A stream.
+    Flow(Flow),
+    /// A connection on which the peer chose to speak something else, and when its certificate ends.
+    Foreign(Stream, Option<Timestamp>),
+    /// This target is reached otherwise.
+    No,
+}
+
+/// A stream to the other proxy, if `plan` leads to one that knows hops; `otherwise` is what it may choose to
+/// speak instead.
+pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
+    let (Target::Mesh(target), Hop::Framed) = (&plan.target, core.hop) else { return Ok(Hopped::No) };
+    let shared = core.pool.borrow_mut().hops(&key(core, plan, Speaks::Hop));
+    let now = runtime::coarse();
+    let client = match shared.with_room(now.wall) {
+        Some(client) => client,
+        None if shared.is_foreign(now.mono) => return Ok(Hopped::No),
+        None => match one_more_hop(core, plan, &shared, otherwise).await? {
+            Ok(client) => client,
+            Err(foreign) => return Ok(foreign),
+        },
+    };
+    let opened = client.open(target.sni().clone());
+    opened.map(Hopped::Flow).map_err(|_| Failure::Refused)
+}
+
+/// Opens one more mesh hop, or waits for the one that somebody else is opening.
+async fn one_more_hop(
+    core: &Rc<Core>,
+    plan: &Plan,
+    shared: &Shared<hop::Client>,
+    otherwise: &[u8],
+) -> Result<Result<hop::Client, Hopped>, Failure> {
+    let asked = runtime::now();
+    let mut failed_at = shared.opening.lock().await;
+    if let Some(client) = shared.with_room(asked.wall) {
+        return Ok(Ok(client));
+    }
+    if shared.is_foreign(asked.mono) {
+        return Ok(Err(Hopped::No));
+    }
+    // Whoever was before us in the queue has just failed: the same would happen to us.
+    if failed_at.is_some_and(|at| at >= asked.mono) {
+        return Err(Failure::Connect);
+    }
+    if shared.crowded().is_some() {
+        return Err(Failure::Refused);
+    }
+    match connect(core, plan, &[tls::ALPN_HOP, otherwise]).await {
+        Ok((stream, peer)) if peer.alpn.as_deref() == Some(tls::ALPN_HOP) => {
+            let client = hop::connect(stream, core.limits);
+            shared.add(client.clone(), peer.not_after);
+            Ok(Ok(client))
+        }
+        Ok((stream, peer)) => {
+            shared.is_foreign_until(runtime::now().mono + FOREIGN_FOR);
+            Ok(Err(Hopped::Foreign(stream, peer.not_after)))
+        }
+        Err(failure) => {
+            *failed_at = Some(runtime::now().mono);
+            Err(failure)
+        }
+    }
 }
 
 async fn open_h1(core: &Rc<Core>, plan: &Plan, key: &Rc<Key>) -> Result<Upstream, Failure> {
@@ -44,10 +128,14 @@ async fn open_h1(core: &Rc<Core>, plan: &Plan, key: &Rc<Key>) -> Result<Upstream
     if let Some((conn, lease)) = pooled {
         return Ok(Upstream { wire: Wire::H1(conn), lease: Some(lease) });
     }
-    let (stream, not_after) = connect(core, plan, tls::ALPN_HTTP1).await?;
+    let (stream, peer) = connect(core, plan, &[tls::ALPN_HTTP1]).await?;
+    Ok(fresh_h1(core, key, stream, peer.not_after))
+}
+
+fn fresh_h1(core: &Core, key: &Rc<Key>, stream: Stream, not_after: Option<Timestamp>) -> Upstream {
     let conn = h1::Conn::new(stream, Vec::new(), core.limits);
     let lease = Lease { key: Rc::clone(key), reused: false, not_after };
-    Ok(Upstream { wire: Wire::H1(Box::new(conn)), lease: Some(lease) })
+    Upstream { wire: Wire::H1(Box::new(conn)), lease: Some(lease) }
 }
 
 async fn open_h2(core: &Rc<Core>, plan: &Plan, key: &Rc<Key>) -> Result<Upstream, Failure> {
@@ -60,7 +148,7 @@ async fn open_h2(core: &Rc<Core>, plan: &Plan, key: &Rc<Key>) -> Result<Upstream
 }
 
 /// Opens one more HTTP/2 connection, or waits for the one that somebody else is opening.
-async fn one_more(core: &Rc<Core>, plan: &Plan, shared: &Shared) -> Result<Client, Failure> {
+async fn one_more(core: &Rc<Core>, plan: &Plan, shared: &Shared<Client>) -> Result<Client, Failure> {
     let asked = runtime::now();
     let mut failed_at = shared.opening.lock().await;
     if let Some(client) = shared.with_room(asked.wall) {
@@ -75,9 +163,9 @@ async fn one_more(core: &Rc<Core>, plan: &Plan, shared: &Shared) -> Result<Clien
         let room = runtime::timeout(plan.connect_timeout, pool::ready(&mut client)).await;
         return room.map_err(|_| Failure::Refused)?.map(|()| client).map_err(|_| Failure::Refused);
     }
-    let opened = match connect(core, plan, tls::ALPN_H2).await {
-        Ok((stream, not_after)) => match http2::connect(stream).await {
-            Ok(client) => Ok((client, not_after)),
+    let opened = match connect(core, plan, &[tls::ALPN_H2]).await {
+        Ok((stream, peer)) => match http2::connect(stream).await {
+            Ok(client) => Ok((client, peer.not_after)),
             Err(_) => Err(Failure::Connect),
         },
         Err(failure) => Err(failure),
@@ -94,8 +182,8 @@ async fn one_more(core: &Rc<Core>, plan: &Plan, shared: &Shared) -> Result<Clien
     }
 }
 
-/// Opens a connection for `plan` that speaks `alpn`, within the plan's limit.
-pub(crate) async fn connect(core: &Core, plan: &Plan, alpn: &[u8]) -> Result<(Stream, Option<Timestamp>), Failure> {
+/// Opens a connection for `plan` that speaks one of `alpn`, within the plan's limit.
+pub(crate) async fn connect(core: &Core, plan: &Plan, alpn: &[&[u8]]) -> Result<(Stream, Peer), Failure> {
     let now = runtime::coarse().mono;
     let left = plan.deadline.map_or(Duration::MAX, |deadline| deadline.since(now));
     let limit = plan.connect_timeout.min(left);
@@ -104,9 +192,9 @@ pub(crate) async fn connect(core: &Core, plan: &Plan, alpn: &[u8]) -> Result<(St
             std::io::ErrorKind::TimedOut => Failure::ConnectTimeout,
             _ => Failure::Connect,
         })?;
-        let Target::Mesh(hop) = &plan.target else { return Ok((Stream::from(tcp), None)) };
-        match tls::connect(tcp, &core.keys().client, hop.identity(), hop.sni(), &[alpn]).await {
-            Ok((stream, peer)) => Ok((stream, peer.not_after)),
+        let Target::Mesh(hop) = &plan.target else { return Ok((Stream::from(tcp), Peer::default())) };
+        match tls::connect(tcp, &core.keys().client, hop.identity(), hop.sni(), alpn).await {
+            Ok(opened) => Ok(opened),
             Err(error) => {
                 tracing::debug!(%error, address = %hop.address(), expected = %hop.identity(), "mesh connection not opened");
                 Err(match error {

@@ -4,6 +4,7 @@
 //! end on what they began with. Nothing here is shared with another core but counters.
 
 use crate::agent::Inquiries;
+use crate::config::Hop;
 use crate::connection;
 use crate::door::Door;
 use crate::keys::Keys;
@@ -48,6 +49,7 @@ pub(crate) struct Seat {
     /// For its dice.
     pub(crate) seed: u64,
     pub(crate) inquiries: Inquiries,
+    pub(crate) hop: Hop,
     pub(crate) in_force: watch::Receiver<InForce>,
     /// Listeners, as they come.
     pub(crate) entrances: mpsc::UnboundedReceiver<Entrance>,
@@ -63,13 +65,15 @@ pub(crate) struct Core {
     snapshot: RefCell<Arc<Snapshot>>,
     keys: RefCell<Arc<Keys>>,
     shard: RefCell<Shard>,
-    seed: u64,
-    rebuilt: Cell<u64>,
+    /// Of the shard; another each time that it's made anew.
+    seed: Cell<u64>,
     pub(crate) pool: RefCell<Pool>,
     ledger: RefCell<Ledger>,
     /// Where it asks about idempotency keys.
     pub(crate) inquiries: Inquiries,
     pub(crate) limits: Limits,
+    /// What is spoken to other proxies.
+    pub(crate) hop: Hop,
     drain: Watch,
     open: Cell<usize>,
     /// Copies of requests under way.
@@ -83,12 +87,12 @@ impl Core {
             snapshot: RefCell::new(Arc::new((*in_force.snapshot).clone())),
             keys: RefCell::new(in_force.keys),
             shard: RefCell::new(Shard::new(seat.seed)),
-            seed: seat.seed,
-            rebuilt: Cell::new(0),
+            seed: Cell::new(seat.seed),
             pool: RefCell::default(),
             ledger: RefCell::new(ledger),
             inquiries: seat.inquiries.clone(),
             limits: Limits::default(),
+            hop: seat.hop,
             drain: seat.drain.clone(),
             open: Cell::new(0),
             mirrored: Cell::new(0),
@@ -132,9 +136,8 @@ impl Core {
 
     /// A connection's task has panicked: what it shared may be half changed, so it's made anew.
     pub(crate) fn panicked(&self) {
-        let rebuilt = self.rebuilt.get() + 1;
-        self.rebuilt.set(rebuilt);
-        *self.shard.borrow_mut() = Shard::new(self.seed.wrapping_add(rebuilt));
+        self.seed.set(self.seed.get().wrapping_add(1));
+        *self.shard.borrow_mut() = Shard::new(self.seed.get());
         self.pool.borrow_mut().clear();
     }
 

@@ -5,6 +5,7 @@
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
 use crate::join::{Console, Grant, Place};
+use crate::mesh;
 use crate::supervise::{self, Process, Signal, Signals};
 use anyhow::{Context, Result};
 use byrnie_base::Text;
@@ -170,6 +171,7 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
             Some(path) if path.as_os_str() == "-" => AccessLog::Stdout,
             Some(path) => AccessLog::File(path.to_owned()),
         },
+        hop: mesh::hop()?,
     })
 }
 

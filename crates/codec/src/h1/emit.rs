@@ -10,6 +10,23 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Appends the head of a request in origin form (authority form for CONNECT).
 pub fn emit_request(head: &Head, out: &mut Vec<u8>) {
+    emit_request_unframed(head, out);
+    // In place of the empty line.
+    out.truncate(out.len() - 2);
+    match head.framing() {
+        Framing::None | Framing::Length(_) => {}
+        // A request can't end with its connection: the answer could not be sent.
+        Framing::Chunked | Framing::Stream | Framing::UntilClose => out.extend_from_slice(CHUNKED),
+    }
+    if head.upgrade().is_none() && !head.keep_alive() {
+        out.extend_from_slice(b"connection: close\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// As [`emit_request`], but for a body whose end is found otherwise than by chunks, on a connection
+/// whose persistence is said otherwise too.
+pub(crate) fn emit_request_unframed(head: &Head, out: &mut Vec<u8>) {
     out.reserve(head.fields.bytes_len() + head.authority().len() + head.path_and_query().len() + 128);
     out.extend_from_slice(head.method().as_bytes());
     out.push(b' ');
@@ -19,16 +36,11 @@ pub fn emit_request(head: &Head, out: &mut Vec<u8>) {
     out.extend_from_slice(head.authority().as_bytes());
     out.extend_from_slice(b"\r\n");
     lines(head, out);
-    match head.framing() {
-        Framing::None => {}
-        Framing::Length(length) => write_length(length, out),
-        // A request can't end with its connection: the answer could not be sent.
-        Framing::Chunked | Framing::Stream | Framing::UntilClose => out.extend_from_slice(CHUNKED),
+    if let Framing::Length(length) = head.framing() {
+        write_length(length, out);
     }
     if head.upgrade().is_some() {
         out.extend_from_slice(b"connection: upgrade\r\n");
-    } else if !head.keep_alive() {
-        out.extend_from_slice(b"connection: close\r\n");
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -36,6 +48,22 @@ pub fn emit_request(head: &Head, out: &mut Vec<u8>) {
 /// Appends the head of a response. Its version is that of the client; call [`fit_downstream`] first
 /// if it came from a server.
 pub fn emit_response(head: &Head, out: &mut Vec<u8>) {
+    emit_response_unframed(head, out);
+    // In place of the empty line.
+    out.truncate(out.len() - 2);
+    if matches!(head.framing(), Framing::Chunked | Framing::Stream) {
+        out.extend_from_slice(CHUNKED);
+    }
+    match (head.upgrade(), head.keep_alive(), head.version()) {
+        (Some(_), ..) | (None, true, Version::Http11 | Version::Http2) => {}
+        (None, true, Version::Http10) => out.extend_from_slice(b"connection: keep-alive\r\n"),
+        (None, false, _) => out.extend_from_slice(b"connection: close\r\n"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// As [`emit_response`], but as [`emit_request_unframed`].
+pub(crate) fn emit_response_unframed(head: &Head, out: &mut Vec<u8>) {
     out.reserve(head.fields.bytes_len() + 128);
     out.extend_from_slice(b"HTTP/1.1 ");
     write_status(head.status(), out);
@@ -48,15 +76,10 @@ pub fn emit_response(head: &Head, out: &mut Vec<u8>) {
             }
         }
         Framing::Length(length) if length > 0 || !status_has_no_body(head.status()) => write_length(length, out),
-        Framing::Length(_) | Framing::UntilClose => {}
-        Framing::Chunked | Framing::Stream => out.extend_from_slice(CHUNKED),
+        Framing::Length(_) | Framing::UntilClose | Framing::Chunked | Framing::Stream => {}
     }
     if head.upgrade().is_some() {
         out.extend_from_slice(b"connection: upgrade\r\n");
-    } else if !head.keep_alive() {
-        out.extend_from_slice(b"connection: close\r\n");
-    } else if head.version() == Version::Http10 {
-        out.extend_from_slice(b"connection: keep-alive\r\n");
     }
     out.extend_from_slice(b"\r\n");
 }

@@ -12,8 +12,11 @@ pub(crate) mod scratch;
 pub use alarm::Alarm;
 pub use pump::{Fault, Gathered, Pump, REPLAY_BYTES_MAX};
 
+use crate::hop;
 use crate::io::Stream;
+use crate::relay::Pipe;
 use byrnie_codec::h1::Asked;
+use byrnie_codec::hop::code;
 use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Fields, Head, Reject};
 use bytes::Bytes;
@@ -139,13 +142,15 @@ pub async fn sniff(stream: &mut Stream) -> io::Result<(Sniff, Vec<u8>)> {
     }
 }
 
-/// One side of an exchange: an HTTP/1 connection, or one stream of an HTTP/2 connection.
+/// One side of an exchange: an HTTP/1 connection, or one stream of an HTTP/2 connection or of a mesh hop.
 #[derive(Debug)]
 pub enum Wire {
     /// A whole HTTP/1 connection; it carries one exchange after the other.
     H1(Box<h1::Conn>),
     /// One HTTP/2 stream.
     H2(Box<h2::Flow>),
+    /// One stream of a mesh hop.
+    Hop(hop::Flow),
 }
 
 impl Wire {
@@ -157,6 +162,7 @@ impl Wire {
         match self {
             Self::H1(conn) => conn.send_request(head),
             Self::H2(flow) => return flow.send_request(head),
+            Self::Hop(flow) => return flow.send_request(head),
         }
         Ok(())
     }
@@ -169,6 +175,7 @@ impl Wire {
         match self {
             Self::H1(conn) => conn.send_response(head),
             Self::H2(flow) => return flow.send_response(head),
+            Self::Hop(flow) => return flow.send_response(head),
         }
         Ok(())
     }
@@ -183,6 +190,7 @@ impl Wire {
         match self {
             Self::H1(conn) => conn.poll_response(cx, asked, head),
             Self::H2(flow) => flow.poll_response(cx, head),
+            Self::Hop(flow) => flow.poll_response(cx, asked, head),
         }
     }
 
@@ -191,6 +199,7 @@ impl Wire {
         match self {
             Self::H1(conn) => conn.poll_body(cx, sink),
             Self::H2(flow) => flow.poll_body(cx, sink),
+            Self::Hop(flow) => flow.poll_body(cx, sink),
         }
     }
 
@@ -205,6 +214,7 @@ impl Wire {
                 flow.push(chunk.into_bytes());
                 Ok(())
             }
+            Self::Hop(flow) => flow.push(chunk.as_slice()),
         }
     }
 
@@ -216,6 +226,7 @@ impl Wire {
         match self {
             Self::H1(conn) => conn.end(trailers),
             Self::H2(flow) => flow.end(trailers),
+            Self::Hop(flow) => flow.end(trailers),
         }
     }
 
@@ -224,6 +235,7 @@ impl Wire {
         match self {
             Self::H1(conn) => conn.poll_flush(cx),
             Self::H2(flow) => flow.poll_flush(cx),
+            Self::Hop(flow) => flow.poll_flush(cx),
         }
     }
 
@@ -232,6 +244,7 @@ impl Wire {
         match self {
             Self::H1(conn) => conn.unsent(),
             Self::H2(flow) => flow.unsent(),
+            Self::Hop(flow) => flow.unsent(),
         }
     }
 
@@ -240,6 +253,7 @@ impl Wire {
         match self {
             Self::H1(conn) => conn.has_sent(),
             Self::H2(_) => true,
+            Self::Hop(flow) => flow.has_sent(),
         }
     }
 
@@ -248,6 +262,7 @@ impl Wire {
         match self {
             Self::H1(conn) => conn.poll_gone(cx),
             Self::H2(flow) => flow.poll_gone(cx),
+            Self::Hop(flow) => flow.poll_gone(cx),
         }
     }
 
@@ -257,6 +272,32 @@ impl Wire {
         match self {
             Self::H1(conn) => conn.abort(),
             Self::H2(flow) => flow.reset(code),
+            Self::Hop(flow) => flow.reset(match code {
+                h2::CANCEL => code::CANCEL,
+                h2::REFUSED_STREAM => code::REFUSED,
+                _ => code::BROKEN,
+            }),
+        }
+    }
+
+    /// Whether the message to be read has been read to its end.
+    pub fn has_read_all(&self) -> bool {
+        match self {
+            Self::H1(conn) => conn.has_read_all(),
+            Self::H2(flow) => flow.has_read_all(),
+            Self::Hop(flow) => flow.has_read_all(),
+        }
+    }
+
+    /// What is left once both sides have left HTTP, and what has been read of it; an HTTP/2 stream never does.
+    pub fn into_tunnel(self) -> Option<(Pipe, Vec<u8>)> {
+        match self {
+            Self::H1(conn) => {
+                let (stream, bytes) = conn.into_tunnel();
+                Some((stream.into(), bytes))
+            }
+            Self::H2(_) => None,
+            Self::Hop(flow) => Some((flow.into_bytes().into(), Vec::new())),
         }
     }
 }

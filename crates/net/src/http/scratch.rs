@@ -3,7 +3,6 @@
 //! back before it ends, and a few spare buffers for what can't be sent at once. Idle connections own
 //! no bytes.
 
-use crate::io::Stream;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
@@ -26,7 +25,7 @@ thread_local! {
 
 /// Reads once into the scratch and hands what came to `take` (empty: the other side closed).
 pub(crate) fn poll_read<T>(
-    stream: &mut Stream,
+    stream: &mut (impl AsyncRead + Unpin),
     cx: &mut Context<'_>,
     take: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
 ) -> Poll<io::Result<T>> {

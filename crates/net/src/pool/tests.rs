@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-use super::{IDLE_TIMEOUT, Key, Lease, Pool};
+use super::{IDLE_TIMEOUT, Key, Lease, Pool, Speaks};
 use crate::http::h1::Conn;
 use crate::io;
 use crate::listen::{Share, bind};
@@ -16,7 +16,7 @@ async fn pooled() -> (Pool, Rc<Key>, io::TcpStream) {
     let address = listener.local_addr();
     let stream = io::connect(address, Duration::from_secs(1)).await.unwrap();
     let (other, _) = listener.accept().await;
-    let key = Rc::new(Key { address, hop: None, generation: 0, h2: false });
+    let key = Rc::new(Key { address, hop: None, generation: 0, speaks: Speaks::Http1 });
     let conn = Box::new(Conn::new(stream.into(), Vec::new(), Limits::default()));
     let mut pool = Pool::default();
     pool.give(conn, Lease { key: Rc::clone(&key), reused: false, not_after: None }, runtime::now().mono);

@@ -55,6 +55,8 @@ pub const PEM_BYTES_MAX: usize = 1024 * 1024;
 pub const ALPN_H2: &[u8] = b"h2";
 /// ALPN name of HTTP/1.1.
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// ALPN name of the framing between two proxies (`docs/reference/hop.md`), with its version.
+pub const ALPN_HOP: &[u8] = b"byrnie/1";
 /// ALPN name of an opaque stream of bytes between two proxies.
 pub const ALPN_TCP: &[u8] = b"byrnie-tcp";
 

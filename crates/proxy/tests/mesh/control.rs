@@ -9,7 +9,7 @@ use byrnie_net::grpc::{self, Call, Incoming, Service, Shape, Status};
 use byrnie_net::listen::{Share, bind};
 use byrnie_net::runtime::{self, Trigger};
 use byrnie_net::tls;
-use byrnie_proxy::{AccessLog, Config, Control, Error, Mount, Ports, Running, Sidecar, Source, Tokens, start};
+use byrnie_proxy::{AccessLog, Config, Control, Error, Hop, Mount, Ports, Running, Sidecar, Source, Tokens, start};
 use byrnie_saga::ledger::{self, Begin, Begun, Change, Claim, Ending, Entry, Fingerprint, Finished, Name};
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1::{
@@ -257,6 +257,7 @@ pub(crate) fn config(plane: &Plane, address: SocketAddr, program: u16, token: &s
         strict_ports: true,
         workers: 1,
         access_log: AccessLog::Off,
+        hop: Hop::Framed,
     }
 }
 

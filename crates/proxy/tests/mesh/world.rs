@@ -14,7 +14,7 @@ use byrnie_model::{
 use byrnie_net::runtime;
 use byrnie_net::tls::ca::Authority;
 use byrnie_net::tls::{self, Credentials};
-use byrnie_proxy::{AccessLog, Config, Gateway, Mount, Ports, Running, Sidecar, Source, start};
+use byrnie_proxy::{AccessLog, Config, Gateway, Hop, Mount, Ports, Running, Sidecar, Source, start};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -43,6 +43,8 @@ pub(crate) fn service(name: &str) -> ServiceRef {
 pub(crate) struct World {
     authority: Authority,
     state: tempfile::TempDir,
+    /// What its proxies speak to each other.
+    pub(crate) hop: Hop,
 }
 
 /// A running proxy, its configuration in hand.
@@ -57,7 +59,7 @@ pub(crate) struct Proxy {
 impl World {
     pub(crate) fn new() -> Self {
         let authority = Authority::create(DOMAIN, runtime::now().wall).unwrap();
-        Self { authority, state: tempfile::tempdir().unwrap() }
+        Self { authority, state: tempfile::tempdir().unwrap(), hop: Hop::Framed }
     }
 
     pub(crate) fn credentials(&self, account: &str) -> Credentials {
@@ -99,6 +101,12 @@ impl World {
             resources.extend(servers.iter().enumerate().map(|(at, server)| endpoint_of(name, at, server.inbound())));
         }
         self.sidecar("caller", 1, Protocol::Http1, &names, resources)
+    }
+
+    /// A sidecar of a program that calls `name`, served by somebody else at `address`.
+    pub(crate) fn calling_at(&self, name: &str, protocol: Protocol, address: SocketAddr) -> Proxy {
+        let resources = vec![allow_all(), service_of(name, 1, protocol), endpoint_of(name, 0, address)];
+        self.sidecar("caller", 1, Protocol::Http1, &[name], resources)
     }
 
     fn sidecar(&self, name: &str, port: u16, protocol: Protocol, uses: &[&str], resources: Vec<Resource>) -> Proxy {
@@ -143,6 +151,7 @@ impl World {
             strict_ports: true,
             workers: 1,
             access_log: AccessLog::File(self.state.path().join(format!("{name}.log"))),
+            hop: self.hop,
         };
         let mut running = start(config).unwrap();
         let ports = runtime::block_on(async { runtime::timeout(PATIENCE, running.ready()).await }).unwrap();

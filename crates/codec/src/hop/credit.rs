@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Credit as the receiver keeps it, and budgets for what costs work and carries nothing.
+
+use byrnie_base::Instant;
+use std::time::Duration;
+
+/// What one side lets the other send. Given back in steps of half its size, so that a small exchange
+/// never causes a frame of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    size: u32,
+    left: i64,
+    /// Passed on and not yet given back.
+    owed: u32,
+}
+
+impl Window {
+    /// A window of `size` bytes.
+    pub const fn new(size: u32) -> Self {
+        Self { size, left: size as i64, owed: 0 }
+    }
+
+    /// What may still come; negative if the last frame overdrew it.
+    pub const fn left(&self) -> i64 {
+        self.left
+    }
+
+    /// So much has come.
+    pub fn receive(&mut self, bytes: usize) {
+        self.left -= bytes as i64;
+    }
+
+    /// So much has been passed on. Answers what to give back now; 0: nothing yet.
+    pub fn consume(&mut self, bytes: usize) -> u32 {
+        self.owed = self.owed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if self.owed < self.size / 2 {
+            return 0;
+        }
+        self.left += i64::from(self.owed);
+        std::mem::take(&mut self.owed)
+    }
+}
+
+/// So many at once, and one more after each pause.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    burst: u32,
+    every: Duration,
+    used: u32,
+    since: Instant,
+}
+
+impl Budget {
+    /// A full budget.
+    pub const fn new(burst: u32, every: Duration) -> Self {
+        Self { burst, every, used: 0, since: Instant::from_nanos(0) }
+    }
+
+    /// Uses one; false if there is none.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let back = now.since(self.since).as_nanos() / self.every.as_nanos().max(1);
+        if back > 0 {
+            self.used = self.used.saturating_sub(u32::try_from(back).unwrap_or(u32::MAX));
+            self.since = now;
+        }
+        if self.used >= self.burst {
+            return false;
+        }
+        self.used += 1;
+        true
+    }
+}

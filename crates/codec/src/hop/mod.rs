@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The framing between two proxies (`byrnie/1`, `docs/reference/hop.md`): many exchanges and opaque
+//! connections as streams of one connection. Frames in and out, heads without a second message boundary,
+//! and the state of one connection with its credit and its limits. `net/hop` moves the bytes; nothing
+//! here reads a clock or panics on what a peer sends: a peer is authenticated, not trusted.
+
+mod credit;
+mod frame;
+mod head;
+mod reader;
+mod session;
+mod writer;
+
+pub use credit::{Budget, Window};
+pub use frame::{Frame, Kind, StreamId};
+pub use head::{
+    Asks, emit_preamble, emit_request, emit_response, emit_trailers, parse_preamble, parse_request, parse_response,
+    parse_trailers,
+};
+pub use reader::{Piece, Reader};
+pub use session::{Action, Grants, Session, Side};
+pub use writer::Writer;
+
+use std::time::Duration;
+
+#[cfg(test)]
+mod tests;
+
+/// Most payload of one frame, in bytes.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// A body that is there with its head, up to so many bytes in all, travels in the head's own frame: one
+/// frame, one parse, one send.
+pub const JOIN_BYTES_MAX: usize = 32 * 1024;
+/// Streams that may be open on one connection.
+pub const STREAMS_MAX: u32 = 1024;
+/// What may be under way on one stream in one direction, in bytes, before the receiver has passed it on.
+pub const STREAM_CREDIT_BYTES: u32 = 256 * 1024;
+/// The same for all streams of a connection together.
+pub const CONNECTION_CREDIT_BYTES: u32 = 8 * 1024 * 1024;
+/// Heads and trailers need no credit but are counted; this far below zero is too far.
+pub const HEADS_OVERDRAW_BYTES_MAX: i64 = 4 * 1024 * 1024;
+/// The most credit that a peer may ever hold, in bytes.
+pub const CREDIT_BYTES_MAX: i64 = 1 << 30;
+/// Interim answers (1xx) on one stream.
+pub const INTERIMS_MAX: u8 = 32;
+/// Streams that a peer may reset at once ...
+pub const RESETS_BURST: u32 = 1024;
+/// ... and one more after each such pause.
+pub const RESETS_EVERY: Duration = Duration::from_millis(4);
+/// PINGs that a peer may send at once ...
+pub const PINGS_BURST: u32 = 16;
+/// ... and one more after each such pause.
+pub const PINGS_EVERY: Duration = Duration::from_secs(1);
+/// Longest name of a service port in an OPEN, in bytes.
+pub const TARGET_BYTES_MAX: usize = 255;
+
+/// Why a stream was reset, as its code says.
+pub mod code {
+    /// Nothing more is wanted, after a complete answer.
+    pub const DONE: u32 = 0;
+    /// Nothing was done with the request: it may be sent again, elsewhere.
+    pub const REFUSED: u32 = 1;
+    /// Given up by the sender of the reset.
+    pub const CANCEL: u32 = 2;
+    /// The message broke off, or can't be understood.
+    pub const BROKEN: u32 = 3;
+}
+
+/// What a peer did wrong, so that its connection can't go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wrong {
+    /// A kind of frame that doesn't exist.
+    Kind,
+    /// A frame longer than [`FRAME_BYTES_MAX`].
+    Length,
+    /// A frame that doesn't belong to a stream, on one, or the other way round.
+    Place,
+    /// The mark of the end where none can be, or missing where it must be.
+    End,
+    /// A stream number beyond [`STREAMS_MAX`], or one that was never opened.
+    Slot,
+    /// A stream opened where one is open.
+    Occupied,
+    /// A stream opened by the side that accepts them, or under its predecessor's number.
+    Opened,
+    /// A stream opened after its opener had said goodbye.
+    AfterGoodbye,
+    /// Goodbye said twice.
+    Goodbye,
+    /// A second head.
+    SecondHead,
+    /// A body before its head.
+    BeforeHead,
+    /// A frame after the end of its direction.
+    AfterEnd,
+    /// More than the credit allows.
+    Overdrawn,
+    /// More credit than may be held.
+    Credit,
+    /// An OPEN that doesn't say what it asks for.
+    Preamble,
+    /// More interim answers than [`INTERIMS_MAX`].
+    Interims,
+    /// Streams reset faster than [`RESETS_EVERY`] allows.
+    Resets,
+    /// PINGs faster than [`PINGS_EVERY`] allows.
+    Pings,
+}
+
+impl Wrong {
+    /// The words for it in a log.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Kind => "unknown kind of frame",
+            Self::Length => "frame too long",
+            Self::Place => "frame on the wrong stream",
+            Self::End => "misplaced end of stream",
+            Self::Slot => "stream number out of range",
+            Self::Occupied => "stream opened twice",
+            Self::Opened => "stream may not be opened",
+            Self::AfterGoodbye => "stream opened after goodbye",
+            Self::Goodbye => "goodbye said twice",
+            Self::SecondHead => "second head on a stream",
+            Self::BeforeHead => "body before its head",
+            Self::AfterEnd => "frame after the end of its stream",
+            Self::Overdrawn => "credit overdrawn",
+            Self::Credit => "more credit than may be held",
+            Self::Preamble => "stream asks for no service port",
+            Self::Interims => "too many interim answers",
+            Self::Resets => "too many streams reset",
+            Self::Pings => "too many pings",
+        }
+    }
+}
+
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+impl std::error::Error for Wrong {}

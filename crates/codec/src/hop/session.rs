@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The state of one connection: which streams are open, how far each direction is, what credit is left,
+//! and whether a peer keeps the rules. It holds no payload and sends nothing; whoever drives it
+//! does what the [`Action`] says.
+
+use super::{
+    Budget, CONNECTION_CREDIT_BYTES, CREDIT_BYTES_MAX, Frame, HEADS_OVERDRAW_BYTES_MAX, INTERIMS_MAX, Kind,
+    PINGS_BURST, PINGS_EVERY, RESETS_BURST, RESETS_EVERY, STREAM_CREDIT_BYTES, STREAMS_MAX, StreamId, Window, Wrong,
+};
+use byrnie_base::Instant;
+
+/// Which side of a connection this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// It made the connection and opens the streams.
+    Opener,
+    /// It accepted the connection and serves the streams.
+    Server,
+}
+
+/// What a frame asks of the driver. `key` is what the driver calls the stream by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A new stream, or the head of its answer, with the start of the body. A new one must be given its
+    /// key with [`Session::bind`], or be refused with [`Session::close`] and a RESET.
+    Open {
+        /// Whose it is; none if it is new.
+        key: Option<u32>,
+    },
+    /// The head of an interim answer.
+    Interim {
+        /// Whose it is.
+        key: u32,
+    },
+    /// A piece of a body.
+    Data {
+        /// Whose it is.
+        key: u32,
+    },
+    /// The trailers.
+    Trailers {
+        /// Whose they are.
+        key: u32,
+    },
+    /// The stream has ended in both directions.
+    Reset {
+        /// Which one.
+        key: u32,
+        /// Why; see [`super::code`].
+        code: u32,
+        /// The other direction had already ended in order.
+        complete: bool,
+    },
+    /// More may be sent on a stream, or (none) in all.
+    Credit {
+        /// Which one.
+        key: Option<u32>,
+    },
+    /// Answer with a PONG of this value.
+    Ping(u32),
+    /// The answer to a PING of this value.
+    Pong(u32),
+    /// Open no more streams, and say so.
+    Goodbye,
+    /// Of a stream that is gone. Its payload is to be given to [`Session::discard`].
+    Nothing,
+}
+
+/// Credit to be given back now; 0 means none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// On the stream.
+    pub stream: u32,
+    /// On the connection.
+    pub connection: u32,
+}
+
+/// One connection's state.
+#[derive(Debug)]
+pub struct Session {
+    side: Side,
+    /// By slot; the first is never used.
+    slots: Vec<Slot>,
+    free: Vec<StreamId>,
+    open: u32,
+    send: i64,
+    window: Window,
+    goodbye: Goodbye,
+    resets: Budget,
+    pings: Budget,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Goodbye {
+    said: bool,
+    heard: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    /// Of the stream that has it, or had it last.
+    generation: u16,
+    stream: Option<Stream>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stream {
+    key: u32,
+    headed: bool,
+    interims: u8,
+    got_end: bool,
+    sent_end: bool,
+    send: i64,
+    window: Window,
+}
+
+impl Stream {
+    const fn new(key: u32, headed: bool) -> Self {
+        let window = Window::new(STREAM_CREDIT_BYTES);
+        let send = STREAM_CREDIT_BYTES as i64;
+        Self { key, headed, interims: 0, got_end: false, sent_end: false, send, window }
+    }
+}
+
+impl Session {
+    /// A fresh connection.
+    pub const fn new(side: Side) -> Self {
+        Self {
+            side,
+            slots: Vec::new(),
+            free: Vec::new(),
+            open: 0,
+            send: CONNECTION_CREDIT_BYTES as i64,
+            window: Window::new(CONNECTION_CREDIT_BYTES),
+            goodbye: Goodbye { said: false, heard: false },
+            resets: Budget::new(RESETS_BURST, RESETS_EVERY),
+            pings: Budget::new(PINGS_BURST, PINGS_EVERY),
+        }
+    }
+
+    /// Streams that are open.
+    pub const fn open_streams(&self) -> u32 {
+        self.open
+    }
+
+    /// Whether a stream may be opened just now.
+    pub const fn has_room(&self) -> bool {
+        // Not on the last of what may come either: whoever is short of it has clients that don't read.
+        let starves = self.send <= 0 || self.window.left() <= (CONNECTION_CREDIT_BYTES / 8) as i64;
+        !self.is_leaving() && !starves && self.open < STREAMS_MAX
+    }
+
+    /// Opens a stream, if there is room.
+    pub fn open(&mut self, key: u32) -> Option<StreamId> {
+        if self.side != Side::Opener || !self.has_room() {
+            return None;
+        }
+        let id = match self.free.pop() {
+            Some(last) => last.next(),
+            None => StreamId::new(u32::try_from(self.slots.len().max(1)).ok()?, 1),
+        };
+        self.fill(id, Stream::new(key, false));
+        Some(id)
+    }
+
+    fn fill(&mut self, id: StreamId, stream: Stream) {
+        let slot = id.slot() as usize;
+        if self.slots.len() <= slot {
+            self.slots.resize(slot + 1, Slot::default());
+        }
+        self.slots[slot] = Slot { generation: id.generation(), stream: Some(stream) };
+        self.open += 1;
+    }
+
+    fn stream(&mut self, id: StreamId) -> Option<&mut Stream> {
+        let slot = self.slots.get_mut(id.slot() as usize)?;
+        if slot.generation == id.generation() { slot.stream.as_mut() } else { None }
+    }
+
+    /// Gives a new stream its key.
+    pub fn bind(&mut self, id: StreamId, key: u32) {
+        if let Some(stream) = self.stream(id) {
+            stream.key = key;
+        }
+    }
+
+    /// Whether the stream is still open in any direction.
+    pub fn is_open(&mut self, id: StreamId) -> bool {
+        self.stream(id).is_some()
+    }
+
+    /// Ends a stream in both directions: it was reset by this side.
+    pub fn close(&mut self, id: StreamId) {
+        let Some(slot) = self.slots.get_mut(id.slot() as usize) else { return };
+        if slot.generation != id.generation() || slot.stream.take().is_none() {
+            return;
+        }
+        self.open -= 1;
+        if self.side == Side::Opener {
+            self.free.push(id);
+        }
+    }
+
+    /// Whether a piece of a body may be sent: a frame may overdraw, but none follows.
+    pub fn may_send(&mut self, id: StreamId) -> bool {
+        let connection = self.send > 0;
+        self.stream(id).is_some_and(|stream| connection && stream.send > 0)
+    }
+
+    /// Whether a head may be sent.
+    pub const fn may_send_head(&self) -> bool {
+        self.send > -HEADS_OVERDRAW_BYTES_MAX / 2
+    }
+
+    /// So much payload has been written on the stream.
+    pub fn sent(&mut self, id: StreamId, bytes: usize) {
+        self.send -= bytes as i64;
+        if let Some(stream) = self.stream(id) {
+            stream.send -= bytes as i64;
+        }
+    }
+
+    /// This side's direction has ended.
+    pub fn end(&mut self, id: StreamId) {
+        let Some(stream) = self.stream(id) else { return };
+        stream.sent_end = true;
+        if stream.got_end {
+            self.close(id);
+        }
+    }
+
+    /// So much of what came on the stream has been passed on.
+    pub fn consume(&mut self, id: StreamId, bytes: usize) -> Grants {
+        let connection = self.window.consume(bytes);
+        let stream = self.stream(id).filter(|stream| !stream.got_end);
+        Grants { stream: stream.map_or(0, |stream| stream.window.consume(bytes)), connection }
+    }
+
+    /// So much came for nobody. Answers the credit to be given back on the connection.
+    pub fn discard(&mut self, bytes: usize) -> u32 {
+        self.window.consume(bytes)
+    }
+
+    /// This side says goodbye; true if it hadn't before.
+    pub const fn say_goodbye(&mut self) -> bool {
+        !std::mem::replace(&mut self.goodbye.said, true)
+    }
+
+    /// Whether either side has said goodbye.
+    pub const fn is_leaving(&self) -> bool {
+        self.goodbye.said || self.goodbye.heard
+    }
+
+    /// Whether both sides have said goodbye and no stream is left.
+    pub const fn is_over(&self) -> bool {
+        self.goodbye.said && self.goodbye.heard && self.open == 0
+    }
+
+    /// Whether this side has said goodbye and the other hasn't.
+    pub const fn awaits_goodbye(&self) -> bool {
+        self.goodbye.said && !self.goodbye.heard
+    }
+
+    /// A frame has begun to arrive.
+    ///
+    /// # Errors
+    /// If the peer broke a rule: the connection must be closed.
+    pub fn receive(&mut self, frame: &Frame, now: Instant) -> Result<Action, Wrong> {
+        if frame.kind.has_payload() {
+            return self.payload(frame);
+        }
+        match frame.kind {
+            Kind::Reset => self.reset(frame, now),
+            Kind::Credit => self.credit(frame),
+            Kind::Ping if self.pings.take(now) => Ok(Action::Ping(frame.value)),
+            Kind::Ping => Err(Wrong::Pings),
+            Kind::Pong => Ok(Action::Pong(frame.value)),
+            _ if std::mem::replace(&mut self.goodbye.heard, true) => Err(Wrong::Goodbye),
+            _ => Ok(Action::Goodbye),
+        }
+    }
+
+    /// The frame with the mark of the end has arrived whole.
+    pub fn received_end(&mut self, id: StreamId) {
+        let Some(stream) = self.stream(id) else { return };
+        stream.got_end = true;
+        if stream.sent_end {
+            self.close(id);
+        }
+    }
+
+    fn payload(&mut self, frame: &Frame) -> Result<Action, Wrong> {
+        let (id, bytes) = (frame.stream, frame.payload_bytes());
+        let floor = if frame.kind == Kind::Data { 0 } else { -HEADS_OVERDRAW_BYTES_MAX };
+        if bytes > 0 && self.window.left() <= floor {
+            return Err(Wrong::Overdrawn);
+        }
+        self.window.receive(bytes);
+        if id.slot() > STREAMS_MAX {
+            return Err(Wrong::Slot);
+        }
+        if frame.kind == Kind::Open && self.side == Side::Server {
+            return self.accept(frame);
+        }
+        if frame.kind == Kind::Interim && self.side == Side::Server {
+            return Err(Wrong::Opened);
+        }
+        if id.slot() as usize >= self.slots.len() {
+            return Err(Wrong::Slot);
+        }
+        let Some(stream) = self.stream(id) else { return Ok(Action::Nothing) };
+        if stream.got_end {
+            return Err(Wrong::AfterEnd);
+        }
+        if frame.kind == Kind::Data && bytes > 0 && stream.window.left() <= 0 {
+            return Err(Wrong::Overdrawn);
+        }
+        stream.window.receive(bytes);
+        let key = stream.key;
+        match (frame.kind, stream.headed) {
+            (Kind::Open | Kind::Interim, true) => Err(Wrong::SecondHead),
+            (Kind::Data | Kind::Trailers, false) => Err(Wrong::BeforeHead),
+            (Kind::Interim, false) => {
+                stream.interims += 1;
+                if stream.interims > INTERIMS_MAX { Err(Wrong::Interims) } else { Ok(Action::Interim { key }) }
+            }
+            (Kind::Trailers, true) => Ok(Action::Trailers { key }),
+            (Kind::Data, true) => Ok(Action::Data { key }),
+            (_, _) => {
+                stream.headed = true;
+                Ok(Action::Open { key: Some(key) })
+            }
+        }
+    }
+
+    fn accept(&mut self, frame: &Frame) -> Result<Action, Wrong> {
+        let id = frame.stream;
+        if self.goodbye.heard {
+            return Err(Wrong::AfterGoodbye);
+        }
+        // The credit as it was before this frame.
+        if self.window.left() + frame.payload_bytes() as i64 <= 0 {
+            return Err(Wrong::Overdrawn);
+        }
+        let slot = self.slots.get(id.slot() as usize).copied().unwrap_or_default();
+        if slot.stream.is_some() {
+            return Err(Wrong::Occupied);
+        }
+        if slot.generation == id.generation() {
+            return Err(Wrong::Opened);
+        }
+        let mut stream = Stream::new(u32::MAX, true);
+        stream.window.receive(frame.payload_bytes());
+        self.fill(id, stream);
+        Ok(Action::Open { key: None })
+    }
+
+    fn reset(&mut self, frame: &Frame, now: Instant) -> Result<Action, Wrong> {
+        if self.side == Side::Server && !self.resets.take(now) {
+            return Err(Wrong::Resets);
+        }
+        let id = frame.stream;
+        let Some(stream) = self.stream(id).copied() else { return Ok(Action::Nothing) };
+        self.close(id);
+        Ok(Action::Reset { key: stream.key, code: frame.value, complete: stream.got_end })
+    }
+
+    fn credit(&mut self, frame: &Frame) -> Result<Action, Wrong> {
+        let granted = i64::from(frame.value);
+        let (held, key) = if frame.stream == StreamId::CONNECTION {
+            self.send += granted;
+            (self.send, None)
+        } else {
+            let Some(stream) = self.stream(frame.stream) else { return Ok(Action::Nothing) };
+            stream.send += granted;
+            (stream.send, Some(stream.key))
+        };
+        if held > CREDIT_BYTES_MAX { Err(Wrong::Credit) } else { Ok(Action::Credit { key }) }
+    }
+}

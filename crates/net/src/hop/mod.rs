@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The hop between two proxies, as streams of one connection (`docs/reference/hop.md`): a [`Client`] for the
+//! side that opened it, a [`Server`] for the side that accepted it, a [`Flow`] per exchange or opaque
+//! connection. Frames are gathered while tasks of the worker are ready and leave in one write. It
+//! decides nothing; what may be asked for is decided per stream, elsewhere.
+
+mod client;
+mod flow;
+mod lane;
+mod link;
+mod pipe;
+mod server;
+
+pub use client::{Client, connect};
+pub use flow::Flow;
+pub use server::{Accepted, Asked, Server};
+
+use std::time::Duration;
+
+#[cfg(test)]
+mod tests;
+
+/// Frames gathered before they are sent without waiting for other tasks: more would make two proxies
+/// take turns instead of working side by side.
+const CORK_FRAMES_MAX: usize = 16;
+/// Bytes gathered before they are sent at once.
+const CORK_BYTES_MAX: usize = 64 * 1024;
+/// A piece of a body from here on is sealed from where it lies rather than copied.
+const BYPASS_BYTES: usize = 32 * 1024;
+/// Silence on a connection with open streams after which the other side is asked whether it's there ...
+const PING_AFTER: Duration = Duration::from_secs(10);
+/// ... and how long it may take to answer anything.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a goodbye may go unanswered.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the opener keeps a connection without streams.
+const IDLE_OPENER: Duration = Duration::from_secs(45);
+/// How long a server does: longer, so that the opener closes first.
+const IDLE_SERVER: Duration = Duration::from_secs(75);
+/// How often a connection is looked after.
+const TEND_EVERY: Duration = Duration::from_secs(2);

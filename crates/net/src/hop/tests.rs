@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+use super::*;
+use crate::http::{Answered, Chunk, Error, Progress, Wire};
+use crate::io::{self, Stream};
+use crate::listen::{Share, bind};
+use crate::runtime;
+use byrnie_codec::hop::{CONNECTION_CREDIT_BYTES, STREAM_CREDIT_BYTES, code};
+use byrnie_codec::{Framing, Head, Limits, h1};
+use std::future::poll_fn;
+use std::task::Poll;
+
+const TARGET: &str = "80.echo.default.mesh";
+
+async fn sockets() -> (Stream, Stream) {
+    let listener = bind(([127, 0, 0, 1], 0).into(), Share::Alone).unwrap();
+    let near = io::connect(listener.local_addr(), Duration::from_secs(5)).await.unwrap();
+    let (far, _) = listener.accept().await;
+    (near.into(), far.into())
+}
+
+async fn pair() -> (Client, Server) {
+    let (near, far) = sockets().await;
+    (connect(near, Limits::default()), Server::new(far, Limits::default()))
+}
+
+fn request(method: &str, framing: Framing) -> Head {
+    let mut head = Head::new();
+    head.start_request(method, "http", "echo", "/").unwrap();
+    head.set_framing(framing);
+    head
+}
+
+/// The next stream; the connection moves only while this is awaited, so it is done on a task of its own.
+fn serve(mut server: Server, mut take: impl FnMut(Accepted) + 'static) {
+    runtime::spawn_local("server", async move {
+        while let Some(accepted) = poll_fn(|cx| server.poll_accept(cx)).await {
+            take(accepted);
+        }
+    });
+}
+
+/// Answers with what was asked, by its framing.
+async fn echo(mut flow: Flow) -> Result<(), Error> {
+    let body = read(&mut flow).await?.0;
+    let mut head = Head::new();
+    head.start_response(200);
+    head.set_framing(Framing::Length(body.len() as u64));
+    let mut wire = Wire::Hop(flow);
+    wire.send_response(&head)?;
+    poll_fn(|cx| Poll::Ready(wire.push(cx, Chunk::Slice(&body)))).await?;
+    wire.end(None)?;
+    poll_fn(|cx| wire.poll_flush(cx)).await
+}
+
+async fn read(flow: &mut Flow) -> Result<(Vec<u8>, bool), Error> {
+    let mut body = Vec::new();
+    loop {
+        let progress = poll_fn(|cx| {
+            flow.poll_body(cx, &mut |_, chunk| {
+                body.extend_from_slice(chunk.as_slice());
+                Ok(())
+            })
+        });
+        if let Progress::End(trailers) = progress.await? {
+            return Ok((body, trailers.is_some()));
+        }
+    }
+}
+
+async fn answer(flow: &mut Flow) -> Result<u16, Error> {
+    let mut head = Head::new();
+    let answered = poll_fn(|cx| flow.poll_response(cx, h1::Asked::Other, &mut head)).await?;
+    assert_eq!(answered, Answered::Final);
+    Ok(head.status())
+}
+
+async fn ask(client: &Client, body: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut flow = client.open(TARGET.into())?;
+    flow.send_request(&request("POST", Framing::Length(body.len() as u64)))?;
+    flow.push(body)?;
+    flow.end(None)?;
+    poll_fn(|cx| flow.poll_flush(cx)).await?;
+    assert_eq!(answer(&mut flow).await?, 200);
+    Ok(read(&mut flow).await?.0)
+}
+
+#[test]
+fn exchanges_pass_side_by_side() {
+    runtime::block_on(async {
+        let (client, server) = pair().await;
+        serve(server, |Accepted { flow, target, asked }| {
+            assert_eq!(target, TARGET);
+            assert!(matches!(asked, Asked::Request(head) if head.method() == "POST"));
+            runtime::spawn_local("echo", async move { echo(flow).await.unwrap() });
+        });
+        for size in [0, 1, 1000, 40_000, 100_000, 3_000_000] {
+            let body: Vec<u8> = (0..size).map(|n: u32| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+            assert!(ask(&client, &body).await.unwrap() == body, "{size}");
+        }
+        let many: Vec<Vec<u8>> = (0..200u32).map(|n| vec![n as u8; 997 * n as usize % 70_000]).collect();
+        let asked = futures_util::future::join_all(many.iter().map(|body| ask(&client, body))).await;
+        assert!(asked.into_iter().map(Result::unwrap).eq(many));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_stream_that_is_refused_was_not_processed() {
+    runtime::block_on(async {
+        let (client, server) = pair().await;
+        serve(server, |mut accepted| accepted.flow.reset(code::REFUSED));
+        assert!(matches!(ask(&client, b"body").await, Err(Error::Refused)));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_connection_that_breaks_tells_what_may_have_been_processed() {
+    runtime::block_on(async {
+        let (near, far) = sockets().await;
+        let client = connect(near, Limits::default());
+        let mut unsent = client.open(TARGET.into()).unwrap();
+        let mut sent = client.open(TARGET.into()).unwrap();
+        sent.send_request(&request("POST", Framing::Length(0))).unwrap();
+        let mut seen = [0; 8];
+        let Stream::Plain(mut far) = far else { panic!("plain") };
+        tokio::io::AsyncReadExt::read_exact(&mut far, &mut seen).await.unwrap();
+        drop(far);
+        assert!(matches!(answer(&mut sent).await, Err(Error::Closed)));
+        assert!(sent.has_sent());
+        assert!(unsent.send_request(&request("POST", Framing::Length(0))).is_err());
+        assert!(!unsent.has_sent() && client.is_ended());
+        assert!(matches!(client.open(TARGET.into()), Err(Error::Refused)));
+    })
+    .unwrap();
+}
+
+#[test]
+fn giving_up_reaches_the_other_side() {
+    runtime::block_on(async {
+        let (client, server) = pair().await;
+        let (gone, mut told) = tokio::sync::mpsc::unbounded_channel();
+        serve(server, move |mut accepted| {
+            let gone = gone.clone();
+            runtime::spawn_local("watch", async move {
+                gone.send("begun").unwrap();
+                poll_fn(|cx| accepted.flow.poll_gone(cx)).await;
+                gone.send("gone").unwrap();
+            });
+        });
+        let mut flow = client.open(TARGET.into()).unwrap();
+        flow.send_request(&request("GET", Framing::None)).unwrap();
+        assert_eq!(told.recv().await, Some("begun"));
+        drop(flow);
+        assert_eq!(told.recv().await, Some("gone"));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_goodbye_lets_streams_end_and_no_more_begin() {
+    runtime::block_on(async {
+        let (client, mut server) = pair().await;
+        let mut flow = client.open(TARGET.into()).unwrap();
+        flow.send_request(&request("GET", Framing::None)).unwrap();
+        let accepted = poll_fn(|cx| server.poll_accept(cx)).await.unwrap();
+        server.say_goodbye();
+        let ended = runtime::spawn_local("server", async move {
+            assert!(poll_fn(|cx| server.poll_accept(cx)).await.is_none());
+        });
+        while !client.is_ended() {
+            tokio::task::yield_now().await;
+        }
+        assert!(client.open(TARGET.into()).is_err());
+        echo(accepted.flow).await.unwrap();
+        assert_eq!(answer(&mut flow).await.unwrap(), 200);
+        drop(flow);
+        ended.ended().await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn who_does_not_read_holds_up_its_own_stream_alone() {
+    runtime::block_on(async {
+        let (client, server) = pair().await;
+        serve(server, |Accepted { flow, asked, .. }| {
+            runtime::spawn_local("serve", async move {
+                let Asked::Request(head) = asked else { panic!("no request") };
+                if head.path() == "/" {
+                    return echo(flow).await.unwrap();
+                }
+                let mut head = Head::new();
+                head.start_response(200);
+                head.set_framing(Framing::Stream);
+                let mut wire = Wire::Hop(flow);
+                wire.send_response(&head).unwrap();
+                // Without end, as far as it's let.
+                loop {
+                    let piece = [7; 16 * 1024];
+                    if poll_fn(|cx| Poll::Ready(wire.push(cx, Chunk::Slice(&piece)))).await.is_err()
+                        || poll_fn(|cx| wire.poll_flush(cx)).await.is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+        });
+        let mut slow = client.open(TARGET.into()).unwrap();
+        let mut endless = request("GET", Framing::None);
+        endless.set_path_and_query("/endless").unwrap();
+        slow.send_request(&endless).unwrap();
+        assert_eq!(answer(&mut slow).await.unwrap(), 200);
+        let body = vec![1; 100_000];
+        for _ in 0..50 {
+            assert!(ask(&client, &body).await.unwrap() == body);
+        }
+        let held = slow.link.0.borrow_mut().lanes.get(slow.key).unwrap().inbox.len();
+        assert!(held <= STREAM_CREDIT_BYTES as usize + byrnie_codec::hop::FRAME_BYTES_MAX, "{held} bytes are kept");
+        // Once it reads, it gets more.
+        let mut read = 0;
+        while read < 2 * CONNECTION_CREDIT_BYTES as usize {
+            let piece = poll_fn(|cx| {
+                slow.poll_body(cx, &mut |_, chunk| {
+                    read += chunk.as_slice().len();
+                    Ok(())
+                })
+            });
+            assert!(matches!(piece.await.unwrap(), Progress::More));
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_peer_that_breaks_the_rules_loses_its_connection_and_nothing_else() {
+    runtime::block_on(async {
+        for bytes in [
+            &[0xff; 64][..],
+            b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+            &[1, 0, 0, 0, 5, 0, 0, 1, b'h', b'e', b'l', b'l', b'o'],
+            &[0; 8],
+        ] {
+            let (near, far) = sockets().await;
+            let mut server = Server::new(far, Limits::default());
+            let Stream::Plain(mut near) = near else { panic!("plain") };
+            tokio::io::AsyncWriteExt::write_all(&mut near, bytes).await.unwrap();
+            assert!(poll_fn(|cx| server.poll_accept(cx)).await.is_none(), "{bytes:?}");
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn bytes_pass_both_ways_with_half_close() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    runtime::block_on(async {
+        let (client, server) = pair().await;
+        serve(server, |Accepted { mut flow, asked, .. }| {
+            assert!(matches!(asked, Asked::Bytes));
+            runtime::spawn_local("bytes", async move {
+                flow.agree().unwrap();
+                let mut all = Vec::new();
+                flow.read_to_end(&mut all).await.unwrap();
+                flow.write_all(format!("{} bytes", all.len()).as_bytes()).await.unwrap();
+                flow.shutdown().await.unwrap();
+            });
+        });
+        let mut flow = client.open(TARGET.into()).unwrap();
+        flow.ask_for_bytes().unwrap();
+        poll_fn(|cx| flow.poll_agreed(cx)).await.unwrap();
+        flow.write_all(&vec![7; 5_000_000]).await.unwrap();
+        flow.shutdown().await.unwrap();
+        let mut said = String::new();
+        flow.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "5000000 bytes");
+    })
+    .unwrap();
+}
