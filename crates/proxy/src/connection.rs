@@ -347,3 +347,6 @@ fn spawn_stream(core: &Rc<Core>, caller: &Rc<Caller>, desks: &Rc<RefCell<Vec<Des
         drop(guard);
     });
 }
+
+#[cfg(test)]
+mod tests;
