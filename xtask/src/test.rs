@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask test`: everything that must hold, in the order that fails soonest.
 
+mod clock;
+
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -56,6 +58,7 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("tests", false, |root| cargo(root, &["test", "--locked", "--workspace", "--no-fail-fast"])),
         ("dtm's client", true, |root| Ok(if super::dtm::run(root)? { Outcome::Passed } else { Outcome::Failed })),
         ("counts", true, counts),
+        ("clock", true, clock::run),
         ("supply chain", true, deny),
     ]
 }

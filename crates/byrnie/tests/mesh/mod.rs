@@ -7,7 +7,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything in these tests: generous, as the machine may be busy. Nothing waits for it to pass.
@@ -20,10 +21,41 @@ pub struct Mesh {
     _folder: Option<tempfile::TempDir>,
 }
 
-/// A child process with its standard error kept.
+/// A child process with what it says kept.
 pub struct Program {
-    child: Child,
-    log: std::sync::Arc<std::sync::Mutex<String>>,
+    pid: u32,
+    seen: std::sync::Arc<Seen>,
+}
+
+/// What a program has said, and how it ended; whoever waits for either is woken.
+#[derive(Default)]
+struct Seen {
+    now: Mutex<(String, Option<ExitStatus>)>,
+    news: Condvar,
+}
+
+impl Seen {
+    /// Waits until something holds, for [`PATIENCE`] at most; nothing if it never does.
+    fn wait<T>(
+        &self,
+        patience: Duration,
+        mut holds: impl FnMut(&(String, Option<ExitStatus>)) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + patience;
+        let mut now = self.now.lock().unwrap();
+        loop {
+            if let Some(found) = holds(&now) {
+                return Some(found);
+            }
+            let left = deadline.checked_duration_since(Instant::now())?;
+            now = self.news.wait_timeout(now, left).unwrap().0;
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut (String, Option<ExitStatus>))) {
+        change(&mut self.now.lock().unwrap());
+        self.news.notify_all();
+    }
 }
 
 /// An HTTP answer.
@@ -34,9 +66,13 @@ pub struct Answer {
     pub body: String,
 }
 
+/// What every program of a test finds in its environment.
+pub static ENVIRONMENT: std::sync::OnceLock<Vec<(String, String)>> = std::sync::OnceLock::new();
+
 pub fn byrnie() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_byrnie"));
     command.env("NO_COLOR", "1").stdin(Stdio::null());
+    command.envs(ENVIRONMENT.get().into_iter().flatten().map(|(name, value)| (name, value)));
     command
 }
 
@@ -137,37 +173,48 @@ impl Mesh {
 impl Program {
     pub fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let (pid, seen) = (child.id(), std::sync::Arc::<Seen>::default());
         let streams: [Box<dyn Read + Send>; 2] =
             [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
-        for stream in streams {
-            let log = log.clone();
+        let readers = streams.map(|stream| {
+            let seen = seen.clone();
             std::thread::spawn(move || {
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    log.lock().unwrap().push_str(&(line + "\n"));
+                    seen.change(|now| now.0.push_str(&(line + "\n")));
                 }
-            });
-        }
-        Self { child, log }
+            })
+        });
+        let ended = seen.clone();
+        std::thread::spawn(move || {
+            let status = child.wait().unwrap();
+            // What it said last comes before its end, unless somebody else still holds its output.
+            let deadline = Instant::now() + Duration::from_secs(1);
+            while readers.iter().any(|reader| !reader.is_finished()) && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            ended.change(|now| now.1 = Some(status));
+        });
+        Self { pid, seen }
     }
 
     /// What it has printed so far.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.seen.now.lock().unwrap().0.clone()
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     /// Waits until it prints a line with these words.
     pub fn wait_for_line(&self, words: &str) {
-        until(&format!("a line with {words:?}"), || self.log(), || self.log().lines().any(|l| l.contains(words)));
+        let found = self.seen.wait(PATIENCE, |now| now.0.lines().any(|line| line.contains(words)).then_some(()));
+        assert!(found.is_some(), "never saw a line with {words:?}:\n{}", self.log());
     }
 
     /// Whether it hasn't ended.
     pub fn is_running(&self) -> bool {
-        is_alive(self.pid())
+        self.seen.now.lock().unwrap().1.is_none()
     }
 
     /// The value of a variable that `run` says it gives.
@@ -183,28 +230,20 @@ impl Program {
     }
 
     /// Waits for its end and returns its status.
-    pub fn wait(&mut self) -> std::process::ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("it never ended: {}", self.log());
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = self.seen.wait(PATIENCE, |now| now.1);
+        status.unwrap_or_else(|| panic!("it never ended: {}", self.log()))
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        if self.child.try_wait().ok().flatten().is_none() {
-            self.signal("TERM");
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while Instant::now() < deadline && self.child.try_wait().ok().flatten().is_none() {
-                std::thread::sleep(Duration::from_millis(10));
+        if self.is_running() {
+            // It may be ending by itself.
+            drop(Command::new("kill").arg("-TERM").arg(self.pid.to_string()).stderr(Stdio::null()).status());
+            if self.seen.wait(Duration::from_secs(20), |now| now.1).is_none() {
+                drop(Command::new("kill").arg("-KILL").arg(self.pid.to_string()).status());
             }
-            drop(self.child.kill());
-            drop(self.child.wait());
         }
     }
 }

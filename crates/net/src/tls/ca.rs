@@ -26,6 +26,10 @@ pub const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How far before the moment of signing a certificate begins to be valid, for peers whose clocks are behind.
 pub const BACKDATING: Duration = Duration::from_secs(5 * 60);
 
+/// The same for a root. A clock that is set back by no more than this leaves a mesh that was made a moment ago
+/// with an authority that holds: leaves are signed anew, and a root can't be.
+pub const ROOT_BACKDATING: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Largest request read, in bytes. One for a P-256 key takes about 300, one for RSA-4096 about 1,100.
 pub const REQUEST_BYTES_MAX: usize = 8 * 1024;
 
@@ -62,6 +66,7 @@ impl Authority {
         byrnie_model::identity::check_domain(trust_domain).map_err(|_| Error::Malformed("trust domain"))?;
         let key = Key::generate()?;
         let mut params = blank(now, ROOT_LIFETIME)?;
+        params.not_before -= ROOT_BACKDATING;
         params.distinguished_name.push(DnType::OrganizationName, "byrnie");
         // Serial in the name: two roots of one domain must differ in name, or path building mixes them up.
         let serial = params.serial_number.as_ref().map(ToString::to_string).unwrap_or_default().replace(':', "");
