@@ -98,8 +98,8 @@ fn killing_up_loses_no_configuration_and_leaves_no_orphan() {
     mesh.ok(&["allow", "web", "payments"]);
     let mut up = mesh.up.take().unwrap();
     let pid = up.pid();
-    // Each service, each sidecar and each keeper between them is a process.
-    until("27 processes", || format!("{:?}", descendants(pid)), || descendants(pid).len() >= 27);
+    // Each service and each sidecar is a process.
+    until("18 processes", || format!("{:?}", descendants(pid)), || descendants(pid).len() >= 18);
     let children = descendants(pid);
     up.signal("KILL");
     up.wait();

@@ -166,11 +166,13 @@ fn programs_start_again_while_the_mesh_is_away_and_are_found_when_it_is_back() {
     again[0].wait_for_line("goes on by what an earlier instance kept");
 
     mesh.start(&[]);
-    let names = || mesh.json(&["proxies"]);
     until(
         "both proxies again",
-        || names().to_string(),
-        || names().as_array().is_some_and(|all| all.len() == 3 && all.iter().all(|proxy| proxy["inSync"] == true)),
+        || format!("{:?}", mesh.sidecars()),
+        || {
+            let all = mesh.sidecars();
+            all.len() == 2 && all.iter().all(|proxy| proxy["inSync"] == true)
+        },
     );
     mesh.ok(&["delete", "accesspolicy", "allow-client-to-server"]);
     until(

@@ -59,9 +59,12 @@ impl Process {
     /// If this binary can't be started again, or threads have run out. A program that doesn't exist
     /// shows as exit status 127 with a message on standard error.
     pub(crate) fn spawn_program(program: &OsString, args: &[OsString], vars: &[(String, String)]) -> Result<Self> {
-        let mut command = own_command(program, args, &["--keep"])?;
+        // byrnie's own programs start nothing: for them the tie to the parent does, and saves a process each.
+        let own = std::env::current_exe().is_ok_and(|path| path.as_os_str() == program);
+        let kept = !(own && args.first().is_some_and(|role| role == "demo-service"));
+        let mut command = own_command(program, args, if kept { &["--keep"] } else { &[] })?;
         command.envs(vars.iter().map(|(name, value)| (name, value)));
-        Self::watch(command, true)
+        Self::watch(command, kept)
     }
 
     /// Starts this binary in another role, which writes to `log`. It has no input and a process group of its

@@ -133,6 +133,13 @@ impl Mesh {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("byrnie {args:?} printed no JSON ({error}): {text}"))
     }
 
+    /// The proxies of programs, leaving out those of the mesh itself.
+    pub fn sidecars(&self) -> Vec<serde_json::Value> {
+        let all = self.json(&["proxies"]);
+        let of_program = |proxy: &&serde_json::Value| proxy["name"].as_str().unwrap().starts_with("default/");
+        all.as_array().unwrap().iter().filter(of_program).cloned().collect()
+    }
+
     /// Starts `byrnie run` with these arguments.
     pub fn run(&self, args: &[&str], program: &[&str]) -> Program {
         let mut command = byrnie();
