@@ -22,7 +22,7 @@ use byrnie_model::{
     Workload,
 };
 use byrnie_net::runtime;
-use byrnie_proxy::{AccessLog, Config, Hop, Mount, Sidecar, Source};
+use byrnie_proxy::{AccessLog, Config, Hop, Mount, Sidecar, Source, Users};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -56,7 +56,14 @@ pub(crate) fn run(words: &Words) -> Result<()> {
     let uses = if role == "caller" { vec![app()] } else { Vec::new() };
     let port = if role == "callee" { words.address("next")?.port() } else { 1 };
     let workload = Workload { uses, ..workload(name, port, protocol(words)?)? };
-    let sidecar = Sidecar { workload, labels: Labels::new(), service: name.into(), inbound: loopback, forward: None };
+    let sidecar = Sidecar {
+        workload,
+        labels: Labels::new(),
+        service: name.into(),
+        inbound: loopback,
+        forward: None,
+        forward_for: Users::Any,
+    };
     let credentials = Box::new(pki::credentials(&words.path("pki")?, name)?);
     let mut running = byrnie_proxy::start(Config {
         namespace: "default".into(),

@@ -18,7 +18,7 @@ use byrnie_model::{Health, Identity, Key, Kind, Protocol, ServiceRef, Workload, 
 use byrnie_net::dns::{self, Known, Names};
 use byrnie_net::listen::Ports;
 use byrnie_net::runtime::{self, Trigger};
-use byrnie_proxy::{AccessLog, Control, Gateway, Hop, Mount, Sidecar, Source, Tokens};
+use byrnie_proxy::{AccessLog, Control, Gateway, Hop, Mount, Sidecar, Source, Tokens, Users};
 use byrnie_store::{Embedded, OpenError, Store, ledger, log};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -396,7 +396,15 @@ async fn start_coordinator(options: &Options, control: &control::Running) -> Res
         health: Health::Healthy,
     };
     let labels = [("app".into(), transactions::ACCOUNT.into())].into();
-    let sidecar = Sidecar { workload, labels, service: transactions::ACCOUNT.into(), inbound: any, forward: Some(any) };
+    let sidecar = Sidecar {
+        workload,
+        labels,
+        service: transactions::ACCOUNT.into(),
+        inbound: any,
+        forward: Some(any),
+        // Its identity opens every door; nobody else on the machine may borrow it.
+        forward_for: Users::Own,
+    };
     let mut proxy = byrnie_proxy::start(byrnie_proxy::Config {
         namespace: Identity::SYSTEM_NAMESPACE.into(),
         name: format!("{}-{:x}", transactions::ACCOUNT, std::process::id()).into(),

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -268,6 +270,18 @@ fn only_who_may_starts_cancels_joins_and_forces() {
     let host = "X-Host: x\r\n";
     let through = send_to(edge, "transactions.byrnie.mesh.localhost", "/txn/v1/sagas", host, &order("e1").to_string());
     assert_eq!(through.status, 403, "{}", through.body);
+    // Another user of this machine can't speak as the coordinator's proxy.
+    let workloads = mesh.json(&["get", "workload"]);
+    let own = workloads.as_array().unwrap().iter().find(|w| w["metadata"]["namespace"] == "byrnie").unwrap();
+    let door = own["spec"]["ports"][0]["port"].as_u64().unwrap();
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{door}; printf 'GET /txn/v1/w1 HTTP/1.1\r\nhost: x\r\n{}\r\n' >&3; timeout 5 cat <&3",
+        forged.replace('\r', "\\r").replace('\n', "\\n")
+    );
+    match Command::new("bash").args(["-c", &script]).uid(65_534).output() {
+        Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stdout), ""),
+        Err(error) => println!("skipped: this user may not act as another ({error})"),
+    }
     // The console wants the token.
     let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
     assert_eq!(send(console, "POST", "/txn/v1/sagas", "", "{}").status, 401);

@@ -7,6 +7,7 @@ use crate::shard::Shard;
 use crate::{Arrival, Side, Tls};
 use byrnie_codec::headers::{Sender, add_forwarded, set_client_identity, strip_hop_by_hop, strip_untrusted};
 use byrnie_codec::{Head, Known};
+use byrnie_model::Identity;
 use std::fmt::Write as _;
 
 /// Makes `head` trustworthy.
@@ -29,6 +30,9 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, head: &mut Head)
             add_forwarded(head, arrival.remote.ip(), arrival.tls != Tls::None).ok();
         }
         Side::Inbound => {
+            if !arrival.source.is_some_and(is_coordinator) {
+                drop_coordinator_words(head);
+            }
             shard.scratch.clear();
             let identity = arrival.source.map(|identity| {
                 write!(shard.scratch, "{identity}").ok();
@@ -36,5 +40,23 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, head: &mut Head)
             });
             set_client_identity(head, identity).ok();
         }
+    }
+}
+
+/// The service account of the coordinator of transactions, in the system's namespace.
+const COORDINATOR: &str = "transactions";
+
+fn is_coordinator(identity: &Identity) -> bool {
+    **identity.namespace() == *Identity::SYSTEM_NAMESPACE && **identity.service_account() == *COORDINATOR
+}
+
+/// Takes from a call what only the coordinator may say: that it takes back, confirms or asks about a part of a
+/// transaction. The call goes on as what it is, an ordinary one.
+fn drop_coordinator_words(head: &mut Head) {
+    let own = |op: &[u8]| matches!(op, b"compensate" | b"cancel" | b"confirm" | b"complete" | b"check");
+    if head.header(Known::TxnOp).is_some_and(own) {
+        [Known::TxnOp, Known::TxnId, Known::TxnBranch, Known::TxnAttempt]
+            .into_iter()
+            .for_each(|k| head.remove_known(k));
     }
 }

@@ -75,6 +75,18 @@ pub struct Sidecar {
     pub inbound: SocketAddr,
     /// Where the forward (HTTP proxy) listener is, if any. Loopback only. Port 0 takes any.
     pub forward: Option<SocketAddr>,
+    /// Who on this machine may use that listener, and with it the workload's identity.
+    pub forward_for: Users,
+}
+
+/// Users of this machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Users {
+    /// Any of them.
+    #[default]
+    Any,
+    /// The one that the proxy runs as.
+    Own,
 }
 
 /// A proxy at the edge.

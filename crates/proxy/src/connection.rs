@@ -50,7 +50,7 @@ pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: 
             let entry = Entry::Service(service.clone(), first);
             serve_service(core, Caller::plain(entry, remote), tcp.into()).await;
         }
-        Door::Forward => serve_http(core, Caller::plain(Entry::Forward, remote), tcp.into()).await,
+        Door::Forward(_) => serve_http(core, Caller::plain(Entry::Forward, remote), tcp.into()).await,
         Door::Edge => serve_http(core, Caller::plain(Entry::Edge, remote), tcp.into()).await,
     }
 }

@@ -2,6 +2,7 @@
 //! Where connections enter, and who is at the other end. Mounts say which doors there are;
 //! `connection` serves them. Nothing here decides.
 
+use crate::config::Users;
 use byrnie_base::Timestamp;
 use byrnie_engine::{Arrival, Direction, Tls};
 use byrnie_model::{Identity, ServiceRef};
@@ -17,8 +18,8 @@ pub(crate) enum Door {
     Service(ServiceRef, u16),
     /// The first port of a service that wasn't known when the listener was made, whatever it turns out to be.
     Main(ServiceRef),
-    /// The HTTP proxy for the program.
-    Forward,
+    /// The HTTP proxy for the program, and whose programs may use it.
+    Forward(Users),
     /// Mutual TLS from other proxies.
     Inbound,
     /// Plain HTTP from outside.

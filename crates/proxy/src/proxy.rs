@@ -2,6 +2,7 @@
 //! The whole data plane: ports, then who we are and what is configured, then cores. A thread called
 //! `agent` owns this order and lives as long as the proxy; traffic never passes through it.
 
+use crate::Users;
 use crate::agent::{self, Supply};
 use crate::config::{AccessLog, Config};
 use crate::door::{Door, UNKNOWN_PORT};
@@ -192,13 +193,13 @@ fn ports(bound: &[(Wanted, Vec<Listener>)], snapshot: &Snapshot) -> Ports {
             let (service, address) = (service.clone(), at(listeners));
             Some(Outbound { service, port: UNKNOWN_PORT, protocol: Protocol::Http1, address })
         }
-        Door::Forward | Door::Inbound | Door::Edge => None,
+        Door::Forward(_) | Door::Inbound | Door::Edge => None,
     });
     Ports {
         inbound: find(&Door::Inbound),
         admin: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
         outbound: outbound.collect(),
-        forward: find(&Door::Forward),
+        forward: find(&Door::Forward(Users::Any)).or_else(|| find(&Door::Forward(Users::Own))),
         edge: find(&Door::Edge),
     }
 }

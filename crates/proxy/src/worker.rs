@@ -4,7 +4,7 @@
 //! end on what they began with. Nothing here is shared with another core but counters.
 
 use crate::agent::Inquiries;
-use crate::config::Hop;
+use crate::config::{Hop, Users};
 use crate::connection;
 use crate::door::Door;
 use crate::keys::Keys;
@@ -13,7 +13,7 @@ use byrnie_base::Now;
 use byrnie_base::drain::Watch;
 use byrnie_codec::Limits;
 use byrnie_engine::{Shard, Snapshot, Verdict};
-use byrnie_net::listen::Listener;
+use byrnie_net::listen::{self, Listener};
 use byrnie_net::pool::Pool;
 use byrnie_net::runtime::{self, Shutdown};
 use std::cell::{Cell, RefCell};
@@ -203,6 +203,10 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
             accepted = listener.accept() => accepted,
             () = &mut draining => return,
         };
+        if *door == Door::Forward(Users::Own) && !listen::is_own_user(remote, listener.local_addr()) {
+            tracing::warn!(%remote, "a connection to the forward listener is another user's: closed");
+            continue;
+        }
         core.count(|counts| {
             counts.accepted.increment();
             counts.connections.rise();

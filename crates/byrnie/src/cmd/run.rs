@@ -13,7 +13,7 @@ use byrnie_model::service::{Health, Locality};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{Identity, Key, Kind, Labels, Protocol, Resource, Revision, ServiceRef, Spec, Workload, yaml};
 use byrnie_net::runtime;
-use byrnie_proxy::{AccessLog, Config, Control, Mount, Ports, Sidecar, Source, Tokens};
+use byrnie_proxy::{AccessLog, Config, Control, Mount, Ports, Sidecar, Source, Tokens, Users};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -147,7 +147,14 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
     check(globals, instance, &workload, &labels)?;
     let any = SocketAddr::new(loopback, 0);
     let forward = args.http_proxy.then_some(any);
-    let sidecar = Sidecar { workload, labels, service: args.name.as_str().into(), inbound: any, forward };
+    let sidecar = Sidecar {
+        workload,
+        labels,
+        service: args.name.as_str().into(),
+        inbound: any,
+        forward,
+        forward_for: Users::Any,
+    };
     Ok(Config {
         namespace: globals.namespace().into(),
         name: instance.as_str().into(),

@@ -226,6 +226,25 @@ fn identity_headers_are_written_by_the_mesh_alone() {
     assert_eq!(request.get("x-request-id").map(<[u8]>::len), Some(32));
 }
 
+#[test]
+fn only_the_coordinator_takes_back_or_confirms() {
+    let coordinator = Identity::new("demo.local", "byrnie", "transactions").unwrap();
+    let said = |who: &Identity, op: &str| {
+        let mut world = serving(vec![AccessRule::default()]);
+        let mut request = head("POST", "web/refund", &[("txn-id", "t1"), ("txn-branch", "pay"), ("txn-op", op)]);
+        world.begin_inbound(Some(who), &mut request, ms(0));
+        ["txn-id", "txn-branch", "txn-op"].map(|name| request.get(name).is_some())
+    };
+    for op in ["compensate", "cancel", "confirm", "complete", "check"] {
+        assert_eq!(said(&coordinator, op), [true; 3], "{op}");
+        assert_eq!(said(&identity("bob"), op), [false; 3], "{op}");
+    }
+    // What a program passes on, and a try that its creator makes, are anybody's.
+    for op in ["action", "try"] {
+        assert_eq!(said(&identity("bob"), op), [true; 3], "{op}");
+    }
+}
+
 fn routed(rules: Vec<Rule>) -> World {
     let mut world = World::payments(2);
     let other = vec![service("other", Protocol::Http1), of_endpoint(endpoint("other", "o1", 50))];

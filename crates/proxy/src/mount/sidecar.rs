@@ -13,7 +13,8 @@ const OUTBOUND_MAX: usize = 256;
 
 pub(super) fn fixed(sidecar: &Sidecar) -> Vec<Wanted> {
     let inbound = Wanted { door: Door::Inbound, what: "inbound", address: sidecar.inbound };
-    let forward = sidecar.forward.map(|address| Wanted { door: Door::Forward, what: "forward", address });
+    let forward =
+        sidecar.forward.map(|address| Wanted { door: Door::Forward(sidecar.forward_for), what: "forward", address });
     std::iter::once(inbound).chain(forward).collect()
 }
 

@@ -9,7 +9,9 @@ use byrnie_net::grpc::{self, Call, Incoming, Service, Shape, Status};
 use byrnie_net::listen::{Share, bind};
 use byrnie_net::runtime::{self, Trigger};
 use byrnie_net::tls;
-use byrnie_proxy::{AccessLog, Config, Control, Error, Hop, Mount, Ports, Running, Sidecar, Source, Tokens, start};
+use byrnie_proxy::{
+    AccessLog, Config, Control, Error, Hop, Mount, Ports, Running, Sidecar, Source, Tokens, Users, start,
+};
 use byrnie_saga::ledger::{self, Begin, Begun, Change, Claim, Ending, Entry, Fingerprint, Finished, Name};
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1::{
@@ -237,7 +239,14 @@ async fn ads(plane: Arc<Plane>, mut incoming: Incoming, out: mpsc::Sender<Bytes>
 pub(crate) fn config(plane: &Plane, address: SocketAddr, program: u16, token: &str) -> Config {
     let workload = Workload { uses: vec![world::service("web")], ..world::spec_of("web", program, Protocol::Http1) };
     let labels: Labels = world::app("web");
-    let mount = Sidecar { workload, labels, service: "web".into(), inbound: loopback(), forward: None };
+    let mount = Sidecar {
+        workload,
+        labels,
+        service: "web".into(),
+        inbound: loopback(),
+        forward: None,
+        forward_for: Users::Any,
+    };
     Config {
         namespace: "default".into(),
         name: "web".into(),

@@ -14,7 +14,7 @@ use byrnie_model::{
 use byrnie_net::runtime;
 use byrnie_net::tls::ca::Authority;
 use byrnie_net::tls::{self, Credentials};
-use byrnie_proxy::{AccessLog, Config, Gateway, Hop, Mount, Ports, Running, Sidecar, Source, start};
+use byrnie_proxy::{AccessLog, Config, Gateway, Hop, Mount, Ports, Running, Sidecar, Source, Users, start};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -118,6 +118,7 @@ impl World {
             service: name.into(),
             inbound: loopback(),
             forward: Some(loopback()),
+            forward_for: Users::Any,
         }));
         self.start(name, mount, Role::Sidecar, resources)
     }
