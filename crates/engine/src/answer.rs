@@ -37,6 +37,10 @@ pub struct Answer {
     pub detail: Text,
     /// What became of an idempotency key, for `Idempotency-Status`.
     pub(crate) idempotency: Option<&'static str>,
+    /// How long to wait before it is given; zero but for faults on purpose.
+    pub delay: Duration,
+    /// The connection, or the stream, is to be cut instead of answered: a fault on purpose.
+    pub cut: bool,
     /// For the calling proxy alone: see [`FAILURE_HEADER`].
     pub(crate) failure: Option<&'static str>,
 }
@@ -55,6 +59,8 @@ impl Answer {
             location: None,
             fields: Vec::new(),
             detail,
+            delay: Duration::ZERO,
+            cut: false,
             idempotency: None,
             failure,
         }

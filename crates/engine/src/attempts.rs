@@ -42,6 +42,10 @@ impl Attempt {
         self.ended.map(|(_, ending)| ending)
     }
 
+    pub(crate) fn begun(&self) -> Instant {
+        self.begun
+    }
+
     /// How long it took, up to the response head; zero while it goes on.
     pub fn duration(&self) -> Duration {
         self.ended.map_or(Duration::ZERO, |(at, _)| at.since(self.begun))

@@ -4,9 +4,11 @@
 
 use crate::balance::hash::Table;
 use crate::balance::load::Load;
+use crate::concurrency::{Criticality, Gate};
 use crate::slot::Slot;
 use byrnie_base::share::{InFlight, Pace};
 use byrnie_base::{Instant, Text};
+use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::traffic::{Balance, Choice, Eject, Hash, Rate, RetryBudget};
 use byrnie_model::service::Locality;
 use byrnie_model::{Endpoint, Health, Identity, Protocol, ServiceRef};
@@ -77,18 +79,31 @@ impl Drop for Underway {
 
 /// An exchange under way, counted until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Busy(Arc<InFlight>);
+pub(crate) enum Busy {
+    /// Against the most that callers may have under way.
+    Pending(Arc<InFlight>),
+    /// Against what the own program can take.
+    Admitted(Arc<Share>),
+}
 
 impl Busy {
     pub(crate) fn on(gauge: &Arc<InFlight>) -> Self {
         gauge.enter();
-        Self(Arc::clone(gauge))
+        Self::Pending(Arc::clone(gauge))
+    }
+
+    /// Through the gate of the own program, if there is room.
+    pub(crate) fn admit(share: &Arc<Share>, class: Criticality, greedy: impl FnOnce() -> bool) -> Option<Self> {
+        share.gate.enter(class, greedy).then(|| Self::Admitted(Arc::clone(share)))
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.leave();
+        match self {
+            Self::Pending(gauge) => gauge.leave(),
+            Self::Admitted(share) => share.gate.leave(),
+        }
     }
 }
 
@@ -146,6 +161,7 @@ pub(crate) struct Call {
     pub(crate) rate: Option<Rate>,
     pub(crate) budget: RetryBudget,
     pub(crate) unsafe_retry: bool,
+    pub(crate) fault: Option<Fault>,
     pub(crate) connect_timeout: Duration,
     pub(crate) share: Arc<Share>,
 }
@@ -168,6 +184,8 @@ pub(crate) struct Share {
     pub(crate) rate: Pace,
     /// Retries let through whatever their share.
     pub(crate) retries: Pace,
+    /// What the own program can take, if it serves this service.
+    pub(crate) gate: Gate,
 }
 
 impl Cluster {
@@ -199,6 +217,11 @@ impl Cluster {
     /// Endpoints that may not, as they drain or are unhealthy.
     pub fn away(&self) -> u32 {
         self.away
+    }
+
+    /// Requests that the own program is given at once, if that has to be limited (inbound).
+    pub fn concurrency_limit(&self) -> Option<u64> {
+        self.call.share.gate.limit()
     }
 
     /// Where the members of a tier begin and end.

@@ -10,6 +10,7 @@ use crate::outlier::{self, Sign};
 use crate::plan::{Again, Hop};
 use crate::retry::{self, HOLD_MAX, PAUSE_MAX, PAUSE_OTHER_ENDPOINT, PAUSE_SAME_ENDPOINT};
 use crate::shard::Shard;
+use crate::slot::Slot;
 use crate::{Failure, Plan, Reason, Side, Target, balance};
 use byrnie_base::Instant;
 use byrnie_model::Protocol;
@@ -34,6 +35,8 @@ pub(crate) struct Course {
     pub(crate) limits: TryLimits,
     /// Counted against the service's most requests at once, until the end.
     pub(crate) pending: Option<Busy>,
+    /// The service whose gate was passed, inbound.
+    pub(crate) gate: Option<Slot>,
     /// What the request hashes to, where the cluster's rule asks.
     pub(crate) key: Option<NonZeroU64>,
     /// Who is asked first, whatever the balance says: the endpoint of the caller's session.
@@ -59,6 +62,8 @@ pub(crate) struct TryLimits {
     pub(crate) timeout: Option<Duration>,
     /// Least pause before a further try, as its route says.
     pub(crate) backoff: Option<Duration>,
+    /// How long the first try is held back on purpose.
+    pub(crate) delay: Duration,
     /// How long the last endpoint asked to be left alone (`Retry-After`).
     hold: Duration,
     /// Whether the try under way may go on beyond its time if nothing else can be tried.
@@ -75,6 +80,7 @@ impl Course {
             limits: TryLimits::default(),
             pending: None,
             key: None,
+            gate: None,
             first: None,
         }
     }
@@ -155,7 +161,7 @@ impl Course {
     fn pause(&self, same_endpoint: bool, shard: &mut Shard) -> Duration {
         let tries = u32::try_from(self.attempts.count()).unwrap_or(u32::MAX);
         if tries == 0 {
-            return Duration::ZERO;
+            return self.limits.delay;
         }
         let least = self.limits.backoff.unwrap_or_default();
         let base = match (same_endpoint, tries) {

@@ -9,6 +9,7 @@ use crate::attempts::Ending;
 use crate::authorize::{self, Ruling};
 use crate::balance::{hash, report};
 use crate::cluster::{Busy, Cluster};
+use crate::concurrency::Criticality;
 use crate::course::{Course, Goal, Step, give_up};
 use crate::keyed::{self, Claim, Keyed};
 use crate::route::Chosen;
@@ -17,11 +18,12 @@ use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::verdict::{Decided, Labels, Verdict, method_label};
 use crate::{Arrival, DecisionId, Effect, Failure, Outcome, Plan, Reason, Side, Tls};
-use crate::{cors, deadline, enter, filter, resolve, retry};
+use crate::{concurrency, cors, deadline, enter, fault, filter, resolve, retry};
 use byrnie_base::{Instant, Now, Text, assert_size};
 use byrnie_codec::grpc::{self, Status};
 use byrnie_codec::headers::{Sender, strip_untrusted_response};
 use byrnie_codec::{Fields, Head, Known};
+use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::traffic::Balance;
 use byrnie_model::route::Standing;
 use std::sync::Arc;
@@ -142,6 +144,7 @@ impl Exchange {
     pub fn on_response(&mut self, shard: &mut Shard, head: &mut Head, at: Now) -> Effect {
         let now = at.mono;
         if self.course.cluster().is_none() {
+            self.release(shard, true, now);
             // The own program can't speak for the mesh.
             strip_untrusted_response(head, Sender::Program);
             if head.status() >= 500 && self.was_spent(now) {
@@ -301,11 +304,49 @@ impl Exchange {
             return Err(self.refuse(Reason::AccessDenied, refusal.detail));
         }
         self.access = Some(ruling);
+        self.admit_inbound(shard, (tree, port), arrival, head, now)?;
         self.course.goal = Goal::Program { address: program, protocol: port.protocol };
         if let Some(claim) = self.claim(shard, tree.protection.as_ref(), arrival, head, now)? {
             return Ok(Decision::Claim(claim));
         }
         self.dispatch(shard, now).map(Decision::Send)
+    }
+
+    /// What the own program can take.
+    fn admit_inbound(
+        &mut self,
+        shard: &mut Shard,
+        (tree, port): (&Subtree, &Port),
+        arrival: &Arrival<'_>,
+        head: &Head,
+        now: Instant,
+    ) -> Result<(), Box<Answer>> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let Some(cluster) = snapshot.cluster(port.cluster) else { return Ok(()) };
+        let class = Criticality::of(head.header(Known::ByrnieCriticality));
+        let admitted = Busy::admit(&cluster.call.share, class, || shard.is_greedy(arrival.source, now));
+        if admitted.is_none() {
+            let limit = cluster.call.share.gate.limit().unwrap_or(0);
+            let detail = format!("{} has as many requests as it can take now ({limit})", tree.label);
+            let mut answer = self.refuse(Reason::Overload, detail);
+            answer.retry_after = Some(concurrency::RETRY_AFTER);
+            return Err(answer);
+        }
+        self.course.pending = admitted;
+        self.course.gate = Some(port.cluster);
+        Ok(())
+    }
+
+    /// The own program has answered, or failed to: it has room for another request.
+    fn release(&mut self, shard: &mut Shard, answered: bool, now: Instant) {
+        let Some(Busy::Admitted(share)) = &self.course.pending else { return };
+        let begun = self.course.attempts.last().map(|attempt| attempt.begun());
+        if let (true, Some(begun), Some(slot)) = (answered, begun, self.course.gate)
+            && let Some(memory) = shard.clusters.entry(slot)
+        {
+            memory.samples.note(&share.gate, now.since(begun), now);
+        }
+        self.course.pending = None;
     }
 
     fn decide_outbound(
@@ -344,8 +385,22 @@ impl Exchange {
         if let Some(on) = cluster.call.hash.as_ref().map(|hash| &hash.on) {
             self.course.key = hash::key(on, head, arrival, &snapshot.node.name);
         }
+        self.suffer(logical.call.fault.as_ref().or(cluster.call.fault.as_ref()), shard, head, at)?;
         self.course.goal = Goal::Cluster(cluster);
         self.dispatch(shard, now).map(Decision::Send)
+    }
+
+    /// What a policy makes callers suffer on purpose.
+    fn suffer(&mut self, fault: Option<&Fault>, shard: &mut Shard, head: &Head, now: Now) -> Result<(), Box<Answer>> {
+        let Some(blow) = fault::strike(fault, head, shard, now.wall) else { return Ok(()) };
+        if blow.abort.is_none() && !blow.reset {
+            self.course.limits.delay = blow.delay;
+            return Ok(());
+        }
+        let mut answer = self.refuse(Reason::FaultInjected, "a TrafficPolicy injects this fault on purpose");
+        answer.status = blow.abort.unwrap_or(answer.status);
+        (answer.delay, answer.cut) = (blow.delay, blow.reset);
+        Err(answer)
     }
 
     /// Refuses what no proxy may pass on: a TRACE answer echoes what the mesh added, and after a CONNECT the

@@ -11,7 +11,7 @@ use crate::route::Chosen;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::tunnel::Tunnel;
-use crate::{Arrival, Effect, Outcome, Reason, Side, Target, resolve};
+use crate::{Arrival, Effect, Outcome, Reason, Side, Target, fault, resolve};
 use byrnie_base::{Now, Text};
 use byrnie_codec::Head;
 use byrnie_model::ServiceRef;
@@ -43,7 +43,7 @@ pub struct Explanation {
 /// One decision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// What was decided: `service`, `route`, `filters`, `endpoint`, `access`, `idempotency`,
+    /// What was decided: `service`, `route`, `filters`, `fault`, `endpoint`, `access`, `idempotency`,
     /// `program`, `answer`.
     pub hop: &'static str,
     /// The rule that decided, such as `shop/payments[0]`; empty if none.
@@ -260,6 +260,9 @@ fn explain_endpoint(cluster: &Cluster, effect: &Effect, shard: &Shard, now: Now,
         },
         _ => None,
     };
+    if let Some(fault) = cluster.call.fault.as_ref().filter(|fault| fault::is_active(fault, now.wall)) {
+        steps.push(step("fault", "", "", format!("a fault strikes {}% of the requests that fit it", fault.percent)));
+    }
     let loads = tiers::loads(cluster, shard, now.mono);
     for (index, member) in cluster.members.iter().enumerate() {
         let chosen = taken.as_ref() == Some(member.name());

@@ -10,6 +10,7 @@ mod authorize;
 mod balance;
 mod cluster;
 mod compile;
+mod concurrency;
 mod cors;
 mod course;
 mod deadline;
@@ -17,6 +18,7 @@ mod digits;
 mod enter;
 mod exchange;
 mod explain;
+mod fault;
 mod filter;
 #[cfg(test)]
 mod fixtures;

@@ -30,6 +30,8 @@ pub enum Reason {
     Overload,
     /// The rate limit is reached.
     RateLimited,
+    /// A policy injects this fault on purpose.
+    FaultInjected,
     /// The request can't be understood in one way only.
     BadRequest,
     /// The other side proved to be someone else.
@@ -75,7 +77,7 @@ pub enum Blame {
 
 impl Reason {
     /// All reasons, for tables of documentation and metrics.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::AccessDenied,
         Self::Redirect,
         Self::Preflight,
@@ -87,6 +89,7 @@ impl Reason {
         Self::Timeout,
         Self::Overload,
         Self::RateLimited,
+        Self::FaultInjected,
         Self::BadRequest,
         Self::IdentityMismatch,
         Self::ConnectFailure,
@@ -114,6 +117,7 @@ impl Reason {
             Self::Timeout => &code::TIMEOUT,
             Self::Overload => &code::OVERLOAD,
             Self::RateLimited => &code::RATE_LIMITED,
+            Self::FaultInjected => &code::FAULT_INJECTED,
             Self::BadRequest => &code::BAD_REQUEST,
             Self::IdentityMismatch => &code::IDENTITY_MISMATCH,
             Self::ConnectFailure => &code::CONNECT_FAILURE,
@@ -145,6 +149,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Overload => "overload",
             Self::RateLimited => "rate_limited",
+            Self::FaultInjected => "fault_injected",
             Self::BadRequest => "bad_request",
             Self::IdentityMismatch => "identity_mismatch",
             Self::ConnectFailure => "connect_failure",
@@ -181,6 +186,7 @@ impl Reason {
             Self::NotServed
             | Self::NoEndpoint
             | Self::Overload
+            | Self::FaultInjected
             | Self::ConnectFailure
             | Self::UpstreamReset
             | Self::LedgerUnreachable
@@ -207,6 +213,7 @@ impl Reason {
             | Self::NotServed
             | Self::NoEndpoint
             | Self::Overload
+            | Self::FaultInjected
             | Self::ConnectFailure
             | Self::UpstreamReset
             | Self::IdentityMismatch
@@ -231,7 +238,8 @@ impl Reason {
             | Self::Preflight
             | Self::NoRoute
             | Self::BackendAbsent
-            | Self::RateLimited => Blame::Policy,
+            | Self::RateLimited
+            | Self::FaultInjected => Blame::Policy,
             Self::NoEndpoint
             | Self::Timeout
             | Self::ConnectFailure

@@ -5,6 +5,7 @@
 use crate::DecisionId;
 use crate::balance::warm::Warmth;
 use crate::cluster::Cluster;
+use crate::concurrency::{Samples, Traffic};
 use crate::latency::Latency;
 use crate::outlier::{self, Standing};
 use crate::retry::Budget;
@@ -26,7 +27,9 @@ pub struct Shard {
     pub(crate) credits: Memory<i64>,
     pub(crate) warmth: Memory<Warmth>,
     pub(crate) counts: Counts,
-    callers: HashMap<Identity, Text, BuildQuick>,
+    callers: HashMap<Identity, Caller, BuildQuick>,
+    /// What callers send in the mean, and when that was reckoned.
+    mean: (Instant, u64),
     /// For building short texts without asking for memory.
     pub(crate) scratch: String,
 }
@@ -44,6 +47,8 @@ pub(crate) struct ClusterMemory {
     pub(crate) turn: u32,
     /// How long an answer takes here in the mean, in nanoseconds; 0 if none has come yet.
     pub(crate) typical: u64,
+    /// How long the own program takes, if it serves this.
+    pub(crate) samples: Samples,
 }
 
 impl ClusterMemory {
@@ -68,6 +73,15 @@ pub struct Counts {
     pub ejections: u64,
 }
 
+/// One caller.
+#[derive(Debug)]
+struct Caller {
+    label: Text,
+    traffic: Traffic,
+}
+
+/// How long the mean of what callers send is taken to hold.
+const MEAN_AGE_MAX: Duration = Duration::from_millis(100);
 /// Most callers whose names are kept. More distinct callers are counted together as `other`.
 const CALLERS_MAX: usize = 4096;
 
@@ -82,6 +96,7 @@ impl Shard {
             warmth: Memory::default(),
             counts: Counts::default(),
             callers: HashMap::default(),
+            mean: (Instant::default(), 0),
             scratch: String::with_capacity(256),
         }
     }
@@ -103,15 +118,30 @@ impl Shard {
 
     /// The metric label of a caller: `ACCOUNT.NAMESPACE`, made once.
     pub(crate) fn caller(&mut self, identity: &Identity) -> Text {
-        if let Some(label) = self.callers.get(identity) {
-            return label.clone();
+        if let Some(caller) = self.callers.get(identity) {
+            return caller.label.clone();
         }
         let full = self.callers.len() >= CALLERS_MAX;
         let label = if full { Text::from("other") } else { label_of(identity) };
         if !full {
-            self.callers.insert(identity.clone(), label.clone());
+            let caller = Caller { label: label.clone(), traffic: Traffic::default() };
+            self.callers.insert(identity.clone(), caller);
         }
         label
+    }
+
+    /// Counts a request of a caller; whether it sends more than twice what callers send in the mean. Asked only
+    /// while there is too much of it all. Callers without a name count as one.
+    pub(crate) fn is_greedy(&mut self, identity: Option<&Identity>, now: Instant) -> bool {
+        let Some(caller) = identity.and_then(|identity| self.callers.get_mut(identity)) else { return true };
+        caller.traffic.count(now);
+        let own = caller.traffic.rate(now);
+        if now.since(self.mean.0) >= MEAN_AGE_MAX {
+            let rates = self.callers.values_mut().map(|caller| caller.traffic.rate(now)).filter(|rate| *rate > 0);
+            let (sum, count) = rates.fold((0u64, 0u64), |(sum, count), rate| (sum + rate, count + 1));
+            self.mean = (now, sum.checked_div(count).unwrap_or(0));
+        }
+        own > 2 * self.mean.1
     }
 }
 

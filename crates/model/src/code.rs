@@ -269,11 +269,15 @@ registry! {
     OVERLOAD: "BYR-R006",
         "too many requests at once",
         "The request was answered 503 with Retry-After and was not sent.",
-        "Add instances, or raise limits.maxPending.";
+        "Add instances, or raise limits.maxPending; the detail says which limit it was.";
     RATE_LIMITED: "BYR-R007",
         "the rate limit of the service is reached",
         "The request was answered 429 and was not sent.",
         "Slow down, or raise limits.rate.";
+    FAULT_INJECTED: "BYR-R030",
+        "a fault is injected on purpose",
+        "The request was answered, or its connection cut, as a TrafficPolicy asks for.",
+        "Wait until the fault's end, or end it: `byrnie fault SVC --off`.";
     BAD_REQUEST: "BYR-R008",
         "the request is malformed or ambiguous",
         "The request was answered 400 and was not sent.",

@@ -386,6 +386,13 @@ impl<'a> Trip<'a> {
     /// Writes an answer of the mesh's own.
     async fn reply(&mut self, exchange: &Exchange, answer: &Answer) -> Delivered {
         self.upstream = None;
+        if !answer.delay.is_zero() && self.rest(answer.delay).await.is_err() {
+            return Delivered { outcome: Outcome { status: 0, failure: None }, next: self.gone() };
+        }
+        if answer.cut {
+            self.down.abort(INTERNAL_ERROR);
+            return Delivered { outcome: Outcome { status: 0, failure: None }, next: Next::Drop };
+        }
         let body = answer.write(exchange.id(), self.response);
         let status = answer.status;
         if answer.reason == byrnie_engine::Reason::DownstreamGone {

@@ -15,6 +15,7 @@ mod delete;
 mod demo_service;
 mod edges;
 mod explain;
+mod fault;
 mod get;
 mod history;
 mod lint;
@@ -58,6 +59,8 @@ enum Command {
     Undo(undo::Args),
     Allow(allow::Allow),
     Deny(allow::Deny),
+    Canary(fault::Canary),
+    Fault(fault::Fault),
     Status(status::Args),
     Stat(stat::Args),
     Edges(edges::Args),
@@ -90,6 +93,8 @@ fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
         Command::Undo(args) => undo::run(&args, globals),
         Command::Allow(args) => allow::run_allow(&args, globals),
         Command::Deny(args) => allow::run_deny(&args, globals),
+        Command::Canary(args) => fault::run_canary(&args, globals),
+        Command::Fault(args) => fault::run_fault(&args, globals),
         Command::Status(args) => status::run(&args, globals),
         Command::Stat(args) => stat::run(&args, globals),
         Command::Edges(args) => edges::run(&args, globals),

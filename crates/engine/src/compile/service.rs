@@ -152,6 +152,7 @@ impl Compiler {
             pending_max: first(&policies, |p| limits(p).pending_max),
             rate: first(&policies, |p| limits(p).rate),
             budget: first(&policies, |p| p.retry_budget).unwrap_or(RETRY_BUDGET),
+            fault: first(&policies, |p| p.fault.clone()),
             unsafe_retry: policies.iter().any(|policy| policy.unsafe_retry),
             connect_timeout: first(&policies, |p| p.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
             share: self.shares.get(name).map(Arc::clone).unwrap_or_else(|| Arc::new(Share::default())),

@@ -430,6 +430,43 @@ fn limits_answer_before_anything_is_sent() {
     plan(ask(400));
 }
 
+/// One second of requests of two callers to a program that takes `millis` for each: how many of each got in.
+fn serve(world: &mut World, second: u64, millis: u64, often: u64) -> [u32; 2] {
+    let mut admitted = [0; 2];
+    let mut waiting = std::collections::VecDeque::new();
+    for n in 0..1000 {
+        let at = second * 1000 + n;
+        while let Some((_, mut exchange)) = waiting.pop_front_if(|(end, _): &mut (u64, _)| *end <= at) {
+            let exchange: &mut crate::Exchange = &mut exchange;
+            exchange.on_response(&mut world.shard, &mut response(200, &[]), ms(at));
+        }
+        let modest = n % often == 0;
+        let caller = identity(if modest { "bob" } else { "eve" });
+        let (exchange, effect) = world.begin_inbound(Some(&caller), &mut head("GET", "web/", &[]), ms(at));
+        if matches!(effect, Effect::Send(_)) {
+            admitted[usize::from(!modest)] += 1;
+            waiting.push_back((at + millis, exchange));
+        } else {
+            assert_eq!(answer(effect).retry_after, Some(Duration::from_secs(1)));
+        }
+    }
+    admitted
+}
+
+#[test]
+fn a_program_gets_what_it_can_take_and_each_caller_its_part() {
+    let mut world = World::payments(1);
+    world.put(vec![mesh(DefaultAccess::Allow), service("web", Protocol::Http1), own_workload()]);
+    assert_eq!(serve(&mut world, 0, 5, 10), [100, 900], "no limit while all is well");
+    // It gets slower and slower: there must be a queue.
+    for second in 1..4 {
+        serve(&mut world, second, 400, 10);
+    }
+    let [modest, greedy] = serve(&mut world, 4, 400, 10);
+    assert!(greedy < 300, "{greedy} of 900");
+    assert!(modest * 3 > greedy, "the modest caller has {modest} of 100, the greedy one {greedy} of 900");
+}
+
 /// The rule that goes on asking endpoints that fail, until ejection stops it.
 fn least_request() -> TrafficPolicy {
     TrafficPolicy { balance: Some(Balance::LeastRequest), ..TrafficPolicy::default() }

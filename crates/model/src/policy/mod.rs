@@ -2,6 +2,7 @@
 //! Policies: one concern each, attached to a target.
 
 pub mod access;
+pub mod fault;
 pub mod idempotency;
 pub mod traffic;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How a service is called.
 
+use super::fault::Fault;
 use crate::policy::Idempotency;
 use crate::{Labels, ServiceRef};
 use byrnie_base::Text;
@@ -27,6 +28,8 @@ pub struct TrafficPolicy {
     pub retry_budget: Option<RetryBudget>,
     /// Retry POST and PATCH like idempotent methods (`unsafeRetry`).
     pub unsafe_retry: bool,
+    /// What callers suffer on purpose.
+    pub fault: Option<Fault>,
     /// Most time to open a connection; 1 s unless given.
     pub connect_timeout: Option<Duration>,
     /// How requests with an idempotency key are protected.

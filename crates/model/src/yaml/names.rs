@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The forms of names, numbers and spans of time in documents, as the Kubernetes API server checks them.
 
+use byrnie_base::Timestamp;
 use std::time::Duration;
 
 /// A DNS label (RFC 1123): lower-case letters, digits and '-', at most 63, no '-' at either end.
@@ -149,9 +150,92 @@ pub(crate) fn percent(text: &str) -> Option<u8> {
     digits.parse().ok().filter(|share| *share <= 100)
 }
 
+/// A time in UTC by RFC 3339, to the second or finer: `2030-01-31T12:00:00Z`.
+pub(crate) fn timestamp(text: &str) -> Option<Timestamp> {
+    let number = |at: std::ops::Range<usize>| -> Option<u64> {
+        let digits = text.get(at)?;
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let bytes = text.as_bytes();
+    let shape = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    if bytes.len() < 20 || shape.iter().any(|(at, byte)| bytes.get(*at) != Some(byte)) {
+        return None;
+    }
+    let fraction = match text.get(19..)? {
+        "Z" => 0,
+        rest => {
+            let digits = rest.strip_prefix('.')?.strip_suffix('Z')?;
+            let fits = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+            fits.then(|| format!("{digits:0<3}")[..3].parse::<u64>().ok())??
+        }
+    };
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let length = match month {
+        2 => 28 + u64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    if year < 1970 || !(1..=length).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let seconds = days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
+    Some(Timestamp::from_millis(seconds * 1000 + fraction))
+}
+
+/// Days since 1970 (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+const fn days(year: u64, month: u64, day: u64) -> u64 {
+    let shifted = if month > 2 { year } else { year - 1 };
+    let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    let (era, of_era) = (shifted / 400, shifted % 400);
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + day_of_year - 719_468
+}
+
+/// The words for a time, such that [`timestamp`] reads the same.
+pub(crate) fn timestamp_text(at: Timestamp) -> String {
+    let (millis, seconds) = (at.as_millis() % 1000, at.as_millis() / 1000);
+    let shifted = seconds / 86_400 + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let fraction = if millis > 0 { format!(".{millis:03}") } else { String::new() };
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_and_written() {
+        for (text, millis) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2000-02-29T23:59:59Z", Some(951_868_799_000)),
+            ("2026-11-25T04:45:00.5Z", Some(1_795_581_900_500)),
+            ("9999-12-31T23:59:59.999Z", Some(253_402_300_799_999)),
+            ("2026-02-29T00:00:00Z", None),
+            ("2026-13-01T00:00:00Z", None),
+            ("2026-01-01T24:00:00Z", None),
+            ("2026-01-01 00:00:00Z", None),
+            ("2026-01-01T00:00:00", None),
+            ("2026-01-01T00:00:00+01:00", None),
+            ("1969-12-31T23:59:59Z", None),
+            ("", None),
+        ] {
+            assert_eq!(timestamp(text).map(Timestamp::as_millis), millis, "{text}");
+        }
+        for millis in (0..253_402_300_799_999).step_by(86_399_999_777) {
+            let at = Timestamp::from_millis(millis);
+            assert_eq!(timestamp(&timestamp_text(at)), Some(at), "{}", timestamp_text(at));
+        }
+    }
 
     #[test]
     fn spans_of_time_follow_gep_2257() {

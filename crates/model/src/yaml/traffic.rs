@@ -3,6 +3,7 @@
 
 use self::balance::{BalanceWord, ChoiceSpec, FailoverSpec, HashSpec};
 use self::eject::EjectSpec;
+use self::fault::FaultSpec;
 use super::idempotency::IdempotencySpec;
 use super::names;
 use super::reader::{Reader, TargetRef};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 mod balance;
 mod eject;
+mod fault;
 
 /// How callers' proxies treat the targets. What is absent keeps the mesh's defaults.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
@@ -48,10 +50,9 @@ pub(crate) struct TrafficSpec {
     /// Most time to open a connection, such as `1s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     connect_timeout: Option<String>,
-    /// Not served yet.
-    #[serde(default, skip_serializing)]
-    #[schemars(skip)]
-    fault: Option<serde_json::Value>,
+    /// What callers suffer on purpose, until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fault: Option<FaultSpec>,
     /// How requests with an idempotency key are protected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     idempotency: Option<IdempotencySpec>,
@@ -138,9 +139,6 @@ const INTERVAL_MAX: Duration = Duration::from_secs(3600);
 
 pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
     let spec: TrafficSpec = reader.spec()?;
-    if spec.fault.is_some() {
-        reader.unenforced("spec.fault", "fault injection");
-    }
     if spec.target_refs.is_empty() {
         reader.fault(&code::MISSING_FIELD, "spec.targetRefs", "a traffic policy needs at least one target");
     }
@@ -162,6 +160,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
         limits: spec.limits.as_ref().map(|limits| read_limits(reader, limits)),
         retry_budget: spec.retry_constraint.as_ref().map(|retry| read_retry(reader, retry)),
         unsafe_retry: spec.unsafe_retry,
+        fault: spec.fault.as_ref().map(|fault| fault::read(reader, fault)),
         connect_timeout,
         idempotency: spec.idempotency.as_ref().map(|spec| spec.read(reader)),
     })
@@ -219,7 +218,7 @@ impl From<&TrafficPolicy> for TrafficSpec {
             }),
             unsafe_retry: policy.unsafe_retry,
             connect_timeout: policy.connect_timeout.map(text),
-            fault: None,
+            fault: policy.fault.as_ref().map(FaultSpec::from),
             idempotency: policy.idempotency.as_ref().map(IdempotencySpec::from),
         }
     }

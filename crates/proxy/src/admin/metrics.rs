@@ -157,8 +157,23 @@ fn configuration(state: &State, out: &mut String) {
         lines.insert((destination.clone(), "healthy"), cluster.members().len());
         lines.insert((destination, "away"), cluster.away() as usize);
     }
+    let mut limits = BTreeMap::new();
+    for cluster in in_force.snapshot.clusters() {
+        if let Some(limit) = cluster.concurrency_limit() {
+            limits.insert(Escaped(&cluster.service().to_string()).to_string(), limit);
+        }
+    }
     for ((destination, health), count) in lines {
         writeln!(out, "byrnie_endpoints{{destination=\"{destination}\",health=\"{health}\"}} {count}").ok();
+    }
+    family(
+        out,
+        "byrnie_concurrency_limit",
+        "gauge",
+        "Requests that the program is given at once, while that is limited.",
+    );
+    for (destination, limit) in limits {
+        writeln!(out, "byrnie_concurrency_limit{{destination=\"{destination}\"}} {limit}").ok();
     }
 }
 

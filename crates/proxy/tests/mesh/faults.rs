@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 use crate::http1::pair;
-use crate::world::{Peer, Program, World, allow_open, get, header, mesh, service_of, status};
-use byrnie_model::Protocol;
+use crate::world::{self, Peer, Program, World, allow_open, get, header, mesh, service_of, status};
+use byrnie_base::Timestamp;
+use byrnie_model::policy::TrafficPolicy;
+use byrnie_model::policy::fault::Fault;
 use byrnie_model::resource::DefaultAccess;
+use byrnie_model::{Kind, Protocol, Spec};
 use byrnie_net::runtime;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -248,4 +251,73 @@ fn a_drain_lets_what_runs_end_and_takes_nothing_new() {
     assert!(draining.join().unwrap());
     assert!(std::net::TcpStream::connect(address).is_err());
     assert_eq!(runtime::panics(), 0);
+}
+
+#[test]
+fn a_fault_on_purpose_strikes_callers_and_never_the_program_until_its_policy_changes() {
+    let world = World::new();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&heard);
+    let program = Program::start(move |mut peer: Peer| {
+        while peer.read_head().is_some() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        }
+    });
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let mut caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    let fault = Fault {
+        percent: 100,
+        delay: None,
+        abort: None,
+        reset: false,
+        method: None,
+        path_prefix: None,
+        header: Some(("x-struck".into(), "yes".into())),
+        until: Timestamp::from_millis(u64::MAX / 2),
+    };
+    let mut suffer = |fault: Option<Fault>| {
+        let policy = TrafficPolicy { targets: vec![world::service("echo")], fault, ..Default::default() };
+        caller.apply(vec![world::resource(Kind::TrafficPolicy, "fault", Spec::Traffic(Arc::new(policy)))]);
+        caller.outbound("echo")
+    };
+    let struck = "GET / HTTP/1.1\r\nhost: echo\r\nx-struck: yes\r\n\r\n";
+
+    // A core takes the news between two events: each part begins when the first request shows it in force.
+    let mut client = Peer::connect(suffer(Some(Fault { abort: Some(418), ..fault.clone() })));
+    while client.ask(struck).0 != 418 {}
+    let before = heard.load(Ordering::SeqCst);
+    assert_eq!(client.ask(struck).0, 418);
+    assert_eq!(heard.load(Ordering::SeqCst), before, "the program heard of it");
+    assert_eq!(client.ask(&get("/")).0, 200, "one that doesn't fit");
+
+    let address = suffer(Some(Fault { reset: true, ..fault.clone() }));
+    let cut = || {
+        let mut client = Peer::connect(address);
+        client.send(struck);
+        client.read_head().is_none()
+    };
+    while !cut() {}
+    let before = heard.load(Ordering::SeqCst);
+    assert!(cut(), "a cut connection brings no answer");
+    assert_eq!(heard.load(Ordering::SeqCst), before, "the program heard of it");
+
+    let span = Duration::from_millis(300);
+    let address = suffer(Some(Fault { delay: Some(span), ..fault }));
+    while cut() {}
+    let mut client = Peer::connect(address);
+    let mut took = || {
+        let began = byrnie_net::runtime::now().mono;
+        assert_eq!(client.ask(struck).0, 200);
+        byrnie_net::runtime::now().mono.since(began)
+    };
+    assert!(took() >= span);
+
+    let address = suffer(None);
+    let quick = || {
+        let began = byrnie_net::runtime::now().mono;
+        assert_eq!(Peer::connect(address).ask(struck).0, 200);
+        byrnie_net::runtime::now().mono.since(began) < span
+    };
+    while !quick() {}
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod endpoint;
+mod fault;
 mod filter;
 mod idempotency;
 mod mesh;

@@ -2,9 +2,9 @@
 //! `AccessPolicy` and `TrafficPolicy` on the wire. A word of an access policy that isn't known is
 //! always an error: skipping it would widen who may call.
 
-use super::Error;
 use super::check::{self, LIST_MAX, invalid, labels, labels_out, list, message, missing};
 use super::idempotency;
+use super::{Error, fault};
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
@@ -179,6 +179,7 @@ pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
             least: Some(rate_out(&budget.least)),
         }),
         unsafe_retry: policy.unsafe_retry,
+        fault: policy.fault.as_ref().map(fault::encode),
         connect_timeout: policy.connect_timeout.map(check::duration_out),
         idempotency: policy.idempotency.as_ref().map(idempotency::encode),
     };
@@ -206,6 +207,7 @@ pub(super) fn decode_traffic(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         limits: policy.limits.map(limits).transpose()?,
         retry_budget: policy.retry_budget.map(budget).transpose()?,
         unsafe_retry: policy.unsafe_retry,
+        fault: policy.fault.map(fault::decode).transpose()?,
         connect_timeout: check::optional_duration("connectTimeout", policy.connect_timeout)?,
         idempotency: policy.idempotency.map(idempotency::decode).transpose()?,
     };

@@ -4,6 +4,7 @@
 use super::*;
 use byrnie_base::Text;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Source};
+use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::traffic::{
     Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
@@ -276,11 +277,25 @@ fn traffic() -> impl Strategy<Value = Spec> {
     let budget =
         (0_u8..=100, span(), rate()).prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
     let whole = (vec(service_ref(), 1..3), balance, of(choice), of(failover), of(eject), of(limits), of(budget));
-    (whole, any::<bool>(), of(span())).prop_map(
+    let words = (of(text("[A-Z]{1,5}")), of(text("/[a-z]{0,5}")), of((text("[a-z]{1,5}"), text("[a-z]{0,5}"))));
+    let fault = (0_u8..=100, of(span()), of(200_u16..600), any::<bool>(), words, any::<u64>()).prop_map(
+        |(percent, delay, abort, reset, (method, path_prefix, header), until)| Fault {
+            percent,
+            delay,
+            abort,
+            reset,
+            method,
+            path_prefix,
+            header,
+            until: byrnie_base::Timestamp::from_millis(until),
+        },
+    );
+    (whole, any::<bool>(), of(span()), of(fault)).prop_map(
         |(
             (targets, (balance, hash), endpoints, failover, eject, limits, retry_budget),
             unsafe_retry,
             connect_timeout,
+            fault,
         )| {
             let policy = TrafficPolicy {
                 targets,
@@ -292,6 +307,7 @@ fn traffic() -> impl Strategy<Value = Spec> {
                 limits,
                 retry_budget,
                 unsafe_retry,
+                fault,
                 connect_timeout,
                 idempotency: None,
             };

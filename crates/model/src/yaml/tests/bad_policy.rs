@@ -103,7 +103,6 @@ fn traffic() {
         ("retryConstraint: {minRetryRate: {count: 1, interval: x}}", "C011", "x"),
         ("unsafeRetry: yes", "C004", "yes"),
         ("connectTimeout: 2m", "C011", "2m"),
-        ("fault: {delay: {fixed: 1s}}", "C010", "fault"),
         ("idempotency: {}", "C005", "idempotency"),
         ("idempotency: {mode: Sometimes}", "C011", "Sometimes"),
         ("idempotency: {mode: Required, guarantee: G0}", "C028", "G0"),
@@ -114,6 +113,15 @@ fn traffic() {
         ("idempotency: {mode: Required, keyTTL: 1s}", "C011", "1s"),
         ("idempotency: {mode: Required, lease: 2h}", "C011", "2h"),
         ("idempotency: {mode: Required, lease: soon}", "C011", "soon"),
+        ("fault: {delay: 1s}", "C005", "fault"),
+        ("fault: {until: '2030-01-01T00:00:00Z'}", "C005", "fault"),
+        ("fault: {delay: 1s, until: tomorrow}", "C011", "tomorrow"),
+        ("fault: {delay: 1h, until: '2030-01-01T00:00:00Z'}", "C011", "1h"),
+        ("fault: {abort: 99, until: '2030-01-01T00:00:00Z'}", "C011", "99"),
+        ("fault: {abort: 503, reset: true, until: '2030-01-01T00:00:00Z'}", "C028", "true"),
+        ("fault: {reset: true, percent: 101%, until: '2030-01-01T00:00:00Z'}", "C011", "101%"),
+        ("fault: {reset: true, match: {path: x}, until: '2030-01-01T00:00:00Z'}", "C011", "x"),
+        ("fault: {reset: true, match: {method: get}, until: '2030-01-01T00:00:00Z'}", "C011", "get"),
         ("timeout: 1s", "C002", "timeout"),
     ] {
         check("TrafficPolicy", &format!("targetRefs: [{{name: a}}], {fields}"), code, place);

@@ -3,6 +3,7 @@
 
 use super::super::*;
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
+use crate::policy::fault::Fault;
 use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use crate::policy::traffic::{
     Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
@@ -363,7 +364,26 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
     let budget =
         (0u8..101, span(), rate()).prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
     let connect = option::of((1u64..60_000).prop_map(Duration::from_millis));
-    let rest = (option::of(limits), option::of(budget), any::<bool>(), connect);
+    let strings = || option::of("[A-Z]{1,6}".prop_map(Text::from));
+    let what = prop_oneof![
+        span().prop_map(|delay| (Some(delay), None, false)),
+        (200u16..600).prop_map(|abort| (None, Some(abort), false)),
+        Just((None, None, true)),
+    ];
+    let header = option::of((label(), "[a-z]{1,5}".prop_map(Text::from)));
+    let fault = (what, 0u8..101, strings(), option::of(path()), header, 0u64..4_000_000_000_000).prop_map(
+        |((delay, abort, reset), percent, method, path_prefix, header, until)| Fault {
+            percent,
+            delay: delay.map(|span| span.min(Duration::from_secs(300))),
+            abort,
+            reset,
+            method,
+            path_prefix,
+            header,
+            until: byrnie_base::Timestamp::from_millis(until),
+        },
+    );
+    let rest = (option::of(fault), option::of(limits), option::of(budget), any::<bool>(), connect);
     let targets = proptest::collection::btree_set(label(), 1..3);
     let chosen = (balance, option::of(choice), option::of(failover));
     (targets, chosen, option::of(eject), rest).prop_map(
@@ -371,7 +391,7 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
             targets,
             ((balance, hash), endpoints, failover),
             eject,
-            (limits, retry_budget, unsafe_retry, connect_timeout),
+            (fault, limits, retry_budget, unsafe_retry, connect_timeout),
         )| TrafficPolicy {
             targets: targets.into_iter().map(|name| ServiceRef::new("ns", name)).collect(),
             balance,
@@ -382,6 +402,7 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
             limits,
             retry_budget,
             unsafe_retry,
+            fault,
             connect_timeout,
             idempotency: None,
         },

@@ -498,6 +498,8 @@ pub struct TrafficPolicy {
     pub endpoints: ::core::option::Option<Choice>,
     #[prost(message, optional, tag = "12")]
     pub idempotency: ::core::option::Option<Idempotency>,
+    #[prost(message, optional, tag = "13")]
+    pub fault: ::core::option::Option<Fault>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hash {
@@ -522,6 +524,27 @@ pub mod hash {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HashSource {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fault {
+    #[prost(uint32, tag = "1")]
+    pub percent: u32,
+    #[prost(message, optional, tag = "2")]
+    pub delay: ::core::option::Option<Duration>,
+    #[prost(uint32, optional, tag = "3")]
+    pub abort: ::core::option::Option<u32>,
+    #[prost(bool, tag = "4")]
+    pub reset: bool,
+    #[prost(string, optional, tag = "5")]
+    pub method: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "6")]
+    pub path_prefix: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "7")]
+    pub header_name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "8")]
+    pub header_value: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "9")]
+    pub until_ms: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Choice {
     #[prost(btree_map = "string, string", tag = "1")]
