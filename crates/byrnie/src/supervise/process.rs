@@ -173,8 +173,10 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// Whether no process has this id.
+/// Whether no process of this id runs: there is none, or one that has ended and that nobody has asked after.
 pub(crate) fn has_ended(pid: i32) -> bool {
-    let pid = rustix::process::Pid::from_raw(pid);
-    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+    let gone = rustix::process::Pid::from_raw(pid)
+        .is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH));
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    gone || stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }

@@ -3,7 +3,7 @@
 //! or one further by the whole of the one write that was never answered.
 
 use crate::shop::{self, State};
-use byrnie_model::{Kind, Revision};
+use byrnie_model::{Kind, Resource, Revision};
 use byrnie_store::{Changes, Txn};
 use std::sync::Arc;
 
@@ -118,11 +118,13 @@ impl History {
         let mut expected = (**self.newest()).clone();
         for write in &txn.writes {
             let Some(key) = shop::parse_key(write.key()) else { continue };
+            // What is there already was created when it was.
+            let created = expected.get(&key).map_or(revision, |resource: &Arc<Resource>| resource.created);
             let entry = match write {
                 byrnie_store::Write::Put { key, value, lease } => Some(byrnie_store::Entry {
                     key: key.clone(),
                     value: value.clone(),
-                    created: revision,
+                    created,
                     modified: revision,
                     lease: *lease,
                 }),
