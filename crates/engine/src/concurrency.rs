@@ -10,8 +10,8 @@
 //! no queue that makes it high: that latency becomes the usual one.
 //!
 //! Near the limit the less important go first: each class of `x-byrnie-criticality` (the four of "Site
-//! Reliability Engineering", 2016, chapter 21) may use its share of the limit, and a caller that sends more than
-//! twice as much as the callers do in the mean counts as one class lower.
+//! Reliability Engineering", 2016, chapter 21) may use its share of the limit, and a caller that sends half
+//! as much again as the callers do in the mean counts as two classes lower: that leaves room for the others.
 
 use byrnie_base::Instant;
 use byrnie_base::share::Line;
@@ -98,7 +98,7 @@ impl Gate {
         if limit == 0 {
             return true;
         }
-        let class = if greedy() { class.lower() } else { class };
+        let class = if greedy() { class.lower().lower() } else { class };
         let fits = before * 100 < limit * class.share();
         if !fits {
             self.leave();
@@ -227,7 +227,8 @@ fn nanos(span: Duration) -> u64 {
 mod tests {
     use super::*;
     use byrnie_base::Rng;
-    use std::collections::VecDeque;
+    use std::cmp::Reverse;
+    use std::collections::{BinaryHeap, VecDeque};
 
     const NEVER: fn() -> bool = || false;
 
@@ -241,14 +242,14 @@ mod tests {
         let (gate, mut samples, mut dice) = (Gate::default(), Samples::default(), Rng::new(7));
         let mut result = vec![[0; 3]; seconds as usize + 1];
         let (mut queue, mut free_at) = (VecDeque::new(), vec![0u64; workers]);
-        let mut done: Vec<(u64, u64)> = Vec::new();
+        // (when it ends, when it came), soonest first.
+        let mut done = BinaryHeap::new();
         let mut now = 0;
         while now < seconds * 1_000_000 {
             now += 1_000_000 / rate(now / 1_000_000);
             // What has been answered by now, in order.
-            done.sort_unstable();
-            let ended = done.partition_point(|(end, _)| *end <= now);
-            for (end, begun) in done.drain(..ended) {
+            while let Some(&Reverse((end, begun))) = done.peek().filter(|Reverse((end, _))| *end <= now) {
+                done.pop();
                 gate.leave();
                 samples.note(&gate, Duration::from_micros(end - begun), at(end));
                 let place = if end - begun <= 1_000_000 { 0 } else { 2 };
@@ -266,7 +267,7 @@ mod tests {
                 let worker = free_at.iter().enumerate().min_by_key(|(_, at)| **at).map(|(n, _)| n).unwrap();
                 let start = free_at[worker].max(begun);
                 free_at[worker] = start + mean / 2 + dice.below(mean);
-                done.push((free_at[worker], begun));
+                done.push(Reverse((free_at[worker], begun)));
             }
         }
         result
@@ -306,8 +307,8 @@ mod tests {
         for _ in 0..60 {
             gate.leave();
         }
-        // 40 are left: a greedy caller counts one class lower.
-        assert_eq!((0..200).filter(|_| gate.enter(Criticality::Critical, || true)).count(), 35);
+        // 40 are left: a greedy caller counts two classes lower.
+        assert_eq!((0..200).filter(|_| gate.enter(Criticality::Critical, || true)).count(), 10);
         assert!(gate.enter(Criticality::Critical, NEVER));
         assert!(Criticality::of(Some(b"Sheddable")) < Criticality::of(Some(b"nonsense")));
         assert_eq!(Criticality::of(None), Criticality::Critical);

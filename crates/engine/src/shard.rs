@@ -130,8 +130,8 @@ impl Shard {
         label
     }
 
-    /// Counts a request of a caller; whether it sends more than twice what callers send in the mean. Asked only
-    /// while there is too much of it all. Callers without a name count as one.
+    /// Counts a request of a caller; whether it sends half as much again as callers send in the mean (of two
+    /// callers none can send more than twice the mean). Asked only while there is too much of it all. Callers without a name count as one.
     pub(crate) fn is_greedy(&mut self, identity: Option<&Identity>, now: Instant) -> bool {
         let Some(caller) = identity.and_then(|identity| self.callers.get_mut(identity)) else { return true };
         caller.traffic.count(now);
@@ -141,7 +141,7 @@ impl Shard {
             let (sum, count) = rates.fold((0u64, 0u64), |(sum, count), rate| (sum + rate, count + 1));
             self.mean = (now, sum.checked_div(count).unwrap_or(0));
         }
-        own > 2 * self.mean.1
+        2 * own > 3 * self.mean.1
     }
 }
 
