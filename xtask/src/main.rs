@@ -5,6 +5,7 @@
 mod bench;
 mod dtm;
 mod r#gen;
+mod peers;
 mod sim;
 mod test;
 mod tidy;
@@ -14,8 +15,9 @@ use std::path::{Path, PathBuf};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
-  test [--fast]   everything that must hold: format, lints, tidy, tests, examples, docs
-                  (--fast leaves out what needs a peer)
+  test [--fast | PART]
+                  everything that must hold: format, lints, tidy, tests, examples, docs
+                  (--fast leaves out what needs a peer; PART runs one part alone)
   gen [--check]   Rust from the protobuf files (--check: only say whether it is fresh)
   sim [--seeds N] [--seed S]
                   the simulated mesh, each seed twice; --seed S shows the run of one
@@ -29,8 +31,9 @@ fn main() -> Result<()> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let root = root();
     match words.as_slice() {
-        ["test"] => test::run(&root, false),
-        ["test", "--fast"] => test::run(&root, true),
+        ["test"] => test::run(&root, false, None),
+        ["test", "--fast"] => test::run(&root, true, None),
+        ["test", part] => test::run(&root, false, Some(*part)),
         ["gen"] => r#gen::run(false),
         ["gen", "--check"] => r#gen::run(true),
         ["sim", rest @ ..] => sim::run_all(rest),

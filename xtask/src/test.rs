@@ -3,6 +3,8 @@
 
 mod clock;
 
+use super::bench::process::is_on_path;
+use super::peers;
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -24,11 +26,11 @@ enum Outcome {
     Skipped(String),
 }
 
-/// Runs every part; fails at the end if one failed, so that one run shows all that is wrong.
+/// Runs every part, or `only` one; fails at the end if one failed, so that one run shows all that is wrong.
 #[expect(clippy::disallowed_methods, reason = "a developer's tool measures itself")]
-pub(crate) fn run(root: &Path, fast: bool) -> Result<()> {
+pub(crate) fn run(root: &Path, fast: bool, only: Option<&str>) -> Result<()> {
     let mut parts: Vec<Part> = Vec::new();
-    for (name, slow, action) in plan() {
+    for (name, slow, action) in plan().into_iter().filter(|(name, ..)| only.is_none_or(|only| only == *name)) {
         println!("\n== {name}");
         let start = Instant::now();
         let outcome = if fast && slow { Outcome::Skipped("--fast".to_owned()) } else { action(root)? };
@@ -59,6 +61,8 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("dtm's client", true, |root| Ok(if super::dtm::run(root)? { Outcome::Passed } else { Outcome::Failed })),
         ("counts", true, counts),
         ("clock", true, clock::run),
+        ("h2spec", true, |root| judged("go", || peers::conformance(root))),
+        ("grpc", true, |root| judged("python3", || peers::grpc(root))),
         ("supply chain", true, deny),
     ]
 }
@@ -93,10 +97,26 @@ fn counts(root: &Path) -> Result<Outcome> {
 
 /// Licences, bans and sources. The advisory database is left to machines that reach it.
 fn deny(root: &Path) -> Result<Outcome> {
-    if Command::new("cargo-deny").arg("--version").output().is_err() {
-        return Ok(Outcome::Skipped("cargo-deny isn't installed: cargo install --locked cargo-deny".to_owned()));
+    let args = ["--locked", "check", "bans", "licenses", "sources"];
+    judged("python3", || {
+        let mut deny = Command::new(peers::cargo_deny(root)?);
+        Ok(deny.args(args).env("CARGO", env!("CARGO")).current_dir(root).status()?.success())
+    })
+}
+
+/// A part that a peer judges, which `tool` installs.
+fn judged(tool: &str, judge: impl FnOnce() -> Result<bool>) -> Result<Outcome> {
+    if !is_on_path(tool) {
+        return Ok(Outcome::Skipped(format!("{tool} isn't installed: it fetches the peer")));
     }
-    cargo(root, &["deny", "--locked", "check", "bans", "licenses", "sources"])
+    Ok(match judge() {
+        Ok(true) => Outcome::Passed,
+        Ok(false) => Outcome::Failed,
+        Err(error) => {
+            println!("{error:#}");
+            Outcome::Failed
+        }
+    })
 }
 
 fn cargo(root: &Path, args: &[&str]) -> Result<Outcome> {
@@ -105,6 +125,9 @@ fn cargo(root: &Path, args: &[&str]) -> Result<Outcome> {
 }
 
 fn report(parts: &mut [Part]) -> Result<()> {
+    if parts.is_empty() {
+        bail!("no such part; the parts are: {}", plan().iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", "));
+    }
     parts.sort_by_key(|part| std::cmp::Reverse(part.took));
     println!("\nslowest parts:");
     for part in parts.iter().take(SLOWEST_NAMED) {

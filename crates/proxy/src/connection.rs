@@ -11,7 +11,7 @@ use crate::worker::Core;
 use byrnie_base::drain::Draining;
 use byrnie_codec::h1::fit_downstream;
 use byrnie_codec::sniff::Sniff;
-use byrnie_codec::{Framing, Reject};
+use byrnie_codec::{Framing, Reject, RejectReason};
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::http::h1::{Arrived, Conn};
 use byrnie_net::http::h2::{Accepted, REFUSED_STREAM, Sender, Server};
@@ -122,8 +122,6 @@ async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
     };
     match sniffed {
         Ok(Ok((Sniff::Http2, bytes))) => serve_h2(core, caller, stream, bytes).await,
-        // Where HTTP/2 is declared, what is no HTTP/1 is a broken preface (RFC 9113 3.4).
-        Ok(Ok((Sniff::Other, bytes))) if speaks_h2(core, &caller.entry) => serve_h2(core, caller, stream, bytes).await,
         // What is no HTTP/1 either, its parser refuses with a reason.
         Ok(Ok((_, bytes))) => serve_h1(core, caller, stream, bytes).await,
         Ok(Err(_)) | Err(_) => {}
@@ -139,7 +137,12 @@ async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
         match read_request(&mut wire, &mut desk, &mut draining).await {
             Asked::Request => {}
             Asked::Malformed(reject) => {
-                core.count(|counts| counts.rejected.increment());
+                core.count(|counts| counts.rejected.of(reject.reason).increment());
+                // Where HTTP/2 is declared, what is no HTTP at all is a broken preface (RFC 9113 3.4).
+                let no_http = matches!(reject.reason, RejectReason::RequestLine | RejectReason::Version);
+                if no_http && speaks_h2(core, &caller.entry) {
+                    return;
+                }
                 Box::pin(refuse(core, &mut wire, &mut desk, reject)).await;
                 return Box::pin(linger(wire)).await;
             }
@@ -332,7 +335,7 @@ fn spawn_stream(core: &Rc<Core>, caller: &Rc<Caller>, desks: &Rc<RefCell<Vec<Des
     match accepted.head {
         Ok(head) => desk.request = head,
         Err(reject) => {
-            core.count(|counts| counts.rejected.increment());
+            core.count(|counts| counts.rejected.of(reject.reason).increment());
             runtime::spawn_local("stream", async move { refuse(&core, &mut wire, &mut desk, reject).await });
             return;
         }

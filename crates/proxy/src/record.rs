@@ -12,6 +12,7 @@ pub(crate) use series::{Book, Cells, Series};
 use byrnie_base::count::{Counter, Gauge};
 use byrnie_base::mailbox::Sender;
 use byrnie_base::{Rng, Text, Timestamp};
+use byrnie_codec::RejectReason;
 use byrnie_engine::{Reason, Verdict};
 use byrnie_model::{Record, record};
 use std::sync::Arc;
@@ -29,8 +30,8 @@ pub(crate) struct CoreCounts {
     pub(crate) accepted: Counter,
     /// Handshakes that failed.
     pub(crate) handshakes_failed: Counter,
-    /// Requests refused before they were any (malformed).
-    pub(crate) rejected: Counter,
+    /// Requests refused before they were any (malformed), by reason.
+    pub(crate) rejected: Rejected,
     /// Tries after the first.
     pub(crate) retries: Counter,
     /// Exchanges that a retry saved.
@@ -79,6 +80,24 @@ impl KeyedCounts {
             _ => return,
         };
         counter.increment();
+    }
+}
+
+/// A count for each reason why bytes are no message.
+#[derive(Debug)]
+pub(crate) struct Rejected([Counter; RejectReason::ALL.len()]);
+
+impl Default for Rejected {
+    fn default() -> Self {
+        Self([const { Counter::new() }; RejectReason::ALL.len()])
+    }
+}
+
+impl Rejected {
+    /// The count of `reason`.
+    pub(crate) fn of(&self, reason: RejectReason) -> &Counter {
+        // `ALL` has every reason, in the order in which they are numbered.
+        &self.0[reason as usize]
     }
 }
 

@@ -13,7 +13,7 @@ mod idle;
 mod nginx;
 mod options;
 mod peers;
-mod process;
+pub(crate) mod process;
 mod report;
 mod round;
 mod workload;

@@ -100,7 +100,7 @@ impl Stage {
 }
 
 /// Where builds go.
-pub(super) fn target(root: &Path) -> PathBuf {
+pub(crate) fn target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
@@ -119,10 +119,10 @@ pub(super) fn binary(root: &Path, variable: &str, package: &str) -> Result<PathB
 
 /// A process that ends with its owner.
 #[derive(Debug)]
-pub(super) struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    pub(super) fn of(child: Child) -> Self {
+    pub(crate) fn of(child: Child) -> Self {
         Self(child)
     }
 
@@ -165,7 +165,7 @@ impl Drop for Process {
 }
 
 /// A loopback port that is free now.
-pub(super) fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
@@ -175,7 +175,7 @@ pub(super) fn loopback(port: u16) -> SocketAddr {
 }
 
 /// Waits until `done` says so.
-pub(super) fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
     let start = now();
     while !done() {
         if start.elapsed() > PATIENCE {
@@ -209,7 +209,7 @@ pub(super) fn first_line(address: SocketAddr) -> Option<String> {
 }
 
 /// Whether a program of this name can be started.
-pub(super) fn is_on_path(name: &str) -> bool {
+pub(crate) fn is_on_path(name: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths).any(|dir| dir.join(name).is_file())
 }

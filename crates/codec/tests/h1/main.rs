@@ -7,5 +7,6 @@
 mod cases;
 mod differential;
 mod odd;
+mod payloads;
 mod smuggling;
 mod split;

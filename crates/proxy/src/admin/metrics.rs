@@ -5,6 +5,7 @@
 use crate::agent::State;
 use crate::record::{CoreCounts, Series};
 use byrnie_base::count::{Counter, Distribution};
+use byrnie_codec::RejectReason;
 use byrnie_net::runtime;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -111,6 +112,13 @@ fn cores(state: &State, out: &mut String) {
         family(out, name, "counter", help);
         writeln!(out, "{name} {}", sum(*of)).ok();
     }
+    family(out, "byrnie_rejected_total", "counter", "Malformed requests, by the rule that they broke.");
+    for reason in RejectReason::ALL {
+        let count: u64 = state.counts.iter().map(|counts| counts.rejected.of(*reason).value()).sum();
+        if count > 0 {
+            writeln!(out, "byrnie_rejected_total{{reason=\"{}\"}} {count}", reason.label()).ok();
+        }
+    }
     family(out, "byrnie_panics_total", "counter", "Caught panics; anything above zero is a defect.");
     writeln!(out, "byrnie_panics_total {}", runtime::panics()).ok();
 }
@@ -137,7 +145,6 @@ const KEYS: &[(&str, Of)] = &[
 const COUNTERS: &[(&str, &str, Of)] = &[
     ("byrnie_accepted_total", "Connections accepted.", |counts| &counts.accepted),
     ("byrnie_handshakes_failed_total", "Inbound handshakes that failed.", |counts| &counts.handshakes_failed),
-    ("byrnie_rejected_total", "Malformed requests.", |counts| &counts.rejected),
     ("byrnie_ejections_total", "Endpoints left out for a while.", |counts| &counts.ejections),
     ("byrnie_records_dropped_total", "Decision records lost for want of room.", |counts| &counts.records_dropped),
 ];

@@ -169,7 +169,7 @@ pub(crate) fn noting() -> (Program, Targets) {
 }
 
 /// The body after `head`, if it comes as a whole.
-fn body_of(peer: &mut Peer, head: &str) -> Option<Vec<u8>> {
+pub(crate) fn body_of(peer: &mut Peer, head: &str) -> Option<Vec<u8>> {
     if header(head, "transfer-encoding").is_none() {
         let length = header(head, "content-length").map_or(0, |length| length.parse().unwrap());
         return peer.try_exact(length);

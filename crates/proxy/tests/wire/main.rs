@@ -6,10 +6,16 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod back;
+#[path = "../../../codec/tests/h1/cases.rs"]
+mod cases;
 mod floods;
 mod frame;
 mod front;
+mod hostile;
 mod hpack;
+#[path = "../../../codec/tests/h1/payloads.rs"]
+mod payloads;
+mod smuggling;
 #[expect(dead_code, reason = "the mesh tests use the rest of it")]
 #[path = "../mesh/world.rs"]
 mod world;

