@@ -54,3 +54,16 @@ fn routes() {
 fn idempotent() {
     check("05-idempotent", &["without a key: 400", "replayed", "sent twice: 1 charges", "422"]);
 }
+
+#[test]
+fn gateway() {
+    check(
+        "07-gateway",
+        &[
+            "the gateway tells hosts apart",
+            "no other host gets in",
+            "2 routes are attached",
+            "listener default/public/http",
+        ],
+    );
+}

@@ -41,7 +41,10 @@ impl Catalog {
             Kind::AccessPolicy => self.relate_access(key, old.and_then(access), new.and_then(access), work),
             Kind::TrafficPolicy => self.relate_traffic(key, old.and_then(traffic), new.and_then(traffic), work),
             Kind::Mesh => work.mark(self.nodes.by_id.keys(), std::slice::from_ref(key)),
-            Kind::Namespace | Kind::Endpoint => {}
+            // Who may attach where, and refer to what, is decided anew for each route on a gateway: there
+            // are few, and these change seldom.
+            Kind::Gateway | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Namespace => self.relate_edge(key, work),
+            Kind::Endpoint => {}
         }
     }
 
@@ -167,6 +170,12 @@ impl Catalog {
         }
         // A policy without a target that exists is still the edge's to see.
         work.mark(&self.nodes.gateways, std::slice::from_ref(key));
+    }
+
+    fn relate_edge(&self, key: &Key, work: &mut Work) {
+        let gateways = self.iter(Kind::Gateway).map(|resource| resource.key.clone());
+        let keys: Vec<Key> = self.routes.at_gateways().cloned().chain(gateways).chain([key.clone()]).collect();
+        work.mark(&self.nodes.gateways, &keys);
     }
 
     /// Workloads that a selector fits.

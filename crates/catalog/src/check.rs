@@ -15,7 +15,7 @@ impl Catalog {
     /// the document's beginning, as far as they're known; who has the text can place them exactly by
     /// the field.
     pub fn check(&self) -> Vec<Diagnostic> {
-        let kinds = [Kind::Service, Kind::Workload, Kind::AccessPolicy, Kind::TrafficPolicy];
+        let kinds = [Kind::Service, Kind::Workload, Kind::Gateway, Kind::AccessPolicy, Kind::TrafficPolicy];
         kinds
             .into_iter()
             .chain(Kind::ROUTES)
@@ -32,7 +32,8 @@ impl Catalog {
             Spec::Route(route) => lint::route::check(self, &resource.key, route),
             Spec::Access(policy) => lint::access::check(self, &resource.key, policy),
             Spec::Traffic(policy) => lint::traffic::check(self, &resource.key, policy),
-            Spec::Namespace | Spec::Mesh(_) | Spec::Endpoint(_) => Vec::new(),
+            Spec::Gateway(gateway) => lint::route::gateway(self, gateway),
+            Spec::Namespace | Spec::Mesh(_) | Spec::Endpoint(_) | Spec::GatewayClass(_) | Spec::Grant(_) => Vec::new(),
         };
         for diagnostic in &mut found {
             diagnostic.subject = Some(resource.key.clone());

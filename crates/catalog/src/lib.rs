@@ -3,6 +3,7 @@
 //! proportion to the nodes that a change concerns. Also judges whether resources fit each other.
 //! Knows nothing of streams, stores or Kubernetes.
 
+mod attach;
 mod catalog;
 mod change;
 mod check;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The catalog as its users see it: what each node is told, and how much work that was.
 
+mod attach;
 mod naive;
 mod random;
 mod views;

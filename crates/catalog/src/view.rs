@@ -8,7 +8,7 @@ use crate::index::route::is_for;
 use crate::node::{NodeSpec, Place, Role};
 use byrnie_model::policy::access::Action;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
-use byrnie_model::route::Standing;
+use byrnie_model::route::{ParentKind, Standing};
 use byrnie_model::{Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,7 +33,9 @@ impl Catalog {
         let mut keys: BTreeSet<Key> = self.iter(Kind::Mesh).map(|r| r.key.clone()).collect();
         match spec.role {
             Role::Gateway => {
-                for kind in [Kind::Service, Kind::Endpoint, Kind::TrafficPolicy].into_iter().chain(Kind::ROUTES) {
+                for kind in
+                    [Kind::Service, Kind::Endpoint, Kind::TrafficPolicy, Kind::Gateway].into_iter().chain(Kind::ROUTES)
+                {
                     keys.extend(self.iter(kind).map(|r| r.key.clone()));
                 }
             }
@@ -61,7 +63,9 @@ impl Catalog {
         let visible = match (&resource.spec, node.role) {
             (Spec::Mesh(_), _) => true,
             (Spec::Service(_) | Spec::Endpoint(_) | Spec::Route(_) | Spec::Traffic(_), Role::Gateway) => true,
-            (Spec::Namespace | Spec::Workload(_) | Spec::Access(_), Role::Gateway) | (Spec::Namespace, _) => false,
+            (Spec::Gateway(gateway), Role::Gateway) => self.is_served(gateway),
+            (Spec::Workload(_) | Spec::Access(_), Role::Gateway) | (Spec::Gateway(_), Role::Sidecar) => false,
+            (Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_), _) => false,
             (Spec::Workload(_), Role::Sidecar) => key.namespace == node.namespace && key.name == node.workload,
             (Spec::Service(_), Role::Sidecar) => {
                 let service = ServiceRef::new(key.namespace.clone(), key.name.clone());
@@ -78,20 +82,29 @@ impl Catalog {
             }
             (Spec::Access(policy), Role::Sidecar) => self.protects(key, policy, &place(node)),
         };
-        visible.then(|| self.settled(resource))
+        if visible { self.settled(node, resource) } else { None }
     }
 
-    /// The resource with each reference of a route judged: in the mesh they may lead anywhere (GEP-1294).
-    fn settled(&self, resource: &Arc<Resource>) -> Arc<Resource> {
-        let Spec::Route(route) = &resource.spec else { return Arc::clone(resource) };
-        if route.destinations().all(|to| to.standing != Standing::Foreign) {
-            return Arc::clone(resource);
+    /// The resource with each reference of a route judged: in the mesh they may lead anywhere (GEP-1294),
+    /// from gateways only where that's granted.
+    fn settled(&self, node: &NodeSpec, resource: &Arc<Resource>) -> Option<Arc<Resource>> {
+        let Spec::Route(route) = &resource.spec else { return Some(Arc::clone(resource)) };
+        let plain = route.parents.iter().all(|parent| parent.kind == ParentKind::Service)
+            && route.destinations().all(|to| to.standing != Standing::Foreign);
+        if plain {
+            return Some(Arc::clone(resource));
         }
-        let mut settled = (**route).clone();
-        for to in settled.destinations_mut().filter(|to| to.standing == Standing::Foreign) {
-            to.standing = Standing::Granted;
-        }
-        Arc::new(Resource { spec: Spec::Route(settled.into()), ..(**resource).clone() })
+        let settled = if node.role == Role::Gateway {
+            self.at_gateway(&resource.key, route)?
+        } else {
+            let mut settled = (**route).clone();
+            settled.parents.retain(|parent| parent.kind == ParentKind::Service);
+            for to in settled.destinations_mut().filter(|to| to.standing == Standing::Foreign) {
+                to.standing = Standing::Granted;
+            }
+            settled
+        };
+        Some(Arc::new(Resource { spec: Spec::Route(settled.into()), ..(**resource).clone() }))
     }
 
     /// Whether a sidecar's program may name this service: it says that it uses it, or a policy allows it.
@@ -179,14 +192,15 @@ pub(crate) fn endpoint_key(service: &ServiceRef, place: &Place) -> Key {
 /// both before the service that they protect, so that no call slips in between.
 pub(crate) fn rank(resource: &Resource) -> (u8, Key) {
     let rank = match &resource.spec {
-        Spec::Namespace | Spec::Mesh(_) => 0,
+        Spec::Namespace | Spec::Mesh(_) | Spec::GatewayClass(_) | Spec::Grant(_) => 0,
         Spec::Workload(_) => 1,
         Spec::Access(policy) if policy.action == Action::Deny => 2,
         Spec::Access(_) => 3,
         Spec::Service(_) => 4,
         Spec::Endpoint(_) => 5,
         Spec::Traffic(_) => 6,
-        Spec::Route(_) => 7,
+        Spec::Gateway(_) => 7,
+        Spec::Route(_) => 8,
     };
     (rank, resource.key.clone())
 }

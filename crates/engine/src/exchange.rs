@@ -12,7 +12,7 @@ use crate::cluster::{Busy, Cluster};
 use crate::concurrency::Criticality;
 use crate::course::{Course, Goal, Step, give_up};
 use crate::keyed::{self, Claim, Keyed};
-use crate::route::Chosen;
+use crate::route::{Chosen, Entry, Miss};
 use crate::session::Visit;
 use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
@@ -359,7 +359,11 @@ impl Exchange {
         let now = at.mono;
         let snapshot = Arc::clone(&self.snapshot);
         let found = resolve::resolve(&snapshot, &arrival.direction, head.host(), head.port());
-        let (tree, port) = found.map_err(|reason| self.refuse(reason, unknown_service(arrival, head)))?;
+        let (tree, port) = match found {
+            Ok(found) => found,
+            Err(_) if arrival.direction.side() == Side::Edge => return self.decide_edge(shard, arrival, head, at),
+            Err(reason) => return Err(self.refuse(reason, unknown_service(arrival, head))),
+        };
         self.service = Some(Arc::clone(tree));
         self.forwardable(head)?;
         if head.authority().is_empty() {
@@ -371,8 +375,54 @@ impl Exchange {
         self.admit(logical, now)?;
         let keyed = keyed::prepare(tree.protection.as_deref(), &mut shard.rng, head);
         let cluster = self.route(shard, (tree, port), head, at)?;
+        self.launch(shard, arrival, head, (cluster, logical.call.unsafe_retry, keyed), now)
+    }
+
+    /// What comes from outside and names no service of the mesh: the routes on gateways decide.
+    fn decide_edge(
+        &mut self,
+        shard: &mut Shard,
+        arrival: &Arrival<'_>,
+        head: &mut Head,
+        at: Now,
+    ) -> Result<Decision, Box<Answer>> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let Some(chosen) = snapshot.edge.choose(head) else {
+            let nearest = nearest(|| snapshot.edge.misses(head).map(|(_, entry, miss)| (entry, miss)));
+            let known = nearest.is_some();
+            self.nearest = nearest;
+            let (reason, detail) = if known {
+                (Reason::NoRoute, format!("no rule of a route on a gateway fits {}{}", head.authority(), head.path()))
+            } else {
+                (Reason::UnknownService, unknown_service(arrival, head))
+            };
+            return Err(self.refuse(reason, detail));
+        };
+        self.forwardable(head)?;
+        self.course.deadline = deadline::read(head, at.mono);
+        let cluster = self.follow(shard, chosen, head, at)?;
+        let to = cluster.service();
+        self.service = snapshot.subtree(&to.namespace, &to.name).cloned();
+        if head.authority().is_empty() {
+            head.set_authority(&cluster.name.label).ok();
+        }
+        self.admit(&cluster, at.mono)?;
+        let protection = self.service.as_ref().and_then(|tree| tree.protection.as_deref());
+        let keyed = keyed::prepare(protection, &mut shard.rng, head);
+        let unsafe_retry = cluster.call.unsafe_retry;
+        self.launch(shard, arrival, head, (cluster, unsafe_retry, keyed), at.mono)
+    }
+
+    /// The first try at a cluster.
+    fn launch(
+        &mut self,
+        shard: &mut Shard,
+        arrival: &Arrival<'_>,
+        head: &Head,
+        (cluster, unsafe_retry, keyed): (Arc<Cluster>, bool, bool),
+        now: Instant,
+    ) -> Result<Decision, Box<Answer>> {
         let rule = self.chosen.as_ref().map(Chosen::rule);
-        let unsafe_retry = logical.call.unsafe_retry;
         let retry = rule.and_then(|rule| rule.retry.as_ref());
         let allowed = retries_allowed(head);
         let policy = retry::Policy::of(head.method(), &cluster.call, retry, allowed);
@@ -383,7 +433,7 @@ impl Exchange {
             memory.budget.request(&cluster.call, now);
         }
         if let Some(on) = cluster.call.hash.as_ref().map(|hash| &hash.on) {
-            self.course.key = hash::key(on, head, arrival, &snapshot.node.name);
+            self.course.key = hash::key(on, head, arrival, &self.snapshot.node.name);
         }
         self.suffer(logical.call.fault.as_ref().or(cluster.call.fault.as_ref()), shard, head, at)?;
         self.course.goal = Goal::Cluster(cluster);
@@ -456,7 +506,7 @@ impl Exchange {
             return own.ok_or_else(|| self.refuse(Reason::Internal, "no cluster"));
         }
         let Some(chosen) = port.table.choose(head) else {
-            self.nearest = nearest_route(port, head);
+            self.nearest = nearest(|| port.table.misses(head));
             let detail = format!("{} has routes, but none of their rules fits the request", tree.label);
             return Err(self.refuse(Reason::NoRoute, detail));
         };
@@ -679,10 +729,9 @@ fn absent_backend(chosen: &Chosen) -> String {
 }
 
 /// The first match that asks for this path but for something else too, or else the first of all.
-fn nearest_route(port: &Port, head: &Head) -> Option<Text> {
-    use crate::route::Miss;
-    let by_path = port.table.misses(head).find(|(_, miss)| !matches!(miss, Some(Miss::Path(_))));
-    let (entry, miss) = by_path.or_else(|| port.table.misses(head).next())?;
+fn nearest<'a, M: Iterator<Item = (&'a Entry, Option<Miss<'a>>)>>(misses: impl Fn() -> M) -> Option<Text> {
+    let by_path = misses().find(|(_, miss)| !matches!(miss, Some(Miss::Path(_))));
+    let (entry, miss) = by_path.or_else(|| misses().next())?;
     Some(format!("closest rule {}: {}", entry.label(), miss?).into())
 }
 

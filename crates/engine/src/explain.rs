@@ -7,7 +7,7 @@ use crate::balance::{self, tiers};
 use crate::cluster::Cluster;
 use crate::exchange::Exchange;
 use crate::keyed::Protection;
-use crate::route::Chosen;
+use crate::route::{Chosen, Entry, Miss};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::tunnel::Tunnel;
@@ -207,6 +207,10 @@ fn resource(kind: &str, label: &str) -> String {
 fn explain_service(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, steps: &mut Vec<Step>) {
     let detail = match resolve::resolve(snapshot, &arrival.direction, head.host(), head.port()) {
         Ok((tree, port)) => format!("{} port {} ({})", tree.label, port.number, port.protocol.name()),
+        Err(_) if arrival.direction.side() == Side::Edge && snapshot.edge.misses(head).next().is_some() => {
+            explain_gateway(snapshot, head, steps);
+            return;
+        }
         Err(_) => {
             let mut known: Vec<String> = snapshot.services().map(ToString::to_string).collect();
             known.sort();
@@ -217,12 +221,39 @@ fn explain_service(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, step
 }
 
 fn explain_route(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, exchange: &Exchange, steps: &mut Vec<Step>) {
-    let Ok((_, port)) = resolve::resolve(snapshot, &arrival.direction, head.host(), head.port()) else { return };
+    let found = resolve::resolve(snapshot, &arrival.direction, head.host(), head.port());
+    let Ok((_, port)) = found else {
+        if arrival.direction.side() == Side::Edge {
+            explain_entries(snapshot.edge.misses(head).map(|(_, entry, miss)| (entry, miss)), exchange, steps);
+        }
+        return;
+    };
     if port.table.is_empty() {
         steps.push(step("route", "default", "", "the service has no routes: straight to its endpoints"));
         return;
     }
-    for (entry, miss) in port.table.misses(head) {
+    explain_entries(port.table.misses(head), exchange, steps);
+}
+
+/// The listeners that the host leads to.
+fn explain_gateway(snapshot: &Snapshot, head: &Head, steps: &mut Vec<Step>) {
+    let mut told: Option<&Text> = None;
+    for (label, ..) in snapshot.edge.misses(head) {
+        if told != Some(label) {
+            told = Some(label);
+            let gateway = label.rsplit_once('/').map_or(&**label, |(gateway, _)| gateway);
+            let detail = format!("{} belongs to listener {label}", head.host());
+            steps.push(step("gateway", label, &format!("Gateway/{gateway}"), detail));
+        }
+    }
+}
+
+fn explain_entries<'a>(
+    entries: impl Iterator<Item = (&'a Entry, Option<Miss<'a>>)>,
+    exchange: &Exchange,
+    steps: &mut Vec<Step>,
+) {
+    for (entry, miss) in entries {
         let label = entry.label();
         let at = resource(entry.kind().name(), label);
         match miss {

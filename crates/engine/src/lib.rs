@@ -15,6 +15,7 @@ mod cors;
 mod course;
 mod deadline;
 mod digits;
+mod edge;
 mod enter;
 mod exchange;
 mod explain;

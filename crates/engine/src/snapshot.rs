@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub(crate) services: Names<Arc<Names<Arc<Subtree>>>>,
     /// By slot.
     pub(crate) clusters: Vec<Option<Arc<Cluster>>>,
+    /// Where requests enter from outside.
+    pub(crate) edge: Arc<crate::edge::Edge>,
     pub(crate) words: Words,
     /// When a call of this workload was last given up after retries, over all cores: see `exchange`.
     pub(crate) spent: Arc<Line>,

@@ -198,6 +198,18 @@ registry! {
         "route sends traffic to a kind of resource that takes none",
         "This share of the requests is answered 500.",
         "Name a core Service.";
+    NOT_ATTACHED: "BYR-C051",
+        "route is attached to no listener of the gateway that it names",
+        "The route has no effect there.",
+        "Compare parentRefs and hostnames of the route with the listeners; `byrnie get gateways -o yaml` shows them.";
+    NOT_GRANTED: "BYR-C052",
+        "route of a gateway sends traffic into another namespace that has not allowed it",
+        "This share of the requests is answered 500.",
+        "Write a ReferenceGrant in the namespace of the service.";
+    CLASS_UNSERVED: "BYR-C053",
+        "gateway is of a class that nobody here serves",
+        "The gateway and the routes on it have no effect.",
+        "Write `gatewayClassName: byrnie`, or a GatewayClass with controllerName mesh.byrnie.dev/gateway.";
 
     // Access
     NO_RULES: "BYR-A001",

@@ -6,6 +6,7 @@
 pub mod change;
 pub mod code;
 pub mod diagnostic;
+pub mod gateway;
 pub mod identity;
 pub mod policy;
 pub mod record;

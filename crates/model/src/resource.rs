@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `Resource`: the unit of storage, of distribution and of status.
 
+use crate::gateway::{Gateway, GatewayClass, Grant};
 use crate::policy::{AccessPolicy, TrafficPolicy};
 use crate::{Endpoint, Route, Service, Workload};
 use byrnie_base::Text;
@@ -26,6 +27,12 @@ pub enum Kind {
     HttpRoute,
     /// Gateway API `GRPCRoute`.
     GrpcRoute,
+    /// Gateway API `Gateway`.
+    Gateway,
+    /// Gateway API `GatewayClass`.
+    GatewayClass,
+    /// Gateway API `ReferenceGrant`.
+    ReferenceGrant,
     /// Who may call what.
     AccessPolicy,
     /// How a service is called.
@@ -36,13 +43,16 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 8] = [
+    pub const APPLICABLE: [Self; 11] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
         Self::Workload,
         Self::HttpRoute,
         Self::GrpcRoute,
+        Self::Gateway,
+        Self::GatewayClass,
+        Self::ReferenceGrant,
         Self::AccessPolicy,
         Self::TrafficPolicy,
     ];
@@ -56,6 +66,9 @@ impl Kind {
             Self::Workload => "Workload",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::Gateway => "Gateway",
+            Self::GatewayClass => "GatewayClass",
+            Self::ReferenceGrant => "ReferenceGrant",
             Self::AccessPolicy => "AccessPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::Endpoint => "Endpoint",
@@ -66,7 +79,9 @@ impl Kind {
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::Namespace | Self::Service => "v1",
-            Self::HttpRoute | Self::GrpcRoute => "gateway.networking.k8s.io/v1",
+            Self::HttpRoute | Self::GrpcRoute | Self::Gateway | Self::GatewayClass | Self::ReferenceGrant => {
+                "gateway.networking.k8s.io/v1"
+            }
             Self::Mesh | Self::Workload | Self::AccessPolicy | Self::TrafficPolicy | Self::Endpoint => {
                 "mesh.byrnie.dev/v1alpha1"
             }
@@ -82,6 +97,9 @@ impl Kind {
             "service" | "services" | "svc" => Self::Service,
             "workload" | "workloads" | "wl" => Self::Workload,
             "httproute" | "httproutes" | "route" | "routes" => Self::HttpRoute,
+            "gateway" | "gateways" | "gtw" => Self::Gateway,
+            "gatewayclass" | "gatewayclasses" | "gc" => Self::GatewayClass,
+            "referencegrant" | "referencegrants" | "refgrant" => Self::ReferenceGrant,
             "grpcroute" | "grpcroutes" => Self::GrpcRoute,
             "accesspolicy" | "accesspolicies" | "ap" => Self::AccessPolicy,
             "trafficpolicy" | "trafficpolicies" | "tp" => Self::TrafficPolicy,
@@ -99,12 +117,12 @@ impl Kind {
 
     /// Whether it's one of Gateway API's kinds, whose names may have dots.
     pub const fn is_upstream(self) -> bool {
-        self.is_route()
+        self.is_route() || matches!(self, Self::Gateway | Self::GatewayClass | Self::ReferenceGrant)
     }
 
     /// Whether objects of this kind live in a namespace. The others have an empty namespace.
     pub const fn namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Mesh)
+        !matches!(self, Self::Namespace | Self::Mesh | Self::GatewayClass)
     }
 }
 
@@ -186,6 +204,12 @@ pub enum Spec {
     Workload(Box<Workload>),
     /// Match to weighted backends, for every kind of route.
     Route(Arc<Route>),
+    /// Where requests enter from outside.
+    Gateway(Arc<Gateway>),
+    /// Who serves gateways of a class.
+    GatewayClass(GatewayClass),
+    /// References from other namespaces.
+    Grant(Arc<Grant>),
     /// Who may call what.
     Access(Arc<AccessPolicy>),
     /// How a service is called.

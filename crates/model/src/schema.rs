@@ -21,6 +21,11 @@ pub fn of(kind: Kind) -> Option<Value> {
         Kind::Service => Some(spec::<k8s_openapi::api::core::v1::ServiceSpec>(&mut generator)),
         Kind::HttpRoute => Some(spec::<gateway_api::experimental::httproutes::HttpRouteSpec>(&mut generator)),
         Kind::GrpcRoute => Some(spec::<gateway_api::experimental::grpcroutes::GrpcRouteSpec>(&mut generator)),
+        Kind::Gateway => Some(spec::<gateway_api::experimental::gateways::GatewaySpec>(&mut generator)),
+        Kind::GatewayClass => Some(spec::<gateway_api::experimental::gatewayclasses::GatewayClassSpec>(&mut generator)),
+        Kind::ReferenceGrant => {
+            Some(spec::<gateway_api::experimental::referencegrants::ReferenceGrantSpec>(&mut generator))
+        }
         Kind::Endpoint => return None,
     };
     let mut metadata = json!({

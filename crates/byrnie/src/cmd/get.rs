@@ -16,7 +16,7 @@ use serde_json::Value;
   byrnie get httproute payments -o yaml
   byrnie get svc/payments -n shop")]
 pub(crate) struct Args {
-    /// service, workload, httproute, grpcroute, accesspolicy, trafficpolicy, mesh or namespace; or KIND/NAME
+    /// service, workload, httproute, grpcroute, gateway, gatewayclass, referencegrant, accesspolicy, trafficpolicy, mesh or namespace; or KIND/NAME
     kind: String,
     /// One resource
     name: Option<String>,
@@ -70,6 +70,9 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
         Kind::Service => ["PORTS", "SELECTOR"],
         Kind::Workload => ["ADDRESS", "SERVICE ACCOUNT"],
         Kind::HttpRoute | Kind::GrpcRoute => ["PARENTS", "RULES"],
+        Kind::Gateway => ["CLASS", "LISTENERS"],
+        Kind::GatewayClass => ["CONTROLLER", ""],
+        Kind::ReferenceGrant => ["FROM", "TO"],
         Kind::AccessPolicy => ["ACTION", "TARGETS"],
         Kind::TrafficPolicy => ["TARGETS", "SETTINGS"],
         Kind::Mesh => ["TRUST DOMAIN", "DEFAULT ACCESS"],
@@ -93,6 +96,9 @@ fn summary(kind: Kind, spec: &Value) -> [String; 2] {
         Kind::HttpRoute | Kind::GrpcRoute => {
             [names(&spec["parentRefs"], "name"), spec["rules"].as_array().map_or(0, Vec::len).to_string()]
         }
+        Kind::Gateway => [cell(spec, "gatewayClassName"), names(&spec["listeners"], "name")],
+        Kind::GatewayClass => [cell(spec, "controllerName"), String::new()],
+        Kind::ReferenceGrant => [names(&spec["from"], "namespace"), names(&spec["to"], "kind")],
         Kind::AccessPolicy => {
             let mode = if spec["mode"] == "Shadow" { " (shadow)" } else { "" };
             [cell(spec, "action") + mode, names(&spec["targetRefs"], "name")]

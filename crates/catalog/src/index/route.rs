@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 #[derive(Debug, Default)]
 pub(crate) struct RouteIndex {
     by_parent: Multi<ServiceRef, Key>,
+    /// Those that name a gateway.
+    at_gateways: BTreeSet<Key>,
     /// With the route, as several may relate the same two services.
     referrers: Multi<ServiceRef, (ServiceRef, Key)>,
 }
@@ -26,6 +28,11 @@ impl RouteIndex {
                 self.by_parent.remove(&parent, key);
             }
         }
+        if new.is_some_and(|route| route.parents.iter().any(|parent| parent.as_service().is_none())) {
+            self.at_gateways.insert(key.clone());
+        } else {
+            self.at_gateways.remove(key);
+        }
         if let Some(route) = new {
             let backends = backends(route);
             for parent in parents(route) {
@@ -35,6 +42,11 @@ impl RouteIndex {
                 self.by_parent.insert(parent, key.clone());
             }
         }
+    }
+
+    /// Routes that name a gateway.
+    pub(crate) fn at_gateways(&self) -> impl Iterator<Item = &Key> {
+        self.at_gateways.iter()
     }
 
     pub(crate) fn of_parent(&self, parent: &ServiceRef) -> impl Iterator<Item = &Key> {

@@ -3,21 +3,52 @@
 
 use crate::catalog::Catalog;
 use crate::check::{port, port_list};
-use byrnie_model::route::{Destination, Match, Parent, RouteFilter, Rule, Standing};
+use byrnie_model::gateway::{CLASS, Gateway};
+use byrnie_model::route::{Destination, Match, Parent, ParentKind, RouteFilter, Rule, Standing};
 use byrnie_model::{Diagnostic, Key, Revision, Route, ServiceRef, Spec, code};
 
 pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (i, parent) in route.parents.iter().enumerate() {
-        found.extend(parent_fits(catalog, parent, &format!("spec.parentRefs[{i}]")));
+        let at = format!("spec.parentRefs[{i}]");
+        found.extend(match parent.kind {
+            ParentKind::Service => parent_fits(catalog, parent, &at),
+            _ => {
+                let refused = catalog.attached(key, route, parent).err();
+                refused.map(|refused| Diagnostic::error(&code::NOT_ATTACHED, at, refused.message))
+            }
+        });
     }
     for (i, rule) in route.rules.iter().enumerate() {
         let at = format!("spec.rules[{i}]");
         backends_fit(catalog, rule, &at, &mut found);
+        found.extend(granted(catalog, (key, route), rule, &at));
         found.extend(retry_works(catalog, route, rule, &at));
         found.extend(reachable(catalog, key, route, i));
     }
     found
+}
+
+/// References from a gateway into other namespaces need a grant.
+fn granted(catalog: &Catalog, (key, route): (&Key, &Route), rule: &Rule, at: &str) -> Vec<Diagnostic> {
+    let Some(parent) = route.parents.iter().find(|parent| parent.kind != ParentKind::Service) else {
+        return Vec::new();
+    };
+    let refused = rule.backends.iter().enumerate().filter_map(|(i, backend)| {
+        let refused =
+            catalog.unresolved(key, parent, &backend.to).filter(|refused| refused.reason == "RefNotPermitted")?;
+        Some(Diagnostic::error(&code::NOT_GRANTED, format!("{at}.backendRefs[{i}].namespace"), refused.message))
+    });
+    refused.collect()
+}
+
+/// A gateway of a class that nobody here serves does nothing.
+pub(crate) fn gateway(catalog: &Catalog, gateway: &Gateway) -> Vec<Diagnostic> {
+    if catalog.is_served(gateway) {
+        return Vec::new();
+    }
+    let message = format!("class \"{}\" is none that byrnie serves; its own is \"{CLASS}\"", gateway.class);
+    vec![Diagnostic::warning(&code::CLASS_UNSERVED, "spec.gatewayClassName", message)]
 }
 
 fn parent_fits(catalog: &Catalog, parent: &Parent, at: &str) -> Option<Diagnostic> {

@@ -83,11 +83,11 @@ fn document(console: &Console, resource: &Resource) -> Value {
     let mut document = yaml::to_json(resource);
     let refusals = console.state.refusals(&resource.key);
     let refusal = |refusal: &crate::state::Refusal| json!({"proxy": refusal.proxy, "reason": refusal.nack.reason});
-    document["status"] = json!({
-        "revision": resource.revision,
-        "accepted": refusals.is_empty(),
-        "refusals": list(&refusals, refusal),
-    });
+    let upstream = console.state.catalog(|catalog| catalog.upstream_status(resource));
+    document["status"] = upstream.unwrap_or_else(|| json!({}));
+    document["status"]["revision"] = json!(resource.revision);
+    document["status"]["accepted"] = json!(refusals.is_empty());
+    document["status"]["refusals"] = list(&refusals, refusal);
     document
 }
 

@@ -141,6 +141,7 @@ impl Compiler {
             }
         };
         self.remove_route(key, dirty);
+        self.held.edge_dirty |= on_gateway(route);
         for parent in route.services() {
             self.held.by_parent.entry(parent.clone()).or_default().insert(key.clone());
             dirty.insert(parent.clone());
@@ -151,6 +152,7 @@ impl Compiler {
 
     pub(super) fn remove_route(&mut self, key: &Key, dirty: &mut Dirty) {
         let Some(old) = self.held.routes.remove(key) else { return };
+        self.held.edge_dirty |= on_gateway(&old.spec);
         for parent in old.spec.services() {
             if let Some(keys) = self.held.by_parent.get_mut(parent) {
                 keys.remove(key);
@@ -219,6 +221,11 @@ impl Compiler {
             dirty.insert(target.clone());
         }
     }
+}
+
+/// Whether a route is for what comes in through gateways.
+fn on_gateway(route: &Route) -> bool {
+    route.parents.iter().any(|parent| parent.as_service().is_none())
 }
 
 fn member(endpoint: &Endpoint, slot: Slot, load: Arc<Load>) -> Member {

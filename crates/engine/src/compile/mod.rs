@@ -14,7 +14,8 @@ use crate::route::CompiledRoute;
 use crate::shard::label_of;
 use crate::slot::{Slot, Slots};
 use crate::snapshot::{MeshDefaults, Names, Snapshot, Words};
-use crate::{Node, cluster::Member};
+use crate::{Node, cluster::Member, edge};
+use byrnie_model::gateway::Gateway;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::resource::{DefaultAccess, Spec};
 use byrnie_model::service::Service;
@@ -61,6 +62,9 @@ struct Held {
     services: BTreeMap<ServiceRef, Service>,
     endpoints: BTreeMap<ServiceRef, BTreeMap<byrnie_base::Text, Arc<Member>>>,
     routes: BTreeMap<Key, Arc<CompiledRoute>>,
+    gateways: BTreeMap<Key, (Revision, Arc<Gateway>)>,
+    /// Whether a gateway, or a route on one, has changed since the edge was compiled.
+    edge_dirty: bool,
     /// Routes by parent.
     by_parent: HashMap<ServiceRef, BTreeSet<Key>>,
     policies: BTreeMap<Key, Arc<CompiledPolicy>>,
@@ -97,6 +101,7 @@ impl Compiler {
             mesh: MeshDefaults { default_access: DefaultAccess::Deny },
             services: Names::default(),
             clusters: Vec::new(),
+            edge: Arc::default(),
             words,
             spent: Arc::default(),
         };
@@ -144,6 +149,12 @@ impl Compiler {
         for service in dirty {
             self.compile_service(service, &mut snapshot);
         }
+        if std::mem::take(&mut self.held.edge_dirty) {
+            let mut gateways: Vec<_> = self.held.gateways.iter().collect();
+            gateways.sort_by(|a, b| edge::order((a.1.0, a.0), (b.1.0, b.0)));
+            let gateways = gateways.into_iter().map(|(key, (_, gateway))| (key, &**gateway));
+            snapshot.edge = Arc::new(edge::Edge::new(gateways, &self.held.routes));
+        }
         snapshot.clusters.resize(self.slots.slots.len(), None);
         self.snapshot = Arc::new(snapshot);
     }
@@ -165,7 +176,11 @@ impl Compiler {
             Spec::Route(route) => self.put_route((key, resource.created), route, dirty)?,
             Spec::Access(policy) => self.put_access(key, policy, dirty),
             Spec::Traffic(policy) => self.put_traffic(key, policy, dirty),
-            Spec::Namespace => {}
+            Spec::Gateway(gateway) => {
+                self.held.edge_dirty = true;
+                self.held.gateways.insert(key.clone(), (resource.created, Arc::clone(gateway)));
+            }
+            Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) => {}
         }
         Ok(())
     }
@@ -179,7 +194,11 @@ impl Compiler {
             Kind::HttpRoute | Kind::GrpcRoute => self.remove_route(key, dirty),
             Kind::AccessPolicy => self.remove_access(key, dirty),
             Kind::TrafficPolicy => self.remove_traffic(key, dirty),
-            Kind::Namespace => {}
+            Kind::Gateway => {
+                self.held.edge_dirty = true;
+                self.held.gateways.remove(key);
+            }
+            Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant => {}
         }
     }
 

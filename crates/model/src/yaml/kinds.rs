@@ -27,19 +27,7 @@ const UNSERVED: &[(&str, &[&str])] = &[
         ],
     ),
     ("discovery.k8s.io", &["EndpointSlice"]),
-    (
-        "gateway.networking.k8s.io",
-        &[
-            "BackendTLSPolicy",
-            "Gateway",
-            "GatewayClass",
-            "ListenerSet",
-            "ReferenceGrant",
-            "TCPRoute",
-            "TLSRoute",
-            "UDPRoute",
-        ],
-    ),
+    ("gateway.networking.k8s.io", &["BackendTLSPolicy", "ListenerSet", "TCPRoute", "TLSRoute", "UDPRoute"]),
     ("gateway.networking.x-k8s.io", &["XBackendTrafficPolicy", "XListenerSet", "XMesh", "XBackend"]),
     ("mesh.byrnie.dev", &["Saga"]),
 ];
@@ -68,6 +56,9 @@ const FOREIGN_GROUPS: &[&str] = &[
 
 /// The kind that a document says it is.
 pub(crate) fn resolve(api_version: &str, kind: &str) -> Result<Kind, Fault> {
+    // Served upstream in both versions, with the same fields.
+    let older = kind == "ReferenceGrant" && api_version == "gateway.networking.k8s.io/v1beta1";
+    let api_version = if older { Kind::ReferenceGrant.api_version() } else { api_version };
     if let Some(found) = Kind::APPLICABLE.into_iter().find(|k| k.name() == kind && k.api_version() == api_version) {
         return Ok(found);
     }

@@ -5,6 +5,7 @@
 
 mod access;
 mod de;
+mod gateway;
 mod idempotency;
 mod kinds;
 mod mesh;
@@ -180,6 +181,9 @@ pub fn to_json(resource: &Resource) -> Value {
         Spec::Mesh(mesh) => Some(to_value(&MeshSpec::from(mesh))),
         Spec::Service(service) => Some(service::to_value(service)),
         Spec::Workload(workload) => Some(to_value(&WorkloadSpec::write(workload, &key.namespace))),
+        Spec::Gateway(gateway) => Some(gateway::to_value(gateway)),
+        Spec::GatewayClass(class) => Some(gateway::class_value(class)),
+        Spec::Grant(grant) => Some(gateway::grant_value(grant)),
         Spec::Route(route) => Some(route::to_value(route, key.kind, &key.namespace)),
         Spec::Access(policy) => Some(to_value(&AccessSpec::write(policy, &key.namespace))),
         Spec::Traffic(policy) => Some(to_value(&TrafficSpec::from(&**policy))),
@@ -238,6 +242,9 @@ fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
         Kind::Workload => workload::read(reader).map(|workload| Spec::Workload(Box::new(workload))),
         Kind::HttpRoute => route::read(reader).map(|route| Spec::Route(route.into())),
         Kind::GrpcRoute => route::grpc::read(reader).map(|route| Spec::Route(route.into())),
+        Kind::Gateway => gateway::read(reader).map(|gateway| Spec::Gateway(gateway.into())),
+        Kind::GatewayClass => gateway::class(reader).map(Spec::GatewayClass),
+        Kind::ReferenceGrant => gateway::grant(reader).map(|grant| Spec::Grant(grant.into())),
         Kind::AccessPolicy => access::read(reader).map(|policy| Spec::Access(policy.into())),
         Kind::TrafficPolicy => traffic::read(reader).map(|policy| Spec::Traffic(policy.into())),
         Kind::Endpoint => None,

@@ -7,6 +7,7 @@ mod check;
 mod endpoint;
 mod fault;
 mod filter;
+mod gateway;
 mod idempotency;
 mod mesh;
 mod policy;
@@ -72,10 +73,11 @@ pub fn encode(resource: &Resource) -> Bytes {
         Spec::Service(spec) => service::encode(spec, labels),
         Spec::Workload(spec) => workload::encode(spec, labels),
         Spec::Endpoint(spec) => endpoint::encode(spec, labels),
+        Spec::Gateway(spec) => gateway::encode(spec, resource.created, labels),
         Spec::Route(spec) => route::encode(spec, resource.created, labels),
         Spec::Access(spec) => policy::encode_access(spec, labels),
         Spec::Traffic(spec) => policy::encode_traffic(spec, labels),
-        Spec::Namespace => Bytes::new(),
+        Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) => Bytes::new(),
     }
 }
 
@@ -92,13 +94,16 @@ pub fn decode(key: Key, revision: Revision, bytes: &[u8]) -> Result<Resource, Er
         Kind::Service => service::decode(bytes)?,
         Kind::Workload => workload::decode(bytes)?,
         Kind::Endpoint => endpoint::decode(&key, bytes)?,
-        Kind::HttpRoute | Kind::GrpcRoute => {
-            let (spec, labels, created) = route::decode(bytes)?;
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::Gateway => {
+            let decode = if key.kind == Kind::Gateway { gateway::decode } else { route::decode };
+            let (spec, labels, created) = decode(bytes)?;
             return Ok(Resource { key, revision, created, labels, origin: None, spec });
         }
         Kind::AccessPolicy => policy::decode_access(bytes)?,
         Kind::TrafficPolicy => policy::decode_traffic(bytes)?,
-        Kind::Namespace => return Err(Error { field: "type", problem: Problem::Invalid }),
+        Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant => {
+            return Err(Error { field: "type", problem: Problem::Invalid });
+        }
     };
     Ok(Resource { key, revision, created: Revision::default(), labels, origin: None, spec })
 }

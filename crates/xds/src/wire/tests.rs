@@ -316,12 +316,21 @@ fn traffic() -> impl Strategy<Value = Spec> {
     )
 }
 
+fn gateway() -> impl Strategy<Value = Spec> {
+    use byrnie_model::gateway::{From, Gateway, Listener};
+    let from = prop_oneof![Just(From::Same), Just(From::All), labels().prop_map(From::Selected)];
+    let listener = (name(), of(text("[*][.][a-z.]{1,9}")), 1_u16.., from, vec(name(), 0..3))
+        .prop_map(|(name, hostname, port, from, kinds)| Listener { name, hostname, port, from, kinds });
+    (name(), vec(listener, 0..3)).prop_map(|(class, listeners)| Spec::Gateway(Arc::new(Gateway { class, listeners })))
+}
+
 fn kind_of(spec: &Spec, age: u64) -> Kind {
     match spec {
         Spec::Service(_) => Kind::Service,
         Spec::Workload(_) => Kind::Workload,
         Spec::Access(_) => Kind::AccessPolicy,
         Spec::Traffic(_) => Kind::TrafficPolicy,
+        Spec::Gateway(_) => Kind::Gateway,
         Spec::Route(_) => Kind::ROUTES[usize::from(age.is_multiple_of(2))],
         other => panic!("{other:?} has its own name"),
     }
@@ -344,8 +353,17 @@ fn keyed() -> impl Strategy<Value = Spec> {
 }
 
 fn resource() -> impl Strategy<Value = Resource> {
-    let spec =
-        prop_oneof![mesh(), service(), workload(), endpoint(), route(), access(), traffic().boxed(), keyed().boxed()];
+    let spec = prop_oneof![
+        mesh(),
+        service(),
+        workload(),
+        endpoint(),
+        route(),
+        gateway().boxed(),
+        access(),
+        traffic().boxed(),
+        keyed().boxed()
+    ];
     (spec, labels(), name(), name(), any::<u64>()).prop_map(|(spec, labels, namespace, name, age)| {
         let (key, labels) = match &spec {
             Spec::Endpoint(endpoint) => {
@@ -355,7 +373,7 @@ fn resource() -> impl Strategy<Value = Resource> {
             Spec::Mesh(_) => (Key::new(Kind::Mesh, "", name), labels),
             other => (Key::new(kind_of(other, age), namespace, name), labels),
         };
-        let created = Revision(if key.kind.is_route() { age } else { 0 });
+        let created = Revision(if key.kind.is_route() || key.kind == Kind::Gateway { age } else { 0 });
         Resource { key, revision: Revision(7), created, labels, origin: None, spec }
     })
 }

@@ -17,7 +17,8 @@ const WEIGHT_MAX: i32 = 1_000_000;
 
 pub(super) fn parents(reader: &mut Reader<'_>, said: &[gw::HttpRouteParentRefs]) -> Vec<Parent> {
     if said.is_empty() {
-        let message = "a route needs at least one parent, such as {group: \"\", kind: Service, name: NAME}";
+        let message =
+            "a route needs at least one parent, such as {group: \"\", kind: Service, name: NAME} or {name: GATEWAY}";
         reader.fault(&code::MISSING_FIELD, "spec.parentRefs", message);
     }
     reader.at_most(said.len(), PARENTS_MAX, "spec.parentRefs");
@@ -54,8 +55,9 @@ fn parent_of(reader: &mut Reader<'_>, said: &gw::HttpRouteParentRefs, at: &str) 
     let word = said.kind.as_deref().unwrap_or("Gateway");
     let kind = match (group, word) {
         ("", "Service") => ParentKind::Service,
+        ("gateway.networking.k8s.io", "Gateway") => ParentKind::Gateway,
         _ => {
-            let what = format!("routes on a {word} (group \"{group}\"); only {{group: \"\", kind: Service}}");
+            let what = format!("routes on a {word} (group \"{group}\"); only Service (group \"\") and Gateway");
             reader.unenforced(at, &what);
             return None;
         }

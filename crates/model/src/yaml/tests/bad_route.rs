@@ -12,9 +12,10 @@ fn specs() {
     for (spec, code, place) in [
         ("rules: []", "C005", "spec"),
         ("parentRefs: []", "C005", "parentRefs"),
-        ("parentRefs: [{name: a}]", "C010", "{"),
         ("parentRefs: [{kind: Service, name: a}]", "C010", "{"),
-        ("parentRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}]", "C010", "{"),
+        ("parentRefs: [{group: gateway.networking.k8s.io, kind: ListenerSet, name: a}]", "C010", "{"),
+        ("parentRefs: [{name: a}, {name: a, sectionName: b}]", "C028", "{"),
+        ("parentRefs: [{name: a, sectionName: 'a b'}]", "C011", "'a b'"),
         ("parentRefs: [{group: '', kind: Service, name: A}]", "C008", "A"),
         ("parentRefs: [{group: '', kind: Service}]", "C005", "{"),
         ("parentRefs: [{group: '', kind: Service, name: a, namespace: Other}]", "C008", "Other"),
@@ -269,4 +270,50 @@ fn grpc_routes() {
     ] {
         check_grpc(rule, code, place);
     }
+}
+
+fn check_gateway(spec: &str, code: &str, place: &str) {
+    let head = HEAD.replace("HTTPRoute", "Gateway");
+    check_bad(&format!("{head}spec: {{gatewayClassName: byrnie, {spec}}}"), code, place);
+}
+
+#[test]
+fn gateways_and_grants() {
+    for (spec, code, place) in [
+        ("listeners: []", "C011", "listeners"),
+        ("listeners: [{name: a, port: 0, protocol: HTTP}]", "C011", "0"),
+        ("listeners: [{name: A, port: 80, protocol: HTTP}]", "C011", "A"),
+        ("listeners: [{name: a, port: 80, protocol: HTTPS}]", "C010", "HTTPS"),
+        ("listeners: [{name: a, port: 80, protocol: UDP}]", "C010", "UDP"),
+        ("listeners: [{name: a, port: 80, protocol: GOPHER}]", "C011", "GOPHER"),
+        ("listeners: [{name: a, port: 80, protocol: HTTP, tls: {}}]", "C028", "tls"),
+        ("listeners: [{name: a, port: 80, protocol: HTTP, hostname: 'a.*'}]", "C011", "'a.*'"),
+        ("listeners: [{name: a, port: 80, protocol: HTTP}, {name: a, port: 81, protocol: HTTP}]", "C028", "a"),
+        ("listeners: [{name: a, port: 80, protocol: HTTP}, {name: b, port: 80, protocol: HTTP}]", "C028", "{"),
+        (
+            "listeners: [{name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector}}}]",
+            "C005",
+            "namespaces",
+        ),
+        (
+            "listeners: [{name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: Exists}]}}}}]",
+            "C010",
+            "matchExpressions",
+        ),
+        ("addresses: [{value: 10.0.0.1}], listeners: [{name: a, port: 80, protocol: HTTP}]", "C010", "addresses"),
+        ("listener: []", "C002", "listener"),
+    ] {
+        check_gateway(spec, code, place);
+    }
+    let grant = HEAD.replace("HTTPRoute", "ReferenceGrant");
+    for (spec, code, place) in [
+        ("from: [], to: [{group: '', kind: Service}]", "C011", "from"),
+        ("from: [{group: a.b, kind: HTTPRoute, namespace: A}], to: [{group: '', kind: Service}]", "C008", "A"),
+        ("from: [{group: a.b, kind: HTTPRoute}], to: [{group: '', kind: Service}]", "C005", "{"),
+        ("from: [{group: a.b, kind: 'a b', namespace: a}], to: [{group: '', kind: Service}]", "C011", "'a b'"),
+    ] {
+        check_bad(&format!("{grant}spec: {{{spec}}}"), code, place);
+    }
+    let class = HEAD.replace("HTTPRoute", "GatewayClass");
+    check_bad(&format!("{class}spec: {{controllerName: me}}"), "C011", "me");
 }

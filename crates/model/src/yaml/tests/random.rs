@@ -2,6 +2,7 @@
 //! Random input: no bytes make the reader panic, and every resource survives its own document.
 
 use super::super::*;
+use crate::gateway::{From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer};
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
 use crate::policy::fault::Fault;
 use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
@@ -427,6 +428,40 @@ fn keyed() -> impl Strategy<Value = TrafficPolicy> {
     )
 }
 
+fn gateway() -> impl Strategy<Value = Gateway> {
+    let from = prop_oneof![Just(From::Same), Just(From::All), labels().prop_map(From::Selected)];
+    let kinds = vec(label().prop_map(|k| format!("K{k}.a.b").into()), 0..3);
+    let listener = (option::of(label()), from, kinds);
+    (label(), vec(listener, 1..4)).prop_map(|(class, listeners)| Gateway {
+        class,
+        listeners: listeners
+            .into_iter()
+            .enumerate()
+            .map(|(i, (hostname, from, kinds))| Listener {
+                name: format!("l{i}").into(),
+                hostname: hostname.map(|name| format!("*.{name}").into()),
+                port: u16::try_from(i + 80).unwrap(),
+                from,
+                kinds,
+            })
+            .collect(),
+    })
+}
+
+fn grant() -> impl Strategy<Value = Grant> {
+    let from = (label(), label()).prop_map(|(kind, namespace)| Referrer {
+        group: "a.b".into(),
+        kind: format!("K{kind}").into(),
+        namespace,
+    });
+    let to = (label(), option::of(label())).prop_map(|(kind, name)| Referent {
+        group: "".into(),
+        kind: format!("K{kind}").into(),
+        name,
+    });
+    (vec(from, 1..3), vec(to, 1..3)).prop_map(|(from, to)| Grant { from, to })
+}
+
 fn resource() -> impl Strategy<Value = Resource> {
     let mesh = any::<bool>().prop_map(|allow| {
         let default_access = if allow { DefaultAccess::Allow } else { DefaultAccess::Deny };
@@ -442,6 +477,11 @@ fn resource() -> impl Strategy<Value = Resource> {
             let rules = route.rules.into_iter().map(grpc).collect();
             (Kind::GrpcRoute, Spec::Route(Route { rules, ..route }.into()))
         }),
+        gateway().prop_map(|gateway| (Kind::Gateway, Spec::Gateway(gateway.into()))),
+        label().prop_map(|path| {
+            (Kind::GatewayClass, Spec::GatewayClass(GatewayClass { controller: format!("a.b/{path}").into() }))
+        }),
+        grant().prop_map(|grant| (Kind::ReferenceGrant, Spec::Grant(grant.into()))),
         access().prop_map(|policy| (Kind::AccessPolicy, Spec::Access(policy.into()))),
         traffic().prop_map(|policy| (Kind::TrafficPolicy, Spec::Traffic(policy.into()))),
         keyed().prop_map(|policy| (Kind::TrafficPolicy, Spec::Traffic(policy.into()))),

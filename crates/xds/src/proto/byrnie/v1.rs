@@ -394,6 +394,53 @@ pub struct Retry {
     pub backoff: ::core::option::Option<Duration>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Gateway {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, tag = "2")]
+    pub class: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub listeners: ::prost::alloc::vec::Vec<Listener>,
+    #[prost(uint64, tag = "4")]
+    pub created: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Listener {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "2")]
+    pub hostname: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    #[prost(string, repeated, tag = "7")]
+    pub kinds: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(oneof = "listener::From", tags = "4, 5, 6")]
+    pub from: ::core::option::Option<listener::From>,
+}
+/// Nested message and enum types in `Listener`.
+pub mod listener {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum From {
+        #[prost(bool, tag = "4")]
+        Same(bool),
+        #[prost(bool, tag = "5")]
+        All(bool),
+        #[prost(message, tag = "6")]
+        Selected(super::Selector),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Selector {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AccessPolicy {
     #[prost(btree_map = "string, string", tag = "1")]
     pub labels: ::prost::alloc::collections::BTreeMap<

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which listeners of which gateways a route is attached to, which references into other namespaces are
+//! granted, and what is said of both in the words of Gateway API
+//! (<https://gateway-api.sigs.k8s.io/reference/spec/#routestatus>).
+
+use crate::catalog::Catalog;
+use crate::view::service_key;
+use byrnie_base::Text;
+use byrnie_model::gateway::{CLASS, CONTROLLER, From, Gateway, Listener, intersection};
+use byrnie_model::route::{Destination, Parent, ParentKind, Standing};
+use byrnie_model::{Key, Kind, Resource, Route, Spec};
+use serde_json::{Value, json};
+
+const GROUP: &str = "gateway.networking.k8s.io";
+/// The label that every namespace has.
+const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Why a route isn't attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// The reason, as upstream calls it.
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+fn refused<T>(reason: &'static str, message: String) -> Result<T, Refused> {
+    Err(Refused { reason, message })
+}
+
+impl Catalog {
+    /// The listeners that a route is attached to by a parent that is a gateway.
+    pub(crate) fn attached(&self, key: &Key, route: &Route, parent: &Parent) -> Result<Vec<Text>, Refused> {
+        let at = &parent.name;
+        let gateway = match self.spec(&gateway_key(parent)) {
+            Some(Spec::Gateway(gateway)) => gateway,
+            _ => {
+                return refused(
+                    "NoMatchingParent",
+                    format!("no Gateway \"{}\" in namespace \"{}\"", at.name, at.namespace),
+                );
+            }
+        };
+        if !self.is_served(gateway) {
+            let message =
+                format!("Gateway \"{}\" is of class \"{}\", which byrnie does not serve", at.name, gateway.class);
+            return refused("NoMatchingParent", message);
+        }
+        let named = |listener: &&Listener| {
+            parent.section.as_ref().is_none_or(|name| *name == listener.name)
+                && parent.port.is_none_or(|port| port == listener.port)
+        };
+        let listeners: Vec<&Listener> = gateway.listeners.iter().filter(named).collect();
+        if listeners.is_empty() {
+            return refused(
+                "NoMatchingParent",
+                format!("Gateway \"{}\" has no listener of this name and port", at.name),
+            );
+        }
+        let lets_in = |listener: &&Listener| {
+            admits_kind(listener, key.kind) && self.admits(&listener.from, &at.namespace, &key.namespace)
+        };
+        let listeners: Vec<&Listener> = listeners.into_iter().filter(lets_in).collect();
+        if listeners.is_empty() {
+            let message = format!(
+                "no listener of Gateway \"{}\" lets in a {} of namespace \"{}\"",
+                at.name,
+                key.kind.name(),
+                key.namespace
+            );
+            return refused("NotAllowedByListeners", message);
+        }
+        let shares = |listener: &&Listener| {
+            let host = listener.hostname.as_deref();
+            route.hostnames.is_empty() || route.hostnames.iter().any(|name| intersection(host, Some(name)).is_some())
+        };
+        let names: Vec<Text> = listeners.into_iter().filter(shares).map(|listener| listener.name.clone()).collect();
+        if names.is_empty() {
+            let message = format!("no listener of Gateway \"{}\" has a host in common with the route", at.name);
+            return refused("NoMatchingListenerHostname", message);
+        }
+        Ok(names)
+    }
+
+    /// Whether byrnie serves gateways of this class.
+    pub(crate) fn is_served(&self, gateway: &Gateway) -> bool {
+        match self.spec(&Key::new(Kind::GatewayClass, "", gateway.class.clone())) {
+            Some(Spec::GatewayClass(class)) => *class.controller == *CONTROLLER,
+            _ => *gateway.class == *CLASS,
+        }
+    }
+
+    fn admits(&self, from: &From, own: &str, namespace: &Text) -> bool {
+        match from {
+            From::Same => **namespace == *own,
+            From::All => true,
+            From::Selected(wanted) => {
+                let labels = self.resource(&Key::new(Kind::Namespace, "", namespace.clone())).map(|r| &r.labels);
+                wanted.iter().all(|(name, value)| {
+                    (**name == *NAMESPACE_LABEL && value == namespace)
+                        || labels.is_some_and(|labels| labels.get(name) == Some(value))
+                })
+            }
+        }
+    }
+
+    /// Whether a ReferenceGrant lets routes of this kind and namespace refer to a service elsewhere.
+    pub(crate) fn granted(&self, key: &Key, to: &Destination) -> bool {
+        if to.service.namespace == key.namespace {
+            return true;
+        }
+        let grants = self.iter(Kind::ReferenceGrant).filter(|grant| grant.key.namespace == to.service.namespace);
+        grants.into_iter().any(|resource| {
+            let Spec::Grant(grant) = &resource.spec else { return false };
+            let from = grant
+                .from
+                .iter()
+                .any(|from| *from.group == *GROUP && *from.kind == *key.kind.name() && from.namespace == key.namespace);
+            let named = |name: &Option<Text>| name.as_ref().is_none_or(|name| *name == to.service.name);
+            from && grant.to.iter().any(|of| of.group.is_empty() && *of.kind == *"Service" && named(&of.name))
+        })
+    }
+
+    /// A route as a gateway gets it: its parents are the listeners that it's attached to, and references
+    /// into other namespaces stand as far as they're granted. `None` if it's attached to nothing.
+    pub(crate) fn at_gateway(&self, key: &Key, route: &Route) -> Option<Route> {
+        let mut settled = route.clone();
+        settled.parents = Vec::new();
+        for parent in &route.parents {
+            match parent.kind {
+                ParentKind::Service => settled.parents.push(parent.clone()),
+                ParentKind::Gateway | ParentKind::ListenerSet => {
+                    let names = self.attached(key, route, parent).unwrap_or_default();
+                    let listener = |section| Parent { section: Some(section), port: None, ..parent.clone() };
+                    settled.parents.extend(names.into_iter().map(listener));
+                }
+            }
+        }
+        let exposed = route.parents.iter().any(|parent| parent.kind != ParentKind::Service);
+        for to in settled.destinations_mut().filter(|to| to.standing == Standing::Foreign) {
+            if !exposed || self.granted(key, to) {
+                to.standing = Standing::Granted;
+            }
+        }
+        (!settled.parents.is_empty()).then_some(settled)
+    }
+
+    /// The status of a resource in the words of Gateway API; `None` if it isn't one of its kinds.
+    pub fn upstream_status(&self, resource: &Resource) -> Option<Value> {
+        match &resource.spec {
+            Spec::GatewayClass(class) => {
+                let ours = *class.controller == *CONTROLLER;
+                let condition = condition("Accepted", ours, if ours { "Accepted" } else { "Waiting" }, String::new());
+                Some(json!({"conditions": [condition]}))
+            }
+            Spec::Gateway(gateway) => Some(self.gateway_status(&resource.key, gateway)),
+            Spec::Route(route) => {
+                let parents = route.parents.iter().map(|parent| self.parent_status(&resource.key, route, parent));
+                Some(json!({"parents": parents.collect::<Vec<_>>()}))
+            }
+            _ => None,
+        }
+    }
+
+    fn gateway_status(&self, key: &Key, gateway: &Gateway) -> Value {
+        if !self.is_served(gateway) {
+            let message = format!("no controller here serves class \"{}\"; byrnie's own is \"{CLASS}\"", gateway.class);
+            return json!({"conditions": [condition("Accepted", false, "Pending", message)]});
+        }
+        let listeners: Vec<Value> = gateway.listeners.iter().map(|l| self.listener_status(key, l)).collect();
+        let message = "served on the edge's own port, whatever port a listener names".to_owned();
+        json!({
+            "conditions": [
+                condition("Accepted", true, "Accepted", String::new()),
+                condition("Programmed", true, "Programmed", message),
+            ],
+            "listeners": listeners,
+        })
+    }
+
+    fn listener_status(&self, gateway: &Key, listener: &Listener) -> Value {
+        let attached = self.routes.at_gateways().filter(|key| {
+            let Some(Spec::Route(route)) = self.spec(key) else { return false };
+            let here = |parent: &&Parent| gateway_key(parent) == *gateway;
+            route
+                .parents
+                .iter()
+                .filter(here)
+                .any(|parent| self.attached(key, route, parent).is_ok_and(|names| names.contains(&listener.name)))
+        });
+        let attached = attached.count();
+        let kinds: Vec<&str> = Kind::ROUTES.into_iter().filter(|k| admits_kind(listener, *k)).map(Kind::name).collect();
+        let unknown: Vec<&str> = listener
+            .kinds
+            .iter()
+            .map(|word| &**word)
+            .filter(|word| !Kind::ROUTES.into_iter().any(|kind| is_kind(word, kind)))
+            .collect();
+        let resolved = unknown.is_empty();
+        let (reason, message) = if resolved {
+            ("ResolvedRefs", String::new())
+        } else {
+            ("InvalidRouteKinds", format!("no such kind can attach here: {}", unknown.join(", ")))
+        };
+        json!({
+            "name": listener.name,
+            "attachedRoutes": attached,
+            "supportedKinds": kinds.iter().map(|kind| json!({"group": GROUP, "kind": kind})).collect::<Vec<_>>(),
+            "conditions": [
+                condition("Accepted", true, "Accepted", String::new()),
+                condition("Programmed", !kinds.is_empty(), if kinds.is_empty() { "Invalid" } else { "Programmed" }, String::new()),
+                condition("ResolvedRefs", resolved, reason, message),
+                condition("Conflicted", false, "NoConflicts", String::new()),
+            ],
+        })
+    }
+
+    fn parent_status(&self, key: &Key, route: &Route, parent: &Parent) -> Value {
+        let accepted = match parent.kind {
+            ParentKind::Service => match self.spec(&service_key(&parent.name)) {
+                Some(Spec::Service(service))
+                    if parent.port.is_none_or(|p| service.ports.iter().any(|o| o.port == p)) =>
+                {
+                    Ok(())
+                }
+                Some(_) => refused("NoMatchingParent", format!("Service \"{}\" has no such port", parent.name.name)),
+                None => refused("NoMatchingParent", self.absent(&parent.name).0),
+            },
+            ParentKind::Gateway | ParentKind::ListenerSet => self.attached(key, route, parent).map(drop),
+        };
+        let (holds, reason, message) = match accepted {
+            Ok(()) => (true, "Accepted", String::new()),
+            Err(refused) => (false, refused.reason, refused.message),
+        };
+        let (resolved, why) = match route.destinations().find_map(|to| self.unresolved(key, parent, to)) {
+            None => (true, Refused { reason: "ResolvedRefs", message: String::new() }),
+            Some(refused) => (false, refused),
+        };
+        let (group, kind) = match parent.kind {
+            ParentKind::Service => ("", "Service"),
+            ParentKind::Gateway => (GROUP, "Gateway"),
+            ParentKind::ListenerSet => (GROUP, "ListenerSet"),
+        };
+        let mut reference =
+            json!({"group": group, "kind": kind, "namespace": parent.name.namespace, "name": parent.name.name});
+        if let Some(section) = &parent.section {
+            reference["sectionName"] = json!(section);
+        }
+        if let Some(port) = parent.port {
+            reference["port"] = json!(port);
+        }
+        json!({
+            "parentRef": reference,
+            "controllerName": CONTROLLER,
+            "conditions": [
+                condition("Accepted", holds, reason, message),
+                condition("ResolvedRefs", resolved, why.reason, why.message),
+            ],
+        })
+    }
+
+    /// Why a reference can't be followed from this parent.
+    pub(crate) fn unresolved(&self, key: &Key, parent: &Parent, to: &Destination) -> Option<Refused> {
+        if let Standing::Unserved(kind) = &to.standing {
+            return refused::<()>("InvalidKind", format!("requests cannot be sent to a {kind}")).err();
+        }
+        if parent.kind != ParentKind::Service && !self.granted(key, to) {
+            let message = format!("no ReferenceGrant in namespace \"{}\" allows it", to.service.namespace);
+            return refused::<()>("RefNotPermitted", message).err();
+        }
+        match self.service(&to.service) {
+            None => refused::<()>("BackendNotFound", self.absent(&to.service).0).err(),
+            Some(service) if service.ports.iter().all(|port| port.port != to.port) => {
+                refused::<()>("BackendNotFound", format!("Service \"{}\" has no port {}", to.service.name, to.port))
+                    .err()
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+/// The key of the gateway that a parent names.
+pub(crate) fn gateway_key(parent: &Parent) -> Key {
+    Key::new(Kind::Gateway, parent.name.namespace.clone(), parent.name.name.clone())
+}
+
+fn admits_kind(listener: &Listener, kind: Kind) -> bool {
+    listener.kinds.is_empty() || listener.kinds.iter().any(|word| is_kind(word, kind))
+}
+
+fn is_kind(word: &str, kind: Kind) -> bool {
+    word.split_once('.') == Some((kind.name(), GROUP))
+}
+
+fn condition(kind: &str, holds: bool, reason: &str, message: String) -> Value {
+    let status = if holds { "True" } else { "False" };
+    json!({"type": kind, "status": status, "reason": reason, "message": message})
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Listeners, hosts and routes at the edge, through whole exchanges.
+
+use crate::fixtures::*;
+use crate::{Arrival, Direction, Exchange, Tls};
+use byrnie_model::gateway::{From, Gateway, Listener};
+use byrnie_model::resource::{Resource, Spec};
+use byrnie_model::route::{Parent, ParentKind, Route};
+use byrnie_model::{Key, Kind, Protocol, Revision};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A gateway whose listeners `l0`, `l1`, ... are for these hosts; empty means any.
+fn gateway(name: &str, hosts: &[&str]) -> Resource {
+    let listener = |(at, host): (usize, &&str)| Listener {
+        name: format!("l{at}").into(),
+        hostname: (!host.is_empty()).then(|| (*host).into()),
+        port: 80,
+        from: From::All,
+        kinds: vec![],
+    };
+    let listeners = hosts.iter().enumerate().map(listener).collect();
+    resource(Kind::Gateway, "shop", name, Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), listeners })))
+}
+
+/// A route on these listeners (`GATEWAY/LISTENER`) for these hosts: everything below `path` to `to`.
+fn on(name: &str, listeners: &[&str], hosts: &[&str], path: &str, to: &str) -> Resource {
+    let parent = |listener: &&str| {
+        let (gateway, section) = listener.split_once('/').unwrap();
+        Parent { kind: ParentKind::Gateway, name: sref(gateway), section: Some(section.into()), port: None }
+    };
+    let spec = Route {
+        parents: listeners.iter().map(parent).collect(),
+        hostnames: hosts.iter().map(|host| (*host).into()).collect(),
+        rules: vec![rule(vec![prefix(path)], vec![backend(to, 1)])],
+    };
+    resource(Kind::HttpRoute, "shop", name, Spec::Route(Arc::new(spec)))
+}
+
+/// Services `a`, `b` and `c` with an endpoint each.
+fn world(resources: Vec<Resource>) -> World {
+    let mut all = Vec::new();
+    for (n, name) in (1..).zip(["a", "b", "c"]) {
+        all.push(service(name, Protocol::Http1));
+        all.push(of_endpoint(endpoint(name, name, n)));
+    }
+    all.extend(resources);
+    World::new(all)
+}
+
+/// The endpoint that a request from outside reaches, or its status.
+fn ask(world: &mut World, url: &str) -> String {
+    let remote = SocketAddr::from(([192, 0, 2, 1], 5555));
+    let arrival = Arrival { direction: Direction::Edge, source: None, remote, tls: Tls::None };
+    let snapshot = world.snapshot();
+    let (exchange, effect) = Exchange::begin(&snapshot, &mut world.shard, &arrival, &mut head("GET", url, &[]), ms(0));
+    drop(exchange);
+    match effect {
+        crate::Effect::Send(plan) => endpoint_of(&plan),
+        crate::Effect::Reply(answer) => answer.status.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn check(world: &mut World, cases: &[(&str, &str)]) {
+    for (url, expected) in cases {
+        assert_eq!(ask(world, url), *expected, "{url}");
+    }
+}
+
+#[test]
+fn hosts_lead_to_routes() {
+    let mut world = world(vec![
+        gateway("gw", &[""]),
+        on("exact", &["gw/l0"], &["www.a.test"], "/", "a"),
+        on("wild", &["gw/l0"], &["*.a.test"], "/", "b"),
+        on("any", &["gw/l0"], &[], "/", "c"),
+    ]);
+    check(
+        &mut world,
+        &[
+            ("www.a.test/", "a"),
+            ("WWW.a.test:8080/", "a"),
+            ("x.a.test/", "b"),
+            ("x.y.a.test/", "b"),
+            ("a.test/", "c"),
+            ("other.test/", "c"),
+            // The names of services stay what they are.
+            ("b.shop.mesh.localhost/", "b"),
+        ],
+    );
+}
+
+#[test]
+fn a_route_counts_only_where_listener_and_route_agree_on_the_host() {
+    let mut world = world(vec![
+        gateway("gw", &["*.a.test"]),
+        on("r", &["gw/l0"], &["x.a.test", "x.b.test"], "/", "a"),
+        on("all", &["gw/l0"], &[], "/all", "b"),
+    ]);
+    check(
+        &mut world,
+        &[
+            ("x.a.test/", "a"),
+            ("x.b.test/", "404"),
+            ("y.a.test/", "404"),
+            ("y.a.test/all", "b"),
+            ("x.a.test/all", "a"),
+            ("a.test/all", "404"),
+        ],
+    );
+}
+
+#[test]
+fn listeners_do_not_share_what_is_theirs() {
+    let mut world = world(vec![
+        gateway("gw", &["", "*.a.test", "www.a.test"]),
+        on("any", &["gw/l0"], &[], "/", "a"),
+        on("wild", &["gw/l1"], &[], "/wild", "b"),
+        on("exact", &["gw/l2"], &[], "/exact", "c"),
+    ]);
+    check(
+        &mut world,
+        &[
+            ("www.a.test/exact", "c"),
+            ("www.a.test/wild", "404"),
+            ("x.a.test/wild", "b"),
+            ("x.a.test/", "404"),
+            ("b.test/exact", "a"),
+        ],
+    );
+}
+
+#[test]
+fn gateways_come_and_go_with_their_routes() {
+    let mut world = world(vec![]);
+    check(&mut world, &[("x.test/", "404")]);
+    world.put(vec![on("r", &["one/l0"], &[], "/", "a")]);
+    check(&mut world, &[("x.test/", "404")]);
+    world.put(vec![gateway("one", &[""])]);
+    check(&mut world, &[("x.test/", "a")]);
+    // Of two with the same host, the older is asked first, and the other for what the first doesn't have.
+    let mut older = gateway("two", &[""]);
+    older.created = Revision(0);
+    world.put(vec![older, on("s", &["two/l0"], &[], "/s", "b")]);
+    check(&mut world, &[("x.test/", "a"), ("x.test/s", "b")]);
+    world.remove(vec![Key::new(Kind::HttpRoute, "shop", "s")]);
+    check(&mut world, &[("x.test/s", "a")]);
+    world.remove(vec![Key::new(Kind::Gateway, "shop", "one")]);
+    check(&mut world, &[("x.test/", "404")]);
+}

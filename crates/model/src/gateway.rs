@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where requests enter from outside (`Gateway`, in Gateway API's meaning), who may attach routes to it,
+//! and who has allowed references into a namespace.
+
+use crate::Labels;
+use byrnie_base::Text;
+
+/// The class that is always there.
+pub const CLASS: &str = "byrnie";
+/// The controller of gateways that byrnie serves.
+pub const CONTROLLER: &str = "mesh.byrnie.dev/gateway";
+
+/// Which controller serves the gateways of a class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayClass {
+    /// Its name, such as `mesh.byrnie.dev/gateway`.
+    pub controller: Text,
+}
+
+/// A group of listeners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// The name of its class.
+    pub class: Text,
+    /// At least one; names are unique, and so is each pair of port and host.
+    pub listeners: Vec<Listener>,
+}
+
+/// Where HTTP enters. Each listener is served on the edge's own port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name.
+    pub name: Text,
+    /// The host that it's for, perhaps with a leading `*.`; `None` means any.
+    pub hostname: Option<Text>,
+    /// The port that it names.
+    pub port: u16,
+    /// Namespaces whose routes may attach.
+    pub from: From,
+    /// Kinds of routes that may attach, as `KIND.GROUP`; empty means every kind that is served.
+    pub kinds: Vec<Text>,
+}
+
+/// Namespaces whose routes may attach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The gateway's own.
+    Same,
+    /// Any.
+    All,
+    /// Those that have these labels.
+    Selected(Labels),
+}
+
+/// References into the namespace that it lives in, from others (ReferenceGrant).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Who may refer; any of them.
+    pub from: Vec<Referrer>,
+    /// To what; any of it.
+    pub to: Vec<Referent>,
+}
+
+/// Who may refer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referrer {
+    /// The API group.
+    pub group: Text,
+    /// The kind.
+    pub kind: Text,
+    /// The namespace.
+    pub namespace: Text,
+}
+
+/// What may be referred to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referent {
+    /// The API group; empty for core.
+    pub group: Text,
+    /// The kind.
+    pub kind: Text,
+    /// Only this one.
+    pub name: Option<Text>,
+}
+
+/// The hosts that two patterns have in common: `None` if there are none, `Some(None)` if that's any host.
+pub fn intersection<'a>(a: Option<&'a str>, b: Option<&'a str>) -> Option<Option<&'a str>> {
+    let (Some(a), Some(b)) = (a, b) else { return Some(a.or(b)) };
+    match (a.strip_prefix('*'), b.strip_prefix('*')) {
+        (None, None) => (a == b).then_some(Some(a)),
+        (Some(end), None) => is_below(b, end).then_some(Some(b)),
+        (None, Some(end)) => is_below(a, end).then_some(Some(a)),
+        (Some(of_a), Some(of_b)) if of_a.ends_with(of_b) => Some(Some(a)),
+        (Some(of_a), Some(of_b)) => of_b.ends_with(of_a).then_some(Some(b)),
+    }
+}
+
+/// Whether a pattern fits a host.
+pub fn host_fits(pattern: Option<&str>, host: &str) -> bool {
+    match pattern.map(|pattern| (pattern, pattern.strip_prefix('*'))) {
+        None => true,
+        Some((_, Some(end))) => is_below(host, end),
+        Some((exact, None)) => exact.eq_ignore_ascii_case(host),
+    }
+}
+
+/// How special a pattern is: an exact host before a wildcard, a longer before a shorter one, any host last.
+pub fn host_rank(pattern: Option<&str>) -> (bool, usize) {
+    pattern.map_or((false, 0), |pattern| (!pattern.starts_with('*'), pattern.len()))
+}
+
+fn is_below(host: &str, end: &str) -> bool {
+    host.len() > end.len() && host.get(host.len() - end.len()..).is_some_and(|tail| tail.eq_ignore_ascii_case(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_intersect_as_upstream_says() {
+        for (a, b, both) in [
+            (None, None, Some(None)),
+            (Some("a.b"), None, Some(Some("a.b"))),
+            (None, Some("*.b"), Some(Some("*.b"))),
+            (Some("test.example.com"), Some("test.example.com"), Some(Some("test.example.com"))),
+            (Some("test.example.com"), Some("*.example.com"), Some(Some("test.example.com"))),
+            (Some("*.example.com"), Some("foo.test.example.com"), Some(Some("foo.test.example.com"))),
+            (Some("*.example.com"), Some("*.test.example.com"), Some(Some("*.test.example.com"))),
+            (Some("*.example.com"), Some("example.com"), None),
+            (Some("*.example.com"), Some("test.example.net"), None),
+            (Some("*.example.com"), Some("*.ample.com"), None),
+            (Some("a.b"), Some("b.b"), None),
+        ] {
+            assert_eq!(intersection(a, b), both, "{a:?} {b:?}");
+            assert_eq!(intersection(b, a), both, "{b:?} {a:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_fit_patterns() {
+        for (pattern, host, fits) in [
+            (None, "", true),
+            (Some("a.b"), "A.b", true),
+            (Some("*.b"), "x.a.b", true),
+            (Some("*.b"), "b", false),
+            (Some("*.b"), ".b", false),
+            (Some("*.b"), "ab", false),
+            (Some("*.b"), "\u{e9}b", false),
+        ] {
+            assert_eq!(host_fits(pattern, host), fits, "{pattern:?} {host}");
+        }
+        assert!(host_rank(Some("a.b")) > host_rank(Some("*.long.example")));
+        assert!(host_rank(Some("*.b")) > host_rank(None));
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The documents of Gateway, GatewayClass and ReferenceGrant, read with Gateway API's own types.
+
+use super::meta;
+use super::names;
+use super::reader::Reader;
+use crate::code;
+use crate::gateway::{From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer};
+use byrnie_base::Text;
+use gateway_api::experimental::gateways as gw;
+use gateway_api::experimental::{gatewayclasses, referencegrants};
+use serde_json::{Value, json};
+
+/// Limits of the CRDs.
+const LISTENERS_MAX: usize = 64;
+const KINDS_MAX: usize = 8;
+const REFERENCES_MAX: usize = 16;
+const GROUP: &str = "gateway.networking.k8s.io";
+
+pub(crate) fn class(reader: &mut Reader<'_>) -> Option<GatewayClass> {
+    let spec: gatewayclasses::GatewayClassSpec = reader.spec()?;
+    let name = &spec.controller_name;
+    let fits = name.split_once('/').is_some_and(|(domain, path)| names::is_subdomain(domain) && !path.is_empty());
+    reader.require(fits, "spec.controllerName", format!("\"{name}\" is not DOMAIN/PATH"));
+    if spec.parameters_ref.is_some() {
+        reader.unenforced("spec.parametersRef", "parameters of a class");
+    }
+    Some(GatewayClass { controller: name.as_str().into() })
+}
+
+pub(crate) fn class_value(class: &GatewayClass) -> Value {
+    json!({"controllerName": class.controller})
+}
+
+pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
+    let spec: gw::GatewaySpec = reader.spec()?;
+    let fields = [
+        (spec.addresses.is_some_and(|addresses| !addresses.is_empty()), "addresses", "addresses of a gateway"),
+        (spec.allowed_listeners.is_some(), "allowedListeners", "listener sets"),
+        (spec.default_scope.is_some(), "defaultScope", "default gateways"),
+        (spec.infrastructure.is_some(), "infrastructure", "labels and parameters of a gateway's infrastructure"),
+        (spec.tls.is_some(), "tls", "TLS of a gateway"),
+    ];
+    for (_, field, what) in fields.into_iter().filter(|(said, ..)| *said) {
+        reader.unenforced(format!("spec.{field}"), what);
+    }
+    let class = spec.gateway_class_name.as_str();
+    reader.require(names::is_subdomain(class), "spec.gatewayClassName", format!("\"{class}\" is not a DNS name"));
+    reader.require(!spec.listeners.is_empty(), "spec.listeners", "at least one listener");
+    reader.at_most(spec.listeners.len(), LISTENERS_MAX, "spec.listeners");
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (i, said) in spec.listeners.iter().enumerate() {
+        let at = format!("spec.listeners[{i}]");
+        let listener = listener(reader, said, &at);
+        if listeners.iter().any(|other| other.name == listener.name) {
+            let message = format!("the listener name \"{}\" stands twice", listener.name);
+            reader.fault(&code::CONTRADICTION, format!("{at}.name"), message);
+        } else if listeners.iter().any(|o| (o.port, &o.hostname) == (listener.port, &listener.hostname)) {
+            reader.fault(&code::CONTRADICTION, at, "another listener has the same port and host");
+        }
+        listeners.push(listener);
+    }
+    Some(Gateway { class: class.into(), listeners })
+}
+
+fn listener(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> Listener {
+    let fits = names::is_subdomain(&said.name);
+    reader.require(fits, &format!("{at}.name"), format!("\"{}\" is not a DNS name", said.name));
+    match said.protocol.as_str() {
+        "HTTP" => {}
+        protocol @ ("HTTPS" | "TLS" | "TCP" | "UDP") => {
+            reader.unenforced(format!("{at}.protocol"), &format!("the protocol {protocol} at a gateway; only HTTP"));
+        }
+        other => {
+            let message = format!("\"{other}\" is no protocol of a listener; write HTTP");
+            reader.fault(&code::BAD_VALUE, format!("{at}.protocol"), message);
+        }
+    }
+    if said.tls.is_some() && said.protocol == "HTTP" {
+        reader.fault(&code::CONTRADICTION, format!("{at}.tls"), "a listener of protocol HTTP has no tls");
+    }
+    let hostname = said.hostname.as_deref().filter(|name| !name.is_empty());
+    if let Some(name) = hostname {
+        let message = format!("\"{name}\" is not a host name in lower case, perhaps with a leading \"*.\"");
+        reader.require(names::is_hostname(name), &format!("{at}.hostname"), message);
+    }
+    let allowed = said.allowed_routes.as_ref();
+    let from = from(reader, allowed.and_then(|a| a.namespaces.as_ref()), &format!("{at}.allowedRoutes.namespaces"));
+    let kinds = allowed.and_then(|allowed| allowed.kinds.as_deref()).unwrap_or_default();
+    reader.at_most(kinds.len(), KINDS_MAX, &format!("{at}.allowedRoutes.kinds"));
+    let kinds = kinds.iter().enumerate().map(|(i, said)| {
+        let group = said.group.as_deref().unwrap_or(GROUP);
+        let fits = names::is_kind(&said.kind) && (group.is_empty() || names::is_subdomain(group));
+        let path = format!("{at}.allowedRoutes.kinds[{i}].kind");
+        reader.require(fits, &path, format!("\"{}\" of group \"{group}\" is not the name of a kind", said.kind));
+        Text::from(format!("{}.{group}", said.kind))
+    });
+    let kinds = kinds.collect();
+    let port = reader.port(said.port.into(), &format!("{at}.port"));
+    Listener { name: said.name.as_str().into(), hostname: hostname.map(Text::from), port, from, kinds }
+}
+
+fn from(reader: &mut Reader<'_>, said: Option<&gw::GatewayListenersAllowedRoutesNamespaces>, at: &str) -> From {
+    use gw::GatewayListenersAllowedRoutesNamespacesFrom as Word;
+    let selector = said.and_then(|said| said.selector.as_ref());
+    match said.and_then(|said| said.from.as_ref()) {
+        None | Some(Word::Same) => From::Same,
+        Some(Word::All) => From::All,
+        Some(Word::Selector) => {
+            let Some(selector) = selector else {
+                reader.fault(&code::MISSING_FIELD, at, "from: Selector needs the field \"selector\"");
+                return From::Same;
+            };
+            if selector.match_expressions.as_ref().is_some_and(|list| !list.is_empty()) {
+                reader.unenforced(format!("{at}.selector.matchExpressions"), "matchExpressions; write matchLabels");
+            }
+            let labels = selector.match_labels.clone().unwrap_or_default();
+            From::Selected(meta::labels(reader, &labels, &format!("{at}.selector.matchLabels")))
+        }
+    }
+}
+
+pub(crate) fn to_value(gateway: &Gateway) -> Value {
+    let listeners: Vec<Value> = gateway.listeners.iter().map(listener_value).collect();
+    json!({"gatewayClassName": gateway.class, "listeners": listeners})
+}
+
+fn listener_value(listener: &Listener) -> Value {
+    let mut value = json!({"name": listener.name, "port": listener.port, "protocol": "HTTP"});
+    if let Some(hostname) = &listener.hostname {
+        value["hostname"] = json!(hostname);
+    }
+    value["allowedRoutes"]["namespaces"] = match &listener.from {
+        From::Same => json!({"from": "Same"}),
+        From::All => json!({"from": "All"}),
+        From::Selected(labels) => json!({"from": "Selector", "selector": {"matchLabels": labels}}),
+    };
+    if !listener.kinds.is_empty() {
+        let kind = |word: &Text| {
+            let (kind, group) = word.split_once('.').unwrap_or((word, ""));
+            json!({"group": group, "kind": kind})
+        };
+        value["allowedRoutes"]["kinds"] = listener.kinds.iter().map(kind).collect();
+    }
+    value
+}
+
+pub(crate) fn grant(reader: &mut Reader<'_>) -> Option<Grant> {
+    let spec: referencegrants::ReferenceGrantSpec = reader.spec()?;
+    for (field, count) in [("from", spec.from.len()), ("to", spec.to.len())] {
+        let path = format!("spec.{field}");
+        reader.require(count > 0, &path, "at least one entry");
+        reader.at_most(count, REFERENCES_MAX, &path);
+    }
+    let mut named = |group: &str, kind: &str, at: &str| {
+        let fits = names::is_kind(kind) && (group.is_empty() || names::is_subdomain(group));
+        reader.require(
+            fits,
+            &format!("{at}.kind"),
+            format!("\"{kind}\" of group \"{group}\" is not the name of a kind"),
+        );
+    };
+    for (i, from) in spec.from.iter().enumerate() {
+        named(&from.group, &from.kind, &format!("spec.from[{i}]"));
+    }
+    for (i, to) in spec.to.iter().enumerate() {
+        named(&to.group, &to.kind, &format!("spec.to[{i}]"));
+    }
+    let from = spec.from.iter().enumerate().map(|(i, from)| Referrer {
+        group: from.group.as_str().into(),
+        kind: from.kind.as_str().into(),
+        namespace: reader.label(&from.namespace, &format!("spec.from[{i}].namespace")),
+    });
+    let from = from.collect();
+    let to = spec.to.iter().map(|to| Referent {
+        group: to.group.as_str().into(),
+        kind: to.kind.as_str().into(),
+        name: to.name.as_deref().filter(|name| !name.is_empty()).map(Text::from),
+    });
+    Some(Grant { from, to: to.collect() })
+}
+
+pub(crate) fn grant_value(grant: &Grant) -> Value {
+    let from = |from: &Referrer| json!({"group": from.group, "kind": from.kind, "namespace": from.namespace});
+    let to = |to: &Referent| {
+        let mut value = json!({"group": to.group, "kind": to.kind});
+        if let Some(name) = &to.name {
+            value["name"] = json!(name);
+        }
+        value
+    };
+    json!({
+        "from": grant.from.iter().map(from).collect::<Vec<_>>(),
+        "to": grant.to.iter().map(to).collect::<Vec<_>>(),
+    })
+}
