@@ -182,7 +182,7 @@ async fn carry(core: &Rc<Core>, work: Work, desk: &mut Desk, runner: &Runner) {
             *runner.head.borrow_mut() = Some(head);
         }
         Err(reject) => {
-            core.count(|counts| counts.rejected.increment());
+            core.count(|counts| counts.rejected.of(reject.reason).increment());
             return refuse(core, &mut wire, desk, reject).await;
         }
     }

@@ -49,7 +49,7 @@ fn no_answer_reaches_another_request() {
         while let Some(head) = peer.read_head() {
             let n = turn.fetch_add(1, Ordering::SeqCst);
             // Now and then before the request's body was read, or even sent.
-            let early = n % 7 == 0;
+            let early = n.is_multiple_of(7);
             if !early && crate::front::body_of(&mut peer, &head).is_none() {
                 return;
             }
