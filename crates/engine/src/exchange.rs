@@ -375,7 +375,7 @@ impl Exchange {
         self.admit(logical, now)?;
         let keyed = keyed::prepare(tree.protection.as_deref(), &mut shard.rng, head);
         let cluster = self.route(shard, (tree, port), head, at)?;
-        self.launch(shard, arrival, head, (cluster, logical.call.unsafe_retry, keyed), now)
+        self.launch(shard, arrival, head, (logical, cluster, keyed), at)
     }
 
     /// What comes from outside and names no service of the mesh: the routes on gateways decide.
@@ -409,24 +409,25 @@ impl Exchange {
         self.admit(&cluster, at.mono)?;
         let protection = self.service.as_ref().and_then(|tree| tree.protection.as_deref());
         let keyed = keyed::prepare(protection, &mut shard.rng, head);
-        let unsafe_retry = cluster.call.unsafe_retry;
-        self.launch(shard, arrival, head, (cluster, unsafe_retry, keyed), at.mono)
+        self.launch(shard, arrival, head, (&Arc::clone(&cluster), cluster, keyed), at)
     }
 
-    /// The first try at a cluster.
+    /// The first try at a cluster, for a call of the service that was asked for.
     fn launch(
         &mut self,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
         head: &Head,
-        (cluster, unsafe_retry, keyed): (Arc<Cluster>, bool, bool),
-        now: Instant,
+        (asked, cluster, keyed): (&Cluster, Arc<Cluster>, bool),
+        at: Now,
     ) -> Result<Decision, Box<Answer>> {
+        let now = at.mono;
         let rule = self.chosen.as_ref().map(Chosen::rule);
         let retry = rule.and_then(|rule| rule.retry.as_ref());
         let allowed = retries_allowed(head);
         let policy = retry::Policy::of(head.method(), &cluster.call, retry, allowed);
-        self.course.policy = retry::Policy { repeatable: policy.repeatable || unsafe_retry || keyed, keyed, ..policy };
+        self.course.policy =
+            retry::Policy { repeatable: policy.repeatable || asked.call.unsafe_retry || keyed, keyed, ..policy };
         self.course.limits.timeout = rule.and_then(|rule| rule.backend_timeout);
         self.course.limits.backoff = retry.and_then(|retry| retry.backoff);
         if let Some(memory) = shard.clusters.entry(cluster.slot) {
@@ -435,7 +436,7 @@ impl Exchange {
         if let Some(on) = cluster.call.hash.as_ref().map(|hash| &hash.on) {
             self.course.key = hash::key(on, head, arrival, &self.snapshot.node.name);
         }
-        self.suffer(logical.call.fault.as_ref().or(cluster.call.fault.as_ref()), shard, head, at)?;
+        self.suffer(asked.call.fault.as_ref().or(cluster.call.fault.as_ref()), shard, head, at)?;
         self.course.goal = Goal::Cluster(cluster);
         self.dispatch(shard, now).map(Decision::Send)
     }
