@@ -106,7 +106,7 @@ impl Flow {
     pub fn send_request(&mut self, head: &Head) -> Result<(), Error> {
         let target = std::mem::take(&mut self.target);
         self.writing = match writing(head.framing()) {
-            Writing::Nothing if head.upgrade().is_some() => Writing::Switching,
+            Writing::Nothing | Writing::Length(0) if head.upgrade().is_some() => Writing::Switching,
             Writing::UntilEnd => Writing::Bare,
             other => other,
         };
@@ -439,7 +439,8 @@ const fn reading(framing: Framing) -> Reading {
 
 const fn writing(framing: Framing) -> Writing {
     match framing {
-        Framing::None | Framing::Length(0) => Writing::Nothing,
+        Framing::None => Writing::Nothing,
+        // Of a length of 0 too the end is said when it has come: what follows may belie it.
         Framing::Length(length) => Writing::Length(length),
         Framing::Chunked | Framing::UntilClose | Framing::Stream => Writing::UntilEnd,
     }

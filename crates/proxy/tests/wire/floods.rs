@@ -112,7 +112,8 @@ fn floods_of_frames_that_carry_nothing_are_ended() {
             println!("flood of {name}: GOAWAY {code:?}");
             assert_eq!(code, Some(CALM), "{name}");
         }
-        assert_eq!(begun(), 0);
+        // Empty DATA follows a whole head, which may be passed on at once; nothing else is a request.
+        assert!(begun() <= 1, "{}", begun());
     });
 }
 
@@ -134,23 +135,27 @@ fn a_header_list_too_small_for_any_answer_is_the_clients_own_loss() {
 /// One reference of a byte stands for a large line (HPACK bomb).
 #[test]
 fn references_are_charged_with_what_they_stand_for() {
-    through(|caller, begun| {
-        for (name, value) in [("x-y", "v"), ("cookie", "a=b"), ("x-large", "value of forty bytes, as cookies may be")] {
-            for references in [90, 4_000, 16_000] {
-                let mut block = Block::get("/bomb").kept(name, value).0;
-                block.extend(std::iter::repeat_n(0xbe, references));
-                let before = begun();
-                let _ = flood(caller, 40, |n| {
-                    let mut sends = out().frame(HEADERS, 1, 1 + 2 * n, []);
-                    let mut rest = block.chunks(16_000).peekable();
-                    while let Some(part) = rest.next() {
-                        sends = sends.frame(CONTINUATION, if rest.peek().is_none() { 4 } else { 0 }, 1 + 2 * n, part);
-                    }
-                    sends
-                });
-                // A hundred lines are allowed; a bomb isn't.
-                assert!(references == 90 || begun() == before, "{references} references to {name} reached the program");
-            }
+    let (world, (program, targets)) = (World::new(), noting());
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    for (name, value) in [("x-y", "v"), ("cookie", "a=b"), ("x-large", "value of forty bytes, as cookies may be")] {
+        for references in [90, 4_000, 16_000] {
+            let mut block = Block::get(&format!("/{references}")).kept(name, value).0;
+            block.extend(std::iter::repeat_n(0xbe, references));
+            let _ = flood(&caller, 40, |n| {
+                let mut sends = out().frame(HEADERS, 1, 1 + 2 * n, []);
+                let mut rest = block.chunks(16_000).peekable();
+                while let Some(part) = rest.next() {
+                    sends = sends.frame(CONTINUATION, if rest.peek().is_none() { 4 } else { 0 }, 1 + 2 * n, part);
+                }
+                sends
+            });
         }
-    });
+    }
+    let mut client = Peer::connect(caller.outbound("echo"));
+    assert_eq!(client.ask(&get("/after")).0, 200);
+    assert_eq!(byrnie_net::runtime::panics(), 0);
+    // A hundred lines are allowed; a bomb isn't.
+    let bombs = targets.lock().unwrap().iter().filter(|target| !["/90", "/after"].contains(&target.as_str())).count();
+    assert_eq!(bombs, 0, "bombs reached the program");
 }

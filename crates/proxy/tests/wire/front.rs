@@ -195,7 +195,8 @@ fn check(cases: Vec<Case>) -> usize {
     let failed: Vec<String> = cases.iter().filter_map(|case| play(&caller, case).err()).collect();
     assert!(failed.is_empty(), "{} of {} cases failed:\n{}", failed.len(), cases.len(), failed.join("\n"));
     let targets = targets.lock().unwrap();
-    assert!(!targets.iter().any(|target| target.starts_with("/bad")), "a malformed request reached the program");
+    let bad: Vec<_> = targets.iter().filter(|target| target.starts_with("/bad")).collect();
+    assert!(bad.is_empty(), "malformed requests reached the program: {bad:?}");
     assert_eq!(byrnie_net::runtime::panics(), 0);
     cases.len()
 }
