@@ -3,6 +3,7 @@
 //! write it. It never looks at what passes.
 
 use crate::runtime;
+use crate::tls::session;
 use byrnie_base::Timestamp;
 use std::io;
 use std::net::SocketAddr;
@@ -41,6 +42,15 @@ impl Tls {
     /// A connection to a peer whose certificate ends at `not_after`.
     pub(crate) fn new(stream: tokio_rustls::TlsStream<TcpStream>, not_after: Option<Timestamp>) -> Self {
         Self { stream, end: not_after.map(|at| at + EXPIRY_GRACE), alarm: None }
+    }
+
+    /// Reads, as much at once as the reader has room for.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() >= session::ROOM_BYTES_MIN {
+            session::poll_read(&mut self.stream, cx, buf)
+        } else {
+            Pin::new(&mut self.stream).poll_read(cx, buf)
+        }
     }
 
     /// The TLS connection itself.
@@ -126,7 +136,7 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => match Pin::new(&mut tls.stream).poll_read(cx, buf) {
+            Self::Tls(tls) => match tls.poll_read(cx, buf) {
                 Poll::Pending => tls.wait(cx),
                 read => read,
             },

@@ -23,6 +23,8 @@ pub struct Flow {
     target: Text,
     /// Written, and not yet in a frame.
     backlog: Vec<u8>,
+    /// How much of the backlog is in frames already.
+    framed: usize,
     pub(super) reading: Reading,
     pub(super) writing: Writing,
     end: Fin,
@@ -32,7 +34,7 @@ pub struct Flow {
     held: usize,
 }
 
-assert_size!(Flow, 120);
+assert_size!(Flow, 128);
 
 /// What may still be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,7 @@ impl Flow {
             id,
             target,
             backlog: Vec::new(),
+            framed: 0,
             reading: Reading::Nothing,
             writing: Writing::Nothing,
             end: Fin::Open,
@@ -305,7 +308,7 @@ impl Flow {
 
     /// Bytes that wait for credit or room.
     pub fn unsent(&self) -> usize {
-        self.backlog.len()
+        self.backlog.len() - self.framed
     }
 
     /// Whether any byte of the stream may have left.
@@ -319,13 +322,13 @@ impl Flow {
         let link = Rc::clone(&self.link);
         let state = &mut *link.0.borrow_mut();
         if !self.backlog.is_empty() {
-            let taken = state.write(self.id, &self.backlog)?;
-            self.backlog.drain(..taken);
-            if !self.backlog.is_empty() {
+            self.framed += state.write(self.id, &self.backlog[self.framed..])?;
+            if self.framed < self.backlog.len() {
                 state.wait_for_room(self.key, cx);
                 state.wrote();
                 return Poll::Pending;
             }
+            self.framed = 0;
             scratch::recycle(std::mem::take(&mut self.backlog));
         }
         self.write_end(state, false);
@@ -352,6 +355,7 @@ impl Flow {
     /// Resets the stream, with one of [`byrnie_codec::hop::code`].
     pub fn reset(&mut self, code: u32) {
         self.backlog.clear();
+        self.framed = 0;
         self.end = Fin::Written;
         let state = &mut *self.link.0.borrow_mut();
         if state.session.is_open(self.id) && !state.is_ended() {

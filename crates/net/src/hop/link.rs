@@ -6,7 +6,7 @@ use super::lane::{End, Lane, Lanes};
 use super::server::Arrival;
 use super::{
     BYPASS_BYTES, CORK_BYTES_MAX, CORK_FRAMES_MAX, GOODBYE_TIMEOUT, IDLE_OPENER, IDLE_SERVER, PING_AFTER, PING_TIMEOUT,
-    TEND_EVERY,
+    TEND_EVERY, TURN_BYTES_MAX,
 };
 use crate::http::{Alarm, Error, scratch};
 use crate::io::Stream;
@@ -125,8 +125,12 @@ impl State {
             self.flush();
             self.call_queue();
         }
+        let mut turn = 0;
         while let Some(mut stream) = self.stream.take() {
-            let read = scratch::poll_read(&mut stream, cx, |_, bytes| self.take(bytes));
+            let read = scratch::poll_read(&mut stream, cx, |_, bytes| {
+                turn += bytes.len();
+                self.take(bytes)
+            });
             self.stream = Some(stream);
             match read {
                 Poll::Pending => break,
@@ -137,6 +141,10 @@ impl State {
                     self.end(wrong.label());
                 }
                 Poll::Ready(Err(_)) => self.end("broken"),
+            }
+            if turn >= TURN_BYTES_MAX {
+                cx.waker().wake_by_ref();
+                break;
             }
             if !self.inward.arrivals.is_empty() {
                 break;

@@ -25,6 +25,8 @@ mod tests;
 const CORK_FRAMES_MAX: usize = 16;
 /// Bytes gathered before they are sent at once.
 const CORK_BYTES_MAX: usize = 64 * 1024;
+/// Bytes read before those for whom they came have their turn: what they take at once needn't be kept.
+const TURN_BYTES_MAX: usize = 64 * 1024;
 /// A piece of a body from here on is sealed from where it lies rather than copied.
 const BYPASS_BYTES: usize = 32 * 1024;
 /// Silence on a connection with open streams after which the other side is asked whether it's there ...

@@ -15,7 +15,7 @@ const READ_BYTES: usize = 256 * 1024;
 /// Spare buffers kept by a worker.
 const SPARES_MAX: usize = 32;
 /// A buffer that grew beyond this isn't kept.
-const SPARE_BYTES_MAX: usize = 64 * 1024;
+const SPARE_BYTES_MAX: usize = 128 * 1024;
 const SPARE_BYTES: usize = 4 * 1024;
 
 thread_local! {

@@ -13,6 +13,7 @@ mod connect;
 pub mod keys;
 mod seal;
 pub mod secret;
+pub(crate) mod session;
 mod verify;
 
 pub use accept::{ServerTls, accept, server, server_optional_client};

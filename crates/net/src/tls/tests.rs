@@ -292,3 +292,47 @@ fn a_renewal_shows_the_new_certificate_and_trusts_the_new_roots_at_once() {
     let (accepted, connected) = block_on(shake(&clone, &stale, &web, &[])).unwrap();
     assert!(accepted.is_err() && connected.is_err());
 }
+
+#[test]
+fn large_reads_take_every_byte_and_see_how_the_connection_ends() {
+    async fn read(mut stream: Stream) -> Result<Vec<u8>, std::io::ErrorKind> {
+        let (mut all, mut reads) = (Vec::new(), 0);
+        let mut room = vec![0; 2 * super::session::ROOM_BYTES_MIN];
+        loop {
+            // Small reads in between must take up where large ones ended.
+            let most = if reads % 3 == 2 { 1000 } else { room.len() };
+            reads += 1;
+            match stream.read(&mut room[..most]).await.map_err(|error| error.kind())? {
+                0 => return Ok(all),
+                read => all.extend_from_slice(&room[..read]),
+            }
+        }
+    }
+    let authority = authority();
+    let (web, cart) = (identity("web"), identity("cart"));
+    let server = server(&credentials(&authority, &web, HOUR), &[]).unwrap();
+    let client = client(&credentials(&authority, &cart, HOUR)).unwrap();
+    let sent: Vec<u8> = (0..3_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    for in_order in [true, false] {
+        let read = block_on(async {
+            let (accepted, connected) = shake(&server, &client, &web, &[]).await;
+            let (near, mut far) = (accepted.unwrap().0, connected.unwrap().0);
+            let writing = async {
+                for piece in sent.chunks(70_001) {
+                    far.write_all(piece).await.unwrap();
+                }
+                far.flush().await.unwrap();
+                if in_order {
+                    far.shutdown().await.unwrap();
+                }
+                drop(far);
+            };
+            tokio::join!(read(near), writing).0
+        });
+        match read.unwrap() {
+            Ok(all) => assert!(in_order && all == sent),
+            // Without a word of farewell, somebody may have cut it.
+            Err(kind) => assert!(!in_order && kind == std::io::ErrorKind::UnexpectedEof, "{kind}"),
+        }
+    }
+}
