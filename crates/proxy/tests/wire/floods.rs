@@ -108,7 +108,8 @@ fn floods_of_frames_that_carry_nothing_are_ended() {
     ];
     through(|caller, begun| {
         for (name, each) in floods {
-            let code = flood(caller, 100_000, each);
+            // Less than is read and forgotten after a GOAWAY: beyond it a reset may take the GOAWAY with it.
+            let code = flood(caller, 50_000, each);
             println!("flood of {name}: GOAWAY {code:?}");
             assert_eq!(code, Some(CALM), "{name}");
         }
