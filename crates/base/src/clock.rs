@@ -92,6 +92,11 @@ impl SystemClock {
     pub fn new() -> Self {
         Self { start: std::time::Instant::now() }
     }
+
+    /// The monotonic side alone.
+    pub fn mono(&self) -> Instant {
+        Instant(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
 }
 
 impl Default for SystemClock {
@@ -105,7 +110,6 @@ impl Clock for SystemClock {
         let wall = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        let mono = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        Now { mono: Instant(mono), wall: Timestamp(wall) }
+        Now { mono: self.mono(), wall: Timestamp(wall) }
     }
 }

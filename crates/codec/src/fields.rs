@@ -93,13 +93,19 @@ impl Fields {
     /// # Errors
     /// If the name isn't a token, the value holds a control character, or the arena is full.
     pub fn append(&mut self, name: &str, value: &[u8]) -> Result<(), RejectReason> {
-        if name.is_empty() || !name.bytes().all(is_token_byte) {
+        self.append_as(Known::of(name.as_bytes()), name, value)
+    }
+
+    /// As [`Fields::append`], of a name whose id has been found already.
+    pub(crate) fn append_as(&mut self, known: Known, name: &str, value: &[u8]) -> Result<(), RejectReason> {
+        // What has an id is one of a list of tokens.
+        if known == Known::Other && (name.is_empty() || !name.bytes().all(is_token_byte)) {
             return Err(RejectReason::HeaderName);
         }
-        if !value.iter().copied().all(is_value_byte) {
+        // Without an early end, so that many bytes are looked at by one instruction.
+        if !value.iter().fold(true, |fine, byte| fine & is_value_byte(*byte)) {
             return Err(RejectReason::HeaderValue);
         }
-        let known = Known::of(name.as_bytes());
         self.push(name.as_bytes(), value.trim_ascii(), known)
     }
 
@@ -255,5 +261,5 @@ const TOKEN: [bool; 256] = {
 
 /// A byte of a field value (RFC 9110 5.5): visible, blank, tab, or beyond ASCII.
 pub(crate) const fn is_value_byte(b: u8) -> bool {
-    b == b'\t' || (b >= b' ' && b != 0x7f)
+    (b == b'\t') | ((b >= b' ') & (b != 0x7f))
 }

@@ -283,7 +283,11 @@ impl Head {
     /// If name or value aren't well formed, the head grows too large, or the header belongs to one
     /// connection only (Connection, Transfer-Encoding, Upgrade, TE other than `trailers`; RFC 9113 8.2.2).
     pub fn append(&mut self, name: &str, value: &[u8]) -> Result<(), Reject> {
-        match Known::of(name.as_bytes()) {
+        self.append_as(Known::of(name.as_bytes()), name, value)
+    }
+
+    fn append_as(&mut self, known: Known, name: &str, value: &[u8]) -> Result<(), Reject> {
+        match known {
             Known::Host => self.append_host(value),
             Known::ContentLength => self.append_length(value),
             Known::Te if !value.eq_ignore_ascii_case(b"trailers") => Err(RejectReason::ConnectionSpecific.into()),
@@ -293,8 +297,25 @@ impl Head {
             | Known::ProxyConnection
             | Known::Upgrade
             | Known::Http2Settings => Err(RejectReason::ConnectionSpecific.into()),
-            _ => Ok(self.fields.append(name, value)?),
+            _ => Ok(self.fields.append_as(known, name, value)?),
         }
+    }
+
+    /// Appends a line of a header that the mesh knows, without looking the name up.
+    ///
+    /// # Errors
+    /// As [`Head::append`]; always for [`Known::Other`], which is no name.
+    pub fn append_known(&mut self, name: Known, value: &[u8]) -> Result<(), Reject> {
+        self.append_as(name, name.name(), value)
+    }
+
+    /// Replaces all lines of a header that the mesh knows by one, without looking the name up.
+    ///
+    /// # Errors
+    /// As [`Head::append_known`].
+    pub fn set_known(&mut self, name: Known, value: &[u8]) -> Result<(), Reject> {
+        self.fields.remove_known(name);
+        self.append_known(name, value)
     }
 
     /// Replaces all lines of a header by one.

@@ -253,7 +253,7 @@ pub fn add_forwarded(head: &mut Head, client: IpAddr, https: bool) -> Result<(),
 pub fn set_client_identity(head: &mut Head, identity: Option<&str>) -> Result<(), Reject> {
     head.remove_known(Known::ForwardedClientIdentity);
     match identity {
-        Some(identity) => head.append(Known::ForwardedClientIdentity.name(), identity.as_bytes()),
+        Some(identity) => head.append_known(Known::ForwardedClientIdentity, identity.as_bytes()),
         None => Ok(()),
     }
 }

@@ -125,22 +125,26 @@ fn is_same(known: &[u8], name: &[u8]) -> bool {
     if known.len() != name.len() {
         return false;
     }
-    let is_same_word = |at: usize| {
-        let word = |bytes: &[u8]| bytes[at..].first_chunk().map_or(0, |word| u64::from_ne_bytes(*word));
-        let lower = word(known);
-        (lower ^ word(name)) & !((lower & 0x4040_4040_4040_4040) >> 1) == 0
+    let (Some(last), Some(other_last)) = (known.last_chunk::<8>(), name.last_chunk::<8>()) else {
+        let (Some(last), Some(other_last)) = (known.last_chunk::<4>(), name.last_chunk::<4>()) else {
+            return known.eq_ignore_ascii_case(name);
+        };
+        let first = known.first_chunk::<4>().zip(name.first_chunk::<4>());
+        return first.is_some_and(|(a, b)| is_same_half(*a, *b)) && is_same_half(*last, *other_last);
     };
-    let Some(last) = known.len().checked_sub(8) else {
-        return known.eq_ignore_ascii_case(name);
-    };
-    let mut at = 0;
-    while at < last {
-        if !is_same_word(at) {
-            return false;
-        }
-        at += 8;
-    }
-    is_same_word(last)
+    // The last words may overlap with the one before.
+    let words = known.as_chunks::<8>().0.iter().zip(name.as_chunks::<8>().0);
+    words.into_iter().all(|(a, b)| is_same_word(*a, *b)) && is_same_word(*last, *other_last)
+}
+
+fn is_same_word(known: [u8; 8], name: [u8; 8]) -> bool {
+    let lower = u64::from_ne_bytes(known);
+    (lower ^ u64::from_ne_bytes(name)) & !((lower & 0x4040_4040_4040_4040) >> 1) == 0
+}
+
+fn is_same_half(known: [u8; 4], name: [u8; 4]) -> bool {
+    let lower = u32::from_ne_bytes(known);
+    (lower ^ u32::from_ne_bytes(name)) & !((lower & 0x4040_4040) >> 1) == 0
 }
 
 impl Known {

@@ -29,10 +29,10 @@ pub(crate) fn read(head: &mut Head, now: Instant) -> Option<Instant> {
 pub(crate) fn stamp(head: &mut Head, deadline: Option<Instant>, now: Instant) {
     let Some(deadline) = deadline else { return };
     let left = u64::try_from(deadline.since(now).as_millis()).unwrap_or(u64::MAX).max(1);
-    head.set(Known::ByrnieDeadlineMs.name(), Digits::of(left).as_bytes()).ok();
+    head.set_known(Known::ByrnieDeadlineMs, Digits::of(left).as_bytes()).ok();
     if head.header(Known::GrpcTimeout).is_some() {
         // At most 8 digits: 24 h are 86,400,000 ms.
-        head.set(Known::GrpcTimeout.name(), Digits::of(left.min(99_999_999)).with(b'm')).ok();
+        head.set_known(Known::GrpcTimeout, Digits::of(left.min(99_999_999)).with(b'm')).ok();
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, head: &mut Head)
     strip_hop_by_hop(head);
     strip_untrusted(head, sender);
     if head.header(Known::XRequestId).is_none() {
-        head.append(Known::XRequestId.name(), &request_id(&mut shard.rng)).ok();
+        head.append_known(Known::XRequestId, &request_id(&mut shard.rng)).ok();
     }
     match arrival.direction.side() {
         Side::Outbound => {}

@@ -148,7 +148,7 @@ impl Exchange {
             // The own program can't speak for the mesh.
             strip_untrusted_response(head, Sender::Program);
             if head.status() >= 500 && self.was_spent(now) {
-                head.set(Known::ByrnieRetryBudget.name(), b"0").ok();
+                head.set_known(Known::ByrnieRetryBudget, b"0").ok();
             }
             self.course.end(shard, Ending::Status(head.status()), now);
             return if self.holds_key() { Effect::Keep } else { Effect::Forward };
@@ -286,7 +286,7 @@ impl Exchange {
         self.forwardable(head)?;
         let snapshot = Arc::clone(&self.snapshot);
         self.course.deadline = deadline::read(head, now);
-        let found = resolve::resolve(&snapshot, &arrival.direction, head.host(), head.port());
+        let found = resolve::resolve(&snapshot, &arrival.direction, || (head.host(), head.port()));
         let served = found.ok().and_then(|(tree, port)| Some((tree, port, port.program?, tree.access.as_ref()?)));
         let Some((tree, port, program, access)) = served else {
             let mut answer = self.refuse(Reason::NotServed, "this workload does not serve that service port");
@@ -358,7 +358,7 @@ impl Exchange {
     ) -> Result<Decision, Box<Answer>> {
         let now = at.mono;
         let snapshot = Arc::clone(&self.snapshot);
-        let found = resolve::resolve(&snapshot, &arrival.direction, head.host(), head.port());
+        let found = resolve::resolve(&snapshot, &arrival.direction, || (head.host(), head.port()));
         let (tree, port) = match found {
             Ok(found) => found,
             Err(_) if arrival.direction.side() == Side::Edge => return self.decide_edge(shard, arrival, head, at),

@@ -205,7 +205,7 @@ fn resource(kind: &str, label: &str) -> String {
 }
 
 fn explain_service(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, steps: &mut Vec<Step>) {
-    let detail = match resolve::resolve(snapshot, &arrival.direction, head.host(), head.port()) {
+    let detail = match resolve::resolve(snapshot, &arrival.direction, || (head.host(), head.port())) {
         Ok((tree, port)) => format!("{} port {} ({})", tree.label, port.number, port.protocol.name()),
         Err(_) if arrival.direction.side() == Side::Edge && snapshot.edge.misses(head).next().is_some() => {
             explain_gateway(snapshot, head, steps);
@@ -221,7 +221,7 @@ fn explain_service(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, step
 }
 
 fn explain_route(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, exchange: &Exchange, steps: &mut Vec<Step>) {
-    let found = resolve::resolve(snapshot, &arrival.direction, head.host(), head.port());
+    let found = resolve::resolve(snapshot, &arrival.direction, || (head.host(), head.port()));
     let Ok((_, port)) = found else {
         if arrival.direction.side() == Side::Edge {
             explain_entries(snapshot.edge.misses(head).map(|(_, entry, miss)| (entry, miss)), exchange, steps);

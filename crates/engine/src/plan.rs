@@ -75,7 +75,7 @@ impl Plan {
     pub fn stamp(&self, head: &mut Head, now: Now) {
         deadline::stamp(head, self.deadline, now.mono);
         if let Some(budget) = self.again.budget {
-            head.set(Known::ByrnieRetryBudget.name(), Digits::of(budget.into()).as_bytes()).ok();
+            head.set_known(Known::ByrnieRetryBudget, Digits::of(budget.into()).as_bytes()).ok();
         }
     }
 }

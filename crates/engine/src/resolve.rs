@@ -14,24 +14,25 @@ const HTTP_PORT: u16 = 80;
 /// The namespace that may be left out at the edge.
 const EDGE_NAMESPACE: &str = "default";
 
-/// The service port asked for. `host` and `port` are of the authority.
-pub(crate) fn resolve<'s>(
+/// The service port asked for. `authority` tells host and port of the authority, where the door alone doesn't say.
+pub(crate) fn resolve<'s, 'h>(
     snapshot: &'s Snapshot,
     direction: &Direction<'_>,
-    host: &str,
-    port: Option<u16>,
+    authority: impl FnOnce() -> (&'h str, Option<u16>),
 ) -> Result<(&'s Arc<Subtree>, &'s Port), Reason> {
     match direction {
         Direction::Service { service, port } | Direction::Inbound { service, port } => {
             snapshot.port(service, *port).ok_or(Reason::UnknownService)
         }
         Direction::Forward => {
+            let (host, port) = authority();
             let (name, namespace) = split(strip(host).unwrap_or(host), &snapshot.node.namespace);
             let tree = snapshot.subtree(namespace, name).ok_or(Reason::UnknownService)?;
             let port = tree.port(port.unwrap_or(HTTP_PORT)).ok_or(Reason::UnknownService)?;
             Ok((tree, port))
         }
         Direction::Edge => {
+            let (host, port) = authority();
             let (name, namespace) = split(strip(host).ok_or(Reason::UnknownService)?, EDGE_NAMESPACE);
             let tree = snapshot.subtree(namespace, name).ok_or(Reason::UnknownService)?;
             // The authority's port is the edge's own, unless the service happens to have it too.

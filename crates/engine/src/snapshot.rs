@@ -133,7 +133,7 @@ impl Snapshot {
     /// The service port that an authority names, as the forward proxy reads it: `NAME`, `NAME.NAMESPACE`,
     /// `NAME.NAMESPACE.mesh`, with port 80 unless it has one. For CONNECT, and for answering names.
     pub fn find(&self, host: &str, port: Option<u16>) -> Option<(&ServiceRef, u16)> {
-        let (tree, port) = crate::resolve::resolve(self, &crate::Direction::Forward, host, port).ok()?;
+        let (tree, port) = crate::resolve::resolve(self, &crate::Direction::Forward, || (host, port)).ok()?;
         Some((&tree.service, port.number))
     }
 

@@ -123,7 +123,7 @@ impl Tunnel {
 
     fn decide_inbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
-        let found = resolve::resolve(&snapshot, &arrival.direction, "", None).ok();
+        let found = resolve::resolve(&snapshot, &arrival.direction, || ("", None)).ok();
         let served = found.and_then(|(tree, port)| Some((tree, port, port.program?, tree.access.as_ref()?)));
         let Some((tree, port, program, access)) = served else {
             return Err(refuse(Reason::NotServed, "this workload does not serve that service port"));
@@ -153,7 +153,7 @@ impl Tunnel {
 
     fn decide_outbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
-        let found = resolve::resolve(&snapshot, &arrival.direction, "", None);
+        let found = resolve::resolve(&snapshot, &arrival.direction, || ("", None));
         let (tree, port) = found.map_err(|reason| refuse(reason, "no such service port is known here"))?;
         self.service = Some(Arc::clone(tree));
         let cluster = snapshot.cluster(port.cluster).ok_or_else(|| refuse(Reason::Internal, "no cluster"))?;

@@ -3,14 +3,16 @@
 //! connections are shared by their streams. A connection is only ever used for the address, peer
 //! identity, server name and own credentials it was opened with. Never asked by another core.
 
+mod places;
+
+pub use places::{Asked, Key, Speaks};
+
 use crate::hop;
 use crate::http::h2;
 use crate::http::{Error, h1};
-use byrnie_base::{Instant, Text, Timestamp};
-use byrnie_model::Identity;
+use byrnie_base::{Instant, Timestamp};
+use places::Places;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -27,44 +29,13 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// HTTP/2 connections to one upstream; the second is opened when the first is full.
 pub const SHARED_PER_KEY_MAX: usize = 4;
 
-/// What a connection was opened for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
-    /// Where to.
-    pub address: SocketAddr,
-    /// Who must be there and what is asked for, if it's a mesh hop.
-    pub hop: Option<(Identity, Text)>,
-    /// Which of our own credentials were shown; raised when they are renewed.
-    pub generation: u64,
-    /// What is spoken on it.
-    pub speaks: Speaks,
-}
-
-/// What is spoken on a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Speaks {
-    /// HTTP/1, one exchange at a time.
-    Http1,
-    /// HTTP/2.
-    Http2,
-    /// The framing between two proxies.
-    Hop,
-}
-
-impl std::hash::Hash for Key {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        // Hardly ever do two keys share an address, and this is done twice for each request.
-        self.address.hash(state);
-    }
-}
-
 /// Connections of one core.
 #[derive(Debug, Default)]
 pub struct Pool {
-    idle: HashMap<Rc<Key>, Vec<Idle>>,
+    idle: Places<Vec<Idle>>,
     idle_count: usize,
-    shared: HashMap<Rc<Key>, Rc<Shared<h2::Client>>>,
-    hops: HashMap<Rc<Key>, Rc<Shared<hop::Client>>>,
+    shared: Places<Rc<Shared<h2::Client>>>,
+    hops: Places<Rc<Shared<hop::Client>>>,
 }
 
 /// An HTTP/1 connection at rest.
@@ -132,19 +103,18 @@ pub struct Lease {
 
 impl Pool {
     /// An idle HTTP/1 connection that is alive, the one that came last.
-    pub fn take(&mut self, cx: &mut Context<'_>, key: &Rc<Key>, wall: Timestamp) -> Option<(Box<h1::Conn>, Lease)> {
-        let idle = self.idle.get_mut(key)?;
+    pub fn take(&mut self, cx: &mut Context<'_>, asked: &Asked<'_>, wall: Timestamp) -> Option<(Box<h1::Conn>, Lease)> {
+        let (key, idle) = self.idle.get(asked)?;
         while let Some(mut found) = idle.pop() {
             self.idle_count -= 1;
             let expired = found.not_after.is_some_and(|not_after| not_after <= wall);
             // Asks the reactor's note of readiness, without a system call.
-            let alive = found.conn.poll_gone(cx) == Poll::Pending && found.conn.is_clean();
+            let alive = found.conn.is_silent(cx) || found.conn.poll_gone(cx) == Poll::Pending && found.conn.is_clean();
             if alive && !expired {
                 let lease = Lease { key: Rc::clone(key), reused: true, not_after: found.not_after };
                 return Some((found.conn, lease));
             }
         }
-        self.idle.remove(key);
         None
     }
 
@@ -153,7 +123,7 @@ impl Pool {
         if !conn.is_clean() || self.idle_count >= IDLE_MAX {
             return;
         }
-        let idle = self.idle.entry(lease.key).or_default();
+        let idle = self.idle.of(lease.key);
         if idle.len() < IDLE_PER_KEY_MAX {
             idle.push(Idle { conn, since: now, not_after: lease.not_after });
             self.idle_count += 1;
@@ -161,16 +131,15 @@ impl Pool {
     }
 
     /// The HTTP/2 connections to an upstream.
-    pub fn shared(&mut self, key: &Rc<Key>) -> Rc<Shared<h2::Client>> {
-        Rc::clone(self.shared.entry(Rc::clone(key)).or_default())
+    pub fn shared(&mut self, asked: &Asked<'_>) -> Rc<Shared<h2::Client>> {
+        let known = self.shared.get(asked).map(|(_, shared)| Rc::clone(shared));
+        known.unwrap_or_else(|| Rc::clone(self.shared.of(asked.key())))
     }
 
     /// The mesh hops to another proxy.
-    pub fn hops(&mut self, key: &Key) -> Rc<Shared<hop::Client>> {
-        if let Some(shared) = self.hops.get(key) {
-            return Rc::clone(shared);
-        }
-        Rc::clone(self.hops.entry(Rc::new(key.clone())).or_default())
+    pub fn hops(&mut self, asked: &Asked<'_>) -> Rc<Shared<hop::Client>> {
+        let known = self.hops.get(asked).map(|(_, shared)| Rc::clone(shared));
+        known.unwrap_or_else(|| Rc::clone(self.hops.of(asked.key())))
     }
 
     /// Closes what has been idle for too long, and forgets what has ended. Call it every few seconds.
@@ -198,7 +167,8 @@ impl Pool {
         self.idle.clear();
         self.idle_count = 0;
         self.shared.clear();
-        self.hops.drain().for_each(|(_, shared)| shared.say_goodbye());
+        self.hops.values().for_each(|shared| shared.say_goodbye());
+        self.hops.clear();
     }
 
     /// Lets go of connections opened with older credentials, as soon as they are idle.

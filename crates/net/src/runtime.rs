@@ -285,6 +285,12 @@ pub fn now() -> Now {
     clock().now()
 }
 
+/// The monotonic clock read now, the wall clock as [`coarse`] has it: to measure spans by, at half the price of
+/// [`now`].
+pub fn precise() -> Now {
+    Now { mono: clock().mono(), wall: coarse().wall }
+}
+
 /// The process' one clock: its monotonic side starts when first asked.
 pub fn clock() -> &'static SystemClock {
     static CLOCK: OnceLock<SystemClock> = OnceLock::new();

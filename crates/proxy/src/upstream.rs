@@ -5,13 +5,13 @@
 
 use crate::config::Hop;
 use crate::worker::Core;
-use byrnie_base::{Text, Timestamp};
+use byrnie_base::Timestamp;
 use byrnie_engine::{Failure, Plan, Target};
 use byrnie_net::hop::{self, Flow};
 use byrnie_net::http::h2::{self as http2, Client};
 use byrnie_net::http::{Error, Wire, h1};
 use byrnie_net::io::{self, Stream};
-use byrnie_net::pool::{self, Key, Lease, Shared, Speaks};
+use byrnie_net::pool::{self, Asked, Lease, Shared, Speaks};
 use byrnie_net::tls::Peer;
 use byrnie_net::{runtime, tls};
 use std::rc::Rc;
@@ -32,27 +32,25 @@ const FOREIGN_FOR: Duration = Duration::from_secs(60);
 /// Gets a connection for `plan`.
 pub(crate) async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Upstream, Failure> {
     if plan.target.protocol().is_h2() {
-        return open_h2(core, plan, &Rc::new(key(core, plan, Speaks::Http2))).await;
+        return open_h2(core, plan, &asked(core, plan, Speaks::Http2)).await;
     }
     match open_hop(core, plan, tls::ALPN_HTTP1).await? {
         Hopped::Flow(flow) => Ok(Upstream { wire: Wire::Hop(flow), lease: None }),
-        Hopped::Foreign(stream, not_after) => {
-            Ok(fresh_h1(core, &Rc::new(key(core, plan, Speaks::Http1)), stream, not_after))
-        }
-        Hopped::No => open_h1(core, plan, &Rc::new(key(core, plan, Speaks::Http1))).await,
+        Hopped::Foreign(stream, not_after) => Ok(fresh_h1(core, &asked(core, plan, Speaks::Http1), stream, not_after)),
+        Hopped::No => open_h1(core, plan, &asked(core, plan, Speaks::Http1)).await,
     }
 }
 
-fn key(core: &Core, plan: &Plan, speaks: Speaks) -> Key {
+fn asked<'a>(core: &Core, plan: &'a Plan, speaks: Speaks) -> Asked<'a> {
     let (hop, generation) = match &plan.target {
         Target::Mesh(hop) => {
             // A hop serves whatever its streams ask for.
-            let sni = if speaks == Speaks::Hop { Text::default() } else { hop.sni().clone() };
-            (Some((hop.identity().clone(), sni)), core.keys().generation)
+            let sni = if speaks == Speaks::Hop { "" } else { hop.sni() };
+            (Some((hop.identity(), sni)), core.generation())
         }
         Target::Local { .. } => (None, 0),
     };
-    Key { address: plan.target.address(), hop, generation, speaks }
+    Asked { address: plan.target.address(), hop, generation, speaks }
 }
 
 /// What came of asking for a stream of a mesh hop.
@@ -69,7 +67,7 @@ pub(crate) enum Hopped {
 /// speak instead.
 pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
     let (Target::Mesh(target), Hop::Framed) = (&plan.target, core.hop) else { return Ok(Hopped::No) };
-    let shared = core.pool.borrow_mut().hops(&key(core, plan, Speaks::Hop));
+    let shared = core.pool.borrow_mut().hops(&asked(core, plan, Speaks::Hop));
     let now = runtime::coarse();
     let client = match shared.with_room(now.wall) {
         Some(client) => client,
@@ -122,24 +120,24 @@ async fn one_more_hop(
     }
 }
 
-async fn open_h1(core: &Rc<Core>, plan: &Plan, key: &Rc<Key>) -> Result<Upstream, Failure> {
+async fn open_h1(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>) -> Result<Upstream, Failure> {
     let wall = runtime::coarse().wall;
-    let pooled = std::future::poll_fn(|cx| std::task::Poll::Ready(core.pool.borrow_mut().take(cx, key, wall))).await;
+    let pooled = std::future::poll_fn(|cx| std::task::Poll::Ready(core.pool.borrow_mut().take(cx, asked, wall))).await;
     if let Some((conn, lease)) = pooled {
         return Ok(Upstream { wire: Wire::H1(conn), lease: Some(lease) });
     }
     let (stream, peer) = connect(core, plan, &[tls::ALPN_HTTP1]).await?;
-    Ok(fresh_h1(core, key, stream, peer.not_after))
+    Ok(fresh_h1(core, asked, stream, peer.not_after))
 }
 
-fn fresh_h1(core: &Core, key: &Rc<Key>, stream: Stream, not_after: Option<Timestamp>) -> Upstream {
+fn fresh_h1(core: &Core, asked: &Asked<'_>, stream: Stream, not_after: Option<Timestamp>) -> Upstream {
     let conn = h1::Conn::new(stream, Vec::new(), core.limits);
-    let lease = Lease { key: Rc::clone(key), reused: false, not_after };
+    let lease = Lease { key: asked.key(), reused: false, not_after };
     Upstream { wire: Wire::H1(Box::new(conn)), lease: Some(lease) }
 }
 
-async fn open_h2(core: &Rc<Core>, plan: &Plan, key: &Rc<Key>) -> Result<Upstream, Failure> {
-    let shared = core.pool.borrow_mut().shared(key);
+async fn open_h2(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>) -> Result<Upstream, Failure> {
+    let shared = core.pool.borrow_mut().shared(asked);
     let client = match shared.with_room(runtime::coarse().wall) {
         Some(client) => client,
         None => one_more(core, plan, &shared).await?,

@@ -109,9 +109,14 @@ impl Core {
         Arc::clone(&self.keys.borrow())
     }
 
+    /// Which credentials of the proxy these are.
+    pub(crate) fn generation(&self) -> u64 {
+        self.keys.borrow().generation
+    }
+
     /// Runs `decide` on the shard. It must not wait.
     pub(crate) fn with_shard<T>(&self, decide: impl FnOnce(&mut Shard, Now) -> T) -> T {
-        decide(&mut self.shard.borrow_mut(), runtime::now())
+        decide(&mut self.shard.borrow_mut(), runtime::precise())
     }
 
     /// Writes down how an exchange went.
@@ -144,7 +149,7 @@ impl Core {
     fn take(&self, in_force: &InForce) {
         // A copy of its own, so that its reference counts are touched by this core alone.
         *self.snapshot.borrow_mut() = Arc::new((*in_force.snapshot).clone());
-        if in_force.keys.generation != self.keys.borrow().generation {
+        if in_force.keys.generation != self.generation() {
             *self.keys.borrow_mut() = Arc::clone(&in_force.keys);
             self.pool.borrow_mut().retire(in_force.keys.generation);
         }

@@ -172,7 +172,7 @@ fn frame(head: &mut Head) -> Result<(), RejectReason> {
 }
 
 fn expect(head: &mut Head) -> Result<(), RejectReason> {
-    if head.version() == Version::Http10 {
+    if head.version() == Version::Http10 || head.fields.count(Known::Expect) == 0 {
         return Ok(());
     }
     let mut waits = false;

@@ -643,7 +643,8 @@ fn names_are_found_by_door() {
         (crate::Direction::Edge, "a.b.c.mesh.localhost", None),
     ] {
         let (host, port) = byrnie_codec::uri::split_port(host);
-        let label = resolve::resolve(&snapshot, &direction, host, port).ok().map(|(tree, _)| tree.label.to_string());
+        let label =
+            resolve::resolve(&snapshot, &direction, || (host, port)).ok().map(|(tree, _)| tree.label.to_string());
         assert_eq!(label.as_deref(), found, "{direction:?} {host}");
     }
 }

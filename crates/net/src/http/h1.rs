@@ -95,6 +95,12 @@ impl Conn {
         messages && !ended && !broken && self.inbox.len() == self.used && self.unsent() == 0
     }
 
+    /// Whether the connection is clean and the other side hasn't said or done anything since it was last read, as
+    /// far as the reactor has noted; whoever polls is woken when it does.
+    pub fn is_silent(&self, cx: &mut Context<'_>) -> bool {
+        self.is_clean() && self.stream.tcp().poll_read_ready(cx).is_pending()
+    }
+
     /// Whether the body of the message being read has been read to its end.
     pub fn has_read_all(&self) -> bool {
         self.reading.is_none()

@@ -1,29 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-use super::{IDLE_TIMEOUT, Key, Lease, Pool, Speaks};
+use super::{Asked, IDLE_TIMEOUT, Lease, Pool, Speaks};
 use crate::http::h1::Conn;
 use crate::io;
 use crate::listen::{Share, bind};
 use crate::runtime;
 use byrnie_codec::Limits;
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 /// A pool with one idle connection, and the other end of it.
-async fn pooled() -> (Pool, Rc<Key>, io::TcpStream) {
+async fn pooled() -> (Pool, Asked<'static>, io::TcpStream) {
     let listener = bind(([127, 0, 0, 1], 0).into(), Share::Alone).unwrap();
     let address = listener.local_addr();
     let stream = io::connect(address, Duration::from_secs(1)).await.unwrap();
     let (other, _) = listener.accept().await;
-    let key = Rc::new(Key { address, hop: None, generation: 0, speaks: Speaks::Http1 });
+    let key = Asked { address, hop: None, generation: 0, speaks: Speaks::Http1 };
     let conn = Box::new(Conn::new(stream.into(), Vec::new(), Limits::default()));
     let mut pool = Pool::default();
-    pool.give(conn, Lease { key: Rc::clone(&key), reused: false, not_after: None }, runtime::now().mono);
+    pool.give(conn, Lease { key: key.key(), reused: false, not_after: None }, runtime::now().mono);
     (pool, key, other)
 }
 
-async fn take(pool: &mut Pool, key: &Rc<Key>) -> Option<bool> {
+async fn take(pool: &mut Pool, key: &Asked<'_>) -> Option<bool> {
     let wall = runtime::now().wall;
     let taken = poll_fn(|cx| Poll::Ready(pool.take(cx, key, wall))).await;
     taken.map(|(_, lease)| lease.reused)
@@ -43,7 +42,7 @@ fn a_live_connection_is_used_again_and_only_once() {
 fn another_generation_of_credentials_gets_nothing() {
     runtime::block_on(async {
         let (mut pool, key, _other) = pooled().await;
-        let renewed = Rc::new(Key { generation: 1, ..(*key).clone() });
+        let renewed = Asked { generation: 1, ..key };
         assert_eq!(take(&mut pool, &renewed).await, None);
     })
     .unwrap();

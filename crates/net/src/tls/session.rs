@@ -46,9 +46,12 @@ fn read<Side>(
     buf: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<()>> {
     loop {
-        match open(session, buf) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            done => return Poll::Ready(done),
+        // It wants to read unless it holds something to be taken, or the end.
+        if !session.wants_read() {
+            match open(session, buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
         }
         let mut scratch = SEALED.take();
         if scratch.is_empty() {
@@ -76,14 +79,19 @@ fn take<Side>(
     mut sealed: &[u8],
     buf: &mut ReadBuf<'_>,
 ) -> io::Result<()> {
+    let ended = sealed.is_empty();
     loop {
         session.read_tls(&mut sealed)?;
-        if let Err(error) = session.process_new_packets() {
-            // Tells the other side why, if the socket takes it.
-            let _ = session.write_tls(&mut AtOnce(tcp));
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-        }
-        match open(session, buf) {
+        let state = match session.process_new_packets() {
+            Ok(state) => state,
+            Err(error) => {
+                // Tells the other side why, if the socket takes it.
+                let _ = session.write_tls(&mut AtOnce(tcp));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        };
+        let holds = state.plaintext_bytes_to_read() > 0 || state.peer_has_closed() || ended;
+        match if holds { open(session, buf) } else { Ok(()) } {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             _ if sealed.is_empty() => return Ok(()),
             _ => {}

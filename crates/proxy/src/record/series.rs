@@ -75,11 +75,20 @@ impl Book {
 pub(super) struct Index {
     by_hash: HashMap<u64, Vec<Entry>, BuildQuick>,
     count: usize,
+    /// The one asked for last: most often the next exchange is labelled alike.
+    last: Option<Entry>,
 }
 
 impl Index {
     /// The cells for what `verdict` is labelled with.
     pub(super) fn cells(&mut self, verdict: &Verdict, book: &Book) -> &Cells {
+        let last = self.last.take().filter(|(series, _)| is_of(series, verdict));
+        let entry = last.unwrap_or_else(|| self.find(verdict, book).clone());
+        let (_, cells) = self.last.insert(entry);
+        cells
+    }
+
+    fn find(&mut self, verdict: &Verdict, book: &Book) -> &Entry {
         let mut hash = hash(verdict);
         let known =
             self.by_hash.get(&hash).and_then(|bucket| bucket.iter().position(|(series, _)| is_of(series, verdict)));
@@ -98,7 +107,7 @@ impl Index {
                 known.unwrap_or_else(|| self.add(hash, series, book))
             }
         };
-        &self.by_hash.entry(hash).or_default()[at].1
+        &self.by_hash.entry(hash).or_default()[at]
     }
 
     fn add(&mut self, hash: u64, series: Series, book: &Book) -> usize {
