@@ -8,7 +8,6 @@ use crate::{Arrival, Side, Tls};
 use byrnie_codec::headers::{Sender, add_forwarded, set_client_identity, strip_hop_by_hop, strip_untrusted};
 use byrnie_codec::{Head, Known};
 use byrnie_model::Identity;
-use std::fmt::Write as _;
 
 /// Makes `head` trustworthy.
 ///
@@ -35,7 +34,7 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, head: &mut Head)
             }
             shard.scratch.clear();
             let identity = arrival.source.map(|identity| {
-                write!(shard.scratch, "{identity}").ok();
+                identity.push_to(&mut shard.scratch);
                 shard.scratch.as_str()
             });
             set_client_identity(head, identity).ok();

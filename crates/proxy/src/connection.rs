@@ -4,6 +4,7 @@
 //! `worker` for each accepted socket, and again for what a CONNECT opens.
 
 use crate::carry::{Desk, Next, Trip};
+use crate::crew::{Crew, Work};
 use crate::door::{Caller, Door, Entry, UNKNOWN_PORT};
 use crate::hop;
 use crate::tunnel;
@@ -20,7 +21,6 @@ use byrnie_net::io::{Stream, TcpStream};
 use byrnie_net::relay::{self, Pipe};
 use byrnie_net::runtime;
 use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP};
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -33,6 +33,8 @@ const IDLE_MAX: Duration = Duration::from_secs(75);
 const HEAD_MAX: Duration = Duration::from_secs(15);
 /// How long a tunnel may be silent in both directions.
 pub(crate) const TUNNEL_IDLE_MAX: Duration = Duration::from_secs(3600);
+/// Tasks kept for exchanges to come, per HTTP/2 connection.
+const RUNNERS_SPARE_MAX: usize = 32;
 /// What is read and forgotten after the last answer, so that the client sees it before a reset.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 const LINGER_MAX: Duration = Duration::from_secs(2);
@@ -289,8 +291,7 @@ async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
     let Ok(Ok(server)) = handshake else { return };
     let mut server = Box::new(server);
     let caller = Rc::new(caller);
-    // Desks of streams that ended, for those that follow.
-    let desks: Rc<RefCell<Vec<Desk>>> = Rc::default();
+    let crew = Crew::new(RUNNERS_SPARE_MAX);
     let mut draining = core.drain().draining();
     let (mut goodbye, mut idle) = (false, Alarm::new());
     loop {
@@ -321,34 +322,15 @@ async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
         match accepted {
             // It was under way when the certificate ended: nothing is done with it, so it may be sent again.
             Some(Ok(mut accepted)) if caller.is_expired(runtime::now().wall) => accepted.flow.reset(REFUSED_STREAM),
-            Some(Ok(accepted)) => spawn_stream(core, &caller, &desks, accepted),
+            Some(Ok(Accepted { flow, head })) => {
+                let work = Work { caller: Rc::clone(&caller), wire: Wire::H2(Box::new(flow)), request: head };
+                if let Some(spare) = crew.give(core, work) {
+                    server.reuse(spare);
+                }
+            }
             Some(Err(_)) | None => return,
         }
     }
-}
-
-fn spawn_stream(core: &Rc<Core>, caller: &Rc<Caller>, desks: &Rc<RefCell<Vec<Desk>>>, accepted: Accepted) {
-    let (core, caller, desks) = (Rc::clone(core), Rc::clone(caller), Rc::clone(desks));
-    let mut wire = Wire::H2(Box::new(accepted.flow));
-    let spare = desks.borrow_mut().pop();
-    let mut desk = spare.unwrap_or_default();
-    match accepted.head {
-        Ok(head) => desk.request = head,
-        Err(reject) => {
-            core.count(|counts| counts.rejected.of(reject.reason).increment());
-            runtime::spawn_local("stream", async move { refuse(&core, &mut wire, &mut desk, reject).await });
-            return;
-        }
-    }
-    runtime::spawn_local("stream", async move {
-        let guard = core.drain().guard();
-        let ran = runtime::catch("stream", Trip::new(&core, &caller, &mut wire, &mut desk).run()).await;
-        if ran.is_err() {
-            core.panicked();
-        }
-        desks.borrow_mut().push(desk);
-        drop(guard);
-    });
 }
 
 #[cfg(test)]

@@ -1,26 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A connection from another proxy that carries streams: each asks for a service port, and each is
-//! decided on by itself. Exchanges run on tasks that are used again, so that none costs a task of its
-//! own. Called by `connection`; it decides nothing.
+//! decided on by itself. Called by `connection`; it decides nothing.
 
-use crate::carry::{Desk, Next, Trip};
-use crate::connection::{refuse, server_name, switch};
+use crate::connection::server_name;
+use crate::crew::{Crew, Work};
 use crate::door::{Caller, Entry};
 use crate::tunnel;
 use crate::worker::Core;
 use byrnie_base::Text;
 use byrnie_codec::hop::code;
-use byrnie_codec::{Head, Reject};
-use byrnie_net::hop::{Accepted, Asked, Flow, Server};
+use byrnie_net::hop::{Accepted, Asked, Server};
 use byrnie_net::http::Wire;
 use byrnie_net::io::Stream;
 use byrnie_net::runtime;
 use byrnie_net::tls::Peer;
-use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 
 /// Tasks kept for exchanges to come, per connection.
 const RUNNERS_SPARE_MAX: usize = 128;
@@ -31,7 +27,7 @@ const CALLERS_KEPT_MAX: usize = 16;
 pub(crate) async fn serve(core: &Rc<Core>, stream: Stream, peer: Peer, remote: SocketAddr) {
     let mut server = Server::new(stream, core.limits);
     let mut callers = Callers { peer, remote, kept: Vec::new() };
-    let crew = Crew(Rc::default());
+    let crew = Crew::new(RUNNERS_SPARE_MAX);
     let mut draining = core.drain().draining();
     let mut goodbye = false;
     loop {
@@ -62,7 +58,7 @@ pub(crate) async fn serve(core: &Rc<Core>, stream: Stream, peer: Peer, remote: S
                 continue;
             }
         };
-        if let Some(spare) = crew.give(core, Work { caller, flow, request }) {
+        if let Some(spare) = crew.give(core, Work { caller, wire: Wire::Hop(flow), request }) {
             server.reuse(spare);
         }
     }
@@ -96,99 +92,5 @@ impl Callers {
         }
         self.kept.push((target.clone(), Rc::clone(&caller)));
         Some(caller)
-    }
-}
-
-/// One exchange to be carried.
-struct Work {
-    caller: Rc<Caller>,
-    flow: Flow,
-    request: Result<Head, Reject>,
-}
-
-/// The tasks of a connection that have nothing to do. They end with it.
-struct Crew(Rc<Spare>);
-
-#[derive(Default)]
-struct Spare {
-    runners: RefCell<Vec<Rc<Runner>>>,
-    over: Cell<bool>,
-}
-
-/// A task that carries one exchange after the other.
-#[derive(Default)]
-struct Runner {
-    work: RefCell<Option<Work>>,
-    /// Memory of a head, to be used again.
-    head: RefCell<Option<Head>>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Crew {
-    /// Gives an exchange to a task; answers memory for a head, if it had some to spare.
-    fn give(&self, core: &Rc<Core>, work: Work) -> Option<Head> {
-        let spare = self.0.runners.borrow_mut().pop();
-        let Some(runner) = spare else {
-            let runner = Rc::new(Runner { work: RefCell::new(Some(work)), ..Runner::default() });
-            runtime::spawn_local("stream", run(Rc::clone(core), Rc::clone(&self.0), runner));
-            return None;
-        };
-        *runner.work.borrow_mut() = Some(work);
-        if let Some(waker) = runner.waker.take() {
-            waker.wake();
-        }
-        runner.head.take()
-    }
-}
-
-impl Drop for Crew {
-    fn drop(&mut self) {
-        self.0.over.set(true);
-        for waker in self.0.runners.take().iter().filter_map(|runner| runner.waker.take()) {
-            waker.wake();
-        }
-    }
-}
-
-async fn run(core: Rc<Core>, spare: Rc<Spare>, runner: Rc<Runner>) {
-    let mut desk = Desk::default();
-    loop {
-        let work = poll_fn(|cx| {
-            if let Some(work) = runner.work.take() {
-                return Poll::Ready(Some(work));
-            }
-            if spare.over.get() {
-                return Poll::Ready(None);
-            }
-            *runner.waker.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-        let Some(work) = work else { return };
-        carry(&core, work, &mut desk, &runner).await;
-        if spare.over.get() || spare.runners.borrow().len() >= RUNNERS_SPARE_MAX {
-            return;
-        }
-        spare.runners.borrow_mut().push(Rc::clone(&runner));
-    }
-}
-
-async fn carry(core: &Rc<Core>, work: Work, desk: &mut Desk, runner: &Runner) {
-    let Work { caller, flow, request } = work;
-    let mut wire = Wire::Hop(flow);
-    match request {
-        Ok(mut head) => {
-            std::mem::swap(&mut desk.request, &mut head);
-            *runner.head.borrow_mut() = Some(head);
-        }
-        Err(reject) => {
-            core.count(|counts| counts.rejected.of(reject.reason).increment());
-            return refuse(core, &mut wire, desk, reject).await;
-        }
-    }
-    match runtime::catch("stream", Trip::new(core, &caller, &mut wire, desk).run()).await {
-        Ok(Next::Tunnel(upstream)) => switch(wire, *upstream).await,
-        Ok(Next::Again | Next::Close | Next::Drop) => {}
-        Err(_) => core.panicked(),
     }
 }

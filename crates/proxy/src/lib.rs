@@ -8,6 +8,7 @@ mod agent;
 mod carry;
 pub mod config;
 mod connection;
+mod crew;
 mod door;
 pub mod error;
 mod hop;

@@ -4,6 +4,7 @@
 
 use crate::http::Error;
 use byrnie_codec::{Fields, Framing, Head, Reject, RejectReason, Version};
+use bytes::BytesMut;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 
@@ -94,9 +95,15 @@ pub(super) fn to_response(head: &Head) -> Result<Response<()>, Error> {
 }
 
 fn fill(head: &Head, map: &mut HeaderMap) {
+    // All values in one piece of memory, of which each is a part.
+    let bytes: usize = head.headers().map(|(_, value)| value.len()).sum();
+    let mut values = BytesMut::with_capacity(bytes);
+    head.headers().for_each(|(_, value)| values.extend_from_slice(value));
+    let mut values = values.freeze();
     for (name, value) in head.headers() {
+        let value = HeaderValue::from_maybe_shared(values.split_to(value.len()));
         // Both are checked by the codec, which allows no more than the map does.
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), value)
             && !is_of_one_connection(&name, &value)
         {
             map.append(name, value);

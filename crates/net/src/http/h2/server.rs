@@ -14,12 +14,17 @@ use bytes::Bytes;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+/// Heads kept for streams to come.
+const HEADS_SPARE_MAX: usize = 32;
+
 /// A connection from an HTTP/2 client.
 pub struct Server {
     connection: h2::server::Connection<Cork, Bytes>,
     notes: Rc<Notes>,
     /// The client has been told that it's given up.
     given_up: bool,
+    /// Memory for heads of streams to come.
+    heads: Vec<Head>,
 }
 
 impl std::fmt::Debug for Server {
@@ -57,7 +62,7 @@ impl Server {
             .handshake(cork)
             .await
             .map_err(from_h2)?;
-        Ok(Self { connection, notes, given_up: false })
+        Ok(Self { connection, notes, given_up: false, heads: Vec::new() })
     }
 
     /// The next stream; `None` once the connection has ended. Moves all streams of the connection.
@@ -73,7 +78,7 @@ impl Server {
             Some(Err(error)) => Poll::Ready(Some(Err(from_h2(error)))),
             Some(Ok((request, respond))) => {
                 let (parts, recv) = request.into_parts();
-                let mut head = Head::new();
+                let mut head = self.heads.pop().unwrap_or_default();
                 let read = fields::from_request(&parts, recv.is_end_stream(), &mut head);
                 let flow = Flow::accepted(recv, respond, Rc::clone(&self.notes));
                 Poll::Ready(Some(Ok(Accepted { flow, head: read.map(|()| head) })))
@@ -84,6 +89,13 @@ impl Server {
     /// Tells the client to open no more streams (GOAWAY); those that run may end.
     pub fn say_goodbye(&mut self) {
         self.connection.graceful_shutdown();
+    }
+
+    /// Gives the memory of a request's head back.
+    pub fn reuse(&mut self, head: Head) {
+        if self.heads.len() < HEADS_SPARE_MAX {
+            self.heads.push(head);
+        }
     }
 
     /// Streams that are open.
