@@ -33,6 +33,9 @@ pub struct Tls {
     alarm: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
+/// Bytes that TLS seals ahead of the socket: what is read at once and what was gathered before it. Less would cut
+/// a large piece where no frame ends, and cost a copy, a record and a send for the rest of each.
+const SEALED_BYTES_MAX: usize = 320 * 1024;
 /// How long what is under way may go on after the peer's certificate has ended. Nothing new begins meanwhile.
 pub const EXPIRY_GRACE: Duration = Duration::from_secs(30);
 /// Longest time between two looks at the wall clock, which may be set, or stand still while the machine sleeps.
@@ -40,7 +43,12 @@ const EXPIRY_GLANCE: Duration = Duration::from_secs(25);
 
 impl Tls {
     /// A connection to a peer whose certificate ends at `not_after`.
-    pub(crate) fn new(stream: tokio_rustls::TlsStream<TcpStream>, not_after: Option<Timestamp>) -> Self {
+    pub(crate) fn new(mut stream: tokio_rustls::TlsStream<TcpStream>, not_after: Option<Timestamp>) -> Self {
+        let most = Some(SEALED_BYTES_MAX);
+        match &mut stream {
+            tokio_rustls::TlsStream::Client(tls) => tls.get_mut().1.set_buffer_limit(most),
+            tokio_rustls::TlsStream::Server(tls) => tls.get_mut().1.set_buffer_limit(most),
+        }
         Self { stream, end: not_after.map(|at| at + EXPIRY_GRACE), alarm: None }
     }
 
