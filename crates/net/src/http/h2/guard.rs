@@ -16,8 +16,11 @@ mod tests;
 pub(super) const IDLE_FRAMES_MAX: u32 = 10_000;
 /// How many of them each second gives back.
 const IDLE_FRAMES_PER_SECOND: u32 = 2_000;
-/// How many of them a kibibyte gives back that we sent: windows are opened in proportion to it.
-const IDLE_FRAMES_PER_KIB: u32 = 4;
+/// How many of them a kibibyte gives back that we sent: windows are opened in proportion to it, by some peers
+/// twice for each message, of which a kibibyte holds sixteen or so. A PING's answer, the largest that such a frame
+/// brings, gives back half of one, so that no flood pays for itself.
+const IDLE_FRAMES_PER_KIB: u32 = 32;
+const _: () = assert!((HEADER_BYTES as u32 + 8) * IDLE_FRAMES_PER_KIB < 1024);
 /// Streams that a peer may reset in a burst, whatever became of the work that it had begun with them.
 pub(super) const RESETS_MAX: u32 = 200;
 /// How many resets each second gives back.

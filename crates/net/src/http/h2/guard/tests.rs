@@ -75,7 +75,7 @@ fn time_answers_and_sent_bytes_give_back_what_was_used() {
     assert_eq!(guard.look(&reset.repeat(10), at(100)), Ok(()));
     guard.idle_left = 0;
     guard.sent(2048);
-    assert_eq!(guard.look(&frame(PING, 0, &[0; 8]).repeat(8), at(100)), Ok(()));
+    assert_eq!(guard.look(&frame(PING, 0, &[0; 8]).repeat(2 * IDLE_FRAMES_PER_KIB as usize), at(100)), Ok(()));
     assert!(guard.look(&frame(PING, 0, &[0; 8]), at(100)).is_err());
 }
 
@@ -87,5 +87,16 @@ fn any_bytes_are_looked_at() {
         let bytes: Vec<u8> =
             (0..rng.below(200)).map(|_| rng.below(256) as u8 & if rng.below(2) == 0 { 0x0f } else { 0xff }).collect();
         let _ = verdict(Sender::Client, &bytes, || rng.below(9) as usize + 1);
+    }
+}
+
+#[test]
+fn a_busy_server_that_opens_two_windows_for_each_call_is_heard() {
+    let credit = frame(WINDOW_UPDATE, 0, &[0, 0, 0, 9]);
+    let mut guard = Guard::new(Sender::Server, at(0));
+    // As fast as they come: no time passes. A small call under header compression takes some 64 bytes.
+    for _ in 0..10 * IDLE_FRAMES_MAX {
+        guard.sent(64);
+        assert_eq!(guard.look(&credit.repeat(2), at(0)), Ok(()));
     }
 }
