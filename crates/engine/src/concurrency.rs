@@ -6,8 +6,10 @@
 //! `concurrency-limits` do): there is a usual latency, the least one seen; a window of answers that took more
 //! than its target multiplies the limit by `target / latency`, one within it adds the square root of the
 //! limit. It is made for being on everywhere: the target is generous ([`TOLERANCE`], [`SLACK`]), there is no
-//! limit until the target is missed, never less than [`LIMIT_MIN`], and if latency stays high down there, it's
-//! no queue that makes it high: that latency becomes the usual one.
+//! limit until the target has been missed for [`BURST`], as a burst that passes by itself is no overload
+//! ("Controlling Queue Delay" below tells a good queue from a bad one in the same way), never less than
+//! [`LIMIT_MIN`], and if latency stays high down there, it's no queue that makes it high: that latency becomes
+//! the usual one.
 //!
 //! Near the limit the less important go first: each class of `x-byrnie-criticality` (the four of "Site
 //! Reliability Engineering", 2016, chapter 21) may use its share of the limit, and a caller that sends half
@@ -28,11 +30,16 @@ const LIMIT: usize = 1;
 const USUAL: usize = 2;
 /// Since when the limit has been at its least while latency stayed high, in nanoseconds; 0: it isn't so.
 const STUCK_SINCE: usize = 3;
+/// Since when every window has missed the target, and when the last of them ended, in nanoseconds; 0: it isn't so.
+const MISSED_SINCE: usize = 4;
+const MISSED_LAST: usize = 5;
 
 /// So many times the usual latency are still no sign of a queue.
 const TOLERANCE: u64 = 3;
 /// So much more than the usual latency isn't either.
 const SLACK: Duration = Duration::from_millis(100);
+/// A queue that is gone within this time was a burst; windows so far apart are not of one queue.
+const BURST: Duration = Duration::from_secs(1);
 /// The limit is never less than this.
 pub(crate) const LIMIT_MIN: u64 = 32;
 /// Above this there is none.
@@ -125,20 +132,36 @@ impl Gate {
         self.0.set(USUAL, usual);
         let target = (usual * TOLERANCE).max(usual + nanos(SLACK));
         let (limit, busy) = (self.0.value(LIMIT), self.0.value(IN_FLIGHT));
-        if latency > target {
+        if latency > target && (limit > 0 || self.lasts(busy, now)) {
             let from = if limit == 0 { busy.max(LIMIT_MIN) } else { limit };
             // At most halved at once.
             let lower = (u128::from(from) * u128::from(target) / u128::from(latency)) as u64;
             self.0.set(LIMIT, lower.max(from / 2).max(LIMIT_MIN));
             self.stuck(from <= LIMIT_MIN, latency, now);
-        } else if limit > 0 {
+        } else if latency <= target {
+            self.0.set(MISSED_SINCE, 0);
             self.0.set(STUCK_SINCE, 0);
             // Only a limit that is felt is raised: else it would say nothing when it's needed.
-            if busy * 2 >= limit {
+            if limit > 0 && busy * 2 >= limit {
                 let higher = limit + limit.isqrt();
                 self.0.set(LIMIT, if higher > LIMIT_MAX { 0 } else { higher });
             }
         }
+    }
+
+    /// One more window has missed the target: whether all have, with more in flight than the least limit would
+    /// let in, for longer than a burst lasts.
+    fn lasts(&self, busy: u64, now: Instant) -> bool {
+        if busy < LIMIT_MIN {
+            self.0.set(MISSED_SINCE, 0);
+            return false;
+        }
+        let at = |place| Instant::from_nanos(self.0.value(place));
+        if self.0.value(MISSED_SINCE) == 0 || now.since(at(MISSED_LAST)) > BURST {
+            self.0.set(MISSED_SINCE, now.as_nanos().max(1));
+        }
+        self.0.set(MISSED_LAST, now.as_nanos());
+        now.since(at(MISSED_SINCE)) > BURST
     }
 
     fn stuck(&self, at_least: bool, latency: u64, now: Instant) {
@@ -250,17 +273,16 @@ mod tests {
             // What has been answered by now, in order.
             while let Some(&Reverse((end, begun))) = done.peek().filter(|Reverse((end, _))| *end <= now) {
                 done.pop();
-                gate.leave();
-                samples.note(&gate, Duration::from_micros(end - begun), at(end));
+                if gated {
+                    gate.leave();
+                    samples.note(&gate, Duration::from_micros(end - begun), at(end));
+                }
                 let place = if end - begun <= 1_000_000 { 0 } else { 2 };
                 result[(begun / 1_000_000) as usize][place] += 1;
             }
             if gated && !gate.enter(Criticality::Critical, NEVER) {
                 result[(now / 1_000_000) as usize][1] += 1;
                 continue;
-            }
-            if !gated {
-                gate.enter(Criticality::CriticalPlus, NEVER);
             }
             queue.push_back(now);
             while let Some(begun) = queue.pop_front() {
@@ -315,17 +337,41 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_on_a_slow_machine_loses_nothing() {
+        // 40 a second are served in 5 ms each; every two seconds 300 come at once, which takes the program 0.9 s.
+        let (gate, mut samples) = (Gate::default(), Samples::default());
+        let mut now = 0;
+        for _ in 0..5 {
+            for _ in 0..20 {
+                now += 25_000;
+                assert!(gate.enter(Criticality::Sheddable, NEVER));
+                gate.leave();
+                samples.note(&gate, Duration::from_micros(5000), at(now));
+            }
+            assert!((0..300).all(|_| gate.enter(Criticality::Sheddable, || true)), "a burst is let in");
+            for n in 1..=300 {
+                gate.leave();
+                samples.note(&gate, Duration::from_micros(n * 3000), at(now + n * 3000));
+            }
+            now += 1_500_000;
+        }
+        assert_eq!(gate.limit(), None);
+    }
+
+    #[test]
     fn a_latency_that_no_limit_helps_becomes_the_usual_one() {
         let gate = Gate::default();
         gate.adapt(1_000_000, at(0));
-        for n in 0..60 {
-            gate.adapt(500_000_000, at(n * 100_000));
-        }
-        assert_eq!(gate.limit(), Some(LIMIT_MIN));
         for _ in 0..LIMIT_MIN {
             gate.0.increment(IN_FLIGHT);
         }
-        gate.adapt(500_000_000, at(7_000_000));
+        for n in 0..30 {
+            gate.adapt(500_000_000, at(n * 100_000));
+        }
+        assert_eq!(gate.limit(), Some(LIMIT_MIN));
+        for n in 30..60 {
+            gate.adapt(500_000_000, at(n * 100_000));
+        }
         assert!(gate.limit().unwrap() > LIMIT_MIN);
     }
 
