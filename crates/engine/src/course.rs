@@ -19,8 +19,10 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Most time to connect to the own program: it is on the same machine.
-const LOCAL_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Most time to connect to the own program. One that doesn't listen refuses at once; one whose backlog is full
+/// (5 in Python's `socketserver`, 128 in many others) loses the SYN, which is sent again after 1 and after 3 s
+/// (RFC 6298 2): a burst of connections must outlast both.
+const LOCAL_CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Less time than this is not worth another try.
 const TRY_MIN: Duration = Duration::from_millis(1);
 
