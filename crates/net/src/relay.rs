@@ -4,6 +4,7 @@
 
 use crate::hop::Flow;
 use crate::http::Alarm;
+use crate::http::h2::Tube;
 use crate::http::scratch;
 use crate::io::Stream;
 use crate::runtime;
@@ -25,6 +26,8 @@ pub enum Pipe {
     Stream(Stream),
     /// One stream of a mesh hop.
     Hop(Box<Flow>),
+    /// One HTTP/2 stream.
+    H2(Box<Tube>),
 }
 
 impl From<Stream> for Pipe {
@@ -39,11 +42,18 @@ impl From<Flow> for Pipe {
     }
 }
 
+impl From<Tube> for Pipe {
+    fn from(tube: Tube) -> Self {
+        Self::H2(Box::new(tube))
+    }
+}
+
 impl AsyncRead for Pipe {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Stream(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Hop(flow) => Pin::new(&mut **flow).poll_read(cx, buf),
+            Self::H2(tube) => Pin::new(&mut **tube).poll_read(cx, buf),
         }
     }
 }
@@ -53,6 +63,7 @@ impl AsyncWrite for Pipe {
         match self.get_mut() {
             Self::Stream(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Hop(flow) => Pin::new(&mut **flow).poll_write(cx, bytes),
+            Self::H2(tube) => Pin::new(&mut **tube).poll_write(cx, bytes),
         }
     }
 
@@ -60,6 +71,7 @@ impl AsyncWrite for Pipe {
         match self.get_mut() {
             Self::Stream(stream) => Pin::new(stream).poll_flush(cx),
             Self::Hop(flow) => AsyncWrite::poll_flush(Pin::new(&mut **flow), cx),
+            Self::H2(tube) => Pin::new(&mut **tube).poll_flush(cx),
         }
     }
 
@@ -67,6 +79,7 @@ impl AsyncWrite for Pipe {
         match self.get_mut() {
             Self::Stream(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Hop(flow) => Pin::new(&mut **flow).poll_shutdown(cx),
+            Self::H2(tube) => Pin::new(&mut **tube).poll_shutdown(cx),
         }
     }
 }

@@ -205,11 +205,15 @@ impl<'a> Trip<'a> {
             Err(failure) => return Event::Failed(failure),
         };
         self.limits = Times { deadline: plan.deadline, try_deadline: plan.try_deadline };
-        if matches!(upstream.wire, Wire::H2(_))
-            && self.request.upgrade().is_some()
-            && self.request.set_upgrade(None).is_err()
+        if self.request.upgrade().is_some()
+            && let Wire::H2(flow) = &upstream.wire
         {
-            return Event::Failed(Failure::BadResponse);
+            // A server may only be asked once it has said that it may be.
+            let offers = poll_fn(|cx| flow.poll_offers_switch(cx, self.request));
+            let offers = runtime::timeout(plan.connect_timeout, offers).await.unwrap_or(false);
+            if !offers && self.request.set_upgrade(None).is_err() {
+                return Event::Failed(Failure::BadResponse);
+            }
         }
         // Whether the client's connection goes on is no concern of the upstream's.
         self.request.set_keep_alive(true);
@@ -248,7 +252,10 @@ impl<'a> Trip<'a> {
             }
             loop {
                 match upstream.wire.poll_response(cx, asked, self.response) {
-                    Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Head),
+                    Poll::Ready(Ok(Answered::Final)) if self.down.may_be_answered_by(self.response) => {
+                        return Poll::Ready(Event::Head);
+                    }
+                    Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
                     Poll::Ready(Ok(Answered::Interim)) if interims < INTERIM_MAX => {
                         interims += 1;
                         pass_interim(self.down, self.response, self.client.version);

@@ -8,6 +8,7 @@ pub mod h1;
 pub mod h2;
 mod pump;
 pub(crate) mod scratch;
+mod websocket;
 
 pub use alarm::Alarm;
 pub use pump::{Fault, Gathered, Pump, REPLAY_BYTES_MAX};
@@ -289,14 +290,23 @@ impl Wire {
         }
     }
 
-    /// What is left once both sides have left HTTP, and what has been read of it; an HTTP/2 stream never does.
+    /// Whether `response` may be written: to a client that asked for a protocol by HTTP/2, nothing may look like
+    /// consent that isn't.
+    pub fn may_be_answered_by(&self, response: &Head) -> bool {
+        match self {
+            Self::H1(_) | Self::Hop(_) => true,
+            Self::H2(flow) => flow.may_be_answered_by(response),
+        }
+    }
+
+    /// What is left once both sides have left HTTP, and what has been read of it; `None` if they haven't.
     pub fn into_tunnel(self) -> Option<(Pipe, Vec<u8>)> {
         match self {
             Self::H1(conn) => {
                 let (stream, bytes) = conn.into_tunnel();
                 Some((stream.into(), bytes))
             }
-            Self::H2(_) => None,
+            Self::H2(flow) => flow.into_tube().map(|tube| (tube.into(), Vec::new())),
             Self::Hop(flow) => Some((flow.into_bytes().into(), Vec::new())),
         }
     }

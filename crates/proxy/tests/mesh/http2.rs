@@ -204,3 +204,28 @@ fn a_length_that_its_body_belies_is_refused() {
         assert!(refused);
     });
 }
+
+#[test]
+fn an_answer_that_needs_no_more_of_the_body_is_heard_before_the_body_is_refused() {
+    let program = Program::start(|mut peer| {
+        peer.read_head().unwrap();
+        peer.send("HTTP/1.1 403 Forbidden\r\ncontent-length: 3\r\n\r\nno!");
+        peer.read_to_end();
+    });
+    let world = World::new();
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    runtime::block_on(async {
+        let send = client(caller.outbound("echo")).await;
+        for _ in 0..5 {
+            let request = Request::post("http://echo/x").body(()).unwrap();
+            let (response, mut body) = send.clone().ready().await.unwrap().send_request(request, false).unwrap();
+            body.send_data(Bytes::from_static(b"some of it"), false).unwrap();
+            let response = runtime::timeout(Duration::from_secs(20), response).await.expect("in time").unwrap();
+            assert_eq!(response.status(), StatusCode::FORBIDDEN);
+            let told = std::future::poll_fn(|cx| body.poll_reset(cx));
+            assert_eq!(runtime::timeout(Duration::from_secs(20), told).await.unwrap().unwrap(), Reason::NO_ERROR);
+        }
+    })
+    .unwrap();
+}

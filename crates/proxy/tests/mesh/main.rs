@@ -13,4 +13,5 @@ mod http2;
 mod keyed;
 mod routes;
 mod tcp;
+mod websocket;
 mod world;

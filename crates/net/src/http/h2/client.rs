@@ -2,6 +2,7 @@
 //! A connection to an HTTP/2 server, shared by the streams of one worker and one identity.
 
 use super::cork::Cork;
+use super::guard::Notes;
 use super::{
     CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, Flow, HEADER_LIST_BYTES_MAX, RESETS_FOR_ERRORS_MAX,
     SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES, Sender, Side, from_h2,
@@ -21,6 +22,7 @@ pub struct Client {
     send: h2::client::SendRequest<Bytes>,
     ended: Rc<Cell<bool>>,
     open: Rc<Cell<usize>>,
+    notes: Rc<Notes>,
 }
 
 /// Counts one open stream until it's dropped.
@@ -44,6 +46,8 @@ impl std::fmt::Debug for Client {
 /// # Errors
 /// If the server is gone.
 pub async fn connect(stream: Stream) -> Result<Client, Error> {
+    let cork = Cork::new(stream, Vec::new(), Sender::Server);
+    let notes = cork.notes();
     let (send, connection) = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -52,25 +56,26 @@ pub async fn connect(stream: Stream) -> Result<Client, Error> {
         .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
         .max_local_error_reset_streams(Some(RESETS_FOR_ERRORS_MAX))
         .enable_push(false)
-        .handshake(Cork::new(stream, Vec::new(), Sender::Server))
+        .handshake(cork)
         .await
         .map_err(from_h2)?;
     let ended = Rc::new(Cell::new(false));
-    let mark = Mark(Rc::clone(&ended));
+    let mark = Mark(Rc::clone(&ended), Rc::clone(&notes));
     runtime::spawn_local("h2 client", async move {
         let _mark = mark;
         // What went wrong, the streams learn themselves.
         let _ = connection.await;
     });
-    Ok(Client { send, ended, open: Rc::default() })
+    Ok(Client { send, ended, open: Rc::default(), notes })
 }
 
 /// Marks the connection as ended, however its task ends.
-struct Mark(Rc<Cell<bool>>);
+struct Mark(Rc<Cell<bool>>, Rc<Notes>);
 
 impl Drop for Mark {
     fn drop(&mut self) {
         self.0.set(true);
+        self.1.offers_connect(false);
     }
 }
 
@@ -93,7 +98,7 @@ impl Client {
     /// A stream, for [`Flow::send_request`].
     pub fn open(&self) -> Flow {
         self.open.set(self.open.get() + 1);
-        let mut flow = Flow::new(Side::Unsent(self.send.clone()), None);
+        let mut flow = Flow::new(Side::Unsent(self.send.clone(), Rc::clone(&self.notes)), None);
         flow.counted = Some(Open(Rc::clone(&self.open)));
         flow
     }

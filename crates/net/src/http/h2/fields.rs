@@ -2,11 +2,13 @@
 //! Between HTTP/2's header lists and the one `Head`. Strict in both directions: pseudo-headers obey
 //! RFC 9113 8.3, headers of one connection never pass, `host` never contradicts `:authority`.
 
+use super::super::websocket;
+use super::tunnel;
 use crate::http::Error;
 use byrnie_codec::{Fields, Framing, Head, Reject, RejectReason, Version};
 use bytes::BytesMut;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 
 /// The head of a request as it came. `ended`: no body follows.
 pub(super) fn from_request(parts: &http::request::Parts, ended: bool, head: &mut Head) -> Result<(), Reject> {
@@ -14,7 +16,10 @@ pub(super) fn from_request(parts: &http::request::Parts, ended: bool, head: &mut
     let host = || parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
     let authority = uri.authority().map(http::uri::Authority::as_str).or_else(host).unwrap_or_default();
     let path = uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-    head.start_request(parts.method.as_str(), uri.scheme_str().unwrap_or("http"), authority, path)?;
+    let protocol = parts.extensions.get::<h2::ext::Protocol>();
+    // It stands for what HTTP/1 says with a GET (RFC 8441 5).
+    let method = if protocol.is_some() { "GET" } else { parts.method.as_str() };
+    head.start_request(method, uri.scheme_str().unwrap_or("http"), authority, path)?;
     head.set_version(Version::Http2);
     take_fields(&parts.headers, head)?;
     if head.authority().is_empty() {
@@ -24,7 +29,11 @@ pub(super) fn from_request(parts: &http::request::Parts, ended: bool, head: &mut
     if !parts.headers.contains_key(CONTENT_LENGTH) {
         head.set_framing(if ended { Framing::None } else { Framing::Stream });
     }
-    Ok(())
+    match protocol {
+        Some(_) if path.is_empty() => Err(RejectReason::TargetForm.into()),
+        Some(protocol) => tunnel::ask(head, protocol.as_str()),
+        None => Ok(()),
+    }
 }
 
 /// The head of a response as it came.
@@ -82,15 +91,24 @@ pub(super) fn to_request(head: &Head) -> Result<Request<()>, Error> {
     *request.method_mut() = head.method().parse().map_err(|_| Error::Closed)?;
     *request.version_mut() = http::Version::HTTP_2;
     fill(head, request.headers_mut());
+    if websocket::is_handshake(head) {
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(h2::ext::Protocol::from_static(websocket::PROTOCOL));
+        request.headers_mut().remove(websocket::KEY);
+    }
     Ok(request)
 }
 
-/// A response to be sent.
-pub(super) fn to_response(head: &Head) -> Result<Response<()>, Error> {
+/// A response to be sent; `switches` says that it's the 101 which an extended CONNECT waits for.
+pub(super) fn to_response(head: &Head, switches: bool) -> Result<Response<()>, Error> {
     let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(head.status()).map_err(|_| Error::Closed)?;
+    let status = if switches { Ok(StatusCode::OK) } else { StatusCode::from_u16(head.status()) };
+    *response.status_mut() = status.map_err(|_| Error::Closed)?;
     *response.version_mut() = http::Version::HTTP_2;
     fill(head, response.headers_mut());
+    if switches {
+        response.headers_mut().remove(websocket::ACCEPT);
+    }
     Ok(response)
 }
 

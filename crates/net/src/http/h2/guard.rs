@@ -4,8 +4,9 @@
 //! connection. It reads frame headers and SETTINGS, never header blocks or bodies.
 
 use byrnie_base::Instant;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 #[cfg(test)]
@@ -54,6 +55,8 @@ const END_HEADERS: u8 = 4;
 
 const ENABLE_PUSH: u16 = 2;
 const INITIAL_WINDOW_SIZE: u16 = 4;
+/// RFC 8441 3.
+const ENABLE_CONNECT_PROTOCOL: u16 = 8;
 
 /// Whose frames are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +85,32 @@ pub(super) struct Notes {
     pub(super) answered: Cell<u32>,
     /// The connection is to end.
     pub(super) verdict: Cell<Option<Verdict>>,
+    /// Whether the peer takes extended CONNECTs, as far as its SETTINGS have been read ...
+    read: Cell<bool>,
+    /// ... and once the first of them are whole.
+    connects: Cell<Option<bool>>,
+    /// Who waits to know that.
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Notes {
+    /// Ready with whether the peer takes extended CONNECTs.
+    pub(super) fn poll_offers_connect(&self, cx: &Context<'_>) -> Poll<bool> {
+        let Some(offers) = self.connects.get() else {
+            // At most one for each stream that waits.
+            self.waiting.borrow_mut().push(cx.waker().clone());
+            return Poll::Pending;
+        };
+        Poll::Ready(offers)
+    }
+
+    /// The peer's first SETTINGS have come, or never will.
+    pub(super) fn offers_connect(&self, offers: bool) {
+        if self.connects.get().is_none() {
+            self.connects.set(Some(offers));
+            self.waiting.take().into_iter().for_each(Waker::wake);
+        }
+    }
 }
 
 /// The guard of one connection.
@@ -142,6 +171,9 @@ impl Guard {
                 }
                 self.payload -= taken;
                 at += taken;
+                if self.payload == 0 && self.setting.is_some() {
+                    self.notes.offers_connect(self.notes.read.get());
+                }
                 continue;
             }
             let taken = (HEADER_BYTES - self.header_len).min(bytes.len() - at);
@@ -208,6 +240,7 @@ impl Guard {
             RST_STREAM if self.sender == Sender::Server => return Ok(()),
             RST_STREAM => return take(&mut self.resets_left),
             SETTINGS if length > 0 => self.setting = Some(([0; 6], 0)),
+            SETTINGS if flags & END_STREAM_OR_ACK == 0 => self.notes.offers_connect(false),
             _ => {}
         }
         take(&mut self.idle_left)
@@ -228,6 +261,7 @@ impl Guard {
             match u16::from_be_bytes([entry[0], entry[1]]) {
                 INITIAL_WINDOW_SIZE if value > i32::MAX as u32 => return Err(Verdict::FlowControl),
                 ENABLE_PUSH if value > 0 && self.sender == Sender::Server => return Err(Verdict::Protocol),
+                ENABLE_CONNECT_PROTOCOL => self.notes.read.set(value == 1),
                 _ => {}
             }
             // Every entry is work.

@@ -8,12 +8,14 @@ mod cork;
 mod fields;
 mod guard;
 mod server;
+mod tunnel;
 
 pub use client::{Client, connect};
 pub use guard::Sender;
 pub use server::{Accepted, Server};
+pub use tunnel::Tube;
 
-use super::{Answered, Error, Progress, Sink};
+use super::{Answered, Error, Progress, Sink, websocket};
 use crate::http::Chunk;
 use byrnie_codec::{Fields, Framing, Head};
 use bytes::Bytes;
@@ -23,6 +25,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use tunnel::Switch;
 
 /// Receive window of one stream: what a peer may send before somebody reads it.
 pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -64,6 +67,8 @@ pub struct Flow {
     counted: Option<client::Open>,
     /// Whom to tell that it was answered to its end.
     notes: Option<Rc<guard::Notes>>,
+    /// Whether it leaves HTTP.
+    switch: Switch,
 }
 
 #[derive(Debug)]
@@ -71,7 +76,7 @@ enum Side {
     /// A client's request, until it's answered.
     Server(h2::server::SendResponse<Bytes>),
     /// To a server, before the request is written.
-    Unsent(h2::client::SendRequest<Bytes>),
+    Unsent(h2::client::SendRequest<Bytes>, Rc<guard::Notes>),
     /// To a server, until it answers.
     Asked(h2::client::ResponseFuture),
     /// The head has been answered.
@@ -92,8 +97,8 @@ impl Flow {
     }
 
     fn new(side: Side, recv: Option<RecvStream>) -> Self {
-        let (queue, fin) = (VecDeque::new(), Fin::Open);
-        Self { side, recv, send: None, queue, queued: 0, fin, held: 0, counted: None, notes: None }
+        let (queue, fin, switch) = (VecDeque::new(), Fin::Open, Switch::Not);
+        Self { side, recv, send: None, queue, queued: 0, fin, held: 0, counted: None, notes: None, switch }
     }
 
     /// Writes the head of a request.
@@ -101,9 +106,10 @@ impl Flow {
     /// # Errors
     /// If the stream can't be opened.
     pub fn send_request(&mut self, head: &Head) -> Result<(), Error> {
-        let Side::Unsent(connection) = &mut self.side else { return Err(Error::Closed) };
+        let Side::Unsent(connection, _) = &mut self.side else { return Err(Error::Closed) };
         let request = fields::to_request(head)?;
-        let end = is_bodiless(head);
+        self.switch = Switch::of(head);
+        let end = is_bodiless(head) && !self.switch.is_asked();
         let (answer, send) = connection.send_request(request, end).map_err(from_h2)?;
         self.side = Side::Asked(answer);
         self.begin(send, end);
@@ -116,11 +122,13 @@ impl Flow {
     /// If the client is gone.
     pub fn send_response(&mut self, head: &Head) -> Result<(), Error> {
         let Side::Server(respond) = &mut self.side else { return Err(Error::Closed) };
-        let response = fields::to_response(head)?;
-        if (100..=199).contains(&head.status()) {
+        let switches = head.status() == 101 && self.switch.is_asked();
+        let response = fields::to_response(head, switches)?;
+        if (100..=199).contains(&head.status()) && !switches {
             return respond.send_informational(response).map_err(from_h2);
         }
-        let end = is_bodiless(head);
+        self.switch = if switches { Switch::Done } else { Switch::Not };
+        let end = is_bodiless(head) && !switches;
         let send = respond.send_response(response, end).map_err(from_h2)?;
         self.side = Side::Answered;
         self.begin(send, end);
@@ -153,12 +161,48 @@ impl Flow {
         fields::from_response(&parts, recv.is_end_stream(), head)?;
         self.recv = Some(recv);
         self.side = Side::Answered;
+        match self.switch {
+            Switch::Asked(_) if parts.status.is_success() => self.switch.agree(head)?,
+            Switch::Asked(_) => {
+                self.switch = Switch::Not;
+                self.end(None)?;
+            }
+            Switch::Not | Switch::Done => {}
+        }
         Poll::Ready(Ok(Answered::Final))
+    }
+
+    /// Ready with whether `request` may ask for its protocol here: a WebSocket's handshake may, once the server has
+    /// said that it takes them (RFC 8441 3).
+    pub fn poll_offers_switch(&self, cx: &mut Context<'_>, request: &Head) -> Poll<bool> {
+        match &self.side {
+            Side::Unsent(_, notes) if websocket::is_handshake(request) => notes.poll_offers_connect(cx),
+            _ => Poll::Ready(false),
+        }
+    }
+
+    /// Serves a request with this head.
+    fn serve(&mut self, head: &Head) {
+        self.switch = Switch::of(head);
+    }
+
+    /// Whether `response` may be handed on.
+    pub(super) fn may_be_answered_by(&self, response: &Head) -> bool {
+        self.switch.may_be_answered_by(response)
+    }
+
+    /// The stream as an opaque connection, if it has left HTTP.
+    pub(super) fn into_tube(self) -> Option<Tube> {
+        matches!(self.switch, Switch::Done).then(|| self.into())
     }
 
     /// Reads a piece of the body.
     pub fn poll_body(&mut self, cx: &mut Context<'_>, sink: &mut Sink<'_>) -> Poll<Result<Progress, Error>> {
         let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(Progress::End(None))) };
+        if !matches!(self.switch, Switch::Not) {
+            // Whoever asks for another protocol has no body to send, but more to say if it's granted.
+            return Poll::Ready(Ok(Progress::End(None)));
+        }
         // Whoever asks for more has taken what came before: only now may the peer send as much again.
         let held = std::mem::take(&mut self.held);
         if held > 0 {
@@ -193,7 +237,7 @@ impl Flow {
     /// # Errors
     /// If the trailers can't be said.
     pub fn end(&mut self, trailers: Option<&Fields>) -> Result<(), Error> {
-        if matches!(self.fin, Fin::Open) {
+        if matches!(self.fin, Fin::Open) && !self.switch.is_asked() {
             self.fin = match trailers {
                 Some(trailers) => Fin::Trailers(fields::to_trailers(trailers)?),
                 None => Fin::Plain,
@@ -270,14 +314,12 @@ impl Flow {
 
     /// Whether the message to be read has been read to its end.
     pub fn has_read_all(&self) -> bool {
-        self.recv.as_ref().is_none_or(RecvStream::is_end_stream)
+        !matches!(self.switch, Switch::Not) || self.recv.as_ref().is_none_or(RecvStream::is_end_stream)
     }
 
-    /// Tells the client that it needn't send the rest of its body (RFC 9113 8.1).
+    /// Reads nothing more. Once the flow is dropped, a client that has more to send is told that it needn't (RFC
+    /// 9113 8.1); by the library, behind the answer, which a reset of ours would overtake and drop.
     pub fn stop_reading(&mut self) {
-        if !self.has_read_all() && matches!(self.fin, Fin::Written) {
-            self.reset(u32::from(Reason::NO_ERROR));
-        }
         self.recv = None;
     }
 }

@@ -59,6 +59,7 @@ impl Server {
             .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
             .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
             .max_local_error_reset_streams(Some(RESETS_FOR_ERRORS_MAX))
+            .enable_connect_protocol()
             .handshake(cork)
             .await
             .map_err(from_h2)?;
@@ -80,7 +81,10 @@ impl Server {
                 let (parts, recv) = request.into_parts();
                 let mut head = self.heads.pop().unwrap_or_default();
                 let read = fields::from_request(&parts, recv.is_end_stream(), &mut head);
-                let flow = Flow::accepted(recv, respond, Rc::clone(&self.notes));
+                let mut flow = Flow::accepted(recv, respond, Rc::clone(&self.notes));
+                if read.is_ok() {
+                    flow.serve(&head);
+                }
                 Poll::Ready(Some(Ok(Accepted { flow, head: read.map(|()| head) })))
             }
         }

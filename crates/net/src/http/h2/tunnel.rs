@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Streams that leave HTTP by an extended CONNECT (RFC 8441). The rest of byrnie knows one way to leave it,
+//! that of HTTP/1: a GET that asks for a protocol and a 101 that agrees. [`Switch`] translates between the
+//! two on either side of a stream; a [`Tube`] is the stream afterwards, read and written like any connection.
+
+use super::super::websocket;
+use super::{Flow, from_h2};
+use crate::http::Error;
+use byrnie_codec::{Framing, Head, Reject, RejectReason};
+use bytes::Bytes;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How far a stream is on its way out of HTTP.
+#[derive(Debug, Default)]
+pub(super) enum Switch {
+    /// It stays.
+    #[default]
+    Not,
+    /// It asks to leave, and its handshake must be answered by this.
+    Asked(String),
+    /// It has left.
+    Done,
+}
+
+impl Switch {
+    /// For a request that may be a handshake.
+    pub(super) fn of(request: &Head) -> Self {
+        match request.get(websocket::KEY) {
+            Some(key) if websocket::is_handshake(request) => Self::Asked(websocket::accept(key)),
+            _ => Self::Not,
+        }
+    }
+
+    /// Whether the answer is still to come.
+    pub(super) const fn is_asked(&self) -> bool {
+        matches!(self, Self::Asked(_))
+    }
+
+    /// Whether a client of HTTP/2 may be given `response`. It can't check a handshake's proof itself, and would take
+    /// any success for consent, also that of a server that has overlooked what was asked.
+    pub(super) fn may_be_answered_by(&self, response: &Head) -> bool {
+        match (self, response.status()) {
+            (Self::Asked(accept), 101) => response.get(websocket::ACCEPT) == Some(accept.as_bytes()),
+            (Self::Asked(_), status) => !(200..=299).contains(&status),
+            (Self::Not | Self::Done, status) => status != 101,
+        }
+    }
+
+    /// The server agreed: makes its answer the 101 that the client of the handshake waits for.
+    pub(super) fn agree(&mut self, response: &mut Head) -> Result<(), Reject> {
+        let Self::Asked(accept) = std::mem::replace(self, Self::Done) else {
+            return Err(Reject { status: 502, reason: RejectReason::UnexpectedUpgrade });
+        };
+        response.set_status(101);
+        response.set_framing(Framing::None);
+        response.set_declared_length(None);
+        response.set_upgrade(Some(websocket::PROTOCOL))?;
+        response.set(websocket::ACCEPT, accept.as_bytes())
+    }
+}
+
+/// Makes an extended CONNECT the handshake that it stands for.
+pub(super) fn ask(head: &mut Head, protocol: &str) -> Result<(), Reject> {
+    if !protocol.eq_ignore_ascii_case(websocket::PROTOCOL) {
+        return Err(RejectReason::Protocol.into());
+    }
+    if !matches!(head.framing(), Framing::Stream | Framing::None) {
+        return Err(RejectReason::BodyNotAllowed.into());
+    }
+    head.set_framing(Framing::None);
+    head.set_upgrade(Some(websocket::PROTOCOL))?;
+    match websocket::key() {
+        Some(key) => head.set(websocket::KEY, key.as_bytes()),
+        None => Err(Reject { status: 503, reason: RejectReason::Protocol }),
+    }
+}
+
+/// A stream that has left HTTP.
+#[derive(Debug)]
+pub struct Tube {
+    flow: Flow,
+    /// Came, and not taken yet.
+    rest: Bytes,
+}
+
+impl From<Flow> for Tube {
+    fn from(flow: Flow) -> Self {
+        Self { flow, rest: Bytes::new() }
+    }
+}
+
+impl AsyncRead for Tube {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { flow, rest } = self.get_mut();
+        let Some(recv) = &mut flow.recv else { return Poll::Ready(Ok(())) };
+        while rest.is_empty() {
+            match ready!(recv.poll_data(cx)) {
+                Some(Ok(bytes)) => *rest = bytes,
+                Some(Err(error)) => return Poll::Ready(Err(broken(from_h2(error)))),
+                None => {
+                    flow.recv = None;
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        let taken = rest.split_to(rest.len().min(buf.remaining()));
+        buf.put_slice(&taken);
+        // Its reader has room for it, or wouldn't have asked: it may as well be counted as gone.
+        Poll::Ready(recv.flow_control().release_capacity(taken.len()).map_err(|error| broken(from_h2(error))))
+    }
+}
+
+impl AsyncWrite for Tube {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let flow = &mut self.get_mut().flow;
+        // One piece waits for the peer's window at a time.
+        ready!(flow.poll_flush(cx)).map_err(broken)?;
+        flow.push(Bytes::copy_from_slice(bytes));
+        match flow.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(bytes.len())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().flow.poll_flush(cx).map_err(broken)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flow = &mut self.get_mut().flow;
+        flow.end(None).map_err(broken)?;
+        flow.poll_flush(cx).map_err(broken)
+    }
+}
+
+fn broken(error: Error) -> io::Error {
+    match error {
+        Error::Io(error) => error,
+        other => io::Error::new(io::ErrorKind::ConnectionReset, other),
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The two headers by which a WebSocket's opening handshake is proven in HTTP/1 (RFC 6455 4) and which an
+//! extended CONNECT does without (RFC 8441 5): made where a handshake passes from HTTP/2 to HTTP/1, checked
+//! and dropped where its answer passes back. Called by `h2`.
+
+use crate::tls::secret;
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use byrnie_codec::Head;
+
+/// What a handshake asks for.
+pub(super) const PROTOCOL: &str = "websocket";
+/// The header in which the client proves nothing but that it means it.
+pub(super) const KEY: &str = "sec-websocket-key";
+/// The header in which the server proves that it has read it.
+pub(super) const ACCEPT: &str = "sec-websocket-accept";
+/// RFC 6455 1.3.
+const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// Bytes of a key before they are encoded (RFC 6455 4.1).
+const KEY_BYTES: usize = 16;
+
+/// Whether `request` is a whole handshake: only that may be said by an extended CONNECT, as a server may overlook
+/// any other wish for a protocol and answer as if it weren't there.
+pub(super) fn is_handshake(request: &Head) -> bool {
+    let meant = request.upgrade().is_some_and(|protocol| protocol.eq_ignore_ascii_case(PROTOCOL.as_bytes()));
+    meant && request.method() == "GET" && request.get(KEY).is_some()
+}
+
+/// A fresh key; `None` if the system has no random numbers.
+pub(super) fn key() -> Option<String> {
+    let random = secret::random().ok()?;
+    Some(base64(&random[..KEY_BYTES]))
+}
+
+/// What a server answers that has read `key`.
+pub(super) fn accept(key: &[u8]) -> String {
+    base64(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, MAGIC].concat()).as_ref())
+}
+
+/// RFC 4648 4.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let bits = (0..3).fold(0, |bits, at| bits << 8 | usize::from(group.get(at).copied().unwrap_or(0)));
+        for at in 0..4 {
+            let letter = if at <= group.len() { ALPHABET[bits >> (18 - 6 * at) & 63] } else { b'=' };
+            text.push(char::from(letter));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_of_the_rfc_is_answered_as_it_says() {
+        assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn base64_pads_as_rfc_4648_shows() {
+        let shown = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")];
+        for (plain, encoded) in shown {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+        assert_eq!(base64(&[0xff; 3]), "////");
+    }
+
+    #[test]
+    fn no_two_keys_are_alike() {
+        let (one, other) = (key().unwrap(), key().unwrap());
+        assert_eq!((one.len(), one != other), (24, true));
+    }
+}
