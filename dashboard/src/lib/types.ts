@@ -91,6 +91,8 @@ export type Proxy = {
   identity: string;
   revision: number;
   inSync: boolean;
+  /** Why it is not in sync; null if it is. */
+  reason: string | null;
   admin: string | null;
   inbound: string | null;
   version: string;
