@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""WebSockets by wsproto: `websocket.py serve http1|http2 PORT`, or `websocket.py call HOST:PORT ROUNDS`.
+"""WebSockets by wsproto: `websocket.py serve http1|http2 PORT`, or `websocket.py call HOST:PORT ROUNDS NAME`.
 
 The program echoes messages and says goodbye with the code that it was told. The caller does both over HTTP/1 and
-over HTTP/2 (RFC 8441, by the package h2), whatever the program speaks.
+over HTTP/2 (RFC 8441, by the package h2), whatever the program speaks; it asks for the host NAME.
 """
 
 import os
@@ -22,10 +22,10 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Requ
 class Over1:
     """A client's WebSocket over HTTP/1.1."""
 
-    def __init__(self, host, port):
+    def __init__(self, host, port, name):
         self.socket = socket.create_connection((host, port), 20)
         self.ws = WSConnection(ConnectionType.CLIENT)
-        self.socket.sendall(self.ws.send(Request(host="chat", target="/chat")))
+        self.socket.sendall(self.ws.send(Request(host=name, target="/chat")))
         accepted = self.events()
         assert isinstance(accepted[0], AcceptConnection), accepted
         self.kept = accepted[1:]
@@ -51,7 +51,7 @@ class Over1:
 class Over2:
     """A client's WebSocket over one stream of HTTP/2."""
 
-    def __init__(self, host, port):
+    def __init__(self, host, port, name):
         self.socket = socket.create_connection((host, port), 20)
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self.h2.initiate_connection()
@@ -61,7 +61,7 @@ class Over2:
             self.pump()
         self.stream = self.h2.get_next_available_stream_id()
         asked = {":method": "CONNECT", ":protocol": "websocket", ":scheme": "http", ":path": "/chat"}
-        asked |= {":authority": "chat", "sec-websocket-version": "13"}
+        asked |= {":authority": name, "sec-websocket-version": "13"}
         self.h2.send_headers(self.stream, list(asked.items()))
         while self.status is None:
             self.pump()
@@ -187,8 +187,8 @@ def gather(client):
             return parts[0][:0].join(parts)
 
 
-def talk(kind, host, port, size):
-    client = kind(host, port)
+def talk(kind, host, port, name, size):
+    client = kind(host, port, name)
     client.send(TextMessage("grüß dich"))
     assert gather(client) == "grüß dich"
     payload = os.urandom(size)
@@ -200,12 +200,12 @@ def talk(kind, host, port, size):
     client.end()
 
 
-def call(address, rounds):
+def call(address, rounds, name):
     host, port = address.rsplit(":", 1)
     for kind in (Over1, Over2):
-        talk(kind, host, int(port), 60_000)
+        talk(kind, host, int(port), name, 60_000)
         for _ in range(rounds):
-            talk(kind, host, int(port), 2000)
+            talk(kind, host, int(port), name, 2000)
         print(f"{kind.__name__}: {rounds + 1} passed")
 
 
@@ -213,4 +213,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2], int(sys.argv[3]))
     else:
-        call(sys.argv[2], int(sys.argv[3]))
+        call(sys.argv[2], int(sys.argv[3]), sys.argv[4])

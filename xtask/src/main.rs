@@ -51,3 +51,24 @@ fn main() -> Result<()> {
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::process::Command;
+
+    #[test]
+    fn a_plain_cargo_run_runs_byrnie() {
+        let args = ["metadata", "--no-deps", "--locked", "--format-version", "1"];
+        let output = Command::new(env!("CARGO")).args(args).current_dir(root()).output().unwrap();
+        let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let defaults = list(&metadata["workspace_default_members"]);
+        let packages = list(&metadata["packages"]).into_iter().filter(|package| defaults.contains(&package["id"]));
+        let targets = packages.flat_map(|package| list(&package["targets"]));
+        let programs: Vec<Value> =
+            targets.filter(|target| list(&target["kind"]).contains(&"bin".into())).map(|t| t["name"].clone()).collect();
+        assert_eq!(programs, ["byrnie"], "the first command of the README needs one program to choose from");
+    }
+}

@@ -116,6 +116,13 @@ impl Mesh {
         Ok(command.output()?)
     }
 
+    /// Where the edge listens.
+    fn edge(&self) -> Result<String> {
+        let ports = std::fs::read(Path::new(&self.data).join("ports.json"))?;
+        let ports: serde_json::Value = serde_json::from_slice(&ports)?;
+        Ok(format!("127.0.0.1:{}", ports["edge"]))
+    }
+
     fn access_log(&self) -> String {
         format!("{}/access.log", self.data)
     }
@@ -159,9 +166,16 @@ pub(crate) fn websocket(root: &Path) -> Result<bool> {
         let program = ["env", &python, "python3", &peer, "serve", version, &port];
         let _served = mesh.serve(name, protocol, &port, &program)?;
         let url = format!("BYRNIE_{}_URL", name.to_uppercase());
-        let script = format!("exec python3 '{peer}' call \"${{{url}#http://}}\" {WEBSOCKETS}");
-        println!("a program of {version}:");
+        let script = format!("exec python3 '{peer}' call \"${{{url}#http://}}\" {WEBSOCKETS} {name}");
+        println!("a program of {version}, through two sidecars:");
         if !passed(&mesh.call(name, &wheels, &["sh", "-c", &script])?) {
+            return Ok(false);
+        }
+        println!("a program of {version}, from outside:");
+        let (edge, host) = (mesh.edge()?, format!("{name}.mesh.localhost"));
+        let mut outside = Command::new("python3");
+        outside.args([&*peer, "call", &edge, WEBSOCKETS, &host]).env("PYTHONPATH", &wheels);
+        if !passed(&outside.output()?) {
             return Ok(false);
         }
     }

@@ -3,6 +3,7 @@
 //! reach it. Pure; the console asks it before anything else.
 
 use byrnie_net::serve::Request;
+use data_encoding::BASE64_NOPAD;
 use std::fmt;
 
 /// Shortest token accepted, in bytes.
@@ -79,26 +80,7 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
 
 /// The bytes of standard base64 (RFC 4648), with or without padding.
 fn base64(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: u8| match c {
-        b'A'..=b'Z' => Some(c - b'A'),
-        b'a'..=b'z' => Some(c - b'a' + 26),
-        b'0'..=b'9' => Some(c - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let mut out = Vec::with_capacity(text.len() * 3 / 4);
-    for group in text.trim_end_matches('=').as_bytes().chunks(4) {
-        let mut bits = 0u32;
-        for c in group {
-            bits = bits << 6 | u32::from(digit(*c)?);
-        }
-        bits <<= 6 * (4 - group.len());
-        let bytes = bits.to_be_bytes();
-        let whole = group.len().checked_sub(1).filter(|whole| *whole > 0)?;
-        out.extend_from_slice(&bytes[1..=whole]);
-    }
-    Some(out)
+    BASE64_NOPAD.decode(text.trim_end_matches('=').as_bytes()).ok()
 }
 
 #[cfg(test)]

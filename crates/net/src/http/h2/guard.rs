@@ -97,8 +97,11 @@ impl Notes {
     /// Ready with whether the peer takes extended CONNECTs.
     pub(super) fn poll_offers_connect(&self, cx: &Context<'_>) -> Poll<bool> {
         let Some(offers) = self.connects.get() else {
-            // At most one for each stream that waits.
-            self.waiting.borrow_mut().push(cx.waker().clone());
+            // One for each stream that waits, however often it asks.
+            let mut waiting = self.waiting.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
             return Poll::Pending;
         };
         Poll::Ready(offers)
