@@ -8,6 +8,7 @@ use byrnie_model::{Identity, code};
 use byrnie_net::serve::Method;
 use byrnie_net::serve::client::{Client, Outgoing, Reply};
 use serde_json::{Value, json};
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub(crate) const ROOTS_FILE: &str = "roots.pem";
 
 /// Where each instance of `run` keeps its key: a folder `NAME-PID`, PID in hexadecimal, in the data
 /// directory.
-pub(crate) const WORKLOADS_DIR: &str = "workloads";
+const WORKLOADS_DIR: &str = "workloads";
 
 /// What a newcomer needs.
 pub(crate) struct Grant {
@@ -41,25 +42,30 @@ pub(crate) struct Place {
     pub instance: String,
     /// Its folder.
     pub state_dir: PathBuf,
+    /// Says that the folder is in use; the kernel lets go of it when this process ends, however it does.
+    _lock: File,
 }
 
 /// File in an instance's folder by which a successor can take its place.
 const PLACE_FILE: &str = "place.json";
+/// File in an instance's folder that its process holds locked.
+const LOCK_FILE: &str = "lock";
 /// How long the control plane may take to answer whether it's there.
 const GLANCE: Duration = Duration::from_millis(200);
 
 impl Place {
-    /// Writes down who is here.
-    fn keep(self) -> Result<Self, Failure> {
-        let path = self.state_dir.join(PLACE_FILE);
+    /// A new place, with who is here written down.
+    fn new(grant: Grant, instance: String, state_dir: PathBuf) -> Result<Self, Failure> {
+        let lock = std::fs::create_dir_all(&state_dir).and_then(|()| lock(&state_dir));
+        let lock = lock.map_err(|error| crate::failure::of_file(&state_dir, &error))?;
+        let path = state_dir.join(PLACE_FILE);
         let text = json!({
-            "instance": self.instance,
-            "identity": self.grant.identity.to_string(),
-            "control": self.grant.control.to_string(),
+            "instance": instance,
+            "identity": grant.identity.to_string(),
+            "control": grant.control.to_string(),
         });
-        let written = std::fs::create_dir_all(&self.state_dir).and_then(|()| std::fs::write(&path, text.to_string()));
-        written.map_err(|error| crate::failure::of_file(&path, &error))?;
-        Ok(self)
+        std::fs::write(&path, text.to_string()).map_err(|error| crate::failure::of_file(&path, &error))?;
+        Ok(Self { grant, instance, state_dir, _lock: lock })
     }
 
     /// The place of an instance whose process has ended, moved to `state_dir`: of several that look for one,
@@ -68,25 +74,20 @@ impl Place {
         let roots_pem = std::fs::read_to_string(globals.data_dir.join(ROOTS_FILE)).ok()?;
         let folders = std::fs::read_dir(globals.data_dir.join(WORKLOADS_DIR)).ok()?;
         for folder in folders.flatten().map(|folder| folder.path()) {
-            let of_name = owner(&folder).filter(|(of, pid)| **of == *name && crate::supervise::has_ended(*pid));
-            let Some(mut place) = of_name.and_then(|_| Self::read(&folder, &roots_pem)) else { continue };
-            let identity = &place.grant.identity;
+            if owner(&folder) != Some(name) {
+                continue;
+            }
+            // Whoever has the lock is the only one to read and to move it.
+            let Some((lock, (grant, instance))) = lock(&folder).ok().zip(read_place(&folder, &roots_pem)) else {
+                continue;
+            };
+            let identity = &grant.identity;
             let fits = (identity.namespace().as_str(), identity.service_account().as_str()) == who;
             if fits && std::fs::rename(&folder, state_dir).is_ok() {
-                place.state_dir = state_dir.to_owned();
-                return Some(place);
+                return Some(Self { grant, instance, state_dir: state_dir.to_owned(), _lock: lock });
             }
         }
         None
-    }
-
-    fn read(folder: &Path, roots_pem: &str) -> Option<Self> {
-        let text = std::fs::read(folder.join(PLACE_FILE)).ok()?;
-        let value: Value = serde_json::from_slice(&text).ok()?;
-        let identity = Identity::parse(value["identity"].as_str()?).ok()?;
-        let control = value["control"].as_str()?.parse().ok()?;
-        let grant = Grant { identity, token: None, roots_pem: roots_pem.to_owned(), control };
-        Some(Self { grant, instance: value["instance"].as_str()?.to_owned(), state_dir: folder.to_owned() })
     }
 
     /// Forgets the key, which is of no use to anyone any more: unless the mesh is away, and a successor needs it.
@@ -97,10 +98,37 @@ impl Place {
     }
 }
 
-/// The name and the process that a folder of [`WORKLOADS_DIR`] belongs to.
-pub(crate) fn owner(folder: &Path) -> Option<(&str, i32)> {
-    let (name, pid) = folder.file_name()?.to_str()?.rsplit_once('-')?;
-    Some((name, i32::from_str_radix(pid, 16).ok()?))
+/// What a folder says about who was there.
+fn read_place(folder: &Path, roots_pem: &str) -> Option<(Grant, String)> {
+    let text = std::fs::read(folder.join(PLACE_FILE)).ok()?;
+    let value: Value = serde_json::from_slice(&text).ok()?;
+    let identity = Identity::parse(value["identity"].as_str()?).ok()?;
+    let control = value["control"].as_str()?.parse().ok()?;
+    let grant = Grant { identity, token: None, roots_pem: roots_pem.to_owned(), control };
+    Some((grant, value["instance"].as_str()?.to_owned()))
+}
+
+/// Takes a folder for this process, unless a process that runs has it.
+fn lock(folder: &Path) -> std::io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).open(folder.join(LOCK_FILE))?;
+    file.try_lock()?;
+    Ok(file)
+}
+
+/// Removes the keys of instances of `run` that ended without a word; one that runs keeps its own.
+pub(crate) fn forget_the_dead(data_dir: &Path) {
+    let Ok(folders) = std::fs::read_dir(data_dir.join(WORKLOADS_DIR)) else { return };
+    for folder in folders.flatten().map(|folder| folder.path()) {
+        if let Ok(_lock) = lock(&folder) {
+            // What can't be removed now is tried again at the next start.
+            drop(std::fs::remove_dir_all(folder));
+        }
+    }
+}
+
+/// The name of the instances that a folder of [`WORKLOADS_DIR`] belongs to one of.
+fn owner(folder: &Path) -> Option<&str> {
+    folder.file_name()?.to_str()?.rsplit_once('-').map(|(name, _)| name)
 }
 
 /// What would be decided on a request.
@@ -158,7 +186,7 @@ impl Console {
             false => self.join(globals, who.0, who.1).await,
         };
         match joined {
-            Ok(grant) => Place { grant, instance, state_dir }.keep(),
+            Ok(grant) => Place::new(grant, instance, state_dir),
             Err(failure) if away || failure.exit == Exit::Unreachable => {
                 let left = Place::left_behind(globals, name, who, &state_dir);
                 if left.is_some() {
@@ -167,9 +195,7 @@ impl Console {
                 match left {
                     Some(place) => Ok(place),
                     // Whatever is at the usual port is asked after all: it says what is wrong.
-                    None if away => {
-                        Place { grant: self.join(globals, who.0, who.1).await?, instance, state_dir }.keep()
-                    }
+                    None if away => Place::new(self.join(globals, who.0, who.1).await?, instance, state_dir),
                     None => Err(failure),
                 }
             }

@@ -5,7 +5,7 @@
 use crate::documents::Document;
 use crate::failure::{self, Failure};
 use crate::globals::Globals;
-use crate::join::{ROOTS_FILE, WORKLOADS_DIR};
+use crate::join::ROOTS_FILE;
 use crate::outbound::ThroughProxy;
 use anyhow::{Context, Result};
 use byrnie_base::{Instant, Text};
@@ -137,7 +137,7 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     let (edge, edge_ports) = start_edge(options, &control).await?;
     control.state.edge_listens(edge_ports.admin);
     let coordinator = start_coordinator(options, &control).await?;
-    forget_the_dead(&dir.join(WORKLOADS_DIR));
+    crate::join::forget_the_dead(dir);
     let (dns, dns_trigger) = start_dns(options, Arc::clone(&control.state))?;
     let data_dir = dir.clone();
     Ok(Mesh { control, edge, edge_ports, coordinator, dns, dns_trigger, data_dir, token, asked_control })
@@ -317,18 +317,6 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     write().map_err(|error| failure::of_file(path, &error).into())
 }
 
-/// Removes the keys of instances of `run` that were killed with their process; one that runs keeps its own.
-fn forget_the_dead(workloads: &Path) {
-    let Ok(folders) = std::fs::read_dir(workloads) else { return };
-    for folder in folders.flatten() {
-        let folder = folder.path();
-        if crate::join::owner(&folder).is_some_and(|(_, pid)| crate::supervise::has_ended(pid)) {
-            // What can't be removed now is tried again at the next start.
-            drop(std::fs::remove_dir_all(folder));
-        }
-    }
-}
-
 /// Who a proxy of the system's own is, and where it gets its configuration and certificates.
 fn system_proxy(control: &control::Running, account: &str) -> Result<(Identity, Source)> {
     let system = |account: &str| Identity::new(&control.state.trust_domain, Identity::SYSTEM_NAMESPACE, account);
@@ -342,7 +330,7 @@ fn system_proxy(control: &control::Running, account: &str) -> Result<(Identity, 
         })
     });
     let source = Source::Control(Box::new(Control {
-        address: control.control,
+        address: control.control.into(),
         roots_pem: control.authority.roots_pem(),
         identity: system("control")?,
         tokens: Some(tokens),

@@ -218,3 +218,23 @@ fn a_mesh_that_is_killed_and_comes_back_finds_its_programs() {
     let admin = admin.as_array().unwrap().iter().find_map(|proxy| proxy["admin"].as_str()).unwrap().parse().unwrap();
     assert_eq!(http(admin, "localhost", "/livez").unwrap().status, 200);
 }
+
+#[test]
+fn a_mesh_whose_control_port_was_taken_meanwhile_is_found_at_its_new_one() {
+    let mut mesh = Mesh::up(&[]);
+    let hello = mesh.echo("hello", "v1", &[]);
+    mesh.ask_until("hello", "/", |answer| answer.status == 200);
+    let before = mesh.port("control");
+    let mut up = mesh.up.take().unwrap();
+    up.signal("KILL");
+    up.wait();
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", before)).unwrap();
+    mesh.start(&[]);
+    assert_ne!(mesh.port("control"), before);
+    until(
+        "its proxy in sync",
+        || format!("{:?}\n{}", mesh.sidecars(), hello.log()),
+        || mesh.sidecars().iter().any(|proxy| proxy["inSync"] == true),
+    );
+    mesh.ask_until("hello", "/", |answer| answer.status == 200);
+}

@@ -6,6 +6,7 @@ use byrnie_engine::Snapshot;
 use byrnie_model::{Identity, Labels, Workload};
 use byrnie_net::BoxFuture;
 use byrnie_net::tls::Credentials;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -114,8 +115,8 @@ pub enum Source {
 /// A control plane, and what is needed to trust it and to be trusted by it.
 #[derive(Debug)]
 pub struct Control {
-    /// Its gRPC address (port 7778).
-    pub address: SocketAddr,
+    /// Where its gRPC port is (7778, unless that was busy).
+    pub address: Address,
     /// Certificates that vouch for it, PEM.
     pub roots_pem: String,
     /// Who must be found there: `spiffe://DOMAIN/ns/byrnie/sa/control`.
@@ -128,6 +129,35 @@ pub struct Control {
     pub patience: Duration,
     /// Keep the last good view in the state directory, and begin with it when the control plane is away.
     pub keep_view: bool,
+}
+
+/// Where the control plane is, asked before each try to reach it: one that comes back may find its port taken
+/// meanwhile, and listen on another.
+#[derive(Clone)]
+pub struct Address(Arc<dyn Fn() -> SocketAddr + Send + Sync>);
+
+impl Address {
+    /// An address by a function that comes back at once.
+    pub fn new(find: impl Fn() -> SocketAddr + Send + Sync + 'static) -> Self {
+        Self(Arc::new(find))
+    }
+
+    /// Where it is now.
+    pub(crate) fn now(&self) -> SocketAddr {
+        (self.0)()
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::new(move || address)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.now().fmt(f)
+    }
 }
 
 /// Gives a join token each time one is needed.
@@ -154,8 +184,8 @@ impl Tokens {
     }
 }
 
-impl std::fmt::Debug for Tokens {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tokens(..)")
     }
 }

@@ -24,7 +24,7 @@ mod tunnel;
 mod upstream;
 mod worker;
 
-pub use config::{AccessLog, Config, Control, Gateway, Hop, Mount, Sidecar, Source, Tokens, Users};
+pub use config::{AccessLog, Address, Config, Control, Gateway, Hop, Mount, Sidecar, Source, Tokens, Users};
 pub use error::Error;
 pub use proxy::start;
 pub use running::{Outbound, Ports, Running};

@@ -4,7 +4,7 @@
 
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
-use crate::join::{Console, Grant, Place};
+use crate::join::{self, Console, Grant, Place};
 use crate::mesh;
 use crate::supervise::{self, Process, Signal, Signals};
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use byrnie_model::service::{Health, Locality};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{Identity, Key, Kind, Labels, Protocol, Resource, Revision, ServiceRef, Spec, Workload, yaml};
 use byrnie_net::runtime;
-use byrnie_proxy::{AccessLog, Config, Control, Mount, Ports, Sidecar, Source, Tokens, Users};
+use byrnie_proxy::{AccessLog, Address, Config, Control, Mount, Ports, Sidecar, Source, Tokens, Users};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -128,7 +128,7 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
 }
 
 fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
-    let Place { grant, instance, state_dir } = place;
+    let Place { grant, instance, state_dir, .. } = place;
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut labels = labels(&args.labels)?;
     labels.insert("app".into(), args.name.as_str().into());
@@ -161,7 +161,7 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
         identity: grant.identity.clone(),
         mount: Mount::Sidecar(Box::new(sidecar)),
         source: Source::Control(Box::new(Control {
-            address: grant.control,
+            address: address(globals, grant.control),
             roots_pem: grant.roots_pem.clone(),
             identity: Identity::new(grant.identity.trust_domain(), Identity::SYSTEM_NAMESPACE, "control")?,
             tokens: Some(tokens(globals, grant)),
@@ -179,6 +179,15 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
             Some(path) => AccessLog::File(path.to_owned()),
         },
         hop: mesh::hop()?,
+    })
+}
+
+/// Where the mesh on this machine says that its control plane is; while it says nothing, where it was first.
+fn address(globals: &Globals, first: SocketAddr) -> Address {
+    let globals = globals.clone();
+    Address::new(move || match join::port(&globals, "control") {
+        Some(port) => SocketAddr::new(first.ip(), port),
+        None => first,
     })
 }
 

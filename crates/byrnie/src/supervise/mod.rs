@@ -9,5 +9,5 @@ mod process;
 mod signals;
 
 pub(crate) use keeper::keep;
-pub(crate) use process::{Exit, Process, Terminal, become_program, has_ended};
+pub(crate) use process::{Exit, Process, Terminal, become_program};
 pub(crate) use signals::{Signal, Signals};

@@ -172,32 +172,3 @@ impl std::fmt::Display for Exit {
         }
     }
 }
-
-/// Whether no process of this id runs: there is none, or one that has ended and that nobody has asked after.
-pub(crate) fn has_ended(pid: i32) -> bool {
-    let gone = rustix::process::Pid::from_raw(pid)
-        .is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH));
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    gone || stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-    use std::process::{Command, Stdio};
-
-    #[test]
-    fn a_zombie_has_ended() {
-        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        assert!(!has_ended(pid), "it waits for its input");
-        drop(child.stdin.take());
-        // Waits for its end, and leaves it unasked after.
-        let end = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        waitid(WaitId::Pid(Pid::from_raw(pid).unwrap()), end).unwrap();
-        assert!(has_ended(pid), "it ended, though its number is still taken");
-        child.wait().unwrap();
-        assert!(has_ended(pid));
-    }
-}

@@ -59,7 +59,7 @@ pub(super) async fn first(config: &Config, control: &Control, roots: &Roots) -> 
                 None => token.insert(tokens.next().await.map_err(Refusal::Later)?),
             };
             let nobody = tls::client_without_certificate(roots);
-            let channel = Channel::connect(control.address, &nobody, &control.identity, None).await;
+            let channel = Channel::connect(control.address.now(), &nobody, &control.identity, None).await;
             let channel = channel.map_err(|error| Refusal::Later(error.to_string()))?;
             sign(&channel, &config.identity, Some(token), roots.trust_domain()).await
         };
@@ -72,7 +72,7 @@ pub(super) async fn first(config: &Config, control: &Control, roots: &Roots) -> 
             Err(Refusal::Later(cause)) => cause,
         };
         if runtime::now().mono.since(began) >= control.patience {
-            return Err(Error::Unreachable { address: control.address, cause });
+            return Err(Error::Unreachable { address: control.address.now(), cause });
         }
         tracing::debug!(cause, "no certificate yet");
         backoff.pause().await;

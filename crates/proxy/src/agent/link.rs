@@ -9,7 +9,7 @@ use super::ledger::{self, Asked};
 use super::publish::Publisher;
 use super::registry::Joining;
 use super::{Own, State, ads, registry, report};
-use crate::config::{Config, Control};
+use crate::config::{Address, Config, Control};
 use crate::error::Error;
 use crate::keys::Keys;
 use crate::running::Goodbye;
@@ -23,7 +23,6 @@ use byrnie_net::grpc::{Channel, ConnectError};
 use byrnie_net::runtime::{self, Shutdown, Task};
 use byrnie_net::tls::{self, Credentials, Roots};
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +39,7 @@ const KEPT_PATIENCE: Duration = Duration::from_millis(400);
 
 /// The connection to the control plane, shared by all tasks of the agent.
 pub(super) struct Link {
-    address: SocketAddr,
+    address: Address,
     expected: Identity,
     credentials: RefCell<Arc<Credentials>>,
     held: tokio::sync::Mutex<Option<Channel>>,
@@ -49,7 +48,7 @@ pub(super) struct Link {
 impl Link {
     fn new(control: &Control, credentials: Arc<Credentials>) -> Self {
         Self {
-            address: control.address,
+            address: control.address.clone(),
             expected: control.identity.clone(),
             credentials: RefCell::new(credentials),
             held: tokio::sync::Mutex::new(None),
@@ -63,8 +62,9 @@ impl Link {
             return Ok(channel.clone());
         }
         let credentials = Arc::clone(&self.credentials.borrow());
-        let tls = tls::client(&credentials).map_err(|error| ConnectError::Tls { address: self.address, error })?;
-        let channel = Channel::connect(self.address, &tls, &self.expected, None).await?;
+        let address = self.address.now();
+        let tls = tls::client(&credentials).map_err(|error| ConnectError::Tls { address, error })?;
+        let channel = Channel::connect(address, &tls, &self.expected, None).await?;
         *held = Some(channel.clone());
         Ok(channel)
     }
@@ -72,7 +72,7 @@ impl Link {
     /// A connection of its own that shows no certificate: for asking for one.
     pub(super) async fn channel_without_certificate(&self) -> Result<Channel, ConnectError> {
         let nobody = tls::client_without_certificate(self.credentials().roots());
-        Channel::connect(self.address, &nobody, &self.expected, None).await
+        Channel::connect(self.address.now(), &nobody, &self.expected, None).await
     }
 
     /// Further connections are opened with these.
@@ -128,7 +128,7 @@ pub(super) async fn begin(
     let began = runtime::now().mono;
     let patience = if kept.is_some() { KEPT_PATIENCE.min(control.patience) } else { control.patience };
     let left = || patience.saturating_sub(runtime::now().mono.since(began));
-    let unreachable = |cause: &str| Error::Unreachable { address: control.address, cause: cause.to_owned() };
+    let unreachable = |cause: &str| Error::Unreachable { address: control.address.now(), cause: cause.to_owned() };
     let credentials = Arc::new(certs::first(config, control, &roots).await?);
     let keys = Arc::new(Keys::new(&credentials, 0)?);
     let link = Rc::new(Link::new(control, credentials));

@@ -253,7 +253,7 @@ pub(crate) fn config(plane: &Plane, address: SocketAddr, program: u16, token: &s
         identity: world::identity("web"),
         mount: Mount::Sidecar(Box::new(mount)),
         source: Source::Control(Box::new(Control {
-            address,
+            address: address.into(),
             roots_pem: plane.world.roots_pem(),
             identity: control_identity(),
             tokens: Some(Tokens::one(token)),
