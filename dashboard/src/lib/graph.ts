@@ -82,10 +82,15 @@ export type Seen = {
   routes: Resource[];
 };
 
+/** The mesh's own services are machinery: shown once somebody calls them. */
+export function shown(service: Service, edges: Edge[]): boolean {
+  return service.namespace !== "byrnie" || edges.some((edge) => edge.destination === join(service.namespace, service.name));
+}
+
 export function graph(seen: Seen): Graph {
   const nodes = new Map<string, MapNode>();
   const edges = new Map<string, MapEdge>();
-  for (const service of seen.services) {
+  for (const service of seen.services.filter((one) => shown(one, seen.edges))) {
     const id = join(service.namespace, service.name);
     const golden = seen.stats.get(id);
     nodes.set(id, { id, service, kind: "service", golden, tone: tone(golden) });
