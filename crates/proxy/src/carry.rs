@@ -188,6 +188,7 @@ impl<'a> Trip<'a> {
     /// One try, up to the response's head.
     async fn attempt(&mut self, plan: &Plan, copied: bool) -> Event {
         self.upstream = None;
+        self.back = Pump::new(false);
         if !plan.delay.is_zero() && self.rest(plan.delay).await.is_err() {
             return Event::Failed(Failure::DownstreamGone);
         }
@@ -285,7 +286,10 @@ impl<'a> Trip<'a> {
         if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout) {
             self.upstream = None;
         }
-        event
+        match event {
+            Event::Head => self.await_body().await,
+            other => other,
+        }
     }
 
     /// Hands the response on.

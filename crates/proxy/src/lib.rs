@@ -22,6 +22,7 @@ mod record;
 pub mod running;
 mod tunnel;
 mod upstream;
+mod whole;
 mod worker;
 
 pub use config::{AccessLog, Address, Config, Control, Gateway, Hop, Mount, Sidecar, Source, Tokens, Users};

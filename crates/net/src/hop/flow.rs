@@ -306,6 +306,11 @@ impl Flow {
         state.wrote();
     }
 
+    /// Bytes that have come and wait to be read.
+    pub fn unread(&self) -> usize {
+        self.link.0.borrow_mut().lanes.get(self.key).map_or(0, |lane| lane.inbox.len())
+    }
+
     /// Bytes that wait for credit or room.
     pub fn unsent(&self) -> usize {
         self.backlog.len() - self.framed

@@ -106,6 +106,11 @@ impl Conn {
         self.reading.is_none()
     }
 
+    /// Bytes that have come and wait to be read.
+    pub fn unread(&self) -> usize {
+        self.inbox.len() - self.used
+    }
+
     /// Whether bytes of a following message wait.
     pub fn has_pipelined(&self) -> bool {
         self.inbox.len() > self.used

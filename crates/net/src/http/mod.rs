@@ -249,6 +249,15 @@ impl Wire {
         }
     }
 
+    /// Bytes that have come and wait to be read, as far as it's known; framing counts too.
+    pub fn unread(&self) -> usize {
+        match self {
+            Self::H1(conn) => conn.unread(),
+            Self::H2(_) => 0,
+            Self::Hop(flow) => flow.unread(),
+        }
+    }
+
     /// Whether any byte of what was written since the last head may have left.
     pub fn has_sent(&self) -> bool {
         match self {

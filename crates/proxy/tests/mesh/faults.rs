@@ -67,6 +67,52 @@ fn an_endpoint_that_dies_in_mid_run_costs_no_idempotent_request() {
 }
 
 #[test]
+fn a_short_answer_that_breaks_off_costs_no_idempotent_request() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let program = Program::start(move |mut peer| {
+        while let Some(head) = peer.read_head() {
+            peer.read_body_of(&head);
+            let dies = count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n");
+            if dies {
+                peer.send("bo");
+                return;
+            }
+            peer.send("body");
+        }
+    });
+    let world = World::new();
+    let servers: Vec<_> = (0..2).map(|_| world.serving("echo", program.port, Protocol::Http1)).collect();
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&servers[0], &servers[1]])]);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    assert_eq!(client.ask(&get("/")), (200, "body".to_owned()));
+    assert_eq!(seen.load(Ordering::SeqCst), 2, "one try broke off, the other did not");
+    // What may not be repeated isn't, and the caller is told rather than given half an answer.
+    assert_eq!(client.ask("POST / HTTP/1.1\r\nhost: echo\r\ncontent-length: 4\r\n\r\nbody").0, 503);
+    assert_eq!(seen.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_short_answer_whose_body_waits_for_its_caller_begins_all_the_same() {
+    let (go, gone) = mpsc::channel();
+    let gone = std::sync::Mutex::new(gone);
+    let program = Program::start(move |mut peer| {
+        peer.read_head().unwrap();
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbo");
+        gone.lock().unwrap().recv().unwrap();
+        peer.send("dy");
+    });
+    let world = World::new();
+    let (_server, caller) = pair(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    client.send(get("/"));
+    assert_eq!(status(&client.read_head().unwrap()), 200);
+    go.send(()).unwrap();
+    assert_eq!(client.read_exact(4), b"body");
+}
+
+#[test]
 fn a_post_is_never_sent_twice_once_it_was_sent() {
     let seen = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&seen);
