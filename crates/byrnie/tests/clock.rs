@@ -109,6 +109,7 @@ fn a_clock_that_jumps_is_survived_unaided() {
             assert!(answered, "a new tunnel carries nothing");
         }
     }
+    mesh.up.as_ref().unwrap().wait_for_line("BYR-S009");
     until(
         "every proxy in sync",
         || format!("{:?}", mesh.sidecars()),

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The screen of the control plane: starts the roles over one [`State`], in the order in which they
-//! need each other. `byrnie up` and `byrnie server` call it.
+//! need each other. `byrnie up` calls it.
 
 #[cfg(test)]
 mod tests;
 
 use crate::access::Operator;
 use crate::ca::{Authority, issue};
+use crate::clock;
 use crate::console::{self, Aside, Assets, Console};
 use crate::ledger::Keeper;
 use crate::port::{Collect, Port};
@@ -171,6 +172,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         runtime::spawn("registry grace", until(shutdown.clone(), grace(Arc::clone(&state)))),
         runtime::spawn("own certificate", until(shutdown.clone(), renewal.run(credentials))),
         runtime::spawn("ledger", until(shutdown.clone(), sweep(keeper, Arc::clone(&state)))),
+        runtime::spawn("clock", until(shutdown.clone(), clock::watch())),
         runtime::spawn("observer", until(shutdown.clone(), forget(Arc::clone(&state)))),
         runtime::spawn("console", serve::serve(console_listener, answer, shutdown.clone())),
         runtime::spawn("transactions door", serve::serve_own_user(door, by_workload(&coordinator), shutdown.clone())),

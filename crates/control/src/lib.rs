@@ -6,6 +6,7 @@ pub mod access;
 pub mod ads;
 pub mod apply;
 pub mod ca;
+mod clock;
 pub mod console;
 pub mod control;
 pub mod explain;

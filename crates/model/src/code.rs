@@ -59,7 +59,7 @@ registry! {
     UNKNOWN_KIND: "BYR-C006",
         "no such kind of resource",
         "The document was refused.",
-        "Correct apiVersion and kind; `byrnie docs kinds` lists them.";
+        "Correct apiVersion and kind; `byrnie get --help` names the kinds.";
     KIND_UNSERVED: "BYR-C007",
         "byrnie does not serve this kind of resource yet",
         "The document was refused, so that nothing looks enforced that is not.",
@@ -172,10 +172,6 @@ registry! {
         "resources of this kind are derived and cannot be written",
         "The change was refused.",
         "Write the Service and the Workload from which it is derived.";
-    NAMESPACE_IN_USE: "BYR-C035",
-        "the namespace still holds resources",
-        "It was not deleted.",
-        "Delete what is in it first.";
     USES_ABSENT: "BYR-C036",
         "workload says it uses a service that does not exist",
         "Its calls to that name are answered 404.",
@@ -314,10 +310,6 @@ registry! {
         "the caller went away before the answer was complete",
         "The request was cancelled.",
         "Look for a time-out in the caller that is shorter than the answer takes.";
-    HEAD_TOO_LARGE: "BYR-R014",
-        "the head of the request exceeds the limit",
-        "The request was answered 431.",
-        "Send fewer or shorter headers, such as cookies.";
     BAD_RESPONSE: "BYR-R015",
         "the program's answer is malformed",
         "The caller got 502.",
@@ -326,18 +318,6 @@ registry! {
         "the proxy is shutting down",
         "The request was answered 503 with Retry-After.",
         "Try again; another instance will answer.";
-    TLS_FAILURE: "BYR-R017",
-        "the TLS handshake failed",
-        "The connection was closed.",
-        "`byrnie cert list` shows certificates and when they expire.";
-    UNSUPPORTED: "BYR-R018",
-        "byrnie does not serve this feature of the protocol",
-        "The request was answered 501.",
-        "Leave the feature out.";
-    LOOP: "BYR-R019",
-        "the request would be sent to the proxy that it came from",
-        "The request was answered 508.",
-        "Look for a route whose backend is its own parent.";
     KEY_MISSING: "BYR-R040",
         "the service asks for an Idempotency-Key, and there is none that can be read",
         "The request was answered 400 and was not sent.",
@@ -357,7 +337,7 @@ registry! {
     LEDGER_UNREACHABLE: "BYR-R044",
         "the ledger of idempotency keys is not reached",
         "The request was answered 503 and was not sent, as nobody could tell a repetition.",
-        "Look whether `byrnie up` or `byrnie server` runs, and whether its disk is full.";
+        "Look whether `byrnie up` runs, and whether its disk is full.";
     ANSWER_NOT_KEPT: "BYR-R045",
         "the request was done before, and its answer was too large to be kept",
         "The status is the one of the first time; the body is lost.",
@@ -372,10 +352,6 @@ registry! {
         "the store does not answer",
         "Configuration cannot change; traffic goes on.",
         "Look at the store and the disk it is on.";
-    ROOT_EXPIRES: "BYR-S002",
-        "the root certificate expires soon",
-        "After that no two workloads trust each other.",
-        "`byrnie cert rotate --root`";
     PORT_BUSY: "BYR-S003",
         "a port is already in use",
         "The listener could not be opened.",
@@ -399,7 +375,7 @@ registry! {
     CONTROL_LOST: "BYR-S008",
         "the proxy has lost the control plane",
         "Traffic goes on with the last good configuration; it tries again.",
-        "Look whether `byrnie up` or `byrnie server` runs.";
+        "Look whether `byrnie up` runs.";
     CLOCK_JUMP: "BYR-S009",
         "the clock of the machine jumped",
         "Certificates may look expired or not yet valid.",
@@ -413,7 +389,7 @@ registry! {
         "It works by an older revision.",
         "`byrnie proxies` shows how far and why.";
     UNREACHABLE: "BYR-S012",
-        "the byrnie server does not answer",
+        "byrnie's console does not answer",
         "Nothing was done.",
         "Start `byrnie up`, or give --server.";
     LEAF_EXPIRES: "BYR-S013",
@@ -435,7 +411,7 @@ registry! {
     KEPT_VIEW: "BYR-S017",
         "the configuration that a proxy kept can't be used",
         "It waits for the control plane, as at its first start.",
-        "Look who writes in its state directory; start `byrnie up` or `byrnie server`.";
+        "Look who writes in its state directory; start `byrnie up`.";
 
     // Transactions
     TXN_MALFORMED: "BYR-T001",

@@ -70,9 +70,7 @@ impl Error {
         match self {
             Self::Port { .. } => "see who listens there with `ss -ltnp`, or choose another port",
             Self::State { .. } => "check that the directory exists, is yours and has space left",
-            Self::Unreachable { .. } => {
-                "check that `byrnie up` or `byrnie server` runs, and its control port in ports.json"
-            }
+            Self::Unreachable { .. } => "check that `byrnie up` runs, and its control port in ports.json",
             Self::Refused { .. } => "correct what it names; if it is the token, `byrnie token create` makes a new one",
             Self::NameTaken { .. } => "choose another --name, or stop what runs under it (`byrnie get workloads`)",
             Self::Credentials { .. } => "remove the state directory of this workload and join again",

@@ -130,4 +130,19 @@ mod tests {
             assert!(examples >= 3, "{} shows {examples} examples", command.get_name());
         }
     }
+
+    #[test]
+    fn every_command_that_a_code_advises_exists() {
+        for code in byrnie_model::code::ALL {
+            let quoted = [code.title, code.effect, code.next].join(" ");
+            for advice in quoted.split('`').skip(1).step_by(2).filter_map(|quote| quote.strip_prefix("byrnie ")) {
+                let mut command = Cli::command();
+                let mut words = advice.split(' ');
+                while command.has_subcommands() {
+                    let found = words.next().and_then(|word| command.find_subcommand(word)).cloned();
+                    command = found.unwrap_or_else(|| panic!("{}: there is no `byrnie {advice}`", code.id));
+                }
+            }
+        }
+    }
 }

@@ -402,9 +402,9 @@ async fn watch_listening(name: &str, port: u16) {
         }
         runtime::sleep(LISTEN_PROBE).await;
     }
+    let byrnie_model::code::Code { id, effect, next, .. } = byrnie_model::code::NOT_LISTENING;
+    let waited = LISTEN_PATIENCE.as_secs();
     eprintln!(
-        "warning[BYR-S010]: {name} does not listen on 127.0.0.1:{port} after {} s\n   = effect: calls to it answer 503\n   \
-         = next: check the program's own port, or give the right one with --port",
-        LISTEN_PATIENCE.as_secs()
+        "warning[{id}]: {name} does not listen on 127.0.0.1:{port} after {waited} s\n   = effect: {effect}\n   = next: {next}"
     );
 }
