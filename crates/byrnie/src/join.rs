@@ -135,6 +135,10 @@ fn owner(folder: &Path) -> Option<&str> {
 pub(crate) struct Decision {
     /// `allow`, `deny` and so on.
     pub decision: String,
+    /// Why, by the name that metrics and logs have for it.
+    pub reason: String,
+    /// What it would be answered with.
+    pub status: u64,
     /// The rule that comes nearest, and what it lacks.
     nearest: String,
 }
@@ -208,7 +212,8 @@ impl Console {
         let asked = json!({"request": request, "from": from, "namespace": namespace});
         let answer = self.post("/api/v1/explain", &asked).await?;
         let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-        Ok(Decision { decision: text("decision"), nearest: text("nearest") })
+        let status = answer["status"].as_u64().unwrap_or_default();
+        Ok(Decision { decision: text("decision"), reason: text("reason"), status, nearest: text("nearest") })
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {

@@ -93,6 +93,7 @@ fn a_service_that_comes_later_is_reached_without_a_restart() {
     let mesh = Mesh::up(&[]);
     mesh.ok(&["allow", "caller", "later"]);
     let caller = mesh.echo("caller", "v1", &["--uses", "later", "--http-proxy"]);
+    caller.wait_for_line("there is no service later yet");
     let absent = mesh.ask_until("caller", "/call/later/x", |answer| answer.status == 200);
     assert!(absent.body.contains("404") || absent.body.contains("503"), "{absent:?}");
     // On a port that nobody could guess, and one that the program does not even say that it uses.

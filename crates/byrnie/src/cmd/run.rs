@@ -320,6 +320,12 @@ async fn warn_if_denied(console: &Console, globals: &Globals, name: &str, instan
             eprintln!("  ✗ {name} → {} is not allowed (access is denied by default)", service.name);
             eprintln!("      allow it:  byrnie allow {name} {}", service.name);
         }
+        Ok(answer) if answer.reason == byrnie_engine::Reason::UnknownService.label() => {
+            eprintln!(
+                "  ! there is no service {} yet; calls to it are answered {} until there is",
+                service.name, answer.status
+            );
+        }
         Ok(_) => {}
         Err(error) => tracing::debug!(%error, %service, "cannot tell whether the call is allowed"),
     }
