@@ -9,7 +9,9 @@ mod work;
 
 use crate::{Catalog, NodeSpec};
 use byrnie_model::policy::access::{Action, Mode, Rule, Source};
+use byrnie_model::policy::health::{Check, HealthCheck};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
+use byrnie_model::policy::traffic::Choice;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::route::{Backend, Destination, Match, Parent, Rule as RouteRule};
 use byrnie_model::service::{Health, Locality, ServicePort, TargetPort};
@@ -103,6 +105,21 @@ fn keyed(name: &str, target: &str) -> Change {
         mint_keys: false,
     };
     traffic_of(name, target, Some(idempotency))
+}
+
+/// One that says how instances are checked.
+fn checked(name: &str, target: &str) -> Change {
+    let health = HealthCheck {
+        how: Check::Tcp,
+        port: None,
+        interval: HealthCheck::INTERVAL,
+        timeout: HealthCheck::TIMEOUT,
+        sick_after: HealthCheck::SICK_AFTER,
+        well_after: HealthCheck::WELL_AFTER,
+    };
+    let endpoints = Choice { health_check: Some(health), ..Choice::default() };
+    let policy = TrafficPolicy { targets: vec![at(target)], endpoints: Some(endpoints), ..TrafficPolicy::default() };
+    put(Kind::TrafficPolicy, name, Labels::new(), Spec::Traffic(policy.into()))
 }
 
 fn traffic_of(name: &str, target: &str, idempotency: Option<Idempotency>) -> Change {

@@ -74,7 +74,7 @@ impl Catalog {
             (Spec::Endpoint(endpoint), Role::Sidecar) => self.sees(node, &endpoint.service),
             (Spec::Traffic(policy), Role::Sidecar) => {
                 policy.targets.iter().any(|target| self.service(target).is_some() && self.sees(node, target))
-                    || self.keyed_here(node, policy)
+                    || self.serves_by(node, policy)
             }
             (Spec::Route(route), Role::Sidecar) => {
                 let own = |parent: &&ServiceRef| is_for(&key.namespace, parent, &node.namespace);
@@ -113,10 +113,10 @@ impl Catalog {
         workload.uses.contains(service) || self.policies.granted(service, &workload.identity)
     }
 
-    /// Whether a policy says how the own program's keyed requests are protected: that is the callee's side.
-    fn keyed_here(&self, node: &NodeSpec, policy: &TrafficPolicy) -> bool {
+    /// Whether a policy says something that the own program's proxy sees to.
+    fn serves_by(&self, node: &NodeSpec, policy: &TrafficPolicy) -> bool {
         let place = place(node);
-        policy.idempotency.is_some() && policy.targets.iter().any(|target| self.services.is_member(target, &place))
+        policy.is_for_callee() && policy.targets.iter().any(|target| self.services.is_member(target, &place))
     }
 
     /// Like [`Self::roots_here`], for a service that exists: only then do its routes count.

@@ -2,6 +2,8 @@
 //! What a proxy must know of gRPC over HTTP/2: time-outs, status codes, answers made without the
 //! server, and the frame of a message. The engine and the proxy call it; it never looks into a message.
 
+pub mod health;
+
 use std::time::Duration;
 
 use crate::head::{Framing, Head, Version};

@@ -7,6 +7,7 @@ use crate::Node;
 use crate::authorize::Access;
 use crate::cluster::{Cluster, Member};
 use crate::keyed::Protection;
+use crate::probe::Probe;
 use crate::route::Table;
 use crate::slot::Slot;
 use byrnie_base::Text;
@@ -71,6 +72,8 @@ pub(crate) struct Subtree {
     pub(crate) access: Option<Access>,
     /// How requests under an idempotency key are protected.
     pub(crate) protection: Option<Arc<Protection>>,
+    /// How the own program is checked, if it serves this and a policy says so.
+    pub(crate) probe: Option<Box<Probe>>,
 }
 
 /// One port of a service.
@@ -104,6 +107,12 @@ impl Snapshot {
     pub fn ports(&self, service: &ServiceRef) -> impl Iterator<Item = (u16, Protocol)> {
         let ports = self.subtree(&service.namespace, &service.name).map(|subtree| &*subtree.ports);
         ports.unwrap_or_default().iter().map(|port| (port.number, port.protocol))
+    }
+
+    /// How the own program is checked, by service.
+    pub fn probes(&self) -> impl Iterator<Item = (&ServiceRef, &Probe)> {
+        let all = self.services.values().flat_map(|names| names.values());
+        all.filter_map(|subtree| Some((&subtree.service, subtree.probe.as_deref()?)))
     }
 
     /// Services that this node serves itself, as (service, port, where its program listens).

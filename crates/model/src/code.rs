@@ -408,6 +408,10 @@ registry! {
         "another process uses this data directory",
         "byrnie does not start: two writers would damage the store.",
         "Stop the other one, or give another --data-dir.";
+    PROGRAM_SICK: "BYR-S018",
+        "the program fails its health check",
+        "Callers go to other instances until it does well again.",
+        "Look at the program's log; the check is in a TrafficPolicy: `byrnie get trafficpolicy`.";
     KEPT_VIEW: "BYR-S017",
         "the configuration that a proxy kept can't be used",
         "It waits for the control plane, as at its first start.",

@@ -68,7 +68,7 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
     }
     let says = match kind {
         Kind::Service => ["PORTS", "SELECTOR"],
-        Kind::Workload => ["ADDRESS", "SERVICE ACCOUNT"],
+        Kind::Workload => ["SERVICE ACCOUNT", "HEALTH"],
         Kind::HttpRoute | Kind::GrpcRoute => ["PARENTS", "RULES"],
         Kind::Gateway => ["CLASS", "LISTENERS"],
         Kind::GatewayClass => ["CONTROLLER", ""],
@@ -80,7 +80,7 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
     };
     let mut table = Table::new(&["NAMESPACE", "NAME", says[0], says[1], "REVISION", "ACCEPTED"]).narrow(5);
     for item in items {
-        let [first, second] = summary(kind, &item["spec"]);
+        let [first, second] = summary(kind, item);
         let status = &item["status"];
         let (namespace, name) = (cell(&item["metadata"], "namespace"), cell(&item["metadata"], "name"));
         table.rows.push(vec![namespace, name, first, second, cell(status, "revision"), cell(status, "accepted")]);
@@ -88,11 +88,14 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
     table.render(wide)
 }
 
-fn summary(kind: Kind, spec: &Value) -> [String; 2] {
+fn summary(kind: Kind, item: &Value) -> [String; 2] {
+    let spec = &item["spec"];
     let names = |list: &Value, name: &str| joined(list, |item| cell(item, name));
     match kind {
         Kind::Service => [names(&spec["ports"], "port"), pairs(&spec["selector"])],
-        Kind::Workload => [cell(spec, "address"), cell(spec, "serviceAccount")],
+        Kind::Workload => {
+            [cell(spec, "serviceAccount"), item["status"]["health"].as_str().unwrap_or("Healthy").to_owned()]
+        }
         Kind::HttpRoute | Kind::GrpcRoute => {
             [names(&spec["parentRefs"], "name"), spec["rules"].as_array().map_or(0, Vec::len).to_string()]
         }

@@ -4,12 +4,13 @@
 
 use super::calls::{TIMEOUT, at};
 use anyhow::{Context, Result};
+use byrnie_codec::grpc::health;
 use byrnie_net::grpc::{Call, Channel, Incoming, Service, Shape, Status};
 use byrnie_net::{BoxFuture, runtime};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// Answers each call with its own message.
+/// Answers each call with its own message, and that it serves whoever asks after its health.
 pub(super) struct Echo {
     /// The one method that it has.
     pub path: &'static str,
@@ -17,11 +18,12 @@ pub(super) struct Echo {
 
 impl Service for Echo {
     fn shape(&self, path: &str) -> Option<Shape> {
-        (path == self.path).then_some(Shape::Unary)
+        (path == self.path || path == health::PATH).then_some(Shape::Unary)
     }
 
-    fn unary(&self, _call: Call, message: Bytes) -> BoxFuture<'static, Result<Bytes, Status>> {
-        Box::pin(std::future::ready(Ok(message)))
+    fn unary(&self, call: Call, message: Bytes) -> BoxFuture<'static, Result<Bytes, Status>> {
+        let answer = if call.path == health::PATH { Bytes::from_static(&health::SERVING) } else { message };
+        Box::pin(std::future::ready(Ok(answer)))
     }
 
     fn stream(&self, call: Call, _: Incoming, _: mpsc::Sender<Bytes>) -> BoxFuture<'static, Result<(), Status>> {

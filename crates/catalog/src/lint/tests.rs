@@ -210,6 +210,7 @@ fn planted_mistakes_in_policies() {
             "A007 http",
         ),
         (traffic("x", "targetRefs: [{name: payment}]"), "C015 payment"),
+        (traffic("x", "targetRefs: [{name: payments}], endpoints: {healthCheck: {tcp: {}, port: 81}}"), "C013 81"),
         (
             traffic("x", "targetRefs: [{name: payments}]") + &traffic("y", "targetRefs: [{name: payments}]"),
             "C025 payments",

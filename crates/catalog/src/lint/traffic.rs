@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Traffic policies: targets that aren't there, and two that want the same target.
+//! Traffic policies: targets and ports that aren't there, and two that want the same target.
 
 use crate::catalog::Catalog;
 use byrnie_model::policy::TrafficPolicy;
@@ -9,9 +9,15 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, policy: &TrafficPolicy) -> Vec
     let mut found = Vec::new();
     for (i, target) in policy.targets.iter().enumerate() {
         let at = format!("spec.targetRefs[{i}].name");
-        if catalog.service(target).is_none() {
+        let Some(service) = catalog.service(target) else {
             found.push(catalog.absent_service(&code::TARGET_ABSENT, at, target));
             continue;
+        };
+        let checked = policy.health_check().and_then(|check| check.port);
+        if let Some(number) = checked.filter(|number| service.ports.iter().all(|port| port.port != *number)) {
+            let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
+            let message = format!("Service \"{}\" has no port {number}; it has {}", target.name, ports.join(", "));
+            found.push(Diagnostic::error(&code::PORT_ABSENT, "spec.endpoints.healthCheck.port", message));
         }
         if let Some(first) = catalog.policies.traffic(target).find(|other| *other < key) {
             let message = format!("{first} targets \"{}\" already and comes first by name", target.name);

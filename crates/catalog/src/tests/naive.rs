@@ -85,7 +85,7 @@ impl<'a> World<'a> {
                 let policies =
                     self.all().filter(|r| matches!(&r.spec, Spec::Access(p) if self.applies(&r.key, p, &at)));
                 policies.for_each(&mut show);
-                let keyed = |p: &TrafficPolicy| p.idempotency.is_some() && p.targets.contains(&at);
+                let keyed = |p: &TrafficPolicy| p.is_for_callee() && p.targets.contains(&at);
                 self.all().filter(|r| matches!(&r.spec, Spec::Traffic(p) if keyed(p))).for_each(&mut show);
             }
         }

@@ -85,6 +85,7 @@ fn change() -> impl Strategy<Value = Change> {
         2 => policy,
         1 => (select(vec!["t1", "t2"]), select(&SERVICES[..])).prop_map(|(n, target)| traffic(n, target)),
         1 => (select(vec!["t1", "t2"]), select(&SERVICES[..])).prop_map(|(n, target)| keyed(n, target)),
+        1 => (select(vec!["t1", "t2"]), select(&SERVICES[..])).prop_map(|(n, target)| checked(n, target)),
         3 => gone,
     ]
 }

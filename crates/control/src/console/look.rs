@@ -84,7 +84,9 @@ fn document(console: &Console, resource: &Resource) -> Value {
     let refusals = console.state.refusals(&resource.key);
     let refusal = |refusal: &crate::state::Refusal| json!({"proxy": refusal.proxy, "reason": refusal.nack.reason});
     let upstream = console.state.catalog(|catalog| catalog.upstream_status(resource));
-    document["status"] = upstream.unwrap_or_else(|| json!({}));
+    // A workload's own says how it is.
+    let own = document["status"].take();
+    document["status"] = upstream.or(Some(own).filter(Value::is_object)).unwrap_or_else(|| json!({}));
     document["status"]["revision"] = json!(resource.revision);
     document["status"]["accepted"] = json!(refusals.is_empty());
     document["status"]["refusals"] = list(&refusals, refusal);

@@ -209,7 +209,7 @@ fn a_newcomer_gets_an_identity_joins_and_is_told_what_it_needs() {
         let proxies = state.proxies();
         assert_eq!((&*proxies[0].name, &proxies[0].identity), ("default/web-1", &identity("web")));
 
-        say(&sender, join_request::What::Heartbeat(Heartbeat {})).await;
+        say(&sender, join_request::What::Heartbeat(Heartbeat::default())).await;
         assert!(incoming.next().await.unwrap().is_some());
         say(&sender, join_request::What::Leave(Leave { gone: true })).await;
         plane.until(|catalog| catalog.iter(Kind::Workload).count() == 0).await;

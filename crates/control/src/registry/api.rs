@@ -5,7 +5,7 @@
 use super::lease::{Error, HEARTBEAT, Registry, Seat, TTL};
 use crate::State;
 use byrnie_model::yaml::{self, Defaults};
-use byrnie_model::{Identity, Kind, Resource, Revision};
+use byrnie_model::{Health, Identity, Kind, Resource, Revision};
 use byrnie_net::grpc::{Code, Incoming, Status};
 use byrnie_net::runtime;
 use byrnie_xds::proto::Message;
@@ -48,8 +48,12 @@ pub async fn stream(
     loop {
         let Some(message) = incoming.next().await? else { return Ok(()) };
         match read(&message)? {
-            Some(join_request::What::Heartbeat(_)) => {
+            Some(join_request::What::Heartbeat(beat)) => {
                 held.beat().await?;
+                // A word that isn't known says nothing.
+                if let Ok(health) = wire::health_of(beat.health) {
+                    held.health(health).await?;
+                }
                 send(&outgoing, join_response::What::Seen(HeartbeatSeen {})).await?;
             }
             Some(join_request::What::Leave(leave)) if leave.gone => {
@@ -80,6 +84,11 @@ impl Held {
     async fn beat(&mut self) -> Result<(), Status> {
         let Some(seat) = &mut self.seat else { return Ok(()) };
         self.registry.beat(&self.state, seat).await.map_err(status)
+    }
+
+    async fn health(&mut self, health: Health) -> Result<(), Status> {
+        let Some(seat) = &mut self.seat else { return Ok(()) };
+        self.registry.health(&self.state, seat, health).await.map_err(status)
     }
 
     async fn drain(&mut self) -> Result<(), Status> {

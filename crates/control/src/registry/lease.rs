@@ -179,9 +179,19 @@ impl Registry {
     /// # Errors
     /// If the store refuses.
     pub async fn drain(&self, state: &State, seat: &mut Seat) -> Result<(), Error> {
-        if let Spec::Workload(workload) = &mut seat.resource.spec {
-            workload.health = Health::Draining;
+        self.health(state, seat, Health::Draining).await
+    }
+
+    /// How the workload is. What leaves stays on its way out.
+    ///
+    /// # Errors
+    /// If the store refuses.
+    pub async fn health(&self, state: &State, seat: &mut Seat, health: Health) -> Result<(), Error> {
+        let Spec::Workload(workload) = &mut seat.resource.spec else { return Ok(()) };
+        if workload.health == health || workload.health == Health::Draining {
+            return Ok(());
         }
+        workload.health = health;
         if self.is_current(seat) {
             let value = yaml::to_json(&seat.resource).to_string().into_bytes();
             let txn = Txn::new().put_leased(store_key(&seat.resource.key), value, seat.lease);

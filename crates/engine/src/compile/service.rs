@@ -9,6 +9,7 @@ use crate::balance::hash::{self, hash};
 use crate::balance::tiers::TIERS_MAX;
 use crate::cluster::{Call, Cluster, Ejection, Member, Name, Share, Tier};
 use crate::keyed::Protection;
+use crate::probe::Probe;
 use crate::route::{Side, Table};
 use crate::slot::Slot;
 use crate::snapshot::{Port, Snapshot, Subtree};
@@ -73,7 +74,23 @@ impl Compiler {
         }
         let access = own.map(|(workload, _)| self.access(name, service, workload, &snapshot.node.identity));
         let protection = self.protection(name, service, own.map(|(workload, _)| workload)).map(Arc::new);
-        Subtree { service: name.clone(), label: name.to_string().into(), ports: ports.into(), access, protection }
+        let probe = own.and_then(|_| self.probe(name, &ports)).map(Box::new);
+        Subtree {
+            service: name.clone(),
+            label: name.to_string().into(),
+            ports: ports.into(),
+            access,
+            protection,
+            probe,
+        }
+    }
+
+    /// How the own program is checked, by the first policy for the service that says so.
+    fn probe(&self, name: &ServiceRef, ports: &[Port]) -> Option<Probe> {
+        let policies = self.held.by_target.get(name)?.iter().filter_map(|key| self.held.traffic.get(key));
+        let check = policies.into_iter().find_map(|policy| policy.health_check().cloned())?;
+        let port = ports.iter().find(|port| check.port.is_none_or(|number| number == port.number))?;
+        Some(Probe { address: port.program?, protocol: port.protocol, check })
     }
 
     pub(super) fn serves(&self, name: &ServiceRef, service: &Service, labels: &Labels) -> bool {

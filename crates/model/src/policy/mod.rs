@@ -3,9 +3,11 @@
 
 pub mod access;
 pub mod fault;
+pub mod health;
 pub mod idempotency;
 pub mod traffic;
 
 pub use access::AccessPolicy;
+pub use health::HealthCheck;
 pub use idempotency::Idempotency;
 pub use traffic::TrafficPolicy;

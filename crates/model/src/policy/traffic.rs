@@ -2,7 +2,7 @@
 //! How a service is called.
 
 use super::fault::Fault;
-use crate::policy::Idempotency;
+use crate::policy::{HealthCheck, Idempotency};
 use crate::{Labels, ServiceRef};
 use byrnie_base::Text;
 use std::time::Duration;
@@ -34,6 +34,21 @@ pub struct TrafficPolicy {
     pub connect_timeout: Option<Duration>,
     /// How requests with an idempotency key are protected.
     pub idempotency: Option<Idempotency>,
+}
+
+impl TrafficPolicy {
+    /// Whether it says something that the callee's own proxy sees to.
+    pub const fn is_for_callee(&self) -> bool {
+        self.idempotency.is_some() || self.health_check().is_some()
+    }
+
+    /// How instances are checked.
+    pub const fn health_check(&self) -> Option<&HealthCheck> {
+        match &self.endpoints {
+            Some(choice) => choice.health_check.as_ref(),
+            None => None,
+        }
+    }
 }
 
 /// How an endpoint is chosen. The rules themselves, with their sources, are in `engine/balance`.
@@ -98,6 +113,8 @@ pub struct Choice {
     /// Below this share (percent) of usable endpoints, health is ignored: so many are more likely to be
     /// called sick wrongly than to be sick.
     pub panic_percent: Option<u8>,
+    /// How the proxy of each instance checks its own program.
+    pub health_check: Option<HealthCheck>,
 }
 
 /// Which endpoints are preferred.

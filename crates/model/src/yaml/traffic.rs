@@ -16,6 +16,7 @@ use std::time::Duration;
 mod balance;
 mod eject;
 mod fault;
+mod health;
 
 /// How callers' proxies treat the targets. What is absent keeps the mesh's defaults.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]

@@ -8,7 +8,7 @@ use super::certs::{self, Renewal};
 use super::ledger::{self, Asked};
 use super::publish::Publisher;
 use super::registry::Joining;
-use super::{Own, State, ads, registry, report};
+use super::{Own, State, ads, probe, registry, report};
 use crate::config::{Address, Config, Control};
 use crate::error::Error;
 use crate::keys::Keys;
@@ -18,7 +18,7 @@ use byrnie_base::Rng;
 use byrnie_base::mailbox::Receiver;
 use byrnie_engine::Compiler;
 use byrnie_model::code::CONTROL_LOST;
-use byrnie_model::{Identity, Record};
+use byrnie_model::{Health, Identity, Record};
 use byrnie_net::grpc::{Channel, ConnectError};
 use byrnie_net::runtime::{self, Shutdown, Task};
 use byrnie_net::tls::{self, Credentials, Roots};
@@ -134,7 +134,8 @@ pub(super) async fn begin(
     let link = Rc::new(Link::new(control, credentials));
     let (publisher, mut first) = Publisher::new(keys);
     let publisher = Rc::new(publisher);
-    let registered = match registry::join(config, own, &link, goodbye, stop) {
+    let (tell_health, health) = watch::channel(Health::default());
+    let registered = match registry::join(config, own, &link, (health, goodbye), stop) {
         None => None,
         Some(Joining { task, joined }) => {
             match runtime::timeout(left(), joined).await {
@@ -168,5 +169,8 @@ pub(super) async fn begin(
     };
     runtime::spawn_local("ledger", ledger::run(asked, Arc::from(&*state.node), Rc::clone(&link)));
     runtime::spawn_local("report", report::run(records, link, state));
+    if registered.is_some() {
+        runtime::spawn_local("health", probe::run(in_force.clone(), tell_health));
+    }
     Ok((in_force, registered))
 }

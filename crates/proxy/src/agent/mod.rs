@@ -8,6 +8,7 @@ mod cache;
 mod certs;
 mod ledger;
 mod link;
+mod probe;
 mod publish;
 mod registry;
 mod report;

@@ -8,7 +8,7 @@ use crate::config::{Config, Mount};
 use crate::error::Error;
 use crate::running::Goodbye;
 use byrnie_base::Text;
-use byrnie_model::{Key, Kind, Resource, Revision, Spec};
+use byrnie_model::{Health, Key, Kind, Resource, Revision, Spec};
 use byrnie_net::grpc::{Code, Incoming, Status};
 use byrnie_net::runtime::{self, Shutdown, Task};
 use byrnie_xds::proto::Message;
@@ -18,7 +18,7 @@ use byrnie_xds::proto::byrnie::v1::{
 use byrnie_xds::{Bytes, JOIN_PATH, name, wire};
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Time between heartbeats if the control plane names none.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -29,7 +29,10 @@ const LEAVE_MAX: Duration = Duration::from_millis(500);
 
 /// One workload's registration.
 struct Membership {
-    join: Bytes,
+    workload: Resource,
+    service: Text,
+    /// How the program is.
+    health: watch::Receiver<Health>,
     link: Rc<Link>,
     goodbye: mpsc::UnboundedReceiver<Goodbye>,
     stop: Shutdown,
@@ -62,7 +65,7 @@ pub(super) fn join(
     config: &Config,
     own: Own,
     link: &Rc<Link>,
-    goodbye: mpsc::UnboundedReceiver<Goodbye>,
+    (health, goodbye): (watch::Receiver<Health>, mpsc::UnboundedReceiver<Goodbye>),
     stop: Shutdown,
 ) -> Option<Joining> {
     let Mount::Sidecar(sidecar) = &config.mount else { return None };
@@ -70,21 +73,16 @@ pub(super) fn join(
     workload.inbound = own.inbound;
     workload.admin = Some(own.admin);
     let key = Key::new(Kind::Workload, config.namespace.clone(), config.name.clone());
-    let join = Join {
-        workload: String::new(),
-        service: sidecar.service.to_string(),
-        name: name::of(&key),
-        resource: wire::encode(&Resource {
-            key,
-            revision: Revision(0),
-            created: Revision(0),
-            labels: sidecar.labels.clone(),
-            origin: None,
-            spec: Spec::Workload(Box::new(workload)),
-        }),
+    let workload = Resource {
+        key,
+        revision: Revision(0),
+        created: Revision(0),
+        labels: sidecar.labels.clone(),
+        origin: None,
+        spec: Spec::Workload(Box::new(workload)),
     };
-    let mut membership =
-        Membership { join: message(What::Join(join)), link: Rc::clone(link), goodbye, stop, leaving: false };
+    let service = sidecar.service.clone();
+    let mut membership = Membership { workload, service, health, link: Rc::clone(link), goodbye, stop, leaving: false };
     let (tell, joined) = oneshot::channel();
     let task = runtime::spawn_local("registry", async move {
         if let Some(stream) = membership.begin(tell).await {
@@ -95,12 +93,30 @@ pub(super) fn join(
 }
 
 impl Membership {
+    /// Joins with the program's health as it is.
+    fn message(&mut self) -> Bytes {
+        if let Spec::Workload(workload) = &mut self.workload.spec {
+            workload.health = *self.health.borrow_and_update();
+        }
+        message(What::Join(Join {
+            workload: String::new(),
+            service: self.service.to_string(),
+            name: name::of(&self.workload.key),
+            resource: wire::encode(&self.workload),
+        }))
+    }
+
+    fn heartbeat(&mut self) -> Bytes {
+        let health = wire::health_out(*self.health.borrow_and_update());
+        message(What::Heartbeat(Heartbeat { health }))
+    }
+
     /// Opens a stream and joins by it.
-    async fn open(&self) -> Result<Stream, Refusal> {
+    async fn open(&mut self) -> Result<Stream, Refusal> {
         let later = |cause: String| Refusal::Later(cause);
         let channel = self.link.channel().await.map_err(|error| later(error.to_string()))?;
         let (outgoing, mut incoming) = channel.open(JOIN_PATH).await.map_err(|status| refusal(&status))?;
-        outgoing.send(self.join.clone()).await.map_err(|error| later(error.to_string()))?;
+        outgoing.send(self.message()).await.map_err(|error| later(error.to_string()))?;
         let answer = runtime::timeout(JOIN_MAX, incoming.next()).await.map_err(|error| later(error.to_string()))?;
         let answer = answer.map_err(|status| refusal(&status))?.ok_or_else(|| later("stream closed".to_owned()))?;
         let Ok(Some(join_response::What::Joined(joined))) = JoinResponse::decode(&*answer).map(|r| r.what) else {
@@ -182,7 +198,13 @@ impl Membership {
                     told.drain(..).for_each(|told| { let _ = told.send(()); });
                 }
                 () = runtime::sleep(stream.heartbeat) => {
-                    if stream.outgoing.send(message(What::Heartbeat(Heartbeat {}))).await.is_err() {
+                    if stream.outgoing.send(self.heartbeat()).await.is_err() {
+                        return Followed::Lost;
+                    }
+                }
+                // Callers are to know at once. Nobody tells any more: there is nothing to be checked.
+                Ok(()) = self.health.changed() => {
+                    if stream.outgoing.send(self.heartbeat()).await.is_err() {
                         return Followed::Lost;
                     }
                 }

@@ -175,7 +175,11 @@ pub(super) fn locality_out(locality: &Locality) -> Option<pb::Locality> {
         .then(|| pb::Locality { region: locality.region.to_string(), zone: locality.zone.to_string() })
 }
 
-pub(super) fn health(number: i32) -> Result<Health, Error> {
+/// The health that a number says.
+///
+/// # Errors
+/// If it says none that is known.
+pub fn health(number: i32) -> Result<Health, Error> {
     match pb::Health::try_from(number) {
         Ok(pb::Health::Healthy) => Ok(Health::Healthy),
         Ok(pb::Health::Draining) => Ok(Health::Draining),
@@ -184,7 +188,8 @@ pub(super) fn health(number: i32) -> Result<Health, Error> {
     }
 }
 
-pub(super) const fn health_out(health: Health) -> i32 {
+/// The number of a health.
+pub const fn health_out(health: Health) -> i32 {
     (match health {
         Health::Healthy => pb::Health::Healthy,
         Health::Draining => pb::Health::Draining,

@@ -8,6 +8,7 @@ mod endpoint;
 mod fault;
 mod filter;
 mod gateway;
+mod health;
 mod idempotency;
 mod mesh;
 mod policy;
@@ -17,6 +18,8 @@ mod workload;
 
 #[cfg(test)]
 mod tests;
+
+pub use check::{health as health_of, health_out};
 
 use crate::proto::Bytes;
 use byrnie_model::{Key, Kind, Labels, Resource, Revision, Spec};

@@ -3,8 +3,8 @@
 //! always an error: skipping it would widen who may call.
 
 use super::check::{self, LIST_MAX, invalid, labels, labels_out, list, message, missing};
-use super::idempotency;
 use super::{Error, fault};
+use super::{health, idempotency};
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
@@ -270,6 +270,7 @@ fn choice(from: pb::Choice) -> Result<Choice, Error> {
         most: from.most.map(|most| check::weight("endpoints.most", most)).transpose()?,
         slow_start: check::optional_duration("endpoints.slowStart", from.slow_start)?,
         panic_percent: from.panic_percent.map(|share| check::percent(PANIC, share)).transpose()?,
+        health_check: from.health_check.map(health::decode).transpose()?,
     })
 }
 
@@ -279,6 +280,7 @@ fn choice_out(from: &Choice) -> pb::Choice {
         most: from.most,
         slow_start: from.slow_start.map(check::duration_out),
         panic_percent: from.panic_percent.map(u32::from),
+        health_check: from.health_check.as_ref().map(health::encode),
     }
 }
 

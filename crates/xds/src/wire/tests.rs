@@ -5,6 +5,7 @@ use super::*;
 use byrnie_base::Text;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Source};
 use byrnie_model::policy::fault::Fault;
+use byrnie_model::policy::health::{Check, HealthCheck};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::traffic::{
     Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
@@ -249,8 +250,10 @@ fn traffic() -> impl Strategy<Value = Spec> {
         name().prop_map(HashOn::Query)
     ];
     let hash = (on, of(101_u32..)).prop_map(|(on, load_percent_max)| Hash { on, load_percent_max });
-    let choice = (labels(), of(1_u32..), of(span()), of(0_u8..=100))
-        .prop_map(|(labels, most, slow_start, panic_percent)| Choice { labels, most, slow_start, panic_percent });
+    let choice =
+        (labels(), of(1_u32..), of(span()), of(0_u8..=100)).prop_map(|(labels, most, slow_start, panic_percent)| {
+            Choice { labels, most, slow_start, panic_percent, health_check: None }
+        });
     // A rule that hashes has something to hash.
     let balance = (of(balance), of(hash)).prop_map(|(balance, hash)| {
         let plain = if hash.is_some() { balance } else { balance.filter(|balance| !balance.hashes()) };
@@ -336,6 +339,23 @@ fn kind_of(spec: &Spec, age: u64) -> Kind {
     }
 }
 
+fn checked() -> impl Strategy<Value = Spec> {
+    let how = prop_oneof![
+        text("/[a-z]{0,5}").prop_map(Check::Http),
+        text("[a-z]{0,5}").prop_map(Check::Grpc),
+        Just(Check::Tcp)
+    ];
+    let spans = ((1_u64..100_000).prop_map(Duration::from_millis), (1_u64..100_000).prop_map(Duration::from_millis));
+    (traffic().boxed(), how, of(1_u16..), spans, 1_u8.., 1_u8..).prop_map(
+        |(spec, how, port, (interval, timeout), sick_after, well_after)| {
+            let Spec::Traffic(policy) = spec else { unreachable!() };
+            let health_check = Some(HealthCheck { how, port, interval, timeout, sick_after, well_after });
+            let endpoints = Some(Choice { health_check, ..policy.endpoints.clone().unwrap_or_default() });
+            Spec::Traffic(Arc::new(TrafficPolicy { endpoints, ..(*policy).clone() }))
+        },
+    )
+}
+
 fn keyed() -> impl Strategy<Value = Spec> {
     let mode = prop_oneof![Just(KeyMode::Off), Just(KeyMode::Optional), Just(KeyMode::Required)];
     let guarantee = prop_oneof![Just(Guarantee::G0), Just(Guarantee::G1), Just(Guarantee::G2)];
@@ -362,7 +382,8 @@ fn resource() -> impl Strategy<Value = Resource> {
         gateway().boxed(),
         access(),
         traffic().boxed(),
-        keyed().boxed()
+        keyed().boxed(),
+        checked().boxed()
     ];
     (spec, labels(), name(), name(), any::<u64>()).prop_map(|(spec, labels, namespace, name, age)| {
         let (key, labels) = match &spec {

@@ -4,6 +4,7 @@
 use super::super::*;
 use super::{good, said};
 use crate::policy::access::{PathPattern, Source};
+use crate::policy::health::{Check, HealthCheck};
 use crate::policy::idempotency::{Guarantee, KeyMode, OnAmbiguous, OnServerError};
 use crate::route::{PathMatch, RouteFilter};
 use crate::service::TargetPort;
@@ -54,6 +55,7 @@ spec:
   eject: {consecutiveErrors: 5, for: 30s, maxEjected: 50%}
   limits: {maxPending: 100, rate: {requests: 200, per: 1s}}
   retryConstraint: {budget: {percent: 20, interval: 10s}, minRetryRate: {count: 10, interval: 1s}}
+  endpoints: {healthCheck: {http: {path: /healthz}}}
   idempotency: {mode: Required, guarantee: G2, keyTTL: 48h, lease: 90s, onServerError: Keep, mintKeys: true}
 ---
 ---
@@ -85,6 +87,15 @@ fn the_samples_are_read() {
         ]
     );
     let Spec::Traffic(policy) = &resources[4].spec else { panic!() };
+    let usual = HealthCheck {
+        how: Check::Http("/healthz".into()),
+        port: None,
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(1),
+        sick_after: 3,
+        well_after: 1,
+    };
+    assert_eq!(policy.health_check(), Some(&usual));
     let keyed = policy.idempotency.unwrap();
     assert_eq!((keyed.mode, keyed.guarantee, keyed.mint_keys), (KeyMode::Required, Guarantee::G2, true));
     assert_eq!((keyed.key_ttl, keyed.lease), (Duration::from_secs(48 * 3600), Duration::from_secs(90)));

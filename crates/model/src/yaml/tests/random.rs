@@ -5,6 +5,7 @@ use super::super::*;
 use crate::gateway::{From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer};
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
 use crate::policy::fault::Fault;
+use crate::policy::health::{Check, HealthCheck};
 use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use crate::policy::traffic::{
     Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
@@ -334,8 +335,15 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
     let hashing = (select(vec![Balance::RingHash, Balance::Maglev]), hash)
         .prop_map(|(balance, hash)| (Some(balance), Some(hash)));
     let balance = prop_oneof![plain, hashing];
-    let choice = (labels(), option::of(1u32..10_000), option::of(span()), option::of(0u8..101))
-        .prop_map(|(labels, most, slow_start, panic_percent)| Choice { labels, most, slow_start, panic_percent });
+    let choice = (labels(), option::of(1u32..10_000), option::of(span()), option::of(0u8..101)).prop_map(
+        |(labels, most, slow_start, panic_percent)| Choice {
+            labels,
+            most,
+            slow_start,
+            panic_percent,
+            health_check: None,
+        },
+    );
     let prefer = select(vec![vec![Nearness::Any], vec![Nearness::SameZone, Nearness::SameRegion, Nearness::Any]]);
     let failover = (prefer, 0u8..101, option::of(0u8..101)).prop_map(|(prefer, below_percent, first)| {
         let shares = match (first, prefer.len()) {
@@ -406,6 +414,25 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
             fault,
             connect_timeout,
             idempotency: None,
+        },
+    )
+}
+
+fn checked() -> impl Strategy<Value = TrafficPolicy> {
+    let how = select(vec![
+        Check::Http("/healthz?deep=1".into()),
+        Check::Grpc("shop.Cart".into()),
+        Check::Grpc("".into()),
+        Check::Tcp,
+    ]);
+    let port = select(vec![None, Some(1), Some(u16::MAX)]);
+    (traffic(), how, port, 100_u64..3_600_000, 1_u64..=100, 1_u8..=100, 1_u8..=100).prop_map(
+        |(policy, how, port, interval, part, sick_after, well_after)| {
+            let timeout = Duration::from_millis((interval * part / 100).max(1));
+            let interval = Duration::from_millis(interval);
+            let health_check = Some(HealthCheck { how, port, interval, timeout, sick_after, well_after });
+            let endpoints = Choice { health_check, ..policy.endpoints.clone().unwrap_or_default() };
+            TrafficPolicy { endpoints: Some(endpoints), ..policy }
         },
     )
 }
@@ -484,6 +511,7 @@ fn resource() -> impl Strategy<Value = Resource> {
         grant().prop_map(|grant| (Kind::ReferenceGrant, Spec::Grant(grant.into()))),
         access().prop_map(|policy| (Kind::AccessPolicy, Spec::Access(policy.into()))),
         traffic().prop_map(|policy| (Kind::TrafficPolicy, Spec::Traffic(policy.into()))),
+        checked().prop_map(|policy| (Kind::TrafficPolicy, Spec::Traffic(policy.into()))),
         keyed().prop_map(|policy| (Kind::TrafficPolicy, Spec::Traffic(policy.into()))),
     ];
     (label(), labels(), spec).prop_map(|(name, labels, (kind, spec))| {

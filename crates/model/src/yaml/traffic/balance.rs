@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The parts of a TrafficPolicy's document that say which endpoint gets a request.
 
+use super::health::{self, HealthSpec};
 use crate::Labels;
 use crate::code;
 use crate::policy::traffic::{Balance, Choice, Failover, Hash, HashOn, Nearness};
@@ -60,6 +61,9 @@ pub(super) struct ChoiceSpec {
     /// When less than this share is usable, such as `30%`, health is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     panic_below: Option<String>,
+    /// How the proxy of each instance checks its own program; one that fails is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    health_check: Option<HealthSpec>,
 }
 
 /// Which endpoints are preferred.
@@ -149,7 +153,8 @@ pub(super) fn read_choice(reader: &mut Reader<'_>, spec: &ChoiceSpec) -> Choice 
         span
     });
     let panic_percent = spec.panic_below.as_ref().map(|text| reader.percent(text, "spec.endpoints.panicBelow"));
-    Choice { labels, most: spec.most, slow_start, panic_percent }
+    let health_check = spec.health_check.as_ref().map(|check| health::read(reader, check));
+    Choice { labels, most: spec.most, slow_start, panic_percent, health_check }
 }
 
 pub(super) fn read_failover(reader: &mut Reader<'_>, spec: &FailoverSpec) -> Failover {
@@ -244,6 +249,7 @@ impl From<&Choice> for ChoiceSpec {
             most: choice.most,
             slow_start: choice.slow_start.map(names::duration_text),
             panic_below: choice.panic_percent.map(|share| format!("{share}%")),
+            health_check: choice.health_check.as_ref().map(HealthSpec::from),
         }
     }
 }

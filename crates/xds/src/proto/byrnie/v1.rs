@@ -549,6 +549,35 @@ pub struct TrafficPolicy {
     pub fault: ::core::option::Option<Fault>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HealthCheck {
+    #[prost(uint32, optional, tag = "4")]
+    pub port: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "5")]
+    pub interval: ::core::option::Option<Duration>,
+    #[prost(message, optional, tag = "6")]
+    pub timeout: ::core::option::Option<Duration>,
+    #[prost(uint32, tag = "7")]
+    pub sick_after: u32,
+    #[prost(uint32, tag = "8")]
+    pub well_after: u32,
+    #[prost(oneof = "health_check::How", tags = "1, 2, 3")]
+    pub how: ::core::option::Option<health_check::How>,
+}
+/// Nested message and enum types in `HealthCheck`.
+pub mod health_check {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum How {
+        #[prost(string, tag = "1")]
+        Http(::prost::alloc::string::String),
+        #[prost(string, tag = "2")]
+        Grpc(::prost::alloc::string::String),
+        #[prost(message, tag = "3")]
+        Tcp(super::TcpCheck),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TcpCheck {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hash {
     #[prost(uint32, optional, tag = "5")]
     pub load_percent_max: ::core::option::Option<u32>,
@@ -605,6 +634,8 @@ pub struct Choice {
     pub slow_start: ::core::option::Option<Duration>,
     #[prost(uint32, optional, tag = "4")]
     pub panic_percent: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "5")]
+    pub health_check: ::core::option::Option<HealthCheck>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Idempotency {
@@ -1151,7 +1182,10 @@ pub struct Join {
     pub resource: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Heartbeat {}
+pub struct Heartbeat {
+    #[prost(enumeration = "Health", tag = "1")]
+    pub health: i32,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Leave {
     #[prost(bool, tag = "1")]
