@@ -89,6 +89,9 @@ impl Catalog {
     /// from gateways only where that's granted.
     fn settled(&self, node: &NodeSpec, resource: &Arc<Resource>) -> Option<Arc<Resource>> {
         let Spec::Route(route) = &resource.spec else { return Some(Arc::clone(resource)) };
+        if route.parents.is_empty() {
+            return None;
+        }
         let plain = route.parents.iter().all(|parent| parent.kind == ParentKind::Service)
             && route.destinations().all(|to| to.standing != Standing::Foreign);
         if plain {

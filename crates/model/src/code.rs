@@ -156,6 +156,10 @@ registry! {
         "the name is already taken by something that differs",
         "The newcomer was refused.",
         "Choose another name, or stop the one that has it.";
+    NO_PARENTS: "BYR-C054",
+        "this route is attached to nothing",
+        "It does nothing until it is.",
+        "Name a Service or a Gateway in parentRefs.";
     ROUTE_WITHOUT_HTTP: "BYR-C031",
         "route is attached to a port that carries opaque TCP",
         "The route has no effect: requests cannot be told apart there.",

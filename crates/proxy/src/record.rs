@@ -42,6 +42,8 @@ pub(crate) struct CoreCounts {
     pub(crate) ejections: Counter,
     /// Records that nobody had room for.
     pub(crate) records_dropped: Counter,
+    /// Copies of requests that were not sent, as too many were under way.
+    pub(crate) copies_dropped: Counter,
     /// Idle connections to upstreams.
     pub(crate) idle: Gauge,
     /// Requests under an idempotency key.

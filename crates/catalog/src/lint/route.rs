@@ -9,6 +9,10 @@ use byrnie_model::{Diagnostic, Key, Revision, Route, ServiceRef, Spec, code};
 
 pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    if route.parents.is_empty() {
+        let message = "a parent is {group: \"\", kind: Service, name: NAME} or {name: GATEWAY}";
+        found.push(Diagnostic::warning(&code::NO_PARENTS, "spec", message));
+    }
     for (i, parent) in route.parents.iter().enumerate() {
         let at = format!("spec.parentRefs[{i}]");
         found.extend(match parent.kind {

@@ -113,6 +113,11 @@ fn planted_mistakes_in_routes() {
         (route("r", "name: payments", "{backendRefs: [{name: paymens, port: 80}]}"), "C012 paymens"),
         (route("r", "name: payments", "{backendRefs: [{name: payments, port: 8080}]}"), "C013 8080"),
         (route("r", "name: payment", to), "C014 payment"),
+        (
+            route("r", "name: payments", to)
+                .replace("  parentRefs: [{group: '', kind: Service, name: payments}]\n", ""),
+            "C054 spec",
+        ),
         (route("r", "name: payments, port: 443", to), "C013 443"),
         (route("r", "name: orders-db", to), "C031 orders-db"),
         (route("r", "name: orders-db, port: 5432", to), "C031 5432"),

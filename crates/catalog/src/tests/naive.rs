@@ -67,7 +67,8 @@ impl<'a> World<'a> {
         self.all().filter(|r| r.key.kind == Kind::Mesh).for_each(&mut show);
         if node.role == Role::Gateway {
             let open = [Kind::Service, Kind::HttpRoute, Kind::TrafficPolicy];
-            self.all().filter(|r| open.contains(&r.key.kind)).for_each(&mut show);
+            let attached = |r: &&Resource| !matches!(&r.spec, Spec::Route(route) if route.parents.is_empty());
+            self.all().filter(|r| open.contains(&r.key.kind)).filter(attached).for_each(&mut show);
             let all: Vec<ServiceRef> = self.services().into_iter().map(|(at, _)| at).collect();
             self.endpoints(&all, &mut view);
             return view;

@@ -70,6 +70,17 @@ fn copies_arrive_whole_and_never_hold_up_the_request() {
     assert_eq!(client.ask(&get("/after")).0, 200);
     let (after, _) = got.recv_timeout(PATIENCE).unwrap();
     assert!(after.starts_with("GET /after "), "{after}");
+    // Copies that nobody answers pile up to a bound; what is beyond it is dropped, and counted.
+    let dropped = |metrics: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix("byrnie_copies_dropped_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let mut admin = Peer::connect(caller.ports.admin);
+    assert_eq!(dropped(&admin.ask(&get("/metrics")).1), 0);
+    for n in 0..130 {
+        assert_eq!(client.ask(&get("/many")).0, 200, "request {n}");
+    }
+    assert!(dropped(&admin.ask(&get("/metrics")).1) > 0);
 }
 
 #[test]

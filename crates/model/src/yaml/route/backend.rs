@@ -16,11 +16,6 @@ const BACKENDS_MAX: usize = 16;
 const WEIGHT_MAX: i32 = 1_000_000;
 
 pub(super) fn parents(reader: &mut Reader<'_>, said: &[gw::HttpRouteParentRefs]) -> Vec<Parent> {
-    if said.is_empty() {
-        let message =
-            "a route needs at least one parent, such as {group: \"\", kind: Service, name: NAME} or {name: GATEWAY}";
-        reader.fault(&code::MISSING_FIELD, "spec.parentRefs", message);
-    }
     reader.at_most(said.len(), PARENTS_MAX, "spec.parentRefs");
     let mut parents: Vec<Parent> = Vec::new();
     for (i, parent) in said.iter().enumerate() {

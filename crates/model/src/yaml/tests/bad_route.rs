@@ -10,8 +10,6 @@ fn specs() {
     let parent = "parentRefs: [{group: '', kind: Service, name: a}]";
     let sixteen = vec!["{}"; 17].join(", ");
     for (spec, code, place) in [
-        ("rules: []", "C005", "spec"),
-        ("parentRefs: []", "C005", "parentRefs"),
         ("parentRefs: [{kind: Service, name: a}]", "C010", "{"),
         ("parentRefs: [{group: gateway.networking.k8s.io, kind: ListenerSet, name: a}]", "C010", "{"),
         ("parentRefs: [{name: a}, {name: a, sectionName: b}]", "C028", "{"),
