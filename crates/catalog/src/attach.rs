@@ -95,9 +95,9 @@ impl Catalog {
             From::All => true,
             From::Selected(wanted) => {
                 let labels = self.resource(&Key::new(Kind::Namespace, "", namespace.clone())).map(|r| &r.labels);
-                wanted.iter().all(|(name, value)| {
-                    (**name == *NAMESPACE_LABEL && value == namespace)
-                        || labels.is_some_and(|labels| labels.get(name) == Some(value))
+                wanted.fits(|key| match key == NAMESPACE_LABEL {
+                    true => Some(namespace),
+                    false => labels.and_then(|labels| labels.get(key)),
                 })
             }
         }

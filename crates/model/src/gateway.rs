@@ -48,8 +48,55 @@ pub enum From {
     Same,
     /// Any.
     All,
-    /// Those that have these labels.
-    Selected(Labels),
+    /// Those whose labels fit.
+    Selected(Selector),
+}
+
+/// What labels must be: all of it (a LabelSelector of Kubernetes).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    /// Each with this value.
+    pub labels: Labels,
+    /// Each of these.
+    pub expressions: Vec<Expression>,
+}
+
+/// What one label must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expression {
+    /// The label's key.
+    pub key: Text,
+    /// What its value must be.
+    pub value: Wanted,
+}
+
+/// What a label's value must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// One of these.
+    In(Vec<Text>),
+    /// None of these; the label may be absent.
+    NotIn(Vec<Text>),
+    /// Anything.
+    Exists,
+    /// There is no such label.
+    DoesNotExist,
+}
+
+impl Selector {
+    /// Whether labels fit; `value` gives that of a key.
+    pub fn fits<'a>(&self, value: impl Fn(&str) -> Option<&'a Text>) -> bool {
+        self.labels.iter().all(|(key, wanted)| value(key) == Some(wanted))
+            && self.expressions.iter().all(|expression| {
+                let found = value(&expression.key);
+                match &expression.value {
+                    Wanted::In(values) => found.is_some_and(|found| values.contains(found)),
+                    Wanted::NotIn(values) => found.is_none_or(|found| !values.contains(found)),
+                    Wanted::Exists => found.is_some(),
+                    Wanted::DoesNotExist => found.is_none(),
+                }
+            })
+    }
 }
 
 /// References into the namespace that it lives in, from others (ReferenceGrant).
@@ -152,5 +199,34 @@ mod tests {
         }
         assert!(host_rank(Some("a.b")) > host_rank(Some("*.long.example")));
         assert!(host_rank(Some("*.b")) > host_rank(None));
+    }
+
+    #[test]
+    fn selectors_fit_as_in_kubernetes() {
+        let labels: Labels = [("team".into(), "a".into()), ("tier".into(), "web".into())].into();
+        let fits = |key: &str, value: Wanted| {
+            let expressions = vec![Expression { key: key.into(), value }];
+            Selector { labels: Labels::new(), expressions }.fits(|key| labels.get(key))
+        };
+        for (key, value, fitting) in [
+            ("team", Wanted::In(vec!["b".into(), "a".into()]), true),
+            ("team", Wanted::In(vec!["b".into()]), false),
+            ("none", Wanted::In(vec!["a".into()]), false),
+            ("team", Wanted::NotIn(vec!["b".into()]), true),
+            ("team", Wanted::NotIn(vec!["a".into()]), false),
+            ("none", Wanted::NotIn(vec!["a".into()]), true),
+            ("team", Wanted::Exists, true),
+            ("none", Wanted::Exists, false),
+            ("team", Wanted::DoesNotExist, false),
+            ("none", Wanted::DoesNotExist, true),
+        ] {
+            assert_eq!(fits(key, value.clone()), fitting, "{key} {value:?}");
+        }
+        assert!(Selector::default().fits(|key| labels.get(key)), "nothing wanted fits everything");
+        let both = |team: &str| Selector {
+            labels: [("team".into(), team.into())].into(),
+            expressions: vec![Expression { key: "tier".into(), value: Wanted::Exists }],
+        };
+        assert!(both("a").fits(|key| labels.get(key)) && !both("b").fits(|key| labels.get(key)));
     }
 }

@@ -2,7 +2,9 @@
 //! Who is attached to which listener, what may lead into other namespaces, and what is said of it.
 
 use super::*;
-use byrnie_model::gateway::{From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer};
+use byrnie_model::gateway::{
+    Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector, Wanted,
+};
 use byrnie_model::route::{ParentKind, Standing};
 
 fn listener(name: &str, hostname: &str, from: From) -> Listener {
@@ -48,7 +50,9 @@ fn at_edge(catalog: &Catalog, namespace: &str, name: &str) -> Option<(Vec<String
 
 #[test]
 fn routes_attach_where_they_are_let_in() {
-    let selected = From::Selected([("team".into(), "a".into())].into());
+    let team = Expression { key: "team".into(), value: Wanted::In(vec!["a".into(), "b".into()]) };
+    let own = Expression { key: "kubernetes.io/metadata.name".into(), value: Wanted::NotIn(vec!["ns".into()]) };
+    let selected = From::Selected(Selector { labels: Labels::new(), expressions: vec![team, own] });
     let listeners = vec![
         listener("same", "", From::Same),
         listener("all", "*.a.test", From::All),

@@ -5,7 +5,7 @@ use super::meta;
 use super::names;
 use super::reader::Reader;
 use crate::code;
-use crate::gateway::{From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer};
+use crate::gateway::{Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector, Wanted};
 use byrnie_base::Text;
 use gateway_api::experimental::gateways as gw;
 use gateway_api::experimental::{gatewayclasses, referencegrants};
@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 
 /// Limits of the CRDs.
 const LISTENERS_MAX: usize = 64;
+/// Most expressions of a selector, and most values of one.
+const EXPRESSIONS_MAX: usize = 64;
+const VALUES_MAX: usize = 256;
 const KINDS_MAX: usize = 8;
 const REFERENCES_MAX: usize = 16;
 const GROUP: &str = "gateway.networking.k8s.io";
@@ -111,13 +114,70 @@ fn from(reader: &mut Reader<'_>, said: Option<&gw::GatewayListenersAllowedRoutes
                 reader.fault(&code::MISSING_FIELD, at, "from: Selector needs the field \"selector\"");
                 return From::Same;
             };
-            if selector.match_expressions.as_ref().is_some_and(|list| !list.is_empty()) {
-                reader.unenforced(format!("{at}.selector.matchExpressions"), "matchExpressions; write matchLabels");
-            }
             let labels = selector.match_labels.clone().unwrap_or_default();
-            From::Selected(meta::labels(reader, &labels, &format!("{at}.selector.matchLabels")))
+            let labels = meta::labels(reader, &labels, &format!("{at}.selector.matchLabels"));
+            let said = selector.match_expressions.as_deref().unwrap_or_default();
+            let at = format!("{at}.selector.matchExpressions");
+            reader.at_most(said.len(), EXPRESSIONS_MAX, &at);
+            let expressions = said.iter().enumerate().map(|(i, said)| expression(reader, said, &format!("{at}[{i}]")));
+            From::Selected(Selector { labels, expressions: expressions.collect() })
         }
     }
+}
+
+fn expression(
+    reader: &mut Reader<'_>,
+    said: &gw::GatewayListenersAllowedRoutesNamespacesSelectorMatchExpressions,
+    at: &str,
+) -> Expression {
+    if !names::is_label_key(&said.key) {
+        reader.fault(
+            &code::BAD_NAME,
+            format!("{at}.key"),
+            format!("\"{}\" is not a label key: [PREFIX/]NAME", said.key),
+        );
+    }
+    let values = said.values.as_deref().unwrap_or_default();
+    let path = format!("{at}.values");
+    reader.at_most(values.len(), VALUES_MAX, &path);
+    for (i, value) in values.iter().enumerate() {
+        let message = format!("\"{value}\" is not a label value: at most 63 of letters, digits, '-', '_' and '.'");
+        reader.require(names::is_label_value(value), &format!("{path}[{i}]"), message);
+    }
+    let some = values.iter().map(|value| Text::from(value.as_str())).collect();
+    let operator = said.operator.as_str();
+    let value = match operator {
+        "In" => Wanted::In(some),
+        "NotIn" => Wanted::NotIn(some),
+        "Exists" => Wanted::Exists,
+        "DoesNotExist" => Wanted::DoesNotExist,
+        _ => {
+            let message = format!("\"{operator}\" is none of In, NotIn, Exists and DoesNotExist");
+            reader.fault(&code::BAD_VALUE, format!("{at}.operator"), message);
+            Wanted::Exists
+        }
+    };
+    let takes = matches!(value, Wanted::In(_) | Wanted::NotIn(_));
+    if takes && values.is_empty() {
+        reader.fault(&code::MISSING_FIELD, at, format!("{operator} needs the field \"values\""));
+    } else if !takes && !values.is_empty() {
+        reader.fault(&code::CONTRADICTION, path, format!("{operator} takes no values"));
+    }
+    Expression { key: said.key.as_str().into(), value }
+}
+
+fn selector_value(selector: &Selector) -> Value {
+    let mut value = json!({"matchLabels": selector.labels});
+    if !selector.expressions.is_empty() {
+        let expression = |Expression { key, value }: &Expression| match value {
+            Wanted::In(values) => json!({"key": key, "operator": "In", "values": values}),
+            Wanted::NotIn(values) => json!({"key": key, "operator": "NotIn", "values": values}),
+            Wanted::Exists => json!({"key": key, "operator": "Exists"}),
+            Wanted::DoesNotExist => json!({"key": key, "operator": "DoesNotExist"}),
+        };
+        value["matchExpressions"] = selector.expressions.iter().map(expression).collect();
+    }
+    value
 }
 
 pub(crate) fn to_value(gateway: &Gateway) -> Value {
@@ -133,7 +193,7 @@ fn listener_value(listener: &Listener) -> Value {
     value["allowedRoutes"]["namespaces"] = match &listener.from {
         From::Same => json!({"from": "Same"}),
         From::All => json!({"from": "All"}),
-        From::Selected(labels) => json!({"from": "Selector", "selector": {"matchLabels": labels}}),
+        From::Selected(selector) => json!({"from": "Selector", "selector": selector_value(selector)}),
     };
     if !listener.kinds.is_empty() {
         let kind = |word: &Text| {

@@ -8,7 +8,7 @@ use super::route::hostname;
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
-use byrnie_model::gateway::{From, Gateway, Listener};
+use byrnie_model::gateway::{Expression, From, Gateway, Listener, Selector, Wanted};
 use byrnie_model::{Labels, Revision, Spec};
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(super) fn encode(gateway: &Gateway, created: Revision, labels: &Labels) -> B
         from: Some(match &listener.from {
             From::Same => pb::listener::From::Same(true),
             From::All => pb::listener::From::All(true),
-            From::Selected(labels) => pb::listener::From::Selected(pb::Selector { labels: labels_out(labels) }),
+            From::Selected(selector) => pb::listener::From::Selected(selector_out(selector)),
         }),
         kinds: listener.kinds.iter().map(Text::to_string).collect(),
     };
@@ -44,9 +44,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
             from: match from.from.ok_or_else(|| missing("listeners[].allowedRoutes"))? {
                 pb::listener::From::Same(_) => From::Same,
                 pb::listener::From::All(_) => From::All,
-                pb::listener::From::Selected(selector) => {
-                    From::Selected(check::labels("listeners[].allowedRoutes", selector.labels)?)
-                }
+                pb::listener::From::Selected(from) => From::Selected(selector(from)?),
             },
             kinds: list("listeners[].allowedRoutes.kinds", LIST_MAX, from.kinds, |kind| {
                 check::name("listeners[].allowedRoutes.kinds", &kind)
@@ -58,4 +56,41 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
         listeners: list("listeners", LIST_MAX, gateway.listeners, listener)?,
     };
     Ok((Spec::Gateway(Arc::new(spec)), labels("labels", gateway.labels)?, Revision(gateway.created)))
+}
+
+fn selector_out(selector: &Selector) -> pb::Selector {
+    use pb::expression::Value;
+    let values = |values: &[Text]| pb::Values { values: values.iter().map(Text::to_string).collect() };
+    let expression = |expression: &Expression| pb::Expression {
+        key: expression.key.to_string(),
+        value: Some(match &expression.value {
+            Wanted::In(some) => Value::In(values(some)),
+            Wanted::NotIn(some) => Value::NotIn(values(some)),
+            Wanted::Exists => Value::Exists(true),
+            Wanted::DoesNotExist => Value::Exists(false),
+        }),
+    };
+    pb::Selector {
+        labels: labels_out(&selector.labels),
+        expressions: selector.expressions.iter().map(expression).collect(),
+    }
+}
+
+fn selector(from: pb::Selector) -> Result<Selector, Error> {
+    use pb::expression::Value;
+    const AT: &str = "listeners[].allowedRoutes";
+    let values = |from: pb::Values| list(AT, LIST_MAX, from.values, |value| Ok(Text::from(value)));
+    let expression = |from: pb::Expression| {
+        let value = match from.value.ok_or_else(|| missing(AT))? {
+            Value::In(some) => Wanted::In(values(some)?),
+            Value::NotIn(some) => Wanted::NotIn(values(some)?),
+            Value::Exists(true) => Wanted::Exists,
+            Value::Exists(false) => Wanted::DoesNotExist,
+        };
+        Ok(Expression { key: check::name(AT, &from.key)?, value })
+    };
+    Ok(Selector {
+        labels: check::labels(AT, from.labels)?,
+        expressions: list(AT, LIST_MAX, from.expressions, expression)?,
+    })
 }

@@ -320,8 +320,16 @@ fn traffic() -> impl Strategy<Value = Spec> {
 }
 
 fn gateway() -> impl Strategy<Value = Spec> {
-    use byrnie_model::gateway::{From, Gateway, Listener};
-    let from = prop_oneof![Just(From::Same), Just(From::All), labels().prop_map(From::Selected)];
+    use byrnie_model::gateway::{Expression, From, Gateway, Listener, Selector, Wanted};
+    let wanted = prop_oneof![
+        vec(name(), 1..3).prop_map(Wanted::In),
+        vec(name(), 1..3).prop_map(Wanted::NotIn),
+        Just(Wanted::Exists),
+        Just(Wanted::DoesNotExist)
+    ];
+    let expression = (name(), wanted).prop_map(|(key, value)| Expression { key, value });
+    let selector = (labels(), vec(expression, 0..3)).prop_map(|(labels, expressions)| Selector { labels, expressions });
+    let from = prop_oneof![Just(From::Same), Just(From::All), selector.prop_map(From::Selected)];
     let listener = (name(), of(text("[*][.][a-z.]{1,9}")), 1_u16.., from, vec(name(), 0..3))
         .prop_map(|(name, hostname, port, from, kinds)| Listener { name, hostname, port, from, kinds });
     (name(), vec(listener, 0..3)).prop_map(|(class, listeners)| Spec::Gateway(Arc::new(Gateway { class, listeners })))

@@ -294,9 +294,29 @@ fn gateways_and_grants() {
             "namespaces",
         ),
         (
-            "listeners: [{name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: Exists}]}}}}]",
-            "C010",
-            "matchExpressions",
+            "listeners: [{name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}}}]",
+            "C028",
+            "values",
+        ),
+        (
+            "listeners: [{name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: In}]}}}}]",
+            "C005",
+            "{",
+        ),
+        (
+            "listeners: [{name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: Is, values: [b]}]}}}}]",
+            "C011",
+            "Is",
+        ),
+        (
+            "listeners: [{name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a/, operator: Exists}]}}}}]",
+            "C008",
+            "a/",
+        ),
+        (
+            "listeners: [{name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: In, values: ['b c']}]}}}}]",
+            "C011",
+            "'b c'",
         ),
         ("addresses: [{value: 10.0.0.1}], listeners: [{name: a, port: 80, protocol: HTTP}]", "C010", "addresses"),
         ("listener: []", "C002", "listener"),

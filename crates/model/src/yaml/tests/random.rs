@@ -2,7 +2,7 @@
 //! Random input: no bytes make the reader panic, and every resource survives its own document.
 
 use super::super::*;
-use crate::gateway::{From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer};
+use crate::gateway::{Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector, Wanted};
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
 use crate::policy::fault::Fault;
 use crate::policy::health::{Check, HealthCheck};
@@ -455,8 +455,20 @@ fn keyed() -> impl Strategy<Value = TrafficPolicy> {
     )
 }
 
+fn selector() -> impl Strategy<Value = Selector> {
+    let some = || vec(label(), 1..3);
+    let wanted = prop_oneof![
+        some().prop_map(Wanted::In),
+        some().prop_map(Wanted::NotIn),
+        Just(Wanted::Exists),
+        Just(Wanted::DoesNotExist)
+    ];
+    let expression = (label(), wanted).prop_map(|(key, value)| Expression { key, value });
+    (labels(), vec(expression, 0..3)).prop_map(|(labels, expressions)| Selector { labels, expressions })
+}
+
 fn gateway() -> impl Strategy<Value = Gateway> {
-    let from = prop_oneof![Just(From::Same), Just(From::All), labels().prop_map(From::Selected)];
+    let from = prop_oneof![Just(From::Same), Just(From::All), selector().prop_map(From::Selected)];
     let kinds = vec(label().prop_map(|k| format!("K{k}.a.b").into()), 0..3);
     let listener = (option::of(label()), from, kinds);
     (label(), vec(listener, 1..4)).prop_map(|(class, listeners)| Gateway {

@@ -439,6 +439,32 @@ pub struct Selector {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    #[prost(message, repeated, tag = "2")]
+    pub expressions: ::prost::alloc::vec::Vec<Expression>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Expression {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(oneof = "expression::Value", tags = "2, 3, 4")]
+    pub value: ::core::option::Option<expression::Value>,
+}
+/// Nested message and enum types in `Expression`.
+pub mod expression {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Value {
+        #[prost(message, tag = "2")]
+        In(super::Values),
+        #[prost(message, tag = "3")]
+        NotIn(super::Values),
+        #[prost(bool, tag = "4")]
+        Exists(bool),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Values {
+    #[prost(string, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AccessPolicy {
