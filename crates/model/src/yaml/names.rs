@@ -6,23 +6,26 @@ use std::time::Duration;
 
 /// A DNS label (RFC 1123): lower-case letters, digits and '-', at most 63, no '-' at either end.
 pub(crate) fn is_label(name: &str) -> bool {
-    let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = name.as_bytes();
-    (1..=63).contains(&bytes.len())
-        && bytes.iter().all(|&b| alnum(b) || b == b'-')
-        && alnum(bytes[0])
-        && alnum(bytes[bytes.len() - 1])
+    name.len() <= 63 && is_part(name)
 }
 
-/// Labels joined by dots, at most 253 bytes in all.
+/// What a label is, of any length.
+fn is_part(name: &str) -> bool {
+    let alnum = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = name.as_bytes();
+    alnum(bytes.first()) && alnum(bytes.last()) && bytes.iter().all(|b| alnum(Some(b)) || *b == b'-')
+}
+
+/// The name of an object: parts as in labels, of any length, joined by dots, at most 253 bytes in all. (Kubernetes
+/// calls this a DNS-1123 subdomain, and bounds no part either.)
 pub(crate) fn is_subdomain(name: &str) -> bool {
-    name.len() <= 253 && name.split('.').all(is_label)
+    name.len() <= 253 && name.split('.').all(is_part)
 }
 
 /// A host name (RFC 1123), perhaps with a leading `*.`; no address.
 pub(crate) fn is_hostname(name: &str) -> bool {
     let rest = name.strip_prefix("*.").unwrap_or(name);
-    is_subdomain(rest) && rest.parse::<std::net::IpAddr>().is_err()
+    rest.len() <= 253 && rest.split('.').all(is_label) && rest.parse::<std::net::IpAddr>().is_err()
 }
 
 /// The name of a kind: a letter, then letters, digits and '-', at most 63 bytes.
@@ -263,9 +266,11 @@ mod tests {
 
     #[test]
     fn names_have_their_forms() {
+        const LONG: &str = "a-label-of-dns-has-at-most-63-bytes-but-a-part-of-the-name-of-an-object-has-no-such-bound";
         for (check, good, bad) in [
             (is_label as fn(&str) -> bool, &["a", "a-1", "0"][..], &["", "-a", "a-", "A", "a.b", "a_b", "\u{e9}"][..]),
-            (is_subdomain, &["a.b-c.d", "a"], &["", "a..b", ".a", "a."]),
+            (is_subdomain, &["a.b-c.d", "a", LONG], &["", "a..b", ".a", "a.", "a.-b"]),
+            (is_hostname, &["a.b-c.d", "a", "*.a"], &["", "a..b", "*", "a.*", "10.0.0.1", LONG]),
             (is_port_name, &["http", "h2c"], &["8080", "a--b", "averyveryverylong", ""]),
             (is_label_key, &["app", "app.kubernetes.io/name", "A_b"], &["", "/a", "a/", "a/b/c", "-a"]),
             (is_label_value, &["", "v1", "A.b_c"], &["-", "a b", "\u{e9}"]),

@@ -113,6 +113,11 @@ fn app_protocol(reader: &mut Reader<'_>, word: &str, at: &str) -> Protocol {
         "http2" | "kubernetes.io/h2c" => Protocol::Http2,
         "grpc" => Protocol::Grpc,
         "tcp" => Protocol::Tcp,
+        _ if word.eq_ignore_ascii_case("https") || word.eq_ignore_ascii_case("tls") => {
+            let what = format!("{word} of a program's own (write tcp, and it is passed through)");
+            reader.unenforced(format!("{at}.appProtocol"), &what);
+            Protocol::Tcp
+        }
         _ => {
             let message =
                 format!("byrnie does not speak \"{word}\": write http, http2 (or kubernetes.io/h2c), grpc or tcp");

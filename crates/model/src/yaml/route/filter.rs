@@ -300,7 +300,7 @@ fn rewrite(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesFiltersUrlRewrite, 
 
 fn hostname(reader: &mut Reader<'_>, said: Option<&str>, at: &str) -> Option<Text> {
     let name = said?;
-    let fits = names::is_subdomain(name) && name.parse::<std::net::IpAddr>().is_err();
+    let fits = names::is_hostname(name) && !name.starts_with('*');
     reader.require(fits, &format!("{at}.hostname"), format!("\"{name}\" is not a host name in lower case"));
     Some(name.into())
 }
