@@ -2,6 +2,9 @@
 //! One connection and all that its streams share. A task of its own drives it: it reads, hands out what
 //! came, and sends what was gathered; flows write into it from their own tasks. One worker, no lock.
 
+#[cfg(test)]
+mod tests;
+
 use super::lane::{End, Lane, Lanes};
 use super::server::Arrival;
 use super::{

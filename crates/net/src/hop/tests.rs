@@ -11,7 +11,7 @@ use std::task::Poll;
 
 const TARGET: &str = "80.echo.default.mesh";
 
-async fn sockets() -> (Stream, Stream) {
+pub(super) async fn sockets() -> (Stream, Stream) {
     let listener = bind(([127, 0, 0, 1], 0).into(), Share::Alone).unwrap();
     let near = io::connect(listener.local_addr(), Duration::from_secs(5)).await.unwrap();
     let (far, _) = listener.accept().await;

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+use super::*;
+use crate::hop::tests::sockets;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Runs with a connection of each of these sides, whose other end says nothing, and the time at which it began.
+fn alone(sides: &[Side], test: impl Fn(&mut State, Instant, Side)) {
+    runtime::block_on(async {
+        for side in sides.iter().copied() {
+            let (near, _far) = sockets().await;
+            let link = Link::new(near, side, Limits::default());
+            let began = link.0.borrow().care.used;
+            test(&mut link.0.borrow_mut(), began, side);
+        }
+    })
+    .unwrap();
+}
+
+/// One stream more, opened by this side.
+fn open(state: &mut State) {
+    let key = state.lanes.next_key();
+    state.session.open(key).unwrap();
+    state.lanes.add(Lane::new());
+}
+
+#[test]
+fn who_is_silent_while_streams_are_open_is_asked_and_then_given_up() {
+    alone(&[Side::Opener], |state, began, _| {
+        open(state);
+        state.look_after(began + (PING_AFTER - SECOND));
+        assert!(state.care.pinged.is_none(), "silence of less than {PING_AFTER:?} says nothing");
+        let asked = began + PING_AFTER;
+        state.look_after(asked);
+        assert_eq!(state.care.pinged, Some(asked));
+        state.look_after(asked + (PING_TIMEOUT - SECOND));
+        assert!(!state.is_ended());
+        state.look_after(asked + PING_TIMEOUT);
+        assert!(state.is_ended(), "nothing came for {PING_TIMEOUT:?} after the question");
+    });
+}
+
+#[test]
+fn whatever_comes_is_a_sign_of_life() {
+    alone(&[Side::Opener], |state, began, _| {
+        open(state);
+        state.look_after(began + PING_AFTER);
+        assert!(state.care.pinged.is_some());
+        // The other side asks too: that is an answer as good as any.
+        let mut ping = Writer::default();
+        ping.control(Frame::new(StreamId::CONNECTION, Kind::Ping, 0));
+        assert!(state.take(ping.waiting()).unwrap());
+        assert!(state.care.pinged.is_none());
+        state.look_after(began + PING_AFTER + PING_TIMEOUT);
+        assert!(!state.is_ended());
+    });
+}
+
+#[test]
+fn an_idle_connection_takes_its_leave_the_opener_first() {
+    alone(&[Side::Opener, Side::Server], |state, began, side| {
+        let most = if side == Side::Opener { IDLE_OPENER } else { IDLE_SERVER };
+        state.look_after(began + (most - SECOND));
+        assert!(!state.session.is_leaving() && !state.is_ended(), "{side:?}");
+        state.look_after(began + most);
+        assert!(state.session.is_leaving(), "{side:?}");
+    });
+    const { assert!(IDLE_OPENER.as_secs() < IDLE_SERVER.as_secs(), "who opens must not send into a close") };
+}
+
+#[test]
+fn a_goodbye_that_nobody_answers_ends_the_connection() {
+    alone(&[Side::Opener, Side::Server], |state, _, side| {
+        state.say_goodbye();
+        let said = state.care.goodbye.unwrap();
+        state.look_after(said + (GOODBYE_TIMEOUT - SECOND));
+        assert!(!state.is_ended(), "{side:?}");
+        state.look_after(said + GOODBYE_TIMEOUT);
+        assert!(state.is_ended(), "{side:?}");
+    });
+}
+
+#[test]
+fn a_connection_with_a_stream_is_never_idle() {
+    alone(&[Side::Opener], |state, began, _| {
+        open(state);
+        let mut now = began;
+        while now.since(began) < IDLE_SERVER * 2 {
+            now = now + SECOND;
+            // The other side is alive.
+            (state.care.heard, state.care.pinged) = (now, None);
+            state.look_after(now);
+        }
+        assert!(!state.session.is_leaving() && !state.is_ended());
+    });
+}
