@@ -259,6 +259,18 @@ fn only_who_may_starts_cancels_joins_and_forces() {
         let (status, body) = ask(thief, &format!("/txn/v1/{path}"), &json!({}));
         assert_eq!(status, 403, "{path}: {body}");
     }
+    // Its creator may have it called again, but not declare it settled: that is an operator's word.
+    for path in ["w1:skip", "w1:resolve"] {
+        let (status, body) = ask(web, &format!("/txn/v1/{path}"), &json!({"branch": "stock", "reason": "fine"}));
+        assert!(status == 403 && body.contains("operator"), "{path}: {status} {body}");
+    }
+    assert_eq!(stuck()["state"], "STUCK");
+    // A stranger may join a scope with calls to itself alone.
+    assert_eq!(ask(web, "/txn/v1/scopes", &json!({"id": "w2"})).0, 201);
+    let joins = |call: &str| ask(thief, "/txn/v1/w2/branches", &json!({"name": "t", "compensate": call}));
+    let (status, body) = joins("POST inventory/release");
+    assert!(status == 403 && body.contains("only itself"), "{status} {body}");
+    assert_eq!(joins("POST thief/undo").0, 201);
     assert_eq!(send(thief, "GET", "/txn/v1/w1", "", "").status, 403);
     let forged = "forwarded-client-identity: spiffe://mesh.local/ns/default/sa/web\r\n";
     assert_eq!(send(thief, "GET", "/txn/v1/w1", forged, "").status, 403);

@@ -68,8 +68,11 @@ enum Asked<'r> {
     Complete(&'r str, &'r str),
 }
 
-/// Verbs after `/{id}:`, and whether only an operator or the creator may use them as a last resort.
+/// Verbs after `/{id}:`.
 const VERBS: [&str; 8] = ["submit", "confirm", "close", "cancel", "abort", "retry", "skip", "resolve"];
+/// Those that declare done what no participant has confirmed: for the operator alone, even where the creator
+/// asks, since nothing but a person's word stands behind them.
+const FORCING: [&str; 2] = ["skip", "resolve"];
 
 impl<'r> Asked<'r> {
     fn read(method: &str, path: &[&'r str]) -> Result<Self, Problem> {
@@ -176,7 +179,7 @@ fn patience(request: &Request) -> Option<Duration> {
     Some(Duration::from_secs(wait.parse::<u64>().ok()?.min(WAIT_MAX)))
 }
 
-/// A transaction that this caller may see: its creator's, or any for an operator. To anybody else it isn't there.
+/// A transaction that this caller may see and steer: its creator's own, or any for an operator.
 async fn own(coordinator: &Arc<Coordinator>, caller: &Caller, id: &str) -> Result<(Text, Arc<Sight>), Problem> {
     let id = Text::from(id);
     let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
@@ -194,6 +197,11 @@ async fn command(
     request: &Request,
 ) -> Result<Response, Problem> {
     let (id, sight) = own(coordinator, caller, id).await?;
+    if FORCING.contains(&verb) && *caller != Caller::Operator {
+        let detail =
+            format!("{verb} is for an operator, as no participant stands behind it; {caller} may cancel or retry");
+        return Err(Problem::new(403, &code::TXN_DENIED, detail));
+    }
     let body: Words = if request.body.is_empty() {
         Words::default()
     } else {
