@@ -22,4 +22,9 @@ echo "a declined card: COMPENSATED, the stock is back, parcels $(count shipping 
 sed 's/"amount": 30/"amount": 30, "crash": true/' order.json > "$BYRNIE_DATA_DIR/crash.json"
 "$BYRNIE" saga start "$BYRNIE_DATA_DIR/crash.json" --wait 25 | grep -q ^SUCCEEDED
 echo "a service killed in the middle: SUCCEEDED, charges $(count payments done)"
+
+"$BYRNIE" apply -f place-order.yaml
+for _ in first again; do "$BYRNIE" saga start place-order --input '{"order": 42, "sku": "a1", "amount": 30}' --wait 20; done | tee "$BYRNIE_DATA_DIR/said"
+test "$(sort -u "$BYRNIE_DATA_DIR/said" | grep -c ^SUCCEEDED)" = 1
+echo "a defined order, started twice under one key: one run, charges $(count payments done)"
 "$BYRNIE" saga list

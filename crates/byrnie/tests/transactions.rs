@@ -469,3 +469,85 @@ fn clients_of_dtm_get_what_it_promises_without_its_faults() {
     far["steps"][0]["action"] = json!("http://192.0.2.1/steal");
     assert_eq!(dtm("submit", &far).0, 403);
 }
+
+const PLACE_ORDER: &str = r#"
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: Saga
+metadata: {name: place-order}
+spec:
+  deadline: 30s
+  key: input.order
+  steps:
+  - {name: reserve, call: POST inventory/reservations, body: input.items,
+     undo: "DELETE inventory/reservations/{reserve.id}?why={charge_word}"}
+  - {name: charge, call: "POST payments/{input.method}", body: "{'amount': input.amount, 'stock': reserve.id}", undo: POST payments/refund}
+  - {name: ship, call: POST shipping/create, body: "{'paid': charge.receipt}", pivot: true}
+"#;
+
+#[test]
+fn a_defined_saga_is_started_by_name_and_knows_what_was_answered() {
+    let mesh = Mesh::up(&[]);
+    let inventory = Participant::new(&mesh, "inventory", |asked, times| match asked.path.as_str() {
+        // It takes a while, for the order that is refused elsewhere.
+        "/reservations" if asked.body.contains("late") && times < 5 => (503, "busy".to_owned()),
+        "/reservations" => (200, json!({"id": format!("r {times}")}).to_string()),
+        _ => fine(),
+    });
+    let payments = Participant::new(&mesh, "payments", |asked, _| match asked.body.contains("300") {
+        true => (409, "card declined".to_owned()),
+        false => (200, json!({"receipt": {"no": 5}}).to_string()),
+    });
+    let shipping = Participant::new(&mesh, "shipping", |_, _| fine());
+    // A fault in it is told with its place, before it is kept.
+    let apply = |text: &str| mesh.cli(&["apply", "-f", &mesh::file(&mesh, "saga.yaml", text)]);
+    let refused = String::from_utf8(apply(PLACE_ORDER).stderr).unwrap();
+    assert!(refused.contains("BYR-C056") && refused.contains("saga.yaml:10:"), "{refused}");
+    assert!(refused.contains("\"charge_word\" is not known here"), "{refused}");
+    let whole = PLACE_ORDER.replace("?why={charge_word}", "");
+    assert!(apply(&whole).status.success());
+    assert!(mesh.ok(&["get", "sagas"]).contains("reserve,charge,ship"));
+    let start = |input: &Value| {
+        let asked = json!({"definition": "default/place-order", "input": input});
+        operator(&mesh, "POST", "/txn/v1/sagas", &asked)
+    };
+    let good = json!({"order": 1, "items": ["a1"], "amount": 30, "method": "card"});
+    let (status, first) = start(&good);
+    assert_eq!((status, &first["state"]), (201, &json!("SUCCEEDED")), "{first}");
+    assert_eq!(inventory.asked("/reservations").body, r#"["a1"]"#);
+    assert_eq!(payments.asked("/card").body, r#"{"amount":30,"stock":"r 0"}"#);
+    assert_eq!(shipping.asked("/create").body, r#"{"paid":{"no":5}}"#);
+    // One key is one run.
+    let (status, again) = start(&good);
+    assert_eq!((status, &again["id"]), (200, &first["id"]), "{again}");
+    let (status, _) = start(&json!({"order": 1, "items": ["b2"], "amount": 30, "method": "card"}));
+    assert_eq!((status, payments.calls().len()), (422, 1), "another order under the same key");
+    // What was done is taken back by the name that it was answered with.
+    let (_, back) = start(&json!({"order": 2, "items": [], "amount": 300, "method": "card"}));
+    assert_eq!(back["state"], "COMPENSATED", "{back}");
+    assert_eq!(inventory.calls().last().unwrap(), "/reservations/r%201");
+    // What the definition needs and the input lacks: nothing is begun.
+    let calls = inventory.calls().len();
+    let (status, why) = start(&json!({"order": 3, "items": [], "amount": 30}));
+    assert!(status == 400 && why["detail"].as_str().unwrap().contains("method"), "{status} {why}");
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/sagas", &json!({"definition": "default/none"})).0, 404);
+    assert_eq!(inventory.calls().len(), calls);
+    // Side by side, and the answer that the undo needs comes after the refusal.
+    let beside = whole.replace("place-order", "beside").replace(
+        "body: \"{'amount': input.amount, 'stock': reserve.id}\"",
+        "after: [], body: \"{'amount': input.amount}\"",
+    );
+    let beside = beside.replace("pivot: true", "after: [reserve, charge], pivot: true");
+    assert!(apply(&beside).status.success());
+    let input = r#"{"order": 4, "items": ["late"], "amount": 300, "method": "card"}"#;
+    let said = mesh.cli(&["saga", "start", "beside", "--input", input, "--wait", "20"]);
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.starts_with("COMPENSATED"), "{said}");
+    let of_it: Vec<String> = inventory.calls().split_off(calls);
+    let reserved = of_it.iter().filter(|path| *path == "/reservations").count();
+    assert_eq!(
+        of_it.last().map(String::as_str),
+        Some(&*format!("/reservations/r%20{}", 2 + reserved - 1)),
+        "{of_it:?}"
+    );
+    assert!(reserved > 1, "it is called until it is answered: {of_it:?}");
+}

@@ -44,7 +44,7 @@ impl Catalog {
             // Who may attach where, and refer to what, is decided anew for each route on a gateway: there
             // are few, and these change seldom.
             Kind::Gateway | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Namespace => self.relate_edge(key, work),
-            Kind::Endpoint => {}
+            Kind::Saga | Kind::Endpoint => {}
         }
     }
 

@@ -15,7 +15,7 @@ impl Catalog {
     /// the document's beginning, as far as they're known; who has the text can place them exactly by
     /// the field.
     pub fn check(&self) -> Vec<Diagnostic> {
-        let kinds = [Kind::Service, Kind::Workload, Kind::Gateway, Kind::AccessPolicy, Kind::TrafficPolicy];
+        let kinds = [Kind::Service, Kind::Workload, Kind::Gateway, Kind::AccessPolicy, Kind::TrafficPolicy, Kind::Saga];
         kinds
             .into_iter()
             .chain(Kind::ROUTES)
@@ -33,6 +33,7 @@ impl Catalog {
             Spec::Access(policy) => lint::access::check(self, &resource.key, policy),
             Spec::Traffic(policy) => lint::traffic::check(self, &resource.key, policy),
             Spec::Gateway(gateway) => lint::route::gateway(self, gateway),
+            Spec::Saga(saga) => lint::saga::check(self, &resource.key, saga),
             Spec::Namespace | Spec::Mesh(_) | Spec::Endpoint(_) | Spec::GatewayClass(_) | Spec::Grant(_) => Vec::new(),
         };
         for diagnostic in &mut found {

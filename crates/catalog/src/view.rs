@@ -65,7 +65,7 @@ impl Catalog {
             (Spec::Service(_) | Spec::Endpoint(_) | Spec::Route(_) | Spec::Traffic(_), Role::Gateway) => true,
             (Spec::Gateway(gateway), Role::Gateway) => self.is_served(gateway),
             (Spec::Workload(_) | Spec::Access(_), Role::Gateway) | (Spec::Gateway(_), Role::Sidecar) => false,
-            (Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_), _) => false,
+            (Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_), _) => false,
             (Spec::Workload(_), Role::Sidecar) => key.namespace == node.namespace && key.name == node.workload,
             (Spec::Service(_), Role::Sidecar) => {
                 let service = ServiceRef::new(key.namespace.clone(), key.name.clone());
@@ -195,7 +195,7 @@ pub(crate) fn endpoint_key(service: &ServiceRef, place: &Place) -> Key {
 /// both before the service that they protect, so that no call slips in between.
 pub(crate) fn rank(resource: &Resource) -> (u8, Key) {
     let rank = match &resource.spec {
-        Spec::Namespace | Spec::Mesh(_) | Spec::GatewayClass(_) | Spec::Grant(_) => 0,
+        Spec::Namespace | Spec::Mesh(_) | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => 0,
         Spec::Workload(_) => 1,
         Spec::Access(policy) if policy.action == Action::Deny => 2,
         Spec::Access(_) => 3,

@@ -206,6 +206,14 @@ registry! {
         "route of a gateway sends traffic into another namespace that has not allowed it",
         "This share of the requests is answered 500.",
         "Write a ReferenceGrant in the namespace of the service.";
+    STEP_SERVICE: "BYR-C055",
+        "saga calls a service that does not exist",
+        "It can be kept, but not started.",
+        "Create the service, or correct the name; a name without namespace is of the saga's own.";
+    EXPRESSION: "BYR-C056",
+        "expression can not be read, or names what is not known by then",
+        "The document was not applied.",
+        "An expression is CEL over `input` and the names of steps that come before.";
     CLASS_UNSERVED: "BYR-C053",
         "gateway is of a class that nobody here serves",
         "The gateway and the routes on it have no effect.",

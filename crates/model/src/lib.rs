@@ -6,12 +6,15 @@
 pub mod change;
 pub mod code;
 pub mod diagnostic;
+#[cfg(feature = "yaml")]
+pub mod expr;
 pub mod gateway;
 pub mod identity;
 pub mod policy;
 pub mod record;
 pub mod resource;
 pub mod route;
+pub mod saga;
 #[cfg(feature = "yaml")]
 pub mod schema;
 pub mod service;
@@ -25,5 +28,6 @@ pub use identity::Identity;
 pub use record::Record;
 pub use resource::{Key, Kind, Labels, Resource, Revision, Spec};
 pub use route::Route;
+pub use saga::Saga;
 pub use service::{Endpoint, Health, Protocol, Service, ServiceRef};
 pub use workload::Workload;

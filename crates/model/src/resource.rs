@@ -3,7 +3,7 @@
 
 use crate::gateway::{Gateway, GatewayClass, Grant};
 use crate::policy::{AccessPolicy, TrafficPolicy};
-use crate::{Endpoint, Route, Service, Workload};
+use crate::{Endpoint, Route, Saga, Service, Workload};
 use byrnie_base::Text;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,13 +37,15 @@ pub enum Kind {
     AccessPolicy,
     /// How a service is called.
     TrafficPolicy,
+    /// The definition of a transaction.
+    Saga,
     /// An address that serves a service. Derived by the catalog, never stored, never applied.
     Endpoint,
 }
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 11] = [
+    pub const APPLICABLE: [Self; 12] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
@@ -55,6 +57,7 @@ impl Kind {
         Self::ReferenceGrant,
         Self::AccessPolicy,
         Self::TrafficPolicy,
+        Self::Saga,
     ];
 
     /// The name in `kind:`.
@@ -71,6 +74,7 @@ impl Kind {
             Self::ReferenceGrant => "ReferenceGrant",
             Self::AccessPolicy => "AccessPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
+            Self::Saga => "Saga",
             Self::Endpoint => "Endpoint",
         }
     }
@@ -82,7 +86,7 @@ impl Kind {
             Self::HttpRoute | Self::GrpcRoute | Self::Gateway | Self::GatewayClass | Self::ReferenceGrant => {
                 "gateway.networking.k8s.io/v1"
             }
-            Self::Mesh | Self::Workload | Self::AccessPolicy | Self::TrafficPolicy | Self::Endpoint => {
+            Self::Mesh | Self::Workload | Self::AccessPolicy | Self::TrafficPolicy | Self::Saga | Self::Endpoint => {
                 "mesh.byrnie.dev/v1alpha1"
             }
         }
@@ -103,6 +107,7 @@ impl Kind {
             "grpcroute" | "grpcroutes" => Self::GrpcRoute,
             "accesspolicy" | "accesspolicies" | "ap" => Self::AccessPolicy,
             "trafficpolicy" | "trafficpolicies" | "tp" => Self::TrafficPolicy,
+            "saga" | "sagas" => Self::Saga,
             _ => return None,
         })
     }
@@ -214,6 +219,8 @@ pub enum Spec {
     Access(Arc<AccessPolicy>),
     /// How a service is called.
     Traffic(Arc<TrafficPolicy>),
+    /// The definition of a transaction.
+    Saga(Arc<Saga>),
     /// One address that serves a service.
     Endpoint(Box<Endpoint>),
 }

@@ -3,7 +3,7 @@
 //! what byrnie accepts.
 
 use crate::Kind;
-use crate::yaml::{AccessSpec, MeshSpec, TrafficSpec, WorkloadSpec};
+use crate::yaml::{AccessSpec, MeshSpec, SagaSpec, TrafficSpec, WorkloadSpec};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
 
@@ -18,6 +18,7 @@ pub fn of(kind: Kind) -> Option<Value> {
         Kind::Workload => Some(spec::<WorkloadSpec>(&mut generator)),
         Kind::AccessPolicy => Some(spec::<AccessSpec>(&mut generator)),
         Kind::TrafficPolicy => Some(spec::<TrafficSpec>(&mut generator)),
+        Kind::Saga => Some(spec::<SagaSpec>(&mut generator)),
         Kind::Service => Some(spec::<k8s_openapi::api::core::v1::ServiceSpec>(&mut generator)),
         Kind::HttpRoute => Some(spec::<gateway_api::experimental::httproutes::HttpRouteSpec>(&mut generator)),
         Kind::GrpcRoute => Some(spec::<gateway_api::experimental::grpcroutes::GrpcRouteSpec>(&mut generator)),
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn own_kinds_refuse_unknown_fields_in_their_schema_too() {
-        for kind in [Kind::Mesh, Kind::Workload, Kind::AccessPolicy, Kind::TrafficPolicy] {
+        for kind in [Kind::Mesh, Kind::Workload, Kind::AccessPolicy, Kind::TrafficPolicy, Kind::Saga] {
             let schema = of(kind).unwrap();
             let name = schema["properties"]["spec"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
             assert_eq!(schema["$defs"][name]["additionalProperties"], false, "{}", kind.name());

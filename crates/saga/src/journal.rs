@@ -7,7 +7,8 @@ use byrnie_base::{Text, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The format that this program writes; one that is newer is refused.
-pub const VERSION: u32 = 1;
+/// 2: calls with expressions (`late`), and branches that are answered before they are undone.
+pub const VERSION: u32 = 2;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

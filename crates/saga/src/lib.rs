@@ -15,4 +15,4 @@ pub mod transaction;
 pub use journal::Entry;
 pub use judge::{Outcome, Seen, judge};
 pub use machine::{Ask, Effect, Event, Machine, Order, Refusal, Reply};
-pub use transaction::{Branch, Call, End, Mode, Op, Phase, Progress, Retry, Rules, Slot, Spec, Target};
+pub use transaction::{Branch, Call, End, Late, Mode, Op, Phase, Progress, Retry, Rules, Slot, Spec, Target};

@@ -255,7 +255,10 @@ impl Machine {
             match self.state.phase {
                 // Whoever joined may have been called by the creator.
                 Phase::Open => true,
-                _ if slot == Slot::Rejected => self.state.spec.rules.undo_rejected || self.live[*at].doubt,
+                _ if slot == Slot::Rejected => {
+                    let keeps = self.is_answered_first(*at);
+                    self.state.spec.rules.undo_rejected || (self.live[*at].doubt && !keeps)
+                }
                 // Nothing had to be called for it: it counts as done.
                 _ if slot == Slot::Absent => self.state.phase == Phase::Acting,
                 _ => slot == Slot::Done || (matches!(slot, Slot::Pending | Slot::Stuck) && self.live[*at].sent),
@@ -326,12 +329,21 @@ impl Machine {
                 let clear = self.clear();
                 let free = |at: usize| self.state.followers(at).all(|follower| clear[follower]);
                 all.filter(idle)
-                    .filter(|at| self.state.progress[*at].undo == Slot::Pending && free(*at))
-                    .map(|at| (at, Op::Undo))
+                    .filter(|at| self.state.progress[*at].undo == Slot::Pending)
+                    .filter_map(|at| match self.state.progress[at].action {
+                        Slot::Pending if self.is_answered_first(at) => Some((at, Op::Action)),
+                        Slot::Stuck if self.is_answered_first(at) => None,
+                        _ => free(at).then_some((at, Op::Undo)),
+                    })
                     .collect()
             }
             Phase::Open | Phase::Ended(_) => Vec::new(),
         }
+    }
+
+    /// Whether a branch can be undone only once its action is answered.
+    fn is_answered_first(&self, at: usize) -> bool {
+        self.state.spec.branches[at].answer_first
     }
 
     /// For each branch, whether it and all that come after it are undone.
@@ -357,7 +369,9 @@ impl Machine {
         let retry = branch.map(|at| spec.branches[at].retry).unwrap_or_default();
         let over = now + std::time::Duration::from_millis(retry.timeout_ms);
         // An action is of no use after the deadline, unless there is no way back from it.
-        let bound = branch.is_some_and(|at| spec.branches[at].must_answer()) || self.state.pivot_is_done();
+        let bound = branch.is_some_and(|at| spec.branches[at].must_answer())
+            || self.state.phase == Phase::Undoing
+            || self.state.pivot_is_done();
         let deadline = spec.deadline.filter(|_| op == Op::Action && !bound);
         let poll = progress.and_then(|progress| progress.poll.clone());
         let live = match branch {

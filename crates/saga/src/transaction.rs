@@ -52,6 +52,9 @@ pub struct Spec {
     /// The definition it was started from; empty for none.
     #[serde(default)]
     pub definition: Text,
+    /// What it was started with, JSON: expressions of late calls refer to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Text>,
     /// Tells two requests for the same id apart.
     #[serde(default)]
     pub fingerprint: Text,
@@ -80,6 +83,10 @@ pub struct Branch {
     /// Its action changes nothing that would have to be taken back.
     #[serde(default)]
     pub free: bool,
+    /// Its undo is written with what its action answered: an action that may have been called is called until
+    /// it's answered, and undone then.
+    #[serde(default)]
+    pub answer_first: bool,
     /// Its participant asked for it, so that the creator needs no leave for its calls.
     #[serde(default)]
     pub consent: bool,
@@ -103,6 +110,21 @@ pub struct Call {
     /// Further header fields, as the caller gave them.
     #[serde(default)]
     pub headers: Vec<(Text, Text)>,
+    /// What is known only when it's made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<Box<Late>>,
+}
+
+/// Parts of a call that are written with expressions over the input and the answers of branches before it.
+/// Where one stands, the call's own part is a stand-in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Late {
+    /// A path with expressions in braces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Text>,
+    /// An expression for the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Text>,
 }
 
 fn json_type() -> Text {

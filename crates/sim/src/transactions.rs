@@ -214,6 +214,7 @@ impl World {
             branches,
             rules: Rules::default(),
             definition: Text::default(),
+            input: None,
             fingerprint: Text::default(),
         }
     }
@@ -423,7 +424,7 @@ impl World {
 
 fn call(path: &str) -> Call {
     let target = Target { method: "POST".into(), authority: "shop.default".into(), path: path.into(), raw: false };
-    Call { target, body: None, kind: "application/json".into(), headers: Vec::new() }
+    Call { target, body: None, kind: "application/json".into(), headers: Vec::new(), late: None }
 }
 
 fn branch(number: u64) -> Branch {

@@ -24,6 +24,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("k8s_openapi", &["crates/model/src/"]),
     ("kube", &["crates/model/src/"]),
     ("serde_saphyr", &["crates/model/src/"]),
+    ("cel", &["crates/model/src/expr"]),
     ("clap", &["crates/byrnie/src/"]),
     ("anyhow", &["crates/byrnie/", "crates/bench/", "xtask/"]),
     ("rustix", &["crates/net/src/", "crates/byrnie/src/supervise", "crates/byrnie/tests/"]),

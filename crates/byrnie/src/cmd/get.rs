@@ -16,7 +16,7 @@ use serde_json::Value;
   byrnie get httproute payments -o yaml
   byrnie get svc/payments -n shop")]
 pub(crate) struct Args {
-    /// service, workload, httproute, grpcroute, gateway, gatewayclass, referencegrant, accesspolicy, trafficpolicy, mesh or namespace; or KIND/NAME
+    /// service, workload, httproute, grpcroute, gateway, gatewayclass, referencegrant, accesspolicy, trafficpolicy, saga, mesh or namespace; or KIND/NAME
     kind: String,
     /// One resource
     name: Option<String>,
@@ -75,6 +75,7 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
         Kind::ReferenceGrant => ["FROM", "TO"],
         Kind::AccessPolicy => ["ACTION", "TARGETS"],
         Kind::TrafficPolicy => ["TARGETS", "SETTINGS"],
+        Kind::Saga => ["STEPS", "DEADLINE"],
         Kind::Mesh => ["TRUST DOMAIN", "DEFAULT ACCESS"],
         Kind::Namespace | Kind::Endpoint => ["LABELS", ""],
     };
@@ -111,6 +112,7 @@ fn summary(kind: Kind, item: &Value) -> [String; 2] {
                 spec.as_object().map(|spec| spec.keys().filter(|k| *k != "targetRefs").cloned().collect::<Vec<_>>());
             [names(&spec["targetRefs"], "name"), settings.unwrap_or_default().join(",")]
         }
+        Kind::Saga => [names(&spec["steps"], "name"), cell(spec, "deadline")],
         Kind::Mesh => [cell(spec, "trustDomain"), cell(spec, "defaultAccess")],
         Kind::Namespace | Kind::Endpoint => [String::new(), String::new()],
     }

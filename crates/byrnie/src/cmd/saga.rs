@@ -12,7 +12,8 @@ use std::io::Read as _;
 const EXAMPLES: &str = "Examples:
   byrnie saga list --state STUCK
   byrnie saga show 01995b5e-8d1c-7a30-9d4e-2f6a1c0b7e55
-  byrnie saga start order.json --wait 10";
+  byrnie saga start order.json --wait 10
+  byrnie saga start place-order --input '{\"items\": [\"a1\"]}' --wait 10";
 
 /// Transactions across services: list, show, start, cancel, retry, skip, resolve
 #[derive(clap::Args, Debug)]
@@ -43,9 +44,15 @@ enum Verb {
     /// Begin a transaction
     #[command(after_help = EXAMPLES)]
     Start {
-        /// A file with its JSON; `-` is standard input
-        file: std::path::PathBuf,
-        /// What it is
+        /// A file with its JSON, `-` for standard input; with --input, the name of a Saga
+        what: std::path::PathBuf,
+        /// What to start a Saga with: JSON, or @FILE
+        #[arg(long, value_name = "JSON", conflicts_with = "mode")]
+        input: Option<String>,
+        /// The id of the run that is started; the same id is the same run
+        #[arg(long, requires = "input")]
+        id: Option<String>,
+        /// What a file holds
         #[arg(long, value_enum, default_value_t)]
         mode: Mode,
         /// Wait for its outcome, at most so many seconds
@@ -118,8 +125,15 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
             output::print(globals, &answer, |_| show(globals, &answer))?;
             Ok(Exit::Fine)
         }
-        Verb::Start { file, mode, wait } => {
-            let asked = read(file)?;
+        Verb::Start { what, input, id, mode, wait } => {
+            let asked = match input {
+                Some(input) => json!({
+                    "definition": named(what, globals)?,
+                    "input": read_input(input)?,
+                    "id": id,
+                }),
+                None => read(what)?,
+            };
             let place = match mode {
                 Mode::Saga => "sagas",
                 Mode::Message => "messages",
@@ -137,6 +151,26 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     }
 }
 
+/// `NAMESPACE/NAME` of a Saga.
+fn named(what: &std::path::Path, globals: &Globals) -> Result<String, Failure> {
+    let name = what.to_str().map(|name| name.strip_prefix("saga/").unwrap_or(name));
+    let plain = name.filter(|name| !name.is_empty() && !name.contains('/'));
+    let name = plain.ok_or_else(|| {
+        Failure::usage(format!("{}: with --input, this is the name of a Saga", what.display()))
+            .next("byrnie get sagas; -n NAMESPACE names its namespace")
+    })?;
+    Ok(format!("{}/{name}", globals.namespace()))
+}
+
+fn read_input(input: &str) -> Result<Value, Failure> {
+    match input.strip_prefix('@') {
+        Some(file) => read(std::path::Path::new(file)),
+        None => serde_json::from_str(input).map_err(|error| {
+            Failure::usage(format!("--input: not JSON: {error}")).next("--input '{\"order\": 7}', or --input @FILE")
+        }),
+    }
+}
+
 fn read(file: &std::path::Path) -> Result<Value, Failure> {
     let mut text = String::new();
     let read = if file.as_os_str() == "-" {
@@ -144,7 +178,15 @@ fn read(file: &std::path::Path) -> Result<Value, Failure> {
     } else {
         std::fs::read_to_string(file).map(|read| text = read)
     };
-    read.map_err(|error| crate::failure::of_file(file, &error))?;
+    read.map_err(|error| {
+        let failure = crate::failure::of_file(file, &error);
+        let bare = file.components().count() == 1 && error.kind() == std::io::ErrorKind::NotFound;
+        if bare {
+            failure.next("write a path of a file, or --input JSON to start the Saga of this name")
+        } else {
+            failure
+        }
+    })?;
     serde_json::from_str(&text).map_err(|error| {
         Failure::usage(format!("{}: not JSON: {error}", file.display())).next("see examples/06-saga/order.json")
     })

@@ -4,6 +4,7 @@
 
 pub(crate) mod access;
 pub(crate) mod route;
+pub(crate) mod saga;
 pub(crate) mod service;
 pub(crate) mod traffic;
 pub(crate) mod workload;

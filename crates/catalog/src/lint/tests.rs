@@ -260,3 +260,16 @@ fn what_is_meant_is_no_mistake() {
         assert!(told.is_empty(), "{text}\n{fine}");
     }
 }
+
+#[test]
+fn planted_mistakes_in_sagas() {
+    let saga = |step: &str| {
+        format!(
+            "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Saga\nmetadata: {{name: s}}\nspec: {{steps: [{{name: a, {step}}}]}}\n"
+        )
+    };
+    check(&saga("call: POST paymens/charge"), "C055 POST paymens/charge");
+    check(&saga("call: POST payments/charge, undo: POST payments.books/refund"), "C055 POST payments.books/refund");
+    let (told, text) = said(&saga("call: POST payments/charge, undo: 'POST payments.default:80/refund/{a.id}'"));
+    assert!(told.is_empty(), "{text}");
+}

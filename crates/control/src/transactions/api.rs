@@ -6,7 +6,7 @@
 use super::actor::Sight;
 use super::problem::Problem;
 use super::run::Coordinator;
-use super::{Caller, dispatch, dtm, spec, view};
+use super::{Caller, definition, dispatch, dtm, spec, view};
 use byrnie_base::Text;
 use byrnie_model::{Identity, code};
 use byrnie_net::serve::{Request, Response, StatusCode, header};
@@ -160,7 +160,11 @@ async fn begin(
     request: &Request,
 ) -> Result<Response, Problem> {
     let prepare = mode == Mode::Message && parameter(request, "prepare").is_some_and(|value| value != "false");
-    let (id, spec) = spec::read(mode, prepare, &request.body, caller, coordinator.now())?;
+    let started = (mode == Mode::Saga).then(|| definition::read(coordinator, caller, request)).transpose()?.flatten();
+    let (id, spec) = match started {
+        Some(started) => started,
+        None => spec::read(mode, prepare, &request.body, caller, coordinator.now())?,
+    };
     let (id, new) = coordinator.begin(id, spec).await?;
     if let Some(patience) = patience(request) {
         coordinator.settle(&id, patience).await?;

@@ -2,9 +2,9 @@
 //! One call of a participant: whether its creator may make it still, what goes out, and what the answer
 //! means. Calls go through the mesh; how many go to one service at once is limited here.
 
-use super::authorize;
 use super::run::Coordinator;
 use super::{Outbound, Request};
+use super::{authorize, late};
 use crate::explain::Admission;
 use byrnie_base::Text;
 use byrnie_net::runtime;
@@ -73,6 +73,12 @@ async fn attempt_call(
     branch: Option<&Branch>,
     call: &Call,
 ) -> Outcome {
+    let rendered = late::made(state, call);
+    let call = match &rendered {
+        Ok(call) => &**call,
+        // What it would be called with doesn't exist: the participant can't be asked, so nothing is done there.
+        Err(error) => return Outcome::Rejected { reason: error.to_string().into() },
+    };
     let later = |reason: String| Outcome::Unknown { reason: reason.into(), after: Some(LATER) };
     if !branch.is_some_and(|branch| branch.consent) {
         match coordinator.doorkeeper.admits(&coordinator.state, &state.spec.creator, &call.target) {
@@ -126,29 +132,13 @@ fn request(id: &Text, state: &Standing, order: &Order, branch: Option<&Branch>, 
     put("idempotency-key", format!("\"{id}/{name}/{op}\""));
     let body = match (&call.body, order.op) {
         (Some(body), _) => Bytes::copy_from_slice(body.as_bytes()),
-        (None, Op::Undo) => both(state, order, branch),
+        (None, Op::Undo) => late::both(state, order, branch),
         (None, _) => Bytes::new(),
     };
     if !body.is_empty() {
         put("content-type", call.kind.to_string());
     }
     Request { method, authority, path, raw, headers, body }
-}
-
-/// What the action was sent, and what it answered: what a compensation needs to know.
-fn both(state: &Standing, order: &Order, branch: Option<&Branch>) -> Bytes {
-    let asked = branch.and_then(|branch| branch.action.as_ref()).and_then(|action| action.body.as_ref());
-    let at = usize::from(order.branch.unwrap_or(u16::MAX));
-    let answered = state.progress.get(at).and_then(|progress| progress.answer.as_ref());
-    serde_json::json!({"request": asked.map(read), "response": answered.map(read)}).to_string().into()
-}
-
-/// JSON as JSON, anything else as a string; nothing as null.
-fn read(text: &Text) -> serde_json::Value {
-    if text.is_empty() {
-        return serde_json::Value::Null;
-    }
-    serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_string()))
 }
 
 /// What matters of an answer.

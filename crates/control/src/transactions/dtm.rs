@@ -274,6 +274,7 @@ fn spec(asked: &Asked, id: &str, open: bool, caller: &Caller, coordinator: &Coor
         branches: branches(asked, mode, id, &custom, caller)?,
         rules: Rules { rejected: vec![409], patient: true, undo_rejected: true, dtm: true },
         definition: Text::default(),
+        input: None,
         fingerprint: fingerprint(mode, open, content.to_string().as_bytes()),
     };
     plan::check(&spec).map_err(|error| Problem::malformed(error.to_string()))?;
@@ -365,6 +366,7 @@ fn call(url: &str, payload: &str, of: &Of<'_>, caller: &Caller) -> Result<Option
         body: Some(payload.into()),
         kind: "application/json".into(),
         headers: Vec::new(),
+        late: None,
     }))
 }
 

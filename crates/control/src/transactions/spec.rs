@@ -28,28 +28,28 @@ const HEADERS_MAX: usize = 32;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Asked {
-    id: Option<String>,
-    deadline_ms: Option<u64>,
-    branches: Vec<AskedBranch>,
-    rejected: Option<Vec<u16>>,
-    check: Option<String>,
-    check_after_ms: Option<u64>,
+    pub(super) id: Option<String>,
+    pub(super) deadline_ms: Option<u64>,
+    pub(super) branches: Vec<AskedBranch>,
+    pub(super) rejected: Option<Vec<u16>>,
+    pub(super) check: Option<String>,
+    pub(super) check_after_ms: Option<u64>,
 }
 
 /// One of its branches; also the body of a request to join.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct AskedBranch {
-    name: String,
-    body: Option<Value>,
-    compensate_body: Option<Value>,
-    after: Vec<String>,
-    pivot: bool,
-    retry: AskedRetry,
-    headers: BTreeMap<String, String>,
+    pub(super) name: String,
+    pub(super) body: Option<Value>,
+    pub(super) compensate_body: Option<Value>,
+    pub(super) after: Vec<String>,
+    pub(super) pivot: bool,
+    pub(super) retry: AskedRetry,
+    pub(super) headers: BTreeMap<String, String>,
     /// `action`, `compensate` and so on, as the mode has them; any other member is a mistake.
     #[serde(flatten)]
-    calls: BTreeMap<String, String>,
+    pub(super) calls: BTreeMap<String, String>,
 }
 
 impl AskedBranch {
@@ -70,11 +70,11 @@ const fn words(mode: Mode) -> [&'static str; 3] {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct AskedRetry {
-    attempts: Option<u32>,
-    first_ms: Option<u64>,
-    cap_ms: Option<u64>,
-    timeout_ms: Option<u64>,
+pub(super) struct AskedRetry {
+    pub(super) attempts: Option<u32>,
+    pub(super) first_ms: Option<u64>,
+    pub(super) cap_ms: Option<u64>,
+    pub(super) timeout_ms: Option<u64>,
 }
 
 /// What a request asks for: the id it wants, if any, and the transaction.
@@ -88,6 +88,19 @@ pub(super) fn read(
     let asked: Asked = serde_json::from_slice(body)
         .map_err(|error| Problem::malformed(format!("the body is no {}: {error}", mode.name())))?;
     let id = asked.id.as_deref().map(check_id).transpose()?;
+    let spec = compose(mode, prepare, &asked, fingerprint(mode, prepare, body), caller, now)?;
+    Ok((id, spec))
+}
+
+/// The transaction that is asked for.
+pub(super) fn compose(
+    mode: Mode,
+    prepare: bool,
+    asked: &Asked,
+    fingerprint: Text,
+    caller: &Caller,
+    now: Timestamp,
+) -> Result<Spec, Problem> {
     let named: Vec<String> = asked.branches.iter().map(|branch| branch.name.clone()).collect();
     let mut branches = Vec::new();
     for branch in &asked.branches {
@@ -131,12 +144,13 @@ pub(super) fn read(
         branches,
         rules: Rules { rejected, ..Rules::default() },
         definition: Text::default(),
-        fingerprint: fingerprint(mode, prepare, body),
+        input: None,
+        fingerprint,
     };
     plan::check(&spec)
         .and_then(|()| plan::check_way_back(&spec))
         .map_err(|error| Problem::malformed(error.to_string()))?;
-    Ok((id, spec))
+    Ok(spec)
 }
 
 /// A branch that joins.
@@ -210,6 +224,7 @@ fn branch(mode: Mode, asked: &AskedBranch, caller: &Caller) -> Result<Branch, Pr
         undo: make(undo, undo_body).map_err(place)?,
         pivot: asked.pivot,
         free,
+        answer_first: false,
         consent: false,
         retry: retry(&asked.retry).map_err(place)?,
     })
@@ -276,7 +291,7 @@ fn call(word: &str, usual: &str, body: Option<&Value>, caller: &Caller) -> Resul
     let authority = port.map_or_else(|| format!("{name}.{namespace}"), |port| format!("{name}.{namespace}:{port}"));
     let path = if path.is_empty() { "/" } else { path };
     let target = Target { method: method.into(), authority: authority.into(), path: path.into(), raw: false };
-    Ok(Call { target, body: body.map(Text::from), kind: "application/json".into(), headers: Vec::new() })
+    Ok(Call { target, body: body.map(Text::from), kind: "application/json".into(), headers: Vec::new(), late: None })
 }
 
 /// Header fields that a creator may add: none that the mesh or HTTP itself gives a meaning to.

@@ -34,7 +34,8 @@ fn branch(sight: &Sight, at: usize) -> Value {
     for op in [Op::Action, Op::Confirm, Op::Undo] {
         let Some(call) = asked.call(op) else { continue };
         let target = &call.target;
-        let shown = format!("{} {}{}", target.method, target.authority, target.path);
+        let path = call.late.as_ref().and_then(|late| late.path.as_ref()).unwrap_or(&target.path);
+        let shown = format!("{} {}{path}", target.method, target.authority);
         calls.insert(spec.mode.op(op).to_owned(), json!({"target": shown, "state": word(progress.slot(op))}));
     }
     let after: Vec<&Text> =

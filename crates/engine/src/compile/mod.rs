@@ -180,7 +180,7 @@ impl Compiler {
                 self.held.edge_dirty = true;
                 self.held.gateways.insert(key.clone(), (resource.created, Arc::clone(gateway)));
             }
-            Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) => {}
+            Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => {}
         }
         Ok(())
     }
@@ -198,7 +198,7 @@ impl Compiler {
                 self.held.edge_dirty = true;
                 self.held.gateways.remove(key);
             }
-            Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant => {}
+            Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Saga => {}
         }
     }
 

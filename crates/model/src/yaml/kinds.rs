@@ -29,7 +29,6 @@ const UNSERVED: &[(&str, &[&str])] = &[
     ("discovery.k8s.io", &["EndpointSlice"]),
     ("gateway.networking.k8s.io", &["BackendTLSPolicy", "ListenerSet", "TCPRoute", "TLSRoute", "UDPRoute"]),
     ("gateway.networking.x-k8s.io", &["XBackendTrafficPolicy", "XListenerSet", "XMesh", "XBackend"]),
-    ("mesh.byrnie.dev", &["Saga"]),
 ];
 
 /// Groups of which no kind is served: whatever it's called, it's known not to be ours.

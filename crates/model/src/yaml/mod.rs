@@ -14,6 +14,7 @@ mod names;
 mod node;
 mod reader;
 mod route;
+mod saga;
 mod service;
 mod split;
 mod traffic;
@@ -31,6 +32,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use access::AccessSpec;
 pub(crate) use mesh::MeshSpec;
+pub(crate) use saga::SagaSpec;
 pub(crate) use traffic::TrafficSpec;
 pub(crate) use workload::WorkloadSpec;
 
@@ -187,6 +189,7 @@ pub fn to_json(resource: &Resource) -> Value {
         Spec::Route(route) => Some(route::to_value(route, key.kind, &key.namespace)),
         Spec::Access(policy) => Some(to_value(&AccessSpec::write(policy, &key.namespace))),
         Spec::Traffic(policy) => Some(to_value(&TrafficSpec::from(&**policy))),
+        Spec::Saga(saga) => Some(to_value(&SagaSpec::from(&**saga))),
         Spec::Endpoint(endpoint) => Some(workload::endpoint_value(endpoint)),
     };
     let mut document = json!({"apiVersion": key.kind.api_version(), "kind": key.kind.name(), "metadata": metadata});
@@ -247,6 +250,7 @@ fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
         Kind::ReferenceGrant => gateway::grant(reader).map(|grant| Spec::Grant(grant.into())),
         Kind::AccessPolicy => access::read(reader).map(|policy| Spec::Access(policy.into())),
         Kind::TrafficPolicy => traffic::read(reader).map(|policy| Spec::Traffic(policy.into())),
+        Kind::Saga => saga::read(reader).map(|saga| Spec::Saga(saga.into())),
         Kind::Endpoint => None,
     }?;
     Some(Resource {

@@ -4,6 +4,7 @@
 mod bad;
 mod bad_policy;
 mod bad_route;
+mod bad_saga;
 mod good;
 mod random;
 

@@ -162,6 +162,9 @@ impl Machine {
         let wanted = match self.state.phase {
             Phase::Acting => Some(Op::Action),
             Phase::Confirming => Some(Op::Confirm),
+            Phase::Undoing if self.is_answered_first(at) && self.state.progress[at].action == Slot::Pending => {
+                Some(Op::Action)
+            }
             Phase::Undoing => Some(Op::Undo),
             Phase::Open | Phase::Ended(_) => None,
         };

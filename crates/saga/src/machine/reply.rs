@@ -48,7 +48,10 @@ impl Machine {
             Outcome::Done { answer } => self.settle(log, at, op, Slot::Done, attempt, answer),
             // It's undone whatever this call says: an earlier one may still arrive.
             Outcome::Rejected { reason }
-                if self.state.phase == Phase::Undoing && op == Op::Action && self.live[at].doubt =>
+                if self.state.phase == Phase::Undoing
+                    && op == Op::Action
+                    && self.live[at].doubt
+                    && !self.is_answered_first(at) =>
             {
                 self.note(log, Some(at), op, attempt, reason);
             }
@@ -92,13 +95,13 @@ impl Machine {
     /// A definite no where there can't be one: perhaps a fault of configuration that passes.
     fn on_refusal(&mut self, log: &mut Log, at: usize, op: Op, reason: Text, roll: u64) {
         let retry = self.state.spec.branches[at].retry;
+        // An action that is only waited for because of its undo: whether it was done isn't known.
+        let undoing = self.state.phase == Phase::Undoing && op == Op::Action && !self.is_answered_first(at);
         let live = &mut self.live[at];
         live.refusals += 1;
         live.failures = live.failures.saturating_add(1);
         live.due = again(log.now, &retry, live.failures, None, roll);
         let attempt = live.attempt;
-        // An action that is only waited for because of its undo: whether it was done isn't known.
-        let undoing = self.state.phase == Phase::Undoing && op == Op::Action;
         if live.refusals >= REFUSALS_MAX && !undoing {
             self.settle(log, at, op, Slot::Stuck, attempt, reason);
         } else {

@@ -7,7 +7,7 @@ use byrnie_base::Timestamp;
 
 fn branch(name: &str, after: &[u16]) -> Branch {
     let target = Target { method: "POST".into(), authority: "a.b".into(), path: "/".into(), raw: false };
-    let call = Call { target, body: None, kind: "application/json".into(), headers: Vec::new() };
+    let call = Call { target, body: None, kind: "application/json".into(), headers: Vec::new(), late: None };
     Branch {
         name: name.into(),
         after: after.to_vec(),
@@ -36,6 +36,7 @@ fn judged(branches: Vec<Branch>) -> String {
         branches,
         rules: crate::Rules::default(),
         definition: "".into(),
+        input: None,
         fingerprint: "".into(),
     };
     match check(&spec).and_then(|()| check_way_back(&spec)) {

@@ -100,7 +100,6 @@ fn envelopes() {
         ("apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet", "C007", "ListenerSet"),
         ("apiVersion: gateway.networking.k8s.io/v1\nkind: UDPRoute", "C007", "UDPRoute"),
         ("apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy", "C007", "BackendTLSPolicy"),
-        ("apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Saga", "C007", "Saga"),
         ("apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Endpoint", "C034", "Endpoint"),
         ("apiVersion: v1\nkind: Namespace", "C005", "apiVersion"),
         ("apiVersion: v1\nkind: Namespace\nmetadata: {}", "C005", "metadata"),

@@ -7,6 +7,7 @@ use crate::policy::access::{PathPattern, Source};
 use crate::policy::health::{Check, HealthCheck};
 use crate::policy::idempotency::{Guarantee, KeyMode, OnAmbiguous, OnServerError};
 use crate::route::{PathMatch, RouteFilter};
+use crate::saga::Undo;
 use crate::service::TargetPort;
 use crate::{Protocol, ServiceRef};
 use std::time::Duration;
@@ -59,13 +60,26 @@ spec:
   idempotency: {mode: Required, guarantee: G2, keyTTL: 48h, lease: 90s, onServerError: Keep, mintKeys: true}
 ---
 ---
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: Saga
+metadata: {name: place-order, namespace: shop}
+spec:
+  deadline: 30s
+  key: request.headers["idempotency-key"]
+  rejected: [402, 409]
+  steps:
+  - {name: reserve, call: POST inventory/reservations, body: input.items, undo: "DELETE inventory/reservations/{reserve.id}"}
+  - {name: look, call: "GET stock.books:8080/of/{input.id}", after: [], undo: none}
+  - {name: charge, call: POST payments/charge, after: [reserve, look], body: "{'n': reserve.n}", undo: POST payments/refunds, undoBody: charge.id, pivot: true}
+  - {name: ship, call: POST shipping/orders, retry: {attempts: 9, backoff: 1s..5m, timeout: 30s}}
+---
 {"apiVersion": "mesh.byrnie.dev/v1alpha1", "kind": "Mesh", "metadata": {"name": "mesh"}, "spec": {"trustDomain": "demo.local"}}
 "#;
 
 #[test]
 fn the_samples_are_read() {
     let resources = good(SAMPLES);
-    assert_eq!(resources.len(), 6);
+    assert_eq!(resources.len(), 7);
     let Spec::Service(service) = &resources[0].spec else { panic!() };
     assert_eq!((service.ports[0].protocol, &service.ports[0].target), (Protocol::Http2, &TargetPort::Number(8080)));
     let Spec::Workload(workload) = &resources[1].spec else { panic!() };
@@ -101,6 +115,11 @@ fn the_samples_are_read() {
     assert_eq!((keyed.key_ttl, keyed.lease), (Duration::from_secs(48 * 3600), Duration::from_secs(90)));
     // Whose programs have a barrier of their own can take a repetition.
     assert_eq!((keyed.on_ambiguous, keyed.on_server_error), (OnAmbiguous::Reexecute, OnServerError::Keep));
+    let Spec::Saga(saga) = &resources[5].spec else { panic!() };
+    let after: Vec<&[u16]> = saga.steps.iter().map(|step| &*step.after).collect();
+    assert_eq!(after, [&[][..], &[], &[0, 1], &[2]], "the step above, unless it says");
+    assert_eq!(saga.steps[1].undo, Some(Undo::Nothing));
+    assert_eq!(saga.steps[3].retry.backoff, Some((Duration::from_secs(1), Duration::from_secs(300))));
     let origin = resources[2].origin.as_ref().unwrap();
     assert_eq!((&*origin.file, origin.line), ("t.yaml", 12));
 }

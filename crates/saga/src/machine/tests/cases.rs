@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Single cases, as one would tell them.
 
-use super::world::{branch, call, pivot, spec};
+use super::world::{answered, branch, call, pivot, spec};
 use crate::journal::What;
 use crate::machine::{Ask, Effect, Event, Machine, Order, REFUSALS_MAX, Refusal, Reply};
 use crate::{Branch, Entry, Mode, Op, Outcome, Slot, Spec};
@@ -97,6 +97,37 @@ fn a_declined_card_gives_the_stock_back() {
     assert_eq!(run.machine.state().progress[0].answer.as_deref(), Some("stock-7"), "kept for the compensation");
     run.done("stock");
     assert_eq!((run.state(), &*run.machine.state().reason), ("COMPENSATED", "pay: 409 card declined"));
+}
+
+#[test]
+fn an_undo_that_needs_the_answer_has_the_action_called_until_it_is_there() {
+    let mut run = run(spec(Mode::Saga, vec![answered("reserve", &[]), branch("pay", &[])]));
+    run.answer("reserve", silence());
+    run.answer("pay", no("409"));
+    assert_eq!((run.state(), run.called()), ("COMPENSATING", vec![]));
+    run.tick();
+    assert_eq!(run.called(), [("reserve", Op::Action)], "called again under the same key");
+    run.done("reserve");
+    assert_eq!(run.called(), [("reserve", Op::Undo)]);
+    assert_eq!(run.machine.state().progress[0].answer.as_deref(), Some("reserve-7"));
+    run.done("reserve");
+    assert_eq!(run.state(), "COMPENSATED");
+}
+
+#[test]
+fn an_operator_looks_where_the_answer_never_comes() {
+    let mut run = run(spec(Mode::Saga, vec![answered("reserve", &[]), branch("pay", &[])]));
+    run.answer("reserve", silence());
+    run.answer("pay", no("409"));
+    for _ in 0..REFUSALS_MAX {
+        run.tick();
+        run.answer("reserve", Outcome::Misdirected { reason: "404".into() });
+    }
+    assert_eq!((run.state(), run.called()), ("STUCK", vec![]));
+    run.ask(Ask::Retry).unwrap();
+    assert_eq!(run.called(), [("reserve", Op::Action)]);
+    run.answer("reserve", no("409 never heard of it"));
+    assert_eq!(run.state(), "COMPENSATED", "it keeps to its no: there is nothing to undo");
 }
 
 #[test]

@@ -71,10 +71,12 @@ fn shapes() -> Vec<(&'static str, Spec)> {
     let row = spec(Mode::Saga, vec![branch("a", &[]), branch("b", &[0])]);
     let order = vec![branch("stock", &[]), branch("pay", &[]), pivot("ship", &[0, 1])];
     let after = vec![branch("a", &[]), pivot("b", &[0]), branch("c", &[1])];
+    let known = vec![answered("a", &[]), answered("b", &[0]), branch("c", &[])];
     vec![
         ("row", with_deadline(row)),
         ("order", with_deadline(spec(Mode::Saga, order))),
         ("pivot in the middle", with_deadline(spec(Mode::Saga, after))),
+        ("undone by their answers", with_deadline(spec(Mode::Saga, known))),
         ("tcc, driven", tried()),
         ("tcc, joined", open(Mode::Tcc)),
         ("scope", open(Mode::Scope)),
@@ -100,6 +102,7 @@ fn every_planted_bug_is_found() {
         (Bug::ForgetsSent, "end: undone"),
         (Bug::IgnoresOrder, "order"),
         (Bug::IgnoresPivot, "pivot"),
+        (Bug::UndoesUnanswered, "answer"),
         (Bug::BelievesSilence, "end: done"),
         (Bug::Sleeps, "progress"),
         (Bug::DropsReplies, "progress"),

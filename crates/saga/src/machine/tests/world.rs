@@ -8,7 +8,7 @@ use byrnie_base::Timestamp;
 
 pub(super) fn call(path: &str) -> Call {
     let target = Target { method: "POST".into(), authority: "shop.default".into(), path: path.into(), raw: false };
-    Call { target, body: Some("{}".into()), kind: "application/json".into(), headers: Vec::new() }
+    Call { target, body: Some("{}".into()), kind: "application/json".into(), headers: Vec::new(), late: None }
 }
 
 pub(super) fn branch(name: &str, after: &[u16]) -> Branch {
@@ -20,6 +20,11 @@ pub(super) fn branch(name: &str, after: &[u16]) -> Branch {
         retry: Retry { first_ms: 1, cap_ms: 1, ..Retry::default() },
         ..Branch::default()
     }
+}
+
+/// One whose undo needs to know what its action answered.
+pub(super) fn answered(name: &str, after: &[u16]) -> Branch {
+    Branch { answer_first: true, ..branch(name, after) }
 }
 
 pub(super) fn pivot(name: &str, after: &[u16]) -> Branch {
@@ -37,6 +42,7 @@ pub(super) fn spec(mode: Mode, branches: Vec<Branch>) -> Spec {
         branches,
         rules: Rules::default(),
         definition: "".into(),
+        input: None,
         fingerprint: "".into(),
     }
 }
@@ -53,6 +59,8 @@ pub(super) enum Bug {
     IgnoresOrder,
     /// The point of no return is not known.
     IgnoresPivot,
+    /// An undo doesn't wait for the answer that it needs.
+    UndoesUnanswered,
     /// No answer is taken for a good one.
     BelievesSilence,
     /// Timers never run out.
@@ -134,6 +142,7 @@ impl World {
             }
             branch.pivot &= bug != Bug::IgnoresPivot;
             branch.free |= bug == Bug::IgnoresPivot;
+            branch.answer_first &= bug != Bug::UndoesUnanswered;
         }
         let now = spec.created;
         let (machine, first) = Machine::begin(told, now);
@@ -231,7 +240,8 @@ impl World {
                 self.budget.refusals -= 1;
                 let order = self.calls.remove(*at);
                 if let Some(at) = order.branch.map(usize::from) {
-                    self.parts[at].refused = self.asked.branches[at].undo.is_none();
+                    let branch = &self.asked.branches[at];
+                    self.parts[at].refused = branch.undo.is_none() || branch.answer_first;
                 }
                 if self.bug != Bug::DropsReplies {
                     self.reply(&order, Outcome::Rejected { reason: "409".into() });
@@ -345,12 +355,15 @@ impl World {
                 if let Some(early) = before.iter().find(|b| !self.parts[**b].action) {
                     self.break_promise(format!("order: {name} is called before branch {early} is done"));
                 }
-                if self.undoing {
+                if self.undoing && !self.asked.branches[at].answer_first {
                     self.break_promise(format!("direction: the action of {name} is called after an undo"));
                 }
             }
             Op::Undo => {
                 self.undoing = true;
+                if self.asked.branches[at].answer_first && self.machine.state.progress[at].answer.is_none() {
+                    self.break_promise(format!("answer: {name} is undone before it is answered"));
+                }
                 let over = self.asked.branches.iter().zip(&self.parts).any(|(b, part)| b.pivot && part.action);
                 if over {
                     self.break_promise(format!("pivot: {name} is undone after the point of no return"));

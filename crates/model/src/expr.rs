@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Expressions in the Common Expression Language (CEL, <https://cel.dev>), as definitions hold them, and
+//! texts that hold them in braces. The only door to the crate that reads and evaluates them.
+//!
+//! What an expression may cost is bounded before it is kept: it is short and flat, and goes through no list
+//! (`map`, `filter`, `all`, `exists`), so that evaluating it is linear in what it's given. It has no clock
+//! and no dice: the same values give the same result, after a crash as well.
+
+use cel::common::ast::{EntryExpr, Expr};
+use cel::{Context, Env, IdedExpr, Program};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Longest expression, in bytes.
+pub const EXPRESSION_BYTES_MAX: usize = 1024;
+/// Signs in an expression that may nest it: brackets, negations and conditions. The parser descends by them.
+pub const NESTING_MAX: usize = 64;
+/// Longest text with expressions in it, in bytes.
+pub const TEMPLATE_BYTES_MAX: usize = 4096;
+
+/// Why an expression is none, or has no value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
+impl Error {
+    /// An error of these words.
+    pub const fn new(said: String) -> Self {
+        Self(said)
+    }
+}
+
+/// The names that an expression refers to.
+///
+/// # Errors
+/// If it isn't one, or one that could cost too much.
+pub fn names(text: &str) -> Result<BTreeSet<String>, Error> {
+    let program = compile(text)?;
+    refuse_loops(program.expression())?;
+    Ok(program.references().variables().into_iter().map(str::to_owned).collect())
+}
+
+/// The value of an expression, where these names have these values.
+///
+/// # Errors
+/// If it has none, such as for a member that isn't there.
+pub fn evaluate(text: &str, values: &Map<String, Value>) -> Result<Value, Error> {
+    let program = compile(text)?;
+    refuse_loops(program.expression())?;
+    let mut context = Context::with_env(Arc::new(Env::stdlib()));
+    for name in program.references().variables() {
+        if let Some(value) = values.get(name) {
+            context.add_variable_from_value(name, from_json(value));
+        }
+    }
+    let failed = |error: &dyn std::fmt::Display| Error(format!("{text:?} has no value here: {error}"));
+    let value = program.execute(&context).map_err(|error| failed(&error))?;
+    value.json().map(sorted).map_err(|_| failed(&"it is nothing that JSON can say"))
+}
+
+/// With the members of maps in the order of their names, whatever order they were held in: a repeated call
+/// has to say the same byte by byte, as an idempotency key stands for one request.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items.into_iter().map(sorted).collect(),
+        Value::Object(members) => {
+            let members: BTreeMap<String, Value> =
+                members.into_iter().map(|(name, value)| (name, sorted(value))).collect();
+            members.into_iter().collect::<Map<_, _>>().into()
+        }
+        plain => plain,
+    }
+}
+
+fn compile(text: &str) -> Result<Program, Error> {
+    if text.trim().is_empty() {
+        return Err(Error("the expression is empty".to_owned()));
+    }
+    if text.len() > EXPRESSION_BYTES_MAX {
+        return Err(Error(format!("the expression has {} bytes; {EXPRESSION_BYTES_MAX} is the most", text.len())));
+    }
+    let nesting = text.bytes().filter(|b| matches!(b, b'(' | b'[' | b'{' | b'!' | b'-' | b'?')).count();
+    if nesting > NESTING_MAX {
+        return Err(Error(format!("the expression has {nesting} brackets and signs; {NESTING_MAX} is the most")));
+    }
+    Env::stdlib().compile(text).map_err(|error| {
+        let said = error.to_string();
+        let first = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it can not be read");
+        Error(format!("{text:?} is no expression: {first}"))
+    })
+}
+
+fn refuse_loops(at: &IdedExpr) -> Result<(), Error> {
+    let inner: Vec<&IdedExpr> = match &at.expr {
+        Expr::Comprehension(_) => {
+            return Err(Error(
+                "an expression goes through no list: map, filter, all and exists are not served".to_owned(),
+            ));
+        }
+        Expr::Call(call) => call.target.iter().map(|target| &**target).chain(&call.args).collect(),
+        Expr::List(list) => list.elements.iter().collect(),
+        Expr::Select(select) => vec![&select.operand],
+        Expr::Map(map) => map.entries.iter().flat_map(|entry| parts(&entry.expr)).collect(),
+        Expr::Struct(_) => return Err(Error("an expression makes no messages; a map is {\"name\": value}".to_owned())),
+        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
+    };
+    inner.into_iter().try_for_each(refuse_loops)
+}
+
+fn parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
+    match entry {
+        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+        EntryExpr::StructField(field) => vec![&field.value],
+    }
+}
+
+/// Whole numbers are `int`, so that `input.n + 1` has a meaning.
+fn from_json(value: &Value) -> cel::Value {
+    match value {
+        Value::Null => cel::Value::Null,
+        Value::Bool(flag) => (*flag).into(),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(int), _) => int.into(),
+            (None, Some(uint)) => uint.into(),
+            (None, None) => number.as_f64().unwrap_or_default().into(),
+        },
+        Value::String(text) => text.as_str().into(),
+        Value::Array(items) => items.iter().map(from_json).collect::<Vec<_>>().into(),
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| (name.clone(), from_json(value)))
+            .collect::<std::collections::HashMap<_, _>>()
+            .into(),
+    }
+}
+
+/// A piece of a text with expressions in braces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece<'t> {
+    /// As it stands.
+    Literal(&'t str),
+    /// An expression.
+    Expression(&'t str),
+}
+
+/// The pieces of a text such as `/refunds/{charge.id}`. An expression in it has no braces of its own.
+///
+/// # Errors
+/// If braces don't match, or there is too much of it.
+pub fn pieces(text: &str) -> Result<Vec<Piece<'_>>, Error> {
+    if text.len() > TEMPLATE_BYTES_MAX {
+        return Err(Error(format!("{} bytes; {TEMPLATE_BYTES_MAX} is the most", text.len())));
+    }
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let Some(open) = rest.find(['{', '}']) else {
+            pieces.push(Piece::Literal(rest));
+            break;
+        };
+        let close = rest[open..].find('}').map(|close| open + close);
+        let (Some(close), true) = (close, rest.as_bytes()[open] == b'{') else {
+            return Err(Error(format!("{text:?} has a brace without its partner")));
+        };
+        if open > 0 {
+            pieces.push(Piece::Literal(&rest[..open]));
+        }
+        pieces.push(Piece::Expression(&rest[open + 1..close]));
+        rest = &rest[close + 1..];
+    }
+    Ok(pieces)
+}
+
+/// The path that a text with expressions comes to. A value stands in one segment or query value: what isn't
+/// an unreserved character (RFC 3986, 2.3) is percent-encoded.
+///
+/// # Errors
+/// If an expression has no value, or one that can't stand in a path: empty, `.`, `..`, with a slash or a
+/// control character in it, a list or a map.
+pub fn path(text: &str, values: &Map<String, Value>) -> Result<String, Error> {
+    let mut path = String::new();
+    for piece in pieces(text)? {
+        match piece {
+            Piece::Literal(literal) => path.push_str(literal),
+            Piece::Expression(expression) => {
+                let word = match evaluate(expression, values)? {
+                    Value::String(text) => text,
+                    Value::Number(number) => number.to_string(),
+                    Value::Bool(flag) => flag.to_string(),
+                    other => return Err(Error(format!("{expression:?} is {other}, which can't stand in a path"))),
+                };
+                // What a proxy refuses, as it can be read in more than one way.
+                let ambiguous = word.contains(['/', '\\']) && !path.contains('?');
+                if matches!(word.as_str(), "" | "." | "..") || ambiguous || word.contains(char::is_control) {
+                    return Err(Error(format!("{expression:?} is {word:?}, which can't stand in a path")));
+                }
+                for byte in word.bytes() {
+                    match byte {
+                        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                            path.push(char::from(byte))
+                        }
+                        _ => path.push_str(&format!("%{byte:02X}")),
+                    }
+                }
+            }
+        }
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn values() -> Map<String, Value> {
+        let values = json!({
+            "input": {"id": 7, "items": [{"sku": "a1", "n": 2}], "big": 18_446_744_073_709_551_615_u64, "vip": true},
+            "charge": {"id": "ch-1 ä", "dots": "..", "empty": "", "slash": "a/b", "line": "a\n"},
+        });
+        values.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn expressions_have_the_values_of_json() {
+        for (text, value) in [
+            ("input", values()["input"].clone()),
+            ("input.items", json!([{"sku": "a1", "n": 2}])),
+            ("input.items[0].n + 1", json!(3)),
+            ("{'order': input.id, 'rush': input.vip ? 'yes' : 'no'}", json!({"order": 7, "rush": "yes"})),
+            ("input.big", json!(18_446_744_073_709_551_615_u64)),
+            ("has(input.none) ? input.none : 'x'", json!("x")),
+            ("'no. ' + string(input.id)", json!("no. 7")),
+            ("size(input.items) == 1 && charge.id.startsWith('ch')", json!(true)),
+        ] {
+            assert_eq!(evaluate(text, &values()).unwrap(), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_written_the_same_every_time() {
+        let made = r#"{"z": 1, "a": {"y": [{"d": 1, "b": 2}], "c": input.id}}"#;
+        for _ in 0..20 {
+            let text = evaluate(made, &values()).unwrap().to_string();
+            assert_eq!(text, r#"{"a":{"c":7,"y":[{"b":2,"d":1}]},"z":1}"#);
+        }
+    }
+
+    #[test]
+    fn what_has_no_value_says_why() {
+        for text in ["input.none", "other", "input.id + 'x'", "input.items[9]", "1 / 0"] {
+            let said = evaluate(text, &values()).unwrap_err().to_string();
+            assert!(said.contains("has no value here"), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_could_cost_too_much_is_refused_before_it_is_kept() {
+        let deep = format!("{}1{}", "(".repeat(65), ")".repeat(65));
+        let long = "a".repeat(EXPRESSION_BYTES_MAX + 1);
+        for text in
+            ["[1, 2].map(x, x * 2)", "input.items.all(i, i.n > 0)", "", " ", "1 +", "a b", &deep, &long, "T{x: 1}"]
+        {
+            assert!(names(text).is_err(), "{text}");
+        }
+        let at_most = format!("{}1{}", "(".repeat(NESTING_MAX), ")".repeat(NESTING_MAX));
+        assert_eq!(names(&at_most).unwrap(), BTreeSet::new());
+        assert!(names(&format!("{}true", "!".repeat(NESTING_MAX))).is_ok());
+    }
+
+    #[test]
+    fn values_stand_in_one_segment_of_a_path() {
+        assert_eq!(path("/refunds/{charge.id}?n={input.id}", &values()).unwrap(), "/refunds/ch-1%20%C3%A4?n=7");
+        assert_eq!(path("/x?of={charge.slash}", &values()).unwrap(), "/x?of=a%2Fb");
+        for text in [
+            "/x/{charge.dots}",
+            "/x/{charge.empty}",
+            "/x/{input}",
+            "/x/{input.items}",
+            "/x/{charge.none}",
+            "/x/{charge.slash}",
+            "/x?{charge.line}",
+        ] {
+            assert!(path(text, &values()).is_err(), "{text}");
+        }
+        for text in ["/x/{", "/x/}", "/x/{a}}", "{a"] {
+            assert!(pieces(text).is_err(), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever is written: it's read or refused, never a panic.
+        #[test]
+        fn no_text_panics(text in "[a-z.0-9()\\[\\]{}'\"?:+*/!<>=&| \\\\-]{0,60}|.{0,40}") {
+            let _ = names(&text);
+            let _ = evaluate(&text, &values());
+            let _ = path(&text, &values());
+        }
+    }
+}
