@@ -151,3 +151,32 @@ export type Explanation = {
 
 /** What a thing's state comes to; shown by shape, word and colour. */
 export type Tone = "ok" | "warn" | "bad" | "idle";
+
+export type TransactionRow = { id: string; mode: string; state: string; reason: string; creator: string; created: number; services: string[]; ended: number | null };
+
+export type TransactionCall = { target: string; state: string };
+
+export type TransactionBranch = {
+  name: string;
+  after: string[];
+  pivot: boolean;
+  calls: Record<string, TransactionCall>;
+  attempts: number;
+  calling: boolean;
+  reason: string;
+};
+
+export type Transaction = {
+  id: string;
+  mode: string;
+  state: string;
+  reason: string;
+  creator: string;
+  created: number;
+  deadline: number | null;
+  definition: string;
+  branches: TransactionBranch[];
+};
+
+/** One entry of a transaction's history. */
+export type TransactionEvent = { at: number; what: string; branch?: string | null; op?: string; attempt?: number; detail?: string | null; by?: string };
