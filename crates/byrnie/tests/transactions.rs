@@ -151,6 +151,15 @@ fn an_order_succeeds_or_is_taken_back_and_a_repeated_request_is_the_same_order()
     // The same again, and something else under the same name.
     let (status, again) = operator(&mesh, "POST", "/txn/v1/sagas", &order("order-1"));
     assert_eq!((status, &again["state"]), (200, &json!("SUCCEEDED")), "{again}");
+    // Nor does the order of members say anything, at any depth.
+    let turned = r#"{"branches": [
+        {"body": {"n": 2}, "compensate": "POST inventory/release", "action": "POST inventory/reserve", "name": "stock"},
+        {"after": ["stock"], "compensate": "POST payments/refund", "body": {"amount": 30},
+         "name": "pay", "action": "POST payments/charge"}], "id": "order-1"}"#;
+    let token = std::fs::read_to_string(mesh.data.join("token")).unwrap();
+    let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
+    let turned = send(console, "POST", "/txn/v1/sagas", &format!("Authorization: Bearer {token}\r\n"), turned);
+    assert_eq!(turned.status, 200, "{}", turned.body);
     let mut other = order("order-1");
     other["branches"][1]["body"]["amount"] = json!(31);
     assert_eq!(operator(&mesh, "POST", "/txn/v1/sagas", &other).0, 422);

@@ -10,7 +10,7 @@ use cel::common::ast::{EntryExpr, Expr};
 use cel::{Context, Env, IdedExpr, Program};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Longest expression, in bytes.
 pub const EXPRESSION_BYTES_MAX: usize = 1024;
@@ -18,6 +18,9 @@ pub const EXPRESSION_BYTES_MAX: usize = 1024;
 pub const NESTING_MAX: usize = 64;
 /// Longest text with expressions in it, in bytes.
 pub const TEMPLATE_BYTES_MAX: usize = 4096;
+
+/// The functions that expressions have: made once, as that takes longer than most expressions.
+static STANDARD: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 /// Why an expression is none, or has no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +51,7 @@ pub fn names(text: &str) -> Result<BTreeSet<String>, Error> {
 pub fn evaluate(text: &str, values: &Map<String, Value>) -> Result<Value, Error> {
     let program = compile(text)?;
     refuse_loops(program.expression())?;
-    let mut context = Context::with_env(Arc::new(Env::stdlib()));
+    let mut context = Context::with_env(Arc::clone(&STANDARD));
     for name in program.references().variables() {
         if let Some(value) = values.get(name) {
             context.add_variable_from_value(name, from_json(value));
@@ -60,8 +63,9 @@ pub fn evaluate(text: &str, values: &Map<String, Value>) -> Result<Value, Error>
 }
 
 /// With the members of maps in the order of their names, whatever order they were held in: a repeated call
-/// has to say the same byte by byte, as an idempotency key stands for one request.
-fn sorted(value: Value) -> Value {
+/// has to say the same byte by byte, as an idempotency key stands for one request; and two requests that differ
+/// in that alone are one.
+pub fn sorted(value: Value) -> Value {
     match value {
         Value::Array(items) => items.into_iter().map(sorted).collect(),
         Value::Object(members) => {
@@ -84,7 +88,7 @@ fn compile(text: &str) -> Result<Program, Error> {
     if nesting > NESTING_MAX {
         return Err(Error(format!("the expression has {nesting} brackets and signs; {NESTING_MAX} is the most")));
     }
-    Env::stdlib().compile(text).map_err(|error| {
+    STANDARD.compile(text).map_err(|error| {
         let said = error.to_string();
         let first = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it can not be read");
         Error(format!("{text:?} is no expression: {first}"))

@@ -176,10 +176,8 @@ pub(super) fn check_id(id: &str) -> Result<Text, Problem> {
 /// Tells two requests apart.
 pub(super) fn fingerprint(mode: Mode, prepare: bool, body: &[u8]) -> Text {
     // Spaces and the order of members say nothing.
-    let canonical = serde_json::from_slice::<BTreeMap<String, Value>>(body)
-        .ok()
-        .and_then(|members| serde_json::to_vec(&members).ok())
-        .unwrap_or_else(|| body.to_vec());
+    let canonical = serde_json::from_slice::<Value>(body)
+        .map_or_else(|_| body.to_vec(), |value| byrnie_model::expr::sorted(value).to_string().into_bytes());
     let mut all = format!("{} {prepare} ", mode.name()).into_bytes();
     all.extend(canonical);
     sha256(&all).iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
