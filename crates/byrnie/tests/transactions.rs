@@ -560,3 +560,32 @@ fn a_defined_saga_is_started_by_name_and_knows_what_was_answered() {
     );
     assert!(reserved > 1, "it is called until it is answered: {of_it:?}");
 }
+
+#[test]
+fn a_defined_saga_says_the_same_after_its_coordinator_was_killed() {
+    let mut mesh = Mesh::up(&[]);
+    let gate = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let _inventory = Participant::new(&mesh, "inventory", |_, _| (200, json!({"id": "r-9"}).to_string()));
+    let open = Arc::clone(&gate);
+    let payments = Participant::new(&mesh, "payments", move |_, _| {
+        if open.load(std::sync::atomic::Ordering::SeqCst) { fine() } else { (503, String::new()) }
+    });
+    let _shipping = Participant::new(&mesh, "shipping", |_, _| fine());
+    let whole = PLACE_ORDER.replace("?why={charge_word}", "").replace("charge.receipt", "charge.id");
+    mesh.ok(&["apply", "-f", &mesh::file(&mesh, "saga.yaml", &whole.replace("30s", "10m"))]);
+    let input = r#"{"order": 1, "items": ["a1"], "amount": 30, "method": "card"}"#;
+    mesh.ok(&["saga", "start", "place-order", "--input", input]);
+    until("a call of payments", || format!("{:?}", payments.calls()), || !payments.calls().is_empty());
+    let up = mesh.up.take().unwrap();
+    up.signal("KILL");
+    drop(up);
+    mesh.start(&[]);
+    gate.store(true, std::sync::atomic::Ordering::SeqCst);
+    let list = || mesh.json(&["saga", "list"]);
+    until("the order to be done", || list().to_string(), || list()[0]["state"] == "SUCCEEDED");
+    let seen = payments.seen.lock().unwrap();
+    let said: std::collections::BTreeSet<(&str, &str)> =
+        seen.iter().map(|asked| (&*asked.headers["idempotency-key"], &*asked.body)).collect();
+    assert_eq!(said.len(), 1, "one key stands for one request: {said:?}");
+    assert!(seen.len() > 1 && seen[0].body == r#"{"amount":30,"stock":"r-9"}"#, "{seen:?}");
+}
