@@ -174,6 +174,12 @@ fn an_order_succeeds_or_is_taken_back_and_a_repeated_request_is_the_same_order()
     let told: Value = serde_json::from_str(&release.body).unwrap();
     assert_eq!(told, json!({"request": {"n": 2}, "response": {"id": 7}}), "the compensation knows what was answered");
     assert!(!payments.calls().contains(&"/refund".to_owned()), "who said no has nothing to take back");
+    // The newest comes first, whatever ids clients choose.
+    let (_, newest) = operator(&mesh, "POST", "/txn/v1/sagas", &order("a-later-one"));
+    assert_eq!(newest["state"], "SUCCEEDED", "{newest}");
+    let all = mesh.json(&["saga", "list"]);
+    let ids: Vec<&str> = all.as_array().unwrap().iter().filter_map(|row| row["id"].as_str()).collect();
+    assert_eq!(ids, ["a-later-one", "order-1000", "order-1"]);
     let listed = mesh.json(&["saga", "list", "--state", "COMPENSATED"]);
     assert_eq!((listed.as_array().unwrap().len(), &listed[0]["id"]), (1, &json!("order-1000")));
     let shown = mesh.ok(&["saga", "show", "order-1000"]);

@@ -13,6 +13,7 @@ use byrnie_net::serve::{Request, Response, StatusCode, header};
 use byrnie_saga::{Ask, Mode, Outcome};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -303,7 +304,8 @@ async fn complete(
     Ok(reply(200, &json!({"id": id, "state": sight.state.name()})))
 }
 
-/// `GET /txn/v1?state=&service=&creator=&since=&limit=`: newest ids first.
+/// `GET /txn/v1?state=&service=&creator=&since=&limit=`: the newest first. The journal is in the order of ids,
+/// which is that of time only for those made here; so all headings are looked at, up to a limit.
 async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request) -> Result<Response, Problem> {
     let word = |name: &str| parameter(request, name).filter(|value| !value.is_empty());
     let (state, service, since) =
@@ -322,14 +324,15 @@ async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request
             && since.is_none_or(|since| row["created"].as_u64().is_some_and(|created| created >= since))
     };
     let (mut rows, mut below, mut looked) = (Vec::new(), None::<Text>, 0);
-    while rows.len() < limit && looked < LIST_MAX.1 {
+    while looked < LIST_MAX.1 {
         let page = coordinator.journal.list(below.as_deref(), PAGE).await?;
         let Some(last) = page.last() else { break };
         below = Some(last.id.clone());
         looked += page.len();
         rows.extend(page.iter().map(view::row).filter(fits));
+        rows.sort_by_key(|row| Reverse(row["created"].as_u64()));
+        rows.truncate(limit);
     }
-    rows.truncate(limit);
     Ok(reply(200, &Value::Array(rows)))
 }
 
