@@ -6,7 +6,7 @@ use byrnie_base::Text;
 use byrnie_model::expr::{self, Error};
 use byrnie_saga::machine::State as Standing;
 use byrnie_saga::transaction::BODY_BYTES_MAX;
-use byrnie_saga::{Branch, Call, Order, Target};
+use byrnie_saga::{Branch, Call, Late, Order, Target};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -14,7 +14,7 @@ use std::borrow::Cow;
 /// A call as it is made now.
 pub(super) fn made<'c>(state: &Standing, call: &'c Call) -> Result<Cow<'c, Call>, Error> {
     let Some(late) = &call.late else { return Ok(Cow::Borrowed(call)) };
-    let values = values(state);
+    let values = values(state, late);
     let mut made = call.clone();
     if let Some(path) = &late.path {
         made.target = Target { path: expr::path(path, &values)?.into(), ..made.target };
@@ -34,9 +34,11 @@ pub(super) fn within(body: String) -> Result<String, Error> {
     Ok(body)
 }
 
-/// The input, and by their names what branches have answered.
-fn values(state: &Standing) -> Map<String, Value> {
-    let answered = state.spec.branches.iter().zip(&state.progress);
+/// The input, and by their names what branches have answered, as far as these expressions may refer to it:
+/// answers can be large, and most are of no interest here.
+fn values(state: &Standing, late: &Late) -> Map<String, Value> {
+    let named = |name: &str| [&late.path, &late.body].into_iter().flatten().any(|text| text.contains(name));
+    let answered = state.spec.branches.iter().zip(&state.progress).filter(|(branch, _)| named(&branch.name));
     let answered =
         answered.filter_map(|(branch, progress)| Some((branch.name.to_string(), read(progress.answer.as_ref()?))));
     let input = state.spec.input.as_ref().map_or(Value::Null, read);
