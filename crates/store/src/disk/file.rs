@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A file that only one process may use at a time. Opened by `embedded`.
 
+#[cfg(test)]
+mod tests;
+
 use super::Disk;
 use crate::persist::OpenError;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -8,7 +11,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// A locked file; the lock ends with the value, or with the process however it ends.
+/// A locked file; the lock ends with the value, or with the process however it ends. The value gives the
+/// lock back by name: a child that is between fork and exec has the file too, and closing ours would
+/// leave the lock with it for that moment (flock(2): a lock belongs to the open file, not to one descriptor).
 #[derive(Debug)]
 pub struct FileDisk {
     file: File,
@@ -36,6 +41,13 @@ impl FileDisk {
             sync_directory(path).map_err(at)?;
         }
         Ok(Self { file })
+    }
+}
+
+impl Drop for FileDisk {
+    fn drop(&mut self) {
+        // What can't be unlocked is unlocked by closing it, which comes next.
+        let _ = self.file.unlock();
     }
 }
 
