@@ -6,7 +6,7 @@
 use crate::catalog::Catalog;
 use crate::view::service_key;
 use byrnie_base::Text;
-use byrnie_model::gateway::{CLASS, CONTROLLER, From, Gateway, Listener, intersection};
+use byrnie_model::gateway::{CLASS, CONTROLLER, Carries, CertificateRef, From, Gateway, Listener, intersection};
 use byrnie_model::route::{Destination, Parent, ParentKind, Standing};
 use byrnie_model::{Key, Kind, Resource, Route, Spec};
 use serde_json::{Value, json};
@@ -103,21 +103,63 @@ impl Catalog {
         }
     }
 
-    /// Whether a ReferenceGrant lets routes of this kind and namespace refer to a service elsewhere.
+    /// Whether a route may refer to this service: its own namespace's, or one that a ReferenceGrant names.
     pub(crate) fn granted(&self, key: &Key, to: &Destination) -> bool {
-        if to.service.namespace == key.namespace {
+        self.may_name(key, &service_key(&to.service))
+    }
+
+    /// Whether a resource of Gateway API may refer to another.
+    fn may_name(&self, key: &Key, to: &Key) -> bool {
+        if to.namespace == key.namespace {
             return true;
         }
-        let grants = self.iter(Kind::ReferenceGrant).filter(|grant| grant.key.namespace == to.service.namespace);
+        let grants = self.iter(Kind::ReferenceGrant).filter(|grant| grant.key.namespace == to.namespace);
         grants.into_iter().any(|resource| {
             let Spec::Grant(grant) = &resource.spec else { return false };
             let from = grant
                 .from
                 .iter()
                 .any(|from| *from.group == *GROUP && *from.kind == *key.kind.name() && from.namespace == key.namespace);
-            let named = |name: &Option<Text>| name.as_ref().is_none_or(|name| *name == to.service.name);
-            from && grant.to.iter().any(|of| of.group.is_empty() && *of.kind == *"Service" && named(&of.name))
+            let named = |name: &Option<Text>| name.as_ref().is_none_or(|name| *name == to.name);
+            from && grant.to.iter().any(|of| of.group.is_empty() && *of.kind == *to.kind.name() && named(&of.name))
         })
+    }
+
+    /// The Secret that a gateway's listener may show, if there is one.
+    pub(crate) fn certificate(&self, gateway: &Key, to: &CertificateRef) -> Result<Key, Refused> {
+        let key = Key::new(Kind::Secret, to.namespace.clone(), to.name.clone());
+        if let Some(kind) = &to.unserved {
+            return refused("InvalidCertificateRef", format!("a {kind} holds no certificate; name a Secret"));
+        }
+        if !self.may_name(gateway, &key) {
+            let message = format!("no ReferenceGrant in namespace \"{}\" allows it", to.namespace);
+            return refused("RefNotPermitted", message);
+        }
+        if self.resource(&key).is_none() {
+            let message = format!("no Secret \"{}\" in namespace \"{}\"", to.name, to.namespace);
+            return refused("InvalidCertificateRef", message);
+        }
+        Ok(key)
+    }
+
+    /// Whether some gateway that is served shows this certificate.
+    pub(crate) fn is_shown(&self, secret: &Key) -> bool {
+        self.iter(Kind::Gateway).any(|resource| {
+            let Spec::Gateway(gateway) = &resource.spec else { return false };
+            let mut refs = gateway.listeners.iter().flat_map(|listener| listener.carries.certificates());
+            self.is_served(gateway) && refs.any(|to| self.certificate(&resource.key, to).as_ref() == Ok(secret))
+        })
+    }
+
+    /// A gateway as its proxy gets it: without certificates that it may not show.
+    pub(crate) fn permitted(&self, key: &Key, gateway: &Gateway) -> Gateway {
+        let mut permitted = gateway.clone();
+        for listener in &mut permitted.listeners {
+            if let Carries::Https(certificates) = &mut listener.carries {
+                certificates.retain(|to| self.certificate(key, to).is_ok());
+            }
+        }
+        permitted
     }
 
     /// A route as a gateway gets it: its parents are the listeners that it's attached to, and references
@@ -144,15 +186,16 @@ impl Catalog {
         (!settled.parents.is_empty()).then_some(settled)
     }
 
-    /// The status of a resource in the words of Gateway API; `None` if it isn't one of its kinds.
-    pub fn upstream_status(&self, resource: &Resource) -> Option<Value> {
+    /// The status of a resource in the words of Gateway API; `None` if it isn't one of its kinds. `closed`
+    /// tells why the proxies don't serve a port.
+    pub fn upstream_status(&self, resource: &Resource, closed: &dyn Fn(u16) -> Option<Text>) -> Option<Value> {
         match &resource.spec {
             Spec::GatewayClass(class) => {
                 let ours = *class.controller == *CONTROLLER;
                 let condition = condition("Accepted", ours, if ours { "Accepted" } else { "Waiting" }, String::new());
                 Some(json!({"conditions": [condition]}))
             }
-            Spec::Gateway(gateway) => Some(self.gateway_status(&resource.key, gateway)),
+            Spec::Gateway(gateway) => Some(self.gateway_status(&resource.key, gateway, closed)),
             Spec::Route(route) => {
                 let parents = route.parents.iter().map(|parent| self.parent_status(&resource.key, route, parent));
                 Some(json!({"parents": parents.collect::<Vec<_>>()}))
@@ -161,23 +204,33 @@ impl Catalog {
         }
     }
 
-    fn gateway_status(&self, key: &Key, gateway: &Gateway) -> Value {
+    fn gateway_status(&self, key: &Key, gateway: &Gateway, closed: &dyn Fn(u16) -> Option<Text>) -> Value {
         if !self.is_served(gateway) {
             let message = format!("no controller here serves class \"{}\"; byrnie's own is \"{CLASS}\"", gateway.class);
             return json!({"conditions": [condition("Accepted", false, "Pending", message)]});
         }
-        let listeners: Vec<Value> = gateway.listeners.iter().map(|l| self.listener_status(key, l)).collect();
-        let message = "served on the edge's own port, whatever port a listener names".to_owned();
+        let listeners: Vec<Value> =
+            gateway.listeners.iter().map(|l| self.listener_status(key, l, closed(l.port))).collect();
         json!({
             "conditions": [
                 condition("Accepted", true, "Accepted", String::new()),
-                condition("Programmed", true, "Programmed", message),
+                condition("Programmed", true, "Programmed", String::new()),
             ],
             "listeners": listeners,
         })
     }
 
-    fn listener_status(&self, gateway: &Key, listener: &Listener) -> Value {
+    /// Whether an older gateway speaks something else at a listener's port.
+    fn conflicts(&self, gateway: &Key, listener: &Listener) -> bool {
+        let order = |key: &Key| (self.resource(key).map(|r| r.created), key.namespace.clone(), key.name.clone());
+        self.iter(Kind::Gateway).any(|resource| {
+            let Spec::Gateway(other) = &resource.spec else { return false };
+            let clashes = |o: &Listener| o.port == listener.port && o.carries.name() != listener.carries.name();
+            order(&resource.key) < order(gateway) && self.is_served(other) && other.listeners.iter().any(clashes)
+        })
+    }
+
+    fn listener_status(&self, gateway: &Key, listener: &Listener, closed: Option<Text>) -> Value {
         let attached = self.routes.at_gateways().filter(|key| {
             let Some(Spec::Route(route)) = self.spec(key) else { return false };
             let here = |parent: &&Parent| gateway_key(parent) == *gateway;
@@ -195,21 +248,37 @@ impl Catalog {
             .map(|word| &**word)
             .filter(|word| !Kind::ROUTES.into_iter().any(|kind| is_kind(word, kind)))
             .collect();
-        let resolved = unknown.is_empty();
-        let (reason, message) = if resolved {
-            ("ResolvedRefs", String::new())
-        } else {
-            ("InvalidRouteKinds", format!("no such kind can attach here: {}", unknown.join(", ")))
+        let certificates = listener.carries.certificates();
+        let of_certificates = certificates.iter().find_map(|to| self.certificate(gateway, to).err());
+        let unresolved = match unknown.is_empty() {
+            true => of_certificates,
+            false => {
+                refused::<()>("InvalidRouteKinds", format!("no such kind can attach here: {}", unknown.join(", ")))
+                    .err()
+            }
         };
+        // Without a certificate nobody is let in; without its port what is in the clear still has the edge's own.
+        let secure = matches!(listener.carries, Carries::Https(_));
+        let shows = !secure || certificates.iter().any(|to| self.certificate(gateway, to).is_ok());
+        let open = closed.is_none() || !secure;
+        let conflicted = self.conflicts(gateway, listener);
+        let programmed = !kinds.is_empty() && shows && open && !conflicted;
+        let resolved = unresolved.is_none();
+        let Refused { reason, message } =
+            unresolved.unwrap_or(Refused { reason: "ResolvedRefs", message: String::new() });
+        let port = closed.map_or_else(String::new, |why| match secure {
+            true => format!("port {}: {why}", listener.port),
+            false => format!("port {}: {why}; served on the edge's own port", listener.port),
+        });
         json!({
             "name": listener.name,
             "attachedRoutes": attached,
             "supportedKinds": kinds.iter().map(|kind| json!({"group": GROUP, "kind": kind})).collect::<Vec<_>>(),
             "conditions": [
-                condition("Accepted", true, "Accepted", String::new()),
-                condition("Programmed", !kinds.is_empty(), if kinds.is_empty() { "Invalid" } else { "Programmed" }, String::new()),
+                condition("Accepted", open, if open { "Accepted" } else { "PortUnavailable" }, port.clone()),
+                condition("Programmed", programmed, if programmed { "Programmed" } else { "Invalid" }, port),
                 condition("ResolvedRefs", resolved, reason, message),
-                condition("Conflicted", false, "NoConflicts", String::new()),
+                condition("Conflicted", conflicted, if conflicted { "ProtocolConflict" } else { "NoConflicts" }, String::new()),
             ],
         })
     }

@@ -32,9 +32,14 @@ impl Catalog {
             Spec::Route(route) => lint::route::check(self, &resource.key, route),
             Spec::Access(policy) => lint::access::check(self, &resource.key, policy),
             Spec::Traffic(policy) => lint::traffic::check(self, &resource.key, policy),
-            Spec::Gateway(gateway) => lint::route::gateway(self, gateway),
+            Spec::Gateway(gateway) => lint::route::gateway(self, &resource.key, gateway),
             Spec::Saga(saga) => lint::saga::check(self, &resource.key, saga),
-            Spec::Namespace | Spec::Mesh(_) | Spec::Endpoint(_) | Spec::GatewayClass(_) | Spec::Grant(_) => Vec::new(),
+            Spec::Namespace
+            | Spec::Mesh(_)
+            | Spec::Endpoint(_)
+            | Spec::GatewayClass(_)
+            | Spec::Grant(_)
+            | Spec::Secret(_) => Vec::new(),
         };
         for diagnostic in &mut found {
             diagnostic.subject = Some(resource.key.clone());

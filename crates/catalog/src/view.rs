@@ -9,8 +9,9 @@ use crate::node::{NodeSpec, Place, Role};
 use byrnie_model::policy::access::Action;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::route::{ParentKind, Standing};
-use byrnie_model::{Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload};
+use byrnie_model::{Identity, Key, Kind, Resource, Revision, Service, ServiceRef, Spec, Workload};
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// The resources that one node may see.
@@ -33,8 +34,9 @@ impl Catalog {
         let mut keys: BTreeSet<Key> = self.iter(Kind::Mesh).map(|r| r.key.clone()).collect();
         match spec.role {
             Role::Gateway => {
-                for kind in
-                    [Kind::Service, Kind::Endpoint, Kind::TrafficPolicy, Kind::Gateway].into_iter().chain(Kind::ROUTES)
+                for kind in [Kind::Service, Kind::Endpoint, Kind::TrafficPolicy, Kind::Secret, Kind::Gateway]
+                    .into_iter()
+                    .chain(Kind::ROUTES)
                 {
                     keys.extend(self.iter(kind).map(|r| r.key.clone()));
                 }
@@ -64,7 +66,9 @@ impl Catalog {
             (Spec::Mesh(_), _) => true,
             (Spec::Service(_) | Spec::Endpoint(_) | Spec::Route(_) | Spec::Traffic(_), Role::Gateway) => true,
             (Spec::Gateway(gateway), Role::Gateway) => self.is_served(gateway),
-            (Spec::Workload(_) | Spec::Access(_), Role::Gateway) | (Spec::Gateway(_), Role::Sidecar) => false,
+            (Spec::Secret(_), Role::Gateway) => self.is_shown(key),
+            (Spec::Workload(_) | Spec::Access(_), Role::Gateway)
+            | (Spec::Gateway(_) | Spec::Secret(_), Role::Sidecar) => false,
             (Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_), _) => false,
             (Spec::Workload(_), Role::Sidecar) => key.namespace == node.namespace && key.name == node.workload,
             (Spec::Service(_), Role::Sidecar) => {
@@ -85,9 +89,25 @@ impl Catalog {
         if visible { self.settled(node, resource) } else { None }
     }
 
-    /// The resource with each reference of a route judged: in the mesh they may lead anywhere (GEP-1294),
-    /// from gateways only where that's granted.
+    /// The resource with each reference judged: in the mesh those of a route may lead anywhere (GEP-1294), from
+    /// gateways only where that's granted.
     fn settled(&self, node: &NodeSpec, resource: &Arc<Resource>) -> Option<Arc<Resource>> {
+        if let Spec::Gateway(gateway) = &resource.spec {
+            let permitted = self.permitted(&resource.key, gateway);
+            if permitted == **gateway {
+                return Some(Arc::clone(resource));
+            }
+            let listeners = permitted.listeners.iter().map(|listener| listener.carries.certificates());
+            let judged = stamp(resource.revision, |hash| {
+                listeners
+                    .for_each(|shown| shown.iter().map(|to| (&to.namespace, &to.name)).for_each(|to| to.hash(hash)));
+            });
+            return Some(Arc::new(Resource {
+                spec: Spec::Gateway(permitted.into()),
+                revision: judged,
+                ..(**resource).clone()
+            }));
+        }
         let Spec::Route(route) = &resource.spec else { return Some(Arc::clone(resource)) };
         if route.parents.is_empty() {
             return None;
@@ -107,7 +127,12 @@ impl Catalog {
             }
             settled
         };
-        Some(Arc::new(Resource { spec: Spec::Route(settled.into()), ..(**resource).clone() }))
+        let revision = stamp(resource.revision, |hash| {
+            let parents = settled.parents.iter();
+            parents.for_each(|of| (of.kind, &of.name.namespace, &of.name.name, &of.section, of.port).hash(hash));
+            settled.destinations().for_each(|to| (to.standing == Standing::Foreign).hash(hash));
+        });
+        Some(Arc::new(Resource { spec: Spec::Route(settled.into()), revision, ..(**resource).clone() }))
     }
 
     /// Whether a sidecar's program may name this service: it says that it uses it, or a policy allows it.
@@ -174,6 +199,16 @@ impl Catalog {
     }
 }
 
+/// The revision of a resource as it was judged. It's what a proxy is told of only if it has another, and what is
+/// judged changes with other resources than this one; so the judgement is part of it, told apart from real revisions
+/// by its highest bit.
+fn stamp(own: Revision, judgement: impl FnOnce(&mut DefaultHasher)) -> Revision {
+    let mut hash = DefaultHasher::new();
+    own.0.hash(&mut hash);
+    judgement(&mut hash);
+    Revision(hash.finish() | 1 << 63)
+}
+
 pub(crate) fn place(spec: &NodeSpec) -> Place {
     Place { namespace: spec.namespace.clone(), name: spec.workload.clone() }
 }
@@ -201,7 +236,7 @@ pub(crate) fn rank(resource: &Resource) -> (u8, Key) {
         Spec::Access(_) => 3,
         Spec::Service(_) => 4,
         Spec::Endpoint(_) => 5,
-        Spec::Traffic(_) => 6,
+        Spec::Traffic(_) | Spec::Secret(_) => 6,
         Spec::Gateway(_) => 7,
         Spec::Route(_) => 8,
     };

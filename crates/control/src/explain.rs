@@ -12,7 +12,7 @@ pub use past::past;
 use byrnie_base::{Now, Text};
 use byrnie_catalog::{Catalog, NodeSpec, View};
 use byrnie_codec::Head;
-use byrnie_engine::{self as engine, Arrival, Compiler, Direction, Explanation, Node, Snapshot, Tls};
+use byrnie_engine::{self as engine, Arrival, Compiler, Direction, Explanation, Gate, Node, Snapshot, Tls};
 use byrnie_model::diagnostic::nearest;
 use byrnie_model::{Delta, Identity, Kind, Resource, Revision, ServiceRef, Spec, Workload};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -105,11 +105,12 @@ pub fn ask(
     let gateway = caller.node.role == engine::Role::Gateway;
     let asked = service_asked(&head, &caller.node.namespace);
     let direction = match (gateway, question.scheme.as_str(), &asked) {
-        (true, ..) => Direction::Edge,
+        (true, ..) => Direction::Edge(gate(&snapshot, question, &head)),
         (false, "tcp", Some((service, port))) => Direction::Service { service, port: *port },
         _ => Direction::Forward,
     };
-    let arrival = Arrival { direction, source: None, remote: nobody(), tls: Tls::None };
+    let tls = if gateway && question.scheme == "https" { Tls::Simple } else { Tls::None };
+    let arrival = Arrival { direction, source: None, remote: nobody(), tls };
     let first = run(&snapshot, &arrival, &head, question, now);
     let mut answer = Answer::default();
     answer.step("identity", "", &caller.spec, format!("{source} calls, proven by its proxy's certificate"));
@@ -278,6 +279,16 @@ fn service_asked(head: &Head, namespace: &str) -> Option<(ServiceRef, u16)> {
     let mut parts = host.split('.');
     let (name, space) = (parts.next()?, parts.next().unwrap_or(namespace));
     (parts.next().is_none() && !name.is_empty()).then(|| (ServiceRef::new(space, name), port))
+}
+
+/// The port of the edge that a URL leads to: one of gateways' listeners, or its own.
+fn gate<'a>(snapshot: &Snapshot, question: &Question, head: &'a Head) -> Gate<'a> {
+    let secure = question.scheme == "https";
+    match (head.port(), secure) {
+        (port, true) => Gate::Port { number: port.unwrap_or(443), sni: Some(head.host()) },
+        (Some(number), false) if snapshot.gates().contains_key(&number) => Gate::Port { number, sni: None },
+        (_, false) => Gate::Own,
+    }
 }
 
 fn head(question: &Question) -> Result<Head, Puzzle> {

@@ -4,12 +4,13 @@
 //! most special host that fits it, and to no other; within one, to the routes with the most special host,
 //! and among these the precedence of a [`Table`] decides.
 
+use crate::Gate;
 use crate::route::{Chosen, CompiledRoute, Entry, Miss, Table};
 use byrnie_base::Text;
 use byrnie_codec::Head;
-use byrnie_model::gateway::{Gateway, host_fits, host_rank, intersection};
+use byrnie_model::gateway::{Carries, Gateway, host_fits, host_rank, intersection};
 use byrnie_model::route::{Parent, ParentKind};
-use byrnie_model::{Key, Revision};
+use byrnie_model::{Key, Kind, Revision, Secret};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,26 +19,65 @@ use std::sync::Arc;
 pub(crate) struct Edge {
     /// In the order asked among those with equal hosts: by age of the gateway, its name, and as written.
     listeners: Box<[Listener]>,
+    /// What the proxy is to serve.
+    pub(crate) ports: Arc<BTreeMap<u16, Served>>,
 }
+
+/// What is served at one port that gateways name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// HTTP in the clear.
+    Clear,
+    /// HTTP under TLS, by host.
+    Secure(Vec<Site>),
+}
+
+/// What is shown to those who ask for a host in their handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The host, perhaps with a leading `*.`; `None` means any.
+    pub hostname: Option<Text>,
+    /// The certificates to choose from. Without any, nobody is let in.
+    pub certificates: Vec<(Key, Arc<Secret>)>,
+}
+
+/// The gateways in the order of [`order`].
+pub(crate) type Gateways<'a> = Vec<(&'a Key, &'a Gateway)>;
 
 #[derive(Debug)]
 struct Listener {
     /// `NAMESPACE/GATEWAY/LISTENER`.
     label: Text,
     hostname: Option<Text>,
+    port: u16,
+    secure: bool,
     /// The routes by host, the most special host first.
     hosts: Box<[(Option<Text>, Table)]>,
 }
 
 impl Edge {
-    /// The listeners of `gateways`, in the order given, with those `routes` that name them.
-    pub(crate) fn new<'a>(
-        gateways: impl IntoIterator<Item = (&'a Key, &'a Gateway)>,
+    /// The listeners of `gateways`, in the order given, with those `routes` that name them. One that speaks
+    /// something else than an earlier one at its port has no part in it.
+    pub(crate) fn new(
+        gateways: &Gateways<'_>,
         routes: &BTreeMap<Key, Arc<CompiledRoute>>,
+        secrets: &BTreeMap<Key, Arc<Secret>>,
     ) -> Self {
         let mut listeners = Vec::new();
+        let mut ports = BTreeMap::new();
         for (key, gateway) in gateways {
             for listener in &gateway.listeners {
+                let secure = matches!(listener.carries, Carries::Https(_));
+                let served = ports.entry(listener.port).or_insert(if secure {
+                    Served::Secure(Vec::new())
+                } else {
+                    Served::Clear
+                });
+                match served {
+                    Served::Clear if !secure => {}
+                    Served::Secure(sites) if secure => sites.push(site(listener, secrets)),
+                    Served::Clear | Served::Secure(_) => continue,
+                }
                 let names = |parent: &Parent| {
                     parent.kind == ParentKind::Gateway
                         && (&parent.name.namespace, &parent.name.name) == (&key.namespace, &key.name)
@@ -47,36 +87,68 @@ impl Edge {
                 listeners.push(Listener {
                     label: format!("{}/{}/{}", key.namespace, key.name, listener.name).into(),
                     hostname: listener.hostname.clone(),
+                    port: listener.port,
+                    secure,
                     hosts: hosts(listener.hostname.as_deref(), &attached),
                 });
             }
         }
-        Self { listeners: listeners.into() }
+        Self { listeners: listeners.into(), ports: Arc::new(ports) }
     }
 
-    /// The rule for `head`.
-    pub(crate) fn choose(&self, head: &Head) -> Option<Chosen> {
-        self.tables(head.host()).find_map(|(_, table)| table.choose(head))
+    /// The rule for `head`, which came by `gate`.
+    pub(crate) fn choose(&self, gate: Gate<'_>, head: &Head) -> Option<Chosen> {
+        self.tables(gate, head.host()).find_map(|(_, table)| table.choose(head))
+    }
+
+    /// Whether a request is for another listener than the one whose certificate was shown: its sender took one
+    /// certificate for several hosts to mean one server (RFC 9110 15.5.20; Gateway API, GEP-3567).
+    pub(crate) fn is_misdirected(&self, gate: Gate<'_>, head: &Head) -> bool {
+        let Gate::Port { sni: Some(sni), .. } = gate else { return false };
+        self.best(gate, sni) != self.best(gate, head.host())
     }
 
     /// Every match that is asked, in order, with its listener and what `head` lacks for it.
     pub(crate) fn misses<'a>(
         &'a self,
+        gate: Gate<'a>,
         head: &'a Head,
     ) -> impl Iterator<Item = (&'a Text, &'a Entry, Option<Miss<'a>>)> {
-        self.tables(head.host())
+        self.tables(gate, head.host())
             .flat_map(|(label, table)| table.misses(head).map(move |(entry, miss)| (label, entry, miss)))
     }
 
-    fn tables<'a>(&'a self, host: &'a str) -> impl Iterator<Item = (&'a Text, &'a Table)> {
-        let fitting = || self.listeners.iter().filter(|listener| host_fits(listener.hostname.as_deref(), host));
-        let best = fitting().map(|listener| host_rank(listener.hostname.as_deref())).max();
-        let listeners = fitting().filter(move |listener| Some(host_rank(listener.hostname.as_deref())) == best);
+    /// The listeners that a host may be meant for.
+    fn fitting<'a>(&'a self, gate: Gate<'a>, host: &'a str) -> impl Iterator<Item = &'a Listener> {
+        let here = move |listener: &&Listener| match gate {
+            Gate::Own => !listener.secure,
+            Gate::Port { number, .. } => listener.port == number,
+        };
+        self.listeners.iter().filter(here).filter(|listener| host_fits(listener.hostname.as_deref(), host))
+    }
+
+    fn best(&self, gate: Gate<'_>, host: &str) -> Option<(bool, usize)> {
+        self.fitting(gate, host).map(|listener| host_rank(listener.hostname.as_deref())).max()
+    }
+
+    fn tables<'a>(&'a self, gate: Gate<'a>, host: &'a str) -> impl Iterator<Item = (&'a Text, &'a Table)> {
+        let best = self.best(gate, host);
+        let listeners =
+            self.fitting(gate, host).filter(move |listener| Some(host_rank(listener.hostname.as_deref())) == best);
         listeners.flat_map(move |listener| {
             let hosts = listener.hosts.iter().filter(move |(name, _)| host_fits(name.as_deref(), host));
             hosts.map(|(_, table)| (&listener.label, table))
         })
     }
+}
+
+/// What a listener shows.
+fn site(listener: &byrnie_model::gateway::Listener, secrets: &BTreeMap<Key, Arc<Secret>>) -> Site {
+    let found = listener.carries.certificates().iter().filter(|to| to.unserved.is_none()).filter_map(|to| {
+        let key = Key::new(Kind::Secret, to.namespace.clone(), to.name.clone());
+        secrets.get(&key).map(|secret| (key, Arc::clone(secret)))
+    });
+    Site { hostname: listener.hostname.clone(), certificates: found.collect() }
 }
 
 /// The tables of a listener, one for each host that it has in common with a route.

@@ -17,7 +17,7 @@ use crate::session::Visit;
 use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::verdict::{Decided, Labels, Verdict, method_label};
-use crate::{Arrival, DecisionId, Effect, Failure, Outcome, Plan, Reason, Side, Tls};
+use crate::{Arrival, DecisionId, Effect, Failure, Gate, Outcome, Plan, Reason, Side, Tls};
 use crate::{concurrency, cors, deadline, enter, fault, filter, resolve, retry};
 use byrnie_base::{Instant, Now, Text, assert_size};
 use byrnie_codec::grpc::{self, Status};
@@ -387,8 +387,13 @@ impl Exchange {
         at: Now,
     ) -> Result<Decision, Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
-        let Some(chosen) = snapshot.edge.choose(head) else {
-            let nearest = nearest(|| snapshot.edge.misses(head).map(|(_, entry, miss)| (entry, miss)));
+        let gate = arrival.direction.gate();
+        if snapshot.edge.is_misdirected(gate, head) {
+            let detail = format!("{} is not served on a connection made for another host", head.host());
+            return Err(self.refuse(Reason::Misdirected, detail));
+        }
+        let Some(chosen) = snapshot.edge.choose(gate, head) else {
+            let nearest = nearest(|| snapshot.edge.misses(gate, head).map(|(_, entry, miss)| (entry, miss)));
             let known = nearest.is_some();
             self.nearest = nearest;
             let (reason, detail) = if known {
@@ -705,8 +710,11 @@ fn unknown_service(arrival: &Arrival<'_>, head: &Head) -> String {
         crate::Direction::Service { service, port } | crate::Direction::Inbound { service, port } => {
             format!("no service {service} with port {port} is known here")
         }
-        crate::Direction::Forward | crate::Direction::Edge => {
+        crate::Direction::Forward | crate::Direction::Edge(Gate::Own) => {
             format!("no service of the mesh is called {}", head.authority())
+        }
+        crate::Direction::Edge(Gate::Port { number, .. }) => {
+            format!("no listener of a gateway at port {number} has a route for {}", head.authority())
         }
     }
 }

@@ -207,8 +207,11 @@ fn resource(kind: &str, label: &str) -> String {
 fn explain_service(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, steps: &mut Vec<Step>) {
     let detail = match resolve::resolve(snapshot, &arrival.direction, || (head.host(), head.port())) {
         Ok((tree, port)) => format!("{} port {} ({})", tree.label, port.number, port.protocol.name()),
-        Err(_) if arrival.direction.side() == Side::Edge && snapshot.edge.misses(head).next().is_some() => {
-            explain_gateway(snapshot, head, steps);
+        Err(_)
+            if arrival.direction.side() == Side::Edge
+                && snapshot.edge.misses(arrival.direction.gate(), head).next().is_some() =>
+        {
+            explain_gateway(snapshot, arrival, head, steps);
             return;
         }
         Err(_) => {
@@ -224,7 +227,11 @@ fn explain_route(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, exchan
     let found = resolve::resolve(snapshot, &arrival.direction, || (head.host(), head.port()));
     let Ok((_, port)) = found else {
         if arrival.direction.side() == Side::Edge {
-            explain_entries(snapshot.edge.misses(head).map(|(_, entry, miss)| (entry, miss)), exchange, steps);
+            explain_entries(
+                snapshot.edge.misses(arrival.direction.gate(), head).map(|(_, entry, miss)| (entry, miss)),
+                exchange,
+                steps,
+            );
         }
         return;
     };
@@ -236,9 +243,9 @@ fn explain_route(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, exchan
 }
 
 /// The listeners that the host leads to.
-fn explain_gateway(snapshot: &Snapshot, head: &Head, steps: &mut Vec<Step>) {
+fn explain_gateway(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, steps: &mut Vec<Step>) {
     let mut told: Option<&Text> = None;
-    for (label, ..) in snapshot.edge.misses(head) {
+    for (label, ..) in snapshot.edge.misses(arrival.direction.gate(), head) {
         if told != Some(label) {
             told = Some(label);
             let gateway = label.rsplit_once('/').map_or(&**label, |(gateway, _)| gateway);

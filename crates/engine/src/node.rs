@@ -59,7 +59,7 @@ pub enum Direction<'a> {
     /// The forward HTTP proxy: the authority names the service.
     Forward,
     /// The edge: the host names the service.
-    Edge,
+    Edge(Gate<'a>),
     /// The mTLS listener: SNI names the service.
     Inbound {
         /// The service asked for.
@@ -70,14 +70,36 @@ pub enum Direction<'a> {
 }
 
 impl Direction<'_> {
+    /// By which port of the edge; its own for what didn't come that way.
+    pub(crate) const fn gate(&self) -> Gate<'_> {
+        match self {
+            Self::Edge(gate) => *gate,
+            _ => Gate::Own,
+        }
+    }
+
     /// Which side of the workload this is.
     pub const fn side(&self) -> Side {
         match self {
             Self::Service { .. } | Self::Forward => Side::Outbound,
-            Self::Edge => Side::Edge,
+            Self::Edge(_) => Side::Edge,
             Self::Inbound { .. } => Side::Inbound,
         }
     }
+}
+
+/// By which port of the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate<'a> {
+    /// The edge's own: for names of the mesh, and for every listener in the clear.
+    Own,
+    /// One that listeners of gateways name, for these alone.
+    Port {
+        /// Its number.
+        number: u16,
+        /// The name that the handshake asked for; `None` if there was none.
+        sni: Option<&'a str>,
+    },
 }
 
 /// On which side of a workload an exchange is seen.

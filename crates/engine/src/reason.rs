@@ -18,6 +18,8 @@ pub enum Reason {
     NoRoute,
     /// The name asked for is no service that this proxy may see.
     UnknownService,
+    /// The host is another listener's than the one that the connection was made for.
+    Misdirected,
     /// The workload does not serve the service asked for (or doesn't know yet that it does).
     NotServed,
     /// Not one endpoint may be sent requests.
@@ -77,12 +79,13 @@ pub enum Blame {
 
 impl Reason {
     /// All reasons, for tables of documentation and metrics.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::AccessDenied,
         Self::Redirect,
         Self::Preflight,
         Self::NoRoute,
         Self::UnknownService,
+        Self::Misdirected,
         Self::NotServed,
         Self::NoEndpoint,
         Self::BackendAbsent,
@@ -112,6 +115,7 @@ impl Reason {
             Self::Redirect | Self::Preflight => return None,
             Self::AccessDenied => &code::ACCESS_DENIED,
             Self::NoRoute | Self::UnknownService => &code::NO_ROUTE,
+            Self::Misdirected => &code::MISDIRECTED,
             Self::NotServed | Self::NoEndpoint => &code::NO_ENDPOINT,
             Self::BackendAbsent => &code::BACKEND_ABSENT,
             Self::Timeout => &code::TIMEOUT,
@@ -143,6 +147,7 @@ impl Reason {
             Self::Preflight => "preflight",
             Self::NoRoute => "no_route",
             Self::UnknownService => "unknown_service",
+            Self::Misdirected => "misdirected",
             Self::NotServed => "not_served",
             Self::NoEndpoint => "no_endpoint",
             Self::BackendAbsent => "backend_absent",
@@ -177,6 +182,7 @@ impl Reason {
             Self::NoRoute | Self::UnknownService => 404,
             Self::KeyInFlight | Self::KeyAmbiguous => 409,
             Self::BodyTooLarge => 413,
+            Self::Misdirected => 421,
             Self::KeyMismatch => 422,
             Self::RateLimited => 429,
             // nginx's word for a caller that left; nobody receives it.
@@ -206,7 +212,7 @@ impl Reason {
             Self::Timeout => 4,
             Self::AccessDenied => 7,
             Self::RateLimited | Self::BodyTooLarge => 8,
-            Self::NoRoute | Self::UnknownService => 12,
+            Self::NoRoute | Self::UnknownService | Self::Misdirected => 12,
             Self::Internal | Self::BadResponse | Self::BadRequest => 13,
             // As GRPCRoute asks for a backend that can't be resolved.
             Self::BackendAbsent
@@ -228,6 +234,7 @@ impl Reason {
         match self {
             Self::BadRequest
             | Self::UnknownService
+            | Self::Misdirected
             | Self::BodyTooLarge
             | Self::DownstreamGone
             | Self::KeyMissing

@@ -3,7 +3,7 @@
 //! is in view and with nothing else: no DNS, no fallback to the outside.
 
 use crate::snapshot::{Port, Snapshot, Subtree};
-use crate::{Direction, Reason};
+use crate::{Direction, Gate, Reason};
 use byrnie_model::ServiceRef;
 use std::sync::Arc;
 
@@ -31,7 +31,9 @@ pub(crate) fn resolve<'s, 'h>(
             let port = tree.port(port.unwrap_or(HTTP_PORT)).ok_or(Reason::UnknownService)?;
             Ok((tree, port))
         }
-        Direction::Edge => {
+        // What is for the outside has no names of the mesh.
+        Direction::Edge(Gate::Port { .. }) => Err(Reason::UnknownService),
+        Direction::Edge(Gate::Own) => {
             let (host, port) = authority();
             let (name, namespace) = split(strip(host).ok_or(Reason::UnknownService)?, EDGE_NAMESPACE);
             let tree = snapshot.subtree(namespace, name).ok_or(Reason::UnknownService)?;

@@ -6,6 +6,7 @@
 use crate::Node;
 use crate::authorize::Access;
 use crate::cluster::{Cluster, Member};
+use crate::edge::Served;
 use crate::keyed::Protection;
 use crate::probe::Probe;
 use crate::route::Table;
@@ -15,7 +16,7 @@ use byrnie_base::hash::BuildQuick;
 use byrnie_base::share::Line;
 use byrnie_model::resource::DefaultAccess;
 use byrnie_model::{Protocol, Revision, ServiceRef};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -107,6 +108,11 @@ impl Snapshot {
     pub fn ports(&self, service: &ServiceRef) -> impl Iterator<Item = (u16, Protocol)> {
         let ports = self.subtree(&service.namespace, &service.name).map(|subtree| &*subtree.ports);
         ports.unwrap_or_default().iter().map(|port| (port.number, port.protocol))
+    }
+
+    /// What is served at the ports that gateways name.
+    pub fn gates(&self) -> &Arc<BTreeMap<u16, Served>> {
+        &self.edge.ports
     }
 
     /// How the own program is checked, by service.

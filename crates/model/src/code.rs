@@ -214,6 +214,18 @@ registry! {
         "expression can not be read, or names what is not known by then",
         "The document was not applied.",
         "An expression is CEL over `input` and the names of steps that come before.";
+    CERTIFICATE_ABSENT: "BYR-C057",
+        "a listener names a certificate that it can not show",
+        "Without another certificate the listener lets nobody in.",
+        "Apply the Secret, or a ReferenceGrant in its namespace.";
+    CERTIFICATE_UNFIT: "BYR-C058",
+        "a certificate and its key are of no use",
+        "The document was refused.",
+        "Apply the certificate (with those that vouch for it after it) and the key that belongs to it, as PEM.";
+    CERTIFICATE_ENDS: "BYR-C059",
+        "a certificate that a gateway shows ends soon, or has ended",
+        "Callers refuse the connection once it has.",
+        "Apply the Secret with a renewed certificate; connections that are open go on.";
     CLASS_UNSERVED: "BYR-C053",
         "gateway is of a class that nobody here serves",
         "The gateway and the routes on it have no effect.",
@@ -354,6 +366,10 @@ registry! {
         "the request was done before, and its answer was too large to be kept",
         "The status is the one of the first time; the body is lost.",
         "Read the result by a GET, or answer with less.";
+    MISDIRECTED: "BYR-R032",
+        "the host is not the one that the connection was made for",
+        "The request was answered 421 and was not sent; a browser opens a new connection by itself.",
+        "Open a connection for this host, with its name in the handshake (SNI).";
     UPSTREAM_RESET: "BYR-R031",
         "the connection was closed before the answer was complete",
         "The caller got 502 or 503, or a cut answer.",
@@ -424,6 +440,10 @@ registry! {
         "the program fails its health check",
         "Callers go to other instances until it does well again.",
         "Look at the program's log; the check is in a TrafficPolicy: `byrnie get trafficpolicy`.";
+    PORT_CLOSED: "BYR-S019",
+        "a port that a gateway names can not be served",
+        "Listeners in the clear are reached at the edge's own port; those under TLS are not reached.",
+        "Free the port, name another, or let the edge bind it (below 1024 that takes CAP_NET_BIND_SERVICE).";
     KEPT_VIEW: "BYR-S017",
         "the configuration that a proxy kept can't be used",
         "It waits for the control plane, as at its first start.",

@@ -26,7 +26,7 @@ pub struct Gateway {
     pub listeners: Vec<Listener>,
 }
 
-/// Where HTTP enters. Each listener is served on the edge's own port.
+/// Where requests enter. What is not under TLS is served on the edge's own port too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Its name.
@@ -35,10 +35,50 @@ pub struct Listener {
     pub hostname: Option<Text>,
     /// The port that it names.
     pub port: u16,
+    /// What is spoken there.
+    pub carries: Carries,
     /// Namespaces whose routes may attach.
     pub from: From,
     /// Kinds of routes that may attach, as `KIND.GROUP`; empty means every kind that is served.
     pub kinds: Vec<Text>,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// HTTP in the clear.
+    Http,
+    /// HTTP under TLS that ends at the gateway, which shows one of these certificates.
+    Https(Vec<CertificateRef>),
+}
+
+impl Carries {
+    /// What Gateway API calls it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Https(_) => "HTTPS",
+        }
+    }
+
+    /// The certificates that it's to show.
+    pub fn certificates(&self) -> &[CertificateRef] {
+        match self {
+            Self::Http => &[],
+            Self::Https(certificates) => certificates,
+        }
+    }
+}
+
+/// Which certificate a listener shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRef {
+    /// The namespace of the Secret.
+    pub namespace: Text,
+    /// Its name.
+    pub name: Text,
+    /// The kind, as `KIND.GROUP`, if it's no Secret: such a reference leads nowhere.
+    pub unserved: Option<Text>,
 }
 
 /// Namespaces whose routes may attach.

@@ -17,6 +17,7 @@ pub mod route;
 pub mod saga;
 #[cfg(feature = "yaml")]
 pub mod schema;
+pub mod secret;
 pub mod service;
 pub mod workload;
 #[cfg(feature = "yaml")]
@@ -29,5 +30,6 @@ pub use record::Record;
 pub use resource::{Key, Kind, Labels, Resource, Revision, Spec};
 pub use route::Route;
 pub use saga::Saga;
+pub use secret::Secret;
 pub use service::{Endpoint, Health, Protocol, Service, ServiceRef};
 pub use workload::Workload;

@@ -3,7 +3,7 @@
 
 use crate::gateway::{Gateway, GatewayClass, Grant};
 use crate::policy::{AccessPolicy, TrafficPolicy};
-use crate::{Endpoint, Route, Saga, Service, Workload};
+use crate::{Endpoint, Route, Saga, Secret, Service, Workload};
 use byrnie_base::Text;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +21,8 @@ pub enum Kind {
     Mesh,
     /// core/v1 `Service`.
     Service,
+    /// core/v1 `Secret`: a certificate and its key, for a gateway.
+    Secret,
     /// A running instance.
     Workload,
     /// Gateway API `HTTPRoute`.
@@ -45,10 +47,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 12] = [
+    pub const APPLICABLE: [Self; 13] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
+        Self::Secret,
         Self::Workload,
         Self::HttpRoute,
         Self::GrpcRoute,
@@ -66,6 +69,7 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Mesh => "Mesh",
             Self::Service => "Service",
+            Self::Secret => "Secret",
             Self::Workload => "Workload",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
@@ -82,7 +86,7 @@ impl Kind {
     /// The text in `apiVersion:`.
     pub const fn api_version(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Service => "v1",
+            Self::Namespace | Self::Service | Self::Secret => "v1",
             Self::HttpRoute | Self::GrpcRoute | Self::Gateway | Self::GatewayClass | Self::ReferenceGrant => {
                 "gateway.networking.k8s.io/v1"
             }
@@ -99,6 +103,7 @@ impl Kind {
             "namespace" | "namespaces" | "ns" => Self::Namespace,
             "mesh" | "meshes" => Self::Mesh,
             "service" | "services" | "svc" => Self::Service,
+            "secret" | "secrets" => Self::Secret,
             "workload" | "workloads" | "wl" => Self::Workload,
             "httproute" | "httproutes" | "route" | "routes" => Self::HttpRoute,
             "gateway" | "gateways" | "gtw" => Self::Gateway,
@@ -120,9 +125,9 @@ impl Kind {
         matches!(self, Self::HttpRoute | Self::GrpcRoute)
     }
 
-    /// Whether it's one of Gateway API's kinds, whose names may have dots.
-    pub const fn is_upstream(self) -> bool {
-        self.is_route() || matches!(self, Self::Gateway | Self::GatewayClass | Self::ReferenceGrant)
+    /// Whether names may have dots, as those of Gateway API's kinds.
+    pub const fn has_dots(self) -> bool {
+        self.is_route() || matches!(self, Self::Gateway | Self::GatewayClass | Self::ReferenceGrant | Self::Secret)
     }
 
     /// Whether objects of this kind live in a namespace. The others have an empty namespace.
@@ -205,6 +210,8 @@ pub enum Spec {
     Mesh(Mesh),
     /// A name and ports that callers ask for.
     Service(Service),
+    /// A certificate and its key.
+    Secret(Arc<Secret>),
     /// A running instance.
     Workload(Box<Workload>),
     /// Match to weighted backends, for every kind of route.

@@ -3,6 +3,7 @@
 //! what byrnie accepts.
 
 use crate::Kind;
+use crate::secret::TLS_TYPE;
 use crate::yaml::{AccessSpec, MeshSpec, SagaSpec, TrafficSpec, WorkloadSpec};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 pub fn of(kind: Kind) -> Option<Value> {
     let mut generator = SchemaGenerator::default();
     let spec = match kind {
-        Kind::Namespace => None,
+        Kind::Namespace | Kind::Secret => None,
         Kind::Mesh => Some(spec::<MeshSpec>(&mut generator)),
         Kind::Workload => Some(spec::<WorkloadSpec>(&mut generator)),
         Kind::AccessPolicy => Some(spec::<AccessSpec>(&mut generator)),
@@ -33,7 +34,7 @@ pub fn of(kind: Kind) -> Option<Value> {
         "type": "object",
         "required": ["name"],
         "properties": {
-            "name": {"type": "string", "maxLength": if kind.is_upstream() { 253 } else { 63 }},
+            "name": {"type": "string", "maxLength": if kind.has_dots() { 253 } else { 63 }},
             "labels": {"type": "object", "additionalProperties": {"type": "string"}},
             "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
         },
@@ -54,6 +55,13 @@ pub fn of(kind: Kind) -> Option<Value> {
             "status": {"type": "object"},
         },
     });
+    if kind == Kind::Secret {
+        let text = json!({"type": "object", "additionalProperties": {"type": "string"}});
+        schema["properties"]["type"] = json!({"const": TLS_TYPE});
+        schema["properties"]["data"] = text.clone();
+        schema["properties"]["stringData"] = text;
+        schema["required"] = json!(["apiVersion", "kind", "metadata", "type"]);
+    }
     if let Some(spec) = spec {
         schema["properties"]["spec"] = spec;
         schema["required"] = json!(["apiVersion", "kind", "metadata", "spec"]);

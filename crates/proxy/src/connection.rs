@@ -6,6 +6,7 @@
 use crate::carry::{Desk, Next, Trip};
 use crate::crew::{Crew, Work};
 use crate::door::{Caller, Door, Entry, UNKNOWN_PORT};
+use crate::gates::Way;
 use crate::hop;
 use crate::tunnel;
 use crate::worker::Core;
@@ -54,6 +55,7 @@ pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: 
         }
         Door::Forward(_) => serve_http(core, Caller::plain(Entry::Forward, remote), tcp.into()).await,
         Door::Edge => serve_http(core, Caller::plain(Entry::Edge, remote), tcp.into()).await,
+        Door::Gate(port) => serve_gate(core, *port, tcp, remote).await,
     }
 }
 
@@ -83,6 +85,32 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
         // A peer without ALPN speaks the older protocol (RFC 7301 3.2).
         Some(ALPN_HTTP1) | None => serve_h1(core, caller, stream, Vec::new()).await,
         Some(_) => {}
+    }
+}
+
+/// A connection from outside, at a port that gateways name.
+async fn serve_gate(core: &Rc<Core>, port: u16, tcp: TcpStream, remote: SocketAddr) {
+    let gates = core.gates();
+    let tls = match gates.way(port) {
+        Way::Clear => {
+            let entry = Entry::Gate { port, secure: false, sni: None };
+            return serve_http(core, Caller::plain(entry, remote), tcp.into()).await;
+        }
+        Way::Secure(tls) => tls,
+        Way::Closed => return,
+    };
+    let (stream, peer) = match Box::pin(tls::accept(tcp, tls)).await {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            tracing::debug!(%remote, port, %error, "handshake from outside failed");
+            core.count(|counts| counts.handshakes_failed.increment());
+            return;
+        }
+    };
+    let caller = Caller::plain(Entry::Gate { port, secure: true, sni: peer.sni }, remote);
+    match peer.alpn.as_deref() {
+        Some(ALPN_H2) => serve_h2(core, caller, stream, Vec::new()).await,
+        _ => serve_http(core, caller, stream).await,
     }
 }
 

@@ -3,8 +3,8 @@
 //! `connection` serves them. Nothing here decides.
 
 use crate::config::Users;
-use byrnie_base::Timestamp;
-use byrnie_engine::{Arrival, Direction, Tls};
+use byrnie_base::{Text, Timestamp};
+use byrnie_engine::{Arrival, Direction, Gate, Tls};
 use byrnie_model::{Identity, ServiceRef};
 use std::net::SocketAddr;
 
@@ -24,6 +24,8 @@ pub(crate) enum Door {
     Inbound,
     /// Plain HTTP from outside.
     Edge,
+    /// A port that gateways name.
+    Gate(u16),
 }
 
 /// The other end of a connection.
@@ -46,8 +48,17 @@ pub(crate) enum Entry {
     Service(ServiceRef, u16),
     /// Through the forward listener.
     Forward,
-    /// Through the edge.
+    /// Through the edge's own port.
     Edge,
+    /// Through a port that gateways name.
+    Gate {
+        /// The port.
+        port: u16,
+        /// Whether it came under TLS.
+        secure: bool,
+        /// The name that the handshake asked for.
+        sni: Option<Text>,
+    },
     /// From another proxy, to a service of this workload.
     Inbound(ServiceRef, u16),
 }
@@ -63,10 +74,15 @@ impl Caller {
         let direction = match &self.entry {
             Entry::Service(service, port) => Direction::Service { service, port: *port },
             Entry::Forward => Direction::Forward,
-            Entry::Edge => Direction::Edge,
+            Entry::Edge => Direction::Edge(Gate::Own),
+            Entry::Gate { port, sni, .. } => Direction::Edge(Gate::Port { number: *port, sni: sni.as_deref() }),
             Entry::Inbound(service, port) => Direction::Inbound { service, port: *port },
         };
-        let tls = if self.source.is_some() { Tls::Mutual } else { Tls::None };
+        let tls = match (&self.source, &self.entry) {
+            (Some(_), _) => Tls::Mutual,
+            (None, Entry::Gate { secure: true, .. }) => Tls::Simple,
+            (None, _) => Tls::None,
+        };
         Arrival { direction, source: self.source.as_ref(), remote: self.remote, tls }
     }
 

@@ -11,6 +11,7 @@ mod connection;
 mod crew;
 mod door;
 pub mod error;
+mod gates;
 mod hop;
 mod keyed;
 mod keys;

@@ -11,7 +11,7 @@ use crate::mount::{self, Wanted};
 use crate::record::{Book, CoreCounts, Outlets};
 use crate::running::{Goodbye, Outbound, Ports, Running};
 use crate::worker::{self, Entrance, InForce, Seat};
-use crate::{admin, log};
+use crate::{admin, gates, log};
 use byrnie_base::drain::{Drain, Watch};
 use byrnie_base::mailbox;
 use byrnie_engine::Snapshot;
@@ -100,7 +100,7 @@ async fn run(stage: Stage) {
     let mut registered = None;
     let result = supplied.and_then(|mut supply| {
         registered = supply.registered.take();
-        open(&config, bound, &supply, &outlets, &counts, (drain.watch(), stop.clone()))
+        open(&config, bound, &supply, (&outlets, &counts), &state, (drain.watch(), stop.clone()))
     });
     let (ports, cores) = match result {
         Ok((ports, cores)) => (Ports { admin: admin_address, ..ports }, cores),
@@ -141,8 +141,8 @@ fn open(
     config: &Config,
     mut bound: Vec<(Wanted, Vec<Listener>)>,
     supply: &Supply,
-    outlets: &Outlets,
-    counts: &[Arc<CoreCounts>],
+    (outlets, counts): (&Outlets, &[Arc<CoreCounts>]),
+    state: &Arc<agent::State>,
     (drain, stop): (Watch, Shutdown),
 ) -> Result<(Ports, Vec<Core>), Error> {
     let in_force: watch::Receiver<InForce> = supply.in_force.clone();
@@ -174,8 +174,11 @@ fn open(
     for (wanted, listeners) in bound {
         for (door, listener) in doors.iter().zip(listeners) {
             // A core that has ended already is noticed by its absence in the counters.
-            let _ = door.send(Entrance { door: wanted.door.clone(), listener });
+            let _ = door.send(Entrance { door: wanted.door.clone(), listener, until: stop.clone() });
         }
+    }
+    if let Some(own) = ports.edge {
+        runtime::spawn_local("gates", gates::attend(own, doors, in_force, Arc::clone(state), stop));
     }
     Ok((ports, cores))
 }
@@ -193,7 +196,7 @@ fn ports(bound: &[(Wanted, Vec<Listener>)], snapshot: &Snapshot) -> Ports {
             let (service, address) = (service.clone(), at(listeners));
             Some(Outbound { service, port: UNKNOWN_PORT, protocol: Protocol::Http1, address })
         }
-        Door::Forward(_) | Door::Inbound | Door::Edge => None,
+        Door::Forward(_) | Door::Inbound | Door::Edge | Door::Gate(_) => None,
     });
     Ports {
         inbound: find(&Door::Inbound),

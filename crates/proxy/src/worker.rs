@@ -7,6 +7,7 @@ use crate::agent::Inquiries;
 use crate::config::{Hop, Users};
 use crate::connection;
 use crate::door::Door;
+use crate::gates::Gates;
 use crate::keys::Keys;
 use crate::record::{CoreCounts, Ledger, Outlets, Seen};
 use byrnie_base::Now;
@@ -34,6 +35,30 @@ pub(crate) struct InForce {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The proxy's own credentials.
     pub(crate) keys: Arc<Keys>,
+    /// What is served at the ports that gateways name.
+    pub(crate) gates: Arc<Gates>,
+}
+
+impl InForce {
+    pub(crate) fn new(snapshot: Arc<Snapshot>, keys: Arc<Keys>) -> Self {
+        let gates = Gates::of(&snapshot, &Arc::default());
+        Self { snapshot, keys, gates }
+    }
+
+    /// A copy whose snapshot has reference counts that one core alone touches.
+    fn of_its_own(&self) -> Self {
+        Self {
+            snapshot: Arc::new((*self.snapshot).clone()),
+            keys: Arc::clone(&self.keys),
+            gates: Arc::clone(&self.gates),
+        }
+    }
+
+    /// Another configuration is in force.
+    pub(crate) fn replace(&mut self, snapshot: Arc<Snapshot>) {
+        self.gates = Gates::of(&snapshot, &self.gates);
+        self.snapshot = snapshot;
+    }
 }
 
 /// A listener, and what it stands for.
@@ -41,6 +66,8 @@ pub(crate) struct InForce {
 pub(crate) struct Entrance {
     pub(crate) door: Door,
     pub(crate) listener: Listener,
+    /// When it closes.
+    pub(crate) until: Shutdown,
 }
 
 /// What a core is given when it starts.
@@ -62,8 +89,7 @@ pub(crate) struct Seat {
 /// One core's memory.
 #[derive(Debug)]
 pub(crate) struct Core {
-    snapshot: RefCell<Arc<Snapshot>>,
-    keys: RefCell<Arc<Keys>>,
+    in_force: RefCell<InForce>,
     shard: RefCell<Shard>,
     /// Of the shard; another each time that it's made anew.
     seed: Cell<u64>,
@@ -84,8 +110,7 @@ impl Core {
     fn new(seat: &Seat, in_force: InForce) -> Self {
         let ledger = Ledger::new(seat.outlets.clone(), Arc::clone(&seat.counts), seat.seed ^ 1);
         Self {
-            snapshot: RefCell::new(Arc::new((*in_force.snapshot).clone())),
-            keys: RefCell::new(in_force.keys),
+            in_force: RefCell::new(in_force.of_its_own()),
             shard: RefCell::new(Shard::new(seat.seed)),
             seed: Cell::new(seat.seed),
             pool: RefCell::default(),
@@ -101,17 +126,22 @@ impl Core {
 
     /// The configuration in force.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.snapshot.borrow())
+        Arc::clone(&self.in_force.borrow().snapshot)
     }
 
     /// The proxy's credentials.
     pub(crate) fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.keys.borrow())
+        Arc::clone(&self.in_force.borrow().keys)
+    }
+
+    /// What is served at the ports that gateways name.
+    pub(crate) fn gates(&self) -> Arc<Gates> {
+        Arc::clone(&self.in_force.borrow().gates)
     }
 
     /// Which credentials of the proxy these are.
     pub(crate) fn generation(&self) -> u64 {
-        self.keys.borrow().generation
+        self.in_force.borrow().keys.generation
     }
 
     /// Runs `decide` on the shard. It must not wait.
@@ -147,12 +177,10 @@ impl Core {
     }
 
     fn take(&self, in_force: &InForce) {
-        // A copy of its own, so that its reference counts are touched by this core alone.
-        *self.snapshot.borrow_mut() = Arc::new((*in_force.snapshot).clone());
         if in_force.keys.generation != self.generation() {
-            *self.keys.borrow_mut() = Arc::clone(&in_force.keys);
             self.pool.borrow_mut().retire(in_force.keys.generation);
         }
+        *self.in_force.borrow_mut() = in_force.of_its_own();
     }
 
     fn tidy(&self, counted: &mut byrnie_engine::Counts) {
@@ -195,9 +223,9 @@ pub(crate) async fn run(mut seat: Seat) {
     core.tidy(&mut counted);
 }
 
-/// Accepts connections until the drain begins.
+/// Accepts connections until the drain begins, or the listener is closed.
 async fn accept(core: Rc<Core>, entrance: Entrance) {
-    let Entrance { door, listener } = entrance;
+    let Entrance { door, listener, mut until } = entrance;
     let door = Rc::new(door);
     let mut draining = core.drain.draining();
     loop {
@@ -207,6 +235,7 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
         let (tcp, remote) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut draining => return,
+            () = until.wait() => return,
         };
         if *door == Door::Forward(Users::Own) && !listen::is_own_user(remote, listener.local_addr()) {
             tracing::warn!(%remote, "a connection to the forward listener is another user's: closed");

@@ -8,7 +8,7 @@ use crate::shop::{self, Place, State};
 use byrnie_base::{Instant, Now};
 use byrnie_codec::Head;
 use byrnie_engine::{
-    Arrival, Compiler, Direction, Effect, Exchange, Node, Outcome, Reason, Role, Shard, Snapshot, Tls,
+    Arrival, Compiler, Direction, Effect, Exchange, Gate, Node, Outcome, Reason, Role, Shard, Snapshot, Tls,
 };
 use byrnie_model::service::Locality;
 use byrnie_model::{Delta, Revision, ServiceRef};
@@ -171,13 +171,14 @@ impl Published {
     pub fn outbound(&self, service: &ServiceRef, now: Now) -> Decision {
         let request = Request { service: service.clone(), caller: None, method: "GET", path: "/a" };
         let edge = self.snapshot.node().role == Role::Gateway;
-        let direction = if edge { Direction::Edge } else { Direction::Service { service, port: shop::PORT } };
+        let direction =
+            if edge { Direction::Edge(Gate::Own) } else { Direction::Service { service, port: shop::PORT } };
         self.decide(direction, &request, Tls::None, now)
     }
 
     fn decide(&self, direction: Direction<'_>, request: &Request, tls: Tls, now: Now) -> Decision {
         let mut head = Head::new();
-        let suffix = if matches!(direction, Direction::Edge) { ".mesh.localhost" } else { "" };
+        let suffix = if matches!(direction, Direction::Edge(_)) { ".mesh.localhost" } else { "" };
         let authority = format!("{}.{}{suffix}", request.service.name, request.service.namespace);
         if head.start_request(request.method, "http", &authority, request.path).is_err() {
             return Decision::Reply(Reason::BadRequest);

@@ -13,13 +13,14 @@ pub const NAME_BYTES_MAX: usize = 800;
 /// The kinds that proxies are sent, in the order in which a change is sent: what others name comes
 /// before what names it, and policies before the services that they protect, so that no state in
 /// between is weaker than the one before or the one after. Removals go the other way round.
-pub const ORDER: [Kind; 9] = [
+pub const ORDER: [Kind; 10] = [
     Kind::Mesh,
     Kind::AccessPolicy,
     Kind::TrafficPolicy,
     Kind::Workload,
     Kind::Service,
     Kind::Endpoint,
+    Kind::Secret,
     Kind::Gateway,
     Kind::HttpRoute,
     Kind::GrpcRoute,
@@ -40,6 +41,7 @@ pub const fn type_url(kind: Kind) -> Option<&'static str> {
         Kind::Service => "type.googleapis.com/byrnie.v1.Service",
         Kind::Endpoint => "type.googleapis.com/byrnie.v1.Endpoint",
         Kind::HttpRoute => "type.googleapis.com/byrnie.v1.Route",
+        Kind::Secret => "type.googleapis.com/byrnie.v1.Secret",
         Kind::Gateway => "type.googleapis.com/byrnie.v1.Gateway",
         Kind::GrpcRoute => "type.googleapis.com/byrnie.v1.GrpcRoute",
         _ => return None,
@@ -56,6 +58,7 @@ pub fn kind(type_url: &str) -> Option<Kind> {
         "Service" => Kind::Service,
         "Endpoint" => Kind::Endpoint,
         "Route" => Kind::HttpRoute,
+        "Secret" => Kind::Secret,
         "Gateway" => Kind::Gateway,
         "GrpcRoute" => Kind::GrpcRoute,
         _ => return None,

@@ -71,6 +71,7 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
         Kind::Workload => ["SERVICE ACCOUNT", "HEALTH"],
         Kind::HttpRoute | Kind::GrpcRoute => ["PARENTS", "RULES"],
         Kind::Gateway => ["CLASS", "LISTENERS"],
+        Kind::Secret => ["HOSTS", "UNTIL"],
         Kind::GatewayClass => ["CONTROLLER", ""],
         Kind::ReferenceGrant => ["FROM", "TO"],
         Kind::AccessPolicy => ["ACTION", "TARGETS"],
@@ -101,6 +102,11 @@ fn summary(kind: Kind, item: &Value) -> [String; 2] {
             [names(&spec["parentRefs"], "name"), spec["rules"].as_array().map_or(0, Vec::len).to_string()]
         }
         Kind::Gateway => [cell(spec, "gatewayClassName"), names(&spec["listeners"], "name")],
+        Kind::Secret => {
+            let status = &item["status"];
+            let until = status["notAfter"].as_u64().map_or_else(|| "-".to_owned(), super::history::when);
+            [joined(&status["names"], |name| name.as_str().unwrap_or_default().to_owned()), until]
+        }
         Kind::GatewayClass => [cell(spec, "controllerName"), String::new()],
         Kind::ReferenceGrant => [names(&spec["from"], "namespace"), names(&spec["to"], "kind")],
         Kind::AccessPolicy => {

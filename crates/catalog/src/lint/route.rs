@@ -46,10 +46,16 @@ fn granted(catalog: &Catalog, (key, route): (&Key, &Route), rule: &Rule, at: &st
     refused.collect()
 }
 
-/// A gateway of a class that nobody here serves does nothing.
-pub(crate) fn gateway(catalog: &Catalog, gateway: &Gateway) -> Vec<Diagnostic> {
+/// A gateway of a class that nobody here serves does nothing; one that may not show a certificate lets nobody in.
+pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Diagnostic> {
     if catalog.is_served(gateway) {
-        return Vec::new();
+        let refs = gateway.listeners.iter().enumerate().flat_map(|(at, listener)| {
+            let refs = listener.carries.certificates().iter().enumerate();
+            refs.map(move |(i, to)| (format!("spec.listeners[{at}].tls.certificateRefs[{i}].name"), to))
+        });
+        let refused = |(path, to)| Some((path, catalog.certificate(key, to).err()?.message));
+        let warning = |(path, message): (String, String)| Diagnostic::warning(&code::CERTIFICATE_ABSENT, path, message);
+        return refs.filter_map(refused).map(warning).collect();
     }
     let message = format!("class \"{}\" is none that byrnie serves; its own is \"{CLASS}\"", gateway.class);
     vec![Diagnostic::warning(&code::CLASS_UNSERVED, "spec.gatewayClassName", message)]

@@ -3,13 +3,15 @@
 
 use super::*;
 use byrnie_model::gateway::{
-    Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector, Wanted,
+    Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector,
+    Wanted,
 };
 use byrnie_model::route::{ParentKind, Standing};
+use byrnie_model::secret::{Private, Secret};
 
 fn listener(name: &str, hostname: &str, from: From) -> Listener {
     let hostname = (!hostname.is_empty()).then(|| hostname.into());
-    Listener { name: name.into(), hostname, port: 80, from, kinds: vec![] }
+    Listener { name: name.into(), hostname, port: 80, carries: Carries::Http, from, kinds: vec![] }
 }
 
 fn gateway(class: &str, listeners: Vec<Listener>) -> Change {
@@ -33,7 +35,7 @@ fn on(namespace: &str, name: &str, section: Option<&str>, hosts: &[&str]) -> Cha
 
 fn status(catalog: &Catalog, namespace: &str, name: &str, condition: &str) -> String {
     let resource = catalog.resource(&Key::new(Kind::HttpRoute, namespace, name)).unwrap();
-    let status = catalog.upstream_status(resource).unwrap();
+    let status = catalog.upstream_status(resource, &|_| None).unwrap();
     let conditions = status["parents"][0]["conditions"].as_array().unwrap();
     let found = conditions.iter().find(|c| c["type"] == condition).unwrap();
     format!("{} {}", found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
@@ -145,7 +147,7 @@ fn only_gateways_of_our_class_are_served() {
     catalog.apply(&class("mesh.byrnie.dev/gateway"));
     assert_eq!(told(&catalog), (true, true));
     let resource = catalog.resource(&key(Kind::Gateway, "gw")).unwrap();
-    let status = catalog.upstream_status(resource).unwrap();
+    let status = catalog.upstream_status(resource, &|_| None).unwrap();
     assert_eq!((&status["listeners"][0]["attachedRoutes"], &status["listeners"][0]["name"]), (&1.into(), &"l".into()));
     catalog.apply(&class("somebody.else/gateway"));
     assert_eq!(told(&catalog), (false, false));
@@ -161,4 +163,125 @@ fn a_sidecar_never_hears_of_gateways() {
     ]);
     let view = catalog.view(&sidecar("web-1"));
     assert!(view.find(&key(Kind::Gateway, "gw")).is_none() && view.find(&key(Kind::HttpRoute, "r")).is_none());
+}
+
+fn secret(namespace: &str, name: &str) -> Change {
+    let spec = Secret { chain: "c".into(), key: Private::new("k") };
+    let Change::Put(any) = put(Kind::Secret, name, Labels::new(), Spec::Secret(spec.into())) else { panic!() };
+    let key = Key::new(Kind::Secret, namespace, name);
+    Change::Put(Arc::new(Resource { key, ..(*any).clone() }))
+}
+
+/// A listener under TLS that shows these, as `NAMESPACE/NAME`.
+fn secure(certificates: &[&str]) -> Listener {
+    let one = |at: &&str| {
+        let (namespace, name) = at.split_once('/').unwrap();
+        CertificateRef { namespace: namespace.into(), name: name.into(), unserved: None }
+    };
+    let carries = Carries::Https(certificates.iter().map(one).collect());
+    Listener { port: 443, carries, ..listener("tls", "", From::Same) }
+}
+
+/// The Secrets that the edge is sent, and those that the gateway may show there.
+fn shown(catalog: &Catalog) -> (Vec<String>, usize) {
+    let view = catalog.view(&NodeSpec::gateway("byrnie", "edge"));
+    let secrets = view.resources.iter().filter(|r| r.key.kind == Kind::Secret).map(|r| r.key.to_string());
+    let gateway = view.find(&Key::new(Kind::Gateway, "ns", "gw"));
+    let Some(Spec::Gateway(gateway)) = gateway.map(|r| &r.spec) else { panic!() };
+    (secrets.collect(), gateway.listeners[0].carries.certificates().len())
+}
+
+#[test]
+fn a_key_goes_to_the_edge_that_shows_it_and_to_nobody_else() {
+    let mut catalog = with(&[
+        service("pay", "pay"),
+        gateway("byrnie", vec![secure(&["ns/own", "far/guest"])]),
+        secret("ns", "own"),
+        secret("ns", "other"),
+        secret("far", "guest"),
+    ]);
+    assert_eq!(shown(&catalog), (vec!["Secret/ns/own".to_owned()], 1));
+    let view = catalog.view(&NodeSpec::sidecar("ns", "pay"));
+    assert!(view.resources.iter().all(|r| r.key.kind != Kind::Secret));
+    let listener = |catalog: &Catalog, closed: Option<&str>| {
+        let resource = catalog.resource(&Key::new(Kind::Gateway, "ns", "gw")).unwrap();
+        let status = catalog.upstream_status(resource, &|_| closed.map(Into::into)).unwrap();
+        let said = |kind: &str| {
+            let all = status["listeners"][0]["conditions"].as_array().unwrap();
+            let one = all.iter().find(|c| c["type"] == kind).unwrap();
+            format!("{} {}", one["status"].as_str().unwrap(), one["reason"].as_str().unwrap())
+        };
+        [said("ResolvedRefs"), said("Programmed"), said("Accepted")]
+    };
+    let lint = |catalog: &Catalog| catalog.check().iter().filter(|d| d.code.id == "BYR-C057").count();
+    assert_eq!(listener(&catalog, None), ["False RefNotPermitted", "True Programmed", "True Accepted"]);
+    assert_eq!(lint(&catalog), 1);
+    // A proxy is told only of what has another revision than it knows.
+    let known = |catalog: &Catalog| {
+        let view = catalog.view(&NodeSpec::gateway("byrnie", "edge"));
+        view.find(&Key::new(Kind::Gateway, "ns", "gw")).unwrap().revision
+    };
+    let before = known(&catalog);
+    // A grant, a Secret that goes, one that comes back: the edge is told of each.
+    catalog.join("byrnie/edge".into(), NodeSpec::gateway("byrnie", "edge"));
+    catalog.delta(&"byrnie/edge".into());
+    let group = "gateway.networking.k8s.io";
+    let from = Referrer { group: group.into(), kind: "Gateway".into(), namespace: "ns".into() };
+    let to = Referent { group: "".into(), kind: "Secret".into(), name: None };
+    let spec = Spec::Grant(Grant { from: vec![from], to: vec![to] }.into());
+    let Change::Put(any) = put(Kind::ReferenceGrant, "g", Labels::new(), spec) else { panic!() };
+    let key = Key::new(Kind::ReferenceGrant, "far", "g");
+    catalog.apply(&Change::Put(Arc::new(Resource { key, ..(*any).clone() })));
+    let judged = catalog.delta(&"byrnie/edge".into());
+    let told: Vec<String> = judged.changed.iter().map(|r| r.key.to_string()).collect();
+    assert_eq!(told, ["Secret/far/guest", "Gateway/ns/gw"]);
+    assert_ne!(known(&catalog), before);
+    assert_eq!(listener(&catalog, None), ["True ResolvedRefs", "True Programmed", "True Accepted"]);
+    assert_eq!(lint(&catalog), 0);
+    for (namespace, name) in [("far", "guest"), ("ns", "own")] {
+        catalog.apply(&Change::Delete { key: Key::new(Kind::Secret, namespace, name), revision: Revision(9) });
+    }
+    assert_eq!(catalog.delta(&"byrnie/edge".into()).removed.len(), 2);
+    assert_eq!(listener(&catalog, None), ["False InvalidCertificateRef", "False Invalid", "True Accepted"]);
+    catalog.apply(&secret("ns", "own"));
+    assert_eq!(shown(&catalog), (vec!["Secret/ns/own".to_owned()], 1));
+    assert_eq!(listener(&catalog, Some("in use"))[1..], ["False Invalid", "False PortUnavailable"]);
+}
+
+#[test]
+fn another_judgement_of_a_route_is_another_revision() {
+    let mut catalog = with(&[service("pay", "pay"), gateway("byrnie", vec![listener("all", "", From::All)])]);
+    catalog.apply(&on("far", "guest", None, &[]));
+    let revision = |catalog: &Catalog| {
+        let view = catalog.view(&NodeSpec::gateway("byrnie", "edge"));
+        view.find(&Key::new(Kind::HttpRoute, "far", "guest")).unwrap().revision
+    };
+    let refused = revision(&catalog);
+    let group = "gateway.networking.k8s.io";
+    let from = Referrer { group: group.into(), kind: "HTTPRoute".into(), namespace: "far".into() };
+    let to = Referent { group: "".into(), kind: "Service".into(), name: None };
+    let grant = Spec::Grant(Grant { from: vec![from], to: vec![to] }.into());
+    catalog.apply(&put(Kind::ReferenceGrant, "g", Labels::new(), grant));
+    let granted = revision(&catalog);
+    assert_ne!(refused, granted);
+    let listeners = vec![listener("all", "", From::All), listener("more", "a.test", From::All)];
+    catalog.apply(&gateway("byrnie", listeners));
+    assert_ne!(revision(&catalog), granted, "it's attached to another listener too");
+    catalog.apply(&gateway("byrnie", vec![listener("all", "", From::All)]));
+    assert_eq!(revision(&catalog), granted, "the same judgement is the same revision, also after a restart");
+}
+
+#[test]
+fn the_older_gateway_decides_what_a_port_speaks() {
+    let mut catalog = with(&[gateway("byrnie", vec![secure(&[])])]);
+    let clear = Listener { port: 443, ..listener("clear", "b.test", From::Same) };
+    let spec = Spec::Gateway(Gateway { class: "byrnie".into(), listeners: vec![clear] }.into());
+    let Change::Put(any) = put(Kind::Gateway, "late", Labels::new(), spec) else { panic!() };
+    catalog.apply(&Change::Put(Arc::new(Resource { created: Revision(9), ..(*any).clone() })));
+    for (name, said) in [("gw", "NoConflicts"), ("late", "ProtocolConflict")] {
+        let resource = catalog.resource(&Key::new(Kind::Gateway, "ns", name)).unwrap();
+        let status = catalog.upstream_status(resource, &|_| None).unwrap();
+        let all = status["listeners"][0]["conditions"].as_array().unwrap();
+        assert_eq!(all.iter().find(|c| c["type"] == "Conflicted").unwrap()["reason"], said, "{name}");
+    }
 }

@@ -4,7 +4,7 @@
 
 use super::traffic::Callers;
 use super::wire::{found, list};
-use super::{Console, Outcome, Problem, write};
+use super::{Console, Outcome, Problem, certificate, write};
 use crate::explain::{self, Answer, Puzzle, Question};
 use crate::observe::Wanted;
 use byrnie_catalog::Catalog;
@@ -144,8 +144,12 @@ pub(super) fn lint(console: &Console, request: &Request) -> Outcome {
 /// What is wrong with resources beside those in force, as if they were applied; without any, what is
 /// wrong with those in force.
 pub(super) fn judge(console: &Console, resources: &[Resource]) -> Vec<Diagnostic> {
+    let now = console.state.now().wall;
     if resources.is_empty() {
-        return console.state.catalog(Catalog::check);
+        return console.state.catalog(|catalog| {
+            let ending = catalog.iter(Kind::Secret).filter_map(|resource| certificate::judge(resource, now));
+            catalog.check().into_iter().chain(ending).collect()
+        });
     }
     // A catalog of its own, so that the real one is neither changed nor held up.
     let stored: Vec<_> = console
@@ -155,5 +159,6 @@ pub(super) fn judge(console: &Console, resources: &[Resource]) -> Vec<Diagnostic
     for resource in stored.into_iter().chain(resources.iter().cloned().map(Arc::new)) {
         trial.apply(&Change::Put(resource));
     }
-    resources.iter().flat_map(|resource| trial.check_one(resource)).collect()
+    let one = |resource: &Resource| trial.check_one(resource).into_iter().chain(certificate::judge(resource, now));
+    resources.iter().flat_map(one).collect()
 }

@@ -7,6 +7,7 @@ use super::{Console, Outcome, Problem};
 use crate::ads::Proxy;
 use crate::observe::Observer;
 use crate::{ca, history};
+use byrnie_base::Text;
 use byrnie_catalog::Catalog;
 use byrnie_model::diagnostic::nearest;
 use byrnie_model::policy::access::Action;
@@ -81,16 +82,31 @@ pub(super) fn resource(console: &Console, kind: &str, namespace: &str, name: &st
 /// A resource as its canonical document, with what proxies made of it as its status.
 fn document(console: &Console, resource: &Resource) -> Value {
     let mut document = yaml::to_json(resource);
+    yaml::redact(&mut document);
     let refusals = console.state.refusals(&resource.key);
     let refusal = |refusal: &crate::state::Refusal| json!({"proxy": refusal.proxy, "reason": refusal.nack.reason});
-    let upstream = console.state.catalog(|catalog| catalog.upstream_status(resource));
+    let closed = |port: u16| closed(console, port);
+    let upstream = console.state.catalog(|catalog| catalog.upstream_status(resource, &closed));
     // A workload's own says how it is.
     let own = document["status"].take();
     document["status"] = upstream.or(Some(own).filter(Value::is_object)).unwrap_or_else(|| json!({}));
+    if let Some((names, not_after)) = super::certificate::facts(resource) {
+        document["status"]["names"] = json!(names);
+        document["status"]["notAfter"] = json!(not_after);
+    }
     document["status"]["revision"] = json!(resource.revision);
     document["status"]["accepted"] = json!(refusals.is_empty());
     document["status"]["refusals"] = list(&refusals, refusal);
     document
+}
+
+/// Why a proxy doesn't serve a port of a gateway, if one says so.
+fn closed(console: &Console, port: u16) -> Option<Text> {
+    let now = console.state.now().mono;
+    console.state.observe(|observer| {
+        let fresh = observer.nodes().filter(|(_, node)| now.since(node.seen) < REPORT_FRESH);
+        fresh.flat_map(|(_, node)| &node.closed).find(|(number, _)| *number == port).map(|(_, why)| why.clone())
+    })
 }
 
 /// `GET /api/v1/status`.
@@ -134,6 +150,11 @@ fn warnings(console: &Console) -> Vec<Value> {
         }
     }
     let now = console.state.now();
+    let secrets = console.state.catalog(|catalog| catalog.iter(Kind::Secret).cloned().collect::<Vec<_>>());
+    for diagnostic in secrets.iter().filter_map(|resource| super::certificate::judge(resource, now.wall)) {
+        let place = diagnostic.subject.map_or_else(String::new, |key| key.to_string());
+        warn("warning", diagnostic.code, place, diagnostic.message);
+    }
     console.state.observe(|observer| {
         for (name, node) in observer.nodes() {
             let left = node.certificate_not_after.as_millis().saturating_sub(now.wall.as_millis());
@@ -141,6 +162,16 @@ fn warnings(console: &Console) -> Vec<Value> {
             if fresh && Duration::from_millis(left) < CERTIFICATE_WARNING {
                 let message = format!("the certificate of {name} ends in {} min", left / 60_000);
                 warn("warning", &code::LEAF_EXPIRES, name.to_string(), message);
+            }
+            if now.mono.since(node.seen) < REPORT_FRESH {
+                for (port, why) in &node.closed {
+                    warn(
+                        "warning",
+                        &code::PORT_CLOSED,
+                        name.to_string(),
+                        format!("{name} does not serve port {port}: {why}"),
+                    );
+                }
             }
         }
     });
@@ -380,7 +411,11 @@ fn change_row(change: &history::Changed) -> Value {
         (_, None) => "deleted",
         _ => "changed",
     };
-    let document = |text: &Option<String>| text.as_ref().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let document = |text: &Option<String>| {
+        let mut document = serde_json::from_str::<Value>(text.as_ref()?).ok()?;
+        yaml::redact(&mut document);
+        Some(document)
+    };
     json!({
         "kind": change.key.kind.name(),
         "namespace": change.key.namespace,

@@ -4,6 +4,7 @@
 //! through the store; every answer but the open ones needs the operator's token.
 
 mod ask;
+mod certificate;
 mod look;
 mod openapi;
 mod problem;

@@ -102,7 +102,12 @@ pub(super) async fn tokens(console: &Console) -> Outcome {
 
 /// The documents in a request's body.
 fn read_body(console: &Console, request: &Request) -> Result<(Vec<Resource>, Vec<Diagnostic>), Problem> {
-    let parsed = parse_body(console, request)?;
+    let mut parsed = parse_body(console, request)?;
+    let now = console.state.now().wall;
+    let judged = parsed.documents.iter().filter_map(|document| super::certificate::judge(&document.resource, now));
+    let mut unfit: Vec<Diagnostic> = judged.filter(Diagnostic::is_error).collect();
+    parsed.place(std::str::from_utf8(&request.body).unwrap_or_default(), &mut unfit);
+    parsed.diagnostics.extend(unfit);
     if parsed.has_errors() {
         return Err(Problem::refused(parsed.diagnostics));
     }

@@ -17,6 +17,8 @@ const RECORDS_MAX: usize = 500;
 const RECORD_BYTES_MAX: usize = 16 << 10;
 /// Most endpoints remembered of one proxy.
 const ENDPOINTS_MAX: usize = 1_000;
+/// Most closed ports remembered of one proxy.
+const CLOSED_PORTS_MAX: usize = 256;
 /// Longest label kept.
 const LABEL_BYTES_MAX: usize = 256;
 
@@ -44,6 +46,7 @@ impl Observer {
                 certificate_not_after: Timestamp::from_millis(report.certificate_not_after.saturating_mul(1000)),
                 records_dropped: dropped.saturating_add(report.records_dropped),
                 endpoints: endpoints(report, &texts),
+                closed: closed(report),
             };
             self.nodes.insert(node.into(), seen);
         }
@@ -102,6 +105,11 @@ fn endpoints(report: &ReportRequest, texts: &[Text]) -> Vec<Endpoint> {
         in_flight: view.in_flight,
     };
     report.endpoints.iter().take(ENDPOINTS_MAX).map(read).collect()
+}
+
+fn closed(report: &ReportRequest) -> Vec<(u16, Text)> {
+    let ports = report.closed_ports.iter().take(CLOSED_PORTS_MAX);
+    ports.filter_map(|closed| Some((u16::try_from(closed.port).ok()?, clip(&closed.why)))).collect()
 }
 
 fn text(texts: &[Text], index: u32) -> Text {

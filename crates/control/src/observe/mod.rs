@@ -53,6 +53,8 @@ pub struct Node {
     pub records_dropped: u64,
     /// Endpoints as it sees them.
     pub endpoints: Vec<Endpoint>,
+    /// Ports of gateways that it can't serve, and why.
+    pub closed: Vec<(u16, Text)>,
 }
 
 /// One endpoint as one proxy sees it.

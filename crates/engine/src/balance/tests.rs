@@ -538,7 +538,7 @@ fn what_is_hashed_is_found_in_the_request() {
     };
     let request = |url: &str, cookie: &str| head("GET", url, &[("x-user", "bob"), ("cookie", cookie)]);
     let key = |on: HashOn, head: &byrnie_codec::Head| {
-        hash::key(&on, head, &arrival([10, 0, 0, 1], crate::Direction::Edge), own)
+        hash::key(&on, head, &arrival([10, 0, 0, 1], crate::Direction::Edge(crate::Gate::Own)), own)
     };
     let (first, second) = (request("s/a?u=1&v=2", "a=b; sid=7"), request("s/b?v=3&u=1", "sid=7; a=c"));
     for on in [HashOn::Header("x-user".into()), HashOn::Cookie("sid".into()), HashOn::Query("u".into()), HashOn::Source]
@@ -551,7 +551,10 @@ fn what_is_hashed_is_found_in_the_request() {
         assert_eq!(key(on, &first), None);
     }
     let from = |remote, direction| hash::key(&HashOn::Source, &first, &arrival(remote, direction), own);
-    assert_ne!(from([1, 1, 1, 1], crate::Direction::Edge), from([2, 2, 2, 2], crate::Direction::Edge));
+    assert_ne!(
+        from([1, 1, 1, 1], crate::Direction::Edge(crate::Gate::Own)),
+        from([2, 2, 2, 2], crate::Direction::Edge(crate::Gate::Own))
+    );
     assert_eq!(from([127, 0, 0, 1], crate::Direction::Forward), from([127, 0, 0, 2], crate::Direction::Forward));
 }
 

@@ -15,6 +15,7 @@ use crate::shard::label_of;
 use crate::slot::{Slot, Slots};
 use crate::snapshot::{MeshDefaults, Names, Snapshot, Words};
 use crate::{Node, cluster::Member, edge};
+use byrnie_model::Secret;
 use byrnie_model::gateway::Gateway;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::resource::{DefaultAccess, Spec};
@@ -63,7 +64,8 @@ struct Held {
     endpoints: BTreeMap<ServiceRef, BTreeMap<byrnie_base::Text, Arc<Member>>>,
     routes: BTreeMap<Key, Arc<CompiledRoute>>,
     gateways: BTreeMap<Key, (Revision, Arc<Gateway>)>,
-    /// Whether a gateway, or a route on one, has changed since the edge was compiled.
+    secrets: BTreeMap<Key, Arc<Secret>>,
+    /// Whether a gateway, a certificate, or a route on one, has changed since the edge was compiled.
     edge_dirty: bool,
     /// Routes by parent.
     by_parent: HashMap<ServiceRef, BTreeSet<Key>>,
@@ -152,8 +154,8 @@ impl Compiler {
         if std::mem::take(&mut self.held.edge_dirty) {
             let mut gateways: Vec<_> = self.held.gateways.iter().collect();
             gateways.sort_by(|a, b| edge::order((a.1.0, a.0), (b.1.0, b.0)));
-            let gateways = gateways.into_iter().map(|(key, (_, gateway))| (key, &**gateway));
-            snapshot.edge = Arc::new(edge::Edge::new(gateways, &self.held.routes));
+            let gateways = gateways.into_iter().map(|(key, (_, gateway))| (key, &**gateway)).collect();
+            snapshot.edge = Arc::new(edge::Edge::new(&gateways, &self.held.routes, &self.held.secrets));
         }
         snapshot.clusters.resize(self.slots.slots.len(), None);
         self.snapshot = Arc::new(snapshot);
@@ -180,6 +182,10 @@ impl Compiler {
                 self.held.edge_dirty = true;
                 self.held.gateways.insert(key.clone(), (resource.created, Arc::clone(gateway)));
             }
+            Spec::Secret(secret) => {
+                self.held.edge_dirty = true;
+                self.held.secrets.insert(key.clone(), Arc::clone(secret));
+            }
             Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => {}
         }
         Ok(())
@@ -197,6 +203,10 @@ impl Compiler {
             Kind::Gateway => {
                 self.held.edge_dirty = true;
                 self.held.gateways.remove(key);
+            }
+            Kind::Secret => {
+                self.held.edge_dirty = true;
+                self.held.secrets.remove(key);
             }
             Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Saga => {}
         }

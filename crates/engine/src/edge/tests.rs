@@ -2,10 +2,11 @@
 //! Listeners, hosts and routes at the edge, through whole exchanges.
 
 use crate::fixtures::*;
-use crate::{Arrival, Direction, Exchange, Tls};
-use byrnie_model::gateway::{From, Gateway, Listener};
+use crate::{Arrival, Direction, Exchange, Gate, Served, Tls};
+use byrnie_model::gateway::{Carries, CertificateRef, From, Gateway, Listener};
 use byrnie_model::resource::{Resource, Spec};
 use byrnie_model::route::{Parent, ParentKind, Route};
+use byrnie_model::secret::{Private, Secret};
 use byrnie_model::{Key, Kind, Protocol, Revision};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,11 +17,32 @@ fn gateway(name: &str, hosts: &[&str]) -> Resource {
         name: format!("l{at}").into(),
         hostname: (!host.is_empty()).then(|| (*host).into()),
         port: 80,
+        carries: Carries::Http,
         from: From::All,
         kinds: vec![],
     };
     let listeners = hosts.iter().enumerate().map(listener).collect();
     resource(Kind::Gateway, "shop", name, Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), listeners })))
+}
+
+/// A gateway with a listener under TLS at port 443 for each host, which shows the Secret of its name.
+fn secure(name: &str, hosts: &[&str]) -> Resource {
+    let shown = |name: &str| CertificateRef { namespace: "shop".into(), name: name.into(), unserved: None };
+    let listener = |(at, host): (usize, &&str)| Listener {
+        name: format!("l{at}").into(),
+        hostname: (!host.is_empty()).then(|| (*host).into()),
+        port: 443,
+        carries: Carries::Https(vec![shown(&format!("c{at}"))]),
+        from: From::All,
+        kinds: vec![],
+    };
+    let listeners = hosts.iter().enumerate().map(listener).collect();
+    resource(Kind::Gateway, "shop", name, Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), listeners })))
+}
+
+fn secret(name: &str) -> Resource {
+    let spec = Secret { chain: name.into(), key: Private::new("k") };
+    resource(Kind::Secret, "shop", name, Spec::Secret(Arc::new(spec)))
 }
 
 /// A route on these listeners (`GATEWAY/LISTENER`) for these hosts: everything below `path` to `to`.
@@ -50,8 +72,12 @@ fn world(resources: Vec<Resource>) -> World {
 
 /// The endpoint that a request from outside reaches, or its status.
 fn ask(world: &mut World, url: &str) -> String {
+    ask_at(world, Gate::Own, Tls::None, url)
+}
+
+fn ask_at(world: &mut World, gate: Gate<'_>, tls: Tls, url: &str) -> String {
     let remote = SocketAddr::from(([192, 0, 2, 1], 5555));
-    let arrival = Arrival { direction: Direction::Edge, source: None, remote, tls: Tls::None };
+    let arrival = Arrival { direction: Direction::Edge(gate), source: None, remote, tls };
     let snapshot = world.snapshot();
     let (exchange, effect) = Exchange::begin(&snapshot, &mut world.shard, &arrival, &mut head("GET", url, &[]), ms(0));
     drop(exchange);
@@ -148,4 +174,53 @@ fn gateways_come_and_go_with_their_routes() {
     check(&mut world, &[("x.test/s", "a")]);
     world.remove(vec![Key::new(Kind::Gateway, "shop", "one")]);
     check(&mut world, &[("x.test/", "404")]);
+}
+
+#[test]
+fn a_port_serves_its_own_listeners_and_no_name_of_the_mesh() {
+    let mut world = world(vec![
+        gateway("gw", &[""]),
+        secure("tls", &["one.test", "*.test"]),
+        secret("c0"),
+        on("clear", &["gw/l0"], &[], "/", "a"),
+        on("one", &["tls/l0"], &[], "/", "b"),
+        on("many", &["tls/l1"], &[], "/", "c"),
+    ]);
+    let at = |number, sni| Gate::Port { number, sni };
+    for (gate, tls, url, expected) in [
+        (Gate::Own, Tls::None, "one.test/", "a"),
+        (Gate::Own, Tls::None, "a.shop.mesh.localhost/", "a"),
+        (at(80, None), Tls::None, "one.test/", "a"),
+        (at(443, Some("one.test")), Tls::Simple, "one.test/", "b"),
+        (at(443, Some("two.test")), Tls::Simple, "two.test/", "c"),
+        (at(443, Some("two.test")), Tls::Simple, "three.test/", "c"),
+        // A certificate for several hosts may tempt a browser to send all of them by one connection.
+        (at(443, Some("two.test")), Tls::Simple, "one.test/", "421"),
+        (at(443, Some("one.test")), Tls::Simple, "one.example/", "421"),
+        (at(443, None), Tls::Simple, "two.test/", "c"),
+        (at(443, None), Tls::Simple, "b.shop.mesh/", "404"),
+        (at(80, None), Tls::None, "b.shop.mesh/", "a"),
+        (at(8443, Some("one.test")), Tls::Simple, "one.test/", "404"),
+    ] {
+        assert_eq!(ask_at(&mut world, gate, tls, url), expected, "{gate:?} {url}");
+    }
+    let snapshot = world.snapshot();
+    assert_eq!(snapshot.gates()[&80], Served::Clear);
+    let Served::Secure(sites) = &snapshot.gates()[&443] else { panic!() };
+    let shown: Vec<_> = sites.iter().map(|site| (site.hostname.as_deref(), site.certificates.len())).collect();
+    assert_eq!(shown, [(Some("one.test"), 1), (Some("*.test"), 0)], "a Secret that isn't there is not shown");
+}
+
+#[test]
+fn the_older_gateway_decides_what_a_port_speaks() {
+    let mut old = secure("old", &[""]);
+    old.created = Revision(1);
+    let Spec::Gateway(spec) = &secure("new", &["new.test"]).spec else { panic!() };
+    let mut spec = (**spec).clone();
+    spec.listeners[0].carries = Carries::Http;
+    let mut new = resource(Kind::Gateway, "shop", "new", Spec::Gateway(Arc::new(spec)));
+    new.created = Revision(2);
+    let mut world = world(vec![old, new, secret("c0"), on("new", &["new/l0"], &[], "/", "a")]);
+    assert!(matches!(world.snapshot().gates()[&443], Served::Secure(_)));
+    assert_eq!(ask_at(&mut world, Gate::Own, Tls::None, "new.test/"), "404");
 }

@@ -635,12 +635,12 @@ fn names_are_found_by_door() {
         (crate::Direction::Forward, "payments.shop.svc.cluster.local", Some("payments.shop")),
         (crate::Direction::Forward, "payments.other", None),
         (crate::Direction::Forward, "example.com", None),
-        (crate::Direction::Edge, "payments.shop.mesh.localhost:7780", Some("payments.shop")),
-        (crate::Direction::Edge, "hello.mesh.localhost", Some("hello.default")),
-        (crate::Direction::Edge, "hello.default.mesh.localhost:7780", Some("hello.default")),
-        (crate::Direction::Edge, "payments", None),
-        (crate::Direction::Edge, ".mesh.localhost", None),
-        (crate::Direction::Edge, "a.b.c.mesh.localhost", None),
+        (crate::Direction::Edge(crate::Gate::Own), "payments.shop.mesh.localhost:7780", Some("payments.shop")),
+        (crate::Direction::Edge(crate::Gate::Own), "hello.mesh.localhost", Some("hello.default")),
+        (crate::Direction::Edge(crate::Gate::Own), "hello.default.mesh.localhost:7780", Some("hello.default")),
+        (crate::Direction::Edge(crate::Gate::Own), "payments", None),
+        (crate::Direction::Edge(crate::Gate::Own), ".mesh.localhost", None),
+        (crate::Direction::Edge(crate::Gate::Own), "a.b.c.mesh.localhost", None),
     ] {
         let (host, port) = byrnie_codec::uri::split_port(host);
         let label =

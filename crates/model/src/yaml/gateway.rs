@@ -5,7 +5,10 @@ use super::meta;
 use super::names;
 use super::reader::Reader;
 use crate::code;
-use crate::gateway::{Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector, Wanted};
+use crate::gateway::{
+    Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector,
+    Wanted,
+};
 use byrnie_base::Text;
 use gateway_api::experimental::gateways as gw;
 use gateway_api::experimental::{gatewayclasses, referencegrants};
@@ -18,6 +21,7 @@ const EXPRESSIONS_MAX: usize = 64;
 const VALUES_MAX: usize = 256;
 const KINDS_MAX: usize = 8;
 const REFERENCES_MAX: usize = 16;
+const CERTIFICATES_MAX: usize = 64;
 const GROUP: &str = "gateway.networking.k8s.io";
 
 pub(crate) fn class(reader: &mut Reader<'_>) -> Option<GatewayClass> {
@@ -60,6 +64,10 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
             reader.fault(&code::CONTRADICTION, format!("{at}.name"), message);
         } else if listeners.iter().any(|o| (o.port, &o.hostname) == (listener.port, &listener.hostname)) {
             reader.fault(&code::CONTRADICTION, at, "another listener has the same port and host");
+        } else if listeners.iter().any(|o| o.port == listener.port && o.carries.name() != listener.carries.name()) {
+            let message =
+                format!("another listener speaks something else than {} on this port", listener.carries.name());
+            reader.fault(&code::CONTRADICTION, format!("{at}.protocol"), message);
         }
         listeners.push(listener);
     }
@@ -69,19 +77,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
 fn listener(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> Listener {
     let fits = names::is_subdomain(&said.name);
     reader.require(fits, &format!("{at}.name"), format!("\"{}\" is not a DNS name", said.name));
-    match said.protocol.as_str() {
-        "HTTP" => {}
-        protocol @ ("HTTPS" | "TLS" | "TCP" | "UDP") => {
-            reader.unenforced(format!("{at}.protocol"), &format!("the protocol {protocol} at a gateway; only HTTP"));
-        }
-        other => {
-            let message = format!("\"{other}\" is no protocol of a listener; write HTTP");
-            reader.fault(&code::BAD_VALUE, format!("{at}.protocol"), message);
-        }
-    }
-    if said.tls.is_some() && said.protocol == "HTTP" {
-        reader.fault(&code::CONTRADICTION, format!("{at}.tls"), "a listener of protocol HTTP has no tls");
-    }
+    let carries = carries(reader, said, at);
     let hostname = said.hostname.as_deref().filter(|name| !name.is_empty());
     if let Some(name) = hostname {
         let message = format!("\"{name}\" is not a host name in lower case, perhaps with a leading \"*.\"");
@@ -100,7 +96,57 @@ fn listener(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> L
     });
     let kinds = kinds.collect();
     let port = reader.port(said.port.into(), &format!("{at}.port"));
-    Listener { name: said.name.as_str().into(), hostname: hostname.map(Text::from), port, from, kinds }
+    Listener { name: said.name.as_str().into(), hostname: hostname.map(Text::from), port, carries, from, kinds }
+}
+
+fn carries(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> Carries {
+    match said.protocol.as_str() {
+        "HTTP" => {}
+        "HTTPS" => return Carries::Https(certificates(reader, said.tls.as_ref(), &format!("{at}.tls"))),
+        protocol @ ("TLS" | "TCP" | "UDP") => {
+            let what = format!("the protocol {protocol} at a gateway; only HTTP and HTTPS");
+            reader.unenforced(format!("{at}.protocol"), &what);
+        }
+        other => {
+            let message = format!("\"{other}\" is no protocol of a listener; write HTTP or HTTPS");
+            reader.fault(&code::BAD_VALUE, format!("{at}.protocol"), message);
+        }
+    }
+    if said.tls.is_some() && said.protocol == "HTTP" {
+        reader.fault(&code::CONTRADICTION, format!("{at}.tls"), "a listener of protocol HTTP has no tls");
+    }
+    Carries::Http
+}
+
+fn certificates(reader: &mut Reader<'_>, said: Option<&gw::GatewayListenersTls>, at: &str) -> Vec<CertificateRef> {
+    if said.is_some_and(|tls| matches!(tls.mode, Some(gw::GatewayListenersTlsMode::Passthrough))) {
+        reader.fault(&code::CONTRADICTION, format!("{at}.mode"), "the TLS of a listener of protocol HTTPS ends there");
+    }
+    for name in said.and_then(|tls| tls.options.as_ref()).into_iter().flat_map(|options| options.keys()) {
+        reader.unenforced(format!("{at}.options[\"{name}\"]"), "options of TLS");
+    }
+    let refs = said.and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
+    let path = format!("{at}.certificateRefs");
+    if refs.is_empty() {
+        let message = "a listener of protocol HTTPS needs at least one certificate in \"tls.certificateRefs\"";
+        reader.fault(&code::MISSING_FIELD, at.trim_end_matches(".tls"), message);
+    }
+    reader.at_most(refs.len(), CERTIFICATES_MAX, &path);
+    let own = reader.namespace();
+    let one = |(i, said): (usize, &gw::GatewayListenersTlsCertificateRefs)| {
+        let at = format!("{path}[{i}]");
+        let (group, kind) = (said.group.as_deref().unwrap_or(""), said.kind.as_deref().unwrap_or("Secret"));
+        let fits = names::is_kind(kind) && (group.is_empty() || names::is_subdomain(group));
+        let message = format!("\"{kind}\" of group \"{group}\" is not the name of a kind");
+        reader.require(fits, &format!("{at}.kind"), message);
+        let fits = names::is_subdomain(&said.name);
+        reader.require(fits, &format!("{at}.name"), format!("\"{}\" is not a DNS name", said.name));
+        let namespace = said.namespace.as_deref().filter(|name| !name.is_empty());
+        let namespace = namespace.map_or_else(|| own.clone(), |name| reader.label(name, &format!("{at}.namespace")));
+        let unserved = ((group, kind) != ("", "Secret")).then(|| Text::from(format!("{kind}.{group}")));
+        CertificateRef { namespace, name: said.name.as_str().into(), unserved }
+    };
+    refs.iter().enumerate().map(one).collect()
 }
 
 fn from(reader: &mut Reader<'_>, said: Option<&gw::GatewayListenersAllowedRoutesNamespaces>, at: &str) -> From {
@@ -186,7 +232,17 @@ pub(crate) fn to_value(gateway: &Gateway) -> Value {
 }
 
 fn listener_value(listener: &Listener) -> Value {
-    let mut value = json!({"name": listener.name, "port": listener.port, "protocol": "HTTP"});
+    let mut value = json!({"name": listener.name, "port": listener.port, "protocol": listener.carries.name()});
+    if let Carries::Https(certificates) = &listener.carries {
+        let one =
+            |to: &CertificateRef| match to.unserved.as_ref().map(|word| word.split_once('.').unwrap_or((word, ""))) {
+                None => json!({"namespace": to.namespace, "name": to.name}),
+                Some((kind, group)) => {
+                    json!({"group": group, "kind": kind, "namespace": to.namespace, "name": to.name})
+                }
+            };
+        value["tls"] = json!({"certificateRefs": certificates.iter().map(one).collect::<Vec<_>>()});
+    }
     if let Some(hostname) = &listener.hostname {
         value["hostname"] = json!(hostname);
     }

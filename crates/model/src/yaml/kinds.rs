@@ -22,7 +22,6 @@ const UNSERVED: &[(&str, &[&str])] = &[
             "PodTemplate",
             "ReplicationController",
             "ResourceQuota",
-            "Secret",
             "ServiceAccount",
         ],
     ),

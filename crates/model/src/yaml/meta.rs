@@ -6,6 +6,7 @@ use super::kinds;
 use super::names;
 use super::node::{Node, Raw};
 use super::reader::Reader;
+use super::secret;
 use crate::diagnostic::nearest;
 use crate::{Key, Kind, Labels, Spec, code};
 use serde::Deserialize;
@@ -52,8 +53,9 @@ pub(crate) fn kind(reader: &mut Reader<'_>) -> Option<Kind> {
             return None;
         }
     };
-    for (name, _) in fields.iter().filter(|(name, _)| !FIELDS.contains(&name.text.as_str())) {
-        let meant = nearest(&name.text, FIELDS).map(|m| format!("; did you mean \"{m}\"?"));
+    let known: &[&str] = if kind == Kind::Secret { &secret::FIELDS } else { &FIELDS };
+    for (name, _) in fields.iter().filter(|(name, _)| !known.contains(&name.text.as_str())) {
+        let meant = nearest(&name.text, known.iter().copied()).map(|m| format!("; did you mean \"{m}\"?"));
         let message = format!("unknown field \"{}\"{}", name.text, meant.unwrap_or_default());
         let mut fault = Fault::new(&code::UNKNOWN_FIELD, name.text.clone(), message);
         fault.span = Some(name.span);
@@ -72,7 +74,7 @@ pub(crate) fn metadata(reader: &mut Reader<'_>, kind: Kind) -> Option<Meta> {
         de::read(&without_server_fields(node), "metadata", reader.root.locate("metadata"), &mut reader.faults)?;
     let namespace = namespace_of(reader, kind, metadata.namespace.as_deref());
     let name = metadata.name;
-    if kind.is_upstream() {
+    if kind.has_dots() {
         let fits = names::is_subdomain(&name);
         if !fits {
             let message = format!("\"{name}\" is not a DNS name: labels of a-z, 0-9 and '-', joined by dots");

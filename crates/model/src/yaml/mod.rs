@@ -15,6 +15,7 @@ mod node;
 mod reader;
 mod route;
 mod saga;
+mod secret;
 mod service;
 mod split;
 mod traffic;
@@ -179,7 +180,7 @@ pub fn to_json(resource: &Resource) -> Value {
         metadata.insert("labels".to_owned(), json!(resource.labels));
     }
     let spec = match &resource.spec {
-        Spec::Namespace => None,
+        Spec::Namespace | Spec::Secret(_) => None,
         Spec::Mesh(mesh) => Some(to_value(&MeshSpec::from(mesh))),
         Spec::Service(service) => Some(service::to_value(service)),
         Spec::Workload(workload) => Some(to_value(&WorkloadSpec::write(workload, &key.namespace))),
@@ -196,12 +197,22 @@ pub fn to_json(resource: &Resource) -> Value {
     if let Some(spec) = spec {
         document["spec"] = spec;
     }
+    if let Spec::Secret(secret) = &resource.spec {
+        secret::write(secret, &mut document);
+    }
     if let Spec::Workload(workload) = &resource.spec
         && let Some(word) = workload::health_word(workload.health)
     {
         document["status"] = json!({"health": word});
     }
     document
+}
+
+/// Takes out of a canonical document what nobody is shown: the keys of Secrets. What is left can't be applied.
+pub fn redact(document: &mut Value) {
+    if document["kind"] == Kind::Secret.name() {
+        secret::redact(document);
+    }
 }
 
 /// Own border types hold nothing that JSON can't say.
@@ -251,6 +262,7 @@ fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
         Kind::AccessPolicy => access::read(reader).map(|policy| Spec::Access(policy.into())),
         Kind::TrafficPolicy => traffic::read(reader).map(|policy| Spec::Traffic(policy.into())),
         Kind::Saga => saga::read(reader).map(|saga| Spec::Saga(saga.into())),
+        Kind::Secret => secret::read(reader).map(|secret| Spec::Secret(secret.into())),
         Kind::Endpoint => None,
     }?;
     Some(Resource {
@@ -289,7 +301,9 @@ fn diagnostic(
 fn set_place(diagnostic: &mut Diagnostic, file: &Text, span: Span, text: &str) {
     diagnostic.file = file.clone();
     (diagnostic.line, diagnostic.column, diagnostic.width) = (span.line, span.column, span.width);
-    let line = (span.line as usize).checked_sub(1).and_then(|index| text.lines().nth(index));
+    // A line of a Secret may be its key.
+    let secret = diagnostic.subject.as_ref().is_some_and(|key| key.kind == Kind::Secret);
+    let line = (span.line as usize).checked_sub(1).filter(|_| !secret).and_then(|index| text.lines().nth(index));
     diagnostic.snippet = line.map(|line| line.chars().take(2000).collect::<String>().into());
 }
 

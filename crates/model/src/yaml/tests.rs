@@ -5,6 +5,7 @@ mod bad;
 mod bad_policy;
 mod bad_route;
 mod bad_saga;
+mod bad_secret;
 mod good;
 mod random;
 

@@ -19,6 +19,10 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
+    pub(super) fn new(config: ServerConfig) -> Self {
+        Self { config: Arc::new(RwLock::new(Arc::new(config))), handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)) }
+    }
+
     /// Lets every clone show `newer`'s certificate and trust its roots from the next handshake on: for renewals
     /// under the same identity. Connections that are open aren't touched.
     pub fn renew(&self, newer: &Self) {
@@ -61,10 +65,7 @@ fn server_with(credentials: &Credentials, alpn: &[&[u8]], mandatory: bool) -> Re
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
-    Ok(ServerTls {
-        config: Arc::new(RwLock::new(Arc::new(config))),
-        handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-    })
+    Ok(ServerTls::new(config))
 }
 
 /// Carries out the handshake on an accepted socket, within [`HANDSHAKE_TIMEOUT`].
@@ -85,8 +86,8 @@ pub async fn accept(tcp: TcpStream, tls: &ServerTls) -> Result<(Stream, Peer), E
     Ok((Stream::Tls(Box::new(tls)), peer))
 }
 
-/// The peer of a finished handshake. Its chain was verified during it (sessions are never resumed), so here it is
-/// only read.
+/// The peer of a finished handshake. Its chain was verified during it (sessions with an identity are never
+/// resumed), so here it is only read.
 pub(super) fn peer<Side>(session: &rustls::ConnectionCommon<Side>, sni: Option<Text>) -> Result<Peer, Error> {
     let shown = session.peer_certificates().filter(|chain| !chain.is_empty()).map(read_verified).transpose()?;
     Ok(Peer {

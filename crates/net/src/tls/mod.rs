@@ -4,12 +4,13 @@
 //! CA call it; it is the only door to rustls, webpki, rcgen and x509-parser. It never accepts a name in
 //! place of an identity.
 //!
-//! Sessions are never resumed: every connection is a full handshake, so that no ticket can carry an
+//! Sessions are never resumed between identities: every connection is a full handshake, so that no ticket can carry an
 //! identity past its expiry, past a change of roots, or to another caller. Pools make handshakes rare.
 
 mod accept;
 pub mod ca;
 mod connect;
+pub mod edge;
 pub mod keys;
 mod seal;
 pub mod secret;

@@ -104,7 +104,7 @@ fn given(
 ) -> watch::Receiver<InForce> {
     let keys = Arc::new(keys);
     let snapshot = Arc::clone(&snapshots.borrow_and_update());
-    let (news, in_force) = watch::channel(InForce { snapshot, keys });
+    let (news, in_force) = watch::channel(InForce::new(snapshot, keys));
     state.set_connected(true);
     runtime::spawn_local("given", async move {
         loop {
@@ -116,7 +116,7 @@ fn given(
                 () = stop.wait() => return,
             }
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            news.send_modify(|in_force| in_force.snapshot = snapshot);
+            news.send_modify(|in_force| in_force.replace(snapshot));
         }
     });
     in_force

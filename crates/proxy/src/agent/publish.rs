@@ -26,10 +26,10 @@ impl Publisher {
     /// A new configuration is in force.
     pub(super) fn snapshot(&self, snapshot: Arc<Snapshot>) {
         if let Some(news) = &*self.news.borrow() {
-            news.send_modify(|in_force| in_force.snapshot = snapshot);
+            news.send_modify(|in_force| in_force.replace(snapshot));
             return;
         }
-        let (news, in_force) = watch::channel(InForce { snapshot, keys: Arc::clone(&self.keys.borrow()) });
+        let (news, in_force) = watch::channel(InForce::new(snapshot, Arc::clone(&self.keys.borrow())));
         *self.news.borrow_mut() = Some(news);
         if let Some(first) = self.first.borrow_mut().take() {
             // Nobody waits any more if the start was given up.

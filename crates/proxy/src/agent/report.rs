@@ -63,6 +63,11 @@ pub(super) async fn run(mut records: Receiver<Record>, link: Rc<Link>, state: Ar
             span_millis: u32::try_from(INTERVAL.as_millis()).unwrap_or(u32::MAX),
             records: waiting.iter().take(RECORDS_MAX).cloned().collect(),
             records_dropped: dropped,
+            closed_ports: state
+                .closed()
+                .into_iter()
+                .map(|(port, why)| wire::ClosedPort { port: port.into(), why })
+                .collect(),
             ..Default::default()
         };
         let taken = report.records.len();

@@ -9,6 +9,7 @@ use byrnie_base::Text;
 use byrnie_base::drain::Drain;
 use byrnie_base::ring::Ring;
 use byrnie_model::{Identity, Record};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::watch;
@@ -30,6 +31,7 @@ pub(crate) struct State {
     ports: OnceLock<Ports>,
     connected: AtomicBool,
     records: Mutex<Ring<Record>>,
+    closed: Mutex<Vec<(u16, String)>>,
 }
 
 impl State {
@@ -45,6 +47,7 @@ impl State {
             ports: OnceLock::new(),
             connected: AtomicBool::new(false),
             records: Mutex::new(Ring::new(RECORDS_MAX)),
+            closed: Mutex::default(),
         }
     }
 
@@ -85,6 +88,16 @@ impl State {
     /// Keeps records of so many percent of successes from now on.
     pub(crate) fn set_sample(&self, percent: u32) {
         self.sample.store(u8::try_from(percent.min(100)).unwrap_or(100), Ordering::Relaxed);
+    }
+
+    /// Which ports of gateways can't be served, and why.
+    pub(crate) fn set_closed(&self, closed: &BTreeMap<u16, String>) {
+        let closed = closed.iter().map(|(port, why)| (*port, why.clone())).collect();
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+    }
+
+    pub(crate) fn closed(&self) -> Vec<(u16, String)> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Keeps a record for `/records`.

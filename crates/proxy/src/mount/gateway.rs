@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The listener of the proxy at the edge: plain HTTP/1.1 and h2c from outside.
+//! The listener of the proxy at the edge: plain HTTP/1.1 and h2c from outside. Those of gateways come with the
+//! configuration: see `gates`.
 
 use super::Wanted;
 use crate::config::Gateway;

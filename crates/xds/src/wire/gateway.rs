@@ -8,7 +8,7 @@ use super::route::hostname;
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
-use byrnie_model::gateway::{Expression, From, Gateway, Listener, Selector, Wanted};
+use byrnie_model::gateway::{Carries, CertificateRef, Expression, From, Gateway, Listener, Selector, Wanted};
 use byrnie_model::{Labels, Revision, Spec};
 use std::sync::Arc;
 
@@ -23,6 +23,12 @@ pub(super) fn encode(gateway: &Gateway, created: Revision, labels: &Labels) -> B
             From::Selected(selector) => pb::listener::From::Selected(selector_out(selector)),
         }),
         kinds: listener.kinds.iter().map(Text::to_string).collect(),
+        tls: match &listener.carries {
+            Carries::Http => None,
+            Carries::Https(certificates) => {
+                Some(pb::Termination { certificates: certificates.iter().map(certificate_out).collect() })
+            }
+        },
     };
     let message = pb::Gateway {
         labels: labels_out(labels),
@@ -41,6 +47,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
             name: check::name("listeners[].name", &from.name)?,
             hostname: from.hostname.map(|host| hostname(&host)).transpose()?,
             port: check::port("listeners[].port", from.port)?,
+            carries: match from.tls {
+                None => Carries::Http,
+                Some(tls) => Carries::Https(list(CERTIFICATES, LIST_MAX, tls.certificates, certificate)?),
+            },
             from: match from.from.ok_or_else(|| missing("listeners[].allowedRoutes"))? {
                 pb::listener::From::Same(_) => From::Same,
                 pb::listener::From::All(_) => From::All,
@@ -56,6 +66,24 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
         listeners: list("listeners", LIST_MAX, gateway.listeners, listener)?,
     };
     Ok((Spec::Gateway(Arc::new(spec)), labels("labels", gateway.labels)?, Revision(gateway.created)))
+}
+
+const CERTIFICATES: &str = "listeners[].tls.certificateRefs";
+
+fn certificate_out(to: &CertificateRef) -> pb::CertificateRef {
+    pb::CertificateRef {
+        namespace: to.namespace.to_string(),
+        name: to.name.to_string(),
+        unserved: to.unserved.as_ref().map(Text::to_string),
+    }
+}
+
+fn certificate(from: pb::CertificateRef) -> Result<CertificateRef, Error> {
+    Ok(CertificateRef {
+        namespace: check::name(CERTIFICATES, &from.namespace)?,
+        name: check::name(CERTIFICATES, &from.name)?,
+        unserved: from.unserved.map(|word| check::text(CERTIFICATES, &word)).transpose()?,
+    })
 }
 
 fn selector_out(selector: &Selector) -> pb::Selector {

@@ -13,6 +13,7 @@ mod idempotency;
 mod mesh;
 mod policy;
 mod route;
+mod secret;
 mod service;
 mod workload;
 
@@ -76,6 +77,7 @@ pub fn encode(resource: &Resource) -> Bytes {
         Spec::Service(spec) => service::encode(spec, labels),
         Spec::Workload(spec) => workload::encode(spec, labels),
         Spec::Endpoint(spec) => endpoint::encode(spec, labels),
+        Spec::Secret(spec) => secret::encode(spec, labels),
         Spec::Gateway(spec) => gateway::encode(spec, resource.created, labels),
         Spec::Route(spec) => route::encode(spec, resource.created, labels),
         Spec::Access(spec) => policy::encode_access(spec, labels),
@@ -102,6 +104,7 @@ pub fn decode(key: Key, revision: Revision, bytes: &[u8]) -> Result<Resource, Er
             let (spec, labels, created) = decode(bytes)?;
             return Ok(Resource { key, revision, created, labels, origin: None, spec });
         }
+        Kind::Secret => secret::decode(bytes)?,
         Kind::AccessPolicy => policy::decode_access(bytes)?,
         Kind::TrafficPolicy => policy::decode_traffic(bytes)?,
         Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Saga => {

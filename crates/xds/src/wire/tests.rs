@@ -320,7 +320,7 @@ fn traffic() -> impl Strategy<Value = Spec> {
 }
 
 fn gateway() -> impl Strategy<Value = Spec> {
-    use byrnie_model::gateway::{Expression, From, Gateway, Listener, Selector, Wanted};
+    use byrnie_model::gateway::{Carries, CertificateRef, Expression, From, Gateway, Listener, Selector, Wanted};
     let wanted = prop_oneof![
         vec(name(), 1..3).prop_map(Wanted::In),
         vec(name(), 1..3).prop_map(Wanted::NotIn),
@@ -330,9 +330,19 @@ fn gateway() -> impl Strategy<Value = Spec> {
     let expression = (name(), wanted).prop_map(|(key, value)| Expression { key, value });
     let selector = (labels(), vec(expression, 0..3)).prop_map(|(labels, expressions)| Selector { labels, expressions });
     let from = prop_oneof![Just(From::Same), Just(From::All), selector.prop_map(From::Selected)];
-    let listener = (name(), of(text("[*][.][a-z.]{1,9}")), 1_u16.., from, vec(name(), 0..3))
-        .prop_map(|(name, hostname, port, from, kinds)| Listener { name, hostname, port, from, kinds });
+    let certificate = (name(), name(), of(text("K[a-z]{0,5}[.][a-z.]{0,9}")))
+        .prop_map(|(namespace, name, unserved)| CertificateRef { namespace, name, unserved });
+    let carries = prop_oneof![Just(Carries::Http), vec(certificate, 0..3).prop_map(Carries::Https)];
+    let listener = (name(), of(text("[*][.][a-z.]{1,9}")), 1_u16.., from, vec(name(), 0..3), carries).prop_map(
+        |(name, hostname, port, from, kinds, carries)| Listener { name, hostname, port, carries, from, kinds },
+    );
     (name(), vec(listener, 0..3)).prop_map(|(class, listeners)| Spec::Gateway(Arc::new(Gateway { class, listeners })))
+}
+
+fn secret() -> impl Strategy<Value = Spec> {
+    use byrnie_model::secret::{Private, Secret};
+    (text("[ -~\n]{1,40}"), text("[ -~\n]{1,40}"))
+        .prop_map(|(chain, key)| Spec::Secret(Arc::new(Secret { chain, key: Private::new(key) })))
 }
 
 fn kind_of(spec: &Spec, age: u64) -> Kind {
@@ -342,6 +352,7 @@ fn kind_of(spec: &Spec, age: u64) -> Kind {
         Spec::Access(_) => Kind::AccessPolicy,
         Spec::Traffic(_) => Kind::TrafficPolicy,
         Spec::Gateway(_) => Kind::Gateway,
+        Spec::Secret(_) => Kind::Secret,
         Spec::Route(_) => Kind::ROUTES[usize::from(age.is_multiple_of(2))],
         other => panic!("{other:?} has its own name"),
     }
@@ -388,6 +399,7 @@ fn resource() -> impl Strategy<Value = Resource> {
         endpoint(),
         route(),
         gateway().boxed(),
+        secret().boxed(),
         access(),
         traffic().boxed(),
         keyed().boxed(),

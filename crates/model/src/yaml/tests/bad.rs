@@ -93,7 +93,7 @@ fn envelopes() {
         ("apiVersion: v1\nkind: HTTPRoute", "C029", "v1"),
         ("apiVersion: mesh.byrnie.dev/v1\nkind: AccessPolicy", "C029", "mesh.byrnie.dev/v1"),
         ("apiVersion: v1\nkind: ConfigMap", "C007", "ConfigMap"),
-        ("apiVersion: v1\nkind: Secret", "C007", "Secret"),
+        ("apiVersion: v1\nkind: ConfigMap", "C007", "ConfigMap"),
         ("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice", "C007", "EndpointSlice"),
         ("apiVersion: apps/v1\nkind: Deployment", "C007", "Deployment"),
         ("apiVersion: networking.istio.io/v1\nkind: VirtualService", "C007", "VirtualService"),

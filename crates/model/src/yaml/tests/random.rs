@@ -2,7 +2,10 @@
 //! Random input: no bytes make the reader panic, and every resource survives its own document.
 
 use super::super::*;
-use crate::gateway::{Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector, Wanted};
+use crate::gateway::{
+    Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector,
+    Wanted,
+};
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
 use crate::policy::fault::Fault;
 use crate::policy::health::{Check, HealthCheck};
@@ -15,6 +18,7 @@ use crate::route::{
     Backend, Carrier, Cors, Destination, HeaderEdits, Match, Mirror, NamedMatch, Parent, PathEdit, PathMatch, Redirect,
     Retry, Rewrite, Route, RouteFilter, Rule, Session, Standing, ValueMatch,
 };
+use crate::secret::{Private, Secret};
 use crate::service::{Health, Locality, Service, ServicePort, TargetPort};
 use crate::workload::{Workload, WorkloadPort};
 use crate::{Identity, Labels, Protocol, ServiceRef};
@@ -470,21 +474,34 @@ fn selector() -> impl Strategy<Value = Selector> {
 fn gateway() -> impl Strategy<Value = Gateway> {
     let from = prop_oneof![Just(From::Same), Just(From::All), selector().prop_map(From::Selected)];
     let kinds = vec(label().prop_map(|k| format!("K{k}.a.b").into()), 0..3);
-    let listener = (option::of(label()), from, kinds);
+    let unserved = option::of(label().prop_map(|k| format!("K{k}.a.b").into()));
+    let certificate = (label(), label(), unserved).prop_map(|(namespace, name, unserved)| CertificateRef {
+        namespace,
+        name,
+        unserved,
+    });
+    let carries = prop_oneof![Just(Carries::Http), vec(certificate, 1..3).prop_map(Carries::Https)];
+    let listener = (option::of(label()), from, kinds, carries);
     (label(), vec(listener, 1..4)).prop_map(|(class, listeners)| Gateway {
         class,
         listeners: listeners
             .into_iter()
             .enumerate()
-            .map(|(i, (hostname, from, kinds))| Listener {
+            .map(|(i, (hostname, from, kinds, carries))| Listener {
                 name: format!("l{i}").into(),
                 hostname: hostname.map(|name| format!("*.{name}").into()),
                 port: u16::try_from(i + 80).unwrap(),
+                carries,
                 from,
                 kinds,
             })
             .collect(),
     })
+}
+
+fn secret(text: &str) -> Secret {
+    let pem = |word: &str| format!("-----BEGIN {word}-----\n{text}\n-----END {word}-----\n");
+    Secret { chain: pem("CERTIFICATE").into(), key: Private::new(pem("PRIVATE KEY")) }
 }
 
 fn grant() -> impl Strategy<Value = Grant> {
@@ -516,6 +533,7 @@ fn resource() -> impl Strategy<Value = Resource> {
             let rules = route.rules.into_iter().map(grpc).collect();
             (Kind::GrpcRoute, Spec::Route(Route { rules, ..route }.into()))
         }),
+        "[ -~\n]{0,40}".prop_map(|text| (Kind::Secret, Spec::Secret(secret(&text).into()))),
         gateway().prop_map(|gateway| (Kind::Gateway, Spec::Gateway(gateway.into()))),
         label().prop_map(|path| {
             (Kind::GatewayClass, Spec::GatewayClass(GatewayClass { controller: format!("a.b/{path}").into() }))

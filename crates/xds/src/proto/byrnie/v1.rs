@@ -417,6 +417,8 @@ pub struct Listener {
     pub port: u32,
     #[prost(string, repeated, tag = "7")]
     pub kinds: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "8")]
+    pub tls: ::core::option::Option<Termination>,
     #[prost(oneof = "listener::From", tags = "4, 5, 6")]
     pub from: ::core::option::Option<listener::From>,
 }
@@ -431,6 +433,32 @@ pub mod listener {
         #[prost(message, tag = "6")]
         Selected(super::Selector),
     }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Termination {
+    #[prost(message, repeated, tag = "1")]
+    pub certificates: ::prost::alloc::vec::Vec<CertificateRef>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateRef {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "3")]
+    pub unserved: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Secret {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, tag = "2")]
+    pub chain: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Selector {
@@ -1275,6 +1303,15 @@ pub struct ReportRequest {
     pub records_dropped: u64,
     #[prost(uint64, tag = "12")]
     pub certificate_not_after: u64,
+    #[prost(message, repeated, tag = "13")]
+    pub closed_ports: ::prost::alloc::vec::Vec<ClosedPort>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClosedPort {
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Series {

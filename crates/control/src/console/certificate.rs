@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the certificate of a Secret is worth: asked before one is stored, for lint, and for the warnings of `status`.
+
+use byrnie_base::{Text, Timestamp};
+use byrnie_model::secret::{CHAIN, KEY};
+use byrnie_model::{Diagnostic, Resource, Spec, code};
+use byrnie_net::tls::Error;
+use byrnie_net::tls::edge::Certificate;
+use std::time::Duration;
+
+/// One that ends sooner is a warning. Those of public authorities live 90 days or less, and are renewed at two thirds.
+const WARNING: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What is wrong with the certificate of a Secret, if it's one and something is.
+pub(super) fn judge(resource: &Resource, now: Timestamp) -> Option<Diagnostic> {
+    let Spec::Secret(secret) = &resource.spec else { return None };
+    let mut diagnostic = match Certificate::from_pem(&secret.chain, secret.key.expose()) {
+        Ok(certificate) => {
+            let left = certificate.not_after().as_millis().saturating_sub(now.as_millis());
+            if Duration::from_millis(left) >= WARNING {
+                return None;
+            }
+            let when = match left / 3_600_000 {
+                _ if left == 0 => "has ended".to_owned(),
+                0 => format!("ends in {} min", left / 60_000),
+                hours => format!("ends in {hours} h"),
+            };
+            let message = format!("the certificate for {} {when}", names(&certificate));
+            Diagnostic::warning(&code::CERTIFICATE_ENDS, at(CHAIN), message)
+        }
+        Err(error) => {
+            let entry = if matches!(error, Error::Malformed("key PEM" | "key")) { KEY } else { CHAIN };
+            Diagnostic::error(&code::CERTIFICATE_UNFIT, at(entry), error.to_string())
+        }
+    };
+    diagnostic.subject = Some(resource.key.clone());
+    Some(diagnostic)
+}
+
+/// The hosts that the certificate of a Secret is for, and its end.
+pub(super) fn facts(resource: &Resource) -> Option<(Vec<Text>, Timestamp)> {
+    let Spec::Secret(secret) = &resource.spec else { return None };
+    let certificate = Certificate::from_pem(&secret.chain, secret.key.expose()).ok()?;
+    Some((certificate.names().to_vec(), certificate.not_after()))
+}
+
+fn at(entry: &str) -> String {
+    format!("data[\"{entry}\"]")
+}
+
+fn names(certificate: &Certificate) -> String {
+    match certificate.names() {
+        [] => "no host".to_owned(),
+        names => names.join(", "),
+    }
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The ports that gateways name: what TLS shows at each, and listeners that come and go with the configuration.
+//! [`Gates`] goes to the cores beside the snapshot that it was made of; [`attend`] runs on the agent's thread.
+
+use crate::agent::State;
+use crate::door::Door;
+use crate::mount::{self, Wanted};
+use crate::worker::{Entrance, InForce};
+use byrnie_engine::{Served, Site, Snapshot};
+use byrnie_net::runtime::{self, Shutdown, Trigger};
+use byrnie_net::tls::ServerTls;
+use byrnie_net::tls::edge::{self, Certificate};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// How often a port that couldn't be opened is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is served at each port that gateways name.
+#[derive(Debug, Default)]
+pub(crate) struct Gates {
+    served: Arc<BTreeMap<u16, Served>>,
+    /// Of those under TLS. One that can't be made lets nobody in.
+    tls: BTreeMap<u16, ServerTls>,
+}
+
+/// What a connection at a port is.
+pub(crate) enum Way<'a> {
+    /// HTTP in the clear.
+    Clear,
+    /// HTTP under TLS.
+    Secure(&'a ServerTls),
+    /// Nothing is served there, or nothing that can be.
+    Closed,
+}
+
+impl Gates {
+    /// What a snapshot serves. Ports that are as they were keep their TLS, and with it the tickets that callers hold.
+    pub(crate) fn of(snapshot: &Snapshot, before: &Arc<Self>) -> Arc<Self> {
+        let served = snapshot.gates();
+        if Arc::ptr_eq(served, &before.served) || *served == before.served {
+            return Arc::clone(before);
+        }
+        let mut tls = BTreeMap::new();
+        for (port, serves) in served.iter() {
+            let Served::Secure(sites) = serves else { continue };
+            let kept = before.tls.get(port).filter(|_| before.served.get(port) == Some(serves));
+            if let Some(made) = kept.cloned().or_else(|| make(*port, sites)) {
+                tls.insert(*port, made);
+            }
+        }
+        Arc::new(Self { served: Arc::clone(served), tls })
+    }
+
+    /// What a connection at `port` is.
+    pub(crate) fn way(&self, port: u16) -> Way<'_> {
+        match self.served.get(&port) {
+            Some(Served::Clear) => Way::Clear,
+            Some(Served::Secure(_)) => self.tls.get(&port).map_or(Way::Closed, Way::Secure),
+            None => Way::Closed,
+        }
+    }
+}
+
+fn make(port: u16, sites: &[Site]) -> Option<ServerTls> {
+    let code = byrnie_model::code::CERTIFICATE_UNFIT.id;
+    let read = |site: &Site| {
+        let certificates = site.certificates.iter().filter_map(|(key, secret)| {
+            Certificate::from_pem(&secret.chain, secret.key.expose())
+                .inspect_err(|error| tracing::warn!(code, %key, %error, "a certificate is of no use"))
+                .ok()
+        });
+        edge::Site { hostname: site.hostname.clone(), certificates: certificates.collect() }
+    };
+    edge::server(sites.iter().map(read).collect())
+        .inspect_err(|error| tracing::warn!(code, port, %error, "no TLS at this port"))
+        .ok()
+}
+
+/// Opens and closes listeners as the configuration asks for it, each on every core, beside the edge's own at `own`.
+pub(crate) async fn attend(
+    own: SocketAddr,
+    cores: Vec<mpsc::UnboundedSender<Entrance>>,
+    mut in_force: watch::Receiver<InForce>,
+    state: Arc<State>,
+    mut stop: Shutdown,
+) {
+    let mut open: BTreeMap<u16, Trigger> = BTreeMap::new();
+    let mut closed: BTreeMap<u16, String> = BTreeMap::new();
+    loop {
+        let served = Arc::clone(&in_force.borrow_and_update().gates.served);
+        open.retain(|port, _| served.contains_key(port));
+        closed.retain(|port, _| served.contains_key(port));
+        // In the clear, the edge's own port serves every listener anyway.
+        let wanted = served.iter().filter(|(port, serves)| **port != own.port() || **serves != Served::Clear);
+        for (&port, _) in wanted {
+            if open.contains_key(&port) {
+                continue;
+            }
+            let address = SocketAddr::new(own.ip(), port);
+            let wanted = Wanted { door: Door::Gate(port), what: "gateway", address };
+            match mount::bind(&wanted, cores.len(), true) {
+                Ok(listeners) => {
+                    let (trigger, until) = runtime::shutdown();
+                    for (core, listener) in cores.iter().zip(listeners) {
+                        let entrance = Entrance { door: wanted.door.clone(), listener, until: until.clone() };
+                        // A core that has ended already is noticed by its absence in the counters.
+                        let _ = core.send(entrance);
+                    }
+                    tracing::info!(%address, "a port of a gateway is open");
+                    open.insert(port, trigger);
+                    closed.remove(&port);
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    if closed.get(&port) != Some(&why) {
+                        let code = byrnie_model::code::PORT_CLOSED.id;
+                        tracing::warn!(code, error = why, "a port of a gateway can't be opened; trying again");
+                        closed.insert(port, why);
+                    }
+                }
+            }
+        }
+        state.set_closed(&closed);
+        tokio::select! {
+            changed = in_force.changed() => if changed.is_err() {
+                return stop.wait().await;
+            },
+            () = runtime::sleep(RETRY), if !closed.is_empty() => {}
+            () = stop.wait() => return,
+        }
+    }
+}
