@@ -6,8 +6,12 @@ mod mesh;
 
 use mesh::{Mesh, file, free_port, until};
 use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
 
 /// A certificate signed by its own key.
 struct Pair {
@@ -170,4 +174,129 @@ fn a_port_that_is_taken_is_told_and_opened_once_it_is_free() {
     until("it is open", status, || listener(&mesh, "Accepted") == "True Accepted");
     let url = format!("https://www.shop.test:{port}/");
     assert_eq!(curl(&mesh, &first.chain, &url, &[]), "500 2", "its backend is absent");
+}
+
+/// Listeners for connections, one under TLS that ends here and one under TLS that ends at the backend, all to `hello`.
+fn opaque(raw: u16, (tcp, tls, passes): (u16, u16, u16)) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: public}}
+spec:
+  gatewayClassName: byrnie
+  listeners:
+  - {{name: tcp, port: {tcp}, protocol: TCP}}
+  - {{name: tls, port: {tls}, protocol: TLS, tls: {{certificateRefs: [{{name: shop-tls}}]}}}}
+  - {{name: passes, port: {passes}, protocol: TLS, hostname: '*.shop.test', tls: {{mode: Passthrough}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: raw}}
+spec:
+  selector: {{app: hello}}
+  ports: [{{port: 81, targetPort: {raw}, appProtocol: tcp}}]
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {{name: raw}}
+spec:
+  parentRefs: [{{name: public, sectionName: tcp}}, {{name: public, sectionName: tls}}]
+  rules: [{{backendRefs: [{{name: raw, port: 81}}]}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {{name: raw}}
+spec:
+  parentRefs: [{{name: public, sectionName: passes}}]
+  hostnames: [www.shop.test]
+  rules: [{{backendRefs: [{{name: raw, port: 81}}]}}]
+"
+    )
+}
+
+/// A program that sends back what it gets, under TLS if its caller begins with a handshake. It runs in the test itself.
+fn echo_server(shown: &Pair) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(shown.chain.as_bytes()).unwrap()];
+    let config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let config = Arc::new(config);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let config = Arc::clone(&config);
+            std::thread::spawn(move || {
+                let mut first = [0];
+                if stream.peek(&mut first).is_ok_and(|read| read == 1) && first == [0x16] {
+                    let session = rustls::ServerConnection::new(config).unwrap();
+                    repeat(rustls::StreamOwned::new(session, stream));
+                } else {
+                    repeat(stream);
+                }
+            });
+        }
+    });
+    port
+}
+
+fn repeat(mut stream: impl Read + Write) {
+    let mut bytes = [0; 64];
+    while let Ok(read @ 1..) = stream.read(&mut bytes) {
+        if stream.write_all(&bytes[..read]).and_then(|()| stream.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+/// A connection under TLS that trusts this certificate alone.
+fn secured(port: u16, trusted: &Pair, host: &str) -> impl Read + Write {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(trusted.chain.as_bytes()).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).unwrap();
+    let session = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    rustls::StreamOwned::new(session, TcpStream::connect(("127.0.0.1", port)).unwrap())
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// A line sent, and what comes back of it; `None` if the connection ends before that.
+fn echo(mut stream: impl Read + Write) -> Option<String> {
+    stream.write_all(b"ping\n").and_then(|()| stream.flush()).ok()?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[test]
+fn connections_from_outside_are_passed_on() {
+    let mesh = Mesh::up(&[]);
+    let (own, of_the_program) = (pair(&["*.shop.test"]), pair(&["www.shop.test"]));
+    let raw = echo_server(&of_the_program);
+    let run = mesh.run(&["--name", "hello", "--port", &format!("{raw}/tcp")], &["tail", "-f", "/dev/null"]);
+    let (tcp, tls, passes) = (free_port(), free_port(), free_port());
+    mesh.ok(&["apply", "-f", &file(&mesh, "secret.yaml", &secret("shop-tls", &own.chain, &own.key))]);
+    mesh.ok(&["apply", "-f", &file(&mesh, "gateway.yaml", &opaque(raw, (tcp, tls, passes)))]);
+    let plain = || TcpStream::connect(("127.0.0.1", tcp)).ok().and_then(echo);
+    until("bytes come back", || run.log(), || plain().as_deref() == Some("ping\n"));
+    assert_eq!(echo(secured(tls, &own, "www.shop.test")).as_deref(), Some("ping\n"), "TLS ends at the gateway");
+    let passed = echo(secured(passes, &of_the_program, "www.shop.test"));
+    assert_eq!(passed.as_deref(), Some("ping\n"), "TLS ends at the program");
+    assert_eq!(echo(secured(passes, &own, "www.shop.test")), None, "nobody else shows a certificate there");
+    assert_eq!(echo(secured(passes, &of_the_program, "other.shop.test")), None, "no route is for this host");
+    let nonsense = TcpStream::connect(("127.0.0.1", passes)).unwrap();
+    assert_eq!(echo(nonsense), None, "only handshakes are let in");
+    let explained = mesh.ok(&["explain", &format!("tcp://www.shop.test:{passes}"), "--from", "edge"]);
+    assert!(explained.contains("TLSRoute/default/raw") && explained.contains("raw.default"), "{explained}");
 }

@@ -155,7 +155,7 @@ impl Catalog {
     pub(crate) fn permitted(&self, key: &Key, gateway: &Gateway) -> Gateway {
         let mut permitted = gateway.clone();
         for listener in &mut permitted.listeners {
-            if let Carries::Https(certificates) = &mut listener.carries {
+            if let Some(certificates) = listener.carries.certificates_mut() {
                 certificates.retain(|to| self.certificate(key, to).is_ok());
             }
         }
@@ -225,7 +225,7 @@ impl Catalog {
         let order = |key: &Key| (self.resource(key).map(|r| r.created), key.namespace.clone(), key.name.clone());
         self.iter(Kind::Gateway).any(|resource| {
             let Spec::Gateway(other) = &resource.spec else { return false };
-            let clashes = |o: &Listener| o.port == listener.port && o.carries.name() != listener.carries.name();
+            let clashes = |o: &Listener| o.port == listener.port && !o.carries.goes_with(&listener.carries);
             order(&resource.key) < order(gateway) && self.is_served(other) && other.listeners.iter().any(clashes)
         })
     }
@@ -246,7 +246,7 @@ impl Catalog {
             .kinds
             .iter()
             .map(|word| &**word)
-            .filter(|word| !Kind::ROUTES.into_iter().any(|kind| is_kind(word, kind)))
+            .filter(|word| !Kind::ROUTES.into_iter().any(|kind| is_kind(word, kind) && listener.carries.suits(kind)))
             .collect();
         let certificates = listener.carries.certificates();
         let of_certificates = certificates.iter().find_map(|to| self.certificate(gateway, to).err());
@@ -258,17 +258,17 @@ impl Catalog {
             }
         };
         // Without a certificate nobody is let in; without its port what is in the clear still has the edge's own.
-        let secure = matches!(listener.carries, Carries::Https(_));
-        let shows = !secure || certificates.iter().any(|to| self.certificate(gateway, to).is_ok());
-        let open = closed.is_none() || !secure;
+        let shows = !listener.carries.ends_tls() || certificates.iter().any(|to| self.certificate(gateway, to).is_ok());
+        let clear = listener.carries == Carries::Http;
+        let open = closed.is_none() || clear;
         let conflicted = self.conflicts(gateway, listener);
         let programmed = !kinds.is_empty() && shows && open && !conflicted;
         let resolved = unresolved.is_none();
         let Refused { reason, message } =
             unresolved.unwrap_or(Refused { reason: "ResolvedRefs", message: String::new() });
-        let port = closed.map_or_else(String::new, |why| match secure {
-            true => format!("port {}: {why}", listener.port),
-            false => format!("port {}: {why}; served on the edge's own port", listener.port),
+        let port = closed.map_or_else(String::new, |why| match clear {
+            false => format!("port {}: {why}", listener.port),
+            true => format!("port {}: {why}; served on the edge's own port", listener.port),
         });
         json!({
             "name": listener.name,
@@ -353,7 +353,8 @@ pub(crate) fn gateway_key(parent: &Parent) -> Key {
 }
 
 fn admits_kind(listener: &Listener, kind: Kind) -> bool {
-    listener.kinds.is_empty() || listener.kinds.iter().any(|word| is_kind(word, kind))
+    let wanted = listener.kinds.is_empty() || listener.kinds.iter().any(|word| is_kind(word, kind));
+    wanted && listener.carries.suits(kind)
 }
 
 fn is_kind(word: &str, kind: Kind) -> bool {

@@ -37,7 +37,9 @@ impl Catalog {
         match key.kind {
             Kind::Service => self.relate_service(key, old, new, work),
             Kind::Workload => self.relate_workload(key, old, new, work),
-            Kind::HttpRoute | Kind::GrpcRoute => self.relate_route(key, old.and_then(route), new.and_then(route), work),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
+                self.relate_route(key, old.and_then(route), new.and_then(route), work)
+            }
             Kind::AccessPolicy => self.relate_access(key, old.and_then(access), new.and_then(access), work),
             Kind::TrafficPolicy => self.relate_traffic(key, old.and_then(traffic), new.and_then(traffic), work),
             Kind::Mesh => work.mark(self.nodes.by_id.keys(), std::slice::from_ref(key)),

@@ -12,6 +12,7 @@ use byrnie_model::gateway::{Carries, Gateway, host_fits, host_rank, intersection
 use byrnie_model::route::{Parent, ParentKind};
 use byrnie_model::{Key, Kind, Revision, Secret};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::sync::Arc;
 
 /// Every listener of every gateway.
@@ -27,9 +28,42 @@ pub(crate) struct Edge {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Served {
     /// HTTP in the clear.
-    Clear,
+    Http,
     /// HTTP under TLS, by host.
-    Secure(Vec<Site>),
+    Https(Vec<Site>),
+    /// Connections whose bytes nobody looks at.
+    Tcp,
+    /// The same under TLS, by host.
+    Tls(Vec<Site>),
+    /// TLS that ends elsewhere; only the host is looked at.
+    Passthrough,
+}
+
+impl Served {
+    fn new(carries: &Carries) -> Self {
+        match carries {
+            Carries::Http => Self::Http,
+            Carries::Https(_) => Self::Https(Vec::new()),
+            Carries::Tcp => Self::Tcp,
+            Carries::Tls(_) => Self::Tls(Vec::new()),
+            Carries::Passthrough => Self::Passthrough,
+        }
+    }
+
+    /// What is shown to whom, of what ends TLS.
+    pub fn sites(&self) -> Option<&[Site]> {
+        match self {
+            Self::Https(sites) | Self::Tls(sites) => Some(sites),
+            Self::Http | Self::Tcp | Self::Passthrough => None,
+        }
+    }
+
+    fn sites_mut(&mut self) -> Option<&mut Vec<Site>> {
+        match self {
+            Self::Https(sites) | Self::Tls(sites) => Some(sites),
+            Self::Http | Self::Tcp | Self::Passthrough => None,
+        }
+    }
 }
 
 /// What is shown to those who ask for a host in their handshake.
@@ -50,7 +84,8 @@ struct Listener {
     label: Text,
     hostname: Option<Text>,
     port: u16,
-    secure: bool,
+    /// Whether it's reached at the edge's own port too.
+    clear: bool,
     /// The routes by host, the most special host first.
     hosts: Box<[(Option<Text>, Table)]>,
 }
@@ -64,19 +99,17 @@ impl Edge {
         secrets: &BTreeMap<Key, Arc<Secret>>,
     ) -> Self {
         let mut listeners = Vec::new();
-        let mut ports = BTreeMap::new();
+        let mut ports: BTreeMap<u16, (Served, &Carries)> = BTreeMap::new();
         for (key, gateway) in gateways {
             for listener in &gateway.listeners {
-                let secure = matches!(listener.carries, Carries::Https(_));
-                let served = ports.entry(listener.port).or_insert(if secure {
-                    Served::Secure(Vec::new())
-                } else {
-                    Served::Clear
-                });
-                match served {
-                    Served::Clear if !secure => {}
-                    Served::Secure(sites) if secure => sites.push(site(listener, secrets)),
-                    Served::Clear | Served::Secure(_) => continue,
+                let carries = &listener.carries;
+                let (served, _) = match ports.entry(listener.port) {
+                    Slot::Vacant(slot) => slot.insert((Served::new(carries), carries)),
+                    Slot::Occupied(slot) if slot.get().1.goes_with(carries) => slot.into_mut(),
+                    Slot::Occupied(_) => continue,
+                };
+                if let Some(sites) = served.sites_mut() {
+                    sites.push(site(listener, secrets));
                 }
                 let names = |parent: &Parent| {
                     parent.kind == ParentKind::Gateway
@@ -88,17 +121,23 @@ impl Edge {
                     label: format!("{}/{}/{}", key.namespace, key.name, listener.name).into(),
                     hostname: listener.hostname.clone(),
                     port: listener.port,
-                    secure,
+                    clear: *carries == Carries::Http,
                     hosts: hosts(listener.hostname.as_deref(), &attached),
                 });
             }
         }
+        let ports = ports.into_iter().map(|(port, (served, _))| (port, served)).collect();
         Self { listeners: listeners.into(), ports: Arc::new(ports) }
     }
 
     /// The rule for `head`, which came by `gate`.
     pub(crate) fn choose(&self, gate: Gate<'_>, head: &Head) -> Option<Chosen> {
         self.tables(gate, head.host()).find_map(|(_, table)| table.choose(head))
+    }
+
+    /// The rule for a connection that asks for `host`, or for none.
+    pub(crate) fn choose_opaque(&self, gate: Gate<'_>, host: &str) -> Option<Chosen> {
+        self.tables(gate, host).find_map(|(_, table)| table.first())
     }
 
     /// Whether a request is for another listener than the one whose certificate was shown: its sender took one
@@ -121,7 +160,7 @@ impl Edge {
     /// The listeners that a host may be meant for.
     fn fitting<'a>(&'a self, gate: Gate<'a>, host: &'a str) -> impl Iterator<Item = &'a Listener> {
         let here = move |listener: &&Listener| match gate {
-            Gate::Own => !listener.secure,
+            Gate::Own => listener.clear,
             Gate::Port { number, .. } => listener.port == number,
         };
         self.listeners.iter().filter(here).filter(|listener| host_fits(listener.hostname.as_deref(), host))

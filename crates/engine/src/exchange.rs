@@ -719,7 +719,7 @@ fn unknown_service(arrival: &Arrival<'_>, head: &Head) -> String {
     }
 }
 
-fn absent_backend(chosen: &Chosen) -> String {
+pub(crate) fn absent_backend(chosen: &Chosen) -> String {
     match chosen.backend() {
         Some(backend) => {
             let (label, to) = (chosen.label(), &backend.to);

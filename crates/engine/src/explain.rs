@@ -11,7 +11,7 @@ use crate::route::{Chosen, Entry, Miss};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::tunnel::Tunnel;
-use crate::{Arrival, Effect, Outcome, Reason, Side, Target, fault, resolve};
+use crate::{Arrival, Direction, Effect, Outcome, Reason, Side, Target, fault, resolve};
 use byrnie_base::{Now, Text};
 use byrnie_codec::Head;
 use byrnie_model::ServiceRef;
@@ -101,7 +101,15 @@ pub fn explain_tunnel(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, now: Now)
     let mut shard = Shard::new(SEED);
     let (tunnel, effect) = Tunnel::begin(snapshot, &mut shard, arrival, now);
     let mut steps = Vec::new();
-    explain_service(snapshot, arrival, &Head::new(), &mut steps);
+    match arrival.direction {
+        Direction::Edge(gate) => {
+            if let Some(chosen) = snapshot.edge.choose_opaque(gate, gate.sni().unwrap_or_default()) {
+                let at = resource(chosen.kind().name(), chosen.label());
+                steps.push(step("route", chosen.label(), &at, "for every connection that asks for this host"));
+            }
+        }
+        _ => explain_service(snapshot, arrival, &Head::new(), &mut steps),
+    }
     if let Effect::Send(plan) = &effect
         && let Target::Mesh(hop) = &plan.target
     {

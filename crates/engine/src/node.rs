@@ -102,6 +102,16 @@ pub enum Gate<'a> {
     },
 }
 
+impl<'a> Gate<'a> {
+    /// The name that the handshake asked for.
+    pub(crate) const fn sni(&self) -> Option<&'a str> {
+        match self {
+            Self::Own => None,
+            Self::Port { sni, .. } => *sni,
+        }
+    }
+}
+
 /// On which side of a workload an exchange is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {

@@ -5,14 +5,15 @@
 use crate::answer::Answer;
 use crate::attempts::Ending;
 use crate::authorize::{self, Ruling};
-use crate::cluster::Busy;
+use crate::cluster::{Busy, Cluster};
 use crate::course::{Course, Goal, Step, give_up};
-use crate::exchange::{Refusal, source_label};
+use crate::exchange::{Refusal, absent_backend, source_label};
 use crate::retry::{Policy, TRIES_MAX};
+use crate::route::Chosen;
 use crate::shard::Shard;
 use crate::snapshot::{Snapshot, Subtree};
 use crate::verdict::{Decided, Labels, Verdict};
-use crate::{Arrival, DecisionId, Effect, Failure, Outcome, Plan, Reason, Side, Tls, resolve};
+use crate::{Arrival, DecisionId, Direction, Effect, Failure, Outcome, Plan, Reason, Side, Tls, resolve};
 use byrnie_base::{Instant, Now, Text};
 use byrnie_model::Protocol;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub struct Tunnel {
     course: Course,
     source: Text,
     service: Option<Arc<Subtree>>,
+    /// The rule that it follows.
+    route: Option<Text>,
     access: Option<Ruling>,
     nearest: Option<Text>,
     reason: Option<Reason>,
@@ -45,6 +48,7 @@ impl Tunnel {
             course: Course::new(),
             source: source_label(snapshot, shard, arrival),
             service: None,
+            route: None,
             access: None,
             nearest: None,
             reason: None,
@@ -91,7 +95,7 @@ impl Tunnel {
         }
         let words = &self.snapshot.words;
         let outbound = self.course.cluster().is_some();
-        let route = if outbound { &words.default } else { &words.none }.clone();
+        let route = self.route.unwrap_or_else(|| if outbound { &words.default } else { &words.none }.clone());
         let (rule, shadow) = match self.access {
             Some(ruling) => (ruling.rule.unwrap_or_else(|| words.default.clone()), ruling.shadow),
             None => (words.none.clone(), None),
@@ -152,11 +156,7 @@ impl Tunnel {
     }
 
     fn decide_outbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
-        let snapshot = Arc::clone(&self.snapshot);
-        let found = resolve::resolve(&snapshot, &arrival.direction, || ("", None));
-        let (tree, port) = found.map_err(|reason| refuse(reason, "no such service port is known here"))?;
-        self.service = Some(Arc::clone(tree));
-        let cluster = snapshot.cluster(port.cluster).ok_or_else(|| refuse(Reason::Internal, "no cluster"))?;
+        let cluster = self.find(shard, arrival)?;
         if let Some(most) = cluster.call.pending_max {
             let busy = Busy::on(&cluster.call.share.pending);
             if cluster.call.share.pending.value() > u64::from(most) {
@@ -171,8 +171,38 @@ impl Tunnel {
             memory.budget.request(&cluster.call, now);
         }
         self.course.policy = Policy { tries_max: TRIES_MAX, repeatable: false, body_held: true, keyed: false };
-        self.course.goal = Goal::Cluster(Arc::clone(cluster));
+        self.course.goal = Goal::Cluster(cluster);
         self.dispatch(shard, now)
+    }
+
+    /// Where a connection leads: by the routes of the service asked for, or of the listener that it came by.
+    fn find(&mut self, shard: &mut Shard, arrival: &Arrival<'_>) -> Result<Arc<Cluster>, Box<Answer>> {
+        let snapshot = Arc::clone(&self.snapshot);
+        if let Direction::Edge(gate) = arrival.direction {
+            let chosen = snapshot.edge.choose_opaque(gate, gate.sni().unwrap_or_default());
+            let detail = "no route of a listener is for this connection";
+            return self.follow(shard, chosen.ok_or_else(|| refuse(Reason::NoRoute, detail))?);
+        }
+        let found = resolve::resolve(&snapshot, &arrival.direction, || ("", None));
+        let (tree, port) = found.map_err(|reason| refuse(reason, "no such service port is known here"))?;
+        self.service = Some(Arc::clone(tree));
+        match port.table.first().filter(|_| !port.protocol.is_http()) {
+            Some(chosen) => self.follow(shard, chosen),
+            None => snapshot.cluster(port.cluster).cloned().ok_or_else(|| refuse(Reason::Internal, "no cluster")),
+        }
+    }
+
+    /// One of a rule's backends.
+    fn follow(&mut self, shard: &mut Shard, mut chosen: Chosen) -> Result<Arc<Cluster>, Box<Answer>> {
+        self.route = Some(chosen.label().clone());
+        let slot = chosen.draw_backend(&mut shard.rng);
+        let cluster = slot.and_then(|slot| self.snapshot.cluster(slot)).cloned();
+        let cluster = cluster.ok_or_else(|| refuse(Reason::BackendAbsent, absent_backend(&chosen)))?;
+        let to = cluster.service();
+        if self.service.is_none() {
+            self.service = self.snapshot.subtree(&to.namespace, &to.name).cloned();
+        }
+        Ok(cluster)
     }
 
     fn dispatch(&mut self, shard: &mut Shard, now: Instant) -> Result<Plan, Box<Answer>> {

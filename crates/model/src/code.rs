@@ -164,6 +164,14 @@ registry! {
         "route is attached to a port that carries opaque TCP",
         "The route has no effect: requests cannot be told apart there.",
         "Set appProtocol of the port to http, http2 or grpc.";
+    ROUTE_WITHOUT_TCP: "BYR-C060",
+        "a route for connections is attached to a port that serves requests",
+        "The route has no effect: requests are sent by the routes for requests.",
+        "Write an HTTPRoute or GRPCRoute, or set appProtocol of the port to tcp.";
+    OPAQUE_TO_HTTP: "BYR-C061",
+        "a route for connections leads to a port that serves requests",
+        "Its connections are refused there: rules of access for requests would not be asked.",
+        "Set appProtocol of the backend's port to tcp, or write an HTTPRoute.";
     STALE: "BYR-C032",
         "the resource changed meanwhile",
         "Nothing was written.",

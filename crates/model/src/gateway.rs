@@ -2,7 +2,7 @@
 //! Where requests enter from outside (`Gateway`, in Gateway API's meaning), who may attach routes to it,
 //! and who has allowed references into a namespace.
 
-use crate::Labels;
+use crate::{Kind, Labels};
 use byrnie_base::Text;
 
 /// The class that is always there.
@@ -50,6 +50,12 @@ pub enum Carries {
     Http,
     /// HTTP under TLS that ends at the gateway, which shows one of these certificates.
     Https(Vec<CertificateRef>),
+    /// Connections whose bytes nobody looks at.
+    Tcp,
+    /// The same under TLS that ends at the gateway.
+    Tls(Vec<CertificateRef>),
+    /// TLS that ends at the backend: the gateway reads the host that the handshake asks for, and no more.
+    Passthrough,
 }
 
 impl Carries {
@@ -58,14 +64,44 @@ impl Carries {
         match self {
             Self::Http => "HTTP",
             Self::Https(_) => "HTTPS",
+            Self::Tcp => "TCP",
+            Self::Tls(_) | Self::Passthrough => "TLS",
         }
+    }
+
+    /// Whether both can be told apart by host at one port.
+    pub fn goes_with(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other) && *self != Self::Tcp
+    }
+
+    /// Whether routes of this kind make sense of it.
+    pub const fn suits(&self, kind: Kind) -> bool {
+        match self {
+            Self::Http | Self::Https(_) => matches!(kind, Kind::HttpRoute | Kind::GrpcRoute),
+            Self::Tcp => matches!(kind, Kind::TcpRoute),
+            Self::Tls(_) => matches!(kind, Kind::TcpRoute | Kind::TlsRoute),
+            Self::Passthrough => matches!(kind, Kind::TlsRoute),
+        }
+    }
+
+    /// Whether it shows certificates; without any, nobody is let in.
+    pub const fn ends_tls(&self) -> bool {
+        matches!(self, Self::Https(_) | Self::Tls(_))
     }
 
     /// The certificates that it's to show.
     pub fn certificates(&self) -> &[CertificateRef] {
         match self {
-            Self::Http => &[],
-            Self::Https(certificates) => certificates,
+            Self::Http | Self::Tcp | Self::Passthrough => &[],
+            Self::Https(certificates) | Self::Tls(certificates) => certificates,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn certificates_mut(&mut self) -> Option<&mut Vec<CertificateRef>> {
+        match self {
+            Self::Http | Self::Tcp | Self::Passthrough => None,
+            Self::Https(certificates) | Self::Tls(certificates) => Some(certificates),
         }
     }
 }

@@ -29,6 +29,10 @@ pub enum Kind {
     HttpRoute,
     /// Gateway API `GRPCRoute`.
     GrpcRoute,
+    /// Gateway API `TLSRoute`.
+    TlsRoute,
+    /// Gateway API `TCPRoute`.
+    TcpRoute,
     /// Gateway API `Gateway`.
     Gateway,
     /// Gateway API `GatewayClass`.
@@ -47,7 +51,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 13] = [
+    pub const APPLICABLE: [Self; 15] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
@@ -55,6 +59,8 @@ impl Kind {
         Self::Workload,
         Self::HttpRoute,
         Self::GrpcRoute,
+        Self::TlsRoute,
+        Self::TcpRoute,
         Self::Gateway,
         Self::GatewayClass,
         Self::ReferenceGrant,
@@ -73,6 +79,8 @@ impl Kind {
             Self::Workload => "Workload",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
             Self::Gateway => "Gateway",
             Self::GatewayClass => "GatewayClass",
             Self::ReferenceGrant => "ReferenceGrant",
@@ -87,9 +95,13 @@ impl Kind {
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::Namespace | Self::Service | Self::Secret => "v1",
-            Self::HttpRoute | Self::GrpcRoute | Self::Gateway | Self::GatewayClass | Self::ReferenceGrant => {
-                "gateway.networking.k8s.io/v1"
-            }
+            Self::HttpRoute
+            | Self::GrpcRoute
+            | Self::TlsRoute
+            | Self::Gateway
+            | Self::GatewayClass
+            | Self::ReferenceGrant => "gateway.networking.k8s.io/v1",
+            Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
             Self::Mesh | Self::Workload | Self::AccessPolicy | Self::TrafficPolicy | Self::Saga | Self::Endpoint => {
                 "mesh.byrnie.dev/v1alpha1"
             }
@@ -110,6 +122,8 @@ impl Kind {
             "gatewayclass" | "gatewayclasses" | "gc" => Self::GatewayClass,
             "referencegrant" | "referencegrants" | "refgrant" => Self::ReferenceGrant,
             "grpcroute" | "grpcroutes" => Self::GrpcRoute,
+            "tlsroute" | "tlsroutes" => Self::TlsRoute,
+            "tcproute" | "tcproutes" => Self::TcpRoute,
             "accesspolicy" | "accesspolicies" | "ap" => Self::AccessPolicy,
             "trafficpolicy" | "trafficpolicies" | "tp" => Self::TrafficPolicy,
             "saga" | "sagas" => Self::Saga,
@@ -118,11 +132,16 @@ impl Kind {
     }
 
     /// The kinds of routes.
-    pub const ROUTES: [Self; 2] = [Self::HttpRoute, Self::GrpcRoute];
+    pub const ROUTES: [Self; 4] = [Self::HttpRoute, Self::GrpcRoute, Self::TlsRoute, Self::TcpRoute];
 
     /// Whether it's a kind of route.
     pub const fn is_route(self) -> bool {
-        matches!(self, Self::HttpRoute | Self::GrpcRoute)
+        matches!(self, Self::HttpRoute | Self::GrpcRoute) || self.is_opaque()
+    }
+
+    /// Whether it's a kind of route for connections whose bytes nobody looks at.
+    pub const fn is_opaque(self) -> bool {
+        matches!(self, Self::TlsRoute | Self::TcpRoute)
     }
 
     /// Whether names may have dots, as those of Gateway API's kinds.

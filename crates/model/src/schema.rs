@@ -23,6 +23,8 @@ pub fn of(kind: Kind) -> Option<Value> {
         Kind::Service => Some(spec::<k8s_openapi::api::core::v1::ServiceSpec>(&mut generator)),
         Kind::HttpRoute => Some(spec::<gateway_api::experimental::httproutes::HttpRouteSpec>(&mut generator)),
         Kind::GrpcRoute => Some(spec::<gateway_api::experimental::grpcroutes::GrpcRouteSpec>(&mut generator)),
+        Kind::TlsRoute => Some(spec::<gateway_api::experimental::tlsroutes::TlsRouteSpec>(&mut generator)),
+        Kind::TcpRoute => Some(spec::<gateway_api::experimental::tcproutes::TcpRouteSpec>(&mut generator)),
         Kind::Gateway => Some(spec::<gateway_api::experimental::gateways::GatewaySpec>(&mut generator)),
         Kind::GatewayClass => Some(spec::<gateway_api::experimental::gatewayclasses::GatewayClassSpec>(&mut generator)),
         Kind::ReferenceGrant => {

@@ -91,12 +91,20 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
 /// A connection from outside, at a port that gateways name.
 async fn serve_gate(core: &Rc<Core>, port: u16, tcp: TcpStream, remote: SocketAddr) {
     let gates = core.gates();
-    let tls = match gates.way(port) {
-        Way::Clear => {
-            let entry = Entry::Gate { port, secure: false, sni: None };
-            return serve_http(core, Caller::plain(entry, remote), tcp.into()).await;
+    let clear = |sni| Caller::plain(Entry::Gate { port, secure: false, sni }, remote);
+    let (tls, opaque) = match gates.way(port) {
+        Way::Http => return serve_http(core, clear(None), tcp.into()).await,
+        Way::Tcp => return tunnel::serve(core, &clear(None), Stream::from(tcp).into(), Vec::new()).await,
+        Way::Passthrough => {
+            let mut stream = tcp.into();
+            // Who asks for no host is for no listener.
+            let Ok(Ok((Some(host), bytes))) = runtime::timeout(HEAD_MAX, http::server_name(&mut stream)).await else {
+                return;
+            };
+            return tunnel::serve(core, &clear(Some(host.into())), stream.into(), bytes).await;
         }
-        Way::Secure(tls) => tls,
+        Way::Https(tls) => (tls, false),
+        Way::Tls(tls) => (tls, true),
         Way::Closed => return,
     };
     let (stream, peer) = match Box::pin(tls::accept(tcp, tls)).await {
@@ -109,6 +117,7 @@ async fn serve_gate(core: &Rc<Core>, port: u16, tcp: TcpStream, remote: SocketAd
     };
     let caller = Caller::plain(Entry::Gate { port, secure: true, sni: peer.sni }, remote);
     match peer.alpn.as_deref() {
+        _ if opaque => tunnel::serve(core, &caller, stream.into(), Vec::new()).await,
         Some(ALPN_H2) => serve_h2(core, caller, stream, Vec::new()).await,
         _ => serve_http(core, caller, stream).await,
     }

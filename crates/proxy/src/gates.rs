@@ -9,7 +9,7 @@ use crate::worker::{Entrance, InForce};
 use byrnie_engine::{Served, Site, Snapshot};
 use byrnie_net::runtime::{self, Shutdown, Trigger};
 use byrnie_net::tls::ServerTls;
-use byrnie_net::tls::edge::{self, Certificate};
+use byrnie_net::tls::edge::{self, Alpn, Certificate};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,9 +30,15 @@ pub(crate) struct Gates {
 /// What a connection at a port is.
 pub(crate) enum Way<'a> {
     /// HTTP in the clear.
-    Clear,
+    Http,
     /// HTTP under TLS.
-    Secure(&'a ServerTls),
+    Https(&'a ServerTls),
+    /// What is only passed on.
+    Tcp,
+    /// The same under TLS.
+    Tls(&'a ServerTls),
+    /// TLS that is only passed on.
+    Passthrough,
     /// Nothing is served there, or nothing that can be.
     Closed,
 }
@@ -46,9 +52,10 @@ impl Gates {
         }
         let mut tls = BTreeMap::new();
         for (port, serves) in served.iter() {
-            let Served::Secure(sites) = serves else { continue };
+            let Some(sites) = serves.sites() else { continue };
+            let alpn = if matches!(serves, Served::Https(_)) { Alpn::Http } else { Alpn::Any };
             let kept = before.tls.get(port).filter(|_| before.served.get(port) == Some(serves));
-            if let Some(made) = kept.cloned().or_else(|| make(*port, sites)) {
+            if let Some(made) = kept.cloned().or_else(|| make(*port, sites, alpn)) {
                 tls.insert(*port, made);
             }
         }
@@ -58,14 +65,17 @@ impl Gates {
     /// What a connection at `port` is.
     pub(crate) fn way(&self, port: u16) -> Way<'_> {
         match self.served.get(&port) {
-            Some(Served::Clear) => Way::Clear,
-            Some(Served::Secure(_)) => self.tls.get(&port).map_or(Way::Closed, Way::Secure),
+            Some(Served::Http) => Way::Http,
+            Some(Served::Https(_)) => self.tls.get(&port).map_or(Way::Closed, Way::Https),
+            Some(Served::Tcp) => Way::Tcp,
+            Some(Served::Tls(_)) => self.tls.get(&port).map_or(Way::Closed, Way::Tls),
+            Some(Served::Passthrough) => Way::Passthrough,
             None => Way::Closed,
         }
     }
 }
 
-fn make(port: u16, sites: &[Site]) -> Option<ServerTls> {
+fn make(port: u16, sites: &[Site], alpn: Alpn) -> Option<ServerTls> {
     let code = byrnie_model::code::CERTIFICATE_UNFIT.id;
     let read = |site: &Site| {
         let certificates = site.certificates.iter().filter_map(|(key, secret)| {
@@ -75,7 +85,7 @@ fn make(port: u16, sites: &[Site]) -> Option<ServerTls> {
         });
         edge::Site { hostname: site.hostname.clone(), certificates: certificates.collect() }
     };
-    edge::server(sites.iter().map(read).collect())
+    edge::server(sites.iter().map(read).collect(), alpn)
         .inspect_err(|error| tracing::warn!(code, port, %error, "no TLS at this port"))
         .ok()
 }
@@ -95,7 +105,7 @@ pub(crate) async fn attend(
         open.retain(|port, _| served.contains_key(port));
         closed.retain(|port, _| served.contains_key(port));
         // In the clear, the edge's own port serves every listener anyway.
-        let wanted = served.iter().filter(|(port, serves)| **port != own.port() || **serves != Served::Clear);
+        let wanted = served.iter().filter(|(port, serves)| **port != own.port() || **serves != Served::Http);
         for (&port, _) in wanted {
             if open.contains_key(&port) {
                 continue;

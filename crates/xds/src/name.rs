@@ -13,7 +13,7 @@ pub const NAME_BYTES_MAX: usize = 800;
 /// The kinds that proxies are sent, in the order in which a change is sent: what others name comes
 /// before what names it, and policies before the services that they protect, so that no state in
 /// between is weaker than the one before or the one after. Removals go the other way round.
-pub const ORDER: [Kind; 10] = [
+pub const ORDER: [Kind; 12] = [
     Kind::Mesh,
     Kind::AccessPolicy,
     Kind::TrafficPolicy,
@@ -24,6 +24,8 @@ pub const ORDER: [Kind; 10] = [
     Kind::Gateway,
     Kind::HttpRoute,
     Kind::GrpcRoute,
+    Kind::TlsRoute,
+    Kind::TcpRoute,
 ];
 
 /// The place of a kind in [`ORDER`]; `None` for kinds that proxies aren't sent.
@@ -44,6 +46,8 @@ pub const fn type_url(kind: Kind) -> Option<&'static str> {
         Kind::Secret => "type.googleapis.com/byrnie.v1.Secret",
         Kind::Gateway => "type.googleapis.com/byrnie.v1.Gateway",
         Kind::GrpcRoute => "type.googleapis.com/byrnie.v1.GrpcRoute",
+        Kind::TlsRoute => "type.googleapis.com/byrnie.v1.TlsRoute",
+        Kind::TcpRoute => "type.googleapis.com/byrnie.v1.TcpRoute",
         _ => return None,
     })
 }
@@ -61,6 +65,8 @@ pub fn kind(type_url: &str) -> Option<Kind> {
         "Secret" => Kind::Secret,
         "Gateway" => Kind::Gateway,
         "GrpcRoute" => Kind::GrpcRoute,
+        "TlsRoute" => Kind::TlsRoute,
+        "TcpRoute" => Kind::TcpRoute,
         _ => return None,
     })
 }

@@ -69,7 +69,7 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
     let says = match kind {
         Kind::Service => ["PORTS", "SELECTOR"],
         Kind::Workload => ["SERVICE ACCOUNT", "HEALTH"],
-        Kind::HttpRoute | Kind::GrpcRoute => ["PARENTS", "RULES"],
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => ["PARENTS", "RULES"],
         Kind::Gateway => ["CLASS", "LISTENERS"],
         Kind::Secret => ["HOSTS", "UNTIL"],
         Kind::GatewayClass => ["CONTROLLER", ""],
@@ -98,7 +98,7 @@ fn summary(kind: Kind, item: &Value) -> [String; 2] {
         Kind::Workload => {
             [cell(spec, "serviceAccount"), item["status"]["health"].as_str().unwrap_or("Healthy").to_owned()]
         }
-        Kind::HttpRoute | Kind::GrpcRoute => {
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
             [names(&spec["parentRefs"], "name"), spec["rules"].as_array().map_or(0, Vec::len).to_string()]
         }
         Kind::Gateway => [cell(spec, "gatewayClassName"), names(&spec["listeners"], "name")],

@@ -5,7 +5,8 @@ use crate::catalog::Catalog;
 use crate::check::{port, port_list};
 use byrnie_model::gateway::{CLASS, Gateway};
 use byrnie_model::route::{Destination, Match, Parent, ParentKind, RouteFilter, Rule, Standing};
-use byrnie_model::{Diagnostic, Key, Revision, Route, ServiceRef, Spec, code};
+use byrnie_model::service::ServicePort;
+use byrnie_model::{Diagnostic, Key, Kind, Revision, Route, ServiceRef, Spec, code};
 
 pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -16,7 +17,7 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnost
     for (i, parent) in route.parents.iter().enumerate() {
         let at = format!("spec.parentRefs[{i}]");
         found.extend(match parent.kind {
-            ParentKind::Service => parent_fits(catalog, parent, &at),
+            ParentKind::Service => parent_fits(catalog, key.kind, parent, &at),
             _ => {
                 let refused = catalog.attached(key, route, parent).err();
                 refused.map(|refused| Diagnostic::error(&code::NOT_ATTACHED, at, refused.message))
@@ -26,6 +27,9 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnost
     for (i, rule) in route.rules.iter().enumerate() {
         let at = format!("spec.rules[{i}]");
         backends_fit(catalog, rule, &at, &mut found);
+        if key.kind.is_opaque() {
+            found.extend(opaque_backends(catalog, rule, &at));
+        }
         found.extend(granted(catalog, (key, route), rule, &at));
         found.extend(retry_works(catalog, route, rule, &at));
         found.extend(reachable(catalog, key, route, i));
@@ -61,21 +65,38 @@ pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Di
     vec![Diagnostic::warning(&code::CLASS_UNSERVED, "spec.gatewayClassName", message)]
 }
 
-fn parent_fits(catalog: &Catalog, parent: &Parent, at: &str) -> Option<Diagnostic> {
+/// Connections whose bytes nobody looks at are refused by whoever serves requests at that port: rules of access for
+/// requests would not be asked.
+fn opaque_backends(catalog: &Catalog, rule: &Rule, at: &str) -> Vec<Diagnostic> {
+    let refused = rule.backends.iter().enumerate().filter_map(|(i, backend)| {
+        let to = &backend.to;
+        let port = port(catalog.service(&to.service)?, to.port).filter(|port| port.protocol.is_http())?;
+        let message = format!("port {} of Service \"{}\" serves {}", to.port, to.service.name, port.protocol.name());
+        Some(Diagnostic::error(&code::OPAQUE_TO_HTTP, format!("{at}.backendRefs[{i}].port"), message))
+    });
+    refused.collect()
+}
+
+fn parent_fits(catalog: &Catalog, kind: Kind, parent: &Parent, at: &str) -> Option<Diagnostic> {
     let name = parent.as_service()?;
     let Some(service) = catalog.service(name) else {
         return Some(catalog.absent_service(&code::PARENT_ABSENT, format!("{at}.name"), name));
     };
+    let (code, carries) = match kind.is_opaque() {
+        true => (&code::ROUTE_WITHOUT_TCP, "serves requests"),
+        false => (&code::ROUTE_WITHOUT_HTTP, "carries opaque TCP"),
+    };
+    let fits = |port: &ServicePort| port.protocol.is_http() != kind.is_opaque();
     let Some(number) = parent.port else {
-        let opaque = service.ports.iter().all(|port| !port.protocol.is_http());
-        let message = format!("every port of Service \"{}\" carries opaque TCP", name.name);
-        return opaque.then(|| Diagnostic::error(&code::ROUTE_WITHOUT_HTTP, format!("{at}.name"), message));
+        let none = !service.ports.iter().any(fits);
+        let message = format!("every port of Service \"{}\" {carries}", name.name);
+        return none.then(|| Diagnostic::error(code, format!("{at}.name"), message));
     };
     match port(service, number) {
         None => Some(no_port(name, number, &port_list(service), format!("{at}.port"))),
-        Some(port) if !port.protocol.is_http() => {
-            let message = format!("port {number} of Service \"{}\" carries opaque TCP", name.name);
-            Some(Diagnostic::error(&code::ROUTE_WITHOUT_HTTP, format!("{at}.port"), message))
+        Some(port) if !fits(port) => {
+            let message = format!("port {number} of Service \"{}\" {carries}", name.name);
+            Some(Diagnostic::error(code, format!("{at}.port"), message))
         }
         Some(_) => None,
     }

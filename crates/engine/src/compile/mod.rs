@@ -197,7 +197,7 @@ impl Compiler {
             Kind::Workload => self.remove_workload(key, dirty),
             Kind::Service => self.remove_service(key, dirty),
             Kind::Endpoint => self.remove_endpoint(key, dirty),
-            Kind::HttpRoute | Kind::GrpcRoute => self.remove_route(key, dirty),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => self.remove_route(key, dirty),
             Kind::AccessPolicy => self.remove_access(key, dirty),
             Kind::TrafficPolicy => self.remove_traffic(key, dirty),
             Kind::Gateway => {

@@ -68,7 +68,7 @@ impl Compiler {
                 number: port.port,
                 protocol: port.protocol,
                 cluster: slot,
-                table: self.table(name, port.port, &snapshot.node.namespace),
+                table: self.table(name, port, &snapshot.node.namespace),
                 program: own.and_then(|(workload, _)| program(port, workload)),
             });
         }
@@ -100,10 +100,12 @@ impl Compiler {
     }
 
     /// The routes of a port for calls from this namespace: its own take the place of the service's.
-    fn table(&self, name: &ServiceRef, port: u16, caller: &str) -> Table {
+    fn table(&self, name: &ServiceRef, port: &ServicePort, caller: &str) -> Table {
         let keys = self.held.by_parent.get(name).into_iter().flatten();
-        let routes = keys.filter_map(|key| self.held.routes.get(key));
-        let standing: Vec<_> = routes.filter_map(|route| Some((route.stands_on(name, port, caller)?, route))).collect();
+        let opaque = !port.protocol.is_http();
+        let routes = keys.filter(|key| key.kind.is_opaque() == opaque).filter_map(|key| self.held.routes.get(key));
+        let standing: Vec<_> =
+            routes.filter_map(|route| Some((route.stands_on(name, port.port, caller)?, route))).collect();
         let consumed = standing.iter().any(|(side, _)| *side == Side::Consumer);
         let side = if consumed { Side::Consumer } else { Side::Producer };
         Table::new(standing.into_iter().filter(|(of, _)| *of == side).map(|(_, route)| route))

@@ -72,6 +72,7 @@ impl CompiledRoute {
         match self.kind {
             Kind::GrpcRoute => 3,
             Kind::HttpRoute => 2,
+            Kind::TlsRoute => 1,
             _ => 0,
         }
     }

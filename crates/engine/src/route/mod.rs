@@ -102,6 +102,12 @@ impl Table {
         Some(Chosen { route: Arc::clone(&entry.route), rule: entry.rule, matched: entry.matched, backend: None })
     }
 
+    /// The rule for a connection, of which there is nothing to match.
+    pub(crate) fn first(&self) -> Option<Chosen> {
+        let entry = self.entries.first()?;
+        Some(Chosen { route: Arc::clone(&entry.route), rule: entry.rule, matched: entry.matched, backend: None })
+    }
+
     /// Every match in the order asked, with what `head` lacks for it (`None`: it fits).
     pub(crate) fn misses<'a>(&'a self, head: &'a Head) -> impl Iterator<Item = (&'a Entry, Option<Miss<'a>>)> {
         self.entries.iter().map(|entry| (entry, entry.matched().miss(head)))
@@ -121,6 +127,11 @@ impl Chosen {
     /// What the rule says.
     pub(crate) fn rule(&self) -> &Rule {
         &self.route.spec.rules[usize::from(self.rule)]
+    }
+
+    /// The kind of its route.
+    pub(crate) fn kind(&self) -> Kind {
+        self.route.kind
     }
 
     fn compiled(&self) -> &CompiledRule {

@@ -4,8 +4,10 @@
 use super::*;
 use crate::fixtures::*;
 use crate::{Arrival, Direction, Target};
+use byrnie_model::gateway::{Carries, From, Gateway, Listener};
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
-use byrnie_model::{Identity, ServiceRef};
+use byrnie_model::route::{Match, Parent, ParentKind, Route, Rule};
+use byrnie_model::{Identity, Kind, Resource, ServiceRef, Spec};
 use std::net::SocketAddr;
 
 fn arrival<'a>(direction: Direction<'a>, source: Option<&'a Identity>) -> Arrival<'a> {
@@ -94,4 +96,79 @@ fn opaque_bytes_can_not_pass_by_the_rules_of_an_http_port() {
     let arrival = arrival(Direction::Inbound { service: &service, port: 80 }, Some(&bob));
     let (_, effect) = Tunnel::begin(&world.snapshot(), &mut world.shard, &arrival, ms(0));
     assert_eq!(answer(effect).reason, Reason::AccessDenied);
+}
+
+/// A route for connections on `parents`, with these backends and weights.
+fn connections(kind: Kind, name: &str, parents: Vec<Parent>, hosts: &[&str], to: &[(&str, u32)]) -> Resource {
+    let backends = to.iter().map(|(to, weight)| backend(to, *weight)).collect();
+    let rule = Rule { backends, ..rule(vec![Match::default()], vec![]) };
+    let hostnames = hosts.iter().map(|host| (*host).into()).collect();
+    resource(kind, "shop", name, Spec::Route(Arc::new(Route { parents, hostnames, rules: vec![rule] })))
+}
+
+#[test]
+fn a_route_on_a_service_spreads_its_connections() {
+    let parent = Parent::service(sref("ledger"), None);
+    let mut world = World::new(vec![
+        service("ledger", Protocol::Tcp),
+        of_endpoint(endpoint("ledger", "l1", 1)),
+        service("old", Protocol::Tcp),
+        of_endpoint(endpoint("old", "o1", 2)),
+        connections(Kind::TcpRoute, "split", vec![parent.clone()], &[], &[("old", 3), ("ledger", 1), ("gone", 0)]),
+        // What is for requests has no say here, however special.
+        connections(Kind::GrpcRoute, "requests", vec![parent], &[], &[("gone", 1)]),
+    ]);
+    let mut counts = std::collections::BTreeMap::new();
+    for _ in 0..400 {
+        let (tunnel, effect) = outbound(&mut world, &sref("ledger"));
+        *counts.entry(endpoint_of(&plan(effect))).or_insert(0) += 1;
+        let verdict = tunnel.finish(&mut world.shard, Outcome::default(), ms(1));
+        assert_eq!((&*verdict.labels.destination, &*verdict.decided.route), ("ledger.shop", "shop/split[0]"));
+    }
+    assert!((250..350).contains(&counts["o1"]) && counts["l1"] > 50, "{counts:?}");
+}
+
+#[test]
+fn what_comes_by_a_listener_follows_its_routes() {
+    let listener = |name: &str, port: u16, carries: Carries| Listener {
+        name: name.into(),
+        hostname: None,
+        port,
+        carries,
+        from: From::All,
+        kinds: vec![],
+    };
+    let listeners = vec![listener("tcp", 5432, Carries::Tcp), listener("tls", 6379, Carries::Passthrough)];
+    let gateway = Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), listeners }));
+    let on = |section: &str| {
+        vec![Parent { kind: ParentKind::Gateway, name: sref("gw"), section: Some(section.into()), port: None }]
+    };
+    let mut world = World::new(vec![
+        service("ledger", Protocol::Tcp),
+        of_endpoint(endpoint("ledger", "l1", 1)),
+        service("cache", Protocol::Tcp),
+        of_endpoint(endpoint("cache", "c1", 2)),
+        resource(Kind::Gateway, "shop", "gw", gateway),
+        connections(Kind::TcpRoute, "db", on("tcp"), &[], &[("ledger", 1)]),
+        connections(Kind::TlsRoute, "cache", on("tls"), &["*.cache.test"], &[("cache", 1)]),
+        connections(Kind::TlsRoute, "none", on("tls"), &["none.cache.test"], &[("gone", 1)]),
+    ]);
+    for (number, sni, expected) in [
+        (5432, None, Ok("l1")),
+        (6379, Some("a.cache.test"), Ok("c1")),
+        (6379, Some("none.cache.test"), Err(Reason::BackendAbsent)),
+        (6379, Some("a.test"), Err(Reason::NoRoute)),
+        (6379, None, Err(Reason::NoRoute)),
+        (80, Some("a.cache.test"), Err(Reason::NoRoute)),
+    ] {
+        let direction = Direction::Edge(crate::Gate::Port { number, sni });
+        let (tunnel, effect) = Tunnel::begin(&world.snapshot(), &mut world.shard, &arrival(direction, None), ms(0));
+        match (effect, expected) {
+            (Effect::Send(plan), Ok(name)) => assert_eq!(endpoint_of(&plan), name),
+            (Effect::Reply(answer), Err(reason)) => assert_eq!(answer.reason, reason),
+            (effect, expected) => panic!("{number} {sni:?}: {effect:?}, not {expected:?}"),
+        }
+        let verdict = tunnel.finish(&mut world.shard, Outcome::default(), ms(1));
+        assert_eq!(verdict.labels.side, Side::Edge);
+    }
 }

@@ -64,9 +64,9 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
             reader.fault(&code::CONTRADICTION, format!("{at}.name"), message);
         } else if listeners.iter().any(|o| (o.port, &o.hostname) == (listener.port, &listener.hostname)) {
             reader.fault(&code::CONTRADICTION, at, "another listener has the same port and host");
-        } else if listeners.iter().any(|o| o.port == listener.port && o.carries.name() != listener.carries.name()) {
+        } else if listeners.iter().any(|o| o.port == listener.port && !o.carries.goes_with(&listener.carries)) {
             let message =
-                format!("another listener speaks something else than {} on this port", listener.carries.name());
+                format!("{} can't be told from what another listener of this port carries", listener.carries.name());
             reader.fault(&code::CONTRADICTION, format!("{at}.protocol"), message);
         }
         listeners.push(listener);
@@ -100,35 +100,57 @@ fn listener(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> L
 }
 
 fn carries(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> Carries {
-    match said.protocol.as_str() {
-        "HTTP" => {}
-        "HTTPS" => return Carries::Https(certificates(reader, said.tls.as_ref(), &format!("{at}.tls"))),
-        protocol @ ("TLS" | "TCP" | "UDP") => {
-            let what = format!("the protocol {protocol} at a gateway; only HTTP and HTTPS");
-            reader.unenforced(format!("{at}.protocol"), &what);
+    let passes =
+        said.tls.as_ref().is_some_and(|tls| matches!(tls.mode, Some(gw::GatewayListenersTlsMode::Passthrough)));
+    let of_tls = format!("{at}.tls");
+    let carries = match said.protocol.as_str() {
+        "HTTP" => Carries::Http,
+        "TCP" => Carries::Tcp,
+        "HTTPS" => {
+            if passes {
+                let message = "the TLS of a listener of protocol HTTPS ends there";
+                reader.fault(&code::CONTRADICTION, format!("{of_tls}.mode"), message);
+            }
+            return Carries::Https(certificates(reader, said.tls.as_ref(), &of_tls));
         }
+        "TLS" if passes => {
+            if said.tls.as_ref().is_some_and(|tls| tls.certificate_refs.as_ref().is_some_and(|refs| !refs.is_empty())) {
+                let message = "a listener that passes TLS on shows no certificate";
+                reader.fault(&code::CONTRADICTION, format!("{of_tls}.certificateRefs"), message);
+            }
+            return Carries::Passthrough;
+        }
+        "TLS" => return Carries::Tls(certificates(reader, said.tls.as_ref(), &of_tls)),
         other => {
-            let message = format!("\"{other}\" is no protocol of a listener; write HTTP or HTTPS");
-            reader.fault(&code::BAD_VALUE, format!("{at}.protocol"), message);
+            let path = format!("{at}.protocol");
+            if other == "UDP" {
+                reader.unenforced(path, "the protocol UDP at a gateway");
+            } else {
+                let message = format!("\"{other}\" is no protocol of a listener; write HTTP, HTTPS, TLS or TCP");
+                reader.fault(&code::BAD_VALUE, path, message);
+            }
+            return Carries::Http;
         }
+    };
+    let name = carries.name();
+    if said.tls.is_some() {
+        reader.fault(&code::CONTRADICTION, of_tls, format!("a listener of protocol {name} has no tls"));
     }
-    if said.tls.is_some() && said.protocol == "HTTP" {
-        reader.fault(&code::CONTRADICTION, format!("{at}.tls"), "a listener of protocol HTTP has no tls");
+    if carries == Carries::Tcp && said.hostname.as_ref().is_some_and(|name| !name.is_empty()) {
+        let message = "connections of protocol TCP name no host";
+        reader.fault(&code::CONTRADICTION, format!("{at}.hostname"), message);
     }
-    Carries::Http
+    carries
 }
 
 fn certificates(reader: &mut Reader<'_>, said: Option<&gw::GatewayListenersTls>, at: &str) -> Vec<CertificateRef> {
-    if said.is_some_and(|tls| matches!(tls.mode, Some(gw::GatewayListenersTlsMode::Passthrough))) {
-        reader.fault(&code::CONTRADICTION, format!("{at}.mode"), "the TLS of a listener of protocol HTTPS ends there");
-    }
     for name in said.and_then(|tls| tls.options.as_ref()).into_iter().flat_map(|options| options.keys()) {
         reader.unenforced(format!("{at}.options[\"{name}\"]"), "options of TLS");
     }
     let refs = said.and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
     let path = format!("{at}.certificateRefs");
     if refs.is_empty() {
-        let message = "a listener of protocol HTTPS needs at least one certificate in \"tls.certificateRefs\"";
+        let message = "a listener that ends TLS needs at least one certificate in \"tls.certificateRefs\"";
         reader.fault(&code::MISSING_FIELD, at.trim_end_matches(".tls"), message);
     }
     reader.at_most(refs.len(), CERTIFICATES_MAX, &path);
@@ -233,7 +255,10 @@ pub(crate) fn to_value(gateway: &Gateway) -> Value {
 
 fn listener_value(listener: &Listener) -> Value {
     let mut value = json!({"name": listener.name, "port": listener.port, "protocol": listener.carries.name()});
-    if let Carries::Https(certificates) = &listener.carries {
+    if listener.carries == Carries::Passthrough {
+        value["tls"] = json!({"mode": "Passthrough"});
+    }
+    if let Carries::Https(certificates) | Carries::Tls(certificates) = &listener.carries {
         let one =
             |to: &CertificateRef| match to.unserved.as_ref().map(|word| word.split_once('.').unwrap_or((word, ""))) {
                 None => json!({"namespace": to.namespace, "name": to.name}),

@@ -26,7 +26,7 @@ const UNSERVED: &[(&str, &[&str])] = &[
         ],
     ),
     ("discovery.k8s.io", &["EndpointSlice"]),
-    ("gateway.networking.k8s.io", &["BackendTLSPolicy", "ListenerSet", "TCPRoute", "TLSRoute", "UDPRoute"]),
+    ("gateway.networking.k8s.io", &["BackendTLSPolicy", "ListenerSet", "UDPRoute"]),
     ("gateway.networking.x-k8s.io", &["XBackendTrafficPolicy", "XListenerSet", "XMesh", "XBackend"]),
 ];
 
@@ -54,9 +54,14 @@ const FOREIGN_GROUPS: &[&str] = &[
 
 /// The kind that a document says it is.
 pub(crate) fn resolve(api_version: &str, kind: &str) -> Result<Kind, Fault> {
-    // Served upstream in both versions, with the same fields.
-    let older = kind == "ReferenceGrant" && api_version == "gateway.networking.k8s.io/v1beta1";
-    let api_version = if older { Kind::ReferenceGrant.api_version() } else { api_version };
+    // Served upstream in several versions, with the same fields.
+    let api_version = match (kind, api_version) {
+        ("ReferenceGrant", "gateway.networking.k8s.io/v1beta1") => Kind::ReferenceGrant.api_version(),
+        ("TLSRoute", "gateway.networking.k8s.io/v1alpha2" | "gateway.networking.k8s.io/v1alpha3") => {
+            Kind::TlsRoute.api_version()
+        }
+        _ => api_version,
+    };
     if let Some(found) = Kind::APPLICABLE.into_iter().find(|k| k.name() == kind && k.api_version() == api_version) {
         return Ok(found);
     }

@@ -256,6 +256,8 @@ fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
         Kind::Workload => workload::read(reader).map(|workload| Spec::Workload(Box::new(workload))),
         Kind::HttpRoute => route::read(reader).map(|route| Spec::Route(route.into())),
         Kind::GrpcRoute => route::grpc::read(reader).map(|route| Spec::Route(route.into())),
+        Kind::TlsRoute => route::opaque::tls(reader).map(|route| Spec::Route(route.into())),
+        Kind::TcpRoute => route::opaque::tcp(reader).map(|route| Spec::Route(route.into())),
         Kind::Gateway => gateway::read(reader).map(|gateway| Spec::Gateway(gateway.into())),
         Kind::GatewayClass => gateway::class(reader).map(Spec::GatewayClass),
         Kind::ReferenceGrant => gateway::grant(reader).map(|grant| Spec::Grant(grant.into())),

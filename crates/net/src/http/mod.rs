@@ -18,7 +18,7 @@ use crate::io::Stream;
 use crate::relay::Pipe;
 use byrnie_codec::h1::Asked;
 use byrnie_codec::hop::code;
-use byrnie_codec::sniff::Sniff;
+use byrnie_codec::sniff::{ServerName, Sniff};
 use byrnie_codec::{Fields, Head, Reject};
 use bytes::Bytes;
 use std::io;
@@ -126,21 +126,40 @@ impl From<Reject> for Error {
 pub async fn sniff(stream: &mut Stream) -> io::Result<(Sniff, Vec<u8>)> {
     let mut bytes = Vec::new();
     loop {
-        let read = std::future::poll_fn(|cx| {
-            scratch::poll_read(stream, cx, |_, new| {
-                bytes.extend_from_slice(new);
-                new.len()
-            })
-        })
-        .await?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        read_more(stream, &mut bytes).await?;
         match byrnie_codec::sniff::sniff(&bytes) {
             Sniff::NeedMore => {}
             found => return Ok((found, bytes)),
         }
     }
+}
+
+/// Reads until it's clear for which host a client begins a TLS handshake, and answers what was read: that is to be
+/// sent on. No host if it names none, or begins something else.
+///
+/// # Errors
+/// If the connection failed or closed before that.
+pub async fn server_name(stream: &mut Stream) -> io::Result<(Option<String>, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    loop {
+        read_more(stream, &mut bytes).await?;
+        match byrnie_codec::sniff::server_name(&bytes) {
+            ServerName::NeedMore => {}
+            ServerName::Name(host) => return Ok((Some(host), bytes)),
+            ServerName::Absent | ServerName::Malformed => return Ok((None, bytes)),
+        }
+    }
+}
+
+/// What comes next; the end is an error.
+async fn read_more(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let read = std::future::poll_fn(|cx| {
+        scratch::poll_read(stream, cx, |_, new| {
+            bytes.extend_from_slice(new);
+            new.len()
+        })
+    });
+    if read.await? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
 /// One side of an exchange: an HTTP/1 connection, or one stream of an HTTP/2 connection or of a mesh hop.

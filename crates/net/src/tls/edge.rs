@@ -99,17 +99,28 @@ pub struct Site {
     pub certificates: Vec<Certificate>,
 }
 
-/// Accepts anybody who asks for a host of these; HTTP/2 first. TLS 1.2 too, as some callers know no later one.
+/// What is spoken under TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alpn {
+    /// HTTP/2 or else HTTP/1.1; a caller that offers other names alone is refused.
+    Http,
+    /// Whatever the caller likes: what it offers is passed over.
+    Any,
+}
+
+/// Accepts anybody who asks for a host of these. TLS 1.2 too, as some callers know no later one.
 ///
 /// # Errors
 /// If the crypto library fails.
-pub fn server(sites: Vec<Site>) -> Result<ServerTls, Error> {
+pub fn server(sites: Vec<Site>, alpn: Alpn) -> Result<ServerTls, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(Error::Handshake)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Sites(sites)));
-    config.alpn_protocols = [ALPN_H2, ALPN_HTTP1].map(<[u8]>::to_vec).into();
+    if alpn == Alpn::Http {
+        config.alpn_protocols = [ALPN_H2, ALPN_HTTP1].map(<[u8]>::to_vec).into();
+    }
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = Ticketer::new().map_err(|_| Error::Crypto("ticket keys"))?;
     config.max_early_data_size = 0;

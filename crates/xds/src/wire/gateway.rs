@@ -3,7 +3,7 @@
 //! that a gateway is the same on both sides.
 
 use super::Error;
-use super::check::{self, LIST_MAX, labels, labels_out, list, message, missing};
+use super::check::{self, LIST_MAX, invalid, labels, labels_out, list, message, missing};
 use super::route::hostname;
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
@@ -23,12 +23,8 @@ pub(super) fn encode(gateway: &Gateway, created: Revision, labels: &Labels) -> B
             From::Selected(selector) => pb::listener::From::Selected(selector_out(selector)),
         }),
         kinds: listener.kinds.iter().map(Text::to_string).collect(),
-        tls: match &listener.carries {
-            Carries::Http => None,
-            Carries::Https(certificates) => {
-                Some(pb::Termination { certificates: certificates.iter().map(certificate_out).collect() })
-            }
-        },
+        carries: carries_out(&listener.carries) as i32,
+        certificates: listener.carries.certificates().iter().map(certificate_out).collect(),
     };
     let message = pb::Gateway {
         labels: labels_out(labels),
@@ -47,10 +43,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
             name: check::name("listeners[].name", &from.name)?,
             hostname: from.hostname.map(|host| hostname(&host)).transpose()?,
             port: check::port("listeners[].port", from.port)?,
-            carries: match from.tls {
-                None => Carries::Http,
-                Some(tls) => Carries::Https(list(CERTIFICATES, LIST_MAX, tls.certificates, certificate)?),
-            },
+            carries: carries(from.carries, list(CERTIFICATES, LIST_MAX, from.certificates, certificate)?)?,
             from: match from.from.ok_or_else(|| missing("listeners[].allowedRoutes"))? {
                 pb::listener::From::Same(_) => From::Same,
                 pb::listener::From::All(_) => From::All,
@@ -69,6 +62,30 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
 }
 
 const CERTIFICATES: &str = "listeners[].tls.certificateRefs";
+
+const fn carries_out(carries: &Carries) -> pb::Carries {
+    match carries {
+        Carries::Http => pb::Carries::Http,
+        Carries::Https(_) => pb::Carries::Https,
+        Carries::Tcp => pb::Carries::Tcp,
+        Carries::Tls(_) => pb::Carries::Tls,
+        Carries::Passthrough => pb::Carries::Passthrough,
+    }
+}
+
+fn carries(number: i32, certificates: Vec<CertificateRef>) -> Result<Carries, Error> {
+    let found = pb::Carries::try_from(number).map_err(|_| invalid("listeners[].protocol"))?;
+    if !certificates.is_empty() && !matches!(found, pb::Carries::Https | pb::Carries::Tls) {
+        return Err(invalid(CERTIFICATES));
+    }
+    Ok(match found {
+        pb::Carries::Http => Carries::Http,
+        pb::Carries::Https => Carries::Https(certificates),
+        pb::Carries::Tcp => Carries::Tcp,
+        pb::Carries::Tls => Carries::Tls(certificates),
+        pb::Carries::Passthrough => Carries::Passthrough,
+    })
+}
 
 fn certificate_out(to: &CertificateRef) -> pb::CertificateRef {
     pb::CertificateRef {

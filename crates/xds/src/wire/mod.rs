@@ -99,7 +99,7 @@ pub fn decode(key: Key, revision: Revision, bytes: &[u8]) -> Result<Resource, Er
         Kind::Service => service::decode(bytes)?,
         Kind::Workload => workload::decode(bytes)?,
         Kind::Endpoint => endpoint::decode(&key, bytes)?,
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::Gateway => {
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::Gateway => {
             let decode = if key.kind == Kind::Gateway { gateway::decode } else { route::decode };
             let (spec, labels, created) = decode(bytes)?;
             return Ok(Resource { key, revision, created, labels, origin: None, spec });

@@ -332,7 +332,14 @@ fn gateway() -> impl Strategy<Value = Spec> {
     let from = prop_oneof![Just(From::Same), Just(From::All), selector.prop_map(From::Selected)];
     let certificate = (name(), name(), of(text("K[a-z]{0,5}[.][a-z.]{0,9}")))
         .prop_map(|(namespace, name, unserved)| CertificateRef { namespace, name, unserved });
-    let carries = prop_oneof![Just(Carries::Http), vec(certificate, 0..3).prop_map(Carries::Https)];
+    let certificates = vec(certificate, 0..3).boxed();
+    let carries = prop_oneof![
+        Just(Carries::Http),
+        Just(Carries::Tcp),
+        Just(Carries::Passthrough),
+        certificates.clone().prop_map(Carries::Https),
+        certificates.prop_map(Carries::Tls)
+    ];
     let listener = (name(), of(text("[*][.][a-z.]{1,9}")), 1_u16.., from, vec(name(), 0..3), carries).prop_map(
         |(name, hostname, port, from, kinds, carries)| Listener { name, hostname, port, carries, from, kinds },
     );
@@ -353,7 +360,7 @@ fn kind_of(spec: &Spec, age: u64) -> Kind {
         Spec::Traffic(_) => Kind::TrafficPolicy,
         Spec::Gateway(_) => Kind::Gateway,
         Spec::Secret(_) => Kind::Secret,
-        Spec::Route(_) => Kind::ROUTES[usize::from(age.is_multiple_of(2))],
+        Spec::Route(_) => Kind::ROUTES[usize::try_from(age % 4).unwrap()],
         other => panic!("{other:?} has its own name"),
     }
 }

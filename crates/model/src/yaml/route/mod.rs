@@ -7,6 +7,7 @@ mod backend;
 mod filter;
 pub(crate) mod grpc;
 mod matching;
+pub(crate) mod opaque;
 mod timing;
 
 pub(crate) use matching::check_path_bytes;

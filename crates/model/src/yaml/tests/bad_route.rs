@@ -282,7 +282,19 @@ fn gateways_and_grants() {
         ("listeners: [{name: a, port: 0, protocol: HTTP}]", "C011", "0"),
         ("listeners: [{name: A, port: 80, protocol: HTTP}]", "C011", "A"),
         ("listeners: [{name: a, port: 80, protocol: HTTPS}]", "C005", "{"),
-        ("listeners: [{name: a, port: 80, protocol: TLS}]", "C010", "TLS"),
+        ("listeners: [{name: a, port: 80, protocol: TLS}]", "C005", "{"),
+        (
+            "listeners: [{name: a, port: 80, protocol: TLS, tls: {mode: Passthrough, certificateRefs: [{name: a}]}}]",
+            "C028",
+            "certificateRefs",
+        ),
+        ("listeners: [{name: a, port: 80, protocol: TCP, hostname: a.b}]", "C028", "a.b"),
+        ("listeners: [{name: a, port: 80, protocol: TCP, tls: {mode: Passthrough}}]", "C028", "tls"),
+        (
+            "listeners: [{name: a, hostname: a.b, port: 80, protocol: TLS, tls: {mode: Passthrough}}, {name: b, port: 80, protocol: TLS, tls: {certificateRefs: [{name: a}]}}]",
+            "C028",
+            "TLS",
+        ),
         ("listeners: [{name: a, port: 80, protocol: HTTPS, tls: {certificateRefs: []}}]", "C005", "{"),
         ("listeners: [{name: a, port: 80, protocol: HTTPS, tls: {certificateRefs: [{name: A}]}}]", "C011", "A"),
         (
@@ -362,4 +374,44 @@ fn gateways_and_grants() {
     }
     let class = HEAD.replace("HTTPRoute", "GatewayClass");
     check_bad(&format!("{class}spec: {{controllerName: me}}"), "C011", "me");
+}
+
+#[test]
+fn routes_for_connections() {
+    let to = "backendRefs: [{name: db, port: 5432}]";
+    let tls = HEAD.replace("HTTPRoute", "TLSRoute");
+    for (spec, code, place) in [
+        (format!("rules: [{{{to}}}]"), "C005", "spec"),
+        (format!("hostnames: [], rules: [{{{to}}}]"), "C011", "hostnames"),
+        (format!("hostnames: [A.b], rules: [{{{to}}}]"), "C011", "A.b"),
+        ("hostnames: [a.b], rules: []".to_owned(), "C011", "rules"),
+        ("hostnames: [a.b], rules: [{backendRefs: []}]".to_owned(), "C005", "{"),
+        (format!("hostnames: [a.b], rules: [{{{to}, filters: []}}]"), "C002", "filters"),
+        (format!("hostnames: [a.b], rules: [{{{to}}}, {{{to}}}]"), "C010", "rules"),
+        (
+            format!("parentRefs: [{{group: '', kind: Service, name: db}}], hostnames: [a.b], rules: [{{{to}}}]"),
+            "C010",
+            "{",
+        ),
+    ] {
+        check_bad(&format!("{tls}spec: {{{spec}}}"), code, place);
+    }
+    let tcp = HEAD.replace("HTTPRoute", "TCPRoute").replace("k8s.io/v1", "k8s.io/v1alpha2");
+    for (spec, code, place) in [
+        ("rules: [{backendRefs: []}]".to_owned(), "C005", "{"),
+        (format!("rules: [{{{to}}}, {{{to}}}]"), "C010", "rules"),
+        (format!("hostnames: [a.b], rules: [{{{to}}}]"), "C002", "hostnames"),
+        ("rules: [{backendRefs: [{name: db}]}]".to_owned(), "C005", "{"),
+        ("rules: [{backendRefs: [{name: db, port: 1, weight: -1}]}]".to_owned(), "C011", "-1"),
+    ] {
+        check_bad(&format!("{tcp}spec: {{{spec}}}"), code, place);
+    }
+    check_bad(&tcp.replace("v1alpha2", "v1"), "C029", "gateway.networking.k8s.io/v1");
+    let good = format!("{tls}spec: {{parentRefs: [{{name: gw}}], hostnames: [a.b], rules: [{{{to}}}]}}");
+    for version in ["v1alpha2", "v1alpha3"] {
+        assert_eq!(
+            super::good(&good).remove(0),
+            super::good(&good.replace("k8s.io/v1", &format!("k8s.io/{version}"))).remove(0)
+        );
+    }
 }

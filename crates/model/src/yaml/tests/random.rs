@@ -15,8 +15,8 @@ use crate::policy::traffic::{
 };
 use crate::resource::{DefaultAccess, Mesh};
 use crate::route::{
-    Backend, Carrier, Cors, Destination, HeaderEdits, Match, Mirror, NamedMatch, Parent, PathEdit, PathMatch, Redirect,
-    Retry, Rewrite, Route, RouteFilter, Rule, Session, Standing, ValueMatch,
+    Backend, Carrier, Cors, Destination, HeaderEdits, Match, Mirror, NamedMatch, Parent, ParentKind, PathEdit,
+    PathMatch, Redirect, Retry, Rewrite, Route, RouteFilter, Rule, Session, Standing, ValueMatch,
 };
 use crate::secret::{Private, Secret};
 use crate::service::{Health, Locality, Service, ServicePort, TargetPort};
@@ -480,7 +480,14 @@ fn gateway() -> impl Strategy<Value = Gateway> {
         name,
         unserved,
     });
-    let carries = prop_oneof![Just(Carries::Http), vec(certificate, 1..3).prop_map(Carries::Https)];
+    let certificates = vec(certificate, 1..3).boxed();
+    let carries = prop_oneof![
+        Just(Carries::Http),
+        Just(Carries::Tcp),
+        Just(Carries::Passthrough),
+        certificates.clone().prop_map(Carries::Https),
+        certificates.prop_map(Carries::Tls)
+    ];
     let listener = (option::of(label()), from, kinds, carries);
     (label(), vec(listener, 1..4)).prop_map(|(class, listeners)| Gateway {
         class,
@@ -489,7 +496,7 @@ fn gateway() -> impl Strategy<Value = Gateway> {
             .enumerate()
             .map(|(i, (hostname, from, kinds, carries))| Listener {
                 name: format!("l{i}").into(),
-                hostname: hostname.map(|name| format!("*.{name}").into()),
+                hostname: hostname.filter(|_| carries != Carries::Tcp).map(|name| format!("*.{name}").into()),
                 port: u16::try_from(i + 80).unwrap(),
                 carries,
                 from,
@@ -502,6 +509,31 @@ fn gateway() -> impl Strategy<Value = Gateway> {
 fn secret(text: &str) -> Secret {
     let pem = |word: &str| format!("-----BEGIN {word}-----\n{text}\n-----END {word}-----\n");
     Secret { chain: pem("CERTIFICATE").into(), key: Private::new(pem("PRIVATE KEY")) }
+}
+
+/// A route for connections, as TLSRoute has it or, without hosts, as TCPRoute.
+fn opaque(hosts: bool) -> impl Strategy<Value = Route> {
+    let to = (label(), 1u16.., 0u32..9).prop_map(|(name, port, weight)| Backend {
+        to: Destination::new(ServiceRef::new("ns", name), port),
+        weight,
+        filters: vec![],
+    });
+    (label(), vec(to, 1..3), option::of(label())).prop_map(move |(gateway, backends, name)| {
+        let parent =
+            Parent { kind: ParentKind::Gateway, name: ServiceRef::new("ns", gateway), section: None, port: None };
+        let rule = Rule {
+            name: name.unwrap_or_default(),
+            matches: vec![Match::default()],
+            filters: vec![],
+            backends,
+            timeout: None,
+            backend_timeout: None,
+            retry: None,
+            session: None,
+        };
+        let hostnames = if hosts { vec!["*.a.b".into()] } else { vec![] };
+        Route { parents: vec![parent], hostnames, rules: vec![rule] }
+    })
 }
 
 fn grant() -> impl Strategy<Value = Grant> {
@@ -534,6 +566,8 @@ fn resource() -> impl Strategy<Value = Resource> {
             (Kind::GrpcRoute, Spec::Route(Route { rules, ..route }.into()))
         }),
         "[ -~\n]{0,40}".prop_map(|text| (Kind::Secret, Spec::Secret(secret(&text).into()))),
+        opaque(true).prop_map(|route| (Kind::TlsRoute, Spec::Route(route.into()))),
+        opaque(false).prop_map(|route| (Kind::TcpRoute, Spec::Route(route.into()))),
         gateway().prop_map(|gateway| (Kind::Gateway, Spec::Gateway(gateway.into()))),
         label().prop_map(|path| {
             (Kind::GatewayClass, Spec::GatewayClass(GatewayClass { controller: format!("a.b/{path}").into() }))

@@ -109,12 +109,15 @@ async fn call(tls: &ServerTls, config: &Arc<ClientConfig>, host: &str) -> Option
 
 #[test]
 fn the_most_special_host_decides_and_of_its_certificates_one_that_covers_the_name() {
-    let tls = server(vec![
-        site(None, vec![certificate(&["any.test"])]),
-        site(Some("*.shop.test"), vec![certificate(&["other.test"]), certificate(&["*.shop.test"])]),
-        site(Some("pay.shop.test"), vec![certificate(&["pay.shop.test"])]),
-        site(Some("bare.shop.test"), vec![]),
-    ])
+    let tls = server(
+        vec![
+            site(None, vec![certificate(&["any.test"])]),
+            site(Some("*.shop.test"), vec![certificate(&["other.test"]), certificate(&["*.shop.test"])]),
+            site(Some("pay.shop.test"), vec![certificate(&["pay.shop.test"])]),
+            site(Some("bare.shop.test"), vec![]),
+        ],
+        Alpn::Http,
+    )
     .unwrap();
     for (host, shown) in [
         ("pay.shop.test", Some("pay.shop.test")),
@@ -136,7 +139,7 @@ fn the_most_special_host_decides_and_of_its_certificates_one_that_covers_the_nam
 #[test]
 fn callers_of_any_age_are_let_in_and_come_back_cheaply() {
     let certificate = certificate(&["a.test"]);
-    let tls = server(vec![site(Some("a.test"), vec![certificate.clone()])]).unwrap();
+    let tls = server(vec![site(Some("a.test"), vec![certificate.clone()])], Alpn::Http).unwrap();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let config = client(version, &[]);
         let (names, spoken, alpn, resumed) = block_on(call(&tls, &config, "a.test")).unwrap().unwrap();
@@ -149,8 +152,12 @@ fn callers_of_any_age_are_let_in_and_come_back_cheaply() {
     // Another configuration knows nothing of the tickets of the one before.
     let config = client(&rustls::version::TLS13, &[]);
     block_on(call(&tls, &config, "a.test")).unwrap().unwrap();
-    let renewed = server(vec![site(Some("a.test"), vec![certificate])]).unwrap();
+    let renewed = server(vec![site(Some("a.test"), vec![certificate.clone()])], Alpn::Http).unwrap();
     assert!(!block_on(call(&renewed, &config, "a.test")).unwrap().unwrap().3);
+    // What isn't HTTP may be called what it likes.
+    let opaque = server(vec![site(None, vec![certificate])], Alpn::Any).unwrap();
+    let seen = block_on(call(&opaque, &client(&rustls::version::TLS13, &["postgresql"]), "a.test")).unwrap();
+    assert_eq!(seen.unwrap().2, None);
 }
 
 #[test]

@@ -417,8 +417,10 @@ pub struct Listener {
     pub port: u32,
     #[prost(string, repeated, tag = "7")]
     pub kinds: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    #[prost(message, optional, tag = "8")]
-    pub tls: ::core::option::Option<Termination>,
+    #[prost(enumeration = "Carries", tag = "8")]
+    pub carries: i32,
+    #[prost(message, repeated, tag = "9")]
+    pub certificates: ::prost::alloc::vec::Vec<CertificateRef>,
     #[prost(oneof = "listener::From", tags = "4, 5, 6")]
     pub from: ::core::option::Option<listener::From>,
 }
@@ -433,11 +435,6 @@ pub mod listener {
         #[prost(message, tag = "6")]
         Selected(super::Selector),
     }
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Termination {
-    #[prost(message, repeated, tag = "1")]
-    pub certificates: ::prost::alloc::vec::Vec<CertificateRef>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CertificateRef {
@@ -919,6 +916,41 @@ impl Carrier {
             "CARRIER_COOKIE" => Some(Self::Cookie),
             "CARRIER_PERMANENT_COOKIE" => Some(Self::PermanentCookie),
             "CARRIER_HEADER" => Some(Self::Header),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Carries {
+    Http = 0,
+    Https = 1,
+    Tcp = 2,
+    Tls = 3,
+    Passthrough = 4,
+}
+impl Carries {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Http => "CARRIES_HTTP",
+            Self::Https => "CARRIES_HTTPS",
+            Self::Tcp => "CARRIES_TCP",
+            Self::Tls => "CARRIES_TLS",
+            Self::Passthrough => "CARRIES_PASSTHROUGH",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CARRIES_HTTP" => Some(Self::Http),
+            "CARRIES_HTTPS" => Some(Self::Https),
+            "CARRIES_TCP" => Some(Self::Tcp),
+            "CARRIES_TLS" => Some(Self::Tls),
+            "CARRIES_PASSTHROUGH" => Some(Self::Passthrough),
             _ => None,
         }
     }
