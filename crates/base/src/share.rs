@@ -3,6 +3,10 @@
 //! stands in a cache line of its own, and an exchange may touch at most two of them. Anything else
 //! that cores tell each other goes by [`crate::mailbox`].
 
+mod keyed;
+
+pub use keyed::Paces;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -130,16 +134,7 @@ impl Pace {
     /// # Errors
     /// How long to wait until the next would be admitted.
     pub fn admit(&self, now: Instant, interval: Duration, burst: u32) -> Result<(), Duration> {
-        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-        let (now, step) = (now.as_nanos(), nanos(interval));
-        let tolerance = nanos(interval.saturating_mul(burst.saturating_sub(1)));
-        let mut early = 0;
-        let moved = self.0.0.fetch_update(Relaxed, Relaxed, |due| {
-            let due = due.max(now);
-            early = (due - now).saturating_sub(tolerance);
-            (early == 0).then(|| due.saturating_add(step))
-        });
-        if moved.is_ok() { Ok(()) } else { Err(Duration::from_nanos(early)) }
+        admit(&self.0.0, now, interval, burst).map(drop)
     }
 
     /// Counts one deed that was done whether the rate admits it or not. However many there were, they keep
@@ -150,6 +145,35 @@ impl Pace {
         let most = now.saturating_add(nanos(interval.saturating_mul(burst.max(1))));
         let _ = self.0.0.fetch_update(Relaxed, Relaxed, |due| Some(due.max(now).saturating_add(step).min(most)));
     }
+}
+
+/// What is left of a rate after one more deed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// So many more would be admitted at once.
+    pub left: u32,
+    /// After this time without any, a full burst is.
+    pub rests_in: Duration,
+}
+
+/// One deed by the generic cell rate algorithm (ITU-T I.371, annex A), whose state is when the next one is due.
+fn admit(due: &AtomicU64, now: Instant, interval: Duration, burst: u32) -> Result<Admitted, Duration> {
+    let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    let (now, step) = (now.as_nanos(), nanos(interval));
+    let tolerance = nanos(interval.saturating_mul(burst.saturating_sub(1)));
+    let (mut early, mut next) = (0, 0);
+    let moved = due.fetch_update(Relaxed, Relaxed, |due| {
+        let due = due.max(now);
+        early = (due - now).saturating_sub(tolerance);
+        next = due.saturating_add(step);
+        (early == 0).then_some(next)
+    });
+    if moved.is_err() {
+        return Err(Duration::from_nanos(early));
+    }
+    let ahead = next - now;
+    let left = tolerance.checked_sub(ahead).map_or(0, |room| room / step.max(1) + 1);
+    Ok(Admitted { left: u32::try_from(left).unwrap_or(u32::MAX), rests_in: Duration::from_nanos(ahead) })
 }
 
 #[cfg(test)]

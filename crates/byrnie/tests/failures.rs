@@ -238,3 +238,30 @@ fn a_mesh_whose_control_port_was_taken_meanwhile_is_found_at_its_new_one() {
     );
     mesh.ask_until("hello", "/", |answer| answer.status == 200);
 }
+
+#[test]
+fn a_caller_that_has_had_its_share_is_told_when_to_come_again() {
+    let mesh = Mesh::up(&[]);
+    let _hello = mesh.echo("hello", "v1", &[]);
+    mesh.ask_until("hello", "/", |answer| answer.status == 200);
+    let quota = |requests: u32| {
+        format!(
+            "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: hello}}\nspec:\n  \
+             targetRefs: [{{group: '', kind: Service, name: hello}}]\n  \
+             limits: {{quotas: [{{requests: {requests}, per: 1h, by: Caller}}]}}\n"
+        )
+    };
+    mesh.ok(&["apply", "-f", &file(&mesh, "quota.yaml", &quota(3))]);
+    let told = mesh.ask_until("hello", "/", |answer| answer.head.contains("ratelimit:"));
+    assert!(
+        told.head.contains("ratelimit-policy: \"caller\";q=3;w=3600\r\nratelimit: \"caller\";r=2;"),
+        "{}",
+        told.head
+    );
+    let statuses: Vec<u16> = (0..3).map(|_| mesh.ask("hello", "/").unwrap().status).collect();
+    assert_eq!(statuses, [200, 200, 429]);
+    let refused = mesh.ask("hello", "/").unwrap();
+    assert!(refused.head.contains("retry-after:") && refused.body.contains("BYR-R0"), "{refused:?}");
+    mesh.ok(&["delete", "trafficpolicy", "hello"]);
+    mesh.ask_until("hello", "/", |answer| answer.status == 200);
+}

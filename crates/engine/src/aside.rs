@@ -4,6 +4,7 @@
 
 use crate::cluster::Cluster;
 use crate::course::{Course, Goal};
+use crate::quota::Left;
 use crate::session::Visit;
 use crate::shard::Shard;
 use crate::{Failure, Plan, attempts::Ending};
@@ -20,6 +21,8 @@ pub(crate) struct Aside {
     pub(crate) visit: Option<Visit>,
     /// The origin that is to be told of its permission.
     pub(crate) origin: Option<Text>,
+    /// What the caller is to be told of its quota.
+    pub(crate) left: Option<Left>,
 }
 
 /// A copy of a request, to be sent once, whatever becomes of it. Nobody waits for its answer. Dropping it

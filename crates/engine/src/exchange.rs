@@ -18,7 +18,7 @@ use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::verdict::{Decided, Labels, Verdict, method_label};
 use crate::{Arrival, DecisionId, Effect, Failure, Gate, Outcome, Plan, Reason, Side, Tls};
-use crate::{concurrency, cors, deadline, enter, fault, filter, resolve, retry};
+use crate::{concurrency, cors, deadline, enter, fault, filter, quota, resolve, retry};
 use byrnie_base::{Instant, Now, Text, assert_size};
 use byrnie_codec::grpc::{self, Status};
 use byrnie_codec::headers::{Sender, strip_untrusted_response};
@@ -150,6 +150,9 @@ impl Exchange {
             if head.status() >= 500 && self.was_spent(now) {
                 head.set_known(Known::ByrnieRetryBudget, b"0").ok();
             }
+            if let Some(left) = self.aside.as_ref().and_then(|aside| aside.left.as_ref()) {
+                quota::tell(left, head);
+            }
             self.course.end(shard, Ending::Status(head.status()), now);
             return if self.holds_key() { Effect::Keep } else { Effect::Forward };
         }
@@ -197,7 +200,9 @@ impl Exchange {
 
     /// What an answer says about its endpoint, beside its status.
     fn heed(&mut self, head: &Head, now: Instant) {
-        let hold = head.header(Known::RetryAfter).and_then(retry_after);
+        // Who has used up its own quota learns nothing of the endpoint.
+        let own = head.get(quota::LEFT_FIELD).is_some();
+        let hold = head.header(Known::RetryAfter).filter(|_| !own).and_then(retry_after);
         if let (429 | 503, Some(hold)) = (head.status(), hold) {
             self.course.refused(hold, now);
         }
@@ -323,6 +328,15 @@ impl Exchange {
     ) -> Result<(), Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
         let Some(cluster) = snapshot.cluster(port.cluster) else { return Ok(()) };
+        match quota::admit(&tree.quotas, arrival, head, now) {
+            Ok(None) => {}
+            Ok(left) => self.aside().left = left,
+            Err((left, wait)) => {
+                let mut answer = self.refuse(Reason::RateLimited, format!("{} is used up", left.policy));
+                (answer.retry_after, answer.fields) = (Some(wait), left.fields());
+                return Err(answer);
+            }
+        }
         let class = Criticality::of(head.header(Known::ByrnieCriticality));
         let admitted = Busy::admit(&cluster.call.share, class, || shard.is_greedy(arrival.source, now));
         if admitted.is_none() {

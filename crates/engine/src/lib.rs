@@ -29,6 +29,7 @@ mod node;
 mod outlier;
 mod plan;
 mod probe;
+mod quota;
 mod reason;
 mod resolve;
 mod retry;

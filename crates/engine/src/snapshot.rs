@@ -9,6 +9,7 @@ use crate::cluster::{Cluster, Member};
 use crate::edge::Served;
 use crate::keyed::Protection;
 use crate::probe::Probe;
+use crate::quota::Counted;
 use crate::route::Table;
 use crate::slot::Slot;
 use byrnie_base::Text;
@@ -73,6 +74,8 @@ pub(crate) struct Subtree {
     pub(crate) access: Option<Access>,
     /// How requests under an idempotency key are protected.
     pub(crate) protection: Option<Arc<Protection>>,
+    /// How many requests the own program is asked for; empty unless this node serves it.
+    pub(crate) quotas: Arc<[Counted]>,
     /// How the own program is checked, if it serves this and a policy says so.
     pub(crate) probe: Option<Box<Probe>>,
 }

@@ -53,8 +53,9 @@ impl Compiler {
     /// Policies of a service protect its parts: what the service selects decides which these are.
     fn touch_parts(&self, whole: &ServiceRef, dirty: &mut Dirty) {
         let targeted = |policy: &CompiledPolicy| policy.spec.targets.contains(whole);
-        let keyed = |policy: &TrafficPolicy| policy.idempotency.is_some() && policy.targets.contains(whole);
-        let concerns = self.held.policies.values().any(|p| targeted(p)) || self.held.traffic.values().any(|p| keyed(p));
+        let counted = |policy: &TrafficPolicy| policy.is_for_callee() && policy.targets.contains(whole);
+        let concerns =
+            self.held.policies.values().any(|p| targeted(p)) || self.held.traffic.values().any(|p| counted(p));
         if whole.namespace == self.snapshot.node.namespace && concerns {
             self.touch_served(dirty);
         }
@@ -74,6 +75,7 @@ impl Compiler {
                 self.let_go(&name, port.port);
             }
             self.shares.remove(&name);
+            self.quotas.remove(&name);
             self.touch_parts(&name, dirty);
             dirty.insert(name);
         }
@@ -196,21 +198,21 @@ impl Compiler {
             self.held.by_target.entry(target.clone()).or_default().insert(key.clone());
             dirty.insert(target.clone());
         }
-        self.touch_keyed(policy, dirty);
+        self.touch_callee(policy, dirty);
         self.held.traffic.insert(key.clone(), Arc::clone(policy));
     }
 
-    /// How keyed requests of a service are protected holds for its parts too.
-    fn touch_keyed(&self, policy: &TrafficPolicy, dirty: &mut Dirty) {
+    /// What a service asks of its own proxy holds for its parts too.
+    fn touch_callee(&self, policy: &TrafficPolicy, dirty: &mut Dirty) {
         let here = |target: &ServiceRef| target.namespace == self.snapshot.node.namespace;
-        if policy.idempotency.is_some() && policy.targets.iter().any(here) {
+        if policy.is_for_callee() && policy.targets.iter().any(here) {
             self.touch_served(dirty);
         }
     }
 
     pub(super) fn remove_traffic(&mut self, key: &Key, dirty: &mut Dirty) {
         let Some(old) = self.held.traffic.remove(key) else { return };
-        self.touch_keyed(&old, dirty);
+        self.touch_callee(&old, dirty);
         for target in &old.targets {
             if let Some(keys) = self.held.by_target.get_mut(target) {
                 keys.remove(key);

@@ -10,6 +10,7 @@ mod tests;
 
 use crate::authorize::CompiledPolicy;
 use crate::cluster::Share;
+use crate::quota::Counted;
 use crate::route::CompiledRoute;
 use crate::shard::label_of;
 use crate::slot::{Slot, Slots};
@@ -31,6 +32,8 @@ pub struct Compiler {
     slots: ClusterSlots,
     members: Members,
     shares: HashMap<ServiceRef, Arc<Share>>,
+    /// What was used of the quotas of a service, together with its parts.
+    quotas: HashMap<ServiceRef, Arc<[Counted]>>,
     snapshot: Arc<Snapshot>,
     work: Work,
 }
@@ -112,6 +115,7 @@ impl Compiler {
             slots: ClusterSlots::default(),
             members: Members::default(),
             shares: HashMap::new(),
+            quotas: HashMap::new(),
             snapshot: Arc::new(snapshot),
             work: Work::default(),
         }

@@ -10,6 +10,7 @@ use crate::balance::tiers::TIERS_MAX;
 use crate::cluster::{Call, Cluster, Ejection, Member, Name, Share, Tier};
 use crate::keyed::Protection;
 use crate::probe::Probe;
+use crate::quota::Counted;
 use crate::route::{Side, Table};
 use crate::slot::Slot;
 use crate::snapshot::{Port, Snapshot, Subtree};
@@ -45,7 +46,12 @@ impl Compiler {
                 snapshot.clusters[port.cluster.index as usize] = None;
             }
         }
-        let subtree = service.map(|service| self.join(name, service, snapshot));
+        let counted = service.and_then(|service| self.quotas_of(name, service));
+        let subtree = service.map(|service| {
+            let quotas = counted.as_ref().map(|(_, quotas)| Arc::clone(quotas)).unwrap_or_default();
+            Subtree { quotas, ..self.join(name, service, snapshot) }
+        });
+        self.quotas.extend(counted);
         let namespace = Arc::make_mut(snapshot.services.entry(name.namespace.clone()).or_default());
         match subtree {
             Some(subtree) => namespace.insert(name.name.clone(), Arc::new(subtree)),
@@ -81,6 +87,7 @@ impl Compiler {
             ports: ports.into(),
             access,
             protection,
+            quotas: Arc::default(),
             probe,
         }
     }
@@ -149,6 +156,26 @@ impl Compiler {
         let (scope, _, key, policy) = protected.min_by_key(|(other, whole, ..)| (whole.selector.len(), *other))?;
         let rule = format!("{}/{}", key.namespace, key.name).into();
         Some(Protection { policy, scope: scope.to_string().into(), rule })
+    }
+
+    /// How many requests the own program is asked for. As with keys, a policy for the whole holds for its parts too,
+    /// and what they are asked for is counted together, under the name that comes first.
+    fn quotas_of(&self, name: &ServiceRef, service: &Service) -> Option<(ServiceRef, Arc<[Counted]>)> {
+        let (own, _) = self.held.own.as_ref().filter(|(_, labels)| self.serves(name, service, labels))?;
+        let is_whole = |other: &ServiceRef, whole: &Service| {
+            other == name || (other.namespace == name.namespace && is_part(service, whole, own))
+        };
+        let wholes = self.held.services.iter().filter(|(other, whole)| is_whole(other, whole));
+        let limited = wholes.filter_map(|(other, whole)| {
+            let mut policies = self.held.by_target.get(other)?.iter().filter_map(|key| self.held.traffic.get(key));
+            let limits =
+                policies.find_map(|policy| policy.limits.as_ref().filter(|limits| !limits.quotas.is_empty()))?;
+            Some((other, whole, &limits.quotas))
+        });
+        let (scope, _, quotas) = limited.min_by_key(|(other, whole, _)| (whole.selector.len(), *other))?;
+        let kept = self.quotas.get(scope).filter(|kept| kept.iter().map(|one| &one.quota).eq(quotas));
+        let counted = kept.cloned().unwrap_or_else(|| quotas.iter().map(Counted::new).collect());
+        Some((scope.clone(), counted))
     }
 
     /// Traffic policies in the order of their names: the first one that says something about a matter

@@ -410,7 +410,7 @@ fn limited(limits: Limits) -> World {
 
 #[test]
 fn limits_answer_before_anything_is_sent() {
-    let mut world = limited(Limits { pending_max: Some(2), rate: None });
+    let mut world = limited(Limits { pending_max: Some(2), ..Limits::default() });
     let (first, _) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
     let (_second, _) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
     let (refused, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
@@ -420,7 +420,7 @@ fn limits_answer_before_anything_is_sent() {
     let (_, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
     plan(effect);
     let mut world =
-        limited(Limits { pending_max: None, rate: Some(Rate { requests: 3, per: Duration::from_secs(1) }) });
+        limited(Limits { rate: Some(Rate { requests: 3, per: Duration::from_secs(1) }), ..Limits::default() });
     let mut ask = |at| world.begin(&mut head("GET", "payments/", &[]), ms(at)).1;
     for _ in 0..3 {
         plan(ask(0));

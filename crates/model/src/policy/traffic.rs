@@ -39,7 +39,14 @@ pub struct TrafficPolicy {
 impl TrafficPolicy {
     /// Whether it says something that the callee's own proxy sees to.
     pub const fn is_for_callee(&self) -> bool {
-        self.idempotency.is_some() || self.health_check().is_some()
+        self.idempotency.is_some() || self.health_check().is_some() || self.has_quotas()
+    }
+
+    const fn has_quotas(&self) -> bool {
+        match &self.limits {
+            Some(limits) => !limits.quotas.is_empty(),
+            None => false,
+        }
     }
 
     /// How instances are checked.
@@ -196,6 +203,28 @@ pub struct Limits {
     pub pending_max: Option<u32>,
     /// Requests per time from one proxy.
     pub rate: Option<Rate>,
+    /// Requests per time to one instance, counted at its own proxy; all of them hold.
+    pub quotas: Vec<Quota>,
+}
+
+/// So many requests per time to one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// How many; that many at once too.
+    pub rate: Rate,
+    /// Whose are counted together.
+    pub by: By,
+}
+
+/// Which requests are counted together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// All.
+    All,
+    /// Those of one identity.
+    Caller,
+    /// Those with one value of this header, in lower case; those without it are counted together too.
+    Header(Text),
 }
 
 /// Requests per time.

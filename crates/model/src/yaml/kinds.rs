@@ -60,6 +60,7 @@ pub(crate) fn resolve(api_version: &str, kind: &str) -> Result<Kind, Fault> {
         ("TLSRoute", "gateway.networking.k8s.io/v1alpha2" | "gateway.networking.k8s.io/v1alpha3") => {
             Kind::TlsRoute.api_version()
         }
+        ("TCPRoute", "gateway.networking.k8s.io/v1") => Kind::TcpRoute.api_version(),
         _ => api_version,
     };
     if let Some(found) = Kind::APPLICABLE.into_iter().find(|k| k.name() == kind && k.api_version() == api_version) {

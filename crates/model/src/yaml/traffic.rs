@@ -4,6 +4,7 @@
 use self::balance::{BalanceWord, ChoiceSpec, FailoverSpec, HashSpec};
 use self::eject::EjectSpec;
 use self::fault::FaultSpec;
+use self::quota::QuotaSpec;
 use super::idempotency::IdempotencySpec;
 use super::names;
 use super::reader::{Reader, TargetRef};
@@ -17,6 +18,7 @@ mod balance;
 mod eject;
 mod fault;
 mod health;
+mod quota;
 
 /// How callers' proxies treat the targets. What is absent keeps the mesh's defaults.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
@@ -74,6 +76,9 @@ struct LimitsSpec {
     /// Requests per time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rate: Option<RateSpec>,
+    /// Requests per time to one instance, counted at its own proxy; all of them hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    quotas: Vec<QuotaSpec>,
 }
 
 /// Requests per time.
@@ -168,8 +173,8 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
 }
 
 fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
-    if spec.max_pending.is_none() && spec.rate.is_none() {
-        reader.fault(&code::MISSING_FIELD, "spec.limits", "limits need maxPending or rate");
+    if spec.max_pending.is_none() && spec.rate.is_none() && spec.quotas.is_empty() {
+        reader.fault(&code::MISSING_FIELD, "spec.limits", "limits need maxPending, rate or quotas");
     }
     if let Some(pending) = spec.max_pending {
         reader.require((1..=COUNT_MAX).contains(&pending), "spec.limits.maxPending", "must be from 1 to 1000000");
@@ -179,7 +184,7 @@ fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
         reader.require((1..=COUNT_MAX).contains(&rate.requests), "spec.limits.rate.requests", range);
         Rate { requests: rate.requests, per: interval(reader, &rate.per, "spec.limits.rate.per") }
     });
-    Limits { pending_max: spec.max_pending, rate }
+    Limits { pending_max: spec.max_pending, rate, quotas: quota::read(reader, &spec.quotas) }
 }
 
 fn read_retry(reader: &mut Reader<'_>, spec: &RetrySpec) -> RetryBudget {
@@ -209,10 +214,11 @@ impl From<&TrafficPolicy> for TrafficSpec {
             endpoints: policy.endpoints.as_ref().map(ChoiceSpec::from),
             failover: policy.failover.as_ref().map(FailoverSpec::from),
             eject: policy.eject.as_ref().map(EjectSpec::from),
-            limits: policy
-                .limits
-                .as_ref()
-                .map(|limits| LimitsSpec { max_pending: limits.pending_max, rate: limits.rate.as_ref().map(rate) }),
+            limits: policy.limits.as_ref().map(|limits| LimitsSpec {
+                max_pending: limits.pending_max,
+                rate: limits.rate.as_ref().map(rate),
+                quotas: limits.quotas.iter().map(QuotaSpec::from).collect(),
+            }),
             retry_constraint: policy.retry_budget.as_ref().map(|budget| RetrySpec {
                 budget: BudgetSpec { percent: budget.percent, interval: text(budget.interval) },
                 min_retry_rate: LeastSpec { count: budget.least.requests, interval: text(budget.least.per) },

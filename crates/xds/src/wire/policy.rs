@@ -10,7 +10,7 @@ use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source};
 use byrnie_model::policy::traffic::{
-    Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
+    Balance, By, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Quota, Rate, RetryBudget, TrafficPolicy,
 };
 use byrnie_model::{Labels, ServiceRef, Spec};
 use std::sync::Arc;
@@ -169,10 +169,11 @@ pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
             interval: Some(check::duration_out(eject.interval)),
             volume: eject.volume,
         }),
-        limits: policy
-            .limits
-            .as_ref()
-            .map(|limits| pb::Limits { pending_max: limits.pending_max, rate: limits.rate.as_ref().map(rate_out) }),
+        limits: policy.limits.as_ref().map(|limits| pb::Limits {
+            pending_max: limits.pending_max,
+            rate: limits.rate.as_ref().map(rate_out),
+            quotas: limits.quotas.iter().map(quota_out).collect(),
+        }),
         retry_budget: policy.retry_budget.map(|budget| pb::RetryBudget {
             percent: budget.percent.into(),
             interval: Some(check::duration_out(budget.interval)),
@@ -330,7 +331,31 @@ fn eject(from: pb::Eject) -> Result<Eject, Error> {
 }
 
 fn limits(from: pb::Limits) -> Result<Limits, Error> {
-    Ok(Limits { pending_max: from.pending_max, rate: from.rate.map(|from| rate("limits.rate", from)).transpose()? })
+    Ok(Limits {
+        pending_max: from.pending_max,
+        rate: from.rate.map(|from| rate("limits.rate", from)).transpose()?,
+        quotas: list(QUOTAS, LIST_MAX, from.quotas, quota)?,
+    })
+}
+
+const QUOTAS: &str = "limits.quotas";
+
+fn quota_out(quota: &Quota) -> pb::Quota {
+    let by = match &quota.by {
+        By::All => pb::quota::By::All(true),
+        By::Caller => pb::quota::By::Caller(true),
+        By::Header(name) => pb::quota::By::Header(name.to_string()),
+    };
+    pb::Quota { rate: Some(rate_out(&quota.rate)), by: Some(by) }
+}
+
+fn quota(from: pb::Quota) -> Result<Quota, Error> {
+    let by = match from.by.ok_or_else(|| missing(QUOTAS))? {
+        pb::quota::By::All(_) => By::All,
+        pb::quota::By::Caller(_) => By::Caller,
+        pb::quota::By::Header(name) => By::Header(check::text(QUOTAS, &name)?),
+    };
+    Ok(Quota { rate: rate(QUOTAS, from.rate.ok_or_else(|| missing(QUOTAS))?)?, by })
 }
 
 fn budget(from: pb::RetryBudget) -> Result<RetryBudget, Error> {

@@ -8,7 +8,7 @@ use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::health::{Check, HealthCheck};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::traffic::{
-    Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
+    Balance, By, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Quota, Rate, RetryBudget, TrafficPolicy,
 };
 use byrnie_model::policy::{access, traffic};
 use byrnie_model::resource::{DefaultAccess, Mesh};
@@ -276,7 +276,13 @@ fn traffic() -> impl Strategy<Value = Spec> {
         span,
         ejected_percent_max,
     });
-    let limits = (of(any::<u32>()), of(rate())).prop_map(|(pending_max, rate)| Limits { pending_max, rate });
+    let by = prop_oneof![Just(By::All), Just(By::Caller), text("x-[a-z]{1,5}").prop_map(By::Header)];
+    let quota = (rate(), by).prop_map(|(rate, by)| Quota { rate, by });
+    let limits = (of(any::<u32>()), of(rate()), vec(quota, 0..3)).prop_map(|(pending_max, rate, quotas)| Limits {
+        pending_max,
+        rate,
+        quotas,
+    });
     let budget =
         (0_u8..=100, span(), rate()).prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
     let whole = (vec(service_ref(), 1..3), balance, of(choice), of(failover), of(eject), of(limits), of(budget));

@@ -406,7 +406,7 @@ fn routes_for_connections() {
     ] {
         check_bad(&format!("{tcp}spec: {{{spec}}}"), code, place);
     }
-    check_bad(&tcp.replace("v1alpha2", "v1"), "C029", "gateway.networking.k8s.io/v1");
+    check_bad(&tcp.replace("v1alpha2", "v1beta1"), "C029", "gateway.networking.k8s.io/v1beta1");
     let good = format!("{tls}spec: {{parentRefs: [{{name: gw}}], hostnames: [a.b], rules: [{{{to}}}]}}");
     for version in ["v1alpha2", "v1alpha3"] {
         assert_eq!(

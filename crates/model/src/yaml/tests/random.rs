@@ -11,7 +11,7 @@ use crate::policy::fault::Fault;
 use crate::policy::health::{Check, HealthCheck};
 use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use crate::policy::traffic::{
-    Balance, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Rate, RetryBudget, TrafficPolicy,
+    Balance, By, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Quota, Rate, RetryBudget, TrafficPolicy,
 };
 use crate::resource::{DefaultAccess, Mesh};
 use crate::route::{
@@ -372,8 +372,11 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
         ejected_percent_max,
     });
     let rate = || (1u32..1000, span()).prop_map(|(requests, per)| Rate { requests, per });
-    let limits =
-        (1u32..1000, option::of(rate())).prop_map(|(pending, rate)| Limits { pending_max: Some(pending), rate });
+    let limits = (1u32..1000, option::of(rate()), vec(quota(), 0..2)).prop_map(|(pending, rate, mut quotas)| {
+        // No two of them for the same.
+        quotas.dedup_by_key(|quota: &mut Quota| std::mem::discriminant(&quota.by));
+        Limits { pending_max: Some(pending), rate, quotas }
+    });
     let budget =
         (0u8..101, span(), rate()).prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
     let connect = option::of((1u64..60_000).prop_map(Duration::from_millis));
@@ -504,6 +507,13 @@ fn gateway() -> impl Strategy<Value = Gateway> {
             })
             .collect(),
     })
+}
+
+fn quota() -> impl Strategy<Value = Quota> {
+    let by =
+        prop_oneof![Just(By::All), Just(By::Caller), label().prop_map(|name| By::Header(format!("x-{name}").into()))];
+    let rate = (1u32..1000, span()).prop_map(|(requests, per)| Rate { requests, per });
+    (rate, by).prop_map(|(rate, by)| Quota { rate, by })
 }
 
 fn secret(text: &str) -> Secret {

@@ -737,12 +737,33 @@ pub struct Eject {
     #[prost(uint32, tag = "10")]
     pub volume: u32,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Limits {
     #[prost(uint32, optional, tag = "1")]
     pub pending_max: ::core::option::Option<u32>,
     #[prost(message, optional, tag = "2")]
     pub rate: ::core::option::Option<Rate>,
+    #[prost(message, repeated, tag = "3")]
+    pub quotas: ::prost::alloc::vec::Vec<Quota>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Quota {
+    #[prost(message, optional, tag = "1")]
+    pub rate: ::core::option::Option<Rate>,
+    #[prost(oneof = "quota::By", tags = "2, 3, 4")]
+    pub by: ::core::option::Option<quota::By>,
+}
+/// Nested message and enum types in `Quota`.
+pub mod quota {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum By {
+        #[prost(bool, tag = "2")]
+        All(bool),
+        #[prost(bool, tag = "3")]
+        Caller(bool),
+        #[prost(string, tag = "4")]
+        Header(::prost::alloc::string::String),
+    }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rate {
