@@ -5,7 +5,8 @@
 
 mod mesh;
 
-use mesh::{Mesh, Program, byrnie, file, free_port, http, until};
+use mesh::{Mesh, Meter, Program, byrnie, file, free_port, http, limited, until};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -264,4 +265,46 @@ fn a_caller_that_has_had_its_share_is_told_when_to_come_again() {
     assert!(refused.head.contains("retry-after:") && refused.body.contains("BYR-R0"), "{refused:?}");
     mesh.ok(&["delete", "trafficpolicy", "hello"]);
     mesh.ask_until("hello", "/", |answer| answer.status == 200);
+}
+
+/// What a process may have open: soft limit by `/proc`.
+fn open_files(pid: u32) -> u64 {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    line.split_whitespace().nth(3).unwrap().parse().unwrap()
+}
+
+#[test]
+fn more_callers_than_files_wait_and_harm_nobody() {
+    // Hard limit and all, so that nothing can be raised.
+    let mesh = Mesh::up_by(limited("-n 256"));
+    let hello = mesh.echo("hello", "v1", &[]);
+    mesh.ask_until("hello", "/", |answer| answer.status == 200);
+    let edge = mesh.up.as_ref().unwrap().pid();
+    assert_eq!(open_files(edge), 256);
+    let address = SocketAddr::from(([127, 0, 0, 1], mesh.port("edge")));
+    let idle: Vec<_> = (0..600).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let meter = Meter::of(edge);
+    let admin = SocketAddr::from(([127, 0, 0, 1], mesh.port("admin")));
+    for path in ["/livez", "/metrics"] {
+        assert_eq!(http(admin, "localhost", path).unwrap().status, 200, "{}", hello.log());
+    }
+    assert_eq!(mesh.sidecars().len(), 1, "the control plane answers");
+    let files = std::fs::read_dir(format!("/proc/{edge}/fd")).unwrap().count();
+    assert!(files < 220, "{files} files are open: none are left for what is upstream");
+    drop(idle);
+    mesh.ask_until("hello", "/", |answer| answer.status == 200);
+    let share = meter.share();
+    assert!(share < 0.9, "{share} of a processor: it spins");
+}
+
+#[test]
+fn a_program_may_open_what_it_could_without_a_mesh() {
+    let mesh = Mesh::up_by(limited("-Sn 300"));
+    assert!(open_files(mesh.up.as_ref().unwrap().pid()) > 300, "a proxy takes what it may have");
+    let port = free_port().to_string();
+    let says = "echo limit $(ulimit -Sn) $BYRNIE_OPEN_FILES.; exec tail -f /dev/null";
+    let run = mesh.run_by(limited("-Sn 300"), &["--name", "hello", "--port", &port], &["sh", "-c", says]);
+    run.wait_for_line("limit 300 .");
+    assert!(open_files(run.pid()) > 300);
 }

@@ -98,6 +98,11 @@ fn reactor() -> io::Result<LocalRuntime> {
         .build_local(LocalOptions::default())
 }
 
+/// How many files this process may have open.
+pub fn open_files_max() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 fn pin_to(cpu: usize) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {

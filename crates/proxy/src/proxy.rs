@@ -154,6 +154,7 @@ fn open(
     let ports = ports(&bound, &snapshot);
     let mut cores = Vec::new();
     let mut doors = Vec::new();
+    let of_cores = counts.len();
     for (index, counts) in counts.iter().enumerate() {
         let (door, entrances) = mpsc::unbounded_channel();
         doors.push(door);
@@ -161,6 +162,7 @@ fn open(
             seed: supply.seed.wrapping_add(index as u64),
             inquiries: supply.inquiries.clone(),
             hop: config.hop,
+            cores: of_cores,
             in_force: in_force.clone(),
             entrances,
             drain: drain.clone(),

@@ -23,8 +23,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// Connections from callers that one core serves at once; more wait in the kernel's queue.
+/// Connections from callers that one core serves at once, if the process may have as many files; more wait in the
+/// kernel's queue.
 pub(crate) const CONNECTIONS_MAX: usize = 16 * 1024;
+/// Files that are kept for what isn't a caller's: listeners, the control plane, the admin's port.
+const FILES_RESERVED: usize = 64;
+/// Fewer connections than this are no service.
+const CONNECTIONS_MIN: usize = 16;
 /// How often a core tidies up: hands over log lines, closes what was idle for too long.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -77,6 +82,8 @@ pub(crate) struct Seat {
     pub(crate) seed: u64,
     pub(crate) inquiries: Inquiries,
     pub(crate) hop: Hop,
+    /// How many cores there are.
+    pub(crate) cores: usize,
     pub(crate) in_force: watch::Receiver<InForce>,
     /// Listeners, as they come.
     pub(crate) entrances: mpsc::UnboundedReceiver<Entrance>,
@@ -102,6 +109,7 @@ pub(crate) struct Core {
     pub(crate) hop: Hop,
     drain: Watch,
     open: Cell<usize>,
+    connections_max: usize,
     /// Copies of requests under way.
     pub(crate) mirrored: Cell<usize>,
 }
@@ -120,6 +128,7 @@ impl Core {
             hop: seat.hop,
             drain: seat.drain.clone(),
             open: Cell::new(0),
+            connections_max: connections_max(seat.cores),
             mirrored: Cell::new(0),
         }
     }
@@ -199,6 +208,14 @@ impl Core {
     }
 }
 
+/// Connections from callers that one of `cores` may serve at once: for each there must be a file for another one
+/// upstream, or requests that were let in could not be sent on.
+fn connections_max(cores: usize) -> usize {
+    let files = usize::try_from(runtime::open_files_max()).unwrap_or(usize::MAX);
+    let each = files.saturating_sub(FILES_RESERVED) / 2 / cores.max(1);
+    each.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
+}
+
 /// Runs a core until it's told to stop.
 pub(crate) async fn run(mut seat: Seat) {
     let in_force = seat.in_force.borrow_and_update().clone();
@@ -229,7 +246,7 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
     let door = Rc::new(door);
     let mut draining = core.drain.draining();
     loop {
-        while core.open.get() >= CONNECTIONS_MAX {
+        while core.open.get() >= core.connections_max {
             runtime::sleep(Duration::from_millis(20)).await;
         }
         let (tcp, remote) = tokio::select! {

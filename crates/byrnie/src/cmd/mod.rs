@@ -4,6 +4,7 @@
 
 use crate::failure::{self, Exit};
 use crate::globals::Globals;
+use crate::supervise;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod allow;
@@ -106,8 +107,14 @@ fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
         Command::Child(args) => child::run(&args),
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::DemoService(args) => demo_service::run(&args, globals),
-        Command::Run(args) => run::run(args, globals),
-        Command::Up(args) => up::run(&args, globals),
+        Command::Run(args) => {
+            supervise::raise_open_files();
+            run::run(args, globals)
+        }
+        Command::Up(args) => {
+            supervise::raise_open_files();
+            up::run(&args, globals)
+        }
         Command::Version(args) => version::run(&args, globals),
     }
 }

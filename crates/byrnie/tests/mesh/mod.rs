@@ -76,6 +76,15 @@ pub fn byrnie() -> Command {
     command
 }
 
+/// The binary under a limit, in the words of the shell's `ulimit`.
+pub fn limited(limit: &str) -> Command {
+    let own = byrnie();
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("ulimit {limit} && exec \"$0\" \"$@\"")).arg(own.get_program());
+    command.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    command
+}
+
 impl Mesh {
     /// Starts a mesh and waits until it's ready.
     pub fn up(args: &[&str]) -> Self {
@@ -90,11 +99,22 @@ impl Mesh {
         Self { data, up: Some(up), _folder: None }
     }
 
+    /// The same, by a command that stands for the binary.
+    pub fn up_by(binary: Command) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mesh = Self { data: folder.path().join("data"), up: None, _folder: Some(folder) };
+        mesh.start_by(binary, &[]);
+        mesh
+    }
+
     /// Starts `up` on this mesh's data.
     pub fn start(&mut self, args: &[&str]) {
+        self.start_by(byrnie(), args);
+    }
+
+    fn start_by(&mut self, mut command: Command, args: &[&str]) {
         let ports = self.data.join("ports.json");
         drop(std::fs::remove_file(&ports));
-        let mut command = byrnie();
         command.arg("--data-dir").arg(&self.data).arg("up").args(args);
         let up = Program::spawn(command);
         up.wait_for_line("ready");
@@ -142,7 +162,11 @@ impl Mesh {
 
     /// Starts `byrnie run` with these arguments.
     pub fn run(&self, args: &[&str], program: &[&str]) -> Program {
-        let mut command = byrnie();
+        self.run_by(byrnie(), args, program)
+    }
+
+    /// The same, by a command that stands for the binary.
+    pub fn run_by(&self, mut command: Command, args: &[&str], program: &[&str]) -> Program {
         command.arg("--data-dir").arg(&self.data).arg("run").args(args).arg("--").args(program);
         Program::spawn(command)
     }
@@ -340,6 +364,31 @@ pub fn kill(pid: u32, name: &str) {
 /// The command line of a process.
 pub fn command(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")
+}
+
+/// How much of a processor a process uses.
+pub struct Meter {
+    pid: u32,
+    used: Duration,
+    begun: Instant,
+}
+
+impl Meter {
+    pub fn of(pid: u32) -> Self {
+        Self { pid, used: used(pid), begun: Instant::now() }
+    }
+
+    /// The share since the meter was made.
+    pub fn share(&self) -> f64 {
+        (used(self.pid) - self.used).as_secs_f64() / self.begun.elapsed().as_secs_f64()
+    }
+}
+
+/// Processor time that a process has used so far, in the hundredths of a second that `/proc` counts.
+fn used(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    Duration::from_millis(10 * (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()))
 }
 
 /// Whether a process runs (a zombie doesn't).
