@@ -94,6 +94,7 @@ fn callers_from_outside_are_let_in_under_tls() {
     let warned = String::from_utf8_lossy(&told.stderr).into_owned();
     assert!(told.status.success() && warned.contains("BYR-C057"), "{warned}");
     assert_eq!(listener(&mesh, "ResolvedRefs"), "False InvalidCertificateRef");
+    assert!(mesh.ok(&["status"]).contains("BYR-C057"), "an operator who looks sees it too");
     let first = pair(&["*.shop.test"]);
     let answers = |mesh: &Mesh, pair: &Pair, wanted: &str| {
         let last = std::cell::RefCell::new(String::new());

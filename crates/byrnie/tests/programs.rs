@@ -2,9 +2,13 @@
 //! Programs below `byrnie run`: what they're given, what becomes of what they start, and what is shown of
 //! their sidecars.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod mesh;
 
 use mesh::{Mesh, descendants, free_port, is_alive, until};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 
 /// A program that starts others: one in the background, one in a session of its own, and one whose parent
 /// is gone at once. It says when all of them run.
@@ -181,4 +185,51 @@ fn programs_start_again_while_the_mesh_is_away_and_are_found_when_it_is_back() {
         || format!("{:?}", call()),
         || call().is_ok_and(|answer| answer.body.contains("403")),
     );
+}
+
+/// Answers requests on one connection after the other, each head and body in a write of its own, as Python's
+/// `http.server` does; with Nagle's algorithm on, as it is unless a program turns it off.
+fn piecemeal() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut head = [0; 4096];
+                while stream.read(&mut head).is_ok_and(|read| read > 0) {
+                    let pieces = ["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", "do", "ne"];
+                    if pieces.iter().any(|piece| stream.write_all(piece.as_bytes()).is_err()) {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn a_program_that_writes_in_pieces_is_not_kept_waiting_for_its_acknowledgements() {
+    let mesh = Mesh::up(&[]);
+    let port = piecemeal().to_string();
+    let _run = mesh.run(&["--name", "hello", "--port", &port], &["tail", "-f", "/dev/null"]);
+    mesh.ask_until("hello", "/", |answer| answer.body == "done");
+    let mut stream = TcpStream::connect(("127.0.0.1", mesh.port("edge"))).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut spans = Vec::new();
+    for _ in 0..60 {
+        let clock = mesh::Stopwatch::start();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: hello.default.mesh.localhost\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"done") {
+            let mut bytes = [0; 4096];
+            let read = stream.read(&mut bytes).unwrap();
+            assert!(read > 0);
+            answer.extend_from_slice(&bytes[..read]);
+        }
+        spans.push(clock.passed());
+    }
+    // At first a connection acknowledges at once by itself. Later ones took 40 ms each, never less.
+    let best = spans[40..].iter().min().unwrap();
+    assert!(best.as_millis() < 35, "{spans:?}");
 }

@@ -220,13 +220,16 @@ impl Catalog {
         })
     }
 
-    /// Whether an older gateway speaks something else at a listener's port.
-    fn conflicts(&self, gateway: &Key, listener: &Listener) -> bool {
+    /// What is said if an older gateway speaks something else at a listener's port.
+    pub(crate) fn clash(&self, gateway: &Key, listener: &Listener) -> Option<String> {
         let order = |key: &Key| (self.resource(key).map(|r| r.created), key.namespace.clone(), key.name.clone());
-        self.iter(Kind::Gateway).any(|resource| {
-            let Spec::Gateway(other) = &resource.spec else { return false };
-            let clashes = |o: &Listener| o.port == listener.port && !o.carries.goes_with(&listener.carries);
-            order(&resource.key) < order(gateway) && self.is_served(other) && other.listeners.iter().any(clashes)
+        self.iter(Kind::Gateway).find_map(|resource| {
+            let Spec::Gateway(other) = &resource.spec else { return None };
+            let clashes = |o: &&Listener| o.port == listener.port && !o.carries.goes_with(&listener.carries);
+            let first = order(&resource.key) < order(gateway) && self.is_served(other);
+            let clashing = other.listeners.iter().find(clashes).filter(|_| first)?;
+            let (speaks, port) = (clashing.carries.name(), listener.port);
+            Some(format!("port {port} is {}'s, which is older and speaks {speaks} there", resource.key))
         })
     }
 
@@ -261,7 +264,8 @@ impl Catalog {
         let shows = !listener.carries.ends_tls() || certificates.iter().any(|to| self.certificate(gateway, to).is_ok());
         let clear = listener.carries == Carries::Http;
         let open = closed.is_none() || clear;
-        let conflicted = self.conflicts(gateway, listener);
+        let clash = self.clash(gateway, listener);
+        let conflicted = clash.is_some();
         let programmed = !kinds.is_empty() && shows && open && !conflicted;
         let resolved = unresolved.is_none();
         let Refused { reason, message } =
@@ -278,7 +282,7 @@ impl Catalog {
                 condition("Accepted", open, if open { "Accepted" } else { "PortUnavailable" }, port.clone()),
                 condition("Programmed", programmed, if programmed { "Programmed" } else { "Invalid" }, port),
                 condition("ResolvedRefs", resolved, reason, message),
-                condition("Conflicted", conflicted, if conflicted { "ProtocolConflict" } else { "NoConflicts" }, String::new()),
+                condition("Conflicted", conflicted, if conflicted { "ProtocolConflict" } else { "NoConflicts" }, clash.unwrap_or_default()),
             ],
         })
     }

@@ -226,6 +226,10 @@ registry! {
         "a listener names a certificate that it can not show",
         "Without another certificate the listener lets nobody in.",
         "Apply the Secret, or a ReferenceGrant in its namespace.";
+    PORT_CLASH: "BYR-C062",
+        "an older gateway speaks something else at this port",
+        "The listener is not served: connections there are the older gateway's.",
+        "Name another port, or agree on one protocol.";
     CERTIFICATE_UNFIT: "BYR-C058",
         "a certificate and its key are of no use",
         "The document was refused.",

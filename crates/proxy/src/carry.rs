@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// 1xx answers that one exchange may bring; more is an upstream gone wild.
 const INTERIM_MAX: u8 = 16;
+/// Bodies up to here are taken to be written in pieces.
+const PIECES_BYTES_MAX: u64 = 64 * 1024;
 /// How long a side may leave bytes lying that are ready to be sent to it.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
@@ -242,13 +244,15 @@ impl<'a> Trip<'a> {
         let asked = Asked::by(self.request);
         let mut interims = 0;
         let mut broken = None;
+        let mut acknowledged = None;
         let event = poll_fn(|cx| {
             let Some(upstream) = &mut self.upstream else { return Poll::Ready(Event::Failed(Failure::Connect)) };
             if broken.is_none() {
                 match self.up.poll(cx, self.down, &mut upstream.wire) {
                     Poll::Ready(Err(Fault::Target(error))) => broken = Some(error),
                     Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(from_client(&error)),
-                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Pending => acknowledge(self.down, self.up.bytes, &mut acknowledged),
                 }
             }
             loop {
@@ -342,6 +346,7 @@ impl<'a> Trip<'a> {
     async fn relay_body(&mut self, wire: &mut Wire) -> Option<(Failure, u32)> {
         let mut up_broken = false;
         let mut moved = (0, runtime::coarse().mono);
+        let mut acknowledged = None;
         let limits = Times { try_deadline: None, ..self.limits };
         poll_fn(|cx| {
             if !self.up.is_done() && !up_broken {
@@ -360,7 +365,7 @@ impl<'a> Trip<'a> {
                     let _ = self.down.poll_flush(cx);
                     return Poll::Ready(Some((Failure::ResetAfterHead, code_of(&error))));
                 }
-                Poll::Pending => {}
+                Poll::Pending => acknowledge(wire, self.back.bytes, &mut acknowledged),
             }
             // What the request's pump could not send when it was last polled.
             if self.up.is_done() && !up_broken && matches!(wire.poll_flush(cx), Poll::Ready(Err(_))) {
@@ -553,6 +558,14 @@ pub(crate) fn late(alarm: &mut Alarm, limits: Times, cx: &mut Context<'_>) -> Po
     let now = runtime::coarse().mono;
     let over = limits.deadline.is_some_and(|deadline| deadline <= now);
     Poll::Ready(if over { Failure::Deadline } else { Failure::TryTimeout })
+}
+
+/// A body stands still after so many bytes: its sender may be waiting for a word that they have come. Once for each
+/// piece, and only while it's short: of a long one, acknowledgements go out anyway.
+fn acknowledge(wire: &Wire, bytes: u64, last: &mut Option<u64>) {
+    if bytes < PIECES_BYTES_MAX && last.replace(bytes) != Some(bytes) {
+        wire.acknowledge();
+    }
 }
 
 fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {

@@ -366,6 +366,19 @@ pub fn command(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")
 }
 
+/// How long something takes.
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn passed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// How much of a processor a process uses.
 pub struct Meter {
     pid: u32,

@@ -59,7 +59,11 @@ pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Di
         });
         let refused = |(path, to)| Some((path, catalog.certificate(key, to).err()?.message));
         let warning = |(path, message): (String, String)| Diagnostic::warning(&code::CERTIFICATE_ABSENT, path, message);
-        return refs.filter_map(refused).map(warning).collect();
+        let clashes = gateway.listeners.iter().enumerate().filter_map(|(at, listener)| {
+            let message = catalog.clash(key, listener)?;
+            Some(Diagnostic::warning(&code::PORT_CLASH, format!("spec.listeners[{at}].port"), message))
+        });
+        return refs.filter_map(refused).map(warning).chain(clashes).collect();
     }
     let message = format!("class \"{}\" is none that byrnie serves; its own is \"{CLASS}\"", gateway.class);
     vec![Diagnostic::warning(&code::CLASS_UNSERVED, "spec.gatewayClassName", message)]

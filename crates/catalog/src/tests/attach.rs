@@ -284,4 +284,7 @@ fn the_older_gateway_decides_what_a_port_speaks() {
         let all = status["listeners"][0]["conditions"].as_array().unwrap();
         assert_eq!(all.iter().find(|c| c["type"] == "Conflicted").unwrap()["reason"], said, "{name}");
     }
+    let told: Vec<_> = catalog.check().into_iter().filter(|d| d.code.id == "BYR-C062").collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].message, "port 443 is Gateway/ns/gw's, which is older and speaks HTTPS there");
 }

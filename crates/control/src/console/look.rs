@@ -150,6 +150,17 @@ fn warnings(console: &Console) -> Vec<Value> {
         }
     }
     let now = console.state.now();
+    let unfit = console.state.catalog(|catalog| {
+        let gateways = catalog.iter(Kind::Gateway);
+        gateways
+            .flat_map(|gateway| catalog.check_one(gateway))
+            .filter(|d| [code::CERTIFICATE_ABSENT.id, code::PORT_CLASH.id].contains(&d.code.id))
+            .collect::<Vec<_>>()
+    });
+    for diagnostic in unfit {
+        let place = diagnostic.subject.map_or_else(String::new, |key| key.to_string());
+        warn("warning", diagnostic.code, place, diagnostic.message);
+    }
     let secrets = console.state.catalog(|catalog| catalog.iter(Kind::Secret).cloned().collect::<Vec<_>>());
     for diagnostic in secrets.iter().filter_map(|resource| super::certificate::judge(resource, now.wall)) {
         let place = diagnostic.subject.map_or_else(String::new, |key| key.to_string());

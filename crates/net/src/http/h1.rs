@@ -348,6 +348,11 @@ impl Conn {
         self.outbox.len() - self.sent
     }
 
+    /// See [`Stream::acknowledge`].
+    pub fn acknowledge(&self) {
+        self.stream.acknowledge();
+    }
+
     /// Whether a byte was handed to the socket since the last head was written.
     pub fn has_sent(&self) -> bool {
         self.state.sent_any

@@ -277,6 +277,13 @@ impl Wire {
         }
     }
 
+    /// Lets a peer that writes in pieces go on: see [`Stream::acknowledge`].
+    pub fn acknowledge(&self) {
+        if let Self::H1(conn) = self {
+            conn.acknowledge();
+        }
+    }
+
     /// Whether any byte of what was written since the last head may have left.
     pub fn has_sent(&self) -> bool {
         match self {

@@ -3,7 +3,7 @@
 //! socket; they get a stream and the proven peer, or a reason. It never reads beyond the handshake.
 
 use super::verify::{Verifier, read_verified};
-use super::{Credentials, Error, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer};
+use super::{Credentials, Error, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, TURN};
 use crate::io::{Stream, TcpStream, Tls};
 use byrnie_base::Text;
 use rustls::server::{NoServerSessionStorage, ServerConfig};
@@ -74,9 +74,22 @@ fn server_with(credentials: &Credentials, alpn: &[&[u8]], mandatory: bool) -> Re
 /// If the peer isn't who it must be, is too slow, or doesn't speak our TLS.
 pub async fn accept(tcp: TcpStream, tls: &ServerTls) -> Result<(Stream, Peer), Error> {
     let handshake = async {
-        // Held during the handshake alone. The semaphore is never closed, so no permit means none is needed.
-        let _permit = tls.handshakes.acquire().await.ok();
-        TlsAcceptor::from(tls.current()).accept(tcp).await.map_err(Error::from_handshake)
+        tcp.readable().await.map_err(Error::Io)?;
+        // The semaphore is never closed, so no permit means none is needed.
+        let permit = tls.handshakes.acquire().await.ok();
+        let mut accepting = std::pin::pin!(TlsAcceptor::from(tls.current()).accept(tcp));
+        // What has come is looked at before the time that has passed.
+        let done = tokio::select! {
+            biased;
+            done = &mut accepting => Some(done),
+            () = tokio::time::sleep(TURN) => None,
+        };
+        drop(permit);
+        match done {
+            Some(done) => done,
+            None => accepting.await,
+        }
+        .map_err(Error::from_handshake)
     };
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Error::Timeout)??;
     let session = stream.get_ref().1;

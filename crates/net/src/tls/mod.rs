@@ -41,8 +41,11 @@ pub(crate) mod tests;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Handshakes that one [`ServerTls`] carries out at the same time. More wait within their own time-out, so
-/// that a storm of reconnects costs delay and not memory.
+/// that in a storm of reconnects the first are done before the last begin. One that waits for its peer isn't counted: who
+/// stalls on purpose, with however many connections, is in nobody's way.
 pub const HANDSHAKES_MAX: usize = 256;
+/// How long a peer may take for its next word until it's being waited for.
+const TURN: Duration = Duration::from_millis(20);
 
 /// Longest time between two looks at the wall clock by [`Peer::expired`].
 pub const EXPIRY_CHECK: Duration = Duration::from_secs(15);

@@ -336,3 +336,34 @@ fn large_reads_take_every_byte_and_see_how_the_connection_ends() {
         }
     }
 }
+
+#[test]
+fn callers_that_stall_keep_nobody_else_waiting() {
+    let authority = authority();
+    let (web, cart) = (identity("web"), identity("cart"));
+    let server = server(&credentials(&authority, &web, HOUR), &[ALPN_H2]).unwrap();
+    let client = client(&credentials(&authority, &cart, HOUR)).unwrap();
+    block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut stalled = Vec::new();
+        for n in 0..2 * HANDSHAKES_MAX {
+            let mut tcp = TcpStream::connect(address).await.unwrap();
+            // Some say nothing at all, some begin.
+            if n % 2 == 0 {
+                tcp.write_all(&[0x16, 3, 1]).await.unwrap();
+            }
+            stalled.push(tcp);
+            let (accepted, server) = (listener.accept().await.unwrap().0, server.clone());
+            crate::runtime::spawn_local("stalled", async move { drop(accept(accepted, &server).await) });
+        }
+        let (accepted, connected) = shake(&server, &client, &web, &[ALPN_H2]).await;
+        assert!(accepted.is_ok() && connected.is_ok());
+        for tcp in &stalled {
+            let mut byte = [0];
+            let read = tcp.try_read(&mut byte);
+            assert!(read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock), "they were not waited for");
+        }
+    })
+    .unwrap();
+}
