@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The program at the end of every path: `GET /b/N` answers N bytes, over HTTP/1.1 or HTTP/2, in clear or
+//! The program at the end of every path: `GET /b/N` answers N bytes, `GET /p/N` the same with head and body each in a
+//! write of its own and Nagle's algorithm on, as programs do that think of neither; over HTTP/1.1 or HTTP/2, in clear or
 //! (with certificates) over mutual TLS; a gRPC call is answered with its own message and a status in the
 //! trailers.
 
@@ -76,8 +77,16 @@ async fn http1(mut stream: Stream, mut waiting: Vec<u8>) -> Result<()> {
             continue;
         };
         answer.make(size_asked(&waiting[..end])?);
+        let pieces = waiting.starts_with(b"GET /p/");
         waiting.drain(..end);
-        stream.write_all(&answer.bytes).await?;
+        if pieces {
+            stream.tcp().set_nodelay(false)?;
+            let (head, body) = answer.bytes.split_at(answer.head);
+            stream.write_all(head).await?;
+            stream.write_all(body).await?;
+        } else {
+            stream.write_all(&answer.bytes).await?;
+        }
         stream.flush().await?;
     }
 }
@@ -87,12 +96,15 @@ async fn http1(mut stream: Stream, mut waiting: Vec<u8>) -> Result<()> {
 struct Answer {
     size: Option<usize>,
     bytes: Vec<u8>,
+    /// Where its head ends.
+    head: usize,
 }
 
 impl Answer {
     fn make(&mut self, size: usize) {
         if self.size != Some(size) {
             let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {size}\r\n\r\n");
+            self.head = head.len();
             self.bytes = head.into_bytes();
             self.bytes.resize(self.bytes.len() + size, b'x');
             self.size = Some(size);
@@ -171,7 +183,8 @@ fn size_asked(head: &[u8]) -> Result<usize> {
 }
 
 fn size_of(path: &str) -> Result<usize> {
-    let size: usize = path.strip_prefix("/b/").context("not /b/N")?.parse()?;
+    let size = path.strip_prefix("/b/").or_else(|| path.strip_prefix("/p/")).context("not /b/N")?;
+    let size: usize = size.parse()?;
     if size <= BODY_BYTES_MAX { Ok(size) } else { bail!("too large") }
 }
 

@@ -57,7 +57,12 @@ pub(crate) fn run(words: &Words) -> Result<()> {
         _ => None,
     };
     let streams: usize = words.number("streams", 32)?;
-    let request = request(size, words.flag("many"), kind == "tls-new").into();
+    let mut request = request(size, words.flag("many"), kind == "tls-new");
+    if words.flag("pieces") {
+        // The same size, answered in pieces.
+        request[5] = b'p';
+    }
+    let request = request.into();
     runtime::block_on(async move {
         let tally = Rc::new(Tally::default());
         let due = (rate > 0).then(|| Rc::new(Mutex::new(pace(rate, WARM_UP + span))));

@@ -26,7 +26,7 @@ const USAGE: &str = "usage: byrnie-bench TOOL KEY=VALUE...
   proxy  role=caller|callee pki=DIR state=DIR next=ADDR,... [protocol=http|http2|grpc] [edits=1]
          [workers=N]                                 a byrnie proxy; says `ready ADDR`
   load   to=ADDR [kind=plain|tls|tls-new|h2|grpc] [pki=DIR] [connections=N] [streams=N] [rate=N] [size=N]
-         [secs=N] [many=1] [requests=N]              the client
+         [secs=N] [many=1] [pieces=1] [requests=N]  the client
   hold   to=ADDR connections=N secs=N                idle connections, one request each before
 ";
 

@@ -186,6 +186,7 @@ pub(super) fn words(stage: &Stage, workload: &Workload, to: SocketAddr) -> Vec<S
         format!("rate={}", load.rate),
         format!("size={}", load.size),
         format!("many={}", u8::from(load.many)),
+        format!("pieces={}", u8::from(load.pieces)),
         format!("secs={}", load.span.as_secs()),
     ]
 }

@@ -59,13 +59,15 @@ pub(super) struct Load {
     pub(super) size: usize,
     /// Eleven headers in place of three.
     pub(super) many: bool,
+    /// Answers in two writes.
+    pub(super) pieces: bool,
     /// How long is measured.
     pub(super) span: Duration,
 }
 
 impl Load {
     const PLAIN: Self =
-        Self { kind: "plain", connections: 64, streams: 0, rate: 0, size: 100, many: false, span: SPAN };
+        Self { kind: "plain", connections: 64, streams: 0, rate: 0, size: 100, many: false, pieces: false, span: SPAN };
 
     /// In words, for a table's head.
     pub(super) fn text(&self) -> String {
@@ -90,7 +92,7 @@ pub(super) struct Workload {
 const P: Load = Load::PLAIN;
 
 /// Every workload, in the order run.
-pub(super) const WORKLOADS: [Workload; 16] = [
+pub(super) const WORKLOADS: [Workload; 17] = [
     of("http", "http-64", "one hop", Path::Hop, P),
     of("http", "http-512", "one hop, many connections", Path::Hop, Load { connections: 512, ..P }),
     of("http", "http-4", "one hop, few connections", Path::Hop, Load { connections: 4, ..P }),
@@ -111,6 +113,13 @@ pub(super) const WORKLOADS: [Workload; 16] = [
     of("tls", "tls-new", "a handshake for each request", Path::Tls, Load { kind: "tls-new", connections: 16, ..P }),
     of("bodies", "body-10k", "a pair, 10 KiB answers", Path::Pair, Load { size: 10 * 1024, ..P }),
     of("bodies", "body-1m", "a pair, 1 MiB answers", Path::Pair, Load { size: 1024 * 1024, connections: 8, ..P }),
+    of(
+        "bodies",
+        "pieces",
+        "a pair; the app writes head and body apart, with Nagle's algorithm on",
+        Path::Pair,
+        Load { pieces: true, ..P },
+    ),
     of("idle", "idle", "a pair at rest: memory, and the time to the first answer", Path::Pair, P),
     of("count", "count", "one hop: instructions and system calls of each request", Path::Hop, P),
 ];
