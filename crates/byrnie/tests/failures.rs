@@ -283,7 +283,7 @@ fn more_callers_than_files_wait_and_harm_nobody() {
     let edge = mesh.up.as_ref().unwrap().pid();
     assert_eq!(open_files(edge), 256);
     let address = SocketAddr::from(([127, 0, 0, 1], mesh.port("edge")));
-    let idle: Vec<_> = (0..600).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let idle: Vec<_> = (0..300).map(|_| TcpStream::connect(address).unwrap()).collect();
     let meter = Meter::of(edge);
     let admin = SocketAddr::from(([127, 0, 0, 1], mesh.port("admin")));
     for path in ["/livez", "/metrics"] {
