@@ -151,13 +151,39 @@ fn callers_from_outside_are_let_in_under_tls() {
         }
     }
 
+    // Somebody else adds a listener of their own.
+    let more = free_port();
+    let allowed =
+        gateway(secure, clear).replacen("spec:\n", "spec:\n  allowedListeners: {namespaces: {from: All}}\n", 1);
+    let set = format!(
+        "{allowed}---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {{name: more}}
+spec:
+  parentRef: {{name: public}}
+  listeners: [{{name: more, port: {more}, protocol: HTTPS, tls: {{certificateRefs: [{{name: shop-tls}}]}}}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: more}}
+spec:
+  parentRefs: [{{kind: ListenerSet, name: more}}]
+  rules: [{{backendRefs: [{{name: hello, port: 80}}]}}]
+"
+    );
+    mesh.ok(&["apply", "-f", &file(&mesh, "set.yaml", &set)]);
+    let added = format!("https://www.shop.test:{more}/");
+    until("the set's listener", || mesh.ok(&["status"]), || curl(&mesh, &second.chain, &added, &[]) == "200 2");
+
     // All of it is there after a restart, and gone with the gateway.
     drop(mesh.up.take());
     mesh.start(&[]);
     let _hello = mesh.echo("hello", "v1", &[]);
     answers(&mesh, &second, "200 2");
     mesh.ok(&["delete", "gateway", "public"]);
-    until("the port is closed", String::new, || TcpStream::connect(("127.0.0.1", secure)).is_err());
+    let closed = |port| TcpStream::connect(("127.0.0.1", port)).is_err();
+    until("its ports are closed", String::new, || closed(secure) && closed(more));
 }
 
 #[test]

@@ -31,19 +31,16 @@ impl Catalog {
     /// The listeners that a route is attached to by a parent that is a gateway.
     pub(crate) fn attached(&self, key: &Key, route: &Route, parent: &Parent) -> Result<Vec<Text>, Refused> {
         let at = &parent.name;
-        let gateway = match self.spec(&gateway_key(parent)) {
-            Some(Spec::Gateway(gateway)) => gateway,
-            _ => {
-                return refused(
-                    "NoMatchingParent",
-                    format!("no Gateway \"{}\" in namespace \"{}\"", at.name, at.namespace),
-                );
-            }
+        let kind = match parent.kind {
+            ParentKind::ListenerSet => "ListenerSet",
+            _ => "Gateway",
         };
-        if !self.is_served(gateway) {
-            let message =
-                format!("Gateway \"{}\" is of class \"{}\", which byrnie does not serve", at.name, gateway.class);
+        let Some(Spec::Gateway(gateway)) = self.spec(&gateway_key(parent)) else {
+            let message = format!("no {kind} \"{}\" in namespace \"{}\"", at.name, at.namespace);
             return refused("NoMatchingParent", message);
+        };
+        if let Err(of_parent) = self.standing(&gateway_key(parent), gateway) {
+            return refused("NoMatchingParent", format!("{kind} \"{}\": {}", at.name, of_parent.message));
         }
         let named = |listener: &&Listener| {
             parent.section.as_ref().is_none_or(|name| *name == listener.name)
@@ -53,7 +50,7 @@ impl Catalog {
         if listeners.is_empty() {
             return refused(
                 "NoMatchingParent",
-                format!("Gateway \"{}\" has no listener of this name and port", at.name),
+                format!("{kind} \"{}\" has no listener of this name and port", at.name),
             );
         }
         let lets_in = |listener: &&Listener| {
@@ -62,7 +59,7 @@ impl Catalog {
         let listeners: Vec<&Listener> = listeners.into_iter().filter(lets_in).collect();
         if listeners.is_empty() {
             let message = format!(
-                "no listener of Gateway \"{}\" lets in a {} of namespace \"{}\"",
+                "no listener of {kind} \"{}\" lets in a {} of namespace \"{}\"",
                 at.name,
                 key.kind.name(),
                 key.namespace
@@ -75,18 +72,49 @@ impl Catalog {
         };
         let names: Vec<Text> = listeners.into_iter().filter(shares).map(|listener| listener.name.clone()).collect();
         if names.is_empty() {
-            let message = format!("no listener of Gateway \"{}\" has a host in common with the route", at.name);
+            let message = format!("no listener of {kind} \"{}\" has a host in common with the route", at.name);
             return refused("NoMatchingListenerHostname", message);
         }
         Ok(names)
     }
 
-    /// Whether byrnie serves gateways of this class.
-    pub(crate) fn is_served(&self, gateway: &Gateway) -> bool {
-        match self.spec(&Key::new(Kind::GatewayClass, "", gateway.class.clone())) {
-            Some(Spec::GatewayClass(class)) => *class.controller == *CONTROLLER,
-            _ => *gateway.class == *CLASS,
+    /// Whether the listeners of a gateway, or of a set that adds to one, are served.
+    pub(crate) fn is_served(&self, key: &Key, gateway: &Gateway) -> bool {
+        self.standing(key, gateway).is_ok()
+    }
+
+    /// Why they are not.
+    pub(crate) fn standing(&self, key: &Key, gateway: &Gateway) -> Result<(), Refused> {
+        let Some(parent) = &gateway.parent else {
+            let ours = match self.spec(&Key::new(Kind::GatewayClass, "", gateway.class.clone())) {
+                Some(Spec::GatewayClass(class)) => *class.controller == *CONTROLLER,
+                _ => *gateway.class == *CLASS,
+            };
+            let message = format!("class \"{}\" is none that byrnie serves; its own is \"{CLASS}\"", gateway.class);
+            return if ours { Ok(()) } else { refused("Pending", message) };
+        };
+        let at = Key::new(Kind::Gateway, parent.namespace.clone(), parent.name.clone());
+        let Some(Spec::Gateway(owner)) = self.spec(&at) else {
+            let message = format!("no Gateway \"{}\" in namespace \"{}\"", parent.name, parent.namespace);
+            return refused("ParentNotAccepted", message);
+        };
+        if let Err(of_parent) = self.standing(&at, owner) {
+            return refused("ParentNotAccepted", of_parent.message);
         }
+        let allowed = owner.sets.as_ref().is_some_and(|from| self.admits(from, &parent.namespace, &key.namespace));
+        if allowed {
+            return Ok(());
+        }
+        let message = format!("Gateway \"{}\" takes no ListenerSet of namespace \"{}\"", parent.name, key.namespace);
+        refused("NotAllowed", message)
+    }
+
+    /// Everything that has listeners.
+    fn gateways(&self) -> impl Iterator<Item = (&Key, &Gateway)> {
+        Kind::GATEWAYS.into_iter().flat_map(|kind| self.iter(kind)).filter_map(|resource| match &resource.spec {
+            Spec::Gateway(gateway) => Some((&resource.key, &**gateway)),
+            _ => None,
+        })
     }
 
     fn admits(&self, from: &From, own: &str, namespace: &Text) -> bool {
@@ -144,10 +172,9 @@ impl Catalog {
 
     /// Whether some gateway that is served shows this certificate.
     pub(crate) fn is_shown(&self, secret: &Key) -> bool {
-        self.iter(Kind::Gateway).any(|resource| {
-            let Spec::Gateway(gateway) = &resource.spec else { return false };
+        self.gateways().any(|(key, gateway)| {
             let mut refs = gateway.listeners.iter().flat_map(|listener| listener.carries.certificates());
-            self.is_served(gateway) && refs.any(|to| self.certificate(&resource.key, to).as_ref() == Ok(secret))
+            self.is_served(key, gateway) && refs.any(|to| self.certificate(key, to).as_ref() == Ok(secret))
         })
     }
 
@@ -205,9 +232,8 @@ impl Catalog {
     }
 
     fn gateway_status(&self, key: &Key, gateway: &Gateway, closed: &dyn Fn(u16) -> Option<Text>) -> Value {
-        if !self.is_served(gateway) {
-            let message = format!("no controller here serves class \"{}\"; byrnie's own is \"{CLASS}\"", gateway.class);
-            return json!({"conditions": [condition("Accepted", false, "Pending", message)]});
+        if let Err(Refused { reason, message }) = self.standing(key, gateway) {
+            return json!({"conditions": [condition("Accepted", false, reason, message)]});
         }
         let listeners: Vec<Value> =
             gateway.listeners.iter().map(|l| self.listener_status(key, l, closed(l.port))).collect();
@@ -222,14 +248,16 @@ impl Catalog {
 
     /// What is said if an older gateway speaks something else at a listener's port.
     pub(crate) fn clash(&self, gateway: &Key, listener: &Listener) -> Option<String> {
-        let order = |key: &Key| (self.resource(key).map(|r| r.created), key.namespace.clone(), key.name.clone());
-        self.iter(Kind::Gateway).find_map(|resource| {
-            let Spec::Gateway(other) = &resource.spec else { return None };
+        let order = |key: &Key| {
+            let created = self.resource(key).map(|resource| resource.created);
+            (key.kind, created, key.namespace.clone(), key.name.clone())
+        };
+        self.gateways().find_map(|(key, other)| {
             let clashes = |o: &&Listener| o.port == listener.port && !o.carries.goes_with(&listener.carries);
-            let first = order(&resource.key) < order(gateway) && self.is_served(other);
+            let first = order(key) < order(gateway) && self.is_served(key, other);
             let clashing = other.listeners.iter().find(clashes).filter(|_| first)?;
             let (speaks, port) = (clashing.carries.name(), listener.port);
-            Some(format!("port {port} is {}'s, which is older and speaks {speaks} there", resource.key))
+            Some(format!("port {port} is {key}'s, which comes first and speaks {speaks} there"))
         })
     }
 
@@ -353,7 +381,8 @@ impl Catalog {
 
 /// The key of the gateway that a parent names.
 pub(crate) fn gateway_key(parent: &Parent) -> Key {
-    Key::new(Kind::Gateway, parent.name.namespace.clone(), parent.name.name.clone())
+    let kind = if parent.kind == ParentKind::ListenerSet { Kind::ListenerSet } else { Kind::Gateway };
+    Key::new(kind, parent.name.namespace.clone(), parent.name.name.clone())
 }
 
 fn admits_kind(listener: &Listener, kind: Kind) -> bool {

@@ -45,9 +45,12 @@ impl Catalog {
             Kind::Mesh => work.mark(self.nodes.by_id.keys(), std::slice::from_ref(key)),
             // Who may attach where, and refer to what, is decided anew for each route on a gateway: there
             // are few, and these change seldom.
-            Kind::Gateway | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Namespace | Kind::Secret => {
-                self.relate_edge(key, work)
-            }
+            Kind::Gateway
+            | Kind::ListenerSet
+            | Kind::GatewayClass
+            | Kind::ReferenceGrant
+            | Kind::Namespace
+            | Kind::Secret => self.relate_edge(key, work),
             Kind::Saga | Kind::Endpoint => {}
         }
     }
@@ -177,7 +180,7 @@ impl Catalog {
     }
 
     fn relate_edge(&self, key: &Key, work: &mut Work) {
-        let kinds = [Kind::Gateway, Kind::Secret].into_iter();
+        let kinds = Kind::GATEWAYS.into_iter().chain([Kind::Secret]);
         let gateways = kinds.flat_map(|kind| self.iter(kind)).map(|resource| resource.key.clone());
         let keys: Vec<Key> = self.routes.at_gateways().cloned().chain(gateways).chain([key.clone()]).collect();
         work.mark(&self.nodes.gateways, &keys);

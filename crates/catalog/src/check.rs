@@ -15,7 +15,15 @@ impl Catalog {
     /// the document's beginning, as far as they're known; who has the text can place them exactly by
     /// the field.
     pub fn check(&self) -> Vec<Diagnostic> {
-        let kinds = [Kind::Service, Kind::Workload, Kind::Gateway, Kind::AccessPolicy, Kind::TrafficPolicy, Kind::Saga];
+        let kinds = [
+            Kind::Service,
+            Kind::Workload,
+            Kind::Gateway,
+            Kind::ListenerSet,
+            Kind::AccessPolicy,
+            Kind::TrafficPolicy,
+            Kind::Saga,
+        ];
         kinds
             .into_iter()
             .chain(Kind::ROUTES)

@@ -34,8 +34,9 @@ impl Catalog {
         let mut keys: BTreeSet<Key> = self.iter(Kind::Mesh).map(|r| r.key.clone()).collect();
         match spec.role {
             Role::Gateway => {
-                for kind in [Kind::Service, Kind::Endpoint, Kind::TrafficPolicy, Kind::Secret, Kind::Gateway]
+                for kind in [Kind::Service, Kind::Endpoint, Kind::TrafficPolicy, Kind::Secret]
                     .into_iter()
+                    .chain(Kind::GATEWAYS)
                     .chain(Kind::ROUTES)
                 {
                     keys.extend(self.iter(kind).map(|r| r.key.clone()));
@@ -65,7 +66,7 @@ impl Catalog {
         let visible = match (&resource.spec, node.role) {
             (Spec::Mesh(_), _) => true,
             (Spec::Service(_) | Spec::Endpoint(_) | Spec::Route(_) | Spec::Traffic(_), Role::Gateway) => true,
-            (Spec::Gateway(gateway), Role::Gateway) => self.is_served(gateway),
+            (Spec::Gateway(gateway), Role::Gateway) => self.is_served(key, gateway),
             (Spec::Secret(_), Role::Gateway) => self.is_shown(key),
             (Spec::Workload(_) | Spec::Access(_), Role::Gateway)
             | (Spec::Gateway(_) | Spec::Secret(_), Role::Sidecar) => false,

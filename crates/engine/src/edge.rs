@@ -80,7 +80,7 @@ pub(crate) type Gateways<'a> = Vec<(&'a Key, &'a Gateway)>;
 
 #[derive(Debug)]
 struct Listener {
-    /// `NAMESPACE/GATEWAY/LISTENER`.
+    /// `KIND/NAMESPACE/NAME/LISTENER`.
     label: Text,
     hostname: Option<Text>,
     port: u16,
@@ -101,6 +101,7 @@ impl Edge {
         let mut listeners = Vec::new();
         let mut ports: BTreeMap<u16, (Served, &Carries)> = BTreeMap::new();
         for (key, gateway) in gateways {
+            let kind = if key.kind == Kind::ListenerSet { ParentKind::ListenerSet } else { ParentKind::Gateway };
             for listener in &gateway.listeners {
                 let carries = &listener.carries;
                 let (served, _) = match ports.entry(listener.port) {
@@ -112,13 +113,13 @@ impl Edge {
                     sites.push(site(listener, secrets));
                 }
                 let names = |parent: &Parent| {
-                    parent.kind == ParentKind::Gateway
+                    parent.kind == kind
                         && (&parent.name.namespace, &parent.name.name) == (&key.namespace, &key.name)
                         && parent.section.as_ref() == Some(&listener.name)
                 };
                 let attached: Vec<_> = routes.values().filter(|route| route.spec.parents.iter().any(names)).collect();
                 listeners.push(Listener {
-                    label: format!("{}/{}/{}", key.namespace, key.name, listener.name).into(),
+                    label: format!("{key}/{}", listener.name).into(),
                     hostname: listener.hostname.clone(),
                     port: listener.port,
                     clear: *carries == Carries::Http,
@@ -216,9 +217,10 @@ fn table(routes: Vec<&Arc<CompiledRoute>>) -> Table {
     Table::new(routes.into_iter().filter(|route| Some(route.kind) == eldest))
 }
 
-/// The order among gateways: by age, then by name.
+/// The order among gateways: by age, then by name; what is added to them comes after all of them.
 pub(crate) fn order<'a>(a: (Revision, &'a Key), b: (Revision, &'a Key)) -> std::cmp::Ordering {
-    (a.0, &a.1.namespace, &a.1.name).cmp(&(b.0, &b.1.namespace, &b.1.name))
+    let place = |(created, key): (Revision, &'a Key)| (key.kind, created, &key.namespace, &key.name);
+    place(a).cmp(&place(b))
 }
 
 #[cfg(test)]

@@ -257,8 +257,9 @@ fn explain_gateway(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, step
         if told != Some(label) {
             told = Some(label);
             let gateway = label.rsplit_once('/').map_or(&**label, |(gateway, _)| gateway);
-            let detail = format!("{} belongs to listener {label}", head.host());
-            steps.push(step("gateway", label, &format!("Gateway/{gateway}"), detail));
+            let listener = label.split_once('/').map_or(&**label, |(_, listener)| listener);
+            let detail = format!("{} belongs to listener {listener}", head.host());
+            steps.push(step("gateway", label, gateway, detail));
         }
     }
 }

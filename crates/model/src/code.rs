@@ -230,6 +230,10 @@ registry! {
         "an older gateway speaks something else at this port",
         "The listener is not served: connections there are the older gateway's.",
         "Name another port, or agree on one protocol.";
+    SET_UNSERVED: "BYR-C063",
+        "a ListenerSet adds to a gateway that does not take it",
+        "Its listeners are not served.",
+        "Apply the gateway, or name the set's namespace in its spec.allowedListeners.";
     CERTIFICATE_UNFIT: "BYR-C058",
         "a certificate and its key are of no use",
         "The document was refused.",

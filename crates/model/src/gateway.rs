@@ -2,7 +2,7 @@
 //! Where requests enter from outside (`Gateway`, in Gateway API's meaning), who may attach routes to it,
 //! and who has allowed references into a namespace.
 
-use crate::{Kind, Labels};
+use crate::{Kind, Labels, ServiceRef};
 use byrnie_base::Text;
 
 /// The class that is always there.
@@ -17,11 +17,15 @@ pub struct GatewayClass {
     pub controller: Text,
 }
 
-/// A group of listeners.
+/// A group of listeners: a Gateway, or a ListenerSet that adds to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
-    /// The name of its class.
+    /// The name of its class; empty for a ListenerSet, whose gateway has it.
     pub class: Text,
+    /// The gateway that a ListenerSet adds to.
+    pub parent: Option<ServiceRef>,
+    /// Namespaces whose ListenerSets may add to it; `None` means none's.
+    pub sets: Option<From>,
     /// At least one; names are unique, and so is each pair of port and host.
     pub listeners: Vec<Listener>,
 }

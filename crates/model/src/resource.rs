@@ -35,6 +35,8 @@ pub enum Kind {
     TcpRoute,
     /// Gateway API `Gateway`.
     Gateway,
+    /// Gateway API `ListenerSet`.
+    ListenerSet,
     /// Gateway API `GatewayClass`.
     GatewayClass,
     /// Gateway API `ReferenceGrant`.
@@ -51,7 +53,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 15] = [
+    pub const APPLICABLE: [Self; 16] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
@@ -62,6 +64,7 @@ impl Kind {
         Self::TlsRoute,
         Self::TcpRoute,
         Self::Gateway,
+        Self::ListenerSet,
         Self::GatewayClass,
         Self::ReferenceGrant,
         Self::AccessPolicy,
@@ -82,6 +85,7 @@ impl Kind {
             Self::TlsRoute => "TLSRoute",
             Self::TcpRoute => "TCPRoute",
             Self::Gateway => "Gateway",
+            Self::ListenerSet => "ListenerSet",
             Self::GatewayClass => "GatewayClass",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::AccessPolicy => "AccessPolicy",
@@ -99,6 +103,7 @@ impl Kind {
             | Self::GrpcRoute
             | Self::TlsRoute
             | Self::Gateway
+            | Self::ListenerSet
             | Self::GatewayClass
             | Self::ReferenceGrant => "gateway.networking.k8s.io/v1",
             Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
@@ -119,6 +124,7 @@ impl Kind {
             "workload" | "workloads" | "wl" => Self::Workload,
             "httproute" | "httproutes" | "route" | "routes" => Self::HttpRoute,
             "gateway" | "gateways" | "gtw" => Self::Gateway,
+            "listenerset" | "listenersets" => Self::ListenerSet,
             "gatewayclass" | "gatewayclasses" | "gc" => Self::GatewayClass,
             "referencegrant" | "referencegrants" | "refgrant" => Self::ReferenceGrant,
             "grpcroute" | "grpcroutes" => Self::GrpcRoute,
@@ -144,9 +150,17 @@ impl Kind {
         matches!(self, Self::TlsRoute | Self::TcpRoute)
     }
 
+    /// What has listeners, the first to be asked first.
+    pub const GATEWAYS: [Self; 2] = [Self::Gateway, Self::ListenerSet];
+
+    /// Whether it has listeners.
+    pub const fn is_gateway(self) -> bool {
+        matches!(self, Self::Gateway | Self::ListenerSet)
+    }
+
     /// Whether names may have dots, as those of Gateway API's kinds.
     pub const fn has_dots(self) -> bool {
-        self.is_route() || matches!(self, Self::Gateway | Self::GatewayClass | Self::ReferenceGrant | Self::Secret)
+        self.is_route() || self.is_gateway() || matches!(self, Self::GatewayClass | Self::ReferenceGrant | Self::Secret)
     }
 
     /// Whether objects of this kind live in a namespace. The others have an empty namespace.
@@ -235,7 +249,7 @@ pub enum Spec {
     Workload(Box<Workload>),
     /// Match to weighted backends, for every kind of route.
     Route(Arc<Route>),
-    /// Where requests enter from outside.
+    /// Where requests enter from outside, for a Gateway and for a ListenerSet.
     Gateway(Arc<Gateway>),
     /// Who serves gateways of a class.
     GatewayClass(GatewayClass),

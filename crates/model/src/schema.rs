@@ -26,6 +26,7 @@ pub fn of(kind: Kind) -> Option<Value> {
         Kind::TlsRoute => Some(spec::<gateway_api::experimental::tlsroutes::TlsRouteSpec>(&mut generator)),
         Kind::TcpRoute => Some(spec::<gateway_api::experimental::tcproutes::TcpRouteSpec>(&mut generator)),
         Kind::Gateway => Some(spec::<gateway_api::experimental::gateways::GatewaySpec>(&mut generator)),
+        Kind::ListenerSet => Some(spec::<gateway_api::experimental::listenersets::ListenerSetSpec>(&mut generator)),
         Kind::GatewayClass => Some(spec::<gateway_api::experimental::gatewayclasses::GatewayClassSpec>(&mut generator)),
         Kind::ReferenceGrant => {
             Some(spec::<gateway_api::experimental::referencegrants::ReferenceGrantSpec>(&mut generator))

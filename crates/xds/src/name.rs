@@ -13,7 +13,7 @@ pub const NAME_BYTES_MAX: usize = 800;
 /// The kinds that proxies are sent, in the order in which a change is sent: what others name comes
 /// before what names it, and policies before the services that they protect, so that no state in
 /// between is weaker than the one before or the one after. Removals go the other way round.
-pub const ORDER: [Kind; 12] = [
+pub const ORDER: [Kind; 13] = [
     Kind::Mesh,
     Kind::AccessPolicy,
     Kind::TrafficPolicy,
@@ -22,6 +22,7 @@ pub const ORDER: [Kind; 12] = [
     Kind::Endpoint,
     Kind::Secret,
     Kind::Gateway,
+    Kind::ListenerSet,
     Kind::HttpRoute,
     Kind::GrpcRoute,
     Kind::TlsRoute,
@@ -45,6 +46,7 @@ pub const fn type_url(kind: Kind) -> Option<&'static str> {
         Kind::HttpRoute => "type.googleapis.com/byrnie.v1.Route",
         Kind::Secret => "type.googleapis.com/byrnie.v1.Secret",
         Kind::Gateway => "type.googleapis.com/byrnie.v1.Gateway",
+        Kind::ListenerSet => "type.googleapis.com/byrnie.v1.ListenerSet",
         Kind::GrpcRoute => "type.googleapis.com/byrnie.v1.GrpcRoute",
         Kind::TlsRoute => "type.googleapis.com/byrnie.v1.TlsRoute",
         Kind::TcpRoute => "type.googleapis.com/byrnie.v1.TcpRoute",
@@ -64,6 +66,7 @@ pub fn kind(type_url: &str) -> Option<Kind> {
         "Route" => Kind::HttpRoute,
         "Secret" => Kind::Secret,
         "Gateway" => Kind::Gateway,
+        "ListenerSet" => Kind::ListenerSet,
         "GrpcRoute" => Kind::GrpcRoute,
         "TlsRoute" => Kind::TlsRoute,
         "TcpRoute" => Kind::TcpRoute,

@@ -71,6 +71,7 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
         Kind::Workload => ["SERVICE ACCOUNT", "HEALTH"],
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => ["PARENTS", "RULES"],
         Kind::Gateway => ["CLASS", "LISTENERS"],
+        Kind::ListenerSet => ["GATEWAY", "LISTENERS"],
         Kind::Secret => ["HOSTS", "UNTIL"],
         Kind::GatewayClass => ["CONTROLLER", ""],
         Kind::ReferenceGrant => ["FROM", "TO"],
@@ -101,6 +102,7 @@ fn summary(kind: Kind, item: &Value) -> [String; 2] {
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
             [names(&spec["parentRefs"], "name"), spec["rules"].as_array().map_or(0, Vec::len).to_string()]
         }
+        Kind::ListenerSet => [cell(&spec["parentRef"], "name"), names(&spec["listeners"], "name")],
         Kind::Gateway => [cell(spec, "gatewayClassName"), names(&spec["listeners"], "name")],
         Kind::Secret => {
             let status = &item["status"];

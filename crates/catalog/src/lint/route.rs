@@ -3,7 +3,7 @@
 
 use crate::catalog::Catalog;
 use crate::check::{port, port_list};
-use byrnie_model::gateway::{CLASS, Gateway};
+use byrnie_model::gateway::Gateway;
 use byrnie_model::route::{Destination, Match, Parent, ParentKind, RouteFilter, Rule, Standing};
 use byrnie_model::service::ServicePort;
 use byrnie_model::{Diagnostic, Key, Kind, Revision, Route, ServiceRef, Spec, code};
@@ -52,7 +52,7 @@ fn granted(catalog: &Catalog, (key, route): (&Key, &Route), rule: &Rule, at: &st
 
 /// A gateway of a class that nobody here serves does nothing; one that may not show a certificate lets nobody in.
 pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Diagnostic> {
-    if catalog.is_served(gateway) {
+    let Some(refused) = catalog.standing(key, gateway).err() else {
         let refs = gateway.listeners.iter().enumerate().flat_map(|(at, listener)| {
             let refs = listener.carries.certificates().iter().enumerate();
             refs.map(move |(i, to)| (format!("spec.listeners[{at}].tls.certificateRefs[{i}].name"), to))
@@ -64,9 +64,11 @@ pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Di
             Some(Diagnostic::warning(&code::PORT_CLASH, format!("spec.listeners[{at}].port"), message))
         });
         return refs.filter_map(refused).map(warning).chain(clashes).collect();
-    }
-    let message = format!("class \"{}\" is none that byrnie serves; its own is \"{CLASS}\"", gateway.class);
-    vec![Diagnostic::warning(&code::CLASS_UNSERVED, "spec.gatewayClassName", message)]
+    };
+    vec![match gateway.parent {
+        Some(_) => Diagnostic::warning(&code::SET_UNSERVED, "spec.parentRef.name", refused.message),
+        None => Diagnostic::warning(&code::CLASS_UNSERVED, "spec.gatewayClassName", refused.message),
+    }]
 }
 
 /// Connections whose bytes nobody looks at are refused by whoever serves requests at that port: rules of access for

@@ -15,7 +15,12 @@ fn listener(name: &str, hostname: &str, from: From) -> Listener {
 }
 
 fn gateway(class: &str, listeners: Vec<Listener>) -> Change {
-    put(Kind::Gateway, "gw", Labels::new(), Spec::Gateway(Gateway { class: class.into(), listeners }.into()))
+    put(
+        Kind::Gateway,
+        "gw",
+        Labels::new(),
+        Spec::Gateway(Gateway { class: class.into(), parent: None, sets: None, listeners }.into()),
+    )
 }
 
 /// A route in `namespace` on the gateway `ns/gw`, to `pay` of `ns`.
@@ -275,7 +280,8 @@ fn another_judgement_of_a_route_is_another_revision() {
 fn the_older_gateway_decides_what_a_port_speaks() {
     let mut catalog = with(&[gateway("byrnie", vec![secure(&[])])]);
     let clear = Listener { port: 443, ..listener("clear", "b.test", From::Same) };
-    let spec = Spec::Gateway(Gateway { class: "byrnie".into(), listeners: vec![clear] }.into());
+    let spec =
+        Spec::Gateway(Gateway { class: "byrnie".into(), parent: None, sets: None, listeners: vec![clear] }.into());
     let Change::Put(any) = put(Kind::Gateway, "late", Labels::new(), spec) else { panic!() };
     catalog.apply(&Change::Put(Arc::new(Resource { created: Revision(9), ..(*any).clone() })));
     for (name, said) in [("gw", "NoConflicts"), ("late", "ProtocolConflict")] {
@@ -286,5 +292,53 @@ fn the_older_gateway_decides_what_a_port_speaks() {
     }
     let told: Vec<_> = catalog.check().into_iter().filter(|d| d.code.id == "BYR-C062").collect();
     assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].message, "port 443 is Gateway/ns/gw's, which is older and speaks HTTPS there");
+    assert_eq!(told[0].message, "port 443 is Gateway/ns/gw's, which comes first and speaks HTTPS there");
+}
+
+/// A ListenerSet of `namespace` that adds a listener to the gateway `ns/gw`.
+fn set(namespace: &str, listeners: Vec<Listener>) -> Change {
+    let spec = Spec::Gateway(Gateway { class: "".into(), parent: Some(at("gw")), sets: None, listeners }.into());
+    let Change::Put(any) = put(Kind::ListenerSet, "set", Labels::new(), spec) else { panic!() };
+    let key = Key::new(Kind::ListenerSet, namespace, "set");
+    Change::Put(Arc::new(Resource { key, ..(*any).clone() }))
+}
+
+#[test]
+fn sets_add_to_gateways_that_take_them() {
+    let owner = |sets: Option<From>| {
+        let listeners = vec![listener("own", "", From::Same)];
+        let spec = Gateway { class: "byrnie".into(), parent: None, sets, listeners };
+        put(Kind::Gateway, "gw", Labels::new(), Spec::Gateway(spec.into()))
+    };
+    let mut catalog = with(&[service("pay", "pay"), set("far", vec![listener("more", "b.test", From::Same)])]);
+    let Change::Put(any) = on("far", "guest", None, &[]) else { panic!() };
+    let Spec::Route(spec) = &any.spec else { panic!() };
+    let mut spec = (**spec).clone();
+    spec.parents[0] =
+        Parent { kind: ParentKind::ListenerSet, name: ServiceRef::new("far", "set"), section: None, port: None };
+    catalog.apply(&Change::Put(Arc::new(Resource { spec: Spec::Route(spec.into()), ..(*any).clone() })));
+    let said = |catalog: &Catalog| {
+        let resource = catalog.resource(&Key::new(Kind::ListenerSet, "far", "set")).unwrap();
+        let status = catalog.upstream_status(resource, &|_| None).unwrap();
+        let accepted = status["conditions"][0].clone();
+        let lint = catalog.check().iter().filter(|d| d.code.id == "BYR-C063").count();
+        let shown = catalog.view(&NodeSpec::gateway("byrnie", "edge")).find(&resource.key).is_some();
+        (accepted["reason"].as_str().unwrap().to_owned(), lint, shown, at_edge(catalog, "far", "guest").is_some())
+    };
+    assert_eq!(said(&catalog), ("ParentNotAccepted".into(), 1, false, false));
+    catalog.join("byrnie/edge".into(), NodeSpec::gateway("byrnie", "edge"));
+    catalog.delta(&"byrnie/edge".into());
+    for (sets, reason, served) in
+        [(None, "NotAllowed", false), (Some(From::Same), "NotAllowed", false), (Some(From::All), "Accepted", true)]
+    {
+        catalog.apply(&owner(sets));
+        let expected = (reason.to_owned(), usize::from(!served), served, served);
+        assert_eq!(said(&catalog), expected);
+        let changed = catalog.delta(&"byrnie/edge".into()).changed;
+        assert_eq!(changed.iter().any(|r| r.key.kind == Kind::ListenerSet), served, "the edge is told");
+    }
+    let resource = catalog.resource(&Key::new(Kind::HttpRoute, "far", "guest")).unwrap();
+    let status = catalog.upstream_status(resource, &|_| None).unwrap();
+    assert_eq!(status["parents"][0]["parentRef"]["kind"], "ListenerSet");
+    assert_eq!(status["parents"][0]["conditions"][0]["status"], "True");
 }

@@ -204,7 +204,7 @@ impl Compiler {
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => self.remove_route(key, dirty),
             Kind::AccessPolicy => self.remove_access(key, dirty),
             Kind::TrafficPolicy => self.remove_traffic(key, dirty),
-            Kind::Gateway => {
+            Kind::Gateway | Kind::ListenerSet => {
                 self.held.edge_dirty = true;
                 self.held.gateways.remove(key);
             }

@@ -22,7 +22,12 @@ fn gateway(name: &str, hosts: &[&str]) -> Resource {
         kinds: vec![],
     };
     let listeners = hosts.iter().enumerate().map(listener).collect();
-    resource(Kind::Gateway, "shop", name, Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), listeners })))
+    resource(
+        Kind::Gateway,
+        "shop",
+        name,
+        Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), parent: None, sets: None, listeners })),
+    )
 }
 
 /// A gateway with a listener under TLS at port 443 for each host, which shows the Secret of its name.
@@ -37,7 +42,12 @@ fn secure(name: &str, hosts: &[&str]) -> Resource {
         kinds: vec![],
     };
     let listeners = hosts.iter().enumerate().map(listener).collect();
-    resource(Kind::Gateway, "shop", name, Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), listeners })))
+    resource(
+        Kind::Gateway,
+        "shop",
+        name,
+        Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), parent: None, sets: None, listeners })),
+    )
 }
 
 fn secret(name: &str) -> Resource {
@@ -223,4 +233,24 @@ fn the_older_gateway_decides_what_a_port_speaks() {
     let mut world = world(vec![old, new, secret("c0"), on("new", &["new/l0"], &[], "/", "a")]);
     assert!(matches!(world.snapshot().gates()[&443], Served::Https(_)));
     assert_eq!(ask_at(&mut world, Gate::Own, Tls::None, "new.test/"), "404");
+}
+
+#[test]
+fn what_a_set_adds_is_served_with_its_own_routes() {
+    let Spec::Gateway(spec) = &gateway("set", &["b.test"]).spec else { panic!() };
+    let added = Gateway { parent: Some(sref("gw")), ..(**spec).clone() };
+    let mut route = on("late", &["set/l0"], &[], "/", "b");
+    let Spec::Route(spec) = &route.spec else { panic!() };
+    let mut spec = (**spec).clone();
+    spec.parents[0].kind = ParentKind::ListenerSet;
+    route.spec = Spec::Route(Arc::new(spec));
+    let mut world = world(vec![
+        gateway("gw", &[""]),
+        resource(Kind::ListenerSet, "shop", "set", Spec::Gateway(Arc::new(added))),
+        on("early", &["gw/l0"], &[], "/", "a"),
+        route,
+    ]);
+    check(&mut world, &[("b.test/", "b"), ("c.test/", "a")]);
+    world.remove(vec![Key::new(Kind::ListenerSet, "shop", "set")]);
+    check(&mut world, &[("b.test/", "a")]);
 }

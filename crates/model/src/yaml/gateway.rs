@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The documents of Gateway, GatewayClass and ReferenceGrant, read with Gateway API's own types.
+//! The documents of Gateway, ListenerSet, GatewayClass and ReferenceGrant, read with Gateway API's own types.
 
 use super::meta;
 use super::names;
 use super::reader::Reader;
-use crate::code;
 use crate::gateway::{
     Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector,
     Wanted,
 };
+use crate::{ServiceRef, code};
 use byrnie_base::Text;
 use gateway_api::experimental::gateways as gw;
-use gateway_api::experimental::{gatewayclasses, referencegrants};
+use gateway_api::experimental::{gatewayclasses, listenersets, referencegrants};
 use serde_json::{Value, json};
 
 /// Limits of the CRDs.
@@ -43,7 +43,6 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
     let spec: gw::GatewaySpec = reader.spec()?;
     let fields = [
         (spec.addresses.is_some_and(|addresses| !addresses.is_empty()), "addresses", "addresses of a gateway"),
-        (spec.allowed_listeners.is_some(), "allowedListeners", "listener sets"),
         (spec.default_scope.is_some(), "defaultScope", "default gateways"),
         (spec.infrastructure.is_some(), "infrastructure", "labels and parameters of a gateway's infrastructure"),
         (spec.tls.is_some(), "tls", "TLS of a gateway"),
@@ -53,10 +52,51 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
     }
     let class = spec.gateway_class_name.as_str();
     reader.require(names::is_subdomain(class), "spec.gatewayClassName", format!("\"{class}\" is not a DNS name"));
-    reader.require(!spec.listeners.is_empty(), "spec.listeners", "at least one listener");
-    reader.at_most(spec.listeners.len(), LISTENERS_MAX, "spec.listeners");
+    let listeners = listeners(reader, &spec.listeners);
+    let said = spec.allowed_listeners.and_then(|allowed| allowed.namespaces);
+    let sets = said.and_then(|said| sets(reader, &said));
+    Some(Gateway { class: class.into(), parent: None, sets, listeners })
+}
+
+/// Whose ListenerSets may add to a gateway.
+fn sets(reader: &mut Reader<'_>, said: &gw::GatewayAllowedListenersNamespaces) -> Option<From> {
+    let word = serde_json::to_value(said).unwrap_or_default();
+    // But for "None", the same as for routes.
+    if word["from"].as_str().is_none_or(|from| from == "None") {
+        return None;
+    }
+    let said = serde_json::from_value(word).ok();
+    Some(from(reader, said.as_ref(), "spec.allowedListeners.namespaces"))
+}
+
+/// A ListenerSet: listeners that somebody else adds to a gateway.
+pub(crate) fn set(reader: &mut Reader<'_>) -> Option<Gateway> {
+    let spec: listenersets::ListenerSetSpec = reader.spec()?;
+    let said = &spec.parent_ref;
+    let (group, kind) = (said.group.as_deref().unwrap_or(GROUP), said.kind.as_deref().unwrap_or("Gateway"));
+    if (group, kind) != (GROUP, "Gateway") {
+        reader
+            .unenforced("spec.parentRef.kind", &format!("a ListenerSet of a {kind} (group \"{group}\"); only Gateway"));
+    }
+    let namespace = match said.namespace.as_deref() {
+        Some(namespace) => reader.label(namespace, "spec.parentRef.namespace"),
+        None => reader.namespace(),
+    };
+    let fits = names::is_subdomain(&said.name);
+    reader.require(fits, "spec.parentRef.name", format!("\"{}\" is not a DNS name", said.name));
+    let parent = ServiceRef::new(namespace, said.name.as_str());
+    // Each generated type writes what its twin reads.
+    let listeners: Vec<gw::GatewayListeners> =
+        serde_json::to_value(&spec.listeners).and_then(serde_json::from_value).unwrap_or_default();
+    let listeners = self::listeners(reader, &listeners);
+    Some(Gateway { class: Text::default(), parent: Some(parent), sets: None, listeners })
+}
+
+fn listeners(reader: &mut Reader<'_>, said: &[gw::GatewayListeners]) -> Vec<Listener> {
+    reader.require(!said.is_empty(), "spec.listeners", "at least one listener");
+    reader.at_most(said.len(), LISTENERS_MAX, "spec.listeners");
     let mut listeners: Vec<Listener> = Vec::new();
-    for (i, said) in spec.listeners.iter().enumerate() {
+    for (i, said) in said.iter().enumerate() {
         let at = format!("spec.listeners[{i}]");
         let listener = listener(reader, said, &at);
         if listeners.iter().any(|other| other.name == listener.name) {
@@ -71,7 +111,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
         }
         listeners.push(listener);
     }
-    Some(Gateway { class: class.into(), listeners })
+    listeners
 }
 
 fn listener(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> Listener {
@@ -248,9 +288,28 @@ fn selector_value(selector: &Selector) -> Value {
     value
 }
 
-pub(crate) fn to_value(gateway: &Gateway) -> Value {
+pub(crate) fn to_value(gateway: &Gateway, own: &str) -> Value {
     let listeners: Vec<Value> = gateway.listeners.iter().map(listener_value).collect();
-    json!({"gatewayClassName": gateway.class, "listeners": listeners})
+    if let Some(parent) = &gateway.parent {
+        let mut reference = json!({"kind": "Gateway", "name": parent.name});
+        if *parent.namespace != *own {
+            reference["namespace"] = json!(parent.namespace);
+        }
+        return json!({"parentRef": reference, "listeners": listeners});
+    }
+    let mut value = json!({"gatewayClassName": gateway.class, "listeners": listeners});
+    if let Some(from) = &gateway.sets {
+        value["allowedListeners"] = json!({"namespaces": from_value(from)});
+    }
+    value
+}
+
+fn from_value(from: &From) -> Value {
+    match from {
+        From::Same => json!({"from": "Same"}),
+        From::All => json!({"from": "All"}),
+        From::Selected(selector) => json!({"from": "Selector", "selector": selector_value(selector)}),
+    }
 }
 
 fn listener_value(listener: &Listener) -> Value {
@@ -271,11 +330,7 @@ fn listener_value(listener: &Listener) -> Value {
     if let Some(hostname) = &listener.hostname {
         value["hostname"] = json!(hostname);
     }
-    value["allowedRoutes"]["namespaces"] = match &listener.from {
-        From::Same => json!({"from": "Same"}),
-        From::All => json!({"from": "All"}),
-        From::Selected(selector) => json!({"from": "Selector", "selector": selector_value(selector)}),
-    };
+    value["allowedRoutes"]["namespaces"] = from_value(&listener.from);
     if !listener.kinds.is_empty() {
         let kind = |word: &Text| {
             let (kind, group) = word.split_once('.').unwrap_or((word, ""));

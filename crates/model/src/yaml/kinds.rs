@@ -26,7 +26,7 @@ const UNSERVED: &[(&str, &[&str])] = &[
         ],
     ),
     ("discovery.k8s.io", &["EndpointSlice"]),
-    ("gateway.networking.k8s.io", &["BackendTLSPolicy", "ListenerSet", "UDPRoute"]),
+    ("gateway.networking.k8s.io", &["BackendTLSPolicy", "UDPRoute"]),
     ("gateway.networking.x-k8s.io", &["XBackendTrafficPolicy", "XListenerSet", "XMesh", "XBackend"]),
 ];
 

@@ -31,6 +31,7 @@ pub(super) fn encode(gateway: &Gateway, created: Revision, labels: &Labels) -> B
         class: gateway.class.to_string(),
         listeners: gateway.listeners.iter().map(listener).collect(),
         created: created.0,
+        parent: gateway.parent.as_ref().map(check::service_ref_out),
     };
     message.encode_to_vec().into()
 }
@@ -55,7 +56,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
         })
     };
     let spec = Gateway {
-        class: check::name("gatewayClassName", &gateway.class)?,
+        class: check::optional_name("gatewayClassName", &gateway.class)?,
+        parent: gateway.parent.map(|parent| check::service_ref("parentRef", Some(parent))).transpose()?,
+        // Who may add was judged before.
+        sets: None,
         listeners: list("listeners", LIST_MAX, gateway.listeners, listener)?,
     };
     Ok((Spec::Gateway(Arc::new(spec)), labels("labels", gateway.labels)?, Revision(gateway.created)))

@@ -99,8 +99,8 @@ pub fn decode(key: Key, revision: Revision, bytes: &[u8]) -> Result<Resource, Er
         Kind::Service => service::decode(bytes)?,
         Kind::Workload => workload::decode(bytes)?,
         Kind::Endpoint => endpoint::decode(&key, bytes)?,
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::Gateway => {
-            let decode = if key.kind == Kind::Gateway { gateway::decode } else { route::decode };
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::Gateway | Kind::ListenerSet => {
+            let decode = if key.kind.is_gateway() { gateway::decode } else { route::decode };
             let (spec, labels, created) = decode(bytes)?;
             return Ok(Resource { key, revision, created, labels, origin: None, spec });
         }

@@ -349,7 +349,10 @@ fn gateway() -> impl Strategy<Value = Spec> {
     let listener = (name(), of(text("[*][.][a-z.]{1,9}")), 1_u16.., from, vec(name(), 0..3), carries).prop_map(
         |(name, hostname, port, from, kinds, carries)| Listener { name, hostname, port, carries, from, kinds },
     );
-    (name(), vec(listener, 0..3)).prop_map(|(class, listeners)| Spec::Gateway(Arc::new(Gateway { class, listeners })))
+    let parent = of((name(), name()).prop_map(|(namespace, name)| ServiceRef::new(namespace, name)));
+    (name(), parent, vec(listener, 0..3)).prop_map(|(class, parent, listeners)| {
+        Spec::Gateway(Arc::new(Gateway { class, parent, sets: None, listeners }))
+    })
 }
 
 fn secret() -> impl Strategy<Value = Spec> {
@@ -364,7 +367,7 @@ fn kind_of(spec: &Spec, age: u64) -> Kind {
         Spec::Workload(_) => Kind::Workload,
         Spec::Access(_) => Kind::AccessPolicy,
         Spec::Traffic(_) => Kind::TrafficPolicy,
-        Spec::Gateway(_) => Kind::Gateway,
+        Spec::Gateway(_) => Kind::GATEWAYS[usize::try_from(age % 2).unwrap()],
         Spec::Secret(_) => Kind::Secret,
         Spec::Route(_) => Kind::ROUTES[usize::try_from(age % 4).unwrap()],
         other => panic!("{other:?} has its own name"),
@@ -427,7 +430,7 @@ fn resource() -> impl Strategy<Value = Resource> {
             Spec::Mesh(_) => (Key::new(Kind::Mesh, "", name), labels),
             other => (Key::new(kind_of(other, age), namespace, name), labels),
         };
-        let created = Revision(if key.kind.is_route() || key.kind == Kind::Gateway { age } else { 0 });
+        let created = Revision(if key.kind.is_route() || key.kind.is_gateway() { age } else { 0 });
         Resource { key, revision: Revision(7), created, labels, origin: None, spec }
     })
 }

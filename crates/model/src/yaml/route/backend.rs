@@ -51,8 +51,10 @@ fn parent_of(reader: &mut Reader<'_>, said: &gw::HttpRouteParentRefs, at: &str) 
     let kind = match (group, word) {
         ("", "Service") => ParentKind::Service,
         ("gateway.networking.k8s.io", "Gateway") => ParentKind::Gateway,
+        ("gateway.networking.k8s.io", "ListenerSet") => ParentKind::ListenerSet,
         _ => {
-            let what = format!("routes on a {word} (group \"{group}\"); only Service (group \"\") and Gateway");
+            let what =
+                format!("routes on a {word} (group \"{group}\"); only Service (group \"\"), Gateway and ListenerSet");
             reader.unenforced(at, &what);
             return None;
         }

@@ -97,7 +97,7 @@ fn envelopes() {
         ("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice", "C007", "EndpointSlice"),
         ("apiVersion: apps/v1\nkind: Deployment", "C007", "Deployment"),
         ("apiVersion: networking.istio.io/v1\nkind: VirtualService", "C007", "VirtualService"),
-        ("apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet", "C007", "ListenerSet"),
+        ("apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy", "C007", "BackendTLSPolicy"),
         ("apiVersion: gateway.networking.k8s.io/v1\nkind: UDPRoute", "C007", "UDPRoute"),
         ("apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy", "C007", "BackendTLSPolicy"),
         ("apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Endpoint", "C034", "Endpoint"),

@@ -11,7 +11,7 @@ fn specs() {
     let sixteen = vec!["{}"; 17].join(", ");
     for (spec, code, place) in [
         ("parentRefs: [{kind: Service, name: a}]", "C010", "{"),
-        ("parentRefs: [{group: gateway.networking.k8s.io, kind: ListenerSet, name: a}]", "C010", "{"),
+        ("parentRefs: [{group: gateway.networking.k8s.io, kind: Mesh, name: a}]", "C010", "{"),
         ("parentRefs: [{name: a}, {name: a, sectionName: b}]", "C028", "{"),
         ("parentRefs: [{name: a, sectionName: 'a b'}]", "C011", "'a b'"),
         ("parentRefs: [{group: '', kind: Service, name: A}]", "C008", "A"),
@@ -362,6 +362,27 @@ fn gateways_and_grants() {
         ("listener: []", "C002", "listener"),
     ] {
         check_gateway(spec, code, place);
+    }
+    let set = HEAD.replace("HTTPRoute", "ListenerSet");
+    let of = "parentRef: {name: gw}";
+    for (spec, code, place) in [
+        ("listeners: [{name: a, port: 80, protocol: HTTP}]".to_owned(), "C005", "spec"),
+        (format!("{of}, listeners: []"), "C011", "listeners"),
+        (format!("{of}, listeners: [{{name: a, port: 0, protocol: HTTP}}]"), "C011", "0"),
+        ("parentRef: {name: A}, listeners: [{name: a, port: 80, protocol: HTTP}]".to_owned(), "C011", "A"),
+        (
+            "parentRef: {name: a, kind: Service, group: ''}, listeners: [{name: a, port: 80, protocol: HTTP}]"
+                .to_owned(),
+            "C010",
+            "Service",
+        ),
+        (
+            format!("{of}, gatewayClassName: a, listeners: [{{name: a, port: 80, protocol: HTTP}}]"),
+            "C002",
+            "gatewayClassName",
+        ),
+    ] {
+        check_bad(&format!("{set}spec: {{{spec}}}"), code, place);
     }
     let grant = HEAD.replace("HTTPRoute", "ReferenceGrant");
     for (spec, code, place) in [

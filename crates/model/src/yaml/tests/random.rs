@@ -492,8 +492,15 @@ fn gateway() -> impl Strategy<Value = Gateway> {
         certificates.prop_map(Carries::Tls)
     ];
     let listener = (option::of(label()), from, kinds, carries);
-    (label(), vec(listener, 1..4)).prop_map(|(class, listeners)| Gateway {
+    let sets = option::of(prop_oneof![Just(From::Same), Just(From::All), selector().prop_map(From::Selected)]);
+    let whole = prop_oneof![
+        (label(), sets).prop_map(|(class, sets)| (class, sets, None)),
+        (label(), label()).prop_map(|(ns, name)| ("".into(), None, Some(ServiceRef::new(ns, name)))),
+    ];
+    (whole, vec(listener, 1..4)).prop_map(|((class, sets, parent), listeners)| Gateway {
         class,
+        sets,
+        parent,
         listeners: listeners
             .into_iter()
             .enumerate()
@@ -578,7 +585,10 @@ fn resource() -> impl Strategy<Value = Resource> {
         "[ -~\n]{0,40}".prop_map(|text| (Kind::Secret, Spec::Secret(secret(&text).into()))),
         opaque(true).prop_map(|route| (Kind::TlsRoute, Spec::Route(route.into()))),
         opaque(false).prop_map(|route| (Kind::TcpRoute, Spec::Route(route.into()))),
-        gateway().prop_map(|gateway| (Kind::Gateway, Spec::Gateway(gateway.into()))),
+        gateway().prop_map(|gateway| {
+            let kind = if gateway.parent.is_some() { Kind::ListenerSet } else { Kind::Gateway };
+            (kind, Spec::Gateway(gateway.into()))
+        }),
         label().prop_map(|path| {
             (Kind::GatewayClass, Spec::GatewayClass(GatewayClass { controller: format!("a.b/{path}").into() }))
         }),

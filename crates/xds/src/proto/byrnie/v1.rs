@@ -406,6 +406,8 @@ pub struct Gateway {
     pub listeners: ::prost::alloc::vec::Vec<Listener>,
     #[prost(uint64, tag = "4")]
     pub created: u64,
+    #[prost(message, optional, tag = "5")]
+    pub parent: ::core::option::Option<ServiceRef>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Listener {
