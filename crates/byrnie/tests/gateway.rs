@@ -215,6 +215,7 @@ spec:
   - {{name: tcp, port: {tcp}, protocol: TCP}}
   - {{name: tls, port: {tls}, protocol: TLS, tls: {{certificateRefs: [{{name: shop-tls}}]}}}}
   - {{name: passes, port: {passes}, protocol: TLS, hostname: '*.shop.test', tls: {{mode: Passthrough}}}}
+  - {{name: beside, port: {passes}, protocol: TLS, hostname: own.shop.test, tls: {{certificateRefs: [{{name: shop-tls}}]}}}}
 ---
 apiVersion: v1
 kind: Service
@@ -227,7 +228,7 @@ apiVersion: gateway.networking.k8s.io/v1alpha2
 kind: TCPRoute
 metadata: {{name: raw}}
 spec:
-  parentRefs: [{{name: public, sectionName: tcp}}, {{name: public, sectionName: tls}}]
+  parentRefs: [{{name: public, sectionName: tcp}}, {{name: public, sectionName: tls}}, {{name: public, sectionName: beside}}]
   rules: [{{backendRefs: [{{name: raw, port: 81}}]}}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
@@ -320,10 +321,12 @@ fn connections_from_outside_are_passed_on() {
     assert_eq!(echo(secured(tls, &own, "www.shop.test")).as_deref(), Some("ping\n"), "TLS ends at the gateway");
     let passed = echo(secured(passes, &of_the_program, "www.shop.test"));
     assert_eq!(passed.as_deref(), Some("ping\n"), "TLS ends at the program");
+    let beside = echo(secured(passes, &own, "own.shop.test"));
+    assert_eq!(beside.as_deref(), Some("ping\n"), "and at the gateway for another host of the same port");
     assert_eq!(echo(secured(passes, &own, "www.shop.test")), None, "nobody else shows a certificate there");
     assert_eq!(echo(secured(passes, &of_the_program, "other.shop.test")), None, "no route is for this host");
     let nonsense = TcpStream::connect(("127.0.0.1", passes)).unwrap();
-    assert_eq!(echo(nonsense), None, "only handshakes are let in");
+    assert_ne!(echo(nonsense).as_deref(), Some("ping\n"), "only handshakes are let in");
     let explained = mesh.ok(&["explain", &format!("tcp://www.shop.test:{passes}"), "--from", "edge"]);
     assert!(explained.contains("TLSRoute/default/raw") && explained.contains("raw.default"), "{explained}");
 }

@@ -33,10 +33,8 @@ pub enum Served {
     Https(Vec<Site>),
     /// Connections whose bytes nobody looks at.
     Tcp,
-    /// The same under TLS, by host.
+    /// The same under TLS, by host; for some hosts it ends elsewhere.
     Tls(Vec<Site>),
-    /// TLS that ends elsewhere; only the host is looked at.
-    Passthrough,
 }
 
 impl Served {
@@ -45,23 +43,22 @@ impl Served {
             Carries::Http => Self::Http,
             Carries::Https(_) => Self::Https(Vec::new()),
             Carries::Tcp => Self::Tcp,
-            Carries::Tls(_) => Self::Tls(Vec::new()),
-            Carries::Passthrough => Self::Passthrough,
+            Carries::Tls(_) | Carries::Passthrough => Self::Tls(Vec::new()),
         }
     }
 
-    /// What is shown to whom, of what ends TLS.
+    /// What is shown to whom, of what is under TLS.
     pub fn sites(&self) -> Option<&[Site]> {
         match self {
             Self::Https(sites) | Self::Tls(sites) => Some(sites),
-            Self::Http | Self::Tcp | Self::Passthrough => None,
+            Self::Http | Self::Tcp => None,
         }
     }
 
     fn sites_mut(&mut self) -> Option<&mut Vec<Site>> {
         match self {
             Self::Https(sites) | Self::Tls(sites) => Some(sites),
-            Self::Http | Self::Tcp | Self::Passthrough => None,
+            Self::Http | Self::Tcp => None,
         }
     }
 }
@@ -73,6 +70,17 @@ pub struct Site {
     pub hostname: Option<Text>,
     /// The certificates to choose from. Without any, nobody is let in.
     pub certificates: Vec<(Key, Arc<Secret>)>,
+    /// TLS ends elsewhere: nothing is shown, and only the host is looked at.
+    pub passes: bool,
+}
+
+impl Site {
+    /// Whether the TLS of a caller that asks for `host`, or for none, ends elsewhere.
+    pub fn passes(sites: &[Self], host: Option<&str>) -> bool {
+        let host = host.unwrap_or_default();
+        let fitting = sites.iter().filter(|site| host_fits(site.hostname.as_deref(), host));
+        fitting.max_by_key(|site| host_rank(site.hostname.as_deref())).is_some_and(|site| site.passes)
+    }
 }
 
 /// The gateways in the order of [`order`].
@@ -188,7 +196,8 @@ fn site(listener: &byrnie_model::gateway::Listener, secrets: &BTreeMap<Key, Arc<
         let key = Key::new(Kind::Secret, to.namespace.clone(), to.name.clone());
         secrets.get(&key).map(|secret| (key, Arc::clone(secret)))
     });
-    Site { hostname: listener.hostname.clone(), certificates: found.collect() }
+    let passes = listener.carries == Carries::Passthrough;
+    Site { hostname: listener.hostname.clone(), certificates: found.collect(), passes }
 }
 
 /// The tables of a listener, one for each host that it has in common with a route.

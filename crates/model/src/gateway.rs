@@ -75,7 +75,7 @@ impl Carries {
 
     /// Whether both can be told apart by host at one port.
     pub fn goes_with(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other) && *self != Self::Tcp
+        *self != Self::Tcp && self.name() == other.name()
     }
 
     /// Whether routes of this kind make sense of it.

@@ -10,10 +10,12 @@ use crate::gates::Way;
 use crate::hop;
 use crate::tunnel;
 use crate::worker::Core;
+use byrnie_base::Text;
 use byrnie_base::drain::Draining;
 use byrnie_codec::h1::fit_downstream;
 use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Framing, Reject, RejectReason};
+use byrnie_engine::Site;
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::http::h1::{Arrived, Conn};
 use byrnie_net::http::h2::{Accepted, REFUSED_STREAM, Sender, Server};
@@ -95,16 +97,17 @@ async fn serve_gate(core: &Rc<Core>, port: u16, tcp: TcpStream, remote: SocketAd
     let (tls, opaque) = match gates.way(port) {
         Way::Http => return serve_http(core, clear(None), tcp.into()).await,
         Way::Tcp => return tunnel::serve(core, &clear(None), Stream::from(tcp).into(), Vec::new()).await,
-        Way::Passthrough => {
-            let mut stream = tcp.into();
-            // Who asks for no host is for no listener.
-            let Ok(Ok((Some(host), bytes))) = runtime::timeout(HEAD_MAX, http::server_name(&mut stream)).await else {
-                return;
-            };
-            return tunnel::serve(core, &clear(Some(host.into())), stream.into(), bytes).await;
-        }
         Way::Https(tls) => (tls, false),
-        Way::Tls(tls) => (tls, true),
+        Way::Tls(tls, sites) => {
+            if sites.iter().any(|site| site.passes) {
+                let Ok(Ok(host)) = runtime::timeout(HEAD_MAX, http::server_name(&tcp)).await else { return };
+                if Site::passes(sites, host.as_deref()) {
+                    let caller = clear(host.map(Text::from));
+                    return tunnel::serve(core, &caller, Stream::from(tcp).into(), Vec::new()).await;
+                }
+            }
+            (tls, true)
+        }
         Way::Closed => return,
     };
     let (stream, peer) = match Box::pin(tls::accept(tcp, tls)).await {

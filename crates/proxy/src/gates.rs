@@ -35,10 +35,8 @@ pub(crate) enum Way<'a> {
     Https(&'a ServerTls),
     /// What is only passed on.
     Tcp,
-    /// The same under TLS.
-    Tls(&'a ServerTls),
-    /// TLS that is only passed on.
-    Passthrough,
+    /// The same under TLS, which for some hosts is only passed on.
+    Tls(&'a ServerTls, &'a [Site]),
     /// Nothing is served there, or nothing that can be.
     Closed,
 }
@@ -68,8 +66,7 @@ impl Gates {
             Some(Served::Http) => Way::Http,
             Some(Served::Https(_)) => self.tls.get(&port).map_or(Way::Closed, Way::Https),
             Some(Served::Tcp) => Way::Tcp,
-            Some(Served::Tls(_)) => self.tls.get(&port).map_or(Way::Closed, Way::Tls),
-            Some(Served::Passthrough) => Way::Passthrough,
+            Some(Served::Tls(sites)) => self.tls.get(&port).map_or(Way::Closed, |tls| Way::Tls(tls, sites)),
             None => Way::Closed,
         }
     }
@@ -85,7 +82,7 @@ fn make(port: u16, sites: &[Site], alpn: Alpn) -> Option<ServerTls> {
         });
         edge::Site { hostname: site.hostname.clone(), certificates: certificates.collect() }
     };
-    edge::server(sites.iter().map(read).collect(), alpn)
+    edge::server(sites.iter().filter(|site| !site.passes).map(read).collect(), alpn)
         .inspect_err(|error| tracing::warn!(code, port, %error, "no TLS at this port"))
         .ok()
 }

@@ -14,18 +14,22 @@ pub use alarm::Alarm;
 pub use pump::{Fault, Gathered, Pump, REPLAY_BYTES_MAX};
 
 use crate::hop;
-use crate::io::Stream;
+use crate::io::{Stream, TcpStream};
 use crate::relay::Pipe;
 use byrnie_codec::h1::Asked;
 use byrnie_codec::hop::code;
-use byrnie_codec::sniff::{ServerName, Sniff};
+use byrnie_codec::sniff::{HELLO_BYTES_MAX, ServerName, Sniff};
 use byrnie_codec::{Fields, Head, Reject};
 use bytes::Bytes;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// Bytes that may wait for one side before the other side is no longer read: the high-water mark.
 pub const UNSENT_BYTES_MAX: usize = 256 * 1024;
+
+/// How long it's waited for the rest of a handshake's first message.
+const PIECE_PAUSE: Duration = Duration::from_millis(5);
 
 /// A piece of a body.
 #[derive(Debug)]
@@ -134,19 +138,21 @@ pub async fn sniff(stream: &mut Stream) -> io::Result<(Sniff, Vec<u8>)> {
     }
 }
 
-/// Reads until it's clear for which host a client begins a TLS handshake, and answers what was read: that is to be
-/// sent on. No host if it names none, or begins something else.
+/// Waits until it's clear for which host a client begins a TLS handshake, and takes nothing of it. No host if it names
+/// none, or begins something else.
 ///
 /// # Errors
 /// If the connection failed or closed before that.
-pub async fn server_name(stream: &mut Stream) -> io::Result<(Option<String>, Vec<u8>)> {
-    let mut bytes = Vec::new();
+pub async fn server_name(tcp: &TcpStream) -> io::Result<Option<String>> {
+    let mut bytes = vec![0; HELLO_BYTES_MAX];
     loop {
-        read_more(stream, &mut bytes).await?;
-        match byrnie_codec::sniff::server_name(&bytes) {
-            ServerName::NeedMore => {}
-            ServerName::Name(host) => return Ok((Some(host), bytes)),
-            ServerName::Absent | ServerName::Malformed => return Ok((None, bytes)),
+        let read = tcp.peek(&mut bytes).await?;
+        match byrnie_codec::sniff::server_name(&bytes[..read]) {
+            _ if read == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            ServerName::Name(host) => return Ok(Some(host)),
+            ServerName::Absent | ServerName::Malformed => return Ok(None),
+            // A handshake that comes in pieces is rare, and the system tells of no more while some is there.
+            ServerName::NeedMore => tokio::time::sleep(PIECE_PAUSE).await,
         }
     }
 }

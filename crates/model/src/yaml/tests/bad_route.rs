@@ -291,9 +291,9 @@ fn gateways_and_grants() {
         ("listeners: [{name: a, port: 80, protocol: TCP, hostname: a.b}]", "C028", "a.b"),
         ("listeners: [{name: a, port: 80, protocol: TCP, tls: {mode: Passthrough}}]", "C028", "tls"),
         (
-            "listeners: [{name: a, hostname: a.b, port: 80, protocol: TLS, tls: {mode: Passthrough}}, {name: b, port: 80, protocol: TLS, tls: {certificateRefs: [{name: a}]}}]",
+            "listeners: [{name: a, hostname: a.b, port: 80, protocol: TLS, tls: {mode: Passthrough}}, {name: b, port: 80, protocol: HTTPS, tls: {certificateRefs: [{name: a}]}}]",
             "C028",
-            "TLS",
+            "HTTPS",
         ),
         ("listeners: [{name: a, port: 80, protocol: HTTPS, tls: {certificateRefs: []}}]", "C005", "{"),
         ("listeners: [{name: a, port: 80, protocol: HTTPS, tls: {certificateRefs: [{name: A}]}}]", "C011", "A"),
