@@ -71,6 +71,9 @@ pub struct Patience {
     pub timeout: Option<Duration>,
 }
 
+/// Methods of calls.
+pub const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+
 /// Method, authority and path of `METHOD SERVICE[.NAMESPACE][:PORT]/PATH`.
 pub fn target(call: &str) -> Option<(&str, &str, &str)> {
     let (method, place) = call.split_once(' ')?;

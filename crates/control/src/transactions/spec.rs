@@ -5,6 +5,7 @@
 use super::Caller;
 use super::problem::Problem;
 use byrnie_base::{Text, Timestamp};
+use byrnie_model::{ServiceRef, saga};
 use byrnie_net::tls::secret::sha256;
 use byrnie_saga::transaction::{BODY_BYTES_MAX, ID_BYTES_MAX};
 use byrnie_saga::{Branch, Call, Mode, Retry, Rules, Spec, Target, plan};
@@ -268,18 +269,16 @@ fn call(word: &str, usual: &str, body: Option<&Value>, caller: &Caller) -> Resul
     }
     let at = place.find('/').unwrap_or(place.len());
     let (authority, path) = place.split_at(at);
-    let (host, port) = match authority.split_once(':') {
-        Some((host, port)) => (host, Some(port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(bad)?)),
-        None => (authority, None),
+    let port = match authority.split_once(':') {
+        Some((_, port)) => Some(port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(bad)?),
+        None => None,
     };
-    let host = host.strip_suffix(".mesh").unwrap_or(host);
-    let (name, namespace) = host.split_once('.').unwrap_or((host, caller.namespace()));
-    let known = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+    let ServiceRef { namespace, name } = saga::service(authority, caller.namespace());
     let label = |text: &str| {
         !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     };
     let clean = path.bytes().all(|b| b.is_ascii_graphic()) && !path.contains('#') && !path.contains("..");
-    if !known.contains(&method) || !label(name) || !label(namespace) || !clean {
+    if !saga::METHODS.contains(&method) || !label(&name) || !label(&namespace) || !clean {
         return Err(bad());
     }
     let body = body.map(Value::to_string);

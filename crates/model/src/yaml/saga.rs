@@ -5,7 +5,7 @@ use super::names;
 use super::reader::Reader;
 use crate::code;
 use crate::expr::{self, Piece};
-use crate::saga::{self, INPUT, Patience, REQUEST, STEPS_MAX, Saga, Step, Undo};
+use crate::saga::{self, INPUT, METHODS, Patience, REQUEST, STEPS_MAX, Saga, Step, Undo};
 use byrnie_base::Text;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -170,8 +170,7 @@ fn after(reader: &mut Reader<'_>, asked: &StepSpec, earlier: &[Step], path: &str
 
 /// `METHOD SERVICE[.NAMESPACE][:PORT]/PATH`, with expressions in the path.
 fn call(reader: &mut Reader<'_>, text: &str, path: &str, known: &BTreeSet<&str>) {
-    let methods = ["GET", "POST", "PUT", "PATCH", "DELETE"];
-    let Some((_, authority, rest)) = saga::target(text).filter(|(method, ..)| methods.contains(method)) else {
+    let Some((_, authority, rest)) = saga::target(text).filter(|(method, ..)| METHODS.contains(method)) else {
         let message = format!("\"{text}\" is not METHOD SERVICE/PATH, such as POST payments/charge");
         reader.fault(&code::BAD_VALUE, path, message);
         return;
