@@ -20,9 +20,16 @@ struct Pair {
 }
 
 fn pair(names: &[&str]) -> Pair {
+    pair_until(names, 4096)
+}
+
+/// One that ends with this year's beginning.
+fn pair_until(names: &[&str], year: i32) -> Pair {
     let key = KeyPair::generate().unwrap();
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let chain = CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.not_after = rcgen::date_time_ymd(year, 1, 1);
+    let chain = params.self_signed(&key).unwrap().pem();
     Pair { chain, key: key.serialize_pem() }
 }
 
@@ -201,6 +208,18 @@ fn a_port_that_is_taken_is_told_and_opened_once_it_is_free() {
     until("it is open", status, || listener(&mesh, "Accepted") == "True Accepted");
     let url = format!("https://www.shop.test:{port}/");
     assert_eq!(curl(&mesh, &first.chain, &url, &[]), "500 2", "its backend is absent");
+}
+
+#[test]
+fn a_certificate_that_has_ended_is_told() {
+    let mesh = Mesh::up(&[]);
+    let old = pair_until(&["old.test"], 2020);
+    mesh.ok(&["apply", "-f", &file(&mesh, "secret.yaml", &secret("old", &old.chain, &old.key))]);
+    let status = mesh.ok(&["status"]);
+    assert!(status.contains("BYR-C059") && status.contains("the certificate for old.test has ended"), "{status}");
+    let good = pair(&["good.test"]);
+    mesh.ok(&["apply", "-f", &file(&mesh, "secret.yaml", &secret("old", &good.chain, &good.key))]);
+    assert!(!mesh.ok(&["status"]).contains("BYR-C059"));
 }
 
 /// Listeners for connections, one under TLS that ends here and one under TLS that ends at the backend, all to `hello`.

@@ -153,7 +153,12 @@ impl Edge {
     /// certificate for several hosts to mean one server (RFC 9110 15.5.20; Gateway API, GEP-3567).
     pub(crate) fn is_misdirected(&self, gate: Gate<'_>, head: &Head) -> bool {
         let Gate::Port { sni: Some(sni), .. } = gate else { return false };
-        self.best(gate, sni) != self.best(gate, head.host())
+        // Listeners of equal rank that fit one host have the same pattern: the patterns say which listener is meant.
+        let meant = |host| {
+            let fitting = self.fitting(gate, host);
+            fitting.map(|listener| listener.hostname.as_deref()).max_by_key(|pattern| host_rank(*pattern))
+        };
+        meant(sni) != meant(head.host())
     }
 
     /// Every match that is asked, in order, with its listener and what `head` lacks for it.

@@ -16,7 +16,7 @@ use serde_json::Value;
   byrnie get httproute payments -o yaml
   byrnie get svc/payments -n shop")]
 pub(crate) struct Args {
-    /// service, workload, httproute, grpcroute, gateway, gatewayclass, referencegrant, accesspolicy, trafficpolicy, saga, mesh or namespace; or KIND/NAME
+    /// service, workload, httproute, grpcroute, tcproute, tlsroute, gateway, listenerset, gatewayclass, referencegrant, secret, accesspolicy, trafficpolicy, saga, mesh or namespace; or KIND/NAME
     kind: String,
     /// One resource
     name: Option<String>,

@@ -8,7 +8,8 @@ use byrnie_net::tls::Error;
 use byrnie_net::tls::edge::Certificate;
 use std::time::Duration;
 
-/// One that ends sooner is a warning. Those of public authorities live 90 days or less, and are renewed at two thirds.
+/// One that ends sooner is a warning, or one that has less than a quarter of its life left, whichever is later: those of
+/// public authorities live 90 days or six, and are renewed after two thirds of it.
 const WARNING: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What is wrong with the certificate of a Secret, if it's one and something is.
@@ -16,8 +17,10 @@ pub(super) fn judge(resource: &Resource, now: Timestamp) -> Option<Diagnostic> {
     let Spec::Secret(secret) = &resource.spec else { return None };
     let mut diagnostic = match Certificate::from_pem(&secret.chain, secret.key.expose()) {
         Ok(certificate) => {
-            let left = certificate.not_after().as_millis().saturating_sub(now.as_millis());
-            if Duration::from_millis(left) >= WARNING {
+            let end = certificate.not_after().as_millis();
+            let (left, life) =
+                (end.saturating_sub(now.as_millis()), end.saturating_sub(certificate.not_before().as_millis()));
+            if Duration::from_millis(left) >= WARNING.min(Duration::from_millis(life / 4)) {
                 return None;
             }
             let when = match left / 3_600_000 {

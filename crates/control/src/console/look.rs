@@ -151,7 +151,7 @@ fn warnings(console: &Console) -> Vec<Value> {
     }
     let now = console.state.now();
     let unfit = console.state.catalog(|catalog| {
-        let gateways = catalog.iter(Kind::Gateway);
+        let gateways = Kind::GATEWAYS.into_iter().flat_map(|kind| catalog.iter(kind));
         gateways
             .flat_map(|gateway| catalog.check_one(gateway))
             .filter(|d| [code::CERTIFICATE_ABSENT.id, code::PORT_CLASH.id].contains(&d.code.id))

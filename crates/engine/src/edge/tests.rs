@@ -13,41 +13,27 @@ use std::sync::Arc;
 
 /// A gateway whose listeners `l0`, `l1`, ... are for these hosts; empty means any.
 fn gateway(name: &str, hosts: &[&str]) -> Resource {
-    let listener = |(at, host): (usize, &&str)| Listener {
-        name: format!("l{at}").into(),
-        hostname: (!host.is_empty()).then(|| (*host).into()),
-        port: 80,
-        carries: Carries::Http,
-        from: From::All,
-        kinds: vec![],
-    };
-    let listeners = hosts.iter().enumerate().map(listener).collect();
-    resource(
-        Kind::Gateway,
-        "shop",
-        name,
-        Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), parent: None, sets: None, listeners })),
-    )
+    gateway_at(80, name, hosts, |_| Carries::Http)
 }
 
-/// A gateway with a listener under TLS at port 443 for each host, which shows the Secret of its name.
+/// A gateway with a listener under TLS at port 443 for each host, which shows the Secret `c0`, `c1`, ...
 fn secure(name: &str, hosts: &[&str]) -> Resource {
-    let shown = |name: &str| CertificateRef { namespace: "shop".into(), name: name.into(), unserved: None };
+    let shown = |name: String| CertificateRef { namespace: "shop".into(), name: name.into(), unserved: None };
+    gateway_at(443, name, hosts, |at| Carries::Https(vec![shown(format!("c{at}"))]))
+}
+
+fn gateway_at(port: u16, name: &str, hosts: &[&str], carries: impl Fn(usize) -> Carries) -> Resource {
     let listener = |(at, host): (usize, &&str)| Listener {
         name: format!("l{at}").into(),
         hostname: (!host.is_empty()).then(|| (*host).into()),
-        port: 443,
-        carries: Carries::Https(vec![shown(&format!("c{at}"))]),
+        port,
+        carries: carries(at),
         from: From::All,
         kinds: vec![],
     };
     let listeners = hosts.iter().enumerate().map(listener).collect();
-    resource(
-        Kind::Gateway,
-        "shop",
-        name,
-        Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), parent: None, sets: None, listeners })),
-    )
+    let spec = Gateway { class: "byrnie".into(), parent: None, sets: None, listeners };
+    resource(Kind::Gateway, "shop", name, Spec::Gateway(Arc::new(spec)))
 }
 
 fn secret(name: &str) -> Resource {
@@ -190,11 +176,12 @@ fn gateways_come_and_go_with_their_routes() {
 fn a_port_serves_its_own_listeners_and_no_name_of_the_mesh() {
     let mut world = world(vec![
         gateway("gw", &[""]),
-        secure("tls", &["one.test", "*.test"]),
+        secure("tls", &["one.test", "*.test", "six.test"]),
         secret("c0"),
         on("clear", &["gw/l0"], &[], "/", "a"),
         on("one", &["tls/l0"], &[], "/", "b"),
         on("many", &["tls/l1"], &[], "/", "c"),
+        on("six", &["tls/l2"], &[], "/", "a"),
     ]);
     let at = |number, sni| Gate::Port { number, sni };
     for (gate, tls, url, expected) in [
@@ -207,6 +194,9 @@ fn a_port_serves_its_own_listeners_and_no_name_of_the_mesh() {
         // A certificate for several hosts may tempt a browser to send all of them by one connection.
         (at(443, Some("two.test")), Tls::Simple, "one.test/", "421"),
         (at(443, Some("one.test")), Tls::Simple, "one.example/", "421"),
+        // As special as each other, and two listeners all the same.
+        (at(443, Some("six.test")), Tls::Simple, "six.test/", "a"),
+        (at(443, Some("six.test")), Tls::Simple, "one.test/", "421"),
         (at(443, None), Tls::Simple, "two.test/", "c"),
         (at(443, None), Tls::Simple, "b.shop.mesh/", "404"),
         (at(80, None), Tls::None, "b.shop.mesh/", "a"),
@@ -218,7 +208,11 @@ fn a_port_serves_its_own_listeners_and_no_name_of_the_mesh() {
     assert_eq!(snapshot.gates()[&80], Served::Http);
     let Served::Https(sites) = &snapshot.gates()[&443] else { panic!() };
     let shown: Vec<_> = sites.iter().map(|site| (site.hostname.as_deref(), site.certificates.len())).collect();
-    assert_eq!(shown, [(Some("one.test"), 1), (Some("*.test"), 0)], "a Secret that isn't there is not shown");
+    assert_eq!(
+        shown,
+        [(Some("one.test"), 1), (Some("*.test"), 0), (Some("six.test"), 0)],
+        "a Secret that isn't there is not shown"
+    );
 }
 
 #[test]

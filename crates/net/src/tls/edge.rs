@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
 
 /// Certificates of one chain that are shown.
 const CHAIN_CERTIFICATES_MAX: usize = 10;
@@ -29,6 +30,7 @@ const CHAIN_CERTIFICATES_MAX: usize = 10;
 pub struct Certificate {
     shown: Arc<CertifiedKey>,
     names: Vec<Text>,
+    not_before: Timestamp,
     not_after: Timestamp,
 }
 
@@ -45,13 +47,16 @@ impl Certificate {
         if key.len() > PEM_BYTES_MAX {
             return Err(Error::Amount("bytes of PEM"));
         }
-        let (mut names, mut not_after) = (Vec::new(), Timestamp::from_millis(u64::MAX));
+        let (mut names, mut not_before, mut not_after) =
+            (Vec::new(), Timestamp::default(), Timestamp::from_millis(u64::MAX));
         for (at, der) in chain.iter().enumerate() {
             let Ok(([], read)) = X509Certificate::from_der(der) else { return Err(Error::Malformed("certificate")) };
-            let seconds = u64::try_from(read.validity().not_after.timestamp()).unwrap_or(0);
-            not_after = not_after.min(Timestamp::from_millis(seconds.saturating_mul(1000)));
+            let time = |time: ASN1Time| {
+                Timestamp::from_millis(u64::try_from(time.timestamp()).unwrap_or(0).saturating_mul(1000))
+            };
+            not_after = not_after.min(time(read.validity().not_after));
             if at == 0 {
-                names = hosts(&read)?;
+                (names, not_before) = (hosts(&read)?, time(read.validity().not_before));
             }
         }
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| Error::Malformed("key PEM"))?;
@@ -59,12 +64,17 @@ impl Certificate {
             rustls::Error::InconsistentKeys(_) => Error::KeyMismatch,
             _ => Error::Malformed("key"),
         })?;
-        Ok(Self { shown: Arc::new(shown), names, not_after })
+        Ok(Self { shown: Arc::new(shown), names, not_before, not_after })
     }
 
     /// The hosts that it's for, perhaps with a leading `*.`.
     pub fn names(&self) -> &[Text] {
         &self.names
+    }
+
+    /// Start of its validity.
+    pub const fn not_before(&self) -> Timestamp {
+        self.not_before
     }
 
     /// End of validity of the shortest-lived certificate of the chain.
