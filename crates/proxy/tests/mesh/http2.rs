@@ -16,43 +16,52 @@ async fn serve(listener: Listener) {
     loop {
         let (tcp, _) = listener.accept().await;
         runtime::spawn_local("h2 program", async move {
-            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
             while let Some(Ok((request, respond))) = connection.accept().await {
-                runtime::spawn_local("h2 request", answer(request, respond));
+                // A call may be reset at any point of its answer; what its caller makes of that is the test's.
+                runtime::spawn_local("h2 request", async {
+                    let _ = answer(request, respond).await;
+                });
             }
         });
     }
 }
 
-async fn answer(request: Request<RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+async fn answer(request: Request<RecvStream>, mut respond: h2::server::SendResponse<Bytes>) -> Result<(), h2::Error> {
     match request.uri().path() {
-        "/reset" => return respond.send_reset(Reason::ENHANCE_YOUR_CALM),
+        "/reset" => {
+            respond.send_reset(Reason::ENHANCE_YOUR_CALM);
+            return Ok(());
+        }
         "/refuse" => {
             let refused = Response::builder().header("content-type", "application/grpc").header("grpc-status", "7");
-            respond.send_response(refused.body(()).unwrap(), true).unwrap();
-            return;
+            respond.send_response(refused.body(()).unwrap(), true)?;
+            return Ok(());
         }
         _ => {}
     }
     let te = request.headers().get("te").map(|te| te.to_str().unwrap().to_owned()).unwrap_or_default();
     let ok = Response::builder().header("content-type", "application/grpc").header("x-te", te).body(()).unwrap();
-    let mut send = respond.send_response(ok, false).unwrap();
+    let mut send = respond.send_response(ok, false)?;
     let mut body = request.into_body();
-    while let Some(Ok(chunk)) = body.data().await {
-        body.flow_control().release_capacity(chunk.len()).unwrap();
-        send_all(&mut send, chunk).await;
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk?;
+        body.flow_control().release_capacity(chunk.len())?;
+        send_all(&mut send, chunk).await?;
     }
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", "0".parse().unwrap());
-    send.send_trailers(trailers).unwrap();
+    send.send_trailers(trailers)
 }
 
-async fn send_all(send: &mut h2::SendStream<Bytes>, mut bytes: Bytes) {
+async fn send_all(send: &mut h2::SendStream<Bytes>, mut bytes: Bytes) -> Result<(), h2::Error> {
     while !bytes.is_empty() {
         send.reserve_capacity(bytes.len());
-        let granted = std::future::poll_fn(|cx| send.poll_capacity(cx)).await.unwrap().unwrap();
-        send.send_data(bytes.split_to(granted.min(bytes.len())), false).unwrap();
+        let granted = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
+        let granted = granted.unwrap_or(Err(Reason::CANCEL.into()))?;
+        send.send_data(bytes.split_to(granted.min(bytes.len())), false)?;
     }
+    Ok(())
 }
 
 async fn client(address: SocketAddr) -> SendRequest<Bytes> {
@@ -124,7 +133,7 @@ fn streams_run_beside_each_other_and_large_bodies_keep_to_their_windows() {
                 let (response, mut body) = send.send_request(request("/"), false).unwrap();
                 let size = 300_000 + usize::from(n);
                 let sending = async {
-                    send_all(&mut body, vec![n; size].into()).await;
+                    send_all(&mut body, vec![n; size].into()).await.unwrap();
                     body.send_data(Bytes::new(), true).unwrap();
                 };
                 let receiving = async { read(response.await.unwrap().into_body()).await.unwrap() };

@@ -55,7 +55,7 @@ async fn serve(listener: Listener, connects: bool) {
             if connects {
                 builder.enable_connect_protocol();
             }
-            let mut connection = builder.handshake::<_, Bytes>(tcp).await.unwrap();
+            let Ok(mut connection) = builder.handshake::<_, Bytes>(tcp).await else { return };
             while let Some(Ok((request, respond))) = connection.accept().await {
                 runtime::spawn_local("h2 request", answer(request, respond));
             }
