@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The mesh inside `byrnie up`: store, control plane, edge and DNS in one process, with the two files by
+//! The mesh inside `byrnie up`: store, control plane, edge, egress and DNS in one process, with the two files by
 //! which clients find it (`ports.json`, `token`) and the certificates that vouch for it.
 
 use crate::documents::Document;
@@ -81,6 +81,7 @@ pub(crate) struct Mesh {
     edge: byrnie_proxy::Running,
     edge_ports: byrnie_proxy::Ports,
     coordinator: byrnie_proxy::Running,
+    egress: byrnie_proxy::Running,
     dns: SocketAddr,
     dns_trigger: Trigger,
     data_dir: PathBuf,
@@ -137,10 +138,11 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     let (edge, edge_ports) = start_edge(options, &control).await?;
     control.state.edge_listens(edge_ports.admin);
     let coordinator = start_coordinator(options, &control).await?;
+    let (egress, _) = start_own(options, &control, Own::named(Identity::EGRESS_ACCOUNT)).await?;
     crate::join::forget_the_dead(dir);
     let (dns, dns_trigger) = start_dns(options, Arc::clone(&control.state))?;
     let data_dir = dir.clone();
-    Ok(Mesh { control, edge, edge_ports, coordinator, dns, dns_trigger, data_dir, token, asked_control })
+    Ok(Mesh { control, edge, edge_ports, coordinator, egress, dns, dns_trigger, data_dir, token, asked_control })
 }
 
 impl Mesh {
@@ -235,7 +237,7 @@ impl Mesh {
     pub(crate) async fn stop(self) {
         // A client that looks for a mesh here finds none, rather than one that doesn't answer.
         drop(std::fs::remove_file(self.data_dir.join("ports.json")));
-        tokio::join!(self.edge.drain(EDGE_DRAIN), self.coordinator.drain(EDGE_DRAIN));
+        tokio::join!(self.edge.drain(EDGE_DRAIN), self.coordinator.drain(EDGE_DRAIN), self.egress.drain(EDGE_DRAIN));
         self.dns_trigger.fire();
         self.control.stop().await;
     }
@@ -368,14 +370,42 @@ async fn start_edge(
 
 /// Starts the coordinator's own proxy, by which it is called and calls, and lets it begin.
 async fn start_coordinator(options: &Options, control: &control::Running) -> Result<byrnie_proxy::Running> {
-    let (identity, source) = system_proxy(control, transactions::ACCOUNT)?;
-    let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     let http = Protocol::Http1;
     let port = WorkloadPort { name: http.name().into(), port: control.transactions_door.port(), protocol: http };
+    let service = transactions::ACCOUNT;
+    let (proxy, ports) = start_own(options, control, Own { account: service, service, serves: vec![port] }).await?;
+    let forward = ports.forward.context("the coordinator's proxy has no way out")?;
+    control.transactions.connect(Arc::new(ThroughProxy::new(forward)));
+    Ok(proxy)
+}
+
+/// A workload of the mesh's own.
+struct Own {
+    account: &'static str,
+    /// The service that it is made for, if any.
+    service: &'static str,
+    serves: Vec<WorkloadPort>,
+}
+
+impl Own {
+    /// One that no service is made for.
+    fn named(account: &'static str) -> Self {
+        Self { account, service: "", serves: Vec::new() }
+    }
+}
+
+/// Starts a proxy of the mesh's own, an ordinary sidecar.
+async fn start_own(
+    options: &Options,
+    control: &control::Running,
+    own: Own,
+) -> Result<(byrnie_proxy::Running, byrnie_proxy::Ports)> {
+    let (identity, source) = system_proxy(control, own.account)?;
+    let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     let workload = Workload {
         identity: identity.clone(),
         address: any.ip(),
-        ports: vec![port],
+        ports: own.serves,
         inbound: None,
         admin: None,
         uses: Vec::new(),
@@ -383,11 +413,11 @@ async fn start_coordinator(options: &Options, control: &control::Running) -> Res
         weight: 1,
         health: Health::Healthy,
     };
-    let labels = [("app".into(), transactions::ACCOUNT.into())].into();
+    let labels = [("app".into(), own.account.into())].into();
     let sidecar = Sidecar {
         workload,
         labels,
-        service: transactions::ACCOUNT.into(),
+        service: own.service.into(),
         inbound: any,
         forward: Some(any),
         // Its identity opens every door; nobody else on the machine may borrow it.
@@ -395,11 +425,11 @@ async fn start_coordinator(options: &Options, control: &control::Running) -> Res
     };
     let mut proxy = byrnie_proxy::start(byrnie_proxy::Config {
         namespace: Identity::SYSTEM_NAMESPACE.into(),
-        name: format!("{}-{:x}", transactions::ACCOUNT, std::process::id()).into(),
+        name: format!("{}-{:x}", own.account, std::process::id()).into(),
         identity,
         mount: Mount::Sidecar(Box::new(sidecar)),
         source,
-        state_dir: options.data_dir.join(transactions::ACCOUNT),
+        state_dir: options.data_dir.join(own.account),
         admin: any,
         admin_token: operator_token(&options.data_dir.join("token")).ok().map(Text::from),
         strict_ports: false,
@@ -409,9 +439,7 @@ async fn start_coordinator(options: &Options, control: &control::Running) -> Res
     })
     .map_err(failure::of_proxy)?;
     let ports = proxy.ready().await.map_err(failure::of_proxy)?;
-    let forward = ports.forward.context("the coordinator's proxy has no way out")?;
-    control.transactions.connect(Arc::new(ThroughProxy::new(forward)));
-    Ok(proxy)
+    Ok((proxy, ports))
 }
 
 /// What proxies of this process speak to each other: `BYRNIE_HOP` may say `http1`, so that what passes

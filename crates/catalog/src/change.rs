@@ -7,9 +7,9 @@ use crate::index::policy::{Caller, callers};
 use crate::index::route::{backends, parents};
 use crate::index::{service, workload};
 use crate::node::{NodeId, Place};
-use crate::view::{endpoint_key, service_key, workload_key};
+use crate::view::{bundles, endpoint_key, service_key, workload_key};
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
-use byrnie_model::{Key, Kind, Resource, Route, ServiceRef, Spec, Workload};
+use byrnie_model::{Key, Kind, Resource, Route, Service, ServiceRef, Spec, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -51,6 +51,7 @@ impl Catalog {
             | Kind::ReferenceGrant
             | Kind::Namespace
             | Kind::Secret => self.relate_edge(key, work),
+            Kind::BackendTlsPolicy | Kind::ConfigMap => self.relate_outward(key, [old, new], work),
             Kind::Saga | Kind::Endpoint => {}
         }
     }
@@ -64,7 +65,7 @@ impl Catalog {
         let (old_spec, new_spec) = (spec(old), spec(new));
         self.services.replace(&at, old_spec.as_ref(), new_spec.as_ref());
         let before: BTreeSet<Place> = self.services.members(&at).cloned().collect();
-        let after = self.selected(&at, new_spec.as_ref().map(|s| &s.selector), work);
+        let after = self.selected(&at, new_spec.as_ref(), work);
         for place in before.symmetric_difference(&after) {
             self.services.link(&at, place, after.contains(place));
         }
@@ -186,9 +187,26 @@ impl Catalog {
         work.mark(&self.nodes.gateways, &keys);
     }
 
-    /// Workloads that a selector fits.
-    fn selected(&self, at: &ServiceRef, selector: Option<&byrnie_model::Labels>, work: &mut Work) -> BTreeSet<Place> {
-        let Some(selector) = selector else { return BTreeSet::new() };
+    /// Only the proxies by which calls leave the mesh are told.
+    fn relate_outward(&self, key: &Key, of: [Option<&Resource>; 2], work: &mut Work) {
+        let mut keys = vec![key.clone()];
+        let policies = of.into_iter().flatten().filter_map(|resource| match &resource.spec {
+            Spec::BackendTls(policy) => Some(policy),
+            _ => None,
+        });
+        keys.extend(policies.flat_map(|policy| bundles(key, policy)));
+        for place in self.workloads.egress() {
+            work.mark(self.nodes.at(place), &keys);
+        }
+    }
+
+    /// Workloads that serve a service.
+    fn selected(&self, at: &ServiceRef, service: Option<&Service>, work: &mut Work) -> BTreeSet<Place> {
+        let Some(service) = service else { return BTreeSet::new() };
+        if service.outside.is_some() {
+            return self.workloads.egress().cloned().collect();
+        }
+        let selector = &service.selector;
         let candidates = self.workloads.candidates(&at.namespace, selector);
         work.visited += candidates.len() as u64;
         let fits = |place: &Place| {
@@ -197,7 +215,7 @@ impl Catalog {
         candidates.into_iter().filter(fits).collect()
     }
 
-    /// Services whose selector fits a workload.
+    /// Services that a workload serves.
     fn selecting(&self, at: &Place, workload: Option<&Resource>, work: &mut Work) -> BTreeSet<ServiceRef> {
         let Some(workload) = workload else { return BTreeSet::new() };
         let candidates = self.services.candidates(&at.namespace, &workload.labels);
@@ -205,7 +223,11 @@ impl Catalog {
         let fits = |service: &ServiceRef| {
             self.service(service).is_some_and(|s| service::selects(&s.selector, &workload.labels))
         };
-        candidates.into_iter().filter(fits).collect()
+        let mut services: BTreeSet<ServiceRef> = candidates.into_iter().filter(fits).collect();
+        if workload_of(workload).is_some_and(|(workload, _)| workload.identity.is_egress()) {
+            services.extend(self.services.outside().iter().cloned());
+        }
+        services
     }
 
     /// Derives one endpoint anew; its key if it changed, came or went.

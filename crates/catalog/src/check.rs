@@ -22,6 +22,7 @@ impl Catalog {
             Kind::ListenerSet,
             Kind::AccessPolicy,
             Kind::TrafficPolicy,
+            Kind::BackendTlsPolicy,
             Kind::Saga,
         ];
         kinds
@@ -41,13 +42,15 @@ impl Catalog {
             Spec::Access(policy) => lint::access::check(self, &resource.key, policy),
             Spec::Traffic(policy) => lint::traffic::check(self, &resource.key, policy),
             Spec::Gateway(gateway) => lint::route::gateway(self, &resource.key, gateway),
+            Spec::BackendTls(policy) => lint::outside::check(self, resource, policy),
             Spec::Saga(saga) => lint::saga::check(self, &resource.key, saga),
             Spec::Namespace
             | Spec::Mesh(_)
             | Spec::Endpoint(_)
             | Spec::GatewayClass(_)
             | Spec::Grant(_)
-            | Spec::Secret(_) => Vec::new(),
+            | Spec::Secret(_)
+            | Spec::Bundle(_) => Vec::new(),
         };
         for diagnostic in &mut found {
             diagnostic.subject = Some(resource.key.clone());

@@ -8,6 +8,7 @@ mod views;
 mod work;
 
 use crate::{Catalog, NodeSpec};
+use byrnie_model::outside::{BackendTls, Bundle, Target, Trust};
 use byrnie_model::policy::access::{Action, Mode, Rule, Source};
 use byrnie_model::policy::health::{Check, HealthCheck};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
@@ -42,7 +43,41 @@ fn put(kind: Kind, name: &str, labels: Labels, spec: Spec) -> Change {
 fn service(name: &str, selects: &str) -> Change {
     let port = |port: u16, target| ServicePort { name: "".into(), port, target, protocol: Protocol::Http1 };
     let ports = vec![port(80, TargetPort::Number(8080)), port(81, TargetPort::Name("extra".into()))];
-    put(Kind::Service, name, Labels::new(), Spec::Service(Service { ports, selector: labels(selects) }))
+    put(Kind::Service, name, Labels::new(), Spec::Service(Service { ports, selector: labels(selects), outside: None }))
+}
+
+/// A service outside the mesh.
+fn outside(name: &str) -> Change {
+    let Change::Put(inside) = service(name, "") else { unreachable!() };
+    let mut resource = (*inside).clone();
+    if let Spec::Service(service) = &mut resource.spec {
+        service.ports.truncate(1);
+        service.outside = Some("api.test".into());
+    }
+    Change::Put(Arc::new(resource))
+}
+
+/// The workload by which calls leave the mesh.
+fn exit() -> Change {
+    let Change::Put(plain) = workload("out", "", "p", &[]) else { unreachable!() };
+    let mut resource = (*plain).clone();
+    resource.key = Key::new(Kind::Workload, "byrnie", "out");
+    if let Spec::Workload(workload) = &mut resource.spec {
+        workload.identity = Identity::new("mesh.local", "byrnie", "egress").unwrap();
+    }
+    Change::Put(Arc::new(resource))
+}
+
+/// A policy that trusts the system, or the authorities of one ConfigMap.
+fn backend_tls(name: &str, target: &str, bundle: &str) -> Change {
+    let trust = if bundle.is_empty() { Trust::System } else { Trust::Bundles(vec![bundle.into()]) };
+    let targets = vec![Target { service: at(target), section: None }];
+    let policy = BackendTls { targets, hostname: "api.test".into(), names: Vec::new(), trust };
+    put(Kind::BackendTlsPolicy, name, Labels::new(), Spec::BackendTls(policy.into()))
+}
+
+fn bundle(name: &str) -> Change {
+    put(Kind::ConfigMap, name, Labels::new(), Spec::Bundle(Bundle { pem: "PEM".into() }.into()))
 }
 
 fn workload(name: &str, app: &str, account: &str, uses: &[&str]) -> Change {

@@ -6,6 +6,7 @@ use crate::catalog::Catalog;
 use crate::change::Work;
 use crate::index::route::is_for;
 use crate::node::{NodeSpec, Place, Role};
+use byrnie_model::outside::{BackendTls, Trust};
 use byrnie_model::policy::access::Action;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::route::{ParentKind, Standing};
@@ -49,6 +50,14 @@ impl Catalog {
                     keys.insert(service_key(service));
                     keys.extend(self.policies.access(service).chain(self.policies.traffic(service)).cloned());
                 }
+                if self.leads_out(&place) {
+                    for policy in self.iter(Kind::BackendTlsPolicy) {
+                        keys.insert(policy.key.clone());
+                        if let Spec::BackendTls(spec) = &policy.spec {
+                            keys.extend(bundles(&policy.key, spec));
+                        }
+                    }
+                }
                 for service in self.roots(&place) {
                     keys.extend(self.bundle(&service));
                     keys.extend(self.behind(&service));
@@ -68,7 +77,9 @@ impl Catalog {
             (Spec::Service(_) | Spec::Endpoint(_) | Spec::Route(_) | Spec::Traffic(_), Role::Gateway) => true,
             (Spec::Gateway(gateway), Role::Gateway) => self.is_served(key, gateway),
             (Spec::Secret(_), Role::Gateway) => self.is_shown(key),
-            (Spec::Workload(_) | Spec::Access(_), Role::Gateway)
+            (Spec::BackendTls(_), Role::Sidecar) => self.leads_out(&place(node)),
+            (Spec::Bundle(_), Role::Sidecar) => self.leads_out(&place(node)) && self.is_trusted(key),
+            (Spec::Workload(_) | Spec::Access(_) | Spec::BackendTls(_) | Spec::Bundle(_), Role::Gateway)
             | (Spec::Gateway(_) | Spec::Secret(_), Role::Sidecar) => false,
             (Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_), _) => false,
             (Spec::Workload(_), Role::Sidecar) => key.namespace == node.namespace && key.name == node.workload,
@@ -134,6 +145,20 @@ impl Catalog {
             settled.destinations().for_each(|to| (to.standing == Standing::Foreign).hash(hash));
         });
         Some(Arc::new(Resource { spec: Spec::Route(settled.into()), revision, ..(**resource).clone() }))
+    }
+
+    /// Whether calls leave the mesh by this workload.
+    fn leads_out(&self, place: &Place) -> bool {
+        self.workload(place).is_some_and(|workload| workload.identity.is_egress())
+    }
+
+    /// Whether a policy for TLS towards hosts outside names these authorities.
+    fn is_trusted(&self, key: &Key) -> bool {
+        let names = |resource: &Arc<Resource>| match &resource.spec {
+            Spec::BackendTls(policy) => bundles(&resource.key, policy).any(|bundle| bundle == *key),
+            _ => false,
+        };
+        self.iter(Kind::BackendTlsPolicy).any(names)
     }
 
     /// Whether a sidecar's program may name this service: it says that it uses it, or a policy allows it.
@@ -210,6 +235,15 @@ fn stamp(own: Revision, judgement: impl FnOnce(&mut DefaultHasher)) -> Revision 
     Revision(hash.finish() | 1 << 63)
 }
 
+/// The authorities that a policy names.
+pub(crate) fn bundles<'a>(key: &'a Key, policy: &'a BackendTls) -> impl Iterator<Item = Key> + 'a {
+    let names = match &policy.trust {
+        Trust::System => &[][..],
+        Trust::Bundles(names) => names,
+    };
+    names.iter().map(|name| Key::new(Kind::ConfigMap, key.namespace.clone(), name.clone()))
+}
+
 pub(crate) fn place(spec: &NodeSpec) -> Place {
     Place { namespace: spec.namespace.clone(), name: spec.workload.clone() }
 }
@@ -232,7 +266,7 @@ pub(crate) fn endpoint_key(service: &ServiceRef, place: &Place) -> Key {
 pub(crate) fn rank(resource: &Resource) -> (u8, Key) {
     let rank = match &resource.spec {
         Spec::Namespace | Spec::Mesh(_) | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => 0,
-        Spec::Workload(_) => 1,
+        Spec::Workload(_) | Spec::Bundle(_) | Spec::BackendTls(_) => 1,
         Spec::Access(policy) if policy.action == Action::Deny => 2,
         Spec::Access(_) => 3,
         Spec::Service(_) => 4,

@@ -132,6 +132,20 @@ pub fn strip_untrusted(head: &mut Head, sender: Sender) {
     drop_malformed(head);
 }
 
+/// Drops what is for the mesh alone from a request that leaves it: who calls, how much time and how many tries are left.
+/// What a participant of a transaction is to know stays.
+pub fn strip_internal(head: &mut Head) {
+    head.fields.remove_where(|known, name| match known {
+        Known::ForwardedClientIdentity
+        | Known::ByrnieDecision
+        | Known::ByrnieDeadlineMs
+        | Known::ByrnieRetryBudget
+        | Known::ByrnieCriticality => true,
+        Known::Other => is_own(name),
+        _ => false,
+    });
+}
+
 /// Drops what a server outside the proof of the mesh may not claim in a response: that the mesh decided
 /// it, or what became of an idempotency key.
 pub fn strip_untrusted_response(head: &mut Head, sender: Sender) {

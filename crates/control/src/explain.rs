@@ -115,26 +115,27 @@ pub fn ask(
     let mut answer = Answer::default();
     answer.step("identity", "", &caller.spec, format!("{source} calls, proven by its proxy's certificate"));
     answer.take(&first, &caller.spec);
-    let onward =
-        first.onward.as_ref().map(|on| (on.service.clone(), on.port, on.endpoint.clone(), on.path.to_string()));
+    let onward = first.onward.as_ref().map(|on| {
+        let callee = NodeSpec::sidecar(on.namespace.clone(), on.endpoint.clone());
+        (on.service.clone(), on.port, callee, on.path.to_string())
+    });
     let target = onward.or_else(|| unseen(catalog, asked.as_ref(), &first, question));
-    if let Some((service, port, endpoint, path)) = target {
-        let spec = NodeSpec::sidecar(service.namespace.clone(), endpoint.clone());
-        if let Some(node) = sidecar(catalog, &spec) {
-            let snapshot = compile(&node, &catalog.view(&spec), revision);
-            let direction = Direction::Inbound { service: &service, port };
-            let arrival = Arrival { direction, source: Some(&source), remote: nobody(), tls: Tls::Mutual };
-            let head = head_at(question, &path)?;
-            let second = run(&snapshot, &arrival, &head, question, now);
-            // A refusal at the callee explains more than a caller's proxy that knows nothing of the service.
-            if first.onward.is_none() && second.decision == "denied" {
-                answer.steps.pop();
-                let detail = "not told to the caller's proxy, which answers 404: no policy lets the caller in";
-                answer.step("visibility", "", &caller.spec, detail.to_owned());
-            }
-            if first.onward.is_some() || second.decision == "denied" {
-                answer.take(&second, &spec);
-            }
+    if let Some((service, port, spec, path)) = target
+        && let Some(node) = sidecar(catalog, &spec)
+    {
+        let snapshot = compile(&node, &catalog.view(&spec), revision);
+        let direction = Direction::Inbound { service: &service, port };
+        let arrival = Arrival { direction, source: Some(&source), remote: nobody(), tls: Tls::Mutual };
+        let head = head_at(question, &path)?;
+        let second = run(&snapshot, &arrival, &head, question, now);
+        // A refusal at the callee explains more than a caller's proxy that knows nothing of the service.
+        if first.onward.is_none() && second.decision == "denied" {
+            answer.steps.pop();
+            let detail = "not told to the caller's proxy, which answers 404: no policy lets the caller in";
+            answer.step("visibility", "", &caller.spec, detail.to_owned());
+        }
+        if first.onward.is_some() || second.decision == "denied" {
+            answer.take(&second, &spec);
         }
     }
     answer.conclude(question, &source, asked.as_ref());
@@ -157,12 +158,9 @@ pub enum Admission {
 pub fn admits(catalog: &Catalog, source: &Identity, question: &Question, revision: Revision, now: Now) -> Admission {
     let Ok(head) = head(question) else { return Admission::Denied("not a request".into()) };
     let Some((service, port)) = service_asked(&head, &question.namespace) else { return Admission::Nobody };
-    let workload = catalog.endpoints(&service).find_map(|resource| match &resource.spec {
-        Spec::Endpoint(endpoint) => Some(endpoint.workload.clone()),
-        _ => None,
-    });
-    let spec = workload.map(|workload| NodeSpec::sidecar(service.namespace.clone(), workload));
-    let Some((spec, node)) = spec.and_then(|spec| sidecar(catalog, &spec).map(|node| (spec, node))) else {
+    let Some((spec, node)) =
+        callee(catalog, &service).and_then(|spec| sidecar(catalog, &spec).map(|node| (spec, node)))
+    else {
         return Admission::Nobody;
     };
     let snapshot = compile(&node, &catalog.view(&spec), revision);
@@ -254,16 +252,22 @@ fn unseen(
     asked: Option<&(ServiceRef, u16)>,
     first: &Explanation,
     question: &Question,
-) -> Option<(ServiceRef, u16, Text, String)> {
+) -> Option<(ServiceRef, u16, NodeSpec, String)> {
     let (service, port) = asked?;
     if first.status != 404 && first.status != 0 {
         return None;
     }
-    let endpoint = catalog.endpoints(service).find_map(|resource| match &resource.spec {
-        Spec::Endpoint(endpoint) => Some(endpoint.workload.clone()),
+    Some((service.clone(), *port, callee(catalog, service)?, question.path.clone()))
+}
+
+/// The proxy of one of a service's endpoints.
+fn callee(catalog: &Catalog, service: &ServiceRef) -> Option<NodeSpec> {
+    catalog.endpoints(service).find_map(|resource| match &resource.spec {
+        Spec::Endpoint(endpoint) => {
+            Some(NodeSpec::sidecar(endpoint.identity.namespace().clone(), endpoint.workload.clone()))
+        }
         _ => None,
-    })?;
-    Some((service.clone(), *port, endpoint, question.path.clone()))
+    })
 }
 
 /// The service that the authority names, as the forward listener reads it: `NAME`, `NAME.NAMESPACE` or

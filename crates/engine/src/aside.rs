@@ -46,6 +46,9 @@ impl Copy {
         course.goal = Goal::Cluster(Arc::clone(cluster));
         let plan = course.dispatch(shard, now.mono).ok()?;
         let mut head = head.clone();
+        if let Some(authority) = &cluster.outside {
+            head.set_authority(authority).ok()?;
+        }
         // Whoever fails to answer a copy is not asked again, here or behind.
         head.set("x-byrnie-retry-budget", b"0").ok()?;
         Some(Self { head, plan, course })

@@ -113,6 +113,8 @@ pub struct Cluster {
     pub(crate) slot: Slot,
     pub(crate) name: Name,
     pub(crate) protocol: Protocol,
+    /// The authority that is asked for if it's a host outside the mesh: there nobody knows the service by its own name.
+    pub(crate) outside: Option<Text>,
     /// Healthy endpoints, nearest first.
     pub(crate) members: Box<[Arc<Member>]>,
     /// `cumulative[i]`: weights of `members[..=i]`; empty if all weights are equal.

@@ -8,13 +8,13 @@ use crate::balance::report;
 use crate::cluster::{Busy, Cluster, Member};
 use crate::outlier::{self, Sign};
 use crate::plan::{Again, Hop};
+use crate::program::Program;
 use crate::retry::{self, HOLD_MAX, PAUSE_MAX, PAUSE_OTHER_ENDPOINT, PAUSE_SAME_ENDPOINT};
 use crate::shard::Shard;
 use crate::slot::Slot;
 use crate::{Failure, Plan, Reason, Side, Target, balance};
 use byrnie_base::Instant;
 use byrnie_model::Protocol;
-use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub(crate) enum Goal {
     None,
     Cluster(Arc<Cluster>),
     Program {
-        address: SocketAddr,
+        program: Program,
         protocol: Protocol,
     },
 }
@@ -101,8 +101,8 @@ impl Course {
         }
         match &self.goal {
             Goal::None => Err(Reason::Internal),
-            Goal::Program { address, protocol } => {
-                let target = Target::Local { address: *address, protocol: *protocol };
+            Goal::Program { program, protocol } => {
+                let target = Target::Program { program: program.clone(), protocol: *protocol };
                 self.attempts.begin(None, now);
                 Ok(self.plan(target, LOCAL_CONNECT_TIMEOUT, None, Duration::ZERO))
             }
@@ -141,7 +141,7 @@ impl Course {
     fn plan(&self, target: Target, connect: Duration, try_deadline: Option<Instant>, delay: Duration) -> Plan {
         let attempt = u8::try_from(self.attempts.count()).unwrap_or(u8::MAX);
         let budget = match (&target, attempt) {
-            (Target::Local { .. }, _) => None,
+            (Target::Program { .. }, _) => None,
             (Target::Mesh(_), ..=1) => Some(self.policy.tries_max.saturating_sub(1)),
             (Target::Mesh(_), _) => Some(0),
         };
@@ -311,7 +311,7 @@ pub(crate) enum Step {
 /// program may have seen the request.
 pub(crate) fn give_up(reason: Reason, failure: Option<Failure>, side: Side, grpc: bool, course: &Course) -> Answer {
     let who = match (&course.goal, course.attempts.last().and_then(|attempt| attempt.member.as_ref())) {
-        (Goal::Program { address, .. }, _) => format!("the program at {address}"),
+        (Goal::Program { program, .. }, _) => program.to_string(),
         (Goal::Cluster(cluster), Some(member)) => format!("{} of {}", member.name(), cluster.name.label),
         (Goal::Cluster(cluster), None) => cluster.name.label.to_string(),
         (Goal::None, _) => "the service".to_string(),

@@ -48,6 +48,13 @@ pub struct Exchange {
 
 assert_size!(Exchange, 472);
 
+/// Asks a host outside by its own name. What a route says of the host comes after, and holds.
+fn address(cluster: &Cluster, head: &mut Head) {
+    if let Some(authority) = &cluster.outside {
+        head.set_authority(authority).ok();
+    }
+}
+
 /// What doesn't change from begin to end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
@@ -292,7 +299,8 @@ impl Exchange {
         let snapshot = Arc::clone(&self.snapshot);
         self.course.deadline = deadline::read(head, now);
         let found = resolve::resolve(&snapshot, &arrival.direction, || (head.host(), head.port()));
-        let served = found.ok().and_then(|(tree, port)| Some((tree, port, port.program?, tree.access.as_ref()?)));
+        let served =
+            found.ok().and_then(|(tree, port)| Some((tree, port, port.program.as_ref()?, tree.access.as_ref()?)));
         let Some((tree, port, program, access)) = served else {
             let mut answer = self.refuse(Reason::NotServed, "this workload does not serve that service port");
             answer.failure = Some(FAILURE_UNSENT);
@@ -309,8 +317,11 @@ impl Exchange {
             return Err(self.refuse(Reason::AccessDenied, refusal.detail));
         }
         self.access = Some(ruling);
+        if let Some(why) = program.broken() {
+            return Err(self.refuse(Reason::BackendAbsent, format!("{} is not reached: {why}", tree.label)));
+        }
         self.admit_inbound(shard, (tree, port), arrival, head, now)?;
-        self.course.goal = Goal::Program { address: program, protocol: port.protocol };
+        self.course.goal = Goal::Program { program: program.clone(), protocol: port.protocol };
         if let Some(claim) = self.claim(shard, tree.protection.as_ref(), arrival, head, now)? {
             return Ok(Decision::Claim(claim));
         }
@@ -523,7 +534,9 @@ impl Exchange {
         let snapshot = Arc::clone(&self.snapshot);
         if port.table.is_empty() {
             let own = snapshot.cluster(port.cluster).map(Arc::clone);
-            return own.ok_or_else(|| self.refuse(Reason::Internal, "no cluster"));
+            let own = own.ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
+            address(&own, head);
+            return Ok(own);
         }
         let Some(chosen) = port.table.choose(head) else {
             self.nearest = nearest(|| port.table.misses(head));
@@ -579,6 +592,7 @@ impl Exchange {
             return Err(self.refuse(Reason::BackendAbsent, absent_backend(chosen)));
         };
         let origin = cors.and_then(|cors| cors::granted(cors, head));
+        address(cluster, head);
         let edited = filter::edit_request(&rule.filters, head, prefix, &mut shard.scratch);
         // Copies are what the rule makes of a request; what is done for one backend is for it alone.
         let mut copies = Vec::new();

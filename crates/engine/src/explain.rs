@@ -63,6 +63,8 @@ pub struct Onward {
     pub port: u16,
     /// The workload.
     pub endpoint: Text,
+    /// The workload's namespace, which isn't the service's where it leads out of the mesh.
+    pub namespace: Text,
     /// The path as it would arrive there.
     pub path: Text,
 }
@@ -133,6 +135,7 @@ fn onward(effect: &Effect, path: &str) -> Option<Onward> {
         service: hop.cluster.service().clone(),
         port: hop.cluster.port(),
         endpoint: hop.endpoint().clone(),
+        namespace: hop.identity().namespace().clone(),
         path: path.into(),
     })
 }
@@ -149,8 +152,8 @@ fn conclude(
         Effect::Reply(answer) => answer,
         Effect::Send(plan) => {
             let inbound = arrival.direction.side() == Side::Inbound;
-            if let Target::Local { address, protocol } = &plan.target {
-                let detail = format!("to the program at {address}, which speaks {}", protocol.name());
+            if let Target::Program { program, protocol } = &plan.target {
+                let detail = format!("to {program}, which speaks {}", protocol.name());
                 steps.push(step("program", "", "", detail));
             }
             let decision = if inbound { "allowed" } else { "sent" }.into();
@@ -303,7 +306,7 @@ fn explain_endpoint(cluster: &Cluster, effect: &Effect, shard: &Shard, now: Now,
     let taken = match effect {
         Effect::Send(plan) => match &plan.target {
             Target::Mesh(hop) => Some(hop.endpoint().clone()),
-            Target::Local { .. } => None,
+            Target::Program { .. } => None,
         },
         _ => None,
     };

@@ -45,7 +45,7 @@ pub(crate) fn service(name: &str, protocol: Protocol) -> Resource {
     let name = sref(name);
     let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(8080), protocol };
     let selector = Labels::from([("app".into(), name.name.clone())]);
-    let spec = Spec::Service(Service { ports: vec![port], selector });
+    let spec = Spec::Service(Service { ports: vec![port], selector, outside: None });
     resource(Kind::Service, &name.namespace, &name.name, spec)
 }
 
@@ -234,6 +234,6 @@ pub(crate) fn answer(effect: Effect) -> crate::Answer {
 pub(crate) fn endpoint_of(plan: &Plan) -> String {
     match &plan.target {
         Target::Mesh(hop) => hop.endpoint().to_string(),
-        Target::Local { .. } => "program".into(),
+        Target::Program { .. } => "program".into(),
     }
 }

@@ -5,6 +5,7 @@
 use crate::cluster::{Cluster, Member};
 use crate::digits::Digits;
 use crate::keyed::{Claim, Told};
+use crate::program::Program;
 use crate::{Answer, deadline};
 use byrnie_base::{Instant, Now, Text};
 use byrnie_codec::{Head, Known};
@@ -71,11 +72,14 @@ pub struct Again {
 
 impl Plan {
     /// Writes into `head` what differs from try to try: the time left (`x-byrnie-deadline-ms`, and
-    /// `grpc-timeout` if the caller gave one) and the retries left. The first try is stamped already; call it before each further one.
+    /// `grpc-timeout` if the caller gave one) and the retries left; and takes out what may not leave the mesh. The first try is stamped already; call it before each further one.
     pub fn stamp(&self, head: &mut Head, now: Now) {
         deadline::stamp(head, self.deadline, now.mono);
         if let Some(budget) = self.again.budget {
             head.set_known(Known::ByrnieRetryBudget, Digits::of(budget.into()).as_bytes()).ok();
+        }
+        if let Target::Program { program, .. } = &self.target {
+            program.strip(head);
         }
     }
 }
@@ -85,29 +89,21 @@ impl Plan {
 pub enum Target {
     /// Over the mesh, to another proxy.
     Mesh(Hop),
-    /// To the program beside this proxy.
-    Local {
-        /// Where it listens.
-        address: SocketAddr,
-        /// What it speaks.
+    /// To who answers for it, the program beside this proxy or a host outside.
+    Program {
+        /// Who.
+        program: Program,
+        /// What is spoken there.
         protocol: Protocol,
     },
 }
 
 impl Target {
-    /// The socket address.
-    pub fn address(&self) -> SocketAddr {
-        match self {
-            Self::Mesh(hop) => hop.address(),
-            Self::Local { address, .. } => *address,
-        }
-    }
-
     /// What is spoken there.
     pub fn protocol(&self) -> Protocol {
         match self {
             Self::Mesh(hop) => hop.protocol(),
-            Self::Local { protocol, .. } => *protocol,
+            Self::Program { protocol, .. } => *protocol,
         }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the door and the authority to the service port that is asked for. Names are compared with what
-//! is in view and with nothing else: no DNS, no fallback to the outside.
+//! is in view and with nothing else: no DNS, and no way out but to hosts that a service stands for.
 
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::{Direction, Gate, Reason};
@@ -27,9 +27,11 @@ pub(crate) fn resolve<'s, 'h>(
         Direction::Forward => {
             let (host, port) = authority();
             let (name, namespace) = split(strip(host).unwrap_or(host), &snapshot.node.namespace);
-            let tree = snapshot.subtree(namespace, name).ok_or(Reason::UnknownService)?;
-            let port = tree.port(port.unwrap_or(HTTP_PORT)).ok_or(Reason::UnknownService)?;
-            Ok((tree, port))
+            let number = port.unwrap_or(HTTP_PORT);
+            match snapshot.subtree(namespace, name) {
+                Some(tree) => Ok((tree, tree.port(number).ok_or(Reason::UnknownService)?)),
+                None => outside(snapshot, host, number).ok_or(Reason::UnknownService),
+            }
         }
         // What is for the outside has no names of the mesh.
         Direction::Edge(Gate::Port { .. }) => Err(Reason::UnknownService),
@@ -45,11 +47,20 @@ pub(crate) fn resolve<'s, 'h>(
     }
 }
 
+/// The service that stands for a host outside: one of the own namespace before others.
+fn outside<'s>(snapshot: &'s Snapshot, host: &str, number: u16) -> Option<(&'s Arc<Subtree>, &'s Port)> {
+    let services = snapshot.outside.get(host)?;
+    let found = services.iter().filter_map(|at| snapshot.port(at, number));
+    found.min_by_key(|(tree, _)| tree.service.namespace != snapshot.node.namespace)
+}
+
 impl Snapshot {
-    /// The service that `host` names to the program beside this node, as on the forward proxy.
-    pub fn named(&self, host: &str) -> Option<&ServiceRef> {
+    /// The service that `host` names to the program beside this node, as on the forward proxy; of one that stands for a
+    /// host outside, it must have this port.
+    pub fn named(&self, host: &str, port: u16) -> Option<&ServiceRef> {
         let (name, namespace) = split(strip(host).unwrap_or(host), &self.node.namespace);
-        self.subtree(namespace, name).map(|tree| &tree.service)
+        let tree = self.subtree(namespace, name).or_else(|| outside(self, host, port).map(|(tree, _)| tree));
+        tree.map(|tree| &tree.service)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::cluster::{Cluster, Member};
 use crate::edge::Served;
 use crate::keyed::Protection;
 use crate::probe::Probe;
+use crate::program::Program;
 use crate::quota::Counted;
 use crate::route::Table;
 use crate::slot::Slot;
@@ -17,8 +18,7 @@ use byrnie_base::hash::BuildQuick;
 use byrnie_base::share::Line;
 use byrnie_model::resource::DefaultAccess;
 use byrnie_model::{Protocol, Revision, ServiceRef};
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Everything a core needs, at one revision.
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub(crate) services: Names<Arc<Names<Arc<Subtree>>>>,
     /// By slot.
     pub(crate) clusters: Vec<Option<Arc<Cluster>>>,
+    /// Services outside the mesh, by the name of their host.
+    pub(crate) outside: Arc<BTreeMap<Text, BTreeSet<ServiceRef>>>,
     /// Where requests enter from outside.
     pub(crate) edge: Arc<crate::edge::Edge>,
     pub(crate) words: Words,
@@ -87,8 +89,8 @@ pub(crate) struct Port {
     pub(crate) protocol: Protocol,
     pub(crate) cluster: Slot,
     pub(crate) table: Table,
-    /// Where the node's own program listens for it.
-    pub(crate) program: Option<SocketAddr>,
+    /// Who answers for it, if this node serves it.
+    pub(crate) program: Option<Program>,
 }
 
 impl Snapshot {
@@ -124,16 +126,16 @@ impl Snapshot {
         all.filter_map(|subtree| Some((&subtree.service, subtree.probe.as_deref()?)))
     }
 
-    /// Services that this node serves itself, as (service, port, where its program listens).
-    pub fn served(&self) -> impl Iterator<Item = (&ServiceRef, u16, SocketAddr)> {
+    /// Services that this node serves itself, as (service, port, who answers).
+    pub fn served(&self) -> impl Iterator<Item = (&ServiceRef, u16, &Program)> {
         let all = self.services.values().flat_map(|names| names.values());
-        all.flat_map(|tree| tree.ports.iter().filter_map(move |p| Some((&tree.service, p.number, p.program?))))
+        all.flat_map(|tree| tree.ports.iter().filter_map(move |p| Some((&tree.service, p.number, p.program.as_ref()?))))
     }
 
     /// The protocol that the program behind (service, port) speaks, if this node serves it.
     pub fn served_protocol(&self, service: &ServiceRef, port: u16) -> Option<Protocol> {
         let port = self.port(service, port)?.1;
-        port.program.map(|_| port.protocol)
+        port.program.as_ref().map(|_| port.protocol)
     }
 
     /// The compiled groups of endpoints, in no order.
@@ -149,7 +151,7 @@ impl Snapshot {
     }
 
     /// The service port that an authority names, as the forward proxy reads it: `NAME`, `NAME.NAMESPACE`,
-    /// `NAME.NAMESPACE.mesh`, with port 80 unless it has one. For CONNECT, and for answering names.
+    /// `NAME.NAMESPACE.mesh`, or a host outside that a service stands for, with port 80 unless it has one. For CONNECT, and for answering names.
     pub fn find(&self, host: &str, port: Option<u16>) -> Option<(&ServiceRef, u16)> {
         let (tree, port) = crate::resolve::resolve(self, &crate::Direction::Forward, || (host, port)).ok()?;
         Some((&tree.service, port.number))

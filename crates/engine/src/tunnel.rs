@@ -128,7 +128,7 @@ impl Tunnel {
     fn decide_inbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
         let found = resolve::resolve(&snapshot, &arrival.direction, || ("", None)).ok();
-        let served = found.and_then(|(tree, port)| Some((tree, port, port.program?, tree.access.as_ref()?)));
+        let served = found.and_then(|(tree, port)| Some((tree, port, port.program.as_ref()?, tree.access.as_ref()?)));
         let Some((tree, port, program, access)) = served else {
             return Err(refuse(Reason::NotServed, "this workload does not serve that service port"));
         };
@@ -151,7 +151,10 @@ impl Tunnel {
             return Err(refuse(Reason::AccessDenied, refusal.detail));
         }
         self.access = Some(ruling);
-        self.course.goal = Goal::Program { address: program, protocol: Protocol::Tcp };
+        if let Some(why) = program.broken() {
+            return Err(refuse(Reason::BackendAbsent, format!("{} is not reached: {why}", tree.label)));
+        }
+        self.course.goal = Goal::Program { program: program.clone(), protocol: Protocol::Tcp };
         self.dispatch(shard, now)
     }
 

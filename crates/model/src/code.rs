@@ -242,6 +242,22 @@ registry! {
         "a certificate that a gateway shows ends soon, or has ended",
         "Callers refuse the connection once it has.",
         "Apply the Secret with a renewed certificate; connections that are open go on.";
+    OUTSIDE_IN_CLEAR: "BYR-C064",
+        "calls leave the mesh without TLS",
+        "Whoever is on the way reads and changes them.",
+        "Apply a BackendTLSPolicy for the service, or write `appProtocol: tcp` if the program speaks TLS itself.";
+    BACKEND_TLS_INSIDE: "BYR-C065",
+        "a BackendTLSPolicy is for a service inside the mesh",
+        "It has no effect: mutual TLS protects every call there already.",
+        "Delete the policy, or give the service `type: ExternalName` and a host.";
+    BACKEND_TLS_CONFLICT: "BYR-C066",
+        "two BackendTLSPolicies are for one target",
+        "The older one counts.",
+        "Delete one of them.";
+    BUNDLE_ABSENT: "BYR-C067",
+        "authorities for TLS to a service outside are absent or unfit",
+        "Calls of the service are refused, as nobody could tell who answers them.",
+        "Apply the ConfigMap with certificates of authorities, as PEM, in data[\"ca.crt\"].";
     CLASS_UNSERVED: "BYR-C053",
         "gateway is of a class that nobody here serves",
         "The gateway and the routes on it have no effect.",

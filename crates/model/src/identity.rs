@@ -19,8 +19,15 @@ pub struct Identity {
 impl Identity {
     /// Longest URI accepted, in bytes: the SPIFFE standard asks implementations to support 2048.
     pub const URI_BYTES_MAX: usize = 2048;
-    /// Namespace that holds byrnie's own identities (`edge`, `control`, `transactions`).
+    /// Namespace that holds byrnie's own identities (`edge`, `egress`, `control`, `transactions`).
     pub const SYSTEM_NAMESPACE: &'static str = "byrnie";
+    /// Service account, in that namespace, of the proxies by which calls leave the mesh.
+    pub const EGRESS_ACCOUNT: &'static str = "egress";
+
+    /// Whether this is a proxy by which calls leave the mesh.
+    pub fn is_egress(&self) -> bool {
+        *self.namespace == *Self::SYSTEM_NAMESPACE && *self.service_account == *Self::EGRESS_ACCOUNT
+    }
 
     /// An id from its parts, each checked.
     ///

@@ -10,6 +10,7 @@ pub mod diagnostic;
 pub mod expr;
 pub mod gateway;
 pub mod identity;
+pub mod outside;
 pub mod policy;
 pub mod record;
 pub mod resource;

@@ -2,6 +2,7 @@
 //! `Resource`: the unit of storage, of distribution and of status.
 
 use crate::gateway::{Gateway, GatewayClass, Grant};
+use crate::outside::{BackendTls, Bundle};
 use crate::policy::{AccessPolicy, TrafficPolicy};
 use crate::{Endpoint, Route, Saga, Secret, Service, Workload};
 use byrnie_base::Text;
@@ -23,6 +24,8 @@ pub enum Kind {
     Service,
     /// core/v1 `Secret`: a certificate and its key, for a gateway.
     Secret,
+    /// core/v1 `ConfigMap`: certificates of authorities, for calls that leave the mesh.
+    ConfigMap,
     /// A running instance.
     Workload,
     /// Gateway API `HTTPRoute`.
@@ -41,6 +44,8 @@ pub enum Kind {
     GatewayClass,
     /// Gateway API `ReferenceGrant`.
     ReferenceGrant,
+    /// Gateway API `BackendTLSPolicy`.
+    BackendTlsPolicy,
     /// Who may call what.
     AccessPolicy,
     /// How a service is called.
@@ -53,11 +58,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 16] = [
+    pub const APPLICABLE: [Self; 18] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
         Self::Secret,
+        Self::ConfigMap,
         Self::Workload,
         Self::HttpRoute,
         Self::GrpcRoute,
@@ -67,6 +73,7 @@ impl Kind {
         Self::ListenerSet,
         Self::GatewayClass,
         Self::ReferenceGrant,
+        Self::BackendTlsPolicy,
         Self::AccessPolicy,
         Self::TrafficPolicy,
         Self::Saga,
@@ -79,6 +86,7 @@ impl Kind {
             Self::Mesh => "Mesh",
             Self::Service => "Service",
             Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
             Self::Workload => "Workload",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
@@ -88,6 +96,7 @@ impl Kind {
             Self::ListenerSet => "ListenerSet",
             Self::GatewayClass => "GatewayClass",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::AccessPolicy => "AccessPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::Saga => "Saga",
@@ -98,14 +107,15 @@ impl Kind {
     /// The text in `apiVersion:`.
     pub const fn api_version(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Service | Self::Secret => "v1",
+            Self::Namespace | Self::Service | Self::Secret | Self::ConfigMap => "v1",
             Self::HttpRoute
             | Self::GrpcRoute
             | Self::TlsRoute
             | Self::Gateway
             | Self::ListenerSet
             | Self::GatewayClass
-            | Self::ReferenceGrant => "gateway.networking.k8s.io/v1",
+            | Self::ReferenceGrant
+            | Self::BackendTlsPolicy => "gateway.networking.k8s.io/v1",
             Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
             Self::Mesh | Self::Workload | Self::AccessPolicy | Self::TrafficPolicy | Self::Saga | Self::Endpoint => {
                 "mesh.byrnie.dev/v1alpha1"
@@ -121,12 +131,14 @@ impl Kind {
             "mesh" | "meshes" => Self::Mesh,
             "service" | "services" | "svc" => Self::Service,
             "secret" | "secrets" => Self::Secret,
+            "configmap" | "configmaps" | "cm" => Self::ConfigMap,
             "workload" | "workloads" | "wl" => Self::Workload,
             "httproute" | "httproutes" | "route" | "routes" => Self::HttpRoute,
             "gateway" | "gateways" | "gtw" => Self::Gateway,
             "listenerset" | "listenersets" => Self::ListenerSet,
             "gatewayclass" | "gatewayclasses" | "gc" => Self::GatewayClass,
             "referencegrant" | "referencegrants" | "refgrant" => Self::ReferenceGrant,
+            "backendtlspolicy" | "backendtlspolicies" | "btlspolicy" => Self::BackendTlsPolicy,
             "grpcroute" | "grpcroutes" => Self::GrpcRoute,
             "tlsroute" | "tlsroutes" => Self::TlsRoute,
             "tcproute" | "tcproutes" => Self::TcpRoute,
@@ -160,7 +172,12 @@ impl Kind {
 
     /// Whether names may have dots, as those of Gateway API's kinds.
     pub const fn has_dots(self) -> bool {
-        self.is_route() || self.is_gateway() || matches!(self, Self::GatewayClass | Self::ReferenceGrant | Self::Secret)
+        self.is_route()
+            || self.is_gateway()
+            || matches!(
+                self,
+                Self::GatewayClass | Self::ReferenceGrant | Self::BackendTlsPolicy | Self::Secret | Self::ConfigMap
+            )
     }
 
     /// Whether objects of this kind live in a namespace. The others have an empty namespace.
@@ -245,6 +262,8 @@ pub enum Spec {
     Service(Service),
     /// A certificate and its key.
     Secret(Arc<Secret>),
+    /// Certificates of authorities.
+    Bundle(Arc<Bundle>),
     /// A running instance.
     Workload(Box<Workload>),
     /// Match to weighted backends, for every kind of route.
@@ -255,6 +274,8 @@ pub enum Spec {
     GatewayClass(GatewayClass),
     /// References from other namespaces.
     Grant(Arc<Grant>),
+    /// TLS towards a service outside.
+    BackendTls(Arc<BackendTls>),
     /// Who may call what.
     Access(Arc<AccessPolicy>),
     /// How a service is called.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 pub fn of(kind: Kind) -> Option<Value> {
     let mut generator = SchemaGenerator::default();
     let spec = match kind {
-        Kind::Namespace | Kind::Secret => None,
+        Kind::Namespace | Kind::Secret | Kind::ConfigMap => None,
         Kind::Mesh => Some(spec::<MeshSpec>(&mut generator)),
         Kind::Workload => Some(spec::<WorkloadSpec>(&mut generator)),
         Kind::AccessPolicy => Some(spec::<AccessSpec>(&mut generator)),
@@ -31,6 +31,7 @@ pub fn of(kind: Kind) -> Option<Value> {
         Kind::ReferenceGrant => {
             Some(spec::<gateway_api::experimental::referencegrants::ReferenceGrantSpec>(&mut generator))
         }
+        Kind::BackendTlsPolicy => Some(spec::<gateway_api::backendtlspolicies::BackendTlsPolicySpec>(&mut generator)),
         Kind::Endpoint => return None,
     };
     let mut metadata = json!({
@@ -58,8 +59,12 @@ pub fn of(kind: Kind) -> Option<Value> {
             "status": {"type": "object"},
         },
     });
+    let text = json!({"type": "object", "additionalProperties": {"type": "string"}});
+    if kind == Kind::ConfigMap {
+        schema["properties"]["data"] = text.clone();
+        schema["required"] = json!(["apiVersion", "kind", "metadata", "data"]);
+    }
     if kind == Kind::Secret {
-        let text = json!({"type": "object", "additionalProperties": {"type": "string"}});
         schema["properties"]["type"] = json!({"const": TLS_TYPE});
         schema["properties"]["data"] = text.clone();
         schema["properties"]["stringData"] = text;

@@ -117,7 +117,7 @@ fn config(state: &State) -> Value {
     let served: Vec<Value> = snapshot
         .served()
         .map(|(service, port, program)| {
-            json!({"service": service.to_string(), "port": port, "program": program.to_string()})
+            json!({"service": service.to_string(), "port": port, "program": program.beside().map_or_else(|| program.to_string(), |at| at.to_string())})
         })
         .collect();
     let ports = state.ports();

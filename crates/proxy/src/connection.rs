@@ -295,7 +295,8 @@ pub(crate) async fn switch(wire: Wire, (mut upstream, from_upstream): (Pipe, Vec
 async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Desk) {
     let port = desk.request.port().unwrap_or(80);
     let snapshot = core.snapshot();
-    let found = snapshot.named(desk.request.host()).filter(|service| snapshot.ports(service).any(|p| p.0 == port));
+    let found =
+        snapshot.named(desk.request.host(), port).filter(|service| snapshot.ports(service).any(|p| p.0 == port));
     let Some(service) = found.cloned() else {
         // The engine words the refusal, and records it.
         let next = Trip::new(core, caller, &mut wire, &mut desk).run().await;

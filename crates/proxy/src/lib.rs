@@ -18,6 +18,7 @@ mod keys;
 mod log;
 mod mirror;
 mod mount;
+mod outside;
 mod proxy;
 mod record;
 pub mod running;

@@ -162,6 +162,7 @@ fn open(
             seed: supply.seed.wrapping_add(index as u64),
             inquiries: supply.inquiries.clone(),
             hop: config.hop,
+            own_machine: ports.inbound.is_some_and(|address| address.ip().is_loopback()),
             cores: of_cores,
             in_force: in_force.clone(),
             entrances,

@@ -4,11 +4,12 @@
 
 use crate::connection::TUNNEL_IDLE_MAX;
 use crate::door::Caller;
+use crate::outside;
 use crate::record::Seen;
 use crate::upstream::{self, Hopped};
 use crate::worker::Core;
 use byrnie_codec::hop::code;
-use byrnie_engine::{Effect, Failure, Outcome, Plan, Reason, Tunnel};
+use byrnie_engine::{Effect, Failure, Outcome, Plan, Program, Reason, Target, Tunnel};
 use byrnie_net::http::Error;
 use byrnie_net::relay::{self, End, Pipe, Relayed};
 use byrnie_net::{runtime, tls};
@@ -74,6 +75,9 @@ async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Pipe, Failure> {
     if !plan.delay.is_zero() {
         runtime::sleep(plan.delay).await;
     }
+    if let Target::Program { program: Program::Outside(to), .. } = &plan.target {
+        return outside::open_opaque(core, plan, to).await.map(Pipe::from);
+    }
     match upstream::open_hop(core, plan, tls::ALPN_TCP).await? {
         Hopped::Flow(mut flow) => {
             flow.ask_for_bytes().map_err(|_| Failure::Refused)?;
@@ -86,7 +90,10 @@ async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Pipe, Failure> {
             }
         }
         Hopped::Foreign(stream, _) => Ok(stream.into()),
-        Hopped::No => upstream::connect(core, plan, &[tls::ALPN_TCP]).await.map(|(stream, _)| stream.into()),
+        Hopped::No => {
+            let opened = upstream::connect(core, plan, None, (&[tls::ALPN_TCP], plan.connect_timeout)).await;
+            opened.map(|(stream, _)| stream.into())
+        }
     }
 }
 

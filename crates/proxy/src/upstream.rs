@@ -4,16 +4,18 @@
 //! failures.
 
 use crate::config::Hop;
+use crate::outside;
 use crate::worker::Core;
 use byrnie_base::Timestamp;
-use byrnie_engine::{Failure, Plan, Target};
+use byrnie_engine::{self as engine, Failure, Plan, Program, Target};
 use byrnie_net::hop::{self, Flow};
 use byrnie_net::http::h2::{self as http2, Client};
 use byrnie_net::http::{Error, Wire, h1};
 use byrnie_net::io::{self, Stream};
 use byrnie_net::pool::{self, Asked, Lease, Shared, Speaks};
-use byrnie_net::tls::Peer;
+use byrnie_net::tls::{Peer, outward};
 use byrnie_net::{runtime, tls};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,26 +33,44 @@ const FOREIGN_FOR: Duration = Duration::from_secs(60);
 
 /// Gets a connection for `plan`.
 pub(crate) async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Upstream, Failure> {
-    if plan.target.protocol().is_h2() {
-        return open_h2(core, plan, &asked(core, plan, Speaks::Http2)).await;
+    let to = match &plan.target {
+        Target::Mesh(to) => to,
+        Target::Program { program: Program::Outside(to), protocol } => {
+            return outside::open(core, plan, to, *protocol).await;
+        }
+        Target::Program { program: Program::Beside(address), protocol } => {
+            let speaks = if protocol.is_h2() { Speaks::Http2 } else { Speaks::Http1 };
+            let asked = Asked { address: *address, hop: None, generation: 0, speaks };
+            return open_at(core, plan, &asked, plan.connect_timeout).await;
+        }
+    };
+    if to.protocol().is_h2() {
+        return open_at(core, plan, &asked(core, to, Speaks::Http2), plan.connect_timeout).await;
     }
     match open_hop(core, plan, tls::ALPN_HTTP1).await? {
         Hopped::Flow(flow) => Ok(Upstream { wire: Wire::Hop(flow), lease: None }),
-        Hopped::Foreign(stream, not_after) => Ok(fresh_h1(core, &asked(core, plan, Speaks::Http1), stream, not_after)),
-        Hopped::No => open_h1(core, plan, &asked(core, plan, Speaks::Http1)).await,
+        Hopped::Foreign(stream, not_after) => Ok(fresh_h1(core, &asked(core, to, Speaks::Http1), stream, not_after)),
+        Hopped::No => open_at(core, plan, &asked(core, to, Speaks::Http1), plan.connect_timeout).await,
     }
 }
 
-fn asked<'a>(core: &Core, plan: &'a Plan, speaks: Speaks) -> Asked<'a> {
-    let (hop, generation) = match &plan.target {
-        Target::Mesh(hop) => {
-            // A hop serves whatever its streams ask for.
-            let sni = if speaks == Speaks::Hop { "" } else { hop.sni() };
-            (Some((hop.identity(), sni)), core.generation())
-        }
-        Target::Local { .. } => (None, 0),
-    };
-    Asked { address: plan.target.address(), hop, generation, speaks }
+fn asked<'a>(core: &Core, to: &'a engine::Hop, speaks: Speaks) -> Asked<'a> {
+    // A hop serves whatever its streams ask for.
+    let sni = if speaks == Speaks::Hop { "" } else { to.sni() };
+    Asked { address: to.address(), hop: Some((to.identity(), sni)), generation: core.generation(), speaks }
+}
+
+/// Gets a connection of HTTP to the very place that is `asked` for, opened within `limit`.
+pub(crate) async fn open_at(
+    core: &Rc<Core>,
+    plan: &Plan,
+    asked: &Asked<'_>,
+    limit: Duration,
+) -> Result<Upstream, Failure> {
+    match asked.speaks {
+        Speaks::Http2 => open_h2(core, plan, asked, limit).await,
+        Speaks::Http1 | Speaks::Hop => open_h1(core, plan, asked, limit).await,
+    }
 }
 
 /// What came of asking for a stream of a mesh hop.
@@ -67,7 +87,7 @@ pub(crate) enum Hopped {
 /// speak instead.
 pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
     let (Target::Mesh(target), Hop::Framed) = (&plan.target, core.hop) else { return Ok(Hopped::No) };
-    let shared = core.pool.borrow_mut().hops(&asked(core, plan, Speaks::Hop));
+    let shared = core.pool.borrow_mut().hops(&asked(core, target, Speaks::Hop));
     let now = runtime::coarse();
     let client = match shared.with_room(now.wall) {
         Some(client) => client,
@@ -103,7 +123,7 @@ async fn one_more_hop(
     if shared.crowded().is_some() {
         return Err(Failure::Refused);
     }
-    match connect(core, plan, &[tls::ALPN_HOP, otherwise]).await {
+    match connect(core, plan, None, (&[tls::ALPN_HOP, otherwise], plan.connect_timeout)).await {
         Ok((stream, peer)) if peer.alpn.as_deref() == Some(tls::ALPN_HOP) => {
             let client = hop::connect(stream, core.limits);
             shared.add(client.clone(), peer.not_after);
@@ -120,13 +140,13 @@ async fn one_more_hop(
     }
 }
 
-async fn open_h1(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>) -> Result<Upstream, Failure> {
+async fn open_h1(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>, limit: Duration) -> Result<Upstream, Failure> {
     let wall = runtime::coarse().wall;
     let pooled = std::future::poll_fn(|cx| std::task::Poll::Ready(core.pool.borrow_mut().take(cx, asked, wall))).await;
     if let Some((conn, lease)) = pooled {
         return Ok(Upstream { wire: Wire::H1(conn), lease: Some(lease) });
     }
-    let (stream, peer) = connect(core, plan, &[tls::ALPN_HTTP1]).await?;
+    let (stream, peer) = connect(core, plan, Some(asked.address), (&[tls::ALPN_HTTP1], limit)).await?;
     Ok(fresh_h1(core, asked, stream, peer.not_after))
 }
 
@@ -136,17 +156,22 @@ fn fresh_h1(core: &Core, asked: &Asked<'_>, stream: Stream, not_after: Option<Ti
     Upstream { wire: Wire::H1(Box::new(conn)), lease: Some(lease) }
 }
 
-async fn open_h2(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>) -> Result<Upstream, Failure> {
+async fn open_h2(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>, limit: Duration) -> Result<Upstream, Failure> {
     let shared = core.pool.borrow_mut().shared(asked);
     let client = match shared.with_room(runtime::coarse().wall) {
         Some(client) => client,
-        None => one_more(core, plan, &shared).await?,
+        None => one_more(core, plan, &shared, (asked.address, limit)).await?,
     };
     Ok(Upstream { wire: Wire::H2(Box::new(client.open())), lease: None })
 }
 
 /// Opens one more HTTP/2 connection, or waits for the one that somebody else is opening.
-async fn one_more(core: &Rc<Core>, plan: &Plan, shared: &Shared<Client>) -> Result<Client, Failure> {
+async fn one_more(
+    core: &Rc<Core>,
+    plan: &Plan,
+    shared: &Shared<Client>,
+    (address, limit): (SocketAddr, Duration),
+) -> Result<Client, Failure> {
     let asked = runtime::now();
     let mut failed_at = shared.opening.lock().await;
     if let Some(client) = shared.with_room(asked.wall) {
@@ -161,7 +186,7 @@ async fn one_more(core: &Rc<Core>, plan: &Plan, shared: &Shared<Client>) -> Resu
         let room = runtime::timeout(plan.connect_timeout, pool::ready(&mut client)).await;
         return room.map_err(|_| Failure::Refused)?.map(|()| client).map_err(|_| Failure::Refused);
     }
-    let opened = match connect(core, plan, &[tls::ALPN_H2]).await {
+    let opened = match connect(core, plan, Some(address), (&[tls::ALPN_H2], limit)).await {
         Ok((stream, peer)) => match http2::connect(stream).await {
             Ok(client) => Ok((client, peer.not_after)),
             Err(_) => Err(Failure::Connect),
@@ -180,17 +205,28 @@ async fn one_more(core: &Rc<Core>, plan: &Plan, shared: &Shared<Client>) -> Resu
     }
 }
 
-/// Opens a connection for `plan` that speaks one of `alpn`, within the plan's limit.
-pub(crate) async fn connect(core: &Core, plan: &Plan, alpn: &[&[u8]]) -> Result<(Stream, Peer), Failure> {
+/// Opens a connection for `plan` that speaks one of `alpn`, within `limit`; to `address`, if the target has several.
+pub(crate) async fn connect(
+    core: &Core,
+    plan: &Plan,
+    address: Option<SocketAddr>,
+    (alpn, limit): (&[&[u8]], Duration),
+) -> Result<(Stream, Peer), Failure> {
     let now = runtime::coarse().mono;
     let left = plan.deadline.map_or(Duration::MAX, |deadline| deadline.since(now));
-    let limit = plan.connect_timeout.min(left);
+    let limit = limit.min(left);
+    let (address, hop) = match &plan.target {
+        Target::Mesh(hop) => (hop.address(), Some(hop)),
+        Target::Program { program: Program::Beside(address), .. } => (*address, None),
+        Target::Program { program: Program::Outside(to), protocol } => {
+            let Some(address) = address else { return Err(Failure::Connect) };
+            let speaks = if protocol.is_h2() { outward::Speaks::Http2 } else { outward::Speaks::Http1 };
+            return outside::connect(core, plan, to, address, (speaks, limit)).await;
+        }
+    };
     let opening = async {
-        let tcp = io::connect(plan.target.address(), limit).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::TimedOut => Failure::ConnectTimeout,
-            _ => Failure::Connect,
-        })?;
-        let Target::Mesh(hop) = &plan.target else { return Ok((Stream::from(tcp), Peer::default())) };
+        let tcp = io::connect(address, limit).await.map_err(failure_to_connect)?;
+        let Some(hop) = hop else { return Ok((Stream::from(tcp), Peer::default())) };
         match tls::connect(tcp, &core.keys().client, hop.identity(), hop.sni(), alpn).await {
             Ok(opened) => Ok(opened),
             Err(error) => {
@@ -204,6 +240,14 @@ pub(crate) async fn connect(core: &Core, plan: &Plan, alpn: &[&[u8]]) -> Result<
         }
     };
     runtime::timeout(limit, Box::pin(opening)).await.unwrap_or(Err(Failure::ConnectTimeout))
+}
+
+/// What it means that a socket could not be connected.
+pub(crate) fn failure_to_connect(error: std::io::Error) -> Failure {
+    match error.kind() {
+        std::io::ErrorKind::TimedOut => Failure::ConnectTimeout,
+        _ => Failure::Connect,
+    }
 }
 
 /// What an error before the response's head means.

@@ -9,6 +9,7 @@ use crate::connection;
 use crate::door::Door;
 use crate::gates::Gates;
 use crate::keys::Keys;
+use crate::outside::Outsides;
 use crate::record::{CoreCounts, Ledger, Outlets, Seen};
 use byrnie_base::Now;
 use byrnie_base::drain::Watch;
@@ -82,6 +83,8 @@ pub(crate) struct Seat {
     pub(crate) seed: u64,
     pub(crate) inquiries: Inquiries,
     pub(crate) hop: Hop,
+    /// Whether the whole mesh is on this machine.
+    pub(crate) own_machine: bool,
     /// How many cores there are.
     pub(crate) cores: usize,
     pub(crate) in_force: watch::Receiver<InForce>,
@@ -108,10 +111,18 @@ pub(crate) struct Core {
     /// What is spoken to other proxies.
     pub(crate) hop: Hop,
     drain: Watch,
-    open: Cell<usize>,
-    connections_max: usize,
+    room: Room,
+    /// What is known of hosts outside.
+    pub(crate) outside: Outsides,
     /// Copies of requests under way.
     pub(crate) mirrored: Cell<usize>,
+}
+
+/// Connections from callers: how many there are, and may be.
+#[derive(Debug)]
+struct Room {
+    open: Cell<usize>,
+    max: usize,
 }
 
 impl Core {
@@ -127,8 +138,8 @@ impl Core {
             limits: Limits::default(),
             hop: seat.hop,
             drain: seat.drain.clone(),
-            open: Cell::new(0),
-            connections_max: connections_max(seat.cores),
+            room: Room { open: Cell::new(0), max: connections_max(seat.cores) },
+            outside: Outsides::new(seat.own_machine),
             mirrored: Cell::new(0),
         }
     }
@@ -246,7 +257,7 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
     let door = Rc::new(door);
     let mut draining = core.drain.draining();
     loop {
-        while core.open.get() >= core.connections_max {
+        while core.room.open.get() >= core.room.max {
             runtime::sleep(Duration::from_millis(20)).await;
         }
         let (tcp, remote) = tokio::select! {
@@ -262,7 +273,7 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
             counts.accepted.increment();
             counts.connections.rise();
         });
-        core.open.set(core.open.get() + 1);
+        core.room.open.set(core.room.open.get() + 1);
         let (core, door) = (Rc::clone(&core), Rc::clone(&door));
         runtime::spawn_local("connection", async move {
             let guard = core.drain.guard();
@@ -270,7 +281,7 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
             if served.is_err() {
                 core.panicked();
             }
-            core.open.set(core.open.get() - 1);
+            core.room.open.set(core.room.open.get() - 1);
             core.count(|counts| counts.connections.fall());
             drop(guard);
         });

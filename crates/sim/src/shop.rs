@@ -255,7 +255,11 @@ fn service_resource(name: &str, app: &str) -> Resource {
         target: TargetPort::Number(PROGRAM_PORT),
         protocol: Protocol::Http1,
     };
-    resource(Kind::Service, name, Spec::Service(Service { ports: vec![port], selector: app_labels(app) }))
+    resource(
+        Kind::Service,
+        name,
+        Spec::Service(Service { ports: vec![port], selector: app_labels(app), outside: None }),
+    )
 }
 
 /// Nobody may have changed any route, or any service that comes and goes, since `state`.

@@ -13,11 +13,13 @@ pub const NAME_BYTES_MAX: usize = 800;
 /// The kinds that proxies are sent, in the order in which a change is sent: what others name comes
 /// before what names it, and policies before the services that they protect, so that no state in
 /// between is weaker than the one before or the one after. Removals go the other way round.
-pub const ORDER: [Kind; 13] = [
+pub const ORDER: [Kind; 15] = [
     Kind::Mesh,
     Kind::AccessPolicy,
     Kind::TrafficPolicy,
     Kind::Workload,
+    Kind::ConfigMap,
+    Kind::BackendTlsPolicy,
     Kind::Service,
     Kind::Endpoint,
     Kind::Secret,
@@ -45,6 +47,8 @@ pub const fn type_url(kind: Kind) -> Option<&'static str> {
         Kind::Endpoint => "type.googleapis.com/byrnie.v1.Endpoint",
         Kind::HttpRoute => "type.googleapis.com/byrnie.v1.Route",
         Kind::Secret => "type.googleapis.com/byrnie.v1.Secret",
+        Kind::ConfigMap => "type.googleapis.com/byrnie.v1.Bundle",
+        Kind::BackendTlsPolicy => "type.googleapis.com/byrnie.v1.BackendTls",
         Kind::Gateway => "type.googleapis.com/byrnie.v1.Gateway",
         Kind::ListenerSet => "type.googleapis.com/byrnie.v1.ListenerSet",
         Kind::GrpcRoute => "type.googleapis.com/byrnie.v1.GrpcRoute",
@@ -65,6 +69,8 @@ pub fn kind(type_url: &str) -> Option<Kind> {
         "Endpoint" => Kind::Endpoint,
         "Route" => Kind::HttpRoute,
         "Secret" => Kind::Secret,
+        "Bundle" => Kind::ConfigMap,
+        "BackendTls" => Kind::BackendTlsPolicy,
         "Gateway" => Kind::Gateway,
         "ListenerSet" => Kind::ListenerSet,
         "GrpcRoute" => Kind::GrpcRoute,

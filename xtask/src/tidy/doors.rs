@@ -7,6 +7,7 @@ use super::{Complaint, Source};
 const DOORS: &[(&str, &[&str])] = &[
     ("rustls", &["crates/net/src/tls"]),
     ("tokio_rustls", &["crates/net/src/tls", "crates/net/src/io"]),
+    ("rustls_native_certs", &["crates/net/src/tls/outward"]),
     ("webpki", &["crates/net/src/tls"]),
     ("rcgen", &["crates/net/src/tls"]),
     ("x509_parser", &["crates/net/src/tls"]),

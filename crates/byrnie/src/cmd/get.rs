@@ -73,6 +73,8 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
         Kind::Gateway => ["CLASS", "LISTENERS"],
         Kind::ListenerSet => ["GATEWAY", "LISTENERS"],
         Kind::Secret => ["HOSTS", "UNTIL"],
+        Kind::ConfigMap => ["ENTRIES", ""],
+        Kind::BackendTlsPolicy => ["TARGETS", "HOST"],
         Kind::GatewayClass => ["CONTROLLER", ""],
         Kind::ReferenceGrant => ["FROM", "TO"],
         Kind::AccessPolicy => ["ACTION", "TARGETS"],
@@ -95,7 +97,15 @@ fn summary(kind: Kind, item: &Value) -> [String; 2] {
     let spec = &item["spec"];
     let names = |list: &Value, name: &str| joined(list, |item| cell(item, name));
     match kind {
-        Kind::Service => [names(&spec["ports"], "port"), pairs(&spec["selector"])],
+        Kind::Service => {
+            let outside = spec["externalName"].as_str().map(|host| format!("outside: {host}"));
+            [names(&spec["ports"], "port"), outside.unwrap_or_else(|| pairs(&spec["selector"]))]
+        }
+        Kind::ConfigMap => {
+            let entries = item["data"].as_object().map(|data| data.keys().cloned().collect::<Vec<_>>());
+            [entries.unwrap_or_default().join(","), String::new()]
+        }
+        Kind::BackendTlsPolicy => [names(&spec["targetRefs"], "name"), cell(&spec["validation"], "hostname")],
         Kind::Workload => {
             [cell(spec, "serviceAccount"), item["status"]["health"].as_str().unwrap_or("Healthy").to_owned()]
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Service.selector ⊆ Workload.labels, in one namespace  =>  members(Service), serves(Workload).
-//! An empty selector selects nothing.
+//! An empty selector selects nothing. A Service outside the mesh is served by every workload by which calls leave it.
 
 use super::Multi;
 use crate::node::Place;
@@ -21,6 +21,8 @@ pub(crate) struct ServiceIndex {
     serves: Multi<Place, ServiceRef>,
     /// Services by namespace.
     namespaces: Multi<Text, ServiceRef>,
+    /// Services outside the mesh.
+    outside: BTreeSet<ServiceRef>,
 }
 
 impl ServiceIndex {
@@ -32,6 +34,11 @@ impl ServiceIndex {
         if let Some(anchor) = new.and_then(|s| anchor(at, &s.selector)) {
             self.anchored.insert(anchor, at.clone());
         }
+        if new.is_some_and(|service| service.outside.is_some()) {
+            self.outside.insert(at.clone());
+        } else {
+            self.outside.remove(at);
+        }
         match new {
             Some(_) => self.namespaces.insert(at.namespace.clone(), at.clone()),
             None => self.namespaces.remove(&at.namespace, at),
@@ -42,6 +49,11 @@ impl ServiceIndex {
     pub(crate) fn candidates(&self, namespace: &Text, labels: &Labels) -> BTreeSet<ServiceRef> {
         let anchors = labels.iter().map(|(k, v)| (namespace.clone(), k.clone(), v.clone()));
         anchors.flat_map(|anchor| self.anchored.of(&anchor).cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// Services outside the mesh: every workload by which calls leave it serves them all.
+    pub(crate) fn outside(&self) -> &BTreeSet<ServiceRef> {
+        &self.outside
     }
 
     pub(crate) fn link(&mut self, service: &ServiceRef, place: &Place, member: bool) {

@@ -6,7 +6,7 @@ use super::Multi;
 use crate::node::Place;
 use byrnie_base::Text;
 use byrnie_model::service::{PortPair, TargetPort};
-use byrnie_model::{Endpoint, Labels, Service, ServiceRef, Workload};
+use byrnie_model::{Endpoint, Identity, Labels, Service, ServiceRef, Workload};
 
 /// Workloads by what others look for.
 #[derive(Debug, Default)]
@@ -44,6 +44,11 @@ impl WorkloadIndex {
     /// Workloads whose identity is of this service account.
     pub(crate) fn of_account(&self, namespace: &Text, name: &Text) -> impl Iterator<Item = &Place> {
         self.accounts.of(&(namespace.clone(), name.clone()))
+    }
+
+    /// Workloads by which calls leave the mesh.
+    pub(crate) fn egress(&self) -> impl Iterator<Item = &Place> + use<'_> {
+        self.accounts.of(&(Identity::SYSTEM_NAMESPACE.into(), Identity::EGRESS_ACCOUNT.into()))
     }
 
     /// Workloads whose identity is of this namespace.

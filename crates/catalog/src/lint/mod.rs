@@ -3,6 +3,7 @@
 //! and says what is wrong; none looks at all resources, none changes anything.
 
 pub(crate) mod access;
+pub(crate) mod outside;
 pub(crate) mod route;
 pub(crate) mod saga;
 pub(crate) mod service;

@@ -18,12 +18,13 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, service: &Service) -> Vec<Diag
         found.extend(one_identity(&members));
     }
     found.extend(twin(catalog, &at, service));
+    found.extend(super::outside::in_the_clear(catalog, &at, service));
     found
 }
 
-/// A service that only holds routes to others needs no workloads of its own.
+/// A service that only holds routes to others, or is outside, needs no workloads of its own.
 fn selects_nothing(catalog: &Catalog, at: &ServiceRef, service: &Service) -> Option<Diagnostic> {
-    if catalog.routes.of_parent(at).next().is_some() {
+    if service.outside.is_some() || catalog.routes.of_parent(at).next().is_some() {
         return None;
     }
     if service.selector.is_empty() {

@@ -19,6 +19,10 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, policy: &TrafficPolicy) -> Vec
             let message = format!("Service \"{}\" has no port {number}; it has {}", target.name, ports.join(", "));
             found.push(Diagnostic::error(&code::PORT_ABSENT, "spec.endpoints.healthCheck.port", message));
         }
+        if service.outside.is_some() && policy.health_check().is_some() {
+            let message = format!("Service \"{}\" is outside the mesh: no health checks are made there", target.name);
+            found.push(Diagnostic::error(&code::NOT_ENFORCED, "spec.endpoints.healthCheck", message));
+        }
         if let Some(first) = catalog.policies.traffic(target).find(|other| *other < key) {
             let message = format!("{first} targets \"{}\" already and comes first by name", target.name);
             found.push(Diagnostic::warning(&code::TRAFFIC_CONFLICT, at, message));

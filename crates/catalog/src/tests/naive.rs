@@ -2,12 +2,17 @@
 //! The views again, from all resources and without an index: what the catalog must equal.
 
 use crate::{NodeSpec, Role};
+use byrnie_model::outside::Trust;
 use byrnie_model::policy::access::{Action, Mode, Source};
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::service::{PortPair, TargetPort};
 use byrnie_model::{Endpoint, Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+fn leads_out(workload: &Resource) -> bool {
+    matches!(&workload.spec, Spec::Workload(w) if w.identity.to_string() == "spiffe://mesh.local/ns/byrnie/sa/egress")
+}
 
 /// The stored resources.
 pub(super) struct World<'a>(pub(super) &'a BTreeMap<Key, Arc<Resource>>);
@@ -30,6 +35,9 @@ impl<'a> World<'a> {
     }
 
     fn serves(&self, at: &ServiceRef, service: &Service, workload: &Resource) -> bool {
+        if service.outside.is_some() {
+            return leads_out(workload);
+        }
         workload.key.namespace == at.namespace
             && !service.selector.is_empty()
             && service.selector.iter().all(|(k, v)| workload.labels.get(k) == Some(v))
@@ -79,6 +87,17 @@ impl<'a> World<'a> {
             .find(|(r, _)| r.key.namespace == node.namespace && r.key.name == node.workload);
         let Some((own, workload)) = own else { return view };
         show(own);
+        if leads_out(own) {
+            let policies = || self.all().filter(|r| r.key.kind == Kind::BackendTlsPolicy);
+            policies().for_each(&mut show);
+            let named = |bundle: &Resource| {
+                policies().any(|r| match &r.spec {
+                    Spec::BackendTls(policy) => policy.trust == Trust::Bundles(vec![bundle.key.name.clone()]),
+                    _ => false,
+                })
+            };
+            self.all().filter(|r| r.key.kind == Kind::ConfigMap && named(r)).for_each(&mut show);
+        }
         let exists = |at: &ServiceRef| self.services().iter().any(|(other, _)| other == at);
         for (at, service) in self.services() {
             if self.serves(&at, service, own) {

@@ -27,6 +27,7 @@ fn nodes() -> Vec<(NodeId, NodeSpec)> {
     nodes.push(("byrnie/edge".into(), NodeSpec::gateway("byrnie", "edge")));
     // A second sidecar of one workload, as while it restarts.
     nodes.push(("ns/w1-old".into(), sidecar("w1")));
+    nodes.push(("byrnie/out".into(), NodeSpec::sidecar("byrnie", "out")));
     nodes
 }
 
@@ -87,15 +88,31 @@ fn change() -> impl Strategy<Value = Change> {
         1 => (select(vec!["t1", "t2"]), select(&SERVICES[..])).prop_map(|(n, target)| keyed(n, target)),
         1 => (select(vec!["t1", "t2"]), select(&SERVICES[..])).prop_map(|(n, target)| checked(n, target)),
         3 => gone,
+        1 => outward(),
+    ]
+}
+
+/// What concerns hosts outside: services, the workload by which calls leave, policies and authorities.
+fn outward() -> impl Strategy<Value = Change> {
+    let at_exit = |kind, key: &str| Change::Delete { key: Key::new(kind, "byrnie", key), revision: Revision(2) };
+    prop_oneof![
+        select(&SERVICES[..]).prop_map(outside),
+        (0u8..3).prop_map(|to| unhealthy(exit(), to)),
+        (0u8..1).prop_map(move |_| at_exit(Kind::Workload, "out")),
+        (select(vec!["b1", "b2"]), select(&SERVICES[..]), select(vec!["", "c1", "c2"]))
+            .prop_map(|(name, target, bundle)| backend_tls(name, target, bundle)),
+        select(vec!["c1", "c2"]).prop_map(bundle),
+        select(vec!["b1", "b2"]).prop_map(|name| delete(Kind::BackendTlsPolicy, name)),
+        select(vec!["c1", "c2"]).prop_map(|name| delete(Kind::ConfigMap, name)),
     ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => change().prop_map(Step::Apply),
-        2 => (0usize..6).prop_map(Step::Ask),
-        1 => (0usize..6).prop_map(Step::Join),
-        1 => (0usize..6).prop_map(Step::Leave),
+        2 => (0usize..7).prop_map(Step::Ask),
+        1 => (0usize..7).prop_map(Step::Join),
+        1 => (0usize..7).prop_map(Step::Leave),
     ]
 }
 

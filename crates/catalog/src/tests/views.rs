@@ -171,3 +171,33 @@ fn a_consumers_route_is_seen_by_its_own_namespace_alone() {
     assert_eq!(sees("ns", "caller"), (false, false));
     assert_eq!(sees("other", "stranger"), (true, true));
 }
+
+#[test]
+fn hosts_outside_are_reached_by_the_exit_which_alone_knows_whom_to_trust() {
+    let mut catalog = with(&[outside("bank"), exit(), allow("bank", &["bank"], &["web"])]);
+    for change in
+        [workload("web-1", "web", "web", &[]), backend_tls("tls", "bank", "ca"), bundle("ca"), bundle("other")]
+    {
+        catalog.apply(&change);
+    }
+    catalog.join("ns/web-1".into(), sidecar("web-1"));
+    assert_eq!(
+        told(&catalog.delta(&"ns/web-1".into())),
+        ["+Workload/ns/web-1", "+Service/ns/bank", "+Endpoint/ns/bank/out"]
+    );
+    catalog.join("byrnie/out".into(), NodeSpec::sidecar("byrnie", "out"));
+    let first = told(&catalog.delta(&"byrnie/out".into()));
+    for key in ["AccessPolicy/ns/bank", "Service/ns/bank", "BackendTLSPolicy/ns/tls", "ConfigMap/ns/ca"] {
+        assert!(first.contains(&format!("+{key}")), "{key} in {first:?}");
+    }
+    assert!(!first.contains(&"+ConfigMap/ns/other".to_owned()), "only what a policy names: {first:?}");
+    catalog.apply(&backend_tls("tls", "bank", "other"));
+    assert_eq!(
+        told(&catalog.delta(&"byrnie/out".into())),
+        ["+ConfigMap/ns/other", "+BackendTLSPolicy/ns/tls", "-ConfigMap/ns/ca"]
+    );
+    // A policy of the service reaches the exit, where it's enforced.
+    catalog.apply(&access("no", Action::Deny, &["bank"], Vec::new()));
+    assert_eq!(told(&catalog.delta(&"byrnie/out".into())), ["+AccessPolicy/ns/no"]);
+    assert!(catalog.delta(&"ns/web-1".into()).is_empty());
+}

@@ -1,20 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the certificate of a Secret is worth: asked before one is stored, for lint, and for the warnings of `status`.
+//! What the certificate of a Secret, and those of a ConfigMap, are worth: asked before one is stored, for lint, and for
+//! the warnings of `status`.
 
 use byrnie_base::{Text, Timestamp};
+use byrnie_model::outside::BUNDLE;
 use byrnie_model::secret::{CHAIN, KEY};
 use byrnie_model::{Diagnostic, Resource, Spec, code};
 use byrnie_net::tls::Error;
 use byrnie_net::tls::edge::Certificate;
+use byrnie_net::tls::outward;
 use std::time::Duration;
 
 /// One that ends sooner is a warning, or one that has less than a quarter of its life left, whichever is later: those of
 /// public authorities live 90 days or six, and are renewed after two thirds of it.
 const WARNING: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What is wrong with the certificate of a Secret, if it's one and something is.
+/// What is wrong with the certificate of a Secret or those of a ConfigMap, if it's one and something is.
 pub(super) fn judge(resource: &Resource, now: Timestamp) -> Option<Diagnostic> {
-    let Spec::Secret(secret) = &resource.spec else { return None };
+    let secret = match &resource.spec {
+        Spec::Secret(secret) => secret,
+        Spec::Bundle(bundle) => {
+            let error = outward::check_roots(&bundle.pem).err()?;
+            let mut diagnostic = Diagnostic::error(&code::BUNDLE_ABSENT, at(BUNDLE), error.to_string());
+            diagnostic.subject = Some(resource.key.clone());
+            return Some(diagnostic);
+        }
+        _ => return None,
+    };
     let mut diagnostic = match Certificate::from_pem(&secret.chain, secret.key.expose()) {
         Ok(certificate) => {
             let end = certificate.not_after().as_millis();

@@ -315,7 +315,7 @@ impl Registry {
             };
             let ports =
                 vec![ServicePort { name: port.name.clone(), port: SERVICE_PORT, target, protocol: port.protocol }];
-            let spec = Spec::Service(Service { ports, selector: selector.clone() });
+            let spec = Spec::Service(Service { ports, selector: selector.clone(), outside: None });
             let made =
                 Resource { key, revision: Revision(0), created: Revision(0), labels: selector, origin: None, spec };
             valid(state, &made)?;

@@ -29,10 +29,11 @@ impl Compiler {
         }
     }
 
-    /// The own workload decides what is served in its namespace.
+    /// The own workload decides what is served in its namespace, and outside.
     fn touch_namespace(&self, dirty: &mut Dirty) {
         let namespace = &self.snapshot.node.namespace;
-        dirty.extend(self.held.services.keys().filter(|service| service.namespace == *namespace).cloned());
+        let concerned = self.held.services.iter().filter(|(at, s)| at.namespace == *namespace || s.outside.is_some());
+        dirty.extend(concerned.map(|(at, _)| at.clone()));
     }
 
     pub(super) fn put_service(&mut self, key: &Key, service: &Service, dirty: &mut Dirty) {
@@ -143,7 +144,7 @@ impl Compiler {
             }
         };
         self.remove_route(key, dirty);
-        self.held.edge_dirty |= on_gateway(route);
+        self.held.edge.dirty |= on_gateway(route);
         for parent in route.services() {
             self.held.by_parent.entry(parent.clone()).or_default().insert(key.clone());
             dirty.insert(parent.clone());
@@ -154,7 +155,7 @@ impl Compiler {
 
     pub(super) fn remove_route(&mut self, key: &Key, dirty: &mut Dirty) {
         let Some(old) = self.held.routes.remove(key) else { return };
-        self.held.edge_dirty |= on_gateway(&old.spec);
+        self.held.edge.dirty |= on_gateway(&old.spec);
         for parent in old.spec.services() {
             if let Some(keys) = self.held.by_parent.get_mut(parent) {
                 keys.remove(key);

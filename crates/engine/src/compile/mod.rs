@@ -4,6 +4,7 @@
 //! compile, one resource at a time, and keeps the last good one of it in force.
 
 mod held;
+mod outside;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -66,16 +67,25 @@ struct Held {
     services: BTreeMap<ServiceRef, Service>,
     endpoints: BTreeMap<ServiceRef, BTreeMap<byrnie_base::Text, Arc<Member>>>,
     routes: BTreeMap<Key, Arc<CompiledRoute>>,
-    gateways: BTreeMap<Key, (Revision, Arc<Gateway>)>,
-    secrets: BTreeMap<Key, Arc<Secret>>,
-    /// Whether a gateway, a certificate, or a route on one, has changed since the edge was compiled.
-    edge_dirty: bool,
+    /// For the services outside that this node leads to.
+    outward: outside::Outward,
+    /// For what comes in from outside.
+    edge: AtEdge,
     /// Routes by parent.
     by_parent: HashMap<ServiceRef, BTreeSet<Key>>,
     policies: BTreeMap<Key, Arc<CompiledPolicy>>,
     traffic: BTreeMap<Key, Arc<TrafficPolicy>>,
     /// Traffic policies by target.
     by_target: HashMap<ServiceRef, BTreeSet<Key>>,
+}
+
+/// What the edge is compiled of, beside routes.
+#[derive(Debug, Default)]
+struct AtEdge {
+    gateways: BTreeMap<Key, (Revision, Arc<Gateway>)>,
+    secrets: BTreeMap<Key, Arc<Secret>>,
+    /// Whether any of it, or a route on a gateway, has changed since.
+    dirty: bool,
 }
 
 /// Slots of clusters, counted by who names them: a service's own port, and each backend of a route.
@@ -106,6 +116,7 @@ impl Compiler {
             mesh: MeshDefaults { default_access: DefaultAccess::Deny },
             services: Names::default(),
             clusters: Vec::new(),
+            outside: Arc::default(),
             edge: Arc::default(),
             words,
             spent: Arc::default(),
@@ -155,11 +166,12 @@ impl Compiler {
         for service in dirty {
             self.compile_service(service, &mut snapshot);
         }
-        if std::mem::take(&mut self.held.edge_dirty) {
-            let mut gateways: Vec<_> = self.held.gateways.iter().collect();
+        self.name_outside(dirty, &mut snapshot);
+        if std::mem::take(&mut self.held.edge.dirty) {
+            let mut gateways: Vec<_> = self.held.edge.gateways.iter().collect();
             gateways.sort_by(|a, b| edge::order((a.1.0, a.0), (b.1.0, b.0)));
             let gateways = gateways.into_iter().map(|(key, (_, gateway))| (key, &**gateway)).collect();
-            snapshot.edge = Arc::new(edge::Edge::new(&gateways, &self.held.routes, &self.held.secrets));
+            snapshot.edge = Arc::new(edge::Edge::new(&gateways, &self.held.routes, &self.held.edge.secrets));
         }
         snapshot.clusters.resize(self.slots.slots.len(), None);
         self.snapshot = Arc::new(snapshot);
@@ -183,13 +195,17 @@ impl Compiler {
             Spec::Access(policy) => self.put_access(key, policy, dirty),
             Spec::Traffic(policy) => self.put_traffic(key, policy, dirty),
             Spec::Gateway(gateway) => {
-                self.held.edge_dirty = true;
-                self.held.gateways.insert(key.clone(), (resource.created, Arc::clone(gateway)));
+                self.held.edge.dirty = true;
+                self.held.edge.gateways.insert(key.clone(), (resource.created, Arc::clone(gateway)));
             }
             Spec::Secret(secret) => {
-                self.held.edge_dirty = true;
-                self.held.secrets.insert(key.clone(), Arc::clone(secret));
+                self.held.edge.dirty = true;
+                self.held.edge.secrets.insert(key.clone(), Arc::clone(secret));
             }
+            Spec::BackendTls(policy) => {
+                dirty.extend(self.held.outward.put_policy(key, Some((resource.created, Arc::clone(policy)))));
+            }
+            Spec::Bundle(bundle) => dirty.extend(self.held.outward.put_bundle(key, Some(Arc::clone(bundle)))),
             Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => {}
         }
         Ok(())
@@ -205,13 +221,15 @@ impl Compiler {
             Kind::AccessPolicy => self.remove_access(key, dirty),
             Kind::TrafficPolicy => self.remove_traffic(key, dirty),
             Kind::Gateway | Kind::ListenerSet => {
-                self.held.edge_dirty = true;
-                self.held.gateways.remove(key);
+                self.held.edge.dirty = true;
+                self.held.edge.gateways.remove(key);
             }
             Kind::Secret => {
-                self.held.edge_dirty = true;
-                self.held.secrets.remove(key);
+                self.held.edge.dirty = true;
+                self.held.edge.secrets.remove(key);
             }
+            Kind::BackendTlsPolicy => dirty.extend(self.held.outward.put_policy(key, None)),
+            Kind::ConfigMap => dirty.extend(self.held.outward.put_bundle(key, None)),
             Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Saga => {}
         }
     }

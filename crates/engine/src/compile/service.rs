@@ -3,17 +3,18 @@
 //! policies x endpoints x own workload. Policies are joined here, never per request.
 
 use super::Compiler;
-use crate::Node;
 use crate::authorize::{Access, CompiledPolicy};
 use crate::balance::hash::{self, hash};
 use crate::balance::tiers::TIERS_MAX;
 use crate::cluster::{Call, Cluster, Ejection, Member, Name, Share, Tier};
 use crate::keyed::Protection;
 use crate::probe::Probe;
+use crate::program::Program;
 use crate::quota::Counted;
 use crate::route::{Side, Table};
 use crate::slot::Slot;
 use crate::snapshot::{Port, Snapshot, Subtree};
+use crate::{Node, Role};
 use byrnie_base::Text;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::traffic::{Choice, Nearness, Rate, RetryBudget};
@@ -69,13 +70,16 @@ impl Compiler {
         let mut ports = Vec::with_capacity(service.ports.len());
         for port in &service.ports {
             let Some(slot) = self.slots.find(name, port.port) else { continue };
-            self.put_cluster(name, port, slot, (&members, &call), snapshot);
+            self.put_cluster(name, (port, service.outside_authority(port)), slot, (&members, &call), snapshot);
             ports.push(Port {
                 number: port.port,
                 protocol: port.protocol,
                 cluster: slot,
                 table: self.table(name, port, &snapshot.node.namespace),
-                program: own.and_then(|(workload, _)| program(port, workload)),
+                program: own.and_then(|(workload, _)| match &service.outside {
+                    Some(host) => self.outside(name, host, port),
+                    None => program(port, workload).map(Program::Beside),
+                }),
             });
         }
         let access = own.map(|(workload, _)| self.access(name, service, workload, &snapshot.node.identity));
@@ -97,11 +101,15 @@ impl Compiler {
         let policies = self.held.by_target.get(name)?.iter().filter_map(|key| self.held.traffic.get(key));
         let check = policies.into_iter().find_map(|policy| policy.health_check().cloned())?;
         let port = ports.iter().find(|port| check.port.is_none_or(|number| number == port.number))?;
-        Some(Probe { address: port.program?, protocol: port.protocol, check })
+        Some(Probe { address: port.program.as_ref()?.beside()?, protocol: port.protocol, check })
     }
 
     pub(super) fn serves(&self, name: &ServiceRef, service: &Service, labels: &Labels) -> bool {
-        name.namespace == self.snapshot.node.namespace
+        let node = &self.snapshot.node;
+        if service.outside.is_some() {
+            return node.role == Role::Sidecar && node.identity.is_egress();
+        }
+        name.namespace == node.namespace
             && !service.selector.is_empty()
             && service.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
@@ -234,7 +242,7 @@ impl Compiler {
     fn put_cluster(
         &self,
         name: &ServiceRef,
-        port: &ServicePort,
+        (port, outside): (&ServicePort, Option<Text>),
         slot: Slot,
         (tiers, call): (&[Nearby], &Arc<Call>),
         snapshot: &mut Snapshot,
@@ -243,6 +251,7 @@ impl Compiler {
             slot,
             name: cluster_name(name, port.port),
             protocol: port.protocol,
+            outside,
             members: Box::default(),
             cumulative: Box::default(),
             tiers: Box::default(),

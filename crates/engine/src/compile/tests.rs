@@ -111,7 +111,8 @@ fn slots_are_used_again_and_never_mixed_up() {
 fn what_the_own_workload_serves_is_known() {
     let world = World::new(vec![own_workload(), service("web", Protocol::Grpc), service("other", Protocol::Http1)]);
     let snapshot = world.snapshot();
-    let served: Vec<String> = snapshot.served().map(|(s, port, at)| format!("{s} {port} {at}")).collect();
+    let served: Vec<String> =
+        snapshot.served().map(|(s, port, at)| format!("{s} {port} {}", at.beside().unwrap())).collect();
     assert_eq!(served, ["web.shop 80 127.0.0.1:8080"]);
     assert_eq!(snapshot.served_protocol(&sref("web"), 80), Some(Protocol::Grpc));
     assert_eq!(snapshot.served_protocol(&sref("other"), 80), None);

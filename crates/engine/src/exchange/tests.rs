@@ -2,6 +2,7 @@
 //! One request at a time through the whole state machine.
 
 use super::*;
+use crate::Target;
 use crate::fixtures::*;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
@@ -144,7 +145,8 @@ fn the_other_proxy_says_whether_its_program_saw_the_request() {
 fn an_inbound_proxy_answers_for_its_program_and_never_retries() {
     let mut world = serving(vec![AccessRule::default()]);
     let (mut exchange, effect) = world.begin_inbound(Some(&identity("bob")), &mut head("GET", "web/", &[]), ms(0));
-    assert_eq!(plan(effect).target.address().to_string(), "127.0.0.1:8080");
+    let Target::Program { program, .. } = plan(effect).target else { panic!() };
+    assert_eq!(program.beside().unwrap().to_string(), "127.0.0.1:8080");
     let refused = answer(exchange.on_failure(&mut world.shard, Failure::Connect, ms(0)));
     let mut written = Head::new();
     refused.write(exchange.id(), &mut written);

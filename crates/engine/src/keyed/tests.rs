@@ -105,7 +105,7 @@ fn a_claim_says_whose_key_it_is_and_outlasts_the_request() {
     claim_of(effect);
     let sent = plan(exchange.on_word(&mut world.shard, &mut head, Word::Granted { again: false }, ms(5)));
     assert_eq!(sent.deadline, Some(ms(0).mono + Duration::from_secs(60)));
-    assert!(matches!(sent.target, Target::Local { .. }));
+    assert!(matches!(sent.target, Target::Program { .. }));
     assert_eq!(head.get("idempotency-status"), None);
 }
 

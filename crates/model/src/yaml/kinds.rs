@@ -10,7 +10,6 @@ const UNSERVED: &[(&str, &[&str])] = &[
     (
         "",
         &[
-            "ConfigMap",
             "Endpoints",
             "Event",
             "LimitRange",
@@ -26,7 +25,7 @@ const UNSERVED: &[(&str, &[&str])] = &[
         ],
     ),
     ("discovery.k8s.io", &["EndpointSlice"]),
-    ("gateway.networking.k8s.io", &["BackendTLSPolicy", "UDPRoute"]),
+    ("gateway.networking.k8s.io", &["UDPRoute"]),
     ("gateway.networking.x-k8s.io", &["XBackendTrafficPolicy", "XListenerSet", "XMesh", "XBackend"]),
 ];
 
@@ -61,6 +60,7 @@ pub(crate) fn resolve(api_version: &str, kind: &str) -> Result<Kind, Fault> {
             Kind::TlsRoute.api_version()
         }
         ("TCPRoute", "gateway.networking.k8s.io/v1") => Kind::TcpRoute.api_version(),
+        ("BackendTLSPolicy", "gateway.networking.k8s.io/v1alpha3") => Kind::BackendTlsPolicy.api_version(),
         _ => api_version,
     };
     if let Some(found) = Kind::APPLICABLE.into_iter().find(|k| k.name() == kind && k.api_version() == api_version) {

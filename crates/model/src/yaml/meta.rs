@@ -6,7 +6,7 @@ use super::kinds;
 use super::names;
 use super::node::{Node, Raw};
 use super::reader::Reader;
-use super::secret;
+use super::{outside, secret};
 use crate::diagnostic::nearest;
 use crate::{Key, Kind, Labels, Spec, code};
 use serde::Deserialize;
@@ -53,7 +53,11 @@ pub(crate) fn kind(reader: &mut Reader<'_>) -> Option<Kind> {
             return None;
         }
     };
-    let known: &[&str] = if kind == Kind::Secret { &secret::FIELDS } else { &FIELDS };
+    let known: &[&str] = match kind {
+        Kind::Secret => &secret::FIELDS,
+        Kind::ConfigMap => &outside::FIELDS,
+        _ => &FIELDS,
+    };
     for (name, _) in fields.iter().filter(|(name, _)| !known.contains(&name.text.as_str())) {
         let meant = nearest(&name.text, known.iter().copied()).map(|m| format!("; did you mean \"{m}\"?"));
         let message = format!("unknown field \"{}\"{}", name.text, meant.unwrap_or_default());

@@ -12,6 +12,7 @@ mod mesh;
 mod meta;
 mod names;
 mod node;
+mod outside;
 mod reader;
 mod route;
 mod saga;
@@ -180,13 +181,14 @@ pub fn to_json(resource: &Resource) -> Value {
         metadata.insert("labels".to_owned(), json!(resource.labels));
     }
     let spec = match &resource.spec {
-        Spec::Namespace | Spec::Secret(_) => None,
+        Spec::Namespace | Spec::Secret(_) | Spec::Bundle(_) => None,
         Spec::Mesh(mesh) => Some(to_value(&MeshSpec::from(mesh))),
         Spec::Service(service) => Some(service::to_value(service)),
         Spec::Workload(workload) => Some(to_value(&WorkloadSpec::write(workload, &key.namespace))),
         Spec::Gateway(gateway) => Some(gateway::to_value(gateway, &key.namespace)),
         Spec::GatewayClass(class) => Some(gateway::class_value(class)),
         Spec::Grant(grant) => Some(gateway::grant_value(grant)),
+        Spec::BackendTls(policy) => Some(outside::to_value(policy)),
         Spec::Route(route) => Some(route::to_value(route, key.kind, &key.namespace)),
         Spec::Access(policy) => Some(to_value(&AccessSpec::write(policy, &key.namespace))),
         Spec::Traffic(policy) => Some(to_value(&TrafficSpec::from(&**policy))),
@@ -199,6 +201,9 @@ pub fn to_json(resource: &Resource) -> Value {
     }
     if let Spec::Secret(secret) = &resource.spec {
         secret::write(secret, &mut document);
+    }
+    if let Spec::Bundle(bundle) = &resource.spec {
+        outside::write(bundle, &mut document);
     }
     if let Spec::Workload(workload) = &resource.spec
         && let Some(word) = workload::health_word(workload.health)
@@ -266,6 +271,8 @@ fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
         Kind::TrafficPolicy => traffic::read(reader).map(|policy| Spec::Traffic(policy.into())),
         Kind::Saga => saga::read(reader).map(|saga| Spec::Saga(saga.into())),
         Kind::Secret => secret::read(reader).map(|secret| Spec::Secret(secret.into())),
+        Kind::ConfigMap => outside::bundle(reader).map(|bundle| Spec::Bundle(bundle.into())),
+        Kind::BackendTlsPolicy => outside::read(reader).map(|policy| Spec::BackendTls(policy.into())),
         Kind::Endpoint => None,
     }?;
     Some(Resource {

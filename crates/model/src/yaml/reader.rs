@@ -111,17 +111,22 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A service that a policy targets.
+    pub(crate) fn target(&mut self, target: &TargetRef, at: &str) -> ServiceRef {
+        if !target.group.is_empty() || target.kind != "Service" {
+            let what = format!("policies on {} (group \"{}\"); only core Service", target.kind, target.group);
+            self.unenforced(format!("{at}.kind"), &what);
+        }
+        ServiceRef::new(self.namespace(), self.label(&target.name, &format!("{at}.name")))
+    }
+
     /// The services that a policy targets.
     pub(crate) fn targets(&mut self, refs: &[TargetRef], path: &str) -> Vec<ServiceRef> {
         self.at_most(refs.len(), TARGETS_MAX, path);
         let mut targets = Vec::new();
         for (i, target) in refs.iter().enumerate() {
             let at = format!("{path}[{i}]");
-            if !target.group.is_empty() || target.kind != "Service" {
-                let what = format!("policies on {} (group \"{}\"); only core Service", target.kind, target.group);
-                self.unenforced(format!("{at}.kind"), &what);
-            }
-            let service = ServiceRef::new(self.namespace(), self.label(&target.name, &format!("{at}.name")));
+            let service = self.target(target, &at);
             if targets.contains(&service) {
                 self.fault(
                     &code::CONTRADICTION,
@@ -136,7 +141,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Most targets of one policy, as in Gateway API's policies.
-const TARGETS_MAX: usize = 16;
+pub(crate) const TARGETS_MAX: usize = 16;
 
 /// A reference of a policy to what it's for, always in the policy's own namespace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]

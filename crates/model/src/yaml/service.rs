@@ -5,35 +5,37 @@ use super::meta;
 use super::names;
 use super::reader::Reader;
 use crate::service::{ServicePort, TargetPort};
-use crate::{Protocol, Service, code};
+use crate::{Labels, Protocol, Service, code};
+use byrnie_base::Text;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
+/// The type of services outside the mesh.
+const EXTERNAL: &str = "ExternalName";
 /// Most ports of one service.
 const PORTS_MAX: usize = 128;
 
-/// Fields of a ServiceSpec that say something the mesh would have to do, each with what it's for and,
-/// if the API server itself writes a value that asks for nothing, that value.
-const UNENFORCED: [(&str, &str, Option<&str>); 18] = [
-    ("allocateLoadBalancerNodePorts", "load balancers", None),
-    ("clusterIP", "cluster addresses", None),
-    ("clusterIPs", "cluster addresses", None),
-    ("externalIPs", "external addresses", None),
-    ("externalName", "services outside the mesh", None),
-    ("externalTrafficPolicy", "external traffic policies", None),
-    ("healthCheckNodePort", "node ports", None),
-    ("internalTrafficPolicy", "internal traffic policies", Some("Cluster")),
-    ("ipFamilies", "address families of services", None),
-    ("ipFamilyPolicy", "address families of services", None),
-    ("loadBalancerClass", "load balancers", None),
-    ("loadBalancerIP", "load balancers", None),
-    ("loadBalancerSourceRanges", "load balancers", None),
-    ("publishNotReadyAddresses", "publishing addresses that are not ready", None),
-    ("sessionAffinity", "session affinity", Some("None")),
-    ("sessionAffinityConfig", "session affinity", None),
-    ("trafficDistribution", "traffic distribution (TrafficPolicy.failover does it)", None),
-    ("type", "service types other than ClusterIP", Some("ClusterIP")),
+/// Fields of a ServiceSpec that say something the mesh would have to do, each with what it's for and the values
+/// that are enforced, or that the API server itself writes and that ask for nothing.
+const UNENFORCED: [(&str, &str, &[&str]); 17] = [
+    ("allocateLoadBalancerNodePorts", "load balancers", &[]),
+    ("clusterIP", "cluster addresses", &[]),
+    ("clusterIPs", "cluster addresses", &[]),
+    ("externalIPs", "external addresses", &[]),
+    ("externalTrafficPolicy", "external traffic policies", &[]),
+    ("healthCheckNodePort", "node ports", &[]),
+    ("internalTrafficPolicy", "internal traffic policies", &["Cluster"]),
+    ("ipFamilies", "address families of services", &[]),
+    ("ipFamilyPolicy", "address families of services", &[]),
+    ("loadBalancerClass", "load balancers", &[]),
+    ("loadBalancerIP", "load balancers", &[]),
+    ("loadBalancerSourceRanges", "load balancers", &[]),
+    ("publishNotReadyAddresses", "publishing addresses that are not ready", &[]),
+    ("sessionAffinity", "session affinity", &["None"]),
+    ("sessionAffinityConfig", "session affinity", &[]),
+    ("trafficDistribution", "traffic distribution (TrafficPolicy.failover does it)", &[]),
+    ("type", "service types other than ClusterIP and ExternalName", &["ClusterIP", EXTERNAL]),
 ];
 
 pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Service> {
@@ -41,7 +43,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Service> {
     for (field, what, harmless) in UNENFORCED {
         let path = format!("spec.{field}");
         let said = reader.root.field("spec").and_then(|spec| spec.field(field));
-        if said.is_some_and(|node| harmless.is_none() || node.text() != harmless) {
+        if said.is_some_and(|node| node.text().is_none_or(|text| !harmless.contains(&text))) {
             reader.unenforced(path, what);
         }
     }
@@ -67,7 +69,44 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Service> {
         ports.push(port);
     }
     let selector = meta::labels(reader, &spec.selector.unwrap_or_default(), "spec.selector");
-    Some(Service { ports, selector })
+    let outside = outside(reader, (spec.type_.as_deref(), spec.external_name.as_deref()), &ports, &selector);
+    Some(Service { ports, selector, outside })
+}
+
+/// The host of a service outside the mesh.
+fn outside(
+    reader: &mut Reader<'_>,
+    (kind, name): (Option<&str>, Option<&str>),
+    ports: &[ServicePort],
+    selector: &Labels,
+) -> Option<Text> {
+    let at = "spec.externalName";
+    let name = match (kind == Some(EXTERNAL), name) {
+        (false, None) => return None,
+        (false, Some(_)) => {
+            let message = format!("only a service of type {EXTERNAL} has an externalName");
+            reader.fault(&code::CONTRADICTION, at, message);
+            return None;
+        }
+        (true, None) => {
+            reader.fault(&code::MISSING_FIELD, "spec", format!("a service of type {EXTERNAL} needs \"externalName\""));
+            return None;
+        }
+        (true, Some(name)) => name,
+    };
+    // Kubernetes lets a final dot stand.
+    let host = name.strip_suffix('.').unwrap_or(name);
+    let message = format!("\"{name}\" is not the name of a host: labels of a-z, 0-9 and '-', joined by dots");
+    reader.require(names::is_subdomain(host), at, message);
+    if !selector.is_empty() {
+        let message = "a service outside the mesh selects no workloads";
+        reader.fault(&code::CONTRADICTION, "spec.selector", message);
+    }
+    for (i, _) in ports.iter().enumerate().filter(|(_, port)| matches!(port.target, TargetPort::Name(_))) {
+        let message = "no workload names the ports of a host outside the mesh: write the number";
+        reader.fault(&code::BAD_VALUE, format!("spec.ports[{i}].targetPort"), message);
+    }
+    Some(host.into())
 }
 
 fn service_port(reader: &mut Reader<'_>, said: &core::ServicePort, at: &str, several: bool) -> ServicePort {
@@ -145,6 +184,10 @@ pub(crate) fn to_value(service: &Service) -> Value {
     let mut value = json!({"ports": service.ports.iter().map(port).collect::<Vec<_>>()});
     if !service.selector.is_empty() {
         value["selector"] = json!(service.selector);
+    }
+    if let Some(host) = &service.outside {
+        value["type"] = json!(EXTERNAL);
+        value["externalName"] = json!(host);
     }
     value
 }

@@ -2,6 +2,7 @@
 //! Documents good and bad. Each bad one names the code it gets and the text that is underlined.
 
 mod bad;
+mod bad_outside;
 mod bad_policy;
 mod bad_route;
 mod bad_saga;

@@ -16,7 +16,8 @@ pub struct Key {
     pub address: SocketAddr,
     /// Who must be there and what is asked for, if it's a mesh hop.
     pub hop: Option<(Identity, Text)>,
-    /// Which of our own credentials were shown; raised when they are renewed.
+    /// Which of our own credentials were shown; raised when they are renewed. For what isn't a mesh hop, which check a
+    /// host outside has passed; 0 for none.
     pub generation: u64,
     /// What is spoken on it.
     pub speaks: Speaks,
@@ -29,7 +30,7 @@ pub struct Asked<'a> {
     pub address: SocketAddr,
     /// Who must be there and what is asked for, if it's a mesh hop.
     pub hop: Option<(&'a Identity, &'a str)>,
-    /// Which of our own credentials are shown.
+    /// Which of our own credentials are shown, or which check a host outside has to pass.
     pub generation: u64,
     /// What is spoken on it.
     pub speaks: Speaks,

@@ -165,7 +165,7 @@ impl ResolvesServerCert for Sites {
 }
 
 /// The library's own choice of algorithms, as callers from outside may be of any age; the hybrid X25519MLKEM768 first.
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(default_provider())))
 }

@@ -12,6 +12,7 @@ pub mod ca;
 mod connect;
 pub mod edge;
 pub mod keys;
+pub mod outward;
 mod seal;
 pub mod secret;
 pub(crate) mod session;
@@ -81,6 +82,9 @@ pub enum Error {
     /// (it may have refused our certificate), or not TLS at all.
     #[error("handshake failed: {0}")]
     Handshake(#[source] rustls::Error),
+    /// A host outside the mesh couldn't prove who it is.
+    #[error("host not proven: {0}")]
+    Unproven(#[source] rustls::Error),
     /// A name that can't be sent as SNI.
     #[error("not a server name: {0}")]
     ServerName(String),

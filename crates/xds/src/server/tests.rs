@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 fn service(name: &str, revision: u64) -> Arc<Resource> {
     let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(8080), protocol: Protocol::Http1 };
-    let spec = Spec::Service(Service { ports: vec![port], selector: [("app".into(), name.into())].into() });
+    let spec =
+        Spec::Service(Service { ports: vec![port], selector: [("app".into(), name.into())].into(), outside: None });
     resource(Kind::Service, name, revision, spec)
 }
 

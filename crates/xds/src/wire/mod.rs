@@ -11,6 +11,7 @@ mod gateway;
 mod health;
 mod idempotency;
 mod mesh;
+mod outside;
 mod policy;
 mod route;
 mod secret;
@@ -78,6 +79,8 @@ pub fn encode(resource: &Resource) -> Bytes {
         Spec::Workload(spec) => workload::encode(spec, labels),
         Spec::Endpoint(spec) => endpoint::encode(spec, labels),
         Spec::Secret(spec) => secret::encode(spec, labels),
+        Spec::Bundle(spec) => outside::encode_bundle(spec, labels),
+        Spec::BackendTls(spec) => outside::encode(spec, resource.created, labels),
         Spec::Gateway(spec) => gateway::encode(spec, resource.created, labels),
         Spec::Route(spec) => route::encode(spec, resource.created, labels),
         Spec::Access(spec) => policy::encode_access(spec, labels),
@@ -99,12 +102,23 @@ pub fn decode(key: Key, revision: Revision, bytes: &[u8]) -> Result<Resource, Er
         Kind::Service => service::decode(bytes)?,
         Kind::Workload => workload::decode(bytes)?,
         Kind::Endpoint => endpoint::decode(&key, bytes)?,
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::Gateway | Kind::ListenerSet => {
-            let decode = if key.kind.is_gateway() { gateway::decode } else { route::decode };
+        Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::TlsRoute
+        | Kind::TcpRoute
+        | Kind::Gateway
+        | Kind::ListenerSet
+        | Kind::BackendTlsPolicy => {
+            let decode = match key.kind {
+                Kind::Gateway | Kind::ListenerSet => gateway::decode,
+                Kind::BackendTlsPolicy => outside::decode,
+                _ => route::decode,
+            };
             let (spec, labels, created) = decode(bytes)?;
             return Ok(Resource { key, revision, created, labels, origin: None, spec });
         }
         Kind::Secret => secret::decode(bytes)?,
+        Kind::ConfigMap => outside::decode_bundle(bytes)?,
         Kind::AccessPolicy => policy::decode_access(bytes)?,
         Kind::TrafficPolicy => policy::decode_traffic(bytes)?,
         Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Saga => {

@@ -14,6 +14,7 @@ pub(super) fn encode(service: &Service, labels: &Labels) -> Bytes {
         labels: labels_out(labels),
         ports: service.ports.iter().map(port_out).collect(),
         selector: labels_out(&service.selector),
+        outside: service.outside.as_ref().map(ToString::to_string),
     };
     message.encode_to_vec().into()
 }
@@ -32,7 +33,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         }
     }
     let selector = labels("selector", service.selector)?;
-    Ok((Spec::Service(Service { ports, selector }), labels("labels", service.labels)?))
+    let outside = service.outside.map(|host| check::name("externalName", &host)).transpose()?;
+    Ok((Spec::Service(Service { ports, selector, outside }), labels("labels", service.labels)?))
 }
 
 fn port(port: &pb::ServicePort) -> Result<ServicePort, Error> {

@@ -3,6 +3,7 @@
 
 use super::*;
 use byrnie_base::Text;
+use byrnie_model::outside::{BackendTls, Bundle, Target, Trust};
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Source};
 use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::health::{Check, HealthCheck};
@@ -72,14 +73,14 @@ fn mesh() -> impl Strategy<Value = Spec> {
 fn service() -> impl Strategy<Value = Spec> {
     let target = prop_oneof![(1_u16..).prop_map(TargetPort::Number), name().prop_map(TargetPort::Name)];
     let port = (target, protocol());
-    (btree_map(1_u16.., port, 1..5), labels()).prop_map(|(ports, selector)| {
+    (btree_map(1_u16.., port, 1..5), labels(), of(name())).prop_map(|(ports, selector, outside)| {
         let port = |(at, (port, (target, protocol))): (usize, (u16, (TargetPort, Protocol)))| ServicePort {
             name: if at == 0 { Text::default() } else { format!("p{at}").into() },
             port,
             target,
             protocol,
         };
-        Spec::Service(Service { ports: ports.into_iter().enumerate().map(port).collect(), selector })
+        Spec::Service(Service { ports: ports.into_iter().enumerate().map(port).collect(), selector, outside })
     })
 }
 
@@ -361,6 +362,18 @@ fn secret() -> impl Strategy<Value = Spec> {
         .prop_map(|(chain, key)| Spec::Secret(Arc::new(Secret { chain, key: Private::new(key) })))
 }
 
+fn bundle() -> impl Strategy<Value = Spec> {
+    text("[ -~\n]{1,40}").prop_map(|pem| Spec::Bundle(Arc::new(Bundle { pem })))
+}
+
+fn backend_tls() -> impl Strategy<Value = Spec> {
+    let target = (service_ref(), of(name())).prop_map(|(service, section)| Target { service, section });
+    let trust = prop_oneof![Just(Trust::System), vec(name(), 1..3).prop_map(Trust::Bundles)];
+    (vec(target, 1..3), name(), vec(name(), 0..3), trust).prop_map(|(targets, hostname, names, trust)| {
+        Spec::BackendTls(Arc::new(BackendTls { targets, hostname, names, trust }))
+    })
+}
+
 fn kind_of(spec: &Spec, age: u64) -> Kind {
     match spec {
         Spec::Service(_) => Kind::Service,
@@ -369,6 +382,8 @@ fn kind_of(spec: &Spec, age: u64) -> Kind {
         Spec::Traffic(_) => Kind::TrafficPolicy,
         Spec::Gateway(_) => Kind::GATEWAYS[usize::try_from(age % 2).unwrap()],
         Spec::Secret(_) => Kind::Secret,
+        Spec::Bundle(_) => Kind::ConfigMap,
+        Spec::BackendTls(_) => Kind::BackendTlsPolicy,
         Spec::Route(_) => Kind::ROUTES[usize::try_from(age % 4).unwrap()],
         other => panic!("{other:?} has its own name"),
     }
@@ -416,6 +431,8 @@ fn resource() -> impl Strategy<Value = Resource> {
         route(),
         gateway().boxed(),
         secret().boxed(),
+        bundle().boxed(),
+        backend_tls().boxed(),
         access(),
         traffic().boxed(),
         keyed().boxed(),

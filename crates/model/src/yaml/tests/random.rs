@@ -6,6 +6,7 @@ use crate::gateway::{
     Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector,
     Wanted,
 };
+use crate::outside::{BackendTls, Bundle, Target, Trust};
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
 use crate::policy::fault::Fault;
 use crate::policy::health::{Check, HealthCheck};
@@ -22,7 +23,7 @@ use crate::secret::{Private, Secret};
 use crate::service::{Health, Locality, Service, ServicePort, TargetPort};
 use crate::workload::{Workload, WorkloadPort};
 use crate::{Identity, Labels, Protocol, ServiceRef};
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -57,8 +58,31 @@ fn service() -> impl Strategy<Value = Service> {
             target,
             protocol,
         });
-        Service { ports: ports.collect(), selector }
+        Service { ports: ports.collect(), selector, outside: None }
     })
+}
+
+fn outside() -> impl Strategy<Value = Service> {
+    (service(), 1u16.., label()).prop_map(|(service, number, host)| {
+        let ports = service.ports.into_iter().map(|port| ServicePort { target: TargetPort::Number(number), ..port });
+        Service { ports: ports.collect(), selector: Labels::new(), outside: Some(format!("{host}.example").into()) }
+    })
+}
+
+fn backend_tls() -> impl Strategy<Value = BackendTls> {
+    let host = || label().prop_map(|host| Text::from(format!("{host}.example")));
+    let trust = prop_oneof![Just(Trust::System), vec(label(), 1..3).prop_map(Trust::Bundles)];
+    (btree_set(label(), 1..3), option::of(label()), host(), vec(host(), 0..3), trust).prop_map(
+        |(names_of, section, hostname, names, trust)| {
+            let service = |name: Text| ServiceRef::new("ns", name);
+            let targets = names_of.into_iter().map(|name| Target { service: service(name), section: section.clone() });
+            BackendTls { targets: targets.collect(), hostname, names, trust }
+        },
+    )
+}
+
+fn bundle(text: &str) -> Bundle {
+    Bundle { pem: format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n").into() }
 }
 
 fn workload() -> impl Strategy<Value = (Text, Text, Workload)> {
@@ -582,6 +606,9 @@ fn resource() -> impl Strategy<Value = Resource> {
             let rules = route.rules.into_iter().map(grpc).collect();
             (Kind::GrpcRoute, Spec::Route(Route { rules, ..route }.into()))
         }),
+        outside().prop_map(|service| (Kind::Service, Spec::Service(service))),
+        backend_tls().prop_map(|policy| (Kind::BackendTlsPolicy, Spec::BackendTls(policy.into()))),
+        "[ -~\n]{0,40}".prop_map(|text| (Kind::ConfigMap, Spec::Bundle(bundle(&text).into()))),
         "[ -~\n]{0,40}".prop_map(|text| (Kind::Secret, Spec::Secret(secret(&text).into()))),
         opaque(true).prop_map(|route| (Kind::TlsRoute, Spec::Route(route.into()))),
         opaque(false).prop_map(|route| (Kind::TcpRoute, Spec::Route(route.into()))),

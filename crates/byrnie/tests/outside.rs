@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Calls that leave the mesh, to real hosts outside it: who may make them, and whom they reach.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod mesh;
+
+use mesh::{Mesh, file, free_port, until};
+use rcgen::{CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// An authority.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+fn authority() -> Authority {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    // OpenSSL takes one whose name is its issuer's for signed by itself.
+    params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
+    let pem = params.self_signed(&key).unwrap().pem();
+    Authority { issuer: Issuer::new(params, key), pem }
+}
+
+/// A host outside, on one port: answers each request with its head. It ends when it's dropped.
+struct Host {
+    address: SocketAddr,
+    over: Arc<AtomicBool>,
+}
+
+impl Host {
+    /// Under TLS, with a certificate for these names.
+    fn new(port: u16, authority: &Authority, names: &[&str]) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let signed = CertificateParams::new(names).unwrap().signed_by(&key, &authority.issuer).unwrap();
+        let private = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![signed.der().clone()], private)
+                .unwrap();
+        let config = Arc::new(config);
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let (address, over) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+        let ends = Arc::clone(&over);
+        std::thread::spawn(move || {
+            for tcp in listener.incoming().map_while(Result::ok) {
+                if ends.load(Ordering::SeqCst) {
+                    return;
+                }
+                let config = Arc::clone(&config);
+                std::thread::spawn(move || {
+                    let session = rustls::ServerConnection::new(config).unwrap();
+                    answer(&mut rustls::StreamOwned::new(session, tcp));
+                });
+            }
+        });
+        Self { address, over }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        drop(std::net::TcpStream::connect(self.address));
+    }
+}
+
+/// Answers one request with its own head, then closes.
+fn answer(stream: &mut (impl Read + Write)) {
+    let mut asked = Vec::new();
+    let mut byte = [0];
+    while !asked.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => asked.push(byte[0]),
+            _ => return,
+        }
+    }
+    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", asked.len());
+    let _ = stream.write_all(&[head.as_bytes(), &asked].concat()).and_then(|()| stream.flush());
+}
+
+/// The bank, at a port of `localhost`: HTTP under TLS at 80, and whatever the program speaks itself at 443.
+fn bank(port: u16) -> String {
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: bank}}
+spec:
+  type: ExternalName
+  externalName: localhost
+  ports:
+  - {{name: api, port: 80, targetPort: {port}}}
+  - {{name: raw, port: 443, targetPort: {port}, appProtocol: tcp}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {{name: bank}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: bank, sectionName: api}}]
+  validation: {{hostname: api.bank.test, caCertificateRefs: [{{group: '', kind: ConfigMap, name: bank-ca}}]}}
+"
+    )
+}
+
+fn bundle(pem: &str) -> String {
+    let block: String = pem.lines().map(|line| format!("    {line}\n")).collect();
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: bank-ca}}\ndata:\n  ca.crt: |\n{block}")
+}
+
+#[test]
+fn calls_leave_the_mesh_to_hosts_that_prove_who_they_are_if_a_policy_allows_it() {
+    let mesh = Mesh::up(&[]);
+    let (trusted, other, port) = (authority(), authority(), free_port());
+    let told = mesh.cli(&["apply", "-f", &file(&mesh, "bank.yaml", &bank(port))]);
+    let warned = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.status.success() && warned.contains("BYR-C067") && !warned.contains("BYR-C064"), "{warned}");
+
+    // Without the authorities that the policy names nobody could tell who answers: nothing is sent.
+    let host = Host::new(port, &trusted, &["api.bank.test", "localhost"]);
+    let refused = mesh.ask_until("bank", "/x", |answer| answer.status == 500);
+    assert!(refused.body.contains("ConfigMap/default/bank-ca, which is absent"), "{}", refused.body);
+    let apply = |pem: &str| mesh.ok(&["apply", "-f", &file(&mesh, "ca.yaml", &bundle(pem))]);
+    apply(&other.pem);
+    mesh.ask_until("bank", "/x", |answer| answer.status == 502);
+    apply(&trusted.pem);
+    let seen = mesh.ask_until("bank", "/x?y=1", |answer| answer.status == 200).body.to_ascii_lowercase();
+    assert!(seen.starts_with("get /x?y=1 ") && seen.contains(&format!("host: localhost:{port}\r\n")), "{seen}");
+    for word in ["x-byrnie", "spiffe://", "forwarded-client-identity"] {
+        assert!(!seen.contains(word), "{word} left the mesh:\n{seen}");
+    }
+    let torn = bundle("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----");
+    let unfit = mesh.cli(&["apply", "-f", &file(&mesh, "torn.yaml", &torn)]);
+    let said = String::from_utf8_lossy(&unfit.stderr).into_owned() + &String::from_utf8_lossy(&unfit.stdout);
+    assert!(!unfit.status.success() && said.contains("BYR-C067"), "{said}");
+
+    // A workload may only once a policy says so; what it speaks itself reaches the host as it is.
+    let script = "while :; do curl -s -m 9 -o /dev/null -w 'asked %{http_code}\\n' $BYRNIE_BANK_URL/; \
+        curl -s -m 9 -o /dev/null -w 'through %{http_code}\\n' --noproxy '' -x $HTTP_PROXY --cacert \"$0\" https://localhost/; done";
+    let args = ["--name", "teller", "--port", "1", "--uses", "bank", "--http-proxy"];
+    let teller = mesh.run(&args, &["bash", "-c", script, &file(&mesh, "trusted.pem", &trusted.pem)]);
+    teller.wait_for_line("asked 403");
+    let why = mesh.ok(&["explain", "GET http://bank.mesh.localhost/", "--from", "edge"]);
+    assert!(why.contains(&format!("localhost:{port} outside the mesh (TLS, verified as api.bank.test)")), "{why}");
+    let denied = mesh.cli(&["explain", "GET http://bank/", "--from", "teller"]);
+    let denied = String::from_utf8_lossy(&denied.stdout).into_owned();
+    assert!(denied.contains("byrnie allow teller bank"), "{denied}");
+    mesh.ok(&["allow", "teller", "bank"]);
+    teller.wait_for_line("asked 200");
+    teller.wait_for_line("through 200");
+
+    // A host that is gone is told as such, and found again when it's back.
+    drop(host);
+    let gone = mesh.ask_until("bank", "/", |answer| answer.status == 503);
+    assert!(gone.body.contains("connect failed"), "{}", gone.body);
+    let _host = Host::new(port, &trusted, &["api.bank.test"]);
+    mesh.ask_until("bank", "/", |answer| answer.status == 200);
+
+    // Without the policy, and no port of a program's own, its requests would go in the clear: that is told.
+    mesh.ok(&["delete", "backendtlspolicy", "bank"]);
+    let outside = bank(port).split("---").next().unwrap().replace("externalName: localhost", "externalName: bank.test");
+    let told = mesh.cli(&["apply", "-f", &file(&mesh, "bare.yaml", &outside)]);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("BYR-C064"), "{told:?}");
+    until(
+        "nobody finds it",
+        || mesh.ok(&["status"]),
+        || mesh.ask("bank", "/").is_ok_and(|answer| answer.status == 503),
+    );
+}

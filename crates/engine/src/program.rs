@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who answers what is asked of this node: the program beside it or, where calls leave the mesh, a host outside.
+//! Made by `compile`, carried by plans. Nothing here decides.
+
+use byrnie_base::Text;
+use byrnie_codec::Head;
+use byrnie_codec::headers::strip_internal;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Who answers for a service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The program beside the proxy, which listens here.
+    Beside(SocketAddr),
+    /// A host outside the mesh.
+    Outside(Arc<Outside>),
+}
+
+/// A host outside the mesh.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// Its name, or its IPv4 address.
+    pub host: Text,
+    /// Its port.
+    pub port: u16,
+    /// How connections to it are protected.
+    pub security: Security,
+}
+
+/// How connections to a host outside are protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Not by the mesh.
+    Plain,
+    /// By TLS, with a check of who is there.
+    Tls(Arc<Verify>),
+    /// A policy asks for TLS, but can't be followed, for this reason: nothing may be sent.
+    Broken(Text),
+}
+
+/// Who must be found at a host outside.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Verify {
+    /// What is asked for in the handshake.
+    pub hostname: Text,
+    /// The certificate must be for one of these. Never empty.
+    pub names: Vec<Text>,
+    /// Certificates of those whose word counts, PEM; `None` means whom the system trusts.
+    pub roots: Option<Text>,
+}
+
+impl Program {
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Beside(address) => address.port(),
+            Self::Outside(outside) => outside.port,
+        }
+    }
+
+    /// Where the program beside the proxy listens; `None` for a host outside.
+    pub fn beside(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Beside(address) => Some(*address),
+            Self::Outside(_) => None,
+        }
+    }
+
+    /// Why nothing may be sent to it, if so.
+    pub(crate) fn broken(&self) -> Option<&Text> {
+        match self {
+            Self::Outside(outside) => match &outside.security {
+                Security::Broken(why) => Some(why),
+                Security::Plain | Security::Tls(_) => None,
+            },
+            Self::Beside(_) => None,
+        }
+    }
+
+    /// Takes out of a request what is for the mesh alone, if it leaves it.
+    pub(crate) fn strip(&self, head: &mut Head) {
+        if matches!(self, Self::Outside(_)) {
+            strip_internal(head);
+        }
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Beside(address) => write!(f, "the program at {address}"),
+            Self::Outside(outside) => {
+                write!(f, "{}:{} outside the mesh", outside.host, outside.port)?;
+                match &outside.security {
+                    Security::Plain => Ok(()),
+                    Security::Tls(verify) => write!(f, " (TLS, verified as {})", verify.names.join(" or ")),
+                    Security::Broken(why) => write!(f, " (no TLS: {why})"),
+                }
+            }
+        }
+    }
+}

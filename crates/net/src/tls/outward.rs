@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TLS towards hosts outside the mesh. This side shows nobody's identity; the other proves by a certificate of the public
+//! kind, or of an authority that is named, that it's one of the hosts expected. The proxies by which calls leave the
+//! mesh make one [`Outward`] for each policy and hold on to it: sessions are resumed by it.
+
+use super::{ALPN_H2, ALPN_HTTP1, CHAIN_CERTIFICATES_MAX, Error, HANDSHAKE_TIMEOUT, Peer, ROOTS_MAX, certificates};
+use crate::io::{Stream, TcpStream, Tls};
+use byrnie_base::Text;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConfig, WebPkiServerVerifier};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio_rustls::TlsConnector;
+
+/// What is spoken under TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2; a host that doesn't agree to it is refused.
+    Http2,
+    /// Something of which TLS isn't told.
+    Opaque,
+}
+
+/// How hosts outside are verified.
+#[derive(Clone, Debug)]
+pub struct Outward {
+    id: u64,
+    hostname: ServerName<'static>,
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    opaque: Arc<ClientConfig>,
+}
+
+impl Outward {
+    /// Asks for `hostname`, and accepts a certificate for one of `names` that leads to one of `roots` (PEM) or, without
+    /// these, to an authority that the system trusts.
+    ///
+    /// # Errors
+    /// If a name isn't a host's, or the roots aren't certificates, are too many or none.
+    pub fn new(hostname: &str, names: &[Text], roots: Option<&str>) -> Result<Self, Error> {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let name = |name: &str| ServerName::try_from(name.to_owned()).map_err(|_| Error::ServerName(name.to_owned()));
+        let hostname_sent = name(hostname)?;
+        let names = names.iter().map(|text| name(text)).collect::<Result<Vec<_>, _>>()?;
+        if names.is_empty() {
+            return Err(Error::Amount("names"));
+        }
+        let roots = roots.map_or_else(system, |pem| read(pem).map(Arc::new))?;
+        let provider = super::edge::provider();
+        let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+            .build()
+            .map_err(|_| Error::Malformed("roots"))?;
+        let base = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(Error::Handshake)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(OneOf { inner, names }))
+            .with_no_client_auth();
+        let speaking = |alpn: &[&[u8]]| {
+            let mut config = base.clone();
+            config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+            Arc::new(config)
+        };
+        Ok(Self {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            hostname: hostname_sent,
+            http1: speaking(&[ALPN_HTTP1]),
+            http2: speaking(&[ALPN_H2]),
+            opaque: speaking(&[]),
+        })
+    }
+
+    /// Which check this is, among all of this process; never 0.
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+/// Whether `pem` holds certificates that can vouch for hosts.
+///
+/// # Errors
+/// If it doesn't, or holds too many.
+pub fn check_roots(pem: &str) -> Result<(), Error> {
+    read(pem).map(drop)
+}
+
+/// Carries out the handshake on a connected socket, within [`HANDSHAKE_TIMEOUT`].
+///
+/// # Errors
+/// If the host can't prove to be one of those expected, is too slow, or doesn't speak what was asked for.
+pub async fn connect(tcp: TcpStream, outward: &Outward, speaks: Speaks) -> Result<(Stream, Peer), Error> {
+    let config = match speaks {
+        Speaks::Http1 => &outward.http1,
+        Speaks::Http2 => &outward.http2,
+        Speaks::Opaque => &outward.opaque,
+    };
+    let handshake = TlsConnector::from(Arc::clone(config)).connect(outward.hostname.clone(), tcp);
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Error::Timeout)?;
+    let stream = stream.map_err(|error| match Error::from_handshake(error) {
+        Error::Handshake(error @ rustls::Error::InvalidCertificate(_)) => Error::Unproven(error),
+        error => error,
+    })?;
+    let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    if speaks == Speaks::Http2 && alpn.as_deref() != Some(ALPN_H2) {
+        return Err(Error::Handshake(rustls::Error::NoApplicationProtocol));
+    }
+    let peer = Peer { alpn, ..Peer::default() };
+    Ok((Stream::Tls(Box::new(Tls::new(stream.into(), None))), peer))
+}
+
+fn read(pem: &str) -> Result<RootCertStore, Error> {
+    let certificates = certificates(pem)?;
+    if certificates.is_empty() || certificates.len() > ROOTS_MAX {
+        return Err(Error::Amount("roots"));
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate).map_err(|_| Error::Malformed("root"))?;
+    }
+    Ok(roots)
+}
+
+/// The authorities that the system trusts, read once.
+fn system() -> Result<Arc<RootCertStore>, Error> {
+    static SYSTEM: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let roots = SYSTEM.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        // Some systems keep certificates that are no good; the others count.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Arc::new(roots)
+    });
+    if roots.is_empty() { Err(Error::Amount("authorities that the system trusts")) } else { Ok(Arc::clone(roots)) }
+}
+
+/// Accepts a certificate that is for one of several names.
+#[derive(Debug)]
+struct OneOf {
+    inner: Arc<WebPkiServerVerifier>,
+    names: Vec<ServerName<'static>>,
+}
+
+impl ServerCertVerifier for OneOf {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        _asked: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if chain.len() > CHAIN_CERTIFICATES_MAX {
+            return Err(rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding));
+        }
+        let mut refused = rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForName);
+        for name in &self.names {
+            match self.inner.verify_server_cert(leaf, chain, name, ocsp, now) {
+                Ok(verified) => return Ok(verified),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which hosts outside are believed, through whole handshakes on loopback.
+
+use super::*;
+use crate::runtime::block_on;
+use crate::tls::accept;
+use crate::tls::edge::{self, Alpn, Certificate, Site};
+use rcgen::{CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// An authority, and what it signs.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+fn authority() -> Authority {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let pem = params.self_signed(&key).unwrap().pem();
+    Authority { issuer: Issuer::new(params, key), pem }
+}
+
+impl Authority {
+    fn sign(&self, names: &[&str], end: i32) -> Certificate {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_after = rcgen::date_time_ymd(end, 1, 1);
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
+        Certificate::from_pem(&signed.pem(), &key.serialize_pem()).unwrap()
+    }
+}
+
+/// What comes of calling a host that shows `certificate`: the protocol agreed on.
+fn call(certificate: &Certificate, outward: &Outward, speaks: Speaks, alpn: Alpn) -> Result<Option<Vec<u8>>, Error> {
+    let site = Site { hostname: None, certificates: vec![certificate.clone()] };
+    let server = edge::server(vec![site], alpn).unwrap();
+    block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let serving = async {
+            let (mut stream, peer) = accept(listener.accept().await.unwrap().0, &server).await.ok()?;
+            stream.write_all(b"x").await.ok()?;
+            stream.flush().await.ok()?;
+            Some(peer.sni.unwrap())
+        };
+        let calling = async {
+            let (mut stream, peer) = connect(tcp, outward, speaks).await?;
+            stream.read_exact(&mut [0]).await.unwrap();
+            Ok(peer.alpn)
+        };
+        let (asked, called) = tokio::join!(serving, calling);
+        if called.is_ok() {
+            assert_eq!(asked.as_deref(), Some("api.bank.test"));
+        }
+        called
+    })
+    .unwrap()
+}
+
+fn outward(names: &[&str], roots: &str) -> Outward {
+    let names: Vec<Text> = names.iter().map(|name| Text::from(*name)).collect();
+    Outward::new("api.bank.test", &names, Some(roots)).unwrap()
+}
+
+#[test]
+fn a_host_is_believed_by_its_name_and_whose_word_counts() {
+    let (trusted, other) = (authority(), authority());
+    let own = outward(&["api.bank.test"], &trusted.pem);
+    let asks = |certificate: &Certificate, outward: &Outward| call(certificate, outward, Speaks::Http1, Alpn::Http);
+    let good = trusted.sign(&["api.bank.test"], 4096);
+    assert_eq!(asks(&good, &own).unwrap().as_deref(), Some(ALPN_HTTP1));
+    let refused = |certificate: &Certificate, outward: &Outward| {
+        let error = asks(certificate, outward).unwrap_err();
+        assert!(matches!(error, Error::Unproven(_)), "{error}");
+    };
+    refused(&trusted.sign(&["api.other.test"], 4096), &own);
+    refused(&trusted.sign(&["api.bank.test"], 2020), &own);
+    refused(&other.sign(&["api.bank.test"], 4096), &own);
+    // Both of two authorities count; whom the system trusts doesn't vouch for this one.
+    let both = outward(&["api.bank.test"], &format!("{}\n{}", other.pem, trusted.pem));
+    asks(&good, &both).unwrap();
+    if let Ok(system) = Outward::new("api.bank.test", &["api.bank.test".into()], None) {
+        refused(&good, &system);
+    }
+    // Other names take the place of the one that is asked for.
+    let named = outward(&["one.bank.test", "two.bank.test"], &trusted.pem);
+    asks(&trusted.sign(&["two.bank.test"], 4096), &named).unwrap();
+    asks(&trusted.sign(&["*.bank.test"], 4096), &named).unwrap();
+    refused(&trusted.sign(&["api.bank.test.evil.test"], 4096), &named);
+}
+
+#[test]
+fn what_is_spoken_is_agreed_on() {
+    let trusted = authority();
+    let (own, shown) = (outward(&["api.bank.test"], &trusted.pem), trusted.sign(&["api.bank.test"], 4096));
+    assert_eq!(call(&shown, &own, Speaks::Http2, Alpn::Http).unwrap().as_deref(), Some(ALPN_H2));
+    assert_eq!(call(&shown, &own, Speaks::Opaque, Alpn::Any).unwrap(), None);
+    // One that knows no ALPN speaks HTTP/1, and can't be asked for HTTP/2.
+    assert_eq!(call(&shown, &own, Speaks::Http1, Alpn::Any).unwrap(), None);
+    assert!(call(&shown, &own, Speaks::Http2, Alpn::Any).is_err());
+}
+
+#[test]
+fn authorities_are_certificates() {
+    assert!(check_roots(&authority().pem).is_ok());
+    for bad in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "x"] {
+        assert!(check_roots(bad).is_err(), "{bad}");
+    }
+    let many: String = (0..=ROOTS_MAX).map(|_| authority().pem).collect();
+    assert!(matches!(check_roots(&many), Err(Error::Amount(_))));
+}

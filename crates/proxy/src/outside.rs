@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Hosts outside the mesh, on a proxy by which calls leave it: their addresses, the check of who is there, and the way
+//! to them. Called by `upstream` and `tunnel`; it never decides who may go out, which the engine has.
+
+use crate::upstream::{self, Upstream};
+use crate::worker::Core;
+use byrnie_engine::{Failure, Outside, Plan, Security, Verify};
+use byrnie_model::Protocol;
+use byrnie_net::io::{self, Stream};
+use byrnie_net::names::Names;
+use byrnie_net::pool::{Asked, Speaks};
+use byrnie_net::runtime;
+use byrnie_net::tls::outward::{self, Outward};
+use byrnie_net::tls::{self, Peer};
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Checks of hosts that a core holds on to; beyond, they are made anew.
+const CHECKS_MAX: usize = 256;
+/// Least time for one of several addresses.
+const ADDRESS_MIN: Duration = Duration::from_millis(500);
+
+/// What one core knows of hosts outside.
+#[derive(Debug, Default)]
+pub(crate) struct Outsides {
+    names: Names,
+    /// By what is verified; `None` for what can't be.
+    checks: RefCell<Vec<(Arc<Verify>, Option<Outward>)>>,
+    /// Whether hosts of this machine itself are outside too: where the whole mesh is on it.
+    own_machine: bool,
+}
+
+impl Outsides {
+    pub(crate) fn new(own_machine: bool) -> Self {
+        Self { own_machine, ..Self::default() }
+    }
+
+    /// The check of who is at `to`, if there is to be one.
+    fn check(&self, to: &Outside) -> Result<Option<Outward>, Failure> {
+        let verify = match &to.security {
+            Security::Plain => return Ok(None),
+            Security::Tls(verify) => verify,
+            Security::Broken(_) => return Err(Failure::TlsIdentity),
+        };
+        let mut checks = self.checks.borrow_mut();
+        if let Some((_, made)) = checks.iter().find(|(of, _)| Arc::ptr_eq(of, verify) || of == verify) {
+            return made.clone().ok_or(Failure::TlsIdentity).map(Some);
+        }
+        if checks.len() >= CHECKS_MAX {
+            checks.clear();
+        }
+        let made = Outward::new(&verify.hostname, &verify.names, verify.roots.as_deref())
+            .inspect_err(|error| {
+                let code = byrnie_model::code::BUNDLE_ABSENT.id;
+                tracing::warn!(code, %error, host = %verify.hostname, "hosts outside can't be verified");
+            })
+            .ok();
+        checks.push((Arc::clone(verify), made.clone()));
+        made.ok_or(Failure::TlsIdentity).map(Some)
+    }
+
+    /// Where `to` is, the address to be tried first at the beginning.
+    async fn addresses(&self, to: &Outside) -> Result<Vec<SocketAddr>, Failure> {
+        let found = self.names.lookup(&to.host).await.map_err(|error| {
+            tracing::debug!(%error, "a host outside isn't found");
+            Failure::Connect
+        })?;
+        let reached = found.into_iter().filter(|ip| self.own_machine || !is_inside(*ip));
+        let reached: Vec<SocketAddr> = reached.map(|ip| SocketAddr::new(ip, to.port)).collect();
+        if reached.is_empty() {
+            tracing::warn!(host = %to.host, "a host outside has only addresses of this machine or link: not reached");
+            return Err(Failure::Connect);
+        }
+        Ok(reached)
+    }
+}
+
+/// Whether an address is of this machine or of its link: there whoever may write a Service would reach what trusts its
+/// neighbours, such as admin ports and the metadata of clouds.
+fn is_inside(ip: IpAddr) -> bool {
+    let ip = match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
+    };
+    match ip {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_unspecified() || v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local(),
+    }
+}
+
+/// Gets a connection to `to` for one request.
+pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, to: &Outside, protocol: Protocol) -> Result<Upstream, Failure> {
+    let check = core.outside.check(to)?;
+    let speaks = if protocol.is_h2() { Speaks::Http2 } else { Speaks::Http1 };
+    let generation = check.as_ref().map_or(0, Outward::id);
+    first(core, plan, to, async |address, limit| {
+        let asked = Asked { address, hop: None, generation, speaks };
+        upstream::open_at(core, plan, &asked, limit).await
+    })
+    .await
+}
+
+/// Opens a connection to `to` whose bytes nobody looks at.
+pub(crate) async fn open_opaque(core: &Core, plan: &Plan, to: &Outside) -> Result<Stream, Failure> {
+    first(core, plan, to, async |address, limit| {
+        connect(core, plan, to, address, (outward::Speaks::Opaque, limit)).await.map(|(stream, _)| stream)
+    })
+    .await
+}
+
+/// What comes of the first address that can be connected to, each in its turn.
+async fn first<T>(
+    core: &Core,
+    plan: &Plan,
+    to: &Outside,
+    mut open: impl AsyncFnMut(SocketAddr, Duration) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let addresses = core.outside.addresses(to).await?;
+    let share = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+    let limit = (plan.connect_timeout / share).max(ADDRESS_MIN).min(plan.connect_timeout);
+    let mut failed = Failure::Connect;
+    for (at, address) in addresses.into_iter().enumerate() {
+        match open(address, limit).await {
+            Ok(opened) => {
+                if at > 0 {
+                    core.outside.names.prefer(&to.host, address.ip());
+                }
+                return Ok(opened);
+            }
+            Err(failure @ (Failure::Connect | Failure::ConnectTimeout)) => failed = failure,
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(failed)
+}
+
+/// Opens a connection to one address of `to`, and has it prove who it is.
+pub(crate) async fn connect(
+    core: &Core,
+    plan: &Plan,
+    to: &Outside,
+    address: SocketAddr,
+    (speaks, limit): (outward::Speaks, Duration),
+) -> Result<(Stream, Peer), Failure> {
+    let check = core.outside.check(to)?;
+    let left = plan.deadline.map_or(Duration::MAX, |deadline| deadline.since(runtime::coarse().mono));
+    let limit = limit.min(left);
+    let opening = async {
+        let tcp = io::connect(address, limit).await.map_err(upstream::failure_to_connect)?;
+        let Some(check) = check else { return Ok((Stream::from(tcp), Peer::default())) };
+        outward::connect(tcp, &check, speaks).await.map_err(|error| {
+            tracing::debug!(%error, %address, host = %to.host, "no TLS with a host outside");
+            match error {
+                tls::Error::Unproven(_) => Failure::TlsIdentity,
+                tls::Error::Timeout => Failure::ConnectTimeout,
+                _ => Failure::Connect,
+            }
+        })
+    };
+    runtime::timeout(limit, Box::pin(opening)).await.unwrap_or(Err(Failure::ConnectTimeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_and_its_link_are_not_outside() {
+        let inside =
+            ["127.0.0.1", "127.9.9.9", "0.0.0.0", "169.254.169.254", "::1", "::", "fe80::1", "::ffff:127.0.0.1"];
+        let outside = ["192.0.2.1", "10.0.0.7", "2001:db8::1", "::ffff:192.0.2.1"];
+        for ip in inside {
+            assert!(is_inside(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in outside {
+            assert!(!is_inside(ip.parse().unwrap()), "{ip}");
+        }
+    }
+}
