@@ -138,7 +138,9 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     let (edge, edge_ports) = start_edge(options, &control).await?;
     control.state.edge_listens(edge_ports.admin);
     let coordinator = start_coordinator(options, &control).await?;
-    let (egress, _) = start_own(options, &control, Own::named(Identity::EGRESS_ACCOUNT)).await?;
+    let account = Identity::EGRESS_ACCOUNT;
+    let (egress, _) =
+        start_own(options, &control, Own { account, service: "", serves: Vec::new(), calls: false }).await?;
     crate::join::forget_the_dead(dir);
     let (dns, dns_trigger) = start_dns(options, Arc::clone(&control.state))?;
     let data_dir = dir.clone();
@@ -373,7 +375,8 @@ async fn start_coordinator(options: &Options, control: &control::Running) -> Res
     let http = Protocol::Http1;
     let port = WorkloadPort { name: http.name().into(), port: control.transactions_door.port(), protocol: http };
     let service = transactions::ACCOUNT;
-    let (proxy, ports) = start_own(options, control, Own { account: service, service, serves: vec![port] }).await?;
+    let (proxy, ports) =
+        start_own(options, control, Own { account: service, service, serves: vec![port], calls: true }).await?;
     let forward = ports.forward.context("the coordinator's proxy has no way out")?;
     control.transactions.connect(Arc::new(ThroughProxy::new(forward)));
     Ok(proxy)
@@ -385,13 +388,8 @@ struct Own {
     /// The service that it is made for, if any.
     service: &'static str,
     serves: Vec<WorkloadPort>,
-}
-
-impl Own {
-    /// One that no service is made for.
-    fn named(account: &'static str) -> Self {
-        Self { account, service: "", serves: Vec::new() }
-    }
+    /// Whether it calls others itself.
+    calls: bool,
 }
 
 /// Starts a proxy of the mesh's own, an ordinary sidecar.
@@ -419,7 +417,7 @@ async fn start_own(
         labels,
         service: own.service.into(),
         inbound: any,
-        forward: Some(any),
+        forward: own.calls.then_some(any),
         // Its identity opens every door; nobody else on the machine may borrow it.
         forward_for: Users::Own,
     };

@@ -299,7 +299,7 @@ fn only_who_may_starts_cancels_joins_and_forces() {
     assert_eq!(through.status, 403, "{}", through.body);
     // Another user of this machine can't speak as the coordinator's proxy.
     let workloads = mesh.json(&["get", "workload"]);
-    let own = workloads.as_array().unwrap().iter().find(|w| w["metadata"]["namespace"] == "byrnie").unwrap();
+    let own = workloads.as_array().unwrap().iter().find(|w| w["spec"]["serviceAccount"] == "transactions").unwrap();
     let door = own["spec"]["ports"][0]["port"].as_u64().unwrap();
     let script = format!(
         "exec 3<>/dev/tcp/127.0.0.1/{door}; printf 'GET /txn/v1/w1 HTTP/1.1\r\nhost: x\r\n{}\r\n' >&3; timeout 5 cat <&3",

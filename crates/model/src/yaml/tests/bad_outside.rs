@@ -108,7 +108,7 @@ fn policies_that_would_trust_nobody_knows_whom() {
     ] {
         check_bad(&policy(targets, validation), code, place);
     }
-    check_bad(&(policy(BANK, SYSTEM) + "  options: {a.test/x: y}\n"), "C010", "a.test/x");
+    check_bad(&(policy(BANK, SYSTEM) + "  options: {a.test/x: y}\n"), "C010", "options");
 }
 
 #[test]
