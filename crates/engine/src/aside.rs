@@ -11,6 +11,7 @@ use crate::{Failure, Plan, attempts::Ending};
 use byrnie_base::{Now, Text};
 use byrnie_codec::Head;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What an exchange does beside sending its request.
 #[derive(Debug, Default)]
@@ -21,6 +22,8 @@ pub(crate) struct Aside {
     pub(crate) visit: Option<Visit>,
     /// The origin that is to be told of its permission.
     pub(crate) origin: Option<Text>,
+    /// How long the body of the answer is held back on purpose.
+    pub(crate) slow_body: Duration,
     /// What the caller is to be told of its quota.
     pub(crate) left: Option<Left>,
 }

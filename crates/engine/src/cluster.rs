@@ -164,8 +164,17 @@ pub(crate) struct Call {
     pub(crate) budget: RetryBudget,
     pub(crate) unsafe_retry: bool,
     pub(crate) fault: Option<Fault>,
-    pub(crate) connect_timeout: Duration,
+    pub(crate) patience: Patience,
     pub(crate) share: Arc<Share>,
+}
+
+/// How long is waited for an endpoint, whatever the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// To open a connection.
+    pub(crate) connect: Duration,
+    /// While nothing moves.
+    pub(crate) idle: Option<Duration>,
 }
 
 /// When an endpoint is left out.

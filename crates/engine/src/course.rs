@@ -135,7 +135,7 @@ impl Course {
         let timeout = self.limits.timeout.or(soft);
         let target = Target::Mesh(Hop { member, cluster: Arc::clone(cluster) });
         let try_deadline = timeout.map(|timeout| now + delay + timeout);
-        Ok(self.plan(target, cluster.call.connect_timeout, try_deadline, delay))
+        Ok(self.plan(target, cluster.call.patience.connect, try_deadline, delay))
     }
 
     fn plan(&self, target: Target, connect: Duration, try_deadline: Option<Instant>, delay: Duration) -> Plan {
@@ -152,6 +152,7 @@ impl Course {
             // A try that would outlast the whole is limited by the whole alone.
             try_deadline: try_deadline.filter(|at| self.deadline.is_none_or(|deadline| *at < deadline)),
             connect_timeout: connect,
+            idle_timeout: self.cluster().and_then(|cluster| cluster.call.patience.idle),
             delay,
             again: Again { attempt, keep_body, budget },
         }

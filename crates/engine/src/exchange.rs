@@ -135,6 +135,11 @@ impl Exchange {
         self.aside.as_mut().map(|aside| std::mem::take(&mut aside.copies)).unwrap_or_default()
     }
 
+    /// How long the body of the answer is to be held back after its head: a fault on purpose.
+    pub fn body_delay(&self) -> Duration {
+        self.aside.as_ref().map_or(Duration::ZERO, |aside| aside.slow_body)
+    }
+
     /// The id of this exchange's record, for `x-byrnie-decision`.
     pub fn id(&self) -> &DecisionId {
         &self.facts.id
@@ -476,6 +481,9 @@ impl Exchange {
         let Some(blow) = fault::strike(fault, head, shard, now.wall) else { return Ok(()) };
         if blow.abort.is_none() && !blow.reset {
             self.course.limits.delay = blow.delay;
+            if !blow.slow_body.is_zero() {
+                self.aside().slow_body = blow.slow_body;
+            }
             return Ok(());
         }
         let mut answer = self.refuse(Reason::FaultInjected, "a TrafficPolicy injects this fault on purpose");

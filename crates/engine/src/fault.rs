@@ -18,13 +18,20 @@ pub(crate) struct Blow {
     pub(crate) abort: Option<u16>,
     /// Or its connection is cut.
     pub(crate) reset: bool,
+    /// Or the body of its answer comes so long after the head.
+    pub(crate) slow_body: Duration,
 }
 
 /// What befalls the request with this head, by the dice.
 pub(crate) fn strike(fault: Option<&Fault>, head: &Head, shard: &mut Shard, wall: Timestamp) -> Option<Blow> {
     let fault = fault.filter(|fault| is_active(fault, wall) && fits(fault, head))?;
     let struck = shard.rng.percent(fault.percent.into());
-    struck.then(|| Blow { delay: fault.delay.unwrap_or_default(), abort: fault.abort, reset: fault.reset })
+    struck.then(|| Blow {
+        delay: fault.delay.unwrap_or_default(),
+        abort: fault.abort,
+        reset: fault.reset,
+        slow_body: fault.slow_body.unwrap_or_default(),
+    })
 }
 
 /// Whether its end has not come yet.
@@ -61,6 +68,7 @@ mod tests {
             delay: None,
             abort: None,
             reset: false,
+            slow_body: None,
             method: None,
             path_prefix: None,
             header: None,
@@ -124,6 +132,9 @@ mod tests {
         assert_eq!((answered.delay, answered.status, answered.reason), (span, 500, Reason::FaultInjected));
         let cut = answer(world(Fault { reset: true, ..fault() }).begin(&mut head("GET", "payments/", &[]), ms(0)).1);
         assert!(cut.cut);
+        let mut held = world(Fault { slow_body: Some(span), ..fault() });
+        let (exchange, effect) = held.begin(&mut head("GET", "payments/", &[]), ms(0));
+        assert_eq!((plan(effect).delay, exchange.body_delay()), (Duration::ZERO, span));
         // Never beyond what the caller waits for.
         let mut slow = world(Fault { delay: Some(Duration::from_secs(9)), ..fault() });
         let late = slow.begin(&mut head("GET", "payments/", &[("x-byrnie-deadline-ms", "100")]), ms(0)).1;

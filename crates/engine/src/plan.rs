@@ -50,6 +50,9 @@ pub struct Plan {
     pub try_deadline: Option<Instant>,
     /// Most time to open a connection, TLS included.
     pub connect_timeout: Duration,
+    /// Most time in which nothing moves once the response head or the connection is there, if there is such a limit; then
+    /// it has failed with [`Failure::Deadline`].
+    pub idle_timeout: Option<Duration>,
     /// Pause before this try; zero nearly always.
     pub delay: Duration,
     /// What to keep and what to write for the tries after this one.

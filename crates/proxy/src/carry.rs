@@ -3,6 +3,7 @@
 //! what it says, tells it what came of it. `connection` calls it for each request of an HTTP/1
 //! connection and each stream of an HTTP/2 one. It decides nothing itself.
 
+use crate::connection::TUNNEL_IDLE_MAX;
 use crate::door::Caller;
 use crate::keyed::Ticket;
 use crate::mirror;
@@ -39,8 +40,19 @@ pub(crate) enum Next {
     Close,
     /// The message was cut, or the caller is gone.
     Drop,
-    /// Both sides left HTTP; this is the other one, and what has been read of it.
-    Tunnel(Box<(Pipe, Vec<u8>)>),
+    /// Both sides left HTTP.
+    Tunnel(Box<Tunnel>),
+}
+
+/// What is left of a connection after a 101.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    /// The other side.
+    pub(crate) pipe: Pipe,
+    /// What has been read of it.
+    pub(crate) bytes: Vec<u8>,
+    /// Most time in which nothing moves.
+    pub(crate) idle: Duration,
 }
 
 /// What a connection uses again from one exchange to the next.
@@ -94,6 +106,8 @@ pub(crate) struct Client<'a> {
 pub(crate) struct Times {
     pub(crate) deadline: Option<Instant>,
     pub(crate) try_deadline: Option<Instant>,
+    /// Most time in which no byte of a body moves.
+    pub(crate) idle: Option<Duration>,
 }
 
 /// What came of a try.
@@ -207,7 +221,7 @@ impl<'a> Trip<'a> {
             Ok(upstream) => upstream,
             Err(failure) => return Event::Failed(failure),
         };
-        self.limits = Times { deadline: plan.deadline, try_deadline: plan.try_deadline };
+        self.limits = Times { deadline: plan.deadline, try_deadline: plan.try_deadline, idle: plan.idle_timeout };
         if self.request.upgrade().is_some()
             && let Wire::H2(flow) = &upstream.wire
         {
@@ -316,7 +330,7 @@ impl<'a> Trip<'a> {
         if status == 101 {
             return self.switch(upstream).await;
         }
-        let failed = self.relay_body(&mut upstream.wire).await;
+        let failed = self.relay_body(&mut upstream.wire, exchange.body_delay()).await;
         if let Some((failure, code)) = failed {
             return self.cut(status, failure, code);
         }
@@ -342,12 +356,14 @@ impl<'a> Trip<'a> {
     }
 
     /// Moves the response's body, and what is left of the request's. `Some`: why it broke off, and the
-    /// code that tells an HTTP/2 client.
-    async fn relay_body(&mut self, wire: &mut Wire) -> Option<(Failure, u32)> {
+    /// code that tells an HTTP/2 client. The response's waits for `delay` first.
+    async fn relay_body(&mut self, wire: &mut Wire, delay: Duration) -> Option<(Failure, u32)> {
         let mut up_broken = false;
+        let mut held = (!delay.is_zero()).then(|| runtime::now().mono + delay);
         let mut moved = (0, runtime::coarse().mono);
+        let mut stirred = moved;
         let mut acknowledged = None;
-        let limits = Times { try_deadline: None, ..self.limits };
+        let limits = self.limits;
         poll_fn(|cx| {
             if !self.up.is_done() && !up_broken {
                 match self.up.poll(cx, self.down, wire) {
@@ -357,7 +373,15 @@ impl<'a> Trip<'a> {
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
             }
-            match self.back.poll(cx, wire, self.down) {
+            let back = match held {
+                None => self.back.poll(cx, wire, self.down),
+                // The head goes out all the same.
+                Some(_) => match self.down.poll_flush(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(Fault::Target(error))),
+                    _ => Poll::Pending,
+                },
+            };
+            match back {
                 Poll::Ready(Ok(())) => return Poll::Ready(None),
                 Poll::Ready(Err(Fault::Target(_))) => return Poll::Ready(Some((Failure::DownstreamGone, CANCEL))),
                 Poll::Ready(Err(Fault::Source(error))) => {
@@ -379,9 +403,21 @@ impl<'a> Trip<'a> {
             if bytes != moved.0 || !waits {
                 moved = (bytes, runtime::coarse().mono);
             }
+            if bytes != stirred.0 {
+                stirred = (bytes, runtime::coarse().mono);
+            }
             let stall = Some(moved.1 + STALL_MAX).filter(|_| waits);
-            let due = Times { deadline: earlier(limits.deadline, stall), try_deadline: None };
-            late(self.alarm, due, cx).map(|failure| Some((failure, CANCEL)))
+            let idle = limits.idle.map(|idle| stirred.1 + idle);
+            let deadline = earlier(limits.deadline, earlier(stall, idle));
+            let due = Times { deadline, try_deadline: held, idle: None };
+            match late(self.alarm, due, cx) {
+                Poll::Ready(Failure::TryTimeout) => {
+                    held = None;
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                late => late.map(|failure| Some((failure, CANCEL))),
+            }
         })
         .await
     }
@@ -389,13 +425,14 @@ impl<'a> Trip<'a> {
     /// After a 101: what follows is not HTTP.
     async fn switch(&mut self, upstream: Upstream) -> Delivered {
         let flushed = poll_fn(|cx| self.down.poll_flush(cx)).await;
-        let Some(tunnel) = upstream.wire.into_tunnel() else {
+        let Some((pipe, bytes)) = upstream.wire.into_tunnel() else {
             return self.cut(101, Failure::BadResponse, INTERNAL_ERROR);
         };
         if flushed.is_err() {
             return self.cut(101, Failure::DownstreamGone, CANCEL);
         }
         let outcome = Outcome { status: 101, failure: None };
+        let tunnel = Tunnel { pipe, bytes, idle: self.limits.idle.unwrap_or(TUNNEL_IDLE_MAX) };
         Delivered { outcome, next: Next::Tunnel(Box::new(tunnel)) }
     }
 

@@ -3,7 +3,7 @@
 //! the service decides first; bytes are looked at only where the client must speak first. Called by
 //! `worker` for each accepted socket, and again for what a CONNECT opens.
 
-use crate::carry::{Desk, Next, Trip};
+use crate::carry::{Desk, Next, Trip, Tunnel};
 use crate::crew::{Crew, Work};
 use crate::door::{Caller, Door, Entry, UNKNOWN_PORT};
 use crate::gates::Way;
@@ -21,7 +21,7 @@ use byrnie_net::http::h1::{Arrived, Conn};
 use byrnie_net::http::h2::{Accepted, REFUSED_STREAM, Sender, Server};
 use byrnie_net::http::{self, Alarm, Chunk, Error, Wire};
 use byrnie_net::io::{Stream, TcpStream};
-use byrnie_net::relay::{self, Pipe};
+use byrnie_net::relay;
 use byrnie_net::runtime;
 use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP};
 use std::future::poll_fn;
@@ -286,9 +286,10 @@ async fn linger(wire: Wire) {
 }
 
 /// After a 101 both sides speak what they agreed on.
-pub(crate) async fn switch(wire: Wire, (mut upstream, from_upstream): (Pipe, Vec<u8>)) {
+pub(crate) async fn switch(wire: Wire, tunnel: Tunnel) {
+    let Tunnel { pipe: mut upstream, bytes, idle } = tunnel;
     let Some((mut client, from_client)) = wire.into_tunnel() else { return };
-    relay::relay(&mut client, from_client, &mut upstream, from_upstream, TUNNEL_IDLE_MAX).await;
+    relay::relay(&mut client, from_client, &mut upstream, bytes, idle).await;
 }
 
 /// CONNECT on the forward listener: what follows is served as if it had come to the service's own listener.

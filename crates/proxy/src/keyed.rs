@@ -37,7 +37,7 @@ impl Trip<'_> {
     /// Asks for the right to forward the request. An event if there is nothing to ask for any more.
     pub(crate) async fn claim(&mut self, claim: Box<Claim>) -> Result<Word, Event> {
         let end = runtime::coarse().mono + claim.lease;
-        if !self.gather_request(Times { deadline: Some(end), try_deadline: None }).await? {
+        if !self.gather_request(Times { deadline: Some(end), ..Times::default() }).await? {
             return Ok(Word::BodyTooLarge);
         }
         let begin = wire::LedgerBegin {

@@ -26,7 +26,7 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, byte
     let opened = loop {
         match effect {
             Effect::Send(plan) => match open(core, &plan).await {
-                Ok(upstream) => break Some(upstream),
+                Ok(upstream) => break Some((upstream, plan.idle_timeout.unwrap_or(TUNNEL_IDLE_MAX))),
                 Err(failure) => {
                     elsewhere = true;
                     effect = core.with_shard(|shard, now| tunnel.on_failure(shard, failure, now));
@@ -51,9 +51,9 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, byte
             None => flow.reset(if elsewhere { code::REFUSED } else { code::CANCEL }),
         }
     }
-    if let Some(mut upstream) = opened {
+    if let Some((mut upstream, idle)) = opened {
         core.with_shard(|shard, now| tunnel.on_connect(shard, now));
-        let relayed = relay::relay(&mut down, bytes, &mut upstream, Vec::new(), TUNNEL_IDLE_MAX).await;
+        let relayed = relay::relay(&mut down, bytes, &mut upstream, Vec::new(), idle).await;
         outcome.failure = failure(&relayed);
         moved = (relayed.sent, relayed.received);
     }

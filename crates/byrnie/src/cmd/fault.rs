@@ -17,6 +17,7 @@ use std::time::Duration;
 #[command(after_help = "Examples:
   byrnie fault payments --delay 300ms --for 5m
   byrnie fault payments.shop --abort 503 --percent 10 --for 1m --path /charge
+  byrnie fault payments --slow-body 5s --for 1m
   byrnie fault payments --off")]
 pub(crate) struct Fault {
     /// The service: NAME or NAME.NAMESPACE
@@ -31,6 +32,9 @@ pub(crate) struct Fault {
     /// Connections are cut
     #[arg(long, conflicts_with = "abort")]
     reset: bool,
+    /// The body of an answer comes so long after its head, such as 5s
+    #[arg(long, value_name = "D", conflicts_with_all = ["abort", "reset"])]
+    slow_body: Option<String>,
     /// Of a hundred requests that fit
     #[arg(long, value_name = "P", default_value_t = 100)]
     percent: u8,
@@ -47,7 +51,7 @@ pub(crate) struct Fault {
     #[arg(long = "for", value_name = "D", required_unless_present = "off")]
     span: Option<String>,
     /// End it now
-    #[arg(long, conflicts_with_all = ["delay", "abort", "reset", "span"])]
+    #[arg(long, conflicts_with_all = ["delay", "abort", "reset", "slow_body", "span"])]
     off: bool,
     /// Write the policy to a file instead
     #[arg(long, value_name = "FILE")]
@@ -108,8 +112,8 @@ fn span_of(text: &str) -> Option<Duration> {
 }
 
 fn fault(args: &Fault, target: &ServiceRef, name: &str, until_ms: u64) -> Result<Value, Failure> {
-    if args.delay.is_none() && args.abort.is_none() && !args.reset {
-        return Err(Failure::usage("what shall happen? --delay D, --abort CODE or --reset"));
+    if args.delay.is_none() && args.abort.is_none() && !args.reset && args.slow_body.is_none() {
+        return Err(Failure::usage("what shall happen? --delay D, --abort CODE, --reset or --slow-body D"));
     }
     let until = jiff::Timestamp::from_second(i64::try_from(until_ms.div_ceil(1000)).unwrap_or(i64::MAX))
         .map_err(|error| Failure::usage(format!("--for: {error}")))?;
@@ -122,6 +126,9 @@ fn fault(args: &Fault, target: &ServiceRef, name: &str, until_ms: u64) -> Result
     }
     if args.reset {
         fault["reset"] = json!(true);
+    }
+    if let Some(slow) = &args.slow_body {
+        fault["slowBody"] = json!(slow);
     }
     let mut matches = json!({});
     if let Some(method) = &args.method {
@@ -276,6 +283,7 @@ mod tests {
             delay: Some("300ms".into()),
             abort: Some(503),
             reset: false,
+            slow_body: None,
             percent: 10,
             method: Some("post".into()),
             path: Some("/charge".into()),

@@ -6,7 +6,7 @@ use super::Compiler;
 use crate::authorize::{Access, CompiledPolicy};
 use crate::balance::hash::{self, hash};
 use crate::balance::tiers::TIERS_MAX;
-use crate::cluster::{Call, Cluster, Ejection, Member, Name, Share, Tier};
+use crate::cluster::{Call, Cluster, Ejection, Member, Name, Patience, Share, Tier};
 use crate::keyed::Protection;
 use crate::probe::Probe;
 use crate::program::Program;
@@ -208,7 +208,10 @@ impl Compiler {
             budget: first(&policies, |p| p.retry_budget).unwrap_or(RETRY_BUDGET),
             fault: first(&policies, |p| p.fault.clone()),
             unsafe_retry: policies.iter().any(|policy| policy.unsafe_retry),
-            connect_timeout: first(&policies, |p| p.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
+            patience: Patience {
+                connect: first(&policies, |p| p.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
+                idle: first(&policies, |p| limits(p).idle_max),
+            },
             share: self.shares.get(name).map(Arc::clone).unwrap_or_else(|| Arc::new(Share::default())),
         }
     }

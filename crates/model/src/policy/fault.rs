@@ -4,7 +4,7 @@
 use byrnie_base::{Text, Timestamp};
 use std::time::Duration;
 
-/// What callers of a service suffer, until when. At least one of `delay`, `abort` and `reset`.
+/// What callers of a service suffer, until when. At least one of `delay`, `abort`, `reset` and `slow_body`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Of a hundred requests that fit.
@@ -15,6 +15,8 @@ pub struct Fault {
     pub abort: Option<u16>,
     /// Their connection, or stream, is cut.
     pub reset: bool,
+    /// The body of their answer comes so long after its head. Not together with `abort` or `reset`.
+    pub slow_body: Option<Duration>,
     /// Only requests of this method.
     pub method: Option<Text>,
     /// Only requests at or below this path.

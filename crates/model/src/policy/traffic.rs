@@ -203,6 +203,9 @@ pub struct Limits {
     pub pending_max: Option<u32>,
     /// Requests per time from one proxy.
     pub rate: Option<Rate>,
+    /// A call of whose bodies nothing moves for so long is ended, and so is a connection; no such limit for calls, and 1 h
+    /// for connections, unless given.
+    pub idle_max: Option<Duration>,
     /// Requests per time to one instance, counted at its own proxy; all of them hold.
     pub quotas: Vec<Quota>,
 }

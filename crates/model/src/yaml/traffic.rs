@@ -66,7 +66,7 @@ const fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
-/// How much one proxy lets through.
+/// How much one proxy lets through, and for how long it lets it rest.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct LimitsSpec {
@@ -76,6 +76,9 @@ struct LimitsSpec {
     /// Requests per time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rate: Option<RateSpec>,
+    /// A call of whose bodies nothing moves for so long is ended, and so is a connection, such as `30s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_idle: Option<String>,
     /// Requests per time to one instance, counted at its own proxy; all of them hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     quotas: Vec<QuotaSpec>,
@@ -138,6 +141,8 @@ impl Default for LeastSpec {
 
 /// Longest time to open a connection.
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// Longest time of rest.
+const IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Largest count of requests or failures in a policy.
 const COUNT_MAX: u32 = 1_000_000;
 /// Longest interval over which requests or retries are counted.
@@ -173,8 +178,8 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
 }
 
 fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
-    if spec.max_pending.is_none() && spec.rate.is_none() && spec.quotas.is_empty() {
-        reader.fault(&code::MISSING_FIELD, "spec.limits", "limits need maxPending, rate or quotas");
+    if spec.max_pending.is_none() && spec.rate.is_none() && spec.max_idle.is_none() && spec.quotas.is_empty() {
+        reader.fault(&code::MISSING_FIELD, "spec.limits", "limits need maxPending, rate, maxIdle or quotas");
     }
     if let Some(pending) = spec.max_pending {
         reader.require((1..=COUNT_MAX).contains(&pending), "spec.limits.maxPending", "must be from 1 to 1000000");
@@ -184,7 +189,12 @@ fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
         reader.require((1..=COUNT_MAX).contains(&rate.requests), "spec.limits.rate.requests", range);
         Rate { requests: rate.requests, per: interval(reader, &rate.per, "spec.limits.rate.per") }
     });
-    Limits { pending_max: spec.max_pending, rate, quotas: quota::read(reader, &spec.quotas) }
+    let idle_max = spec.max_idle.as_deref().map(|text| {
+        let span = reader.some_time(text, "spec.limits.maxIdle");
+        reader.require(span <= IDLE_MAX, "spec.limits.maxIdle", "must be at most 24h");
+        span
+    });
+    Limits { pending_max: spec.max_pending, rate, idle_max, quotas: quota::read(reader, &spec.quotas) }
 }
 
 fn read_retry(reader: &mut Reader<'_>, spec: &RetrySpec) -> RetryBudget {
@@ -217,6 +227,7 @@ impl From<&TrafficPolicy> for TrafficSpec {
             limits: policy.limits.as_ref().map(|limits| LimitsSpec {
                 max_pending: limits.pending_max,
                 rate: limits.rate.as_ref().map(rate),
+                max_idle: limits.idle_max.map(text),
                 quotas: limits.quotas.iter().map(QuotaSpec::from).collect(),
             }),
             retry_constraint: policy.retry_budget.as_ref().map(|budget| RetrySpec {

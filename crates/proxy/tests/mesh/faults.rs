@@ -4,6 +4,7 @@ use crate::world::{self, Peer, Program, World, allow_open, get, header, mesh, se
 use byrnie_base::Timestamp;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::fault::Fault;
+use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::DefaultAccess;
 use byrnie_model::{Kind, Protocol, Spec};
 use byrnie_net::runtime;
@@ -317,6 +318,7 @@ fn a_fault_on_purpose_strikes_callers_and_never_the_program_until_its_policy_cha
         delay: None,
         abort: None,
         reset: false,
+        slow_body: None,
         method: None,
         path_prefix: None,
         header: Some(("x-struck".into(), "yes".into())),
@@ -349,7 +351,7 @@ fn a_fault_on_purpose_strikes_callers_and_never_the_program_until_its_policy_cha
     assert_eq!(heard.load(Ordering::SeqCst), before, "the program heard of it");
 
     let span = Duration::from_millis(300);
-    let address = suffer(Some(Fault { delay: Some(span), ..fault }));
+    let address = suffer(Some(Fault { delay: Some(span), ..fault.clone() }));
     while cut() {}
     let mut client = Peer::connect(address);
     let mut took = || {
@@ -359,6 +361,19 @@ fn a_fault_on_purpose_strikes_callers_and_never_the_program_until_its_policy_cha
     };
     assert!(took() >= span);
 
+    let address = suffer(Some(Fault { slow_body: Some(span), ..fault }));
+    let body_took = || {
+        let mut client = Peer::connect(address);
+        client.send(struck);
+        let head = client.read_head().unwrap();
+        let began = byrnie_net::runtime::now().mono;
+        assert_eq!((status(&head), client.read_body_of(&head)), (200, b"ok".to_vec()));
+        byrnie_net::runtime::now().mono.since(began)
+    };
+    while body_took() < span / 2 {}
+    // The head has come a moment before its reader looks at the clock.
+    assert!(body_took() >= span.mul_f32(0.9));
+
     let address = suffer(None);
     let quick = || {
         let began = byrnie_net::runtime::now().mono;
@@ -366,4 +381,49 @@ fn a_fault_on_purpose_strikes_callers_and_never_the_program_until_its_policy_cha
         byrnie_net::runtime::now().mono.since(began) < span
     };
     while !quick() {}
+}
+
+/// What a client hears of a service whose policy lets nothing rest for longer than a moment.
+fn restless(world: &World, protocol: Protocol, program: &Program, asks: &str) -> Vec<u8> {
+    let server = world.serving("echo", program.port, protocol);
+    let mut caller = world.calling(&[("echo", protocol, &[&server])]);
+    let limits = Some(Limits { idle_max: Some(Duration::from_millis(300)), ..Limits::default() });
+    let policy = TrafficPolicy { targets: vec![world::service("echo")], limits, ..Default::default() };
+    caller.apply(vec![world::resource(Kind::TrafficPolicy, "idle", Spec::Traffic(Arc::new(policy)))]);
+    // A core takes the news between two events; without it the client would wait for its program in vain.
+    loop {
+        let mut client = Peer::connect(caller.outbound("echo"));
+        client.stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        client.send(asks);
+        let mut heard = Vec::new();
+        if std::io::Read::read_to_end(&mut client.stream, &mut heard).is_ok() {
+            return heard;
+        }
+    }
+}
+
+#[test]
+fn a_call_or_connection_that_rests_for_too_long_is_ended() {
+    let world = World::new();
+    let half = Program::start(|mut peer: Peer| {
+        while peer.read_head().is_some() {
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf");
+        }
+    });
+    let heard = restless(&world, Protocol::Http1, &half, "GET / HTTP/1.1\r\nhost: echo\r\n\r\n");
+    assert!(heard.starts_with(b"HTTP/1.1 200 ") && heard.ends_with(b"half"), "{heard:?}");
+    let switched = Program::start(|mut peer: Peer| {
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nhello";
+        while peer.read_head().is_some() {
+            peer.send(answer);
+        }
+    });
+    let asks = "GET / HTTP/1.1\r\nhost: echo\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+    let heard = restless(&world, Protocol::Http1, &switched, asks);
+    assert!(heard.starts_with(b"HTTP/1.1 101 ") && heard.ends_with(b"hello"), "{heard:?}");
+    let opaque = Program::start(|mut peer: Peer| {
+        peer.send("hello");
+        peer.read_to_end();
+    });
+    assert_eq!(restless(&world, Protocol::Tcp, &opaque, "x"), b"hello");
 }

@@ -22,6 +22,7 @@ pub(super) fn decode(from: pb::Fault) -> Result<Fault, Error> {
         delay: check::optional_duration("fault.delay", from.delay)?,
         abort,
         reset: from.reset,
+        slow_body: check::optional_duration("fault.slowBody", from.slow_body)?,
         method: from.method.map(|method| check::token("fault.match", &method)).transpose()?,
         path_prefix: from.path_prefix.map(|path| check::text("fault.match", &path)).transpose()?,
         header,
@@ -41,5 +42,6 @@ pub(super) fn encode(from: &Fault) -> pb::Fault {
         header_name,
         header_value,
         until_ms: from.until.as_millis(),
+        slow_body: from.slow_body.map(check::duration_out),
     }
 }

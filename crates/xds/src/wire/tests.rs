@@ -279,21 +279,20 @@ fn traffic() -> impl Strategy<Value = Spec> {
     });
     let by = prop_oneof![Just(By::All), Just(By::Caller), text("x-[a-z]{1,5}").prop_map(By::Header)];
     let quota = (rate(), by).prop_map(|(rate, by)| Quota { rate, by });
-    let limits = (of(any::<u32>()), of(rate()), vec(quota, 0..3)).prop_map(|(pending_max, rate, quotas)| Limits {
-        pending_max,
-        rate,
-        quotas,
-    });
+    let limits = (of(any::<u32>()), of(rate()), of(span()), vec(quota, 0..3));
+    let limits =
+        limits.prop_map(|(pending_max, rate, idle_max, quotas)| Limits { pending_max, rate, idle_max, quotas });
     let budget =
         (0_u8..=100, span(), rate()).prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
     let whole = (vec(service_ref(), 1..3), balance, of(choice), of(failover), of(eject), of(limits), of(budget));
     let words = (of(text("[A-Z]{1,5}")), of(text("/[a-z]{0,5}")), of((text("[a-z]{1,5}"), text("[a-z]{0,5}"))));
-    let fault = (0_u8..=100, of(span()), of(200_u16..600), any::<bool>(), words, any::<u64>()).prop_map(
-        |(percent, delay, abort, reset, (method, path_prefix, header), until)| Fault {
+    let fault = (0_u8..=100, of(span()), of(200_u16..600), (any::<bool>(), of(span())), words, any::<u64>()).prop_map(
+        |(percent, delay, abort, (reset, slow_body), (method, path_prefix, header), until)| Fault {
             percent,
             delay,
             abort,
             reset,
+            slow_body,
             method,
             path_prefix,
             header,

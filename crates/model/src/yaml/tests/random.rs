@@ -396,27 +396,30 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
         ejected_percent_max,
     });
     let rate = || (1u32..1000, span()).prop_map(|(requests, per)| Rate { requests, per });
-    let limits = (1u32..1000, option::of(rate()), vec(quota(), 0..2)).prop_map(|(pending, rate, mut quotas)| {
+    let limits = (1u32..1000, option::of(rate()), option::of(span()), vec(quota(), 0..2));
+    let limits = limits.prop_map(|(pending, rate, idle_max, mut quotas)| {
         // No two of them for the same.
         quotas.dedup_by_key(|quota: &mut Quota| std::mem::discriminant(&quota.by));
-        Limits { pending_max: Some(pending), rate, quotas }
+        Limits { pending_max: Some(pending), rate, idle_max, quotas }
     });
     let budget =
         (0u8..101, span(), rate()).prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
     let connect = option::of((1u64..60_000).prop_map(Duration::from_millis));
     let strings = || option::of("[A-Z]{1,6}".prop_map(Text::from));
     let what = prop_oneof![
-        span().prop_map(|delay| (Some(delay), None, false)),
-        (200u16..600).prop_map(|abort| (None, Some(abort), false)),
-        Just((None, None, true)),
+        span().prop_map(|delay| (Some(delay), None, false, None)),
+        (200u16..600).prop_map(|abort| (None, Some(abort), false, None)),
+        span().prop_map(|slow| (None, None, false, Some(slow))),
+        Just((None, None, true, None)),
     ];
     let header = option::of((label(), "[a-z]{1,5}".prop_map(Text::from)));
     let fault = (what, 0u8..101, strings(), option::of(path()), header, 0u64..4_000_000_000_000).prop_map(
-        |((delay, abort, reset), percent, method, path_prefix, header, until)| Fault {
+        |((delay, abort, reset, slow), percent, method, path_prefix, header, until)| Fault {
             percent,
             delay: delay.map(|span| span.min(Duration::from_secs(300))),
             abort,
             reset,
+            slow_body: slow.map(|span| span.min(Duration::from_secs(300))),
             method,
             path_prefix,
             header,

@@ -9,7 +9,7 @@ use byrnie_base::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What callers suffer, until when: at least one of `delay`, `abort` and `reset`.
+/// What callers suffer, until when: at least one of `delay`, `abort`, `reset` and `slowBody`.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FaultSpec {
@@ -25,6 +25,9 @@ pub(super) struct FaultSpec {
     /// Their connection is cut.
     #[serde(default, skip_serializing_if = "is_false")]
     reset: bool,
+    /// The body of their answer comes so long after its head, such as `2s`.
+    #[serde(default, rename = "slowBody", skip_serializing_if = "Option::is_none")]
+    slow_body: Option<String>,
     /// Only requests that fit; all unless given.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
     matches: Option<MatchSpec>,
@@ -66,22 +69,30 @@ const fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
-/// Longest delay.
+/// Longest delay, of an answer or of its body.
 const DELAY_MAX: Duration = Duration::from_secs(300);
 
 pub(super) fn read(reader: &mut Reader<'_>, spec: &FaultSpec) -> Fault {
     let at = "spec.fault";
-    if spec.delay.is_none() && spec.abort.is_none() && !spec.reset {
-        reader.fault(&code::MISSING_FIELD, at, "a fault needs delay, abort or reset");
+    if spec.delay.is_none() && spec.abort.is_none() && !spec.reset && spec.slow_body.is_none() {
+        reader.fault(&code::MISSING_FIELD, at, "a fault needs delay, abort, reset or slowBody");
+    }
+    if spec.slow_body.is_some() && (spec.abort.is_some() || spec.reset) {
+        let message = "what is answered by the mesh or cut has no body of the program: slowBody, or abort or reset";
+        reader.fault(&code::CONTRADICTION, format!("{at}.slowBody"), message);
     }
     if spec.abort.is_some() && spec.reset {
         reader.fault(&code::CONTRADICTION, format!("{at}.reset"), "what is cut has no status: abort or reset");
     }
-    let delay = spec.delay.as_deref().map(|text| {
-        let span = reader.some_time(text, "spec.fault.delay");
-        reader.require(span <= DELAY_MAX, "spec.fault.delay", "must be at most 5m");
-        span
-    });
+    let mut span = |text: Option<&str>, at: &str| {
+        text.map(|text| {
+            let span = reader.some_time(text, at);
+            reader.require(span <= DELAY_MAX, at, "must be at most 5m");
+            span
+        })
+    };
+    let delay = span(spec.delay.as_deref(), "spec.fault.delay");
+    let slow_body = span(spec.slow_body.as_deref(), "spec.fault.slowBody");
     let status = spec.abort.is_none_or(|status| (200..=599).contains(&status));
     reader.require(status, "spec.fault.abort", "must be a status from 200 to 599");
     let none = MatchSpec::default();
@@ -101,6 +112,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &FaultSpec) -> Fault {
         delay,
         abort: spec.abort,
         reset: spec.reset,
+        slow_body,
         method: matches.method.as_deref().map(Into::into),
         path_prefix: matches.path.as_deref().map(Into::into),
         header: matches.header.as_ref().map(|h| (h.name.to_ascii_lowercase().into(), h.value.as_str().into())),
@@ -119,6 +131,7 @@ impl From<&Fault> for FaultSpec {
             delay: fault.delay.map(names::duration_text),
             abort: fault.abort,
             reset: fault.reset,
+            slow_body: fault.slow_body.map(names::duration_text),
             matches: any.then_some(matches),
             until: names::timestamp_text(fault.until),
         }

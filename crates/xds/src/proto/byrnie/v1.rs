@@ -710,6 +710,8 @@ pub struct Fault {
     pub header_value: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(uint64, tag = "9")]
     pub until_ms: u64,
+    #[prost(message, optional, tag = "10")]
+    pub slow_body: ::core::option::Option<Duration>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Choice {
@@ -784,6 +786,8 @@ pub struct Limits {
     pub rate: ::core::option::Option<Rate>,
     #[prost(message, repeated, tag = "3")]
     pub quotas: ::prost::alloc::vec::Vec<Quota>,
+    #[prost(message, optional, tag = "4")]
+    pub idle_max: ::core::option::Option<Duration>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Quota {
