@@ -156,6 +156,7 @@ fn workload(name: &str, port: u16, protocol: Protocol) -> Result<Workload> {
         locality: Locality::default(),
         weight: 1,
         health: Health::Healthy,
+        check: None,
     })
 }
 

@@ -410,6 +410,7 @@ async fn start_own(
         locality: Locality::default(),
         weight: 1,
         health: Health::Healthy,
+        check: None,
     };
     let labels = [("app".into(), own.account.into())].into();
     let sidecar = Sidecar {

@@ -88,3 +88,23 @@ fn checks_speak_what_the_program_speaks() {
         assert_eq!(mesh.ask("many", "/").unwrap().status, 200, "{check}");
     }
 }
+
+#[test]
+fn a_program_that_is_started_with_a_check_gets_no_request_before_it_says_that_it_is_well() {
+    let mesh = Mesh::up(&[]);
+    let (port, pages) = (free_port().to_string(), mesh.data.join("pages"));
+    std::fs::create_dir(&pages).unwrap();
+    let program =
+        ["python3", "-m", "http.server", &port, "--bind", "127.0.0.1", "--directory", pages.to_str().unwrap()];
+    let run = mesh.run(&["--name", "site", "--port", &port, "--health", "/healthz"], &program);
+    until("it is sick", || run.log(), || sick(&mesh).len() == 1);
+    assert_eq!(mesh.ask("site", "/").unwrap().status, 503);
+    let shown = mesh.json(&["get", "workload"]).to_string();
+    assert!(shown.contains("\"httpGet\":{\"path\":\"/healthz\""), "{shown}");
+    std::fs::write(pages.join("healthz"), "yes").unwrap();
+    until("it is well", || run.log(), || sick(&mesh).is_empty());
+    mesh.ask_until("site", "/", |answer| answer.status == 200);
+    let refused =
+        mesh.cli(&["run", "--name", "db", "--port", "1", "--protocol", "tcp", "--health", "/x", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(2));
+}

@@ -91,6 +91,7 @@ fn workload(name: &str, app: &str, account: &str, uses: &[&str]) -> Change {
         locality: Locality::default(),
         weight: 1,
         health: Health::Healthy,
+        check: None,
     };
     put(Kind::Workload, name, labels(app), Spec::Workload(Box::new(workload)))
 }

@@ -120,6 +120,7 @@ pub(crate) fn own_workload() -> Resource {
         locality: Locality::default(),
         weight: 1,
         health: Health::Healthy,
+        check: None,
     };
     let mut resource = resource(Kind::Workload, "shop", "web-1", Spec::Workload(Box::new(workload)));
     resource.labels.insert("app".into(), "web".into());

@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub(crate) services: Names<Arc<Names<Arc<Subtree>>>>,
     /// By slot.
     pub(crate) clusters: Vec<Option<Arc<Cluster>>>,
+    /// How the own program is checked, as the workload itself says.
+    pub(crate) check: Option<Arc<(ServiceRef, Probe)>>,
     /// Services outside the mesh, by the name of their host.
     pub(crate) outside: Arc<BTreeMap<Text, BTreeSet<ServiceRef>>>,
     /// Where requests enter from outside.
@@ -120,10 +122,11 @@ impl Snapshot {
         &self.edge.ports
     }
 
-    /// How the own program is checked, by service.
+    /// How the own program is checked, by what asks for it: a service, or the workload itself.
     pub fn probes(&self) -> impl Iterator<Item = (&ServiceRef, &Probe)> {
         let all = self.services.values().flat_map(|names| names.values());
-        all.filter_map(|subtree| Some((&subtree.service, subtree.probe.as_deref()?)))
+        let by_service = all.filter_map(|subtree| Some((&subtree.service, subtree.probe.as_deref()?)));
+        by_service.chain(self.check.iter().map(|check| (&check.0, &check.1)))
     }
 
     /// Services that this node serves itself, as (service, port, who answers).

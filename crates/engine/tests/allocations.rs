@@ -134,6 +134,7 @@ fn workload() -> Arc<Resource> {
         locality: Locality::default(),
         weight: 1,
         health: Health::Healthy,
+        check: None,
     };
     resource(Kind::Workload, "web-1", Spec::Workload(Box::new(workload)))
 }

@@ -65,6 +65,8 @@ pub enum Undo {
 pub struct Patience {
     /// Calls without a definite answer, after which the way back is taken.
     pub attempts: Option<u32>,
+    /// How long it is called without a definite answer; then the way back is taken or, past the pivot, an operator looks.
+    pub span: Option<Duration>,
     /// The first pause between calls at the longest, and the longest of all.
     pub backoff: Option<(Duration, Duration)>,
     /// The longest time for one call.

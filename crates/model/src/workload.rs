@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One running instance.
 
+use crate::policy::HealthCheck;
 use crate::service::{Health, Locality};
 use crate::{Identity, Protocol, ServiceRef};
 use byrnie_base::Text;
@@ -27,6 +28,9 @@ pub struct Workload {
     pub weight: u32,
     /// Whether it may be sent requests.
     pub health: Health,
+    /// How its proxy asks the program whether it is well, beside what policies of its services say. Its `port` is the
+    /// program's own, and always there; its times are whole seconds.
+    pub check: Option<HealthCheck>,
 }
 
 /// A port on which a program listens.

@@ -45,6 +45,8 @@ struct Live {
     /// Calls in a row without a definite answer.
     failures: u32,
     refusals: u32,
+    /// When the first of these calls ended, where that counts.
+    since: Option<Timestamp>,
     due: Timestamp,
     /// The action may have reached the participant.
     sent: bool,
@@ -198,8 +200,12 @@ impl Machine {
                 Some(at) => self.live.get_mut(usize::from(*at)),
                 None => Some(&mut self.check),
             };
+            let timed = branch.and_then(|at| self.state.spec.branches.get(usize::from(at)));
+            let timed = timed.is_some_and(|branch| branch.retry.for_ms > 0);
             if let Some(live) = live {
-                *live = Live { op: Some(*op), attempt: *attempt, ..Live::default() };
+                let before = live.since.filter(|_| live.op == Some(*op));
+                let since = timed.then(|| before.unwrap_or(entry.at));
+                *live = Live { op: Some(*op), attempt: *attempt, since, ..Live::default() };
             }
         }
     }

@@ -150,6 +150,10 @@ pub struct Target {
 pub struct Retry {
     /// Calls of the action whose outcome stays unknown, after which the way back is taken; 0 for no limit.
     pub attempts: u32,
+    /// How long the action is called without a definite answer, in milliseconds from the first such call on: then the way
+    /// back is taken or, where there is none any more, an operator has to look; 0 for no limit.
+    #[serde(default)]
+    pub for_ms: u64,
     /// Longest first pause, in milliseconds; doubled with every further call, up to `cap_ms`.
     pub first_ms: u64,
     /// Longest pause, in milliseconds.
@@ -159,9 +163,9 @@ pub struct Retry {
 }
 
 impl Default for Retry {
-    /// No limit of calls, pauses of at most 200 ms to 30 s, 10 s a call.
+    /// No limit of calls or of time, pauses of at most 200 ms to 30 s, 10 s a call.
     fn default() -> Self {
-        Self { attempts: 0, first_ms: 200, cap_ms: 30_000, timeout_ms: 10_000 }
+        Self { attempts: 0, for_ms: 0, first_ms: 200, cap_ms: 30_000, timeout_ms: 10_000 }
     }
 }
 

@@ -110,6 +110,7 @@ fn workload(number: u8, identity: &Identity, uses: &[ServiceRef]) -> Workload {
         locality: Locality::default(),
         weight: 1,
         health: Health::Healthy,
+        check: None,
     }
 }
 

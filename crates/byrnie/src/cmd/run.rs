@@ -9,6 +9,8 @@ use crate::mesh;
 use crate::supervise::{self, Process, Signal, Signals};
 use anyhow::{Context, Result};
 use byrnie_base::Text;
+use byrnie_model::policy::HealthCheck;
+use byrnie_model::policy::health::Check;
 use byrnie_model::service::{Health, Locality};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{Identity, Key, Kind, Labels, Protocol, Resource, Revision, ServiceRef, Spec, Workload, yaml};
@@ -59,6 +61,9 @@ pub(crate) struct Args {
     /// Labels of this instance, beside app=NAME
     #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE")]
     labels: Vec<String>,
+    /// Ask the program by GET of this path whether it is well; while it says no, callers go to other instances
+    #[arg(long, value_name = "PATH")]
+    health: Option<String>,
     /// Where it runs
     #[arg(long, value_name = "REGION/ZONE", default_value = "")]
     locality: String,
@@ -127,22 +132,43 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     Ok(Exit::Program(u8::try_from(exit.status()).unwrap_or(1)))
 }
 
+/// A check of the program by GET, on its first port.
+fn check_of(path: &str, ports: &[WorkloadPort]) -> Result<HealthCheck, Failure> {
+    let fits = path.starts_with('/') && path.len() <= HealthCheck::NAME_BYTES_MAX;
+    if !(fits && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#')) {
+        return Err(Failure::usage(format!("--health is `{path}`, which is no path")).next("--health /healthz"));
+    }
+    let first = ports.first().filter(|port| port.protocol.is_http());
+    let first = first.ok_or_else(|| Failure::usage("--health asks by HTTP, which the program does not speak"))?;
+    Ok(HealthCheck {
+        how: Check::Http(path.into()),
+        port: Some(first.port),
+        interval: HealthCheck::INTERVAL,
+        timeout: HealthCheck::TIMEOUT,
+        sick_after: HealthCheck::SICK_AFTER,
+        well_after: HealthCheck::WELL_AFTER,
+    })
+}
+
 fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
     let Place { grant, instance, state_dir, .. } = place;
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut labels = labels(&args.labels)?;
     labels.insert("app".into(), args.name.as_str().into());
     let (region, zone) = args.locality.split_once('/').unwrap_or((&args.locality, ""));
+    let ports = ports(&args.ports, &args.protocol)?;
+    let health = args.health.as_deref().map(|path| check_of(path, &ports)).transpose()?;
     let workload = Workload {
         identity: grant.identity.clone(),
         address: loopback,
-        ports: ports(&args.ports, &args.protocol)?,
+        ports,
         inbound: None,
         admin: None,
         uses: args.uses.iter().map(|word| ServiceRef::from_word(word, globals.namespace())).collect(),
         locality: Locality { region: region.into(), zone: zone.into() },
         weight: 1,
         health: Health::Healthy,
+        check: health,
     };
     check(globals, instance, &workload, &labels)?;
     let any = SocketAddr::new(loopback, 0);

@@ -37,6 +37,7 @@ fn workload(name: &str, account: &str, protocol: Protocol) -> Resource {
         locality: Default::default(),
         weight: 1,
         health: Health::Healthy,
+        check: None,
     };
     let labels = [("app".into(), account.into())].into();
     let key = Key::new(Kind::Workload, "default", name);

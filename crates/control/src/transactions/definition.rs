@@ -140,6 +140,7 @@ fn branch(
             .collect(),
         retry: AskedRetry {
             attempts: step.retry.attempts,
+            for_ms: step.retry.span.map(millis),
             first_ms: step.retry.backoff.map(|(first, _)| millis(first)),
             cap_ms: step.retry.backoff.map(|(_, longest)| millis(longest)),
             timeout_ms: step.retry.timeout.map(millis),

@@ -326,6 +326,7 @@ fn retry(asked: &Asked) -> Retry {
     };
     Retry {
         attempts: asked.pace.retry_limit.unwrap_or(0),
+        for_ms: usual.for_ms,
         first_ms: millis(asked.pace.retry_interval, usual.first_ms),
         cap_ms: usual.cap_ms,
         timeout_ms: millis(asked.pace.request_timeout, usual.timeout_ms).min(600_000),

@@ -73,6 +73,7 @@ const fn words(mode: Mode) -> [&'static str; 3] {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct AskedRetry {
     pub(super) attempts: Option<u32>,
+    pub(super) for_ms: Option<u64>,
     pub(super) first_ms: Option<u64>,
     pub(super) cap_ms: Option<u64>,
     pub(super) timeout_ms: Option<u64>,
@@ -249,11 +250,12 @@ fn retry(asked: &AskedRetry) -> Result<Retry, Problem> {
     let usual = Retry::default();
     let retry = Retry {
         attempts: asked.attempts.unwrap_or(usual.attempts),
+        for_ms: asked.for_ms.unwrap_or(usual.for_ms),
         first_ms: asked.first_ms.unwrap_or(usual.first_ms),
         cap_ms: asked.cap_ms.unwrap_or(usual.cap_ms),
         timeout_ms: asked.timeout_ms.unwrap_or(usual.timeout_ms),
     };
-    if !(1..=TIMEOUT_MS_MAX).contains(&retry.timeout_ms) || retry.cap_ms > DEADLINE_MS_MAX {
+    if !(1..=TIMEOUT_MS_MAX).contains(&retry.timeout_ms) || retry.cap_ms.max(retry.for_ms) > DEADLINE_MS_MAX {
         return Err(Problem::malformed(format!("`retry.timeout_ms` is 1 to {TIMEOUT_MS_MAX}")));
     }
     Ok(retry)

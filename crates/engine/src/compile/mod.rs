@@ -116,6 +116,7 @@ impl Compiler {
             mesh: MeshDefaults { default_access: DefaultAccess::Deny },
             services: Names::default(),
             clusters: Vec::new(),
+            check: None,
             outside: Arc::default(),
             edge: Arc::default(),
             words,
@@ -167,6 +168,7 @@ impl Compiler {
             self.compile_service(service, &mut snapshot);
         }
         self.name_outside(dirty, &mut snapshot);
+        snapshot.check = self.own_check();
         if std::mem::take(&mut self.held.edge.dirty) {
             let mut gateways: Vec<_> = self.held.edge.gateways.iter().collect();
             gateways.sort_by(|a, b| edge::order((a.1.0, a.0), (b.1.0, b.0)));

@@ -104,6 +104,18 @@ impl Compiler {
         Some(Probe { address: port.program.as_ref()?.beside()?, protocol: port.protocol, check })
     }
 
+    /// How the own program is checked, if the workload itself says so. No service can have its name.
+    pub(super) fn own_check(&self) -> Option<Arc<(ServiceRef, Probe)>> {
+        let (workload, _) = self.held.own.as_ref()?;
+        let check = workload.check.clone()?;
+        let number = check.port?;
+        let declared = workload.ports.iter().find(|port| port.port == number);
+        let protocol = declared.map(|port| port.protocol).unwrap_or_default();
+        let node = &self.snapshot.node;
+        let name = ServiceRef::new(node.namespace.clone(), format!("workload {}", node.name));
+        Some(Arc::new((name, Probe { address: at(number), protocol, check })))
+    }
+
     pub(super) fn serves(&self, name: &ServiceRef, service: &Service, labels: &Labels) -> bool {
         let node = &self.snapshot.node;
         if service.outside.is_some() {
@@ -355,7 +367,11 @@ fn program(port: &ServicePort, workload: &Workload) -> Option<SocketAddr> {
         TargetPort::Number(number) => *number,
         TargetPort::Name(name) => workload.ports.iter().find(|p| p.name == *name)?.port,
     };
-    Some(SocketAddr::from((Ipv4Addr::LOCALHOST, number)))
+    Some(at(number))
+}
+
+fn at(number: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, number))
 }
 
 impl CompiledPolicy {

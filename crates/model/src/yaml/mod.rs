@@ -13,6 +13,7 @@ mod meta;
 mod names;
 mod node;
 mod outside;
+mod probe;
 mod reader;
 mod route;
 mod saga;

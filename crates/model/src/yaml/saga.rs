@@ -68,6 +68,10 @@ struct RetrySpec {
     /// Calls without a definite answer, after which the way back is taken; no limit unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     attempts: Option<u32>,
+    /// How long it is called without a definite answer, such as `24h`; then the way back is taken or, past the pivot, an
+    /// operator has to look.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    span: Option<String>,
     /// First and longest pause, such as `1s..5m`; `200ms..30s` unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     backoff: Option<String>,
@@ -222,7 +226,8 @@ fn patience(reader: &mut Reader<'_>, asked: &RetrySpec, at: &str) -> Patience {
         both
     });
     let timeout = asked.timeout.as_deref().map(|text| span(reader, text, &format!("{at}.retry.timeout"), TIMEOUT_MAX));
-    Patience { attempts: asked.attempts, backoff, timeout }
+    let most = asked.span.as_deref().map(|text| span(reader, text, &format!("{at}.retry.for"), DEADLINE_MAX));
+    Patience { attempts: asked.attempts, span: most, backoff, timeout }
 }
 
 fn span(reader: &mut Reader<'_>, text: &str, path: &str, max: Duration) -> Duration {
@@ -267,9 +272,10 @@ impl From<&Saga> for SagaSpec {
                 Some(Undo::Nothing) => (Some("none".to_owned()), None),
                 Some(Undo::Call { call, body }) => (Some(call.to_string()), body.as_ref().map(Text::to_string)),
             };
-            let Patience { attempts, backoff, timeout } = &step.retry;
+            let Patience { attempts, span: most, backoff, timeout } = &step.retry;
             let retry = (step.retry != Patience::default()).then(|| RetrySpec {
                 attempts: *attempts,
+                span: most.map(span),
                 backoff: backoff.map(|(first, longest)| format!("{}..{}", span(first), span(longest))),
                 timeout: timeout.map(span),
             });

@@ -2,6 +2,7 @@
 //! The document of a Workload, and how a derived Endpoint is shown.
 
 use super::names;
+use super::probe::{self, ProbeSpec};
 use super::reader::Reader;
 use crate::service::{Health, Locality};
 use crate::workload::WorkloadPort;
@@ -36,9 +37,8 @@ pub(crate) struct WorkloadSpec {
     #[serde(default = "one", skip_serializing_if = "is_one")]
     weight: u32,
     /// How to ask the program whether it is well.
-    #[serde(default, skip_serializing)]
-    #[schemars(skip)]
-    health: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    health: Option<ProbeSpec>,
 }
 
 /// A port on which the program listens.
@@ -96,9 +96,7 @@ const fn is_one(weight: &u32) -> bool {
 
 pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Workload> {
     let spec: WorkloadSpec = reader.spec()?;
-    if spec.health.is_some() {
-        reader.unenforced("spec.health", "active health checks");
-    }
+    let check = spec.health.as_ref().and_then(|health| probe::read(reader, health));
     let namespace = reader.namespace();
     let identity = Identity::new(&reader.defaults.trust_domain, &namespace, &spec.service_account);
     reader.label(&spec.service_account, "spec.serviceAccount");
@@ -131,6 +129,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Workload> {
         locality,
         weight: spec.weight,
         health,
+        check,
     })
 }
 
@@ -240,7 +239,7 @@ impl WorkloadSpec {
             uses: workload.uses.iter().map(word).collect(),
             locality: locality_text(&workload.locality),
             weight: workload.weight,
-            health: None,
+            health: workload.check.as_ref().map(ProbeSpec::from),
         }
     }
 }

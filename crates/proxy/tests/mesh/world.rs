@@ -227,6 +227,7 @@ pub(crate) fn spec_of(name: &str, port: u16, protocol: Protocol) -> Workload {
         locality: Locality::default(),
         weight: 1,
         health: Health::Healthy,
+        check: None,
     }
 }
 

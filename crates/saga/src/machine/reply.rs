@@ -67,14 +67,26 @@ impl Machine {
                 let live = &mut self.live[at];
                 live.failures = live.failures.saturating_add(1);
                 live.due = again(log.now, &retry, live.failures, after, reply.roll);
-                let exhausted = op == Op::Action && retry.attempts > 0 && live.failures >= retry.attempts;
+                let counted = retry.attempts > 0 && live.failures >= retry.attempts;
+                let over = retry.for_ms > 0
+                    && *live.since.get_or_insert(log.now) + Duration::from_millis(retry.for_ms) <= log.now;
                 self.note(log, Some(at), op, attempt, reason.clone());
-                if exhausted && self.state.phase == Phase::Acting && self.may_turn_back() {
-                    let name = &self.state.spec.branches[at].name;
-                    let turned = self.turn(Phase::Undoing, &format!("{name}: {attempt} calls failed: {reason}"), "");
-                    self.enter(log, turned, true);
+                if (counted || over) && op == Op::Action && self.state.phase == Phase::Acting {
+                    self.on_exhaustion(log, at, attempt, &reason, over);
                 }
             }
+        }
+    }
+
+    /// An action that was called as often, or as long, as it may be.
+    fn on_exhaustion(&mut self, log: &mut Log, at: usize, attempt: u32, reason: &str, over: bool) {
+        let name = &self.state.spec.branches[at].name;
+        let text = format!("{name}: {attempt} calls failed: {reason}");
+        if self.may_turn_back() {
+            let turned = self.turn(Phase::Undoing, &text, "");
+            self.enter(log, turned, true);
+        } else if over {
+            self.settle(log, at, Op::Action, Slot::Stuck, attempt, text.into());
         }
     }
 
@@ -86,8 +98,7 @@ impl Machine {
 
     pub(super) fn settle(&mut self, log: &mut Log, at: usize, op: Op, slot: Slot, attempt: u32, answer: Text) {
         let live = &mut self.live[at];
-        live.failures = 0;
-        live.refusals = 0;
+        (live.failures, live.refusals, live.since) = (0, 0, None);
         let branch = u16::try_from(at).unwrap_or(u16::MAX);
         self.enter(log, What::Settled { branch, op, slot, attempt, answer }, true);
     }
@@ -111,7 +122,7 @@ impl Machine {
 
     fn on_ongoing(&mut self, log: &mut Log, at: usize, op: Op, after: Option<Duration>, location: Option<Text>) {
         let live = &mut self.live[at];
-        live.failures = 0;
+        (live.failures, live.since) = (0, None);
         live.due = log.now + after.unwrap_or(Duration::from_millis(POLL_MS));
         let known = &self.state.progress[at].poll;
         if location.is_some() && *known != location {

@@ -87,9 +87,14 @@ fn service() -> impl Strategy<Value = Spec> {
 fn workload() -> impl Strategy<Value = Spec> {
     let port = (name(), 1_u16.., protocol()).prop_map(|(name, port, protocol)| WorkloadPort { name, port, protocol });
     let places = (any::<IpAddr>(), of(address()), of(address()));
-    (identity(), places, vec(port, 0..4), vec(service_ref(), 0..4), locality(), 1_u32.., health()).prop_map(
-        |(identity, (address, inbound, admin), ports, uses, locality, weight, health)| {
-            let workload = Workload { identity, address, ports, inbound, admin, uses, locality, weight, health };
+    let check = (1_u16.., 1_u8.., 1_u8..).prop_map(|(port, sick_after, well_after)| {
+        let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(1));
+        HealthCheck { how: Check::Http("/".into()), port: Some(port), interval, timeout, sick_after, well_after }
+    });
+    let health = (health(), of(check));
+    (identity(), places, vec(port, 0..4), vec(service_ref(), 0..4), locality(), 1_u32.., health).prop_map(
+        |(identity, (address, inbound, admin), ports, uses, locality, weight, (health, check))| {
+            let workload = Workload { identity, address, ports, inbound, admin, uses, locality, weight, health, check };
             Spec::Workload(Box::new(workload))
         },
     )

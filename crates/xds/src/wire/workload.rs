@@ -2,7 +2,8 @@
 //! `Workload` on the wire.
 
 use super::Error;
-use super::check::{self, LIST_MAX, PORTS_MAX, labels, labels_out, message};
+use super::check::{self, LIST_MAX, PORTS_MAX, labels, labels_out, message, missing};
+use super::health;
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_model::workload::{Workload, WorkloadPort};
@@ -25,6 +26,7 @@ pub(super) fn encode(workload: &Workload, labels: &Labels) -> Bytes {
         locality: check::locality_out(&workload.locality),
         weight: workload.weight,
         health: check::health_out(workload.health),
+        check: workload.check.as_ref().map(health::encode),
     };
     message.encode_to_vec().into()
 }
@@ -48,6 +50,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         locality: check::locality(workload.locality)?,
         weight: check::weight("weight", workload.weight)?,
         health: check::health(workload.health)?,
+        check: workload.check.map(health::decode).transpose()?,
     };
+    // A service's port is nothing that it could mean.
+    if spec.check.as_ref().is_some_and(|check| check.port.is_none()) {
+        return Err(missing("health.port"));
+    }
     Ok((Spec::Workload(Box::new(spec)), labels("labels", workload.labels)?))
 }

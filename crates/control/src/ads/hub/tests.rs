@@ -44,6 +44,7 @@ fn workload(name: &str, app: &str, uses: &[&str], weight: u32, revision: u64) ->
         locality: Default::default(),
         weight,
         health: Health::Healthy,
+        check: None,
     };
     put(Kind::Workload, name, revision, &[("app", app)], Spec::Workload(Box::new(spec)))
 }

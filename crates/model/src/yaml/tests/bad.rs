@@ -189,7 +189,13 @@ fn workloads() {
         ("address: 10.0.0.1, serviceAccount: a, locality: a/b/c", "C011", "a/b/c"),
         ("address: 10.0.0.1, serviceAccount: a, weight: 0", "C011", "0"),
         ("address: 10.0.0.1, serviceAccount: a, weight: -1", "C011", "-1"),
-        ("address: 10.0.0.1, serviceAccount: a, health: {httpGet: {path: /}}", "C010", "health"),
+        ("address: 10.0.0.1, serviceAccount: a, health: {httpGet: {path: /}}", "C005", "httpGet"),
+        ("address: 10.0.0.1, serviceAccount: a, health: {}", "C005", "health"),
+        ("address: 10.0.0.1, serviceAccount: a, health: {httpGet: {path: x, port: 80}}", "C011", "x"),
+        ("address: 10.0.0.1, serviceAccount: a, health: {tcpSocket: {port: 0}}", "C011", "0"),
+        ("address: 10.0.0.1, serviceAccount: a, health: {tcpSocket: {port: 1}, grpc: {port: 1}}", "C028", "health"),
+        ("address: 10.0.0.1, serviceAccount: a, health: {tcpSocket: {port: 1}, timeoutSeconds: 6}", "C011", "6"),
+        ("address: 10.0.0.1, serviceAccount: a, health: {tcpSocket: {port: 1}, failureThreshold: 0}", "C011", "0"),
         ("address: 10.0.0.1, serviceaccount: a", "C002", "serviceaccount"),
     ] {
         let head = "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Workload\nmetadata: {name: a}\n";

@@ -37,7 +37,7 @@ fn sagas() {
         (step("call: POST x/y, after: [b]"), "C011", "b"),
         (step("call: POST x/y, undoBody: input.x"), "C028", "input.x"),
         (step("call: POST x/y, undo: none, undoBody: input.x"), "C028", "input.x"),
-        (step("call: POST x/y, retry: {for: 24h}"), "C002", "for"),
+        (step("call: POST x/y, retry: {for: 400d}"), "C011", "400d"),
         (step("call: POST x/y, retry: {backoff: 1s}"), "C011", "1s"),
         (step("call: POST x/y, retry: {backoff: 2s..1s}"), "C011", "2s..1s"),
         (step("call: POST x/y, retry: {timeout: 1h}"), "C011", "1h"),

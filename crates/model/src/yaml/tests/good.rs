@@ -71,7 +71,7 @@ spec:
   - {name: reserve, call: POST inventory/reservations, body: input.items, undo: "DELETE inventory/reservations/{reserve.id}"}
   - {name: look, call: "GET stock.books:8080/of/{input.id}", after: [], undo: none}
   - {name: charge, call: POST payments/charge, after: [reserve, look], body: "{'n': reserve.n}", undo: POST payments/refunds, undoBody: charge.id, pivot: true}
-  - {name: ship, call: POST shipping/orders, retry: {attempts: 9, backoff: 1s..5m, timeout: 30s}}
+  - {name: ship, call: POST shipping/orders, retry: {attempts: 9, for: 24h, backoff: 1s..5m, timeout: 30s}}
 ---
 {"apiVersion": "mesh.byrnie.dev/v1alpha1", "kind": "Mesh", "metadata": {"name": "mesh"}, "spec": {"trustDomain": "demo.local"}}
 "#;

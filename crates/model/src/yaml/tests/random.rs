@@ -85,6 +85,17 @@ fn bundle(text: &str) -> Bundle {
     Bundle { pem: format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n").into() }
 }
 
+fn probe() -> impl Strategy<Value = HealthCheck> {
+    let how = select(vec![Check::Http("/healthz?deep=1".into()), Check::Grpc("".into()), Check::Tcp]);
+    (how, 1u16.., 1u64..=3600, 1u64..=100, 1u8..=100, 1u8..=100).prop_map(
+        |(how, port, interval, part, sick_after, well_after)| {
+            let timeout = Duration::from_secs((interval * part / 100).max(1));
+            let interval = Duration::from_secs(interval);
+            HealthCheck { how, port: Some(port), interval, timeout, sick_after, well_after }
+        },
+    )
+}
+
 fn workload() -> impl Strategy<Value = (Text, Text, Workload)> {
     let address = prop_oneof![
         any::<std::net::Ipv6Addr>()
@@ -96,8 +107,9 @@ fn workload() -> impl Strategy<Value = (Text, Text, Workload)> {
     let uses = proptest::collection::btree_set((label(), label()), 0..3);
     let health = select(vec![Health::Healthy, Health::Draining, Health::Unhealthy]);
     let locality = option::of(("[a-z]{1,3}", option::of("[a-z]{1,3}")));
+    let health = (health, option::of(probe()));
     (label(), label(), address, ports, option::of(1u16..), uses, locality, 1u32..65536, health).prop_map(
-        |(ns, sa, address, ports, inbound, uses, locality, weight, health)| {
+        |(ns, sa, address, ports, inbound, uses, locality, weight, (health, check))| {
             let ports = ports.into_iter().enumerate().map(|(i, protocol)| WorkloadPort {
                 name: if i == 0 { Text::default() } else { format!("p{i}").into() },
                 port: 8080 + u16::try_from(i).unwrap(),
@@ -114,6 +126,7 @@ fn workload() -> impl Strategy<Value = (Text, Text, Workload)> {
                 locality: Locality { region: region.into(), zone: zone.into() },
                 weight,
                 health,
+                check,
             };
             (ns, sa, workload)
         },

@@ -225,6 +225,41 @@ fn attempts_that_are_used_up_take_the_way_back() {
 }
 
 #[test]
+fn time_that_is_up_takes_the_way_back_or_calls_for_an_operator() {
+    let mut timed = branch("a", &[]);
+    (timed.retry.for_ms, timed.retry.first_ms, timed.retry.cap_ms) = (3_000, 1_000, 1_000);
+    let silent_for = |run: &mut Run| {
+        let begun = run.now;
+        while run.called().is_empty() || run.called()[0].1 == Op::Action {
+            run.answer("a", silence());
+            if run.state() == "STUCK" || run.now.as_millis() > begun.as_millis() + 60_000 {
+                break;
+            }
+            if run.called().is_empty() {
+                run.tick();
+            }
+        }
+        run.now.as_millis() - begun.as_millis()
+    };
+    let mut back = run(spec(Mode::Saga, vec![timed.clone()]));
+    let span = silent_for(&mut back);
+    assert_eq!(back.called(), [("a", Op::Undo)]);
+    assert!((3_000..5_000).contains(&span), "{span}");
+    // Past the point of no return there is no way back: somebody has to look, and may have it called again.
+    let mut first = branch("p", &[]);
+    first.pivot = true;
+    timed.after = vec![0];
+    let mut forward = run(spec(Mode::Saga, vec![first, timed]));
+    forward.done("p");
+    silent_for(&mut forward);
+    assert_eq!((forward.state(), forward.called()), ("STUCK", vec![]));
+    forward.ask(Ask::Retry).unwrap();
+    assert_eq!(forward.called(), [("a", Op::Action)]);
+    forward.done("a");
+    assert_eq!(forward.state(), "SUCCEEDED");
+}
+
+#[test]
 fn a_pause_ends_when_the_service_is_healthy_again() {
     let mut slow = branch("a", &[]);
     slow.retry.first_ms = 30_000;

@@ -68,6 +68,8 @@ pub struct Workload {
     pub weight: u32,
     #[prost(enumeration = "Health", tag = "10")]
     pub health: i32,
+    #[prost(message, optional, tag = "11")]
+    pub check: ::core::option::Option<HealthCheck>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkloadPort {
