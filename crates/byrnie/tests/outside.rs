@@ -177,3 +177,34 @@ fn calls_leave_the_mesh_to_hosts_that_prove_who_they_are_if_a_policy_allows_it()
         || mesh.ask("bank", "/").is_ok_and(|answer| answer.status == 503),
     );
 }
+
+#[test]
+fn a_program_reaches_the_hosts_below_a_domain_by_tls_of_its_own() {
+    let mesh = Mesh::up(&[]);
+    let (trusted, port) = (authority(), free_port());
+    let _host = Host::new(port, &trusted, &["*.bank.localhost", "other.localhost"]);
+    let banks = format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: banks}}
+spec:
+  type: ExternalName
+  externalName: '*.bank.localhost'
+  ports: [{{name: tls, port: 443, targetPort: {port}, appProtocol: tcp}}]
+"
+    );
+    mesh.ok(&["apply", "-f", &file(&mesh, "banks.yaml", &banks)]);
+    // The second names a host by its tunnel, and another one by its TLS.
+    let script = "ask() { curl -s -m 9 -o /dev/null -w \"$1 %{http_code}\\n\" --noproxy '' -x $HTTP_PROXY --cacert \"$0\" $2 $3 $4; }; \
+        while :; do ask well https://one.bank.localhost/; \
+        ask other --connect-to other.localhost:443:one.bank.localhost:443 https://other.localhost/; done";
+    let args = ["--name", "teller", "--port", "1", "--uses", "banks", "--http-proxy"];
+    let teller = mesh.run(&args, &["bash", "-c", script, &file(&mesh, "trusted.pem", &trusted.pem)]);
+    teller.wait_for_line("well 000");
+    mesh.ok(&["allow", "teller", "banks"]);
+    teller.wait_for_line("well 200");
+    let asked = || teller.log().lines().filter(|line| line.starts_with("other ")).count();
+    let before = asked();
+    until("the other was asked again", || teller.log(), || asked() > before + 1);
+    assert!(!teller.log().contains("other 200"), "{}", teller.log());
+}

@@ -325,8 +325,11 @@ impl Exchange {
         if let Some(why) = program.broken() {
             return Err(self.refuse(Reason::BackendAbsent, format!("{} is not reached: {why}", tree.label)));
         }
+        let program = program.named(head.host()).map_err(|why| {
+            self.refuse(Reason::UnknownService, format!("{} is asked for a host by its own name: {why}", tree.label))
+        })?;
         self.admit_inbound(shard, (tree, port), arrival, head, now)?;
-        self.course.goal = Goal::Program { program: program.clone(), protocol: port.protocol };
+        self.course.goal = Goal::Program { program, protocol: port.protocol };
         if let Some(claim) = self.claim(shard, tree.protection.as_ref(), arrival, head, now)? {
             return Ok(Decision::Claim(claim));
         }

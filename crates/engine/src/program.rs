@@ -5,8 +5,9 @@
 use byrnie_base::Text;
 use byrnie_codec::Head;
 use byrnie_codec::headers::strip_internal;
+use byrnie_model::gateway::host_fits;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Who answers for a service port.
@@ -21,7 +22,7 @@ pub enum Program {
 /// A host outside the mesh.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outside {
-    /// Its name, or its IPv4 address.
+    /// Its name, its IPv4 address, or a pattern `*.DOMAIN` for hosts of which the caller names one.
     pub host: Text,
     /// Its port.
     pub port: u16,
@@ -51,7 +52,32 @@ pub struct Verify {
     pub roots: Option<Text>,
 }
 
+impl Outside {
+    /// Whether it stands for many hosts.
+    pub fn is_pattern(&self) -> bool {
+        self.host.starts_with("*.")
+    }
+
+    /// The very host that a caller names, if it's one of those that this stands for.
+    pub fn of(&self, host: &str) -> Option<Self> {
+        let fits = host_fits(Some(&self.host), host) && host.parse::<IpAddr>().is_err();
+        let host = Text::from(host.to_ascii_lowercase());
+        fits.then(|| Self { host, port: self.port, security: self.security.clone() })
+    }
+}
+
 impl Program {
+    /// Who answers for `host`, where a program stands for many; an error if that's none of them.
+    pub(crate) fn named(&self, host: &str) -> Result<Self, String> {
+        match self {
+            Self::Outside(outside) if outside.is_pattern() => match outside.of(host) {
+                Some(one) => Ok(Self::Outside(Arc::new(one))),
+                None => Err(format!("it stands for {}, and \"{host}\" is none of these", outside.host)),
+            },
+            Self::Outside(_) | Self::Beside(_) => Ok(self.clone()),
+        }
+    }
+
     /// Its port.
     pub fn port(&self) -> u16 {
         match self {

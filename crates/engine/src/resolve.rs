@@ -49,9 +49,15 @@ pub(crate) fn resolve<'s, 'h>(
 
 /// The service that stands for a host outside: one of the own namespace before others.
 fn outside<'s>(snapshot: &'s Snapshot, host: &str, number: u16) -> Option<(&'s Arc<Subtree>, &'s Port)> {
-    let services = snapshot.outside.get(host)?;
+    let by_name = snapshot.outside.get(host);
+    let services = by_name.or_else(|| patterns(host).find_map(|pattern| snapshot.outside.get(&*pattern)))?;
     let found = services.iter().filter_map(|at| snapshot.port(at, number));
     found.min_by_key(|(tree, _)| tree.service.namespace != snapshot.node.namespace)
+}
+
+/// `*.DOMAIN` for each domain that a host is below, the nearest first.
+fn patterns(host: &str) -> impl Iterator<Item = String> {
+    host.match_indices('.').map(|(at, _)| format!("*{}", &host[at..]))
 }
 
 impl Snapshot {

@@ -45,16 +45,16 @@ pub struct Service {
     /// A workload of the same namespace with all these labels serves it. Never empty in a service
     /// that has endpoints inside; empty means that nothing is selected.
     pub selector: Labels,
-    /// The host outside the mesh that serves it (`externalName`): a DNS name in lower case, or an IPv4 address. It's
-    /// reached by the mesh's egress. Such a service selects nothing, and its target ports are numbers.
+    /// The host outside the mesh that serves it (`externalName`): a DNS name in lower case, an IPv4 address, or a pattern
+    /// `*.DOMAIN` for all hosts below a domain. It's reached by the mesh's egress. Such a service selects nothing, and its target ports are numbers.
     pub outside: Option<Text>,
 }
 
 impl Service {
     /// What is asked of the host outside by callers who can't know its name: its authority, without a port that
-    /// clients of HTTP leave out.
+    /// clients of HTTP leave out. `None` for a pattern, of which callers name a host.
     pub fn outside_authority(&self, port: &ServicePort) -> Option<Text> {
-        let host = self.outside.as_ref()?;
+        let host = self.outside.as_ref().filter(|host| !host.starts_with("*."))?;
         Some(match port.target {
             TargetPort::Number(80 | 443) | TargetPort::Name(_) => host.clone(),
             TargetPort::Number(number) => format!("{host}:{number}").into(),

@@ -8,7 +8,7 @@ use byrnie_base::{Instant, Text};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -53,6 +53,10 @@ impl Names {
     pub async fn lookup(&self, host: &Text) -> io::Result<Vec<IpAddr>> {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
+        }
+        // RFC 6761 6.3: these are this machine, and no resolver need know it.
+        if host.ends_with(".localhost") {
+            return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
         }
         let entry = self.entry(host);
         if let Some(fresh) = entry.younger_than(FRESH) {
@@ -134,6 +138,7 @@ mod tests {
             let local = Text::from("localhost");
             let found = names.lookup(&local).await.unwrap();
             assert!(found.iter().all(IpAddr::is_loopback) && !found.is_empty(), "{found:?}");
+            assert_eq!(names.lookup(&"a.b.localhost".into()).await.unwrap(), [IpAddr::from([127, 0, 0, 1])]);
             let literal: IpAddr = "192.0.2.7".parse().unwrap();
             assert_eq!(names.lookup(&"192.0.2.7".into()).await.unwrap(), [literal]);
             let [a, b, c]: [IpAddr; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|text| text.parse().unwrap());

@@ -30,6 +30,22 @@ pub enum Pipe {
     H2(Box<Tube>),
 }
 
+impl Pipe {
+    /// Reads what comes next to the end of `into`, up to `most` bytes; 0 at the end.
+    ///
+    /// # Errors
+    /// If the connection failed.
+    pub async fn read_on(&mut self, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        let had = into.len();
+        into.resize(had + most, 0);
+        let mut buf = ReadBuf::new(&mut into[had..]);
+        let read = poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut buf)).await;
+        let count = buf.filled().len();
+        into.truncate(had + count);
+        read.map(|()| count)
+    }
+}
+
 impl From<Stream> for Pipe {
     fn from(stream: Stream) -> Self {
         Self::Stream(stream)

@@ -4,11 +4,13 @@
 
 use crate::upstream::{self, Upstream};
 use crate::worker::Core;
+use byrnie_codec::sniff::{HELLO_BYTES_MAX, ServerName, server_name};
 use byrnie_engine::{Failure, Outside, Plan, Security, Verify};
 use byrnie_model::Protocol;
 use byrnie_net::io::{self, Stream};
 use byrnie_net::names::Names;
 use byrnie_net::pool::{Asked, Speaks};
+use byrnie_net::relay::Pipe;
 use byrnie_net::runtime;
 use byrnie_net::tls::outward::{self, Outward};
 use byrnie_net::tls::{self, Peer};
@@ -109,6 +111,23 @@ pub(crate) async fn open_opaque(core: &Core, plan: &Plan, to: &Outside) -> Resul
         connect(core, plan, to, address, (outward::Speaks::Opaque, limit)).await.map(|(stream, _)| stream)
     })
     .await
+}
+
+/// Which of many hosts a connection is for, by the name that its TLS asks for; `bytes` have been read of it already.
+pub(crate) async fn of_hello(to: &Outside, down: &mut Pipe, bytes: &mut Vec<u8>) -> Option<Outside> {
+    let asked = async {
+        loop {
+            match server_name(bytes) {
+                ServerName::Name(name) => return to.of(&name),
+                ServerName::Absent | ServerName::Malformed => return None,
+                ServerName::NeedMore => {}
+            }
+            if !matches!(down.read_on(bytes, HELLO_BYTES_MAX - bytes.len().min(HELLO_BYTES_MAX - 1)).await, Ok(1..)) {
+                return None;
+            }
+        }
+    };
+    runtime::timeout(tls::HANDSHAKE_TIMEOUT, asked).await.ok().flatten()
 }
 
 /// What comes of the first address that can be connected to, each in its turn.

@@ -17,14 +17,23 @@ use std::future::poll_fn;
 use std::rc::Rc;
 
 /// Serves an opaque connection to its end; `bytes` have been read of it already.
-pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, bytes: Vec<u8>) {
+pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut bytes: Vec<u8>) {
     let snapshot = core.snapshot();
     let arrival = caller.arrival();
     let (mut tunnel, mut effect) = core.with_shard(|shard, now| Tunnel::begin(&snapshot, shard, &arrival, now));
     // Whether another endpoint might do better.
     let mut elsewhere = false;
+    let mut agreed = false;
     let opened = loop {
         match effect {
+            Effect::Send(plan) if is_for_many(&plan) => {
+                // The caller's first bytes say which host it means, and come only once it's told that the connection stands.
+                agreed = agree(&mut down);
+                match open_named(core, &plan, &mut down, &mut bytes).await {
+                    Ok(upstream) => break Some((upstream, plan.idle_timeout.unwrap_or(TUNNEL_IDLE_MAX))),
+                    Err(failure) => effect = core.with_shard(|shard, now| tunnel.on_failure(shard, failure, now)),
+                }
+            }
             Effect::Send(plan) => match open(core, &plan).await {
                 Ok(upstream) => break Some((upstream, plan.idle_timeout.unwrap_or(TUNNEL_IDLE_MAX))),
                 Err(failure) => {
@@ -47,7 +56,8 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, byte
     if let Pipe::Hop(flow) = &mut down {
         match &opened {
             // A stream that is gone shows in the relay.
-            Some(_) => drop(flow.agree()),
+            Some(_) if !agreed => drop(flow.agree()),
+            Some(_) => {}
             None => flow.reset(if elsewhere { code::REFUSED } else { code::CANCEL }),
         }
     }
@@ -69,6 +79,30 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, byte
         ended: runtime::coarse().wall,
     };
     core.record(&verdict, &seen);
+}
+
+/// Whether a connection is for one of many hosts outside, and it isn't known yet for which.
+fn is_for_many(plan: &Plan) -> bool {
+    matches!(&plan.target, Target::Program { program: Program::Outside(to), .. } if to.is_pattern())
+}
+
+/// Tells the caller's proxy that its connection stands; whether that was to be told.
+fn agree(down: &mut Pipe) -> bool {
+    match down {
+        // A stream that is gone shows when it's read.
+        Pipe::Hop(flow) => flow.agree().is_ok(),
+        Pipe::Stream(_) | Pipe::H2(_) => false,
+    }
+}
+
+/// Opens a connection to the host outside that the caller's TLS asks for.
+async fn open_named(core: &Rc<Core>, plan: &Plan, down: &mut Pipe, bytes: &mut Vec<u8>) -> Result<Pipe, Failure> {
+    let Target::Program { program: Program::Outside(many), .. } = &plan.target else { return Err(Failure::Connect) };
+    let Some(one) = outside::of_hello(many, down, bytes).await else {
+        tracing::debug!(host = %many.host, "a connection names no host that it may reach");
+        return Err(Failure::Connect);
+    };
+    outside::open_opaque(core, plan, &one).await.map(Pipe::from)
 }
 
 async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Pipe, Failure> {

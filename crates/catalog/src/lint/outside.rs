@@ -41,6 +41,10 @@ pub(crate) fn check(catalog: &Catalog, resource: &Resource, policy: &BackendTls)
                 format!("Service \"{name}\" is inside the mesh, where mutual TLS protects every call already");
             found.push(Diagnostic::warning(&code::BACKEND_TLS_INSIDE, format!("{at}.name"), message));
         }
+        if let Some(pattern) = service.outside.as_ref().filter(|host| host.starts_with("*.")) {
+            let message = format!("Service \"{name}\" stands for {pattern}, and a policy verifies one host");
+            found.push(Diagnostic::error(&code::NOT_ENFORCED, format!("{at}.name"), message));
+        }
         let section = target.section.as_ref();
         if let Some(section) = section.filter(|section| service.ports.iter().all(|port| port.name != **section)) {
             let message = format!("Service \"{name}\" has no port named \"{section}\"");

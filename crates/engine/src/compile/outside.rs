@@ -61,8 +61,11 @@ impl Outward {
         fitting.min_by_key(|(whole, age, key, _)| (*whole, **age, *key)).map(|(.., key, policy)| (key, &**policy))
     }
 
-    fn security(&self, service: &ServiceRef, port: &ServicePort) -> Security {
+    fn security(&self, service: &ServiceRef, host: &str, port: &ServicePort) -> Security {
         let Some((key, policy)) = self.policy(service, port) else { return Security::Plain };
+        if host.starts_with("*.") {
+            return Security::Broken(format!("{key} names one host, and the service stands for {host}").into());
+        }
         let roots = match &policy.trust {
             Trust::System => None,
             Trust::Bundles(names) => {
@@ -104,7 +107,7 @@ impl Compiler {
     /// Where a port of a service at `host` is.
     pub(super) fn outside(&self, service: &ServiceRef, host: &Text, port: &ServicePort) -> Option<Program> {
         let TargetPort::Number(number) = port.target else { return None };
-        let security = self.held.outward.security(service, port);
+        let security = self.held.outward.security(service, host, port);
         Some(Program::Outside(Arc::new(Outside { host: host.clone(), port: number, security })))
     }
 }

@@ -96,8 +96,9 @@ fn outside(
     };
     // Kubernetes lets a final dot stand.
     let host = name.strip_suffix('.').unwrap_or(name);
-    let message = format!("\"{name}\" is not the name of a host: labels of a-z, 0-9 and '-', joined by dots");
-    reader.require(names::is_subdomain(host), at, message);
+    let message = format!("\"{name}\" is neither a host (labels of a-z, 0-9 and '-', joined by dots) nor *.DOMAIN");
+    let pattern = host.starts_with("*.") && names::is_hostname(host);
+    reader.require(pattern || names::is_subdomain(host), at, message);
     if !selector.is_empty() {
         let message = "a service outside the mesh selects no workloads";
         reader.fault(&code::CONTRADICTION, "spec.selector", message);

@@ -33,7 +33,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         }
     }
     let selector = labels("selector", service.selector)?;
-    let outside = service.outside.map(|host| check::name("externalName", &host)).transpose()?;
+    let outside = service.outside.map(|host| {
+        let name = host.strip_prefix("*.").unwrap_or(&host);
+        check::name("externalName", name).map(|_| host.as_str().into())
+    });
+    let outside = outside.transpose()?;
     Ok((Spec::Service(Service { ports, selector, outside }), labels("labels", service.labels)?))
 }
 

@@ -213,3 +213,52 @@ fn a_service_that_is_inside_again_is_no_host() {
     plan(world.begin(&mut asked, ms(0)).1);
     assert_eq!(asked.authority(), "bank");
 }
+
+/// `bank`, for all hosts below `bank.test`.
+fn many() -> Resource {
+    let mut many = bank();
+    let Spec::Service(service) = &mut many.spec else { panic!() };
+    service.outside = Some("*.bank.test".into());
+    many
+}
+
+#[test]
+fn a_pattern_stands_for_the_hosts_below_a_domain_and_for_no_other() {
+    let exit = Exit::new(vec![many(), allowed("web")]);
+    let sent = |host: &str| target(&plan(exit.begin("web", 80, &mut head("GET", &format!("{host}/"), &[]))));
+    assert_eq!(sent("one.bank.test"), "one.bank.test:443 outside the mesh");
+    assert_eq!(sent("a.b.bank.test:80"), "a.b.bank.test:443 outside the mesh");
+    for host in ["bank.test", "xbank.test", "one.bank.test.evil.test", "bank", "127.0.0.1"] {
+        let refused = answer(exit.begin("web", 80, &mut head("GET", &format!("{host}/"), &[])));
+        assert_eq!((refused.status, refused.reason), (404, crate::Reason::UnknownService), "{host}");
+    }
+    // A policy that verifies one host can't be followed for many.
+    let mut exit = Exit::new(vec![many(), allowed("web"), policy("p", None, Trust::System, 1)]);
+    assert_eq!(answer(exit.begin("web", 80, &mut head("GET", "one.bank.test/", &[]))).status, 500);
+    exit.apply(Vec::new(), vec![Key::new(Kind::BackendTlsPolicy, "shop", "p")]);
+    plan(exit.begin("web", 80, &mut head("GET", "one.bank.test/", &[])));
+}
+
+#[test]
+fn a_caller_names_one_of_many_hosts_and_the_nearest_service_stands_for_it() {
+    let mut world = caller();
+    let mut far = many();
+    far.key = Key::new(Kind::Service, "shop", "all");
+    let Spec::Service(service) = &mut far.spec else { panic!() };
+    service.outside = Some("*.test".into());
+    let at_exit = |service: &str| {
+        let mut endpoint = endpoint(service, &format!("for-{service}"), 7);
+        endpoint.identity = egress();
+        of_endpoint(endpoint)
+    };
+    world.put(vec![many(), far, at_exit("all")]);
+    let mut led = |host: &str| {
+        let mut head = head("GET", &format!("{host}/"), &[]);
+        let to = endpoint_of(&plan(world.begin(&mut head, ms(0)).1));
+        assert_eq!(head.authority(), host, "it's asked as it was named");
+        to
+    };
+    assert_eq!((led("one.bank.test"), led("a.b.bank.test")), ("egress-1".to_owned(), "egress-1".to_owned()));
+    assert_eq!(led("bank.test"), "for-all");
+    assert_eq!(answer(world.begin(&mut head("GET", "test/", &[]), ms(0)).1).status, 404);
+}

@@ -31,6 +31,9 @@ fn services_outside_are_read() {
     let Spec::Service(service) = good(&text).remove(0).spec else { panic!() };
     assert_eq!(service.outside.as_deref(), Some("api.bank.test"));
     assert_eq!(service.outside_authority(&service.ports[0]).as_deref(), Some("api.bank.test:8443"));
+    let many = super::good(&self::service("type: ExternalName, externalName: '*.bank.test', ports: [{port: 80}]"));
+    let Spec::Service(service) = &many[0].spec else { panic!() };
+    assert_eq!((service.outside.as_deref(), service.outside_authority(&service.ports[0])), (Some("*.bank.test"), None));
     let address = super::good(&self::service("type: ExternalName, externalName: 192.0.2.7, ports: [{port: 80}]"));
     let Spec::Service(service) = &address[0].spec else { panic!() };
     assert_eq!(service.outside_authority(&service.ports[0]).as_deref(), Some("192.0.2.7"));
@@ -43,7 +46,9 @@ fn services_that_are_neither_inside_nor_outside() {
         (format!("type: ExternalName, {ports}"), "C005", "spec"),
         (format!("externalName: a.test, {ports}"), "C028", "a.test"),
         (format!("type: ClusterIP, externalName: a.test, {ports}"), "C028", "a.test"),
-        (format!("type: ExternalName, externalName: '*.a.test', {ports}"), "C011", "'*.a.test'"),
+        (format!("type: ExternalName, externalName: '*', {ports}"), "C011", "'*'"),
+        (format!("type: ExternalName, externalName: 'a.*.test', {ports}"), "C011", "'a.*.test'"),
+        (format!("type: ExternalName, externalName: '*.1.2.3.4', {ports}"), "C011", "'*.1.2.3.4'"),
         (format!("type: ExternalName, externalName: A.test, {ports}"), "C011", "A.test"),
         (format!("type: ExternalName, externalName: 'a.test:80', {ports}"), "C011", "'a.test:80'"),
         (format!("type: ExternalName, externalName: '', {ports}"), "C011", "''"),
