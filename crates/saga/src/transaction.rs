@@ -145,6 +145,11 @@ pub struct Target {
     pub raw: bool,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn no_time(millis: &u64) -> bool {
+    *millis == 0
+}
+
 /// How often and how long a branch is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Retry {
@@ -152,7 +157,7 @@ pub struct Retry {
     pub attempts: u32,
     /// How long the action is called without a definite answer, in milliseconds from the first such call on: then the way
     /// back is taken or, where there is none any more, an operator has to look; 0 for no limit.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "no_time")]
     pub for_ms: u64,
     /// Longest first pause, in milliseconds; doubled with every further call, up to `cap_ms`.
     pub first_ms: u64,
