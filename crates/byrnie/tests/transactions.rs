@@ -216,6 +216,63 @@ fn a_coordinator_that_is_killed_goes_on_where_it_was() {
     assert_eq!(inventory.calls(), ["/reserve"], "what was done is not done again");
 }
 
+/// Calls that are under way at once, and the most that were.
+#[derive(Default)]
+struct Together {
+    now: Mutex<(usize, usize)>,
+    news: std::sync::Condvar,
+}
+
+impl Together {
+    /// One more call, which waits for others to come beside it, but not for ever.
+    fn join(&self, enough: usize) {
+        let mut now = self.now.lock().unwrap();
+        now.0 += 1;
+        now.1 = now.1.max(now.0);
+        self.news.notify_all();
+        let (mut now, _) = self.news.wait_timeout_while(now, mesh::PATIENCE / 6, |now| now.1 < enough).unwrap();
+        now.0 -= 1;
+    }
+}
+
+/// dtm takes up what was unfinished one by one after a restart.
+#[test]
+fn what_a_crash_left_unfinished_goes_on_side_by_side() {
+    const SAGAS: usize = 30;
+    const BESIDE: usize = 20;
+    let mut mesh = Mesh::up(&[]);
+    let (open, together) = (Arc::new(std::sync::atomic::AtomicBool::new(false)), Arc::new(Together::default()));
+    let (gate, beside) = (Arc::clone(&open), Arc::clone(&together));
+    let _shop = Participant::new(&mesh, "shop", move |_, _| {
+        if !gate.load(std::sync::atomic::Ordering::SeqCst) {
+            return (503, String::new());
+        }
+        beside.join(BESIDE);
+        fine()
+    });
+    let token = std::fs::read_to_string(mesh.data.join("token")).unwrap();
+    for n in 0..SAGAS {
+        let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
+        let one = json!({"id": format!("s{n}"), "branches": [{"name": "a", "action": format!("POST shop/{n}")}]});
+        let begun =
+            send(console, "POST", "/txn/v1/sagas", &format!("Authorization: Bearer {token}\r\n"), &one.to_string());
+        assert_eq!(begun.status, 201, "{}", begun.body);
+    }
+    let up = mesh.up.take().unwrap();
+    up.signal("KILL");
+    drop(up);
+    open.store(true, std::sync::atomic::Ordering::SeqCst);
+    mesh.start(&[]);
+    let state = |n: usize| operator(&mesh, "GET", &format!("/txn/v1/s{n}"), &Value::Null).1["state"].clone();
+    until(
+        "all to end",
+        || (0..SAGAS).map(|n| state(n).to_string()).collect(),
+        || (0..SAGAS).all(|n| state(n) == "SUCCEEDED"),
+    );
+    let most = together.now.lock().unwrap().1;
+    assert!(most >= BESIDE, "at most {most} at once");
+}
+
 #[test]
 fn only_who_may_starts_cancels_joins_and_forces() {
     let mesh = Mesh::up(&[]);

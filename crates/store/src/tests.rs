@@ -173,7 +173,7 @@ fn a_failed_sync_acknowledges_nothing_more_until_a_restart() {
 
 /// A disk that counts its syncs.
 #[derive(Debug)]
-struct Counted(Arc<dyn Disk>, Arc<AtomicUsize>);
+pub(crate) struct Counted(pub(crate) Arc<dyn Disk>, pub(crate) Arc<AtomicUsize>);
 
 impl Disk for Counted {
     fn len(&self) -> io::Result<u64> {
@@ -209,7 +209,7 @@ fn many_waiting_writes_share_a_sync() {
     assert!(syncs < 1000, "{syncs} syncs for 2000 writes");
 }
 
-async fn all<T>(mut pending: Vec<Pending<'_, T>>) -> Vec<Result<T, Error>> {
+pub(crate) async fn all<T>(mut pending: Vec<Pending<'_, T>>) -> Vec<Result<T, Error>> {
     let mut answers: Vec<Option<Result<T, Error>>> = pending.iter().map(|_| None).collect();
     std::future::poll_fn(move |context| {
         for (slot, future) in answers.iter_mut().zip(&mut pending) {

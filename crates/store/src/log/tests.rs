@@ -5,8 +5,11 @@ use super::*;
 use crate::Error;
 use crate::disk::{Fate, RamDisk};
 use crate::suite::wait;
+use crate::tests::{Counted, all};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A journal under test that can be opened again.
 struct Subject {
@@ -166,6 +169,19 @@ fn appends_that_nobody_waits_for_keep_their_order() {
         subject.reopen();
         assert_eq!(wait(subject.journal().read("t")).unwrap().len(), 51);
     }
+}
+
+/// dtm's own file has one commit, with syncs of its own, for every change.
+#[test]
+fn transactions_beside_each_other_share_a_sync() {
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let disk = Counted(RamDisk::new().attach(), Arc::clone(&syncs));
+    let journal = Embedded::on(Arc::new(disk)).unwrap();
+    let asked = (0..1000).map(|n| journal.append(append(&format!("t{n}"), 0, &["begun"], None))).collect();
+    // The futures are polled together, so most of them wait while the first is made durable.
+    assert!(wait(all(asked)).iter().all(Result::is_ok));
+    let syncs = syncs.load(Ordering::SeqCst);
+    assert!(syncs < 500, "{syncs} syncs for 1000 transactions");
 }
 
 /// Power is lost after every number of disk operations; what was acknowledged is there, whole, and nothing else.
