@@ -95,18 +95,28 @@ fn start(stage: &Stage, name: &str, app: &App, under: &[String]) -> Result<(Proc
 const UNOPTIMISED_INSTRUCTIONS_MAX: f64 = 160_000.0;
 /// Two receives, two sends, and a share of one wait for many.
 const SYSCALLS_MAX: f64 = 4.3;
+/// How often calls are counted. A neighbour that takes the processor cuts a batch of events short, which only ever adds
+/// waits: the least count is the code's own.
+const CALLS_ROUNDS: usize = 3;
 
 /// Counts one hop of byrnie and says what is above its bound: the part of `cargo xtask test` that needs no quiet
 /// machine.
 pub(super) fn check(stage: &Stage) -> Result<()> {
     let workload = WORKLOADS.iter().find(|workload| workload.name == "count").context("no workload")?;
-    let row = row(stage, workload, "byrnie", &App::start(stage)?)?;
-    let [instructions, calls] = row.figures[..] else { bail!("two figures were expected") };
-    println!("{:.0} instructions (unoptimised) and {:.2} system calls a request", instructions.median, calls.median);
+    let app = App::start(stage)?;
+    let row = row(stage, workload, "byrnie", &app)?;
+    let [instructions, counted] = row.figures[..] else { bail!("two figures were expected") };
+    let mut least = counted.median;
+    for _ in 1..CALLS_ROUNDS {
+        if least > SYSCALLS_MAX {
+            least = least.min(calls(stage, workload, "byrnie", &app)?);
+        }
+    }
+    println!("{:.0} instructions (unoptimised) and {least:.2} system calls a request", instructions.median);
     if instructions.median > UNOPTIMISED_INSTRUCTIONS_MAX {
         bail!("more than {UNOPTIMISED_INSTRUCTIONS_MAX} instructions a request");
     }
-    if calls.median > SYSCALLS_MAX {
+    if least > SYSCALLS_MAX {
         bail!("more than {SYSCALLS_MAX} system calls a request");
     }
     Ok(())
