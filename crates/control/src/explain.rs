@@ -14,7 +14,7 @@ use byrnie_catalog::{Catalog, NodeSpec, View};
 use byrnie_codec::Head;
 use byrnie_engine::{self as engine, Arrival, Compiler, Direction, Explanation, Gate, Node, Snapshot, Tls};
 use byrnie_model::diagnostic::nearest;
-use byrnie_model::{Delta, Identity, Kind, Resource, Revision, ServiceRef, Spec, Workload};
+use byrnie_model::{Delta, Identity, Key, Kind, Resource, Revision, ServiceRef, Spec, Workload};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -138,7 +138,11 @@ pub fn ask(
             answer.take(&second, &spec);
         }
     }
-    answer.conclude(question, &source, asked.as_ref());
+    // A host outside is asked by its own name, which isn't its service's.
+    let led = first.onward.as_ref().map(|on| (on.service.clone(), on.port));
+    let key = |at: &ServiceRef| Key::new(Kind::Service, at.namespace.clone(), at.name.clone());
+    let known = asked.filter(|(service, _)| catalog.resource(&key(service)).is_some());
+    answer.conclude(question, &source, known.or(led).as_ref());
     Ok(answer)
 }
 
@@ -360,7 +364,7 @@ fn workload(resource: &Resource) -> Option<&Workload> {
 }
 
 fn sidecar(catalog: &Catalog, spec: &NodeSpec) -> Option<Node> {
-    let key = byrnie_model::Key::new(Kind::Workload, spec.namespace.clone(), spec.workload.clone());
+    let key = Key::new(Kind::Workload, spec.namespace.clone(), spec.workload.clone());
     let workload = workload(catalog.resource(&key)?)?;
     Some(Node {
         name: spec.workload.clone(),

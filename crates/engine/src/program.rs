@@ -6,6 +6,7 @@ use byrnie_base::Text;
 use byrnie_codec::Head;
 use byrnie_codec::headers::strip_internal;
 use byrnie_model::gateway::host_fits;
+use byrnie_model::outside::is_pattern;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -55,7 +56,7 @@ pub struct Verify {
 impl Outside {
     /// Whether it stands for many hosts.
     pub fn is_pattern(&self) -> bool {
-        self.host.starts_with("*.")
+        is_pattern(&self.host)
     }
 
     /// The very host that a caller names, if it's one of those that this stands for.

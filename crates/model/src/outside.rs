@@ -9,6 +9,11 @@ use byrnie_base::Text;
 /// The entry of a ConfigMap's `data` with certificates of authorities.
 pub const BUNDLE: &str = "ca.crt";
 
+/// Whether the host of a service outside is a pattern (`*.DOMAIN`), for all hosts below a domain.
+pub fn is_pattern(host: &str) -> bool {
+    host.starts_with("*.")
+}
+
 /// TLS towards a service outside (Gateway API `BackendTLSPolicy`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendTls {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What callers ask for (`Service`) and what serves it (`Endpoint`).
 
+use crate::outside::is_pattern;
 use crate::{Identity, Labels};
 use byrnie_base::Text;
 use std::fmt;
@@ -54,7 +55,7 @@ impl Service {
     /// What is asked of the host outside by callers who can't know its name: its authority, without a port that
     /// clients of HTTP leave out. `None` for a pattern, of which callers name a host.
     pub fn outside_authority(&self, port: &ServicePort) -> Option<Text> {
-        let host = self.outside.as_ref().filter(|host| !host.starts_with("*."))?;
+        let host = self.outside.as_ref().filter(|host| !is_pattern(host))?;
         Some(match port.target {
             TargetPort::Number(80 | 443) | TargetPort::Name(_) => host.clone(),
             TargetPort::Number(number) => format!("{host}:{number}").into(),

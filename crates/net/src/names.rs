@@ -8,9 +8,11 @@ use byrnie_base::{Instant, Text};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Mutex, Semaphore, oneshot};
 
 /// How long an answer counts.
 pub const FRESH: Duration = Duration::from_secs(5);
@@ -20,21 +22,31 @@ pub const STALE_MAX: Duration = Duration::from_secs(600);
 pub const PAUSE: Duration = Duration::from_secs(1);
 /// Most time for an answer.
 pub const LOOKUP_MAX: Duration = Duration::from_secs(3);
-/// Hosts that are remembered; beyond, all are asked for anew.
+/// Hosts that are asked for at once. The system's resolver keeps a thread busy for each, also for one that nobody waits
+/// for any more, and whoever may name many hosts must not take them all.
+pub const LOOKUPS_MAX: usize = 32;
+/// Hosts that are remembered; beyond, those are forgotten whose answer doesn't count any more, or else all.
 pub const HOSTS_MAX: usize = 1024;
 /// Addresses of one host that are used.
 pub const ADDRESSES_MAX: usize = 16;
 
 /// What one core knows of hosts outside.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Names {
     hosts: RefCell<HashMap<Text, Rc<Host>>>,
+    lookups: Arc<Semaphore>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { hosts: RefCell::default(), lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Host {
     /// Held while it's asked for, so that a burst asks once.
-    asking: tokio::sync::Mutex<()>,
+    asking: Mutex<()>,
     known: RefCell<Option<Known>>,
     failed: RefCell<Option<Instant>>,
 }
@@ -68,7 +80,7 @@ impl Names {
         }
         let now = runtime::now().mono;
         let lately = entry.failed.borrow().is_some_and(|at| now.since(at) < PAUSE);
-        let asked = if lately { Err(absent(host)) } else { ask(host).await };
+        let asked = if lately { Err(absent(host)) } else { self.ask(host).await };
         match asked {
             Ok(addresses) => {
                 *entry.failed.borrow_mut() = None;
@@ -97,9 +109,32 @@ impl Names {
     fn entry(&self, host: &Text) -> Rc<Host> {
         let mut hosts = self.hosts.borrow_mut();
         if hosts.len() >= HOSTS_MAX && !hosts.contains_key(host) {
+            hosts.retain(|_, host| host.younger_than(FRESH).is_some() || Rc::strong_count(host) > 1);
+        }
+        if hosts.len() >= HOSTS_MAX && !hosts.contains_key(host) {
             hosts.clear();
         }
         Rc::clone(hosts.entry(host.clone()).or_default())
+    }
+
+    async fn ask(&self, host: &Text) -> io::Result<Vec<IpAddr>> {
+        let asked = async {
+            // The semaphore is never closed, so no permit means none is needed.
+            let permit = Arc::clone(&self.lookups).acquire_owned().await.ok();
+            let (tell, told) = oneshot::channel();
+            let name = host.clone();
+            // By itself, so that the permit is held for as long as the thread.
+            runtime::spawn_local("lookup", async move {
+                let found = tokio::net::lookup_host((name.as_str(), 0)).await.map(distinct);
+                drop(permit);
+                // Nobody waits any more.
+                let _ = tell.send(found);
+            });
+            told.await.unwrap_or_else(|_| Err(absent(host)))
+        };
+        let found =
+            runtime::timeout(LOOKUP_MAX, asked).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        if found.is_empty() { Err(absent(host)) } else { Ok(found) }
     }
 }
 
@@ -111,16 +146,14 @@ impl Host {
     }
 }
 
-async fn ask(host: &Text) -> io::Result<Vec<IpAddr>> {
-    let asked = tokio::net::lookup_host((host.as_str(), 0));
-    let found = runtime::timeout(LOOKUP_MAX, asked).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+fn distinct(found: impl Iterator<Item = SocketAddr>) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for address in found.map(|address| address.ip()) {
         if !addresses.contains(&address) && addresses.len() < ADDRESSES_MAX {
             addresses.push(address);
         }
     }
-    if addresses.is_empty() { Err(absent(host)) } else { Ok(addresses) }
+    addresses
 }
 
 fn absent(host: &Text) -> io::Error {
@@ -148,6 +181,17 @@ mod tests {
             assert_eq!(names.lookup(&local).await.unwrap(), [c, a, b]);
         })
         .unwrap();
+    }
+
+    #[test]
+    fn many_hosts_do_not_push_out_one_whose_answer_counts() {
+        let names = Names::default();
+        let kept: IpAddr = "192.0.2.1".parse().unwrap();
+        let (host, since) = (Text::from("a.test"), runtime::now().mono);
+        *names.entry(&host).known.borrow_mut() = Some(Known { addresses: vec![kept], since });
+        (0..2 * HOSTS_MAX).for_each(|n| drop(names.entry(&format!("{n}.test").into())));
+        assert_eq!(names.entry(&host).younger_than(FRESH), Some(vec![kept]));
+        assert!(names.hosts.borrow().len() <= HOSTS_MAX);
     }
 
     #[test]

@@ -48,7 +48,11 @@ impl Outsides {
             Security::Broken(_) => return Err(Failure::TlsIdentity),
         };
         let mut checks = self.checks.borrow_mut();
-        if let Some((_, made)) = checks.iter().find(|(of, _)| Arc::ptr_eq(of, verify) || of == verify) {
+        if let Some((of, made)) = checks.iter_mut().find(|(of, _)| Arc::ptr_eq(of, verify) || of == verify) {
+            // The same in a later configuration: found by its place from now on.
+            if !Arc::ptr_eq(of, verify) {
+                *of = Arc::clone(verify);
+            }
             return made.clone().ok_or(Failure::TlsIdentity).map(Some);
         }
         if checks.len() >= CHECKS_MAX {
@@ -73,14 +77,14 @@ impl Outsides {
         let reached = found.into_iter().filter(|ip| self.own_machine || !is_inside(*ip));
         let reached: Vec<SocketAddr> = reached.map(|ip| SocketAddr::new(ip, to.port)).collect();
         if reached.is_empty() {
-            tracing::warn!(host = %to.host, "a host outside has only addresses of this machine or link: not reached");
+            tracing::warn!(host = %to.host, "a host outside has only addresses of loopback or link: not reached");
             return Err(Failure::Connect);
         }
         Ok(reached)
     }
 }
 
-/// Whether an address is of this machine or of its link: there whoever may write a Service would reach what trusts its
+/// Whether an address is a loopback's or of the link: there whoever may write a Service would reach what trusts its
 /// neighbours, such as admin ports and the metadata of clouds.
 fn is_inside(ip: IpAddr) -> bool {
     let ip = match ip {
@@ -130,8 +134,19 @@ pub(crate) async fn of_hello(to: &Outside, down: &mut Pipe, bytes: &mut Vec<u8>)
     runtime::timeout(tls::HANDSHAKE_TIMEOUT, asked).await.ok().flatten()
 }
 
-/// What comes of the first address that can be connected to, each in its turn.
+/// What comes of the first address that can be connected to, each in its turn, within the plan's limit in all.
 async fn first<T>(
+    core: &Core,
+    plan: &Plan,
+    to: &Outside,
+    open: impl AsyncFnMut(SocketAddr, Duration) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let left = plan.deadline.map_or(Duration::MAX, |deadline| deadline.since(runtime::coarse().mono));
+    let found = Box::pin(each(core, plan, to, open));
+    runtime::timeout(plan.connect_timeout.min(left), found).await.unwrap_or(Err(Failure::ConnectTimeout))
+}
+
+async fn each<T>(
     core: &Core,
     plan: &Plan,
     to: &Outside,

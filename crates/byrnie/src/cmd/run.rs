@@ -134,20 +134,11 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
 
 /// A check of the program by GET, on its first port.
 fn check_of(path: &str, ports: &[WorkloadPort]) -> Result<HealthCheck, Failure> {
-    let fits = path.starts_with('/') && path.len() <= HealthCheck::NAME_BYTES_MAX;
-    if !(fits && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#')) {
-        return Err(Failure::usage(format!("--health is `{path}`, which is no path")).next("--health /healthz"));
-    }
+    let check = Check::Http(path.into());
+    check.judge().map_err(|wrong| Failure::usage(format!("--health {wrong}")))?;
     let first = ports.first().filter(|port| port.protocol.is_http());
     let first = first.ok_or_else(|| Failure::usage("--health asks by HTTP, which the program does not speak"))?;
-    Ok(HealthCheck {
-        how: Check::Http(path.into()),
-        port: Some(first.port),
-        interval: HealthCheck::INTERVAL,
-        timeout: HealthCheck::TIMEOUT,
-        sick_after: HealthCheck::SICK_AFTER,
-        well_after: HealthCheck::WELL_AFTER,
-    })
+    Ok(HealthCheck::new(check, Some(first.port)))
 }
 
 fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {

@@ -3,7 +3,7 @@
 //! isn't there.
 
 use crate::catalog::Catalog;
-use byrnie_model::outside::{BackendTls, Target, Trust};
+use byrnie_model::outside::{BackendTls, Target, Trust, is_pattern};
 use byrnie_model::{Diagnostic, Key, Kind, Resource, Service, ServiceRef, Spec, code};
 use std::net::Ipv4Addr;
 
@@ -41,7 +41,7 @@ pub(crate) fn check(catalog: &Catalog, resource: &Resource, policy: &BackendTls)
                 format!("Service \"{name}\" is inside the mesh, where mutual TLS protects every call already");
             found.push(Diagnostic::warning(&code::BACKEND_TLS_INSIDE, format!("{at}.name"), message));
         }
-        if let Some(pattern) = service.outside.as_ref().filter(|host| host.starts_with("*.")) {
+        if let Some(pattern) = service.outside.as_ref().filter(|host| is_pattern(host)) {
             let message = format!("Service \"{name}\" stands for {pattern}, and a policy verifies one host");
             found.push(Diagnostic::error(&code::NOT_ENFORCED, format!("{at}.name"), message));
         }

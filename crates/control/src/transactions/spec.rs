@@ -238,6 +238,9 @@ fn only_own_words(mode: Mode, asked: &AskedBranch) -> Result<(), Problem> {
         ("compensate_body", asked.compensate_body.is_some(), matches!(mode, Mode::Saga | Mode::Scope)),
         ("pivot", asked.pivot, mode == Mode::Saga),
         ("after", !asked.after.is_empty(), matches!(mode, Mode::Saga | Mode::Message)),
+        // They end the tries of an action that may still be refused, and these modes have none.
+        ("retry.attempts", asked.retry.attempts.is_some(), matches!(mode, Mode::Saga | Mode::Tcc)),
+        ("retry.for_ms", asked.retry.for_ms.is_some(), matches!(mode, Mode::Saga | Mode::Tcc)),
     ];
     let misplaced = given.iter().find(|(_, given, own)| *given && !own).map(|(word, ..)| *word);
     match unknown.or(misplaced) {

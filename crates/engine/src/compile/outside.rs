@@ -5,7 +5,7 @@ use super::Compiler;
 use crate::program::{Outside, Program, Security, Verify};
 use crate::snapshot::Snapshot;
 use byrnie_base::Text;
-use byrnie_model::outside::{BackendTls, Bundle, Trust};
+use byrnie_model::outside::{BackendTls, Bundle, Trust, is_pattern};
 use byrnie_model::service::{ServicePort, TargetPort};
 use byrnie_model::{Key, Kind, Revision, ServiceRef};
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,7 +63,7 @@ impl Outward {
 
     fn security(&self, service: &ServiceRef, host: &str, port: &ServicePort) -> Security {
         let Some((key, policy)) = self.policy(service, port) else { return Security::Plain };
-        if host.starts_with("*.") {
+        if is_pattern(host) {
             return Security::Broken(format!("{key} names one host, and the service stands for {host}").into());
         }
         let roots = match &policy.trust {

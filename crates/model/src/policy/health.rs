@@ -48,4 +48,28 @@ impl HealthCheck {
     pub const WELL_AFTER: u8 = 1;
     /// Longest path or name of a gRPC service, in bytes.
     pub const NAME_BYTES_MAX: usize = 1024;
+
+    /// A check in the usual times.
+    pub const fn new(how: Check, port: Option<u16>) -> Self {
+        let (interval, timeout) = (Self::INTERVAL, Self::TIMEOUT);
+        Self { how, port, interval, timeout, sick_after: Self::SICK_AFTER, well_after: Self::WELL_AFTER }
+    }
+}
+
+impl Check {
+    /// What is wrong with a path or the name of a gRPC service, if something is.
+    ///
+    /// # Errors
+    /// In words that go on from the name of the field.
+    pub fn judge(&self) -> Result<(), &'static str> {
+        let plain =
+            |text: &str| text.len() <= HealthCheck::NAME_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic());
+        match self {
+            Self::Http(path) if !(path.starts_with('/') && plain(path) && !path.contains('#')) => {
+                Err("must begin with / and hold no spaces, such as /healthz")
+            }
+            Self::Grpc(service) if !plain(service) => Err("must be a name such as shop.Payments"),
+            Self::Http(_) | Self::Grpc(_) | Self::Tcp => Ok(()),
+        }
+    }
 }

@@ -84,17 +84,12 @@ const fn well_after() -> u8 {
 pub(super) fn read(reader: &mut Reader<'_>, spec: &ProbeSpec) -> Option<HealthCheck> {
     let (how, port, word) = match (&spec.http_get, &spec.grpc, &spec.tcp_socket) {
         (Some(http), None, None) => {
-            let printable = http.path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
-            let fits = http.path.starts_with('/') && printable && http.path.len() <= HealthCheck::NAME_BYTES_MAX;
-            let at = format!("{AT}.httpGet.path");
-            reader.require(fits, &at, "must begin with / and hold no spaces, such as /healthz");
-            (Check::Http(http.path.as_str().into()), http.port, "httpGet")
+            let check = Check::Http(http.path.as_str().into());
+            (reader.check(check, &format!("{AT}.httpGet.path")), http.port, "httpGet")
         }
         (None, Some(grpc), None) => {
-            let printable = grpc.service.bytes().all(|b| b.is_ascii_graphic());
-            let fits = printable && grpc.service.len() <= HealthCheck::NAME_BYTES_MAX;
-            reader.require(fits, &format!("{AT}.grpc.service"), "must be a name such as shop.Payments");
-            (Check::Grpc(grpc.service.as_str().into()), grpc.port, "grpc")
+            let check = Check::Grpc(grpc.service.as_str().into());
+            (reader.check(check, &format!("{AT}.grpc.service")), grpc.port, "grpc")
         }
         (None, None, Some(tcp)) => (Check::Tcp, tcp.port, "tcpSocket"),
         (None, None, None) => {

@@ -6,6 +6,7 @@ use super::de::{self, Fault};
 use super::names;
 use super::node::Node;
 use crate::code::Code;
+use crate::policy::health::Check;
 use crate::{Key, ServiceRef, code};
 use byrnie_base::Text;
 use serde::{Deserialize, Serialize};
@@ -109,6 +110,14 @@ impl<'a> Reader<'a> {
             self.fault(&code::BAD_VALUE, path, format!("\"{text}\" is not a share from 0% to 100%"));
             0
         })
+    }
+
+    /// What a program is asked, whose path or name stands at `path`.
+    pub(crate) fn check(&mut self, check: Check, path: &str) -> Check {
+        if let Err(message) = check.judge() {
+            self.fault(&code::BAD_VALUE, path, message);
+        }
+        check
     }
 
     /// A service that a policy targets.

@@ -4,6 +4,7 @@
 use super::meta;
 use super::names;
 use super::reader::Reader;
+use crate::outside::is_pattern;
 use crate::service::{ServicePort, TargetPort};
 use crate::{Labels, Protocol, Service, code};
 use byrnie_base::Text;
@@ -97,7 +98,7 @@ fn outside(
     // Kubernetes lets a final dot stand.
     let host = name.strip_suffix('.').unwrap_or(name);
     let message = format!("\"{name}\" is neither a host (labels of a-z, 0-9 and '-', joined by dots) nor *.DOMAIN");
-    let pattern = host.starts_with("*.") && names::is_hostname(host);
+    let pattern = is_pattern(host) && names::is_hostname(host);
     reader.require(pattern || names::is_subdomain(host), at, message);
     if !selector.is_empty() {
         let message = "a service outside the mesh selects no workloads";

@@ -64,17 +64,9 @@ const THRESHOLD_MAX: u8 = 100;
 
 pub(super) fn read(reader: &mut Reader<'_>, spec: &HealthSpec) -> HealthCheck {
     let how = match (&spec.http, &spec.grpc, &spec.tcp) {
-        (Some(http), None, None) => {
-            let printable = http.path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
-            let fits = http.path.starts_with('/') && printable && http.path.len() <= HealthCheck::NAME_BYTES_MAX;
-            reader.require(fits, &format!("{AT}.http.path"), "must begin with / and hold no spaces, such as /healthz");
-            Check::Http(http.path.as_str().into())
-        }
+        (Some(http), None, None) => reader.check(Check::Http(http.path.as_str().into()), &format!("{AT}.http.path")),
         (None, Some(grpc), None) => {
-            let fits =
-                grpc.service.bytes().all(|b| b.is_ascii_graphic()) && grpc.service.len() <= HealthCheck::NAME_BYTES_MAX;
-            reader.require(fits, &format!("{AT}.grpc.service"), "must be a name such as shop.Payments");
-            Check::Grpc(grpc.service.as_str().into())
+            reader.check(Check::Grpc(grpc.service.as_str().into()), &format!("{AT}.grpc.service"))
         }
         (None, None, Some(_)) => Check::Tcp,
         (None, None, None) => {
