@@ -53,8 +53,8 @@ def run(conn, headers: Headers, business: Optional[Business] = None, dialect: Op
         raise ValueError(f"no business for Txn-Op {op}")
     db = _Database(conn, dialect)
     for attempt in range(1, ATTEMPTS_MAX + 1):
+        db.begin()
         try:
-            db.begin()
             answer = _pass(db, txn, branch, op, business)
             db.end("commit" if answer.status < 400 or op == "check" else "rollback")
             return answer
@@ -76,8 +76,9 @@ def message(conn, message_id: str, dialect: Optional[str] = None) -> None:
     db = _Database(conn, dialect)
     if not db.insert(message_id, "00", "msg", "msg"):
         by_op, _ = db.row(message_id, "00", "msg")
-        made = by_op == "msg"
-        raise Rejected(409, f"message {message_id} exists already" if made else f"too late: the check of message {message_id} came first")
+        if by_op == "msg":
+            raise Rejected(409, f"message {message_id} exists already")
+        raise Rejected(409, f"too late: the check of message {message_id} came first")
 
 
 def _pass(db, txn, branch, op, business) -> Answer:
@@ -144,6 +145,8 @@ def _fits(name: str, text: Optional[str], most: int) -> str:
         raise Rejected(400, f"{name} is longer than {most} bytes")
     if re.search("[\0-\x1f\x7f]", text):
         raise Rejected(400, f"{name} has a control character in it")
+    if re.search("[\ud800-\udfff]", text):
+        raise Rejected(400, f"{name} isn't well-formed Unicode")
     return text
 
 

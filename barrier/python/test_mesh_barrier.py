@@ -42,7 +42,7 @@ class Suite:
                 cursor.execute(statement)
                 rows = cursor.fetchall() if cursor.description else None
             conn.commit()
-            return rows and list(rows)
+            return None if rows is None else list(rows)
         finally:
             conn.close()
 
@@ -144,9 +144,9 @@ class Suite:
         headers = {"Idempotency-Key": "k"}
         with self.assertRaises((ValueError, sqlite3.OperationalError)):
             mesh_barrier.run(conn, headers, lambda cursor: None)
-        conn.rollback()
+        conn.commit()
         conn.close()
-        self.assertEqual(self.execute("select balance from account"), [(100,)])
+        self.assertEqual(self.execute("select balance from account"), [(5,)], "it is its owner's still")
 
     def test_a_connection_in_autocommit_is_as_good(self):
         conn = self.connect()
@@ -165,6 +165,21 @@ class Suite:
             self.assertEqual(answer, (201, "x"))
         conn.close()
         self.assertEqual((len(ran), self.execute("select balance from account")), (1, [(107,)]))
+
+    def test_answers_that_cannot_be_kept_roll_back(self):
+        conn = self.connect()
+        for odd in ("a\0b", (700, ""), "\udc00"):
+            with self.assertRaises(ValueError):
+                mesh_barrier.run(conn, {"Idempotency-Key": "k"}, lambda cursor: odd)
+        conn.close()
+        self.assertEqual(self.execute("select * from mesh_barrier"), [])
+
+    def test_ids_that_are_not_well_formed_are_refused(self):
+        headers = {"Txn-Id": "\ud800", "Txn-Branch": "b", "Txn-Op": "check"}
+        conn = self.connect()
+        answer = mesh_barrier.run(conn, headers)
+        conn.close()
+        self.assertEqual(answer, (400, "Txn-Id isn't well-formed Unicode"))
 
     def test_a_header_given_twice_is_refused(self):
         headers = [("Txn-Id", "a"), ("txn-id", "b")]

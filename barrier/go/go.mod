@@ -1,0 +1,3 @@
+module byrnie.dev/barrier
+
+go 1.22
