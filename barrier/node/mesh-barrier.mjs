@@ -49,8 +49,7 @@ export async function run(db, headers, business) {
         return await transaction(client, call, business);
       } catch (error) {
         broken = error?.rollback;
-        if (!RACES.has(error?.code) && !RACES.has(error?.errno)) throw error;
-        if (broken || attempt === ATTEMPTS_MAX) throw error;
+        if (!isRace(error) || broken || attempt === ATTEMPTS_MAX) throw error;
       }
       await new Promise((woken) => setTimeout(woken, Math.random() * 10 * attempt));
     }
@@ -65,6 +64,9 @@ export async function run(db, headers, business) {
 }
 
 const ignore = () => {};
+
+/** Whether the database ended the transaction for the sake of another, also if the business has wrapped its word. */
+const isRace = (error) => error != null && (RACES.has(error.code) || RACES.has(error.errno) || isRace(error.cause));
 
 /** The same over `better-sqlite3`, whose one connection can't wait: `business(db)` returns its answer, not a promise. */
 export function runSync(db, headers, business) {

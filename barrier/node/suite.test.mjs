@@ -85,7 +85,9 @@ for (const [dialect, base] of Object.entries(databases)) {
     const business = (plan, ran) => async (client) => {
       ran.push(plan);
       await base.query(client, add(plan.add));
-      if (ran.length <= (plan.conflicts ?? 0)) await base.query(client, LOST_RACE[dialect]);
+      if (ran.length <= (plan.conflicts ?? 0)) {
+        await base.query(client, LOST_RACE[dialect]).catch((cause) => Promise.reject(new Error("paying", { cause })));
+      }
       if (!plan.swallows) return said(plan);
       await base.query(client, "select * from there_is_no_such_table").catch(() => {});
     };

@@ -161,9 +161,14 @@ def _unquoted(value: str) -> str:
     return value
 
 
-def _is_race(error: BaseException) -> bool:
-    codes = [getattr(error, name, None) for name in ("sqlstate", "pgcode", "errno")] + list(error.args[:1])
-    return any(isinstance(code, (str, int)) and code in RACES for code in codes)
+def _is_race(error: Optional[BaseException]) -> bool:
+    """Whether the database ended the transaction for the sake of another, also if the business has wrapped its word."""
+    while error is not None:
+        codes = [getattr(error, name, None) for name in ("sqlstate", "pgcode", "errno")] + list(error.args[:1])
+        if any(isinstance(code, (str, int)) and code in RACES for code in codes):
+            return True
+        error = error.__cause__
+    return False
 
 
 class _Database:

@@ -62,7 +62,10 @@ class Suite:
             begun()
             cursor.execute(f"update account set balance = balance + ({plan['add']}) where id = 1")
             if plan.get("conflicts", 0) >= len(ran):
-                cursor.execute(LOST_RACE[self.dialect])
+                try:
+                    cursor.execute(LOST_RACE[self.dialect])
+                except Exception as error:
+                    raise Boom() from error
             if plan.get("raises"):
                 raise Boom()
             if "rejects" in plan:
