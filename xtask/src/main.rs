@@ -2,6 +2,7 @@
 //! `cargo xtask`: the one door for developers. Each command lives in a file of its own; this one
 //! reads arguments and nothing else.
 
+mod barrier;
 mod bench;
 mod dtm;
 mod r#gen;

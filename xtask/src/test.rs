@@ -4,7 +4,7 @@
 mod clock;
 
 use super::bench::process::is_on_path;
-use super::peers;
+use super::{barrier, peers};
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -64,6 +64,7 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("h2spec", true, |root| judged("go", || peers::conformance(root))),
         ("grpc", true, |root| judged("python3", || peers::grpc(root))),
         ("websocket", true, |root| judged("python3", || peers::websocket(root))),
+        ("barrier", true, barriers),
         ("supply chain", true, deny),
     ]
 }
@@ -102,6 +103,19 @@ fn deny(root: &Path) -> Result<Outcome> {
     judged("python3", || {
         let mut deny = Command::new(peers::cargo_deny(root)?);
         Ok(deny.args(args).env("CARGO", env!("CARGO")).current_dir(root).status()?.success())
+    })
+}
+
+/// The barriers for participants, in the languages that are there.
+fn barriers(root: &Path) -> Result<Outcome> {
+    Ok(match barrier::run(root) {
+        Ok(Some(true)) => Outcome::Passed,
+        Ok(Some(false)) => Outcome::Failed,
+        Ok(None) => Outcome::Skipped("none of its languages is installed".to_owned()),
+        Err(error) => {
+            println!("{error:#}");
+            Outcome::Failed
+        }
     })
 }
 
