@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A participant's barrier: each call of a transaction takes effect once, in the right order, in this program's own database.
 
-Works on plain DB-API 2.0 connections to SQLite, PostgreSQL (psycopg, psycopg2), MySQL and MariaDB (PyMySQL, mysqlclient,
+Works on plain DB-API 2.0 connections to SQLite, PostgreSQL (psycopg, psycopg2), MySQL and MariaDB (PyMySQL,
 mysql-connector-python), and needs the table of `../schema`. The guarantee and its limits: `../README.md`.
 """
 
@@ -112,6 +112,7 @@ def _answer(said) -> Answer:
         raise ValueError(f"a business answered {answer.status}: a status is 200 to 599")
     if "\0" in answer.body:
         raise ValueError("a business answered a text with U+0000 in it")
+    answer.body.encode()  # what isn't well-formed can't be kept: UnicodeEncodeError
     return answer
 
 

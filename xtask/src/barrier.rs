@@ -63,10 +63,11 @@ pub(crate) fn run(root: &Path) -> Result<Option<bool>> {
             continue;
         }
         // One language's failure doesn't hide another's.
-        let passed = suite(&place).and_then(|mut command| passes(name, &mut command, &servers)).unwrap_or_else(|error| {
-            println!("{name}: {error:#}");
-            false
-        });
+        let passed =
+            suite(&place).and_then(|mut command| passes(name, &mut command, &servers)).unwrap_or_else(|error| {
+                println!("{name}: {error:#}");
+                false
+            });
         all_passed &= passed;
     }
     Ok(Some(all_passed))

@@ -55,7 +55,8 @@ impl Servers {
 
     /// What each suite runs against, one after the other.
     pub(super) fn rounds(&self) -> Vec<(String, Databases)> {
-        let postgres = |port: u16, name: &str| ("BARRIER_POSTGRES", format!("postgresql://barrier@127.0.0.1:{port}/{name}"));
+        let postgres =
+            |port: u16, name: &str| ("BARRIER_POSTGRES", format!("postgresql://barrier@127.0.0.1:{port}/{name}"));
         let (mut names, mut databases) = ("SQLite".to_owned(), Databases::new());
         let mut rounds = Vec::new();
         if let Some((_, port)) = self.postgres {
@@ -157,7 +158,9 @@ fn mariadb(scratch: &Path) -> Result<(Process, u16)> {
     std::fs::write(folder.join("init.sql"), MARIADB_DATABASE)?;
     let home = if is_on_path("mariadbd") { Path::new("") } else { Path::new("/usr/sbin") };
     let mut server = program(&folder, "mariadbd", &home.join("mariadbd"))?;
-    server.args(["--no-defaults", &data, "--bind-address=127.0.0.1", "--skip-name-resolve"]).arg(format!("--port={port}"));
+    server
+        .args(["--no-defaults", &data, "--bind-address=127.0.0.1", "--skip-name-resolve"])
+        .arg(format!("--port={port}"));
     for (option, file) in [("--socket", "s"), ("--pid-file", "pid"), ("--init-file", "init.sql")] {
         server.arg(format!("{option}={}", at(file)));
     }
