@@ -60,6 +60,14 @@ impl Op {
         }
     }
 
+    /// The name of its row: a scope's completion is a confirmation.
+    pub(super) const fn row(self) -> &'static str {
+        match self {
+            Self::Complete => Self::Confirm.name(),
+            op => op.name(),
+        }
+    }
+
     /// What it takes back.
     pub(super) const fn undoes(self) -> Option<&'static str> {
         match self {
@@ -71,41 +79,79 @@ impl Op {
 }
 
 impl Call {
-    /// Reads `Txn-Id`, `Txn-Branch` and `Txn-Op`, or else `Idempotency-Key`. `header` gives the value of a header by its
-    /// lower-case name.
+    /// Reads `Txn-Id`, `Txn-Branch` and `Txn-Op`, or else `Idempotency-Key`, of a request's headers.
     ///
     /// # Errors
-    /// If they aren't there or longer than the table's columns: nothing is cut off, as two calls would then look alike.
-    pub fn of(header: impl Fn(&str) -> Option<String>) -> Result<Self, Malformed> {
-        let Some(txn) = header("txn-id").filter(|id| !id.is_empty()) else {
-            let key = header("idempotency-key").map(|key| bare(&key));
-            let txn = key.filter(|key| !key.is_empty()).ok_or_else(|| {
-                Malformed("the call has neither Txn-Id nor Idempotency-Key, by which it could be told from others".into())
-            })?;
-            fits("Idempotency-Key", &txn, TXN_BYTES_MAX)?;
+    /// If they aren't there, or there twice, or longer than the table's columns: nothing is cut off, as two calls would then
+    /// look alike.
+    pub fn of<N: AsRef<str>, V: AsRef<[u8]>>(headers: impl IntoIterator<Item = (N, V)>) -> Result<Self, Malformed> {
+        let mut found: [Option<String>; 4] = Default::default();
+        for (name, value) in headers {
+            let Some(at) = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name.as_ref())) else { continue };
+            let text =
+                std::str::from_utf8(value.as_ref()).map_err(|_| Malformed(format!("{} is no text", NAMES[at])))?;
+            if found[at].replace(text.to_owned()).is_some() {
+                return Err(Malformed(format!("there is more than one {}", NAMES[at])));
+            }
+        }
+        let [txn, branch, op, key] = found;
+        if txn.is_none() {
+            let Some(key) = key else { return Err(Malformed("there is neither Txn-Id nor Idempotency-Key".into())) };
+            let txn = fits("Idempotency-Key", Some(bare(&key)?), TXN_BYTES_MAX)?;
             return Ok(Self { txn, branch: "-".into(), op: Op::Action });
-        };
-        let word = |name: &str| header(name).filter(|word| !word.is_empty());
-        let branch = word("txn-branch").ok_or_else(|| Malformed("the call has no Txn-Branch".into()))?;
-        let op = word("txn-op").ok_or_else(|| Malformed("the call has no Txn-Op".into()))?;
-        fits("Txn-Id", &txn, TXN_BYTES_MAX)?;
-        fits("Txn-Branch", &branch, BRANCH_BYTES_MAX)?;
-        fits("Txn-Op", &op, OP_BYTES_MAX)?;
-        let known = Op::ALL.into_iter().find(|known| known.name() == op);
-        let op = known.ok_or_else(|| Malformed(format!("Txn-Op is {op:?}, which is none of this protocol's")))?;
+        }
+        let txn = fits("Txn-Id", txn, TXN_BYTES_MAX)?;
+        let branch = fits("Txn-Branch", branch, BRANCH_BYTES_MAX)?;
+        let op = fits("Txn-Op", op, OP_BYTES_MAX)?;
+        let op = Op::ALL.into_iter().find(|known| known.name() == op);
+        let op = op.ok_or_else(|| Malformed(format!("Txn-Op is none of {}", Op::ALL.map(Op::name).join(", "))))?;
         Ok(Self { txn, branch, op })
     }
 }
 
-/// A string of structured fields (RFC 8941 3.3.3) without its quotes, so that both forms are one key.
-fn bare(key: &str) -> String {
-    let key = key.trim();
-    match key.strip_prefix('"').and_then(|key| key.strip_suffix('"')) {
-        Some(inner) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),
-        None => key.to_owned(),
+/// The id of a message that its creator prepares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageId(pub(super) String);
+
+impl MessageId {
+    /// Checks an id.
+    ///
+    /// # Errors
+    /// If it doesn't fit the table's column.
+    pub fn new(id: impl Into<String>) -> Result<Self, Malformed> {
+        fits("the message's id", Some(id.into()), TXN_BYTES_MAX).map(Self)
     }
 }
 
-pub(super) fn fits(name: &str, text: &str, most: usize) -> Result<(), Malformed> {
-    if text.len() <= most { Ok(()) } else { Err(Malformed(format!("{name} is longer than {most} bytes"))) }
+const NAMES: [&str; 4] = ["Txn-Id", "Txn-Branch", "Txn-Op", "Idempotency-Key"];
+
+/// The characters of a key, quoted as a string of structured fields (RFC 8941 3.3.3) or bare: both are one key.
+fn bare(value: &str) -> Result<String, Malformed> {
+    let value = value.trim_matches([' ', '\t']);
+    let bad = || Malformed("Idempotency-Key isn't a string in quotes of printable ASCII".into());
+    let Some(inner) = value.strip_prefix('"') else {
+        let plain = value.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b',' | b';' | b'\\'));
+        return if plain { Ok(value.to_owned()) } else { Err(bad()) };
+    };
+    let mut text = String::new();
+    let mut rest = inner.chars();
+    loop {
+        match rest.next().ok_or_else(bad)? {
+            '"' if rest.as_str().is_empty() => return Ok(text),
+            '\\' => text.push(rest.next().filter(|c| matches!(c, '"' | '\\')).ok_or_else(bad)?),
+            c if (' '..='~').contains(&c) && c != '"' => text.push(c),
+            _ => return Err(bad()),
+        }
+    }
+}
+
+fn fits(name: &str, text: Option<String>, most: usize) -> Result<String, Malformed> {
+    let text = text.ok_or_else(|| Malformed(format!("{name} is missing")))?;
+    let wrong = match () {
+        () if text.is_empty() => "is empty".to_owned(),
+        () if text.len() > most => format!("is longer than {most} bytes"),
+        () if text.bytes().any(|b| b.is_ascii_control()) => "has a control character in it".to_owned(),
+        () => return Ok(text),
+    };
+    Err(Malformed(format!("{name} {wrong}")))
 }

@@ -80,7 +80,11 @@ macro_rules! database {
             }
 
             async fn keep(tx: &mut Transaction<'static, Self>, call: &Call, response: &str) -> Result<(), Error> {
-                let update = sqlx::query($update).bind(response).bind(&call.txn).bind(&call.branch).bind(call.op.name());
+                let update = sqlx::query($update)
+                    .bind(response)
+                    .bind(call.txn.as_str())
+                    .bind(call.branch.as_str())
+                    .bind(call.op.row());
                 update.execute(&mut **tx).await.map(drop)
             }
 
