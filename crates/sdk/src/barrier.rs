@@ -9,7 +9,7 @@
 //! # async fn charge(pool: sqlx::PgPool, headers: Vec<(String, String)>) -> Result<(), Box<dyn std::error::Error>> {
 //! use byrnie_sdk::barrier::{self, Answer, Call};
 //!
-//! let call = Call::of(&headers)?; // an error of this is the caller's: 400
+//! let call = Call::of(headers)?; // an error of this is the caller's: 400
 //! let answer = barrier::run(&pool, &call, async |tx| {
 //!     let sql = "update account set balance = balance - 30 where id = 7 and balance >= 30";
 //!     let paid = sqlx::query(sql).execute(&mut **tx).await?.rows_affected() == 1;

@@ -45,7 +45,7 @@ pub struct Malformed(String);
 
 impl Op {
     const ALL: [Self; 7] =
-        [Self::Action, Self::Compensate, Self::Try, Self::Confirm, Self::Cancel, Self::Complete, Self::Check];
+        [Self::Action, Self::Try, Self::Compensate, Self::Cancel, Self::Confirm, Self::Complete, Self::Check];
 
     /// As it stands in `Txn-Op`.
     pub const fn name(self) -> &'static str {
