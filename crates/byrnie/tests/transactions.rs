@@ -337,6 +337,10 @@ fn only_who_may_starts_cancels_joins_and_forces() {
         assert!(status == 403 && body.contains("operator"), "{path}: {status} {body}");
     }
     assert_eq!(stuck()["state"], "STUCK");
+    // To be asked itself what became of its message, it needs nobody's leave.
+    let message = json!({"id": "m1", "check": "GET web/check", "branches": [{"name": "a", "action": "POST inventory/mail"}]});
+    assert_eq!(ask(web, "/txn/v1/messages?prepare", &message).0, 201);
+    assert_eq!(ask(web, "/txn/v1/m1:abort", &json!({})).0, 200);
     // A stranger may join a scope with calls to itself alone.
     assert_eq!(ask(web, "/txn/v1/scopes", &json!({"id": "w2"})).0, 201);
     let joins = |call: &str| ask(thief, "/txn/v1/w2/branches", &json!({"name": "t", "compensate": call}));
