@@ -3,11 +3,9 @@
 //! comes, and serializable), and on a MariaDB of its own. Drivers are pinned and kept below `target/barrier`. A language or
 //! a database that isn't installed is left out, and named.
 
-mod servers;
-
 use crate::bench::process::{is_on_path, target};
+use crate::databases::{MariaDb, Postgres};
 use anyhow::{Context, Result, bail};
-use servers::Servers;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,7 +17,8 @@ const COPY_JARS: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:
 /// A language: its name, the programs that its suite takes, and what installs the drivers and makes the suite's command.
 type Language = (&'static str, &'static [&'static str], fn(&Place) -> Result<Command>);
 
-const LANGUAGES: [Language; 4] = [
+const LANGUAGES: [Language; 5] = [
+    ("Rust", &[], rust),
     ("Python", &["python3"], python),
     ("Go", &["go"], go),
     ("Node", &["node", "npm"], node),
@@ -46,37 +45,60 @@ impl Place {
     }
 }
 
-/// Runs the suites of all languages that are there; false if one failed, `None` if there are none.
-pub(crate) fn run(root: &Path) -> Result<Option<bool>> {
+/// Runs the suites of all languages that are there; false if one failed.
+pub(crate) fn run(root: &Path) -> Result<bool> {
     let scratch = std::path::absolute(target(root).join("barrier"))?;
     std::fs::create_dir_all(&scratch)?;
     let place = Place { source: root.join("barrier"), scratch };
-    let missing = |tools: &[&str]| tools.iter().find(|tool| !is_on_path(tool)).map(|tool| (*tool).to_owned());
-    if LANGUAGES.iter().all(|(_, tools, _)| missing(tools).is_some()) {
-        return Ok(None);
-    }
-    let servers = Servers::start(&place.scratch)?;
+    let databases = (Postgres::start(&place.scratch)?, MariaDb::start(&place.scratch)?);
+    let rounds = rounds(databases.0.as_ref(), databases.1.as_ref());
     let mut all_passed = true;
     for (name, tools, suite) in LANGUAGES {
-        if let Some(tool) = missing(tools) {
+        if let Some(tool) = tools.iter().find(|tool| !is_on_path(tool)) {
             println!("skipped: {name} ({tool} isn't installed)");
             continue;
         }
         // One language's failure doesn't hide another's.
         let passed =
-            suite(&place).and_then(|mut command| passes(name, &mut command, &servers)).unwrap_or_else(|error| {
+            suite(&place).and_then(|mut command| passes(name, &mut command, &rounds)).unwrap_or_else(|error| {
                 println!("{name}: {error:#}");
                 false
             });
         all_passed &= passed;
     }
-    Ok(Some(all_passed))
+    Ok(all_passed)
+}
+
+/// What each suite runs against, one after the other: a name, and variables with URLs.
+type Round = (String, Vec<(&'static str, String)>);
+
+fn rounds(postgres: Option<&Postgres>, mariadb: Option<&MariaDb>) -> Vec<Round> {
+    let (mut name, mut databases) = ("SQLite".to_owned(), Vec::new());
+    let mut rounds = Vec::new();
+    match postgres {
+        Some(postgres) => {
+            name.push_str(", PostgreSQL");
+            databases.push(("BARRIER_POSTGRES", postgres.url("plain")));
+            let strict = vec![("BARRIER_POSTGRES", postgres.url("strict"))];
+            rounds.push(("SQLite, PostgreSQL as serializable".to_owned(), strict));
+        }
+        None => println!("skipped: PostgreSQL (initdb isn't installed)"),
+    }
+    match mariadb {
+        Some(mariadb) => {
+            name.push_str(", MariaDB");
+            databases.push(("BARRIER_MYSQL", mariadb.url()));
+        }
+        None => println!("skipped: MariaDB (mariadbd isn't installed)"),
+    }
+    rounds.insert(0, (name, databases));
+    rounds
 }
 
 /// Runs one suite against each set of databases.
-fn passes(name: &str, suite: &mut Command, servers: &Servers) -> Result<bool> {
+fn passes(name: &str, suite: &mut Command, rounds: &[Round]) -> Result<bool> {
     let mut all_passed = true;
-    for (what, databases) in servers.rounds() {
+    for (what, databases) in rounds {
         println!("{name}, {what}:");
         for variable in ["BARRIER_POSTGRES", "BARRIER_MYSQL"] {
             match databases.iter().find(|(name, _)| *name == variable) {
@@ -92,6 +114,12 @@ fn passes(name: &str, suite: &mut Command, servers: &Servers) -> Result<bool> {
 fn done(command: &mut Command, name: &str) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {name}"))?;
     if status.success() { Ok(()) } else { bail!("{name} failed: {status}") }
+}
+
+fn rust(_: &Place) -> Result<Command> {
+    let mut suite = Command::new(env!("CARGO"));
+    suite.args(["test", "--locked", "--quiet", "-p", "byrnie-sdk", "--test", "cases"]);
+    Ok(suite)
 }
 
 fn python(place: &Place) -> Result<Command> {

@@ -4,16 +4,19 @@
 
 mod barrier;
 mod bench;
+mod databases;
 mod dtm;
 mod r#gen;
 mod peers;
 mod sim;
 mod test;
 mod tidy;
+mod transfers;
 
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use transfers::Extent;
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
@@ -23,6 +26,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   gen [--check]   Rust from the protobuf files (--check: only say whether it is fresh)
   sim [--seeds N] [--seed S]
                   the simulated mesh, each seed twice; --seed S shows the run of one
+  transfers [--count N] [--kills N] [--seed S]
+                  money between three banks while everything is killed
   tidy            floors, sizes, names, purity, doors
   bench [NAME] [--list] [--peer P]... [-o json]
                   the data plane beside its peers (bench --help says more)
@@ -50,6 +55,11 @@ fn run() -> Result<()> {
         ["gen"] => r#gen::run(false),
         ["gen", "--check"] => r#gen::run(true),
         ["sim", rest @ ..] => sim::run_all(rest),
+        ["transfers", rest @ ..] => match transfers::run(&root, Extent::of(rest)?)? {
+            Some(true) => Ok(()),
+            Some(false) => bail!("it failed: see above"),
+            None => bail!("it needs PostgreSQL: apt-get install postgresql"),
+        },
         ["tidy"] => tidy::run(&root),
         ["bench", rest @ ..] => bench::run(&root, rest),
         ["help" | "--help" | "-h"] => {

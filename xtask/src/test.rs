@@ -4,7 +4,8 @@
 mod clock;
 
 use super::bench::process::is_on_path;
-use super::{barrier, peers};
+use super::peers;
+use super::transfers::Extent;
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -64,7 +65,8 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("h2spec", true, |root| judged("go", || peers::conformance(root))),
         ("grpc", true, |root| judged("python3", || peers::grpc(root))),
         ("websocket", true, |root| judged("python3", || peers::websocket(root))),
-        ("barrier", true, barriers),
+        ("barrier", true, |root| Ok(if super::barrier::run(root)? { Outcome::Passed } else { Outcome::Failed })),
+        ("transfers", true, transfers),
         ("supply chain", true, deny),
     ]
 }
@@ -106,16 +108,12 @@ fn deny(root: &Path) -> Result<Outcome> {
     })
 }
 
-/// The barriers for participants, in the languages that are there.
-fn barriers(root: &Path) -> Result<Outcome> {
-    Ok(match barrier::run(root) {
-        Ok(Some(true)) => Outcome::Passed,
-        Ok(Some(false)) => Outcome::Failed,
-        Ok(None) => Outcome::Skipped("none of its languages is installed".to_owned()),
-        Err(error) => {
-            println!("{error:#}");
-            Outcome::Failed
-        }
+/// Money between three banks while everything is killed.
+fn transfers(root: &Path) -> Result<Outcome> {
+    Ok(match super::transfers::run(root, Extent::USUAL)? {
+        Some(true) => Outcome::Passed,
+        Some(false) => Outcome::Failed,
+        None => Outcome::Skipped("it needs PostgreSQL: apt-get install postgresql".to_owned()),
     })
 }
 

@@ -338,7 +338,8 @@ fn only_who_may_starts_cancels_joins_and_forces() {
     }
     assert_eq!(stuck()["state"], "STUCK");
     // To be asked itself what became of its message, it needs nobody's leave.
-    let message = json!({"id": "m1", "check": "GET web/check", "branches": [{"name": "a", "action": "POST inventory/mail"}]});
+    let message =
+        json!({"id": "m1", "check": "GET web/check", "branches": [{"name": "a", "action": "POST inventory/mail"}]});
     assert_eq!(ask(web, "/txn/v1/messages?prepare", &message).0, 201);
     assert_eq!(ask(web, "/txn/v1/m1:abort", &json!({})).0, 200);
     // A stranger may join a scope with calls to itself alone.

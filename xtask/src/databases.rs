@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A PostgreSQL and a MariaDB for the suites: made anew below `target`, on loopback alone, trusting everybody there, and
+//! A PostgreSQL and a MariaDB for what needs one: made anew below `target`, on loopback alone, trusting everybody there, and
 //! ended with their owner.
 
 use crate::bench::process::{Process, free_port, is_on_path, wait_for};
@@ -25,51 +25,34 @@ create user barrier@'127.0.0.1';
 grant all on barrier.* to barrier@'127.0.0.1';
 ";
 
-/// Variables with the URLs that a suite gets.
-pub(super) type Databases = Vec<(&'static str, String)>;
+/// A running PostgreSQL.
+pub(crate) struct Postgres(#[expect(dead_code, reason = "it ends when it's dropped")] Process, u16);
 
-/// The servers that are installed.
-pub(super) struct Servers {
-    postgres: Option<(Process, u16)>,
-    mariadb: Option<(Process, u16)>,
-}
+/// A running MariaDB.
+pub(crate) struct MariaDb(#[expect(dead_code, reason = "it ends when it's dropped")] Process, u16);
 
-impl Servers {
-    /// Starts what is installed, and says what isn't.
-    pub(super) fn start(scratch: &Path) -> Result<Self> {
-        let postgres = match postgres_programs() {
-            Some(programs) => Some(postgres(scratch, &programs)?),
-            None => {
-                println!("skipped: PostgreSQL (initdb isn't installed)");
-                None
-            }
-        };
-        let mariadb = if ["mariadb-install-db", "mariadbd"].into_iter().all(is_installed) {
-            Some(mariadb(scratch)?)
-        } else {
-            println!("skipped: MariaDB (mariadbd isn't installed)");
-            None
-        };
-        Ok(Self { postgres, mariadb })
+impl Postgres {
+    /// Starts one if it's installed, with two databases: `plain`, and `strict`, whose transactions are serializable.
+    pub(crate) fn start(scratch: &Path) -> Result<Option<Self>> {
+        postgres_programs().map(|programs| postgres(scratch, &programs)).transpose()
     }
 
-    /// What each suite runs against, one after the other.
-    pub(super) fn rounds(&self) -> Vec<(String, Databases)> {
-        let postgres =
-            |port: u16, name: &str| ("BARRIER_POSTGRES", format!("postgresql://barrier@127.0.0.1:{port}/{name}"));
-        let (mut names, mut databases) = ("SQLite".to_owned(), Databases::new());
-        let mut rounds = Vec::new();
-        if let Some((_, port)) = self.postgres {
-            names.push_str(", PostgreSQL");
-            databases.push(postgres(port, "plain"));
-            rounds.push(("SQLite, PostgreSQL as serializable".to_owned(), vec![postgres(port, "strict")]));
-        }
-        if let Some((_, port)) = self.mariadb {
-            names.push_str(", MariaDB");
-            databases.push(("BARRIER_MYSQL", format!("mysql://barrier@127.0.0.1:{port}/barrier")));
-        }
-        rounds.insert(0, (names, databases));
-        rounds
+    /// Of one of its databases.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgresql://barrier@127.0.0.1:{}/{database}", self.1)
+    }
+}
+
+impl MariaDb {
+    /// Starts one if it's installed, with one database.
+    pub(crate) fn start(scratch: &Path) -> Result<Option<Self>> {
+        let installed = ["mariadb-install-db", "mariadbd"].into_iter().all(is_installed);
+        installed.then(|| mariadb(scratch)).transpose()
+    }
+
+    /// Of its database.
+    pub(crate) fn url(&self) -> String {
+        format!("mysql://barrier@127.0.0.1:{}/barrier", self.1)
     }
 }
 
@@ -133,7 +116,7 @@ fn serve(folder: &Path, name: &str, command: &mut Command, ready: &str) -> Resul
     Ok(server)
 }
 
-fn postgres(scratch: &Path, programs: &Path) -> Result<(Process, u16)> {
+fn postgres(scratch: &Path, programs: &Path) -> Result<Postgres> {
     let (folder, port) = (scratch.join("postgres"), free_port()?);
     fresh(&folder)?;
     let mut initdb = program(&folder, "initdb", &programs.join("initdb"))?;
@@ -144,10 +127,10 @@ fn postgres(scratch: &Path, programs: &Path) -> Result<(Process, u16)> {
     let mut server = program(&folder, "postgres", &programs.join("postgres"))?;
     server.args(["-D", "data", "-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
     server.args(["-c", "unix_socket_directories=", "-c", "fsync=off"]);
-    Ok((serve(&folder, "postgres", &mut server, "ready to accept connections")?, port))
+    Ok(Postgres(serve(&folder, "postgres", &mut server, "ready to accept connections")?, port))
 }
 
-fn mariadb(scratch: &Path) -> Result<(Process, u16)> {
+fn mariadb(scratch: &Path) -> Result<MariaDb> {
     let (folder, port) = (scratch.join("mariadb"), free_port()?);
     fresh(&folder)?;
     let at = |name: &str| format!("{}/{name}", folder.display());
@@ -165,5 +148,5 @@ fn mariadb(scratch: &Path) -> Result<(Process, u16)> {
         server.arg(format!("{option}={}", at(file)));
     }
     server.arg("--innodb-flush-log-at-trx-commit=0");
-    Ok((serve(&folder, "mariadbd", &mut server, "ready for connections")?, port))
+    Ok(MariaDb(serve(&folder, "mariadbd", &mut server, "ready for connections")?, port))
 }
