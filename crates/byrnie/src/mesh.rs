@@ -65,7 +65,7 @@ spec:
 
 /// The coordinator of transactions as a service: HTTP, and gRPC where clients of dtm look for it.
 const COORDINATOR: &str = "\
-apiVersion: mesh.byrnie.dev/v1alpha1
+apiVersion: v1
 kind: Service
 metadata: {name: transactions, namespace: byrnie, labels: {app: transactions}}
 spec:
