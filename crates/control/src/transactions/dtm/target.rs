@@ -127,6 +127,20 @@ mod tests {
     }
 
     #[test]
+    fn a_url_is_called_by_http_from_either_side() {
+        let caller = Caller::Operator;
+        let of = |grpc| Of { gid: "g", kind: "msg", branch: "01", op: "action", grpc };
+        let by_grpc = call("http://mail/send", &unary::text(b"{}"), &of(true), &caller).unwrap().unwrap();
+        let by_http = call("http://mail/send", "{}", &of(false), &caller).unwrap().unwrap();
+        assert_eq!(by_grpc, by_http);
+        assert_eq!(&*by_http.target.path, "/send?gid=g&trans_type=msg&branch_id=01&op=action");
+        assert!(call("http://mail/send", &unary::text(&[255]), &of(true), &caller).is_err());
+        // What only gRPC means isn't taken from the other side, and an empty URL calls nothing.
+        assert!(call("mail/a.B/C", "{}", &of(false), &caller).is_err());
+        assert_eq!(call("", "", &of(true), &caller).unwrap(), None);
+    }
+
+    #[test]
     fn methods_are_found_by_host_and_by_the_names_of_registries() {
         let good = |url: &str, authority: &str, raw: bool| {
             assert_eq!(read(url), Ok((authority.to_owned(), "/busi.Busi/TransIn".to_owned(), raw)), "{url}");
