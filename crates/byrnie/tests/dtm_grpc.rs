@@ -310,3 +310,17 @@ fn audit(mesh: &Mesh) -> Vec<Value> {
     let reply = runtime::block_on(async { Caller::new().send(outgoing, PATIENCE).await }).unwrap().unwrap();
     serde_json::from_slice(&reply.body).unwrap()
 }
+
+#[test]
+fn a_mesh_that_an_older_version_made_gets_the_port_for_grpc() {
+    let mut mesh = Mesh::up(&[]);
+    let old = "apiVersion: v1\nkind: Service\nmetadata: {name: transactions, namespace: byrnie}\nspec:\n  \
+        selector: {app: transactions}\n  ports: [{name: http, port: 80, targetPort: http}]\n";
+    mesh.ok(&["apply", "-f", &mesh::file(&mesh, "old.yaml", old)]);
+    drop(mesh.up.take());
+    mesh.start(&[]);
+    let services = mesh.json(&["get", "service"]);
+    let own = services.as_array().unwrap().iter().find(|service| service["metadata"]["name"] == "transactions").unwrap();
+    let ports: Vec<u64> = own["spec"]["ports"].as_array().unwrap().iter().filter_map(|port| port["port"].as_u64()).collect();
+    assert_eq!(ports, [80, 36_790], "{own}");
+}

@@ -208,14 +208,17 @@ fn spec(asked: &Asked, id: &str, open: bool, caller: &Caller, coordinator: &Coor
     if open && mode == Mode::Message && check.is_none() {
         return Err(Problem::malformed("a prepared message needs query_prepared"));
     }
-    // Payloads of the two protocols aren't written alike, so that one is never taken for the other's.
-    let content = json!([
+    let mut content = json!([
         kind,
         asked.payloads,
         asked.query_prepared,
         asked.custom_data,
         asked.steps.iter().flatten().map(|step| (&step.action, &step.compensate)).collect::<Vec<_>>()
     ]);
+    if asked.grpc {
+        // Payloads in base64 aren't texts that look like them.
+        content = json!(["grpc", content]);
+    }
     let spec = Spec {
         mode,
         creator: caller.name(),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,8 +21,6 @@ pub const IDLE_MAX: usize = 64;
 
 /// Addresses to which an HTTP/2 connection is kept; with more, those whose connection has ended are forgotten.
 pub const SHARED_MAX: usize = 1024;
-/// Silence on an HTTP/2 connection after which the other side is asked for a sign of life.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Kept connections by address.
 #[derive(Debug, Default)]
@@ -171,9 +169,8 @@ async fn connect(to: SocketAddr) -> Result<Sender, Error> {
 async fn connect_shared(to: SocketAddr) -> Result<http2::SendRequest<Full<Bytes>>, Error> {
     let failed = |error| Error::Connect { server: to.to_string(), error };
     let tcp = crate::io::connect(to, super::client::CONNECT_TIMEOUT).await.map_err(failed)?;
-    let mut builder = http2::Builder::new(Executor("http caller"));
-    builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL);
-    let (sender, connection) = builder.handshake(TokioIo::new(tcp)).await?;
+    // No PINGs: servers of gRPC take them for an attack, and on loopback nobody is gone without a word.
+    let (sender, connection) = http2::handshake(Executor("http caller"), TokioIo::new(tcp)).await?;
     spawn("http caller", async move {
         // Whoever reads the answer sees the same error there; the task ends with its senders.
         let _ = connection.await;

@@ -83,8 +83,9 @@ async fn query(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Reques
                 Slot::Rejected | Slot::Stuck => "failed",
                 Slot::Absent | Slot::Pending => "prepared",
             };
+            let scheme = if call.is_grpc() { "" } else { "http://" };
             branches.push(json!({"gid": id, "branch_id": branch.name, "op": state.spec.mode.op(op), "status": status,
-                "url": format!("{}{}{}", if call.is_grpc() { "" } else { "http://" }, call.target.authority, call.target.path)}));
+                "url": format!("{scheme}{}{}", call.target.authority, call.target.path)}));
         }
     }
     let transaction = json!({"gid": id, "trans_type": kind, "status": status(state.phase),

@@ -127,6 +127,23 @@ mod tests {
     }
 
     #[test]
+    fn no_target_panics() {
+        let pieces = ["a", "é", "/", "//", "://", "http://", ":", "80", "[", "]", "@", "%", "?", ".", ".mesh", "\0", " "];
+        let mut dice = byrnie_base::Rng::new(11);
+        for _ in 0..20_000 {
+            let count = dice.next_u64() % 8;
+            let url: String = (0..count).filter_map(|_| pieces.get((dice.next_u64() % 17) as usize)).copied().collect();
+            for grpc in [true, false] {
+                let of = Of { gid: "g", kind: "tcc", branch: "01", op: "confirm", grpc };
+                if let Ok(Some(call)) = call(&url, "", &of, &Caller::Operator) {
+                    let said = format!("{}{}", call.target.authority, call.target.path);
+                    assert!(said.bytes().all(|b| b.is_ascii_graphic()) && call.target.path.starts_with('/'), "{url:?} {said:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_url_is_called_by_http_from_either_side() {
         let caller = Caller::Operator;
         let of = |grpc| Of { gid: "g", kind: "msg", branch: "01", op: "action", grpc };
