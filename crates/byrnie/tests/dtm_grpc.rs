@@ -94,6 +94,18 @@ fn call(to: SocketAddr, token: &str, method: &str, message: &[u8]) -> (Status, S
     (status, text, reply.body.slice(reply.body.len().min(5)..))
 }
 
+/// An operator's client.
+struct Client {
+    to: SocketAddr,
+    token: String,
+}
+
+impl Client {
+    fn ask(&self, method: &str, message: &impl Message) -> (Status, String, Bytes) {
+        call(self.to, &self.token, method, &message.encode_to_vec())
+    }
+}
+
 fn console(mesh: &Mesh) -> (SocketAddr, String) {
     let token = std::fs::read_to_string(mesh.data.join("token")).unwrap();
     (SocketAddr::from(([127, 0, 0, 1], mesh.port("console"))), format!("Bearer {}", token.trim()))
@@ -132,13 +144,13 @@ fn clients_of_dtm_run_sagas_messages_and_tcc_by_grpc() {
         _ => Status::Ok,
     });
     let at = |method: &str| format!("127.0.0.1:{port}/busi.Busi/{method}");
-    let ask = |method: &str, message: &dyn ErasedMessage| call(to, &token, method, &message.bytes());
-    let (status, _, gid) = ask("NewGid", &DtmGidReply::default());
+    let client = Client { to, token };
+    let (status, _, gid) = client.ask("NewGid", &DtmGidReply::default());
     let gid = DtmGidReply::decode(gid).unwrap().gid;
     assert!(status == Status::Ok && !gid.is_empty());
     // OK is done, FAILED_PRECONDITION is at it, and anything else isn't known: it's asked again.
     let steps = [(at("Out"), at("OutBack")), (at("Slow"), at("SlowBack")), (at("Flaky"), String::new())];
-    assert_eq!(ask("Submit", &saga(&gid, &steps)).0, Status::Ok);
+    assert_eq!(client.ask("Submit", &saga(&gid, &steps)).0, Status::Ok);
     assert_eq!(calls(&seen, &gid), ["Out", "Slow", "Slow", "Flaky", "Flaky"]);
     let first = seen.lock().unwrap()[0].clone();
     assert_eq!(first.message, PAYLOAD, "the payload is sent byte by byte");
@@ -146,12 +158,12 @@ fn clients_of_dtm_run_sagas_messages_and_tcc_by_grpc() {
     let expected = ["saga", "01", "action", "blue", "application/grpc", "trailers", &gid];
     assert_eq!(told.map(|name| first.told(name)), expected, "{first:?}");
     // The same again is the same; something else under its name is refused.
-    assert_eq!(ask("Submit", &saga(&gid, &steps)).0, Status::Ok);
+    assert_eq!(client.ask("Submit", &saga(&gid, &steps)).0, Status::Ok);
     assert_eq!(calls(&seen, &gid).len(), 5);
-    assert_eq!(ask("Submit", &saga(&gid, &steps[..2])).0, Status::Aborted);
+    assert_eq!(client.ask("Submit", &saga(&gid, &steps[..2])).0, Status::Aborted);
     // ABORTED takes the way back, with the payload of the action.
     let steps = [(at("Out"), at("OutBack")), (at("Refuse"), at("RefuseBack"))];
-    let (status, text, _) = ask("Submit", &saga("no-1", &steps));
+    let (status, text, _) = client.ask("Submit", &saga("no-1", &steps));
     assert!(status == Status::Aborted && text.contains("Refuse says no"), "{status:?} {text}");
     assert_eq!(calls(&seen, "no-1"), ["Out", "Refuse", "RefuseBack", "OutBack"]);
     let back = seen.lock().unwrap().iter().find(|asked| asked.method == "OutBack").cloned().unwrap();
@@ -162,7 +174,7 @@ fn clients_of_dtm_run_sagas_messages_and_tcc_by_grpc() {
         message.trans_type = "msg".into();
         message.query_prepared = at(check);
         message.trans_options = Some(DtmTransOptions { timeout_to_fail: 1, ..DtmTransOptions::default() });
-        assert_eq!(ask("Prepare", &message).0, Status::Ok);
+        assert_eq!(client.ask("Prepare", &message).0, Status::Ok);
     }
     until("the message", || format!("{:?}", seen.lock().unwrap()), || calls(&seen, "m1") == ["Prepared", "Mail"]);
     until("the other check", || format!("{:?}", seen.lock().unwrap()), || calls(&seen, "m2") == ["Refuse"]);
@@ -172,7 +184,7 @@ fn clients_of_dtm_run_sagas_messages_and_tcc_by_grpc() {
     for (gid, verb, end) in [("c1", "Submit", "Confirm"), ("c2", "Abort", "Cancel")] {
         let tcc =
             DtmRequest { gid: gid.into(), trans_type: "tcc".into(), steps: "null".into(), ..DtmRequest::default() };
-        assert_eq!(ask("Prepare", &tcc).0, Status::Ok);
+        assert_eq!(client.ask("Prepare", &tcc).0, Status::Ok);
         let joins = DtmBranchRequest {
             gid: gid.into(),
             trans_type: "tcc".into(),
@@ -181,20 +193,17 @@ fn clients_of_dtm_run_sagas_messages_and_tcc_by_grpc() {
             busi_payload: Bytes::from_static(PAYLOAD),
             ..DtmBranchRequest::default()
         };
-        assert_eq!(ask("RegisterBranch", &joins).0, Status::Ok);
-        assert_eq!(ask(verb, &tcc).0, Status::Ok);
+        assert_eq!(client.ask("RegisterBranch", &joins).0, Status::Ok);
+        assert_eq!(client.ask(verb, &tcc).0, Status::Ok);
         until("the end", || format!("{:?}", seen.lock().unwrap()), || calls(&seen, gid) == [end]);
-        assert_eq!(ask("RegisterBranch", &joins).0, Status::Aborted, "nobody joins what is over");
+        assert_eq!(client.ask("RegisterBranch", &joins).0, Status::Aborted, "nobody joins what is over");
     }
     assert_eq!(calls(&seen, "m2"), ["Refuse"], "a message that was taken back is never sent");
-    refuses_what_it_should(to, &token, &ask);
+    refuses_what_it_should(&client);
 }
 
-fn refuses_what_it_should(
-    to: SocketAddr,
-    token: &str,
-    ask: &dyn Fn(&str, &dyn ErasedMessage) -> (Status, String, Bytes),
-) {
+fn refuses_what_it_should(client: &Client) {
+    let Client { to, token } = client;
     let one = |target: &str| saga("bad", &[(target.to_owned(), String::new())]);
     for (target, status, words) in [
         ("192.0.2.1:80/busi.Busi/Out", Status::PermissionDenied, "not on this machine"),
@@ -202,28 +211,17 @@ fn refuses_what_it_should(
         ("busi.Busi/Out", Status::InvalidArgument, "PACKAGE.SERVICE/METHOD"),
         ("http://shop/x", Status::InvalidArgument, "not UTF-8"),
     ] {
-        let (found, text, _) = ask("Submit", &one(target));
+        let (found, text, _) = client.ask("Submit", &one(target));
         assert!(found == status && text.contains(words), "{target}: {found:?} {text}");
     }
-    assert_eq!(ask("Submit", &saga("no good id", &[])).0, Status::InvalidArgument);
-    assert_eq!(ask("Abort", &DtmRequest { gid: "nobody".into(), ..DtmRequest::default() }).0, Status::NotFound);
-    assert_eq!(ask("PrepareWorkflow", &DtmRequest::default()).0, Status::Unimplemented);
-    assert_eq!(call(to, token, "Submit", &[0xff; 9]).0, Status::InvalidArgument);
-    assert_eq!(call(to, token, "Submit", &vec![0; 5 << 20]).0, Status::ResourceExhausted);
+    assert_eq!(client.ask("Submit", &saga("no good id", &[])).0, Status::InvalidArgument);
+    assert_eq!(client.ask("Abort", &DtmRequest { gid: "nobody".into(), ..DtmRequest::default() }).0, Status::NotFound);
+    assert_eq!(client.ask("PrepareWorkflow", &DtmRequest::default()).0, Status::Unimplemented);
+    assert_eq!(call(*to, token, "Submit", &[0xff; 9]).0, Status::InvalidArgument);
+    assert_eq!(call(*to, token, "Submit", &vec![0; 5 << 20]).0, Status::ResourceExhausted);
     for wrong in ["", "Bearer 00000000000000000000000000000000"] {
-        let (status, text, _) = call(to, wrong, "NewGid", &[]);
+        let (status, text, _) = call(*to, wrong, "NewGid", &[]);
         assert!(status == Status::Unauthenticated && text.contains("authorization"), "{status:?} {text}");
-    }
-}
-
-/// Any message, as bytes.
-trait ErasedMessage {
-    fn bytes(&self) -> Vec<u8>;
-}
-
-impl<M: Message> ErasedMessage for M {
-    fn bytes(&self) -> Vec<u8> {
-        self.encode_to_vec()
     }
 }
 
@@ -320,7 +318,9 @@ fn a_mesh_that_an_older_version_made_gets_the_port_for_grpc() {
     drop(mesh.up.take());
     mesh.start(&[]);
     let services = mesh.json(&["get", "service"]);
-    let own = services.as_array().unwrap().iter().find(|service| service["metadata"]["name"] == "transactions").unwrap();
-    let ports: Vec<u64> = own["spec"]["ports"].as_array().unwrap().iter().filter_map(|port| port["port"].as_u64()).collect();
+    let own =
+        services.as_array().unwrap().iter().find(|service| service["metadata"]["name"] == "transactions").unwrap();
+    let ports: Vec<u64> =
+        own["spec"]["ports"].as_array().unwrap().iter().filter_map(|port| port["port"].as_u64()).collect();
     assert_eq!(ports, [80, 36_790], "{own}");
 }

@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn no_target_panics() {
-        let pieces = ["a", "é", "/", "//", "://", "http://", ":", "80", "[", "]", "@", "%", "?", ".", ".mesh", "\0", " "];
+        let pieces =
+            ["a", "é", "/", "//", "://", "http://", ":", "80", "[", "]", "@", "%", "?", ".", ".mesh", "\0", " "];
         let mut dice = byrnie_base::Rng::new(11);
         for _ in 0..20_000 {
             let count = dice.next_u64() % 8;
@@ -137,7 +138,10 @@ mod tests {
                 let of = Of { gid: "g", kind: "tcc", branch: "01", op: "confirm", grpc };
                 if let Ok(Some(call)) = call(&url, "", &of, &Caller::Operator) {
                     let said = format!("{}{}", call.target.authority, call.target.path);
-                    assert!(said.bytes().all(|b| b.is_ascii_graphic()) && call.target.path.starts_with('/'), "{url:?} {said:?}");
+                    assert!(
+                        said.bytes().all(|b| b.is_ascii_graphic()) && call.target.path.starts_with('/'),
+                        "{url:?} {said:?}"
+                    );
                 }
             }
         }
