@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! dtm's own Python client against a real mesh: its sagas, messages and TCC run unchanged. Installs the client
-//! from the package index, pinned, into `target/`.
+//! dtm's API against a real mesh: its own Python client runs its sagas, messages and TCC unchanged over HTTP, and
+//! gRPC's Python library calls its gRPC service and is called by it. Installs both from the package index, pinned, into
+//! `target/`.
 
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The client, and what it needs.
-const PACKAGES: [&str; 2] = ["dtmcli==1.7.7.0", "requests>=2.31,<3"];
+/// The client and what it needs, and gRPC.
+const PACKAGES: [&str; 3] = ["dtmcli==1.7.7.0", "requests>=2.31,<3", "grpcio==1.85.1"];
+/// What is run, one after the other, with the console's port and the token.
+const SCRIPTS: [&str; 2] = ["dtmcli_peer.py", "dtmgrpc_peer.py"];
 /// How long the mesh may take to be ready.
 const READY: Duration = Duration::from_secs(60);
 
-/// Runs the client's script; false if something of it failed.
+/// Runs the scripts; false if something of them failed.
 pub(crate) fn run(root: &Path) -> Result<bool> {
     let python = install(root)?;
     let built = Command::new(env!("CARGO")).args(["build", "--locked", "-p", "byrnie"]).current_dir(root).status()?;
@@ -32,17 +35,22 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
     let _up = Up(up);
     let port = console_port(&data)?;
     let token = std::fs::read_to_string(data.join("token"))?;
-    let script = root.join("xtask/peers/dtmcli_peer.py");
-    let status = Command::new(python).arg(script).arg(port.to_string()).arg(token.trim()).status()?;
-    Ok(status.success())
+    for script in SCRIPTS {
+        let script = root.join("xtask/peers").join(script);
+        if !Command::new(&python).arg(script).arg(port.to_string()).arg(token.trim()).status()?.success() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
-/// A Python with the client in it.
+/// A Python with them in it.
 fn install(root: &Path) -> Result<std::path::PathBuf> {
     let place = root.join("target/dtm-client/python");
     let python = place.join("bin/python");
-    let works =
-        || Command::new(&python).args(["-c", "import dtmcli, requests"]).output().is_ok_and(|o| o.status.success());
+    let works = || {
+        Command::new(&python).args(["-c", "import dtmcli, grpc, requests"]).output().is_ok_and(|o| o.status.success())
+    };
     if works() {
         return Ok(python);
     }
@@ -50,7 +58,7 @@ fn install(root: &Path) -> Result<std::path::PathBuf> {
     let installed = made.success()
         && Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES).status()?.success();
     if !installed || !works() {
-        bail!("the client can't be installed: apt-get install python3-venv, and let pip reach its index");
+        bail!("the clients can't be installed: apt-get install python3-venv, and let pip reach its index");
     }
     Ok(python)
 }

@@ -14,7 +14,7 @@ use byrnie_control::{State, ca, control, history, ingest, transactions};
 use byrnie_model::service::Locality;
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::yaml::{self, Defaults};
-use byrnie_model::{Health, Identity, Key, Kind, Protocol, ServiceRef, Workload, code};
+use byrnie_model::{Health, Identity, Key, Kind, Protocol, ServiceRef, Spec, Workload, code};
 use byrnie_net::dns::{self, Known, Names};
 use byrnie_net::listen::Ports;
 use byrnie_net::runtime::{self, Trigger};
@@ -62,6 +62,19 @@ spec:
   action: ALLOW
   rules: [{sources: [{type: ServiceAccount, serviceAccount: {name: transactions, namespace: byrnie}}]}]
 ";
+
+/// The coordinator of transactions as a service: HTTP, and gRPC where clients of dtm look for it.
+const COORDINATOR: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: transactions, namespace: byrnie, labels: {app: transactions}}
+spec:
+  selector: {app: transactions}
+  ports:
+  - {name: http, port: 80, targetPort: http, appProtocol: http}
+  - {name: grpc, port: 36790, targetPort: grpc, appProtocol: grpc}
+";
+const COORDINATOR_GRPC_PORT: u16 = 36_790;
 
 /// How to start.
 pub(crate) struct Options {
@@ -269,16 +282,27 @@ fn defaults(state: &State) -> Defaults {
 }
 
 async fn put_absent(state: &State, text: &str) -> Result<()> {
+    put(state, text, |key| state.catalog(|catalog| catalog.resource(key).is_none())).await
+}
+
+/// Applies the built-in documents of `text` that are `wanted`.
+async fn put(state: &State, text: &str, wanted: impl Fn(&Key) -> bool) -> Result<()> {
     let parsed = yaml::parse("built-in", text, &defaults(state));
     anyhow::ensure!(!parsed.has_errors(), "a built-in resource is invalid: {:?}", parsed.diagnostics);
-    let actions: Vec<Action> = parsed
-        .documents
-        .into_iter()
-        .filter(|d| state.catalog(|catalog| catalog.resource(&d.resource.key).is_none()))
-        .map(|d| Action::Put(d.resource))
-        .collect();
+    let actions: Vec<Action> =
+        parsed.documents.into_iter().filter(|d| wanted(&d.resource.key)).map(|d| Action::Put(d.resource)).collect();
     apply::apply(state, &actions, "up", history::WHY_FIRST_START).await.map_err(|error| of_apply(&error))?;
     Ok(())
+}
+
+/// Makes the coordinator's service, or gives it its port for gRPC, which it lacks in a mesh that an older version made.
+async fn put_coordinator(state: &State) -> Result<()> {
+    let key = Key::new(Kind::Service, Identity::SYSTEM_NAMESPACE, transactions::ACCOUNT);
+    let whole = state.catalog(|catalog| match catalog.resource(&key).map(|resource| &resource.spec) {
+        Some(Spec::Service(service)) => service.ports.iter().any(|port| port.port == COORDINATOR_GRPC_PORT),
+        _ => false,
+    });
+    if whole { Ok(()) } else { put(state, COORDINATOR, |_| true).await }
 }
 
 /// The domain that the stored mesh has; a new one's name otherwise.
@@ -372,11 +396,16 @@ async fn start_edge(
 
 /// Starts the coordinator's own proxy, by which it is called and calls, and lets it begin.
 async fn start_coordinator(options: &Options, control: &control::Running) -> Result<byrnie_proxy::Running> {
-    let http = Protocol::Http1;
-    let port = WorkloadPort { name: http.name().into(), port: control.transactions_door.port(), protocol: http };
+    let doors = [Protocol::Http1, Protocol::Grpc].into_iter().zip(control.transactions_doors);
+    let port = |(protocol, door): (Protocol, SocketAddr)| WorkloadPort {
+        name: protocol.name().into(),
+        port: door.port(),
+        protocol,
+    };
+    let serves = doors.map(port).collect();
     let service = transactions::ACCOUNT;
-    let (proxy, ports) =
-        start_own(options, control, Own { account: service, service, serves: vec![port], calls: true }).await?;
+    put_coordinator(&control.state).await?;
+    let (proxy, ports) = start_own(options, control, Own { account: service, service, serves, calls: true }).await?;
     let forward = ports.forward.context("the coordinator's proxy has no way out")?;
     control.transactions.connect(Arc::new(ThroughProxy::new(forward)));
     Ok(proxy)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The coordinator's way out: calls of participants go through its own proxy's forward listener, which
-//! gives them an identity, balancing and policy. Raw URLs go straight to this machine.
+//! gives them an identity, balancing and policy; HTTP/2 if they are gRPC. Raw URLs go straight to this machine.
 
 use byrnie_base::Text;
 use byrnie_control::transactions::{Outbound, Request};
@@ -30,16 +30,17 @@ impl ThroughProxy {
     }
 
     fn outgoing(&self, request: Request) -> Result<Outgoing, Text> {
-        let Request { method, authority, path, raw, headers, body } = request;
+        let Request { method, authority, path, raw, grpc, headers, body } = request;
         let to = if raw { loopback(&authority).ok_or("not an address of this machine")? } else { self.forward };
-        let mut fields = vec![(header::HOST, value(&authority)?)];
+        // HTTP/2 has the authority in the URI alone.
+        let mut fields = if grpc { Vec::new() } else { vec![(header::HOST, value(&authority)?)] };
         for (name, text) in headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Text::from("a header has no valid name"))?;
             fields.push((name, value(&text)?));
         }
-        let uri = if raw { path.to_string() } else { format!("http://{authority}{path}") };
+        let uri = if raw && !grpc { path.to_string() } else { format!("http://{authority}{path}") };
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| Text::from("not a method"))?;
-        Ok(Outgoing { to, method, uri, headers: fields, body, answer_bytes_max: ANSWER_BYTES_MAX })
+        Ok(Outgoing { to, method, uri, headers: fields, body, answer_bytes_max: ANSWER_BYTES_MAX, http2: grpc })
     }
 }
 

@@ -212,6 +212,59 @@ pub fn encode_message(message: &str) -> String {
     out
 }
 
+/// The text of a `grpc-message`. What is no percent-encoding of UTF-8 is shown as well as it can be.
+pub fn decode_message(value: &[u8]) -> String {
+    let digit = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        match (first, digit(after.first()), digit(after.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push(high << 4 | low);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            _ => bytes.push(*first),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Why a body isn't one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotOne {
+    /// It ends early, holds more than one message, or is no frame at all.
+    Malformed,
+    /// The message is compressed, which was not agreed on.
+    Compressed,
+    /// The message is longer than the limit.
+    TooLong,
+}
+
+/// The message of a unary call, whose whole body is `bytes`.
+///
+/// # Errors
+/// If it isn't exactly one message, uncompressed, of at most `max` bytes.
+pub fn only_message(bytes: &[u8], max: u32) -> Result<&[u8], NotOne> {
+    let header = FrameHeader::parse(bytes, u32::MAX).ok().flatten().ok_or(NotOne::Malformed)?;
+    if header.length > max {
+        return Err(NotOne::TooLong);
+    }
+    let message = bytes.get(FRAME_HEADER_BYTES..).unwrap_or_default();
+    if u64::from(header.length) != message.len() as u64 {
+        return Err(NotOne::Malformed);
+    }
+    if header.compressed { Err(NotOne::Compressed) } else { Ok(message) }
+}
+
+/// A message with the header before it; one longer than the header can tell is cut.
+pub fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    let mut bytes = FrameHeader { compressed: false, length }.bytes().to_vec();
+    bytes.extend_from_slice(&message[..message.len().min(length as usize)]);
+    bytes
+}
+
 /// Bytes of the header before each message.
 pub const FRAME_HEADER_BYTES: usize = 5;
 

@@ -84,8 +84,8 @@ pub struct Running {
     pub console: SocketAddr,
     /// Coordinates transactions, once it is connected.
     pub transactions: Arc<Coordinator>,
-    /// Where the coordinator answers its own proxy.
-    pub transactions_door: SocketAddr,
+    /// Where the coordinator answers its own proxy: by HTTP, and by gRPC.
+    pub transactions_doors: [SocketAddr; 2],
     registry: Arc<Registry>,
     trigger: Trigger,
     tasks: Vec<Task>,
@@ -154,8 +154,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let aside = Aside { answer: by_operator(&coordinator), metrics: metrics(&coordinator) };
     let answer = console::serve(Console::new(Arc::clone(&state), operator, config.assets).beside(aside));
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let door = listen::bind(any, Share::Alone)?;
-    let transactions_door = door.local_addr();
+    let doors = [listen::bind(any, Share::Alone)?, listen::bind(any, Share::Alone)?];
+    let transactions_doors = [doors[0].local_addr(), doors[1].local_addr()];
     let keeper = Arc::new(Keeper::new(config.ledger));
     let port = Port {
         state: Arc::clone(&state),
@@ -167,7 +167,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     };
     let renewal =
         Renewal { state: Arc::clone(&state), authority: Arc::clone(&authority), names, server: server.clone() };
-    let tasks = vec![
+    let mut tasks = vec![
         runtime::spawn("ingest", until(shutdown.clone(), ingest::follow(Arc::clone(&state), watch))),
         runtime::spawn("registry grace", until(shutdown.clone(), grace(Arc::clone(&state)))),
         runtime::spawn("own certificate", until(shutdown.clone(), renewal.run(credentials))),
@@ -175,11 +175,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         runtime::spawn("clock", until(shutdown.clone(), clock::watch())),
         runtime::spawn("observer", until(shutdown.clone(), forget(Arc::clone(&state)))),
         runtime::spawn("console", serve::serve(console_listener, answer, shutdown.clone())),
-        runtime::spawn("transactions door", serve::serve_own_user(door, by_workload(&coordinator), shutdown.clone())),
-        runtime::spawn("control port", grpc::serve(listener, server, Arc::new(port), shutdown)),
+        runtime::spawn("control port", grpc::serve(listener, server, Arc::new(port), shutdown.clone())),
     ];
+    tasks.extend(doors.map(|door| {
+        let served = serve::serve_own_user(door, by_workload(&coordinator), shutdown.clone());
+        runtime::spawn("transactions door", served)
+    }));
     let transactions = coordinator;
-    Ok(Running { state, authority, control, console, transactions, transactions_door, registry, trigger, tasks })
+    Ok(Running { state, authority, control, console, transactions, transactions_doors, registry, trigger, tasks })
 }
 
 /// Answers what the operator asks of transactions; the console has seen the token.

@@ -90,6 +90,24 @@ pub fn judge(mode: Mode, op: Op, rules: &Rules, seen: &Seen) -> Outcome {
     }
 }
 
+/// The HTTP status that says what a gRPC status code says: by dtm's convention `ABORTED` is a no and
+/// `FAILED_PRECONDITION` means that it's being worked on; whatever else there is leaves open what was done.
+pub const fn status_of_grpc(code: u8) -> u16 {
+    match code {
+        0 => 200,
+        3 => 400,
+        // Not there, or no such method.
+        5 | 12 => 404,
+        7 => 403,
+        8 => 429,
+        9 => 425,
+        10 => 409,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}
+
 /// LRA: 202 to a compensation or completion means that it is in progress, with or without a place to ask.
 const fn op_may_take_time(mode: Mode, op: Op) -> bool {
     matches!((mode, op), (Mode::Scope, Op::Undo | Op::Confirm))

@@ -11,6 +11,8 @@ pub const BRANCHES_MAX: usize = 256;
 pub const ID_BYTES_MAX: usize = 128;
 /// Longest body of a call, and longest answer that is kept for the compensation, in bytes.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Media type of a call by gRPC: the body is the message in base64.
+pub const GRPC: &str = "application/grpc";
 
 /// What kind of transaction it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -100,7 +102,7 @@ pub struct Branch {
 pub struct Call {
     /// Where to.
     pub target: Target,
-    /// What is sent: a text, JSON unless `kind` says otherwise. Absent: for an undo, what was sent to the
+    /// What is sent: a text, JSON unless `kind` says otherwise; see [`GRPC`] too. Absent: for an undo, what was sent to the
     /// action and what it answered; otherwise nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Text>,
@@ -125,6 +127,13 @@ pub struct Late {
     /// An expression for the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Text>,
+}
+
+impl Call {
+    /// Whether it's a unary call of gRPC.
+    pub fn is_grpc(&self) -> bool {
+        *self.kind == *GRPC
+    }
 }
 
 fn json_type() -> Text {

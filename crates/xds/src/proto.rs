@@ -11,6 +11,12 @@ pub mod byrnie {
     pub mod v1;
 }
 
+/// What clients of dtm say to the coordinator of transactions. Here, as this is the one place that makes Rust of
+/// protobuf; the language between the planes has nothing of it.
+#[rustfmt::skip]
+#[expect(missing_docs, reason = "generated; the documentation is in the protobuf files")]
+pub mod dtmgimp;
+
 /// The part of Envoy's messages that delta ADS needs.
 #[expect(missing_docs, reason = "the layout is that of the public packages")]
 pub mod envoy {

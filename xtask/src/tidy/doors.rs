@@ -19,7 +19,10 @@ const DOORS: &[(&str, &[&str])] = &[
     ("hickory_proto", &["crates/net/src/dns"]),
     ("prost", &["crates/xds/src/", "xtask/src/gen.rs"]),
     ("sha2", &["crates/saga/src/ledger/fingerprint"]),
-    ("data_encoding", &["crates/net/src/http/websocket", "crates/control/src/access"]),
+    (
+        "data_encoding",
+        &["crates/net/src/http/websocket", "crates/control/src/access", "crates/control/src/transactions/unary"],
+    ),
     ("redb", &["crates/store/src/persist"]),
     ("gateway_api", &["crates/model/src/"]),
     ("k8s_openapi", &["crates/model/src/"]),

@@ -122,7 +122,36 @@ fn frames() {
     assert_eq!(FrameHeader { compressed: true, length: 1000 }.bytes(), [1, 0, 0, 3, 232]);
 }
 
+#[test]
+fn one_message_is_all_of_a_body() {
+    assert_eq!(only_message(&framed(b"abc"), 3), Ok(&b"abc"[..]));
+    assert_eq!(only_message(&framed(b""), 0), Ok(&b""[..]));
+    assert_eq!(only_message(&framed(b"abc"), 2), Err(NotOne::TooLong));
+    assert_eq!(only_message(&[1, 0, 0, 0, 1, 7], 10), Err(NotOne::Compressed));
+    for bad in [&b""[..], &[0, 0, 0, 0], &[2, 0, 0, 0, 0], &[0, 0, 0, 0, 1], &[0, 0, 0, 0, 0, 0], &[0, 0, 0, 0, 2, 1]] {
+        assert_eq!(only_message(bad, 10), Err(NotOne::Malformed), "{bad:?}");
+    }
+}
+
+#[test]
+fn messages_of_a_status_are_read_as_written() {
+    for text in ["", "no money", "100% \u{e9}\n", "%41"] {
+        assert_eq!(decode_message(encode_message(text).as_bytes()), text);
+    }
+    for (odd, read) in [(&b"%"[..], "%"), (b"%4", "%4"), (b"%zz", "%zz"), (b"%FF", "\u{fffd}")] {
+        assert_eq!(decode_message(odd), read);
+    }
+}
+
 proptest! {
+    #[test]
+    fn no_body_panics(bytes in any::<Vec<u8>>(), max in any::<u32>()) {
+        if let Ok(message) = only_message(&bytes, max) {
+            prop_assert_eq!(framed(message), bytes.clone());
+        }
+        decode_message(&bytes);
+    }
+
     #[test]
     fn a_written_timeout_is_never_longer(nanos in any::<u64>()) {
         let left = Duration::from_nanos(nanos);

@@ -19,6 +19,7 @@ pub use problem::Problem;
 
 use crate::State;
 use crate::access::Operator;
+use byrnie_net::serve::unary::{self, Refusal, Status};
 use byrnie_net::serve::{HeaderName, Request, Response, header};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -65,7 +66,7 @@ impl Console {
         Self { state, operator, assets, aside: None, streams: Arc::default() }
     }
 
-    /// With another role's answers under `/txn/` and `/api/dtmsvr/`, and its numbers in `/metrics`.
+    /// With another role's answers under `/txn/`, `/api/dtmsvr/` and `/dtmgimp.Dtm/`, and its numbers in `/metrics`.
     #[must_use]
     pub fn beside(self, aside: Aside) -> Self {
         Self { aside: Some(aside), ..self }
@@ -98,10 +99,24 @@ pub async fn answer(console: &Console, request: Request) -> Response {
                 (Ok(()), Some(aside)) => Ok((aside.answer)(request).await),
                 (Ok(()), None) => Err(Problem::not_found("this control plane coordinates no transactions")),
             },
+            ["dtmgimp.Dtm", ..] => method(console, request).await,
             _ => open(console, &request, &path),
         }
     };
     secured(outcome.unwrap_or_else(|problem| problem.response()))
+}
+
+/// A call of gRPC, which is told in its own words why it isn't answered.
+async fn method(console: &Console, request: Request) -> Outcome {
+    let refused = |status, text: &str| Ok(unary::answer(Err(Refusal::new(status, text))));
+    match (entitled(console, &request), &console.aside) {
+        (Err(problem), _) if !unary::is_grpc(&request) => Err(problem),
+        (Err(_), _) => {
+            refused(Status::Unauthenticated, "metadata `authorization` needs `Bearer TOKEN`, the operator's")
+        }
+        (Ok(()), Some(aside)) => Ok((aside.answer)(request).await),
+        (Ok(()), None) => refused(Status::Unimplemented, "this control plane coordinates no transactions"),
+    }
 }
 
 /// What anybody on this machine may read: health, metrics, the description of the API, and the

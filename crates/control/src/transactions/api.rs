@@ -24,11 +24,14 @@ const LIST_MAX: (usize, usize) = (200, 20_000);
 /// Headings read at once.
 const PAGE: usize = 500;
 
-/// Answers a request for `/txn/v1/...` or `/api/dtmsvr/...`. `caller` is nobody if the request proves nothing.
+/// Answers a request for `/txn/v1/...`, `/api/dtmsvr/...` or `/dtmgimp.Dtm/...`. `caller` is nobody if the request proves nothing.
 pub async fn answer(coordinator: &Arc<Coordinator>, caller: Option<Caller>, request: &Request) -> Response {
     let path: Vec<&str> = request.path.split('/').filter(|segment| !segment.is_empty()).collect();
     if path.starts_with(&["api", "dtmsvr"]) {
-        return dtm::answer(coordinator, caller.as_ref(), request).await;
+        return dtm::http::answer(coordinator, caller.as_ref(), request).await;
+    }
+    if path.starts_with(&[dtm::grpc::SERVICE]) {
+        return dtm::grpc::answer(coordinator, caller.as_ref(), request).await;
     }
     let Some(rest) = path.strip_prefix(&["txn", "v1"]) else {
         return Problem::new(404, &code::TXN_ABSENT, "transactions are under /txn/v1/").response();

@@ -4,7 +4,7 @@
 
 use super::run::Coordinator;
 use super::{Outbound, Request};
-use super::{authorize, late};
+use super::{authorize, late, unary};
 use crate::explain::Admission;
 use byrnie_base::Text;
 use byrnie_net::runtime;
@@ -101,11 +101,12 @@ async fn attempt_call(
     }
     let limit = Duration::from_millis(left);
     let request = request(id, state, order, branch, call, left);
+    let grpc = request.grpc;
     let answer = match runtime::timeout(limit, outbound.call(request, limit)).await {
         Ok(answer) => answer,
         Err(runtime::Elapsed) => Err("no answer in time".into()),
     };
-    judge(state.spec.mode, order.op, &state.spec.rules, &seen(answer))
+    judge(state.spec.mode, order.op, &state.spec.rules, &seen(answer, grpc))
 }
 
 /// The way out, once there is one.
@@ -127,9 +128,14 @@ fn request(id: &Text, state: &Standing, order: &Order, branch: Option<&Branch>, 
     put("x-byrnie-deadline-ms", left.to_string());
     let Target { method, authority, path, raw } = call.target.clone();
     if let Some(poll) = &order.poll {
-        return Request { method: "GET".into(), authority, path: poll.clone(), raw, headers, body: Bytes::new() };
+        let (path, body) = (poll.clone(), Bytes::new());
+        return Request { method: "GET".into(), authority, path, raw, grpc: false, headers, body };
     }
     put("idempotency-key", format!("\"{id}/{name}/{op}\""));
+    if call.is_grpc() {
+        let request = Request { method, authority, path, raw, grpc: true, headers, body: Bytes::new() };
+        return unary::framed(request, call.body.as_ref(), Duration::from_millis(left));
+    }
     let body = match (&call.body, order.op) {
         (Some(body), _) => Bytes::copy_from_slice(body.as_bytes()),
         (None, Op::Undo) => late::both(state, order, branch),
@@ -138,11 +144,11 @@ fn request(id: &Text, state: &Standing, order: &Order, branch: Option<&Branch>, 
     if !body.is_empty() {
         put("content-type", call.kind.to_string());
     }
-    Request { method, authority, path, raw, headers, body }
+    Request { method, authority, path, raw, grpc: false, headers, body }
 }
 
 /// What matters of an answer.
-fn seen(answer: Result<Answer, Text>) -> Seen {
+fn seen(answer: Result<Answer, Text>, grpc: bool) -> Seen {
     let answer = match answer {
         Ok(answer) => answer,
         Err(why) => return Seen { body: why, ..Seen::default() },
@@ -153,14 +159,15 @@ fn seen(answer: Result<Answer, Text>) -> Seen {
     } else {
         String::from_utf8_lossy(&answer.body).into_owned()
     };
-    Seen {
+    let seen = Seen {
         status: Some(answer.status.as_u16()),
         ledger: text("idempotency-status"),
         mesh: answer.headers.contains_key("x-byrnie-decision"),
         retry_after: text("retry-after").and_then(|after| after.trim().parse().ok()).map(Duration::from_secs),
         location: text("location").filter(|path| path.starts_with('/')),
         body: body.into(),
-    }
+    };
+    if grpc { unary::seen(&answer, seen) } else { seen }
 }
 
 /// Whether a caller serves the branch whose outcome it tells.

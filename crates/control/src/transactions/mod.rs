@@ -16,6 +16,7 @@ mod problem;
 mod recover;
 mod run;
 mod spec;
+mod unary;
 mod view;
 
 pub use api::answer;
@@ -51,6 +52,8 @@ pub struct Request {
     pub path: Text,
     /// A raw URL: not through the mesh.
     pub raw: bool,
+    /// gRPC: over HTTP/2, and what follows the answer counts.
+    pub grpc: bool,
     /// Header fields.
     pub headers: Vec<(Text, Text)>,
     /// The body.

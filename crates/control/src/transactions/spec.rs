@@ -320,7 +320,7 @@ pub(super) fn headers(asked: &BTreeMap<String, String>) -> Result<Vec<(Text, Tex
         let name = name.to_ascii_lowercase();
         let token = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         let own = OWN.contains(&name.as_str())
-            || ["txn-", "x-byrnie-", "x-forwarded-", "proxy-", "forwarded-"]
+            || ["txn-", "x-byrnie-", "x-forwarded-", "proxy-", "forwarded-", "grpc-", "dtm-"]
                 .iter()
                 .any(|start| name.starts_with(start));
         if !token || own || !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {

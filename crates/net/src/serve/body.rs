@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Bodies of answers: whole, or a stream fed by somebody else at the reader's pace. Used by `serve` and its callers.
+//! Bodies of answers: whole, with trailers, or a stream fed by somebody else at the reader's pace. Used by `serve` and its callers.
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,6 +16,8 @@ pub struct Body(Content);
 #[derive(Debug)]
 enum Content {
     Full(Bytes),
+    /// The trailers are gone once they were sent.
+    Trailed(Bytes, Option<HeaderMap>),
     Stream(mpsc::Receiver<Bytes>),
 }
 
@@ -30,10 +33,15 @@ impl Body {
         Self(Content::Stream(queue))
     }
 
+    /// Bytes with header fields after them. HTTP/1 sends these only to who asks for them.
+    pub const fn trailed(bytes: Bytes, trailers: HeaderMap) -> Self {
+        Self(Content::Trailed(bytes, Some(trailers)))
+    }
+
     /// The bytes, if the body isn't a stream.
     pub const fn bytes(&self) -> Option<&Bytes> {
         match &self.0 {
-            Content::Full(bytes) => Some(bytes),
+            Content::Full(bytes) | Content::Trailed(bytes, _) => Some(bytes),
             Content::Stream(_) => None,
         }
     }
@@ -77,6 +85,10 @@ impl http_body::Body for Body {
         match &mut self.get_mut().0 {
             Content::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Content::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Content::Trailed(bytes, _) if !bytes.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            }
+            Content::Trailed(_, trailers) => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
             Content::Stream(queue) => queue.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
         }
     }
@@ -88,7 +100,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Content::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Stream(_) => SizeHint::default(),
+            Content::Trailed(..) | Content::Stream(_) => SizeHint::default(),
         }
     }
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A client for programs of the mesh that call services: HTTP/1.1 over connections that are kept, with the
-//! caller's own header fields, and a whole answer up to a limit. Meant for a forward proxy on loopback, which
+//! A client for programs of the mesh that call services: HTTP/1.1, or HTTP/2 as gRPC needs it, over connections that
+//! are kept, with the caller's own header fields, and a whole answer up to a limit. Meant for a forward proxy on loopback, which
 //! gets absolute URIs and does the rest.
 
 use super::client::{Error, Reply};
-use super::{HeaderName, HeaderValue, Method};
+use super::{Executor, HeaderName, HeaderValue, Method};
 use crate::runtime::{spawn, timeout};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,13 +19,17 @@ use std::time::Duration;
 /// Idle connections kept for each address.
 pub const IDLE_MAX: usize = 64;
 
+/// Addresses to which an HTTP/2 connection is kept; with more, those whose connection has ended are forgotten.
+pub const SHARED_MAX: usize = 1024;
+
 /// Kept connections by address.
 #[derive(Debug, Default)]
 pub struct Caller {
     idle: Mutex<BTreeMap<SocketAddr, Vec<Sender>>>,
+    shared: Mutex<BTreeMap<SocketAddr, http2::SendRequest<Full<Bytes>>>>,
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+type Sender = http1::SendRequest<Full<Bytes>>;
 
 /// A request to be sent.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct Outgoing {
     pub body: Bytes,
     /// Most bytes of an answer's body that are read.
     pub answer_bytes_max: usize,
+    /// Over HTTP/2 without TLS, whose URI is absolute always.
+    pub http2: bool,
 }
 
 impl Caller {
@@ -56,7 +62,39 @@ impl Caller {
     /// # Errors
     /// If there is no answer; an answer of any status is none.
     pub async fn send(&self, request: Outgoing, limit: Duration) -> Result<Reply, Error> {
-        timeout(limit, self.exchange(request)).await.map_err(|_| Error::Timeout)?
+        let exchange = async {
+            match request.http2 {
+                true => self.exchange_shared(request).await,
+                false => self.exchange(request).await,
+            }
+        };
+        timeout(limit, exchange).await.map_err(|_| Error::Timeout)?
+    }
+
+    async fn exchange_shared(&self, outgoing: Outgoing) -> Result<Reply, Error> {
+        let (to, max) = (outgoing.to, outgoing.answer_bytes_max);
+        let mut request = build(outgoing)?;
+        let kept = self.shared().get(&to).filter(|sender| !sender.is_closed()).cloned();
+        if let Some(mut sender) = kept {
+            match sender.try_send_request(request).await {
+                Ok(response) => return Reply::read(response, max).await,
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(Error::Http(error.into_error())),
+                },
+            }
+        }
+        let mut sender = connect_shared(to).await?;
+        {
+            let mut shared = self.shared();
+            if shared.len() >= SHARED_MAX {
+                shared.retain(|_, sender| !sender.is_closed());
+            }
+            if shared.len() < SHARED_MAX {
+                shared.insert(to, sender.clone());
+            }
+        }
+        Reply::read(sender.send_request(request).await?, max).await
     }
 
     async fn exchange(&self, outgoing: Outgoing) -> Result<Reply, Error> {
@@ -84,13 +122,9 @@ impl Caller {
         response: http::Response<Incoming>,
         max: usize,
     ) -> Result<Reply, Error> {
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, max).collect().await.map_err(|error| match error.downcast::<hyper::Error>() {
-            Ok(broken) => Error::Http(*broken),
-            Err(_) => Error::TooLarge(max),
-        })?;
+        let reply = Reply::read(response, max).await?;
         self.keep(to, sender);
-        Ok(Reply { status: head.status, headers: head.headers, body: body.to_bytes() })
+        Ok(reply)
     }
 
     fn take(&self, to: SocketAddr) -> Option<Sender> {
@@ -115,14 +149,30 @@ impl Caller {
     fn idle(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Vec<Sender>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn shared(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, http2::SendRequest<Full<Bytes>>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 async fn connect(to: SocketAddr) -> Result<Sender, Error> {
     let failed = |error| Error::Connect { server: to.to_string(), error };
     let tcp = crate::io::connect(to, super::client::CONNECT_TIMEOUT).await.map_err(failed)?;
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
     spawn("http caller", async move {
         // Whoever reads the answer sees the same error there; the task ends with its sender.
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+async fn connect_shared(to: SocketAddr) -> Result<http2::SendRequest<Full<Bytes>>, Error> {
+    let failed = |error| Error::Connect { server: to.to_string(), error };
+    let tcp = crate::io::connect(to, super::client::CONNECT_TIMEOUT).await.map_err(failed)?;
+    // No PINGs: servers of gRPC take them for an attack, and on loopback nobody is gone without a word.
+    let (sender, connection) = http2::handshake(Executor("http caller"), TokioIo::new(tcp)).await?;
+    spawn("http caller", async move {
+        // Whoever reads the answer sees the same error there; the task ends with its senders.
         let _ = connection.await;
     });
     Ok(sender)

@@ -94,6 +94,22 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body, at most [`ANSWER_BYTES_MAX`].
     pub body: Bytes,
+    /// The header fields after it.
+    pub trailers: HeaderMap,
+}
+
+impl Reply {
+    /// Reads an answer, whose body has at most `max` bytes.
+    pub(super) async fn read(response: http::Response<Incoming>, max: usize) -> Result<Self, Error> {
+        let (head, body) = response.into_parts();
+        let collected = Limited::new(body, max).collect().await;
+        let collected = collected.map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(broken) => Error::Http(*broken),
+            Err(_) => Error::TooLarge(max),
+        })?;
+        let trailers = collected.trailers().cloned().unwrap_or_default();
+        Ok(Self { status: head.status, headers: head.headers, body: collected.to_bytes(), trailers })
+    }
 }
 
 impl Client {
@@ -125,14 +141,7 @@ impl Client {
     pub async fn send(&self, request: Outgoing, limit: Duration) -> Result<Reply, Error> {
         let exchange = async {
             let (response, _connection) = self.start(request).await?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| {
-                match error.downcast::<hyper::Error>() {
-                    Ok(broken) => Error::Http(*broken),
-                    Err(_) => Error::TooLarge(ANSWER_BYTES_MAX),
-                }
-            })?;
-            Ok(Reply { status: head.status, headers: head.headers, body: body.to_bytes() })
+            Reply::read(response, ANSWER_BYTES_MAX).await
         };
         timeout(limit, exchange).await.map_err(|_| Error::Timeout)?
     }

@@ -6,6 +6,7 @@
 mod body;
 pub mod caller;
 pub mod client;
+pub mod unary;
 
 pub use body::Body;
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

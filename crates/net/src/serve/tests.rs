@@ -42,6 +42,8 @@ async fn respond_to(request: Request) -> Response {
             Response::new(StatusCode::OK, "text/plain", Body::stream(queue))
         }
         "/nothing" => Response::empty(StatusCode::NO_CONTENT),
+        "/shop.v1.Shop/Echo" => unary::answer(unary::message(&request, 100).map(<[u8]>::to_vec)),
+        "/shop.v1.Shop/Refuse" => unary::answer(Err(unary::Refusal::new(unary::Status::Aborted, "no \u{20ac}"))),
         _ => {
             let text = format!(
                 "{} {} {:?} {:?} {:?} {}",
@@ -197,5 +199,42 @@ fn a_server_that_is_not_there_is_an_error_not_a_wait() {
         }
         assert!(Client::new("http://localhost:7777/", Some("t")).is_ok());
         assert!(Client::new("http://[::1]:7777", Some("bad\ntoken")).is_err());
+    });
+}
+
+#[test]
+fn grpc_is_answered_beside_http_over_kept_connections() {
+    run(async {
+        let world = start();
+        let caller = caller::Caller::new();
+        let call = |path: &str, body: Bytes| {
+            let outgoing = caller::Outgoing {
+                to: world.address,
+                method: Method::POST,
+                uri: format!("http://{}{path}", world.address),
+                headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static(unary::GRPC))],
+                body,
+                answer_bytes_max: 1000,
+                http2: true,
+            };
+            caller.send(outgoing, LIMIT)
+        };
+        for message in [&b"hello"[..], b"", b"again"] {
+            let reply = call("/shop.v1.Shop/Echo", unary::body(message)).await.unwrap();
+            assert_eq!(unary::status(&reply), (unary::Status::Ok, String::new()), "{reply:?}");
+            assert_eq!(reply.body, unary::body(message));
+        }
+        let reply = call("/shop.v1.Shop/Refuse", unary::body(b"")).await.unwrap();
+        assert_eq!(unary::status(&reply), (unary::Status::Aborted, "no \u{20ac}".to_owned()));
+        let reply = call("/shop.v1.Shop/Echo", unary::body(&[7; 101])).await.unwrap();
+        assert_eq!(unary::status(&reply).0, unary::Status::ResourceExhausted);
+        let reply = call("/shop.v1.Shop/Echo", Bytes::from_static(b"\x00\xff")).await.unwrap();
+        assert_eq!(unary::status(&reply).0, unary::Status::Internal);
+        // Somebody who doesn't speak gRPC is no success.
+        let reply = call("/", unary::body(b"")).await.unwrap();
+        assert_eq!(unary::status(&reply).0, unary::Status::Unknown);
+        world.trigger.fire();
+        world.server.ended().await;
+        assert!(call("/shop.v1.Shop/Echo", unary::body(b"")).await.is_err(), "the kept connection has ended");
     });
 }

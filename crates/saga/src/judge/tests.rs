@@ -131,3 +131,25 @@ fn a_reason_is_short_and_on_one_line() {
     let Outcome::Rejected { reason } = judge(Mode::Saga, Op::Action, &Rules::default(), &seen) else { panic!() };
     assert!(reason.starts_with("409 a b") && reason.len() < REASON_BYTES_MAX + 8, "{reason}");
 }
+
+#[test]
+fn grpc_says_by_two_codes_what_dtm_means() {
+    let dtm = Rules { rejected: vec![409], patient: true, undo_rejected: true, dtm: true };
+    let meaning = |code: u8, mesh: bool| {
+        let seen = Seen { status: Some(status_of_grpc(code)), mesh, ..Seen::default() };
+        judge(Mode::Saga, Op::Action, &dtm, &seen)
+    };
+    for code in 0..=u8::MAX {
+        let app = meaning(code, false);
+        match code {
+            0 => assert!(matches!(app, Outcome::Done { .. })),
+            9 => assert!(matches!(app, Outcome::Ongoing { .. })),
+            10 => assert!(matches!(app, Outcome::Rejected { .. })),
+            _ => assert!(matches!(app, Outcome::Unknown { .. }), "{code}: {app:?}"),
+        }
+    }
+    // The mesh refuses for ever by policy or for want of a route, and for a while for want of an endpoint.
+    assert!(matches!(meaning(7, true), Outcome::Misdirected { .. }));
+    assert!(matches!(meaning(12, true), Outcome::Misdirected { .. }));
+    assert!(matches!(meaning(14, true), Outcome::Unknown { .. }));
+}

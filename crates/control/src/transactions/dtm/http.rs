@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! dtm's HTTP API, `/api/dtmsvr/...`: JSON in, and `dtm_result` out.
+
+use super::super::problem::Problem;
+use super::super::run::Coordinator;
+use super::super::spec::check_id;
+use super::super::{Caller, api};
+use super::{Said, own};
+use byrnie_model::code;
+use byrnie_net::serve::{Request, Response, StatusCode};
+use byrnie_saga::{End, Mode, Op, Phase, Slot};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Answers a request for `/api/dtmsvr/...`.
+pub(in super::super) async fn answer(
+    coordinator: &Arc<Coordinator>,
+    caller: Option<&Caller>,
+    request: &Request,
+) -> Response {
+    let verb = request.path.rsplit('/').next().unwrap_or_default().to_owned();
+    let answered = match super::admitted(caller) {
+        Ok(caller) => perform(coordinator, caller, &verb, request).await,
+        Err(problem) => Err(problem),
+    };
+    let (status, body) = match answered {
+        Ok(value) => value,
+        // A refusal of what was asked, as dtm says it; anything else is for a person to read.
+        Err(problem) if matches!(problem.status, 409 | 422) => {
+            (409, json!({"dtm_result": "FAILURE", "message": problem.detail}))
+        }
+        Err(problem) => (if problem.status == 400 { 500 } else { problem.status }, json!({"message": problem.detail})),
+    };
+    if request.method == "POST" || status == 403 {
+        coordinator.audit.note(coordinator.now(), caller, &verb, "", status);
+    }
+    Response::new(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), "application/json", body.to_string())
+}
+
+type Answered = Result<(u16, Value), Problem>;
+
+async fn perform(coordinator: &Arc<Coordinator>, caller: &Caller, verb: &str, request: &Request) -> Answered {
+    match (request.method.as_str(), verb) {
+        ("GET", "newGid") => Ok((200, json!({"dtm_result": "SUCCESS", "gid": coordinator.new_id()}))),
+        ("GET", "version") => Ok((200, json!({"version": env!("CARGO_PKG_VERSION")}))),
+        ("GET", "query") => query(coordinator, caller, request).await,
+        ("POST", "prepare") => super::prepare(coordinator, caller, &read(request)?).await.map(told),
+        ("POST", "submit") => super::submit(coordinator, caller, &read(request)?).await.map(told),
+        ("POST", "abort") => super::abort(coordinator, caller, &read(request)?).await.map(told),
+        ("POST", "registerBranch" | "registerTccBranch") => {
+            super::register(coordinator, caller, &read(request)?).await.map(told)
+        }
+        _ => Err(Problem::new(404, &code::TXN_ABSENT, format!("{verb} is not served; the native API is /txn/v1/"))),
+    }
+}
+
+fn read<T: DeserializeOwned>(request: &Request) -> Result<T, Problem> {
+    serde_json::from_slice(&request.body).map_err(|error| Problem::malformed(error.to_string()))
+}
+
+fn told(said: Said) -> (u16, Value) {
+    match said {
+        Said::Success => (200, json!({"dtm_result": "SUCCESS"})),
+        Said::Ongoing => (425, json!({"dtm_result": "ONGOING"})),
+    }
+}
+
+async fn query(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request) -> Answered {
+    let id = check_id(&api::parameter(request, "gid").unwrap_or_default())?;
+    let Some(sight) = coordinator.find(&id).await? else {
+        return Ok((200, json!({"transaction": null, "branches": []})));
+    };
+    own(caller, &sight, &id)?;
+    let state = &sight.state;
+    let kind = if state.spec.mode == Mode::Message { "msg" } else { state.spec.mode.name() };
+    let mut branches = Vec::new();
+    for (branch, progress) in state.spec.branches.iter().zip(&state.progress) {
+        for op in [Op::Undo, Op::Action, Op::Confirm] {
+            let Some(call) = branch.call(op) else { continue };
+            let status = match progress.slot(op) {
+                Slot::Done => "succeed",
+                Slot::Rejected | Slot::Stuck => "failed",
+                Slot::Absent | Slot::Pending => "prepared",
+            };
+            let scheme = if call.is_grpc() { "" } else { "http://" };
+            branches.push(json!({"gid": id, "branch_id": branch.name, "op": state.spec.mode.op(op), "status": status,
+                "url": format!("{scheme}{}{}", call.target.authority, call.target.path)}));
+        }
+    }
+    let transaction = json!({"gid": id, "trans_type": kind, "status": status(state.phase),
+        "create_time": state.spec.created, "rollback_reason": state.reason});
+    Ok((200, json!({"transaction": transaction, "branches": branches})))
+}
+
+const fn status(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Open => "prepared",
+        Phase::Acting | Phase::Confirming => "submitted",
+        Phase::Undoing => "aborting",
+        Phase::Ended(End::Done) => "succeed",
+        Phase::Ended(End::Undone | End::Resolved) => "failed",
+    }
+}
