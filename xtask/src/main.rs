@@ -55,7 +55,7 @@ fn run() -> Result<()> {
         ["gen"] => r#gen::run(false),
         ["gen", "--check"] => r#gen::run(true),
         ["sim", rest @ ..] => sim::run_all(rest),
-        ["transfers", rest @ ..] => match transfers::run(&root, Extent::of(rest)?)? {
+        ["transfers", rest @ ..] => match transfers::run(&root, Extent::of(rest)?, &[])? {
             Some(true) => Ok(()),
             Some(false) => bail!("it failed: see above"),
             None => bail!("it needs PostgreSQL: apt-get install postgresql"),

@@ -66,7 +66,7 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("grpc", true, |root| judged("python3", || peers::grpc(root))),
         ("websocket", true, |root| judged("python3", || peers::websocket(root))),
         ("barrier", true, |root| Ok(if super::barrier::run(root)? { Outcome::Passed } else { Outcome::Failed })),
-        ("transfers", true, transfers),
+        ("postgres", true, postgres),
         ("supply chain", true, deny),
     ]
 }
@@ -108,9 +108,9 @@ fn deny(root: &Path) -> Result<Outcome> {
     })
 }
 
-/// Money between three banks while everything is killed.
-fn transfers(root: &Path) -> Result<Outcome> {
-    Ok(match super::transfers::run(root, Extent::USUAL)? {
+/// What needs a PostgreSQL: money between three banks while everything is killed, and the outbox.
+fn postgres(root: &Path) -> Result<Outcome> {
+    Ok(match super::transfers::run(root, Extent::USUAL, &["outbox"])? {
         Some(true) => Outcome::Passed,
         Some(false) => Outcome::Failed,
         None => Outcome::Skipped("it needs PostgreSQL: apt-get install postgresql".to_owned()),

@@ -42,18 +42,19 @@ impl Extent {
     }
 }
 
-/// Runs it; false if money was lost or made, `None` without PostgreSQL.
+/// Runs it, and the `others` of the tests that need PostgreSQL; false if one failed, `None` without PostgreSQL.
 ///
 /// # Errors
 /// If something can't be started.
-pub(crate) fn run(root: &Path, extent: Extent) -> Result<Option<bool>> {
+pub(crate) fn run(root: &Path, extent: Extent, others: &[&str]) -> Result<Option<bool>> {
     let scratch = std::path::absolute(target(root).join("transfers"))?;
     std::fs::create_dir_all(&scratch)?;
     let Some(postgres) = Postgres::start(&scratch)? else { return Ok(None) };
     let Extent { count, kills, seed, late_ms } = extent;
     let mut test = Command::new(env!("CARGO"));
     // With the features of the whole workspace, so that what the tests have built is used again.
-    test.args(["test", "--locked", "--workspace", "--test", "transfers", "not_a_cent_comes_or_goes"]);
+    test.args(["test", "--locked", "--workspace", "--no-fail-fast", "--test", "transfers"]);
+    test.args(others.iter().flat_map(|other| ["--test", *other]));
     test.args(["--", "--ignored", "--nocapture"]).env("BYRNIE_POSTGRES", postgres.url("plain")).current_dir(root);
     for (name, value) in [("TRANSFERS", count), ("KILLS", kills), ("SEED", seed), ("LATE_MS", late_ms)] {
         test.env(name, value.to_string());

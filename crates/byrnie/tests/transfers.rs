@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Money between three banks on PostgreSQL, by sagas, TCC and messages, while the coordinator, the proxies and the banks are
-//! killed and calls are lost, doubled and late: not a cent comes or goes, and everything ends. `cargo xtask test transfers`
+//! killed and calls are lost, doubled and late: not a cent comes or goes, and everything ends. `cargo xtask test postgres`
 //! runs it; `cargo xtask transfers --count 50000 --kills 2000` for longer.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -236,7 +236,7 @@ fn the_program_of_a_bank() {
 }
 
 #[test]
-#[ignore = "it needs PostgreSQL, which `cargo xtask test transfers` starts"]
+#[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
 fn not_a_cent_comes_or_goes() {
     let told = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
     let Ok(url) = std::env::var("BYRNIE_POSTGRES") else { return };

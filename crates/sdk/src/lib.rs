@@ -3,3 +3,5 @@
 //! called need nothing of this: their proxies do it.
 
 pub mod barrier;
+#[cfg(feature = "outbox")]
+pub mod outbox;

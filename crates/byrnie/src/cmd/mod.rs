@@ -20,6 +20,7 @@ mod fault;
 mod get;
 mod history;
 mod lint;
+mod outbox;
 mod proxies;
 mod run;
 mod saga;
@@ -68,6 +69,7 @@ enum Command {
     Proxies(proxies::Args),
     Explain(explain::Args),
     Saga(saga::Args),
+    Outbox(outbox::Args),
     Cert(cert::Args),
     Token(token::Args),
     #[command(hide = true)]
@@ -103,6 +105,7 @@ fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
         Command::Explain(args) => explain::run(&args, globals),
         Command::Saga(args) => saga::run(&args, globals),
         Command::Cert(args) => cert::run(&args, globals),
+        Command::Outbox(args) => outbox::run(&args, globals),
         Command::Token(args) => token::run(&args, globals),
         Command::Child(args) => child::run(&args),
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),

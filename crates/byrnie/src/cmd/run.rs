@@ -43,6 +43,7 @@ const WELL_AFTER: Duration = Duration::from_secs(60);
     after_help = "Examples:
   byrnie run --name hello --port 3000 -- python3 -m http.server 3000
   byrnie run --name web --port 8080 --uses cart,payments --restart on-failure -- node server.js
+  byrnie run --name nightly --uses payments -- ./report.sh
   byrnie run --name db --port 5432 --protocol tcp --labels tier=data -- postgres -D ./data"
 )]
 pub(crate) struct Args {
@@ -52,8 +53,8 @@ pub(crate) struct Args {
     /// Service account (the name unless given): who the program is
     #[arg(long, value_name = "SA")]
     service_account: Option<String>,
-    /// Port on which the program listens; repeat as PORT/PROTOCOL for further ones
-    #[arg(long = "port", value_name = "PORT[/PROTOCOL]", required = true)]
+    /// Port on which the program listens, if it's called; repeat as PORT/PROTOCOL for further ones
+    #[arg(long = "port", value_name = "PORT[/PROTOCOL]")]
     ports: Vec<String>,
     /// What the program speaks on its first port
     #[arg(long, value_parser = ["http", "http2", "grpc", "tcp"], default_value = "http")]
@@ -164,14 +165,9 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
     check(globals, instance, &workload, &labels)?;
     let any = SocketAddr::new(loopback, 0);
     let forward = args.http_proxy.then_some(any);
-    let sidecar = Sidecar {
-        workload,
-        labels,
-        service: args.name.as_str().into(),
-        inbound: any,
-        forward,
-        forward_for: Users::Any,
-    };
+    // A program that only calls is no service.
+    let service = if workload.ports.is_empty() { Text::default() } else { args.name.as_str().into() };
+    let sidecar = Sidecar { workload, labels, service, inbound: any, forward, forward_for: Users::Any };
     Ok(Config {
         namespace: globals.namespace().into(),
         name: instance.as_str().into(),
@@ -287,6 +283,7 @@ fn announce(args: &Args, globals: &Globals, identity: &Identity, ports: &Ports) 
     let edge = crate::join::port(globals, "edge");
     let at = match (globals.namespace(), edge) {
         (_, None) => String::new(),
+        _ if args.ports.is_empty() => String::new(),
         ("default", Some(port)) => format!("   reachable at http://{}.mesh.localhost:{port}", args.name),
         (namespace, Some(port)) => format!("   reachable at http://{}.{namespace}.mesh.localhost:{port}", args.name),
     };
@@ -355,7 +352,7 @@ async fn supervise_program(
     signals: &mut Signals,
 ) -> Result<supervise::Exit> {
     let (program, rest) = args.command.split_first().context("no program given")?;
-    let port = ports(&args.ports, &args.protocol)?.first().map_or(0, |p| p.port);
+    let port = ports(&args.ports, &args.protocol)?.first().map(|p| p.port);
     let mut pause = RESTART_PAUSE;
     loop {
         let started = runtime::now().mono;
@@ -377,11 +374,11 @@ async fn supervise_program(
 }
 
 /// One life of the program: signals are handed on. How it ended, and whether somebody wanted that.
-async fn live(process: &Process, name: &str, port: u16, signals: &mut Signals) -> (supervise::Exit, bool) {
+async fn live(process: &Process, name: &str, port: Option<u16>, signals: &mut Signals) -> (supervise::Exit, bool) {
     let mut told = None;
     let mut exited = std::pin::pin!(process.exited());
-    let mut listening = std::pin::pin!(watch_listening(name, port));
-    let mut listens = false;
+    let mut listening = std::pin::pin!(watch_listening(name, port.unwrap_or_default()));
+    let mut listens = port.is_none();
     loop {
         tokio::select! {
             exit = &mut exited => {
