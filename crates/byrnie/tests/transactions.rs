@@ -331,6 +331,10 @@ fn messages_tcc_and_scopes_end_as_their_creator_says() {
     // A message is delivered until it arrives.
     let sent = json!({"branches": [{"name": "a", "action": "POST shop/flaky", "retry": {"first_ms": 1}}]});
     assert_eq!(operator(&mesh, "POST", "/txn/v1/messages", &sent).1["state"], "DELIVERED");
+    // It has no way back that an end of its tries could lead to.
+    let ending = json!({"branches": [{"name": "a", "action": "POST shop/flaky", "retry": {"attempts": 3}}]});
+    let (status, why) = operator(&mesh, "POST", "/txn/v1/messages", &ending);
+    assert!(status == 400 && why["detail"].as_str().unwrap().contains("retry.attempts"), "{status} {why}");
     // A prepared one whose creator never says is asked for.
     let prepared = json!({"id": "m1", "check": "GET shop/check", "check_after_ms": 50,
         "branches": [{"name": "a", "action": "POST shop/mail"}]});
