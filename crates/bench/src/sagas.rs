@@ -153,7 +153,9 @@ async fn keep_submitting(run: &Run, due: Due) {
 struct Parked {
     /// Those that were accepted.
     sagas: usize,
-    /// Seconds from the moment in which participants were well again to the last effect.
+    /// Seconds from the moment in which participants were well again to the end of the first saga.
+    first: f64,
+    /// The same to the end of the last.
     seconds: f64,
     /// Sagas whose branches have all taken effect.
     finished: usize,
@@ -189,13 +191,14 @@ async fn park(run: &Rc<Run>, clients: usize, count: usize, down: Option<Duration
     while run.book.whole().0 < sagas && start.elapsed() < limit {
         runtime::sleep(LOOK).await;
     }
-    let (finished, last) = run.book.whole();
-    let seconds = last.map_or(Duration::ZERO, |last| last.duration_since(start)).as_secs_f64();
+    let (finished, ends) = run.book.whole();
+    let since = |end: Instant| end.saturating_duration_since(start).as_secs_f64();
+    let (first, seconds) = ends.map_or((0.0, 0.0), |(first, last)| (since(first), since(last)));
     let said = ask_all(run).await;
     let Faults { lost, doubled, undone } = run.faults();
     // What went wrong is in the counts; the reason of the first goes to the log.
     run.tally.seen(0, 0.0);
-    say(&serde_json::to_string(&Parked { sagas, seconds, finished, said, lost, doubled, undone })?)
+    say(&serde_json::to_string(&Parked { sagas, first, seconds, finished, said, lost, doubled, undone })?)
 }
 
 async fn submit_all(run: &Run, count: u64) {

@@ -23,6 +23,8 @@ pub(super) const ABOUT: &str = "sagas beside dtm: rate, latency, a crash with ma
 
 /// Clients of the load.
 const CLIENTS: usize = 64;
+/// Sagas a second where everybody gets the same.
+const SAGA_RATE: u64 = 50;
 /// Posts a second where their latency is measured.
 const KEYED_RATE: u64 = 300;
 /// Sagas that wait for participants which are down.
@@ -75,9 +77,9 @@ impl Bench {
             for metric in ["branch_calls_per_second", "cpu_us_per_branch_call"] {
                 self.figures.compare("sagas-64", metric);
             }
-            for metric in ["latency_p50_us", "latency_p99_us"] {
-                self.figures.compare("sagas-1", metric);
-                self.figures.compare("sagas-half", metric);
+            for workload in ["sagas-1", "sagas-half", "sagas-paced"] {
+                self.figures.compare(workload, "latency_p50_us");
+                self.figures.compare(workload, "latency_p99_us");
             }
             self.figures.compare("recovery", "recovered_per_second");
             self.figures.compare("healing", "healing_seconds");
@@ -120,6 +122,7 @@ impl Bench {
         self.load("sagas-1", subject, Load { clients: 1, rate: None, secs })?;
         let half = (peak.requests as f64 / peak.seconds / 2.0).round().max(1.0) as u64;
         self.load("sagas-half", subject, Load { clients: CLIENTS, rate: Some(half), secs })?;
+        self.load("sagas-paced", subject, Load { clients: CLIENTS, rate: Some(SAGA_RATE), secs })?;
         Ok(())
     }
 
@@ -155,7 +158,9 @@ impl Bench {
         let name = (subject.name, &*subject.version);
         self.figures.put("recovery", name, "unfinished_sagas", parked.sagas as f64);
         self.figures.put("recovery", name, "recovery_seconds", parked.seconds);
-        self.figures.put("recovery", name, "recovered_per_second", parked.finished as f64 / parked.seconds);
+        self.figures.put("recovery", name, "first_seconds", parked.first);
+        let taken = (parked.seconds - parked.first).max(0.001);
+        self.figures.put("recovery", name, "recovered_per_second", parked.finished as f64 / taken);
         self.parked("recovery", subject.name, parked);
         Ok(())
     }

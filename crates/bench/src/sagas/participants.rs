@@ -39,8 +39,8 @@ pub(super) struct Book {
     calls: Cell<u64>,
     /// Sagas of which every branch took effect.
     whole: Cell<usize>,
-    /// When the last of these became whole.
-    last: Cell<Option<Instant>>,
+    /// When the first and the last of these became whole.
+    ends: Cell<Option<(Instant, Instant)>>,
 }
 
 #[derive(Debug, Default)]
@@ -65,8 +65,9 @@ impl Book {
         self.calls.get()
     }
 
-    pub(super) fn whole(&self) -> (usize, Option<Instant>) {
-        (self.whole.get(), self.last.get())
+    /// Sagas of which every branch took effect, and when the first and the last of them did.
+    pub(super) fn whole(&self) -> (usize, Option<(Instant, Instant)>) {
+        (self.whole.get(), self.ends.get())
     }
 
     /// Writes down the call that came with this start line.
@@ -85,7 +86,8 @@ impl Book {
             effects.actions[branch] += 1;
             if before[branch] == 0 && effects.actions.iter().all(|times| *times > 0) {
                 self.whole.set(self.whole.get() + 1);
-                self.last.set(Some(now()));
+                let end = now();
+                self.ends.set(Some((self.ends.get().map_or(end, |(first, _)| first), end)));
             }
         } else {
             effects.undone += 1;

@@ -40,7 +40,8 @@ pub(super) struct Faults {
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(super) struct Parked {
     pub(super) sagas: usize,
-    /// From the crash, or from participants being well, to the last effect.
+    /// From the crash, or from participants being well, to the end of the first saga and of the last.
+    pub(super) first: f64,
     pub(super) seconds: f64,
     pub(super) finished: usize,
     /// Those of which the coordinator says that they are done.

@@ -76,26 +76,48 @@ impl Figures {
             println!("{}", serde_json::to_string(&json!({"bench": "consistency", "rows": rows}))?);
             return Ok(());
         }
-        println!(
-            "\n{:<13} {:<20} {:<8} {:<28} {:>12}  least-most",
-            "workload", "subject", "version", "metric", "median"
-        );
-        let mut before = "";
-        for (value, figure) in rows {
-            if !before.is_empty() && before != value.workload {
-                println!();
+        let mut workloads: Vec<&str> = Vec::new();
+        for (value, _) in &rows {
+            if !workloads.contains(&value.workload) {
+                workloads.push(value.workload);
             }
-            before = value.workload;
-            let Value { workload, subject, version, metric, .. } = value;
-            let Figure { median, min, max, .. } = figure;
-            let digits = if median.abs() < 100.0 { 2 } else { 0 };
-            println!(
-                "{workload:<13} {subject:<20} {version:<8} {metric:<28} {median:>12.digits$}  \
-                 {min:.digits$}-{max:.digits$}"
-            );
+        }
+        for workload in workloads {
+            table(workload, &rows.iter().filter(|(value, _)| value.workload == workload).collect::<Vec<_>>());
         }
         Ok(())
     }
+}
+
+/// One workload: a line for each subject, a column for each metric.
+fn table(workload: &str, rows: &[&(&Value, Figure)]) {
+    let (mut subjects, mut metrics): (Vec<(&str, &str)>, Vec<&str>) = (Vec::new(), Vec::new());
+    for (value, _) in rows {
+        if !subjects.iter().any(|(subject, _)| *subject == value.subject) {
+            subjects.push((&value.subject, &value.version));
+        }
+        if !metrics.contains(&value.metric) {
+            metrics.push(value.metric);
+        }
+    }
+    let head: String = metrics.iter().map(|metric| format!(" {metric:>WIDTH$}")).collect();
+    println!("\n{workload:<20} {:<7}{head}", "version");
+    for (subject, version) in subjects {
+        let cell = |metric: &&str| {
+            let found = rows.iter().find(|(value, _)| value.subject == subject && value.metric == *metric);
+            format!(" {:>WIDTH$}", found.map_or_else(|| "-".to_owned(), |(_, figure)| text(*figure)))
+        };
+        println!("{subject:<20} {version:<7}{}", metrics.iter().map(cell).collect::<String>());
+    }
+}
+
+/// Room for a median with least and most.
+const WIDTH: usize = 23;
+
+fn text(figure: Figure) -> String {
+    let Figure { median, min, max, .. } = figure;
+    let digits = if median.abs() < 100.0 { 2 } else { 0 };
+    format!("{median:.digits$} ({min:.digits$}-{max:.digits$})")
 }
 
 #[cfg(test)]
