@@ -29,7 +29,8 @@ const USAGE: &str = "usage: byrnie-bench TOOL KEY=VALUE...
   load   to=ADDR [kind=plain|tls|tls-new|h2|grpc] [pki=DIR] [connections=N] [streams=N] [rate=N] [size=N]
          [secs=N] [many=1] [pieces=1] [requests=N] [key=N]  the client
   sagas  to=ADDR [token=T] [run=ID] [clients=N]      sagas of two branches by dtm's API, and their participants:
-         [secs=N] [rate=N] | park=N [down=SECS] [limit=SECS]  a load; or N that stand still, and go on later
+         [secs=N] [rate=N] | park=N [down=SECS | open=1] [limit=SECS]  a load; or N that stand still, and go on later
+         [listen=ADDR,ADDR] [hosts=HOST,HOST]        where participants are, and by which names they are called
   hold   to=ADDR connections=N secs=N                idle connections, one request each before
 ";
 

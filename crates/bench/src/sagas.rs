@@ -45,11 +45,13 @@ struct Run {
 impl Run {
     fn start(words: &Words) -> Result<Rc<Self>> {
         let book = Rc::new(Book::default());
-        let api = Api {
-            to: words.address("to")?,
-            token: words.text("token").unwrap_or("none").to_owned(),
-            participants: participants::open(&book)?,
+        let places = words.text("listen").map(|_| words.addresses("listen")).transpose()?;
+        let places = participants::open(&book, places.as_deref().unwrap_or(&participants::ANYWHERE))?;
+        let hosts = match words.text("hosts") {
+            Some(hosts) => hosts.split(',').map(str::to_owned).collect(),
+            None => places.iter().map(ToString::to_string).collect(),
         };
+        let api = Api { to: words.address("to")?, token: words.text("token").unwrap_or("none").to_owned(), hosts };
         Ok(Rc::new(Self {
             api,
             book,
@@ -79,8 +81,14 @@ pub(crate) fn run(words: &Words) -> Result<()> {
     runtime::block_on(async {
         let run = Run::start(words)?;
         if parked > 0 {
+            let limit = Duration::from_secs(words.number("limit", 60)?);
             let down = words.text("down").map(str::parse).transpose().context("down=")?.map(Duration::from_secs);
-            return park(&run, clients, parked, down, Duration::from_secs(words.number("limit", 60)?)).await;
+            run.book.gate.set(match down {
+                Some(_) => Gate::Down,
+                None if words.flag("open") => Gate::Open,
+                None => Gate::Held,
+            });
+            return park(&run, clients, parked, down, limit).await;
         }
         let (span, rate) = (Duration::from_secs(words.number("secs", 3)?), words.number("rate", 0)?);
         load(&run, clients, span, (rate > 0).then(|| Rc::new(Mutex::new(pace(rate, WARM_UP + span))))).await
@@ -166,10 +174,9 @@ struct Parked {
     undone: u64,
 }
 
-/// Has `count` sagas accepted whose calls come to nothing: held until the word `go` on the standard input, or failing
-/// for the span of `down`. Says `parked N`, then one line of JSON.
+/// Has `count` sagas accepted whose calls come to nothing, by the gate or as nobody lets them through: for the span of
+/// `down`, or until the word `go` on the standard input. Says `parked N`, then one line of JSON.
 async fn park(run: &Rc<Run>, clients: usize, count: usize, down: Option<Duration>, limit: Duration) -> Result<()> {
-    run.book.gate.set(if down.is_some() { Gate::Down } else { Gate::Held });
     let begun = now();
     let tasks: Vec<_> = (0..clients)
         .map(|_| {

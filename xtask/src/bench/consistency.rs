@@ -13,7 +13,7 @@ mod subjects;
 
 use super::process::Stage;
 use anyhow::{Context, Result, bail};
-use driver::{Faults, Load, Loaded, Parked};
+use driver::{Faults, Load, Loaded, Parked, Waiting};
 use figures::Figures;
 use options::Options;
 use std::path::Path;
@@ -139,15 +139,8 @@ impl Bench {
         if loaded.errors > 0 {
             self.bad.push(format!("{workload} {name}: {} sagas failed", loaded.errors));
         }
-        self.judge(workload, name, loaded.faults);
+        self.bad.extend(wrong(workload, name, loaded.faults));
         Ok(loaded)
-    }
-
-    fn judge(&mut self, workload: &str, name: &str, faults: Faults) {
-        let Faults { lost, doubled, undone } = faults;
-        if lost + doubled + undone > 0 {
-            self.bad.push(format!("{workload} {name}: {lost} effects lost, {doubled} doubled, {undone} taken back"));
-        }
     }
 
     fn recovery(&mut self, subject: &mut Subject) -> Result<()> {
@@ -161,29 +154,23 @@ impl Bench {
         self.figures.put("recovery", name, "first_seconds", parked.first);
         let taken = (parked.seconds - parked.first).max(0.001);
         self.figures.put("recovery", name, "recovered_per_second", parked.finished as f64 / taken);
-        self.parked("recovery", subject.name, parked);
+        self.bad.extend(unfinished("recovery", subject.name, parked));
         Ok(())
     }
 
     fn healing(&mut self, subject: &Subject) -> Result<()> {
-        let run = self.next_run();
-        let limit = self.options.down * 2 + RECOVERY_MAX;
-        let parked = driver::heal(&self.stage, subject, run, WAITING, self.options.down, limit).context("healing")?;
-        self.figures.put("healing", (subject.name, &subject.version), "healing_seconds", parked.seconds);
-        self.parked("healing", subject.name, parked);
-        Ok(())
-    }
-
-    /// After a crash or a time of being down a repeated call is nothing bad by itself, but here none has had an effect
-    /// before: so each has one at last, and no more.
-    fn parked(&mut self, workload: &str, name: &str, parked: Parked) {
-        let Parked { sagas, finished, said, faults, .. } = parked;
-        self.judge(workload, name, faults);
-        if finished < sagas || said < sagas {
-            self.bad.push(format!(
-                "{workload} {name}: of {sagas} sagas {finished} came to an end, {said} are said to have"
-            ));
+        let waiting = Waiting { count: WAITING, down: self.options.down, limit: self.options.down * 2 + RECOVERY_MAX };
+        let mut put = |name: &str, parked: Parked| {
+            self.figures.put("healing", (name, &subject.version), "healing_seconds", parked.seconds);
+            self.bad.extend(unfinished("healing", name, parked));
+        };
+        self.runs += 2;
+        put(subject.name, driver::heal(&self.stage, subject, self.runs - 1, waiting).context("healing")?);
+        if let Some(mesh) = subject.mesh() {
+            let parked = driver::heal_services(&self.stage, (subject, mesh), self.runs, waiting);
+            put("byrnie-services", parked.context("healing of services")?);
         }
+        Ok(())
     }
 
     fn keys(&mut self) -> Result<()> {
@@ -214,4 +201,21 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// What must not have happened to effects.
+fn wrong(workload: &str, name: &str, faults: Faults) -> Option<String> {
+    let Faults { lost, doubled, undone } = faults;
+    let bad = lost + doubled + undone > 0;
+    bad.then(|| format!("{workload} {name}: {lost} effects lost, {doubled} doubled, {undone} taken back"))
+}
+
+/// After a crash or a time of being down a repeated call is nothing bad by itself, but here none has had an effect
+/// before: so each has one at last, and no more.
+fn unfinished(workload: &str, name: &str, parked: Parked) -> Vec<String> {
+    let Parked { sagas, finished, said, faults, .. } = parked;
+    let short = finished < sagas || said < sagas;
+    let short = short
+        .then(|| format!("{workload} {name}: of {sagas} sagas {finished} took effect, {said} are said to be done"));
+    short.into_iter().chain(wrong(workload, name, faults)).collect()
 }

@@ -24,7 +24,8 @@ pub(super) struct Api {
     pub(super) to: SocketAddr,
     /// Credentials, which one that asks for none doesn't look at.
     pub(super) token: String,
-    pub(super) participants: [SocketAddr; BRANCHES],
+    /// The host of each branch: an address, or a service of the mesh.
+    pub(super) hosts: Vec<String>,
 }
 
 /// A connection to a coordinator, opened when it's needed.
@@ -35,9 +36,9 @@ impl Api {
     /// Submits a saga; with `wait`, until it is done.
     pub(super) async fn submit(&self, line: &mut Line, gid: &str, wait: bool) -> Result<()> {
         let step =
-            |at: &SocketAddr| json!({"action": format!("http://{at}/do"), "compensate": format!("http://{at}/undo")});
+            |at: &String| json!({"action": format!("http://{at}/do"), "compensate": format!("http://{at}/undo")});
         let body = json!({
-            "gid": gid, "trans_type": "saga", "steps": self.participants.iter().map(step).collect::<Vec<_>>(),
+            "gid": gid, "trans_type": "saga", "steps": self.hosts.iter().map(step).collect::<Vec<_>>(),
             "payloads": vec!["{\"amount\": 30}"; BRANCHES], "wait_result": wait, "request_timeout": BRANCH_SECONDS,
         });
         let answer = self.ask(line, "POST", "submit", &body.to_string()).await?;

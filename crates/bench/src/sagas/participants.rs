@@ -4,13 +4,13 @@
 
 use super::message::Incoming;
 use crate::tally::now;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use byrnie_net::io::Stream;
 use byrnie_net::listen::{self, Share};
 use byrnie_net::runtime;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
 use tokio::io::AsyncWriteExt;
@@ -112,12 +112,18 @@ impl Book {
     }
 }
 
-/// Opens the services on free ports of loopback; where they are.
-pub(super) fn open(book: &Rc<Book>) -> Result<[SocketAddr; BRANCHES]> {
-    let mut places = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); BRANCHES];
-    for place in &mut places {
+/// Free ports of loopback.
+pub(super) const ANYWHERE: [SocketAddr; BRANCHES] = [SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0); BRANCHES];
+
+/// Opens the services, one for each branch; where they are.
+pub(super) fn open(book: &Rc<Book>, at: &[SocketAddr]) -> Result<Vec<SocketAddr>> {
+    if at.len() != BRANCHES {
+        bail!("{} addresses for {BRANCHES} participants", at.len());
+    }
+    let mut places = Vec::new();
+    for place in at {
         let listener = listen::bind(*place, Share::Alone).map_err(|error| error.error)?;
-        *place = listener.local_addr();
+        places.push(listener.local_addr());
         let book = Rc::clone(book);
         runtime::spawn_local("participant", async move {
             loop {

@@ -2,13 +2,16 @@
 //! The client of sagas and its participants, as a process beside the subjects. What it's told of a subject is an
 //! address and credentials; the requests are the same for all.
 
+use super::super::byrnie::Mesh;
 use super::super::cpu;
-use super::super::process::Stage;
+use super::super::process::{Process, Stage, free_port, loopback, wait_for};
 use super::subjects::Subject;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::io::{BufRead, BufReader, Lines, Write};
+use std::net::TcpListener;
 use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
 
 /// What a load showed.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -90,6 +93,16 @@ impl Client {
         let out = child.stdout.take().context("no output")?;
         Ok((Self(child), BufReader::new(out).lines()))
     }
+
+    /// Tells it that participants can be reached from now on.
+    fn go(&mut self) -> Result<()> {
+        Ok(writeln!(self.0.stdin.as_mut().context("no input")?, "go")?)
+    }
+}
+
+fn accepted(lines: &mut Lines<BufReader<ChildStdout>>, count: usize) -> Result<()> {
+    let said = next(lines)?;
+    if said == format!("parked {count}") { Ok(()) } else { bail!("of {count} sagas that were to be accepted: {said}") }
 }
 
 fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<String> {
@@ -119,24 +132,68 @@ pub(super) fn load(stage: &Stage, subject: &Subject, run: u32, load: Load) -> Re
 pub(super) fn recover(stage: &Stage, subject: &mut Subject, run: u32, count: usize, limit: u64) -> Result<Parked> {
     let words = [format!("park={count}"), format!("limit={limit}")];
     let (mut client, mut lines) = Client::start(stage, subject, run, &words)?;
-    let said = next(&mut lines)?;
-    if said != format!("parked {count}") {
-        bail!("of {count} sagas that were to be accepted: {said}");
-    }
+    accepted(&mut lines, count)?;
     subject.crash(stage)?;
-    writeln!(client.0.stdin.as_mut().context("no input")?, "go")?;
+    client.go()?;
     let parked = serde_json::from_str(&next(&mut lines)?)?;
     subject.wait()?;
     Ok(parked)
 }
 
-/// Has `count` sagas accepted while participants are down for `secs`.
-pub(super) fn heal(stage: &Stage, subject: &Subject, run: u32, count: usize, secs: u64, limit: u64) -> Result<Parked> {
-    let words = [format!("park={count}"), format!("down={secs}"), format!("limit={limit}")];
+/// Sagas that wait for participants which are down.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    pub(super) count: usize,
+    /// For how long, in seconds, and how long their end is waited for.
+    pub(super) down: u64,
+    pub(super) limit: u64,
+}
+
+/// Participants at addresses, whose connections are closed for a while.
+pub(super) fn heal(stage: &Stage, subject: &Subject, run: u32, waiting: Waiting) -> Result<Parked> {
+    let Waiting { count, down, limit } = waiting;
+    let words = [format!("park={count}"), format!("down={down}"), format!("limit={limit}")];
     let (_client, mut lines) = Client::start(stage, subject, run, &words)?;
-    let said = next(&mut lines)?;
-    if said != format!("parked {count}") {
-        bail!("of {count} sagas that were to be accepted: {said}");
+    accepted(&mut lines, count)?;
+    Ok(serde_json::from_str(&next(&mut lines)?)?)
+}
+
+/// Participants that are services of the subject's own mesh, and whose sidecars are killed and come back after a
+/// while. The time counts from the start of the new ones.
+pub(super) fn heal_services(
+    stage: &Stage,
+    (subject, mesh): (&Subject, &Mesh),
+    run: u32,
+    waiting: Waiting,
+) -> Result<Parked> {
+    const HOSTS: [&str; 2] = ["one", "two"];
+    let Waiting { count, down, limit } = waiting;
+    let places = [loopback(free_port()?), loopback(free_port()?)];
+    let serve = || -> Result<Vec<Process>> {
+        let each = HOSTS.iter().zip(places);
+        each.map(|(name, at)| mesh.serve(stage, &format!("healing-{name}"), name, at)).collect()
+    };
+    // A service is known once it has run.
+    let listeners: Vec<TcpListener> = places.iter().map(TcpListener::bind).collect::<Result<_, _>>()?;
+    let mut sidecars = serve()?;
+    for name in HOSTS {
+        wait_for(&format!("{name} is known"), || mesh.allow(stage, "web", name).is_ok())?;
     }
+    for sidecar in &mut sidecars {
+        sidecar.kill()?;
+    }
+    drop(listeners);
+    let words = [
+        format!("park={count}"),
+        "open=1".to_owned(),
+        format!("limit={limit}"),
+        format!("listen={},{}", places[0], places[1]),
+        format!("hosts={}", HOSTS.join(",")),
+    ];
+    let (mut client, mut lines) = Client::start(stage, subject, run, &words)?;
+    accepted(&mut lines, count)?;
+    std::thread::sleep(Duration::from_secs(down));
+    let _sidecars = serve()?;
+    client.go()?;
     Ok(serde_json::from_str(&next(&mut lines)?)?)
 }

@@ -82,6 +82,14 @@ impl Subject {
         Ok(())
     }
 
+    /// The mesh whose coordinator it is, if it has one.
+    pub(super) fn mesh(&self) -> Option<&Mesh> {
+        match &self.way {
+            Way::Byrnie(mesh) => Some(mesh),
+            Way::Dtm { .. } => None,
+        }
+    }
+
     /// Waits until it takes requests.
     pub(super) fn wait(&self) -> Result<()> {
         wait_open(self.name, self.to)
