@@ -161,6 +161,8 @@ async fn keep_submitting(run: &Run, due: Due) {
 struct Parked {
     /// Those that were accepted.
     sagas: usize,
+    /// Those that didn't stand still.
+    early: usize,
     /// Seconds from the moment in which participants were well again to the end of the first saga.
     first: f64,
     /// The same to the end of the last.
@@ -194,7 +196,7 @@ async fn park(run: &Rc<Run>, clients: usize, count: usize, down: Option<Duration
         None => go().await?,
     }
     run.book.gate.set(Gate::Open);
-    let start = now();
+    let (start, early) = (now(), run.book.whole().0);
     while run.book.whole().0 < sagas && start.elapsed() < limit {
         runtime::sleep(LOOK).await;
     }
@@ -205,7 +207,7 @@ async fn park(run: &Rc<Run>, clients: usize, count: usize, down: Option<Duration
     let Faults { lost, doubled, undone } = run.faults();
     // What went wrong is in the counts; the reason of the first goes to the log.
     run.tally.seen(0, 0.0);
-    say(&serde_json::to_string(&Parked { sagas, first, seconds, finished, said, lost, doubled, undone })?)
+    say(&serde_json::to_string(&Parked { sagas, early, first, seconds, finished, said, lost, doubled, undone })?)
 }
 
 async fn submit_all(run: &Run, count: u64) {

@@ -161,6 +161,7 @@ impl Bench {
     fn healing(&mut self, subject: &Subject) -> Result<()> {
         let waiting = Waiting { count: WAITING, down: self.options.down, limit: self.options.down * 2 + RECOVERY_MAX };
         let mut put = |name: &str, parked: Parked| {
+            self.figures.put("healing", (name, &subject.version), "first_seconds", parked.first);
             self.figures.put("healing", (name, &subject.version), "healing_seconds", parked.seconds);
             self.bad.extend(unfinished("healing", name, parked));
         };
@@ -213,9 +214,10 @@ fn wrong(workload: &str, name: &str, faults: Faults) -> Option<String> {
 /// After a crash or a time of being down a repeated call is nothing bad by itself, but here none has had an effect
 /// before: so each has one at last, and no more.
 fn unfinished(workload: &str, name: &str, parked: Parked) -> Vec<String> {
-    let Parked { sagas, finished, said, faults, .. } = parked;
+    let Parked { sagas, early, finished, said, faults, .. } = parked;
+    let early = (early > 0).then(|| format!("{workload} {name}: {early} of {sagas} sagas didn't wait for it"));
     let short = finished < sagas || said < sagas;
     let short = short
         .then(|| format!("{workload} {name}: of {sagas} sagas {finished} took effect, {said} are said to be done"));
-    short.into_iter().chain(wrong(workload, name, faults)).collect()
+    early.into_iter().chain(short).chain(wrong(workload, name, faults)).collect()
 }

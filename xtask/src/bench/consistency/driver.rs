@@ -43,6 +43,8 @@ pub(super) struct Faults {
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(super) struct Parked {
     pub(super) sagas: usize,
+    /// Those that didn't stand still as they should have.
+    pub(super) early: usize,
     /// From the crash, or from participants being well, to the end of the first saga and of the last.
     pub(super) first: f64,
     pub(super) seconds: f64,
