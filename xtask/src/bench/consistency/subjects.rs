@@ -39,9 +39,7 @@ enum Way {
 impl Way {
     fn start(&self, stage: &Stage, name: &str, to: SocketAddr) -> Result<Process> {
         match self {
-            Self::Byrnie(mesh) => {
-                mesh.start(stage, Side::Proxy, name, &["up", "--strict-ports", "--listen", &to.to_string()])
-            }
+            Self::Byrnie(mesh) => mesh.start(stage, Side::Proxy, name, &["up", "--listen", &to.to_string()]),
             Self::Dtm { program, dir } => {
                 // It keeps its file in the directory where it is started.
                 let (dir, program) = (dir.to_string_lossy(), program.to_string_lossy());
