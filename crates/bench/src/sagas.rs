@@ -190,6 +190,10 @@ async fn park(run: &Rc<Run>, clients: usize, count: usize, down: Option<Duration
         task.ended().await;
     }
     let sagas = run.acknowledged.borrow().len();
+    if sagas < count {
+        // The reason of the first refusal goes to the log.
+        run.tally.seen(0, 0.0);
+    }
     say(&format!("parked {sagas}"))?;
     match down {
         Some(span) => runtime::sleep(span.saturating_sub(begun.elapsed())).await,
