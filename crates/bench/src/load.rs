@@ -12,6 +12,7 @@ use byrnie_model::Identity;
 use byrnie_net::io::{self, Stream};
 use byrnie_net::runtime;
 use byrnie_net::tls::{self, ClientTls};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -36,11 +37,13 @@ struct Plan {
     anew: bool,
     size: usize,
     request: Rc<[u8]>,
+    /// The next idempotency key, if requests have one.
+    key: Option<Rc<Cell<u64>>>,
     due: Due,
 }
 
 /// Moments at which requests are due, if there is a rate.
-type Due = Option<Rc<Mutex<mpsc::Receiver<Instant>>>>;
+pub(crate) type Due = Option<Rc<Mutex<mpsc::Receiver<Instant>>>>;
 
 /// `load to=ADDR ...`.
 pub(crate) fn run(words: &Words) -> Result<()> {
@@ -62,11 +65,15 @@ pub(crate) fn run(words: &Words) -> Result<()> {
         // The same size, answered in pieces.
         request[5] = b'p';
     }
-    let request = request.into();
+    let key: u64 = words.number("key", 0)?;
+    if key > 0 {
+        request = keyed_request(size);
+    }
+    let (request, key) = (request.into(), (key > 0).then(|| Rc::new(Cell::new(key))));
     runtime::block_on(async move {
         let tally = Rc::new(Tally::default());
         let due = (rate > 0).then(|| Rc::new(Mutex::new(pace(rate, WARM_UP + span))));
-        let plan = Plan { to, tls, anew: kind == "tls-new", size, request, due };
+        let plan = Plan { to, tls, anew: kind == "tls-new", size, request, key, due };
         for _ in 0..connections {
             let tally = Rc::clone(&tally);
             match kind {
@@ -99,7 +106,7 @@ pub(crate) fn hold(words: &Words) -> Result<()> {
 }
 
 /// A thread that says when the next request is due: timers of a reactor are too coarse for it.
-fn pace(rate: u64, span: Duration) -> mpsc::Receiver<Instant> {
+pub(crate) fn pace(rate: u64, span: Duration) -> mpsc::Receiver<Instant> {
     let (sender, receiver) = mpsc::channel(DUE_MAX);
     let start = now();
     std::thread::spawn(move || {
@@ -139,7 +146,11 @@ async fn connect(plan: &Plan) -> Result<Stream> {
 async fn ask_on_one(plan: &Plan, tally: &Tally) -> Result<()> {
     let mut stream = if plan.anew { None } else { Some(connect(plan).await?) };
     let mut answer = Vec::with_capacity(64 * 1024);
+    let mut request = plan.request.to_vec();
     loop {
+        if let Some(key) = &plan.key {
+            put_key(&mut request, key.replace(key.get() + 1));
+        }
         let start = match &plan.due {
             None => now(),
             // Waiting for a turn and for a moment: both belong to the latency only from the moment on.
@@ -150,8 +161,8 @@ async fn ask_on_one(plan: &Plan, tally: &Tally) -> Result<()> {
         };
         let asked = async {
             match &mut stream {
-                Some(stream) => ask(stream, &plan.request, &mut answer, plan.size).await,
-                None => ask(&mut connect(plan).await?, &plan.request, &mut answer, plan.size).await,
+                Some(stream) => ask(stream, &request, &mut answer, plan.size).await,
+                None => ask(&mut connect(plan).await?, &request, &mut answer, plan.size).await,
             }
         };
         if plan.due.is_some() {
@@ -215,9 +226,33 @@ fn request(size: usize, many: bool, last: bool) -> Vec<u8> {
     format!("GET /b/{size} HTTP/1.1\r\nhost: app\r\nuser-agent: load/1\r\naccept: */*\r\n{many}{last}\r\n").into_bytes()
 }
 
+/// A request that changes something, with a place for its idempotency key.
+fn keyed_request(size: usize) -> Vec<u8> {
+    let zeros = "0".repeat(KEY_DIGITS);
+    format!("POST /b/{size} HTTP/1.1\r\nhost: app\r\ncontent-length: 0\r\nidempotency-key: \"{zeros}\"\r\n\r\n")
+        .into_bytes()
+}
+
+/// Digits of a key.
+const KEY_DIGITS: usize = 16;
+
+/// Writes a key into its place in such a request.
+fn put_key(request: &mut [u8], key: u64) {
+    let end = request.len() - "\"\r\n\r\n".len();
+    request[end - KEY_DIGITS..end].copy_from_slice(format!("{key:016x}").as_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_stands_in_its_place() {
+        let mut request = keyed_request(100);
+        put_key(&mut request, 0xab);
+        let text = String::from_utf8(request).unwrap();
+        assert!(text.ends_with("\r\nidempotency-key: \"00000000000000ab\"\r\n\r\n"), "{text}");
+    }
 
     #[test]
     fn only_a_whole_200_of_the_right_size_will_do() {

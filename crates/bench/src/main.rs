@@ -8,6 +8,7 @@ mod given;
 mod load;
 mod pki;
 mod relay;
+mod sagas;
 mod streams;
 mod tally;
 mod words;
@@ -26,7 +27,10 @@ const USAGE: &str = "usage: byrnie-bench TOOL KEY=VALUE...
   proxy  role=caller|callee pki=DIR state=DIR next=ADDR,... [protocol=http|http2|grpc] [edits=1]
          [workers=N]                                 a byrnie proxy; says `ready ADDR`
   load   to=ADDR [kind=plain|tls|tls-new|h2|grpc] [pki=DIR] [connections=N] [streams=N] [rate=N] [size=N]
-         [secs=N] [many=1] [pieces=1] [requests=N]  the client
+         [secs=N] [many=1] [pieces=1] [requests=N] [key=N]  the client
+  sagas  to=ADDR [token=T] [run=ID] [clients=N]      sagas of two branches by dtm's API, and their participants:
+         [secs=N] [rate=N] | park=N [down=SECS | open=1] [limit=SECS]  a load; or N that stand still, and go on later
+         [listen=ADDR,ADDR] [hosts=HOST,HOST]        where participants are, and by which names they are called
   hold   to=ADDR connections=N secs=N                idle connections, one request each before
 ";
 
@@ -41,6 +45,7 @@ fn main() -> Result<()> {
         "proxy" => given::run(&words),
         "load" => load::run(&words),
         "hold" => load::hold(&words),
+        "sagas" => sagas::run(&words),
         _ => bail!("{USAGE}"),
     }
 }

@@ -54,7 +54,13 @@ impl Tally {
         self.answered.get()
     }
 
-    fn seen(&self, requests: u64, seconds: f64) -> Seen {
+    /// Latencies count from now on.
+    pub(crate) fn measure(&self) {
+        self.measuring.set(true);
+    }
+
+    /// What was seen until now; the first error goes to the log.
+    pub(crate) fn seen(&self, requests: u64, seconds: f64) -> Seen {
         let mut latencies = self.latencies.take();
         latencies.sort_unstable();
         let at = |share: f64| {
@@ -79,7 +85,7 @@ pub(crate) async fn measure(tally: &Rc<Tally>, span: Duration, requests: u64) ->
         return say(&serde_json::to_string(&seen)?);
     }
     tokio::time::sleep(WARM_UP).await;
-    tally.measuring.set(true);
+    tally.measure();
     let (start, before) = (now(), tally.count());
     say(&format!("begin {before}"))?;
     tokio::time::sleep(span).await;

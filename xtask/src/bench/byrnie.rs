@@ -4,7 +4,7 @@
 //! One hop alone is a proxy of the same code and defaults, whose configuration is given to it.
 
 use super::peers::version_in;
-use super::process::{Process, Side, Stage, binary, free_port, life, wait_for};
+use super::process::{Process, Side, Stage, binary, free_port, life, loopback, wait_for};
 use super::round::Subject;
 use super::workload::Path;
 use anyhow::{Context, Result, bail};
@@ -73,33 +73,12 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Starts a mesh with one app and one caller.
 fn pair(stage: &Stage, app: SocketAddr) -> Result<Subject> {
-    let binary = binary(&stage.root, "BYRNIE", "byrnie")?;
-    let said = Command::new(&binary).arg("version").output().context("cannot start byrnie")?;
-    let version = version_in(&String::from_utf8_lossy(&said.stdout));
-    let data = stage.dir.join("mesh");
-    if data.exists() {
-        std::fs::remove_dir_all(&data)?;
-    }
-    let mesh = Mesh { stage, binary, data: data.to_string_lossy().into_owned() };
-    let console = format!("127.0.0.1:{}", free_port()?);
-    let up = mesh.start(Side::Load, "byrnie-up", &["up", "--listen", &console])?;
-    wait_for("byrnie up", || data.join("ports.json").exists() && data.join("token").exists())?;
-    let (port, life) = (app.port().to_string(), life());
-    let b = mesh.start(Side::Proxy, "byrnie-b", &["run", "--name", "app", "--port", &port, "--", "sleep", &life])?;
-    mesh.allow("web", "app")?;
-    // The program of the caller tells where its sidecar takes calls to the app, and sleeps.
-    let told = data.join("url");
-    let script = format!("printf %s \"$BYRNIE_APP_URL\" > '{}'; exec sleep {life}", told.display());
-    // Its own port is the app's: nobody calls it there, but something must listen.
-    let words = ["run", "--name", "web", "--port", &port, "--uses", "app", "--", "sh", "-c", &script];
-    let a = mesh.start(Side::Proxy, "byrnie-a", &words)?;
-    let mut entry = None;
-    wait_for("byrnie run --uses app", || {
-        entry = entry_in(&std::fs::read_to_string(&told).unwrap_or_default());
-        entry.is_some()
-    })?;
-    let entry = entry.context("no address of the app in its caller's environment")?;
-    Ok(Subject { name: "byrnie", version, entry, proxies: vec![a, b], beside: vec![up] })
+    let (mesh, version) = Mesh::new(stage, "mesh")?;
+    let up = mesh.up(stage, Side::Load, "byrnie-up")?;
+    let b = mesh.serve(stage, "byrnie-b", "app", app)?;
+    mesh.allow(stage, "web", "app")?;
+    let (a, entries) = mesh.caller(stage, "byrnie-a", &["app"], app)?;
+    Ok(Subject { name: "byrnie", version, entry: entries[0], proxies: vec![a, b], beside: vec![up] })
 }
 
 /// The address in `http://IP:PORT`.
@@ -109,76 +88,123 @@ fn entry_in(url: &str) -> Option<SocketAddr> {
 
 /// A mesh in which an app has several instances, and one caller.
 pub(super) struct Shared {
-    binary: PathBuf,
-    data: PathBuf,
+    mesh: Mesh,
     pub(super) version: String,
 }
 
 impl Shared {
     /// Starts its control plane.
     pub(super) fn start(stage: &Stage) -> Result<(Self, Process)> {
-        let binary = binary(&stage.root, "BYRNIE", "byrnie")?;
-        let said = Command::new(&binary).arg("version").output().context("cannot start byrnie")?;
-        let version = version_in(&String::from_utf8_lossy(&said.stdout));
-        let data = stage.dir.join("mesh-shared");
-        if data.exists() {
-            std::fs::remove_dir_all(&data)?;
-        }
-        let shared = Self { binary, data, version };
-        let console = format!("127.0.0.1:{}", free_port()?);
-        let up = shared.mesh(stage).start(Side::Load, "shared-up", &["up", "--listen", &console])?;
-        wait_for("byrnie up", || shared.data.join("ports.json").exists() && shared.data.join("token").exists())?;
-        Ok((shared, up))
-    }
-
-    fn mesh<'a>(&self, stage: &'a Stage) -> Mesh<'a> {
-        Mesh { stage, binary: self.binary.clone(), data: self.data.to_string_lossy().into_owned() }
+        let (mesh, version) = Mesh::new(stage, "mesh-shared")?;
+        let up = mesh.up(stage, Side::Load, "shared-up")?;
+        Ok((Self { mesh, version }, up))
     }
 
     /// Starts one instance, whose program listens on `port`.
     pub(super) fn instance(&self, stage: &Stage, at: usize, port: u16) -> Result<Process> {
         let (port, life) = (port.to_string(), life());
         let words = ["run", "--name", "app", "--port", &port, "--", "sleep", &life];
-        self.mesh(stage).start(Side::Load, &format!("shared-{at}"), &words)
+        self.mesh.start(stage, Side::Load, &format!("shared-{at}"), &words)
     }
 
     /// Starts the caller; where its sidecar takes calls to the app.
     pub(super) fn caller(&self, stage: &Stage, port: u16) -> Result<(Process, SocketAddr)> {
-        let mesh = self.mesh(stage);
-        wait_for("the app is known", || mesh.allow("web", "app").is_ok())?;
-        let (told, life, port) = (self.data.join("url"), life(), port.to_string());
-        let script = format!("printf %s \"$BYRNIE_APP_URL\" > '{}'; exec sleep {life}", told.display());
-        let words = ["run", "--name", "web", "--port", &port, "--uses", "app", "--", "sh", "-c", &script];
-        let caller = mesh.start(Side::Proxy, "shared-caller", &words)?;
-        let mut entry = None;
-        wait_for("byrnie run --uses app", || {
-            entry = entry_in(&std::fs::read_to_string(&told).unwrap_or_default());
-            entry.is_some()
-        })?;
-        Ok((caller, entry.context("no address of the app in its caller's environment")?))
+        wait_for("the app is known", || self.mesh.allow(stage, "web", "app").is_ok())?;
+        let (caller, entries) = self.mesh.caller(stage, "shared-caller", &["app"], loopback(port))?;
+        Ok((caller, entries[0]))
     }
 }
 
-struct Mesh<'a> {
-    stage: &'a Stage,
+/// A mesh as users run it: the program, and where it keeps what is its own.
+#[derive(Clone)]
+pub(super) struct Mesh {
     binary: PathBuf,
-    data: String,
+    data: PathBuf,
 }
 
-impl Mesh<'_> {
-    fn start(&self, side: Side, name: &str, args: &[&str]) -> Result<Process> {
-        let args = [&["--data-dir", &self.data, "--quiet"], args].concat();
-        self.stage.start(side, name, &self.binary, &args)
+impl Mesh {
+    /// A mesh that is kept in `dir` of the stage and has nothing yet, not started; and the version of the program.
+    pub(super) fn new(stage: &Stage, dir: &str) -> Result<(Self, String)> {
+        let binary = binary(&stage.root, "BYRNIE", "byrnie")?;
+        let said = Command::new(&binary).arg("version").output().context("cannot start byrnie")?;
+        let version = version_in(&String::from_utf8_lossy(&said.stdout));
+        let data = stage.dir.join(dir);
+        if data.exists() {
+            std::fs::remove_dir_all(&data)?;
+        }
+        Ok((Self { binary, data }, version))
+    }
+
+    pub(super) fn start(&self, stage: &Stage, side: Side, name: &str, args: &[&str]) -> Result<Process> {
+        let data = self.data.to_string_lossy();
+        stage.start(side, name, &self.binary, &[&["--data-dir", &data, "--quiet"], args].concat())
+    }
+
+    /// Starts its control plane, and waits until it's there.
+    pub(super) fn up(&self, stage: &Stage, side: Side, name: &str) -> Result<Process> {
+        let console = loopback(free_port()?);
+        let up = self.start(stage, side, name, &["up", "--listen", &console.to_string()])?;
+        self.wait()?;
+        Ok(up)
+    }
+
+    /// Waits until its control plane is there.
+    pub(super) fn wait(&self) -> Result<()> {
+        wait_for("byrnie up", || ["ports.json", "token"].iter().all(|file| self.data.join(file).exists()))
+    }
+
+    /// The operator's credentials.
+    pub(super) fn token(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.data.join("token"))?.trim().to_owned())
+    }
+
+    /// Starts the sidecar of `app`, which runs already, as the service `name`.
+    pub(super) fn serve(&self, stage: &Stage, log: &str, name: &str, app: SocketAddr) -> Result<Process> {
+        let (port, life) = (app.port().to_string(), life());
+        self.start(stage, Side::Proxy, log, &["run", "--name", name, "--port", &port, "--", "sleep", &life])
+    }
+
+    /// Starts the workload `web`, which calls `services`; where its sidecar takes calls to each.
+    pub(super) fn caller(
+        &self,
+        stage: &Stage,
+        log: &str,
+        services: &[&str],
+        app: SocketAddr,
+    ) -> Result<(Process, Vec<SocketAddr>)> {
+        // The program of the caller tells where its sidecar takes calls, and sleeps.
+        let told = self.data.join("url");
+        let urls: Vec<String> = services.iter().map(|name| format!("$BYRNIE_{}_URL", name.to_uppercase())).collect();
+        let script = format!("printf %s \"{}\" > '{}'; exec sleep {}", urls.join(" "), told.display(), life());
+        let port = app.port().to_string();
+        // Its own port is the app's: nobody calls it there, but something must listen.
+        let mut words = vec!["run", "--name", "web", "--port", &port];
+        words.extend(services.iter().flat_map(|name| ["--uses", name]));
+        words.extend(["--", "sh", "-c", &script]);
+        let caller = self.start(stage, Side::Proxy, log, &words)?;
+        let mut entries = Vec::new();
+        wait_for("byrnie run --uses", || {
+            let text = std::fs::read_to_string(&told).unwrap_or_default();
+            entries = text.split(' ').filter_map(entry_in).collect();
+            entries.len() == services.len()
+        })?;
+        Ok((caller, entries))
     }
 
     /// Lets `source` call `destination`: nothing is allowed otherwise.
-    fn allow(&self, source: &str, destination: &str) -> Result<()> {
-        let args = ["--data-dir", &self.data, "--quiet", "allow", source, destination];
-        let output = self.stage.command(Side::Load, &self.binary, &args).output()?;
+    pub(super) fn allow(&self, stage: &Stage, source: &str, destination: &str) -> Result<()> {
+        self.tell(stage, &["allow", source, destination])
+    }
+
+    /// Runs one of its commands to the end.
+    pub(super) fn tell(&self, stage: &Stage, words: &[&str]) -> Result<()> {
+        let data = self.data.to_string_lossy();
+        let args = [&["--data-dir", &data, "--quiet"], words].concat();
+        let output = stage.command(Side::Load, &self.binary, &args).output()?;
         if output.status.success() {
             return Ok(());
         }
-        bail!("byrnie allow {source} {destination}: {}", String::from_utf8_lossy(&output.stderr))
+        bail!("byrnie {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr))
     }
 }
 

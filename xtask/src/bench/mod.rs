@@ -4,6 +4,7 @@
 //! rates and latencies move by tens. Subjects take turns in every round; medians are printed.
 
 mod byrnie;
+mod consistency;
 mod count;
 mod cpu;
 mod envoy;
@@ -32,9 +33,11 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
                 println!("{:<7} {:<11} {}", workload.bench, workload.name, workload.about);
             }
             println!("{:<19} {}", "failover", failover::ABOUT);
+            println!("{:<19} {}", "consistency", consistency::ABOUT);
             return Ok(());
         }
         ["failover", rest @ ..] => return failover::run(root, rest),
+        ["consistency", rest @ ..] => return consistency::run(root, rest),
         ["--help" | "-h"] => {
             print!("{}", options::USAGE);
             return Ok(());

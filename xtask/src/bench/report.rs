@@ -13,9 +13,9 @@ const NOISE_MAX: f64 = 0.3;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Figure {
     pub(super) median: f64,
-    min: f64,
-    max: f64,
-    rounds: usize,
+    pub(super) min: f64,
+    pub(super) max: f64,
+    pub(super) rounds: usize,
 }
 
 impl Figure {

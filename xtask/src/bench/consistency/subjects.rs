@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who is measured: the coordinator of `byrnie up` with its embedded store, and dtm with its own default store
+//! (BoltDB) and on PostgreSQL. All that belongs to a subject, its database as well, has one processor.
+
+use super::super::byrnie::Mesh;
+use super::super::process::{Process, Side, Stage, free_port, is_on_path, loopback, wait_open};
+use super::options::Options;
+use super::postgres::Postgres;
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Who may be beside byrnie.
+pub(super) const PEERS: [&str; 2] = ["dtm", "dtm-postgres"];
+/// dtm, pinned.
+const DTM: (&str, &str) = ("github.com/dtm-labs/dtm", "1.19.0");
+
+/// A coordinator that runs.
+pub(super) struct Subject {
+    pub(super) name: &'static str,
+    pub(super) version: String,
+    /// Where it serves dtm's API, and with which credentials.
+    pub(super) to: SocketAddr,
+    pub(super) token: String,
+    coordinator: Process,
+    way: Way,
+    /// Ended after the coordinator.
+    database: Option<Postgres>,
+}
+
+/// How a coordinator is started, at first and after a crash.
+enum Way {
+    Byrnie(Mesh),
+    Dtm { program: PathBuf, dir: PathBuf },
+}
+
+impl Way {
+    fn start(&self, stage: &Stage, name: &str, to: SocketAddr) -> Result<Process> {
+        match self {
+            Self::Byrnie(mesh) => mesh.start(stage, Side::Proxy, name, &["up", "--listen", &to.to_string()]),
+            Self::Dtm { program, dir } => {
+                // It keeps its file in the directory where it is started.
+                let (dir, program) = (dir.to_string_lossy(), program.to_string_lossy());
+                stage.start(Side::Proxy, name, "env", &["-C", &dir, &program, "-c", "conf.yml"])
+            }
+        }
+    }
+}
+
+impl Subject {
+    /// Starts everybody that was asked for, or is there.
+    pub(super) fn all(stage: &Stage, options: &Options) -> Result<Vec<Self>> {
+        let mut subjects = vec![byrnie(stage)?];
+        for name in PEERS {
+            let missing = match name {
+                "dtm" => missing(&["go"]),
+                _ => missing(&["go", "initdb", "postgres"]),
+            };
+            match (options.wants(name), missing) {
+                ((true, _), None) => subjects.push(dtm(stage, name)?),
+                ((true, true), Some(program)) => bail!("{name} needs {program} on PATH"),
+                ((true, false), Some(program)) => eprintln!("skipped: {name} needs {program} on PATH"),
+                ((false, _), _) => {}
+            }
+        }
+        Ok(subjects)
+    }
+
+    /// The processes whose CPU time counts.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        [self.coordinator.pid()].into_iter().chain(self.database.as_ref().map(Postgres::pid)).collect()
+    }
+
+    /// Ends the coordinator without a word, and starts it again; not waited for. Its database goes on.
+    pub(super) fn crash(&mut self, stage: &Stage) -> Result<()> {
+        self.coordinator.kill()?;
+        self.coordinator = self.way.start(stage, &format!("{}-again", self.name), self.to)?;
+        Ok(())
+    }
+
+    /// The mesh whose coordinator it is, if it has one.
+    pub(super) fn mesh(&self) -> Option<&Mesh> {
+        match &self.way {
+            Way::Byrnie(mesh) => Some(mesh),
+            Way::Dtm { .. } => None,
+        }
+    }
+
+    /// Waits until it takes requests.
+    pub(super) fn wait(&self) -> Result<()> {
+        wait_open(self.name, self.to)
+    }
+}
+
+fn missing(programs: &[&'static str]) -> Option<&'static str> {
+    programs.iter().copied().find(|program| !is_on_path(program))
+}
+
+fn byrnie(stage: &Stage) -> Result<Subject> {
+    let (mesh, version) = Mesh::new(stage, "mesh-sagas")?;
+    let to = loopback(free_port()?);
+    let way = Way::Byrnie(mesh.clone());
+    let coordinator = way.start(stage, "byrnie-sagas", to)?;
+    mesh.wait()?;
+    Ok(Subject { name: "byrnie", version, to, token: mesh.token()?, coordinator, way, database: None })
+}
+
+fn dtm(stage: &Stage, name: &'static str) -> Result<Subject> {
+    let program = install(stage)?;
+    let dir = stage.dir.join(name);
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir)?;
+    }
+    std::fs::create_dir_all(&dir)?;
+    let database = if name == "dtm" { None } else { Some(Postgres::start(stage, &schema()?)?) };
+    let store = match &database {
+        // Its own defaults, with fewer connections than its five hundred, which a small machine does better with.
+        Some(database) => format!(
+            "Store:\n  Driver: postgres\n  Host: 127.0.0.1\n  User: postgres\n  Port: {}\n  Db: postgres\n  \
+             MaxOpenConns: 100\n  MaxIdleConns: 100\n",
+            database.port
+        ),
+        None => "Store:\n  Driver: boltdb\n".to_owned(),
+    };
+    let to = loopback(free_port()?);
+    let (grpc, rpc) = (free_port()?, free_port()?);
+    // What it would write about each saga costs it time; byrnie writes none either.
+    let rest = format!("HttpPort: {}\nGrpcPort: {grpc}\nJsonRpcPort: {rpc}\nLogLevel: error\n", to.port());
+    std::fs::write(dir.join("conf.yml"), store + &rest)?;
+    let way = Way::Dtm { program, dir };
+    let coordinator = way.start(stage, name, to)?;
+    wait_open(name, to)?;
+    Ok(Subject { name, version: DTM.1.to_owned(), to, token: "none".to_owned(), coordinator, way, database })
+}
+
+/// dtm, built by Go with the versions of all that it needs which its own module names.
+fn install(stage: &Stage) -> Result<PathBuf> {
+    let dir = std::path::absolute(super::super::process::target(&stage.root).join("peers").join("go"))?;
+    let program = dir.join("dtm");
+    let told = dir.join("dtm.version");
+    if std::fs::read_to_string(&told).is_ok_and(|text| text == DTM.1) && program.exists() {
+        return Ok(program);
+    }
+    std::fs::create_dir_all(&dir)?;
+    let built = Command::new("go").args(["build", "-o"]).arg(&program).arg(".").current_dir(module()?).status()?;
+    if !built.success() {
+        bail!("go build of {}@v{} failed", DTM.0, DTM.1);
+    }
+    std::fs::write(told, DTM.1)?;
+    Ok(program)
+}
+
+/// Where Go keeps dtm's module, fetched if it isn't there.
+fn module() -> Result<PathBuf> {
+    let (module, version) = DTM;
+    let said = Command::new("go").args(["mod", "download", "-json", &format!("{module}@v{version}")]).output()?;
+    let told: Value = serde_json::from_slice(&said.stdout).context("go mod download -json")?;
+    match told["Dir"].as_str() {
+        Some(dir) => Ok(dir.into()),
+        None => bail!("go mod download {module}@v{version}: {}", told["Error"]),
+    }
+}
+
+/// The tables that dtm wants in a database, as its own module has them.
+fn schema() -> Result<String> {
+    let file = module()?.join("sqls").join("dtmsvr.storage.postgres.sql");
+    std::fs::read_to_string(&file).with_context(|| file.display().to_string())
+}
