@@ -44,6 +44,8 @@ struct Live {
     attempt: u32,
     /// Calls in a row without a definite answer.
     failures: u32,
+    /// Those of them since its service had an endpoint more: what the next pause grows by.
+    pauses: u32,
     refusals: u32,
     /// When the first of these calls ended, where that counts.
     since: Option<Timestamp>,
@@ -52,6 +54,14 @@ struct Live {
     sent: bool,
     /// An earlier call of the action may still be on its way, so that even a no isn't the last word.
     doubt: bool,
+}
+
+impl Live {
+    /// One more call without a definite answer.
+    const fn fail(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        self.pauses = self.pauses.saturating_add(1);
+    }
 }
 
 /// Something that happens to a transaction.
@@ -153,8 +163,11 @@ impl Machine {
 
     /// Services (`SERVICE.NAMESPACE`) of calls that wait for their next try.
     pub fn waits_for(&self) -> impl Iterator<Item = &Text> {
-        let waiting = self.live.iter().zip(&self.state.spec.branches).filter(|(live, _)| live.failures > 0);
-        waiting.filter_map(|(live, branch)| Some(&branch.call(live.op?)?.target.authority))
+        let branches = self.live.iter().zip(&self.state.spec.branches);
+        let branches = branches.filter_map(|(live, branch)| Some((live, branch.call(live.op?)?)));
+        let check = self.state.spec.check.iter().map(|check| (&self.check, check));
+        let waiting = branches.chain(check.filter(|_| self.state.phase == Phase::Open));
+        waiting.filter(|(live, _)| live.failures > 0).map(|(_, call)| &call.target.authority)
     }
 
     /// Lets something happen.
@@ -400,12 +413,18 @@ impl Machine {
         }
     }
 
+    /// It's asked at once and then, as its program may still be starting, after pauses that are short again.
     fn on_healthy(&mut self, now: Timestamp, service: &str) {
-        for (live, branch) in self.live.iter_mut().zip(&self.state.spec.branches) {
-            let target = live.op.and_then(|op| branch.call(op)).map(|call| &call.target);
-            if live.failures > 0 && target.is_some_and(|target| !target.raw && service_of(&target.authority) == service)
-            {
-                live.due = now;
+        let of = |call: &crate::Call| !call.target.raw && service_of(&call.target.authority) == service;
+        let branches = self.live.iter_mut().zip(&self.state.spec.branches);
+        let branches = branches.filter_map(|(live, branch)| Some((branch.call(live.op?)?, live)));
+        let check = self.state.spec.check.iter().zip([&mut self.check]);
+        for (call, live) in branches.chain(check) {
+            if of(call) {
+                live.pauses = 0;
+                if live.failures > 0 {
+                    live.due = now;
+                }
             }
         }
     }
@@ -431,9 +450,9 @@ struct Log {
 fn again(
     now: Timestamp,
     retry: &crate::Retry,
-    failures: u32,
+    pauses: u32,
     after: Option<std::time::Duration>,
     roll: u64,
 ) -> Timestamp {
-    now + backoff(retry, failures, roll).max(after.unwrap_or_default())
+    now + backoff(retry, pauses, roll).max(after.unwrap_or_default())
 }

@@ -65,8 +65,8 @@ impl Machine {
             Outcome::Unknown { reason, after } => {
                 let retry = self.state.spec.branches[at].retry;
                 let live = &mut self.live[at];
-                live.failures = live.failures.saturating_add(1);
-                live.due = again(log.now, &retry, live.failures, after, reply.roll);
+                live.fail();
+                live.due = again(log.now, &retry, live.pauses, after, reply.roll);
                 let counted = retry.attempts > 0 && live.failures >= retry.attempts;
                 let over = retry.for_ms > 0
                     && *live.since.get_or_insert(log.now) + Duration::from_millis(retry.for_ms) <= log.now;
@@ -98,7 +98,7 @@ impl Machine {
 
     pub(super) fn settle(&mut self, log: &mut Log, at: usize, op: Op, slot: Slot, attempt: u32, answer: Text) {
         let live = &mut self.live[at];
-        (live.failures, live.refusals, live.since) = (0, 0, None);
+        (live.failures, live.pauses, live.refusals, live.since) = (0, 0, 0, None);
         let branch = u16::try_from(at).unwrap_or(u16::MAX);
         self.enter(log, What::Settled { branch, op, slot, attempt, answer }, true);
     }
@@ -110,8 +110,8 @@ impl Machine {
         let undoing = self.state.phase == Phase::Undoing && op == Op::Action && !self.is_answered_first(at);
         let live = &mut self.live[at];
         live.refusals += 1;
-        live.failures = live.failures.saturating_add(1);
-        live.due = again(log.now, &retry, live.failures, None, roll);
+        live.fail();
+        live.due = again(log.now, &retry, live.pauses, None, roll);
         let attempt = live.attempt;
         if live.refusals >= REFUSALS_MAX && !undoing {
             self.settle(log, at, op, Slot::Stuck, attempt, reason);
@@ -122,7 +122,7 @@ impl Machine {
 
     fn on_ongoing(&mut self, log: &mut Log, at: usize, op: Op, after: Option<Duration>, location: Option<Text>) {
         let live = &mut self.live[at];
-        (live.failures, live.since) = (0, None);
+        (live.failures, live.pauses, live.since) = (0, 0, None);
         live.due = log.now + after.unwrap_or(Duration::from_millis(POLL_MS));
         let known = &self.state.progress[at].poll;
         if location.is_some() && *known != location {
@@ -153,8 +153,8 @@ impl Machine {
             Outcome::Unknown { reason, after } => (reason, after),
             Outcome::Misdirected { reason } => (reason, None),
         };
-        self.check.failures = self.check.failures.saturating_add(1);
-        self.check.due = again(log.now, &retry, self.check.failures, after, reply.roll);
+        self.check.fail();
+        self.check.due = again(log.now, &retry, self.check.pauses, after, reply.roll);
         self.note(log, None, Op::Check, reply.attempt, reason);
     }
 

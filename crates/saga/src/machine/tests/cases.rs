@@ -274,6 +274,24 @@ fn a_pause_ends_when_the_service_is_healthy_again() {
 }
 
 #[test]
+fn a_service_that_is_back_but_still_starting_is_asked_again_soon() {
+    let mut slow = branch("a", &[]);
+    (slow.retry.first_ms, slow.retry.cap_ms) = (100, 30_000);
+    let mut run = run(spec(Mode::Saga, vec![slow]));
+    for _ in 0..12 {
+        run.answer("a", silence());
+        run.tick();
+    }
+    // It has an endpoint again while a call is under way, which still fails.
+    run.event(Event::Healthy("shop.default".into())).unwrap();
+    run.answer("a", silence());
+    let failed = run.now.as_millis();
+    run.tick();
+    assert_eq!(run.called(), [("a", Op::Action)]);
+    assert!(run.now.as_millis() - failed <= 100, "the pause is a first one again");
+}
+
+#[test]
 fn work_that_takes_its_time_is_asked_for_or_told() {
     let mut run = run(spec(Mode::Saga, vec![branch("a", &[]), branch("b", &[])]));
     let busy = || Outcome::Ongoing { after: Some(Duration::from_secs(2)), location: Some("/jobs/7".into()) };
