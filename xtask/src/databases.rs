@@ -31,15 +31,65 @@ pub(crate) struct Postgres(#[expect(dead_code, reason = "it ends when it's dropp
 /// A running MariaDB.
 pub(crate) struct MariaDb(#[expect(dead_code, reason = "it ends when it's dropped")] Process, u16);
 
+/// A PostgreSQL that doesn't run yet, of the superuser `postgres`, with its database of that name.
+pub(crate) struct Cluster {
+    folder: PathBuf,
+    programs: PathBuf,
+    /// Where it will listen.
+    pub(crate) port: u16,
+}
+
+impl Cluster {
+    /// Makes one below `scratch`, if PostgreSQL is installed, and has it run `statements`, one a line.
+    pub(crate) fn make(scratch: &Path, statements: &str) -> Result<Option<Self>> {
+        let Some(programs) = postgres_programs() else { return Ok(None) };
+        let folder = std::path::absolute(scratch.join("postgres"))?;
+        fresh(&folder)?;
+        let mut initdb = program(&folder, "initdb", &programs.join("initdb"))?;
+        initdb.args(["-D", "data", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        done(&folder, "initdb", &mut initdb, "")?;
+        let mut single = program(&folder, "single", &programs.join("postgres"))?;
+        done(&folder, "single", single.args(["--single", "-D", "data", "postgres"]), statements)?;
+        let said = std::fs::read_to_string(folder.join("single.log"))?;
+        if said.contains("ERROR:") {
+            bail!("postgres --single: {said}");
+        }
+        Ok(Some(Self { folder, programs, port: free_port()? }))
+    }
+
+    /// The words of the command that serves it, durable as it comes; options may follow.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        if is_root() {
+            let user = NOBODY.to_string();
+            words.extend(["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"].map(str::to_owned));
+        }
+        let (program, data) = (self.programs.join("postgres"), self.folder.join("data"));
+        words.extend([program.display().to_string(), "-D".to_owned(), data.display().to_string()]);
+        words.extend(["-p".to_owned(), self.port.to_string()]);
+        let options = ["listen_addresses=127.0.0.1", "unix_socket_directories="];
+        words.extend(options.iter().flat_map(|option| ["-c".to_owned(), (*option).to_owned()]));
+        words
+    }
+}
+
 impl Postgres {
-    /// Starts one if it's installed, with two databases: `plain`, and `strict`, whose transactions are serializable.
+    /// Starts one if it's installed, with two databases: `plain`, and `strict`, whose transactions are serializable. What it
+    /// has committed doesn't outlive the machine.
     pub(crate) fn start(scratch: &Path) -> Result<Option<Self>> {
-        postgres_programs().map(|programs| postgres(scratch, &programs)).transpose()
+        let Some(cluster) = Cluster::make(scratch, POSTGRES_DATABASES)? else { return Ok(None) };
+        let words = cluster.words();
+        let log = File::create(cluster.folder.join("postgres.log"))?;
+        let mut server = Command::new(&words[0]);
+        server.args(&words[1..]).args(["-c", "fsync=off"]).env("LC_ALL", "C");
+        server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let server = serve(&cluster.folder, "postgres", &mut server, "ready to accept connections")?;
+        Ok(Some(Self(server, cluster.port)))
     }
 
     /// Of one of its databases.
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgresql://barrier@127.0.0.1:{}/{database}", self.1)
+        format!("postgresql://postgres@127.0.0.1:{}/{database}", self.1)
     }
 }
 
@@ -114,20 +164,6 @@ fn serve(folder: &Path, name: &str, command: &mut Command, ready: &str) -> Resul
     let says = || std::fs::read_to_string(&log).is_ok_and(|text| text.contains(ready));
     wait_for(&format!("{name} is ready, by {}", log.display()), says)?;
     Ok(server)
-}
-
-fn postgres(scratch: &Path, programs: &Path) -> Result<Postgres> {
-    let (folder, port) = (scratch.join("postgres"), free_port()?);
-    fresh(&folder)?;
-    let mut initdb = program(&folder, "initdb", &programs.join("initdb"))?;
-    initdb.args(["-D", "data", "-A", "trust", "-U", "barrier", "-E", "UTF8", "--locale=C", "--no-sync"]);
-    done(&folder, "initdb", &mut initdb, "")?;
-    let mut single = program(&folder, "databases", &programs.join("postgres"))?;
-    done(&folder, "databases", single.args(["--single", "-D", "data", "postgres"]), POSTGRES_DATABASES)?;
-    let mut server = program(&folder, "postgres", &programs.join("postgres"))?;
-    server.args(["-D", "data", "-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
-    server.args(["-c", "unix_socket_directories=", "-c", "fsync=off"]);
-    Ok(Postgres(serve(&folder, "postgres", &mut server, "ready to accept connections")?, port))
 }
 
 fn mariadb(scratch: &Path) -> Result<MariaDb> {
