@@ -10,6 +10,7 @@ use byrnie_sdk::outbox::{Error, Relay, TABLE, Table};
 
 const EXAMPLES: &str = "Examples:
   byrnie outbox --schema | psql shop
+  byrnie outbox --schema --table mail.outbox
   byrnie run --name shop-outbox --uses transactions.byrnie -- byrnie outbox --database postgresql://shop@db/shop";
 
 /// Send what programs insert into a table of PostgreSQL, each row until it has arrived

@@ -170,21 +170,18 @@ async fn begin(
         None => spec::read(mode, prepare, &request.body, caller, coordinator.now())?,
     };
     let (id, new) = coordinator.begin(id, spec).await?;
-    if let Some(patience) = patience(request) {
-        coordinator.settle(&id, patience).await?;
-    }
-    let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
+    let sight = coordinator.settled(&id, patience(request)).await?;
     let place = format!("/txn/v1/{id}");
     Ok(reply(if new { 201 } else { 200 }, &view::full(&id, &sight)).with(header::LOCATION, &place))
 }
 
-/// `Prefer: wait=SECONDS` (RFC 7240), or `?wait=SECONDS` where headers are hard to set.
-fn patience(request: &Request) -> Option<Duration> {
+/// `Prefer: wait=SECONDS` (RFC 7240), or `?wait=SECONDS` where headers are hard to set; none of either is no wait.
+fn patience(request: &Request) -> Duration {
     let preferred = request.header("prefer").and_then(|prefer| {
         prefer.split([',', ';']).find_map(|part| part.trim().strip_prefix("wait=").map(str::to_owned))
     });
-    let wait = preferred.or_else(|| parameter(request, "wait"))?;
-    Some(Duration::from_secs(wait.parse::<u64>().ok()?.min(WAIT_MAX)))
+    let wait = preferred.or_else(|| parameter(request, "wait")).and_then(|wait| wait.parse::<u64>().ok());
+    Duration::from_secs(wait.unwrap_or_default().min(WAIT_MAX))
 }
 
 /// A transaction that this caller may see and steer: its creator's own, or any for an operator.
@@ -234,10 +231,7 @@ async fn command(
         _ => Ask::Resolve { reason: reason() },
     };
     coordinator.ask(&id, ask, caller).await?;
-    if let Some(patience) = patience(request) {
-        coordinator.settle(&id, patience).await?;
-    }
-    let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
+    let sight = coordinator.settled(&id, patience(request)).await?;
     Ok(reply(200, &view::full(&id, &sight)))
 }
 

@@ -139,8 +139,7 @@ async fn submit(coordinator: &Arc<Coordinator>, caller: &Caller, asked: &Asked) 
     if asked.wait_result != Some(true) {
         return Ok(Said::Success);
     }
-    coordinator.settle(&id, WAIT).await?;
-    let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
+    let sight = coordinator.settled(&id, WAIT).await?;
     match sight.state.phase {
         Phase::Ended(End::Done) => Ok(Said::Success),
         Phase::Ended(_) => Err(Problem::new(409, &code::TXN_STATE, sight.state.reason.to_string())),

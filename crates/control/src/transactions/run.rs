@@ -196,14 +196,19 @@ impl Coordinator {
         Err(Problem::new(503, &code::TXN_JOURNAL, format!("transaction {id} does not answer")))
     }
 
-    /// Waits until a transaction has ended or needs an operator, at most `patience`.
-    pub(super) async fn settle(self: &Arc<Self>, id: &Text, patience: Duration) -> Result<(), Problem> {
-        let Some(Loaded::Live(mut handle)) = self.load(id).await? else { return Ok(()) };
+    /// How a transaction stands once nothing more happens by itself: it has ended, is open, or stuck; or after `patience`.
+    pub(super) async fn settled(self: &Arc<Self>, id: &Text, patience: Duration) -> Result<Arc<Sight>, Problem> {
+        let mut handle = match self.load(id).await? {
+            None => return Err(Problem::absent(id)),
+            Some(Loaded::Ended(machine)) => return Ok(Arc::new(Sight::of(&machine, 0))),
+            Some(Loaded::Live(handle)) => handle,
+        };
         let settled =
             |sight: &Arc<Sight>| matches!(sight.state.phase, Phase::Ended(_) | Phase::Open) || sight.state.is_stuck();
         // An end of the sender is an end of the transaction; that time is over is no error.
         let _ = runtime::timeout(patience, handle.sight.wait_for(settled)).await;
-        Ok(())
+        let sight = handle.sight.borrow().clone();
+        Ok(sight)
     }
 
     /// Forgets a transaction that doesn't run any more.
