@@ -138,12 +138,16 @@ impl Doors {
     }
 
     fn operator(&self, method: &str, path: &str, body: &Value) -> Result<(u16, String), std::io::Error> {
-        // A coordinator that starts again may find another port.
-        let ports: Value = serde_json::from_str(&std::fs::read_to_string(self.data.join("ports.json"))?)?;
-        let port = ports["console"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap();
         let token = std::fs::read_to_string(self.data.join("token"))?;
         let headers = format!("Authorization: Bearer {token}\r\nPrefer: wait=2\r\n");
-        ask(SocketAddr::from(([127, 0, 0, 1], port)), method, path, &headers, body)
+        ask(self.console()?, method, path, &headers, body)
+    }
+
+    /// A coordinator that starts again may find another port.
+    fn console(&self) -> Result<SocketAddr, std::io::Error> {
+        let ports: Value = serde_json::from_str(&std::fs::read_to_string(self.data.join("ports.json"))?)?;
+        let port = ports["console"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap();
+        Ok(SocketAddr::from(([127, 0, 0, 1], port)))
     }
 
     fn state(&self, transfer: &Transfer) -> String {
@@ -292,34 +296,26 @@ fn not_a_cent_comes_or_goes() {
     for client in clients {
         client.join().unwrap();
     }
-    let mut open: Vec<Transfer> = (0..count).map(|n| Transfer::new(n, seed)).collect();
+    let running = || -> Option<u64> {
+        let answer = mesh::http(doors.console().ok()?, "localhost", "/metrics").ok();
+        answer.and_then(|answer| {
+            answer.body.lines().find_map(|line| line.strip_prefix("byrnie_txn_running ")?.parse().ok())
+        })
+    };
+    until("every transfer to end", || format!("{:?} run", running()), || running() == Some(0));
+    let (settled, took) = (last_fault.passed(), begun.passed());
     let mut ended: BTreeMap<(String, String), u64> = BTreeMap::new();
     let mut outcome = BTreeMap::new();
-    let left = Mutex::new(Vec::new());
-    until(
-        "every transfer to end",
-        || format!("{:?}", left.lock().unwrap()),
-        || {
-            let mut now = Vec::new();
-            open.retain(|transfer| {
-                let state = doors.state(transfer);
-                let succeeded = match state.as_str() {
-                    "SUCCEEDED" | "CONFIRMED" | "DELIVERED" => true,
-                    "COMPENSATED" | "CANCELLED" | "ABORTED" | "NONE" => false,
-                    _ => {
-                        now.push(format!("{}: {state}", transfer.id()));
-                        return true;
-                    }
-                };
-                *ended.entry((format!("{:?}", transfer.kind), state)).or_default() += 1;
-                outcome.insert(transfer.n, succeeded);
-                false
-            });
-            *left.lock().unwrap() = now;
-            open.is_empty()
-        },
-    );
-    let (settled, took) = (last_fault.passed(), begun.passed());
+    for transfer in (0..count).map(|n| Transfer::new(n, seed)) {
+        let state = doors.state(&transfer);
+        let succeeded = match state.as_str() {
+            "SUCCEEDED" | "CONFIRMED" | "DELIVERED" => true,
+            "COMPENSATED" | "CANCELLED" | "ABORTED" | "NONE" => false,
+            _ => panic!("{}: {state}", transfer.id()),
+        };
+        *ended.entry((format!("{:?}", transfer.kind), state)).or_default() += 1;
+        outcome.insert(transfer.n, succeeded);
+    }
     println!(
         "{count} transfers in {took:.1?}, {kills} kills {struck:?}, all ended {settled:.1?} after the last: {ended:?}"
     );

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "a test's program")]
 
 use byrnie_base::Rng;
-use byrnie_sdk::barrier::{self, Answer, Call, Message, MessageId};
+use byrnie_sdk::barrier::{self, Answer, Call, Message, MessageId, Op};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -196,7 +196,7 @@ impl Bank {
         let broken = |error: sqlx::Error| error.to_string();
         let mut tx = self.pool.begin().await.map_err(broken)?;
         let made = barrier::message(&mut tx, &MessageId::new(id).unwrap()).await.map_err(broken)?;
-        let done = match made {
+        let mut done = match made {
             Message::Made => change(&mut tx, id, "/take", body).await.map_err(broken)?.status == 200,
             Message::Exists => true,
             Message::GivenUp => false,
@@ -205,6 +205,13 @@ impl Bank {
             tx.commit().await.map_err(broken)?;
         } else {
             tx.rollback().await.map_err(broken)?;
+        }
+        if !done {
+            // Another try of the same may have taken the money meanwhile. So it's the barrier that closes the door, and then
+            // nobody comes through it any more.
+            let check = Call { txn: id.to_owned(), branch: "00".to_owned(), op: Op::Check };
+            let asked = barrier::run(&self.pool, &check, async |_| Ok(Answer::new(500, "")));
+            done = asked.await.map_err(broken)?.status == 200;
         }
         let verb = if done { "submit" } else { "abort" };
         // If it doesn't get there, the coordinator asks.
