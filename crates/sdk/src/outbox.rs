@@ -22,6 +22,8 @@ pub const HANDOVER_MAX: Duration = Duration::from_secs(10);
 pub const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// The table, unless another is named.
 pub const TABLE: &str = "byrnie_outbox";
+/// Most that is kept of why a row is given up, in characters: it may repeat the row.
+const SAID_MAX: usize = 1_000;
 /// Longest name of a table, in bytes: PostgreSQL cuts longer ones off.
 const NAME_BYTES_MAX: usize = 63;
 
@@ -228,7 +230,9 @@ impl Relay {
 
 fn judge(reply: &Reply) -> Handed {
     let problem: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-    let said = problem["detail"].as_str().map_or_else(|| reply.status.to_string(), str::to_owned);
+    let said = problem["detail"]
+        .as_str()
+        .map_or_else(|| reply.status.to_string(), |said| said.chars().take(SAID_MAX).collect());
     match reply.status {
         StatusCode::OK | StatusCode::CREATED => Handed::Taken,
         // It says nothing that the coordinator understands, or something else was sent under this id.
