@@ -23,7 +23,7 @@ fn relay(mesh: &Mesh, url: &str) -> Program {
 #[test]
 #[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
 fn what_is_committed_arrives() {
-    let Ok(url) = std::env::var("BYRNIE_POSTGRES") else { return };
+    let url = mesh::postgres();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mesh = Mesh::up(&[]);
     // Before there is a table, it says what to do.

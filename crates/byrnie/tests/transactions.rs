@@ -5,11 +5,11 @@
 
 mod mesh;
 
-use mesh::participant::{Asked, Participant, Script, fine, serve};
+use mesh::participant::{Participant, fine, listen};
 use mesh::{Answer, Mesh, free_port, until};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -368,21 +368,6 @@ fn messages_tcc_and_scopes_end_as_their_creator_says() {
     let metrics =
         mesh::http(SocketAddr::from(([127, 0, 0, 1], mesh.port("console"))), "localhost", "/metrics").unwrap();
     assert!(metrics.body.contains("byrnie_txn_ended_total{mode=\"message\",end=\"done\"} 2"), "{}", metrics.body);
-}
-
-/// A participant without a sidecar, as dtm's clients name them: by URL.
-fn listen(script: impl Fn(&Asked, usize) -> (u16, String) + Send + Sync + 'static) -> (u16, Arc<Mutex<Vec<Asked>>>) {
-    let port = free_port();
-    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-    let seen: Arc<Mutex<Vec<Asked>>> = Arc::default();
-    let (log, script): (_, Arc<Script>) = (Arc::clone(&seen), Arc::new(script));
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let (log, script) = (Arc::clone(&log), Arc::clone(&script));
-            std::thread::spawn(move || serve(stream, &log, &*script));
-        }
-    });
-    (port, seen)
 }
 
 #[test]

@@ -243,7 +243,7 @@ fn the_program_of_a_bank() {
 #[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
 fn not_a_cent_comes_or_goes() {
     let told = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
-    let Ok(url) = std::env::var("BYRNIE_POSTGRES") else { return };
+    let url = mesh::postgres();
     let count: u64 = told("TRANSFERS", "2000").parse().unwrap();
     let kills: u64 = told("KILLS", "40").parse().unwrap();
     let seed: u64 = told("SEED", "1").parse().unwrap();

@@ -353,6 +353,12 @@ pub fn echo_program(port: &str, version: &str) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
+/// The PostgreSQL of tests that need one, and are ignored unless it's there.
+pub fn postgres() -> String {
+    std::env::var("BYRNIE_POSTGRES")
+        .unwrap_or_else(|_| panic!("BYRNIE_POSTGRES names no database: `cargo xtask test postgres` starts one"))
+}
+
 /// The time, for measuring.
 pub fn now() -> Instant {
     Instant::now()

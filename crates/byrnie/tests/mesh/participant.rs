@@ -15,7 +15,7 @@ pub struct Asked {
     pub body: String,
 }
 
-pub type Script = dyn Fn(&Asked, usize) -> (u16, String) + Send + Sync;
+type Script = dyn Fn(&Asked, usize) -> (u16, String) + Send + Sync;
 
 /// A participant that the test plays itself, behind a sidecar of its own.
 pub struct Participant {
@@ -30,16 +30,7 @@ impl Participant {
         name: &str,
         script: impl Fn(&Asked, usize) -> (u16, String) + Send + Sync + 'static,
     ) -> Self {
-        let port = free_port();
-        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-        let seen: Arc<Mutex<Vec<Asked>>> = Arc::default();
-        let (log, script): (_, Arc<Script>) = (Arc::clone(&seen), Arc::new(script));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (log, script) = (Arc::clone(&log), Arc::clone(&script));
-                std::thread::spawn(move || serve(stream, &log, &*script));
-            }
-        });
+        let (port, seen) = listen(script);
         let run = mesh.run(&["--name", name, "--port", &port.to_string()], &["sleep", "1000"]);
         run.wait_for_line("joined as");
         Self { seen, _run: run }
@@ -54,7 +45,24 @@ impl Participant {
     }
 }
 
-pub fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, script: &Script) {
+/// A participant without a sidecar, as dtm's clients name them: its port, and what it's asked.
+pub fn listen(
+    script: impl Fn(&Asked, usize) -> (u16, String) + Send + Sync + 'static,
+) -> (u16, Arc<Mutex<Vec<Asked>>>) {
+    let port = free_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let seen: Arc<Mutex<Vec<Asked>>> = Arc::default();
+    let (log, script): (_, Arc<Script>) = (Arc::clone(&seen), Arc::new(script));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (log, script) = (Arc::clone(&log), Arc::clone(&script));
+            std::thread::spawn(move || serve(stream, &log, &*script));
+        }
+    });
+    (port, seen)
+}
+
+fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, script: &Script) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut stream = stream;
     loop {
