@@ -42,6 +42,8 @@ const EDGE_DRAIN: Duration = Duration::from_secs(3);
 const TRAFFIC_PATIENCE: Duration = Duration::from_secs(60);
 /// How often it's looked for.
 const TRAFFIC_POLL: Duration = Duration::from_millis(50);
+/// Threads that a proxy may be given.
+pub(crate) const WORKERS_MAX: i64 = 256;
 /// Life of the edge's join tokens.
 const TOKEN_LIFE: Duration = Duration::from_secs(300);
 
@@ -86,6 +88,8 @@ pub(crate) struct Options {
     pub strict_ports: bool,
     /// A new mesh is called `demo.local` instead of `mesh.local`.
     pub demo: bool,
+    /// Threads of the edge that move traffic.
+    pub workers: usize,
 }
 
 /// A mesh that runs.
@@ -385,7 +389,7 @@ async fn start_edge(
         admin: SocketAddr::new(ip, ADMIN_PORT),
         admin_token: operator_token(&options.data_dir.join("token")).ok().map(Text::from),
         strict_ports: options.strict_ports,
-        workers: 1,
+        workers: options.workers,
         access_log: AccessLog::Off,
         hop: hop()?,
     })
@@ -468,6 +472,12 @@ async fn start_own(
     .map_err(failure::of_proxy)?;
     let ports = proxy.ready().await.map_err(failure::of_proxy)?;
     Ok((proxy, ports))
+}
+
+/// Processors that this process may use, as many as a proxy may have threads at most.
+pub(crate) fn processors() -> usize {
+    let most = usize::try_from(WORKERS_MAX).unwrap_or(1);
+    std::thread::available_parallelism().map_or(1, usize::from).min(most)
 }
 
 /// What proxies of this process speak to each other: `BYRNIE_HOP` may say `http1`, so that what passes

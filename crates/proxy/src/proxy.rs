@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::mount::{self, Wanted};
 use crate::record::{Book, CoreCounts, Outlets};
 use crate::running::{Goodbye, Outbound, Ports, Running};
+use crate::spread::spread;
 use crate::worker::{self, Entrance, InForce, Seat};
 use crate::{admin, gates, log};
 use byrnie_base::drain::{Drain, Watch};
@@ -155,7 +156,7 @@ fn open(
     let mut cores = Vec::new();
     let mut doors = Vec::new();
     let of_cores = counts.len();
-    for (index, counts) in counts.iter().enumerate() {
+    for (index, (counts, (spread, moved))) in counts.iter().zip(spread(of_cores)).enumerate() {
         let (door, entrances) = mpsc::unbounded_channel();
         doors.push(door);
         let seat = Seat {
@@ -165,6 +166,8 @@ fn open(
             own_machine: ports.inbound.is_some_and(|address| address.ip().is_loopback()),
             cores: of_cores,
             in_force: in_force.clone(),
+            spread,
+            moved,
             entrances,
             drain: drain.clone(),
             stop: stop.clone(),

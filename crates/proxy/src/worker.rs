@@ -11,14 +11,18 @@ use crate::gates::Gates;
 use crate::keys::Keys;
 use crate::outside::Outsides;
 use crate::record::{CoreCounts, Ledger, Outlets, Seen};
+use crate::spread::{Moved, Spread};
 use byrnie_base::Now;
 use byrnie_base::drain::Watch;
+use byrnie_base::mailbox::Receiver;
 use byrnie_codec::Limits;
 use byrnie_engine::{Shard, Snapshot, Verdict};
+use byrnie_net::io::TcpStream;
 use byrnie_net::listen::{self, Listener};
 use byrnie_net::pool::Pool;
 use byrnie_net::runtime::{self, Shutdown};
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +92,10 @@ pub(crate) struct Seat {
     /// How many cores there are.
     pub(crate) cores: usize,
     pub(crate) in_force: watch::Receiver<InForce>,
+    /// The connections of all cores.
+    pub(crate) spread: Spread,
+    /// Connections that other cores give to this one.
+    pub(crate) moved: Receiver<Moved>,
     /// Listeners, as they come.
     pub(crate) entrances: mpsc::UnboundedReceiver<Entrance>,
     pub(crate) drain: Watch,
@@ -111,18 +119,13 @@ pub(crate) struct Core {
     /// What is spoken to other proxies.
     pub(crate) hop: Hop,
     drain: Watch,
-    room: Room,
+    spread: Spread,
+    /// Connections from callers that may be served at once.
+    connections_max: u64,
     /// What is known of hosts outside.
     pub(crate) outside: Outsides,
     /// Copies of requests under way.
     pub(crate) mirrored: Cell<usize>,
-}
-
-/// Connections from callers: how many there are, and may be.
-#[derive(Debug)]
-struct Room {
-    open: Cell<usize>,
-    max: usize,
 }
 
 impl Core {
@@ -138,7 +141,8 @@ impl Core {
             limits: Limits::default(),
             hop: seat.hop,
             drain: seat.drain.clone(),
-            room: Room { open: Cell::new(0), max: connections_max(seat.cores) },
+            spread: seat.spread.clone(),
+            connections_max: connections_max(seat.cores),
             outside: Outsides::new(seat.own_machine),
             mirrored: Cell::new(0),
         }
@@ -221,10 +225,10 @@ impl Core {
 
 /// Connections from callers that one of `cores` may serve at once: for each there must be a file for another one
 /// upstream, or requests that were let in could not be sent on.
-fn connections_max(cores: usize) -> usize {
+fn connections_max(cores: usize) -> u64 {
     let files = usize::try_from(runtime::open_files_max()).unwrap_or(usize::MAX);
     let each = files.saturating_sub(FILES_RESERVED) / 2 / cores.max(1);
-    each.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
+    each.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) as u64
 }
 
 /// Runs a core until it's told to stop.
@@ -240,6 +244,7 @@ pub(crate) async fn run(mut seat: Seat) {
                 }
                 core.take(&seat.in_force.borrow_and_update());
             }
+            Some(moved) = seat.moved.receive() => core.receive(moved),
             Some(entrance) = seat.entrances.recv() => {
                 let core = Rc::clone(&core);
                 runtime::spawn_local("accept", accept(core, entrance));
@@ -254,10 +259,10 @@ pub(crate) async fn run(mut seat: Seat) {
 /// Accepts connections until the drain begins, or the listener is closed.
 async fn accept(core: Rc<Core>, entrance: Entrance) {
     let Entrance { door, listener, mut until } = entrance;
-    let door = Rc::new(door);
+    let door = Arc::new(door);
     let mut draining = core.drain.draining();
     loop {
-        while core.room.open.get() >= core.room.max {
+        while core.spread.open() >= core.connections_max {
             runtime::sleep(Duration::from_millis(20)).await;
         }
         let (tcp, remote) = tokio::select! {
@@ -269,19 +274,52 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
             tracing::warn!(%remote, "a connection to the forward listener is another user's: closed");
             continue;
         }
-        core.count(|counts| {
+        match core.spread.other() {
+            Some(other) => core.give(other, tcp, remote, &door),
+            None => {
+                core.spread.enter();
+                core.serve(tcp, remote, Arc::clone(&door));
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Gives a connection to another core; serves it here if that isn't possible.
+    fn give(self: &Rc<Self>, other: usize, tcp: TcpStream, remote: SocketAddr, door: &Arc<Door>) {
+        // One that can't be taken from the reactor is broken.
+        let Ok(tcp) = tcp.into_std() else { return };
+        let moved = Moved { tcp, remote, door: Arc::clone(door) };
+        if let Err(moved) = self.spread.give(other, moved) {
+            self.spread.enter();
+            self.receive(moved);
+        }
+    }
+
+    /// Serves a connection that some core has accepted, and that counts as this one's.
+    fn receive(self: &Rc<Self>, moved: Moved) {
+        match TcpStream::from_std(moved.tcp) {
+            Ok(tcp) => self.serve(tcp, moved.remote, moved.door),
+            Err(error) => {
+                tracing::warn!(remote = %moved.remote, %error, "a connection can't be served");
+                self.spread.leave();
+            }
+        }
+    }
+
+    fn serve(self: &Rc<Self>, tcp: TcpStream, remote: SocketAddr, door: Arc<Door>) {
+        self.count(|counts| {
             counts.accepted.increment();
             counts.connections.rise();
         });
-        core.room.open.set(core.room.open.get() + 1);
-        let (core, door) = (Rc::clone(&core), Rc::clone(&door));
+        let core = Rc::clone(self);
         runtime::spawn_local("connection", async move {
             let guard = core.drain.guard();
             let served = runtime::catch("connection", connection::serve(&core, &door, tcp, remote)).await;
             if served.is_err() {
                 core.panicked();
             }
-            core.room.open.set(core.room.open.get() - 1);
+            core.spread.leave();
             core.count(|counts| counts.connections.fall());
             drop(guard);
         });

@@ -75,6 +75,9 @@ pub(crate) struct Args {
     /// Also give the program HTTP_PROXY, so that http://SVC/ works
     #[arg(long)]
     http_proxy: bool,
+    /// Threads of the sidecar that move traffic
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=mesh::WORKERS_MAX))]
+    workers: u16,
     /// Whether to start the program again when it fails
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     restart: Restart,
@@ -185,7 +188,7 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
         admin: any,
         admin_token: globals.operator_token().ok().map(Text::from),
         strict_ports: false,
-        workers: 1,
+        workers: args.workers.into(),
         access_log: match args.access_log.as_deref() {
             None => AccessLog::Off,
             Some(path) if path.as_os_str() == "-" => AccessLog::Stdout,

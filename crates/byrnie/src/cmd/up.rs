@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Refuse a busy port instead of taking the next free one
     #[arg(long)]
     strict_ports: bool,
+    /// Threads of the edge that move traffic (as many as there are processors)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=mesh::WORKERS_MAX))]
+    workers: Option<u16>,
 }
 
 /// Runs the command.
@@ -73,6 +76,7 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
         console,
         strict_ports: args.strict_ports,
         demo: args.demo,
+        workers: args.workers.map_or_else(mesh::processors, usize::from),
     })
     .await?;
     if !args.files.is_empty() {

@@ -95,8 +95,9 @@ fn labels(series: &Series, with_reason: bool) -> String {
 fn cores(state: &State, out: &mut String) {
     let sum = |of: fn(&CoreCounts) -> &Counter| state.counts.iter().map(|counts| of(counts).value()).sum::<u64>();
     family(out, "byrnie_connections", "gauge", "Open connections from callers.");
-    let open: u64 = state.counts.iter().map(|counts| counts.connections.value()).sum();
-    writeln!(out, "byrnie_connections {open}").ok();
+    for (core, counts) in state.counts.iter().enumerate() {
+        writeln!(out, "byrnie_connections{{core=\"{core}\"}} {}", counts.connections.value()).ok();
+    }
     family(out, "byrnie_idle_connections", "gauge", "Idle connections to upstreams.");
     let idle: u64 = state.counts.iter().map(|counts| counts.idle.value()).sum();
     writeln!(out, "byrnie_idle_connections {idle}").ok();

@@ -90,3 +90,24 @@ fn a_failure_leaves_a_record_and_every_request_a_line() {
     assert_eq!((&line["path"], &line["direction"]), (&"/lost".into(), &"outbound".into()));
     assert!(!log.contains("secret"), "{log}");
 }
+
+#[test]
+fn connections_that_stay_are_spread_over_the_cores() {
+    let (mut world, program) = (World::new(), Program::echo());
+    world.workers = 3;
+    let (_server, caller) = pair(&world, &program);
+    let mut clients = Vec::new();
+    for _ in 0..9 {
+        let mut client = Peer::connect(caller.outbound("echo"));
+        assert_eq!(client.ask(&get("/")).0, 200);
+        clients.push(client);
+    }
+    let mut admin = Peer::connect(caller.ports.admin);
+    let (_, metrics) = ask(&mut admin, "GET", "/metrics", "");
+    let open: Vec<&str> = metrics.lines().filter(|line| line.starts_with("byrnie_connections{")).collect();
+    let even = ["0", "1", "2"].map(|core| format!("byrnie_connections{{core=\"{core}\"}} 3"));
+    assert_eq!(open, even);
+    for client in &mut clients {
+        assert_eq!(client.ask(&get("/again")).0, 200);
+    }
+}

@@ -45,6 +45,8 @@ pub(crate) struct World {
     state: tempfile::TempDir,
     /// What its proxies speak to each other.
     pub(crate) hop: Hop,
+    /// How many cores each of its proxies has.
+    pub(crate) workers: usize,
 }
 
 /// A running proxy, its configuration in hand.
@@ -59,7 +61,7 @@ pub(crate) struct Proxy {
 impl World {
     pub(crate) fn new() -> Self {
         let authority = Authority::create(DOMAIN, runtime::now().wall).unwrap();
-        Self { authority, state: tempfile::tempdir().unwrap(), hop: Hop::Framed }
+        Self { authority, state: tempfile::tempdir().unwrap(), hop: Hop::Framed, workers: 1 }
     }
 
     pub(crate) fn credentials(&self, account: &str) -> Credentials {
@@ -150,7 +152,7 @@ impl World {
             admin: loopback(),
             admin_token: Some(ADMIN_TOKEN.into()),
             strict_ports: true,
-            workers: 1,
+            workers: self.workers,
             access_log: AccessLog::File(self.state.path().join(format!("{name}.log"))),
             hop: self.hop,
         };
