@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::mount::{self, Wanted};
 use crate::record::{Book, CoreCounts, Outlets};
 use crate::running::{Goodbye, Outbound, Ports, Running};
-use crate::spread::spread;
+use crate::spread::places;
 use crate::worker::{self, Entrance, InForce, Seat};
 use crate::{admin, gates, log};
 use byrnie_base::drain::{Drain, Watch};
@@ -155,8 +155,7 @@ fn open(
     let ports = ports(&bound, &snapshot);
     let mut cores = Vec::new();
     let mut doors = Vec::new();
-    let of_cores = counts.len();
-    for (index, (counts, (spread, moved))) in counts.iter().zip(spread(of_cores)).enumerate() {
+    for (index, (counts, place)) in counts.iter().zip(places(counts.len())).enumerate() {
         let (door, entrances) = mpsc::unbounded_channel();
         doors.push(door);
         let seat = Seat {
@@ -164,10 +163,8 @@ fn open(
             inquiries: supply.inquiries.clone(),
             hop: config.hop,
             own_machine: ports.inbound.is_some_and(|address| address.ip().is_loopback()),
-            cores: of_cores,
             in_force: in_force.clone(),
-            spread,
-            moved,
+            place,
             entrances,
             drain: drain.clone(),
             stop: stop.clone(),

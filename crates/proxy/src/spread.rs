@@ -7,9 +7,17 @@
 use crate::door::Door;
 use byrnie_base::mailbox::{Receiver, SendError, Sender, mailbox};
 use byrnie_base::share::InFlight;
+use byrnie_net::runtime;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// Connections from callers that one core serves at once, if the process may have as many files; more wait in the
+/// kernel's queue.
+pub(crate) const CONNECTIONS_MAX: usize = 16 * 1024;
+/// Files that are kept for what isn't a caller's: listeners, the control plane, the admin's port.
+const FILES_RESERVED: usize = 64;
+/// Fewer connections than this are no service.
+const CONNECTIONS_MIN: usize = 16;
 /// Connections on their way to one core. Beyond it a core keeps what it has accepted.
 const MOVED_WAITING_MAX: usize = 256;
 /// A core may have this part more than the one that has least: to move a connection costs about as much as to
@@ -30,21 +38,45 @@ pub(crate) struct Spread {
     own: usize,
     open: Arc<[InFlight]>,
     doors: Arc<[Sender<Moved>]>,
+    /// Connections that one core may serve.
+    max: u64,
 }
 
-/// One for each core, and where it finds what others give it.
-pub(crate) fn spread(cores: usize) -> Vec<(Spread, Receiver<Moved>)> {
+/// Where a core stands among the others.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) spread: Spread,
+    /// What others give to it.
+    pub(crate) moved: Receiver<Moved>,
+}
+
+/// One for each core.
+pub(crate) fn places(cores: usize) -> Vec<Place> {
+    let max = connections_max(cores);
     let open: Arc<[InFlight]> = (0..cores).map(|_| InFlight::new()).collect();
     let (doors, boxes): (Vec<_>, Vec<_>) = (0..cores).map(|_| mailbox(MOVED_WAITING_MAX)).unzip();
     let doors: Arc<[Sender<Moved>]> = doors.into();
-    let spread = |own| Spread { own, open: Arc::clone(&open), doors: Arc::clone(&doors) };
-    boxes.into_iter().enumerate().map(|(own, moved)| (spread(own), moved)).collect()
+    let spread = |own| Spread { own, open: Arc::clone(&open), doors: Arc::clone(&doors), max };
+    boxes.into_iter().enumerate().map(|(own, moved)| Place { spread: spread(own), moved }).collect()
+}
+
+/// Connections from callers that one of `cores` may serve at once: for each there must be a file for another one
+/// upstream, or requests that were let in could not be sent on.
+fn connections_max(cores: usize) -> u64 {
+    let files = usize::try_from(runtime::open_files_max()).unwrap_or(usize::MAX);
+    let each = files.saturating_sub(FILES_RESERVED) / 2 / cores.max(1);
+    each.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) as u64
 }
 
 impl Spread {
     /// Connections that this core serves.
-    pub(crate) fn open(&self) -> u64 {
+    fn open(&self) -> u64 {
         self.open[self.own].value()
+    }
+
+    /// Whether this core serves as many as it may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.open() >= self.max
     }
 
     /// This core serves one more.
@@ -84,21 +116,21 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     /// Serves the next connection as core `at` of `cores` would: there, or elsewhere.
-    fn accept(cores: &[(Spread, Receiver<Moved>)], at: usize) {
-        let (spread, _) = &cores[at];
+    fn accept(cores: &[Place], at: usize) {
+        let spread = &cores[at].spread;
         match spread.other() {
             Some(other) => spread.open[other].enter(),
             None => spread.open[at].enter(),
         };
     }
 
-    fn open(cores: &[(Spread, Receiver<Moved>)]) -> Vec<u64> {
-        cores.iter().map(|(spread, _)| spread.open()).collect()
+    fn open(cores: &[Place]) -> Vec<u64> {
+        cores.iter().map(|place| place.spread.open()).collect()
     }
 
     #[test]
     fn few_connections_that_all_come_to_one_core_are_spread_evenly() {
-        let cores = spread(4);
+        let cores = places(4);
         for _ in 0..8 {
             accept(&cores, 2);
         }
@@ -107,20 +139,20 @@ mod tests {
 
     #[test]
     fn many_differ_by_a_quarter_at_most_and_by_chance_alone_none_moves() {
-        let cores = spread(2);
+        let cores = places(2);
         for _ in 0..1000 {
             accept(&cores, 0);
         }
         let [first, second] = open(&cores)[..] else { panic!() };
         assert!(first >= second && first <= second + second / SLACK + 1, "{first} and {second}");
-        let even = spread(2);
+        let even = places(2);
         for at in 0..1000 {
             // Runs of ten.
-            even[at / 10 % 2].0.enter();
+            even[at / 10 % 2].spread.enter();
         }
-        assert_eq!(even[0].0.other(), None);
-        even[0].0.enter();
-        assert_eq!(even[0].0.other(), None);
+        assert_eq!(even[0].spread.other(), None);
+        even[0].spread.enter();
+        assert_eq!(even[0].spread.other(), None);
     }
 
     #[test]
@@ -129,14 +161,13 @@ mod tests {
         let remote = listener.local_addr().unwrap();
         let tcp = TcpStream::connect(remote).unwrap();
         let moved = || Moved { tcp: tcp.try_clone().unwrap(), remote, door: Arc::new(Door::Edge) };
-        let mut cores = spread(2);
+        let mut cores = places(2);
         for _ in 0..MOVED_WAITING_MAX {
-            cores[0].0.give(1, moved()).unwrap();
+            cores[0].spread.give(1, moved()).unwrap();
         }
-        assert!(cores[0].0.give(1, moved()).is_err());
-        assert_eq!(cores[1].0.open(), MOVED_WAITING_MAX as u64);
-        let (_, gone) = cores.remove(1);
-        drop(gone);
-        assert!(cores[0].0.give(1, moved()).is_err(), "a core that has ended takes nothing");
+        assert!(cores[0].spread.give(1, moved()).is_err());
+        assert_eq!(cores[1].spread.open(), MOVED_WAITING_MAX as u64);
+        drop(cores.remove(1));
+        assert!(cores[0].spread.give(1, moved()).is_err(), "a core that has ended takes nothing");
     }
 }

@@ -11,10 +11,9 @@ use crate::gates::Gates;
 use crate::keys::Keys;
 use crate::outside::Outsides;
 use crate::record::{CoreCounts, Ledger, Outlets, Seen};
-use crate::spread::{Moved, Spread};
+use crate::spread::{Moved, Place, Spread};
 use byrnie_base::Now;
 use byrnie_base::drain::Watch;
-use byrnie_base::mailbox::Receiver;
 use byrnie_codec::Limits;
 use byrnie_engine::{Shard, Snapshot, Verdict};
 use byrnie_net::io::TcpStream;
@@ -28,13 +27,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// Connections from callers that one core serves at once, if the process may have as many files; more wait in the
-/// kernel's queue.
-pub(crate) const CONNECTIONS_MAX: usize = 16 * 1024;
-/// Files that are kept for what isn't a caller's: listeners, the control plane, the admin's port.
-const FILES_RESERVED: usize = 64;
-/// Fewer connections than this are no service.
-const CONNECTIONS_MIN: usize = 16;
 /// How often a core tidies up: hands over log lines, closes what was idle for too long.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -89,13 +81,9 @@ pub(crate) struct Seat {
     pub(crate) hop: Hop,
     /// Whether the whole mesh is on this machine.
     pub(crate) own_machine: bool,
-    /// How many cores there are.
-    pub(crate) cores: usize,
     pub(crate) in_force: watch::Receiver<InForce>,
-    /// The connections of all cores.
-    pub(crate) spread: Spread,
-    /// Connections that other cores give to this one.
-    pub(crate) moved: Receiver<Moved>,
+    /// Where it stands among the cores.
+    pub(crate) place: Place,
     /// Listeners, as they come.
     pub(crate) entrances: mpsc::UnboundedReceiver<Entrance>,
     pub(crate) drain: Watch,
@@ -120,8 +108,6 @@ pub(crate) struct Core {
     pub(crate) hop: Hop,
     drain: Watch,
     spread: Spread,
-    /// Connections from callers that may be served at once.
-    connections_max: u64,
     /// What is known of hosts outside.
     pub(crate) outside: Outsides,
     /// Copies of requests under way.
@@ -141,8 +127,7 @@ impl Core {
             limits: Limits::default(),
             hop: seat.hop,
             drain: seat.drain.clone(),
-            spread: seat.spread.clone(),
-            connections_max: connections_max(seat.cores),
+            spread: seat.place.spread.clone(),
             outside: Outsides::new(seat.own_machine),
             mirrored: Cell::new(0),
         }
@@ -223,14 +208,6 @@ impl Core {
     }
 }
 
-/// Connections from callers that one of `cores` may serve at once: for each there must be a file for another one
-/// upstream, or requests that were let in could not be sent on.
-fn connections_max(cores: usize) -> u64 {
-    let files = usize::try_from(runtime::open_files_max()).unwrap_or(usize::MAX);
-    let each = files.saturating_sub(FILES_RESERVED) / 2 / cores.max(1);
-    each.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) as u64
-}
-
 /// Runs a core until it's told to stop.
 pub(crate) async fn run(mut seat: Seat) {
     let in_force = seat.in_force.borrow_and_update().clone();
@@ -244,7 +221,7 @@ pub(crate) async fn run(mut seat: Seat) {
                 }
                 core.take(&seat.in_force.borrow_and_update());
             }
-            Some(moved) = seat.moved.receive() => core.receive(moved),
+            Some(moved) = seat.place.moved.receive() => core.receive(moved),
             Some(entrance) = seat.entrances.recv() => {
                 let core = Rc::clone(&core);
                 runtime::spawn_local("accept", accept(core, entrance));
@@ -262,7 +239,7 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
     let door = Arc::new(door);
     let mut draining = core.drain.draining();
     loop {
-        while core.spread.open() >= core.connections_max {
+        while core.spread.is_full() {
             runtime::sleep(Duration::from_millis(20)).await;
         }
         let (tcp, remote) = tokio::select! {

@@ -72,21 +72,28 @@ pub(crate) struct Args {
     /// one that speaks TCP
     #[arg(long, value_delimiter = ',', value_name = "SVC[.NS]")]
     uses: Vec<String>,
+    #[command(flatten)]
+    sidecar: SidecarArgs,
+    /// Whether to start the program again when it fails
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    restart: Restart,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// What the sidecar does beside.
+#[derive(clap::Args, Debug)]
+struct SidecarArgs {
     /// Also give the program HTTP_PROXY, so that http://SVC/ works
     #[arg(long)]
     http_proxy: bool,
     /// Threads of the sidecar that move traffic
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=mesh::WORKERS_MAX))]
     workers: u16,
-    /// Whether to start the program again when it fails
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
-    restart: Restart,
     /// Write the access log, one JSON object a line, to this file (`-`: standard output)
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
-    /// The program and its arguments
-    #[arg(last = true, required = true, value_name = "CMD")]
-    command: Vec<OsString>,
 }
 
 /// When a program is started again.
@@ -167,7 +174,7 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
     };
     check(globals, instance, &workload, &labels)?;
     let any = SocketAddr::new(loopback, 0);
-    let forward = args.http_proxy.then_some(any);
+    let forward = args.sidecar.http_proxy.then_some(any);
     // A program that only calls is no service.
     let service = if workload.ports.is_empty() { Text::default() } else { args.name.as_str().into() };
     let sidecar = Sidecar { workload, labels, service, inbound: any, forward, forward_for: Users::Any };
@@ -188,8 +195,8 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
         admin: any,
         admin_token: globals.operator_token().ok().map(Text::from),
         strict_ports: false,
-        workers: args.workers.into(),
-        access_log: match args.access_log.as_deref() {
+        workers: args.sidecar.workers.into(),
+        access_log: match args.sidecar.access_log.as_deref() {
             None => AccessLog::Off,
             Some(path) if path.as_os_str() == "-" => AccessLog::Stdout,
             Some(path) => AccessLog::File(path.to_owned()),
