@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 /// Flags of every command.
 #[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Globals {
     /// How to print the answer
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
