@@ -4,16 +4,18 @@
 
 use byrnie_base::Text;
 use byrnie_control::transactions::{Outbound, Request};
-use byrnie_net::BoxFuture;
 use byrnie_net::serve::caller::{Caller, Outgoing};
 use byrnie_net::serve::client::Reply;
 use byrnie_net::serve::{HeaderName, HeaderValue, Method, header};
+use byrnie_net::{BoxFuture, io};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// How long an address of this machine may take to be connected to.
+const REACH_MAX: Duration = Duration::from_millis(250);
 /// The port that a URL without one means.
 const HTTP_PORT: u16 = 80;
 
@@ -49,6 +51,14 @@ impl Outbound for ThroughProxy {
         let outgoing = self.outgoing(request);
         let caller = Arc::clone(&self.caller);
         Box::pin(async move { caller.send(outgoing?, limit).await.map_err(|error| Text::from(error.to_string())) })
+    }
+
+    fn reaches(&self, authority: &str) -> BoxFuture<'static, bool> {
+        let address = loopback(authority);
+        Box::pin(async move {
+            let Some(address) = address else { return false };
+            io::connect(address, REACH_MAX).await.is_ok()
+        })
     }
 }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Transactions over a real mesh: participants are listeners of this test behind real sidecars; the
 //! coordinator runs in `byrnie up` and is killed while it works.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "a test's harness")]
 
 mod mesh;
 
-use mesh::participant::{Participant, fine, listen};
+use mesh::participant::{Participant, fine, listen, listen_at};
 use mesh::{Answer, Mesh, free_port, until};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -131,6 +131,30 @@ fn a_coordinator_that_is_killed_goes_on_where_it_was() {
     let (status, after) = operator(&mesh, "POST", "/txn/v1/sagas", &asked);
     assert_eq!((status, &after["state"]), (200, &json!("SUCCEEDED")), "{after}");
     assert_eq!(inventory.calls(), ["/reserve"], "what was done is not done again");
+}
+
+/// No registry tells that it's back, and the next calls by the clock are up to 30 s away: that all of them come early
+/// is no chance.
+#[test]
+fn participants_named_by_address_are_called_as_soon_as_they_listen_again() {
+    const SAGAS: usize = 12;
+    let mesh = Mesh::up(&[]);
+    let port = free_port();
+    let id = |n: usize| format!("late-{n}");
+    for n in 0..SAGAS {
+        let steps = json!([{"action": format!("http://127.0.0.1:{port}/charge/{n}"), "compensate": ""}]);
+        let one = json!({"gid": id(n), "trans_type": "saga", "steps": steps, "payloads": ["{}"], "retry_interval": 30});
+        let (status, begun) = operator(&mesh, "POST", "/api/dtmsvr/submit", &one);
+        assert_eq!(status, 200, "{begun}");
+    }
+    let saga = |n: usize| operator(&mesh, "GET", &format!("/txn/v1/{}", id(n)), &Value::Null).1;
+    let all = |test: &dyn Fn(&Value) -> bool| (0..SAGAS).all(|n| test(&saga(n)));
+    until("calls that fail", || saga(0).to_string(), || all(&|saga| saga["branches"][0]["attempts"] == 1));
+    let back = std::time::Instant::now();
+    let seen = listen_at(port, |_, _| fine());
+    until("the ends", || saga(0).to_string(), || all(&|saga| saga["state"] == "SUCCEEDED"));
+    assert!(back.elapsed() < Duration::from_secs(12), "{:?}", back.elapsed());
+    assert_eq!(seen.lock().unwrap().len(), SAGAS);
 }
 
 /// Calls that are under way at once, and the most that were.

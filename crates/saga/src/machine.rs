@@ -16,7 +16,7 @@ pub use state::State;
 
 use crate::journal::{self, Entry, VERSION, What};
 use crate::timer::backoff;
-use crate::transaction::{End, Op, Phase, Slot, Spec};
+use crate::transaction::{End, Op, Phase, Slot, Spec, Target};
 use byrnie_base::{Text, Timestamp};
 
 /// How often a definite refusal is taken for a passing fault, where nobody may refuse for good: then an
@@ -71,7 +71,7 @@ pub enum Event {
     Wake,
     /// A call has ended.
     Reply(Reply),
-    /// Endpoints of this service (`SERVICE.NAMESPACE`) have become healthy.
+    /// What this names ([`Target::place`]) can be called again.
     Healthy(Text),
     /// A person or a program asks for something.
     Ask {
@@ -161,13 +161,13 @@ impl Machine {
         self.live.get(branch).is_some_and(|live| live.in_flight)
     }
 
-    /// Services (`SERVICE.NAMESPACE`) of calls that wait for their next try.
-    pub fn waits_for(&self) -> impl Iterator<Item = &Text> {
+    /// What calls that wait for their next try go to.
+    pub fn waits_for(&self) -> impl Iterator<Item = &Target> {
         let branches = self.live.iter().zip(&self.state.spec.branches);
         let branches = branches.filter_map(|(live, branch)| Some((live, branch.call(live.op?)?)));
         let check = self.state.spec.check.iter().map(|check| (&self.check, check));
         let waiting = branches.chain(check.filter(|_| self.state.phase == Phase::Open));
-        waiting.filter(|(live, _)| live.failures > 0).map(|(_, call)| &call.target.authority)
+        waiting.filter(|(live, _)| live.failures > 0).map(|(_, call)| &call.target)
     }
 
     /// Lets something happen.
@@ -414,8 +414,8 @@ impl Machine {
     }
 
     /// It's asked at once and then, as its program may still be starting, after pauses that are short again.
-    fn on_healthy(&mut self, now: Timestamp, service: &str) {
-        let of = |call: &crate::Call| !call.target.raw && service_of(&call.target.authority) == service;
+    fn on_healthy(&mut self, now: Timestamp, place: &str) {
+        let of = |call: &crate::Call| call.target.place() == place;
         let branches = self.live.iter_mut().zip(&self.state.spec.branches);
         let branches = branches.filter_map(|(live, branch)| Some((branch.call(live.op?)?, live)));
         let check = self.state.spec.check.iter().zip([&mut self.check]);
@@ -428,11 +428,6 @@ impl Machine {
             }
         }
     }
-}
-
-/// `SERVICE.NAMESPACE` of an authority that may have a port.
-fn service_of(authority: &str) -> &str {
-    authority.split_once(':').map_or(authority, |(service, _)| service)
 }
 
 fn ended(end: End) -> What {

@@ -154,6 +154,17 @@ pub struct Target {
     pub raw: bool,
 }
 
+impl Target {
+    /// Where it is: `SERVICE.NAMESPACE` whatever the port, as one service comes back as a whole; host and port of a
+    /// raw URL.
+    pub fn place(&self) -> &str {
+        match self.authority.split_once(':') {
+            Some((service, _)) if !self.raw => service,
+            _ => &self.authority,
+        }
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 const fn no_time(millis: &u64) -> bool {
     *millis == 0

@@ -50,6 +50,14 @@ pub fn listen(
     script: impl Fn(&Asked, usize) -> (u16, String) + Send + Sync + 'static,
 ) -> (u16, Arc<Mutex<Vec<Asked>>>) {
     let port = free_port();
+    (port, listen_at(port, script))
+}
+
+/// As [`listen`], at a port of the test's choice.
+pub fn listen_at(
+    port: u16,
+    script: impl Fn(&Asked, usize) -> (u16, String) + Send + Sync + 'static,
+) -> Arc<Mutex<Vec<Asked>>> {
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let seen: Arc<Mutex<Vec<Asked>>> = Arc::default();
     let (log, script): (_, Arc<Script>) = (Arc::clone(&seen), Arc::new(script));
@@ -59,7 +67,7 @@ pub fn listen(
             std::thread::spawn(move || serve(stream, &log, &*script));
         }
     });
-    (port, seen)
+    seen
 }
 
 fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, script: &Script) {

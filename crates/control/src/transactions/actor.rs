@@ -9,7 +9,7 @@ use super::run::Coordinator;
 use byrnie_base::Text;
 use byrnie_net::runtime;
 use byrnie_saga::machine::State as Standing;
-use byrnie_saga::{Ask, Effect, Entry, Event, Machine, Phase};
+use byrnie_saga::{Ask, Effect, Entry, Event, Machine, Phase, Target};
 use byrnie_store::{Append, Value};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,15 +31,25 @@ pub(super) struct Sight {
     pub(super) state: Standing,
     /// Calls of each branch's present op, and whether one is under way.
     pub(super) calls: Vec<(u32, bool)>,
-    /// Services that are waited for.
-    pub(super) waits: Vec<Text>,
+    /// What is waited for.
+    pub(super) waits: Vec<Wait>,
+}
+
+/// A place whose calls wait for their next try.
+#[derive(Clone, Debug)]
+pub(super) struct Wait {
+    /// Of [`Target::place`].
+    pub(super) place: Text,
+    /// An address, not a service.
+    pub(super) raw: bool,
 }
 
 impl Sight {
     pub(super) fn of(machine: &Machine, _entries: u32) -> Self {
         let state = machine.state().clone();
         let calls = (0..state.progress.len()).map(|at| (machine.attempts(at), machine.is_calling(at))).collect();
-        Self { calls, waits: machine.waits_for().cloned().collect(), state }
+        let wait = |target: &Target| Wait { place: target.place().into(), raw: target.raw };
+        Self { calls, waits: machine.waits_for().map(wait).collect(), state }
     }
 }
 

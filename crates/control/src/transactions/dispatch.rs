@@ -106,6 +106,9 @@ async fn attempt_call(
         Ok(answer) => answer,
         Err(runtime::Elapsed) => Err("no answer in time".into()),
     };
+    if call.target.raw && answer.is_err() {
+        coordinator.silent.missed(&*outbound, &call.target.authority).await;
+    }
     judge(state.spec.mode, order.op, &state.spec.rules, &seen(answer, grpc))
 }
 

@@ -13,6 +13,7 @@ mod dtm;
 mod late;
 mod metrics;
 mod problem;
+mod reach;
 mod recover;
 mod run;
 mod spec;
@@ -39,6 +40,9 @@ pub const ACCOUNT: &str = "transactions";
 pub trait Outbound: Send + Sync {
     /// Makes one call, within `limit`. An answer of any status is an answer; otherwise why there is none.
     fn call(&self, request: Request, limit: Duration) -> BoxFuture<'static, Result<Reply, Text>>;
+
+    /// Whether somebody listens at the host and port of a raw URL.
+    fn reaches(&self, authority: &str) -> BoxFuture<'static, bool>;
 }
 
 /// One call of a service.

@@ -4,6 +4,7 @@
 
 use super::actor::Message;
 use super::authorize::service;
+use super::reach;
 use super::run::Coordinator;
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::{Health, ServiceRef, Spec};
@@ -25,7 +26,7 @@ pub(super) async fn run(coordinator: Arc<Coordinator>) {
     let mut shutdown = coordinator.shutdown.clone();
     let work = async {
         resume(&coordinator).await;
-        tokio::join!(follow(&coordinator), sweep(&coordinator));
+        tokio::join!(follow(&coordinator), reach::follow(&coordinator), sweep(&coordinator));
     };
     tokio::select! {
         () = work => {}
@@ -57,7 +58,7 @@ async fn follow(coordinator: &Arc<Coordinator>) {
     let mut revisions = coordinator.state.revisions();
     let mut known: HashMap<Text, BTreeSet<Text>> = HashMap::new();
     loop {
-        let waiting = waiting(coordinator);
+        let waiting = waiting(coordinator, false);
         known.retain(|service, _| waiting.contains_key(service));
         for (authority, mailboxes) in waiting {
             let now = endpoints(coordinator, &authority);
@@ -65,10 +66,7 @@ async fn follow(coordinator: &Arc<Coordinator>) {
             if now.is_subset(&before) {
                 continue;
             }
-            for mailbox in mailboxes {
-                // A full mailbox has events enough to look at.
-                let _ = mailbox.try_send(Message::Event(Event::Healthy(authority.clone())));
-            }
+            wake(&authority, &mailboxes);
         }
         if revisions.changed().await.is_err() {
             return;
@@ -76,16 +74,23 @@ async fn follow(coordinator: &Arc<Coordinator>) {
     }
 }
 
-/// Transactions by the service that they wait for.
-fn waiting(coordinator: &Coordinator) -> HashMap<Text, Vec<mpsc::Sender<Message>>> {
+/// Transactions by the service that they wait for, or by the address of this machine (`raw`).
+pub(super) fn waiting(coordinator: &Coordinator, raw: bool) -> HashMap<Text, Vec<mpsc::Sender<Message>>> {
     let mut waiting: HashMap<Text, Vec<mpsc::Sender<Message>>> = HashMap::new();
     for handle in coordinator.live().values() {
-        for authority in &handle.sight.borrow().waits {
-            let authority = authority.split(':').next().unwrap_or_default();
-            waiting.entry(authority.into()).or_default().push(handle.mailbox.clone());
+        for wait in handle.sight.borrow().waits.iter().filter(|wait| wait.raw == raw) {
+            waiting.entry(wait.place.clone()).or_default().push(handle.mailbox.clone());
         }
     }
     waiting
+}
+
+/// Tells those who wait for `place` that it can be called again.
+pub(super) fn wake(place: &Text, waiting: &[mpsc::Sender<Message>]) {
+    for mailbox in waiting {
+        // A full mailbox has events enough to look at.
+        let _ = mailbox.try_send(Message::Event(Event::Healthy(place.clone())));
+    }
 }
 
 fn endpoints(coordinator: &Coordinator, authority: &Text) -> BTreeSet<Text> {

@@ -8,6 +8,7 @@ use super::authorize::Doorkeeper;
 use super::dispatch::Lanes;
 use super::metrics::Counts;
 use super::problem::Problem;
+use super::reach::Silent;
 use super::{Caller, Outbound};
 use crate::State;
 use byrnie_base::{Rng, Text, Timestamp};
@@ -38,6 +39,7 @@ pub struct Coordinator {
     pub(super) lanes: Lanes,
     pub(super) audit: Audit,
     pub(super) counts: Counts,
+    pub(super) silent: Silent,
     pub(super) shutdown: Shutdown,
     live: Mutex<HashMap<Text, Handle>>,
     dice: Mutex<Rng>,
@@ -54,6 +56,7 @@ impl Coordinator {
             lanes: Lanes::default(),
             audit: Audit::default(),
             counts: Counts::default(),
+            silent: Silent::default(),
             shutdown,
             live: Mutex::default(),
             dice: Mutex::new(Rng::new(seed)),

@@ -4,7 +4,7 @@
 use super::world::{answered, branch, call, pivot, spec};
 use crate::journal::What;
 use crate::machine::{Ask, Effect, Event, Machine, Order, REFUSALS_MAX, Refusal, Reply};
-use crate::{Branch, Entry, Mode, Op, Outcome, Slot, Spec};
+use crate::{Branch, Entry, Mode, Op, Outcome, Slot, Spec, Target};
 use byrnie_base::Timestamp;
 use std::time::Duration;
 
@@ -266,10 +266,28 @@ fn a_pause_ends_when_the_service_is_healthy_again() {
     let mut run = run(spec(Mode::Saga, vec![slow]));
     run.answer("a", silence());
     assert_eq!(run.called(), []);
-    assert_eq!(run.machine.waits_for().map(|s| &**s).collect::<Vec<_>>(), ["shop.default"]);
+    assert_eq!(run.machine.waits_for().map(Target::place).collect::<Vec<_>>(), ["shop.default"]);
     run.event(Event::Healthy("other.default".into())).unwrap();
     assert_eq!(run.called(), []);
     run.event(Event::Healthy("shop.default".into())).unwrap();
+    assert_eq!(run.called(), [("a", Op::Action)]);
+}
+
+#[test]
+fn a_pause_for_an_address_ends_when_that_address_is_back() {
+    let mut slow = branch("a", &[]);
+    slow.retry.first_ms = 30_000;
+    slow.action = slow.action.map(|mut call| {
+        call.target = Target { authority: "127.0.0.1:81".into(), raw: true, ..call.target };
+        call
+    });
+    let mut run = run(spec(Mode::Saga, vec![slow]));
+    run.answer("a", silence());
+    for other in ["127.0.0.1:82", "127.0.0.1"] {
+        run.event(Event::Healthy(other.into())).unwrap();
+        assert_eq!(run.called(), []);
+    }
+    run.event(Event::Healthy("127.0.0.1:81".into())).unwrap();
     assert_eq!(run.called(), [("a", Op::Action)]);
 }
 
