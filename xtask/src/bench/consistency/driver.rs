@@ -179,7 +179,8 @@ pub(super) fn heal_services(
     let listeners: Vec<TcpListener> = places.iter().map(TcpListener::bind).collect::<Result<_, _>>()?;
     let mut sidecars = serve()?;
     for name in HOSTS {
-        wait_for(&format!("{name} is known"), || mesh.allow(stage, "web", name).is_ok())?;
+        wait_for(&format!("{name} is known"), || mesh.tell(stage, &["get", "service", name]).is_ok())?;
+        mesh.allow(stage, "web", name)?;
     }
     for sidecar in &mut sidecars {
         sidecar.kill()?;
