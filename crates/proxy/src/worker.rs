@@ -9,6 +9,7 @@ use crate::connection;
 use crate::door::Door;
 use crate::gates::Gates;
 use crate::keys::Keys;
+use crate::laggards::Laggards;
 use crate::outside::Outsides;
 use crate::record::{CoreCounts, Ledger, Outlets, Seen};
 use crate::spread::{Moved, Place, Spread};
@@ -108,6 +109,8 @@ pub(crate) struct Core {
     pub(crate) hop: Hop,
     drain: Watch,
     spread: Spread,
+    /// Exchanges that wait for their clients.
+    pub(crate) laggards: Rc<Laggards>,
     /// What is known of hosts outside.
     pub(crate) outside: Outsides,
     /// Copies of requests under way.
@@ -128,6 +131,7 @@ impl Core {
             hop: seat.hop,
             drain: seat.drain.clone(),
             spread: seat.place.spread.clone(),
+            laggards: Rc::default(),
             outside: Outsides::new(seat.own_machine),
             mirrored: Cell::new(0),
         }

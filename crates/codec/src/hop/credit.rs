@@ -36,6 +36,11 @@ impl Window {
         if self.owed < self.size / 2 {
             return 0;
         }
+        self.give_back()
+    }
+
+    /// Gives back now whatever has been passed on.
+    pub fn give_back(&mut self) -> u32 {
         self.left += i64::from(self.owed);
         std::mem::take(&mut self.owed)
     }

@@ -4,10 +4,24 @@
 //! does what the [`Action`] says.
 
 use super::{
-    Budget, CONNECTION_CREDIT_BYTES, CREDIT_BYTES_MAX, Frame, HEADS_OVERDRAW_BYTES_MAX, INTERIMS_MAX, Kind,
-    PINGS_BURST, PINGS_EVERY, RESETS_BURST, RESETS_EVERY, STREAM_CREDIT_BYTES, STREAMS_MAX, StreamId, Window, Wrong,
+    Budget, CONNECTION_CREDIT_BYTES, CREDIT_BYTES_MAX, FRAME_BYTES_MAX, Frame, HEADS_OVERDRAW_BYTES_MAX, INTERIMS_MAX,
+    Kind, PINGS_BURST, PINGS_EVERY, RESETS_BURST, RESETS_EVERY, STREAM_CREDIT_BYTES, STREAMS_MAX, StreamId, Window,
+    Wrong,
 };
 use byrnie_base::Instant;
+
+/// A stream may have this part under way of what credit is left on the connection, so that streams whose readers
+/// don't read leave something to the others: "Dynamic queue length thresholds for shared-memory packet switches"
+/// (Choudhury and Hahne, 1998).
+const SHARE: i64 = 8;
+/// Less than this isn't worth a frame.
+const SHARE_BYTES_MIN: i64 = 4 * 1024;
+/// With less credit left on the connection a share may be less than a stream's window: then all that has been passed on is
+/// given back at once, as who may send little never makes up half a window.
+const SHORT_BYTES: i64 = CONNECTION_CREDIT_BYTES as i64 * 3 / 8;
+const _: () = assert!(SHORT_BYTES >= (STREAM_CREDIT_BYTES as i64 + SHARE_BYTES_MIN) * SHARE);
+/// With less, no stream is opened: the last one would have no share.
+const OPEN_BYTES_MIN: i64 = SHARE_BYTES_MIN * 2 * SHARE;
 
 /// Which side of a connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +99,8 @@ pub struct Session {
     open: u32,
     send: i64,
     window: Window,
+    /// What may still come is little.
+    short: bool,
     goodbye: Goodbye,
     resets: Budget,
     pings: Budget,
@@ -132,6 +148,7 @@ impl Session {
             open: 0,
             send: CONNECTION_CREDIT_BYTES as i64,
             window: Window::new(CONNECTION_CREDIT_BYTES),
+            short: false,
             goodbye: Goodbye { said: false, heard: false },
             resets: Budget::new(RESETS_BURST, RESETS_EVERY),
             pings: Budget::new(PINGS_BURST, PINGS_EVERY),
@@ -145,9 +162,13 @@ impl Session {
 
     /// Whether a stream may be opened just now.
     pub const fn has_room(&self) -> bool {
-        // Not on the last of what may come either: whoever is short of it has clients that don't read.
-        let starves = self.send <= 0 || self.window.left() <= (CONNECTION_CREDIT_BYTES / 8) as i64;
+        let starves = self.send <= 0 || self.window.left() <= OPEN_BYTES_MIN;
         !self.is_leaving() && !starves && self.open < STREAMS_MAX
+    }
+
+    /// Whether a stream had better be opened elsewhere: here are clients that don't read.
+    pub const fn is_short(&self) -> bool {
+        self.window.left() <= (CONNECTION_CREDIT_BYTES / 8) as i64
     }
 
     /// Opens a stream, if there is room.
@@ -201,10 +222,12 @@ impl Session {
         }
     }
 
-    /// Whether a piece of a body may be sent: a frame may overdraw, but none follows.
-    pub fn may_send(&mut self, id: StreamId) -> bool {
-        let connection = self.send > 0;
-        self.stream(id).is_some_and(|stream| connection && stream.send > 0)
+    /// How much of a body may be sent on the stream in one frame. It may overdraw the stream's credit, but none follows.
+    pub fn may_send(&mut self, id: StreamId) -> usize {
+        let left = self.send;
+        let Some(stream) = self.stream(id).filter(|stream| left > 0 && stream.send > 0) else { return 0 };
+        let share = left / SHARE - (i64::from(STREAM_CREDIT_BYTES) - stream.send).max(0);
+        if share < SHARE_BYTES_MIN { 0 } else { usize::try_from(share).unwrap_or(0).min(FRAME_BYTES_MAX) }
     }
 
     /// Whether a head may be sent.
@@ -231,14 +254,39 @@ impl Session {
 
     /// So much of what came on the stream has been passed on.
     pub fn consume(&mut self, id: StreamId, bytes: usize) -> Grants {
-        let connection = self.window.consume(bytes);
+        let connection = self.discard(bytes);
+        let short = self.short;
         let stream = self.stream(id).filter(|stream| !stream.got_end);
-        Grants { stream: stream.map_or(0, |stream| stream.window.consume(bytes)), connection }
+        let stream = stream.map_or(0, |stream| match stream.window.consume(bytes) {
+            0 if short => stream.window.give_back(),
+            granted => granted,
+        });
+        Grants { stream, connection }
+    }
+
+    /// Whether what may still come has just become little. Then everything in [`Session::owed`] is to be given back.
+    pub fn runs_short(&mut self) -> bool {
+        self.window.left() < SHORT_BYTES && !std::mem::replace(&mut self.short, true)
+    }
+
+    /// What has been passed on and not been given back, of each stream.
+    pub fn owed(&mut self) -> impl Iterator<Item = (StreamId, u32)> {
+        self.slots.iter_mut().enumerate().filter_map(|(slot, Slot { generation, stream })| {
+            let stream = stream.as_mut().filter(|stream| !stream.got_end)?;
+            let granted = stream.window.give_back();
+            let id = StreamId::new(u32::try_from(slot).ok()?, *generation);
+            (granted > 0).then_some((id, granted))
+        })
     }
 
     /// So much came for nobody. Answers the credit to be given back on the connection.
     pub fn discard(&mut self, bytes: usize) -> u32 {
-        self.window.consume(bytes)
+        let granted = match self.window.consume(bytes) {
+            0 if self.short => self.window.give_back(),
+            granted => granted,
+        };
+        self.short &= self.window.left() < SHORT_BYTES * 2;
+        granted
     }
 
     /// This side says goodbye; true if it hadn't before.

@@ -311,6 +311,20 @@ impl Flow {
         self.link.0.borrow_mut().lanes.get(self.key).map_or(0, |lane| lane.inbox.len())
     }
 
+    /// Ready once more of a body may be written. What waits must have been flushed.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let state = &mut *self.link.0.borrow_mut();
+        // Who has nothing to write, or nobody to write to, needn't wait.
+        let over = matches!(self.writing, Writing::Nothing | Writing::Switching)
+            || state.is_ended()
+            || !state.session.is_open(self.id);
+        if over || state.room(self.id) > 0 {
+            return Poll::Ready(());
+        }
+        state.wait_for_room(self.key, cx);
+        Poll::Pending
+    }
+
     /// Bytes that wait for credit or room.
     pub fn unsent(&self) -> usize {
         self.backlog.len() - self.framed

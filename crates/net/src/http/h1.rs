@@ -4,7 +4,7 @@
 //! leave in one write. Whether it may be used again is for the caller to decide, from
 //! [`Conn::is_clean`] and the heads.
 
-use super::{Answered, Error, Progress, Sink, UNSENT_BYTES_MAX, scratch};
+use super::{Answered, Error, Progress, Sink, scratch};
 use crate::http::Chunk;
 use crate::io::Stream;
 use byrnie_codec::h1::{self, Asked, Body};
@@ -451,5 +451,3 @@ fn keep(inbox: &mut Vec<u8>, used: &mut usize, rest: &[u8]) {
     }
     inbox.extend_from_slice(rest);
 }
-
-const _: () = assert!(PIPELINED_BYTES_MAX <= UNSENT_BYTES_MAX);

@@ -25,9 +25,6 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Bytes that may wait for one side before the other side is no longer read: the high-water mark.
-pub const UNSENT_BYTES_MAX: usize = 256 * 1024;
-
 /// How long it's waited for the rest of a handshake's first message.
 const PIECE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -262,6 +259,15 @@ impl Wire {
             Self::H1(conn) => conn.poll_flush(cx),
             Self::H2(flow) => flow.poll_flush(cx),
             Self::Hop(flow) => flow.poll_flush(cx),
+        }
+    }
+
+    /// Ready once more of a body may be written, as far as it's known. What waits must have been flushed.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            // A socket tells only what it didn't take.
+            Self::H1(_) | Self::H2(_) => Poll::Ready(()),
+            Self::Hop(flow) => flow.poll_room(cx),
         }
     }
 
