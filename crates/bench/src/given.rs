@@ -142,7 +142,11 @@ fn mesh() -> Resource {
 
 fn service(target: u16, protocol: Protocol) -> Resource {
     let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(target), protocol };
-    resource(Kind::Service, "app", Spec::Service(Service { ports: vec![port], selector: labels(), outside: None }))
+    resource(
+        Kind::Service,
+        "app",
+        Spec::Service(Service { ports: vec![port], selector: labels(), outside: None, publish_not_ready: false }),
+    )
 }
 
 fn workload(name: &str, port: u16, protocol: Protocol) -> Result<Workload> {

@@ -9,7 +9,7 @@ use rcgen::{CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -38,6 +38,11 @@ struct Host {
 impl Host {
     /// Under TLS, with a certificate for these names.
     fn new(port: u16, authority: &Authority, names: &[&str]) -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], port)), authority, names)
+    }
+
+    /// The same, at an address of this machine.
+    fn at(address: SocketAddr, authority: &Authority, names: &[&str]) -> Self {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let signed = CertificateParams::new(names).unwrap().signed_by(&key, &authority.issuer).unwrap();
@@ -50,19 +55,22 @@ impl Host {
                 .with_single_cert(vec![signed.der().clone()], private)
                 .unwrap();
         let config = Arc::new(config);
-        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-        let (address, over) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+        Self::serving(address, move |tcp| {
+            let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            answer(&mut rustls::StreamOwned::new(session, tcp));
+        })
+    }
+
+    fn serving(address: SocketAddr, serve: impl Fn(TcpStream) + Clone + Send + 'static) -> Self {
+        let (listener, over) = (TcpListener::bind(address).unwrap(), Arc::new(AtomicBool::new(false)));
         let ends = Arc::clone(&over);
         std::thread::spawn(move || {
             for tcp in listener.incoming().map_while(Result::ok) {
                 if ends.load(Ordering::SeqCst) {
                     return;
                 }
-                let config = Arc::clone(&config);
-                std::thread::spawn(move || {
-                    let session = rustls::ServerConnection::new(config).unwrap();
-                    answer(&mut rustls::StreamOwned::new(session, tcp));
-                });
+                let serve = serve.clone();
+                std::thread::spawn(move || serve(tcp));
             }
         });
         Self { address, over }
@@ -207,4 +215,111 @@ spec:
     let before = asked();
     until("the other was asked again", || teller.log(), || asked() > before + 1);
     assert!(!teller.log().contains("other 200"), "{}", teller.log());
+}
+
+/// `legacy`, at addresses: HTTP at 80, and bytes at 81.
+fn legacy(port: u16, addresses: &[&str]) -> String {
+    let endpoint = |address: &&str| format!("  - {{addresses: [{address}]}}\n");
+    let endpoints: String = addresses.iter().map(endpoint).collect();
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: legacy}}
+spec:
+  ports: [{{name: web, port: 80}}, {{name: raw, port: 81, appProtocol: tcp}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: legacy-1, labels: {{kubernetes.io/service-name: legacy}}}}
+addressType: IPv4
+ports: [{{name: web, port: {port}}}, {{name: raw, port: {port}}}]
+endpoints:
+{endpoints}"
+    )
+}
+
+/// A host outside that says in each answer at which address it was asked.
+fn plain(address: &str, port: u16) -> Host {
+    let address = SocketAddr::new(address.parse::<IpAddr>().unwrap(), port);
+    Host::serving(address, |mut tcp| {
+        let here = tcp.local_addr().unwrap().ip().to_string();
+        let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{here}", here.len());
+        let asked = tcp.read(&mut [0; 4096]);
+        let _ = asked.and_then(|_| tcp.write_all(head.as_bytes()));
+    })
+}
+
+#[test]
+fn addresses_of_slices_are_reached_by_those_whom_a_policy_allows_and_one_that_fails_is_left_out() {
+    let mesh = Mesh::up(&[]);
+    let port = free_port();
+    let (one, two) = (plain("127.0.0.1", port), plain("127.0.0.2", port));
+    mesh.ok(&["apply", "-f", &file(&mesh, "legacy.yaml", &legacy(port, &["127.0.0.1", "127.0.0.2"]))]);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 200);
+    let mut reached = std::collections::BTreeSet::new();
+    until(
+        "both are asked",
+        || mesh.ok(&["status"]),
+        || {
+            reached.insert(mesh.ask("legacy", "/").unwrap().body);
+            reached.len() == 2
+        },
+    );
+    let why = mesh.ok(&["explain", "GET http://legacy.mesh.localhost/", "--from", "edge"]);
+    for words in [format!("127.0.0.1:{port} at"), format!("127.0.0.2:{port} at"), "outside the mesh".to_owned()] {
+        assert!(why.contains(&words), "{words} in {why}");
+    }
+    let table = mesh.ok(&["get", "endpointslices"]);
+    assert!(table.contains("legacy") && table.contains("127.0.0.1,127.0.0.2"), "{table}");
+
+    // A workload may only once a policy says so, whatever it speaks.
+    let script = "while :; do curl -s -m 9 -o /dev/null -w 'asked %{http_code}\\n' $BYRNIE_LEGACY_URL/; \
+        curl -s -m 9 -o /dev/null -w 'through %{http_code}\\n' --noproxy '' -p -x $HTTP_PROXY http://legacy:81/; done";
+    let args = ["--name", "teller", "--port", "1", "--uses", "legacy", "--http-proxy"];
+    let teller = mesh.run(&args, &["bash", "-c", script]);
+    teller.wait_for_line("asked 403");
+    teller.wait_for_line("through 000");
+    mesh.ok(&["allow", "teller", "legacy"]);
+    teller.wait_for_line("asked 200");
+    teller.wait_for_line("through 200");
+
+    // Nobody notices that one of them is gone, nor that they move.
+    drop(one);
+    for _ in 0..20 {
+        let answer = mesh.ask("legacy", "/").unwrap();
+        assert_eq!((answer.status, answer.body.as_str()), (200, "127.0.0.2"));
+    }
+    let _third = plain("127.0.0.3", port);
+    mesh.ok(&["apply", "-f", &file(&mesh, "moved.yaml", &legacy(port, &["127.0.0.3"]))]);
+    mesh.ask_until("legacy", "/", |answer| answer.body == "127.0.0.3");
+    drop(two);
+    assert_eq!(mesh.ask("legacy", "/").unwrap().body, "127.0.0.3");
+    mesh.ok(&["delete", "endpointslice", "legacy-1"]);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 503);
+}
+
+#[test]
+fn addresses_of_slices_prove_by_tls_who_they_are() {
+    let mesh = Mesh::up(&[]);
+    let (trusted, other, port) = (authority(), authority(), free_port());
+    let at = |address: &str| SocketAddr::new(address.parse().unwrap(), port);
+    let _true = Host::at(at("127.0.0.1"), &trusted, &["legacy.test"]);
+    let _false = Host::at(at("127.0.0.2"), &other, &["legacy.test"]);
+    let tls = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: legacy}
+spec:
+  targetRefs: [{group: '', kind: Service, name: legacy, sectionName: web}]
+  validation: {hostname: legacy.test, caCertificateRefs: [{group: '', kind: ConfigMap, name: bank-ca}]}
+";
+    let text = legacy(port, &["127.0.0.1", "127.0.0.2"]) + tls + "---\n" + &bundle(&trusted.pem);
+    mesh.ok(&["apply", "-f", &file(&mesh, "legacy.yaml", &text)]);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 200);
+    // One that is somebody else is never asked, and another is in its place.
+    for _ in 0..20 {
+        assert_eq!(mesh.ask("legacy", "/").unwrap().status, 200);
+    }
+    mesh.ok(&["apply", "-f", &file(&mesh, "false.yaml", &legacy(port, &["127.0.0.2"]))]);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 502);
 }

@@ -10,7 +10,7 @@ use crate::index::service::ServiceIndex;
 use crate::index::workload::WorkloadIndex;
 use crate::node::{NodeId, NodeSpec, Nodes, Place, Role, Standing};
 use crate::view::{self, View};
-use byrnie_model::{Change, Delta, Identity, Key, Kind, Resource, ServiceRef, Spec};
+use byrnie_model::{Change, Delta, Identity, Key, Kind, Resource, ServiceRef, Slice, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -160,6 +160,14 @@ impl Catalog {
     /// The derived endpoints of a service, healthy or not, in order of workload.
     pub fn endpoints(&self, service: &ServiceRef) -> impl Iterator<Item = &Arc<Resource>> {
         self.services.members(service).filter_map(|place| self.resources.get(&view::endpoint_key(service, place)))
+    }
+
+    /// The slices that name a service, in order of name, whether or not it takes its endpoints from any.
+    pub fn slices<'a>(&'a self, service: &ServiceRef) -> impl Iterator<Item = (&'a Key, &'a Slice)> + use<'a> {
+        self.services.slices(service).filter_map(|key| match self.spec(key) {
+            Some(Spec::Slice(slice)) => Some((key, &**slice)),
+            _ => None,
+        })
     }
 
     pub(crate) fn store(&mut self, key: &Key, resource: Option<Arc<Resource>>) {

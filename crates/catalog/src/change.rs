@@ -37,6 +37,7 @@ impl Catalog {
         match key.kind {
             Kind::Service => self.relate_service(key, old, new, work),
             Kind::Workload => self.relate_workload(key, old, new, work),
+            Kind::EndpointSlice => self.relate_slice(key, [old, new], work),
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
                 self.relate_route(key, old.and_then(route), new.and_then(route), work)
             }
@@ -70,6 +71,10 @@ impl Catalog {
             self.services.link(&at, place, after.contains(place));
         }
         let came_or_went = old_spec.is_some() != new_spec.is_some();
+        let takes = |service: &Option<Service>| service.as_ref().is_some_and(Service::takes_slices);
+        if takes(&old_spec) != takes(&new_spec) {
+            self.mark_exits(&at, work);
+        }
         let mut keys = vec![key.clone()];
         for place in before.union(&after) {
             keys.extend(self.derive(&at, place, work));
@@ -91,6 +96,37 @@ impl Catalog {
             let behind = self.behind(&at);
             let nodes = self.rooted(&at, work);
             work.mark(&nodes, &behind);
+        }
+    }
+
+    /// Which proxies serve a service depends on whether any slice names it.
+    fn relate_slice(&mut self, key: &Key, of: [Option<&Resource>; 2], work: &mut Work) {
+        let [old, new] = of.map(|resource| match resource.map(|r| &r.spec) {
+            Some(Spec::Slice(slice)) => Some(slice.service_in(&key.namespace)),
+            _ => None,
+        });
+        let services: BTreeSet<&ServiceRef> = old.iter().chain(&new).collect();
+        let had: Vec<bool> = services.iter().map(|at| self.services.slices(at).next().is_some()).collect();
+        self.services.slice(key, old.as_ref(), new.as_ref());
+        for (at, had) in services.into_iter().zip(had) {
+            if had != self.services.slices(at).next().is_some()
+                && let Some(service) = self.resources.get(&service_key(at)).cloned()
+            {
+                self.relate_service(&service_key(at), Some(&service), Some(&service), work);
+                self.mark_exits(at, work);
+            }
+        }
+        for place in self.workloads.egress() {
+            work.mark(self.nodes.at(place), std::slice::from_ref(key));
+        }
+    }
+
+    /// The proxies by which calls leave the mesh are told of a service's slices, and how it's called, only while it
+    /// takes any.
+    fn mark_exits(&self, at: &ServiceRef, work: &mut Work) {
+        let keys: Vec<Key> = self.services.slices(at).chain(self.policies.traffic(at)).cloned().collect();
+        for place in self.workloads.egress() {
+            work.mark(self.nodes.at(place), &keys);
         }
     }
 
@@ -203,7 +239,7 @@ impl Catalog {
     /// Workloads that serve a service.
     fn selected(&self, at: &ServiceRef, service: Option<&Service>, work: &mut Work) -> BTreeSet<Place> {
         let Some(service) = service else { return BTreeSet::new() };
-        if service.outside.is_some() {
+        if service.outside.is_some() || self.takes_slices(at, service) {
             return self.workloads.egress().cloned().collect();
         }
         let selector = &service.selector;
@@ -226,6 +262,8 @@ impl Catalog {
         let mut services: BTreeSet<ServiceRef> = candidates.into_iter().filter(fits).collect();
         if workload_of(workload).is_some_and(|(workload, _)| workload.identity.is_egress()) {
             services.extend(self.services.outside().iter().cloned());
+            let sliced = self.services.sliced();
+            services.extend(sliced.filter(|at| self.service(at).is_some_and(|s| s.takes_slices())).cloned());
         }
         services
     }

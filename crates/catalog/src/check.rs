@@ -17,6 +17,7 @@ impl Catalog {
     pub fn check(&self) -> Vec<Diagnostic> {
         let kinds = [
             Kind::Service,
+            Kind::EndpointSlice,
             Kind::Workload,
             Kind::Gateway,
             Kind::ListenerSet,
@@ -37,6 +38,7 @@ impl Catalog {
     pub fn check_one(&self, resource: &Resource) -> Vec<Diagnostic> {
         let mut found = match &resource.spec {
             Spec::Service(service) => lint::service::check(self, &resource.key, service),
+            Spec::Slice(slice) => lint::slice::check(self, &resource.key, slice),
             Spec::Workload(workload) => lint::workload::check(self, &resource.key, workload),
             Spec::Route(route) => lint::route::check(self, &resource.key, route),
             Spec::Access(policy) => lint::access::check(self, &resource.key, policy),

@@ -16,6 +16,7 @@ use byrnie_model::policy::traffic::Choice;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::route::{Backend, Destination, Match, Parent, Rule as RouteRule};
 use byrnie_model::service::{Health, Locality, ServicePort, TargetPort};
+use byrnie_model::slice::{Address, Slice, SlicePort};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{
     Change, Delta, Identity, Key, Kind, Labels, Protocol, Resource, Revision, Route, Service, ServiceRef, Spec,
@@ -43,7 +44,12 @@ fn put(kind: Kind, name: &str, labels: Labels, spec: Spec) -> Change {
 fn service(name: &str, selects: &str) -> Change {
     let port = |port: u16, target| ServicePort { name: "".into(), port, target, protocol: Protocol::Http1 };
     let ports = vec![port(80, TargetPort::Number(8080)), port(81, TargetPort::Name("extra".into()))];
-    put(Kind::Service, name, Labels::new(), Spec::Service(Service { ports, selector: labels(selects), outside: None }))
+    put(
+        Kind::Service,
+        name,
+        Labels::new(),
+        Spec::Service(Service { ports, selector: labels(selects), outside: None, publish_not_ready: false }),
+    )
 }
 
 /// A service outside the mesh.
@@ -55,6 +61,19 @@ fn outside(name: &str) -> Change {
         service.outside = Some("api.test".into());
     }
     Change::Put(Arc::new(resource))
+}
+
+/// Addresses that serve a service, if it selects nothing.
+fn slice(name: &str, service: &str) -> Change {
+    let address = Address {
+        ip: [192, 0, 2, 1].into(),
+        health: Health::Healthy,
+        locality: Locality::default(),
+        zones: Vec::new(),
+    };
+    let ports = vec![SlicePort { name: "".into(), port: 8080 }];
+    let spec = Slice { service: service.into(), ports, endpoints: vec![address] };
+    put(Kind::EndpointSlice, name, Labels::new(), Spec::Slice(spec.into()))
 }
 
 /// The workload by which calls leave the mesh.

@@ -51,6 +51,9 @@ impl Catalog {
                     keys.extend(self.policies.access(service).chain(self.policies.traffic(service)).cloned());
                 }
                 if self.leads_out(&place) {
+                    for service in self.services.serves(&place) {
+                        keys.extend(self.services.slices(service).cloned());
+                    }
                     for policy in self.iter(Kind::BackendTlsPolicy) {
                         keys.insert(policy.key.clone());
                         if let Spec::BackendTls(spec) = &policy.spec {
@@ -77,9 +80,16 @@ impl Catalog {
             (Spec::Service(_) | Spec::Endpoint(_) | Spec::Route(_) | Spec::Traffic(_), Role::Gateway) => true,
             (Spec::Gateway(gateway), Role::Gateway) => self.is_served(key, gateway),
             (Spec::Secret(_), Role::Gateway) => self.is_shown(key),
+            (Spec::Slice(slice), Role::Sidecar) => {
+                let at = slice.service_in(&key.namespace);
+                self.leads_out(&place(node)) && self.service(&at).is_some_and(|service| service.takes_slices())
+            }
             (Spec::BackendTls(_), Role::Sidecar) => self.leads_out(&place(node)),
             (Spec::Bundle(_), Role::Sidecar) => self.leads_out(&place(node)) && self.is_trusted(key),
-            (Spec::Workload(_) | Spec::Access(_) | Spec::BackendTls(_) | Spec::Bundle(_), Role::Gateway)
+            (
+                Spec::Workload(_) | Spec::Access(_) | Spec::Slice(_) | Spec::BackendTls(_) | Spec::Bundle(_),
+                Role::Gateway,
+            )
             | (Spec::Gateway(_) | Spec::Secret(_), Role::Sidecar) => false,
             (Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_), _) => false,
             (Spec::Workload(_), Role::Sidecar) => key.namespace == node.namespace && key.name == node.workload,
@@ -167,10 +177,17 @@ impl Catalog {
         workload.uses.contains(service) || self.policies.granted(service, &workload.identity)
     }
 
-    /// Whether a policy says something that the own program's proxy sees to.
+    /// Whether a policy says something that the own program's proxy sees to. The one by which calls leave the mesh for
+    /// the addresses of slices balances over these as the policy says.
     fn serves_by(&self, node: &NodeSpec, policy: &TrafficPolicy) -> bool {
         let place = place(node);
-        policy.is_for_callee() && policy.targets.iter().any(|target| self.services.is_member(target, &place))
+        let sees_to = |at: &ServiceRef| policy.is_for_callee() || self.service(at).is_some_and(|s| s.takes_slices());
+        policy.targets.iter().any(|target| self.services.is_member(target, &place) && sees_to(target))
+    }
+
+    /// Whether slices say where a service is.
+    pub(crate) fn takes_slices(&self, at: &ServiceRef, service: &Service) -> bool {
+        service.takes_slices() && self.services.slices(at).next().is_some()
     }
 
     /// Like [`Self::roots_here`], for a service that exists: only then do its routes count.
@@ -266,7 +283,7 @@ pub(crate) fn endpoint_key(service: &ServiceRef, place: &Place) -> Key {
 pub(crate) fn rank(resource: &Resource) -> (u8, Key) {
     let rank = match &resource.spec {
         Spec::Namespace | Spec::Mesh(_) | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => 0,
-        Spec::Workload(_) | Spec::Bundle(_) | Spec::BackendTls(_) => 1,
+        Spec::Workload(_) | Spec::Slice(_) | Spec::Bundle(_) | Spec::BackendTls(_) => 1,
         Spec::Access(policy) if policy.action == Action::Deny => 2,
         Spec::Access(_) => 3,
         Spec::Service(_) => 4,

@@ -5,6 +5,7 @@
 use crate::balance::hash::Table;
 use crate::balance::load::Load;
 use crate::concurrency::{Criticality, Gate};
+use crate::program::Security;
 use crate::slot::Slot;
 use byrnie_base::share::{InFlight, Pace};
 use byrnie_base::{Instant, Text};
@@ -115,6 +116,8 @@ pub struct Cluster {
     pub(crate) protocol: Protocol,
     /// The authority that is asked for if it's a host outside the mesh: there nobody knows the service by its own name.
     pub(crate) outside: Option<Text>,
+    /// How connections to the endpoints are protected, if they are addresses outside the mesh, to which this node leads.
+    pub(crate) beyond: Option<Security>,
     /// Healthy endpoints, nearest first.
     pub(crate) members: Box<[Arc<Member>]>,
     /// `cumulative[i]`: weights of `members[..=i]`; empty if all weights are equal.

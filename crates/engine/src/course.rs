@@ -8,7 +8,7 @@ use crate::balance::report;
 use crate::cluster::{Busy, Cluster, Member};
 use crate::outlier::{self, Sign};
 use crate::plan::{Again, Hop};
-use crate::program::Program;
+use crate::program::{Outside, Program};
 use crate::retry::{self, HOLD_MAX, PAUSE_MAX, PAUSE_OTHER_ENDPOINT, PAUSE_SAME_ENDPOINT};
 use crate::shard::Shard;
 use crate::slot::Slot;
@@ -94,6 +94,17 @@ impl Course {
         }
     }
 
+    /// Aims at addresses outside, of which this proxy chooses. Another is tried only if one can't have seen the request:
+    /// everything else is up to the caller's proxy, which has its own retries.
+    pub(crate) fn aim_far(&mut self, cluster: Arc<Cluster>, shard: &mut Shard, now: Instant) {
+        if let Some(memory) = shard.clusters.entry(cluster.slot) {
+            memory.budget.request(&cluster.call, now);
+        }
+        let (tries_max, body_held) = (retry::TRIES_MAX, true);
+        self.policy = retry::Policy { tries_max, repeatable: false, body_held, keyed: false };
+        self.goal = Goal::Cluster(cluster);
+    }
+
     /// The next try, or why there is none.
     pub(crate) fn dispatch(&mut self, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
         if self.deadline.is_some_and(|deadline| deadline.since(now) < TRY_MIN) {
@@ -133,7 +144,15 @@ impl Course {
         let soft = self.soft_timeout(cluster, shard);
         self.limits.soft = self.limits.timeout.is_none();
         let timeout = self.limits.timeout.or(soft);
-        let target = Target::Mesh(Hop { member, cluster: Arc::clone(cluster) });
+        let target = match &cluster.beyond {
+            None => Target::Mesh(Hop { member, cluster: Arc::clone(cluster) }),
+            Some(security) => {
+                let (address, security) = (member.address(), security.clone());
+                let host = address.ip().to_string().into();
+                let program = Program::Outside(Arc::new(Outside { host, port: address.port(), security }));
+                Target::Program { program, protocol: cluster.protocol }
+            }
+        };
         let try_deadline = timeout.map(|timeout| now + delay + timeout);
         Ok(self.plan(target, cluster.call.patience.connect, try_deadline, delay))
     }

@@ -155,7 +155,10 @@ impl Exchange {
     /// try follows, the response is of no use any more: its connection is to be closed or its body drained.
     pub fn on_response(&mut self, shard: &mut Shard, head: &mut Head, at: Now) -> Effect {
         let now = at.mono;
-        if self.course.cluster().is_none() {
+        if self.facts.side == Side::Inbound {
+            if self.course.cluster().is_some() {
+                self.heed(head, now);
+            }
             self.release(shard, true, now);
             // The own program can't speak for the mesh.
             strip_untrusted_response(head, Sender::Program);
@@ -252,8 +255,8 @@ impl Exchange {
         let words = &self.snapshot.words;
         let route = match (&self.chosen, &self.course.goal) {
             (Some(chosen), _) => chosen.label().clone(),
-            (None, Goal::Cluster(_)) => words.default.clone(),
-            (None, Goal::None | Goal::Program { .. }) => words.none.clone(),
+            (None, Goal::Cluster(_)) if self.facts.side != Side::Inbound => words.default.clone(),
+            (None, _) => words.none.clone(),
         };
         let (rule, shadow) = match self.access {
             Some(ruling) => (ruling.rule.unwrap_or_else(|| words.default.clone()), ruling.shadow),
@@ -329,7 +332,15 @@ impl Exchange {
             self.refuse(Reason::UnknownService, format!("{} is asked for a host by its own name: {why}", tree.label))
         })?;
         self.admit_inbound(shard, (tree, port), arrival, head, now)?;
-        self.course.goal = Goal::Program { program, protocol: port.protocol };
+        match snapshot.cluster(port.cluster).filter(|cluster| cluster.beyond.is_some()) {
+            Some(cluster) => {
+                if let Some(on) = cluster.call.hash.as_ref().map(|hash| &hash.on) {
+                    self.course.key = hash::key(on, head, arrival, &snapshot.node.name);
+                }
+                self.course.aim_far(Arc::clone(cluster), shard, now);
+            }
+            None => self.course.goal = Goal::Program { program, protocol: port.protocol },
+        }
         if let Some(claim) = self.claim(shard, tree.protection.as_ref(), arrival, head, now)? {
             return Ok(Decision::Claim(claim));
         }

@@ -11,7 +11,7 @@ use crate::route::{Chosen, Entry, Miss};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::tunnel::Tunnel;
-use crate::{Arrival, Direction, Effect, Outcome, Reason, Side, Target, fault, resolve};
+use crate::{Arrival, Direction, Effect, Outcome, Program, Reason, Side, Target, fault, resolve};
 use byrnie_base::{Now, Text};
 use byrnie_codec::Head;
 use byrnie_model::ServiceRef;
@@ -112,10 +112,8 @@ pub fn explain_tunnel(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, now: Now)
         }
         _ => explain_service(snapshot, arrival, &Head::new(), &mut steps),
     }
-    if let Effect::Send(plan) = &effect
-        && let Target::Mesh(hop) = &plan.target
-    {
-        explain_endpoint(&hop.cluster, &effect, &shard, now, &mut steps);
+    if let Some(cluster) = tunnel.cluster() {
+        explain_endpoint(cluster, &effect, &shard, now, &mut steps);
     }
     let passed = !matches!(&effect, Effect::Reply(answer) if answer.reason == Reason::AccessDenied);
     let onward = onward(&effect, "");
@@ -306,11 +304,14 @@ fn explain_endpoint(cluster: &Cluster, effect: &Effect, shard: &Shard, now: Now,
     let taken = match effect {
         Effect::Send(plan) => match &plan.target {
             Target::Mesh(hop) => Some(hop.endpoint().clone()),
+            Target::Program { program: Program::Outside(to), .. } => Some(to.authority().into()),
             Target::Program { .. } => None,
         },
         _ => None,
     };
-    if let Some(fault) = cluster.call.fault.as_ref().filter(|fault| fault::is_active(fault, now.wall)) {
+    // It strikes at the caller.
+    let fault = cluster.call.fault.as_ref().filter(|_| cluster.beyond.is_none());
+    if let Some(fault) = fault.filter(|fault| fault::is_active(fault, now.wall)) {
         steps.push(step("fault", "", "", format!("a fault strikes {}% of the requests that fit it", fault.percent)));
     }
     let loads = tiers::loads(cluster, shard, now.mono);

@@ -23,7 +23,7 @@ pub enum Program {
 /// A host outside the mesh.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outside {
-    /// Its name, its IPv4 address, or a pattern `*.DOMAIN` for hosts of which the caller names one.
+    /// Its name, its address, or a pattern `*.DOMAIN` for hosts of which the caller names one.
     pub host: Text,
     /// Its port.
     pub port: u16,
@@ -57,6 +57,14 @@ impl Outside {
     /// Whether it stands for many hosts.
     pub fn is_pattern(&self) -> bool {
         is_pattern(&self.host)
+    }
+
+    /// `HOST:PORT`.
+    pub(crate) fn authority(&self) -> String {
+        match self.host.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, self.port).to_string(),
+            Err(_) => format!("{}:{}", self.host, self.port),
+        }
     }
 
     /// The very host that a caller names, if it's one of those that this stands for.
@@ -119,7 +127,7 @@ impl fmt::Display for Program {
         match self {
             Self::Beside(address) => write!(f, "the program at {address}"),
             Self::Outside(outside) => {
-                write!(f, "{}:{} outside the mesh", outside.host, outside.port)?;
+                write!(f, "{} outside the mesh", outside.authority())?;
                 match &outside.security {
                     Security::Plain => Ok(()),
                     Security::Tls(verify) => write!(f, " (TLS, verified as {})", verify.names.join(" or ")),

@@ -64,6 +64,11 @@ impl Tunnel {
         (tunnel, effect)
     }
 
+    /// The endpoints among which it was chosen.
+    pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.course.cluster()
+    }
+
     /// The id of this tunnel's record.
     pub fn id(&self) -> &DecisionId {
         &self.id
@@ -94,7 +99,7 @@ impl Tunnel {
             self.reason = self.reason.or(Some(Reason::of(failure)));
         }
         let words = &self.snapshot.words;
-        let outbound = self.course.cluster().is_some();
+        let outbound = self.side != Side::Inbound && self.course.cluster().is_some();
         let route = self.route.unwrap_or_else(|| if outbound { &words.default } else { &words.none }.clone());
         let (rule, shadow) = match self.access {
             Some(ruling) => (ruling.rule.unwrap_or_else(|| words.default.clone()), ruling.shadow),
@@ -154,7 +159,10 @@ impl Tunnel {
         if let Some(why) = program.broken() {
             return Err(refuse(Reason::BackendAbsent, format!("{} is not reached: {why}", tree.label)));
         }
-        self.course.goal = Goal::Program { program: program.clone(), protocol: Protocol::Tcp };
+        match self.snapshot.cluster(port.cluster).filter(|cluster| cluster.beyond.is_some()) {
+            Some(cluster) => self.course.aim_far(Arc::clone(cluster), shard, now),
+            None => self.course.goal = Goal::Program { program: program.clone(), protocol: Protocol::Tcp },
+        }
         self.dispatch(shard, now)
     }
 

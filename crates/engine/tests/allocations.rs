@@ -74,7 +74,11 @@ fn resource(kind: Kind, name: &str, spec: Spec) -> Arc<Resource> {
 fn service(name: &str) -> Arc<Resource> {
     let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(8080), protocol: Protocol::Http1 };
     let selector = Labels::from([("app".into(), name.into())]);
-    resource(Kind::Service, name, Spec::Service(Service { ports: vec![port], selector, outside: None }))
+    resource(
+        Kind::Service,
+        name,
+        Spec::Service(Service { ports: vec![port], selector, outside: None, publish_not_ready: false }),
+    )
 }
 
 fn identity(account: &str) -> Identity {

@@ -258,6 +258,14 @@ registry! {
         "authorities for TLS to a service outside are absent or unfit",
         "Calls of the service are refused, as nobody could tell who answers them.",
         "Apply the ConfigMap with certificates of authorities, as PEM, in data[\"ca.crt\"].";
+    SLICE_UNUSED: "BYR-C074",
+        "addresses of an EndpointSlice serve nothing",
+        "No request is sent to them.",
+        "Name a Service without selector in the label kubernetes.io/service-name, and its ports by their names.";
+    SLICES_TOO_MANY: "BYR-C075",
+        "the EndpointSlices of a service have more addresses than are used",
+        "Those beyond, in the order of the slices' names, are sent nothing.",
+        "Make several services of it, and split calls by a route.";
     CLASS_UNSERVED: "BYR-C053",
         "gateway is of a class that nobody here serves",
         "The gateway and the routes on it have no effect.",

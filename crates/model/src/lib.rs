@@ -20,6 +20,7 @@ pub mod saga;
 pub mod schema;
 pub mod secret;
 pub mod service;
+pub mod slice;
 pub mod workload;
 #[cfg(feature = "yaml")]
 pub mod yaml;
@@ -33,4 +34,5 @@ pub use route::Route;
 pub use saga::Saga;
 pub use secret::Secret;
 pub use service::{Endpoint, Health, Protocol, Service, ServiceRef};
+pub use slice::Slice;
 pub use workload::Workload;

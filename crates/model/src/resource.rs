@@ -4,7 +4,7 @@
 use crate::gateway::{Gateway, GatewayClass, Grant};
 use crate::outside::{BackendTls, Bundle};
 use crate::policy::{AccessPolicy, TrafficPolicy};
-use crate::{Endpoint, Route, Saga, Secret, Service, Workload};
+use crate::{Endpoint, Route, Saga, Secret, Service, Slice, Workload};
 use byrnie_base::Text;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +22,8 @@ pub enum Kind {
     Mesh,
     /// core/v1 `Service`.
     Service,
+    /// discovery.k8s.io `EndpointSlice`: addresses that serve a service.
+    EndpointSlice,
     /// core/v1 `Secret`: a certificate and its key, for a gateway.
     Secret,
     /// core/v1 `ConfigMap`: certificates of authorities, for calls that leave the mesh.
@@ -58,10 +60,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 18] = [
+    pub const APPLICABLE: [Self; 19] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
+        Self::EndpointSlice,
         Self::Secret,
         Self::ConfigMap,
         Self::Workload,
@@ -85,6 +88,7 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Mesh => "Mesh",
             Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
             Self::Workload => "Workload",
@@ -108,6 +112,7 @@ impl Kind {
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::Namespace | Self::Service | Self::Secret | Self::ConfigMap => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::HttpRoute
             | Self::GrpcRoute
             | Self::TlsRoute
@@ -130,6 +135,7 @@ impl Kind {
             "namespace" | "namespaces" | "ns" => Self::Namespace,
             "mesh" | "meshes" => Self::Mesh,
             "service" | "services" | "svc" => Self::Service,
+            "endpointslice" | "endpointslices" => Self::EndpointSlice,
             "secret" | "secrets" => Self::Secret,
             "configmap" | "configmaps" | "cm" => Self::ConfigMap,
             "workload" | "workloads" | "wl" => Self::Workload,
@@ -176,7 +182,12 @@ impl Kind {
             || self.is_gateway()
             || matches!(
                 self,
-                Self::GatewayClass | Self::ReferenceGrant | Self::BackendTlsPolicy | Self::Secret | Self::ConfigMap
+                Self::GatewayClass
+                    | Self::ReferenceGrant
+                    | Self::BackendTlsPolicy
+                    | Self::Secret
+                    | Self::ConfigMap
+                    | Self::EndpointSlice
             )
     }
 
@@ -260,6 +271,8 @@ pub enum Spec {
     Mesh(Mesh),
     /// A name and ports that callers ask for.
     Service(Service),
+    /// Addresses that serve a service.
+    Slice(Arc<Slice>),
     /// A certificate and its key.
     Secret(Arc<Secret>),
     /// Certificates of authorities.

@@ -5,6 +5,7 @@
 use crate::Kind;
 use crate::secret::TLS_TYPE;
 use crate::yaml::{AccessSpec, MeshSpec, SagaSpec, TrafficSpec, WorkloadSpec};
+use k8s_openapi::api::discovery::v1 as discovery;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 pub fn of(kind: Kind) -> Option<Value> {
     let mut generator = SchemaGenerator::default();
     let spec = match kind {
-        Kind::Namespace | Kind::Secret | Kind::ConfigMap => None,
+        Kind::Namespace | Kind::EndpointSlice | Kind::Secret | Kind::ConfigMap => None,
         Kind::Mesh => Some(spec::<MeshSpec>(&mut generator)),
         Kind::Workload => Some(spec::<WorkloadSpec>(&mut generator)),
         Kind::AccessPolicy => Some(spec::<AccessSpec>(&mut generator)),
@@ -59,17 +60,7 @@ pub fn of(kind: Kind) -> Option<Value> {
             "status": {"type": "object"},
         },
     });
-    let text = json!({"type": "object", "additionalProperties": {"type": "string"}});
-    if kind == Kind::ConfigMap {
-        schema["properties"]["data"] = text.clone();
-        schema["required"] = json!(["apiVersion", "kind", "metadata", "data"]);
-    }
-    if kind == Kind::Secret {
-        schema["properties"]["type"] = json!({"const": TLS_TYPE});
-        schema["properties"]["data"] = text.clone();
-        schema["properties"]["stringData"] = text;
-        schema["required"] = json!(["apiVersion", "kind", "metadata", "type"]);
-    }
+    beside_metadata(kind, &mut generator, &mut schema);
     if let Some(spec) = spec {
         schema["properties"]["spec"] = spec;
         schema["required"] = json!(["apiVersion", "kind", "metadata", "spec"]);
@@ -79,6 +70,30 @@ pub fn of(kind: Kind) -> Option<Value> {
         schema["$defs"] = definitions.into();
     }
     Some(schema)
+}
+
+/// What kinds without a `spec` have instead.
+fn beside_metadata(kind: Kind, generator: &mut SchemaGenerator, schema: &mut Value) {
+    let text = json!({"type": "object", "additionalProperties": {"type": "string"}});
+    match kind {
+        Kind::ConfigMap => {
+            schema["properties"]["data"] = text;
+            schema["required"] = json!(["apiVersion", "kind", "metadata", "data"]);
+        }
+        Kind::Secret => {
+            schema["properties"]["type"] = json!({"const": TLS_TYPE});
+            schema["properties"]["data"] = text.clone();
+            schema["properties"]["stringData"] = text;
+            schema["required"] = json!(["apiVersion", "kind", "metadata", "type"]);
+        }
+        Kind::EndpointSlice => {
+            schema["properties"]["addressType"] = json!({"enum": ["IPv4", "IPv6"]});
+            schema["properties"]["endpoints"] = generator.subschema_for::<Vec<discovery::Endpoint>>().into();
+            schema["properties"]["ports"] = generator.subschema_for::<Vec<discovery::EndpointPort>>().into();
+            schema["required"] = json!(["apiVersion", "kind", "metadata", "addressType"]);
+        }
+        _ => {}
+    }
 }
 
 fn spec<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {

@@ -49,9 +49,17 @@ pub struct Service {
     /// The host outside the mesh that serves it (`externalName`): a DNS name in lower case, an IPv4 address, or a pattern
     /// `*.DOMAIN` for all hosts below a domain. It's reached by the mesh's egress. Such a service selects nothing, and its target ports are numbers.
     pub outside: Option<Text>,
+    /// Whether addresses that EndpointSlices call unready are sent requests all the same. Only of a service that takes
+    /// its endpoints from these.
+    pub publish_not_ready: bool,
 }
 
 impl Service {
+    /// Whether EndpointSlices say what serves it: nothing is selected, and no host is named.
+    pub fn takes_slices(&self) -> bool {
+        self.selector.is_empty() && self.outside.is_none()
+    }
+
     /// What is asked of the host outside by callers who can't know its name: its authority, without a port that
     /// clients of HTTP leave out. `None` for a pattern, of which callers name a host.
     pub fn outside_authority(&self, port: &ServicePort) -> Option<Text> {

@@ -259,7 +259,12 @@ fn service_resource(name: &str, app: &str) -> Resource {
     resource(
         Kind::Service,
         name,
-        Spec::Service(Service { ports: vec![port], selector: app_labels(app), outside: None }),
+        Spec::Service(Service {
+            ports: vec![port],
+            selector: app_labels(app),
+            outside: None,
+            publish_not_ready: false,
+        }),
     )
 }
 

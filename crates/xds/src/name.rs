@@ -13,13 +13,14 @@ pub const NAME_BYTES_MAX: usize = 800;
 /// The kinds that proxies are sent, in the order in which a change is sent: what others name comes
 /// before what names it, and policies before the services that they protect, so that no state in
 /// between is weaker than the one before or the one after. Removals go the other way round.
-pub const ORDER: [Kind; 15] = [
+pub const ORDER: [Kind; 16] = [
     Kind::Mesh,
     Kind::AccessPolicy,
     Kind::TrafficPolicy,
     Kind::Workload,
     Kind::ConfigMap,
     Kind::BackendTlsPolicy,
+    Kind::EndpointSlice,
     Kind::Service,
     Kind::Endpoint,
     Kind::Secret,
@@ -47,6 +48,7 @@ pub const fn type_url(kind: Kind) -> Option<&'static str> {
         Kind::Endpoint => "type.googleapis.com/byrnie.v1.Endpoint",
         Kind::HttpRoute => "type.googleapis.com/byrnie.v1.Route",
         Kind::Secret => "type.googleapis.com/byrnie.v1.Secret",
+        Kind::EndpointSlice => "type.googleapis.com/byrnie.v1.Slice",
         Kind::ConfigMap => "type.googleapis.com/byrnie.v1.Bundle",
         Kind::BackendTlsPolicy => "type.googleapis.com/byrnie.v1.BackendTls",
         Kind::Gateway => "type.googleapis.com/byrnie.v1.Gateway",
@@ -69,6 +71,7 @@ pub fn kind(type_url: &str) -> Option<Kind> {
         "Endpoint" => Kind::Endpoint,
         "Route" => Kind::HttpRoute,
         "Secret" => Kind::Secret,
+        "Slice" => Kind::EndpointSlice,
         "Bundle" => Kind::ConfigMap,
         "BackendTls" => Kind::BackendTlsPolicy,
         "Gateway" => Kind::Gateway,

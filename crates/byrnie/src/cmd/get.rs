@@ -16,7 +16,7 @@ use serde_json::Value;
   byrnie get httproute payments -o yaml
   byrnie get svc/payments -n shop")]
 pub(crate) struct Args {
-    /// service, workload, httproute, grpcroute, tcproute, tlsroute, gateway, listenerset, gatewayclass, referencegrant, secret, accesspolicy, trafficpolicy, saga, mesh or namespace; or KIND/NAME
+    /// service, endpointslice, workload, httproute, grpcroute, tcproute, tlsroute, gateway, listenerset, gatewayclass, referencegrant, secret, accesspolicy, trafficpolicy, saga, mesh or namespace; or KIND/NAME
     kind: String,
     /// One resource
     name: Option<String>,
@@ -72,6 +72,7 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => ["PARENTS", "RULES"],
         Kind::Gateway => ["CLASS", "LISTENERS"],
         Kind::ListenerSet => ["GATEWAY", "LISTENERS"],
+        Kind::EndpointSlice => ["SERVICE", "ADDRESSES"],
         Kind::Secret => ["HOSTS", "UNTIL"],
         Kind::ConfigMap => ["ENTRIES", ""],
         Kind::BackendTlsPolicy => ["TARGETS", "HOST"],
@@ -100,6 +101,16 @@ fn summary(kind: Kind, item: &Value) -> [String; 2] {
         Kind::Service => {
             let outside = spec["externalName"].as_str().map(|host| format!("outside: {host}"));
             [names(&spec["ports"], "port"), outside.unwrap_or_else(|| pairs(&spec["selector"]))]
+        }
+        Kind::EndpointSlice => {
+            let service = item["metadata"]["labels"]["kubernetes.io/service-name"].as_str().unwrap_or_default();
+            let ports = names(&item["ports"], "port");
+            let address = |endpoint: &Value| {
+                let ready = endpoint["conditions"]["ready"] != false;
+                let ip = endpoint["addresses"][0].as_str().unwrap_or_default();
+                if ready { ip.to_owned() } else { format!("({ip})") }
+            };
+            [service.to_owned(), format!("{} : {ports}", joined(&item["endpoints"], address))]
         }
         Kind::ConfigMap => {
             let entries = item["data"].as_object().map(|data| data.keys().cloned().collect::<Vec<_>>());

@@ -37,6 +37,10 @@ impl<K: Ord, V: Ord> Multi<K, V> {
         self.0.get(key).into_iter().flatten()
     }
 
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.0.keys()
+    }
+
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.0.values().flatten()
     }

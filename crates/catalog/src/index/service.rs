@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Service.selector ⊆ Workload.labels, in one namespace  =>  members(Service), serves(Workload).
-//! An empty selector selects nothing. A Service outside the mesh is served by every workload by which calls leave it.
+//! An empty selector selects nothing. A Service outside the mesh, or of which Slices say where it is, is served by every
+//! workload by which calls leave the mesh.
 
 use super::Multi;
 use crate::node::Place;
 use byrnie_base::Text;
-use byrnie_model::{Labels, Service, ServiceRef};
+use byrnie_model::{Key, Labels, Service, ServiceRef};
 use std::collections::BTreeSet;
 
 /// A label in a namespace.
@@ -23,6 +24,8 @@ pub(crate) struct ServiceIndex {
     namespaces: Multi<Text, ServiceRef>,
     /// Services outside the mesh.
     outside: BTreeSet<ServiceRef>,
+    /// Slices by the service that they name.
+    slices: Multi<ServiceRef, Key>,
 }
 
 impl ServiceIndex {
@@ -76,6 +79,26 @@ impl ServiceIndex {
 
     pub(crate) fn is_member(&self, service: &ServiceRef, place: &Place) -> bool {
         self.members.has(service, place)
+    }
+
+    /// Notes which service a slice names.
+    pub(crate) fn slice(&mut self, key: &Key, old: Option<&ServiceRef>, new: Option<&ServiceRef>) {
+        if let Some(old) = old {
+            self.slices.remove(old, key);
+        }
+        if let Some(new) = new {
+            self.slices.insert(new.clone(), key.clone());
+        }
+    }
+
+    /// The slices that name a service, whether or not it takes any.
+    pub(crate) fn slices(&self, service: &ServiceRef) -> impl Iterator<Item = &Key> + use<'_> {
+        self.slices.of(service)
+    }
+
+    /// Services that slices name.
+    pub(crate) fn sliced(&self) -> impl Iterator<Item = &ServiceRef> {
+        self.slices.keys()
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &ServiceRef> {

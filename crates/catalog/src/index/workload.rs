@@ -86,7 +86,11 @@ pub(crate) fn endpoint(
     let ports: Vec<PortPair> = service
         .ports
         .iter()
-        .filter_map(|port| Some(PortPair { service: port.port, target: target(&port.target, workload)? }))
+        .filter_map(|port| {
+            // Where slices say it, each address may have a port of its own.
+            let there = if service.takes_slices() { Some(port.port) } else { target(&port.target, workload) };
+            Some(PortPair { service: port.port, target: there? })
+        })
         .collect();
     if ports.is_empty() {
         return None;

@@ -9,8 +9,17 @@ use std::net::Ipv4Addr;
 
 /// Ports of a service outside whose requests the mesh reads, and sends on without TLS.
 pub(crate) fn in_the_clear(catalog: &Catalog, at: &ServiceRef, service: &Service) -> Vec<Diagnostic> {
-    let Some(host) = &service.outside else { return Vec::new() };
-    if **host == *"localhost" || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback()) {
+    let (host, local) = match &service.outside {
+        Some(host) => {
+            let local = host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback());
+            (host.as_str(), local || **host == *"localhost")
+        }
+        None if catalog.takes_slices(at, service) => {
+            ("the addresses of its EndpointSlices", super::slice::is_local(catalog, at))
+        }
+        None => return Vec::new(),
+    };
+    if local {
         return Vec::new();
     }
     let fits = |target: &Target, port: &str| {
@@ -36,7 +45,7 @@ pub(crate) fn check(catalog: &Catalog, resource: &Resource, policy: &BackendTls)
             continue;
         };
         let name = &target.service.name;
-        if service.outside.is_none() {
+        if service.outside.is_none() && !catalog.takes_slices(&target.service, service) {
             let message =
                 format!("Service \"{name}\" is inside the mesh, where mutual TLS protects every call already");
             found.push(Diagnostic::warning(&code::BACKEND_TLS_INSIDE, format!("{at}.name"), message));

@@ -11,7 +11,9 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, service: &Service) -> Vec<Diag
     let at = ServiceRef::new(key.namespace.clone(), key.name.clone());
     let members: Vec<&Workload> = catalog.services.members(&at).filter_map(|place| catalog.workload(place)).collect();
     let mut found = Vec::new();
-    if members.is_empty() {
+    if catalog.takes_slices(&at, service) {
+        found.extend(super::slice::of_service(catalog, &at, service));
+    } else if members.is_empty() {
         found.extend(selects_nothing(catalog, &at, service));
     } else {
         ports_fit(service, &members, &mut found);
@@ -28,7 +30,7 @@ fn selects_nothing(catalog: &Catalog, at: &ServiceRef, service: &Service) -> Opt
         return None;
     }
     if service.selector.is_empty() {
-        let message = "this service has no selector, so that no workload serves it";
+        let message = "this service has no selector, and no EndpointSlice says where it is";
         return Some(Diagnostic::warning(&code::SELECTS_NOTHING, "spec.selector", message));
     }
     let wanted = service.selector.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",");

@@ -82,6 +82,12 @@ fn workload(name: &str, app: &str, spec: &str) -> String {
     )
 }
 
+fn slice(service: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s, labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: IPv4\n{rest}\n---\n"
+    )
+}
+
 fn route(name: &str, parent: &str, rules: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}}}\nspec:\n  parentRefs: [{{group: '', kind: Service, {parent}}}]\n  rules: [{rules}]\n---\n"
@@ -164,6 +170,41 @@ fn planted_mistakes_in_services_and_workloads() {
     ] {
         check(&mistake, expected);
     }
+}
+
+#[test]
+fn planted_mistakes_in_slices() {
+    let db = service("db", "ports: [{name: sql, port: 5432, appProtocol: tcp}]");
+    let out = "ports: [{name: sql, port: 5432}]\nendpoints: [{addresses: [192.0.2.1]}]";
+    for (mistake, expected) in [
+        (slice("dc", out), "C074 dc"),
+        (slice("payments", out), "C074 payments"),
+        (db.clone() + &slice("db", &out.replace("sql", "sq")), "C074 sq"),
+        (db.clone() + &slice("db", &out.replace("sql", "sq")), "C021 sql"),
+        (
+            service("db", "ports: [{port: 80}]")
+                + &slice("db", "ports: [{port: 80}]\nendpoints: [{addresses: [192.0.2.1]}]"),
+            "C064 {",
+        ),
+    ] {
+        check(&mistake, expected);
+    }
+    let (told, text) = said(&(db.clone() + &slice("db", out)));
+    assert!(told.is_empty(), "{text}");
+    // Nobody is on the way to this machine itself.
+    let here = "ports: [{port: 80}]\nendpoints: [{addresses: [127.0.0.1]}]";
+    let (told, text) = said(&(service("db", "ports: [{port: 80}]") + &slice("db", here)));
+    assert!(told.is_empty(), "{text}");
+    let tls = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: db}\nspec:\n  targetRefs: [{group: '', kind: Service, name: db}]\n  validation: {hostname: db.test, wellKnownCACertificates: System}\n";
+    let (told, text) =
+        said(&(service("db", "ports: [{port: 80}]") + &slice("db", &here.replace("127.0.0.1", "192.0.2.1")) + tls));
+    assert!(told.is_empty(), "{text}");
+    let many = (0..=5000).map(|n| format!("{{addresses: [10.0.{}.{}]}}", n / 250, 1 + n % 250)).collect::<Vec<_>>();
+    let slices = many.chunks(1000).enumerate().map(|(i, some)| {
+        let rest = format!("ports: [{{name: sql, port: 5432}}]\nendpoints: [{}]", some.join(","));
+        slice("db", &rest).replace("name: s,", &format!("name: s{i},"))
+    });
+    check(&(db.clone() + &slices.collect::<String>()), "C075 apiVersion");
 }
 
 #[test]

@@ -35,12 +35,17 @@ impl<'a> World<'a> {
     }
 
     fn serves(&self, at: &ServiceRef, service: &Service, workload: &Resource) -> bool {
-        if service.outside.is_some() {
+        if service.outside.is_some() || self.is_sliced(at, service) {
             return leads_out(workload);
         }
         workload.key.namespace == at.namespace
             && !service.selector.is_empty()
             && service.selector.iter().all(|(k, v)| workload.labels.get(k) == Some(v))
+    }
+
+    fn is_sliced(&self, at: &ServiceRef, service: &Service) -> bool {
+        let names = |r: &Resource| matches!(&r.spec, Spec::Slice(slice) if slice.service_in(&r.key.namespace) == *at);
+        service.selector.is_empty() && service.outside.is_none() && self.all().any(names)
     }
 
     fn applies(&self, key: &Key, policy: &AccessPolicy, service: &ServiceRef) -> bool {
@@ -105,7 +110,13 @@ impl<'a> World<'a> {
                 let policies =
                     self.all().filter(|r| matches!(&r.spec, Spec::Access(p) if self.applies(&r.key, p, &at)));
                 policies.for_each(&mut show);
-                let keyed = |p: &TrafficPolicy| p.is_for_callee() && p.targets.contains(&at);
+                if self.is_sliced(&at, service) {
+                    let names =
+                        |r: &&Resource| matches!(&r.spec, Spec::Slice(s) if s.service_in(&r.key.namespace) == at);
+                    self.all().filter(names).for_each(&mut show);
+                }
+                let here = self.is_sliced(&at, service);
+                let keyed = |p: &TrafficPolicy| (here || p.is_for_callee()) && p.targets.contains(&at);
                 self.all().filter(|r| matches!(&r.spec, Spec::Traffic(p) if keyed(p))).for_each(&mut show);
             }
         }
@@ -143,6 +154,7 @@ impl<'a> World<'a> {
                 let Some(address) = workload.inbound else { continue };
                 let pair = |port: &byrnie_model::service::ServicePort| {
                     let target = match &port.target {
+                        _ if self.is_sliced(&at, service) => port.port,
                         TargetPort::Number(number) => *number,
                         TargetPort::Name(name) => workload.ports.iter().find(|p| p.name == *name)?.port,
                     };

@@ -88,7 +88,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => (select(vec!["t1", "t2"]), select(&SERVICES[..])).prop_map(|(n, target)| keyed(n, target)),
         1 => (select(vec!["t1", "t2"]), select(&SERVICES[..])).prop_map(|(n, target)| checked(n, target)),
         3 => gone,
-        1 => outward(),
+        2 => outward(),
     ]
 }
 
@@ -102,6 +102,9 @@ fn outward() -> impl Strategy<Value = Change> {
         (select(vec!["b1", "b2"]), select(&SERVICES[..]), select(vec!["", "c1", "c2"]))
             .prop_map(|(name, target, bundle)| backend_tls(name, target, bundle)),
         select(vec!["c1", "c2"]).prop_map(bundle),
+        (select(vec!["s1", "s2"]), select(&SERVICES[..])).prop_map(|(name, of)| slice(name, of)),
+        select(vec!["s1", "s2"]).prop_map(|name| delete(Kind::EndpointSlice, name)),
+        select(&SERVICES[..]).prop_map(|name| service(name, "")),
         select(vec!["b1", "b2"]).prop_map(|name| delete(Kind::BackendTlsPolicy, name)),
         select(vec!["c1", "c2"]).prop_map(|name| delete(Kind::ConfigMap, name)),
     ]

@@ -201,3 +201,37 @@ fn hosts_outside_are_reached_by_the_exit_which_alone_knows_whom_to_trust() {
     assert_eq!(told(&catalog.delta(&"byrnie/out".into())), ["+AccessPolicy/ns/no"]);
     assert!(catalog.delta(&"ns/web-1".into()).is_empty());
 }
+
+#[test]
+fn the_exit_alone_is_told_where_slices_say_a_service_is() {
+    let mut catalog = with(&[service("db", ""), exit(), allow("db", &["db"], &["web"]), slice("db-1", "db")]);
+    for change in [workload("web-1", "web", "web", &[]), slice("of-others", "web"), traffic("t", "db")] {
+        catalog.apply(&change);
+    }
+    catalog.join("ns/web-1".into(), sidecar("web-1"));
+    catalog.join("byrnie/out".into(), NodeSpec::sidecar("byrnie", "out"));
+    let caller = told(&catalog.delta(&"ns/web-1".into()));
+    assert_eq!(
+        caller,
+        ["+Workload/ns/web-1", "+Service/ns/db", "+Endpoint/ns/db/out", "+TrafficPolicy/ns/t"],
+        "to callers the exit serves it"
+    );
+    let first = told(&catalog.delta(&"byrnie/out".into()));
+    for key in ["EndpointSlice/ns/db-1", "Service/ns/db", "AccessPolicy/ns/db", "TrafficPolicy/ns/t"] {
+        assert!(first.contains(&format!("+{key}")), "{key} in {first:?}");
+    }
+    assert!(!first.contains(&"+EndpointSlice/ns/of-others".to_owned()), "{first:?}");
+    // Once it selects workloads, slices say nothing of it.
+    catalog.apply(&service("db", "db"));
+    assert_eq!(told(&catalog.delta(&"ns/web-1".into())), ["+Service/ns/db", "-Endpoint/ns/db/out"]);
+    let gone = told(&catalog.delta(&"byrnie/out".into()));
+    assert!(
+        gone.contains(&"-EndpointSlice/ns/db-1".to_owned()) && gone.contains(&"-Service/ns/db".to_owned()),
+        "{gone:?}"
+    );
+    catalog.apply(&service("db", ""));
+    assert!(told(&catalog.delta(&"byrnie/out".into())).contains(&"+EndpointSlice/ns/db-1".to_owned()));
+    catalog.apply(&delete(Kind::EndpointSlice, "db-1"));
+    assert_eq!(told(&catalog.delta(&"ns/web-1".into())), ["+Service/ns/db"], "the endpoint came and went");
+    assert!(told(&catalog.delta(&"byrnie/out".into())).contains(&"-Service/ns/db".to_owned()));
+}

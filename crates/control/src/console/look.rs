@@ -11,7 +11,8 @@ use byrnie_base::Text;
 use byrnie_catalog::Catalog;
 use byrnie_model::diagnostic::nearest;
 use byrnie_model::policy::access::Action;
-use byrnie_model::{Health, Identity, Key, Kind, Resource, ServiceRef, Spec, Workload, code, yaml};
+use byrnie_model::slice::Address;
+use byrnie_model::{Health, Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload, code, yaml};
 use byrnie_net::serve::{Request, Response};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -337,6 +338,7 @@ pub(super) fn services(console: &Console) -> Value {
                 "ports": list(&service.ports, port),
                 "selector": service.selector,
                 "endpoints": endpoints,
+                "addresses": addresses(catalog, &name, service),
                 "healthy": healthy,
                 "attached": attached(catalog, &name),
                 "revision": resource.revision,
@@ -361,6 +363,20 @@ fn endpoint_row(resource: &Resource, ejected: &[(String, String)]) -> Option<Val
         "health": health(endpoint.health),
         "ejectedBy": ejected.iter().filter(|(_, workload)| *endpoint.workload == **workload).count(),
     }))
+}
+
+/// Where EndpointSlices say a service is: reached by the egress.
+fn addresses(catalog: &Catalog, name: &ServiceRef, service: &Service) -> Vec<Value> {
+    let slices = catalog.slices(name).filter(|_| service.takes_slices());
+    let row = |slice: &Key, address: &Address| {
+        json!({
+            "address": address.ip,
+            "zone": address.locality.zone,
+            "health": health(address.health),
+            "slice": slice.name,
+        })
+    };
+    slices.flat_map(|(key, slice)| slice.endpoints.iter().map(move |address| row(key, address))).collect()
 }
 
 /// Routes and policies that concern a service, with a line on what each says.

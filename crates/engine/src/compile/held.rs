@@ -32,7 +32,9 @@ impl Compiler {
     /// The own workload decides what is served in its namespace, and outside.
     fn touch_namespace(&self, dirty: &mut Dirty) {
         let namespace = &self.snapshot.node.namespace;
-        let concerned = self.held.services.iter().filter(|(at, s)| at.namespace == *namespace || s.outside.is_some());
+        let concerns =
+            |at: &ServiceRef, s: &Service| at.namespace == *namespace || s.outside.is_some() || self.leads_far(at, s);
+        let concerned = self.held.services.iter().filter(|(at, service)| concerns(at, service));
         dirty.extend(concerned.map(|(at, _)| at.clone()));
     }
 
@@ -231,7 +233,7 @@ fn on_gateway(route: &Route) -> bool {
     route.parents.iter().any(|parent| parent.as_service().is_none())
 }
 
-fn member(endpoint: &Endpoint, slot: Slot, load: Arc<Load>) -> Member {
+pub(super) fn member(endpoint: &Endpoint, slot: Slot, load: Arc<Load>) -> Member {
     let token = crate::session::token(&endpoint.service, &endpoint.workload);
     Member { slot, endpoint: endpoint.clone(), address_text: endpoint.address.to_string().into(), token, load }
 }

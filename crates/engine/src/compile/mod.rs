@@ -3,6 +3,7 @@
 //! touches and nothing else. Called on the agent's thread with each delta. Refuses what it can't
 //! compile, one resource at a time, and keeps the last good one of it in force.
 
+mod far;
 mod held;
 mod outside;
 mod service;
@@ -16,7 +17,7 @@ use crate::route::CompiledRoute;
 use crate::shard::label_of;
 use crate::slot::{Slot, Slots};
 use crate::snapshot::{MeshDefaults, Names, Snapshot, Words};
-use crate::{Node, cluster::Member, edge};
+use crate::{Node, Role, cluster::Member, edge};
 use byrnie_model::Secret;
 use byrnie_model::gateway::Gateway;
 use byrnie_model::policy::TrafficPolicy;
@@ -69,6 +70,7 @@ struct Held {
     routes: BTreeMap<Key, Arc<CompiledRoute>>,
     /// For the services outside that this node leads to.
     outward: outside::Outward,
+    far: far::Far,
     /// For what comes in from outside.
     edge: AtEdge,
     /// Routes by parent.
@@ -207,6 +209,7 @@ impl Compiler {
             Spec::BackendTls(policy) => {
                 dirty.extend(self.held.outward.put_policy(key, Some((resource.created, Arc::clone(policy)))));
             }
+            Spec::Slice(slice) => dirty.extend(self.held.far.put(key, Some(Arc::clone(slice)))),
             Spec::Bundle(bundle) => dirty.extend(self.held.outward.put_bundle(key, Some(Arc::clone(bundle)))),
             Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => {}
         }
@@ -231,9 +234,16 @@ impl Compiler {
                 self.held.edge.secrets.remove(key);
             }
             Kind::BackendTlsPolicy => dirty.extend(self.held.outward.put_policy(key, None)),
+            Kind::EndpointSlice => dirty.extend(self.held.far.put(key, None)),
             Kind::ConfigMap => dirty.extend(self.held.outward.put_bundle(key, None)),
             Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Saga => {}
         }
+    }
+
+    /// Whether calls leave the mesh by this node.
+    fn is_exit(&self) -> bool {
+        let node = &self.snapshot.node;
+        node.role == Role::Sidecar && node.identity.is_egress()
     }
 
     fn is_own(&self, key: &Key) -> bool {

@@ -61,7 +61,7 @@ impl Outward {
         fitting.min_by_key(|(whole, age, key, _)| (*whole, **age, *key)).map(|(.., key, policy)| (key, &**policy))
     }
 
-    fn security(&self, service: &ServiceRef, host: &str, port: &ServicePort) -> Security {
+    pub(super) fn security(&self, service: &ServiceRef, host: &str, port: &ServicePort) -> Security {
         let Some((key, policy)) = self.policy(service, port) else { return Security::Plain };
         if is_pattern(host) {
             return Security::Broken(format!("{key} names one host, and the service stands for {host}").into());
@@ -102,6 +102,17 @@ impl Compiler {
             }
         }
         snapshot.outside = Arc::new(hosts);
+    }
+
+    /// A port of a service of which slices say where it is: for people and for access, as the port's cluster has the
+    /// addresses.
+    pub(super) fn beyond(&self, service: &ServiceRef, port: &ServicePort) -> Program {
+        let number = match port.target {
+            TargetPort::Number(number) => number,
+            TargetPort::Name(_) => port.port,
+        };
+        let security = self.held.outward.security(service, "", port);
+        Program::Outside(Arc::new(Outside { host: service.to_string().into(), port: number, security }))
     }
 
     /// Where a port of a service at `host` is.

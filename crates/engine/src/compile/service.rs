@@ -14,7 +14,7 @@ use crate::quota::Counted;
 use crate::route::{Side, Table};
 use crate::slot::Slot;
 use crate::snapshot::{Port, Snapshot, Subtree};
-use crate::{Node, Role};
+use crate::{Node, Security};
 use byrnie_base::Text;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::traffic::{Choice, Nearness, Rate, RetryBudget};
@@ -36,6 +36,7 @@ const RETRY_BUDGET: RetryBudget = RetryBudget {
 impl Compiler {
     /// Puts the compiled service, or its absence, into `snapshot`.
     pub(super) fn compile_service(&mut self, name: &ServiceRef, snapshot: &mut Snapshot) {
+        self.settle_far(name);
         let service = self.held.services.get(name);
         if service.is_some() || snapshot.subtree(&name.namespace, &name.name).is_some() {
             self.work.services += 1;
@@ -65,12 +66,15 @@ impl Compiler {
 
     fn join(&self, name: &ServiceRef, service: &Service, snapshot: &mut Snapshot) -> Subtree {
         let own = self.held.own.as_ref().filter(|(_, labels)| self.serves(name, service, labels));
+        let far = self.leads_far(name, service);
         let call = Arc::new(self.call(name));
         let members = self.members_of(name, &call.choice, snapshot);
         let mut ports = Vec::with_capacity(service.ports.len());
         for port in &service.ports {
             let Some(slot) = self.slots.find(name, port.port) else { continue };
-            self.put_cluster(name, (port, service.outside_authority(port)), slot, (&members, &call), snapshot);
+            let beyond = far.then(|| self.held.outward.security(name, "", port));
+            let kind = (port, service.outside_authority(port), beyond);
+            self.put_cluster(name, kind, slot, (&members, &call), snapshot);
             ports.push(Port {
                 number: port.port,
                 protocol: port.protocol,
@@ -78,6 +82,7 @@ impl Compiler {
                 table: self.table(name, port, &snapshot.node.namespace),
                 program: own.and_then(|(workload, _)| match &service.outside {
                     Some(host) => self.outside(name, host, port),
+                    None if far => Some(self.beyond(name, port)),
                     None => program(port, workload).map(Program::Beside),
                 }),
             });
@@ -118,8 +123,8 @@ impl Compiler {
 
     pub(super) fn serves(&self, name: &ServiceRef, service: &Service, labels: &Labels) -> bool {
         let node = &self.snapshot.node;
-        if service.outside.is_some() {
-            return node.role == Role::Sidecar && node.identity.is_egress();
+        if service.outside.is_some() || self.leads_far(name, service) {
+            return self.is_exit();
         }
         name.namespace == node.namespace
             && !service.selector.is_empty()
@@ -239,7 +244,8 @@ impl Compiler {
             |tier: usize| shares.get(tier).copied().unwrap_or(if tier == 0 && shares.is_empty() { 100 } else { 0 });
         let mut tiers: Vec<Nearby> =
             (0..=prefer.len()).map(|tier| Nearby { share_percent: share(tier), members: Vec::new() }).collect();
-        for member in self.held.endpoints.get(name).into_iter().flat_map(|of| of.values()) {
+        let found = self.held.far.members(name).or_else(|| self.held.endpoints.get(name));
+        for member in found.into_iter().flat_map(|of| of.values()) {
             let labels = &member.endpoint.labels;
             if !choice.labels.iter().all(|(key, value)| labels.get(key) == Some(value)) {
                 continue;
@@ -257,7 +263,7 @@ impl Compiler {
     fn put_cluster(
         &self,
         name: &ServiceRef,
-        (port, outside): (&ServicePort, Option<Text>),
+        (port, outside, beyond): (&ServicePort, Option<Text>, Option<Security>),
         slot: Slot,
         (tiers, call): (&[Nearby], &Arc<Call>),
         snapshot: &mut Snapshot,
@@ -267,6 +273,7 @@ impl Compiler {
             name: cluster_name(name, port.port),
             protocol: port.protocol,
             outside,
+            beyond,
             members: Box::default(),
             cumulative: Box::default(),
             tiers: Box::default(),
@@ -343,10 +350,12 @@ fn fill(cluster: &mut Cluster, tiers: &[Nearby], port: u16) {
 
 fn is_near(nearness: Nearness, own: &Locality, other: &Locality) -> bool {
     let region = !own.region.is_empty() && own.region == other.region;
+    // Of an address in a slice often the zone alone is known.
+    let zone = !own.zone.is_empty() && own.zone == other.zone && other.region.is_empty();
     match nearness {
         Nearness::Any => true,
-        Nearness::SameRegion => region,
-        Nearness::SameZone => region && own.zone == other.zone,
+        Nearness::SameRegion => region || zone,
+        Nearness::SameZone => region && own.zone == other.zone || zone,
     }
 }
 

@@ -24,7 +24,6 @@ const UNSERVED: &[(&str, &[&str])] = &[
             "ServiceAccount",
         ],
     ),
-    ("discovery.k8s.io", &["EndpointSlice"]),
     ("gateway.networking.k8s.io", &["UDPRoute"]),
     ("gateway.networking.x-k8s.io", &["XBackendTrafficPolicy", "XListenerSet", "XMesh", "XBackend"]),
 ];

@@ -6,7 +6,7 @@ use super::kinds;
 use super::names;
 use super::node::{Node, Raw};
 use super::reader::Reader;
-use super::{outside, secret};
+use super::{outside, secret, slice};
 use crate::diagnostic::nearest;
 use crate::{Key, Kind, Labels, Spec, code};
 use serde::Deserialize;
@@ -56,6 +56,7 @@ pub(crate) fn kind(reader: &mut Reader<'_>) -> Option<Kind> {
     let known: &[&str] = match kind {
         Kind::Secret => &secret::FIELDS,
         Kind::ConfigMap => &outside::FIELDS,
+        Kind::EndpointSlice => &slice::FIELDS,
         _ => &FIELDS,
     };
     for (name, _) in fields.iter().filter(|(name, _)| !known.contains(&name.text.as_str())) {

@@ -19,6 +19,7 @@ mod route;
 mod saga;
 mod secret;
 mod service;
+mod slice;
 mod split;
 mod traffic;
 mod workload;
@@ -182,7 +183,7 @@ pub fn to_json(resource: &Resource) -> Value {
         metadata.insert("labels".to_owned(), json!(resource.labels));
     }
     let spec = match &resource.spec {
-        Spec::Namespace | Spec::Secret(_) | Spec::Bundle(_) => None,
+        Spec::Namespace | Spec::Slice(_) | Spec::Secret(_) | Spec::Bundle(_) => None,
         Spec::Mesh(mesh) => Some(to_value(&MeshSpec::from(mesh))),
         Spec::Service(service) => Some(service::to_value(service)),
         Spec::Workload(workload) => Some(to_value(&WorkloadSpec::write(workload, &key.namespace))),
@@ -205,6 +206,9 @@ pub fn to_json(resource: &Resource) -> Value {
     }
     if let Spec::Bundle(bundle) = &resource.spec {
         outside::write(bundle, &mut document);
+    }
+    if let Spec::Slice(slice) = &resource.spec {
+        slice::write(slice, &mut document);
     }
     if let Spec::Workload(workload) = &resource.spec
         && let Some(word) = workload::health_word(workload.health)
@@ -259,6 +263,7 @@ fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
         Kind::Namespace => meta::namespace(reader),
         Kind::Mesh => mesh::read(reader).map(Spec::Mesh),
         Kind::Service => service::read(reader).map(Spec::Service),
+        Kind::EndpointSlice => slice::read(reader, &meta.labels).map(|slice| Spec::Slice(slice.into())),
         Kind::Workload => workload::read(reader).map(|workload| Spec::Workload(Box::new(workload))),
         Kind::HttpRoute => route::read(reader).map(|route| Spec::Route(route.into())),
         Kind::GrpcRoute => route::grpc::read(reader).map(|route| Spec::Route(route.into())),

@@ -19,7 +19,7 @@ const PORTS_MAX: usize = 128;
 
 /// Fields of a ServiceSpec that say something the mesh would have to do, each with what it's for and the values
 /// that are enforced, or that the API server itself writes and that ask for nothing.
-const UNENFORCED: [(&str, &str, &[&str]); 17] = [
+const UNENFORCED: [(&str, &str, &[&str]); 16] = [
     ("allocateLoadBalancerNodePorts", "load balancers", &[]),
     ("clusterIP", "cluster addresses", &[]),
     ("clusterIPs", "cluster addresses", &[]),
@@ -32,7 +32,6 @@ const UNENFORCED: [(&str, &str, &[&str]); 17] = [
     ("loadBalancerClass", "load balancers", &[]),
     ("loadBalancerIP", "load balancers", &[]),
     ("loadBalancerSourceRanges", "load balancers", &[]),
-    ("publishNotReadyAddresses", "publishing addresses that are not ready", &[]),
     ("sessionAffinity", "session affinity", &["None"]),
     ("sessionAffinityConfig", "session affinity", &[]),
     ("trafficDistribution", "traffic distribution (TrafficPolicy.failover does it)", &[]),
@@ -71,7 +70,11 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Service> {
     }
     let selector = meta::labels(reader, &spec.selector.unwrap_or_default(), "spec.selector");
     let outside = outside(reader, (spec.type_.as_deref(), spec.external_name.as_deref()), &ports, &selector);
-    Some(Service { ports, selector, outside })
+    let publish_not_ready = spec.publish_not_ready_addresses == Some(true);
+    if publish_not_ready && (!selector.is_empty() || outside.is_some()) {
+        reader.unenforced("spec.publishNotReadyAddresses", "it for workloads and hosts; only for EndpointSlices");
+    }
+    Some(Service { ports, selector, outside, publish_not_ready })
 }
 
 /// The host of a service outside the mesh.
@@ -186,6 +189,9 @@ pub(crate) fn to_value(service: &Service) -> Value {
     let mut value = json!({"ports": service.ports.iter().map(port).collect::<Vec<_>>()});
     if !service.selector.is_empty() {
         value["selector"] = json!(service.selector);
+    }
+    if service.publish_not_ready {
+        value["publishNotReadyAddresses"] = json!(true);
     }
     if let Some(host) = &service.outside {
         value["type"] = json!(EXTERNAL);

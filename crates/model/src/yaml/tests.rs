@@ -7,6 +7,7 @@ mod bad_policy;
 mod bad_route;
 mod bad_saga;
 mod bad_secret;
+mod bad_slice;
 mod good;
 mod random;
 

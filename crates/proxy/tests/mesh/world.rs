@@ -215,7 +215,11 @@ pub(crate) fn app(name: &str) -> Labels {
 
 pub(crate) fn service_of(name: &str, target: u16, protocol: Protocol) -> Resource {
     let port = ServicePort { name: Text::default(), port: 80, target: TargetPort::Number(target), protocol };
-    resource(Kind::Service, name, Spec::Service(Service { ports: vec![port], selector: app(name), outside: None }))
+    resource(
+        Kind::Service,
+        name,
+        Spec::Service(Service { ports: vec![port], selector: app(name), outside: None, publish_not_ready: false }),
+    )
 }
 
 pub(crate) fn spec_of(name: &str, port: u16, protocol: Protocol) -> Workload {

@@ -10,8 +10,12 @@ use proptest::prelude::*;
 
 fn service(name: &str, revision: u64) -> Arc<Resource> {
     let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(8080), protocol: Protocol::Http1 };
-    let spec =
-        Spec::Service(Service { ports: vec![port], selector: [("app".into(), name.into())].into(), outside: None });
+    let spec = Spec::Service(Service {
+        ports: vec![port],
+        selector: [("app".into(), name.into())].into(),
+        outside: None,
+        publish_not_ready: false,
+    });
     resource(Kind::Service, name, revision, spec)
 }
 

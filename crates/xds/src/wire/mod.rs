@@ -16,6 +16,7 @@ mod policy;
 mod route;
 mod secret;
 mod service;
+mod slice;
 mod workload;
 
 #[cfg(test)]
@@ -78,6 +79,7 @@ pub fn encode(resource: &Resource) -> Bytes {
         Spec::Service(spec) => service::encode(spec, labels),
         Spec::Workload(spec) => workload::encode(spec, labels),
         Spec::Endpoint(spec) => endpoint::encode(spec, labels),
+        Spec::Slice(spec) => slice::encode(spec, labels),
         Spec::Secret(spec) => secret::encode(spec, labels),
         Spec::Bundle(spec) => outside::encode_bundle(spec, labels),
         Spec::BackendTls(spec) => outside::encode(spec, resource.created, labels),
@@ -117,6 +119,7 @@ pub fn decode(key: Key, revision: Revision, bytes: &[u8]) -> Result<Resource, Er
             let (spec, labels, created) = decode(bytes)?;
             return Ok(Resource { key, revision, created, labels, origin: None, spec });
         }
+        Kind::EndpointSlice => slice::decode(bytes)?,
         Kind::Secret => secret::decode(bytes)?,
         Kind::ConfigMap => outside::decode_bundle(bytes)?,
         Kind::AccessPolicy => policy::decode_access(bytes)?,

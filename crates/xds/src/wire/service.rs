@@ -15,6 +15,7 @@ pub(super) fn encode(service: &Service, labels: &Labels) -> Bytes {
         ports: service.ports.iter().map(port_out).collect(),
         selector: labels_out(&service.selector),
         outside: service.outside.as_ref().map(ToString::to_string),
+        publish_not_ready: service.publish_not_ready,
     };
     message.encode_to_vec().into()
 }
@@ -38,7 +39,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         check::name("externalName", name).map(|_| host.as_str().into())
     });
     let outside = outside.transpose()?;
-    Ok((Spec::Service(Service { ports, selector, outside }), labels("labels", service.labels)?))
+    let spec = Service { ports, selector, outside, publish_not_ready: service.publish_not_ready };
+    Ok((Spec::Service(spec), labels("labels", service.labels)?))
 }
 
 fn port(port: &pb::ServicePort) -> Result<ServicePort, Error> {

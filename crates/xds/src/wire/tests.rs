@@ -15,6 +15,7 @@ use byrnie_model::policy::{access, traffic};
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::route::*;
 use byrnie_model::service::{Endpoint, Locality, PortPair, Service, ServicePort, TargetPort};
+use byrnie_model::slice::{Address, Slice, SlicePort};
 use byrnie_model::workload::{Workload, WorkloadPort};
 use byrnie_model::{Health, Identity, Protocol, ServiceRef};
 use proptest::collection::{btree_map, vec};
@@ -73,14 +74,16 @@ fn mesh() -> impl Strategy<Value = Spec> {
 fn service() -> impl Strategy<Value = Spec> {
     let target = prop_oneof![(1_u16..).prop_map(TargetPort::Number), name().prop_map(TargetPort::Name)];
     let port = (target, protocol());
-    (btree_map(1_u16.., port, 1..5), labels(), of(name())).prop_map(|(ports, selector, outside)| {
+    let ports = btree_map(1_u16.., port, 1..5);
+    (ports, labels(), of(name()), any::<bool>()).prop_map(|(ports, selector, outside, publish_not_ready)| {
         let port = |(at, (port, (target, protocol))): (usize, (u16, (TargetPort, Protocol)))| ServicePort {
             name: if at == 0 { Text::default() } else { format!("p{at}").into() },
             port,
             target,
             protocol,
         };
-        Spec::Service(Service { ports: ports.into_iter().enumerate().map(port).collect(), selector, outside })
+        let ports = ports.into_iter().enumerate().map(port).collect();
+        Spec::Service(Service { ports, selector, outside, publish_not_ready })
     })
 }
 
@@ -378,6 +381,15 @@ fn backend_tls() -> impl Strategy<Value = Spec> {
     })
 }
 
+fn slice() -> impl Strategy<Value = Spec> {
+    let address = (any::<IpAddr>(), health(), locality(), vec(name(), 0..3))
+        .prop_map(|(ip, health, locality, zones)| Address { ip, health, locality, zones });
+    let ports = btree_map(text("[a-z-]{0,5}"), 1_u16.., 0..3)
+        .prop_map(|ports| ports.into_iter().map(|(name, port)| SlicePort { name, port }).collect());
+    (name(), ports, vec(address, 0..4))
+        .prop_map(|(service, ports, endpoints)| Spec::Slice(Arc::new(Slice { service, ports, endpoints })))
+}
+
 fn kind_of(spec: &Spec, age: u64) -> Kind {
     match spec {
         Spec::Service(_) => Kind::Service,
@@ -386,6 +398,7 @@ fn kind_of(spec: &Spec, age: u64) -> Kind {
         Spec::Traffic(_) => Kind::TrafficPolicy,
         Spec::Gateway(_) => Kind::GATEWAYS[usize::try_from(age % 2).unwrap()],
         Spec::Secret(_) => Kind::Secret,
+        Spec::Slice(_) => Kind::EndpointSlice,
         Spec::Bundle(_) => Kind::ConfigMap,
         Spec::BackendTls(_) => Kind::BackendTlsPolicy,
         Spec::Route(_) => Kind::ROUTES[usize::try_from(age % 4).unwrap()],
@@ -436,6 +449,7 @@ fn resource() -> impl Strategy<Value = Resource> {
         gateway().boxed(),
         secret().boxed(),
         bundle().boxed(),
+        slice().boxed(),
         backend_tls().boxed(),
         access(),
         traffic().boxed(),

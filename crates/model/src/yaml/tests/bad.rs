@@ -94,7 +94,6 @@ fn envelopes() {
         ("apiVersion: mesh.byrnie.dev/v1\nkind: AccessPolicy", "C029", "mesh.byrnie.dev/v1"),
         ("apiVersion: v1\nkind: Event", "C007", "Event"),
         ("apiVersion: v1\nkind: Pod", "C007", "Pod"),
-        ("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice", "C007", "EndpointSlice"),
         ("apiVersion: apps/v1\nkind: Deployment", "C007", "Deployment"),
         ("apiVersion: networking.istio.io/v1\nkind: VirtualService", "C007", "VirtualService"),
         ("apiVersion: gateway.networking.k8s.io/v1\nkind: UDPRoute", "C007", "UDPRoute"),

@@ -21,6 +21,7 @@ use crate::route::{
 };
 use crate::secret::{Private, Secret};
 use crate::service::{Health, Locality, Service, ServicePort, TargetPort};
+use crate::slice::{Address, SERVICE_LABEL, Slice, SlicePort};
 use crate::workload::{Workload, WorkloadPort};
 use crate::{Identity, Labels, Protocol, ServiceRef};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -58,14 +59,19 @@ fn service() -> impl Strategy<Value = Service> {
             target,
             protocol,
         });
-        Service { ports: ports.collect(), selector, outside: None }
+        Service { ports: ports.collect(), selector, outside: None, publish_not_ready: false }
     })
 }
 
 fn outside() -> impl Strategy<Value = Service> {
     (service(), 1u16.., label()).prop_map(|(service, number, host)| {
         let ports = service.ports.into_iter().map(|port| ServicePort { target: TargetPort::Number(number), ..port });
-        Service { ports: ports.collect(), selector: Labels::new(), outside: Some(format!("{host}.example").into()) }
+        Service {
+            ports: ports.collect(),
+            selector: Labels::new(),
+            outside: Some(format!("{host}.example").into()),
+            publish_not_ready: false,
+        }
     })
 }
 
@@ -77,6 +83,30 @@ fn backend_tls() -> impl Strategy<Value = BackendTls> {
             let service = |name: Text| ServiceRef::new("ns", name);
             let targets = names_of.into_iter().map(|name| Target { service: service(name), section: section.clone() });
             BackendTls { targets: targets.collect(), hostname, names, trust }
+        },
+    )
+}
+
+fn slice() -> impl Strategy<Value = Slice> {
+    let addresses = prop_oneof![
+        vec((1u8..200, any::<u8>()).prop_map(|(a, b)| std::net::IpAddr::from([a, b, 0, 1])), 0..4),
+        vec(any::<u16>().prop_map(|n| std::net::IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n])), 1..4),
+    ];
+    let health = select(vec![Health::Healthy, Health::Draining, Health::Unhealthy]);
+    (label(), vec(1u16.., 0..3), addresses, health, "[a-z]{0,3}", vec("[a-z]{1,3}", 0..3)).prop_map(
+        |(service, ports, addresses, health, zone, zones)| {
+            let port = |(i, port)| SlicePort { name: if i == 0 { "".into() } else { format!("p{i}").into() }, port };
+            let address = |ip| Address {
+                ip,
+                health,
+                locality: Locality { region: "".into(), zone: zone.as_str().into() },
+                zones: zones.iter().map(|zone| zone.as_str().into()).collect(),
+            };
+            Slice {
+                service,
+                ports: ports.into_iter().enumerate().map(port).collect(),
+                endpoints: addresses.into_iter().map(address).collect(),
+            }
         },
     )
 }
@@ -623,6 +653,11 @@ fn resource() -> impl Strategy<Value = Resource> {
             (Kind::GrpcRoute, Spec::Route(Route { rules, ..route }.into()))
         }),
         outside().prop_map(|service| (Kind::Service, Spec::Service(service))),
+        (service(), any::<bool>()).prop_map(|(service, publish_not_ready)| {
+            let service = Service { selector: Labels::new(), publish_not_ready, ..service };
+            (Kind::Service, Spec::Service(service))
+        }),
+        slice().prop_map(|slice| (Kind::EndpointSlice, Spec::Slice(slice.into()))),
         backend_tls().prop_map(|policy| (Kind::BackendTlsPolicy, Spec::BackendTls(policy.into()))),
         "[ -~\n]{0,40}".prop_map(|text| (Kind::ConfigMap, Spec::Bundle(bundle(&text).into()))),
         "[ -~\n]{0,40}".prop_map(|text| (Kind::Secret, Spec::Secret(secret(&text).into()))),
@@ -648,6 +683,12 @@ fn resource() -> impl Strategy<Value = Resource> {
             _ => Text::default(),
         };
         let name = if kind == Kind::Mesh { "mesh".into() } else { name };
+        let labels = match &spec {
+            Spec::Slice(slice) => {
+                [labels, [(SERVICE_LABEL.into(), slice.service.clone())].into()].into_iter().flatten().collect()
+            }
+            _ => labels,
+        };
         Resource {
             key: Key::new(kind, namespace, name),
             revision: Revision(0),

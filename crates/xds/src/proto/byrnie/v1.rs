@@ -96,6 +96,40 @@ pub struct Service {
     >,
     #[prost(string, optional, tag = "4")]
     pub outside: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(bool, tag = "5")]
+    pub publish_not_ready: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Slice {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub ports: ::prost::alloc::vec::Vec<SlicePort>,
+    #[prost(message, repeated, tag = "4")]
+    pub endpoints: ::prost::alloc::vec::Vec<SliceAddress>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SlicePort {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SliceAddress {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ip: ::prost::bytes::Bytes,
+    #[prost(enumeration = "Health", tag = "2")]
+    pub health: i32,
+    #[prost(message, optional, tag = "3")]
+    pub locality: ::core::option::Option<Locality>,
+    #[prost(string, repeated, tag = "4")]
+    pub zones: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServicePort {

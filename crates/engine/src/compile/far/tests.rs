@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Calls for the addresses of slices, at the proxy by which they leave: which of them is asked, and when another.
+
+use crate::fixtures::*;
+use crate::{
+    Arrival, Compiler, Direction, Effect, Exchange, Failure, Node, Outcome, Plan, Role, Shard, Snapshot, Target, Tls,
+    Tunnel,
+};
+use byrnie_codec::Head;
+use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
+use byrnie_model::policy::traffic::{Balance, Failover, Nearness, TrafficPolicy};
+use byrnie_model::resource::Spec;
+use byrnie_model::service::{Locality, ServicePort, TargetPort};
+use byrnie_model::slice::{ADDRESSES_MAX, Address, Slice, SlicePort};
+use byrnie_model::{Delta, Health, Identity, Key, Kind, Labels, Protocol, Resource, Revision, Service};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// `db`: port 80 named `web`, port 81 named `raw` that carries bytes.
+fn db() -> Resource {
+    let port = |name: &str, port, protocol| ServicePort {
+        name: name.into(),
+        port,
+        target: TargetPort::Name("whatever".into()),
+        protocol,
+    };
+    let ports = vec![port("web", 80, Protocol::Http1), port("raw", 81, Protocol::Tcp)];
+    let spec = Service { ports, ..Service::default() };
+    resource(Kind::Service, "shop", "db", Spec::Service(spec))
+}
+
+fn address(text: &str) -> Address {
+    Address { ip: text.parse().unwrap(), health: Health::Healthy, locality: Locality::default(), zones: Vec::new() }
+}
+
+fn slice(name: &str, ports: &[(&str, u16)], endpoints: Vec<Address>) -> Resource {
+    let ports = ports.iter().map(|(name, port)| SlicePort { name: (*name).into(), port: *port }).collect();
+    let spec = Slice { service: "db".into(), ports, endpoints };
+    resource(Kind::EndpointSlice, "shop", name, Spec::Slice(spec.into()))
+}
+
+const PORTS: &[(&str, u16)] = &[("web", 8080), ("raw", 5432)];
+
+/// A proxy by which calls leave the mesh, in zone `a` of `eu`.
+struct Exit {
+    compiler: Compiler,
+    shard: Shard,
+    revision: u64,
+}
+
+impl Exit {
+    fn new(resources: Vec<Resource>) -> Self {
+        let node = Node {
+            name: "egress-1".into(),
+            namespace: "byrnie".into(),
+            identity: Identity::new("demo.local", "byrnie", "egress").unwrap(),
+            locality: Locality { region: "eu".into(), zone: "a".into() },
+            role: Role::Sidecar,
+        };
+        let mut own = own_workload();
+        own.key = Key::new(Kind::Workload, "byrnie", "egress-1");
+        let rule = AccessRule { sources: vec![account("web")], ..AccessRule::default() };
+        let allowed = access("db", "db", Action::Allow, Mode::Enforce, vec![rule]);
+        let mut exit = Self { compiler: Compiler::new(node), shard: Shard::new(7), revision: 0 };
+        exit.apply(resources, Vec::new());
+        exit.apply(vec![own, allowed], Vec::new());
+        exit
+    }
+
+    fn apply(&mut self, changed: Vec<Resource>, removed: Vec<Key>) {
+        self.revision += 1;
+        let changed = changed.into_iter().map(Arc::new).collect();
+        assert_eq!(self.compiler.apply(&Delta { changed, removed }, Revision(self.revision)), []);
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.compiler.snapshot()
+    }
+
+    fn begin(&mut self, from: &str, head: &mut Head) -> (Exchange, Effect) {
+        let (service, source) = (sref("db"), identity(from));
+        Exchange::begin(&self.snapshot(), &mut self.shard, &arrival(&service, &source, 80), head, ms(0))
+    }
+
+    /// Where calls go, of so many that each address would have been asked.
+    fn reached(&mut self) -> BTreeSet<String> {
+        (0..60)
+            .map(|_| match self.begin("web", &mut head("GET", "db/", &[])) {
+                (_, Effect::Send(plan)) => to(&plan),
+                (_, Effect::Reply(answer)) => format!("{} {}", answer.status, answer.reason.label()),
+                (_, other) => panic!("{other:?}"),
+            })
+            .collect()
+    }
+}
+
+fn arrival<'a>(service: &'a byrnie_model::ServiceRef, source: &'a Identity, port: u16) -> Arrival<'a> {
+    Arrival {
+        direction: Direction::Inbound { service, port },
+        source: Some(source),
+        remote: SocketAddr::from(([10, 0, 0, 9], 5555)),
+        tls: Tls::Mutual,
+    }
+}
+
+fn to(plan: &Plan) -> String {
+    let Target::Program { program, .. } = &plan.target else { panic!("{plan:?}") };
+    program.to_string().trim_end_matches(" outside the mesh").to_owned()
+}
+
+fn set(texts: &[&str]) -> BTreeSet<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[test]
+fn slices_of_one_service_come_together_and_each_address_counts_once() {
+    let both = || vec![address("192.0.2.1"), address("192.0.2.2")];
+    let mut exit = Exit::new(vec![db(), slice("one", PORTS, both())]);
+    assert_eq!(exit.reached(), set(&["192.0.2.1:8080", "192.0.2.2:8080"]));
+    let six = || slice("six", &[("web", 9090)], vec![address("2001:db8::6")]);
+    exit.apply(vec![six(), slice("two", PORTS, vec![address("192.0.2.2")])], Vec::new());
+    assert_eq!(exit.reached(), set(&["192.0.2.1:8080", "192.0.2.2:8080", "[2001:db8::6]:9090"]));
+    assert_eq!(exit.snapshot().endpoints(&sref("db")).len(), 3);
+    // One that is in two slices is there until it's in none.
+    exit.apply(Vec::new(), vec![Key::new(Kind::EndpointSlice, "shop", "one")]);
+    assert_eq!(exit.reached(), set(&["192.0.2.2:8080", "[2001:db8::6]:9090"]));
+    exit.apply(Vec::new(), vec![Key::new(Kind::EndpointSlice, "shop", "two"), six().key]);
+    assert_eq!(exit.snapshot().served().count(), 0, "a service without slices leads nowhere");
+}
+
+#[test]
+fn whoever_may_not_call_reaches_no_address() {
+    let mut exit = Exit::new(vec![db(), slice("one", PORTS, vec![address("192.0.2.1")])]);
+    let refused = answer(exit.begin("cart", &mut head("GET", "db/", &[])).1);
+    assert_eq!((refused.status, refused.reason), (403, crate::Reason::AccessDenied));
+    let mut asked = head("GET", "db.shop/", &[("x-byrnie-deadline-ms", "500"), ("accept", "*/*")]);
+    assert_eq!(to(&plan(exit.begin("web", &mut asked).1)), "192.0.2.1:8080");
+    assert_eq!(asked.get("x-byrnie-deadline-ms"), None, "the words of the mesh stay inside");
+    assert_eq!(asked.authority(), "db.shop", "nobody knows another name of it");
+}
+
+#[test]
+fn conditions_say_who_is_asked() {
+    let of = |health: &[Health]| {
+        let of = |(i, health): (usize, &Health)| Address { health: *health, ..address(&format!("192.0.2.{i}")) };
+        slice("one", PORTS, health.iter().enumerate().map(of).collect())
+    };
+    let (well, leaving, sick) = (Health::Healthy, Health::Draining, Health::Unhealthy);
+    for (health, reached) in [
+        (&[well, leaving, sick][..], &["192.0.2.0:8080"][..]),
+        // Those that leave are better than none.
+        (&[sick, leaving], &["192.0.2.1:8080"]),
+        (&[sick], &["503 no_endpoint"]),
+        (&[], &["503 no_endpoint"]),
+    ] {
+        assert_eq!(Exit::new(vec![db(), of(health)]).reached(), set(reached), "{health:?}");
+    }
+    // As upstream: while it moves, an address may be in two slices, and is ready if one of them says so.
+    let mut exit = Exit::new(vec![db(), of(&[sick]), slice("two", PORTS, vec![address("192.0.2.0")])]);
+    assert_eq!(exit.reached(), set(&["192.0.2.0:8080"]));
+    let mut all = db();
+    let Spec::Service(service) = &mut all.spec else { panic!() };
+    service.publish_not_ready = true;
+    exit.apply(vec![all, of(&[sick, leaving]), slice("two", PORTS, Vec::new())], Vec::new());
+    assert_eq!(exit.reached(), set(&["192.0.2.0:8080", "192.0.2.1:8080"]));
+}
+
+#[test]
+fn the_nearest_addresses_are_asked_first_and_farther_ones_when_these_fail() {
+    let at = |last: u8, region: &str, zone: &str, hints: &[&str]| Address {
+        ip: IpAddr::from([192, 0, 2, last]),
+        locality: Locality { region: region.into(), zone: zone.into() },
+        zones: hints.iter().map(|zone| (*zone).into()).collect(),
+        health: Health::Healthy,
+    };
+    let failover = Failover { prefer: vec![Nearness::SameZone, Nearness::Any], below_percent: 0, shares: Vec::new() };
+    let near = traffic("db", TrafficPolicy { failover: Some(failover), ..TrafficPolicy::default() });
+    let endpoints = |first: Address| vec![first, at(2, "eu", "b", &[]), at(3, "us", "a", &[])];
+    let mut exit = Exit::new(vec![db(), near]);
+    for first in [at(1, "eu", "a", &[]), at(1, "", "a", &[]), at(1, "", "b", &["c", "a"])] {
+        exit.apply(vec![slice("one", PORTS, endpoints(first))], Vec::new());
+        assert_eq!(exit.reached(), set(&["192.0.2.1:8080"]));
+    }
+    let away = Address { health: Health::Unhealthy, ..at(1, "eu", "a", &[]) };
+    exit.apply(vec![slice("one", PORTS, endpoints(away))], Vec::new());
+    assert_eq!(exit.reached(), set(&["192.0.2.2:8080", "192.0.2.3:8080"]));
+    // A hint for other zones says that ours is not meant to ask.
+    exit.apply(vec![slice("one", PORTS, vec![at(1, "eu", "a", &["b"]), at(2, "eu", "b", &["a"])])], Vec::new());
+    assert_eq!(exit.reached(), set(&["192.0.2.2:8080"]));
+}
+
+#[test]
+fn another_address_is_tried_if_one_cannot_have_seen_the_request_and_a_bad_one_is_left_out() {
+    let all = || vec![address("192.0.2.1"), address("192.0.2.2"), address("192.0.2.3")];
+    let turns = TrafficPolicy { balance: Some(Balance::RoundRobin), ..TrafficPolicy::default() };
+    let mut exit = Exit::new(vec![db(), slice("one", PORTS, all()), traffic("db", turns)]);
+    let (mut exchange, effect) = exit.begin("web", &mut head("POST", "db/", &[]));
+    let first = to(&plan(effect));
+    let second = to(&plan(exchange.on_failure(&mut exit.shard, Failure::Connect, ms(1))));
+    assert_ne!(first, second);
+    // What may have been seen is the caller's to decide on.
+    let lost = exchange.on_failure(&mut exit.shard, Failure::ResetBeforeHead { request_sent: true }, ms(2));
+    let told = answer(lost);
+    assert_eq!((told.status, told.failure), (503, Some(crate::answer::FAILURE_LOST)));
+    let verdict = exchange.finish(&mut exit.shard, Outcome::default(), ms(3));
+    assert_eq!((verdict.attempts.count(), verdict.labels.tls), (2, Tls::Mutual));
+    for at in 0..40 {
+        let (mut exchange, effect) = exit.begin("web", &mut head("GET", "db/", &[]));
+        if to(&plan(effect)) == first {
+            exchange.on_failure(&mut exit.shard, Failure::Connect, ms(4 + at));
+        }
+    }
+    assert!(!exit.reached().contains(&first), "{:?} without {first}", exit.reached());
+    // It stays out while others come and go.
+    exit.apply(vec![slice("two", PORTS, vec![address("192.0.2.4")])], Vec::new());
+    let reached = exit.reached();
+    assert!(!reached.contains(&first) && reached.contains("192.0.2.4:8080"), "{reached:?} without {first}");
+}
+
+#[test]
+fn connections_that_carry_bytes_reach_the_addresses_too() {
+    let both = vec![address("192.0.2.1"), address("192.0.2.2")];
+    let mut exit = Exit::new(vec![db(), slice("one", PORTS, both)]);
+    let (service, source) = (sref("db"), identity("web"));
+    let (mut tunnel, effect) = Tunnel::begin(&exit.snapshot(), &mut exit.shard, &arrival(&service, &source, 81), ms(0));
+    let first = to(&plan(effect));
+    let second = to(&plan(tunnel.on_failure(&mut exit.shard, Failure::Connect, ms(1))));
+    assert_eq!(BTreeSet::from([first, second]), set(&["192.0.2.1:5432", "192.0.2.2:5432"]));
+}
+
+#[test]
+fn a_service_has_no_more_addresses_than_are_used() {
+    let last = u32::try_from(ADDRESSES_MAX).unwrap() + 100;
+    let addresses = (1..=last).map(|n| address(&std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string()));
+    let exit = Exit::new(vec![db(), slice("one", PORTS, addresses.collect())]);
+    assert_eq!(exit.snapshot().endpoints(&sref("db")).len(), ADDRESSES_MAX);
+}
+
+#[test]
+fn a_workload_beside_a_program_leads_to_no_addresses() {
+    let mut own = own_workload();
+    own.labels = Labels::new();
+    let world = World::new(vec![own, db(), slice("one", PORTS, vec![address("192.0.2.1")])]);
+    assert_eq!(world.snapshot().served().count(), 0);
+    assert!(world.snapshot().endpoints(&sref("db")).is_empty());
+}
