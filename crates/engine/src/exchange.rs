@@ -18,7 +18,7 @@ use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::verdict::{Decided, Labels, Verdict, method_label};
 use crate::{Arrival, DecisionId, Effect, Failure, Gate, Outcome, Plan, Reason, Side, Tls};
-use crate::{concurrency, cors, deadline, enter, fault, filter, quota, resolve, retry};
+use crate::{concurrency, cors, deadline, enter, fault, filter, overload, quota, resolve, retry};
 use byrnie_base::{Instant, Now, Text, assert_size};
 use byrnie_codec::grpc::{self, Status};
 use byrnie_codec::headers::{Sender, strip_untrusted_response};
@@ -347,6 +347,7 @@ impl Exchange {
     ) -> Result<(), Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
         let Some(cluster) = snapshot.cluster(port.cluster) else { return Ok(()) };
+        overload::admit(self, shard, arrival, head, now)?;
         match quota::admit(&tree.quotas, arrival, head, now) {
             Ok(None) => {}
             Ok(left) => self.aside().left = left,
@@ -405,6 +406,7 @@ impl Exchange {
         }
         self.course.deadline = deadline::read(head, now);
         let logical = snapshot.cluster(port.cluster).ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
+        overload::admit(self, shard, arrival, head, now)?;
         self.admit(logical, now)?;
         let keyed = keyed::prepare(tree.protection.as_deref(), &mut shard.rng, head);
         let cluster = self.route(shard, (tree, port), head, at)?;
@@ -444,6 +446,7 @@ impl Exchange {
         if head.authority().is_empty() {
             head.set_authority(&cluster.name.label).ok();
         }
+        overload::admit(self, shard, arrival, head, at.mono)?;
         self.admit(&cluster, at.mono)?;
         let protection = self.service.as_ref().and_then(|tree| tree.protection.as_deref());
         let keyed = keyed::prepare(protection, &mut shard.rng, head);

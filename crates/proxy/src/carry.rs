@@ -16,7 +16,7 @@ use byrnie_codec::headers;
 use byrnie_codec::{Fields, Framing, Head, Version, grpc};
 use byrnie_engine::{Answer, Effect, Exchange, Failure, Outcome, Plan};
 use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
-use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, Wire};
+use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, UNSENT_BYTES_MIN, Wire};
 use byrnie_net::relay::Pipe;
 use byrnie_net::runtime;
 use std::future::poll_fn;
@@ -30,6 +30,8 @@ const INTERIM_MAX: u8 = 16;
 const PIECES_BYTES_MAX: u64 = 64 * 1024;
 /// How long a side may leave bytes lying that are ready to be sent to it.
 const STALL_MAX: Duration = Duration::from_secs(60);
+/// While memory is short: for how long an exchange may keep more than the little that each may have then.
+const HEAVY_MAX: Duration = Duration::from_secs(2);
 
 /// What becomes of the connection after an exchange.
 #[derive(Debug)]
@@ -137,8 +139,12 @@ impl<'a> Trip<'a> {
 
     /// Carries the exchange to its end.
     pub(crate) async fn run(mut self) -> Next {
-        let snapshot = self.core.snapshot();
-        let (mut exchange, mut effect) = self.core.with_shard(|shard, now| {
+        let core = self.core;
+        let _underway = core.gauge.enter();
+        core.begins();
+        let snapshot = core.snapshot();
+        let (mut exchange, mut effect) = core.with_shard(|shard, now| {
+            shard.set_underway(core.gauge.underway());
             Exchange::begin(&snapshot, shard, &self.client.caller.arrival(), self.request, now)
         });
         let delivered = loop {
@@ -211,7 +217,7 @@ impl<'a> Trip<'a> {
         if plan.again.attempt <= 1 {
             // Under a key the whole body is here already.
             if self.ticket.is_none() {
-                self.up = Pump::new(plan.again.keep_body || copied);
+                self.up = Pump::new((plan.again.keep_body || copied) && !self.core.saves());
             }
         } else {
             plan.stamp(self.request, runtime::coarse());
@@ -360,8 +366,7 @@ impl<'a> Trip<'a> {
     async fn relay_body(&mut self, wire: &mut Wire, delay: Duration) -> Option<(Failure, u32)> {
         let mut up_broken = false;
         let mut held = (!delay.is_zero()).then(|| runtime::now().mono + delay);
-        let mut moved = (0, runtime::coarse().mono);
-        let mut stirred = moved;
+        let mut rest = Rest::new(runtime::coarse().mono);
         let mut acknowledged = None;
         let limits = self.limits;
         poll_fn(|cx| {
@@ -398,21 +403,16 @@ impl<'a> Trip<'a> {
             if self.up.is_done() && self.down.poll_gone(cx).is_ready() {
                 return Poll::Ready(Some((Failure::DownstreamGone, CANCEL)));
             }
-            let bytes = self.up.bytes + self.back.bytes;
-            let waits = self.down.unsent() + wire.unsent() > 0;
-            if bytes != moved.0 || !waits {
-                moved = (bytes, runtime::coarse().mono);
+            let now = runtime::coarse().mono;
+            rest.note(self.up.bytes + self.back.bytes, self.down.unsent() + wire.unsent(), now);
+            if rest.is_heavy(now) && self.core.saves() {
+                return Poll::Ready(Some((Failure::Strained, CANCEL)));
             }
-            if bytes != stirred.0 {
-                stirred = (bytes, runtime::coarse().mono);
-            }
-            let stall = Some(moved.1 + STALL_MAX).filter(|_| waits);
-            let idle = limits.idle.map(|idle| stirred.1 + idle);
-            let deadline = earlier(limits.deadline, earlier(stall, idle));
-            let due = Times { deadline, try_deadline: held, idle: None };
+            let deadline = earlier(limits.deadline, rest.ends(limits.idle));
+            let due = Times { deadline, try_deadline: earlier(held, rest.look(now)), idle: None };
             match late(self.alarm, due, cx) {
                 Poll::Ready(Failure::TryTimeout) => {
-                    held = None;
+                    held = held.filter(|until| *until > runtime::coarse().mono);
                     cx.waker().wake_by_ref();
                     Poll::Pending
                 }
@@ -519,7 +519,12 @@ impl<'a> Trip<'a> {
     /// Whether the client's connection may go on after this answer.
     fn keeps_client(&self) -> bool {
         let expired = self.client.caller.is_expired(runtime::coarse().wall);
-        self.client.keep_alive && self.down.has_read_all() && !self.core.is_draining() && !expired
+        let keep = self.client.keep_alive && self.down.has_read_all() && !self.core.is_draining() && !expired;
+        if keep && matches!(self.down, Wire::H1(_)) && self.core.saves() {
+            self.core.count(|counts| counts.not_kept.increment());
+            return false;
+        }
+        keep
     }
 
     fn next(&mut self, keep: bool) -> Next {
@@ -538,6 +543,53 @@ impl<'a> Trip<'a> {
     fn gone(&mut self) -> Next {
         self.down.abort(CANCEL);
         Next::Drop
+    }
+}
+
+/// What stands still while bodies are moved.
+struct Rest {
+    unsent: usize,
+    bytes: u64,
+    /// When a byte moved last.
+    stirred: Instant,
+    /// When a byte moved last, or nothing waited to be sent.
+    moved: Instant,
+    /// When little waited last.
+    light: Instant,
+}
+
+impl Rest {
+    fn new(now: Instant) -> Self {
+        Self { unsent: 0, bytes: 0, stirred: now, moved: now, light: now }
+    }
+
+    /// So many bytes have been moved, and so many wait.
+    fn note(&mut self, bytes: u64, unsent: usize, now: Instant) {
+        if bytes != self.bytes {
+            (self.bytes, self.stirred, self.moved) = (bytes, now, now);
+        }
+        if unsent == 0 {
+            self.moved = now;
+        }
+        if unsent <= UNSENT_BYTES_MIN {
+            self.light = now;
+        }
+        self.unsent = unsent;
+    }
+
+    fn is_heavy(&self, now: Instant) -> bool {
+        now.since(self.light) >= HEAVY_MAX
+    }
+
+    /// When it has stood still for too long.
+    fn ends(&self, idle: Option<Duration>) -> Option<Instant> {
+        let stall = (self.unsent > 0).then(|| self.moved + STALL_MAX);
+        earlier(stall, idle.map(|idle| self.stirred + idle))
+    }
+
+    /// When it's to be looked at again, whether or not anything moves.
+    fn look(&self, now: Instant) -> Option<Instant> {
+        (self.unsent > UNSENT_BYTES_MIN).then(|| (self.light + HEAVY_MAX).max(now + HEAVY_MAX / 2))
     }
 }
 

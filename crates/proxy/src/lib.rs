@@ -22,6 +22,7 @@ mod outside;
 mod proxy;
 mod record;
 pub mod running;
+mod strain;
 mod tunnel;
 mod upstream;
 mod whole;

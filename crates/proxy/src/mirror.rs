@@ -24,7 +24,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Sends a copy, if there's room for one more.
 pub(crate) fn send(core: &Rc<Core>, copy: Copy, body: Rc<[u8]>) {
-    if core.mirrored.get() >= COPIES_MAX {
+    if core.mirrored.get() >= COPIES_MAX || core.saves() {
         core.count(|counts| counts.copies_dropped.increment());
         return;
     }

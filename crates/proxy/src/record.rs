@@ -44,6 +44,14 @@ pub(crate) struct CoreCounts {
     pub(crate) records_dropped: Counter,
     /// Copies of requests that were not sent, as too many were under way.
     pub(crate) copies_dropped: Counter,
+    /// How short the process is of memory, files and processor time, in percent.
+    pub(crate) strain: [Gauge; 3],
+    /// Requests and connections refused for want of memory, files and processor time.
+    pub(crate) shed: [Counter; 3],
+    /// Times that no connection was accepted for want of memory or files.
+    pub(crate) accepts_paused: Counter,
+    /// Connections of callers that were not kept for want of memory or files.
+    pub(crate) not_kept: Counter,
     /// Idle connections to upstreams.
     pub(crate) idle: Gauge,
     /// Requests under an idempotency key.

@@ -11,11 +11,13 @@ use crate::gates::Gates;
 use crate::keys::Keys;
 use crate::outside::Outsides;
 use crate::record::{CoreCounts, Ledger, Outlets, Seen};
+use crate::strain::Gauge;
 use byrnie_base::Now;
 use byrnie_base::drain::Watch;
 use byrnie_codec::Limits;
 use byrnie_engine::{Shard, Snapshot, Verdict};
 use byrnie_net::listen::{self, Listener};
+use byrnie_net::machine::Meter;
 use byrnie_net::pool::Pool;
 use byrnie_net::runtime::{self, Shutdown};
 use std::cell::{Cell, RefCell};
@@ -33,6 +35,10 @@ const FILES_RESERVED: usize = 64;
 const CONNECTIONS_MIN: usize = 16;
 /// How often a core tidies up: hands over log lines, closes what was idle for too long.
 const TICK: Duration = Duration::from_millis(500);
+/// How often it wakes up while it works, to learn how late it is and what is left of memory and files.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How long it rests while it may not accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is in force: handed to every core together.
 #[derive(Clone, Debug)]
@@ -94,6 +100,8 @@ pub(crate) struct Seat {
     pub(crate) stop: Shutdown,
     pub(crate) outlets: Outlets,
     pub(crate) counts: Arc<CoreCounts>,
+    /// Of the process.
+    pub(crate) meter: Meter,
 }
 
 /// One core's memory.
@@ -116,6 +124,8 @@ pub(crate) struct Core {
     pub(crate) outside: Outsides,
     /// Copies of requests under way.
     pub(crate) mirrored: Cell<usize>,
+    /// What is left of memory and files.
+    pub(crate) gauge: Gauge,
 }
 
 /// Connections from callers: how many there are, and may be.
@@ -141,6 +151,7 @@ impl Core {
             room: Room { open: Cell::new(0), max: connections_max(seat.cores) },
             outside: Outsides::new(seat.own_machine),
             mirrored: Cell::new(0),
+            gauge: Gauge::new(seat.meter),
         }
     }
 
@@ -215,6 +226,9 @@ impl Core {
         counts.retries_won.add(now.retries_won.saturating_sub(counted.retries_won));
         counts.retries_over_budget.add(now.retries_over_budget.saturating_sub(counted.retries_over_budget));
         counts.ejections.add(now.ejections.saturating_sub(counted.ejections));
+        for (counter, (now, counted)) in counts.shed.iter().zip(now.shed.iter().zip(counted.shed)) {
+            counter.add(now.saturating_sub(counted));
+        }
         *counted = now;
     }
 }
@@ -232,7 +246,10 @@ pub(crate) async fn run(mut seat: Seat) {
     let in_force = seat.in_force.borrow_and_update().clone();
     let core = Rc::new(Core::new(&seat, in_force));
     let mut counted = byrnie_engine::Counts::default();
+    let mut tidied = runtime::now().mono;
     loop {
+        let pause = if core.gauge.was_busy() { GLANCE } else { TICK };
+        let due = runtime::now().mono + pause;
         tokio::select! {
             changed = seat.in_force.changed() => {
                 if changed.is_err() {
@@ -244,7 +261,14 @@ pub(crate) async fn run(mut seat: Seat) {
                 let core = Rc::clone(&core);
                 runtime::spawn_local("accept", accept(core, entrance));
             }
-            () = runtime::sleep(TICK) => core.tidy(&mut counted),
+            () = runtime::sleep(pause) => {
+                let now = runtime::now().mono;
+                core.woke(now.since(due));
+                if now.since(tidied) >= TICK {
+                    tidied = now;
+                    core.tidy(&mut counted);
+                }
+            }
             () = seat.stop.wait() => break,
         }
     }
@@ -257,8 +281,12 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
     let door = Rc::new(door);
     let mut draining = core.drain.draining();
     loop {
-        while core.room.open.get() >= core.room.max {
-            runtime::sleep(Duration::from_millis(20)).await;
+        while core.room.open.get() >= core.room.max || core.closes() && core.room.open.get() >= CONNECTIONS_MIN {
+            if core.closes() {
+                core.count(|counts| counts.accepts_paused.increment());
+                core.measure();
+            }
+            runtime::sleep(ACCEPT_PAUSE).await;
         }
         let (tcp, remote) = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -269,6 +297,7 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
             tracing::warn!(%remote, "a connection to the forward listener is another user's: closed");
             continue;
         }
+        core.begins();
         core.count(|counts| {
             counts.accepted.increment();
             counts.connections.rise();

@@ -28,6 +28,15 @@ use std::time::Duration;
 /// Bytes that may wait for one side before the other side is no longer read: the high-water mark.
 pub const UNSENT_BYTES_MAX: usize = 256 * 1024;
 
+/// The same where memory is short, in bytes.
+pub const UNSENT_BYTES_MIN: usize = 16 * 1024;
+
+/// Sets how many bytes may wait for one side of each exchange of this core from now on, and how many are read at once:
+/// from [`UNSENT_BYTES_MIN`] to [`UNSENT_BYTES_MAX`].
+pub fn set_unsent_max(bytes: usize) {
+    scratch::set_unsent_max(bytes.clamp(UNSENT_BYTES_MIN, UNSENT_BYTES_MAX));
+}
+
 /// How long it's waited for the rest of a handshake's first message.
 const PIECE_PAUSE: Duration = Duration::from_millis(5);
 

@@ -2,7 +2,7 @@
 //! One direction of an exchange: pulls a body out of one wire and pushes it into another, with
 //! backpressure, and keeps a copy of a small one while another try may need it.
 
-use super::{Error, Progress, UNSENT_BYTES_MAX, Wire};
+use super::{Error, Progress, Wire, scratch};
 use crate::http::Chunk;
 use byrnie_codec::Fields;
 use std::task::{Context, Poll, ready};
@@ -139,7 +139,7 @@ impl Pump {
     pub fn poll(&mut self, cx: &mut Context<'_>, source: &mut Wire, target: &mut Wire) -> Poll<Result<(), Fault>> {
         self.replay(cx, target).map_err(Fault::Target)?;
         while !self.source_ended {
-            if target.unsent() >= UNSENT_BYTES_MAX {
+            if target.unsent() >= scratch::unsent_max() {
                 ready!(target.poll_flush(cx)).map_err(Fault::Target)?;
             }
             let Poll::Ready(progress) = self.pull(cx, source, target) else {
