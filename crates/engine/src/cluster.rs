@@ -9,6 +9,7 @@ use crate::program::Security;
 use crate::slot::Slot;
 use byrnie_base::share::{InFlight, Pace};
 use byrnie_base::{Instant, Text};
+use byrnie_codec::Head;
 use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::traffic::{Balance, Choice, Eject, Hash, Rate, RetryBudget};
 use byrnie_model::service::Locality;
@@ -203,6 +204,13 @@ pub(crate) struct Share {
 }
 
 impl Cluster {
+    /// Asks a host outside by its own name. What a route says of the host comes after, and holds.
+    pub(crate) fn address(&self, head: &mut Head) {
+        if let Some(authority) = &self.outside {
+            head.set_authority(authority).ok();
+        }
+    }
+
     /// The service.
     pub fn service(&self) -> &ServiceRef {
         &self.name.service

@@ -18,7 +18,7 @@ use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::verdict::{Decided, Labels, Verdict, method_label};
 use crate::{Arrival, DecisionId, Effect, Failure, Gate, Outcome, Plan, Reason, Side, Tls};
-use crate::{concurrency, cors, deadline, enter, fault, filter, quota, resolve, retry};
+use crate::{concurrency, cors, deadline, enter, fault, filter, overload, quota, resolve, retry};
 use byrnie_base::{Instant, Now, Text, assert_size};
 use byrnie_codec::grpc::{self, Status};
 use byrnie_codec::headers::{Sender, strip_untrusted_response};
@@ -47,13 +47,6 @@ pub struct Exchange {
 }
 
 assert_size!(Exchange, 472);
-
-/// Asks a host outside by its own name. What a route says of the host comes after, and holds.
-fn address(cluster: &Cluster, head: &mut Head) {
-    if let Some(authority) = &cluster.outside {
-        head.set_authority(authority).ok();
-    }
-}
 
 /// What doesn't change from begin to end.
 #[derive(Clone, Copy, Debug)]
@@ -358,6 +351,7 @@ impl Exchange {
     ) -> Result<(), Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
         let Some(cluster) = snapshot.cluster(port.cluster) else { return Ok(()) };
+        overload::admit(self, shard, arrival, head, now)?;
         match quota::admit(&tree.quotas, arrival, head, now) {
             Ok(None) => {}
             Ok(left) => self.aside().left = left,
@@ -416,6 +410,7 @@ impl Exchange {
         }
         self.course.deadline = deadline::read(head, now);
         let logical = snapshot.cluster(port.cluster).ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
+        overload::admit(self, shard, arrival, head, now)?;
         self.admit(logical, now)?;
         let keyed = keyed::prepare(tree.protection.as_deref(), &mut shard.rng, head);
         let cluster = self.route(shard, (tree, port), head, at)?;
@@ -455,6 +450,7 @@ impl Exchange {
         if head.authority().is_empty() {
             head.set_authority(&cluster.name.label).ok();
         }
+        overload::admit(self, shard, arrival, head, at.mono)?;
         self.admit(&cluster, at.mono)?;
         let protection = self.service.as_ref().and_then(|tree| tree.protection.as_deref());
         let keyed = keyed::prepare(protection, &mut shard.rng, head);
@@ -557,7 +553,7 @@ impl Exchange {
         if port.table.is_empty() {
             let own = snapshot.cluster(port.cluster).map(Arc::clone);
             let own = own.ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
-            address(&own, head);
+            own.address(head);
             return Ok(own);
         }
         let Some(chosen) = port.table.choose(head) else {
@@ -614,7 +610,7 @@ impl Exchange {
             return Err(self.refuse(Reason::BackendAbsent, absent_backend(chosen)));
         };
         let origin = cors.and_then(|cors| cors::granted(cors, head));
-        address(cluster, head);
+        cluster.address(head);
         let edited = filter::edit_request(&rule.filters, head, prefix, &mut shard.scratch);
         // Copies are what the rule makes of a request; what is done for one backend is for it alone.
         let mut copies = Vec::new();

@@ -178,6 +178,8 @@ pub enum Failure {
     DownstreamGone,
     /// The request's body exceeds the limit.
     BodyTooLarge,
+    /// The proxy was short of memory, of which this exchange kept more than others.
+    Strained,
 }
 
 impl Failure {
@@ -200,7 +202,7 @@ impl Failure {
 
     /// Whether it speaks against the endpoint.
     pub const fn speaks_against_endpoint(self) -> bool {
-        !matches!(self, Self::DownstreamGone | Self::BodyTooLarge | Self::Deadline)
+        !matches!(self, Self::DownstreamGone | Self::BodyTooLarge | Self::Deadline | Self::Strained)
     }
 
     /// The words for it in a record.
@@ -218,6 +220,7 @@ impl Failure {
             Self::ResetAfterHead => "closed within the answer",
             Self::DownstreamGone => "caller gone",
             Self::BodyTooLarge => "body too large",
+            Self::Strained => "given up for want of memory",
         }
     }
 }

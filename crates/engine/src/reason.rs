@@ -30,6 +30,8 @@ pub enum Reason {
     Timeout,
     /// Too many requests are under way.
     Overload,
+    /// The proxy is short of memory, files or processor time.
+    Strain,
     /// The rate limit is reached.
     RateLimited,
     /// A policy injects this fault on purpose.
@@ -79,7 +81,7 @@ pub enum Blame {
 
 impl Reason {
     /// All reasons, for tables of documentation and metrics.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::AccessDenied,
         Self::Redirect,
         Self::Preflight,
@@ -91,6 +93,7 @@ impl Reason {
         Self::BackendAbsent,
         Self::Timeout,
         Self::Overload,
+        Self::Strain,
         Self::RateLimited,
         Self::FaultInjected,
         Self::BadRequest,
@@ -120,6 +123,7 @@ impl Reason {
             Self::BackendAbsent => &code::BACKEND_ABSENT,
             Self::Timeout => &code::TIMEOUT,
             Self::Overload => &code::OVERLOAD,
+            Self::Strain => &code::STRAIN,
             Self::RateLimited => &code::RATE_LIMITED,
             Self::FaultInjected => &code::FAULT_INJECTED,
             Self::BadRequest => &code::BAD_REQUEST,
@@ -153,6 +157,7 @@ impl Reason {
             Self::BackendAbsent => "backend_absent",
             Self::Timeout => "timeout",
             Self::Overload => "overload",
+            Self::Strain => "strain",
             Self::RateLimited => "rate_limited",
             Self::FaultInjected => "fault_injected",
             Self::BadRequest => "bad_request",
@@ -192,6 +197,7 @@ impl Reason {
             Self::NotServed
             | Self::NoEndpoint
             | Self::Overload
+            | Self::Strain
             | Self::FaultInjected
             | Self::ConnectFailure
             | Self::UpstreamReset
@@ -219,6 +225,7 @@ impl Reason {
             | Self::NotServed
             | Self::NoEndpoint
             | Self::Overload
+            | Self::Strain
             | Self::FaultInjected
             | Self::ConnectFailure
             | Self::UpstreamReset
@@ -255,6 +262,7 @@ impl Reason {
             | Self::KeyAmbiguous => Blame::Upstream,
             Self::NotServed
             | Self::Overload
+            | Self::Strain
             | Self::IdentityMismatch
             | Self::Draining
             | Self::LedgerUnreachable
@@ -270,6 +278,7 @@ impl Reason {
                 | Self::NoEndpoint
                 | Self::Timeout
                 | Self::Overload
+                | Self::Strain
                 | Self::RateLimited
                 | Self::ConnectFailure
                 | Self::UpstreamReset
@@ -289,6 +298,7 @@ impl Reason {
             Failure::BadResponse => Self::BadResponse,
             Failure::DownstreamGone => Self::DownstreamGone,
             Failure::BodyTooLarge => Self::BodyTooLarge,
+            Failure::Strained => Self::Strain,
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::cluster::Cluster;
 use crate::concurrency::{Samples, Traffic};
 use crate::latency::Latency;
 use crate::outlier::{self, Standing};
+use crate::overload::{Overload, Strain};
 use crate::retry::Budget;
 use crate::slot::Memory;
 use byrnie_base::hash::BuildQuick;
@@ -32,6 +33,8 @@ pub struct Shard {
     mean: (Instant, u64),
     /// For building short texts without asking for memory.
     pub(crate) scratch: String,
+    /// How short this core's proxy is of what it lives by.
+    pub(crate) overload: Overload,
 }
 
 /// What a core knows of one cluster.
@@ -71,6 +74,8 @@ pub struct Counts {
     pub retries_over_budget: u64,
     /// Endpoints left out.
     pub ejections: u64,
+    /// Requests and connections refused as the proxy was short of something, by [`Short`](crate::Short).
+    pub shed: [u64; 3],
 }
 
 /// One caller.
@@ -98,12 +103,23 @@ impl Shard {
             callers: HashMap::default(),
             mean: (Instant::default(), 0),
             scratch: String::with_capacity(256),
+            overload: Overload::default(),
         }
     }
 
     /// What happened so far.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// How short this core's proxy is of what it lives by: its core tells what it measures.
+    pub fn strain(&mut self) -> &mut Strain {
+        &mut self.overload.strain
+    }
+
+    /// How many exchanges and tunnels this core has under way, to be told before each begins.
+    pub fn set_underway(&mut self, count: usize) {
+        self.overload.underway = count;
     }
 
     /// An id for the record of something that never became an exchange.

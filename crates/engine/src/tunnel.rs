@@ -6,6 +6,7 @@ use crate::answer::Answer;
 use crate::attempts::Ending;
 use crate::authorize::{self, Ruling};
 use crate::cluster::{Busy, Cluster};
+use crate::concurrency::Criticality;
 use crate::course::{Course, Goal, Step, give_up};
 use crate::exchange::{Refusal, absent_backend, source_label};
 use crate::retry::{Policy, TRIES_MAX};
@@ -13,7 +14,7 @@ use crate::route::Chosen;
 use crate::shard::Shard;
 use crate::snapshot::{Snapshot, Subtree};
 use crate::verdict::{Decided, Labels, Verdict};
-use crate::{Arrival, DecisionId, Direction, Effect, Failure, Outcome, Plan, Reason, Side, Tls, resolve};
+use crate::{Arrival, DecisionId, Direction, Effect, Failure, Outcome, Plan, Reason, Side, Tls, overload, resolve};
 use byrnie_base::{Instant, Now, Text};
 use byrnie_model::Protocol;
 use std::sync::Arc;
@@ -159,6 +160,7 @@ impl Tunnel {
         if let Some(why) = program.broken() {
             return Err(refuse(Reason::BackendAbsent, format!("{} is not reached: {why}", tree.label)));
         }
+        self.spare(shard, arrival, now)?;
         match self.snapshot.cluster(port.cluster).filter(|cluster| cluster.beyond.is_some()) {
             Some(cluster) => self.course.aim_far(Arc::clone(cluster), shard, now),
             None => self.course.goal = Goal::Program { program: program.clone(), protocol: Protocol::Tcp },
@@ -167,6 +169,7 @@ impl Tunnel {
     }
 
     fn decide_outbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
+        self.spare(shard, arrival, now)?;
         let cluster = self.find(shard, arrival)?;
         if let Some(most) = cluster.call.pending_max {
             let busy = Busy::on(&cluster.call.share.pending);
@@ -184,6 +187,13 @@ impl Tunnel {
         self.course.policy = Policy { tries_max: TRIES_MAX, repeatable: false, body_held: true, keyed: false };
         self.course.goal = Goal::Cluster(cluster);
         self.dispatch(shard, now)
+    }
+
+    /// Refuses a connection that the proxy is too short of something for.
+    fn spare(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<(), Box<Answer>> {
+        let Some(detail) = overload::refusal(shard, arrival, Criticality::Critical, now) else { return Ok(()) };
+        self.nearest = Some(detail.clone());
+        Err(refuse(Reason::Strain, detail))
     }
 
     /// Where a connection leads: by the routes of the service asked for, or of the listener that it came by.

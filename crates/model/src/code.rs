@@ -342,6 +342,10 @@ registry! {
         "too many requests at once",
         "The request was answered 503 with Retry-After and was not sent.",
         "Add instances, or raise limits.maxPending; the detail says which limit it was.";
+    STRAIN: "BYR-R034",
+        "the proxy is short of memory, files or processor time",
+        "The request was answered 503 with Retry-After and was not sent.",
+        "The detail says of what; give the proxy more of it (BYRNIE_MEMORY_MAX, ulimit -n), or add instances.";
     RATE_LIMITED: "BYR-R007",
         "the rate limit of the service is reached",
         "The request was answered 429 and was not sent.",

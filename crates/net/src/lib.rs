@@ -9,6 +9,7 @@ pub mod hop;
 pub mod http;
 pub mod io;
 pub mod listen;
+pub mod machine;
 pub mod names;
 pub mod pool;
 pub mod relay;

@@ -170,10 +170,15 @@ impl Pool {
         });
     }
 
-    /// Closes every idle connection and lets the shared ones end with their streams.
-    pub fn clear(&mut self) {
+    /// Closes every idle connection.
+    pub fn close_idle(&mut self) {
         self.idle.clear();
         self.idle_count = 0;
+    }
+
+    /// Closes every idle connection and lets the shared ones end with their streams.
+    pub fn clear(&mut self) {
+        self.close_idle();
         self.shared.clear();
         self.hops.values().for_each(|shared| shared.say_goodbye());
         self.hops.clear();

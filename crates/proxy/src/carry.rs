@@ -6,9 +6,9 @@
 use crate::connection::TUNNEL_IDLE_MAX;
 use crate::door::Caller;
 use crate::keyed::Ticket;
-use crate::laggards::Lag;
 use crate::mirror;
 use crate::record::Seen;
+use crate::rest::{Rest, STALL_MAX, Tempo, earlier};
 use crate::upstream::{self, Upstream};
 use crate::worker::Core;
 use byrnie_base::Instant;
@@ -29,14 +29,6 @@ use std::time::Duration;
 const INTERIM_MAX: u8 = 16;
 /// Bodies up to here are taken to be written in pieces.
 const PIECES_BYTES_MAX: u64 = 64 * 1024;
-/// How long a side may leave bytes lying that are ready to be sent to it, and a client of HTTP/1 may be silent within a body of
-/// no declared length.
-const STALL_MAX: Duration = Duration::from_secs(60);
-/// How long a client may take for each [`BODY_STEP_BYTES`] of a body whose length it has declared: it has all of it to send, and
-/// no reason to wait.
-const BODY_STEP_MAX: Duration = Duration::from_secs(30);
-/// See [`BODY_STEP_MAX`].
-const BODY_STEP_BYTES: u64 = 4 * 1024;
 /// The status that tells a client so (RFC 9110 15.5.9).
 const REQUEST_TIMEOUT: u16 = 408;
 
@@ -89,16 +81,13 @@ pub(crate) struct Trip<'a> {
     pub(crate) request: &'a mut Head,
     pub(crate) response: &'a mut Head,
     pub(crate) alarm: &'a mut Alarm,
-    seen: &'a Request,
     /// The request's body.
     pub(crate) up: Pump,
     /// The response's body.
     pub(crate) back: Pump,
     pub(crate) upstream: Option<Upstream>,
     pub(crate) limits: Times,
-    step: Step,
-    /// While it waits for its client.
-    lag: Option<Lag>,
+    tempo: Tempo,
     pub(crate) client: Client<'a>,
     /// Only for a request under an idempotency key.
     pub(crate) ticket: Option<Box<Ticket>>,
@@ -108,45 +97,11 @@ pub(crate) struct Trip<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Client<'a> {
     caller: &'a Caller,
+    /// What it asked.
+    seen: &'a Request,
     pub(crate) version: Version,
     /// Whether its connection may carry another exchange after this one.
     keep_alive: bool,
-}
-
-/// How far the request's body is, which the client must get on with.
-#[derive(Clone, Copy, Debug)]
-struct Step {
-    /// Bytes that make a step, and the time for it; `None`: the client may take its time.
-    due: Option<(u64, Duration)>,
-    /// Where the last one was made, and when.
-    at: (u64, Instant),
-}
-
-impl Step {
-    /// For a request of a client that is no proxy of the mesh: those have seen to it themselves.
-    fn of(head: &Head) -> Self {
-        let due = match head.framing() {
-            Framing::Length(_) => Some((BODY_STEP_BYTES, BODY_STEP_MAX)),
-            Framing::Chunked => Some((1, STALL_MAX)),
-            // Streams of HTTP/2 may rest for as long as they like.
-            Framing::None | Framing::Stream | Framing::UntilClose => None,
-        };
-        Self { due, at: (0, runtime::coarse().mono) }
-    }
-
-    /// Whether the client must get on with what `up` moves.
-    fn is_due(&self, up: &Pump) -> bool {
-        self.due.is_some() && !up.is_done() && !up.is_blocked()
-    }
-
-    /// When the client must have made the next step, given what `up` has moved.
-    fn end(&mut self, up: &Pump) -> Option<Instant> {
-        let (bytes, span) = self.due.filter(|_| !up.is_done())?;
-        if up.bytes >= self.at.0 + bytes || up.is_blocked() {
-            self.at = (up.bytes, runtime::coarse().mono);
-        }
-        Some(self.at.1 + span)
-    }
 }
 
 /// Until when what must have happened.
@@ -177,35 +132,22 @@ impl<'a> Trip<'a> {
     pub(crate) fn new(core: &'a Rc<Core>, caller: &'a Caller, down: &'a mut Wire, desk: &'a mut Desk) -> Self {
         let Desk { request, response, alarm, seen } = desk;
         seen.take(request);
-        let client = Client { caller, version: request.version(), keep_alive: request.keep_alive() };
+        let client = Client { caller, seen, version: request.version(), keep_alive: request.keep_alive() };
         let (up, back) = (Pump::new(false), Pump::new(false));
         let limits = Times::default();
-        let step = match caller.source {
-            None => Step::of(request),
-            Some(_) => Step { due: None, at: (0, Instant::from_nanos(0)) },
-        };
-        Self {
-            core,
-            down,
-            request,
-            response,
-            alarm,
-            seen,
-            up,
-            back,
-            upstream: None,
-            limits,
-            step,
-            lag: None,
-            client,
-            ticket: None,
-        }
+        // A proxy of the mesh has seen to its own client.
+        let tempo = if caller.source.is_none() { Tempo::of(request) } else { Tempo::free() };
+        Self { core, down, request, response, alarm, up, back, upstream: None, limits, tempo, client, ticket: None }
     }
 
     /// Carries the exchange to its end.
     pub(crate) async fn run(mut self) -> Next {
-        let snapshot = self.core.snapshot();
-        let (mut exchange, mut effect) = self.core.with_shard(|shard, now| {
+        let core = self.core;
+        let _underway = core.gauge.enter();
+        core.begins();
+        let snapshot = core.snapshot();
+        let (mut exchange, mut effect) = core.with_shard(|shard, now| {
+            shard.set_underway(core.gauge.underway());
             Exchange::begin(&snapshot, shard, &self.client.caller.arrival(), self.request, now)
         });
         let delivered = loop {
@@ -256,10 +198,10 @@ impl<'a> Trip<'a> {
         self.send_copies(&mut exchange);
         let verdict = self.core.with_shard(|shard, now| exchange.finish(shard, delivered.outcome, now));
         let seen = Seen {
-            protocol: self.seen.protocol,
-            method: &self.seen.method,
-            host: &self.seen.host,
-            path: &self.seen.path,
+            protocol: self.client.seen.protocol,
+            method: &self.client.seen.method,
+            host: &self.client.seen.host,
+            path: &self.client.seen.path,
             source: self.client.caller.source.as_ref(),
             bytes: (self.up.bytes, self.back.bytes),
             ended: runtime::coarse().wall,
@@ -278,7 +220,7 @@ impl<'a> Trip<'a> {
         if plan.again.attempt <= 1 {
             // Under a key the whole body is here already.
             if self.ticket.is_none() {
-                self.up = Pump::new(plan.again.keep_body || copied);
+                self.up = Pump::new((plan.again.keep_body || copied) && !self.core.saves());
             }
         } else {
             plan.stamp(self.request, runtime::coarse());
@@ -365,9 +307,9 @@ impl<'a> Trip<'a> {
             if client_gone && self.ticket.is_none() {
                 return Poll::Ready(Event::Failed(Failure::DownstreamGone));
             }
-            let step = self.step.end(&self.up);
+            let step = self.tempo.end(&self.up);
             let stirs = self.up.bytes != std::mem::replace(&mut taken, self.up.bytes);
-            if lags(&mut self.lag, self.core, self.step.is_due(&self.up), stirs, cx) {
+            if self.tempo.lags(self.core, self.tempo.is_due(&self.up), stirs, cx) {
                 return Poll::Ready(Event::BadBody(REQUEST_TIMEOUT));
             }
             let limits = Times { deadline: earlier(self.limits.deadline, step), ..self.limits };
@@ -377,7 +319,7 @@ impl<'a> Trip<'a> {
             })
         })
         .await;
-        self.lag = None;
+        self.tempo.rest();
         if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout) {
             self.upstream = None;
         }
@@ -437,8 +379,7 @@ impl<'a> Trip<'a> {
     async fn relay_body(&mut self, wire: &mut Wire, delay: Duration) -> Option<(Failure, u32)> {
         let mut up_broken = false;
         let mut held = (!delay.is_zero()).then(|| runtime::now().mono + delay);
-        let mut moved = ((0, 0), runtime::coarse().mono);
-        let mut stirred = (0, moved.1);
+        let mut rest = Rest::new(runtime::coarse().mono);
         let mut acknowledged = None;
         let limits = self.limits;
         poll_fn(|cx| {
@@ -475,29 +416,23 @@ impl<'a> Trip<'a> {
             if self.up.is_done() && self.down.poll_gone(cx).is_ready() {
                 return Poll::Ready(Some((Failure::DownstreamGone, CANCEL)));
             }
-            let bytes = self.up.bytes + self.back.bytes;
+            let now = runtime::coarse().mono;
             let unsent = self.down.unsent() + wire.unsent();
             let waits = unsent > 0 || self.back.is_blocked() || self.up.is_blocked() && !up_broken;
-            // Who takes a little of what waits is slow, and not gone.
-            let stirs = (bytes, unsent) != moved.0;
-            if stirs || !waits {
-                moved = ((bytes, unsent), runtime::coarse().mono);
-            }
-            let lagging = self.down.unsent() > 0 || self.back.is_blocked() || self.step.is_due(&self.up) && !up_broken;
-            if lags(&mut self.lag, self.core, lagging, stirs, cx) {
+            let stirs = rest.note((self.up.bytes + self.back.bytes, unsent), waits, now);
+            let lagging = self.down.unsent() > 0 || self.back.is_blocked() || self.tempo.is_due(&self.up) && !up_broken;
+            if self.tempo.lags(self.core, lagging, stirs, cx) {
                 return Poll::Ready(Some((Failure::Deadline, CANCEL)));
             }
-            if bytes != stirred.0 {
-                stirred = (bytes, runtime::coarse().mono);
+            if rest.is_heavy(now) && self.core.saves() {
+                return Poll::Ready(Some((Failure::Strained, CANCEL)));
             }
-            let stall = Some(moved.1 + STALL_MAX).filter(|_| waits);
-            let idle = limits.idle.map(|idle| stirred.1 + idle);
-            let step = self.step.end(&self.up).filter(|_| !up_broken);
-            let deadline = earlier(limits.deadline, earlier(stall, earlier(idle, step)));
-            let due = Times { deadline, try_deadline: held, idle: None };
+            let step = self.tempo.end(&self.up).filter(|_| !up_broken);
+            let deadline = earlier(limits.deadline, earlier(rest.ends(limits.idle), step));
+            let due = Times { deadline, try_deadline: earlier(held, rest.look(now)), idle: None };
             match late(self.alarm, due, cx) {
                 Poll::Ready(Failure::TryTimeout) => {
-                    held = None;
+                    held = held.filter(|until| *until > runtime::coarse().mono);
                     cx.waker().wake_by_ref();
                     Poll::Pending
                 }
@@ -604,7 +539,12 @@ impl<'a> Trip<'a> {
     /// Whether the client's connection may go on after this answer.
     fn keeps_client(&self) -> bool {
         let expired = self.client.caller.is_expired(runtime::coarse().wall);
-        self.client.keep_alive && self.down.has_read_all() && !self.core.is_draining() && !expired
+        let keep = self.client.keep_alive && self.down.has_read_all() && !self.core.is_draining() && !expired;
+        if keep && matches!(self.down, Wire::H1(_)) && self.core.saves() {
+            self.core.count(|counts| counts.strain.not_kept.increment());
+            return false;
+        }
+        keep
     }
 
     fn next(&mut self, keep: bool) -> Next {
@@ -671,20 +611,6 @@ fn code_of(error: &Error) -> u32 {
     }
 }
 
-/// Notes whether an exchange waits for its client, which has just done something or not; true if it has to make room for
-/// others.
-fn lags(lag: &mut Option<Lag>, core: &Core, waits: bool, stirs: bool, cx: &Context<'_>) -> bool {
-    if !waits || stirs {
-        *lag = None;
-    }
-    match lag {
-        Some(lag) => return lag.is_evicted(),
-        None if waits => *lag = Some(core.laggards.enter(cx, runtime::coarse().mono)),
-        None => {}
-    }
-    false
-}
-
 /// Ready with what has run out.
 pub(crate) fn late(alarm: &mut Alarm, limits: Times, cx: &mut Context<'_>) -> Poll<Failure> {
     alarm.set(earlier(limits.deadline, limits.try_deadline));
@@ -701,12 +627,5 @@ pub(crate) fn late(alarm: &mut Alarm, limits: Times, cx: &mut Context<'_>) -> Po
 fn acknowledge(wire: &Wire, bytes: u64, last: &mut Option<u64>) {
     if bytes < PIECES_BYTES_MAX && last.replace(bytes) != Some(bytes) {
         wire.acknowledge();
-    }
-}
-
-fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (some, None) | (None, some) => some,
     }
 }

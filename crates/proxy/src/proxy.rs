@@ -18,6 +18,7 @@ use byrnie_base::mailbox;
 use byrnie_engine::Snapshot;
 use byrnie_model::Protocol;
 use byrnie_net::listen::{self, Listener, Share};
+use byrnie_net::machine::Meter;
 use byrnie_net::runtime::{self, Core, Shutdown};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -155,6 +156,7 @@ fn open(
     let ports = ports(&bound, &snapshot);
     let mut cores = Vec::new();
     let mut doors = Vec::new();
+    let meter = Meter::new();
     for (index, (counts, place)) in counts.iter().zip(places(counts.len())).enumerate() {
         let (door, entrances) = mpsc::unbounded_channel();
         doors.push(door);
@@ -170,6 +172,7 @@ fn open(
             stop: stop.clone(),
             outlets: outlets.clone(),
             counts: Arc::clone(counts),
+            meter,
         };
         let name = format!("byrnie-core-{index}");
         cores.push(runtime::spawn_core(&name, None, move || worker::run(seat)).map_err(|_| Error::Stopped)?);

@@ -40,16 +40,38 @@ pub(crate) struct CoreCounts {
     pub(crate) retries_over_budget: Counter,
     /// Endpoints left out.
     pub(crate) ejections: Counter,
-    /// Access-log lines that nobody had room for.
-    pub(crate) lines_dropped: Counter,
-    /// Records that nobody had room for.
-    pub(crate) records_dropped: Counter,
-    /// Copies of requests that were not sent, as too many were under way.
-    pub(crate) copies_dropped: Counter,
+    /// What was dropped for want of room.
+    pub(crate) dropped: DroppedCounts,
+    /// What the process runs short of, and what comes of that.
+    pub(crate) strain: StrainCounts,
     /// Idle connections to upstreams.
     pub(crate) idle: Gauge,
     /// Requests under an idempotency key.
     pub(crate) keyed: KeyedCounts,
+}
+
+/// What was dropped for want of room.
+#[derive(Debug, Default)]
+pub(crate) struct DroppedCounts {
+    /// Access-log lines.
+    pub(crate) lines: Counter,
+    /// Decision records.
+    pub(crate) records: Counter,
+    /// Copies of requests.
+    pub(crate) copies: Counter,
+}
+
+/// Of memory, files and processor time, in this order.
+#[derive(Debug, Default)]
+pub(crate) struct StrainCounts {
+    /// How much is in use, in percent.
+    pub(crate) percents: [Gauge; 3],
+    /// Requests and connections refused for want of each.
+    pub(crate) shed: [Counter; 3],
+    /// Times that no connection was accepted.
+    pub(crate) accepts_paused: Counter,
+    /// Connections of callers that were not kept.
+    pub(crate) not_kept: Counter,
 }
 
 /// What became of requests under an idempotency key.
@@ -192,7 +214,7 @@ impl Ledger {
         let source = seen.source.map_or_else(Text::default, |identity| identity.to_string().into());
         let record = verdict.record(Timestamp::from_millis(began), self.proxy.clone(), request, source);
         if self.records.send(record).is_err() {
-            self.counts.records_dropped.increment();
+            self.counts.dropped.records.increment();
         }
     }
 
@@ -206,7 +228,7 @@ impl Ledger {
             && log.send(batch).is_err()
         {
             // A writer that can't keep up loses lines, never requests.
-            self.counts.lines_dropped.add(lines);
+            self.counts.dropped.lines.add(lines);
         }
     }
 

@@ -79,6 +79,11 @@ impl Spread {
         self.open() >= self.max
     }
 
+    /// Whether this core serves so few that it accepts more whatever it's short of.
+    pub(crate) fn has_few(&self) -> bool {
+        self.open() < CONNECTIONS_MIN as u64
+    }
+
     /// This core serves one more.
     pub(crate) fn enter(&self) {
         self.open[self.own].enter();

@@ -20,7 +20,12 @@ use std::rc::Rc;
 pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut bytes: Vec<u8>) {
     let snapshot = core.snapshot();
     let arrival = caller.arrival();
-    let (mut tunnel, mut effect) = core.with_shard(|shard, now| Tunnel::begin(&snapshot, shard, &arrival, now));
+    let _underway = core.gauge.enter();
+    core.begins();
+    let (mut tunnel, mut effect) = core.with_shard(|shard, now| {
+        shard.set_underway(core.gauge.underway());
+        Tunnel::begin(&snapshot, shard, &arrival, now)
+    });
     // Whether another endpoint might do better.
     let mut elsewhere = false;
     let mut agreed = false;

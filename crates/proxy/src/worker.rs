@@ -13,15 +13,17 @@ use crate::laggards::Laggards;
 use crate::outside::Outsides;
 use crate::record::{CoreCounts, Ledger, Outlets, Seen};
 use crate::spread::{Moved, Place, Spread};
+use crate::strain::Gauge;
 use byrnie_base::Now;
 use byrnie_base::drain::Watch;
 use byrnie_codec::Limits;
 use byrnie_engine::{Shard, Snapshot, Verdict};
 use byrnie_net::io::TcpStream;
 use byrnie_net::listen::{self, Listener};
+use byrnie_net::machine::Meter;
 use byrnie_net::pool::Pool;
 use byrnie_net::runtime::{self, Shutdown};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +32,10 @@ use tokio::sync::{mpsc, watch};
 
 /// How often a core tidies up: hands over log lines, closes what was idle for too long.
 const TICK: Duration = Duration::from_millis(500);
+/// How often it wakes up while it works, to learn how late it is and what is left of memory and files.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How long it rests while it may not accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is in force: handed to every core together.
 #[derive(Clone, Debug)]
@@ -91,6 +97,8 @@ pub(crate) struct Seat {
     pub(crate) stop: Shutdown,
     pub(crate) outlets: Outlets,
     pub(crate) counts: Arc<CoreCounts>,
+    /// Of the process.
+    pub(crate) meter: Meter,
 }
 
 /// One core's memory.
@@ -98,8 +106,6 @@ pub(crate) struct Seat {
 pub(crate) struct Core {
     in_force: RefCell<InForce>,
     shard: RefCell<Shard>,
-    /// Of the shard; another each time that it's made anew.
-    seed: Cell<u64>,
     pub(crate) pool: RefCell<Pool>,
     ledger: RefCell<Ledger>,
     /// Where it asks about idempotency keys.
@@ -113,8 +119,8 @@ pub(crate) struct Core {
     pub(crate) laggards: Rc<Laggards>,
     /// What is known of hosts outside.
     pub(crate) outside: Outsides,
-    /// Copies of requests under way.
-    pub(crate) mirrored: Cell<usize>,
+    /// What is left of memory and files.
+    pub(crate) gauge: Gauge,
 }
 
 impl Core {
@@ -123,7 +129,6 @@ impl Core {
         Self {
             in_force: RefCell::new(in_force.of_its_own()),
             shard: RefCell::new(Shard::new(seat.seed)),
-            seed: Cell::new(seat.seed),
             pool: RefCell::default(),
             ledger: RefCell::new(ledger),
             inquiries: seat.inquiries.clone(),
@@ -133,7 +138,7 @@ impl Core {
             spread: seat.place.spread.clone(),
             laggards: Rc::default(),
             outside: Outsides::new(seat.own_machine),
-            mirrored: Cell::new(0),
+            gauge: Gauge::new(seat.meter),
         }
     }
 
@@ -184,8 +189,8 @@ impl Core {
 
     /// A connection's task has panicked: what it shared may be half changed, so it's made anew.
     pub(crate) fn panicked(&self) {
-        self.seed.set(self.seed.get().wrapping_add(1));
-        *self.shard.borrow_mut() = Shard::new(self.seed.get());
+        // With dice of its own, or it would do the same again.
+        *self.shard.borrow_mut() = Shard::new(runtime::now().mono.as_nanos());
         self.pool.borrow_mut().clear();
     }
 
@@ -208,6 +213,9 @@ impl Core {
         counts.retries_won.add(now.retries_won.saturating_sub(counted.retries_won));
         counts.retries_over_budget.add(now.retries_over_budget.saturating_sub(counted.retries_over_budget));
         counts.ejections.add(now.ejections.saturating_sub(counted.ejections));
+        for (counter, (now, counted)) in counts.strain.shed.iter().zip(now.shed.iter().zip(counted.shed)) {
+            counter.add(now.saturating_sub(counted));
+        }
         *counted = now;
     }
 }
@@ -217,6 +225,8 @@ pub(crate) async fn run(mut seat: Seat) {
     let in_force = seat.in_force.borrow_and_update().clone();
     let core = Rc::new(Core::new(&seat, in_force));
     let mut counted = byrnie_engine::Counts::default();
+    let mut tidied = runtime::now().mono;
+    let mut due = tidied + TICK;
     loop {
         tokio::select! {
             changed = seat.in_force.changed() => {
@@ -230,7 +240,16 @@ pub(crate) async fn run(mut seat: Seat) {
                 let core = Rc::clone(&core);
                 runtime::spawn_local("accept", accept(core, entrance));
             }
-            () = runtime::sleep(TICK) => core.tidy(&mut counted),
+            // However much else happens meanwhile.
+            () = runtime::sleep(due.since(runtime::now().mono)) => {
+                let now = runtime::now().mono;
+                core.woke(now.since(due));
+                due = now + if core.gauge.was_busy() { GLANCE } else { TICK };
+                if now.since(tidied) >= TICK {
+                    tidied = now;
+                    core.tidy(&mut counted);
+                }
+            }
             () = seat.stop.wait() => break,
         }
     }
@@ -243,8 +262,12 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
     let door = Arc::new(door);
     let mut draining = core.drain.draining();
     loop {
-        while core.spread.is_full() {
-            runtime::sleep(Duration::from_millis(20)).await;
+        while core.spread.is_full() || core.closes() && !core.spread.has_few() {
+            if core.closes() {
+                core.count(|counts| counts.strain.accepts_paused.increment());
+                core.measure();
+            }
+            runtime::sleep(ACCEPT_PAUSE).await;
         }
         let (tcp, remote) = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -289,6 +312,7 @@ impl Core {
     }
 
     fn serve(self: &Rc<Self>, tcp: TcpStream, remote: SocketAddr, door: Arc<Door>) {
+        self.begins();
         self.count(|counts| {
             counts.accepted.increment();
             counts.connections.rise();

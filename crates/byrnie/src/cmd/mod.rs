@@ -111,11 +111,11 @@ fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::DemoService(args) => demo_service::run(&args, globals),
         Command::Run(args) => {
-            supervise::raise_open_files();
+            supervise::take_means()?;
             run::run(args, globals)
         }
         Command::Up(args) => {
-            supervise::raise_open_files();
+            supervise::take_means()?;
             up::run(&args, globals)
         }
         Command::Version(args) => version::run(&args, globals),

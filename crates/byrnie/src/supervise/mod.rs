@@ -4,12 +4,12 @@
 //! when its parent dies, however that dies, and then becomes it. Below `run` stands any program, which may
 //! start others: there the command stays as a keeper, which ends them all. So nothing is ever orphaned.
 
-mod files;
 mod keeper;
+mod means;
 mod process;
 mod signals;
 
-pub(crate) use files::raise as raise_open_files;
 pub(crate) use keeper::keep;
+pub(crate) use means::take as take_means;
 pub(crate) use process::{Exit, Process, Terminal, become_program};
 pub(crate) use signals::{Signal, Signals};

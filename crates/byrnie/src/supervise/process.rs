@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One child process.
 
-use super::{Signal, files};
+use super::{Signal, means};
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -136,7 +136,7 @@ pub(crate) fn become_program(parent: u32, program: &OsString, args: &[OsString])
         bail!("the process that started this one has ended");
     }
     let mut command = Command::new(program);
-    files::give_back(command.args(args));
+    means::give_back(command.args(args));
     let error = command.exec();
     eprintln!("byrnie: cannot start {}: {error}", program.to_string_lossy());
     std::process::exit(if error.kind() == std::io::ErrorKind::NotFound {
@@ -152,7 +152,7 @@ pub(super) fn own_command(program: &OsString, args: &[OsString], how: &[&str]) -
     let mut command = Command::new(own);
     command.arg("child").args(how).arg("--parent").arg(std::process::id().to_string()).arg("--");
     command.arg(program).args(args);
-    files::pass_on(&mut command);
+    means::pass_on(&mut command);
     Ok(command)
 }
 

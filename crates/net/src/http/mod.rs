@@ -25,6 +25,18 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+/// Bytes that are read at once at most.
+pub const READ_BYTES_MAX: usize = 256 * 1024;
+
+/// The same where memory is short.
+pub const READ_BYTES_MIN: usize = 16 * 1024;
+
+/// Sets how many bytes are read at once from now on by each exchange of this core, and may wait for the other side by that:
+/// from [`READ_BYTES_MIN`] to [`READ_BYTES_MAX`].
+pub fn set_read_max(bytes: usize) {
+    scratch::set_read_max(bytes.clamp(READ_BYTES_MIN, READ_BYTES_MAX));
+}
+
 /// How long it's waited for the rest of a handshake's first message.
 const PIECE_PAUSE: Duration = Duration::from_millis(5);
 

@@ -3,6 +3,7 @@
 //! back before it ends, and a few spare buffers for what can't be sent at once. Idle connections own
 //! no bytes.
 
+use super::READ_BYTES_MAX;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
@@ -21,6 +22,7 @@ const SPARE_BYTES: usize = 4 * 1024;
 thread_local! {
     static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static READ_MAX: Cell<usize> = const { Cell::new(READ_BYTES_MAX) };
 }
 
 /// Reads once into the scratch and hands what came to `take` (empty: the other side closed).
@@ -33,7 +35,8 @@ pub(crate) fn poll_read<T>(
     if scratch.is_empty() {
         scratch.resize(READ_BYTES, 0);
     }
-    let mut buf = ReadBuf::new(&mut scratch);
+    let most = scratch.len().min(read_max());
+    let mut buf = ReadBuf::new(&mut scratch[..most]);
     let result = match Pin::new(stream).poll_read(cx, &mut buf) {
         Poll::Ready(Ok(())) => Poll::Ready(Ok(take(cx, buf.filled()))),
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -42,6 +45,16 @@ pub(crate) fn poll_read<T>(
     READ.set(scratch);
     let value = ready!(result)?;
     Poll::Ready(Ok(value))
+}
+
+/// Bytes that are read at once.
+fn read_max() -> usize {
+    READ_MAX.get()
+}
+
+/// Sets [`read_max`].
+pub(super) fn set_read_max(bytes: usize) {
+    READ_MAX.set(bytes);
 }
 
 /// A buffer to own for a while.

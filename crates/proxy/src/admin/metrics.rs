@@ -6,6 +6,7 @@ use crate::agent::State;
 use crate::record::{CoreCounts, Series};
 use byrnie_base::count::{Counter, Distribution};
 use byrnie_codec::RejectReason;
+use byrnie_engine::Short;
 use byrnie_net::runtime;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -109,6 +110,7 @@ fn cores(state: &State, out: &mut String) {
     for (outcome, of) in KEYS {
         writeln!(out, "byrnie_txn_keys_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
     }
+    strain(state, out);
     for (name, help, of) in COUNTERS {
         family(out, name, "counter", help);
         writeln!(out, "{name} {}", sum(*of)).ok();
@@ -122,6 +124,21 @@ fn cores(state: &State, out: &mut String) {
     }
     family(out, "byrnie_panics_total", "counter", "Caught panics; anything above zero is a defect.");
     writeln!(out, "byrnie_panics_total {}", runtime::panics()).ok();
+}
+
+/// How short the process is of what it lives by: of the core that is shortest.
+fn strain(state: &State, out: &mut String) {
+    family(out, "byrnie_strain_ratio", "gauge", "How much of a resource is in use; for time, of the longest lag.");
+    for (at, short) in Short::ALL.iter().enumerate() {
+        let most =
+            state.counts.iter().filter_map(|counts| Some(counts.strain.percents.get(at)?.value())).max().unwrap_or(0);
+        writeln!(out, "byrnie_strain_ratio{{resource=\"{}\"}} {}.{:02}", short.label(), most / 100, most % 100).ok();
+    }
+    family(out, "byrnie_shed_total", "counter", "Requests and connections refused for want of a resource.");
+    for (at, short) in Short::ALL.iter().enumerate() {
+        let sum: u64 = state.counts.iter().filter_map(|counts| Some(counts.strain.shed.get(at)?.value())).sum();
+        writeln!(out, "byrnie_shed_total{{resource=\"{}\"}} {sum}", short.label()).ok();
+    }
 }
 
 /// A counter of each core.
@@ -147,9 +164,15 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("byrnie_accepted_total", "Connections accepted.", |counts| &counts.accepted),
     ("byrnie_handshakes_failed_total", "Inbound handshakes that failed.", |counts| &counts.handshakes_failed),
     ("byrnie_ejections_total", "Endpoints left out for a while.", |counts| &counts.ejections),
-    ("byrnie_copies_dropped_total", "Mirrored requests not sent for want of room.", |counts| &counts.copies_dropped),
-    ("byrnie_log_lines_dropped_total", "Access-log lines lost for want of room.", |counts| &counts.lines_dropped),
-    ("byrnie_records_dropped_total", "Decision records lost for want of room.", |counts| &counts.records_dropped),
+    ("byrnie_copies_dropped_total", "Mirrored requests not sent for want of room.", |counts| &counts.dropped.copies),
+    ("byrnie_log_lines_dropped_total", "Access-log lines lost for want of room.", |counts| &counts.dropped.lines),
+    ("byrnie_accept_pauses_total", "Times that no connection was accepted for want of a resource.", |counts| {
+        &counts.strain.accepts_paused
+    }),
+    ("byrnie_not_kept_total", "Connections closed after an answer for want of a resource.", |counts| {
+        &counts.strain.not_kept
+    }),
+    ("byrnie_records_dropped_total", "Decision records lost for want of room.", |counts| &counts.dropped.records),
 ];
 
 fn configuration(state: &State, out: &mut String) {

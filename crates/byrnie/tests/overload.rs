@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Far more than a proxy has memory for, with real processes.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod mesh;
+
+use mesh::{Mesh, Program, byrnie, free_port, http, until};
+use rustix::net::sockopt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+/// The most memory that a proxy is given, as `128MiB`.
+const CEILING_KIB: u64 = 128 * 1024;
+/// Callers that behave, and what each wants answered.
+const GOOD: usize = 8;
+const WANTED: usize = 60;
+/// A 128th of a large answer.
+const PIECE: &[u8] = &[b'x'; 64 * 1024];
+
+/// A program beside the test: `/large` is answered by 8 MiB, `/held` never, anything else by `ok`.
+fn program(port: u16) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::Builder::new().stack_size(256 * 1024).spawn(move || serve(stream)).unwrap();
+        }
+    });
+}
+
+fn serve(mut stream: TcpStream) -> Option<()> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    loop {
+        let mut line = String::new();
+        let mut head = String::new();
+        while line != "\r\n" {
+            line.clear();
+            reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+            head.push_str(&line);
+        }
+        if head.contains("/held") {
+            std::io::copy(&mut reader, &mut std::io::sink()).ok()?;
+        }
+        if head.contains("/large") {
+            stream
+                .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 128 * PIECE.len()).as_bytes())
+                .ok()?;
+            for _ in 0..128 {
+                stream.write_all(PIECE).ok()?;
+            }
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").ok()?;
+    }
+}
+
+/// A mesh with two programs, and a caller of both.
+struct World {
+    mesh: Mesh,
+    caller: Program,
+    programs: [Program; 2],
+}
+
+impl World {
+    /// One whose first program's proxy, and caller's, have these ceilings.
+    fn new(of_program: &str, of_caller: &str) -> Self {
+        let mesh = Mesh::up(&[]);
+        let run = |ceiling: &str, args: &[&str]| {
+            let mut command = byrnie();
+            command.env("BYRNIE_MEMORY_MAX", ceiling);
+            mesh.run_by(command, args, &["tail", "-f", "/dev/null"])
+        };
+        let programs = [("first", of_program), ("second", "")].map(|(name, ceiling)| {
+            let port = free_port();
+            program(port);
+            let proxy = run(ceiling, &["--name", name, "--port", &port.to_string()]);
+            mesh.ask_until(name, "/small", |answer| answer.status == 200);
+            mesh.ok(&["allow", "caller", name]);
+            proxy
+        });
+        let caller = run(of_caller, &["--name", "caller", "--uses", "first,second"]);
+        caller.wait_for_line("BYRNIE_SECOND_URL");
+        let world = Self { mesh, caller, programs };
+        for name in ["first", "second"] {
+            let small = || http(world.address(name), name, "/small").is_ok_and(|answer| answer.status == 200);
+            until("a call", || world.caller.log(), small);
+        }
+        world
+    }
+
+    /// Where the caller calls a program.
+    fn address(&self, name: &str) -> SocketAddr {
+        let url = self.caller.value(&format!("BYRNIE_{}_URL", name.to_uppercase()));
+        url.trim_start_matches("http://").parse().unwrap()
+    }
+
+    /// How often those who behave were refused until each had all that it wanted.
+    fn good(&self, name: &str) -> usize {
+        let address = self.address(name);
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..GOOD).map(|_| scope.spawn(move || good(address))).collect();
+            all.into_iter().map(|one| one.join().unwrap()).sum()
+        })
+    }
+}
+
+/// Asks until it was answered as often as it wants, and comes again when it's told to.
+fn good(address: SocketAddr) -> usize {
+    let (mut done, mut refused) = (0, 0);
+    while done < WANTED {
+        let answer = http(address, "program", "/small").unwrap();
+        if answer.status == 200 {
+            assert_eq!(answer.body, "ok");
+            done += 1;
+            continue;
+        }
+        assert!(answer.status == 503 && answer.head.contains("retry-after: 1"), "{answer:?}");
+        refused += 1;
+        std::thread::park_timeout(Duration::from_secs(1));
+    }
+    refused
+}
+
+/// Sends a call on a connection of its own.
+fn call(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream
+}
+
+/// The most memory that a process has used, in KiB.
+fn peak(program: &Program) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn answers_that_nobody_reads_take_no_more_memory_than_there_is() {
+    // What waits for each of them is 256 KiB and more, were there room.
+    let world = World::new("128MiB", "");
+    let slow = b"GET /large HTTP/1.1\r\nhost: first\r\n\r\n";
+    let calls: Vec<_> = (0..1200).map(|_| call(world.address("first"), slow)).collect();
+    assert_eq!(world.good("second"), 0, "the caller's own proxy has room");
+    drop(calls);
+    world.mesh.ask_until("first", "/small", |answer| answer.status == 200);
+    let peak = peak(&world.programs[0]);
+    assert!(peak < CEILING_KIB, "{peak} KiB at the most");
+}
+
+#[test]
+fn the_less_important_are_refused_before_memory_ends_and_the_others_served() {
+    // Each body is kept for another try: 160 MiB and more in all, were there room.
+    let world = World::new("", "128MiB");
+    let head = b"PUT /held HTTP/1.1\r\nhost: first\r\nx-byrnie-criticality: sheddable\r\ncontent-length: 61440\r\n\r\n";
+    let held = [&head[..], &PIECE[..61440]].concat();
+    let calls: Vec<_> = (0..2800).map(|_| call(world.address("first"), &held)).collect();
+    let refused = world.good("second");
+    assert!(refused * 4 <= GOOD * WANTED, "{refused} refused for {} answered", GOOD * WANTED);
+    let shed = calls.iter().filter(|call| is_shed(call)).count();
+    assert!(shed > 100, "{shed} of {} are refused", calls.len());
+    let proxies = world.mesh.sidecars();
+    let caller = proxies.iter().find(|proxy| proxy["name"].as_str().unwrap().contains("caller")).unwrap();
+    let metrics = http(caller["admin"].as_str().unwrap().parse().unwrap(), "localhost", "/metrics").unwrap().body;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("byrnie_shed_total{resource=\"memory\"} ")).unwrap();
+    assert!(line.parse::<usize>().unwrap() >= shed, "{shed} were seen, {line} counted");
+    let peak = peak(&world.caller);
+    assert!(peak < CEILING_KIB, "{peak} KiB at the most");
+}
+
+/// Whether a call was refused for want of memory.
+fn is_shed(mut call: &TcpStream) -> bool {
+    call.set_nonblocking(true).unwrap();
+    let mut answer = [0; 4096];
+    let read = call.read(&mut answer).unwrap_or(0);
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    let shed = answer.contains("BYR-R034");
+    if shed {
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"), "{answer}");
+        assert!(answer.contains("short of memory"), "{answer}");
+    }
+    shed
+}

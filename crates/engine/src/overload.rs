@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a proxy does when it runs short of what it lives by itself: memory, files, processor time. Fed by its
+//! core with what was measured; asked by exchanges and tunnels, and by the proxy for what it may save. On by
+//! default. (What is too much for the program behind it is `concurrency`'s to say.)
+//!
+//! The order is that of Envoy's overload manager: first it saves (no connection is kept that isn't needed, no
+//! body for another try, small buffers, no copies), then it refuses requests, the less important first, and
+//! last it accepts no connection. Between its two bounds a class is refused by a share that grows in a straight
+//! line, as Envoy's scaled triggers do: a threshold would let in all or none, in turns.
+//!
+//! Processor time shows as lag: by how much later than asked a core wakes up. One late wake-up says nothing (the
+//! machine has others to serve), so the least lag of a window counts, as in "Controlling Queue Delay" (Nichols,
+//! Jacobson, 2012): only a standing queue delays all of them.
+
+use crate::concurrency::{Criticality, RETRY_AFTER};
+use crate::exchange::Exchange;
+use crate::shard::Shard;
+use crate::{Answer, Arrival, Reason, Side};
+use byrnie_base::{Instant, Rng, Text};
+use byrnie_codec::{Head, Known};
+use std::time::Duration;
+
+/// What a proxy runs short of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    /// Memory.
+    Memory,
+    /// Files, of which each connection is one.
+    Files,
+    /// Processor time.
+    Time,
+}
+
+impl Short {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Memory, Self::Files, Self::Time];
+
+    /// The metric label `resource`. Stable.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Files => "files",
+            Self::Time => "time",
+        }
+    }
+}
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Bytes in use, and the most there may be; a most of 0: not known.
+    pub memory: (u64, u64),
+    /// Files in use, and the most there may be; a most of 0: not known.
+    pub files: (u64, u64),
+}
+
+/// How short a core's proxy is of each, in percent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Strain {
+    percents: [u8; 3],
+    lag: Lag,
+}
+
+/// The least lag of a window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lag {
+    least: Option<Duration>,
+    ends: Instant,
+}
+
+/// From here on it saves, in percent.
+const SAVES: u8 = 80;
+/// From here on no connection is accepted.
+const CLOSES: u8 = 95;
+/// What is measured falls by so much at once at most: what was just freed is soon used again.
+const FALL_MAX: u8 = 2;
+/// So late is as late as can be.
+const LAG_MAX: Duration = Duration::from_millis(500);
+/// Lags are judged so much time at once.
+const LAG_WINDOW: Duration = Duration::from_millis(500);
+/// Below this percentage nothing is refused, whatever it is.
+const REFUSES_MIN: u8 = lag_bounds(Criticality::Sheddable).0;
+/// So many exchanges of a core are let through whatever it is short of: then it isn't they who use it up.
+const UNDERWAY_MIN: usize = 16;
+/// What one more exchange may need at most, in bytes: a buffer each way, as large as `net` lets them grow.
+const EXCHANGE_BYTES: u64 = 512 * 1024;
+/// So many exchanges and connections may begin before it's measured anew, at most.
+const CREDIT_MAX: u64 = 256;
+
+/// From which percentage on some of a class are refused, and from which on all, of memory and files.
+const fn bounds(class: Criticality) -> (u8, u8) {
+    match class {
+        Criticality::Sheddable => (80, 88),
+        Criticality::SheddablePlus => (84, 91),
+        Criticality::Critical => (88, 95),
+        Criticality::CriticalPlus => (92, 98),
+    }
+}
+
+/// The same of lag, where more is no danger but a pity.
+const fn lag_bounds(class: Criticality) -> (u8, u8) {
+    match class {
+        Criticality::Sheddable => (20, 50),
+        Criticality::SheddablePlus => (35, 65),
+        Criticality::Critical => (50, 90),
+        Criticality::CriticalPlus => (70, 100),
+    }
+}
+
+impl Strain {
+    /// Takes in what was measured.
+    pub fn measured(&mut self, reading: &Reading) {
+        let of = |(used, most): (u64, u64)| match most {
+            0 => 0,
+            _ => u8::try_from(u128::from(used) * 100 / u128::from(most)).unwrap_or(u8::MAX).min(100),
+        };
+        for (percent, now) in self.percents.iter_mut().zip([of(reading.memory), of(reading.files)]) {
+            *percent = now.max(percent.saturating_sub(FALL_MAX));
+        }
+    }
+
+    /// Takes in by how much the core woke up too late.
+    pub fn woke(&mut self, late: Duration, now: Instant) {
+        let least = self.lag.least.map_or(late, |least| least.min(late));
+        self.lag.least = Some(least);
+        if now >= self.lag.ends {
+            self.lag = Lag { least: None, ends: now + LAG_WINDOW };
+            let percent = least.min(LAG_MAX).as_micros() * 100 / LAG_MAX.as_micros();
+            self.percents[2] = u8::try_from(percent).unwrap_or(100);
+        }
+    }
+
+    /// How short it is, in percent.
+    pub const fn percent(&self, of: Short) -> u8 {
+        self.percents[of as usize]
+    }
+
+    /// Whether nothing is to be kept that isn't needed. Processor time is no reason: to make connections anew
+    /// takes more of it.
+    pub fn saves(&self) -> bool {
+        self.percents[0].max(self.percents[1]) >= SAVES
+    }
+
+    /// Whether no connection is to be accepted.
+    pub fn closes(&self) -> bool {
+        self.percents[0].max(self.percents[1]) >= CLOSES
+    }
+
+    /// How many exchanges and connections may begin until it is to be measured again.
+    pub fn credit(&self, reading: &Reading) -> u32 {
+        u32::try_from((room(reading) / EXCHANGE_BYTES).clamp(1, CREDIT_MAX)).unwrap_or(1)
+    }
+
+    /// How many bytes may wait for one side of each of `underway` exchanges: if all of them grew by that much at once, and
+    /// their buffers doubled, there would still be room.
+    pub fn buffer_bytes(&self, reading: &Reading, underway: usize) -> usize {
+        let each = room(reading) / (underway as u64 + CREDIT_MAX) / 2;
+        usize::try_from(each).unwrap_or(usize::MAX)
+    }
+
+    /// What a request of this class is refused for, if it is.
+    fn refuses(&self, class: Criticality, dice: &mut Rng) -> Option<Short> {
+        Short::ALL.into_iter().find(|short| {
+            let percent = self.percent(*short);
+            let (from, all) = if *short == Short::Time { lag_bounds(class) } else { bounds(class) };
+            percent >= all || percent > from && dice.below(u64::from(all - from)) < u64::from(percent - from)
+        })
+    }
+}
+
+/// Bytes until it's time to save.
+fn room(reading: &Reading) -> u64 {
+    match reading.memory {
+        (_, 0) => u64::MAX,
+        (used, most) => (most / 100 * u64::from(SAVES)).saturating_sub(used),
+    }
+}
+
+/// A core's strain, and what it has under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Overload {
+    pub(crate) strain: Strain,
+    /// Exchanges and tunnels of this core.
+    pub(crate) underway: usize,
+}
+
+impl Overload {
+    /// Whether nothing is refused for sure.
+    fn is_well(&self) -> bool {
+        self.underway <= UNDERWAY_MIN || self.strain.percents.iter().all(|percent| *percent < REFUSES_MIN)
+    }
+
+    /// What one more request of this class is refused for, if it is; of a greedy caller it counts two classes lower.
+    fn refuses(&self, class: Criticality, dice: &mut Rng, greedy: bool) -> Option<Short> {
+        let class = if greedy { class.lower().lower() } else { class };
+        if self.is_well() { None } else { self.strain.refuses(class, dice) }
+    }
+
+    /// What the caller is told, and the record keeps.
+    fn detail(&self, short: Short) -> Text {
+        match short {
+            Short::Time => {
+                let lag = LAG_MAX * u32::from(self.strain.percent(short)) / 100;
+                format!("the proxy is short of processor time: all waits for {} ms", lag.as_millis()).into()
+            }
+            _ => format!("the proxy is short of {}: {} % are in use", short.label(), self.strain.percent(short)).into(),
+        }
+    }
+}
+
+/// Refuses a request that the proxy is too short of something for.
+pub(crate) fn admit(
+    exchange: &mut Exchange,
+    shard: &mut Shard,
+    arrival: &Arrival<'_>,
+    head: &Head,
+    now: Instant,
+) -> Result<(), Box<Answer>> {
+    let class = Criticality::of(head.header(Known::ByrnieCriticality));
+    let Some(detail) = refusal(shard, arrival, class, now) else { return Ok(()) };
+    exchange.nearest = Some(detail.clone());
+    let mut answer = exchange.refuse(Reason::Strain, detail);
+    answer.retry_after = Some(RETRY_AFTER);
+    Err(answer)
+}
+
+/// Why one more exchange or tunnel can't be had, if it can't. Counted.
+pub(crate) fn refusal(shard: &mut Shard, arrival: &Arrival<'_>, class: Criticality, now: Instant) -> Option<Text> {
+    let overload = shard.overload;
+    if overload.is_well() {
+        return None;
+    }
+    // Only callers with a name can be told apart.
+    let greedy = arrival.direction.side() == Side::Inbound && shard.is_greedy(arrival.source, now);
+    let short = overload.refuses(class, &mut shard.rng, greedy)?;
+    shard.counts.shed[short as usize] += 1;
+    Some(overload.detail(short))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(1_000_000_000 + millis * 1_000_000)
+    }
+
+    fn strained(memory: u64) -> Overload {
+        let mut overload = Overload { underway: 1000, ..Overload::default() };
+        overload.strain.measured(&Reading { memory: (memory, 100), files: (0, 0) });
+        overload
+    }
+
+    fn refused(overload: &Overload, class: Criticality, greedy: bool) -> usize {
+        let mut dice = Rng::new(3);
+        (0..1000).filter(|_| overload.refuses(class, &mut dice, greedy).is_some()).count()
+    }
+
+    #[test]
+    fn it_saves_first_then_refuses_the_less_important_and_closes_last() {
+        let all =
+            [Criticality::Sheddable, Criticality::SheddablePlus, Criticality::Critical, Criticality::CriticalPlus];
+        let seen = |memory| all.map(|class| refused(&strained(memory), class, false));
+        assert_eq!((strained(79).strain.saves(), seen(79)), (false, [0; 4]));
+        assert_eq!((strained(80).strain.saves(), seen(80)), (true, [0; 4]));
+        let [sheddable, plus, critical, _] = seen(88);
+        assert_eq!((sheddable, critical), (1000, 0));
+        assert!((470..670).contains(&plus), "{plus} of 1000, four sevenths are meant");
+        assert_eq!((seen(91)[1], seen(95)[2], strained(94).strain.closes()), (1000, 1000, false));
+        assert!(seen(95)[3] < 700 && strained(95).strain.closes());
+        assert_eq!(seen(98), [1000; 4]);
+        // One that takes more than its share is refused where others aren't.
+        assert_eq!(refused(&strained(88), Criticality::Critical, true), 1000);
+    }
+
+    #[test]
+    fn a_few_exchanges_are_let_through_whatever_it_is_short_of() {
+        let overload = Overload { underway: UNDERWAY_MIN, ..strained(100) };
+        assert_eq!(refused(&overload, Criticality::Sheddable, true), 0);
+    }
+
+    #[test]
+    fn what_was_freed_is_not_given_away_at_once() {
+        let mut overload = strained(96);
+        let reading = Reading { memory: (50, 100), files: (0, 0) };
+        overload.strain.measured(&reading);
+        assert_eq!(overload.strain.percent(Short::Memory), 94);
+        (0..30).for_each(|_| overload.strain.measured(&reading));
+        assert_eq!(overload.strain.percent(Short::Memory), 50);
+    }
+
+    #[test]
+    fn the_nearer_the_end_the_more_often_it_is_measured() {
+        let strain = Strain::default();
+        let credit = |used: u64| strain.credit(&Reading { memory: (used << 20, 128 << 20), files: (0, 0) });
+        assert_eq!((credit(0), credit(72), credit(101), credit(128)), (204, 60, 2, 1));
+        assert_eq!(strain.credit(&Reading::default()), 256);
+        let each = |used: u64, underway| {
+            strain.buffer_bytes(&Reading { memory: (used << 20, 128 << 20), files: (0, 0) }, underway) >> 10
+        };
+        assert_eq!((each(32, 0), each(32, 1000), each(100, 1000), each(103, 1000)), (140, 28, 0, 0));
+        assert_eq!(strain.buffer_bytes(&Reading::default(), 1 << 20) >> 40, 7);
+    }
+
+    #[test]
+    fn only_a_lag_that_stands_counts() {
+        let mut overload = Overload { underway: 1000, ..Overload::default() };
+        // Nine of ten wake-ups a second too late: others use the machine.
+        for n in 0..100 {
+            overload.strain.woke(Duration::from_millis(if n % 5 == 0 { 1 } else { 1000 }), at(n * 100));
+        }
+        assert_eq!(refused(&overload, Criticality::Sheddable, false), 0);
+        for n in 100..120 {
+            overload.strain.woke(Duration::from_millis(260), at(n * 100));
+        }
+        assert_eq!(overload.strain.percent(Short::Time), 52);
+        assert_eq!(refused(&overload, Criticality::Sheddable, false), 1000);
+        assert!((1..200).contains(&refused(&overload, Criticality::Critical, false)));
+        assert!(!overload.strain.saves(), "connections are worth more than ever");
+        assert!(overload.detail(Short::Time).contains("260 ms"));
+        for n in 120..140 {
+            overload.strain.woke(Duration::ZERO, at(n * 100));
+        }
+        assert_eq!(overload.strain.percent(Short::Time), 0);
+    }
+}

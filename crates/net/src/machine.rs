@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What this process uses of the machine, and may: memory and files. Read by cores some times a second. Linux tells
+//! in `/proc` and in the control groups; elsewhere nothing is known, and a most of 0 says so.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Levels of control groups that are looked at, from the process' own up.
+const LEVELS_MAX: usize = 64;
+/// A limit above this is none: version 1 of control groups has no other word for that.
+const LIMIT_MAX: u64 = 1 << 60;
+
+/// What this process uses, and may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes in memory (the resident set), and the most there may be.
+    pub memory: (u64, u64),
+    /// Open files, and the most there may be.
+    pub files: (u64, u64),
+}
+
+/// The most memory that this process is meant to use; 0: as much as it may.
+static CEILING: AtomicU64 = AtomicU64::new(0);
+
+/// Says how much memory this process is to use at most, in bytes, from the next [`Meter`] on.
+pub fn limit_memory(bytes: u64) {
+    CEILING.store(bytes, Ordering::Relaxed);
+}
+
+/// Measures this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter {
+    memory_max: u64,
+    files_max: u64,
+}
+
+impl Meter {
+    /// One that takes the least of what [`limit_memory`] said, what the control groups allow, and what the machine has,
+    /// for the most memory there may be.
+    pub fn new() -> Self {
+        let told = Some(CEILING.load(Ordering::Relaxed)).filter(|ceiling| *ceiling > 0);
+        let memory_max = [told, group_limit(), total()].into_iter().flatten().min().unwrap_or(0);
+        let files_max = super::runtime::open_files_max();
+        Self { memory_max, files_max: if files_max == u64::MAX { 0 } else { files_max } }
+    }
+
+    /// What is in use now. Nothing, where that can't be read.
+    pub fn read(&self) -> Usage {
+        let memory = fs::read_to_string("/proc/self/statm").ok().and_then(|statm| resident(&statm)).unwrap_or(0);
+        Usage { memory: (memory, self.memory_max), files: (open_files().unwrap_or(0), self.files_max) }
+    }
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The resident set of `/proc/PID/statm`, which counts pages: size, resident, shared...
+fn resident(statm: &str) -> Option<u64> {
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+fn open_files() -> Option<u64> {
+    let folder = "/proc/self/fd";
+    // The folder's size is their number since Linux 6.2, and 0 before.
+    match fs::metadata(folder).ok()?.len() {
+        0 => Some(fs::read_dir(folder).ok()?.count() as u64),
+        count => Some(count),
+    }
+}
+
+/// What the machine has.
+fn total() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let kilobytes: u64 = text.lines().next()?.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// The least that the control groups of this process allow.
+fn group_limit() -> Option<u64> {
+    least(Path::new("/sys/fs/cgroup"), &fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+/// The least limit of the groups that `own` (`/proc/PID/cgroup`) names and of those above them, below `root`.
+fn least(root: &Path, own: &str) -> Option<u64> {
+    let of_line = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+        let (base, file) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
+            _ => return None,
+        };
+        climb(&base, path, file)
+    };
+    own.lines().filter_map(of_line).min()
+}
+
+/// The least limit on the way from `path` up to `base`. In a container `path` may be the host's name for what
+/// stands at `base`: what isn't there is passed over.
+fn climb(base: &Path, path: &str, file: &str) -> Option<u64> {
+    let full: PathBuf = base.join(path);
+    let levels = full.ancestors().take_while(|level| level.starts_with(base)).take(LEVELS_MAX);
+    let limit = |level: &Path| fs::read_to_string(level.join(file)).ok()?.trim().parse().ok();
+    levels.filter_map(limit).filter(|limit: &u64| (1..LIMIT_MAX).contains(limit)).min()
+}
+
+/// Asks the allocator to give back to the system what is free. It takes some milliseconds.
+pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            safe fn malloc_trim(pad: usize) -> i32;
+        }
+        malloc_trim(0);
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_knows_what_it_uses() {
+        let meter = Meter::new();
+        let before = meter.read();
+        assert!(before.memory.0 > 1 << 20 && before.memory.1 >= before.memory.0, "{before:?}");
+        assert!(before.files.0 >= 3 && before.files.1 > before.files.0, "{before:?}");
+        let files: Vec<_> = (0..200).map(|_| fs::File::open("/proc/self/statm").unwrap()).collect();
+        let bytes = vec![1u8; 64 << 20];
+        let after = meter.read();
+        assert!(after.files.0 >= before.files.0 + 150, "{before:?} {after:?}");
+        assert!(after.memory.0 >= before.memory.0 + (48 << 20), "{before:?} {after:?}");
+        drop((files, bytes));
+        limit_memory(12_345_678);
+        assert_eq!(Meter::new().read().memory.1, 12_345_678);
+    }
+
+    #[test]
+    fn the_least_limit_of_all_groups_above_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let put = |path: &str, text: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put("pods/one/memory.max", "max\n");
+        put("pods/memory.max", "134217728\n");
+        assert_eq!(least(root, "0::/pods/one\n"), Some(134_217_728));
+        put("pods/one/memory.max", "1000000\n");
+        assert_eq!(least(root, "0::/pods/one\n"), Some(1_000_000));
+        put("memory/box/memory.limit_in_bytes", "9223372036854771712\n");
+        put("memory/memory.limit_in_bytes", "5000000\n");
+        assert_eq!(least(root, "5:cpu,memory:/box\n3:cpuset:/\n"), Some(5_000_000));
+        assert_eq!(least(root, "4:cpu:/\n"), None);
+        // A name of the host's, seen from within a container.
+        put("memory.max", "7000000\n");
+        assert_eq!(least(root, "0::/host/only/path\n"), Some(7_000_000));
+    }
+}
