@@ -212,6 +212,11 @@ pub(crate) fn timestamp_text(at: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }
 
+/// The words for a time, to the second.
+pub fn time_text(at: Timestamp) -> String {
+    timestamp_text(Timestamp::from_millis(at.as_millis() / 1000 * 1000))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
