@@ -119,6 +119,29 @@ fn callers_from_outside_are_let_in_under_tls() {
     mesh.ok(&["apply", "-f", &file(&mesh, "secret.yaml", &secret("shop-tls", &first.chain, &first.key))]);
     answers(&mesh, &first, "200 2");
     assert_eq!(listener(&mesh, "Programmed"), "True Programmed");
+    // A change of the gateway is seen, and what stays true is true since then.
+    let conditions = |mesh: &Mesh| {
+        let gateway = mesh.json(&["get", "gateway", "public"]);
+        let generation = gateway["metadata"]["generation"].as_u64().unwrap();
+        let all = gateway["status"]["listeners"][0]["conditions"].as_array().unwrap().clone();
+        assert!(all.iter().all(|condition| condition["observedGeneration"] == generation), "{gateway}");
+        let since = all.iter().map(|condition| condition["lastTransitionTime"].as_str().unwrap().to_owned());
+        (generation, since.collect::<Vec<_>>())
+    };
+    let before = conditions(&mesh);
+    mesh.ok(&[
+        "apply",
+        "-f",
+        &file(
+            &mesh,
+            "more.yaml",
+            &gateway(secure, clear)
+                .replace("name: http,", "name: http2,")
+                .replace("sectionName: http}", "sectionName: http2}"),
+        ),
+    ]);
+    let after = conditions(&mesh);
+    assert!(after.0 > before.0 && after.1 == before.1, "{before:?} {after:?}");
     assert_eq!(curl(&mesh, &first.chain, &url, &["--http1.1"]), "200 1.1");
     assert_eq!(curl(&mesh, &first.chain, &url, &["--tlsv1.2", "--tls-max", "1.2"]), "200 2");
     let plain = format!("http://www.shop.test:{clear}/a?b=c");

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which listeners of which gateways a route is attached to, which references into other namespaces are
-//! granted, and what is said of both in the words of Gateway API
-//! (<https://gateway-api.sigs.k8s.io/reference/spec/#routestatus>).
+//! granted. What is said of it is in `status`.
 
 use crate::catalog::Catalog;
 use crate::view::service_key;
 use byrnie_base::Text;
-use byrnie_model::gateway::{CLASS, CONTROLLER, Carries, CertificateRef, From, Gateway, Listener, intersection};
+use byrnie_model::gateway::{CLASS, CONTROLLER, CertificateRef, From, Gateway, Listener, intersection};
 use byrnie_model::route::{Destination, Parent, ParentKind, Standing};
-use byrnie_model::{Key, Kind, Resource, Route, Spec};
-use serde_json::{Value, json};
+use byrnie_model::{Key, Kind, Route, Spec};
 
-const GROUP: &str = "gateway.networking.k8s.io";
+pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 /// The label that every namespace has.
 const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 
@@ -110,7 +108,7 @@ impl Catalog {
     }
 
     /// Everything that has listeners.
-    fn gateways(&self) -> impl Iterator<Item = (&Key, &Gateway)> {
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = (&Key, &Gateway)> {
         Kind::GATEWAYS.into_iter().flat_map(|kind| self.iter(kind)).filter_map(|resource| match &resource.spec {
             Spec::Gateway(gateway) => Some((&resource.key, &**gateway)),
             _ => None,
@@ -213,39 +211,6 @@ impl Catalog {
         (!settled.parents.is_empty()).then_some(settled)
     }
 
-    /// The status of a resource in the words of Gateway API; `None` if it isn't one of its kinds. `closed`
-    /// tells why the proxies don't serve a port.
-    pub fn upstream_status(&self, resource: &Resource, closed: &dyn Fn(u16) -> Option<Text>) -> Option<Value> {
-        match &resource.spec {
-            Spec::GatewayClass(class) => {
-                let ours = *class.controller == *CONTROLLER;
-                let condition = condition("Accepted", ours, if ours { "Accepted" } else { "Waiting" }, String::new());
-                Some(json!({"conditions": [condition]}))
-            }
-            Spec::Gateway(gateway) => Some(self.gateway_status(&resource.key, gateway, closed)),
-            Spec::Route(route) => {
-                let parents = route.parents.iter().map(|parent| self.parent_status(&resource.key, route, parent));
-                Some(json!({"parents": parents.collect::<Vec<_>>()}))
-            }
-            _ => None,
-        }
-    }
-
-    fn gateway_status(&self, key: &Key, gateway: &Gateway, closed: &dyn Fn(u16) -> Option<Text>) -> Value {
-        if let Err(Refused { reason, message }) = self.standing(key, gateway) {
-            return json!({"conditions": [condition("Accepted", false, reason, message)]});
-        }
-        let listeners: Vec<Value> =
-            gateway.listeners.iter().map(|l| self.listener_status(key, l, closed(l.port))).collect();
-        json!({
-            "conditions": [
-                condition("Accepted", true, "Accepted", String::new()),
-                condition("Programmed", true, "Programmed", String::new()),
-            ],
-            "listeners": listeners,
-        })
-    }
-
     /// What is said if an older gateway speaks something else at a listener's port.
     pub(crate) fn clash(&self, gateway: &Key, listener: &Listener) -> Option<String> {
         let order = |key: &Key| {
@@ -258,104 +223,6 @@ impl Catalog {
             let clashing = other.listeners.iter().find(clashes).filter(|_| first)?;
             let (speaks, port) = (clashing.carries.name(), listener.port);
             Some(format!("port {port} is {key}'s, which comes first and speaks {speaks} there"))
-        })
-    }
-
-    fn listener_status(&self, gateway: &Key, listener: &Listener, closed: Option<Text>) -> Value {
-        let attached = self.routes.at_gateways().filter(|key| {
-            let Some(Spec::Route(route)) = self.spec(key) else { return false };
-            let here = |parent: &&Parent| gateway_key(parent) == *gateway;
-            route
-                .parents
-                .iter()
-                .filter(here)
-                .any(|parent| self.attached(key, route, parent).is_ok_and(|names| names.contains(&listener.name)))
-        });
-        let attached = attached.count();
-        let kinds: Vec<&str> = Kind::ROUTES.into_iter().filter(|k| admits_kind(listener, *k)).map(Kind::name).collect();
-        let unknown: Vec<&str> = listener
-            .kinds
-            .iter()
-            .map(|word| &**word)
-            .filter(|word| !Kind::ROUTES.into_iter().any(|kind| is_kind(word, kind) && listener.carries.suits(kind)))
-            .collect();
-        let certificates = listener.carries.certificates();
-        let of_certificates = certificates.iter().find_map(|to| self.certificate(gateway, to).err());
-        let unresolved = match unknown.is_empty() {
-            true => of_certificates,
-            false => {
-                refused::<()>("InvalidRouteKinds", format!("no such kind can attach here: {}", unknown.join(", ")))
-                    .err()
-            }
-        };
-        // Without a certificate nobody is let in; without its port what is in the clear still has the edge's own.
-        let shows = !listener.carries.ends_tls() || certificates.iter().any(|to| self.certificate(gateway, to).is_ok());
-        let clear = listener.carries == Carries::Http;
-        let open = closed.is_none() || clear;
-        let clash = self.clash(gateway, listener);
-        let conflicted = clash.is_some();
-        let programmed = !kinds.is_empty() && shows && open && !conflicted;
-        let resolved = unresolved.is_none();
-        let Refused { reason, message } =
-            unresolved.unwrap_or(Refused { reason: "ResolvedRefs", message: String::new() });
-        let port = closed.map_or_else(String::new, |why| match clear {
-            false => format!("port {}: {why}", listener.port),
-            true => format!("port {}: {why}; served on the edge's own port", listener.port),
-        });
-        json!({
-            "name": listener.name,
-            "attachedRoutes": attached,
-            "supportedKinds": kinds.iter().map(|kind| json!({"group": GROUP, "kind": kind})).collect::<Vec<_>>(),
-            "conditions": [
-                condition("Accepted", open, if open { "Accepted" } else { "PortUnavailable" }, port.clone()),
-                condition("Programmed", programmed, if programmed { "Programmed" } else { "Invalid" }, port),
-                condition("ResolvedRefs", resolved, reason, message),
-                condition("Conflicted", conflicted, if conflicted { "ProtocolConflict" } else { "NoConflicts" }, clash.unwrap_or_default()),
-            ],
-        })
-    }
-
-    fn parent_status(&self, key: &Key, route: &Route, parent: &Parent) -> Value {
-        let accepted = match parent.kind {
-            ParentKind::Service => match self.spec(&service_key(&parent.name)) {
-                Some(Spec::Service(service))
-                    if parent.port.is_none_or(|p| service.ports.iter().any(|o| o.port == p)) =>
-                {
-                    Ok(())
-                }
-                Some(_) => refused("NoMatchingParent", format!("Service \"{}\" has no such port", parent.name.name)),
-                None => refused("NoMatchingParent", self.absent(&parent.name).0),
-            },
-            ParentKind::Gateway | ParentKind::ListenerSet => self.attached(key, route, parent).map(drop),
-        };
-        let (holds, reason, message) = match accepted {
-            Ok(()) => (true, "Accepted", String::new()),
-            Err(refused) => (false, refused.reason, refused.message),
-        };
-        let (resolved, why) = match route.destinations().find_map(|to| self.unresolved(key, parent, to)) {
-            None => (true, Refused { reason: "ResolvedRefs", message: String::new() }),
-            Some(refused) => (false, refused),
-        };
-        let (group, kind) = match parent.kind {
-            ParentKind::Service => ("", "Service"),
-            ParentKind::Gateway => (GROUP, "Gateway"),
-            ParentKind::ListenerSet => (GROUP, "ListenerSet"),
-        };
-        let mut reference =
-            json!({"group": group, "kind": kind, "namespace": parent.name.namespace, "name": parent.name.name});
-        if let Some(section) = &parent.section {
-            reference["sectionName"] = json!(section);
-        }
-        if let Some(port) = parent.port {
-            reference["port"] = json!(port);
-        }
-        json!({
-            "parentRef": reference,
-            "controllerName": CONTROLLER,
-            "conditions": [
-                condition("Accepted", holds, reason, message),
-                condition("ResolvedRefs", resolved, why.reason, why.message),
-            ],
         })
     }
 
@@ -385,16 +252,11 @@ pub(crate) fn gateway_key(parent: &Parent) -> Key {
     Key::new(kind, parent.name.namespace.clone(), parent.name.name.clone())
 }
 
-fn admits_kind(listener: &Listener, kind: Kind) -> bool {
+pub(crate) fn admits_kind(listener: &Listener, kind: Kind) -> bool {
     let wanted = listener.kinds.is_empty() || listener.kinds.iter().any(|word| is_kind(word, kind));
     wanted && listener.carries.suits(kind)
 }
 
-fn is_kind(word: &str, kind: Kind) -> bool {
+pub(crate) fn is_kind(word: &str, kind: Kind) -> bool {
     word.split_once('.') == Some((kind.name(), GROUP))
-}
-
-fn condition(kind: &str, holds: bool, reason: &str, message: String) -> Value {
-    let status = if holds { "True" } else { "False" };
-    json!({"type": kind, "status": status, "reason": reason, "message": message})
 }

@@ -10,7 +10,7 @@ mod check;
 mod index;
 mod lint;
 mod node;
-pub mod status;
+mod status;
 mod view;
 
 pub use catalog::{Affected, Catalog};

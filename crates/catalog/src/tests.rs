@@ -4,6 +4,7 @@
 mod attach;
 mod naive;
 mod random;
+mod status;
 mod views;
 mod work;
 

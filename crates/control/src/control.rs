@@ -13,7 +13,7 @@ use crate::ledger::Keeper;
 use crate::port::{Collect, Port};
 use crate::registry::{Registry, lease};
 use crate::transactions::{self, Caller, Coordinator};
-use crate::{State, ingest};
+use crate::{State, conditions, ingest};
 use byrnie_base::{Clock, Text};
 use byrnie_model::Identity;
 use byrnie_net::listen::{self, Ports, Share};
@@ -172,6 +172,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         runtime::spawn("registry grace", until(shutdown.clone(), grace(Arc::clone(&state)))),
         runtime::spawn("own certificate", until(shutdown.clone(), renewal.run(credentials))),
         runtime::spawn("ledger", until(shutdown.clone(), sweep(keeper, Arc::clone(&state)))),
+        runtime::spawn("conditions", until(shutdown.clone(), conditions::follow(Arc::clone(&state)))),
         runtime::spawn("clock", until(shutdown.clone(), clock::watch())),
         runtime::spawn("observer", until(shutdown.clone(), forget(Arc::clone(&state)))),
         runtime::spawn("console", serve::serve(console_listener, answer, shutdown.clone())),

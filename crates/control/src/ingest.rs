@@ -81,6 +81,7 @@ pub async fn list(state: &State) -> Result<Watch, byrnie_store::Error> {
     });
     changes.extend(gone.into_iter().map(|key| Change::Delete { key, revision }));
     state.drive(|hub| hub.on_changes(&changes));
+    state.conditions(|conditions| conditions.note(&changes));
     state.advance(revision);
     Ok(state.store.watch(RESOURCES, revision))
 }
@@ -121,6 +122,7 @@ pub fn take(state: &State, changes: &Changes) {
     };
     let changes_read: Vec<Change> = changes.events.iter().filter_map(read).collect();
     state.drive(|hub| hub.on_changes(&changes_read));
+    state.conditions(|conditions| conditions.note(&changes_read));
     state.advance(changes.revision);
 }
 

@@ -7,6 +7,7 @@ pub mod ads;
 pub mod apply;
 pub mod ca;
 mod clock;
+mod conditions;
 pub mod console;
 pub mod control;
 pub mod explain;

@@ -3,6 +3,7 @@
 //! is held for the time of one event and never while waiting.
 
 use crate::ads::{Close, EDGE, Hub, Out, Proxy, SessionId};
+use crate::conditions::Conditions;
 use crate::observe::Observer;
 use byrnie_base::{Clock, Instant, Now, Text};
 use byrnie_catalog::Catalog;
@@ -20,6 +21,9 @@ use tokio::sync::watch;
 /// silent for so long is taken out of every proxy.
 pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 
+/// A report older than this doesn't speak for its proxy any more.
+pub(crate) const REPORT_FRESH: Duration = Duration::from_secs(5);
+
 /// Most stored entries that are reported as unreadable.
 const BAD_ENTRIES_MAX: usize = 1_000;
 
@@ -33,6 +37,7 @@ pub struct State {
     pub trust_domain: Text,
     hub: Mutex<Hub>,
     observer: Mutex<Observer>,
+    conditions: Mutex<Conditions>,
     bad: Mutex<BTreeMap<Text, Text>>,
     revision: watch::Sender<Revision>,
     streams: Mutex<BTreeMap<SessionId, Line>>,
@@ -62,6 +67,7 @@ impl State {
         Self {
             hub: Mutex::new(Hub::new(trust_domain.clone())),
             observer: Mutex::default(),
+            conditions: Mutex::default(),
             store,
             clock,
             trust_domain,
@@ -85,6 +91,20 @@ impl State {
     /// Tells or asks what proxies saw. Be brief, never wait inside.
     pub fn observe<T>(&self, ask: impl FnOnce(&mut Observer) -> T) -> T {
         ask(&mut self.observer.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks since when conditions are as they are. Never wait inside.
+    pub(crate) fn conditions<T>(&self, ask: impl FnOnce(&mut Conditions) -> T) -> T {
+        ask(&mut self.conditions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ports of gateways that a proxy says it doesn't serve, and why.
+    pub(crate) fn closed_ports(&self) -> BTreeMap<u16, Text> {
+        let now = self.now().mono;
+        self.observe(|observer| {
+            let fresh = observer.nodes().filter(|(_, node)| now.since(node.seen) < REPORT_FRESH);
+            fresh.flat_map(|(_, node)| node.closed.iter().cloned()).collect()
+        })
     }
 
     /// The newest revision that the catalog has taken in.

@@ -6,7 +6,7 @@ use byrnie_base::Text;
 use byrnie_codec::Head;
 use byrnie_codec::headers::strip_internal;
 use byrnie_model::gateway::host_fits;
-use byrnie_model::outside::is_pattern;
+use byrnie_model::outside::{AltName, is_pattern};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub struct Verify {
     /// What is asked for in the handshake.
     pub hostname: Text,
     /// The certificate must be for one of these. Never empty.
-    pub names: Vec<Text>,
+    pub names: Vec<AltName>,
     /// Certificates of those whose word counts, PEM; `None` means whom the system trusts.
     pub roots: Option<Text>,
 }
@@ -130,7 +130,10 @@ impl fmt::Display for Program {
                 write!(f, "{} outside the mesh", outside.authority())?;
                 match &outside.security {
                     Security::Plain => Ok(()),
-                    Security::Tls(verify) => write!(f, " (TLS, verified as {})", verify.names.join(" or ")),
+                    Security::Tls(verify) => {
+                        let names: Vec<String> = verify.names.iter().map(AltName::to_string).collect();
+                        write!(f, " (TLS, verified as {})", names.join(" or "))
+                    }
                     Security::Broken(why) => write!(f, " (no TLS: {why})"),
                 }
             }

@@ -5,6 +5,7 @@
 
 use crate::ServiceRef;
 use byrnie_base::Text;
+use std::fmt;
 
 /// The entry of a ConfigMap's `data` with certificates of authorities.
 pub const BUNDLE: &str = "ca.crt";
@@ -21,10 +22,26 @@ pub struct BackendTls {
     pub targets: Vec<Target>,
     /// The host that is asked for in the handshake, and that the certificate must be for unless `names` says otherwise.
     pub hostname: Text,
-    /// Hosts of which the certificate must be for one; empty means `hostname`.
-    pub names: Vec<Text>,
+    /// Names of which the certificate must be for one; empty means `hostname`.
+    pub names: Vec<AltName>,
     /// Whose word counts.
     pub trust: Trust,
+}
+
+/// A name that a certificate may be for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum AltName {
+    /// A host.
+    Host(Text),
+    /// A URI, such as a SPIFFE id, compared letter by letter.
+    Uri(Text),
+}
+
+impl fmt::Display for AltName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Host(name) | Self::Uri(name)) = self;
+        f.write_str(name)
+    }
 }
 
 /// A service, or one port of it.

@@ -80,7 +80,7 @@ pub(crate) fn check(catalog: &Catalog, resource: &Resource, policy: &BackendTls)
 }
 
 /// Another policy for the same target that comes before this one.
-fn before(catalog: &Catalog, resource: &Resource, target: &Target) -> Option<Key> {
+pub(crate) fn before(catalog: &Catalog, resource: &Resource, target: &Target) -> Option<Key> {
     let others = policies(catalog).filter(|(other, _)| other.key != resource.key);
     let same = others.filter(|(_, policy)| policy.targets.contains(target));
     // One that is not stored yet is the youngest.

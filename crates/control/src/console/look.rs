@@ -6,8 +6,8 @@ use super::wire::{found, json_response, list, parameter};
 use super::{Console, Outcome, Problem};
 use crate::ads::Proxy;
 use crate::observe::Observer;
+use crate::state::REPORT_FRESH;
 use crate::{ca, history};
-use byrnie_base::Text;
 use byrnie_catalog::Catalog;
 use byrnie_model::diagnostic::nearest;
 use byrnie_model::policy::access::Action;
@@ -19,8 +19,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// A report older than this doesn't speak for its proxy any more.
-const REPORT_FRESH: Duration = Duration::from_secs(5);
 /// A proxy whose certificate ends sooner is a warning: it should have been renewed at half its life.
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(3600);
 
@@ -86,8 +84,15 @@ fn document(console: &Console, resource: &Resource) -> Value {
     yaml::redact(&mut document);
     let refusals = console.state.refusals(&resource.key);
     let refusal = |refusal: &crate::state::Refusal| json!({"proxy": refusal.proxy, "reason": refusal.nack.reason});
-    let closed = |port: u16| closed(console, port);
-    let upstream = console.state.catalog(|catalog| catalog.upstream_status(resource, &closed));
+    let closed = console.state.closed_ports();
+    let mut upstream =
+        console.state.catalog(|catalog| catalog.upstream_status(resource, &|port| closed.get(&port).cloned()));
+    if let Some(status) = &mut upstream {
+        let now = console.state.now().wall;
+        console.state.conditions(|conditions| conditions.stamp(&resource.key, status, now));
+    }
+    // What is said of it is said of this state.
+    document["metadata"]["generation"] = json!(resource.revision);
     // A workload's own says how it is.
     let own = document["status"].take();
     document["status"] = upstream.or(Some(own).filter(Value::is_object)).unwrap_or_else(|| json!({}));
@@ -99,15 +104,6 @@ fn document(console: &Console, resource: &Resource) -> Value {
     document["status"]["accepted"] = json!(refusals.is_empty());
     document["status"]["refusals"] = list(&refusals, refusal);
     document
-}
-
-/// Why a proxy doesn't serve a port of a gateway, if one says so.
-fn closed(console: &Console, port: u16) -> Option<Text> {
-    let now = console.state.now().mono;
-    console.state.observe(|observer| {
-        let fresh = observer.nodes().filter(|(_, node)| now.since(node.seen) < REPORT_FRESH);
-        fresh.flat_map(|(_, node)| &node.closed).find(|(number, _)| *number == port).map(|(_, why)| why.clone())
-    })
 }
 
 /// `GET /api/v1/status`.

@@ -5,7 +5,7 @@ use super::Compiler;
 use crate::program::{Outside, Program, Security, Verify};
 use crate::snapshot::Snapshot;
 use byrnie_base::Text;
-use byrnie_model::outside::{BackendTls, Bundle, Trust, is_pattern};
+use byrnie_model::outside::{AltName, BackendTls, Bundle, Trust, is_pattern};
 use byrnie_model::service::{ServicePort, TargetPort};
 use byrnie_model::{Key, Kind, Revision, ServiceRef};
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,7 +82,7 @@ impl Outward {
             }
         };
         let hostname = policy.hostname.clone();
-        let names = if policy.names.is_empty() { vec![hostname.clone()] } else { policy.names.clone() };
+        let names = if policy.names.is_empty() { vec![AltName::Host(hostname.clone())] } else { policy.names.clone() };
         Security::Tls(Arc::new(Verify { hostname, names, roots }))
     }
 }

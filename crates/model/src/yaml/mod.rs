@@ -24,6 +24,8 @@ mod split;
 mod traffic;
 mod workload;
 
+pub use names::time_text;
+
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::resource::Origin;
 use crate::{Key, Kind, Resource, Revision, Spec, code};

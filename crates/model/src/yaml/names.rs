@@ -212,6 +212,23 @@ pub(crate) fn timestamp_text(at: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }
 
+/// An absolute URI with `//`, as certificates hold them: at most 253 visible ASCII letters.
+pub(crate) fn is_uri(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let of_scheme = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+    let begins = scheme.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
+    begins
+        && scheme.bytes().all(of_scheme)
+        && !rest.is_empty()
+        && text.len() <= 253
+        && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// The words for a time, to the second.
+pub fn time_text(at: Timestamp) -> String {
+    timestamp_text(Timestamp::from_millis(at.as_millis() / 1000 * 1000))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

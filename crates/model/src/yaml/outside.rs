@@ -6,9 +6,10 @@ use super::de;
 use super::names;
 use super::reader::{Reader, TargetRef};
 use crate::code;
-use crate::outside::{BUNDLE, BackendTls, Bundle, Target, Trust};
+use crate::outside::{AltName, BUNDLE, BackendTls, Bundle, Target, Trust};
 use byrnie_base::Text;
 use gateway_api::backendtlspolicies as upstream;
+use gateway_api::backendtlspolicies::BackendTlsPolicyValidationSubjectAltNamesType as Kind;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -59,24 +60,34 @@ fn host(reader: &mut Reader<'_>, name: &str, at: &str) -> Text {
     name.into()
 }
 
-fn names(reader: &mut Reader<'_>, said: &[upstream::BackendTlsPolicyValidationSubjectAltNames]) -> Vec<Text> {
+fn names(reader: &mut Reader<'_>, said: &[upstream::BackendTlsPolicyValidationSubjectAltNames]) -> Vec<AltName> {
     reader.at_most(said.len(), NAMES_MAX, "spec.validation.subjectAltNames");
-    let mut names = Vec::new();
+    let mut found = Vec::new();
     for (i, said) in said.iter().enumerate() {
         let at = format!("spec.validation.subjectAltNames[{i}]");
-        match (&said.r#type, &said.hostname) {
-            (upstream::BackendTlsPolicyValidationSubjectAltNamesType::Hostname, Some(name)) => {
-                names.push(host(reader, name, &format!("{at}.hostname")));
+        let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let (word, wanted, other, field) = match said.r#type {
+            Kind::Hostname => ("Hostname", text(&said.hostname), text(&said.uri), "hostname"),
+            Kind::Uri => ("URI", text(&said.uri), text(&said.hostname), "uri"),
+        };
+        if other.is_some() {
+            reader.fault(&code::CONTRADICTION, at, format!("a name of type {word} has \"{field}\" and nothing else"));
+            continue;
+        }
+        let at_field = format!("{at}.{field}");
+        match (&said.r#type, wanted) {
+            (_, None) => {
+                reader.fault(&code::MISSING_FIELD, at, format!("a name of type {word} needs \"{field}\""));
             }
-            (upstream::BackendTlsPolicyValidationSubjectAltNamesType::Hostname, None) => {
-                reader.fault(&code::MISSING_FIELD, at, "a name of type Hostname needs \"hostname\"");
-            }
-            (upstream::BackendTlsPolicyValidationSubjectAltNamesType::Uri, _) => {
-                reader.unenforced(format!("{at}.type"), "names of type URI; only Hostname");
+            (Kind::Hostname, Some(name)) => found.push(AltName::Host(host(reader, &name, &at_field))),
+            (Kind::Uri, Some(uri)) => {
+                let message = format!("\"{uri}\" is not SCHEME://REST");
+                reader.require(names::is_uri(&uri), &at_field, message);
+                found.push(AltName::Uri(uri.into()));
             }
         }
     }
-    names
+    found
 }
 
 fn trust(reader: &mut Reader<'_>, said: &upstream::BackendTlsPolicyValidation) -> Option<Trust> {
@@ -128,7 +139,10 @@ pub(crate) fn to_value(policy: &BackendTls) -> Value {
     };
     let mut validation = json!({"hostname": policy.hostname});
     if !policy.names.is_empty() {
-        let name = |name: &Text| json!({"type": "Hostname", "hostname": name});
+        let name = |name: &AltName| match name {
+            AltName::Host(host) => json!({"type": "Hostname", "hostname": host}),
+            AltName::Uri(uri) => json!({"type": "URI", "uri": uri}),
+        };
         validation["subjectAltNames"] = policy.names.iter().map(name).collect();
     }
     match &policy.trust {

@@ -6,13 +6,21 @@
 use super::{ALPN_H2, ALPN_HTTP1, CHAIN_CERTIFICATES_MAX, Error, HANDSHAKE_TIMEOUT, Peer, ROOTS_MAX, certificates};
 use crate::io::{Stream, TcpStream, Tls};
 use byrnie_base::Text;
+use byrnie_model::outside::AltName;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, WebPkiServerVerifier};
+use rustls::client::{
+    ClientConfig, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name,
+};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::server::ParsedCertificate;
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio_rustls::TlsConnector;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
 
 /// What is spoken under TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,24 +49,29 @@ impl Outward {
     ///
     /// # Errors
     /// If a name isn't a host's, or the roots aren't certificates, are too many or none.
-    pub fn new(hostname: &str, names: &[Text], roots: Option<&str>) -> Result<Self, Error> {
+    pub fn new(hostname: &str, names: &[AltName], roots: Option<&str>) -> Result<Self, Error> {
         static IDS: AtomicU64 = AtomicU64::new(1);
         let name = |name: &str| ServerName::try_from(name.to_owned()).map_err(|_| Error::ServerName(name.to_owned()));
         let hostname_sent = name(hostname)?;
-        let names = names.iter().map(|text| name(text)).collect::<Result<Vec<_>, _>>()?;
+        let accepted = |of: &AltName| match of {
+            AltName::Host(host) => name(host).map(Accepted::Host),
+            AltName::Uri(uri) => Ok(Accepted::Uri(uri.clone())),
+        };
+        let names = names.iter().map(accepted).collect::<Result<Vec<_>, _>>()?;
         if names.is_empty() {
             return Err(Error::Amount("names"));
         }
         let roots = roots.map_or_else(system, |pem| read(pem).map(Arc::new))?;
         let provider = super::edge::provider();
-        let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
             .build()
             .map_err(|_| Error::Malformed("roots"))?;
+        let algorithms = provider.signature_verification_algorithms;
         let base = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(Error::Handshake)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(OneOf { inner, names }))
+            .with_custom_certificate_verifier(Arc::new(OneOf { inner, roots, algorithms, names }))
             .with_no_client_auth();
         let speaking = |alpn: &[&[u8]]| {
             let mut config = base.clone();
@@ -136,11 +149,43 @@ fn system() -> Result<Arc<RootCertStore>, Error> {
     if roots.is_empty() { Err(Error::Amount("authorities that the system trusts")) } else { Ok(Arc::clone(roots)) }
 }
 
+/// A name that is accepted.
+#[derive(Debug)]
+enum Accepted {
+    Host(ServerName<'static>),
+    Uri(Text),
+}
+
 /// Accepts a certificate that is for one of several names.
 #[derive(Debug)]
 struct OneOf {
+    /// For signatures.
     inner: Arc<WebPkiServerVerifier>,
-    names: Vec<ServerName<'static>>,
+    roots: Arc<RootCertStore>,
+    algorithms: WebPkiSupportedAlgorithms,
+    names: Vec<Accepted>,
+}
+
+impl OneOf {
+    fn fits(&self, leaf: &CertificateDer<'_>) -> Result<bool, rustls::Error> {
+        let parsed = ParsedCertificate::try_from(leaf)?;
+        let uris = uris(leaf);
+        Ok(self.names.iter().any(|name| match name {
+            Accepted::Host(host) => verify_server_name(&parsed, host).is_ok(),
+            Accepted::Uri(uri) => uris.iter().any(|found| *found == **uri),
+        }))
+    }
+}
+
+/// The URIs among a certificate's names; none if they can't be read.
+fn uris(leaf: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let uri = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(uri).collect()
 }
 
 impl ServerCertVerifier for OneOf {
@@ -149,20 +194,18 @@ impl ServerCertVerifier for OneOf {
         leaf: &CertificateDer<'_>,
         chain: &[CertificateDer<'_>],
         _asked: &ServerName<'_>,
-        ocsp: &[u8],
+        _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         if chain.len() > CHAIN_CERTIFICATES_MAX {
             return Err(rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding));
         }
-        let mut refused = rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForName);
-        for name in &self.names {
-            match self.inner.verify_server_cert(leaf, chain, name, ocsp, now) {
-                Ok(verified) => return Ok(verified),
-                Err(error) => refused = error,
-            }
+        let parsed = ParsedCertificate::try_from(leaf)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, chain, now, self.algorithms.all)?;
+        match self.fits(leaf)? {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForName)),
         }
-        Err(refused)
     }
 
     fn verify_tls12_signature(

@@ -6,7 +6,7 @@ use super::check::{self, LIST_MAX, invalid, labels, labels_out, message, missing
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
-use byrnie_model::outside::{BackendTls, Bundle, Target, Trust};
+use byrnie_model::outside::{AltName, BackendTls, Bundle, Target, Trust};
 use byrnie_model::{Labels, Revision, Spec};
 
 pub(super) fn encode(policy: &BackendTls, created: Revision, labels: &Labels) -> Bytes {
@@ -23,7 +23,7 @@ pub(super) fn encode(policy: &BackendTls, created: Revision, labels: &Labels) ->
         labels: labels_out(labels),
         targets: policy.targets.iter().map(target).collect(),
         hostname: policy.hostname.to_string(),
-        names: texts(&policy.names),
+        names: policy.names.iter().map(AltName::to_string).collect(),
         bundles,
         created: created.0,
     };
@@ -45,10 +45,19 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
     let spec = BackendTls {
         targets,
         hostname: check::name("hostname", &policy.hostname)?,
-        names: check::list("subjectAltNames", LIST_MAX, policy.names, name("subjectAltNames"))?,
+        names: check::list("subjectAltNames", LIST_MAX, policy.names, alt_name)?,
         trust: if bundles.is_empty() { Trust::System } else { Trust::Bundles(bundles) },
     };
     Ok((Spec::BackendTls(spec.into()), labels("labels", policy.labels)?, Revision(policy.created)))
+}
+
+/// Only a URI has a colon.
+fn alt_name(text: String) -> Result<AltName, Error> {
+    let field = "subjectAltNames";
+    match text.contains(':') {
+        true => check::text(field, &text).map(AltName::Uri),
+        false => check::name(field, &text).map(AltName::Host),
+    }
 }
 
 pub(super) fn encode_bundle(bundle: &Bundle, labels: &Labels) -> Bytes {

@@ -3,7 +3,7 @@
 
 use super::*;
 use byrnie_base::Text;
-use byrnie_model::outside::{BackendTls, Bundle, Target, Trust};
+use byrnie_model::outside::{AltName, BackendTls, Bundle, Target, Trust};
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Source};
 use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::health::{Check, HealthCheck};
@@ -376,7 +376,8 @@ fn bundle() -> impl Strategy<Value = Spec> {
 fn backend_tls() -> impl Strategy<Value = Spec> {
     let target = (service_ref(), of(name())).prop_map(|(service, section)| Target { service, section });
     let trust = prop_oneof![Just(Trust::System), vec(name(), 1..3).prop_map(Trust::Bundles)];
-    (vec(target, 1..3), name(), vec(name(), 0..3), trust).prop_map(|(targets, hostname, names, trust)| {
+    let alt = prop_oneof![name().prop_map(AltName::Host), text("[a-z]{1,4}://[a-z./]{1,9}").prop_map(AltName::Uri)];
+    (vec(target, 1..3), name(), vec(alt, 0..3), trust).prop_map(|(targets, hostname, names, trust)| {
         Spec::BackendTls(Arc::new(BackendTls { targets, hostname, names, trust }))
     })
 }

@@ -3,7 +3,7 @@
 
 use super::{Defaults, check_bad, good, parse};
 use crate::Spec;
-use crate::outside::{Target, Trust};
+use crate::outside::{AltName, Target, Trust};
 
 const PEM: &str = "-----BEGIN CERTIFICATE-----\\nAAAA\\n-----END CERTIFICATE-----\\n";
 
@@ -70,8 +70,11 @@ fn policies_for_tls_are_read() {
     );
     let Spec::BackendTls(read) = good(&text).remove(0).spec else { panic!() };
     assert_eq!(read.targets[0].section.as_deref(), Some("api"));
-    assert_eq!((&*read.hostname, &*read.names[0]), ("api.bank.test", "one.test"));
+    assert_eq!((&*read.hostname, &read.names[0]), ("api.bank.test", &AltName::Host("one.test".into())));
     assert_eq!(read.trust, Trust::Bundles(vec!["bank-ca".into()]));
+    let uri = "hostname: a.test, wellKnownCACertificates: System, subjectAltNames: [{type: URI, uri: 'spiffe://x/y'}]";
+    let Spec::BackendTls(read) = good(&policy(BANK, uri)).remove(0).spec else { panic!() };
+    assert_eq!(read.names, [AltName::Uri("spiffe://x/y".into())]);
     let Spec::BackendTls(read) = good(&policy(BANK, SYSTEM)).remove(0).spec else { panic!() };
     let whole = |target: &Target| target.section.is_none() && *target.service.namespace == *"default";
     assert!(whole(&read.targets[0]) && read.trust == Trust::System);
@@ -105,9 +108,9 @@ fn policies_that_would_trust_nobody_knows_whom() {
         (BANK, "hostname: a.test, insecure: true, wellKnownCACertificates: System", "C002", "insecure"),
         (
             BANK,
-            "hostname: a.test, wellKnownCACertificates: System, subjectAltNames: [{type: URI, uri: 'spiffe://x/y'}]",
-            "C010",
-            "URI",
+            "hostname: a.test, wellKnownCACertificates: System, subjectAltNames: [{type: URI, uri: 'x/y'}]",
+            "C011",
+            "'x/y'",
         ),
         (BANK, "hostname: a.test, wellKnownCACertificates: System, subjectAltNames: [{type: Hostname}]", "C005", "{"),
     ] {

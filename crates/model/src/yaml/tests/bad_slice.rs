@@ -70,10 +70,10 @@ fn slices_that_say_nothing_or_what_cannot_be() {
         ("endpoints: []".to_owned(), "C005", "apiVersion"),
         ("addressType: FQDN".to_owned(), "C010", "FQDN"),
         ("addressType: ipv4".to_owned(), "C011", "ipv4"),
-        ("addressType: IPv4\nspec: {}".to_owned(), "C003", "spec"),
+        ("addressType: IPv4\nspec: {}".to_owned(), "C002", "spec"),
         ("addressType: IPv6\nendpoints: [{addresses: [192.0.2.1]}]".to_owned(), "C011", "192.0.2.1"),
-        (one("192.0.2.1, 192.0.2.2"), "C011", "[192.0.2.1, 192.0.2.2]"),
-        (one(""), "C011", "[]"),
+        (one("192.0.2.1, 192.0.2.2"), "C011", "addresses"),
+        (one(""), "C011", "addresses"),
         (one("one.test"), "C011", "one.test"),
         (one("0.0.0.0"), "C011", "0.0.0.0"),
         (one("224.0.0.1"), "C011", "224.0.0.1"),
@@ -81,8 +81,8 @@ fn slices_that_say_nothing_or_what_cannot_be() {
         ("addressType: IPv6\nendpoints: [{addresses: ['fe80::1']}]".to_owned(), "C011", "'fe80::1'"),
         ("addressType: IPv6\nendpoints: [{addresses: ['::ffff:127.0.0.1']}]".to_owned(), "C011", "'::ffff:127.0.0.1'"),
         ("addressType: IPv4\nendpoints: [{addresses: [192.0.2.1], zone: 'a b'}]".to_owned(), "C011", "'a b'"),
-        ("addressType: IPv4\nendpoints: [{addresses: [192.0.2.1], zones: a}]".to_owned(), "C003", "zones"),
-        (of("{name: a}"), "C005", "{name: a}"),
+        ("addressType: IPv4\nendpoints: [{addresses: [192.0.2.1], zones: a}]".to_owned(), "C002", "zones"),
+        (of("{name: a}"), "C005", "{"),
         (of("{port: 0}"), "C011", "0"),
         (of("{name: A, port: 1}"), "C008", "A"),
         (of("{port: 53, protocol: UDP}"), "C010", "UDP"),
@@ -91,7 +91,7 @@ fn slices_that_say_nothing_or_what_cannot_be() {
         check_bad(&slice(&rest), code, place);
     }
     let nobody = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: db-1}\naddressType: IPv4\n";
-    check_bad(nobody, "C005", "{name: db-1}");
+    check_bad(nobody, "C005", "metadata");
     let many = (0..=1000).map(|n| format!("{{addresses: [10.0.{}.{}]}}", n / 250, 1 + n % 250)).collect::<Vec<_>>();
     let text = slice(&format!("addressType: IPv4\nendpoints: [{}]", many.join(",")));
     assert!(parse("x", &text, &Defaults::default()).has_errors());

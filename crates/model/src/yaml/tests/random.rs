@@ -6,7 +6,7 @@ use crate::gateway::{
     Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector,
     Wanted,
 };
-use crate::outside::{BackendTls, Bundle, Target, Trust};
+use crate::outside::{AltName, BackendTls, Bundle, Target, Trust};
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
 use crate::policy::fault::Fault;
 use crate::policy::health::{Check, HealthCheck};
@@ -77,8 +77,10 @@ fn outside() -> impl Strategy<Value = Service> {
 
 fn backend_tls() -> impl Strategy<Value = BackendTls> {
     let host = || label().prop_map(|host| Text::from(format!("{host}.example")));
+    let uri = label().prop_map(|path| AltName::Uri(format!("spiffe://a.test/{path}").into()));
+    let alt = prop_oneof![host().prop_map(AltName::Host), uri];
     let trust = prop_oneof![Just(Trust::System), vec(label(), 1..3).prop_map(Trust::Bundles)];
-    (btree_set(label(), 1..3), option::of(label()), host(), vec(host(), 0..3), trust).prop_map(
+    (btree_set(label(), 1..3), option::of(label()), host(), vec(alt, 0..3), trust).prop_map(
         |(names_of, section, hostname, names, trust)| {
             let service = |name: Text| ServiceRef::new("ns", name);
             let targets = names_of.into_iter().map(|name| Target { service: service(name), section: section.clone() });

@@ -26,8 +26,12 @@ fn authority() -> Authority {
 impl Authority {
     fn sign(&self, names: &[&str], end: i32) -> Certificate {
         let key = KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
+        let name = |name: &&str| match name.contains(':') {
+            true => rcgen::SanType::URI((*name).try_into().unwrap()),
+            false => rcgen::SanType::DnsName((*name).try_into().unwrap()),
+        };
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names.iter().map(name).collect();
         params.not_after = rcgen::date_time_ymd(end, 1, 1);
         let signed = params.signed_by(&key, &self.issuer).unwrap();
         Certificate::from_pem(&signed.pem(), &key.serialize_pem()).unwrap()
@@ -62,7 +66,11 @@ fn call(certificate: &Certificate, outward: &Outward, speaks: Speaks, alpn: Alpn
 }
 
 fn outward(names: &[&str], roots: &str) -> Outward {
-    let names: Vec<Text> = names.iter().map(|name| Text::from(*name)).collect();
+    let name = |name: &&str| match name.contains(':') {
+        true => AltName::Uri((*name).into()),
+        false => AltName::Host((*name).into()),
+    };
+    let names: Vec<AltName> = names.iter().map(name).collect();
     Outward::new("api.bank.test", &names, Some(roots)).unwrap()
 }
 
@@ -83,7 +91,7 @@ fn a_host_is_believed_by_its_name_and_whose_word_counts() {
     // Both of two authorities count; whom the system trusts doesn't vouch for this one.
     let both = outward(&["api.bank.test"], &format!("{}\n{}", other.pem, trusted.pem));
     asks(&good, &both).unwrap();
-    if let Ok(system) = Outward::new("api.bank.test", &["api.bank.test".into()], None) {
+    if let Ok(system) = Outward::new("api.bank.test", &[AltName::Host("api.bank.test".into())], None) {
         refused(&good, &system);
     }
     // Other names take the place of the one that is asked for.
@@ -91,6 +99,27 @@ fn a_host_is_believed_by_its_name_and_whose_word_counts() {
     asks(&trusted.sign(&["two.bank.test"], 4096), &named).unwrap();
     asks(&trusted.sign(&["*.bank.test"], 4096), &named).unwrap();
     refused(&trusted.sign(&["api.bank.test.evil.test"], 4096), &named);
+}
+
+#[test]
+fn a_host_is_believed_by_a_uri_if_one_is_expected() {
+    let (trusted, other) = (authority(), authority());
+    let (one, two) = ("spiffe://bank.test/ns/a/sa/b", "spiffe://bank.test/ns/a/sa/c");
+    let asks = |authority: &Authority, names: &[&str], outward: &Outward| {
+        call(&authority.sign(names, 4096), outward, Speaks::Http1, Alpn::Any)
+    };
+    let by_uri = outward(&[one], &trusted.pem);
+    asks(&trusted, &[one], &by_uri).unwrap();
+    asks(&trusted, &["any.test", two, one], &by_uri).unwrap();
+    // The host that is asked for counts no more, and letters that look alike are others.
+    for names in [&["api.bank.test"][..], &[two], &["spiffe://bank.test/ns/a/sa/B"], &["spiffe://bank.test/ns/a/sa/bb"]]
+    {
+        assert!(matches!(asks(&trusted, names, &by_uri), Err(Error::Unproven(_))), "{names:?}");
+    }
+    assert!(matches!(asks(&other, &[one], &by_uri), Err(Error::Unproven(_))));
+    let either = outward(&[one, "api.bank.test"], &trusted.pem);
+    asks(&trusted, &["api.bank.test"], &either).unwrap();
+    asks(&trusted, &[one], &either).unwrap();
 }
 
 #[test]

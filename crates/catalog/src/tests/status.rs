@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is said of Gateway API's resources, in its own words.
+
+use super::*;
+use byrnie_model::gateway::{Carries, From, Gateway, GatewayClass, Listener};
+use byrnie_model::route::ParentKind;
+use serde_json::Value;
+
+fn status(catalog: &Catalog, key: &Key) -> Value {
+    catalog.upstream_status(catalog.resource(key).unwrap(), &|_| None).unwrap()
+}
+
+/// `STATUS REASON` of a condition.
+fn said(holder: &Value, kind: &str) -> String {
+    let all = holder["conditions"].as_array().unwrap();
+    let one = all.iter().find(|condition| condition["type"] == kind).unwrap();
+    format!("{} {}", one["status"].as_str().unwrap(), one["reason"].as_str().unwrap())
+}
+
+fn listener(name: &str, port: u16, carries: Carries) -> Listener {
+    Listener { name: name.into(), hostname: None, port, carries, from: From::All, kinds: vec![] }
+}
+
+fn gateway(name: &str, class: &str, parent: Option<&str>, listeners: Vec<Listener>) -> Change {
+    let kind = if parent.is_some() { Kind::ListenerSet } else { Kind::Gateway };
+    let spec = Gateway { class: class.into(), parent: parent.map(at), sets: Some(From::All), listeners };
+    put(kind, name, Labels::new(), Spec::Gateway(spec.into()))
+}
+
+/// A route on the gateway `gw` that leads to a service.
+fn on_gateway(name: &str, gateway: &str, to: &str) -> Change {
+    let Change::Put(plain) = route(name, &[], &[to]) else { unreachable!() };
+    let Spec::Route(spec) = &plain.spec else { unreachable!() };
+    let parent = Parent { kind: ParentKind::Gateway, name: at(gateway), section: None, port: None };
+    let spec = Route { parents: vec![parent], ..(**spec).clone() };
+    Change::Put(Arc::new(Resource { spec: Spec::Route(spec.into()), ..(*plain).clone() }))
+}
+
+fn aged(change: Change, created: u64, revision: u64) -> Change {
+    let Change::Put(resource) = change else { unreachable!() };
+    let (created, revision) = (Revision(created), Revision(revision));
+    Change::Put(Arc::new(Resource { created, revision, ..(*resource).clone() }))
+}
+
+#[test]
+fn every_condition_names_the_state_that_it_is_about() {
+    let gw = aged(gateway("gw", "byrnie", None, vec![listener("l", 80, Carries::Http)]), 1, 41);
+    let catalog = with(&[
+        outside("bank"),
+        gw,
+        aged(on_gateway("r", "gw", "bank"), 2, 42),
+        aged(backend_tls("t", "bank", ""), 3, 43),
+    ]);
+    fn all<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("conditions").and_then(Value::as_array).into_iter().flatten());
+                fields.values().for_each(|value| all(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| all(value, found)),
+            _ => {}
+        }
+    }
+    for (kind, name, revision, count) in
+        [(Kind::Gateway, "gw", 41, 7), (Kind::HttpRoute, "r", 42, 2), (Kind::BackendTlsPolicy, "t", 43, 4)]
+    {
+        let status = status(&catalog, &key(kind, name));
+        let mut found = Vec::new();
+        all(&status, &mut found);
+        assert_eq!(found.len(), count, "{status}");
+        assert!(found.iter().all(|condition| condition["observedGeneration"] == revision), "{status}");
+    }
+}
+
+#[test]
+fn a_gateway_is_as_good_as_its_listeners() {
+    let of = |catalog: &Catalog, name: &str| {
+        let status = status(catalog, &key(Kind::Gateway, name));
+        ["Accepted", "Programmed", "ResolvedRefs"].map(|kind| said(&status, kind))
+    };
+    let (clear, tls) = (|| listener("clear", 80, Carries::Http), || listener("tls", 443, Carries::Https(vec![])));
+    let mut catalog = with(&[gateway("gw", "byrnie", None, vec![clear()])]);
+    assert_eq!(of(&catalog, "gw"), ["True Accepted", "True Programmed", "True ResolvedRefs"]);
+    // Without a certificate nobody is let in by the one; the other goes on.
+    catalog.apply(&gateway("gw", "byrnie", None, vec![clear(), tls()]));
+    assert_eq!(of(&catalog, "gw")[..2], ["True Accepted", "True Programmed"]);
+    catalog.apply(&gateway("gw", "byrnie", None, vec![tls()]));
+    assert_eq!(of(&catalog, "gw")[..2], ["True Accepted", "False Invalid"]);
+    // A port that an older gateway has taken.
+    let late = |listeners| aged(gateway("late", "byrnie", None, listeners), 9, 9);
+    catalog.apply(&late(vec![listener("l", 443, Carries::Http), clear()]));
+    assert_eq!(of(&catalog, "late")[..2], ["True ListenersNotValid", "True Programmed"]);
+    catalog.apply(&late(vec![listener("l", 443, Carries::Http)]));
+    assert_eq!(of(&catalog, "late")[..2], ["False ListenersNotValid", "False Invalid"]);
+    let of_listener = &status(&catalog, &key(Kind::Gateway, "late"))["listeners"][0];
+    for (kind, wanted) in [
+        ("Accepted", "False ProtocolConflict"),
+        ("Programmed", "False ProtocolConflict"),
+        ("Conflicted", "True ProtocolConflict"),
+    ] {
+        assert_eq!(said(of_listener, kind), wanted);
+    }
+}
+
+#[test]
+fn a_set_of_listeners_is_judged_and_counted() {
+    let mut catalog = with(&[gateway("gw", "byrnie", None, vec![listener("own", 443, Carries::Https(vec![]))])]);
+    let of = |catalog: &Catalog| {
+        let set = status(catalog, &key(Kind::ListenerSet, "set"));
+        let gateway = status(catalog, &key(Kind::Gateway, "gw"));
+        (said(&set, "Accepted"), said(&set, "Programmed"), gateway["attachedListenerSets"].as_u64().unwrap())
+    };
+    let set = |listeners| aged(gateway("set", "", Some("gw"), listeners), 9, 9);
+    catalog.apply(&set(vec![listener("more", 80, Carries::Http)]));
+    assert_eq!(of(&catalog), ("True Accepted".into(), "True Programmed".into(), 1));
+    catalog.apply(&set(vec![listener("clash", 443, Carries::Http)]));
+    assert_eq!(of(&catalog), ("False ListenersNotValid".into(), "False ListenersNotValid".into(), 0));
+}
+
+#[test]
+fn of_what_is_anothers_affair_nothing_is_said() {
+    let mut catalog = with(&[
+        service("pay", "pay"),
+        gateway("gw", "other", None, vec![listener("l", 80, Carries::Http)]),
+        on_gateway("r", "gw", "pay"),
+    ]);
+    let class = |controller: &str| {
+        let Change::Put(any) = service("x", "x") else { unreachable!() };
+        let spec = Spec::GatewayClass(GatewayClass { controller: controller.into() });
+        Change::Put(Arc::new(Resource { key: Key::new(Kind::GatewayClass, "", "other"), spec, ..(*any).clone() }))
+    };
+    catalog.apply(&class("somebody.else/gateway"));
+    let of_class = status(&catalog, &Key::new(Kind::GatewayClass, "", "other"));
+    assert_eq!(said(&of_class, "Accepted"), "Unknown Pending");
+    let of_gateway = status(&catalog, &key(Kind::Gateway, "gw"));
+    assert_eq!(["Accepted", "Programmed"].map(|kind| said(&of_gateway, kind)), ["Unknown Pending", "Unknown Pending"]);
+    assert!(status(&catalog, &key(Kind::HttpRoute, "r"))["parents"].as_array().unwrap().is_empty());
+    catalog.apply(&class("mesh.byrnie.dev/gateway"));
+    assert_eq!(said(&status(&catalog, &key(Kind::HttpRoute, "r"))["parents"][0], "Accepted"), "True Accepted");
+}
+
+#[test]
+fn a_policy_for_tls_says_for_each_ancestor_what_it_comes_to() {
+    let mut catalog = with(&[
+        outside("bank"),
+        service("pay", "pay"),
+        gateway("gw", "byrnie", None, vec![listener("l", 80, Carries::Http)]),
+        on_gateway("r", "gw", "bank"),
+        aged(backend_tls("first", "bank", "ca"), 1, 1),
+        bundle("ca"),
+    ]);
+    let of = |catalog: &Catalog, name: &str| -> Vec<String> {
+        let status = status(catalog, &key(Kind::BackendTlsPolicy, name));
+        let ancestors = status["ancestors"].as_array().unwrap().iter();
+        let line = |ancestor: &Value| {
+            let to = &ancestor["ancestorRef"];
+            assert_eq!(ancestor["controllerName"], "mesh.byrnie.dev/gateway");
+            let verdicts = ["Accepted", "ResolvedRefs"].map(|kind| said(ancestor, kind)).join(", ");
+            format!("{}/{}: {verdicts}", to["kind"].as_str().unwrap(), to["name"].as_str().unwrap())
+        };
+        ancestors.map(line).collect()
+    };
+    assert_eq!(
+        of(&catalog, "first"),
+        ["Gateway/gw: True Accepted, True ResolvedRefs", "Service/bank: True Accepted, True ResolvedRefs"]
+    );
+    for (change, wanted) in [
+        (aged(backend_tls("late", "bank", ""), 2, 2), "Service/bank: False Conflicted, True ResolvedRefs"),
+        (backend_tls("late", "pay", ""), "Service/pay: False Invalid, True ResolvedRefs"),
+        (backend_tls("late", "nobody", ""), "Service/nobody: False TargetNotFound, True ResolvedRefs"),
+    ] {
+        catalog.apply(&change);
+        assert_eq!(of(&catalog, "late").last().unwrap(), wanted);
+    }
+    catalog.apply(&delete(Kind::ConfigMap, "ca"));
+    assert_eq!(of(&catalog, "first")[1], "Service/bank: False NoValidCACertificate, False InvalidCACertificateRef");
+    catalog.apply(&delete(Kind::Service, "bank"));
+    assert_eq!(of(&catalog, "first")[1], "Service/bank: False TargetNotFound, False InvalidCACertificateRef");
+}
