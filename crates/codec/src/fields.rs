@@ -61,6 +61,11 @@ impl Fields {
         self.kept().map(|line| (self.name(line), self.value(line)))
     }
 
+    /// As [`Fields::iter`], with the ids of the names.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
+        self.kept().map(|line| (line.known, self.name(line).as_bytes(), self.value(line)))
+    }
+
     /// The first kept value of `name` (any case).
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         let known = Known::of(name.as_bytes());

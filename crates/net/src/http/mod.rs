@@ -236,10 +236,7 @@ impl Wire {
     pub fn push(&mut self, cx: &mut Context<'_>, chunk: Chunk<'_>) -> Result<(), Error> {
         match self {
             Self::H1(conn) => conn.push(cx, chunk.as_slice()),
-            Self::H2(flow) => {
-                flow.push(chunk.into_bytes());
-                Ok(())
-            }
+            Self::H2(flow) => flow.push(chunk.as_slice()),
             Self::Hop(flow) => flow.push(chunk.as_slice()),
         }
     }
