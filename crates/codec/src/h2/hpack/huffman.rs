@@ -119,7 +119,7 @@ fn long(bits: u64, count: u32) -> Option<(u16, u32)> {
     if length as u32 > count {
         return None;
     }
-    let nth = (bits >> (64 - length)) as u32 - TABLES.first[length];
+    let nth = ((bits >> (64 - length)) as u32).wrapping_sub(TABLES.first[length]);
     let symbol = TABLES.symbols.get(TABLES.at[length] as usize + nth as usize)?;
     Some((*symbol, length as u32))
 }
