@@ -123,7 +123,7 @@ async fn http2(stream: Stream, bytes: Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-async fn stream_of(mut flow: Flow, mut head: Head) -> Result<()> {
+async fn stream_of(mut flow: Flow, mut head: Box<Head>) -> Result<()> {
     let mut message = Vec::new();
     while let Progress::More = poll_fn(|cx| {
         flow.poll_body(cx, &mut |_, chunk| {

@@ -63,7 +63,10 @@ impl Fields {
 
     /// As [`Fields::iter`], with the ids of the names.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
-        self.kept().map(|line| (line.known, self.name(line).as_bytes(), self.value(line)))
+        self.kept().map(|line| {
+            let start = line.start as usize;
+            (line.known, &self.bytes[start..start + usize::from(line.name_len)], self.value(line))
+        })
     }
 
     /// The first kept value of `name` (any case).
@@ -209,6 +212,11 @@ impl Fields {
             run.end = end;
         }
         out.extend_from_slice(&self.bytes[run]);
+    }
+
+    /// Bytes of memory that the text of the lines may take without asking for more.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Bytes that [`Fields::emit`] writes at most.

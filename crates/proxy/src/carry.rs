@@ -58,7 +58,8 @@ pub(crate) struct Tunnel {
 /// What a connection uses again from one exchange to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Desk {
-    pub(crate) request: Head,
+    /// In a box, as the streams of HTTP/2 bring theirs.
+    pub(crate) request: Box<Head>,
     pub(crate) response: Head,
     pub(crate) alarm: Alarm,
     seen: Request,
@@ -136,7 +137,7 @@ impl<'a> Trip<'a> {
     }
 
     /// Carries the exchange to its end.
-    pub(crate) async fn run(mut self) -> Next {
+    pub(crate) async fn run(&mut self) -> Next {
         let snapshot = self.core.snapshot();
         let (mut exchange, mut effect) = self.core.with_shard(|shard, now| {
             Exchange::begin(&snapshot, shard, &self.client.caller.arrival(), self.request, now)

@@ -20,8 +20,10 @@ use crate::hop::Window;
 use crate::reject::Reject;
 use std::borrow::Cow;
 
-/// Heads kept for messages to come.
-const HEADS_SPARE_MAX: usize = 64;
+/// Heads kept for messages to come: one for each stream that a connection may have ...
+const HEADS_SPARE_MAX: usize = STREAMS_MAX as usize;
+/// ... but none that has grown larger than this.
+const SPARE_BYTES_MAX: usize = 4096;
 /// The payload of the PING that tells that a goodbye has been heard.
 pub(super) const GOODBYE_PING: [u8; 8] = *b"goodbye?";
 
@@ -42,7 +44,7 @@ pub enum Event<'a> {
         /// The stream.
         id: u32,
         /// The request. Give the memory back with [`Session::reuse`].
-        head: Result<Head, Reject>,
+        head: Result<Box<Head>, Reject>,
         /// No body follows.
         ended: bool,
     },
@@ -51,7 +53,7 @@ pub enum Event<'a> {
         /// Whose it is.
         key: u32,
         /// Its head. Give the memory back with [`Session::reuse`].
-        head: Head,
+        head: Box<Head>,
         /// A final one follows.
         interim: bool,
         /// No body follows.
@@ -156,7 +158,8 @@ struct Block {
 /// Memory to be used again.
 #[derive(Debug, Default)]
 struct Spare {
-    heads: Vec<Head>,
+    #[expect(clippy::vec_box, reason = "heads change hands, and a box is moved at a sixteenth of the price")]
+    heads: Vec<Box<Head>>,
     path: Vec<u8>,
 }
 
@@ -585,15 +588,10 @@ impl Session {
     }
 
     /// Gives the memory of a head back.
-    pub fn reuse(&mut self, head: Head) {
-        if self.spare.heads.len() < HEADS_SPARE_MAX {
+    pub fn reuse(&mut self, head: Box<Head>) {
+        if self.spare.heads.len() < HEADS_SPARE_MAX && head.fields.capacity() <= SPARE_BYTES_MAX {
             self.spare.heads.push(head);
         }
-    }
-
-    /// A head's memory.
-    pub fn spare_head(&mut self) -> Head {
-        self.spare.heads.pop().unwrap_or_default()
     }
 }
 

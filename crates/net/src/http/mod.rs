@@ -275,7 +275,7 @@ impl Wire {
     pub fn unread(&self) -> usize {
         match self {
             Self::H1(conn) => conn.unread(),
-            Self::H2(_) => 0,
+            Self::H2(flow) => flow.unread(),
             Self::Hop(flow) => flow.unread(),
         }
     }

@@ -125,7 +125,8 @@ impl Encoder {
     }
 
     fn other(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-        let at = PLACES - OTHERS + hash(name, 0) as usize % OTHERS;
+        let sum = hash(name, 0);
+        let at = PLACES - OTHERS + sum as usize % OTHERS;
         self.line((at, Named::Field(Known::Other), 0), name, value, out);
     }
 
@@ -140,7 +141,8 @@ impl Encoder {
         {
             return write_integer(found + STATIC.len() + 1, 7, 0x80, out);
         }
-        let hash = hash(value, hash(name, 0));
+        // Names that share a place are told apart, as their values are compared again when it counts.
+        let hash = hash(value, name.len() as u32);
         let again = std::mem::replace(seen, Seen { hash, entry: 0 }).hash == hash;
         let add = again && name.len() + value.len() + ENTRY_BYTES <= self.table.size_max() / SHARE;
         let (prefix, pattern) = if add { (6, 0x40) } else { (4, 0) };

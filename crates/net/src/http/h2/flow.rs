@@ -4,7 +4,7 @@
 //! stream.
 
 use super::client::Open;
-use super::lane::{End, Lane};
+use super::lane::End;
 use super::link::{Link, State};
 use super::tunnel::{self, Switch};
 use super::{CANCEL, Tube, UNREAD_BYTES_MAX};
@@ -77,7 +77,7 @@ impl Flow {
         }
         let key = state.lanes.next_key();
         self.id = state.session.ask(key, head, connect, end).ok_or(Error::Refused)?;
-        self.key = state.lanes.add(Lane::new(End::Open));
+        self.key = state.lanes.add(End::Open);
         if end {
             self.fin = Fin::Written;
         }
@@ -125,7 +125,7 @@ impl Flow {
                 lane.wait(cx);
                 return Poll::Pending;
             };
-            std::mem::swap(head, &mut came);
+            std::mem::swap(head, &mut *came);
             state.session.reuse(came);
             interim
         };
@@ -261,6 +261,11 @@ impl Flow {
         if self.opened.is_none() {
             state.note_answered();
         }
+    }
+
+    /// Bytes that have come and wait to be read.
+    pub fn unread(&self) -> usize {
+        self.link.0.borrow_mut().lanes.get(self.key).map_or(0, |lane| lane.inbox.len())
     }
 
     /// Bytes that wait for the peer's window, or for room.

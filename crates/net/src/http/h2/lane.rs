@@ -13,11 +13,13 @@ use std::task::{Context, Waker};
 pub(super) struct Lane {
     pub(super) inbox: Vec<u8>,
     /// Heads of answers; and whether each is an interim one.
-    pub(super) heads: VecDeque<(Head, bool)>,
+    pub(super) heads: VecDeque<(Box<Head>, bool)>,
     pub(super) end: End,
     pub(super) trailers: Option<Box<Fields>>,
     /// In the list of those who wait for room to send.
     pub(super) queued: bool,
+    /// Some flow has it, or will.
+    live: bool,
     waker: Option<Waker>,
 }
 
@@ -37,10 +39,6 @@ pub(super) enum End {
 }
 
 impl Lane {
-    pub(super) fn new(end: End) -> Self {
-        Self { end, ..Self::default() }
-    }
-
     /// Keeps what came.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
@@ -92,10 +90,10 @@ impl Lane {
     }
 }
 
-/// The lanes of a connection, by key.
+/// The lanes of a connection, by key. They are used again with what memory they have.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    lanes: Vec<Option<Lane>>,
+    lanes: Vec<Lane>,
     free: Vec<u32>,
 }
 
@@ -106,29 +104,30 @@ impl Lanes {
     }
 
     /// Adds one, under [`Lanes::next_key`].
-    pub(super) fn add(&mut self, lane: Lane) -> u32 {
+    pub(super) fn add(&mut self, end: End) -> u32 {
         let key = self.next_key();
-        if self.free.pop().is_some()
-            && let Some(place) = self.lanes.get_mut(key as usize)
-        {
-            *place = Some(lane);
-        } else {
-            self.lanes.push(Some(lane));
+        if self.free.pop().is_none() {
+            self.lanes.push(Lane::default());
+        }
+        if let Some(lane) = self.lanes.get_mut(key as usize) {
+            (lane.end, lane.live) = (end, true);
         }
         key
     }
 
     pub(super) fn get(&mut self, key: u32) -> Option<&mut Lane> {
-        self.lanes.get_mut(key as usize)?.as_mut()
+        self.lanes.get_mut(key as usize).filter(|lane| lane.live)
     }
 
-    pub(super) fn remove(&mut self, key: u32) -> Option<Lane> {
-        let lane = self.lanes.get_mut(key as usize)?.take()?;
+    /// Frees a lane; what lies in it, `empty` takes out.
+    pub(super) fn remove(&mut self, key: u32, empty: impl FnOnce(&mut Lane)) {
+        let Some(lane) = self.get(key) else { return };
+        empty(lane);
+        (lane.live, lane.queued, lane.waker, lane.trailers) = (false, false, None, None);
         self.free.push(key);
-        Some(lane)
     }
 
     pub(super) fn all(&mut self) -> impl Iterator<Item = &mut Lane> {
-        self.lanes.iter_mut().flatten()
+        self.lanes.iter_mut().filter(|lane| lane.live)
     }
 }

@@ -3,7 +3,7 @@
 //! came, and sends what was gathered; flows write into it from their own tasks. One worker, no lock.
 
 use super::guard::{Guard, Sender};
-use super::lane::{End, Lane, Lanes};
+use super::lane::{End, Lanes};
 use super::server::Arrival;
 use super::{
     CLOSE_MAX, CORK_BYTES_MAX, GOODBYE_TIMEOUT, LINGER_BYTES_MAX, LINGER_MAX, RESETS_PENDING_MAX, TURN_BYTES_MAX,
@@ -177,7 +177,7 @@ impl State {
         match event {
             Event::Opened { id, head, ended } => {
                 let end = if ended { End::Ended } else { End::Open };
-                let key = self.lanes.add(Lane::new(end));
+                let key = self.lanes.add(end);
                 self.session.bind(id, key);
                 self.arrivals.push_back(Arrival { key, id, head });
             }
@@ -237,10 +237,12 @@ impl State {
 
     /// Forgets a lane, and gives back the window that lies in it or is `held` by its flow.
     pub(super) fn drop_lane(&mut self, key: u32, held: usize) {
-        let Some(lane) = self.lanes.remove(key) else { return };
-        self.session.discard(held + lane.inbox.len());
-        scratch::recycle(lane.inbox);
-        lane.heads.into_iter().for_each(|(head, _)| self.session.reuse(head));
+        let Self { lanes, session, .. } = self;
+        lanes.remove(key, |lane| {
+            session.discard(held + lane.inbox.len());
+            scratch::recycle(std::mem::take(&mut lane.inbox));
+            lane.heads.drain(..).for_each(|(head, _)| session.reuse(head));
+        });
     }
 
     /// A stream was answered to its end.

@@ -23,7 +23,7 @@ pub struct Accepted {
     /// The stream. Dropped, it is reset.
     pub flow: Flow,
     /// Its request, or why it's none (answer with the status given).
-    pub head: Result<Head, Reject>,
+    pub head: Result<Box<Head>, Reject>,
 }
 
 /// A stream that nobody has taken yet.
@@ -31,7 +31,7 @@ pub struct Accepted {
 pub(super) struct Arrival {
     pub(super) key: u32,
     pub(super) id: u32,
-    pub(super) head: Result<Head, Reject>,
+    pub(super) head: Result<Box<Head>, Reject>,
 }
 
 impl Server {
@@ -78,7 +78,7 @@ impl Server {
     }
 
     /// Gives the memory of a request's head back.
-    pub fn reuse(&mut self, head: Head) {
+    pub fn reuse(&mut self, head: Box<Head>) {
         self.link.0.borrow_mut().session.reuse(head);
     }
 
