@@ -16,7 +16,6 @@ use byrnie_net::io::Stream;
 use byrnie_net::listen::{self, Share};
 use byrnie_net::runtime;
 use byrnie_net::tls::{self, ALPN_H2, ALPN_HTTP1, ServerTls};
-use bytes::Bytes;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
@@ -26,8 +25,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const HEADS_BYTES_MAX: usize = 64 * 1024;
 /// Largest body that is served.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Largest piece of a body that is handed over at once.
-const PIECE_BYTES: usize = 256 * 1024;
 
 /// Requests for `/x/` that have begun.
 static COUNTED: AtomicU64 = AtomicU64::new(0);
@@ -165,7 +162,7 @@ impl Answer {
 async fn http2(stream: Stream, bytes: Vec<u8>) -> Result<()> {
     let mut server = Server::handshake(stream, bytes, Sender::Proxy).await?;
     while let Some(accepted) = poll_fn(|cx| server.poll_accept(cx)).await {
-        let Accepted { flow, head } = accepted?;
+        let Accepted { flow, head } = accepted;
         runtime::spawn_local("stream", async move {
             if let Ok(head) = head {
                 // As above: the client counts it.
@@ -176,7 +173,7 @@ async fn http2(stream: Stream, bytes: Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-async fn stream_of(mut flow: Flow, mut head: Head) -> Result<()> {
+async fn stream_of(mut flow: Flow, mut head: Box<Head>) -> Result<()> {
     let mut message = Vec::new();
     while let Progress::More = poll_fn(|cx| {
         flow.poll_body(cx, &mut |_, chunk| {
@@ -206,10 +203,7 @@ async fn stream_of(mut flow: Flow, mut head: Head) -> Result<()> {
         head.set_framing(Framing::Length(size as u64));
     }
     flow.send_response(&head)?;
-    let mut rest = Bytes::from(message);
-    while !rest.is_empty() {
-        flow.push(rest.split_to(rest.len().min(PIECE_BYTES)));
-    }
+    flow.push(&message)?;
     flow.end(trailers.as_ref())?;
     poll_fn(|cx| match flow.poll_flush(cx) {
         Poll::Pending if flow.poll_gone(cx).is_ready() => Poll::Ready(Err(byrnie_net::http::Error::Closed)),

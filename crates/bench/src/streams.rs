@@ -9,7 +9,6 @@ use byrnie_net::http::Progress;
 use byrnie_net::http::h2::{self as http2, Client};
 use byrnie_net::io;
 use byrnie_net::runtime;
-use bytes::Bytes;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,9 +21,9 @@ const FAILED_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) fn start(to: SocketAddr, streams: usize, size: usize, grpc: bool, tally: Rc<Tally>) {
     runtime::spawn_local("connection", async move {
         loop {
-            let opened = async { anyhow::Ok(http2::connect(io::connect(to, CONNECT_MAX).await?.into()).await?) };
-            match opened.await {
-                Ok(client) => {
+            match io::connect(to, CONNECT_MAX).await {
+                Ok(tcp) => {
+                    let client = http2::connect(tcp.into());
                     let tasks: Vec<_> = (0..streams)
                         .map(|_| {
                             let (client, tally) = (client.clone(), Rc::clone(&tally));
@@ -35,7 +34,7 @@ pub(crate) fn start(to: SocketAddr, streams: usize, size: usize, grpc: bool, tal
                         task.ended().await;
                     }
                 }
-                Err(error) => tally.failed(&error),
+                Err(error) => tally.failed(&error.into()),
             }
             runtime::sleep(FAILED_PAUSE).await;
         }
@@ -54,14 +53,14 @@ async fn keep_asking(client: Client, size: usize, grpc: bool, tally: Rc<Tally>) 
 }
 
 /// A gRPC message of `size` bytes with its prefix: not compressed, length.
-fn message(size: usize) -> Bytes {
+fn message(size: usize) -> Vec<u8> {
     let mut message = vec![0];
     message.extend_from_slice(&u32::try_from(size).unwrap_or(0).to_be_bytes());
     message.resize(5 + size, b'x');
-    message.into()
+    message
 }
 
-async fn ask(client: &Client, size: usize, message: Option<&Bytes>) -> Result<()> {
+async fn ask(client: &Client, size: usize, message: Option<&Vec<u8>>) -> Result<()> {
     let mut client = client.clone();
     poll_fn(|cx| client.poll_ready(cx)).await?;
     let (mut flow, mut head) = (client.open(), Head::new());
@@ -73,7 +72,7 @@ async fn ask(client: &Client, size: usize, message: Option<&Bytes>) -> Result<()
             head.append("te", b"trailers").map_err(reject)?;
             head.set_framing(Framing::Stream);
             flow.send_request(&head)?;
-            flow.push(message.clone());
+            flow.push(message)?;
             flow.end(None)?;
         }
         None => {
@@ -98,7 +97,7 @@ async fn ask(client: &Client, size: usize, message: Option<&Bytes>) -> Result<()
             break trailers;
         }
     };
-    let expected = message.map_or(size, Bytes::len);
+    let expected = message.map_or(size, Vec::len);
     if bytes != expected {
         bail!("{bytes} bytes where {expected} were expected");
     }

@@ -61,6 +61,14 @@ impl Fields {
         self.kept().map(|line| (self.name(line), self.value(line)))
     }
 
+    /// As [`Fields::iter`], with the ids of the names.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
+        self.kept().map(|line| {
+            let start = line.start as usize;
+            (line.known, &self.bytes[start..start + usize::from(line.name_len)], self.value(line))
+        })
+    }
+
     /// The first kept value of `name` (any case).
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         let known = Known::of(name.as_bytes());
@@ -204,6 +212,11 @@ impl Fields {
             run.end = end;
         }
         out.extend_from_slice(&self.bytes[run]);
+    }
+
+    /// Bytes of memory that the text of the lines may take without asking for more.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Bytes that [`Fields::emit`] writes at most.

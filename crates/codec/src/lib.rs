@@ -8,6 +8,7 @@
 
 pub mod grpc;
 pub mod h1;
+pub mod h2;
 pub mod headers;
 pub mod hop;
 pub mod idempotency;

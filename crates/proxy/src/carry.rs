@@ -59,7 +59,8 @@ pub(crate) struct Tunnel {
 /// What a connection uses again from one exchange to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Desk {
-    pub(crate) request: Head,
+    /// In a box, as the streams of HTTP/2 bring theirs.
+    pub(crate) request: Box<Head>,
     pub(crate) response: Head,
     pub(crate) alarm: Alarm,
     seen: Request,
@@ -141,7 +142,7 @@ impl<'a> Trip<'a> {
     }
 
     /// Carries the exchange to its end.
-    pub(crate) async fn run(mut self) -> Next {
+    pub(crate) async fn run(&mut self) -> Next {
         let core = self.core;
         let _underway = core.gauge.enter();
         core.begins();

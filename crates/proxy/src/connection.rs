@@ -363,14 +363,14 @@ async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
         .await;
         match accepted {
             // It was under way when the certificate ended: nothing is done with it, so it may be sent again.
-            Some(Ok(mut accepted)) if caller.is_expired(runtime::now().wall) => accepted.flow.reset(REFUSED_STREAM),
-            Some(Ok(Accepted { flow, head })) => {
+            Some(mut accepted) if caller.is_expired(runtime::now().wall) => accepted.flow.reset(REFUSED_STREAM),
+            Some(Accepted { flow, head }) => {
                 let work = Work { caller: Rc::clone(&caller), wire: Wire::H2(Box::new(flow)), request: head };
                 if let Some(spare) = crew.give(core, work) {
                     server.reuse(spare);
                 }
             }
-            Some(Err(_)) | None => return,
+            None => return,
         }
     }
 }

@@ -18,7 +18,7 @@ use std::task::{Poll, Waker};
 pub(crate) struct Work {
     pub(crate) caller: Rc<Caller>,
     pub(crate) wire: Wire,
-    pub(crate) request: Result<Head, Reject>,
+    pub(crate) request: Result<Box<Head>, Reject>,
 }
 
 /// The tasks of a connection. Those that have nothing to do end with it.
@@ -35,7 +35,7 @@ struct Spare {
 struct Runner {
     work: RefCell<Option<Work>>,
     /// Memory of a head, to be used again.
-    head: RefCell<Option<Head>>,
+    head: RefCell<Option<Box<Head>>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -46,7 +46,7 @@ impl Crew {
     }
 
     /// Gives an exchange to a task; answers memory for a head, if it had some to spare.
-    pub(crate) fn give(&self, core: &Rc<Core>, work: Work) -> Option<Head> {
+    pub(crate) fn give(&self, core: &Rc<Core>, work: Work) -> Option<Box<Head>> {
         let spare = self.0.runners.borrow_mut().pop();
         let Some(runner) = spare else {
             let runner = Rc::new(Runner { work: RefCell::new(Some(work)), ..Runner::default() });

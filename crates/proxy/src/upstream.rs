@@ -200,16 +200,10 @@ async fn one_more(
         let room = runtime::timeout(plan.connect_timeout, pool::ready(&mut client)).await;
         return room.map_err(|_| Failure::Refused)?.map(|()| client).map_err(|_| Failure::Refused);
     }
-    let opened = match connect(core, plan, Some(address), (&[tls::ALPN_H2], limit)).await {
-        Ok((stream, peer)) => match http2::connect(stream).await {
-            Ok(client) => Ok((client, peer.not_after)),
-            Err(_) => Err(Failure::Connect),
-        },
-        Err(failure) => Err(failure),
-    };
-    match opened {
-        Ok((client, not_after)) => {
-            shared.add(client.clone(), not_after);
+    match connect(core, plan, Some(address), (&[tls::ALPN_H2], limit)).await {
+        Ok((stream, peer)) => {
+            let client = http2::connect(stream);
+            shared.add(client.clone(), peer.not_after);
             Ok(client)
         }
         Err(failure) => {

@@ -30,10 +30,9 @@ pub struct Accepted {
 
 /// What a stream was opened for.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would cost each exchange an allocation")]
 pub enum Asked {
     /// An exchange: its request. Give the memory back with [`Server::reuse`].
-    Request(Head),
+    Request(Box<Head>),
     /// An exchange whose head is malformed (answer with the status given).
     Malformed(Reject),
     /// An opaque connection: [`Flow::agree`] once it stands.
@@ -83,7 +82,7 @@ impl Server {
     }
 
     /// Gives the memory of a request's head back.
-    pub fn reuse(&mut self, head: Head) {
+    pub fn reuse(&mut self, head: Box<Head>) {
         self.link.0.borrow_mut().keep_head(head);
     }
 }

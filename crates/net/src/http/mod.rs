@@ -245,10 +245,7 @@ impl Wire {
     pub fn push(&mut self, cx: &mut Context<'_>, chunk: Chunk<'_>) -> Result<(), Error> {
         match self {
             Self::H1(conn) => conn.push(cx, chunk.as_slice()),
-            Self::H2(flow) => {
-                flow.push(chunk.into_bytes());
-                Ok(())
-            }
+            Self::H2(flow) => flow.push(chunk.as_slice()),
             Self::Hop(flow) => flow.push(chunk.as_slice()),
         }
     }
@@ -296,7 +293,7 @@ impl Wire {
     pub fn unread(&self) -> usize {
         match self {
             Self::H1(conn) => conn.unread(),
-            Self::H2(_) => 0,
+            Self::H2(flow) => flow.unread(),
             Self::Hop(flow) => flow.unread(),
         }
     }

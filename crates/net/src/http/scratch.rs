@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// price of large bodies, and 256 KiB is where it stops falling.
 const READ_BYTES: usize = 256 * 1024;
 /// Spare buffers kept by a worker.
-const SPARES_MAX: usize = 32;
+const SPARES_MAX: usize = 128;
 /// A buffer that grew beyond this isn't kept.
 const SPARE_BYTES_MAX: usize = 128 * 1024;
 const SPARE_BYTES: usize = 4 * 1024;

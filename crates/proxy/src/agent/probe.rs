@@ -136,7 +136,7 @@ async fn get(address: SocketAddr, protocol: Protocol, path: &str, limit: Duratio
     started.and_then(|()| head.append("user-agent", b"byrnie-health-check")).map_err(|reject| reject.to_string())?;
     let mut wire = if matches!(protocol, Protocol::Http2 | Protocol::Grpc) {
         head.set_version(Version::Http2);
-        Wire::H2(Box::new(http2::connect(tcp.into()).await.map_err(words)?.open()))
+        Wire::H2(Box::new(http2::connect(tcp.into()).open()))
     } else {
         Wire::H1(Box::new(h1::Conn::new(tcp.into(), Vec::new(), Limits::default())))
     };

@@ -1,105 +1,101 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A connection to an HTTP/2 server, shared by the streams of one worker and one identity.
 
-use super::cork::Cork;
-use super::guard::Notes;
-use super::{
-    CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, Flow, HEADER_LIST_BYTES_MAX, RESETS_FOR_ERRORS_MAX,
-    SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES, Sender, Side, from_h2,
-};
+use super::flow::Flow;
+use super::guard::Sender;
+use super::link::Link;
 use crate::http::Error;
 use crate::io::Stream;
 use crate::runtime;
-use bytes::Bytes;
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// A connection to an HTTP/2 server. Clones are the same connection, which ends when the last clone
 /// and the last stream are gone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Client {
-    send: h2::client::SendRequest<Bytes>,
-    ended: Rc<Cell<bool>>,
-    open: Rc<Cell<usize>>,
-    notes: Rc<Notes>,
+    hold: Rc<Hold>,
 }
 
-/// Counts one open stream until it's dropped.
+/// Keeps the connection open.
 #[derive(Debug)]
-pub(super) struct Open(Rc<Cell<usize>>);
+pub(super) struct Hold {
+    link: Rc<Link>,
+    /// Flows that live, whether they have a stream yet or not.
+    open: Cell<usize>,
+}
 
-impl Drop for Open {
+impl Drop for Hold {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        if let Ok(mut state) = self.link.0.try_borrow_mut() {
+            state.say_goodbye();
+        }
     }
 }
 
-impl std::fmt::Debug for Client {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("ended", &self.ended).finish_non_exhaustive()
+/// Counts one flow until it's dropped.
+#[derive(Debug)]
+pub(super) struct Open(Rc<Hold>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
     }
 }
 
 /// Speaks HTTP/2 on a fresh connection, and starts the task that moves its streams.
-///
-/// # Errors
-/// If the server is gone.
-pub async fn connect(stream: Stream) -> Result<Client, Error> {
-    let cork = Cork::new(stream, Vec::new(), Sender::Server);
-    let notes = cork.notes();
-    let (send, connection) = h2::client::Builder::new()
-        .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
-        .max_local_error_reset_streams(Some(RESETS_FOR_ERRORS_MAX))
-        .enable_push(false)
-        .handshake(cork)
-        .await
-        .map_err(from_h2)?;
-    let ended = Rc::new(Cell::new(false));
-    let mark = Mark(Rc::clone(&ended), Rc::clone(&notes));
+pub fn connect(stream: Stream) -> Client {
+    let link = Rc::new(Link::new(stream, Vec::new(), Sender::Server));
+    let driven = Gone(Rc::clone(&link));
     runtime::spawn_local("h2 client", async move {
-        let _mark = mark;
-        // What went wrong, the streams learn themselves.
-        let _ = connection.await;
+        poll_fn(|cx| driven.0.drive(cx)).await;
     });
-    Ok(Client { send, ended, open: Rc::default(), notes })
+    Client { hold: Rc::new(Hold { link, open: Cell::new(0) }) }
 }
 
-/// Marks the connection as ended, however its task ends.
-struct Mark(Rc<Cell<bool>>, Rc<Notes>);
+/// Ends the connection, however its task ends.
+struct Gone(Rc<Link>);
 
-impl Drop for Mark {
+impl Drop for Gone {
     fn drop(&mut self) {
-        self.0.set(true);
-        self.1.offers_connect(false);
+        if let Ok(mut state) = self.0.0.try_borrow_mut() {
+            state.end();
+        }
     }
 }
 
 impl Client {
     /// Whether it can't be used any more.
     pub fn is_ended(&self) -> bool {
-        self.ended.get()
+        let state = self.hold.link.0.borrow();
+        state.is_ended() || state.session.is_leaving()
     }
 
     /// Whether the server takes no further stream just now.
     pub fn is_full(&self) -> bool {
-        self.open.get() >= self.send.current_max_send_streams()
+        self.hold.open.get() >= self.hold.link.0.borrow().session.streams_max()
     }
 
     /// Ready when a stream may be opened.
+    ///
+    /// # Errors
+    /// If the connection has ended.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(ready!(self.send.poll_ready(cx)).map_err(from_h2))
+        if self.is_ended() {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        if self.is_full() {
+            self.hold.link.0.borrow_mut().wait(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// A stream, for [`Flow::send_request`].
     pub fn open(&self) -> Flow {
-        self.open.set(self.open.get() + 1);
-        let mut flow = Flow::new(Side::Unsent(self.send.clone(), Rc::clone(&self.notes)), None);
-        flow.counted = Some(Open(Rc::clone(&self.open)));
-        flow
+        self.hold.open.set(self.hold.open.get() + 1);
+        Flow::opened(Rc::clone(&self.hold.link), Open(Rc::clone(&self.hold)))
     }
 }

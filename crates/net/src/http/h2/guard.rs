@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Watches the frames that a peer sends before the library sees them: refuses sizes and settings with the
+//! Watches the frames that a peer sends before the session takes them: refuses sizes and settings with the
 //! code that RFC 9113 asks for, and counts what costs work and carries nothing. Sans-IO; one per
 //! connection. It reads frame headers and SETTINGS, never header blocks or bodies.
 
 use byrnie_base::Instant;
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::cell::Cell;
 use std::time::Duration;
 
 #[cfg(test)]
@@ -31,7 +29,7 @@ const PROXY_FACTOR: u32 = 10;
 /// How many resets a stream gives back that was answered to its end: a peer that lets most of its
 /// streams end may reset as many others.
 const RESETS_PER_ANSWER: u32 = 1;
-/// Frames of one header block after the first; the library has a lower limit of its own.
+/// Frames of one header block after the first; the session has a lower limit of its own.
 const BLOCK_FRAMES_MAX: u32 = 64;
 
 /// How often limits are filled up again.
@@ -55,8 +53,6 @@ const END_HEADERS: u8 = 4;
 
 const ENABLE_PUSH: u16 = 2;
 const INITIAL_WINDOW_SIZE: u16 = 4;
-/// RFC 8441 3.
-const ENABLE_CONNECT_PROTOCOL: u16 = 8;
 
 /// Whose frames are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,48 +74,17 @@ pub(super) enum Verdict {
     EnhanceYourCalm = 11,
 }
 
-/// What the streams of a connection tell its guard, and the guard its connection.
+/// What the streams of a connection tell its guard.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     /// Streams answered to their end since the guard last looked.
     pub(super) answered: Cell<u32>,
-    /// The connection is to end.
-    pub(super) verdict: Cell<Option<Verdict>>,
-    /// Whether the peer takes extended CONNECTs, as far as its SETTINGS have been read ...
-    read: Cell<bool>,
-    /// ... and once the first of them are whole.
-    connects: Cell<Option<bool>>,
-    /// Who waits to know that.
-    waiting: RefCell<Vec<Waker>>,
-}
-
-impl Notes {
-    /// Ready with whether the peer takes extended CONNECTs.
-    pub(super) fn poll_offers_connect(&self, cx: &Context<'_>) -> Poll<bool> {
-        let Some(offers) = self.connects.get() else {
-            // One for each stream that waits, however often it asks.
-            let mut waiting = self.waiting.borrow_mut();
-            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                waiting.push(cx.waker().clone());
-            }
-            return Poll::Pending;
-        };
-        Poll::Ready(offers)
-    }
-
-    /// The peer's first SETTINGS have come, or never will.
-    pub(super) fn offers_connect(&self, offers: bool) {
-        if self.connects.get().is_none() {
-            self.connects.set(Some(offers));
-            self.waiting.take().into_iter().for_each(Waker::wake);
-        }
-    }
 }
 
 /// The guard of one connection.
 #[derive(Debug)]
 pub(super) struct Guard {
-    pub(super) notes: Rc<Notes>,
+    pub(super) notes: Notes,
     pub(super) sender: Sender,
     /// Bytes of the preface still to come.
     preface: usize,
@@ -141,7 +106,7 @@ impl Guard {
     /// For what `sender` will send.
     pub(super) fn new(sender: Sender, now: Instant) -> Self {
         Self {
-            notes: Rc::default(),
+            notes: Notes::default(),
             sender,
             preface: if sender == Sender::Server { 0 } else { PREFACE_BYTES },
             header: [0; HEADER_BYTES],
@@ -174,9 +139,6 @@ impl Guard {
                 }
                 self.payload -= taken;
                 at += taken;
-                if self.payload == 0 && self.setting.is_some() {
-                    self.notes.offers_connect(self.notes.read.get());
-                }
                 continue;
             }
             let taken = (HEADER_BYTES - self.header_len).min(bytes.len() - at);
@@ -184,7 +146,7 @@ impl Guard {
             self.header_len += taken;
             if self.header_len == HEADER_BYTES {
                 self.header_len = 0;
-                // What came of this header before can't be called back; the library never sees it whole.
+                // What came of this header before can't be called back; the session never sees it whole.
                 self.frame().map_err(|verdict| (at, verdict))?;
             }
             at += taken;
@@ -243,7 +205,6 @@ impl Guard {
             RST_STREAM if self.sender == Sender::Server => return Ok(()),
             RST_STREAM => return take(&mut self.resets_left),
             SETTINGS if length > 0 => self.setting = Some(([0; 6], 0)),
-            SETTINGS if flags & END_STREAM_OR_ACK == 0 => self.notes.offers_connect(false),
             _ => {}
         }
         take(&mut self.idle_left)
@@ -264,7 +225,6 @@ impl Guard {
             match u16::from_be_bytes([entry[0], entry[1]]) {
                 INITIAL_WINDOW_SIZE if value > i32::MAX as u32 => return Err(Verdict::FlowControl),
                 ENABLE_PUSH if value > 0 && self.sender == Sender::Server => return Err(Verdict::Protocol),
-                ENABLE_CONNECT_PROTOCOL => self.notes.read.set(value == 1),
                 _ => {}
             }
             // Every entry is work.

@@ -1,45 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A connection from an HTTP/2 client: hands out its streams. It must be polled for any of them to move.
 
-use super::cork::Cork;
-use super::guard::Notes;
-use super::{
-    CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, Flow, HEADER_LIST_BYTES_MAX, RESETS_FOR_ERRORS_MAX, RESETS_PENDING_MAX,
-    SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, Sender, fields, from_h2,
-};
+use super::flow::Flow;
+use super::guard::Sender;
+use super::link::Link;
 use crate::http::Error;
 use crate::io::Stream;
 use byrnie_codec::{Head, Reject};
-use bytes::Bytes;
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
-
-/// Heads kept for streams to come.
-const HEADS_SPARE_MAX: usize = 32;
+use std::task::{Context, Poll};
 
 /// A connection from an HTTP/2 client.
+#[derive(Debug)]
 pub struct Server {
-    connection: h2::server::Connection<Cork, Bytes>,
-    notes: Rc<Notes>,
-    /// The client has been told that it's given up.
-    given_up: bool,
-    /// Memory for heads of streams to come.
-    heads: Vec<Head>,
-}
-
-impl std::fmt::Debug for Server {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").finish_non_exhaustive()
-    }
+    link: Rc<Link>,
 }
 
 /// A stream that a client opened.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The stream.
+    /// The stream. Dropped, it is reset.
     pub flow: Flow,
     /// Its request, or why it's none (answer with the status given).
-    pub head: Result<Head, Reject>,
+    pub head: Result<Box<Head>, Reject>,
+}
+
+/// A stream that nobody has taken yet.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) key: u32,
+    pub(super) id: u32,
+    pub(super) head: Result<Box<Head>, Reject>,
 }
 
 impl Server {
@@ -48,62 +40,58 @@ impl Server {
     /// # Errors
     /// If the client speaks no HTTP/2 or is gone.
     pub async fn handshake(stream: Stream, prefix: Vec<u8>, sender: Sender) -> Result<Self, Error> {
-        let cork = Cork::new(stream, prefix, sender);
-        let notes = cork.notes();
-        let connection = h2::server::Builder::new()
-            .initial_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEADER_LIST_BYTES_MAX)
-            .max_frame_size(FRAME_BYTES_MAX)
-            .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
-            .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
-            .max_local_error_reset_streams(Some(RESETS_FOR_ERRORS_MAX))
-            .enable_connect_protocol()
-            .handshake(cork)
-            .await
-            .map_err(from_h2)?;
-        Ok(Self { connection, notes, given_up: false, heads: Vec::new() })
+        let server = Self { link: Rc::new(Link::new(stream, prefix, sender)) };
+        poll_fn(|cx| {
+            if server.link.drive(cx).is_ready() {
+                return Poll::Ready(Err(Error::Closed));
+            }
+            match server.link.0.borrow().session.offers_connect() {
+                Some(_) => Poll::Ready(Ok(())),
+                None => Poll::Pending,
+            }
+        })
+        .await?;
+        Ok(server)
     }
 
     /// The next stream; `None` once the connection has ended. Moves all streams of the connection.
-    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Accepted, Error>>> {
-        let mut accepted = self.connection.poll_accept(cx);
-        if let (Poll::Pending, Some(verdict), false) = (&accepted, self.notes.verdict.get(), self.given_up) {
-            self.given_up = true;
-            self.connection.abrupt_shutdown(h2::Reason::from(verdict as u32));
-            accepted = self.connection.poll_accept(cx);
-        }
-        match ready!(accepted) {
-            None => Poll::Ready(None),
-            Some(Err(error)) => Poll::Ready(Some(Err(from_h2(error)))),
-            Some(Ok((request, respond))) => {
-                let (parts, recv) = request.into_parts();
-                let mut head = self.heads.pop().unwrap_or_default();
-                let read = fields::from_request(&parts, recv.is_end_stream(), &mut head);
-                let mut flow = Flow::accepted(recv, respond, Rc::clone(&self.notes));
-                if read.is_ok() {
-                    flow.serve(&head);
-                }
-                Poll::Ready(Some(Ok(Accepted { flow, head: read.map(|()| head) })))
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Accepted>> {
+        loop {
+            let arrival = self.link.0.borrow_mut().next_arrival();
+            if let Some(Arrival { key, id, head }) = arrival {
+                let mut flow = Flow::accepted(Rc::clone(&self.link), key, id);
+                let head = head.and_then(|mut head| flow.serve(&mut head).map(|()| head));
+                return Poll::Ready(Some(Accepted { flow, head }));
+            }
+            if self.link.drive(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            if self.link.0.borrow().arrivals.is_empty() {
+                return Poll::Pending;
             }
         }
     }
 
     /// Tells the client to open no more streams (GOAWAY); those that run may end.
     pub fn say_goodbye(&mut self) {
-        self.connection.graceful_shutdown();
+        self.link.0.borrow_mut().say_goodbye();
     }
 
     /// Gives the memory of a request's head back.
-    pub fn reuse(&mut self, head: Head) {
-        if self.heads.len() < HEADS_SPARE_MAX {
-            self.heads.push(head);
-        }
+    pub fn reuse(&mut self, head: Box<Head>) {
+        self.link.0.borrow_mut().session.reuse(head);
     }
 
-    /// Streams that are open.
+    /// Whether streams are open.
     pub fn has_streams(&self) -> bool {
-        self.connection.has_streams()
+        self.link.0.borrow().session.open_streams() > 0
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.link.0.try_borrow_mut() {
+            state.end();
+        }
     }
 }

@@ -4,10 +4,9 @@
 //! two on either side of a stream; a [`Tube`] is the stream afterwards, read and written like any connection.
 
 use super::super::websocket;
-use super::{Flow, from_h2};
-use crate::http::Error;
+use super::Flow;
+use crate::http::{Error, scratch};
 use byrnie_codec::{Framing, Head, Reject, RejectReason};
-use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -63,8 +62,8 @@ impl Switch {
 }
 
 /// Makes an extended CONNECT the handshake that it stands for.
-pub(super) fn ask(head: &mut Head, protocol: &str) -> Result<(), Reject> {
-    if !protocol.eq_ignore_ascii_case(websocket::PROTOCOL) {
+pub(super) fn ask(head: &mut Head) -> Result<(), Reject> {
+    if !head.upgrade().is_some_and(|protocol| protocol.eq_ignore_ascii_case(websocket::PROTOCOL.as_bytes())) {
         return Err(RejectReason::Protocol.into());
     }
     if !matches!(head.framing(), Framing::Stream | Framing::None) {
@@ -82,34 +81,33 @@ pub(super) fn ask(head: &mut Head, protocol: &str) -> Result<(), Reject> {
 #[derive(Debug)]
 pub struct Tube {
     flow: Flow,
-    /// Came, and not taken yet.
-    rest: Bytes,
+    /// Came, and not taken yet ...
+    rest: Vec<u8>,
+    /// ... but for so much of it.
+    taken: usize,
 }
 
 impl From<Flow> for Tube {
     fn from(flow: Flow) -> Self {
-        Self { flow, rest: Bytes::new() }
+        Self { flow, rest: Vec::new(), taken: 0 }
     }
 }
 
 impl AsyncRead for Tube {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { flow, rest } = self.get_mut();
-        let Some(recv) = &mut flow.recv else { return Poll::Ready(Ok(())) };
-        while rest.is_empty() {
-            match ready!(recv.poll_data(cx)) {
-                Some(Ok(bytes)) => *rest = bytes,
-                Some(Err(error)) => return Poll::Ready(Err(broken(from_h2(error)))),
-                None => {
-                    flow.recv = None;
-                    return Poll::Ready(Ok(()));
-                }
-            }
+        let Self { flow, rest, taken } = self.get_mut();
+        if *taken == rest.len() {
+            *taken = 0;
+            scratch::recycle(std::mem::take(rest));
+            // Nothing means the end.
+            *rest = ready!(flow.poll_inbox(cx)).map_err(broken)?;
         }
-        let taken = rest.split_to(rest.len().min(buf.remaining()));
-        buf.put_slice(&taken);
+        let part = &rest[*taken..(*taken + buf.remaining()).min(rest.len())];
+        buf.put_slice(part);
+        *taken += part.len();
         // Its reader has room for it, or wouldn't have asked: it may as well be counted as gone.
-        Poll::Ready(recv.flow_control().release_capacity(taken.len()).map_err(|error| broken(from_h2(error))))
+        flow.passed_on(part.len());
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -118,7 +116,7 @@ impl AsyncWrite for Tube {
         let flow = &mut self.get_mut().flow;
         // One piece waits for the peer's window at a time.
         ready!(flow.poll_flush(cx)).map_err(broken)?;
-        flow.push(Bytes::copy_from_slice(bytes));
+        flow.push(bytes).map_err(broken)?;
         match flow.poll_flush(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(bytes.len())),

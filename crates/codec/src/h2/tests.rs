@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Two sessions that talk to each other, and bytes that no session sends. What a proxy makes of single frames by
+//! section of the RFC is tested through whole proxies (`proxy/tests/wire`).
+
+use super::*;
+use crate::head::{Framing, Head};
+use crate::sniff::PREFACE;
+use crate::{Fields, Known};
+use byrnie_base::Rng;
+
+/// What came of bytes, without what depends on how they were cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    heads: Vec<(u32, String, bool)>,
+    bodies: std::collections::BTreeMap<u32, Vec<u8>>,
+    ends: Vec<(u32, String)>,
+    rooms: usize,
+    wrong: Option<Wrong>,
+}
+
+fn words(head: &Head) -> String {
+    let lines: Vec<_> = head.headers().map(|(name, value)| format!("{name}: {}", value.escape_ascii())).collect();
+    format!(
+        "{} {} {} {} {:?} {}",
+        head.status(),
+        head.method(),
+        head.authority(),
+        head.path_and_query(),
+        head.framing(),
+        lines.join(", ")
+    )
+}
+
+impl Seen {
+    /// Feeds bytes to a session, in pieces.
+    fn take(&mut self, session: &mut Session, bytes: &[u8], mut piece: impl FnMut() -> usize) {
+        let mut left = bytes;
+        while !left.is_empty() && self.wrong.is_none() {
+            let (mut part, after) = left.split_at(piece().clamp(1, left.len()));
+            left = after;
+            loop {
+                match session.next(&mut part) {
+                    Ok(Some(event)) => self.note(session, event),
+                    Ok(None) => break,
+                    Err(wrong) => {
+                        self.wrong = Some(wrong);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, session: &mut Session, event: Event<'_>) {
+        match event {
+            Event::Opened { id, head, ended } => {
+                session.bind(id, id);
+                let text = head.as_ref().map_or_else(|reject| reject.reason.label().to_owned(), |head| words(head));
+                self.heads.push((id, text, ended));
+            }
+            Event::Answered { key, head, interim, ended } => {
+                self.heads.push((key, format!("{} {interim}", words(&head)), ended));
+                session.reuse(head);
+            }
+            Event::Body { key, bytes, ended } => {
+                self.bodies.entry(key).or_default().extend_from_slice(bytes);
+                session.consume(key, bytes.len());
+                if ended {
+                    self.ends.push((key, String::new()));
+                }
+            }
+            Event::Trailers { key, fields } => {
+                self.ends.push((key, format!("{:?}", fields.iter().collect::<Vec<_>>())))
+            }
+            Event::Reset { key, why } => self.ends.push((key, format!("{why:?}"))),
+            Event::Room { .. } => self.rooms += 1,
+            Event::Settled | Event::Goodbye => {}
+        }
+    }
+}
+
+/// Moves what waits from one session to the other; false if nothing did.
+fn pass(from: &mut Session, to: &mut Session, seen: &mut Seen, piece: impl FnMut() -> usize) -> bool {
+    let bytes = from.waiting().to_vec();
+    from.advance(bytes.len());
+    seen.take(to, &bytes, piece);
+    assert_eq!(seen.wrong, None);
+    !bytes.is_empty()
+}
+
+fn request(method: &str, path: &str, framing: Framing, lines: &[(&str, &str)]) -> Head {
+    let mut head = Head::new();
+    head.start_request(method, "https", "shop", path).unwrap();
+    lines.iter().for_each(|(name, value)| head.append(name, value.as_bytes()).unwrap());
+    head.set_framing(framing);
+    head
+}
+
+fn answer(status: u16, framing: Framing, lines: &[(&str, &str)]) -> Head {
+    let mut head = Head::new();
+    head.start_response(status);
+    lines.iter().for_each(|(name, value)| head.append(name, value.as_bytes()).unwrap());
+    head.set_framing(framing);
+    head
+}
+
+/// A client and a server that have heard each other's SETTINGS.
+fn pair() -> (Session, Session) {
+    let (mut client, mut server) = (Session::new(Side::Client), Session::new(Side::Server));
+    let mut seen = Seen::default();
+    while pass(&mut client, &mut server, &mut seen, || 7) | pass(&mut server, &mut client, &mut seen, || 7) {}
+    assert_eq!((client.offers_connect(), server.offers_connect()), (Some(true), Some(false)));
+    (client, server)
+}
+
+/// Writes all of a body that the windows let through, and its end once all of it was.
+fn write(session: &mut Session, id: u32, left: &mut Vec<u8>) -> bool {
+    loop {
+        let taken = session.write(id, left).unwrap();
+        left.drain(..taken);
+        if taken == 0 || left.is_empty() {
+            return left.is_empty();
+        }
+    }
+}
+
+/// Many exchanges at once, of bodies far above the windows of a stream that nobody reads, however the bytes are cut.
+#[test]
+fn exchanges_pass_whole_whatever_the_cuts() {
+    for seed in 0..30 {
+        let mut rng = Rng::new(seed);
+        let (mut client, mut server) = pair();
+        let (mut asked, mut answered) = (Seen::default(), Seen::default());
+        let most = 1 + rng.below(3000);
+        let sizes: Vec<usize> = (0..10).map(|_| (rng.below(300) * rng.below(300)) as usize).collect();
+        let mut up: Vec<(u32, Vec<u8>)> = Vec::new();
+        for (n, size) in sizes.iter().enumerate() {
+            let path = format!("/{n}");
+            let long = "l".repeat(rng.below(40_000) as usize);
+            let head = request("POST", &path, Framing::Stream, &[("x-long", &long), ("te", "trailers")]);
+            up.push((client.ask(n as u32, &head, None, false).unwrap(), vec![n as u8; *size]));
+        }
+        let (mut down, mut trailers) = (Vec::new(), Fields::new());
+        trailers.append("grpc-status", b"0").unwrap();
+        let mut open = up.len();
+        while open > 0 {
+            up.retain_mut(|(id, left)| {
+                let whole = write(&mut client, *id, left);
+                if whole {
+                    client.end(*id, None);
+                }
+                !whole
+            });
+            pass(&mut client, &mut server, &mut asked, || 1 + rng.below(most) as usize);
+            for (id, _) in asked.ends.drain(..) {
+                let body = asked.bodies.remove(&id).unwrap_or_default();
+                let head = answer(200, Framing::Stream, &[("content-type", "application/grpc")]);
+                assert!(server.answer_with(id, &answer(103, Framing::None, &[("link", "</x>")]), 103, None, false));
+                assert!(server.answer_with(id, &head, 200, None, false));
+                down.push((id, body));
+            }
+            down.retain_mut(|(id, left)| {
+                let whole = write(&mut server, *id, left);
+                if whole {
+                    server.end(*id, Some(&trailers));
+                    open -= 1;
+                }
+                !whole
+            });
+            pass(&mut server, &mut client, &mut answered, || 1 + rng.below(most) as usize);
+        }
+        while pass(&mut server, &mut client, &mut answered, || usize::MAX) {}
+        assert_eq!((client.open_streams(), server.open_streams()), (0, 0));
+        assert_eq!((asked.heads.len(), answered.heads.len()), (10, 20));
+        for (n, size) in sizes.iter().enumerate() {
+            let body = answered.bodies.get(&(n as u32)).map_or(&[][..], |body| body);
+            assert_eq!(body, vec![n as u8; *size], "seed {seed}");
+        }
+        assert!(answered.ends.iter().all(|(_, end)| end.contains("grpc-status")));
+    }
+}
+
+/// What a client says, with everything that frames may have: padding, priorities, pieces of blocks, unknown frames.
+fn talk() -> Vec<u8> {
+    let (mut client, _) = pair();
+    client.ask(0, &request("GET", "/a?b", Framing::None, &[("accept", "*/*"), ("Cookie", "a=b")]), None, true).unwrap();
+    let id = client.ask(1, &request("POST", "/", Framing::Length(9), &[]), None, false).unwrap();
+    client.write(id, b"four").unwrap();
+    client.writer.frame(0x42, 0xff, 3, b"whatever");
+    client.writer.frame(kind::DATA, flag::PADDED, id, b"\x04fives1234".as_slice());
+    client.writer.frame(kind::DATA, flag::PADDED | flag::END_STREAM, id, b"\x03123");
+    client.writer.frame(kind::PING, 0, 0, b"12345678");
+    let mut block = Vec::new();
+    message::write_request(&mut client.encoder, &request("PUT", "/p", Framing::None, &[]), None, &mut block);
+    let (first, rest) = block.split_at(5);
+    client.writer.frame(
+        kind::HEADERS,
+        flag::PRIORITY | flag::PADDED,
+        5,
+        &[&[2, 0, 0, 0, 3, 9], first, &[0, 0]].concat(),
+    );
+    client.writer.frame(kind::CONTINUATION, 0, 5, &[]);
+    client.writer.frame(kind::CONTINUATION, flag::END_HEADERS, 5, rest);
+    client.writer.frame(kind::DATA, 0, 5, b"body");
+    client.writer.frame(kind::WINDOW_UPDATE, 0, 5, &[0, 0, 0, 7]);
+    client.writer.frame(kind::RST_STREAM, 0, 5, &[0, 0, 0, 8]);
+    let mut bytes = Session::new(Side::Client).waiting().to_vec();
+    bytes.extend_from_slice(client.waiting());
+    bytes
+}
+
+#[test]
+fn where_bytes_are_cut_does_not_matter() {
+    let bytes = talk();
+    let mut whole = Seen::default();
+    whole.take(&mut Session::new(Side::Server), &bytes, || usize::MAX);
+    assert_eq!((whole.heads.len(), whole.wrong), (3, None), "{whole:?}");
+    assert_eq!(whole.bodies[&3], b"fourfives");
+    assert_eq!(whole.ends.len(), 2, "{whole:?}");
+    for cut in 1..bytes.len() {
+        let mut seen = Seen::default();
+        let mut sizes = [cut].into_iter();
+        seen.take(&mut Session::new(Side::Server), &bytes, || sizes.next().unwrap_or(usize::MAX));
+        assert_eq!(seen, whole, "cut at {cut}");
+    }
+    let mut seen = Seen::default();
+    seen.take(&mut Session::new(Side::Server), &bytes, || 1);
+    assert_eq!(seen, whole);
+}
+
+/// Every byte of a good conversation spoilt, one after the other, and then many at once.
+#[test]
+fn no_bytes_make_it_panic() {
+    let bytes = talk();
+    for at in 0..bytes.len() {
+        for flip in [1, 4, 0x80, 0xff] {
+            let mut spoilt = bytes.clone();
+            spoilt[at] ^= flip;
+            Seen::default().take(&mut Session::new(Side::Server), &spoilt, || 50);
+        }
+    }
+    let mut rng = Rng::new(3);
+    for _ in 0..3000 {
+        let mut spoilt = bytes.clone();
+        for _ in 0..1 + rng.below(20) {
+            let at = rng.below(spoilt.len() as u64) as usize;
+            spoilt[at] = rng.below(256) as u8;
+        }
+        Seen::default().take(&mut Session::new(Side::Server), &spoilt, || 1 + rng.below(100) as usize);
+        let (mut client, _) = pair();
+        for n in 0..3 {
+            client.ask(n, &request("GET", "/", Framing::None, &[]), None, true).unwrap();
+        }
+        Seen::default().take(&mut client, &spoilt[PREFACE.len()..], || 1 + rng.below(100) as usize);
+    }
+}
+
+#[test]
+fn an_end_joins_the_last_frame_of_its_stream() {
+    let (mut client, mut server) = pair();
+    let id = client.ask(0, &request("POST", "/", Framing::Stream, &[]), None, false).unwrap();
+    client.write(id, b"one ").unwrap();
+    client.write(id, b"piece").unwrap();
+    client.end(id, None);
+    let frames = |session: &Session| {
+        let (mut rest, mut frames) = (session.waiting(), Vec::new());
+        while let Some((header, after)) = rest.split_first_chunk() {
+            let frame = Frame::parse(*header);
+            rest = &after[frame.length..];
+            frames.push((frame.kind, frame.flags));
+        }
+        frames
+    };
+    let expected = [(kind::HEADERS, flag::END_HEADERS), (kind::DATA, flag::END_STREAM)];
+    assert_eq!(frames(&client), expected);
+    let mut seen = Seen::default();
+    pass(&mut client, &mut server, &mut seen, || usize::MAX);
+    server.answer_with(id, &answer(200, Framing::Stream, &[]), 200, None, false);
+    server.end(id, None);
+    assert_eq!(frames(&server), [(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM)]);
+}
+
+#[test]
+fn no_body_exceeds_the_windows_that_its_receiver_opens() {
+    let (mut client, mut server) = pair();
+    let mut seen = Seen::default();
+    let ids: Vec<u32> =
+        (0..20).map(|n| client.ask(n, &request("POST", "/", Framing::Stream, &[]), None, false).unwrap()).collect();
+    let piece = vec![0; 2 * STREAM_WINDOW_BYTES as usize];
+    let mut sent = 0;
+    for id in &ids {
+        let mut taken = 0;
+        while let more @ 1.. = client.write(*id, &piece[taken..]).unwrap() {
+            taken += more;
+        }
+        assert!(taken <= STREAM_WINDOW_BYTES as usize);
+        sent += taken;
+    }
+    assert_eq!(sent, CONNECTION_WINDOW_BYTES as usize);
+    // Nobody consumes: what was allowed is taken, and not a byte more.
+    let bytes = client.waiting().to_vec();
+    let mut part = &bytes[..];
+    while let Some(event) = server.next(&mut part).unwrap() {
+        if let Event::Opened { id, .. } = event {
+            server.bind(id, id);
+        }
+    }
+    seen.take(&mut server, &Frame { length: 1, kind: kind::DATA, flags: 0, stream: ids[19] }.to_bytes(), || 9);
+    seen.take(&mut server, &[0], || 1);
+    assert_eq!(seen.wrong, Some(Wrong(code::FLOW_CONTROL_ERROR)));
+}
+
+#[test]
+fn a_goodbye_lets_end_what_was_heard_of_and_gives_back_the_rest() {
+    let (mut client, mut server) = pair();
+    let mut seen = [Seen::default(), Seen::default()];
+    let get = request("GET", "/", Framing::None, &[]);
+    let first = client.ask(0, &get, None, true).unwrap();
+    pass(&mut client, &mut server, &mut seen[0], || usize::MAX);
+    assert!(server.say_goodbye() && !server.say_goodbye());
+    // On its way meanwhile.
+    let second = client.ask(1, &get, None, true).unwrap();
+    pass(&mut client, &mut server, &mut seen[0], || usize::MAX);
+    assert_eq!(seen[0].heads.len(), 2);
+    pass(&mut server, &mut client, &mut seen[1], || usize::MAX);
+    assert!(client.is_leaving() && client.ask(2, &get, None, true).is_none());
+    assert!(client.take_refused().is_empty() && !server.is_over());
+    pass(&mut client, &mut server, &mut seen[0], || usize::MAX);
+    for id in [first, second] {
+        assert!(server.answer_with(id, &answer(204, Framing::None, &[]), 204, None, true));
+    }
+    assert!(server.is_over());
+    pass(&mut server, &mut client, &mut seen[1], || usize::MAX);
+    assert!(client.is_over() && seen[1].heads.len() == 2);
+    // One that hears no more says so at once.
+    let (mut client, mut server) = pair();
+    client.ask(7, &get, None, true).unwrap();
+    server.close_door();
+    pass(&mut server, &mut client, &mut seen[1], || usize::MAX);
+    assert_eq!(client.take_refused(), [7]);
+}
+
+#[test]
+fn late_frames_of_a_stream_that_was_reset_are_read_for_the_tables_and_nothing_else() {
+    let (mut client, mut server) = pair();
+    let mut seen = [Seen::default(), Seen::default()];
+    let get = request("GET", "/", Framing::None, &[]);
+    let id = client.ask(0, &get, None, true).unwrap();
+    let other = client.ask(1, &get, None, true).unwrap();
+    pass(&mut client, &mut server, &mut seen[0], || usize::MAX);
+    client.reset(id, code::CANCEL);
+    for id in [id, other, id] {
+        server.answer_with(id, &answer(200, Framing::Stream, &[("x-kept", "the same")]), 200, None, false);
+        server.write(id, b"late").unwrap();
+    }
+    server.end(other, None);
+    pass(&mut server, &mut client, &mut seen[1], || 5);
+    assert_eq!((seen[1].heads.len(), seen[1].heads[0].0), (1, 1));
+    assert!(seen[1].heads[0].1.contains("x-kept: the same"), "{:?}", seen[1].heads);
+}
+
+#[test]
+fn heads_keep_what_they_say_on_their_way() {
+    let (mut client, mut server) = pair();
+    let mut seen = Seen::default();
+    let heads = [
+        request("GET", "/", Framing::None, &[]),
+        request("OPTIONS", "*", Framing::None, &[("X-Upper", "Value")]),
+        request("PATCH", "/a/b?c=d", Framing::Length(0), &[("te", "trailers"), ("x-e", "")]),
+        request("GET", "/large", Framing::None, &[("x-a", &"a".repeat(30_000)), ("x-b", &"b".repeat(20_000))]),
+    ];
+    for (n, head) in heads.iter().enumerate() {
+        client.ask(n as u32, head, None, true).unwrap();
+    }
+    client.ask(9, &request("GET", "/chat", Framing::None, &[("x-drop", "1")]), Some(("websocket", "x-drop")), false);
+    pass(&mut client, &mut server, &mut seen, || usize::MAX);
+    for (head, (_, text, ended)) in heads.iter().zip(&seen.heads) {
+        assert_eq!((text, *ended), (&words(head).replace("X-Upper", "x-upper"), true));
+    }
+    assert_eq!(seen.heads[4].1, "0 GET shop /chat Stream upgrade: websocket");
+    let too_large = request("GET", "/", Framing::None, &[("x-a", &"a".repeat(70_000))]);
+    client.ask(10, &too_large, None, true).unwrap();
+    pass(&mut client, &mut server, &mut seen, || 1000);
+    assert_eq!(seen.heads[5].1, "head_too_large");
+    assert!(Known::of(b"te") == Known::Te && server.open_streams() == 6);
+}
