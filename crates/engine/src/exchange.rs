@@ -185,7 +185,7 @@ impl Exchange {
                 self.spend(now);
                 head.remove_known(Known::ByrnieRetryBudget);
             }
-            if self.course.attempts.count() > 1 {
+            if self.course.attempts.is_retried() {
                 shard.counts.retries_won += 1;
             }
         }

@@ -23,6 +23,7 @@ mod fault;
 mod filter;
 #[cfg(test)]
 mod fixtures;
+mod hedge;
 mod keyed;
 mod latency;
 mod node;

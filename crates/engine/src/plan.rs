@@ -48,6 +48,9 @@ pub struct Plan {
     pub deadline: Option<Instant>,
     /// When the response head must be there, or [`Failure::TryTimeout`] is to be reported.
     pub try_deadline: Option<Instant>,
+    /// When, with no response head there yet and the whole request at hand, it is to be asked by `on_slow` for a try
+    /// beside this one.
+    pub hedge_at: Option<Instant>,
     /// Most time to open a connection, TLS included.
     pub connect_timeout: Duration,
     /// Most time in which nothing moves once the response head or the connection is there, if there is such a limit; then

@@ -72,6 +72,10 @@ pub struct Counts {
     pub retries_won: u64,
     /// Retries that the budget did not let through.
     pub retries_over_budget: u64,
+    /// Tries begun beside a slow one.
+    pub hedges: u64,
+    /// Of these, those that answered first.
+    pub hedges_won: u64,
     /// Endpoints left out.
     pub ejections: u64,
     /// Requests and connections refused as the proxy was short of something, by [`Short`](crate::Short).

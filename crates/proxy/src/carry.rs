@@ -108,6 +108,8 @@ pub(crate) struct Client<'a> {
 pub(crate) struct Times {
     pub(crate) deadline: Option<Instant>,
     pub(crate) try_deadline: Option<Instant>,
+    /// When another try may be begun beside the one under way.
+    pub(crate) hedge_at: Option<Instant>,
     /// Most time in which no byte of a body moves.
     pub(crate) idle: Option<Duration>,
 }
@@ -115,9 +117,26 @@ pub(crate) struct Times {
 /// What came of a try.
 pub(crate) enum Event {
     Head,
+    /// It takes so long that another one may be begun beside it.
+    Slow,
     Failed(Failure),
     /// The request's own body is malformed.
     BadBody(u16),
+}
+
+/// What is known while a response's head is waited for.
+pub(crate) struct Wait {
+    asked: Asked,
+    interims: u8,
+    /// Why the upstream can't be written to.
+    broken: Option<Error>,
+    acknowledged: Option<u64>,
+}
+
+impl Wait {
+    pub(crate) fn for_answer_to(request: &Head) -> Self {
+        Self { asked: Asked::by(request), interims: 0, broken: None, acknowledged: None }
+    }
 }
 
 /// How the answer was delivered.
@@ -172,9 +191,12 @@ impl<'a> Trip<'a> {
                     });
                     continue;
                 }
-                Effect::Send(plan) => self.attempt(&plan, exchange.has_copies()).await,
+                Effect::Send(plan) => match self.attempt(&plan, exchange.has_copies()).await {
+                    Event::Slow => Box::pin(self.race(&mut exchange)).await,
+                    other => other,
+                },
                 Effect::Wait => {
-                    self.limits.try_deadline = None;
+                    (self.limits.try_deadline, self.limits.hedge_at) = (None, None);
                     self.await_head().await
                 }
             };
@@ -183,6 +205,8 @@ impl<'a> Trip<'a> {
                 exchange.body_gone();
             }
             effect = match event {
+                // Nothing more is to be tried beside it.
+                Event::Slow => Effect::Wait,
                 Event::Head => self.core.with_shard(|shard, now| exchange.on_response(shard, self.response, now)),
                 Event::BadBody(status) => break self.refuse_body(status).await,
                 Event::Failed(failure) => self.core.with_shard(|shard, now| exchange.on_failure(shard, failure, now)),
@@ -227,7 +251,9 @@ impl<'a> Trip<'a> {
             Ok(upstream) => upstream,
             Err(failure) => return Event::Failed(failure),
         };
-        self.limits = Times { deadline: plan.deadline, try_deadline: plan.try_deadline, idle: plan.idle_timeout };
+        let hedge_at = plan.hedge_at.filter(|_| self.request.upgrade().is_none());
+        let (deadline, try_deadline, idle) = (plan.deadline, plan.try_deadline, plan.idle_timeout);
+        self.limits = Times { deadline, try_deadline, hedge_at, idle };
         if self.request.upgrade().is_some()
             && let Wire::H2(flow) = &upstream.wire
         {
@@ -260,53 +286,9 @@ impl<'a> Trip<'a> {
     }
 
     /// Sends the request and waits for the response's head.
-    async fn await_head(&mut self) -> Event {
-        let asked = Asked::by(self.request);
-        let mut interims = 0;
-        let mut broken = None;
-        let mut acknowledged = None;
-        let event = poll_fn(|cx| {
-            let Some(upstream) = &mut self.upstream else { return Poll::Ready(Event::Failed(Failure::Connect)) };
-            if broken.is_none() {
-                match self.up.poll(cx, self.down, &mut upstream.wire) {
-                    Poll::Ready(Err(Fault::Target(error))) => broken = Some(error),
-                    Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(from_client(&error)),
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Pending => acknowledge(self.down, self.up.bytes, &mut acknowledged),
-                }
-            }
-            loop {
-                match upstream.wire.poll_response(cx, asked, self.response) {
-                    Poll::Ready(Ok(Answered::Final)) if self.down.may_be_answered_by(self.response) => {
-                        return Poll::Ready(Event::Head);
-                    }
-                    Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
-                    Poll::Ready(Ok(Answered::Interim)) if interims < INTERIM_MAX => {
-                        interims += 1;
-                        pass_interim(self.down, self.response, self.client.version);
-                    }
-                    Poll::Ready(Ok(Answered::Interim)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
-                    Poll::Ready(Err(error)) => {
-                        let sent = upstream.wire.has_sent();
-                        return Poll::Ready(Event::Failed(upstream::failure_before_head(&error, sent)));
-                    }
-                    Poll::Pending => break,
-                }
-            }
-            if let Some(error) = &broken {
-                // It can't be written to, and it has nothing to say.
-                let sent = upstream.wire.has_sent();
-                return Poll::Ready(Event::Failed(upstream::failure_before_head(error, sent)));
-            }
-            let client_gone = matches!(self.down.poll_flush(cx), Poll::Ready(Err(_)))
-                || self.up.is_done() && self.down.poll_gone(cx).is_ready();
-            // Under a key the answer is worth having even so: the caller's next try is given it.
-            if client_gone && self.ticket.is_none() {
-                return Poll::Ready(Event::Failed(Failure::DownstreamGone));
-            }
-            late(self.alarm, self.limits, cx).map(Event::Failed)
-        })
-        .await;
+    pub(crate) async fn await_head(&mut self) -> Event {
+        let mut wait = Wait::for_answer_to(self.request);
+        let event = poll_fn(|cx| self.poll_head(cx, &mut wait)).await;
         if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout) {
             self.upstream = None;
         }
@@ -314,6 +296,75 @@ impl<'a> Trip<'a> {
             Event::Head => self.await_body().await,
             other => other,
         }
+    }
+
+    /// Sends the request and looks for the response's head, or for what comes in its place.
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>, wait: &mut Wait) -> Poll<Event> {
+        let Some(upstream) = &mut self.upstream else { return Poll::Ready(Event::Failed(Failure::Connect)) };
+        if wait.broken.is_none() {
+            match self.up.poll(cx, self.down, &mut upstream.wire) {
+                Poll::Ready(Err(Fault::Target(error))) => wait.broken = Some(error),
+                Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(from_client(&error)),
+                Poll::Ready(Ok(())) => {}
+                Poll::Pending => acknowledge(self.down, self.up.bytes, &mut wait.acknowledged),
+            }
+        }
+        loop {
+            match upstream.wire.poll_response(cx, wait.asked, self.response) {
+                Poll::Ready(Ok(Answered::Final)) if self.down.may_be_answered_by(self.response) => {
+                    return Poll::Ready(Event::Head);
+                }
+                Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
+                Poll::Ready(Ok(Answered::Interim)) if wait.interims < INTERIM_MAX => {
+                    wait.interims += 1;
+                    pass_interim(self.down, self.response, self.client.version);
+                }
+                Poll::Ready(Ok(Answered::Interim)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
+                Poll::Ready(Err(error)) => {
+                    let sent = upstream.wire.has_sent();
+                    return Poll::Ready(Event::Failed(upstream::failure_before_head(&error, sent)));
+                }
+                Poll::Pending => break,
+            }
+        }
+        if let Some(error) = &wait.broken {
+            // It can't be written to, and it has nothing to say.
+            let sent = upstream.wire.has_sent();
+            return Poll::Ready(Event::Failed(upstream::failure_before_head(error, sent)));
+        }
+        let client_gone = matches!(self.down.poll_flush(cx), Poll::Ready(Err(_)))
+            || self.up.is_done() && self.down.poll_gone(cx).is_ready();
+        // Under a key the answer is worth having even so: the caller's next try is given it.
+        if client_gone && self.ticket.is_none() {
+            return Poll::Ready(Event::Failed(Failure::DownstreamGone));
+        }
+        self.poll_late(cx)
+    }
+
+    /// Ready with what has run out while a response's head is waited for.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        // Not before all of the request is on its way: until then it's the caller who is slow.
+        let hedge_at = self.limits.hedge_at.filter(|_| self.up.is_done());
+        let soon = earlier(hedge_at, self.lighten());
+        let limits = Times { try_deadline: earlier(self.limits.try_deadline, soon), ..self.limits };
+        match late(self.alarm, limits, cx) {
+            Poll::Ready(Failure::TryTimeout) if hedge_at.is_some() && hedge_at == limits.try_deadline => {
+                Poll::Ready(Event::Slow)
+            }
+            late => late.map(Event::Failed),
+        }
+    }
+
+    /// Lets go of what is kept for another try, if it's much and memory is short. When that is to be asked again.
+    fn lighten(&mut self) -> Option<Instant> {
+        if self.up.gathered().len() <= UNSENT_BYTES_MIN || self.ticket.is_some() {
+            return None;
+        }
+        if self.core.saves() {
+            self.up.forget();
+            return None;
+        }
+        Some(runtime::coarse().mono + HEAVY_MAX / 2)
     }
 
     /// Hands the response on.
@@ -409,7 +460,7 @@ impl<'a> Trip<'a> {
                 return Poll::Ready(Some((Failure::Strained, CANCEL)));
             }
             let deadline = earlier(limits.deadline, rest.ends(limits.idle));
-            let due = Times { deadline, try_deadline: earlier(held, rest.look(now)), idle: None };
+            let due = Times { deadline, try_deadline: earlier(held, rest.look(now)), ..Times::default() };
             match late(self.alarm, due, cx) {
                 Poll::Ready(Failure::TryTimeout) => {
                     held = held.filter(|until| *until > runtime::coarse().mono);
@@ -521,7 +572,7 @@ impl<'a> Trip<'a> {
         let expired = self.client.caller.is_expired(runtime::coarse().wall);
         let keep = self.client.keep_alive && self.down.has_read_all() && !self.core.is_draining() && !expired;
         if keep && matches!(self.down, Wire::H1(_)) && self.core.saves() {
-            self.core.count(|counts| counts.not_kept.increment());
+            self.core.count(|counts| counts.strain.not_kept.increment());
             return false;
         }
         keep

@@ -20,6 +20,7 @@ mod mirror;
 mod mount;
 mod outside;
 mod proxy;
+mod race;
 mod record;
 pub mod running;
 mod strain;

@@ -115,7 +115,7 @@ impl Core {
     fn follow(&self, before: Strain, strain: Strain) {
         self.gauge.strain.set(strain);
         self.count(|counts| {
-            for (short, percent) in Short::ALL.iter().zip(&counts.strain) {
+            for (short, percent) in Short::ALL.iter().zip(&counts.strain.percents) {
                 percent.set(u64::from(strain.percent(*short)));
             }
         });

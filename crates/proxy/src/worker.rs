@@ -222,11 +222,13 @@ impl Core {
         ledger.flush();
         let counts = ledger.counts();
         counts.idle.set(idle as u64);
-        counts.retries.add(now.retries.saturating_sub(counted.retries));
-        counts.retries_won.add(now.retries_won.saturating_sub(counted.retries_won));
-        counts.retries_over_budget.add(now.retries_over_budget.saturating_sub(counted.retries_over_budget));
+        counts.tries.sent.add(now.retries.saturating_sub(counted.retries));
+        counts.tries.won.add(now.retries_won.saturating_sub(counted.retries_won));
+        counts.tries.over_budget.add(now.retries_over_budget.saturating_sub(counted.retries_over_budget));
+        counts.tries.hedges.add(now.hedges.saturating_sub(counted.hedges));
+        counts.tries.hedges_won.add(now.hedges_won.saturating_sub(counted.hedges_won));
         counts.ejections.add(now.ejections.saturating_sub(counted.ejections));
-        for (counter, (now, counted)) in counts.shed.iter().zip(now.shed.iter().zip(counted.shed)) {
+        for (counter, (now, counted)) in counts.strain.shed.iter().zip(now.shed.iter().zip(counted.shed)) {
             counter.add(now.saturating_sub(counted));
         }
         *counted = now;
@@ -283,7 +285,7 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
     loop {
         while core.room.open.get() >= core.room.max || core.closes() && core.room.open.get() >= CONNECTIONS_MIN {
             if core.closes() {
-                core.count(|counts| counts.accepts_paused.increment());
+                core.count(|counts| counts.strain.accepts_paused.increment());
                 core.measure();
             }
             runtime::sleep(ACCEPT_PAUSE).await;

@@ -28,6 +28,7 @@ use std::time::Duration;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The retry budget of the contract: 20 % of the requests of the last 10 s, and 10 each second.
 const RETRY_BUDGET: RetryBudget = RetryBudget {
+    hedge: None,
     percent: 20,
     interval: Duration::from_secs(10),
     least: Rate { requests: 10, per: Duration::from_secs(1) },

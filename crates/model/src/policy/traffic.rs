@@ -248,4 +248,15 @@ pub struct RetryBudget {
     pub interval: Duration,
     /// So many are let through whatever the share.
     pub least: Rate,
+    /// When a call that may be repeated is also sent to another endpoint, within the budget; the quicker answer counts.
+    pub hedge: Option<Hedge>,
+}
+
+/// When a try is taken to be slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hedge {
+    /// After the time within which this share (percent, from 50 to 99) of answers comes.
+    Percentile(u8),
+    /// After this time.
+    Delay(Duration),
 }

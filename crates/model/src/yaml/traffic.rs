@@ -10,7 +10,7 @@ use super::names;
 use super::reader::{Reader, TargetRef};
 use crate::code;
 use crate::policy::TrafficPolicy;
-use crate::policy::traffic::{Balance, Limits, Rate, RetryBudget};
+use crate::policy::traffic::{Balance, Hedge, Limits, Rate, RetryBudget};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -104,6 +104,30 @@ struct RetrySpec {
     /// So many whatever the share.
     #[serde(default)]
     min_retry_rate: LeastSpec,
+    /// When a call that may be repeated is also sent to another endpoint, within the budget; the quicker answer counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hedge: Option<HedgeSpec>,
+}
+
+/// When a call is also sent to another endpoint: one of the two.
+#[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HedgeSpec {
+    /// After the time within which this share of answers comes, in percent, from 50 to 99.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    percentile: Option<u8>,
+    /// After this time, such as `50ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delay: Option<String>,
+}
+
+impl From<Hedge> for HedgeSpec {
+    fn from(hedge: Hedge) -> Self {
+        match hedge {
+            Hedge::Percentile(percent) => Self { percentile: Some(percent), delay: None },
+            Hedge::Delay(span) => Self { percentile: None, delay: Some(names::duration_text(span)) },
+        }
+    }
 }
 
 /// A share of the requests.
@@ -204,7 +228,25 @@ fn read_retry(reader: &mut Reader<'_>, spec: &RetrySpec) -> RetryBudget {
     let least = &spec.min_retry_rate;
     reader.require(least.count <= COUNT_MAX, &format!("{at}.minRetryRate.count"), "must be from 0 to 1000000");
     let least_per = interval(reader, &least.interval, &format!("{at}.minRetryRate.interval"));
-    RetryBudget { percent: spec.budget.percent, interval: per, least: Rate { requests: least.count, per: least_per } }
+    let hedge = spec.hedge.as_ref().and_then(|hedge| read_hedge(reader, hedge));
+    let least = Rate { requests: least.count, per: least_per };
+    RetryBudget { percent: spec.budget.percent, interval: per, least, hedge }
+}
+
+fn read_hedge(reader: &mut Reader<'_>, spec: &HedgeSpec) -> Option<Hedge> {
+    let at = "spec.retryConstraint.hedge";
+    match (spec.percentile, spec.delay.as_deref()) {
+        (Some(percent), None) => {
+            let range = "must be from 50 to 99";
+            reader.require((50..=99).contains(&percent), &format!("{at}.percentile"), range);
+            Some(Hedge::Percentile(percent))
+        }
+        (None, Some(text)) => Some(Hedge::Delay(interval(reader, text, &format!("{at}.delay")))),
+        _ => {
+            reader.fault(&code::MISSING_FIELD, at, "hedge needs percentile or delay, and not both");
+            None
+        }
+    }
 }
 
 fn interval(reader: &mut Reader<'_>, text: &str, path: &str) -> Duration {
@@ -233,6 +275,7 @@ impl From<&TrafficPolicy> for TrafficSpec {
             retry_constraint: policy.retry_budget.as_ref().map(|budget| RetrySpec {
                 budget: BudgetSpec { percent: budget.percent, interval: text(budget.interval) },
                 min_retry_rate: LeastSpec { count: budget.least.requests, interval: text(budget.least.per) },
+                hedge: budget.hedge.map(HedgeSpec::from),
             }),
             unsafe_retry: policy.unsafe_retry,
             connect_timeout: policy.connect_timeout.map(text),

@@ -105,6 +105,10 @@ fn cores(state: &State, out: &mut String) {
     for (outcome, of) in RETRIES {
         writeln!(out, "byrnie_retries_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
     }
+    family(out, "byrnie_hedges_total", "counter", "Tries begun beside a slow one, and those that answered first.");
+    for (outcome, of) in HEDGES {
+        writeln!(out, "byrnie_hedges_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
+    }
     family(out, "byrnie_txn_keys_total", "counter", "Requests under an idempotency key, and what became of them.");
     for (outcome, of) in KEYS {
         writeln!(out, "byrnie_txn_keys_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
@@ -129,12 +133,13 @@ fn cores(state: &State, out: &mut String) {
 fn strain(state: &State, out: &mut String) {
     family(out, "byrnie_strain_ratio", "gauge", "How much of a resource is in use; for time, of the longest lag.");
     for (at, short) in Short::ALL.iter().enumerate() {
-        let most = state.counts.iter().filter_map(|counts| Some(counts.strain.get(at)?.value())).max().unwrap_or(0);
+        let most =
+            state.counts.iter().filter_map(|counts| Some(counts.strain.percents.get(at)?.value())).max().unwrap_or(0);
         writeln!(out, "byrnie_strain_ratio{{resource=\"{}\"}} {}.{:02}", short.label(), most / 100, most % 100).ok();
     }
     family(out, "byrnie_shed_total", "counter", "Requests and connections refused for want of a resource.");
     for (at, short) in Short::ALL.iter().enumerate() {
-        let sum: u64 = state.counts.iter().filter_map(|counts| Some(counts.shed.get(at)?.value())).sum();
+        let sum: u64 = state.counts.iter().filter_map(|counts| Some(counts.strain.shed.get(at)?.value())).sum();
         writeln!(out, "byrnie_shed_total{{resource=\"{}\"}} {sum}", short.label()).ok();
     }
 }
@@ -143,10 +148,12 @@ fn strain(state: &State, out: &mut String) {
 type Of = fn(&CoreCounts) -> &Counter;
 
 const RETRIES: &[(&str, Of)] = &[
-    ("sent", |counts| &counts.retries),
-    ("won", |counts| &counts.retries_won),
-    ("over_budget", |counts| &counts.retries_over_budget),
+    ("sent", |counts| &counts.tries.sent),
+    ("won", |counts| &counts.tries.won),
+    ("over_budget", |counts| &counts.tries.over_budget),
 ];
+
+const HEDGES: &[(&str, Of)] = &[("sent", |counts| &counts.tries.hedges), ("won", |counts| &counts.tries.hedges_won)];
 
 const KEYS: &[(&str, Of)] = &[
     ("granted", |counts| &counts.keyed.granted),
@@ -164,9 +171,11 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("byrnie_ejections_total", "Endpoints left out for a while.", |counts| &counts.ejections),
     ("byrnie_copies_dropped_total", "Mirrored requests not sent for want of room.", |counts| &counts.copies_dropped),
     ("byrnie_accept_pauses_total", "Times that no connection was accepted for want of a resource.", |counts| {
-        &counts.accepts_paused
+        &counts.strain.accepts_paused
     }),
-    ("byrnie_not_kept_total", "Connections closed after an answer for want of a resource.", |counts| &counts.not_kept),
+    ("byrnie_not_kept_total", "Connections closed after an answer for want of a resource.", |counts| {
+        &counts.strain.not_kept
+    }),
     ("byrnie_records_dropped_total", "Decision records lost for want of room.", |counts| &counts.records_dropped),
 ];
 

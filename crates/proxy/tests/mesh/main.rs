@@ -7,6 +7,7 @@
 mod admin;
 mod control;
 mod faults;
+mod hedge;
 mod hop;
 mod http1;
 mod http2;

@@ -825,6 +825,23 @@ pub struct RetryBudget {
     pub interval: ::core::option::Option<Duration>,
     #[prost(message, optional, tag = "3")]
     pub least: ::core::option::Option<Rate>,
+    #[prost(message, optional, tag = "4")]
+    pub hedge: ::core::option::Option<Hedge>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hedge {
+    #[prost(oneof = "hedge::After", tags = "1, 2")]
+    pub after: ::core::option::Option<hedge::After>,
+}
+/// Nested message and enum types in `Hedge`.
+pub mod hedge {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum After {
+        #[prost(uint32, tag = "1")]
+        Percentile(u32),
+        #[prost(message, tag = "2")]
+        Delay(super::Duration),
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
