@@ -159,7 +159,7 @@ impl<'a> Trip<'a> {
     /// Carries the exchange to its end.
     pub(crate) async fn run(mut self) -> Next {
         let core = self.core;
-        let _underway = core.gauge.enter();
+        let _underway = core.enter();
         core.begins();
         let snapshot = core.snapshot();
         let (mut exchange, mut effect) = core.with_shard(|shard, now| {
@@ -170,6 +170,15 @@ impl<'a> Trip<'a> {
             let event = match effect {
                 Effect::Reply(answer) => break self.reply(&exchange, &answer).await,
                 Effect::Forward => break self.forward(&mut exchange).await,
+                Effect::Queue(place) => match Box::pin(self.park(place)).await {
+                    Ok(()) => {
+                        effect = core.with_shard(|shard, now| {
+                            exchange.on_turn(shard, &self.client.caller.arrival(), self.request, now)
+                        });
+                        continue;
+                    }
+                    Err(()) => Event::Failed(Failure::DownstreamGone),
+                },
                 Effect::Replay => break Box::pin(self.replay()).await,
                 Effect::Settle(told, answer) => {
                     // Whatever comes of it: untold, the claim lapses, and that is ambiguity too.
@@ -212,12 +221,18 @@ impl<'a> Trip<'a> {
                 Event::Failed(failure) => self.core.with_shard(|shard, now| exchange.on_failure(shard, failure, now)),
             };
         };
+        self.finish(exchange, delivered.outcome);
+        delivered.next
+    }
+
+    /// Ends the exchange, and writes down how it went.
+    fn finish(mut self, mut exchange: Exchange, outcome: Outcome) {
         self.alarm.set(None);
         if let Some(trailers) = self.back.trailers() {
             exchange.on_trailers(trailers, runtime::coarse());
         }
         self.send_copies(&mut exchange);
-        let verdict = self.core.with_shard(|shard, now| exchange.finish(shard, delivered.outcome, now));
+        let verdict = self.core.with_shard(|shard, now| exchange.finish(shard, outcome, now));
         let seen = Seen {
             protocol: self.seen.protocol,
             method: &self.seen.method,
@@ -228,7 +243,6 @@ impl<'a> Trip<'a> {
             ended: runtime::coarse().wall,
         };
         self.core.record(&verdict, &seen);
-        delivered.next
     }
 
     /// One try, up to the response's head.

@@ -122,9 +122,7 @@ pub(crate) struct Core {
     room: Room,
     /// What is known of hosts outside.
     pub(crate) outside: Outsides,
-    /// Copies of requests under way.
-    pub(crate) mirrored: Cell<usize>,
-    /// What is left of memory and files.
+    /// What is left of memory and files, and what is under way.
     pub(crate) gauge: Gauge,
 }
 
@@ -150,7 +148,6 @@ impl Core {
             drain: seat.drain.clone(),
             room: Room { open: Cell::new(0), max: connections_max(seat.cores) },
             outside: Outsides::new(seat.own_machine),
-            mirrored: Cell::new(0),
             gauge: Gauge::new(seat.meter),
         }
     }

@@ -101,6 +101,9 @@ fn a_percentile_is_known_after_some_answers() {
     assert!((10..15).contains(&after.as_millis()), "{after:?}");
 }
 
+/// An endpoint: busy workers, and (request, attempt, span) that wait.
+type Place = (usize, VecDeque<(usize, u8, u64)>);
+
 /// Six endpoints of four workers that take 5 ms in the mean, but one of 50 requests takes 20 times as long (a pause, a
 /// lock, a disk), offered `rate` a second. Milliseconds at these per mille, and tries for each request.
 fn run(hedge: Option<Hedge>, rate: u64) -> (f64, f64, f64) {
@@ -123,8 +126,7 @@ fn run(hedge: Option<Hedge>, rate: u64) -> (f64, f64, f64) {
         let to = endpoint_of(plan);
         cluster.members().iter().position(|member| *member.name() == *to).unwrap()
     };
-    // Each endpoint: busy workers, and (request, attempt, span) that wait.
-    let mut places: Vec<(usize, VecDeque<(usize, u8, u64)>)> = (0..6).map(|_| (0, VecDeque::new())).collect();
+    let mut places: Vec<Place> = (0..6).map(|_| (0, VecDeque::new())).collect();
     let mut open: Vec<Option<(Exchange, u64, Option<u8>)>> = Vec::new();
     let (mut spans, mut tries) = (Vec::new(), 0u64);
     // (when, kind, request, attempt, endpoint); kind 0: an arrival, 1: slow, 2: an answer.

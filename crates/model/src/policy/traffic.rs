@@ -201,6 +201,8 @@ impl Default for Eject {
 pub struct Limits {
     /// Requests at once from one proxy.
     pub pending_max: Option<u32>,
+    /// Requests that wait for one of these to end; none unless given, and only with `pending_max`.
+    pub queued_max: Option<u32>,
     /// Requests per time from one proxy.
     pub rate: Option<Rate>,
     /// A call of whose bodies nothing moves for so long is ended, and so is a connection; no such limit for calls, and 1 h

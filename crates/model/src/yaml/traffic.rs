@@ -73,6 +73,9 @@ struct LimitsSpec {
     /// Requests at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_pending: Option<u32>,
+    /// Requests that wait for a moment when there are so many; more are refused at once, as all are unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_queued: Option<u32>,
     /// Requests per time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rate: Option<RateSpec>,
@@ -169,6 +172,8 @@ const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Largest count of requests or failures in a policy.
 const COUNT_MAX: u32 = 1_000_000;
+/// Most requests that wait for one service.
+const QUEUED_MAX: u32 = 10_000;
 /// Longest interval over which requests or retries are counted.
 const INTERVAL_MAX: Duration = Duration::from_secs(3600);
 
@@ -208,6 +213,11 @@ fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
     if let Some(pending) = spec.max_pending {
         reader.require((1..=COUNT_MAX).contains(&pending), "spec.limits.maxPending", "must be from 1 to 1000000");
     }
+    if let Some(queued) = spec.max_queued {
+        let at = "spec.limits.maxQueued";
+        reader.require((1..=QUEUED_MAX).contains(&queued), at, "must be from 1 to 10000");
+        reader.require(spec.max_pending.is_some(), at, "needs maxPending: what is to be waited for otherwise?");
+    }
     let rate = spec.rate.as_ref().map(|rate| {
         let range = "must be from 1 to 1000000";
         reader.require((1..=COUNT_MAX).contains(&rate.requests), "spec.limits.rate.requests", range);
@@ -218,7 +228,13 @@ fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
         reader.require(span <= IDLE_MAX, "spec.limits.maxIdle", "must be at most 24h");
         span
     });
-    Limits { pending_max: spec.max_pending, rate, idle_max, quotas: quota::read(reader, &spec.quotas) }
+    Limits {
+        pending_max: spec.max_pending,
+        queued_max: spec.max_queued,
+        rate,
+        idle_max,
+        quotas: quota::read(reader, &spec.quotas),
+    }
 }
 
 fn read_retry(reader: &mut Reader<'_>, spec: &RetrySpec) -> RetryBudget {
@@ -268,6 +284,7 @@ impl From<&TrafficPolicy> for TrafficSpec {
             eject: policy.eject.as_ref().map(EjectSpec::from),
             limits: policy.limits.as_ref().map(|limits| LimitsSpec {
                 max_pending: limits.pending_max,
+                max_queued: limits.queued_max,
                 rate: limits.rate.as_ref().map(rate),
                 max_idle: limits.idle_max.map(text),
                 quotas: limits.quotas.iter().map(QuotaSpec::from).collect(),

@@ -5,9 +5,10 @@ use crate::world::*;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::traffic::{Balance, Hedge, Rate, RetryBudget};
 use byrnie_model::{Kind, Protocol, Spec};
+use byrnie_net::runtime;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn hedged() -> byrnie_model::Resource {
     let second = Duration::from_secs(1);
@@ -56,9 +57,9 @@ fn a_slow_try_is_overtaken_and_given_up() {
     }
     let asked = asked.load(Ordering::SeqCst);
     assert!(asked >= 3, "{asked} of 10 were sent to the slow one");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = runtime::now().mono + PATIENCE;
     while left.load(Ordering::SeqCst) < asked {
-        assert!(Instant::now() < deadline, "{left:?} of {asked} were given up");
+        assert!(runtime::now().mono < deadline, "{left:?} of {asked} were given up");
         std::thread::yield_now();
     }
     let mut admin = Peer::connect(caller.ports.admin);

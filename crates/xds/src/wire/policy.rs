@@ -172,6 +172,7 @@ pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
         }),
         limits: policy.limits.as_ref().map(|limits| pb::Limits {
             pending_max: limits.pending_max,
+            queued_max: limits.queued_max,
             rate: limits.rate.as_ref().map(rate_out),
             idle_max: limits.idle_max.map(check::duration_out),
             quotas: limits.quotas.iter().map(quota_out).collect(),
@@ -336,6 +337,7 @@ fn eject(from: pb::Eject) -> Result<Eject, Error> {
 fn limits(from: pb::Limits) -> Result<Limits, Error> {
     Ok(Limits {
         pending_max: from.pending_max,
+        queued_max: from.queued_max,
         rate: from.rate.map(|from| rate("limits.rate", from)).transpose()?,
         idle_max: check::optional_duration("limits.maxIdle", from.idle_max)?,
         quotas: list(QUOTAS, LIST_MAX, from.quotas, quota)?,

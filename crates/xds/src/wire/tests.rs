@@ -285,9 +285,14 @@ fn traffic() -> impl Strategy<Value = Spec> {
     });
     let by = prop_oneof![Just(By::All), Just(By::Caller), text("x-[a-z]{1,5}").prop_map(By::Header)];
     let quota = (rate(), by).prop_map(|(rate, by)| Quota { rate, by });
-    let limits = (of(any::<u32>()), of(rate()), of(span()), vec(quota, 0..3));
-    let limits =
-        limits.prop_map(|(pending_max, rate, idle_max, quotas)| Limits { pending_max, rate, idle_max, quotas });
+    let limits = ((of(any::<u32>()), of(any::<u32>())), of(rate()), of(span()), vec(quota, 0..3));
+    let limits = limits.prop_map(|((pending_max, queued_max), rate, idle_max, quotas)| Limits {
+        pending_max,
+        queued_max,
+        rate,
+        idle_max,
+        quotas,
+    });
     let hedge = prop_oneof![(50_u8..=99).prop_map(Hedge::Percentile), span().prop_map(Hedge::Delay)];
     let budget = (0_u8..=100, span(), rate(), of(hedge)).prop_map(|(percent, interval, least, hedge)| RetryBudget {
         percent,

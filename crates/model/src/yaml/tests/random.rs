@@ -414,7 +414,7 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
     let limits = limits.prop_map(|(pending, rate, idle_max, mut quotas)| {
         // No two of them for the same.
         quotas.dedup_by_key(|quota: &mut Quota| std::mem::discriminant(&quota.by));
-        Limits { pending_max: Some(pending), rate, idle_max, quotas }
+        Limits { pending_max: Some(pending), queued_max: Some(pending), rate, idle_max, quotas }
     });
     let hedge = prop_oneof![(50u8..=99).prop_map(Hedge::Percentile), span().prop_map(Hedge::Delay)];
     let budget = (0u8..101, span(), rate(), option::of(hedge))

@@ -790,6 +790,8 @@ pub struct Limits {
     pub quotas: ::prost::alloc::vec::Vec<Quota>,
     #[prost(message, optional, tag = "4")]
     pub idle_max: ::core::option::Option<Duration>,
+    #[prost(uint32, optional, tag = "5")]
+    pub queued_max: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Quota {
