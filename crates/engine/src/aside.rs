@@ -8,7 +8,7 @@ use crate::quota::Left;
 use crate::session::Visit;
 use crate::shard::Shard;
 use crate::{Failure, Plan, attempts::Ending};
-use byrnie_base::{Now, Text};
+use byrnie_base::{Instant, Now, Text};
 use byrnie_codec::Head;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,20 @@ pub(crate) struct Aside {
     pub(crate) slow_body: Duration,
     /// What the caller is to be told of its quota.
     pub(crate) left: Option<Left>,
+    /// What is done when it's its turn, while it waits.
+    pub(crate) parked: Option<Parked>,
+}
+
+/// A request that waits until its service has room.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) ticket: u64,
+    pub(crate) since: Instant,
+    /// The service that was asked for.
+    pub(crate) asked: Arc<Cluster>,
+    /// Where its routes lead.
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) keyed: bool,
 }
 
 /// A copy of a request, to be sent once, whatever becomes of it. Nobody waits for its answer. Dropping it

@@ -29,6 +29,8 @@ pub enum Ending {
     Closed,
     /// Without an answer.
     Failed(Failure),
+    /// Given up for another one, begun beside it, that answered first.
+    Beaten,
 }
 
 impl Attempt {
@@ -46,6 +48,15 @@ impl Attempt {
         self.begun
     }
 
+    fn end(&mut self, ending: Ending, now: Instant) -> Duration {
+        self.ended = Some((now, ending));
+        // A response's body still keeps the endpoint busy; what failed doesn't.
+        if matches!(ending, Ending::Failed(_) | Ending::Beaten) {
+            self.busy = None;
+        }
+        self.duration()
+    }
+
     /// How long it took, up to the response head; zero while it goes on.
     pub fn duration(&self) -> Duration {
         self.ended.map_or(Duration::ZERO, |(at, _)| at.since(self.begun))
@@ -60,6 +71,7 @@ impl Attempt {
         let outcome = match self.ending() {
             None => "none".into(),
             Some(Ending::Closed) => "closed".into(),
+            Some(Ending::Beaten) => "another try was quicker".into(),
             Some(Ending::Status(status)) => format!("status {status}").into(),
             Some(Ending::Failed(failure)) => failure.label().into(),
         };
@@ -73,6 +85,8 @@ impl Attempt {
 pub struct Attempts {
     first: Option<Attempt>,
     more: Vec<Attempt>,
+    /// Number, from 1, of the one that counts as the last, if it isn't: another was begun beside it, and lost.
+    kept: Option<u8>,
 }
 
 impl Attempts {
@@ -86,6 +100,11 @@ impl Attempts {
         usize::from(self.first.is_some()) + self.more.len()
     }
 
+    /// Whether another try came before, rather than beside.
+    pub(crate) fn is_retried(&self) -> bool {
+        self.iter().filter(|attempt| attempt.ending() != Some(Ending::Beaten)).count() > 1
+    }
+
     pub(crate) fn tried(&self, member: &Member) -> bool {
         self.iter().any(|attempt| attempt.member.as_ref().is_some_and(|m| m.slot == member.slot))
     }
@@ -93,6 +112,7 @@ impl Attempts {
     pub(crate) fn begin(&mut self, member: Option<Arc<Member>>, now: Instant) {
         let busy = member.as_deref().map(Underway::at);
         let attempt = Attempt { member, begun: now, ended: None, busy };
+        self.kept = None;
         match &self.first {
             None => self.first = Some(attempt),
             Some(_) => self.more.push(attempt),
@@ -106,24 +126,38 @@ impl Attempts {
 
     /// Ends the try under way; how long it took.
     pub(crate) fn end(&mut self, ending: Ending, now: Instant) -> Duration {
-        let last = self.more.last_mut().or(self.first.as_mut()).filter(|attempt| attempt.ended.is_none());
-        let Some(attempt) = last else { return Duration::ZERO };
-        attempt.ended = Some((now, ending));
-        // A response's body still keeps the endpoint busy; what failed doesn't.
-        if matches!(ending, Ending::Failed(_)) {
-            attempt.busy = None;
-        }
-        attempt.duration()
+        let last = self.last_mut().filter(|attempt| attempt.ended.is_none());
+        last.map_or(Duration::ZERO, |attempt| attempt.end(ending, now))
+    }
+
+    /// From now on the try of this number, from 1, counts as the last.
+    pub(crate) fn keep(&mut self, number: u8) {
+        self.kept = Some(number);
+    }
+
+    /// The number of the try that counts as the last.
+    pub(crate) fn number(&self) -> u8 {
+        self.kept.unwrap_or_else(|| u8::try_from(self.count()).unwrap_or(u8::MAX))
     }
 
     /// Frees the endpoint of the last try, whose answer isn't wanted.
     pub(crate) fn release(&mut self) {
-        if let Some(attempt) = self.more.last_mut().or(self.first.as_mut()) {
+        if let Some(attempt) = self.last_mut() {
             attempt.busy = None;
         }
     }
 
     pub(crate) fn last(&self) -> Option<&Attempt> {
-        self.more.last().or(self.first.as_ref())
+        match self.number() {
+            0 | 1 => self.first.as_ref(),
+            number => self.more.get(usize::from(number) - 2),
+        }
+    }
+
+    fn last_mut(&mut self) -> Option<&mut Attempt> {
+        match self.number() {
+            0 | 1 => self.first.as_mut(),
+            number => self.more.get_mut(usize::from(number) - 2),
+        }
     }
 }

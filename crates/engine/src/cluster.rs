@@ -163,13 +163,22 @@ pub(crate) struct Call {
     /// A tier of which less than this share (percent) is usable hands the lacking part on.
     pub(crate) below_percent: u8,
     pub(crate) eject: Ejection,
-    pub(crate) pending_max: Option<u32>,
+    pub(crate) pending: Option<Pending>,
     pub(crate) rate: Option<Rate>,
     pub(crate) budget: RetryBudget,
     pub(crate) unsafe_retry: bool,
     pub(crate) fault: Option<Fault>,
     pub(crate) patience: Patience,
     pub(crate) share: Arc<Share>,
+}
+
+/// How many may be under way at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    /// So many.
+    pub(crate) max: u32,
+    /// So many may wait for one of them to end.
+    pub(crate) queued_max: u32,
 }
 
 /// How long is waited for an endpoint, whatever the request.

@@ -12,7 +12,7 @@ use crate::program::{Outside, Program};
 use crate::retry::{self, HOLD_MAX, PAUSE_MAX, PAUSE_OTHER_ENDPOINT, PAUSE_SAME_ENDPOINT};
 use crate::shard::Shard;
 use crate::slot::Slot;
-use crate::{Failure, Plan, Reason, Side, Target, balance};
+use crate::{Failure, Plan, Reason, Side, Target, balance, hedge};
 use byrnie_base::Instant;
 use byrnie_model::Protocol;
 use std::num::NonZeroU64;
@@ -154,7 +154,8 @@ impl Course {
             }
         };
         let try_deadline = timeout.map(|timeout| now + delay + timeout);
-        Ok(self.plan(target, cluster.call.patience.connect, try_deadline, delay))
+        let hedge_at = hedge::delay(self, cluster, shard).map(|span| now + delay + span);
+        Ok(Plan { hedge_at, ..self.plan(target, cluster.call.patience.connect, try_deadline, delay) })
     }
 
     fn plan(&self, target: Target, connect: Duration, try_deadline: Option<Instant>, delay: Duration) -> Plan {
@@ -170,6 +171,7 @@ impl Course {
             deadline: self.deadline,
             // A try that would outlast the whole is limited by the whole alone.
             try_deadline: try_deadline.filter(|at| self.deadline.is_none_or(|deadline| *at < deadline)),
+            hedge_at: None,
             connect_timeout: connect,
             idle_timeout: self.cluster().and_then(|cluster| cluster.call.patience.idle),
             delay,
@@ -259,13 +261,15 @@ impl Course {
         let span = self.attempts.end(ending, now);
         let (Some(member), Some(cluster)) = (member, self.cluster()) else { return };
         let patience = shard.clusters.entry(cluster.slot).map(|memory| {
-            if matches!(ending, Ending::Status(_) | Ending::Failed(Failure::TryTimeout)) {
+            // One that was given up would have taken longer still.
+            if matches!(ending, Ending::Status(_) | Ending::Beaten | Ending::Failed(Failure::TryTimeout)) {
                 memory.note(span);
             }
             retry::patience(memory.latency.p99())
         });
         let sign = match ending {
             Ending::Closed => Sign::Good,
+            Ending::Beaten => return learn(&member, ending, span, now),
             Ending::Status(status) if status >= 500 && cluster.call.eject.statuses => {
                 Sign::Error { gateway: matches!(status, 502..=504) }
             }
@@ -315,7 +319,7 @@ fn learn(member: &Member, ending: Ending, span: Duration, now: Instant) {
         Ending::Closed => {}
         Ending::Status(429 | 503) | Ending::Failed(_) => member.load.refused(Duration::ZERO, now),
         Ending::Status(500..) => member.load.erred(span, now),
-        Ending::Status(_) => member.load.answered(span, now),
+        Ending::Status(_) | Ending::Beaten => member.load.answered(span, now),
     }
 }
 

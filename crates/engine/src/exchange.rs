@@ -12,6 +12,7 @@ use crate::cluster::{Busy, Cluster};
 use crate::concurrency::Criticality;
 use crate::course::{Course, Goal, Step, give_up};
 use crate::keyed::{self, Claim, Keyed};
+use crate::queue::Place;
 use crate::route::{Chosen, Entry, Miss};
 use crate::session::Visit;
 use crate::shard::Shard;
@@ -59,8 +60,6 @@ pub(crate) struct Facts {
     begun: Instant,
 }
 
-/// When to come again after an overload, if nothing better is known.
-const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Pause before it's asked again how an own earlier try, still under way, has ended.
 const OWN_TRY_PAUSE: Duration = Duration::from_millis(500);
 /// For a method that isn't carried at all (RFC 9110 15.6.2).
@@ -81,15 +80,20 @@ impl Exchange {
             Side::Inbound => exchange.decide_inbound(shard, arrival, head, now.mono),
             Side::Outbound | Side::Edge => exchange.decide_outbound(shard, arrival, head, now),
         };
-        let effect = match decided {
+        let effect = exchange.effect_of(decided, head, now);
+        (exchange, effect)
+    }
+
+    pub(crate) fn effect_of(&mut self, decided: Result<Decision, Box<Answer>>, head: &mut Head, now: Now) -> Effect {
+        match decided {
             Ok(Decision::Send(plan)) => {
                 plan.stamp(head, now);
                 Effect::Send(plan)
             }
             Ok(Decision::Claim(claim)) => Effect::Claim(claim),
-            Err(answer) => exchange.reply(answer),
-        };
-        (exchange, effect)
+            Ok(Decision::Queue(place)) => Effect::Queue(place),
+            Err(answer) => self.reply(answer),
+        }
     }
 
     fn open(snapshot: &Arc<Snapshot>, shard: &mut Shard, arrival: &Arrival<'_>, head: &Head, now: Instant) -> Self {
@@ -181,7 +185,7 @@ impl Exchange {
                 self.spend(now);
                 head.remove_known(Known::ByrnieRetryBudget);
             }
-            if self.course.attempts.count() > 1 {
+            if self.course.attempts.is_retried() {
                 shard.counts.retries_won += 1;
             }
         }
@@ -411,10 +415,9 @@ impl Exchange {
         self.course.deadline = deadline::read(head, now);
         let logical = snapshot.cluster(port.cluster).ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
         overload::admit(self, shard, arrival, head, now)?;
-        self.admit(logical, now)?;
         let keyed = keyed::prepare(tree.protection.as_deref(), &mut shard.rng, head);
         let cluster = self.route(shard, (tree, port), head, at)?;
-        self.launch(shard, arrival, head, (logical, cluster, keyed), at)
+        self.park_or_launch(shard, arrival, head, (Arc::clone(logical), cluster, keyed), at)
     }
 
     /// What comes from outside and names no service of the mesh: the routes on gateways decide.
@@ -451,14 +454,13 @@ impl Exchange {
             head.set_authority(&cluster.name.label).ok();
         }
         overload::admit(self, shard, arrival, head, at.mono)?;
-        self.admit(&cluster, at.mono)?;
         let protection = self.service.as_ref().and_then(|tree| tree.protection.as_deref());
         let keyed = keyed::prepare(protection, &mut shard.rng, head);
-        self.launch(shard, arrival, head, (&Arc::clone(&cluster), cluster, keyed), at)
+        self.park_or_launch(shard, arrival, head, (Arc::clone(&cluster), cluster, keyed), at)
     }
 
     /// The first try at a cluster, for a call of the service that was asked for.
-    fn launch(
+    pub(crate) fn launch(
         &mut self,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
@@ -517,28 +519,6 @@ impl Exchange {
     pub(crate) fn dispatch(&mut self, shard: &mut Shard, now: Instant) -> Result<Plan, Box<Answer>> {
         let planned = self.course.dispatch(shard, now);
         planned.map_err(|reason| self.give_up(reason, None))
-    }
-
-    /// The limits of the service asked for.
-    fn admit(&mut self, logical: &Cluster, now: Instant) -> Result<(), Box<Answer>> {
-        let bounded = logical.call.hash.as_ref().is_some_and(|hash| hash.load_percent_max.is_some());
-        if logical.call.pending_max.is_some() || bounded {
-            let busy = Busy::on(&logical.call.share.pending);
-            if let Some(most) = logical.call.pending_max
-                && logical.call.share.pending.value() > u64::from(most)
-            {
-                let mut answer = self.refuse(Reason::Overload, format!("{most} requests are under way already"));
-                answer.retry_after = Some(OVERLOAD_RETRY_AFTER);
-                return Err(answer);
-            }
-            self.course.pending = Some(busy);
-        }
-        if let Some(wait) = logical.over_rate(now) {
-            let mut answer = self.refuse(Reason::RateLimited, "the rate limit of the service is reached");
-            answer.retry_after = Some(wait);
-            return Err(answer);
-        }
-        Ok(())
     }
 
     /// The cluster that the routes of the port lead to, with their filters done.
@@ -631,7 +611,7 @@ impl Exchange {
         Ok(cluster)
     }
 
-    fn aside(&mut self) -> &mut Aside {
+    pub(crate) fn aside(&mut self) -> &mut Aside {
         self.aside.get_or_insert_default()
     }
 
@@ -696,9 +676,10 @@ impl Exchange {
 }
 
 /// What comes first.
-enum Decision {
+pub(crate) enum Decision {
     Send(Plan),
     Claim(Box<Claim>),
+    Queue(Place),
 }
 
 /// Why a call was refused, for the record and for the caller.

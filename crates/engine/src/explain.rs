@@ -158,8 +158,9 @@ fn conclude(
             let (code, reason, next) = (Text::default(), Text::default(), Text::default());
             return Explanation { decision, code, reason, status: 0, steps, nearest, next, onward };
         }
-        // A claim is the first half of a request that passes; what the ledger says to it is not foretold.
-        Effect::Claim(_) => {
+        // A claim is the first half of a request that passes; what the ledger says to it is not foretold, nor for how
+        // long one waits for room.
+        Effect::Claim(_) | Effect::Queue(_) => {
             let none = Text::default;
             let decision = "allowed".into();
             return Explanation {

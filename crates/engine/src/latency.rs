@@ -36,7 +36,7 @@ impl Latency {
         self.until_fresh -= 1;
         if self.until_fresh == 0 {
             self.until_fresh = FRESH_AFTER;
-            self.p99 = Some(self.estimate());
+            self.p99 = Some(self.estimate(99));
             if self.samples >= SAMPLES_MAX {
                 self.fade();
             }
@@ -49,8 +49,13 @@ impl Latency {
         self.p99
     }
 
-    fn estimate(&self) -> Duration {
-        let beyond_max = self.samples / 100;
+    /// The time within which so many of 100 answers come, as [`Latency::p99`].
+    pub(crate) fn percentile(&self, percent: u8) -> Option<Duration> {
+        self.p99.is_some().then(|| self.estimate(percent))
+    }
+
+    fn estimate(&self, percent: u8) -> Duration {
+        let beyond_max = self.samples * (100 - u32::from(percent.min(100))) / 100;
         let mut beyond = 0;
         for (index, count) in self.counts.iter().enumerate().rev() {
             beyond += count;
@@ -93,6 +98,7 @@ mod tests {
         for i in 0..6400u64 {
             latency.note(Duration::from_millis(if i % 200 == 0 { 900 } else { 10 }));
         }
+        assert!(latency.percentile(50) <= latency.percentile(95) && latency.percentile(95) <= latency.p99());
         let p99 = latency.p99().unwrap();
         assert!(p99 >= Duration::from_millis(10) && p99 < Duration::from_millis(14), "{p99:?}");
         for _ in 0..600 {

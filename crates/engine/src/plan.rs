@@ -6,6 +6,7 @@ use crate::cluster::{Cluster, Member};
 use crate::digits::Digits;
 use crate::keyed::{Claim, Told};
 use crate::program::Program;
+use crate::queue::Place;
 use crate::{Answer, deadline};
 use byrnie_base::{Instant, Now, Text};
 use byrnie_codec::{Head, Known};
@@ -29,6 +30,9 @@ pub enum Effect {
     /// Read the whole body, ask the ledger this, and report its word with `on_word`; nothing may be
     /// forwarded before. Only ever at the callee's proxy, first of all.
     Claim(Box<Claim>),
+    /// Wait in the line of the service until this core calls (`Shard::call`), or until the time is over, and report with
+    /// `on_turn`; nothing is sent before. Only ever first of all, at the caller's proxy.
+    Queue(Place),
     /// The ledger's word was [`Word::Done`](crate::Word::Done): give the answer that it keeps, marked as
     /// [`REPLAYED`](crate::REPLAYED).
     Replay,
@@ -48,6 +52,9 @@ pub struct Plan {
     pub deadline: Option<Instant>,
     /// When the response head must be there, or [`Failure::TryTimeout`] is to be reported.
     pub try_deadline: Option<Instant>,
+    /// When, with no response head there yet and the whole request at hand, it is to be asked by `on_slow` for a try
+    /// beside this one.
+    pub hedge_at: Option<Instant>,
     /// Most time to open a connection, TLS included.
     pub connect_timeout: Duration,
     /// Most time in which nothing moves once the response head or the connection is there, if there is such a limit; then

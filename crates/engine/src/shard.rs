@@ -9,6 +9,7 @@ use crate::concurrency::{Samples, Traffic};
 use crate::latency::Latency;
 use crate::outlier::{self, Standing};
 use crate::overload::{Overload, Strain};
+use crate::queue::Lines;
 use crate::retry::Budget;
 use crate::slot::Memory;
 use byrnie_base::hash::BuildQuick;
@@ -35,6 +36,8 @@ pub struct Shard {
     pub(crate) scratch: String,
     /// How short this core's proxy is of what it lives by.
     pub(crate) overload: Overload,
+    /// Requests that wait for room.
+    pub(crate) lines: Lines,
 }
 
 /// What a core knows of one cluster.
@@ -72,6 +75,10 @@ pub struct Counts {
     pub retries_won: u64,
     /// Retries that the budget did not let through.
     pub retries_over_budget: u64,
+    /// Tries begun beside a slow one.
+    pub hedges: u64,
+    /// Of these, those that answered first.
+    pub hedges_won: u64,
     /// Endpoints left out.
     pub ejections: u64,
     /// Requests and connections refused as the proxy was short of something, by [`Short`](crate::Short).
@@ -104,12 +111,24 @@ impl Shard {
             mean: (Instant::default(), 0),
             scratch: String::with_capacity(256),
             overload: Overload::default(),
+            lines: Lines::default(),
         }
     }
 
     /// What happened so far.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Who of those that wait ([`Effect::Queue`](crate::Effect::Queue)) is to report with `on_turn` now, by their tickets. To be asked
+    /// whenever an exchange of this core has ended.
+    pub fn call(&mut self, now: Instant) -> Vec<u64> {
+        if self.lines.are_empty() { Vec::new() } else { self.lines.call(now) }
+    }
+
+    /// Whoever waited by this ticket is gone, or has reported.
+    pub fn leave(&mut self, ticket: u64) {
+        self.lines.leave(ticket);
     }
 
     /// How short this core's proxy is of what it lives by: its core tells what it measures.

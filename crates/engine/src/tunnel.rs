@@ -171,7 +171,7 @@ impl Tunnel {
     fn decide_outbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
         self.spare(shard, arrival, now)?;
         let cluster = self.find(shard, arrival)?;
-        if let Some(most) = cluster.call.pending_max {
+        if let Some(most) = cluster.call.pending.map(|pending| pending.max) {
             let busy = Busy::on(&cluster.call.share.pending);
             if cluster.call.share.pending.value() > u64::from(most) {
                 return Err(refuse(Reason::Overload, "too many connections are open already"));

@@ -8,7 +8,7 @@ use crate::door::Caller;
 use crate::keyed::Ticket;
 use crate::mirror;
 use crate::record::Seen;
-use crate::rest::{Rest, STALL_MAX, Tempo, earlier};
+use crate::rest::{HEAVY_MAX, Rest, STALL_MAX, Tempo, earlier};
 use crate::upstream::{self, Upstream};
 use crate::worker::Core;
 use byrnie_base::Instant;
@@ -17,7 +17,7 @@ use byrnie_codec::headers;
 use byrnie_codec::{Fields, Framing, Head, Version, grpc};
 use byrnie_engine::{Answer, Effect, Exchange, Failure, Outcome, Plan};
 use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
-use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, Wire};
+use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, READ_BYTES_MIN, Wire};
 use byrnie_net::relay::Pipe;
 use byrnie_net::runtime;
 use std::future::poll_fn;
@@ -110,6 +110,8 @@ pub(crate) struct Client<'a> {
 pub(crate) struct Times {
     pub(crate) deadline: Option<Instant>,
     pub(crate) try_deadline: Option<Instant>,
+    /// When another try may be begun beside the one under way.
+    pub(crate) hedge_at: Option<Instant>,
     /// Most time in which no byte of a body moves.
     pub(crate) idle: Option<Duration>,
 }
@@ -117,9 +119,28 @@ pub(crate) struct Times {
 /// What came of a try.
 pub(crate) enum Event {
     Head,
+    /// It takes so long that another one may be begun beside it.
+    Slow,
     Failed(Failure),
     /// The request's own body is malformed.
     BadBody(u16),
+}
+
+/// What is known while a response's head is waited for.
+pub(crate) struct Wait {
+    asked: Asked,
+    interims: u8,
+    /// Why the upstream can't be written to.
+    broken: Option<Error>,
+    acknowledged: Option<u64>,
+    /// Bytes of the request's body that had been moved when it was last looked at.
+    taken: u64,
+}
+
+impl Wait {
+    pub(crate) fn for_answer_to(request: &Head) -> Self {
+        Self { asked: Asked::by(request), interims: 0, broken: None, acknowledged: None, taken: 0 }
+    }
 }
 
 /// How the answer was delivered.
@@ -144,7 +165,7 @@ impl<'a> Trip<'a> {
     /// Carries the exchange to its end.
     pub(crate) async fn run(&mut self) -> Next {
         let core = self.core;
-        let _underway = core.gauge.enter();
+        let _underway = core.enter();
         core.begins();
         let snapshot = core.snapshot();
         let (mut exchange, mut effect) = core.with_shard(|shard, now| {
@@ -155,6 +176,15 @@ impl<'a> Trip<'a> {
             let event = match effect {
                 Effect::Reply(answer) => break self.reply(&exchange, &answer).await,
                 Effect::Forward => break self.forward(&mut exchange).await,
+                Effect::Queue(place) => match Box::pin(self.park(place)).await {
+                    Ok(()) => {
+                        effect = core.with_shard(|shard, now| {
+                            exchange.on_turn(shard, &self.client.caller.arrival(), self.request, now)
+                        });
+                        continue;
+                    }
+                    Err(()) => Event::Failed(Failure::DownstreamGone),
+                },
                 Effect::Replay => break Box::pin(self.replay()).await,
                 Effect::Settle(told, answer) => {
                     // Whatever comes of it: untold, the claim lapses, and that is ambiguity too.
@@ -176,28 +206,40 @@ impl<'a> Trip<'a> {
                     });
                     continue;
                 }
-                Effect::Send(plan) => self.attempt(&plan, exchange.has_copies()).await,
+                Effect::Send(plan) => match self.attempt(&plan, exchange.has_copies()).await {
+                    Event::Slow => Box::pin(self.race(&mut exchange)).await,
+                    other => other,
+                },
                 Effect::Wait => {
-                    self.limits.try_deadline = None;
+                    (self.limits.try_deadline, self.limits.hedge_at) = (None, None);
                     self.await_head().await
                 }
             };
+            self.tempo.rest();
             // A try that follows, whether a failure or a status asked for it, needs the body once more.
             if !self.up.is_replayable() {
                 exchange.body_gone();
             }
             effect = match event {
+                // Nothing more is to be tried beside it.
+                Event::Slow => Effect::Wait,
                 Event::Head => self.core.with_shard(|shard, now| exchange.on_response(shard, self.response, now)),
                 Event::BadBody(status) => break self.refuse_body(status).await,
                 Event::Failed(failure) => self.core.with_shard(|shard, now| exchange.on_failure(shard, failure, now)),
             };
         };
+        self.finish(exchange, delivered.outcome);
+        delivered.next
+    }
+
+    /// Ends the exchange, and writes down how it went.
+    fn finish(&mut self, mut exchange: Exchange, outcome: Outcome) {
         self.alarm.set(None);
         if let Some(trailers) = self.back.trailers() {
             exchange.on_trailers(trailers, runtime::coarse());
         }
         self.send_copies(&mut exchange);
-        let verdict = self.core.with_shard(|shard, now| exchange.finish(shard, delivered.outcome, now));
+        let verdict = self.core.with_shard(|shard, now| exchange.finish(shard, outcome, now));
         let seen = Seen {
             protocol: self.client.seen.protocol,
             method: &self.client.seen.method,
@@ -208,7 +250,6 @@ impl<'a> Trip<'a> {
             ended: runtime::coarse().wall,
         };
         self.core.record(&verdict, &seen);
-        delivered.next
     }
 
     /// One try, up to the response's head.
@@ -231,7 +272,9 @@ impl<'a> Trip<'a> {
             Ok(upstream) => upstream,
             Err(failure) => return Event::Failed(failure),
         };
-        self.limits = Times { deadline: plan.deadline, try_deadline: plan.try_deadline, idle: plan.idle_timeout };
+        let hedge_at = plan.hedge_at.filter(|_| self.request.upgrade().is_none());
+        let (deadline, try_deadline, idle) = (plan.deadline, plan.try_deadline, plan.idle_timeout);
+        self.limits = Times { deadline, try_deadline, hedge_at, idle };
         if self.request.upgrade().is_some()
             && let Wire::H2(flow) = &upstream.wire
         {
@@ -264,63 +307,9 @@ impl<'a> Trip<'a> {
     }
 
     /// Sends the request and waits for the response's head.
-    async fn await_head(&mut self) -> Event {
-        let asked = Asked::by(self.request);
-        let mut interims = 0;
-        let mut broken = None;
-        let (mut acknowledged, mut taken) = (None, 0);
-        let event = poll_fn(|cx| {
-            let Some(upstream) = &mut self.upstream else { return Poll::Ready(Event::Failed(Failure::Connect)) };
-            if broken.is_none() {
-                match self.up.poll(cx, self.down, &mut upstream.wire) {
-                    Poll::Ready(Err(Fault::Target(error))) => broken = Some(error),
-                    Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(from_client(&error)),
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Pending => acknowledge(self.down, self.up.bytes, &mut acknowledged),
-                }
-            }
-            loop {
-                match upstream.wire.poll_response(cx, asked, self.response) {
-                    Poll::Ready(Ok(Answered::Final)) if self.down.may_be_answered_by(self.response) => {
-                        return Poll::Ready(Event::Head);
-                    }
-                    Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
-                    Poll::Ready(Ok(Answered::Interim)) if interims < INTERIM_MAX => {
-                        interims += 1;
-                        pass_interim(self.down, self.response, self.client.version);
-                    }
-                    Poll::Ready(Ok(Answered::Interim)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
-                    Poll::Ready(Err(error)) => {
-                        let sent = upstream.wire.has_sent();
-                        return Poll::Ready(Event::Failed(upstream::failure_before_head(&error, sent)));
-                    }
-                    Poll::Pending => break,
-                }
-            }
-            if let Some(error) = &broken {
-                // It can't be written to, and it has nothing to say.
-                let sent = upstream.wire.has_sent();
-                return Poll::Ready(Event::Failed(upstream::failure_before_head(error, sent)));
-            }
-            let client_gone = matches!(self.down.poll_flush(cx), Poll::Ready(Err(_)))
-                || self.up.is_done() && self.down.poll_gone(cx).is_ready();
-            // Under a key the answer is worth having even so: the caller's next try is given it.
-            if client_gone && self.ticket.is_none() {
-                return Poll::Ready(Event::Failed(Failure::DownstreamGone));
-            }
-            let step = self.tempo.end(&self.up);
-            let stirs = self.up.bytes != std::mem::replace(&mut taken, self.up.bytes);
-            if self.tempo.lags(self.core, self.tempo.is_due(&self.up), stirs, cx) {
-                return Poll::Ready(Event::BadBody(REQUEST_TIMEOUT));
-            }
-            let limits = Times { deadline: earlier(self.limits.deadline, step), ..self.limits };
-            late(self.alarm, limits, cx).map(|failure| match step {
-                Some(step) if step <= runtime::coarse().mono => Event::BadBody(REQUEST_TIMEOUT),
-                _ => Event::Failed(failure),
-            })
-        })
-        .await;
-        self.tempo.rest();
+    pub(crate) async fn await_head(&mut self) -> Event {
+        let mut wait = Wait::for_answer_to(self.request);
+        let event = poll_fn(|cx| self.poll_head(cx, &mut wait)).await;
         if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout) {
             self.upstream = None;
         }
@@ -328,6 +317,84 @@ impl<'a> Trip<'a> {
             Event::Head => self.await_body().await,
             other => other,
         }
+    }
+
+    /// Sends the request and looks for the response's head, or for what comes in its place.
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>, wait: &mut Wait) -> Poll<Event> {
+        let Some(upstream) = &mut self.upstream else { return Poll::Ready(Event::Failed(Failure::Connect)) };
+        if wait.broken.is_none() {
+            match self.up.poll(cx, self.down, &mut upstream.wire) {
+                Poll::Ready(Err(Fault::Target(error))) => wait.broken = Some(error),
+                Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(from_client(&error)),
+                Poll::Ready(Ok(())) => {}
+                Poll::Pending => acknowledge(self.down, self.up.bytes, &mut wait.acknowledged),
+            }
+        }
+        loop {
+            match upstream.wire.poll_response(cx, wait.asked, self.response) {
+                Poll::Ready(Ok(Answered::Final)) if self.down.may_be_answered_by(self.response) => {
+                    return Poll::Ready(Event::Head);
+                }
+                Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
+                Poll::Ready(Ok(Answered::Interim)) if wait.interims < INTERIM_MAX => {
+                    wait.interims += 1;
+                    pass_interim(self.down, self.response, self.client.version);
+                }
+                Poll::Ready(Ok(Answered::Interim)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
+                Poll::Ready(Err(error)) => {
+                    let sent = upstream.wire.has_sent();
+                    return Poll::Ready(Event::Failed(upstream::failure_before_head(&error, sent)));
+                }
+                Poll::Pending => break,
+            }
+        }
+        if let Some(error) = &wait.broken {
+            // It can't be written to, and it has nothing to say.
+            let sent = upstream.wire.has_sent();
+            return Poll::Ready(Event::Failed(upstream::failure_before_head(error, sent)));
+        }
+        let client_gone = matches!(self.down.poll_flush(cx), Poll::Ready(Err(_)))
+            || self.up.is_done() && self.down.poll_gone(cx).is_ready();
+        // Under a key the answer is worth having even so: the caller's next try is given it.
+        if client_gone && self.ticket.is_none() {
+            return Poll::Ready(Event::Failed(Failure::DownstreamGone));
+        }
+        let stirs = self.up.bytes != std::mem::replace(&mut wait.taken, self.up.bytes);
+        self.poll_late(cx, stirs)
+    }
+
+    /// Ready with what has run out while a response's head is waited for; `stirs`: the client has just sent something.
+    fn poll_late(&mut self, cx: &mut Context<'_>, stirs: bool) -> Poll<Event> {
+        let step = self.tempo.end(&self.up);
+        if self.tempo.lags(self.core, self.tempo.is_due(&self.up), stirs, cx) {
+            return Poll::Ready(Event::BadBody(REQUEST_TIMEOUT));
+        }
+        // Not before all of the request is on its way: until then it's the caller who is slow.
+        let hedge_at = self.limits.hedge_at.filter(|_| self.up.is_done());
+        let soon = earlier(hedge_at, self.lighten());
+        let try_deadline = earlier(self.limits.try_deadline, soon);
+        let limits = Times { deadline: earlier(self.limits.deadline, step), try_deadline, ..self.limits };
+        match late(self.alarm, limits, cx) {
+            Poll::Ready(Failure::TryTimeout) if hedge_at.is_some() && hedge_at == limits.try_deadline => {
+                Poll::Ready(Event::Slow)
+            }
+            late => late.map(|failure| match step {
+                Some(step) if step <= runtime::coarse().mono => Event::BadBody(REQUEST_TIMEOUT),
+                _ => Event::Failed(failure),
+            }),
+        }
+    }
+
+    /// Lets go of what is kept for another try, if it's much and memory is short. When that is to be asked again.
+    fn lighten(&mut self) -> Option<Instant> {
+        if self.up.gathered().len() <= READ_BYTES_MIN || self.ticket.is_some() {
+            return None;
+        }
+        if self.core.saves() {
+            self.up.forget();
+            return None;
+        }
+        Some(runtime::coarse().mono + HEAVY_MAX / 2)
     }
 
     /// Hands the response on.
@@ -430,7 +497,7 @@ impl<'a> Trip<'a> {
             }
             let step = self.tempo.end(&self.up).filter(|_| !up_broken);
             let deadline = earlier(limits.deadline, earlier(rest.ends(limits.idle), step));
-            let due = Times { deadline, try_deadline: earlier(held, rest.look(now)), idle: None };
+            let due = Times { deadline, try_deadline: earlier(held, rest.look(now)), ..Times::default() };
             match late(self.alarm, due, cx) {
                 Poll::Ready(Failure::TryTimeout) => {
                     held = held.filter(|until| *until > runtime::coarse().mono);

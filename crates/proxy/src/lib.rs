@@ -21,6 +21,7 @@ mod mirror;
 mod mount;
 mod outside;
 mod proxy;
+mod race;
 mod record;
 mod rest;
 pub mod running;

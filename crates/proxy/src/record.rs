@@ -33,17 +33,13 @@ pub(crate) struct CoreCounts {
     /// Requests refused before they were any (malformed), by reason.
     pub(crate) rejected: Rejected,
     /// Tries after the first.
-    pub(crate) retries: Counter,
-    /// Exchanges that a retry saved.
-    pub(crate) retries_won: Counter,
-    /// Retries that the budget did not let through.
-    pub(crate) retries_over_budget: Counter,
+    pub(crate) tries: Tries,
     /// Endpoints left out.
     pub(crate) ejections: Counter,
     /// What was dropped for want of room.
     pub(crate) dropped: DroppedCounts,
-    /// What the process runs short of, and what comes of that.
-    pub(crate) strain: StrainCounts,
+    /// What is done for want of memory, files or processor time.
+    pub(crate) strain: Strained,
     /// Idle connections to upstreams.
     pub(crate) idle: Gauge,
     /// Requests under an idempotency key.
@@ -61,12 +57,27 @@ pub(crate) struct DroppedCounts {
     pub(crate) copies: Counter,
 }
 
-/// Of memory, files and processor time, in this order.
+/// Tries after the first.
 #[derive(Debug, Default)]
-pub(crate) struct StrainCounts {
-    /// How much is in use, in percent.
+pub(crate) struct Tries {
+    /// After a failure.
+    pub(crate) sent: Counter,
+    /// Exchanges that one of them saved.
+    pub(crate) won: Counter,
+    /// Those that the budget did not let through.
+    pub(crate) over_budget: Counter,
+    /// Begun beside a slow one.
+    pub(crate) hedges: Counter,
+    /// Of these, those that answered first.
+    pub(crate) hedges_won: Counter,
+}
+
+/// What is done for want of memory, files and processor time, which is the order of the arrays.
+#[derive(Debug, Default)]
+pub(crate) struct Strained {
+    /// How short the process is of each, in percent.
     pub(crate) percents: [Gauge; 3],
-    /// Requests and connections refused for want of each.
+    /// Requests and connections refused.
     pub(crate) shed: [Counter; 3],
     /// Times that no connection was accepted.
     pub(crate) accepts_paused: Counter,

@@ -19,7 +19,7 @@ const BODY_STEP_MAX: Duration = Duration::from_secs(30);
 /// See [`BODY_STEP_MAX`].
 const BODY_STEP_BYTES: u64 = 4 * 1024;
 /// While memory is short: for how long an exchange may keep more than the little that each may have then.
-const HEAVY_MAX: Duration = Duration::from_secs(2);
+pub(crate) const HEAVY_MAX: Duration = Duration::from_secs(2);
 
 /// What stands still while bodies are moved.
 pub(crate) struct Rest {

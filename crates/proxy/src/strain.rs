@@ -3,12 +3,16 @@
 //! core, and called by it alone: while it works, ten times a second, and whenever so much has begun that memory may
 //! have run short meanwhile. What is refused, `engine/overload` decides.
 
+use crate::carry::Trip;
 use crate::worker::Core;
 use byrnie_base::Instant;
-use byrnie_engine::{Reading, Short, Strain};
+use byrnie_engine::{Place, Reading, Short, Strain};
 use byrnie_net::machine::{self, Meter};
 use byrnie_net::{http, runtime};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// Pause between two times that the allocator is asked to give back what is free.
@@ -24,18 +28,79 @@ pub(crate) struct Gauge {
     /// Whether any began since the core last woke up by itself.
     busy: Cell<bool>,
     underway: Cell<usize>,
-    /// Copies of requests under way.
-    pub(crate) copies: Cell<usize>,
     trimmed: Cell<Instant>,
+    /// Copies of requests under way.
+    pub(crate) mirrored: Cell<usize>,
+    /// Requests that wait for their turn, by ticket; without a waker, it is theirs.
+    parked: RefCell<HashMap<u64, Option<Waker>>>,
 }
 
 /// An exchange or tunnel under way.
 #[derive(Debug)]
-pub(crate) struct Underway<'a>(&'a Gauge);
+pub(crate) struct Underway<'a>(&'a Core);
 
 impl Drop for Underway<'_> {
     fn drop(&mut self) {
-        self.0.underway.set(self.0.underway.get() - 1);
+        let gauge = &self.0.gauge;
+        gauge.underway.set(gauge.underway.get() - 1);
+        self.0.call();
+    }
+}
+
+/// A request that waits for its turn.
+struct Parked<'a> {
+    core: &'a Core,
+    ticket: u64,
+    /// Whether the engine is to be told that nobody waits any more.
+    leaves: bool,
+}
+
+impl<'a> Parked<'a> {
+    fn new(core: &'a Core, ticket: u64) -> Self {
+        core.gauge.parked.borrow_mut().insert(ticket, Some(Waker::noop().clone()));
+        Self { core, ticket, leaves: true }
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        match self.core.gauge.parked.borrow_mut().get_mut(&self.ticket) {
+            Some(Some(waker)) => {
+                waker.clone_from(cx.waker());
+                Poll::Pending
+            }
+            Some(None) | None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.core.gauge.parked.borrow_mut().remove(&self.ticket);
+        if self.leaves {
+            self.core.with_shard(|shard, _| shard.leave(self.ticket));
+            self.core.call();
+        }
+    }
+}
+
+impl Trip<'_> {
+    /// Waits in the line of the service that was asked for; an error if the caller leaves meanwhile.
+    pub(crate) async fn park(&mut self, place: Place) -> Result<(), ()> {
+        let mut parked = Parked::new(self.core, place.ticket);
+        self.alarm.set(Some(place.until));
+        let turn = poll_fn(|cx| {
+            if self.down.has_read_all() && self.down.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(()));
+            }
+            match parked.poll(cx) {
+                Poll::Ready(()) => Poll::Ready(Ok(())),
+                Poll::Pending => self.alarm.poll(cx).map(Ok),
+            }
+        })
+        .await;
+        self.alarm.set(None);
+        // It's the engine that takes it out of the line, once it's told.
+        parked.leaves = turn.is_err();
+        turn
     }
 }
 
@@ -47,15 +112,10 @@ impl Gauge {
             credit: Cell::new(1),
             busy: Cell::new(false),
             underway: Cell::new(0),
-            copies: Cell::new(0),
             trimmed: Cell::default(),
+            mirrored: Cell::new(0),
+            parked: RefCell::default(),
         }
-    }
-
-    /// One more.
-    pub(crate) fn enter(&self) -> Underway<'_> {
-        self.underway.set(self.underway.get() + 1);
-        Underway(self)
     }
 
     /// How many exchanges and tunnels there are.
@@ -70,6 +130,26 @@ impl Gauge {
 }
 
 impl Core {
+    /// One more exchange or tunnel.
+    pub(crate) fn enter(&self) -> Underway<'_> {
+        self.gauge.underway.set(self.gauge.underway.get() + 1);
+        Underway(self)
+    }
+
+    /// Wakes those whose turn it is now.
+    fn call(&self) {
+        if self.gauge.parked.borrow().is_empty() {
+            return;
+        }
+        let called = self.with_shard(|shard, now| shard.call(now.mono));
+        let mut parked = self.gauge.parked.borrow_mut();
+        for ticket in called {
+            if let Some(waker) = parked.get_mut(&ticket).and_then(Option::take) {
+                waker.wake();
+            }
+        }
+    }
+
     /// Whether nothing is to be kept that isn't needed.
     pub(crate) fn saves(&self) -> bool {
         self.gauge.strain.get().saves()

@@ -20,7 +20,7 @@ use std::rc::Rc;
 pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut bytes: Vec<u8>) {
     let snapshot = core.snapshot();
     let arrival = caller.arrival();
-    let _underway = core.gauge.enter();
+    let _underway = core.enter();
     core.begins();
     let (mut tunnel, mut effect) = core.with_shard(|shard, now| {
         shard.set_underway(core.gauge.underway());
@@ -52,8 +52,8 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut 
                 break None;
             }
             Effect::Forward | Effect::Wait => break None,
-            // A tunnel has no key.
-            Effect::Claim(_) | Effect::Replay | Effect::Keep | Effect::Settle(..) => break None,
+            // A tunnel has no key, and waits in no line.
+            Effect::Queue(_) | Effect::Claim(_) | Effect::Replay | Effect::Keep | Effect::Settle(..) => break None,
         }
     };
     let mut outcome = Outcome::default();

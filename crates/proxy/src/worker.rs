@@ -119,7 +119,7 @@ pub(crate) struct Core {
     pub(crate) laggards: Rc<Laggards>,
     /// What is known of hosts outside.
     pub(crate) outside: Outsides,
-    /// What is left of memory and files.
+    /// What is left of memory and files, and what is under way.
     pub(crate) gauge: Gauge,
 }
 
@@ -209,9 +209,11 @@ impl Core {
         ledger.flush();
         let counts = ledger.counts();
         counts.idle.set(idle as u64);
-        counts.retries.add(now.retries.saturating_sub(counted.retries));
-        counts.retries_won.add(now.retries_won.saturating_sub(counted.retries_won));
-        counts.retries_over_budget.add(now.retries_over_budget.saturating_sub(counted.retries_over_budget));
+        counts.tries.sent.add(now.retries.saturating_sub(counted.retries));
+        counts.tries.won.add(now.retries_won.saturating_sub(counted.retries_won));
+        counts.tries.over_budget.add(now.retries_over_budget.saturating_sub(counted.retries_over_budget));
+        counts.tries.hedges.add(now.hedges.saturating_sub(counted.hedges));
+        counts.tries.hedges_won.add(now.hedges_won.saturating_sub(counted.hedges_won));
         counts.ejections.add(now.ejections.saturating_sub(counted.ejections));
         for (counter, (now, counted)) in counts.strain.shed.iter().zip(now.shed.iter().zip(counted.shed)) {
             counter.add(now.saturating_sub(counted));

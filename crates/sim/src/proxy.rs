@@ -192,7 +192,7 @@ impl Published {
         match effect {
             Effect::Send(_) | Effect::Forward | Effect::Wait => Decision::Send,
             // Nothing in this world is protected by a key.
-            Effect::Claim(_) | Effect::Replay | Effect::Keep | Effect::Settle(..) => Decision::Send,
+            Effect::Queue(_) | Effect::Claim(_) | Effect::Replay | Effect::Keep | Effect::Settle(..) => Decision::Send,
             Effect::Reply(answer) => Decision::Reply(answer.reason),
         }
     }

@@ -6,7 +6,7 @@ use super::Compiler;
 use crate::authorize::{Access, CompiledPolicy};
 use crate::balance::hash::{self, hash};
 use crate::balance::tiers::TIERS_MAX;
-use crate::cluster::{Call, Cluster, Ejection, Member, Name, Patience, Share, Tier};
+use crate::cluster::{Call, Cluster, Ejection, Member, Name, Patience, Pending, Share, Tier};
 use crate::keyed::Protection;
 use crate::probe::Probe;
 use crate::program::Program;
@@ -28,6 +28,7 @@ use std::time::Duration;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The retry budget of the contract: 20 % of the requests of the last 10 s, and 10 each second.
 const RETRY_BUDGET: RetryBudget = RetryBudget {
+    hedge: None,
     percent: 20,
     interval: Duration::from_secs(10),
     least: Rate { requests: 10, per: Duration::from_secs(1) },
@@ -220,7 +221,10 @@ impl Compiler {
             choice: first(&policies, |p| p.endpoints.clone()).unwrap_or_default(),
             below_percent: first(&policies, |p| p.failover.as_ref()).map_or(0, |failover| failover.below_percent),
             eject: Ejection { statuses: eject.is_some(), rule: eject.unwrap_or_default() },
-            pending_max: first(&policies, |p| limits(p).pending_max),
+            pending: first(&policies, |p| {
+                let limits = limits(p);
+                limits.pending_max.map(|max| Pending { max, queued_max: limits.queued_max.unwrap_or(0) })
+            }),
             rate: first(&policies, |p| limits(p).rate),
             budget: first(&policies, |p| p.retry_budget).unwrap_or(RETRY_BUDGET),
             fault: first(&policies, |p| p.fault.clone()),

@@ -100,7 +100,7 @@ fn a_body_that_is_gone_is_not_sent_again() {
 fn the_budget_bounds_retries() {
     let mut world = World::payments(3);
     let least = Rate { requests: 1, per: Duration::from_secs(1) };
-    let budget = RetryBudget { percent: 20, interval: Duration::from_secs(10), least };
+    let budget = RetryBudget { percent: 20, interval: Duration::from_secs(10), least, hedge: None };
     world.put(vec![traffic("payments", TrafficPolicy { retry_budget: Some(budget), ..TrafficPolicy::default() })]);
     let sent: usize = (0..1000).map(|_| tries(&mut world, "GET", RESET).0.len()).sum();
     assert!((1195..=1202).contains(&sent), "{sent}");

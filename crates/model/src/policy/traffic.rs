@@ -201,6 +201,8 @@ impl Default for Eject {
 pub struct Limits {
     /// Requests at once from one proxy.
     pub pending_max: Option<u32>,
+    /// Requests that wait for one of these to end; none unless given, and only with `pending_max`.
+    pub queued_max: Option<u32>,
     /// Requests per time from one proxy.
     pub rate: Option<Rate>,
     /// A call of whose bodies nothing moves for so long is ended, and so is a connection; no such limit for calls, and 1 h
@@ -248,4 +250,15 @@ pub struct RetryBudget {
     pub interval: Duration,
     /// So many are let through whatever the share.
     pub least: Rate,
+    /// When a call that may be repeated is also sent to another endpoint, within the budget; the quicker answer counts.
+    pub hedge: Option<Hedge>,
+}
+
+/// When a try is taken to be slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hedge {
+    /// After the time within which this share (percent, from 50 to 99) of answers comes.
+    Percentile(u8),
+    /// After this time.
+    Delay(Duration),
 }

@@ -10,7 +10,7 @@ use super::names;
 use super::reader::{Reader, TargetRef};
 use crate::code;
 use crate::policy::TrafficPolicy;
-use crate::policy::traffic::{Balance, Limits, Rate, RetryBudget};
+use crate::policy::traffic::{Balance, Hedge, Limits, Rate, RetryBudget};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -73,6 +73,9 @@ struct LimitsSpec {
     /// Requests at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_pending: Option<u32>,
+    /// Requests that wait for a moment when there are so many; more are refused at once, as all are unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_queued: Option<u32>,
     /// Requests per time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rate: Option<RateSpec>,
@@ -104,6 +107,30 @@ struct RetrySpec {
     /// So many whatever the share.
     #[serde(default)]
     min_retry_rate: LeastSpec,
+    /// When a call that may be repeated is also sent to another endpoint, within the budget; the quicker answer counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hedge: Option<HedgeSpec>,
+}
+
+/// When a call is also sent to another endpoint: one of the two.
+#[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HedgeSpec {
+    /// After the time within which this share of answers comes, in percent, from 50 to 99.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    percentile: Option<u8>,
+    /// After this time, such as `50ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delay: Option<String>,
+}
+
+impl From<Hedge> for HedgeSpec {
+    fn from(hedge: Hedge) -> Self {
+        match hedge {
+            Hedge::Percentile(percent) => Self { percentile: Some(percent), delay: None },
+            Hedge::Delay(span) => Self { percentile: None, delay: Some(names::duration_text(span)) },
+        }
+    }
 }
 
 /// A share of the requests.
@@ -145,6 +172,8 @@ const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Largest count of requests or failures in a policy.
 const COUNT_MAX: u32 = 1_000_000;
+/// Most requests that wait for one service.
+const QUEUED_MAX: u32 = 10_000;
 /// Longest interval over which requests or retries are counted.
 const INTERVAL_MAX: Duration = Duration::from_secs(3600);
 
@@ -184,6 +213,11 @@ fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
     if let Some(pending) = spec.max_pending {
         reader.require((1..=COUNT_MAX).contains(&pending), "spec.limits.maxPending", "must be from 1 to 1000000");
     }
+    if let Some(queued) = spec.max_queued {
+        let at = "spec.limits.maxQueued";
+        reader.require((1..=QUEUED_MAX).contains(&queued), at, "must be from 1 to 10000");
+        reader.require(spec.max_pending.is_some(), at, "needs maxPending: what is to be waited for otherwise?");
+    }
     let rate = spec.rate.as_ref().map(|rate| {
         let range = "must be from 1 to 1000000";
         reader.require((1..=COUNT_MAX).contains(&rate.requests), "spec.limits.rate.requests", range);
@@ -194,7 +228,13 @@ fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
         reader.require(span <= IDLE_MAX, "spec.limits.maxIdle", "must be at most 24h");
         span
     });
-    Limits { pending_max: spec.max_pending, rate, idle_max, quotas: quota::read(reader, &spec.quotas) }
+    Limits {
+        pending_max: spec.max_pending,
+        queued_max: spec.max_queued,
+        rate,
+        idle_max,
+        quotas: quota::read(reader, &spec.quotas),
+    }
 }
 
 fn read_retry(reader: &mut Reader<'_>, spec: &RetrySpec) -> RetryBudget {
@@ -204,7 +244,25 @@ fn read_retry(reader: &mut Reader<'_>, spec: &RetrySpec) -> RetryBudget {
     let least = &spec.min_retry_rate;
     reader.require(least.count <= COUNT_MAX, &format!("{at}.minRetryRate.count"), "must be from 0 to 1000000");
     let least_per = interval(reader, &least.interval, &format!("{at}.minRetryRate.interval"));
-    RetryBudget { percent: spec.budget.percent, interval: per, least: Rate { requests: least.count, per: least_per } }
+    let hedge = spec.hedge.as_ref().and_then(|hedge| read_hedge(reader, hedge));
+    let least = Rate { requests: least.count, per: least_per };
+    RetryBudget { percent: spec.budget.percent, interval: per, least, hedge }
+}
+
+fn read_hedge(reader: &mut Reader<'_>, spec: &HedgeSpec) -> Option<Hedge> {
+    let at = "spec.retryConstraint.hedge";
+    match (spec.percentile, spec.delay.as_deref()) {
+        (Some(percent), None) => {
+            let range = "must be from 50 to 99";
+            reader.require((50..=99).contains(&percent), &format!("{at}.percentile"), range);
+            Some(Hedge::Percentile(percent))
+        }
+        (None, Some(text)) => Some(Hedge::Delay(interval(reader, text, &format!("{at}.delay")))),
+        _ => {
+            reader.fault(&code::MISSING_FIELD, at, "hedge needs percentile or delay, and not both");
+            None
+        }
+    }
 }
 
 fn interval(reader: &mut Reader<'_>, text: &str, path: &str) -> Duration {
@@ -226,6 +284,7 @@ impl From<&TrafficPolicy> for TrafficSpec {
             eject: policy.eject.as_ref().map(EjectSpec::from),
             limits: policy.limits.as_ref().map(|limits| LimitsSpec {
                 max_pending: limits.pending_max,
+                max_queued: limits.queued_max,
                 rate: limits.rate.as_ref().map(rate),
                 max_idle: limits.idle_max.map(text),
                 quotas: limits.quotas.iter().map(QuotaSpec::from).collect(),
@@ -233,6 +292,7 @@ impl From<&TrafficPolicy> for TrafficSpec {
             retry_constraint: policy.retry_budget.as_ref().map(|budget| RetrySpec {
                 budget: BudgetSpec { percent: budget.percent, interval: text(budget.interval) },
                 min_retry_rate: LeastSpec { count: budget.least.requests, interval: text(budget.least.per) },
+                hedge: budget.hedge.map(HedgeSpec::from),
             }),
             unsafe_retry: policy.unsafe_retry,
             connect_timeout: policy.connect_timeout.map(text),

@@ -106,6 +106,10 @@ fn cores(state: &State, out: &mut String) {
     for (outcome, of) in RETRIES {
         writeln!(out, "byrnie_retries_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
     }
+    family(out, "byrnie_hedges_total", "counter", "Tries begun beside a slow one, and those that answered first.");
+    for (outcome, of) in HEDGES {
+        writeln!(out, "byrnie_hedges_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
+    }
     family(out, "byrnie_txn_keys_total", "counter", "Requests under an idempotency key, and what became of them.");
     for (outcome, of) in KEYS {
         writeln!(out, "byrnie_txn_keys_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
@@ -145,10 +149,12 @@ fn strain(state: &State, out: &mut String) {
 type Of = fn(&CoreCounts) -> &Counter;
 
 const RETRIES: &[(&str, Of)] = &[
-    ("sent", |counts| &counts.retries),
-    ("won", |counts| &counts.retries_won),
-    ("over_budget", |counts| &counts.retries_over_budget),
+    ("sent", |counts| &counts.tries.sent),
+    ("won", |counts| &counts.tries.won),
+    ("over_budget", |counts| &counts.tries.over_budget),
 ];
+
+const HEDGES: &[(&str, Of)] = &[("sent", |counts| &counts.tries.hedges), ("won", |counts| &counts.tries.hedges_won)];
 
 const KEYS: &[(&str, Of)] = &[
     ("granted", |counts| &counts.keyed.granted),

@@ -7,10 +7,12 @@
 mod admin;
 mod control;
 mod faults;
+mod hedge;
 mod hop;
 mod http1;
 mod http2;
 mod keyed;
+mod queue;
 mod routes;
 mod tcp;
 mod websocket;

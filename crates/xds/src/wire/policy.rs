@@ -10,7 +10,8 @@ use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source};
 use byrnie_model::policy::traffic::{
-    Balance, By, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Quota, Rate, RetryBudget, TrafficPolicy,
+    Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
+    TrafficPolicy,
 };
 use byrnie_model::{Labels, ServiceRef, Spec};
 use std::sync::Arc;
@@ -171,6 +172,7 @@ pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
         }),
         limits: policy.limits.as_ref().map(|limits| pb::Limits {
             pending_max: limits.pending_max,
+            queued_max: limits.queued_max,
             rate: limits.rate.as_ref().map(rate_out),
             idle_max: limits.idle_max.map(check::duration_out),
             quotas: limits.quotas.iter().map(quota_out).collect(),
@@ -179,6 +181,7 @@ pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
             percent: budget.percent.into(),
             interval: Some(check::duration_out(budget.interval)),
             least: Some(rate_out(&budget.least)),
+            hedge: budget.hedge.map(hedge_out),
         }),
         unsafe_retry: policy.unsafe_retry,
         fault: policy.fault.as_ref().map(fault::encode),
@@ -334,6 +337,7 @@ fn eject(from: pb::Eject) -> Result<Eject, Error> {
 fn limits(from: pb::Limits) -> Result<Limits, Error> {
     Ok(Limits {
         pending_max: from.pending_max,
+        queued_max: from.queued_max,
         rate: from.rate.map(|from| rate("limits.rate", from)).transpose()?,
         idle_max: check::optional_duration("limits.maxIdle", from.idle_max)?,
         quotas: list(QUOTAS, LIST_MAX, from.quotas, quota)?,
@@ -366,7 +370,24 @@ fn budget(from: pb::RetryBudget) -> Result<RetryBudget, Error> {
         percent: check::percent(FIELD, from.percent)?,
         interval: check::duration(FIELD, from.interval.ok_or_else(|| missing(FIELD))?)?,
         least: rate(FIELD, from.least.ok_or_else(|| missing(FIELD))?)?,
+        hedge: from.hedge.map(hedge).transpose()?,
     })
+}
+
+fn hedge(from: pb::Hedge) -> Result<Hedge, Error> {
+    const FIELD: &str = "hedge";
+    Ok(match from.after.ok_or_else(|| missing(FIELD))? {
+        pb::hedge::After::Percentile(percent) => Hedge::Percentile(check::percent(FIELD, percent)?),
+        pb::hedge::After::Delay(span) => Hedge::Delay(check::duration(FIELD, span)?),
+    })
+}
+
+fn hedge_out(from: Hedge) -> pb::Hedge {
+    let after = match from {
+        Hedge::Percentile(percent) => pb::hedge::After::Percentile(percent.into()),
+        Hedge::Delay(span) => pb::hedge::After::Delay(check::duration_out(span)),
+    };
+    pb::Hedge { after: Some(after) }
 }
 
 fn rate(field: &'static str, from: pb::Rate) -> Result<Rate, Error> {

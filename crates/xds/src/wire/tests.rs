@@ -9,7 +9,8 @@ use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::health::{Check, HealthCheck};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::traffic::{
-    Balance, By, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Quota, Rate, RetryBudget, TrafficPolicy,
+    Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
+    TrafficPolicy,
 };
 use byrnie_model::policy::{access, traffic};
 use byrnie_model::resource::{DefaultAccess, Mesh};
@@ -287,11 +288,21 @@ fn traffic() -> impl Strategy<Value = Spec> {
     });
     let by = prop_oneof![Just(By::All), Just(By::Caller), text("x-[a-z]{1,5}").prop_map(By::Header)];
     let quota = (rate(), by).prop_map(|(rate, by)| Quota { rate, by });
-    let limits = (of(any::<u32>()), of(rate()), of(span()), vec(quota, 0..3));
-    let limits =
-        limits.prop_map(|(pending_max, rate, idle_max, quotas)| Limits { pending_max, rate, idle_max, quotas });
-    let budget =
-        (0_u8..=100, span(), rate()).prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
+    let limits = ((of(any::<u32>()), of(any::<u32>())), of(rate()), of(span()), vec(quota, 0..3));
+    let limits = limits.prop_map(|((pending_max, queued_max), rate, idle_max, quotas)| Limits {
+        pending_max,
+        queued_max,
+        rate,
+        idle_max,
+        quotas,
+    });
+    let hedge = prop_oneof![(50_u8..=99).prop_map(Hedge::Percentile), span().prop_map(Hedge::Delay)];
+    let budget = (0_u8..=100, span(), rate(), of(hedge)).prop_map(|(percent, interval, least, hedge)| RetryBudget {
+        percent,
+        interval,
+        least,
+        hedge,
+    });
     let whole = (vec(service_ref(), 1..3), balance, of(choice), of(failover), of(eject), of(limits), of(budget));
     let words = (of(text("[A-Z]{1,5}")), of(text("/[a-z]{0,5}")), of((text("[a-z]{1,5}"), text("[a-z]{0,5}"))));
     let fault = (0_u8..=100, of(span()), of(200_u16..600), (any::<bool>(), of(span())), words, any::<u64>()).prop_map(

@@ -12,7 +12,8 @@ use crate::policy::fault::Fault;
 use crate::policy::health::{Check, HealthCheck};
 use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use crate::policy::traffic::{
-    Balance, By, Choice, Eject, Failover, Hash, HashOn, Limits, Nearness, Quota, Rate, RetryBudget, TrafficPolicy,
+    Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
+    TrafficPolicy,
 };
 use crate::resource::{DefaultAccess, Mesh};
 use crate::route::{
@@ -445,10 +446,11 @@ fn traffic() -> impl Strategy<Value = TrafficPolicy> {
     let limits = limits.prop_map(|(pending, rate, idle_max, mut quotas)| {
         // No two of them for the same.
         quotas.dedup_by_key(|quota: &mut Quota| std::mem::discriminant(&quota.by));
-        Limits { pending_max: Some(pending), rate, idle_max, quotas }
+        Limits { pending_max: Some(pending), queued_max: Some(pending), rate, idle_max, quotas }
     });
-    let budget =
-        (0u8..101, span(), rate()).prop_map(|(percent, interval, least)| RetryBudget { percent, interval, least });
+    let hedge = prop_oneof![(50u8..=99).prop_map(Hedge::Percentile), span().prop_map(Hedge::Delay)];
+    let budget = (0u8..101, span(), rate(), option::of(hedge))
+        .prop_map(|(percent, interval, least, hedge)| RetryBudget { percent, interval, least, hedge });
     let connect = option::of((1u64..60_000).prop_map(Duration::from_millis));
     let strings = || option::of("[A-Z]{1,6}".prop_map(Text::from));
     let what = prop_oneof![

@@ -824,6 +824,8 @@ pub struct Limits {
     pub quotas: ::prost::alloc::vec::Vec<Quota>,
     #[prost(message, optional, tag = "4")]
     pub idle_max: ::core::option::Option<Duration>,
+    #[prost(uint32, optional, tag = "5")]
+    pub queued_max: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Quota {
@@ -859,6 +861,23 @@ pub struct RetryBudget {
     pub interval: ::core::option::Option<Duration>,
     #[prost(message, optional, tag = "3")]
     pub least: ::core::option::Option<Rate>,
+    #[prost(message, optional, tag = "4")]
+    pub hedge: ::core::option::Option<Hedge>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hedge {
+    #[prost(oneof = "hedge::After", tags = "1, 2")]
+    pub after: ::core::option::Option<hedge::After>,
+}
+/// Nested message and enum types in `Hedge`.
+pub mod hedge {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum After {
+        #[prost(uint32, tag = "1")]
+        Percentile(u32),
+        #[prost(message, tag = "2")]
+        Delay(super::Duration),
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
