@@ -262,12 +262,20 @@ impl Wire {
         }
     }
 
-    /// Ready once more of a body may be written, as far as it's known. What waits must have been flushed.
-    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready once more of a body may be written, with how much that is as far as it's known. What waits must have been
+    /// flushed.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         match self {
             // A socket tells only what it didn't take.
-            Self::H1(_) | Self::H2(_) => Poll::Ready(()),
+            Self::H1(_) | Self::H2(_) => Poll::Ready(usize::MAX),
             Self::Hop(flow) => flow.poll_room(cx),
+        }
+    }
+
+    /// Reads no more than so many bytes of a body at once, where this side decides how many.
+    pub fn read_at_most(&mut self, bytes: usize) {
+        if let Self::H1(conn) = self {
+            conn.read_at_most(bytes);
         }
     }
 

@@ -10,6 +10,8 @@ use std::task::{Context, Poll, ready};
 /// Bytes that may wait for one side before the other side is no longer read. One read may bring many more, so it's low: what
 /// nobody takes is to stay where it came from.
 const UNSENT_BYTES_MAX: usize = 16 * 1024;
+/// Less isn't worth a read, however little the target takes.
+const READ_BYTES_MIN: usize = 4 * 1024;
 /// Largest body of which a copy is kept for another try.
 pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
@@ -154,7 +156,7 @@ impl Pump {
                 ready!(target.poll_flush(cx)).map_err(Fault::Target)?;
             }
             if target.unsent() == 0 {
-                ready!(target.poll_room(cx));
+                source.read_at_most(ready!(target.poll_room(cx)).max(READ_BYTES_MIN));
             }
             self.blocked = false;
             let Poll::Ready(progress) = self.pull(cx, source, target) else {
