@@ -25,6 +25,10 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+/// Bytes that may wait for a socket before the other side is no longer read. One read may bring many more, so it's low: what
+/// nobody takes is to stay where it came from.
+const UNSENT_BYTES_MAX: usize = 16 * 1024;
+
 /// How long it's waited for the rest of a handshake's first message.
 const PIECE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -259,6 +263,15 @@ impl Wire {
             Self::H1(conn) => conn.poll_flush(cx),
             Self::H2(flow) => flow.poll_flush(cx),
             Self::Hop(flow) => flow.poll_flush(cx),
+        }
+    }
+
+    /// Bytes that may wait to be sent before more is written.
+    pub fn unsent_max(&self) -> usize {
+        match self {
+            Self::H1(_) | Self::H2(_) => UNSENT_BYTES_MAX,
+            // They only have to be put into frames.
+            Self::Hop(_) => 1,
         }
     }
 
