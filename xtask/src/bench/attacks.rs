@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 use subjects::{App, Subject};
 use watch::{Course, Watch};
 
@@ -85,9 +84,12 @@ struct Outcome {
     idle: Seen,
     held: Seen,
     course: Course,
-    /// Attackers that were connected, and frames or requests that they sent.
+    /// Attackers that were connected, those that were cut, as far as they could notice, and frames or requests that they sent.
     begun: u64,
+    cut: u64,
     sent: u64,
+    /// How long they were at it, in seconds.
+    lasted: f64,
     /// Requests of theirs that the app saw.
     reached: u64,
     /// Lines of `/metrics` and its bytes; byrnie alone.
@@ -135,7 +137,8 @@ pub(super) fn run(root: &Path, args: &[&str]) -> Result<()> {
 const LEGEND: &str = "\
 grown: most resident memory above that before the attack, all proxies together, and by each attacking connection.
 CPU: of all proxies while the attackers are held, above that of the good client alone; percent of one processor.
-left: when the last attacker's connection was closed by the proxy after the most were open; `held`: they never were.
+cut: of slow clients, when the first and the last connection was closed by the proxy after most were open (`held`: not while
+they were watched); of others, how many had been, and when it was over.
 reached: requests of attackers that the app saw. good: its errors, and its latency alone and under attack.";
 
 /// Lets this process and its children open as many files as it takes; how many connections that is.
@@ -171,15 +174,16 @@ fn measure(
     let good = Load::start(stage, &subject, seconds + 2)?;
     let watch = Watch::begin(&subject.proxies);
     let told = attack(stage, row, &subject, connections, seconds)?;
-    // Those who wait to be closed are given as long as the slowest is, and the good client ends with them.
+    let end = super::now();
     let held = good.end()?;
-    let course = watch.end(alone);
+    let course = watch.end(end, alone);
     let reached = app.counted()?.saturating_sub(before);
     let number = |key: &str| told.get(key).and_then(Value::as_u64).unwrap_or(0);
     let series = if row.counts_series { subject.series() } else { None };
     let version = subject.version.clone();
-    let (begun, sent) = (number("begun"), number("sent"));
-    Ok(Some(Outcome { row, name, version, idle, held, course, begun, sent, reached, series }))
+    let (begun, cut, sent) = (number("begun"), number("cut"), number("sent"));
+    let lasted = told.get("seconds").and_then(Value::as_f64).unwrap_or(0.0);
+    Ok(Some(Outcome { row, name, version, idle, held, course, begun, cut, sent, lasted, reached, series }))
 }
 
 /// Runs the attackers to their end, with less claim to the processor than anybody good.
@@ -233,11 +237,11 @@ impl Drop for Load {
 }
 
 fn print(outcome: &Outcome, first: bool) {
-    let Outcome { row, name, version, idle, held, course, begun, sent, reached, series } = outcome;
+    let Outcome { row, name, version, idle, held, course, begun, cut, sent, lasted, reached, series } = outcome;
     if first {
         println!("\n{}: {}\n", row.name, row.about);
         println!(
-            "{:<8} {:<8} {:>9} {:>10} {:>9} {:>9} {:>6} {:>12} {:>9} {:>9} {:>11} {:>13}",
+            "{:<8} {:<8} {:>9} {:>10} {:>9} {:>9} {:>6} {:>14} {:>9} {:>9} {:>11} {:>13}",
             "subject",
             "version",
             "attackers",
@@ -245,7 +249,7 @@ fn print(outcome: &Outcome, first: bool) {
             "grown MiB",
             "KiB each",
             "CPU %",
-            "left s",
+            "cut",
             "reached",
             "good err",
             "p50 us",
@@ -254,10 +258,13 @@ fn print(outcome: &Outcome, first: bool) {
     }
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let each = course.grown as f64 / 1024.0 / (*begun).max(1) as f64;
-    let left =
-        course.left.map_or_else(|| "held".to_owned(), |(first, last)| format!("{}-{}", tenths(first), tenths(last)));
+    let left = match course.left {
+        Some((first, last)) if row.is_slow() => format!("{:.1}-{:.1} s", first.as_secs_f64(), last.as_secs_f64()),
+        None if row.is_slow() => "held".to_owned(),
+        _ => format!("{cut} in {lasted:.1} s"),
+    };
     println!(
-        "{name:<8} {version:<8} {begun:>9} {sent:>10} {:>9.1} {each:>9.1} {:>6.1} {left:>12} {reached:>9} {:>9} {:>11} {:>13}",
+        "{name:<8} {version:<8} {begun:>9} {sent:>10} {:>9.1} {each:>9.1} {:>6.1} {left:>14} {reached:>9} {:>9} {:>11} {:>13}",
         mib(course.grown),
         course.cpu * 100.0,
         held.errors,
@@ -269,16 +276,13 @@ fn print(outcome: &Outcome, first: bool) {
     }
 }
 
-fn tenths(span: Duration) -> String {
-    format!("{:.1}", span.as_secs_f64())
-}
-
 fn document(outcomes: &[Outcome]) -> Value {
     let mut rows = Vec::new();
     for outcome in outcomes {
-        let Outcome { row, name, version, idle, held, course, begun, sent, reached, series } = outcome;
+        let Outcome { row, name, version, idle, held, course, begun, cut, sent, reached, series, .. } = outcome;
         let mut metrics = vec![
             ("attackers", *begun as f64),
+            ("attackers_cut", *cut as f64),
             ("attackers_sent", *sent as f64),
             ("rss_growth_bytes", course.grown as f64),
             ("cpu_cores_held", course.cpu),

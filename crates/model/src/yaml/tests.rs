@@ -9,6 +9,7 @@ mod bad_saga;
 mod bad_secret;
 mod bad_slice;
 mod good;
+mod integers;
 mod random;
 
 use super::*;

@@ -76,6 +76,6 @@ impl Client {
         let id = state.session.open(key).ok_or(Error::Refused)?;
         state.lanes.add(Lane::new());
         drop(state);
-        Ok(Flow::new(Rc::clone(&self.link), key, id, target))
+        Ok(Flow::new(Rc::clone(&self.link), key, id, Some(target)))
     }
 }

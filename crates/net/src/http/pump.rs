@@ -7,9 +7,8 @@ use crate::http::Chunk;
 use byrnie_codec::Fields;
 use std::task::{Context, Poll, ready};
 
-/// Bytes that may wait for one side before the other side is no longer read. One read may bring many more, so it's low: what
-/// nobody takes is to stay where it came from.
-const UNSENT_BYTES_MAX: usize = 16 * 1024;
+/// Less isn't worth a read, however little the target takes.
+const READ_BYTES_MIN: usize = 4 * 1024;
 /// Largest body of which a copy is kept for another try.
 pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
@@ -150,12 +149,10 @@ impl Pump {
         self.replay(cx, target).map_err(Fault::Target)?;
         while !self.source_ended {
             self.blocked = true;
-            if target.unsent() >= UNSENT_BYTES_MAX {
+            if target.unsent() >= target.unsent_max() {
                 ready!(target.poll_flush(cx)).map_err(Fault::Target)?;
             }
-            if target.unsent() == 0 {
-                ready!(target.poll_room(cx));
-            }
+            source.read_at_most(ready!(target.poll_room(cx)).max(READ_BYTES_MIN));
             self.blocked = false;
             let Poll::Ready(progress) = self.pull(cx, source, target) else {
                 // What waits may go out, but it isn't the end.

@@ -62,10 +62,13 @@ impl Watch {
         Self { stop, looking }
     }
 
-    /// What there was, where the good client alone keeps `alone` processors busy.
-    pub(super) fn end(self, alone: f64) -> Course {
+    /// What there was until `end`, when the attackers went by themselves, where the good client alone keeps `alone`
+    /// processors busy.
+    pub(super) fn end(self, end: Instant, alone: f64) -> Course {
         self.stop.store(true, Ordering::SeqCst);
-        course(&self.looking.join().unwrap_or_default(), alone)
+        let mut glances = self.looking.join().unwrap_or_default();
+        glances.retain(|glance| glance.at < end);
+        course(&glances, alone)
     }
 }
 
