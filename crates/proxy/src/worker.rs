@@ -11,6 +11,7 @@ use crate::gates::Gates;
 use crate::keys::Keys;
 use crate::outside::Outsides;
 use crate::record::{CoreCounts, Ledger, Outlets, Seen};
+use crate::running::Watches;
 use crate::strain::Gauge;
 use byrnie_base::Now;
 use byrnie_base::drain::Watch;
@@ -96,7 +97,7 @@ pub(crate) struct Seat {
     pub(crate) in_force: watch::Receiver<InForce>,
     /// Listeners, as they come.
     pub(crate) entrances: mpsc::UnboundedReceiver<Entrance>,
-    pub(crate) drain: Watch,
+    pub(crate) drain: Watches,
     pub(crate) stop: Shutdown,
     pub(crate) outlets: Outlets,
     pub(crate) counts: Arc<CoreCounts>,
@@ -118,7 +119,7 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     /// What is spoken to other proxies.
     pub(crate) hop: Hop,
-    drain: Watch,
+    drain: Watches,
     room: Room,
     /// What is known of hosts outside.
     pub(crate) outside: Outsides,
@@ -187,14 +188,14 @@ impl Core {
         count(self.ledger.borrow().counts());
     }
 
-    /// Whether no new work is to be taken.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.drain.is_draining()
+    /// When all work ends, and what holds it open.
+    pub(crate) fn drain(&self) -> &Watch {
+        &self.drain.all
     }
 
-    /// When the drain begins, and what holds it open.
-    pub(crate) fn drain(&self) -> &Watch {
-        &self.drain
+    /// When what comes in by a door ends.
+    pub(crate) fn drain_of(&self, inbound: bool) -> &Watch {
+        if inbound { &self.drain.inbound } else { &self.drain.all }
     }
 
     /// A connection's task has panicked: what it shared may be half changed, so it's made anew.
@@ -278,7 +279,8 @@ pub(crate) async fn run(mut seat: Seat) {
 async fn accept(core: Rc<Core>, entrance: Entrance) {
     let Entrance { door, listener, mut until } = entrance;
     let door = Rc::new(door);
-    let mut draining = core.drain.draining();
+    let inbound = *door == Door::Inbound;
+    let mut draining = core.drain_of(inbound).draining();
     loop {
         while core.room.open.get() >= core.room.max || core.closes() && core.room.open.get() >= CONNECTIONS_MIN {
             if core.closes() {
@@ -304,14 +306,14 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
         core.room.open.set(core.room.open.get() + 1);
         let (core, door) = (Rc::clone(&core), Rc::clone(&door));
         runtime::spawn_local("connection", async move {
-            let guard = core.drain.guard();
+            let guards = (core.drain().guard(), inbound.then(|| core.drain_of(inbound).guard()));
             let served = runtime::catch("connection", connection::serve(&core, &door, tcp, remote)).await;
             if served.is_err() {
                 core.panicked();
             }
             core.room.open.set(core.room.open.get() - 1);
             core.count(|counts| counts.connections.fall());
-            drop(guard);
+            drop(guards);
         });
     }
 }
