@@ -5,9 +5,9 @@
 mod mesh;
 
 use mesh::{Mesh, Program, Stopwatch, file, free_port, http, until};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -171,4 +171,67 @@ fn three_times_too_much_is_over_when_it_ends() {
     let (offered, well) = offer(edge, 25, 4);
     assert!(well * 100 >= offered * 99, "{well} of {offered}, three seconds after");
     overload.join().unwrap();
+}
+
+/// Asks over and over by one connection, by GET and POST in turns; how often it was answered. What isn't answered as
+/// it must be is told.
+fn keep_asking(edge: SocketAddr, over: &AtomicBool) -> Result<usize, String> {
+    let (mut stream, mut answered) = (None, 0);
+    while !over.load(Ordering::SeqCst) {
+        let mut reader: BufReader<TcpStream> = match stream.take() {
+            Some(reader) => reader,
+            None => {
+                let stream = TcpStream::connect(edge).map_err(|error| format!("connect: {error}"))?;
+                stream.set_read_timeout(Some(mesh::PATIENCE)).unwrap();
+                BufReader::new(stream)
+            }
+        };
+        let method = if answered % 2 == 0 { "GET" } else { "POST" };
+        let ask = format!("{method} / HTTP/1.1\r\nhost: hello.default.mesh.localhost\r\ncontent-length: 0\r\n\r\n");
+        reader.get_mut().write_all(ask.as_bytes()).map_err(|error| format!("{method}: {error}"))?;
+        let (mut head, mut line) = (String::new(), String::new());
+        while line != "\r\n" {
+            line.clear();
+            match reader.read_line(&mut line) {
+                Ok(0) => return Err(format!("{method}: closed after {head:?}")),
+                Ok(_) => head += &line,
+                Err(error) => return Err(format!("{method}: {error}")),
+            }
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map(|n| n.parse().unwrap());
+        let mut body = vec![0; length.unwrap_or(0)];
+        reader.read_exact(&mut body).map_err(|error| format!("{method}: {error} within the body"))?;
+        if !head.starts_with("HTTP/1.1 200") {
+            return Err(format!("{method}: {head}{}", String::from_utf8_lossy(&body)));
+        }
+        answered += 1;
+        stream = (!head.contains("connection: close")).then_some(reader);
+    }
+    Ok(answered)
+}
+
+#[test]
+fn a_rolling_restart_of_every_instance_costs_no_request() {
+    let mesh = Mesh::up(&[]);
+    let mut instances = [mesh.echo("hello", "v1", &[]), mesh.echo("hello", "v2", &[])];
+    let seen = |version: &str| drop(mesh.ask_until("hello", "/", |answer| answer.body.contains(version)));
+    ["v1", "v2"].into_iter().for_each(seen);
+    let edge = SocketAddr::from(([127, 0, 0, 1], mesh.port("edge")));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let load: Vec<_> = (0..4).map(|_| scope.spawn(|| keep_asking(edge, &over))).collect();
+        for round in 0..6 {
+            let instance = &mut instances[round % 2];
+            instance.signal("TERM");
+            instance.wait();
+            let version = format!("v{}", round + 3);
+            *instance = mesh.echo("hello", &version, &[]);
+            seen(&version);
+        }
+        over.store(true, Ordering::SeqCst);
+        for one in load {
+            let answered = one.join().unwrap().unwrap();
+            assert!(answered > 20, "only {answered} were answered");
+        }
+    });
 }

@@ -53,7 +53,7 @@ fn answer(state: &State, token: Option<&str>, request: &Request) -> Response {
 }
 
 fn ready(state: &State) -> Response {
-    if state.drain.watch().is_draining() {
+    if state.drain.watches().all.is_draining() {
         return Response::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n");
     }
     match state.ports() {

@@ -607,7 +607,8 @@ impl<'a> Trip<'a> {
     /// Whether the client's connection may go on after this answer.
     fn keeps_client(&self) -> bool {
         let expired = self.client.caller.is_expired(runtime::coarse().wall);
-        let keep = self.client.keep_alive && self.down.has_read_all() && !self.core.is_draining() && !expired;
+        let draining = self.core.drain_of(self.client.caller.is_proxy()).is_draining();
+        let keep = self.client.keep_alive && self.down.has_read_all() && !draining && !expired;
         if keep && matches!(self.down, Wire::H1(_)) && self.core.saves() {
             self.core.count(|counts| counts.strain.not_kept.increment());
             return false;

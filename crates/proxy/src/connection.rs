@@ -157,7 +157,7 @@ fn speaks_h2(core: &Core, entry: &Entry) -> bool {
 
 /// A connection whose client must speak HTTP, of either version.
 async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
-    let mut draining = core.drain().draining();
+    let mut draining = core.drain_of(caller.is_proxy()).draining();
     let sniffed = tokio::select! {
         sniffed = runtime::timeout(IDLE_MAX, http::sniff(&mut stream)) => sniffed,
         () = &mut draining => return,
@@ -174,7 +174,7 @@ async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
     let mut wire = Wire::H1(Box::new(Conn::new(stream, bytes, core.limits)));
     let mut desk = Desk::default();
     // One for the whole connection: to register anew takes a lock that all cores share.
-    let mut draining = core.drain().draining();
+    let mut draining = core.drain_of(caller.is_proxy()).draining();
     loop {
         match read_request(&mut wire, &mut desk, &mut draining).await {
             Asked::Request => {}
@@ -334,7 +334,7 @@ async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
     let mut server = Box::new(server);
     let caller = Rc::new(caller);
     let crew = Crew::new(RUNNERS_SPARE_MAX);
-    let mut draining = core.drain().draining();
+    let mut draining = core.drain_of(caller.is_proxy()).draining();
     let (mut goodbye, mut idle) = (false, Alarm::new());
     loop {
         if !server.has_streams() {

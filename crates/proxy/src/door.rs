@@ -86,6 +86,11 @@ impl Caller {
         Arrival { direction, source: self.source.as_ref(), remote: self.remote, tls }
     }
 
+    /// Whether it's another proxy, which calls the own program.
+    pub(crate) fn is_proxy(&self) -> bool {
+        matches!(self.entry, Entry::Inbound(..))
+    }
+
     /// Whether the caller's certificate has ended.
     pub(crate) fn is_expired(&self, wall: Timestamp) -> bool {
         self.not_after.is_some_and(|end| end <= wall)

@@ -28,7 +28,7 @@ pub(crate) async fn serve(core: &Rc<Core>, stream: Stream, peer: Peer, remote: S
     let mut server = Server::new(stream, core.limits);
     let mut callers = Callers { peer, remote, kept: Vec::new() };
     let crew = Crew::new(RUNNERS_SPARE_MAX);
-    let mut draining = core.drain().draining();
+    let mut draining = core.drain_of(true).draining();
     let mut goodbye = false;
     loop {
         let accepted = poll_fn(|cx| {

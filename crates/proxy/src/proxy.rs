@@ -9,11 +9,10 @@ use crate::door::{Door, UNKNOWN_PORT};
 use crate::error::Error;
 use crate::mount::{self, Wanted};
 use crate::record::{Book, CoreCounts, Outlets};
-use crate::running::{Goodbye, Outbound, Ports, Running};
+use crate::running::{Drains, Goodbye, Outbound, Ports, Running, Watches};
 use crate::spread::places;
 use crate::worker::{self, Entrance, InForce, Seat};
 use crate::{admin, gates, log};
-use byrnie_base::drain::{Drain, Watch};
 use byrnie_base::mailbox;
 use byrnie_engine::Snapshot;
 use byrnie_model::Protocol;
@@ -21,7 +20,7 @@ use byrnie_net::listen::{self, Listener, Share};
 use byrnie_net::machine::Meter;
 use byrnie_net::runtime::{self, Core, Shutdown};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -42,7 +41,7 @@ struct Stage {
     view: Option<agent::Kept>,
     bound: Vec<(Wanted, Vec<Listener>)>,
     admin: Listener,
-    drain: Arc<Drain>,
+    drain: Arc<Drains>,
     stop: Shutdown,
     goodbye: mpsc::UnboundedReceiver<Goodbye>,
     opened: oneshot::Sender<Result<Ports, Error>>,
@@ -66,13 +65,13 @@ pub fn start(config: Config) -> Result<Running, Error> {
         address: error.address,
         cause: error.error,
     })?;
-    let drain = Arc::new(Drain::new());
+    let drain = Arc::<Drains>::default();
     let (trigger, stop) = runtime::shutdown();
     let (goodbye, goodbyes) = mpsc::unbounded_channel();
     let (opened, opening) = oneshot::channel();
     let stage = Stage { config, view, bound, admin, drain: Arc::clone(&drain), stop, goodbye: goodbyes, opened };
     let agent = runtime::spawn_core("byrnie-agent", None, move || run(stage)).map_err(|_| Error::Stopped)?;
-    Ok(Running { opened: opening, ports: None, drain, goodbye, stop: trigger, agent })
+    Ok(Running { opened: opening, ports: None, drain, left: AtomicBool::new(false), goodbye, stop: trigger, agent })
 }
 
 /// The agent's thread: everything in its order.
@@ -102,7 +101,7 @@ async fn run(stage: Stage) {
     let mut registered = None;
     let result = supplied.and_then(|mut supply| {
         registered = supply.registered.take();
-        open(&config, bound, &supply, (&outlets, &counts), &state, (drain.watch(), stop.clone()))
+        open(&config, bound, &supply, (&outlets, &counts), &state, (drain.watches(), stop.clone()))
     });
     let (ports, cores) = match result {
         Ok((ports, cores)) => (Ports { admin: admin_address, ..ports }, cores),
@@ -145,7 +144,7 @@ fn open(
     supply: &Supply,
     (outlets, counts): (&Outlets, &[Arc<CoreCounts>]),
     state: &Arc<agent::State>,
-    (drain, stop): (Watch, Shutdown),
+    (drain, stop): (Watches, Shutdown),
 ) -> Result<(Ports, Vec<Core>), Error> {
     let in_force: watch::Receiver<InForce> = supply.in_force.clone();
     let snapshot = Arc::clone(&in_force.borrow().snapshot);

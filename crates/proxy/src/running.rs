@@ -2,11 +2,12 @@
 //! A proxy that runs, as its starter sees it.
 
 use crate::Error;
-use byrnie_base::drain::Drain;
+use byrnie_base::drain::{Drain, Watch};
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::runtime::{self, Core, Trigger};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -52,12 +53,42 @@ pub struct Outbound {
 /// Asks the agent to take the workload out of the registry.
 pub(crate) type Goodbye = oneshot::Sender<()>;
 
+/// When work ends: that of the callers of the own program, and all of it.
+#[derive(Debug, Default)]
+pub(crate) struct Drains {
+    inbound: Drain,
+    all: Drain,
+}
+
+/// The ends of [`Drains`] for those who work.
+#[derive(Clone, Debug)]
+pub(crate) struct Watches {
+    /// Connections from other proxies.
+    pub(crate) inbound: Watch,
+    /// All, these included.
+    pub(crate) all: Watch,
+}
+
+impl Drains {
+    /// All is to end.
+    pub(crate) fn start(&self) {
+        self.inbound.start();
+        self.all.start();
+    }
+
+    pub(crate) fn watches(&self) -> Watches {
+        Watches { inbound: self.inbound.watch(), all: self.all.watch() }
+    }
+}
+
 /// A proxy that runs. Dropping it stops it without draining.
 #[derive(Debug)]
 pub struct Running {
     pub(crate) opened: oneshot::Receiver<Result<Ports, Error>>,
     pub(crate) ports: Option<Ports>,
-    pub(crate) drain: Arc<Drain>,
+    pub(crate) drain: Arc<Drains>,
+    /// Whether the registry has been told that the workload leaves.
+    pub(crate) left: AtomicBool,
     pub(crate) goodbye: mpsc::UnboundedSender<Goodbye>,
     pub(crate) stop: Trigger,
     pub(crate) agent: Core,
@@ -83,20 +114,21 @@ impl Running {
         self.agent.is_finished()
     }
 
+    /// Says goodbye to the registry, takes no more from other proxies, and waits for at most `deadline` until what they
+    /// have under way has ended: then the program may end without harm to anybody. It itself can still call others.
+    /// True if all of it ended in time.
+    pub async fn leave(&self, deadline: Duration) -> bool {
+        self.say_goodbye(deadline).await;
+        self.drain.inbound.start();
+        ends(&self.drain.inbound, deadline).await
+    }
+
     /// Says goodbye to the registry, stops accepting, lets running exchanges end for at most
     /// `deadline`, and stops. True if all of them ended in time.
     pub async fn drain(self, deadline: Duration) -> bool {
-        let (told, heard) = oneshot::channel();
-        if self.goodbye.send(told).is_ok() && matches!(runtime::timeout(GOODBYE_MAX, heard).await, Ok(Ok(()))) {
-            runtime::sleep(SETTLE.min(deadline)).await;
-        }
+        self.say_goodbye(deadline).await;
         self.drain.start();
-        let ended = async {
-            while self.drain.remaining() > 0 {
-                runtime::sleep(GLANCE).await;
-            }
-        };
-        let whole = runtime::timeout(deadline, ended).await.is_ok();
+        let whole = ends(&self.drain.all, deadline).await;
         self.stop.fire();
         let stopped = async {
             while !self.agent.is_finished() {
@@ -106,4 +138,23 @@ impl Running {
         let _ = runtime::timeout(STOP_MAX, stopped).await;
         whole
     }
+
+    async fn say_goodbye(&self, deadline: Duration) {
+        let (told, heard) = oneshot::channel();
+        if self.left.swap(true, Ordering::Relaxed) || self.goodbye.send(told).is_err() {
+            return;
+        }
+        if matches!(runtime::timeout(GOODBYE_MAX, heard).await, Ok(Ok(()))) {
+            runtime::sleep(SETTLE.min(deadline)).await;
+        }
+    }
+}
+
+async fn ends(drain: &Drain, deadline: Duration) -> bool {
+    let ended = async {
+        while drain.remaining() > 0 {
+            runtime::sleep(GLANCE).await;
+        }
+    };
+    runtime::timeout(deadline, ended).await.is_ok()
 }

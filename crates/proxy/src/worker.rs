@@ -12,6 +12,7 @@ use crate::keys::Keys;
 use crate::laggards::Laggards;
 use crate::outside::Outsides;
 use crate::record::{CoreCounts, Ledger, Outlets, Seen};
+use crate::running::Watches;
 use crate::spread::{Moved, Place, Spread};
 use crate::strain::Gauge;
 use byrnie_base::Now;
@@ -93,7 +94,7 @@ pub(crate) struct Seat {
     pub(crate) place: Place,
     /// Listeners, as they come.
     pub(crate) entrances: mpsc::UnboundedReceiver<Entrance>,
-    pub(crate) drain: Watch,
+    pub(crate) drain: Watches,
     pub(crate) stop: Shutdown,
     pub(crate) outlets: Outlets,
     pub(crate) counts: Arc<CoreCounts>,
@@ -113,7 +114,7 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     /// What is spoken to other proxies.
     pub(crate) hop: Hop,
-    drain: Watch,
+    drain: Watches,
     spread: Spread,
     /// Exchanges that wait for their clients.
     pub(crate) laggards: Rc<Laggards>,
@@ -177,14 +178,14 @@ impl Core {
         count(self.ledger.borrow().counts());
     }
 
-    /// Whether no new work is to be taken.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.drain.is_draining()
+    /// When all work ends, and what holds it open.
+    pub(crate) fn drain(&self) -> &Watch {
+        &self.drain.all
     }
 
-    /// When the drain begins, and what holds it open.
-    pub(crate) fn drain(&self) -> &Watch {
-        &self.drain
+    /// When what comes in by a door ends.
+    pub(crate) fn drain_of(&self, inbound: bool) -> &Watch {
+        if inbound { &self.drain.inbound } else { &self.drain.all }
     }
 
     /// A connection's task has panicked: what it shared may be half changed, so it's made anew.
@@ -262,7 +263,7 @@ pub(crate) async fn run(mut seat: Seat) {
 async fn accept(core: Rc<Core>, entrance: Entrance) {
     let Entrance { door, listener, mut until } = entrance;
     let door = Arc::new(door);
-    let mut draining = core.drain.draining();
+    let mut draining = core.drain_of(*door == Door::Inbound).draining();
     loop {
         while core.spread.is_full() || core.closes() && !core.spread.has_few() {
             if core.closes() {
@@ -319,16 +320,16 @@ impl Core {
             counts.accepted.increment();
             counts.connections.rise();
         });
-        let core = Rc::clone(self);
+        let (core, inbound) = (Rc::clone(self), *door == Door::Inbound);
         runtime::spawn_local("connection", async move {
-            let guard = core.drain.guard();
+            let guards = (core.drain().guard(), inbound.then(|| core.drain_of(inbound).guard()));
             let served = runtime::catch("connection", connection::serve(&core, &door, tcp, remote)).await;
             if served.is_err() {
                 core.panicked();
             }
             core.spread.leave();
             core.count(|counts| counts.connections.fall());
-            drop(guard);
+            drop(guards);
         });
     }
 }

@@ -27,6 +27,8 @@ const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
 const LISTEN_PROBE: Duration = Duration::from_millis(50);
 /// How long the sidecar waits for running exchanges when the program has ended.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long what callers have under way at the program may take to end before it's told to end itself.
+const LEAVE: Duration = Duration::from_secs(5);
 /// How long the program may take to end after a signal before it's killed.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before the first restart; it doubles from restart to restart.
@@ -134,7 +136,7 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     for service in &uses {
         warn_if_denied(&console, globals, &args.name, &instance, service).await;
     }
-    let exit = supervise_program(&args, &variables(&ports), &mut signals).await?;
+    let exit = supervise_program(&args, (&proxy, &variables(&ports)), &mut signals).await?;
     tokio::select! {
         _ = proxy.drain(DRAIN) => {}
         _ = signals.ended() => {}
@@ -358,7 +360,7 @@ async fn warn_if_denied(console: &Console, globals: &Globals, name: &str, instan
 /// Runs the program to its end, again if asked for.
 async fn supervise_program(
     args: &Args,
-    variables: &[(String, String)],
+    (proxy, variables): (&byrnie_proxy::Running, &[(String, String)]),
     signals: &mut Signals,
 ) -> Result<supervise::Exit> {
     let (program, rest) = args.command.split_first().context("no program given")?;
@@ -367,7 +369,7 @@ async fn supervise_program(
     loop {
         let started = runtime::now().mono;
         let process = Process::spawn_program(program, rest, variables)?;
-        let (exit, wanted) = live(&process, &args.name, port, signals).await;
+        let (exit, wanted) = live(&process, proxy, (&args.name, port), signals).await;
         if args.restart == Restart::No || exit == supervise::Exit::Status(0) || wanted {
             return Ok(exit);
         }
@@ -384,7 +386,12 @@ async fn supervise_program(
 }
 
 /// One life of the program: signals are handed on. How it ended, and whether somebody wanted that.
-async fn live(process: &Process, name: &str, port: Option<u16>, signals: &mut Signals) -> (supervise::Exit, bool) {
+async fn live(
+    process: &Process,
+    proxy: &byrnie_proxy::Running,
+    (name, port): (&str, Option<u16>),
+    signals: &mut Signals,
+) -> (supervise::Exit, bool) {
     let mut told = None;
     let mut exited = std::pin::pin!(process.exited());
     let mut listening = std::pin::pin!(watch_listening(name, port.unwrap_or_default()));
@@ -398,6 +405,15 @@ async fn live(process: &Process, name: &str, port: Option<u16>, signals: &mut Si
             () = &mut listening, if !listens => listens = true,
             signal = signals.next() => {
                 if signal.asks_to_end() {
+                    // Where Ctrl-C has reached the program already, and where it serves nobody, nothing is to be waited for.
+                    let told = signal == Signal::Interrupt && supervise::Terminal::interrupts_all();
+                    if !told && port.is_some() {
+                        tokio::select! {
+                            _ = proxy.leave(LEAVE) => {}
+                            _ = process.exited() => {}
+                            _ = signals.ended() => {}
+                        }
+                    }
                     return (end(process, signal, signals).await, true);
                 }
                 told = Some(runtime::now().mono);

@@ -3,10 +3,9 @@
 
 use crate::config::Config;
 use crate::record::{Book, CoreCounts, Outlets};
-use crate::running::Ports;
+use crate::running::{Drains, Ports};
 use crate::worker::InForce;
 use byrnie_base::Text;
-use byrnie_base::drain::Drain;
 use byrnie_base::ring::Ring;
 use byrnie_model::{Identity, Record};
 use std::collections::BTreeMap;
@@ -25,7 +24,7 @@ pub(crate) struct State {
     pub(crate) identity: Identity,
     pub(crate) book: Arc<Book>,
     pub(crate) counts: Arc<[Arc<CoreCounts>]>,
-    pub(crate) drain: Arc<Drain>,
+    pub(crate) drain: Arc<Drains>,
     sample: Arc<AtomicU8>,
     in_force: OnceLock<watch::Receiver<InForce>>,
     ports: OnceLock<Ports>,
@@ -35,7 +34,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(config: &Config, outlets: &Outlets, counts: &Arc<[Arc<CoreCounts>]>, drain: Arc<Drain>) -> Self {
+    pub(crate) fn new(config: &Config, outlets: &Outlets, counts: &Arc<[Arc<CoreCounts>]>, drain: Arc<Drains>) -> Self {
         Self {
             node: super::node_name(config).into(),
             identity: config.identity.clone(),
