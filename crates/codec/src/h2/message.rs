@@ -315,8 +315,9 @@ pub(super) fn read_trailers(decoder: &mut Decoder, block: &[u8]) -> Result<Resul
             return;
         }
         let read = match line.named {
-            Named::Field(known) => check_field(known, &line)
-                .and_then(|()| Ok(fields.push(line.name, line.value.trim_ascii(), known)?)),
+            Named::Field(known) => {
+                check_field(known, &line).and_then(|()| Ok(fields.push(line.name, line.value.trim_ascii(), known)?))
+            }
             Named::Wrong => Err(malformed(RejectReason::HeaderName)),
             _ => Ok(()),
         };

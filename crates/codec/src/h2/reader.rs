@@ -37,7 +37,12 @@ enum State {
     Payload(Frame),
     /// The length of the padding comes next.
     Padding(Frame),
-    Body { frame: Frame, begun: bool, left: usize, padding: usize },
+    Body {
+        frame: Frame,
+        begun: bool,
+        left: usize,
+        padding: usize,
+    },
     Skip(usize),
 }
 

@@ -502,18 +502,17 @@ impl Session {
         if frame.stream != 0 {
             return Err(Wrong(code::PROTOCOL_ERROR));
         }
-        let Some(([last, reason], _)) = payload.split_first_chunk::<8>().map(|(head, rest)| (halves(*head), rest)) else {
+        let Some(([last, reason], _)) = payload.split_first_chunk::<8>().map(|(head, rest)| (halves(*head), rest))
+        else {
             return Err(Wrong(code::FRAME_SIZE_ERROR));
         };
         self.ids.leaving = true;
         if self.side == Side::Server {
             return Ok(Some(Event::Goodbye));
         }
-        if reason != code::NO_ERROR {
-            return Err(Wrong(code::NO_ERROR));
-        }
         self.ids.last = Some(last & i32::MAX as u32);
-        Ok(Some(Event::Goodbye))
+        // A server that ends for an error of ours, as it says, ends for all of its streams.
+        if reason == code::NO_ERROR { Ok(Some(Event::Goodbye)) } else { Err(Wrong(code::NO_ERROR)) }
     }
 
     /// Keys of the streams that the peer's goodbye leaves out: nothing was done with them.

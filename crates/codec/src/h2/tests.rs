@@ -69,7 +69,9 @@ impl Seen {
                     self.ends.push((key, String::new()));
                 }
             }
-            Event::Trailers { key, fields } => self.ends.push((key, format!("{:?}", fields.iter().collect::<Vec<_>>()))),
+            Event::Trailers { key, fields } => {
+                self.ends.push((key, format!("{:?}", fields.iter().collect::<Vec<_>>())))
+            }
             Event::Reset { key, why } => self.ends.push((key, format!("{why:?}"))),
             Event::Room { .. } => self.rooms += 1,
             Event::Settled | Event::Goodbye => {}
@@ -191,7 +193,12 @@ fn talk() -> Vec<u8> {
     let mut block = Vec::new();
     message::write_request(&mut client.encoder, &request("PUT", "/p", Framing::None, &[]), None, &mut block);
     let (first, rest) = block.split_at(5);
-    client.writer.frame(kind::HEADERS, flag::PRIORITY | flag::PADDED, 5, &[&[2, 0, 0, 0, 3, 9], first, &[0, 0]].concat());
+    client.writer.frame(
+        kind::HEADERS,
+        flag::PRIORITY | flag::PADDED,
+        5,
+        &[&[2, 0, 0, 0, 3, 9], first, &[0, 0]].concat(),
+    );
     client.writer.frame(kind::CONTINUATION, 0, 5, &[]);
     client.writer.frame(kind::CONTINUATION, flag::END_HEADERS, 5, rest);
     client.writer.frame(kind::DATA, 0, 5, b"body");
@@ -277,9 +284,8 @@ fn an_end_joins_the_last_frame_of_its_stream() {
 fn no_body_exceeds_the_windows_that_its_receiver_opens() {
     let (mut client, mut server) = pair();
     let mut seen = Seen::default();
-    let ids: Vec<u32> = (0..20)
-        .map(|n| client.ask(n, &request("POST", "/", Framing::Stream, &[]), None, false).unwrap())
-        .collect();
+    let ids: Vec<u32> =
+        (0..20).map(|n| client.ask(n, &request("POST", "/", Framing::Stream, &[]), None, false).unwrap()).collect();
     let piece = vec![0; 2 * STREAM_WINDOW_BYTES as usize];
     let mut sent = 0;
     for id in &ids {

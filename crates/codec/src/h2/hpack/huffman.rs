@@ -201,7 +201,8 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_no_string_is_refused() {
-        for coded in [&b"\x1f\xff"[..], b"\x18", b"\xff\xff\xff\xff", b"\xff", b"\xff\xff", b"\xff\xff\xff\xf0", b"\0"] {
+        for coded in [&b"\x1f\xff"[..], b"\x18", b"\xff\xff\xff\xff", b"\xff", b"\xff\xff", b"\xff\xff\xff\xf0", b"\0"]
+        {
             assert!(decoded(coded).is_err(), "{}", coded.escape_ascii());
         }
         assert_eq!(decoded(b"").unwrap(), b"");

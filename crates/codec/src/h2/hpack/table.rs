@@ -131,13 +131,8 @@ impl Table {
 
     /// Adds a line. One larger than the table empties it (RFC 7541 4.4).
     pub(super) fn add(&mut self, named: Named, name: &[u8], value: &[u8]) {
-        let entry = Entry {
-            at: self.bytes.len(),
-            name_len: name.len(),
-            value_len: value.len(),
-            named,
-            clean: is_clean(value),
-        };
+        let entry =
+            Entry { at: self.bytes.len(), name_len: name.len(), value_len: value.len(), named, clean: is_clean(value) };
         self.evict(entry.size());
         if entry.size() > self.size_max {
             return;

@@ -38,7 +38,11 @@ fn the_requests_of_the_rfc_are_read() {
             "828684be58086e6f2d6361636865",
             "828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565",
         ],
-        ["828684418cf1e3c2e5f23a6ba0ab90f4ff", "828684be5886a8eb10649cbf", "828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf"],
+        [
+            "828684418cf1e3c2e5f23a6ba0ab90f4ff",
+            "828684be5886a8eb10649cbf",
+            "828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf",
+        ],
     ] {
         let mut decoder = Decoder::default();
         for (block, expected) in blocks.iter().zip([&first[..], &second, &third]) {
@@ -54,11 +58,22 @@ fn the_answers_of_the_rfc_are_read() {
     let (private, location) = (("cache-control", "private"), ("location", "https://www.example.com"));
     let cookie = ("set-cookie", "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1");
     let blocks = [
-        ("3fe101 488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae82ae43d3",
-         vec![(":status", "302"), private, date, location]),
+        (
+            "3fe101 488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae82ae43d3",
+            vec![(":status", "302"), private, date, location],
+        ),
         ("4883640effc1c0bf", vec![(":status", "307"), private, date, location]),
-        ("88c16196d07abe941054d444a8200595040b8166e084a62d1bffc05a839bd9ab77ad94e7821dd7f2e6c7b335dfdfcd5b3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007",
-         vec![(":status", "200"), private, ("date", "Mon, 21 Oct 2013 20:13:22 GMT"), location, ("content-encoding", "gzip"), cookie]),
+        (
+            "88c16196d07abe941054d444a8200595040b8166e084a62d1bffc05a839bd9ab77ad94e7821dd7f2e6c7b335dfdfcd5b3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007",
+            vec![
+                (":status", "200"),
+                private,
+                ("date", "Mon, 21 Oct 2013 20:13:22 GMT"),
+                location,
+                ("content-encoding", "gzip"),
+                cookie,
+            ],
+        ),
     ];
     let mut decoder = Decoder::default();
     for (block, expected) in blocks {
