@@ -12,7 +12,6 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rcgen", &["crates/net/src/tls"]),
     ("x509_parser", &["crates/net/src/tls"]),
     ("httparse", &["crates/codec/src/h1"]),
-    ("h2", &["crates/net/src/http"]),
     ("tonic", &["crates/net/src/grpc"]),
     ("hyper", &["crates/net/src/serve", "crates/net/src/grpc"]),
     ("hyper_util", &["crates/net/src/serve", "crates/net/src/grpc"]),

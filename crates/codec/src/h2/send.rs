@@ -53,7 +53,9 @@ impl Session {
     /// for which it is an extended CONNECT, and a header that is left out (RFC 8441 5). `end`: no body follows.
     pub fn ask(&mut self, key: u32, head: &Head, connect: Option<(&str, &str)>, end: bool) -> Option<u32> {
         let id = self.ids.next;
-        if self.side != Side::Client || self.ids.leaving || id > ID_MAX || self.streams.len() >= self.streams_max() {
+        // Once all numbers are used, a connection has served its time (RFC 9113 5.1.1).
+        self.ids.leaving |= id > ID_MAX;
+        if self.side != Side::Client || self.ids.leaving || self.streams.len() >= self.streams_max() {
             return None;
         }
         self.ids.next += 2;

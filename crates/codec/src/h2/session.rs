@@ -510,11 +510,9 @@ impl Session {
         if self.side == Side::Server {
             return Ok(Some(Event::Goodbye));
         }
-        if reason != code::NO_ERROR {
-            return Err(Wrong(code::NO_ERROR));
-        }
         self.ids.last = Some(last & i32::MAX as u32);
-        Ok(Some(Event::Goodbye))
+        // A server that ends for an error of ours, as it says, ends for all of its streams.
+        if reason == code::NO_ERROR { Ok(Some(Event::Goodbye)) } else { Err(Wrong(code::NO_ERROR)) }
     }
 
     /// Keys of the streams that the peer's goodbye leaves out: nothing was done with them.

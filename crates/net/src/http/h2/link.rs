@@ -161,7 +161,10 @@ impl State {
             match self.session.next(&mut rest) {
                 Ok(Some(event)) => self.event(event),
                 Ok(None) => break,
-                Err(Wrong(code)) => return self.give_up(code),
+                Err(Wrong(code)) => {
+                    self.refuse_unserved();
+                    return self.give_up(code);
+                }
             }
         }
         match verdict {
@@ -209,11 +212,16 @@ impl State {
             }
             Event::Goodbye => {
                 self.session.close_door();
-                for key in self.session.take_refused() {
-                    self.reset(key, Why::Refused);
-                }
+                self.refuse_unserved();
                 self.call_waiters();
             }
+        }
+    }
+
+    /// Streams that the server's goodbye leaves out may be asked for elsewhere.
+    fn refuse_unserved(&mut self) {
+        for key in self.session.take_refused() {
+            self.reset(key, Why::Refused);
         }
     }
 
@@ -308,7 +316,7 @@ impl State {
     pub(super) fn write(&mut self, id: u32, piece: &[u8]) -> Result<usize, Error> {
         let mut taken = 0;
         while taken < piece.len() && !self.outward.blocked {
-            if self.stream.is_none() {
+            if self.is_ended() {
                 return Err(Error::Closed);
             }
             match self.session.write(id, &piece[taken..]).map_err(|_| Error::Closed)? {
