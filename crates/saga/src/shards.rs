@@ -26,17 +26,15 @@ pub struct Term {
     pub epoch: u64,
 }
 
-/// What a coordinator has the journal do, in this order, as one step.
+/// What a coordinator has the journal do, in this order, as one step. By it what it has stays its own for another [`LEASE`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beat {
     /// Who it is; a name that no other process has, or has had.
     pub name: Text,
-    /// It goes: others need not wait for its end.
-    pub leaves: bool,
     /// Terms that it gives back.
     pub give: Vec<Term>,
-    /// Terms that it wants to keep.
-    pub keep: Vec<Term>,
+    /// It goes, and is a member no more.
+    pub leaves: bool,
     /// Shards that it wants to take over: those that are its own or nobody's by then.
     pub take: Vec<u16>,
 }
@@ -57,7 +55,7 @@ pub struct Board {
 pub struct Seat {
     /// Its newest term.
     pub term: Term,
-    /// Whose that is; nobody's if it was given back or its lease is over.
+    /// Whose that is; nobody's if it was given back, or the owner isn't a member any more.
     pub owner: Option<Text>,
 }
 
@@ -67,6 +65,8 @@ pub struct Tenure {
     name: Text,
     lease: Option<Duration>,
     held: BTreeMap<u16, Held>,
+    /// How many there are.
+    shards: u16,
     take: Vec<u16>,
     give: Vec<Term>,
 }
@@ -91,14 +91,15 @@ pub struct Change {
 
 impl Tenure {
     /// Of a coordinator that holds nothing yet. Without a `lease` what is held stays: nobody else can open the journal.
+    /// One shard is enough then.
     pub const fn new(name: Text, lease: Option<Duration>) -> Self {
-        Self { name, lease, held: BTreeMap::new(), take: Vec::new(), give: Vec::new() }
+        let shards = if lease.is_some() { SHARDS } else { 1 };
+        Self { name, lease, held: BTreeMap::new(), shards, take: Vec::new(), give: Vec::new() }
     }
 
     /// What to ask the journal next.
     pub fn beat(&self) -> Beat {
-        let keep = self.held.iter().map(|(shard, held)| Term { shard: *shard, epoch: held.epoch }).collect();
-        Beat { name: self.name.clone(), leaves: false, give: self.give.clone(), keep, take: self.take.clone() }
+        Beat { name: self.name.clone(), leaves: false, give: self.give.clone(), take: self.take.clone() }
     }
 
     /// The last thing to ask: everything is given back. Nothing is held from now on.
@@ -114,14 +115,16 @@ impl Tenure {
             self.held.insert(term.shard, Held { epoch: term.epoch, until: self.until(asked) });
             change.gained.push(*term);
         }
-        let fair = Fair::of(board, &self.name);
+        let fair = Fair::of(board, &self.name, self.shards);
         self.give = self.surplus(&fair);
         for term in &self.give {
             self.held.remove(&term.shard);
         }
         self.take = if self.give.is_empty() { self.wanted(board, &fair) } else { Vec::new() };
-        change.again = !(self.give.is_empty() && self.take.is_empty());
         change.lost.extend(&self.give);
+        let stray = self.strays(board);
+        self.give.extend(stray);
+        change.again = !(self.give.is_empty() && self.take.is_empty());
         change
     }
 
@@ -195,7 +198,14 @@ impl Tenure {
         let free = |shard: &u16| !others.contains(shard) && !self.held.contains_key(shard);
         let part = if fair.spare { fair.most } else { fair.least };
         let room = part.saturating_sub(self.held.len());
-        (fair.first..SHARDS).chain(0..fair.first).filter(free).take(room).collect()
+        (fair.first..self.shards).chain(0..fair.first).filter(free).take(room).collect()
+    }
+
+    /// What is one's own on the board, and neither held nor to be taken anew: to be given back, as nobody drives it.
+    fn strays(&self, board: &Board) -> Vec<Term> {
+        let own = board.seats.iter().filter(|seat| seat.owner.as_ref() == Some(&self.name)).map(|seat| seat.term);
+        let stray = |term: &Term| !self.held.contains_key(&term.shard) && !self.take.contains(&term.shard);
+        own.filter(stray).filter(|term| !self.give.contains(term)).collect()
     }
 
     fn drop_where(&mut self, over: impl Fn(u16, &Held) -> bool) -> Vec<Term> {
@@ -224,8 +234,8 @@ struct Fair {
 }
 
 impl Fair {
-    fn of(board: &Board, name: &Text) -> Self {
-        let (all, members) = (usize::from(SHARDS), board.members.len().max(1));
+    fn of(board: &Board, name: &Text, shards: u16) -> Self {
+        let (all, members) = (usize::from(shards), board.members.len().max(1));
         let (least, most) = (all / members, all.div_ceil(members));
         let mut counts: BTreeMap<&Text, usize> = board.members.iter().map(|member| (member, 0)).collect();
         for owner in board.seats.iter().filter_map(|seat| seat.owner.as_ref()) {
@@ -236,7 +246,7 @@ impl Fair {
         let mut rich = counts.iter().filter(|(_, count)| **count > least).map(|(member, _)| *member);
         let yields = rich.position(|member| member == name).is_some_and(|at| at < lacking.saturating_sub(free));
         let rank = board.members.iter().position(|member| member == name).unwrap_or(0);
-        let first = u16::try_from(rank * all / members).unwrap_or(0) % SHARDS;
+        let first = u16::try_from(rank * all / members).unwrap_or(0) % shards;
         Self { least, most, yields, spare: free > lacking, first }
     }
 }

@@ -237,6 +237,18 @@ pub enum Error {
     /// Until then the store answers reads and refuses writes with this.
     #[error("the disk failed to make a write durable: {0}; check the disk, then restart")]
     Uncertain(Text),
+    /// Somebody else drives these transactions now: what this process knows of them is out of date.
+    #[error("another coordinator has taken over shard {shard}; nothing was written")]
+    Deposed {
+        /// Which.
+        shard: u16,
+    },
+    /// The database doesn't answer, or refuses; nothing was written. Later writes succeed once the cause is gone.
+    #[error("the database can't be used: {0}; nothing was written")]
+    Unreachable(Text),
+    /// The connection broke while the database made a write durable: whether it did shows only when the shard is taken over anew.
+    #[error("the database didn't say whether a write is durable: {0}")]
+    Doubtful(Text),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -9,38 +9,34 @@ use std::collections::BTreeMap;
 /// What the journal knows, with time in milliseconds.
 #[derive(Default)]
 struct Journal {
-    seats: BTreeMap<u16, (u64, Text, u64)>,
+    seats: BTreeMap<u16, (u64, Text)>,
     members: BTreeMap<Text, u64>,
 }
 
 impl Journal {
     fn step(&mut self, now: u64, beat: &Beat) -> Board {
-        let lease = LEASE.as_millis() as u64;
-        self.members.insert(beat.name.clone(), now + lease);
-        if beat.leaves {
-            self.members.remove(&beat.name);
-        }
+        self.members.insert(beat.name.clone(), now + LEASE.as_millis() as u64);
+        self.members.retain(|_, until| *until > now);
         for term in &beat.give {
             let seat = self.seats.get_mut(&term.shard).filter(|seat| seat.0 == term.epoch);
-            let _ = seat.map(|seat| *seat = (seat.0 + 1, Text::default(), 0));
+            let _ = seat.map(|seat| *seat = (seat.0 + 1, Text::default()));
         }
-        for term in &beat.keep {
-            let seat = self.seats.get_mut(&term.shard).filter(|seat| seat.0 == term.epoch && seat.1 == beat.name);
-            let _ = seat.map(|seat| seat.2 = now + lease);
+        if beat.leaves {
+            self.members.remove(&beat.name);
         }
         let mut taken = Vec::new();
         for shard in &beat.take {
             let seat = self.seats.entry(*shard).or_default();
-            if seat.1 == beat.name || seat.2 <= now {
-                *seat = (seat.0 + 1, beat.name.clone(), now + lease);
+            if seat.1 == beat.name || !self.members.contains_key(&seat.1) {
+                *seat = (seat.0 + 1, beat.name.clone());
                 taken.push(Term { shard: *shard, epoch: seat.0 });
             }
         }
-        let seat = |(shard, (epoch, owner, until)): (&u16, &(u64, Text, u64))| Seat {
+        let seat = |(shard, (epoch, owner)): (&u16, &(u64, Text))| Seat {
             term: Term { shard: *shard, epoch: *epoch },
-            owner: (*until > now).then(|| owner.clone()),
+            owner: self.members.contains_key(owner).then(|| owner.clone()),
         };
-        let members = self.members.iter().filter(|(_, until)| **until > now).map(|(name, _)| name.clone()).collect();
+        let members = self.members.keys().cloned().collect();
         Board { taken, seats: self.seats.iter().map(seat).collect(), members }
     }
 }
@@ -124,11 +120,23 @@ fn a_term_ends_by_refusal_by_time_and_by_doubt() {
     assert!(a.term(7, at(4_200)).unwrap().epoch > newer.epoch, "in doubt even the own shards are taken over");
 }
 
+/// Whoever drops everything in doubt while somebody else comes keeps no shard from both.
 #[test]
-fn without_a_lease_what_is_held_stays() {
+fn what_is_dropped_and_not_wanted_any_more_is_given_back() {
+    let (mut journal, mut now) = (Journal::default(), 0);
+    let mut all = vec![tenure("a")];
+    rounds(&mut journal, &mut all, &mut now, 1);
+    all.push(tenure("b"));
+    beat(&mut journal, &mut all[1], now);
+    all[0].drop_all();
+    assert_eq!(rounds(&mut journal, &mut all, &mut now, 3), [32, 32]);
+}
+
+#[test]
+fn without_a_lease_there_is_one_shard_and_it_stays() {
     let (mut journal, mut alone) = (Journal::default(), Tenure::new("a".into(), None));
     beat(&mut journal, &mut alone, 0);
-    assert_eq!((alone.lapse(at(u64::MAX / 1_000_000)).len(), alone.held()), (0, 64));
+    assert_eq!((alone.lapse(at(u64::MAX / 1_000_000)).len(), alone.held()), (0, 1));
 }
 
 /// Beats are late or lost, answers are lost, coordinators pause and come back: no shard is ever believed to be held by two.
