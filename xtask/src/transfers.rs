@@ -94,13 +94,8 @@ fn transfers(root: &Path, postgres: &Postgres, extent: Extent, others: &[&str]) 
     test.args(others.iter().flat_map(|other| ["--test", *other]));
     test.args(["--", "--ignored", "--nocapture"]);
     let Extent { count, kills, seed, late_ms, coordinators } = extent;
-    let told = [
-        ("TRANSFERS", count),
-        ("KILLS", kills),
-        ("SEED", seed),
-        ("LATE_MS", late_ms),
-        ("COORDINATORS", coordinators),
-    ];
+    let told =
+        [("TRANSFERS", count), ("KILLS", kills), ("SEED", seed), ("LATE_MS", late_ms), ("COORDINATORS", coordinators)];
     for (name, value) in told {
         test.env(name, value.to_string());
     }

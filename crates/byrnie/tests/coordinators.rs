@@ -74,10 +74,14 @@ fn shards(mesh: &Mesh) -> u64 {
 fn until_shared(meshes: &[&Mesh]) -> Duration {
     let (waited, fair) = (Stopwatch::start(), 64 / meshes.len() as u64);
     let held = || meshes.iter().map(|mesh| shards(mesh)).collect::<Vec<_>>();
-    until("a fair part of the shards with each", || format!("{:?}", held()), || {
-        let held = held();
-        held.iter().sum::<u64>() == 64 && held.iter().all(|held| (fair..=fair + 1).contains(held))
-    });
+    until(
+        "a fair part of the shards with each",
+        || format!("{:?}", held()),
+        || {
+            let held = held();
+            held.iter().sum::<u64>() == 64 && held.iter().all(|held| (fair..=fair + 1).contains(held))
+        },
+    );
     waited.passed()
 }
 
@@ -130,7 +134,10 @@ fn three_share_what_they_do_and_go_on_with_what_one_leaves() {
     gate.store(true, Ordering::SeqCst);
     let opened = Stopwatch::start();
     let state = |n: usize| {
-        ask(&meshes[1 + n % 2], "GET", &format!("/txn/v1/s{n}"), 0, &Value::Null).1["state"].as_str().unwrap().to_owned()
+        ask(&meshes[1 + n % 2], "GET", &format!("/txn/v1/s{n}"), 0, &Value::Null).1["state"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
     let left = || (0..SAGAS).filter(|n| *n != 1 && state(*n) != "SUCCEEDED").count();
     until("all sagas to succeed", || format!("{} are left", left()), || left() == 0);
@@ -217,7 +224,10 @@ fn a_password_is_neither_taken_from_a_command_line_nor_shown() {
         (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     };
     let (status, said) = up(&mut mesh::byrnie(), &["--transactions", url]);
-    assert!(status == Some(2) && said.contains("BYRNIE_TRANSACTIONS") && !said.contains("hunter2"), "{status:?} {said}");
+    assert!(
+        status == Some(2) && said.contains("BYRNIE_TRANSACTIONS") && !said.contains("hunter2"),
+        "{status:?} {said}"
+    );
     let (status, said) = up(&mut on(url), &[]);
     assert!(status == Some(1) && said.contains("BYR-T008") && !said.contains("hunter2"), "{status:?} {said}");
 }

@@ -221,7 +221,11 @@ impl World {
         let own = std::env::current_exe().unwrap();
         let program = [own.to_str().unwrap(), "the_program_of_a_bank", "--exact", "--ignored", "--nocapture"];
         let port = self.ports[at].to_string();
-        self.meshes[0].run_by(command, &["--name", BANKS[at], "--port", &port, "--uses", "transactions.byrnie"], &program)
+        self.meshes[0].run_by(
+            command,
+            &["--name", BANKS[at], "--port", &port, "--uses", "transactions.byrnie"],
+            &program,
+        )
     }
 
     /// Kills one, and starts it again.

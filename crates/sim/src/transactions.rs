@@ -8,8 +8,7 @@ use byrnie_base::{Clock, Instant, Now, Rng, Text, Timestamp};
 use byrnie_saga::journal::What;
 use byrnie_saga::shards::{BEAT, Tenure};
 use byrnie_saga::{
-    Branch, Call, Effect, End, Entry, Event, Machine, Mode, Op, Order, Outcome, Phase, Reply, Retry, Spec,
-    Target, Term,
+    Branch, Call, Effect, End, Entry, Event, Machine, Mode, Op, Order, Outcome, Phase, Reply, Retry, Spec, Target, Term,
 };
 use byrnie_store::disk::{Fate, RamDisk};
 use byrnie_store::log::Memory;

@@ -230,8 +230,8 @@ pub enum Error {
     /// More transactions wait for the disk than [`WAITING_MAX`]. Try again later.
     #[error("the store is busy: {WAITING_MAX} writes wait for the disk already")]
     Busy,
-    /// The disk refused, so nothing was written. Later writes succeed once the cause is gone.
-    #[error("the write was refused by the disk: {0}; nothing was written")]
+    /// The disk, or the database, refused, so nothing was written. Later writes succeed once the cause is gone.
+    #[error("the write was refused: {0}; nothing was written")]
     Refused(Text),
     /// The disk failed while the write was being made durable: only a restart tells whether it was.
     /// Until then the store answers reads and refuses writes with this.
@@ -243,7 +243,7 @@ pub enum Error {
         /// Which.
         shard: u16,
     },
-    /// The database doesn't answer, or refuses; nothing was written. Later writes succeed once the cause is gone.
+    /// The database doesn't answer; nothing was written. Later writes succeed once the cause is gone.
     #[error("the database can't be used: {0}; nothing was written")]
     Unreachable(Text),
     /// The connection broke while the database made a write durable: whether it did shows only when the shard is taken over anew.

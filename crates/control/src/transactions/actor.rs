@@ -67,13 +67,7 @@ struct Actor {
 }
 
 /// Starts the task of a transaction that has `entries` entries in the journal. It ends with its office.
-pub(super) fn spawn(
-    coordinator: Arc<Coordinator>,
-    office: Office,
-    id: Text,
-    machine: Machine,
-    entries: u32,
-) -> Handle {
+pub(super) fn spawn(coordinator: Arc<Coordinator>, office: Office, id: Text, machine: Machine, entries: u32) -> Handle {
     let (mailbox, messages) = mpsc::channel(MAILBOX_MAX);
     let (sight, seen) = watch::channel(Arc::new(Sight::of(&machine, entries)));
     let own = mailbox.downgrade();

@@ -8,7 +8,7 @@ mod tests;
 use super::problem::Problem;
 use super::recover;
 use super::run::Coordinator;
-use byrnie_base::{Instant, Text};
+use byrnie_base::Instant;
 use byrnie_model::code;
 use byrnie_net::runtime::{self, Shutdown, Trigger};
 use byrnie_saga::Term;
@@ -17,7 +17,7 @@ use byrnie_store::Error;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 /// How long something new waits for a shard: others give one within two beats.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,8 +34,6 @@ const ALONE: &str = "alone";
 pub(super) struct Terms {
     known: Mutex<Known>,
     held: watch::Sender<usize>,
-    /// A beat is due.
-    due: Notify,
 }
 
 struct Known {
@@ -73,7 +71,7 @@ impl Terms {
     pub(super) fn new(lease: Option<Duration>, mark: u64) -> Self {
         let name = if lease.is_some() { format!("{}-{mark:016x}", std::process::id()) } else { ALONE.to_owned() };
         let known = Known { tenure: Tenure::new(name.into(), lease), reigns: HashMap::new(), age: 0 };
-        Self { known: Mutex::new(known), held: watch::Sender::new(0), due: Notify::new() }
+        Self { known: Mutex::new(known), held: watch::Sender::new(0) }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -156,7 +154,9 @@ impl Terms {
         let mut known = self.known();
         let lost = match error {
             Error::Deposed { .. } if known.tenure.depose(term) => vec![term],
-            Error::Unreachable(_) | Error::Doubtful(_) if known.reigns.get(&term.shard).is_some_and(|r| r.term == term) => {
+            Error::Unreachable(_) | Error::Doubtful(_)
+                if known.reigns.get(&term.shard).is_some_and(|r| r.term == term) =>
+            {
                 known.tenure.drop_all()
             }
             _ => Vec::new(),
@@ -185,7 +185,8 @@ impl Reign {
 impl Coordinator {
     /// A term for a new transaction.
     pub(super) async fn office(&self) -> Result<Office, Problem> {
-        let none = || Problem::new(503, &code::TXN_JOURNAL, "this coordinator holds no shard of the transactions' database");
+        let none =
+            || Problem::new(503, &code::TXN_JOURNAL, "this coordinator holds no shard of the transactions' database");
         self.terms.any(self).await.ok_or_else(none)
     }
 
@@ -196,7 +197,6 @@ impl Coordinator {
             let shards = lost.len();
             tracing::warn!(%error, shards, first = first.shard, "transactions stop here until their shards are taken over anew");
             self.dismiss(&lost);
-            self.terms.due.notify_one();
         }
         matches!(error, Error::Deposed { .. } | Error::Unreachable(_) | Error::Doubtful(_))
     }
@@ -215,8 +215,12 @@ impl Coordinator {
         self.dismiss(&farewell.give);
         match runtime::timeout(FAREWELL_MAX, self.journal.beat(farewell)).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the shards of transactions can't be given back; others take them over"),
-            Err(runtime::Elapsed) => tracing::warn!("the shards of transactions aren't given back; others take them over"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the shards of transactions can't be given back; others take them over")
+            }
+            Err(runtime::Elapsed) => {
+                tracing::warn!("the shards of transactions aren't given back; others take them over")
+            }
         }
     }
 }
@@ -240,7 +244,6 @@ pub(super) async fn run(coordinator: &Arc<Coordinator>) {
                 let since = last.map_or(BEAT, |last| coordinator.state.now().mono.since(last));
                 rest = BEAT_AGAIN.saturating_sub(since).min(rest);
             }
-            () = coordinator.terms.due.notified() => rest = Duration::ZERO,
         }
         super::letters::answer_all(coordinator).await;
     }
@@ -282,8 +285,11 @@ fn take_in(coordinator: &Arc<Coordinator>, asked: Instant, board: &Board) -> boo
         tracing::info!(shards = lost.len(), coordinators = board.members.len(), "shards of transactions go to others");
     }
     if !gained.is_empty() {
-        let others: Vec<&Text> = board.members.iter().collect();
-        tracing::info!(shards = gained.len(), coordinators = others.len(), "shards of transactions are taken over");
+        tracing::info!(
+            shards = gained.len(),
+            coordinators = board.members.len(),
+            "shards of transactions are taken over"
+        );
         let resumed = recover::resume(Arc::clone(coordinator), gained);
         let mut shutdown = coordinator.shutdown.clone();
         runtime::spawn("transactions taken over", async move {

@@ -61,7 +61,9 @@ impl Link {
             return Err(OpenError::ReadOnly);
         }
         if setting("fsync").fetch_one(&mut connection).await.map_err(unusable)? == "off" {
-            tracing::warn!("the database of transactions runs with fsync off: a loss of power may take back what it has acknowledged");
+            tracing::warn!(
+                "the database of transactions runs with fsync off: a loss of power may take back what it has acknowledged"
+            );
         }
         let (version, found) = sql::prepare(&mut connection, VERSION, &self.trust_domain).await.map_err(unusable)?;
         if version > VERSION {
@@ -91,8 +93,13 @@ impl Link {
         }
         while !left.is_empty() {
             let (chains, rest) = chains(&left);
-            for (at, result) in self.append(&chains, jobs).await {
-                results[at] = Some(result);
+            let written = self.append(&chains, jobs).await;
+            // What the database refuses of one must not fail its neighbours.
+            let alone = chains.len() > 1 && written.iter().any(|(_, result)| matches!(result, Err(Error::Refused(_))));
+            let parts: Vec<&[Chain<'_>]> = if alone { chains.chunks(1).collect() } else { Vec::new() };
+            results_of(&mut results, written);
+            for part in parts {
+                results_of(&mut results, self.append(part, jobs).await);
             }
             left = rest;
         }
@@ -216,7 +223,19 @@ impl Link {
         if !certain || code.starts_with("25") {
             self.connection = None;
         }
-        Failure::Of(if writes && !certain { Error::Doubtful(why) } else { Error::Unreachable(why) })
+        Failure::Of(match (certain, writes) {
+            (true, _) => Error::Refused(why),
+            (false, true) => Error::Doubtful(why),
+            (false, false) => Error::Unreachable(why),
+        })
+    }
+}
+
+fn results_of(results: &mut [Option<Result<Done, Error>>], some: Vec<(usize, Result<Done, Error>)>) {
+    for (at, result) in some {
+        if let Some(slot) = results.get_mut(at) {
+            *slot = Some(result);
+        }
     }
 }
 

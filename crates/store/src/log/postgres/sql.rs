@@ -98,10 +98,7 @@ select id, null::int2 as shard, null::int8 as epoch from written
 union all select null, shard, epoch from fence";
 
 /// Adds what can be added: the transactions that were written, and the epochs of the shards.
-pub(super) async fn append(
-    connection: &mut PgConnection,
-    rows: &Rows,
-) -> Sql<(HashSet<Vec<u8>>, HashMap<u16, u64>)> {
+pub(super) async fn append(connection: &mut PgConnection, rows: &Rows) -> Sql<(HashSet<Vec<u8>>, HashMap<u16, u64>)> {
     let query = sqlx::query(APPEND).bind(&rows.shards).bind(&rows.epochs).bind(&rows.ids).bind(&rows.after);
     let query = query.bind(&rows.counts).bind(&rows.ended).bind(&rows.summaries);
     let query = query.bind(&rows.entry_ids).bind(&rows.numbers).bind(&rows.bodies);
@@ -153,7 +150,8 @@ pub(super) async fn step(connection: &mut PgConnection, job: &Job) -> Sql<Result
             }
         }
         Job::Letters(shards) => {
-            let query = "select number, body from byrnie.letter where answer is null and shard = any($1) order by number";
+            let query =
+                "select number, body from byrnie.letter where answer is null and shard = any($1) order by number";
             let rows = sqlx::query(query).bind(smalls(shards)).fetch_all(connection).await?;
             let letter = |row: &sqlx::postgres::PgRow| -> Sql<Letter> {
                 Ok(Letter { number: number(row.try_get("number")?), body: row.try_get::<Vec<u8>, _>("body")?.into() })
@@ -169,7 +167,8 @@ pub(super) async fn step(connection: &mut PgConnection, job: &Job) -> Sql<Result
         }
         Job::Answer(number) => {
             let query = "delete from byrnie.letter where number = $1 and answer is not null returning answer";
-            let answer: Option<Vec<u8>> = sqlx::query_scalar(query).bind(long(*number)).fetch_optional(connection).await?;
+            let answer: Option<Vec<u8>> =
+                sqlx::query_scalar(query).bind(long(*number)).fetch_optional(connection).await?;
             Done::Answer(answer.map(Value::from))
         }
     }))

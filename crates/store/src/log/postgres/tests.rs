@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The journal's suite on a real PostgreSQL, and what only a database can do to it. `cargo xtask test postgres` starts one.
 
-use super::super::tests::{Subject, append, check, check_leases, check_letters, check_limits, check_order, check_terms, ops};
+use super::super::tests::{
+    Subject, append, check, check_leases, check_letters, check_limits, check_order, check_terms, ops,
+};
 use super::super::{Append, Journal as _, Peers as _};
 use super::*;
 use crate::suite::wait;
@@ -21,7 +23,8 @@ struct Database {
 
 impl Database {
     fn make(name: &str) -> Self {
-        let server = std::env::var("BYRNIE_POSTGRES").expect("BYRNIE_POSTGRES names a database; `cargo xtask test postgres` does");
+        let server = std::env::var("BYRNIE_POSTGRES")
+            .expect("BYRNIE_POSTGRES names a database; `cargo xtask test postgres` does");
         let own = Self { url: server.clone(), runtime: runtime().unwrap() };
         own.run(&format!("drop database if exists {name} with (force)"));
         own.run(&format!("create database {name}"));
@@ -129,7 +132,9 @@ fn a_lost_connection_is_opened_again() {
     let journal = database.open();
     wait(journal.append(append("t", 0, &["x"], None))).unwrap();
     let news = journal.news();
-    database.run("select pg_terminate_backend(pid) from pg_stat_activity where datname = 'lost' and application_name = 'byrnie'");
+    database.run(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'lost' and application_name = 'byrnie'",
+    );
     // The first to notice is told that nobody knows.
     let first = wait(journal.append(append("t", 1, &["x"], None)));
     assert!(matches!(first, Err(Error::Doubtful(_))), "{first:?}");
@@ -145,6 +150,22 @@ fn a_lost_connection_is_opened_again() {
     }
     assert_eq!(wait(journal.read("t")).unwrap().entries.len(), 3);
     drop(news);
+}
+
+#[test]
+#[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
+fn what_the_database_refuses_of_one_does_not_fail_its_neighbours() {
+    let database = Database::make("refuses");
+    let journal = database.open();
+    database.run("alter table byrnie.entry add constraint short check (length(body) < 100)");
+    let long = "x".repeat(100);
+    let asked: Vec<_> = (0..50)
+        .map(|n| journal.append(append(&format!("t{n}"), 0, &[if n == 7 { &long } else { "x" }], None)))
+        .collect();
+    let answers = wait(all(asked));
+    let refused: Vec<usize> = (0..50).filter(|n| matches!(answers[*n], Err(Error::Refused(_)))).collect();
+    assert_eq!(refused, [7], "{answers:?}");
+    assert_eq!(wait(journal.unfinished(vec![0])).unwrap().len(), 49);
 }
 
 /// A write that is under way when its shard is taken over is either whole before that, or not at all.
@@ -171,7 +192,10 @@ fn a_take_over_waits_for_writes_of_the_epoch_before() {
     lock.recv().unwrap();
     database.run("update byrnie.member set until = '-infinity'");
     let taking = other.beat(beat("b"));
-    while database.count("select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%for update%'") == 0 {
+    while database
+        .count("select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%for update%'")
+        == 0
+    {
         std::thread::yield_now();
     }
     go.send(()).unwrap();
