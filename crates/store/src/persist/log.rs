@@ -120,7 +120,7 @@ struct Tables<'txn> {
     places: Table<'txn, &'static str, u16>,
     seats: Table<'txn, u16, (u64, &'static str)>,
     members: Table<'txn, &'static str, u64>,
-    letters: Table<'txn, u64, (u16, u64, Option<&'static [u8]>, &'static [u8])>,
+    letters: Table<'txn, u64, (u16, u64, bool, &'static [u8])>,
     now: u64,
     changed: bool,
 }

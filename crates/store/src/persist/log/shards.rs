@@ -13,8 +13,8 @@ use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
 pub(super) const SEATS: TableDefinition<'_, u16, (u64, &str)> = TableDefinition::new("seats");
 /// Coordinator to the moment until which it counts as being there.
 pub(super) const MEMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("members");
-/// Number to shard, moment, answer and question.
-pub(super) const LETTERS: TableDefinition<'_, u64, (u16, u64, Option<&[u8]>, &[u8])> = TableDefinition::new("letters");
+/// Number to shard, moment, whether it is answered, and the question or its answer.
+pub(super) const LETTERS: TableDefinition<'_, u64, (u16, u64, bool, &[u8])> = TableDefinition::new("letters");
 
 impl Tables<'_> {
     /// The newest epoch of a shard; 0 before the first.
@@ -71,7 +71,7 @@ impl Tables<'_> {
         self.changed = true;
         let number = self.meta.get("letters")?.map_or(0, |number| number.value()) + 1;
         self.meta.insert("letters", number)?;
-        self.letters.insert(number, (shard, self.now, None, &**body))?;
+        self.letters.insert(number, (shard, self.now, false, &**body))?;
         Ok(Ok(number))
     }
 
@@ -79,8 +79,8 @@ impl Tables<'_> {
         let mut found = Vec::new();
         for row in self.letters.iter()? {
             let (number, letter) = row?;
-            let (shard, _, answer, body) = letter.value();
-            if answer.is_none() && shards.contains(&shard) {
+            let (shard, _, answered, body) = letter.value();
+            if !answered && shards.contains(&shard) {
                 found.push(Letter { number: number.value(), body: body.into() });
             }
         }
@@ -91,13 +91,16 @@ impl Tables<'_> {
         let known = self.letters.get(number)?.map(|letter| (letter.value().0, letter.value().1));
         if let Some((shard, at)) = known {
             self.changed = true;
-            self.letters.insert(number, (shard, at, Some(&**body), &[][..]))?;
+            self.letters.insert(number, (shard, at, true, &**body))?;
         }
         Ok(())
     }
 
     pub(super) fn answer(&mut self, number: u64) -> Result<Option<Value>, redb::Error> {
-        let answer = self.letters.get(number)?.and_then(|letter| letter.value().2.map(Value::from));
+        let letter = self.letters.get(number)?;
+        let answer =
+            letter.as_ref().map(|letter| letter.value()).filter(|letter| letter.2).map(|letter| letter.3.into());
+        drop(letter);
         if answer.is_some() {
             self.changed = true;
             self.letters.remove(number)?;
