@@ -26,7 +26,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   gen [--check]   Rust from the protobuf files (--check: only say whether it is fresh)
   sim [--seeds N] [--seed S]
                   the simulated mesh, each seed twice; --seed S shows the run of one
-  transfers [--count N] [--kills N] [--seed S]
+  transfers [--count N] [--kills N] [--seed S] [--coordinators N]
                   money between three banks while everything is killed
   tidy            floors, sizes, names, purity, doors
   bench [NAME] [--list] [--peer P]... [-o json]
@@ -55,7 +55,7 @@ fn run() -> Result<()> {
         ["gen"] => r#gen::run(false),
         ["gen", "--check"] => r#gen::run(true),
         ["sim", rest @ ..] => sim::run_all(rest),
-        ["transfers", rest @ ..] => match transfers::run(&root, Extent::of(rest)?, &[])? {
+        ["transfers", rest @ ..] => match transfers::run(&root, Extent::of(rest)?)? {
             Some(true) => Ok(()),
             Some(false) => bail!("it failed: see above"),
             None => bail!("it needs PostgreSQL: apt-get install postgresql"),

@@ -5,7 +5,6 @@ mod clock;
 
 use super::bench::process::is_on_path;
 use super::peers;
-use super::transfers::Extent;
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -108,9 +107,9 @@ fn deny(root: &Path) -> Result<Outcome> {
     })
 }
 
-/// What needs a PostgreSQL: money between three banks while everything is killed, and the outbox.
+/// What needs a PostgreSQL: money between three banks while everything is killed, coordinators that share one, and the outbox.
 fn postgres(root: &Path) -> Result<Outcome> {
-    Ok(match super::transfers::run(root, Extent::USUAL, &["outbox"])? {
+    Ok(match super::transfers::run_all(root)? {
         Some(true) => Outcome::Passed,
         Some(false) => Outcome::Failed,
         None => Outcome::Skipped("it needs PostgreSQL: apt-get install postgresql".to_owned()),

@@ -8,6 +8,9 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
 
+/// Most coordinators: each is a mesh with a proxy before each bank.
+const COORDINATORS_MAX: u64 = 8;
+
 /// How long it goes on: what the test is told, in its variables.
 #[derive(Clone, Copy)]
 pub(crate) struct Extent {
@@ -15,11 +18,15 @@ pub(crate) struct Extent {
     kills: u64,
     seed: u64,
     late_ms: u64,
+    coordinators: u64,
 }
 
 impl Extent {
     /// What a run of all tests has time for.
-    pub(crate) const USUAL: Self = Self { count: 2_000, kills: 40, seed: 1, late_ms: 500 };
+    pub(crate) const USUAL: Self = Self { count: 2_000, kills: 40, seed: 1, late_ms: 500, coordinators: 1 };
+
+    /// And for that by several coordinators on one database.
+    pub(crate) const SHARED: Self = Self { count: 500, kills: 10, coordinators: 3, ..Self::USUAL };
 
     /// Reads arguments.
     ///
@@ -35,29 +42,62 @@ impl Extent {
                 "--count" => extent.count = number,
                 "--kills" => extent.kills = number,
                 "--seed" => extent.seed = number,
-                _ => bail!("unknown argument {word}; usage: cargo xtask transfers [--count N] [--kills N] [--seed S]"),
+                "--coordinators" if (1..=COORDINATORS_MAX).contains(&number) => extent.coordinators = number,
+                _ => bail!(
+                    "unknown argument {word} {number}; usage: cargo xtask transfers [--count N] [--kills N] [--seed S] \
+                     [--coordinators 1..{COORDINATORS_MAX}]"
+                ),
             }
         }
         Ok(extent)
     }
 }
 
-/// Runs it, and the `others` of the tests that need PostgreSQL; false if one failed, `None` without PostgreSQL.
+/// Runs it; false if it failed, `None` without PostgreSQL.
 ///
 /// # Errors
 /// If something can't be started.
-pub(crate) fn run(root: &Path, extent: Extent, others: &[&str]) -> Result<Option<bool>> {
+pub(crate) fn run(root: &Path, extent: Extent) -> Result<Option<bool>> {
+    let Some(postgres) = start(root)? else { return Ok(None) };
+    transfers(root, &postgres, extent, &[]).map(Some)
+}
+
+/// Runs all that needs a PostgreSQL; the same.
+///
+/// # Errors
+/// If something can't be started.
+pub(crate) fn run_all(root: &Path) -> Result<Option<bool>> {
+    let Some(postgres) = start(root)? else { return Ok(None) };
+    let first = transfers(root, &postgres, Extent::USUAL, &["outbox", "coordinators"])?;
+    let shared = transfers(root, &postgres, Extent::SHARED, &[])?;
+    let mut journal = test(root, &postgres, &["--lib"]);
+    journal.args(["--", "--ignored", "log::postgres"]);
+    Ok(Some(journal.status()?.success() && first && shared))
+}
+
+fn start(root: &Path) -> Result<Option<Postgres>> {
     let scratch = std::path::absolute(target(root).join("transfers"))?;
     std::fs::create_dir_all(&scratch)?;
-    let Some(postgres) = Postgres::start(&scratch)? else { return Ok(None) };
-    let Extent { count, kills, seed, late_ms } = extent;
+    Postgres::start(&scratch)
+}
+
+/// Tests, with the features of the whole workspace, so that what the tests have built is used again.
+fn test(root: &Path, postgres: &Postgres, which: &[&str]) -> Command {
     let mut test = Command::new(env!("CARGO"));
-    // With the features of the whole workspace, so that what the tests have built is used again.
-    test.args(["test", "--locked", "--workspace", "--no-fail-fast", "--test", "transfers"]);
+    test.args(["test", "--locked", "--workspace", "--no-fail-fast"]).args(which);
+    test.env("BYRNIE_POSTGRES", postgres.url("plain")).current_dir(root);
+    test
+}
+
+fn transfers(root: &Path, postgres: &Postgres, extent: Extent, others: &[&str]) -> Result<bool> {
+    let mut test = test(root, postgres, &["--test", "transfers"]);
     test.args(others.iter().flat_map(|other| ["--test", *other]));
-    test.args(["--", "--ignored", "--nocapture"]).env("BYRNIE_POSTGRES", postgres.url("plain")).current_dir(root);
-    for (name, value) in [("TRANSFERS", count), ("KILLS", kills), ("SEED", seed), ("LATE_MS", late_ms)] {
+    test.args(["--", "--ignored", "--nocapture"]);
+    let Extent { count, kills, seed, late_ms, coordinators } = extent;
+    let told =
+        [("TRANSFERS", count), ("KILLS", kills), ("SEED", seed), ("LATE_MS", late_ms), ("COORDINATORS", coordinators)];
+    for (name, value) in told {
         test.env(name, value.to_string());
     }
-    Ok(Some(test.status()?.success()))
+    Ok(test.status()?.success())
 }

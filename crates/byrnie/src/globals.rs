@@ -52,6 +52,9 @@ pub(crate) enum Format {
 /// Port of the console unless told otherwise.
 pub(crate) const CONSOLE_PORT: u16 = 7777;
 
+/// The variable of `up --transactions`: it may hold a password, so programs that are started here don't get it.
+pub(crate) const TRANSACTIONS: &str = "BYRNIE_TRANSACTIONS";
+
 impl Globals {
     /// The namespace of bare names.
     pub(crate) fn namespace(&self) -> &str {

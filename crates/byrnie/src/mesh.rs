@@ -19,7 +19,7 @@ use byrnie_net::dns::{self, Known, Names};
 use byrnie_net::listen::Ports;
 use byrnie_net::runtime::{self, Trigger};
 use byrnie_proxy::{AccessLog, Control, Gateway, Hop, Mount, Sidecar, Source, Tokens, Users};
-use byrnie_store::{Embedded, OpenError, Store, ledger, log};
+use byrnie_store::{Embedded, Journal, OpenError, Store, ledger, log};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -90,6 +90,8 @@ pub(crate) struct Options {
     pub demo: bool,
     /// Threads of the edge that move traffic.
     pub workers: usize,
+    /// The database of transactions, instead of a file in the data directory.
+    pub transactions: Option<String>,
 }
 
 /// A mesh that runs.
@@ -127,11 +129,10 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     let trust_domain = trust_domain(store.as_ref(), options.demo).await?;
     let token = operator_token(&dir.join("token"))?;
     let asked_control = control_port(options);
-    let path = dir.join("transactions.redb");
-    let journal = log::Embedded::open(&path).map_err(|error| of_open(&error).at(path.display().to_string()))?;
+    let journal = open_journal(options, &trust_domain).await?;
     let control = control::start(control::Config {
         store,
-        journal: Arc::new(journal),
+        journal,
         ledger: Arc::new(ledger),
         data_dir: dir.clone(),
         trust_domain,
@@ -316,6 +317,27 @@ async fn trust_domain(store: &dyn Store, demo: bool) -> Result<Text> {
     let stored = entry.and_then(|entry| serde_json::from_slice::<serde_json::Value>(&entry.value).ok());
     let stored = stored.and_then(|value| value["spec"]["trustDomain"].as_str().map(Text::from));
     Ok(stored.unwrap_or_else(|| Text::from(if demo { "demo.local" } else { "mesh.local" })))
+}
+
+/// Where transactions are kept: the file of the data directory, or the database, once none in the file is left unfinished.
+async fn open_journal(options: &Options, trust_domain: &str) -> Result<Arc<dyn Journal>> {
+    let path = options.data_dir.join("transactions.redb");
+    let file = || log::Embedded::open(&path).map_err(|error| of_open(&error).at(path.display().to_string()));
+    let Some(url) = &options.transactions else { return Ok(Arc::new(file()?)) };
+    let refused = |detail: String| {
+        let code = &code::TXN_DATABASE;
+        Failure::new(code.id, format!("the database for transactions: {detail}")).at("--transactions").next(code.next)
+    };
+    if path.exists() {
+        // A file has one shard.
+        let left = file()?.unfinished(vec![0]).await.map_err(|error| refused(error.to_string()))?;
+        if !left.is_empty() {
+            let detail = format!("{} transactions in {} have not ended", left.len(), path.display());
+            return Err(refused(detail).next("start without --transactions until they have").into());
+        }
+    }
+    let journal = log::Postgres::open(url, trust_domain).map_err(|error| refused(error.to_string()))?;
+    Ok(Arc::new(journal))
 }
 
 /// The operator's token: kept from the last start, or made now.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Money between three banks on PostgreSQL, by sagas, TCC and messages, while the coordinator, the proxies and the banks are
 //! killed and calls are lost, doubled and late: not a cent comes or goes, and everything ends. `cargo xtask test postgres`
-//! runs it; `cargo xtask transfers --count 50000 --kills 2000` for longer.
+//! runs it; `cargo xtask transfers --count 50000 --kills 2000` for longer, and `--coordinators 3` for as many that share a
+//! database, each with proxies of its own before the same banks.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod bank;
@@ -14,7 +15,8 @@ use sqlx::PgPool;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -113,7 +115,7 @@ struct Progress {
 
 /// What clients need to reach the mesh, which is killed under them.
 struct Doors {
-    data: PathBuf,
+    data: Vec<PathBuf>,
     banks: [SocketAddr; 3],
 }
 
@@ -123,11 +125,13 @@ impl Doors {
         let (path, body) = transfer.request();
         let waited = mesh::Stopwatch::start();
         let mut last = None;
+        let mut door = transfer.n as usize;
         while waited.passed() < mesh::PATIENCE {
             let answer = match transfer.kind {
                 Kind::Message => ask(self.banks[transfer.from], "POST", path, "", &body),
-                _ => self.operator("POST", path, &body),
+                _ => self.operator(door, "POST", path, &body),
             };
+            door += 1;
             match answer {
                 Ok((200 | 201 | 409, _)) => return,
                 other => last = Some(other),
@@ -137,21 +141,16 @@ impl Doors {
         panic!("{transfer:?} wasn't taken: {last:?}");
     }
 
-    fn operator(&self, method: &str, path: &str, body: &Value) -> Result<(u16, String), std::io::Error> {
-        let token = std::fs::read_to_string(self.data.join("token"))?;
+    /// By any of the coordinators.
+    fn operator(&self, door: usize, method: &str, path: &str, body: &Value) -> Result<(u16, String), std::io::Error> {
+        let data = &self.data[door % self.data.len()];
+        let token = std::fs::read_to_string(data.join("token"))?;
         let headers = format!("Authorization: Bearer {token}\r\nPrefer: wait=2\r\n");
-        ask(self.console()?, method, path, &headers, body)
-    }
-
-    /// A coordinator that starts again may find another port.
-    fn console(&self) -> Result<SocketAddr, std::io::Error> {
-        let ports: Value = serde_json::from_str(&std::fs::read_to_string(self.data.join("ports.json"))?)?;
-        let port = ports["console"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap();
-        Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+        ask(console(data)?, method, path, &headers, body)
     }
 
     fn state(&self, transfer: &Transfer) -> String {
-        let answer = self.operator("GET", &format!("/txn/v1/{}", transfer.id()), &Value::Null);
+        let answer = self.operator(transfer.n as usize, "GET", &format!("/txn/v1/{}", transfer.id()), &Value::Null);
         match answer {
             Ok((200, body)) => {
                 let body: Value = serde_json::from_str(&body).unwrap_or_default();
@@ -162,6 +161,19 @@ impl Doors {
             other => format!("{other:?}"),
         }
     }
+}
+
+/// A coordinator that starts again may find another port.
+fn console(data: &Path) -> Result<SocketAddr, std::io::Error> {
+    let ports: Value = serde_json::from_str(&std::fs::read_to_string(data.join("ports.json"))?)?;
+    let port = ports["console"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap();
+    Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+/// Transactions that run in a coordinator.
+fn running(data: &Path) -> Option<u64> {
+    let answer = mesh::http(console(data).ok()?, "localhost", "/metrics").ok()?;
+    answer.body.lines().find_map(|line| line.strip_prefix("byrnie_txn_running ")?.parse().ok())
 }
 
 fn ask(at: SocketAddr, method: &str, path: &str, headers: &str, body: &Value) -> Result<(u16, String), std::io::Error> {
@@ -182,14 +194,26 @@ fn ask(at: SocketAddr, method: &str, path: &str, headers: &str, body: &Value) ->
 
 /// Everything that may be killed.
 struct World {
-    mesh: Mesh,
+    /// One with a file of its own, or several with one database.
+    meshes: Vec<Mesh>,
     url: String,
     late_ms: String,
     ports: [u16; 3],
     banks: Vec<Program>,
+    /// Proxies of the banks in the meshes beyond the first.
+    beside: Vec<Program>,
 }
 
 impl World {
+    /// What starts a mesh; of several, all on the same database.
+    fn up(url: &str, coordinators: usize) -> Command {
+        let mut command = mesh::byrnie();
+        if coordinators > 1 {
+            command.env("BYRNIE_TRANSACTIONS", url);
+        }
+        command
+    }
+
     fn bank(&self, at: usize) -> Program {
         let mut command = mesh::byrnie();
         command.env(bank::NAME, BANKS[at]).env(bank::PORT, self.ports[at].to_string());
@@ -197,7 +221,11 @@ impl World {
         let own = std::env::current_exe().unwrap();
         let program = [own.to_str().unwrap(), "the_program_of_a_bank", "--exact", "--ignored", "--nocapture"];
         let port = self.ports[at].to_string();
-        self.mesh.run_by(command, &["--name", BANKS[at], "--port", &port, "--uses", "transactions.byrnie"], &program)
+        self.meshes[0].run_by(
+            command,
+            &["--name", BANKS[at], "--port", &port, "--uses", "transactions.byrnie"],
+            &program,
+        )
     }
 
     /// Kills one, and starts it again.
@@ -205,10 +233,12 @@ impl World {
         let at = rng.below(3) as usize;
         match rng.below(3) {
             0 => {
-                let up = self.mesh.up.take().unwrap();
+                let coordinators = self.meshes.len();
+                let mesh = &mut self.meshes[rng.below(coordinators as u64) as usize];
+                let up = mesh.up.take().unwrap();
                 up.signal("KILL");
                 drop(up);
-                self.mesh.start(&[]);
+                mesh.start_by(Self::up(&self.url, coordinators), &[]);
                 "coordinator"
             }
             1 => {
@@ -249,21 +279,32 @@ fn not_a_cent_comes_or_goes() {
     let seed: u64 = told("SEED", "1").parse().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let books: Vec<PgPool> = BANKS.iter().map(|name| runtime.block_on(bank::open(&url, name))).collect();
-    let mesh = Mesh::up(&[]);
+    let coordinators: usize = told("COORDINATORS", "1").parse().unwrap();
+    runtime.block_on(sqlx::raw_sql("drop schema if exists byrnie cascade").execute(&books[0])).unwrap();
+    let meshes = (0..coordinators).map(|_| Mesh::up_by(World::up(&url, coordinators))).collect();
     let ports = [free_port(), free_port(), free_port()];
-    let mut world = World { mesh, url, late_ms: told("LATE_MS", "500"), ports, banks: Vec::new() };
+    let (late_ms, beside) = (told("LATE_MS", "500"), Vec::new());
+    let mut world = World { meshes, url, late_ms, ports, banks: Vec::new(), beside };
     world.banks = (0..3).map(|at| world.bank(at)).collect();
-    for from in BANKS {
-        world.mesh.ok(&["allow", from, "transactions.byrnie"]);
-        for to in BANKS.iter().filter(|to| **to != from) {
-            world.mesh.ok(&["allow", from, to]);
+    for mesh in world.meshes.iter().skip(1) {
+        for (name, port) in BANKS.iter().zip(ports) {
+            world.beside.push(mesh.run(&["--name", name, "--port", &port.to_string()], &["sleep", "100000"]));
         }
     }
     for bank in &world.banks {
         bank.wait_for_line("bank is open");
     }
+    world.beside.iter().for_each(|proxy| proxy.wait_for_line("joined as"));
+    for mesh in &world.meshes {
+        for from in BANKS {
+            mesh.ok(&["allow", from, "transactions.byrnie"]);
+            for to in BANKS.iter().filter(|to| **to != from) {
+                mesh.ok(&["allow", from, to]);
+            }
+        }
+    }
     let doors = Arc::new(Doors {
-        data: world.mesh.data.clone(),
+        data: world.meshes.iter().map(|mesh| mesh.data.clone()).collect(),
         banks: ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port))),
     });
     let begun = mesh::Stopwatch::start();
@@ -296,11 +337,13 @@ fn not_a_cent_comes_or_goes() {
     for client in clients {
         client.join().unwrap();
     }
-    let running = || -> Option<u64> {
-        let answer = mesh::http(doors.console().ok()?, "localhost", "/metrics").ok();
-        answer.and_then(|answer| {
-            answer.body.lines().find_map(|line| line.strip_prefix("byrnie_txn_running ")?.parse().ok())
-        })
+    // Of several, nobody drives what one has left until its lease is over.
+    let running = || match &doors.data[..] {
+        [alone] => running(alone),
+        _ => runtime
+            .block_on(sqlx::query_scalar("select count(*) from byrnie.txn where ended = 0").fetch_one(&books[0]))
+            .ok()
+            .and_then(|count: i64| u64::try_from(count).ok()),
     };
     until("every transfer to end", || format!("{:?} run", running()), || running() == Some(0));
     let (settled, took) = (last_fault.passed(), begun.passed());
@@ -317,7 +360,7 @@ fn not_a_cent_comes_or_goes() {
         outcome.insert(transfer.n, succeeded);
     }
     println!(
-        "{count} transfers in {took:.1?}, {kills} kills {struck:?}, all ended {settled:.1?} after the last: {ended:?}"
+        "{count} transfers by {coordinators} coordinators in {took:.1?}, {kills} kills {struck:?}, all ended {settled:.1?} after the last: {ended:?}"
     );
     let mut sum = 0;
     let mut wrong = Vec::new();

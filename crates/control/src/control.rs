@@ -97,6 +97,7 @@ impl Running {
         // First, so that the end of a stream isn't taken for the end of its workload.
         self.registry.close();
         self.trigger.fire();
+        self.transactions.leave().await;
         for task in std::mem::take(&mut self.tasks) {
             task.ended().await;
         }

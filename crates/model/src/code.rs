@@ -521,7 +521,11 @@ registry! {
     TXN_JOURNAL: "BYR-T007",
         "the journal of transactions can not take it now",
         "Nothing was begun or changed; what runs goes on when it can.",
-        "Look at the disk and the log of the control plane, then try again.";
+        "Look at the disk or the database and the log of the control plane, then try again.";
+    TXN_DATABASE: "BYR-T008",
+        "the database for transactions can not be used",
+        "byrnie does not start, so that nothing is acknowledged that may be lost.",
+        "Mend what the message names; docs/how-to/coordinators.md says what the database needs.";
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use crate::transaction::{Mode, Op, Rules};
 use byrnie_base::Text;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// An answer as it was seen.
@@ -24,7 +25,7 @@ pub struct Seen {
 }
 
 /// What an answer means for the branch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// It's done.
     Done {

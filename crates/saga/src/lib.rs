@@ -9,10 +9,12 @@ pub mod ledger;
 pub mod machine;
 mod mode;
 pub mod plan;
+pub mod shards;
 pub mod timer;
 pub mod transaction;
 
 pub use journal::Entry;
 pub use judge::{Outcome, Seen, judge};
 pub use machine::{Ask, Effect, Event, Machine, Order, Refusal, Reply};
+pub use shards::Term;
 pub use transaction::{Branch, Call, End, Late, Mode, Op, Phase, Progress, Retry, Rules, Slot, Spec, Target};

@@ -1,33 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `trait Journal`: the histories of transactions, each a row of entries that only grows. The coordinator
-//! writes and reads it; entries and summaries are bytes that nobody here looks into. [`Embedded`] is one
-//! file with one writer; [`Memory`] is the same code on a simulated disk, without threads.
+//! `trait Journal`: the histories of transactions, each a row of entries that only grows. Coordinators write and read
+//! it; entries and summaries are bytes that nobody here looks into. [`Embedded`] is one file with one writer, for one
+//! coordinator; [`Memory`] is the same code on a simulated disk, without threads; [`Postgres`] is a database that
+//! several coordinators share. What those say to each other through it is [`Peers`].
 
 mod embedded;
 mod memory;
+pub mod postgres;
+pub(crate) mod run;
 #[cfg(test)]
 mod tests;
 
 pub use embedded::Embedded;
 pub use memory::Memory;
+pub use postgres::Postgres;
 
 use crate::store::{Error, Pending, Value};
 use byrnie_base::{Text, Timestamp};
+use byrnie_saga::Term;
+use byrnie_saga::shards::{Beat, Board};
+use std::time::Duration;
+use tokio::sync::watch;
 
 /// The histories of transactions.
 ///
 /// What was acknowledged survives a crash of the process and of the machine. Reads show durable entries only.
-pub trait Journal: Send + Sync {
+pub trait Journal: Peers {
     /// Adds entries to a transaction, all or none. The write is on its way when this returns, in the order
-    /// of calls, whether or not anybody waits; it's durable when the answer comes. [`Error::Conflict`] if the
-    /// transaction doesn't have exactly as many entries as expected: somebody else writes it.
+    /// of calls, whether or not anybody waits; it's durable when the answer comes. [`Error::Deposed`] if the
+    /// term is over. [`Error::Conflict`] if the transaction doesn't have exactly as many entries as expected.
     fn append(&self, append: Append) -> Pending<'static, ()>;
 
     /// Every entry of a transaction, in order; none if it isn't there.
-    fn read(&self, id: &str) -> Pending<'static, Vec<Value>>;
+    fn read(&self, id: &str) -> Pending<'static, Story>;
 
-    /// Transactions that haven't ended, in order of id.
-    fn unfinished(&self) -> Pending<'static, Vec<Text>>;
+    /// Transactions of these shards that haven't ended, in order of id.
+    fn unfinished(&self, shards: Vec<u16>) -> Pending<'static, Vec<Text>>;
 
     /// Up to `limit` transactions in falling order of id, from below `below` if given.
     fn list(&self, below: Option<&str>, limit: usize) -> Pending<'static, Vec<Heading>>;
@@ -36,9 +44,54 @@ pub trait Journal: Send + Sync {
     fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize>;
 }
 
+/// What coordinators that share a journal know of each other, and ask each other: who is there, who drives which shard,
+/// and letters to whoever drives a shard.
+pub trait Peers: Send + Sync {
+    /// How long a shard stays with a coordinator that isn't heard of; for ever if nobody else can open the journal.
+    fn lease(&self) -> Option<Duration>;
+
+    /// Tells of oneself, and gives, keeps and takes shards, durably, in one step.
+    fn beat(&self, beat: Beat) -> Pending<'static, Board>;
+
+    /// Asks something of whoever drives a shard: the number of the question.
+    fn post(&self, shard: u16, body: Value) -> Pending<'static, u64>;
+
+    /// Questions to these shards that nobody has answered.
+    fn letters(&self, shards: Vec<u16>) -> Pending<'static, Vec<Letter>>;
+
+    /// Answers a question; one that nobody waits for any more isn't there any more.
+    fn reply(&self, number: u64, body: Value) -> Pending<'static, ()>;
+
+    /// Takes the answer to a question, if there is one.
+    fn answer(&self, number: u64) -> Pending<'static, Option<Value>>;
+
+    /// Changes when there may be a question, an answer or a free shard to be seen. That may be missed: look now and then.
+    fn news(&self) -> watch::Receiver<()>;
+}
+
+/// A transaction as it is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Story {
+    /// Whose it is to drive.
+    pub shard: u16,
+    /// Every entry, in order; none if it isn't there.
+    pub entries: Vec<Value>,
+}
+
+/// A question to whoever drives a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// Its number.
+    pub number: u64,
+    /// What is asked.
+    pub body: Value,
+}
+
 /// Entries to be added to one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
+    /// In which term; the shard is the transaction's from its first entry on.
+    pub term: Term,
     /// Which; at most [`ID_BYTES_MAX`] bytes. Ids that grow with time are written fastest.
     pub id: Text,
     /// How many entries it has already.
@@ -79,55 +132,14 @@ impl Append {
     }
 }
 
-/// Something for the writer to do.
-pub(crate) enum Job {
-    Append(Append),
-    Read(Text),
-    Unfinished,
-    List(Option<Text>, usize),
-    Forget(Timestamp, usize),
-}
-
-/// What became of it.
-pub(crate) enum Done {
-    Appended,
-    Entries(Vec<Value>),
-    Ids(Vec<Text>),
-    Headings(Vec<Heading>),
-    Forgotten(usize),
-}
-
-impl Job {
-    fn bytes(&self) -> usize {
-        if let Self::Append(append) = self { append.bytes() } else { 0 }
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        if let Self::Append(append) = self { append.check() } else { Ok(()) }
-    }
-}
-
-/// The answers, each of its own job.
-impl Done {
-    fn entries(self) -> Result<Vec<Value>, Error> {
-        if let Self::Entries(entries) = self { Ok(entries) } else { Err(Error::Closed) }
-    }
-
-    fn ids(self) -> Result<Vec<Text>, Error> {
-        if let Self::Ids(ids) = self { Ok(ids) } else { Err(Error::Closed) }
-    }
-
-    fn headings(self) -> Result<Vec<Heading>, Error> {
-        if let Self::Headings(headings) = self { Ok(headings) } else { Err(Error::Closed) }
-    }
-
-    fn forgotten(self) -> Result<usize, Error> {
-        if let Self::Forgotten(count) = self { Ok(count) } else { Err(Error::Closed) }
-    }
-}
-
 /// Longest id, in bytes.
 pub const ID_BYTES_MAX: usize = 128;
+/// Largest letter, in bytes: it may hold a branch with all its bodies.
+pub const LETTER_BYTES_MAX: usize = 4 << 20;
+/// Most letters that are kept at once.
+pub const LETTERS_MAX: usize = 10_000;
+/// How long a letter is kept, answered or not.
+pub const LETTER_LIFE: Duration = Duration::from_secs(60);
 /// Most bytes of one append. The largest entry is a beginning with all its bodies.
 pub const APPEND_BYTES_MAX: usize = 24 << 20;
 /// Most entries of one transaction.

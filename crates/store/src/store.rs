@@ -230,13 +230,25 @@ pub enum Error {
     /// More transactions wait for the disk than [`WAITING_MAX`]. Try again later.
     #[error("the store is busy: {WAITING_MAX} writes wait for the disk already")]
     Busy,
-    /// The disk refused, so nothing was written. Later writes succeed once the cause is gone.
-    #[error("the write was refused by the disk: {0}; nothing was written")]
+    /// The disk, or the database, refused, so nothing was written. Later writes succeed once the cause is gone.
+    #[error("the write was refused: {0}; nothing was written")]
     Refused(Text),
     /// The disk failed while the write was being made durable: only a restart tells whether it was.
     /// Until then the store answers reads and refuses writes with this.
     #[error("the disk failed to make a write durable: {0}; check the disk, then restart")]
     Uncertain(Text),
+    /// Somebody else drives these transactions now: what this process knows of them is out of date.
+    #[error("another coordinator has taken over shard {shard}; nothing was written")]
+    Deposed {
+        /// Which.
+        shard: u16,
+    },
+    /// The database doesn't answer; nothing was written. Later writes succeed once the cause is gone.
+    #[error("the database can't be used: {0}; nothing was written")]
+    Unreachable(Text),
+    /// The connection broke while the database made a write durable: whether it did shows only when the shard is taken over anew.
+    #[error("the database didn't say whether a write is durable: {0}")]
+    Doubtful(Text),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

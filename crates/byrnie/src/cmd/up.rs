@@ -5,7 +5,7 @@
 use crate::demo;
 use crate::documents::Files;
 use crate::failure::{self, Exit, Failure};
-use crate::globals::Globals;
+use crate::globals::{Globals, TRANSACTIONS};
 use crate::mesh;
 use crate::supervise::{Process, Signal, Signals};
 use anyhow::{Context, Result};
@@ -30,7 +30,8 @@ const PORT_TRIES_MAX: usize = 1_000;
     after_help = "Examples:
   byrnie up --demo
   byrnie up -f mesh/ -f more.yaml
-  byrnie --data-dir /var/tmp/mesh up --strict-ports"
+  byrnie --data-dir /var/tmp/mesh up --strict-ports
+  byrnie up --transactions postgresql://byrnie@db/byrnie"
 )]
 pub(crate) struct Args {
     /// Also start the demo shop, each program with a sidecar of its own
@@ -47,12 +48,20 @@ pub(crate) struct Args {
     /// Threads of the edge that move traffic (as many as there are processors)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=mesh::WORKERS_MAX))]
     workers: Option<u16>,
+    /// Where transactions are kept: `redb`, a file of the data directory, or a PostgreSQL that several coordinators share; its
+    /// password may stand in ~/.pgpass, or here by way of the variable
+    #[arg(long, value_name = "redb|URL", env = TRANSACTIONS, hide_env_values = true, default_value = REDB)]
+    transactions: String,
 }
+
+/// The file.
+const REDB: &str = "redb";
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, globals: &Globals) -> Result<Exit> {
     crate::log::start(globals);
     let console = console_address(&args.listen)?;
+    check_secret(&args.transactions)?;
     runtime::block_on(serve(args, globals, console)).context("cannot start the runtime")?
 }
 
@@ -68,6 +77,18 @@ fn console_address(text: &str) -> Result<SocketAddr, Failure> {
     Ok(address)
 }
 
+/// A command line is everybody's to see, so that no password may stand there.
+fn check_secret(url: &str) -> Result<(), Failure> {
+    let authority = url.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+    let user = authority.and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
+    let secret = user.is_some_and(|user| user.contains(':')) || url.contains("password=");
+    if secret && std::env::args().any(|argument| argument.contains(url)) {
+        let detail = "--transactions: a password on the command line is everybody's to see";
+        return Err(Failure::usage(detail).next(format!("put it into ~/.pgpass, or the URL into {TRANSACTIONS}")));
+    }
+    Ok(())
+}
+
 async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Exit> {
     let mut signals = Signals::listen()?;
     let start = runtime::now().mono;
@@ -77,6 +98,7 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
         strict_ports: args.strict_ports,
         demo: args.demo,
         workers: args.workers.map_or_else(mesh::processors, usize::from),
+        transactions: Some(args.transactions.clone()).filter(|url| url != REDB),
     })
     .await?;
     if !args.files.is_empty() {

@@ -151,7 +151,7 @@ pub(super) fn own_command(program: &OsString, args: &[OsString], how: &[&str]) -
     let own = std::env::current_exe().context("cannot find this binary's own path")?;
     let mut command = Command::new(own);
     command.arg("child").args(how).arg("--parent").arg(std::process::id().to_string()).arg("--");
-    command.arg(program).args(args);
+    command.arg(program).args(args).env_remove(crate::globals::TRANSACTIONS);
     means::pass_on(&mut command);
     Ok(command)
 }

@@ -114,7 +114,8 @@ impl Mesh {
         self.start_by(byrnie(), args);
     }
 
-    fn start_by(&mut self, mut command: Command, args: &[&str]) {
+    /// The same, by a command that stands for the binary.
+    pub fn start_by(&mut self, mut command: Command, args: &[&str]) {
         let ports = self.data.join("ports.json");
         drop(std::fs::remove_file(&ports));
         command.arg("--data-dir").arg(&self.data).arg("up").args(args);

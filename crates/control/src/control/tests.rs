@@ -87,7 +87,9 @@ impl Plane {
         let (store, ledger) = runtime::timeout(PATIENCE, open).await.unwrap();
         let config = Config {
             store: Arc::new(store),
-            journal: Arc::new(byrnie_store::log::Memory::open(&byrnie_store::disk::RamDisk::new()).unwrap()),
+            journal: Arc::new(
+                byrnie_store::log::Memory::open(&byrnie_store::disk::RamDisk::new(), clock.clone()).unwrap(),
+            ),
             ledger: Arc::new(ledger),
             data_dir: directory.to_owned(),
             trust_domain: "mesh.local".into(),

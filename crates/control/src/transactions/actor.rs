@@ -6,10 +6,11 @@
 use super::dispatch;
 use super::problem::Problem;
 use super::run::Coordinator;
+use super::shards::Office;
 use byrnie_base::Text;
 use byrnie_net::runtime;
 use byrnie_saga::machine::State as Standing;
-use byrnie_saga::{Ask, Effect, Entry, Event, Machine, Phase, Target};
+use byrnie_saga::{Ask, Effect, Entry, Event, Machine, Phase, Target, Term};
 use byrnie_store::{Append, Value};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,8 @@ const MAILBOX_MAX: usize = 512;
 /// The way to a transaction that runs.
 #[derive(Clone)]
 pub(super) struct Handle {
+    /// In which it runs.
+    pub(super) term: Term,
     pub(super) mailbox: mpsc::Sender<Message>,
     pub(super) sight: watch::Receiver<Arc<Sight>>,
 }
@@ -63,6 +66,7 @@ pub(super) enum Message {
 
 struct Actor {
     coordinator: Arc<Coordinator>,
+    office: Office,
     id: Text,
     machine: Machine,
     /// Entries written, or on their way.
@@ -72,13 +76,13 @@ struct Actor {
     wake: Option<byrnie_base::Timestamp>,
 }
 
-/// Starts the task of a transaction that has `entries` entries in the journal.
-pub(super) fn spawn(coordinator: Arc<Coordinator>, id: Text, machine: Machine, entries: u32) -> Handle {
+/// Starts the task of a transaction that has `entries` entries in the journal. It ends with its office.
+pub(super) fn spawn(coordinator: Arc<Coordinator>, office: Office, id: Text, machine: Machine, entries: u32) -> Handle {
     let (mailbox, messages) = mpsc::channel(MAILBOX_MAX);
     let (sight, seen) = watch::channel(Arc::new(Sight::of(&machine, entries)));
     let own = mailbox.downgrade();
-    let handle = Handle { mailbox, sight: seen };
-    let actor = Actor { coordinator, id, machine, entries, own, sight, wake: None };
+    let handle = Handle { term: office.term, mailbox, sight: seen };
+    let actor = Actor { coordinator, office, id, machine, entries, own, sight, wake: None };
     let kept = handle.clone();
     runtime::spawn("transaction", actor.run(messages, kept));
     handle
@@ -87,12 +91,17 @@ pub(super) fn spawn(coordinator: Arc<Coordinator>, id: Text, machine: Machine, e
 impl Actor {
     async fn run(mut self, mut messages: mpsc::Receiver<Message>, handle: Handle) {
         let mut shutdown = self.coordinator.shutdown.clone();
+        let mut over = self.office.over.clone();
         let lived = tokio::select! {
             lived = self.live(&mut messages) => lived,
             () = shutdown.wait() => return,
+            // Somebody else drives it now, or will.
+            () = over.wait() => Ok(()),
         };
         self.coordinator.gone(&self.id, &handle);
-        if let Err(error) = lived {
+        if let Err(error) = lived
+            && !self.coordinator.shaken(self.office.term, &error)
+        {
             tracing::error!(id = %self.id, %error, "a transaction stands still, as its journal can't be written; it is read again");
             runtime::spawn("transaction reload", Arc::clone(&self.coordinator).reload(self.id.clone()));
         }
@@ -164,11 +173,13 @@ impl Actor {
         for order in calls {
             let (coordinator, id, sight) = (Arc::clone(&self.coordinator), self.id.clone(), Arc::clone(&sight));
             let own = self.own.clone();
+            let Office { term, mut over } = self.office.clone();
             runtime::spawn("transaction call", async move {
                 let mut shutdown = coordinator.shutdown.clone();
                 let reply = tokio::select! {
-                    reply = dispatch::perform(&coordinator, &id, &sight.state, order) => reply,
+                    reply = dispatch::perform(&coordinator, term, &id, &sight.state, order) => reply,
                     () = shutdown.wait() => return,
+                    () = over.wait() => return,
                 };
                 if let Some(own) = own.upgrade() {
                     // A transaction that has ended doesn't wait for it.
@@ -182,6 +193,7 @@ impl Actor {
     async fn persist(&mut self, entries: &[Entry], durable: bool) -> Result<(), byrnie_store::Error> {
         let state = self.machine.state();
         let append = Append {
+            term: self.office.term,
             id: self.id.clone(),
             after: self.entries,
             entries: entries.iter().map(|entry| Value::from(entry.encode())).collect(),

@@ -11,7 +11,7 @@ use byrnie_net::runtime;
 use byrnie_net::serve::client::Reply as Answer;
 use byrnie_saga::machine::State as Standing;
 use byrnie_saga::transaction::BODY_BYTES_MAX;
-use byrnie_saga::{Branch, Call, Op, Order, Outcome, Reply, Seen, Target, judge};
+use byrnie_saga::{Branch, Call, Op, Order, Outcome, Reply, Seen, Target, Term, judge};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,10 +44,16 @@ impl Lanes {
 }
 
 /// Makes a call, and says what came of it.
-pub(super) async fn perform(coordinator: &Arc<Coordinator>, id: &Text, state: &Standing, order: Order) -> Reply {
+pub(super) async fn perform(
+    coordinator: &Arc<Coordinator>,
+    term: Term,
+    id: &Text,
+    state: &Standing,
+    order: Order,
+) -> Reply {
     let Order { branch, op, attempt, .. } = order;
     let outcome = match call_of(state, &order) {
-        Some((name, call)) => attempt_call(coordinator, id, state, &order, name, call).await,
+        Some((name, call)) => attempt_call(coordinator, term, id, state, &order, name, call).await,
         // The machine asks for calls only that the transaction has.
         None => Outcome::Misdirected { reason: "there is nothing to call".into() },
     };
@@ -67,6 +73,7 @@ fn call_of<'s>(state: &'s Standing, order: &Order) -> Option<(Option<&'s Branch>
 
 async fn attempt_call(
     coordinator: &Arc<Coordinator>,
+    term: Term,
     id: &Text,
     state: &Standing,
     order: &Order,
@@ -95,6 +102,9 @@ async fn attempt_call(
     let Some(_place) = coordinator.lanes.enter(&call.target.authority).await else {
         return later("the coordinator stops".to_owned());
     };
+    if !coordinator.terms.holds(term, coordinator.state.now().mono) {
+        return later("another coordinator may have taken over by now".to_owned());
+    }
     let left = order.until.as_millis().saturating_sub(coordinator.now().as_millis());
     if left == 0 {
         return later("its time was over before it could be made".to_owned());

@@ -78,6 +78,7 @@ impl Coordinator {
             let _ = writeln!(out, "byrnie_txn_calls_total{{outcome=\"{outcome}\"}} {}", count.load(Ordering::Relaxed));
         }
         let now = self.now().as_millis();
+        let shards = u64::try_from(self.terms.shards().len()).unwrap_or(u64::MAX);
         let (mut running, mut stuck, mut oldest) = (0, 0, 0);
         for handle in self.live().values() {
             let sight = handle.sight.borrow();
@@ -86,8 +87,9 @@ impl Coordinator {
             oldest = oldest.max(now.saturating_sub(sight.state.spec.created.as_millis()));
         }
         for (name, help, value) in [
-            ("byrnie_txn_running", "Transactions that have not ended.", running),
+            ("byrnie_txn_running", "Transactions that run in this coordinator.", running),
             ("byrnie_txn_stuck", "Transactions that wait for an operator.", stuck),
+            ("byrnie_txn_shards", "Shards of the journal that this coordinator drives.", shards),
             ("byrnie_txn_oldest_seconds", "Age of the oldest transaction that has not ended.", oldest / 1000),
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");

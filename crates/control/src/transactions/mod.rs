@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The coordinator of transactions across services: a role that accepts them (`api`), drives each by the
 //! machine of `saga` (`run`, `actor`), calls participants through the mesh (`dispatch`), and goes on after a
-//! crash (`recover`). It keeps everything in a [`Journal`](byrnie_store::Journal); it decides no order itself.
+//! crash (`recover`). It keeps everything in a [`Journal`](byrnie_store::Journal), which several coordinators may share
+//! (`shards`, `letters`); it decides no order itself.
 
 mod actor;
 mod api;
@@ -11,11 +12,13 @@ mod definition;
 mod dispatch;
 mod dtm;
 mod late;
+mod letters;
 mod metrics;
 mod problem;
 mod reach;
 mod recover;
 mod run;
+mod shards;
 mod spec;
 mod unary;
 mod view;

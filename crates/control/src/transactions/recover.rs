@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What goes on by itself: transactions that were under way before a crash, those that wait for a service
+//! What goes on by itself: transactions that were under way when a shard was taken over, those that wait for a service
 //! whose endpoints come back, and the end of old histories.
 
 use super::actor::Message;
 use super::authorize::service;
 use super::reach;
 use super::run::Coordinator;
+use super::shards;
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::{Health, ServiceRef, Spec};
 use byrnie_net::runtime;
-use byrnie_saga::{Event, Target};
+use byrnie_saga::{Event, Target, Term};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +26,7 @@ const SWEEP: (Duration, usize) = (Duration::from_secs(600), 1_000);
 pub(super) async fn run(coordinator: Arc<Coordinator>) {
     let mut shutdown = coordinator.shutdown.clone();
     let work = async {
-        resume(&coordinator).await;
-        tokio::join!(follow(&coordinator), reach::follow(&coordinator), sweep(&coordinator));
+        tokio::join!(shards::run(&coordinator), follow(&coordinator), reach::follow(&coordinator), sweep(&coordinator));
     };
     tokio::select! {
         () = work => {}
@@ -34,10 +34,15 @@ pub(super) async fn run(coordinator: Arc<Coordinator>) {
     }
 }
 
-/// Sets everything going that hasn't ended.
-async fn resume(coordinator: &Arc<Coordinator>) {
+/// Sets everything going that hasn't ended, in terms that have just begun.
+pub(super) async fn resume(coordinator: Arc<Coordinator>, terms: Vec<Term>) {
+    let held = |term: &Term| coordinator.terms.holds(*term, coordinator.state.now().mono);
     let ids = loop {
-        match coordinator.journal.unfinished().await {
+        let shards: Vec<u16> = terms.iter().filter(|term| held(term)).map(|term| term.shard).collect();
+        if shards.is_empty() {
+            return;
+        }
+        match coordinator.journal.unfinished(shards).await {
             Ok(ids) => break ids,
             Err(error) => tracing::error!(%error, "the journal of transactions does not answer; it is asked again"),
         }
@@ -48,7 +53,8 @@ async fn resume(coordinator: &Arc<Coordinator>) {
     }
     for id in ids {
         if let Err(problem) = coordinator.load(&id).await {
-            tracing::error!(%id, problem = problem.detail, "a transaction can't be read");
+            tracing::error!(%id, problem = problem.detail, "a transaction can't be read; it is tried again");
+            runtime::spawn("transaction reload", Arc::clone(&coordinator).reload(id));
         }
     }
 }

@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The coordinator: which transactions run here, and the way to each. A transaction that is asked for and
-//! doesn't run is read from the journal; one that hasn't ended is set going by that.
+//! doesn't run is read from the journal; one that hasn't ended is set going by that, if its shard is held here.
 
 use super::actor::{self, Handle, Message, Sight};
 use super::audit::Audit;
 use super::authorize::Doorkeeper;
 use super::dispatch::Lanes;
+use super::letters::{self, Desk};
 use super::metrics::Counts;
 use super::problem::Problem;
 use super::reach::Silent;
+use super::shards::{Office, Place, Terms};
 use super::{Caller, Outbound};
 use crate::State;
 use byrnie_base::{Rng, Text, Timestamp};
 use byrnie_model::code;
 use byrnie_net::runtime::{self, Shutdown};
 use byrnie_saga::machine::State as Standing;
-use byrnie_saga::{Ask, Entry, Machine, Phase, Spec};
+use byrnie_saga::{Ask, Entry, Machine, Phase, Spec, Term};
 use byrnie_store::{Append, Journal, Value};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,8 +28,10 @@ use tokio::sync::{oneshot, watch};
 const LIVE_MAX: usize = 100_000;
 /// Pause before a transaction whose entry couldn't be written is read again.
 const RELOAD_PAUSE: Duration = Duration::from_secs(1);
-/// How often a transaction that ends at the same moment is looked for anew.
+/// How often a transaction that ends, or changes hands, at the same moment is looked for anew.
 const LOOKS_MAX: usize = 3;
+/// Pauses between two looks at a transaction that another coordinator drives: the first, and the longest.
+const WATCH: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// Coordinates transactions.
 pub struct Coordinator {
@@ -41,6 +45,8 @@ pub struct Coordinator {
     pub(super) counts: Counts,
     pub(super) silent: Silent,
     pub(super) shutdown: Shutdown,
+    pub(super) terms: Terms,
+    pub(super) desk: Desk,
     live: Mutex<HashMap<Text, Handle>>,
     dice: Mutex<Rng>,
 }
@@ -48,7 +54,10 @@ pub struct Coordinator {
 impl Coordinator {
     /// A coordinator over `journal` that calls nobody yet. `seed` is for ids and pauses.
     pub fn new(state: Arc<State>, journal: Arc<dyn Journal>, seed: u64, shutdown: Shutdown) -> Arc<Self> {
+        let mut dice = Rng::new(seed);
         Arc::new(Self {
+            terms: Terms::new(journal.lease(), dice.next_u64()),
+            desk: Desk::default(),
             state,
             journal,
             outbound: watch::Sender::new(None),
@@ -59,7 +68,7 @@ impl Coordinator {
             silent: Silent::default(),
             shutdown,
             live: Mutex::default(),
-            dice: Mutex::new(Rng::new(seed)),
+            dice: Mutex::new(dice),
         })
     }
 
@@ -106,64 +115,81 @@ impl Coordinator {
             return Err(Problem::new(503, &code::TXN_JOURNAL, detail));
         }
         let id = id.unwrap_or_else(|| self.new_id());
-        let now = self.state.now().wall;
-        let mode = spec.mode;
-        let (machine, entry) = Machine::begin(spec.clone(), now);
-        let append = Append {
-            id: id.clone(),
-            after: 0,
-            entries: vec![Value::from(entry.encode())],
-            summary: super::view::summary(machine.state()),
-            ended: None,
-        };
-        match self.journal.append(append).await {
-            Ok(()) => {}
-            // Somebody began it at the same moment.
-            Err(byrnie_store::Error::Conflict { .. }) => {
-                let sight = self.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
-                return same(&id, &sight.state, &spec).map(|()| (id, false));
+        for _ in 0..LOOKS_MAX {
+            let office = self.office().await?;
+            let term = office.term;
+            let (machine, entry) = Machine::begin(spec.clone(), self.now());
+            let append = Append {
+                term,
+                id: id.clone(),
+                after: 0,
+                entries: vec![Value::from(entry.encode())],
+                summary: super::view::summary(machine.state()),
+                ended: None,
+            };
+            match self.journal.append(append).await {
+                Ok(()) => {
+                    self.counts.started(spec.mode);
+                    self.start(&id, office, machine, 1);
+                    return Ok((id, true));
+                }
+                // Somebody began it at the same moment.
+                Err(byrnie_store::Error::Conflict { .. }) => {
+                    let sight = self.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
+                    return same(&id, &sight.state, &spec).map(|()| (id, false));
+                }
+                // Another shard will do.
+                Err(error @ byrnie_store::Error::Deposed { .. }) => drop(self.shaken(term, &error)),
+                Err(error) => {
+                    // Should it have been written, whoever holds the shard next finds it.
+                    self.shaken(term, &error);
+                    return Err(error.into());
+                }
             }
-            Err(error) => return Err(error.into()),
         }
-        self.counts.started(mode);
-        self.start(&id, machine, 1);
-        Ok((id, true))
+        Err(Problem::new(503, &code::TXN_JOURNAL, "the shards of transactions change hands too often"))
     }
 
     /// Sets a transaction going, unless it goes already.
-    fn start(self: &Arc<Self>, id: &Text, machine: Machine, entries: u32) -> Handle {
+    fn start(self: &Arc<Self>, id: &Text, office: Office, machine: Machine, entries: u32) -> Handle {
         let mut live = self.live();
-        if let Some(handle) = live.get(id) {
+        if let Some(handle) = live.get(id).filter(|handle| handle.term == office.term) {
             return handle.clone();
         }
-        let handle = actor::spawn(Arc::clone(self), id.clone(), machine, entries);
+        let handle = actor::spawn(Arc::clone(self), office, id.clone(), machine, entries);
         live.insert(id.clone(), handle.clone());
         handle
     }
 
-    /// Reads a transaction; one that hasn't ended goes on by that.
+    /// Reads a transaction; one that hasn't ended goes on by that, if it's to be driven here.
     pub(super) async fn load(self: &Arc<Self>, id: &Text) -> Result<Option<Loaded>, Problem> {
-        if let Some(handle) = self.live().get(id) {
-            return Ok(Some(Loaded::Live(handle.clone())));
+        for _ in 0..LOOKS_MAX {
+            if let Some(handle) = self.live().get(id) {
+                return Ok(Some(Loaded::Live(handle.clone())));
+            }
+            let age = self.terms.age();
+            let story = self.journal.read(id).await?;
+            if story.entries.is_empty() {
+                return Ok(None);
+            }
+            let count = u32::try_from(story.entries.len()).unwrap_or(u32::MAX);
+            let machine = Machine::replay(decode(&story.entries)?).map_err(unreadable)?;
+            if let Phase::Ended(_) = machine.state().phase {
+                return Ok(Some(Loaded::Ended(Box::new(machine))));
+            }
+            match self.terms.place(story.shard, age, self.state.now().mono) {
+                Place::Here(office) => return Ok(Some(Loaded::Live(self.start(id, office, machine, count)))),
+                Place::Elsewhere => return Ok(Some(Loaded::Elsewhere(Box::new(machine), story.shard))),
+                // Whoever had it may have written since it was read.
+                Place::New => {}
+            }
         }
-        let entries = self.history(id).await?;
-        if entries.is_empty() {
-            return Ok(None);
-        }
-        let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        let unreadable = |error: byrnie_saga::journal::Error| Problem::new(500, &code::TXN_JOURNAL, error.to_string());
-        let machine = Machine::replay(entries).map_err(unreadable)?;
-        if let Phase::Ended(_) = machine.state().phase {
-            return Ok(Some(Loaded::Ended(Box::new(machine))));
-        }
-        Ok(Some(Loaded::Live(self.start(id, machine, count))))
+        Err(Problem::new(503, &code::TXN_JOURNAL, format!("transaction {id} changes hands")))
     }
 
     /// Every entry of a transaction.
     pub(super) async fn history(&self, id: &Text) -> Result<Vec<Entry>, Problem> {
-        let unreadable = |error: byrnie_saga::journal::Error| Problem::new(500, &code::TXN_JOURNAL, error.to_string());
-        let values = self.journal.read(id).await?;
-        values.iter().map(|value| Entry::decode(value).map_err(unreadable)).collect()
+        decode(&self.journal.read(id).await?.entries)
     }
 
     /// How a transaction stands.
@@ -171,47 +197,74 @@ impl Coordinator {
         Ok(match self.load(id).await? {
             None => None,
             Some(Loaded::Live(handle)) => Some(handle.sight.borrow().clone()),
-            Some(Loaded::Ended(machine)) => Some(Arc::new(Sight::of(&machine, 0))),
+            Some(Loaded::Ended(machine) | Loaded::Elsewhere(machine, _)) => Some(Arc::new(Sight::of(&machine, 0))),
         })
     }
 
     /// Asks something of a transaction, and answers once it is durable.
     pub(super) async fn ask(self: &Arc<Self>, id: &Text, ask: Ask, by: &Caller) -> Result<(), Problem> {
+        match self.ask_here(id, ask.clone(), by.name()).await? {
+            Some(Heard::Answered) => Ok(()),
+            Some(Heard::Elsewhere(shard)) => letters::ask(self, shard, id, ask, by.name()).await,
+            None => Err(Problem::new(503, &code::TXN_JOURNAL, format!("transaction {id} does not answer"))),
+        }
+    }
+
+    /// The same, if it is driven here, or has ended.
+    pub(super) async fn ask_here(self: &Arc<Self>, id: &Text, ask: Ask, by: Text) -> Result<Option<Heard>, Problem> {
         for _ in 0..LOOKS_MAX {
             let handle = match self.load(id).await? {
                 None => return Err(Problem::absent(id)),
                 Some(Loaded::Ended(mut machine)) => {
-                    let event = byrnie_saga::Event::Ask { ask, by: by.name() };
-                    return machine.on(self.state.now().wall, event).map(|_| ()).map_err(Problem::from);
+                    let event = byrnie_saga::Event::Ask { ask, by };
+                    let answer = machine.on(self.state.now().wall, event);
+                    return answer.map(|_| Some(Heard::Answered)).map_err(Problem::from);
                 }
+                Some(Loaded::Elsewhere(_, shard)) => return Ok(Some(Heard::Elsewhere(shard))),
                 Some(Loaded::Live(handle)) => handle,
             };
             let (reply, answer) = oneshot::channel();
-            let message = Message::Ask { ask: ask.clone(), by: by.name(), reply };
+            let message = Message::Ask { ask: ask.clone(), by: by.clone(), reply };
             if handle.mailbox.send(message).await.is_ok()
                 && let Ok(answer) = answer.await
             {
-                return answer;
+                return answer.map(|()| Some(Heard::Answered));
             }
-            // It ended at this moment: the journal knows how.
+            // It ended at this moment, or is driven by another now: the journal knows.
             self.gone(id, &handle);
         }
-        Err(Problem::new(503, &code::TXN_JOURNAL, format!("transaction {id} does not answer")))
+        Ok(None)
     }
 
     /// How a transaction stands once nothing more happens by itself: it has ended, is open, or stuck; or after `patience`.
     pub(super) async fn settled(self: &Arc<Self>, id: &Text, patience: Duration) -> Result<Arc<Sight>, Problem> {
-        let mut handle = match self.load(id).await? {
-            None => return Err(Problem::absent(id)),
-            Some(Loaded::Ended(machine)) => return Ok(Arc::new(Sight::of(&machine, 0))),
-            Some(Loaded::Live(handle)) => handle,
-        };
-        let settled =
-            |sight: &Arc<Sight>| matches!(sight.state.phase, Phase::Ended(_) | Phase::Open) || sight.state.is_stuck();
-        // An end of the sender is an end of the transaction; that time is over is no error.
-        let _ = runtime::timeout(patience, handle.sight.wait_for(settled)).await;
-        let sight = handle.sight.borrow().clone();
-        Ok(sight)
+        let settled = |state: &Standing| matches!(state.phase, Phase::Ended(_) | Phase::Open) || state.is_stuck();
+        let end = self.state.now().mono + patience;
+        let (mut pause, longest) = WATCH;
+        loop {
+            let left = end.since(self.state.now().mono);
+            match self.load(id).await? {
+                None => return Err(Problem::absent(id)),
+                Some(Loaded::Ended(machine)) => return Ok(Arc::new(Sight::of(&machine, 0))),
+                Some(Loaded::Live(mut handle)) => {
+                    let seen = runtime::timeout(left, handle.sight.wait_for(|sight| settled(&sight.state)));
+                    let ended = matches!(seen.await, Ok(Err(_)));
+                    let sight = handle.sight.borrow().clone();
+                    // That the sender is gone is the transaction's end, unless another drives it now.
+                    if settled(&sight.state) || !ended || left.is_zero() {
+                        return Ok(sight);
+                    }
+                    self.gone(id, &handle);
+                }
+                Some(Loaded::Elsewhere(machine, _)) => {
+                    if settled(machine.state()) || left.is_zero() {
+                        return Ok(Arc::new(Sight::of(&machine, 0)));
+                    }
+                    runtime::sleep(pause.min(left)).await;
+                    pause = (2 * pause).min(longest);
+                }
+            }
+        }
     }
 
     /// Forgets a transaction that doesn't run any more.
@@ -219,6 +272,13 @@ impl Coordinator {
         let mut live = self.live();
         if live.get(id).is_some_and(|known| known.mailbox.same_channel(&handle.mailbox)) {
             live.remove(id);
+        }
+    }
+
+    /// Forgets what ran in terms that are over.
+    pub(super) fn dismiss(&self, lost: &[Term]) {
+        if !lost.is_empty() {
+            self.live().retain(|_, handle| !lost.contains(&handle.term));
         }
     }
 
@@ -242,6 +302,23 @@ impl Coordinator {
 pub(super) enum Loaded {
     Live(Handle),
     Ended(Box<Machine>),
+    /// Whoever holds this shard drives it.
+    Elsewhere(Box<Machine>, u16),
+}
+
+/// What became of a question.
+pub(super) enum Heard {
+    Answered,
+    /// It is for whoever holds this shard.
+    Elsewhere(u16),
+}
+
+fn decode(values: &[Value]) -> Result<Vec<Entry>, Problem> {
+    values.iter().map(|value| Entry::decode(value).map_err(unreadable)).collect()
+}
+
+fn unreadable(error: byrnie_saga::journal::Error) -> Problem {
+    Problem::new(500, &code::TXN_JOURNAL, error.to_string())
 }
 
 /// Whether a request for an id in use is for the same transaction.

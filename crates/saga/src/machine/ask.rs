@@ -8,9 +8,10 @@ use crate::judge::Outcome;
 use crate::plan;
 use crate::transaction::{BRANCHES_MAX, Branch, End, Mode, Op, Phase, Slot};
 use byrnie_base::Text;
+use serde::{Deserialize, Serialize};
 
-/// What is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is asked. One coordinator hands it to another as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
     /// Go: the message is sent, TCC confirmed, the scope closed.
     Go,

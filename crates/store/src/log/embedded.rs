@@ -2,21 +2,26 @@
 //! The journal in one file of this machine. One thread writes, and makes all that waits durable in one
 //! step: while the disk syncs one group, the next gathers.
 
-use super::{Append, Done, GROUP_BYTES_MAX, GROUP_MAX, Heading, Job, Journal};
+use super::run::{Done, Job, Run};
+use super::{GROUP_BYTES_MAX, GROUP_MAX};
 use crate::disk::{Disk, FileDisk};
 use crate::persist::OpenError;
 use crate::persist::log::LogFile;
 use crate::queue::{Limits, Queue};
-use crate::store::{Error, Pending, Value};
-use byrnie_base::{Text, Timestamp};
+use crate::store::{Error, Pending};
+use byrnie_base::Timestamp;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::watch;
 
 /// A journal in a file. Dropping it finishes what was begun, then closes the file.
 pub struct Embedded {
     queue: Arc<Queue<Job, Done>>,
     writer: Option<JoinHandle<()>>,
+    /// There is nobody to be told.
+    news: watch::Sender<()>,
 }
 
 impl Embedded {
@@ -39,44 +44,30 @@ impl Embedded {
         let write = move || {
             while let Some(group) = jobs.take(None) {
                 let (jobs, replies): (Vec<Job>, Vec<_>) = group.into_iter().map(|next| (next.job, next.reply)).unzip();
-                for (reply, result) in replies.into_iter().zip(file.run(&jobs)) {
+                for (reply, result) in replies.into_iter().zip(file.run(&jobs, Timestamp::default())) {
                     // Whoever no longer waits doesn't need the answer.
                     let _ = reply.send(result);
                 }
             }
         };
         let writer = std::thread::Builder::new().name("journal".into()).spawn(write)?;
-        Ok(Self { queue, writer: Some(writer) })
-    }
-
-    fn send<T>(&self, job: Job, read: impl FnOnce(Done) -> Result<T, Error> + Send + 'static) -> Pending<'static, T>
-    where
-        T: Send + 'static,
-    {
-        let sent = job.check().and_then(|()| self.queue.send(job));
-        Box::pin(async move { read(sent?.await.unwrap_or(Err(Error::Closed))?) })
+        Ok(Self { queue, writer: Some(writer), news: watch::Sender::new(()) })
     }
 }
 
-impl Journal for Embedded {
-    fn append(&self, append: Append) -> Pending<'static, ()> {
-        self.send(Job::Append(append), |_| Ok(()))
+impl Run for Embedded {
+    fn run<T: Send + 'static>(&self, job: Job, read: fn(Done) -> Option<T>) -> Pending<'static, T> {
+        let sent = job.check().and_then(|()| self.queue.send(job));
+        Box::pin(async move { read(sent?.await.unwrap_or(Err(Error::Closed))?).ok_or(Error::Closed) })
     }
 
-    fn read(&self, id: &str) -> Pending<'static, Vec<Value>> {
-        self.send(Job::Read(id.into()), Done::entries)
+    /// The file is locked.
+    fn span(&self) -> Option<Duration> {
+        None
     }
 
-    fn unfinished(&self) -> Pending<'static, Vec<Text>> {
-        self.send(Job::Unfinished, Done::ids)
-    }
-
-    fn list(&self, below: Option<&str>, limit: usize) -> Pending<'static, Vec<Heading>> {
-        self.send(Job::List(below.map(Text::from), limit), Done::headings)
-    }
-
-    fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize> {
-        self.send(Job::Forget(before, limit), Done::forgotten)
+    fn bell(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 }
 

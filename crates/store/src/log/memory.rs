@@ -1,55 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The journal on a simulated disk, for tests and the simulator. It runs in the caller's own thread, so a
-//! run is repeatable; every append is a durable step of its own.
+//! run is repeatable; every append is a durable step of its own. Several coordinators may share it.
 
-use super::{Append, Done, Heading, Job, Journal};
+use super::run::{Done, Job, Run};
 use crate::disk::RamDisk;
 use crate::persist::OpenError;
 use crate::persist::log::LogFile;
-use crate::store::{Error, Pending, Value};
-use byrnie_base::{Text, Timestamp};
-use std::sync::{Mutex, PoisonError};
+use crate::store::{Error, Pending};
+use byrnie_base::Clock;
+use byrnie_saga::shards::LEASE;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
 
 /// A journal without threads.
-pub struct Memory(Mutex<LogFile>);
+pub struct Memory {
+    file: Mutex<LogFile>,
+    clock: Arc<dyn Clock>,
+    news: watch::Sender<()>,
+}
 
 impl Memory {
-    /// Opens what `medium` holds; an empty medium is an empty journal.
+    /// Opens what `medium` holds; an empty medium is an empty journal. `clock` is for leases.
     ///
     /// # Errors
     /// As for a file: a medium that fails, is damaged or was written by a newer program.
-    pub fn open(medium: &RamDisk) -> Result<Self, OpenError> {
-        LogFile::open(medium.attach()).map(|file| Self(Mutex::new(file)))
+    pub fn open(medium: &RamDisk, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let file = Mutex::new(LogFile::open(medium.attach())?);
+        Ok(Self { file, clock, news: watch::Sender::new(()) })
     }
 
-    fn run<T: Send + 'static>(&self, job: Job, read: impl FnOnce(Done) -> Result<T, Error>) -> Pending<'static, T> {
-        let done = job.check().and_then(|()| {
-            let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            file.run(&[job]).pop().unwrap_or(Err(Error::Closed))
-        });
-        let result = done.and_then(read);
-        Box::pin(async move { result })
+    fn step(&self, job: Job) -> Result<Done, Error> {
+        job.check()?;
+        let news = job.is_news();
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = file.run(&[job], self.clock.now().wall).pop().unwrap_or(Err(Error::Closed));
+        drop(file);
+        if news {
+            self.news.send_replace(());
+        }
+        done
     }
 }
 
-impl Journal for Memory {
-    fn append(&self, append: Append) -> Pending<'static, ()> {
-        self.run(Job::Append(append), |_| Ok(()))
+impl Run for Memory {
+    fn run<T: Send + 'static>(&self, job: Job, read: fn(Done) -> Option<T>) -> Pending<'static, T> {
+        let result = self.step(job).and_then(|done| read(done).ok_or(Error::Closed));
+        Box::pin(async move { result })
     }
 
-    fn read(&self, id: &str) -> Pending<'static, Vec<Value>> {
-        self.run(Job::Read(id.into()), Done::entries)
+    fn span(&self) -> Option<Duration> {
+        Some(LEASE)
     }
 
-    fn unfinished(&self) -> Pending<'static, Vec<Text>> {
-        self.run(Job::Unfinished, Done::ids)
-    }
-
-    fn list(&self, below: Option<&str>, limit: usize) -> Pending<'static, Vec<Heading>> {
-        self.run(Job::List(below.map(Text::from), limit), Done::headings)
-    }
-
-    fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize> {
-        self.run(Job::Forget(before, limit), Done::forgotten)
+    fn bell(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 }

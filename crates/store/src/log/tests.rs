@@ -4,7 +4,7 @@
 use super::*;
 use crate::Error;
 use crate::disk::{Fate, RamDisk};
-use crate::suite::wait;
+use crate::suite::{Stopped, wait};
 use crate::tests::{Counted, all};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -12,17 +12,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A journal under test that can be opened again.
-struct Subject {
+pub(super) struct Subject {
     journal: Option<Box<dyn Journal>>,
     open: Box<dyn FnMut() -> Box<dyn Journal>>,
+    /// Lets the time of a lease pass.
+    age: Box<dyn Fn()>,
 }
 
 impl Subject {
-    fn new(mut open: impl FnMut() -> Box<dyn Journal> + 'static) -> Self {
-        Self { journal: Some(open()), open: Box::new(open) }
+    pub(super) fn new(mut open: impl FnMut() -> Box<dyn Journal> + 'static, age: impl Fn() + 'static) -> Self {
+        Self { journal: Some(open()), open: Box::new(open), age: Box::new(age) }
     }
 
-    fn journal(&self) -> &dyn Journal {
+    pub(super) fn journal(&self) -> &dyn Journal {
         self.journal.as_deref().unwrap()
     }
 
@@ -32,16 +34,25 @@ impl Subject {
     }
 }
 
-fn subjects() -> Vec<Subject> {
-    let (one, two) = (RamDisk::new(), RamDisk::new());
-    vec![
-        Subject::new(move || Box::new(Memory::open(&one).unwrap())),
-        Subject::new(move || Box::new(Embedded::on(two.attach()).unwrap())),
-    ]
+fn memory() -> Subject {
+    let (medium, clock) = (RamDisk::new(), Arc::new(Stopped::default()));
+    let own = Arc::clone(&clock);
+    let age = move || clock.advance(byrnie_saga::shards::LEASE);
+    Subject::new(move || Box::new(Memory::open(&medium, own.clone()).unwrap()), age)
 }
 
-fn append(id: &str, after: u32, entries: &[&str], ended: Option<u64>) -> Append {
+fn subjects() -> Vec<Subject> {
+    let two = RamDisk::new();
+    vec![memory(), Subject::new(move || Box::new(Embedded::on(two.attach()).unwrap()), || {})]
+}
+
+fn open(medium: &RamDisk) -> Memory {
+    Memory::open(medium, Arc::new(Stopped::default())).unwrap()
+}
+
+pub(super) fn append(id: &str, after: u32, entries: &[&str], ended: Option<u64>) -> Append {
     Append {
+        term: Term::default(),
         id: id.into(),
         after,
         entries: entries.iter().map(|entry| Value::from(entry.as_bytes())).collect(),
@@ -55,13 +66,13 @@ fn texts(values: &[Value]) -> Vec<String> {
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Append(u8, i8, u8, bool),
     Forget(u8),
     Reopen,
 }
 
-fn ops() -> impl Strategy<Value = Vec<Op>> {
+pub(super) fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         12 => (0..8u8, -1..=1i8, 0..4u8, any::<bool>()).prop_map(|(id, off, n, end)| Op::Append(id, off, n, end)),
         1 => (0..60u8).prop_map(Op::Forget),
@@ -73,7 +84,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 /// Ids of which some begin like others.
 const IDS: [&str; 8] = ["order-1", "order-10", "order-1000", "order-1000000", "o", "order-2", "é", "order-1\u{0}"];
 
-fn check(subject: &mut Subject, ops: &[Op]) {
+pub(super) fn check(subject: &mut Subject, ops: &[Op]) {
     let mut model: BTreeMap<String, (Vec<String>, Option<u64>)> = BTreeMap::new();
     for (moment, op) in (1u64..).zip(ops) {
         match op {
@@ -114,11 +125,11 @@ fn check(subject: &mut Subject, ops: &[Op]) {
 fn compare(journal: &dyn Journal, model: &BTreeMap<String, (Vec<String>, Option<u64>)>) {
     for id in IDS {
         let expected = model.get(id).map(|(entries, _)| entries.clone()).unwrap_or_default();
-        assert_eq!(texts(&wait(journal.read(id)).unwrap()), expected, "{id}");
+        assert_eq!(texts(&wait(journal.read(id)).unwrap().entries), expected, "{id}");
     }
     let unfinished: Vec<Text> =
         model.iter().filter(|(_, (_, e))| e.is_none()).map(|(id, _)| id.as_str().into()).collect();
-    assert_eq!(wait(journal.unfinished()).unwrap(), unfinished);
+    assert_eq!(wait(journal.unfinished(vec![0])).unwrap(), unfinished);
     let all: Vec<&str> = model.keys().rev().map(String::as_str).collect();
     let mut seen: Vec<Text> = Vec::new();
     loop {
@@ -148,27 +159,126 @@ proptest! {
 
 #[test]
 fn limits_are_held_and_leave_no_trace() {
-    for subject in subjects() {
-        let journal = subject.journal();
-        let large = Append { summary: vec![0; APPEND_BYTES_MAX].into(), ..append("x", 0, &["a"], None) };
-        for refused in [append("", 0, &["a"], None), append(&"x".repeat(129), 0, &["a"], None), large] {
-            let answer = wait(journal.append(refused));
-            assert!(matches!(answer, Err(Error::Limit { .. } | Error::Malformed(_))), "{answer:?}");
-        }
-        assert_eq!(wait(journal.list(None, 9)).unwrap(), []);
+    subjects().iter().for_each(check_limits);
+}
+
+pub(super) fn check_limits(subject: &Subject) {
+    let journal = subject.journal();
+    let large = Append { summary: vec![0; APPEND_BYTES_MAX].into(), ..append("x", 0, &["a"], None) };
+    for refused in [append("", 0, &["a"], None), append(&"x".repeat(129), 0, &["a"], None), large] {
+        let answer = wait(journal.append(refused));
+        assert!(matches!(answer, Err(Error::Limit { .. } | Error::Malformed(_))), "{answer:?}");
     }
+    assert_eq!(wait(journal.list(None, 9)).unwrap(), []);
+    let letter = wait(journal.post(0, vec![0; LETTER_BYTES_MAX + 1].into()));
+    assert!(matches!(letter, Err(Error::Limit { .. })), "{letter:?}");
 }
 
 #[test]
 fn appends_that_nobody_waits_for_keep_their_order() {
-    for mut subject in subjects() {
-        for n in 0..50 {
-            drop(subject.journal().append(append("t", n, &[&n.to_string()], None)));
-        }
-        wait(subject.journal().append(append("t", 50, &["last"], None))).unwrap();
-        subject.reopen();
-        assert_eq!(wait(subject.journal().read("t")).unwrap().len(), 51);
+    subjects().iter_mut().for_each(check_order);
+}
+
+pub(super) fn check_order(subject: &mut Subject) {
+    for n in 0..50 {
+        drop(subject.journal().append(append("ordered", n, &[&n.to_string()], None)));
+        // In between comes what is refused.
+        drop(subject.journal().append(append("ordered", n, &["late"], None)));
     }
+    wait(subject.journal().append(append("ordered", 50, &["last"], None))).unwrap();
+    subject.reopen();
+    assert_eq!(wait(subject.journal().read("ordered")).unwrap().entries.len(), 51);
+}
+
+fn beat(journal: &dyn Journal, name: &str, take: &[u16]) -> Board {
+    wait(journal.beat(Beat { name: name.into(), take: take.to_vec(), ..Beat::default() })).unwrap()
+}
+
+#[test]
+fn who_was_deposed_writes_nothing_more() {
+    let mut subjects = subjects();
+    subjects.iter().for_each(check_terms);
+    check_leases(&subjects.remove(0));
+}
+
+/// Terms as two coordinators pass them to each other.
+pub(super) fn check_terms(subject: &Subject) {
+    let journal = subject.journal();
+    let took = beat(journal, "a", &[3, 5]).taken;
+    assert_eq!(took.iter().map(|term| term.shard).collect::<Vec<_>>(), [3, 5]);
+    let in_term = |term: Term, id: &str, after: u32| Append { term, ..append(id, after, &["x"], None) };
+    wait(journal.append(in_term(took[0], "t", 0))).unwrap();
+    wait(journal.append(in_term(took[1], "u", 0))).unwrap();
+    assert_eq!(wait(journal.read("t")).unwrap().shard, 3);
+    assert_eq!(wait(journal.unfinished(vec![3])).unwrap(), ["t"]);
+    let board = beat(journal, "b", &[3]);
+    assert_eq!(board.taken, [], "it's held");
+    let seat = board.seats.iter().find(|seat| seat.term == took[0]).unwrap();
+    assert_eq!((seat.owner.as_deref(), board.members.len()), (Some("a"), 2));
+    // What was sent before it is given back counts still; what comes after it doesn't.
+    let before = journal.append(in_term(took[0], "t", 1));
+    let give = Beat { name: "a".into(), give: vec![took[0]], ..Beat::default() };
+    let board = wait(journal.beat(give)).unwrap();
+    wait(before).unwrap();
+    assert!(board.seats.iter().any(|seat| seat.term.shard == 3 && seat.owner.is_none()), "{board:?}");
+    let deposed = wait(journal.append(in_term(took[0], "t", 2)));
+    assert_eq!(deposed, Err(Error::Deposed { shard: 3 }));
+    let newer = beat(journal, "b", &[3]).taken[0];
+    assert!(newer.epoch > took[0].epoch, "{newer:?}");
+    // Refused is one of those that are written together, and no other.
+    let together = [in_term(took[0], "t", 2), in_term(newer, "t", 2), in_term(took[1], "u", 1)];
+    let together: Vec<_> = wait(all(together.map(|append| journal.append(append)).into()));
+    assert_eq!(together, [Err(Error::Deposed { shard: 3 }), Ok(()), Ok(())]);
+    // Neither does anybody write to a transaction by the term of another shard.
+    let elsewhere = wait(journal.append(in_term(took[1], "t", 3)));
+    assert!(matches!(elsewhere, Err(Error::Conflict { .. })), "{elsewhere:?}");
+    assert_eq!(wait(journal.read("t")).unwrap().entries.len(), 3);
+    // In doubt one takes over one's own, so that nothing of before counts any more.
+    let again = beat(journal, "b", &[3]).taken[0];
+    assert!(again.epoch > newer.epoch);
+    assert_eq!(wait(journal.append(in_term(newer, "t", 3))), Err(Error::Deposed { shard: 3 }));
+}
+
+/// Leases, on a journal that has a clock.
+pub(super) fn check_leases(subject: &Subject) {
+    let journal = subject.journal();
+    let held = beat(journal, "c", &[7]).taken[0];
+    (subject.age)();
+    // Nobody has taken it meanwhile.
+    assert!(beat(journal, "c", &[]).seats.iter().any(|seat| seat.term == held && seat.owner.is_some()));
+    (subject.age)();
+    let board = beat(journal, "d", &[7]);
+    assert_eq!(board.taken, [Term { shard: 7, epoch: held.epoch + 1 }]);
+    assert_eq!(board.members.iter().map(|name| &**name).collect::<Vec<_>>(), ["d"]);
+    let late = wait(journal.append(Append { term: held, ..append("v", 0, &["x"], None) }));
+    assert_eq!(late, Err(Error::Deposed { shard: 7 }));
+    let leaves = Beat { name: "d".into(), give: board.taken, leaves: true, ..Beat::default() };
+    assert!(wait(journal.beat(leaves)).unwrap().members.is_empty());
+    assert_eq!(beat(journal, "e", &[7]).taken[0].shard, 7, "at once");
+}
+
+#[test]
+fn letters_reach_who_drives_the_shard_and_are_answered_once() {
+    subjects().iter().for_each(check_letters);
+}
+
+pub(super) fn check_letters(subject: &Subject) {
+    let journal = subject.journal();
+    let value = |text: &str| Value::from(text.as_bytes());
+    let one = wait(journal.post(1, value("one?"))).unwrap();
+    let two = wait(journal.post(2, value("two?"))).unwrap();
+    assert_eq!(wait(journal.letters(vec![2, 3])).unwrap(), [Letter { number: two, body: value("two?") }]);
+    assert_eq!(wait(journal.answer(two)).unwrap(), None);
+    wait(journal.reply(two, value("two!"))).unwrap();
+    assert_eq!(wait(journal.letters(vec![1, 2])).unwrap().len(), 1, "what is answered is asked no more");
+    assert_eq!(wait(journal.answer(two)).unwrap(), Some(value("two!")));
+    assert_eq!(wait(journal.answer(two)).unwrap(), None);
+    wait(journal.reply(one, value("one!"))).unwrap();
+    assert_eq!(wait(journal.answer(one)).unwrap(), Some(value("one!")));
+    // A late answer is for nobody, least of all for whoever asks next.
+    let three = wait(journal.post(1, value("three?"))).unwrap();
+    wait(journal.reply(one, value("one, again"))).unwrap();
+    assert_eq!(wait(journal.answer(three)).unwrap(), None);
 }
 
 /// dtm's own file has one commit, with syncs of its own, for every change.
@@ -190,7 +300,7 @@ fn a_loss_of_power_keeps_what_was_acknowledged() {
     for cut in 1..60 {
         for torn in [false, true] {
             let medium = RamDisk::new();
-            let journal = Memory::open(&medium).unwrap();
+            let journal = open(&medium);
             medium.cut_power_after(cut);
             let mut acked = 0;
             while wait(journal.append(append("t", acked * 2, &["first half", "second half"], None))).is_ok() {
@@ -201,7 +311,7 @@ fn a_loss_of_power_keeps_what_was_acknowledged() {
                 (true, 1) => Fate::Kept,
                 _ => Fate::Lost,
             });
-            let found = wait(Memory::open(&medium).unwrap().read("t")).unwrap().len();
+            let found = wait(open(&medium).read("t")).unwrap().entries.len();
             let whole = found.is_multiple_of(2) && (found == 2 * acked as usize || found == 2 * acked as usize + 2);
             assert!(whole, "cut after {cut}, torn {torn}: {acked} acknowledged, {found} entries found");
         }
@@ -211,13 +321,13 @@ fn a_loss_of_power_keeps_what_was_acknowledged() {
 #[test]
 fn a_full_disk_refuses_whole_appends_until_there_is_room() {
     let medium = RamDisk::new();
-    let journal = Memory::open(&medium).unwrap();
+    let journal = open(&medium);
     wait(journal.append(append("a", 0, &["1"], None))).unwrap();
     medium.limit(Some(medium.used_bytes()));
     let large = "x".repeat(4 << 20);
     let refused = wait(journal.append(append("b", 0, &[&large], None)));
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
-    assert_eq!(wait(journal.unfinished()).unwrap(), ["a"], "reads go on");
+    assert_eq!(wait(journal.unfinished(vec![0])).unwrap(), ["a"], "reads go on");
     medium.limit(None);
     wait(journal.append(append("b", 0, &[&large], None))).unwrap();
 }
@@ -225,11 +335,11 @@ fn a_full_disk_refuses_whole_appends_until_there_is_room() {
 #[test]
 fn a_failed_sync_is_never_taken_for_a_good_one() {
     let medium = RamDisk::new();
-    let journal = Memory::open(&medium).unwrap();
+    let journal = open(&medium);
     medium.fail_syncs(1);
     assert!(matches!(wait(journal.append(append("a", 0, &["1"], None))), Err(Error::Uncertain(_))));
     assert!(matches!(wait(journal.append(append("b", 0, &["1"], None))), Err(Error::Uncertain(_))), "until a restart");
     medium.crash();
-    let journal = Memory::open(&medium).unwrap();
+    let journal = open(&medium);
     wait(journal.append(append("b", 0, &["1"], None))).unwrap();
 }

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The journal in PostgreSQL, for several coordinators. One thread writes over one connection and makes all that waits
+//! durable in one statement; another listens for news. Leases go by the database's clock. A write counts only in its
+//! shard's newest epoch: it holds the shard's row while it's made, and a take-over waits for that.
+
+mod link;
+mod sql;
+#[cfg(test)]
+mod tests;
+
+use self::link::Link;
+use super::run::{Done, Job, Run};
+use super::{GROUP_BYTES_MAX, GROUP_MAX};
+use crate::queue::{Limits, Queue};
+use crate::store::{Error, Pending};
+use byrnie_saga::shards::LEASE;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgSslMode};
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+
+/// The format that this program writes: see `schema.sql`.
+pub const VERSION: i32 = 1;
+/// Pause before the database is tried again.
+pub const PAUSE: Duration = Duration::from_secs(1);
+/// Longest time for one step.
+pub const STEP_MAX: Duration = Duration::from_secs(10);
+/// By what coordinators tell each other that there is something to look at.
+const CHANNEL: &str = "byrnie_transactions";
+
+/// A journal in a database. Dropping it finishes what was begun, then closes the connection.
+pub struct Postgres {
+    queue: Arc<Queue<Job, Done>>,
+    news: watch::Sender<()>,
+    stop: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Why a database can't hold the journal. The message is for the person who started the program.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not an address. It isn't repeated, as it may hold a password.
+    #[error("it is no address of a database: postgresql://USER@HOST/NAME is one")]
+    Url,
+    /// It doesn't answer, or refuses.
+    #[error("it can't be used: {0}")]
+    Unreachable(String),
+    /// It acknowledges what a crash takes back.
+    #[error("its synchronous_commit is off, so it acknowledges what a crash takes back")]
+    Relaxed,
+    /// It only follows another.
+    #[error("it is a standby, or read-only: nothing can be written there")]
+    ReadOnly,
+    /// A newer program wrote it.
+    #[error("its tables have format {0}, this program knows up to {VERSION}: use the newer program")]
+    Newer(i32),
+    /// It belongs to another mesh.
+    #[error("it holds the transactions of mesh {found}, and this one is {own}: use another database")]
+    OtherMesh {
+        /// Whose they are.
+        found: String,
+        /// Who asks.
+        own: String,
+    },
+    /// This process has no more threads.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Postgres {
+    /// Connects to the database at `url` and makes its tables, if they aren't there. They are for the mesh of this trust
+    /// domain alone. Waits for the database's answer.
+    ///
+    /// # Errors
+    /// [`OpenError`], in words for the person who started the program.
+    pub fn open(url: &str, trust_domain: &str) -> Result<Self, OpenError> {
+        let options = options(url)?;
+        let limits = Limits { jobs: GROUP_MAX, bytes: GROUP_BYTES_MAX, weigh: Job::bytes };
+        let queue = Arc::new(Queue::new(limits));
+        let (opened, answer) = mpsc::channel();
+        let (jobs, link) = (Arc::clone(&queue), Link::new(options.clone(), trust_domain));
+        let write = move || write_all(link, &jobs, &opened);
+        let writer = std::thread::Builder::new().name("journal".into()).spawn(write)?;
+        answer.recv().map_err(|_| OpenError::Unreachable("the writer has ended".to_owned()))??;
+        let (news, stop) = (watch::Sender::new(()), watch::Sender::new(false));
+        let (told, stopped) = (news.clone(), stop.subscribe());
+        let listen = move || {
+            if let Ok(runtime) = runtime() {
+                runtime.block_on(listen_until(stopped, options, &told));
+            }
+        };
+        let listener = std::thread::Builder::new().name("journal news".into()).spawn(listen)?;
+        Ok(Self { queue, news, stop, threads: vec![writer, listener] })
+    }
+}
+
+impl Run for Postgres {
+    fn run<T: Send + 'static>(&self, job: Job, read: fn(Done) -> Option<T>) -> Pending<'static, T> {
+        let sent = job.check().and_then(|()| self.queue.send(job));
+        Box::pin(async move { read(sent?.await.unwrap_or(Err(Error::Closed))?).ok_or(Error::Closed) })
+    }
+
+    fn span(&self) -> Option<Duration> {
+        Some(LEASE)
+    }
+
+    fn bell(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.stop.send_replace(true);
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has answered nobody since; there is nothing left to save here.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How to connect. Where nothing is said of TLS, a database on another machine has to prove that it is the one named.
+fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
+    let options: PgConnectOptions = url.parse().map_err(|_| OpenError::Url)?;
+    let host = options.get_host();
+    let near = options.get_socket().is_some()
+        || host.starts_with('/')
+        || host == "localhost"
+        || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    let said = ["sslmode=", "ssl-mode="].iter().any(|word| url.contains(word));
+    let options = if near || said { options } else { options.ssl_mode(PgSslMode::VerifyFull) };
+    Ok(options.application_name("byrnie"))
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+/// The writer thread.
+fn write_all(mut link: Link, queue: &Queue<Job, Done>, opened: &mpsc::Sender<Result<(), OpenError>>) {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(opened.send(Err(error.into()))),
+    };
+    let answer = runtime.block_on(link.open());
+    let failed = answer.is_err();
+    if opened.send(answer).is_err() || failed {
+        return;
+    }
+    while let Some(group) = queue.take(None) {
+        let (jobs, replies): (Vec<Job>, Vec<_>) = group.into_iter().map(|next| (next.job, next.reply)).unzip();
+        for (reply, result) in replies.into_iter().zip(runtime.block_on(link.run(&jobs))) {
+            // Whoever no longer waits doesn't need the answer.
+            let _ = reply.send(result);
+        }
+    }
+    runtime.block_on(link.close());
+}
+
+/// The listening thread.
+async fn listen_until(mut stopped: watch::Receiver<bool>, options: PgConnectOptions, news: &watch::Sender<()>) {
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(STEP_MAX).connect_lazy_with(options);
+    let listen = async {
+        loop {
+            if let Ok(mut listener) = PgListener::connect_with(&pool).await
+                && listener.listen(CHANNEL).await.is_ok()
+            {
+                // What was said before is to be seen, too.
+                news.send_replace(());
+                while listener.recv().await.is_ok() {
+                    news.send_replace(());
+                }
+            }
+            // Until then it's looked at now and then.
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::select! {
+        () = listen => {}
+        // An error is an end, too.
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+}
