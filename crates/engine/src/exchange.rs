@@ -11,6 +11,7 @@ use crate::balance::{hash, report};
 use crate::cluster::{Busy, Cluster};
 use crate::concurrency::Criticality;
 use crate::course::{Course, Goal, Step, give_up};
+use crate::enlist::Enlistment;
 use crate::keyed::{self, Claim, Keyed};
 use crate::route::{Chosen, Entry, Miss};
 use crate::session::Visit;
@@ -88,15 +89,20 @@ impl Exchange {
             Side::Inbound => exchange.decide_inbound(shard, arrival, head, now.mono),
             Side::Outbound | Side::Edge => exchange.decide_outbound(shard, arrival, head, now),
         };
-        let effect = match decided {
+        let effect = exchange.effect_of(decided, head, now);
+        (exchange, effect)
+    }
+
+    pub(crate) fn effect_of(&mut self, decided: Result<Decision, Box<Answer>>, head: &mut Head, now: Now) -> Effect {
+        match decided {
             Ok(Decision::Send(plan)) => {
                 plan.stamp(head, now);
                 Effect::Send(plan)
             }
+            Ok(Decision::Enlist(enlistment)) => Effect::Enlist(enlistment),
             Ok(Decision::Claim(claim)) => Effect::Claim(claim),
-            Err(answer) => exchange.reply(answer),
-        };
-        (exchange, effect)
+            Err(answer) => self.reply(answer),
+        }
     }
 
     fn open(snapshot: &Arc<Snapshot>, shard: &mut Shard, arrival: &Arrival<'_>, head: &Head, now: Instant) -> Self {
@@ -281,6 +287,10 @@ impl Exchange {
         Effect::Reply(answer)
     }
 
+    pub(crate) const fn is_grpc(&self) -> bool {
+        self.facts.grpc
+    }
+
     pub(crate) fn note_reason(&mut self, reason: Reason) {
         self.reason = Some(reason);
     }
@@ -330,10 +340,10 @@ impl Exchange {
         })?;
         self.admit_inbound(shard, (tree, port), arrival, head, now)?;
         self.course.goal = Goal::Program { program, protocol: port.protocol };
-        if let Some(claim) = self.claim(shard, tree.protection.as_ref(), arrival, head, now)? {
-            return Ok(Decision::Claim(claim));
+        if let Some(enlistment) = self.enlistment(shard, (tree, port), arrival, head)? {
+            return Ok(Decision::Enlist(enlistment));
         }
-        self.dispatch(shard, now).map(Decision::Send)
+        self.pass_inbound(shard, arrival, head, now)
     }
 
     /// What the own program can take.
@@ -689,8 +699,9 @@ impl Exchange {
 }
 
 /// What comes first.
-enum Decision {
+pub(crate) enum Decision {
     Send(Plan),
+    Enlist(Box<Enlistment>),
     Claim(Box<Claim>),
 }
 

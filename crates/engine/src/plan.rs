@@ -4,7 +4,8 @@
 
 use crate::cluster::{Cluster, Member};
 use crate::digits::Digits;
-use crate::keyed::{Claim, Told};
+use crate::enlist::Enlistment;
+use crate::keyed::{Claim, Recall, Told};
 use crate::program::Program;
 use crate::{Answer, deadline};
 use byrnie_base::{Instant, Now, Text};
@@ -26,12 +27,18 @@ pub enum Effect {
     /// Go on waiting for the try under way, now without a time-out for it. Only ever the answer to
     /// [`Failure::TryTimeout`], when nothing else could be tried and the answer may still come.
     Wait,
+    /// Ask the coordinator of transactions this, and report what it said with `on_joined`; nothing may be forwarded before. Only
+    /// ever at the callee's proxy, first of all.
+    Enlist(Box<Enlistment>),
     /// Read the whole body, ask the ledger this, and report its word with `on_word`; nothing may be
-    /// forwarded before. Only ever at the callee's proxy, first of all.
+    /// forwarded before. Only ever at the callee's proxy, before anything is sent.
     Claim(Box<Claim>),
     /// The ledger's word was [`Word::Done`](crate::Word::Done): give the answer that it keeps, marked as
     /// [`REPLAYED`](crate::REPLAYED).
     Replay,
+    /// Ask the program by a GET what became of the earlier request under this key, and report with `on_recalled`; an answer is to
+    /// be kept at the ledger before.
+    Recall(Box<Recall>),
     /// Gather the response, tell the ledger what `told` says of it, and report with `on_heard`; nothing of
     /// it may be handed on before.
     Keep,
