@@ -164,6 +164,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         registry: Arc::clone(&registry),
         collect: collect(&state),
         keeper: Arc::clone(&keeper),
+        coordinator: Arc::clone(&coordinator),
         shutdown: shutdown.clone(),
     };
     let renewal =

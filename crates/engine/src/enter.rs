@@ -45,7 +45,8 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, head: &mut Head)
 /// The service account of the coordinator of transactions, in the system's namespace.
 const COORDINATOR: &str = "transactions";
 
-fn is_coordinator(identity: &Identity) -> bool {
+/// Whether it's the coordinator of transactions.
+pub(crate) fn is_coordinator(identity: &Identity) -> bool {
     **identity.namespace() == *Identity::SYSTEM_NAMESPACE && **identity.service_account() == *COORDINATOR
 }
 

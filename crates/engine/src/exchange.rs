@@ -11,6 +11,7 @@ use crate::balance::{hash, report};
 use crate::cluster::{Busy, Cluster};
 use crate::concurrency::Criticality;
 use crate::course::{Course, Goal, Step, give_up};
+use crate::enlist::Enlistment;
 use crate::keyed::{self, Claim, Keyed};
 use crate::queue::Place;
 use crate::route::{Chosen, Entry, Miss};
@@ -90,6 +91,7 @@ impl Exchange {
                 plan.stamp(head, now);
                 Effect::Send(plan)
             }
+            Ok(Decision::Enlist(enlistment)) => Effect::Enlist(enlistment),
             Ok(Decision::Claim(claim)) => Effect::Claim(claim),
             Ok(Decision::Queue(place)) => Effect::Queue(place),
             Err(answer) => self.reply(answer),
@@ -281,6 +283,10 @@ impl Exchange {
         Effect::Reply(answer)
     }
 
+    pub(crate) const fn is_grpc(&self) -> bool {
+        self.facts.grpc
+    }
+
     pub(crate) fn note_reason(&mut self, reason: Reason) {
         self.reason = Some(reason);
     }
@@ -338,10 +344,10 @@ impl Exchange {
             }
             None => self.course.goal = Goal::Program { program, protocol: port.protocol },
         }
-        if let Some(claim) = self.claim(shard, tree.protection.as_ref(), arrival, head, now)? {
-            return Ok(Decision::Claim(claim));
+        if let Some(enlistment) = self.enlistment(shard, (tree, port), arrival, head)? {
+            return Ok(Decision::Enlist(enlistment));
         }
-        self.dispatch(shard, now).map(Decision::Send)
+        self.pass_inbound(shard, arrival, head, now)
     }
 
     /// What the own program can take.
@@ -678,6 +684,7 @@ impl Exchange {
 /// What comes first.
 pub(crate) enum Decision {
     Send(Plan),
+    Enlist(Box<Enlistment>),
     Claim(Box<Claim>),
     Queue(Place),
 }

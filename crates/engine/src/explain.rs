@@ -43,7 +43,7 @@ pub struct Explanation {
 /// One decision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// What was decided: `service`, `route`, `filters`, `fault`, `endpoint`, `access`, `idempotency`,
+    /// What was decided: `service`, `route`, `filters`, `fault`, `endpoint`, `access`, `transaction`, `idempotency`,
     /// `program`, `answer`.
     pub hop: &'static str,
     /// The rule that decided, such as `shop/payments[0]`; empty if none.
@@ -91,6 +91,10 @@ pub fn explain(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, head: &Head, now
         let rule = exchange.access.as_ref().and_then(|ruling| ruling.rule.clone());
         let shadow = exchange.access.as_ref().and_then(|ruling| ruling.shadow.clone());
         explain_access(arrival, snapshot, (rule, shadow), passed, &mut steps);
+    }
+    if let Effect::Enlist(asked) = &effect {
+        let detail = format!("takes part in {}: the coordinator is asked before the program", asked.transaction);
+        steps.push(step("transaction", "", "", detail));
     }
     explain_protection(&exchange, arrival, &edited, passed, &mut steps);
     let onward = onward(&effect, edited.path());
@@ -158,9 +162,9 @@ fn conclude(
             let (code, reason, next) = (Text::default(), Text::default(), Text::default());
             return Explanation { decision, code, reason, status: 0, steps, nearest, next, onward };
         }
-        // A claim is the first half of a request that passes; what the ledger says to it is not foretold, nor for how
-        // long one waits for room.
-        Effect::Claim(_) | Effect::Queue(_) => {
+        // A claim or an enlistment is the first half of a request that passes; what is said to it is not foretold, nor for
+        // how long one waits for room.
+        Effect::Claim(_) | Effect::Enlist(_) | Effect::Queue(_) => {
             let none = Text::default;
             let decision = "allowed".into();
             return Explanation {
@@ -175,7 +179,7 @@ fn conclude(
             };
         }
         Effect::Settle(_, answer) => answer,
-        Effect::Forward | Effect::Wait | Effect::Replay | Effect::Keep => {
+        Effect::Forward | Effect::Wait | Effect::Replay | Effect::Recall(_) | Effect::Keep => {
             let none = Text::default;
             let decision = "sent".into();
             return Explanation {

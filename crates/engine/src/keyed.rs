@@ -7,7 +7,7 @@ use crate::answer::{FAILURE_LOST, FAILURE_UNSENT};
 use crate::course::Step;
 use crate::exchange::Exchange;
 use crate::shard::Shard;
-use crate::{Answer, Arrival, Effect, Failure, Reason};
+use crate::{Answer, Arrival, Effect, Failure, Plan, Reason};
 use byrnie_base::{Instant, Now, Rng, Text};
 use byrnie_codec::{Head, Known, idempotency};
 use byrnie_model::policy::idempotency::{Idempotency, KeyMode, OnAmbiguous, OnServerError};
@@ -96,6 +96,28 @@ pub enum Heard {
     Unreachable,
 }
 
+/// What the program is asked of an earlier request whose end nobody knows.
+#[derive(Clone, Debug)]
+pub struct Recall {
+    /// The way to it.
+    pub plan: Plan,
+    /// The path of the GET.
+    pub path: Text,
+}
+
+/// What it said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recalled {
+    /// It was done; the proxy holds the answer, and this came of telling the ledger.
+    Answered(Heard),
+    /// It knows nothing of it: it may be run.
+    Absent,
+    /// It's at it; when to ask again, if it says.
+    UnderWay(Option<Duration>),
+    /// It said none of these.
+    Unknown(Text),
+}
+
 /// An exchange whose key the ledger is asked about.
 #[derive(Debug)]
 pub(crate) struct Keyed {
@@ -103,6 +125,8 @@ pub(crate) struct Keyed {
     /// The head carries transaction context: the ambiguity of 409 must be avoided.
     transaction: bool,
     granted: bool,
+    /// How it will be run, should the program know nothing of it.
+    plan: Option<Plan>,
     /// What became of it, for the record.
     pub(crate) note: &'static str,
 }
@@ -110,6 +134,8 @@ pub(crate) struct Keyed {
 /// The value of `Idempotency-Status`.
 const IN_FLIGHT: &str = "in-flight";
 const AMBIGUOUS: &str = "ambiguous";
+/// The note on a request that is run though an earlier one may have been.
+const AGAIN: &str = "again";
 /// The value on an answer that was given before.
 pub const REPLAYED: &str = "replayed";
 /// RFC 8470 5.2: for calls of a transaction, where 409 would mean that the program refused.
@@ -142,7 +168,7 @@ pub(crate) fn prepare(protection: Option<&Protection>, rng: &mut Rng, head: &mut
 }
 
 /// The key of a request, if it has one; or what is wrong with it.
-fn key_of(head: &Head) -> Result<Option<String>, &'static str> {
+pub(crate) fn key_of(head: &Head) -> Result<Option<String>, &'static str> {
     let mut values = head.values(Known::IdempotencyKey.name());
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
@@ -179,8 +205,13 @@ impl Exchange {
         let deadline = self.course.deadline.map_or(end, |deadline| deadline.min(end));
         self.course.deadline = Some(deadline);
         let transaction = head.header(Known::TxnId).is_some();
-        self.keyed =
-            Some(Box::new(Keyed { protection: Arc::clone(protection), transaction, granted: false, note: "asked" }));
+        self.keyed = Some(Box::new(Keyed {
+            protection: Arc::clone(protection),
+            transaction,
+            granted: false,
+            plan: None,
+            note: "asked",
+        }));
         Ok(Some(Box::new(Claim {
             service: protection.scope.clone(),
             caller: arrival.source.map_or_else(|| "unknown".into(), |identity| identity.to_string().into()),
@@ -188,7 +219,7 @@ impl Exchange {
             id: shard.rng.next_u64(),
             lease: deadline.since(now) + LEASE_MARGIN,
             ttl: policy.key_ttl,
-            again: policy.on_ambiguous == OnAmbiguous::Reexecute,
+            again: policy.on_ambiguous != OnAmbiguous::Hold,
         })))
     }
 
@@ -197,20 +228,7 @@ impl Exchange {
         let Some(keyed) = &mut self.keyed else { return self.lost_track() };
         let scope = keyed.protection.scope.clone();
         let (note, reason, detail) = match word {
-            Word::Granted { again } => {
-                (keyed.granted, keyed.note) = (true, if again { "again" } else { "granted" });
-                if again {
-                    // Never silently: the program learns that it may have acted on this already.
-                    head.set(Known::IdempotencyStatus.name(), AMBIGUOUS.as_bytes()).ok();
-                }
-                return match self.dispatch(shard, now.mono) {
-                    Ok(plan) => {
-                        plan.stamp(head, now);
-                        Effect::Send(plan)
-                    }
-                    Err(answer) => self.settle(Told::Unsent, answer),
-                };
-            }
+            Word::Granted { again } => return self.on_granted(shard, head, again, now),
             Word::Done => {
                 keyed.note = REPLAYED;
                 return Effect::Replay;
@@ -249,6 +267,69 @@ impl Exchange {
         self.reply(answer)
     }
 
+    fn on_granted(&mut self, shard: &mut Shard, head: &mut Head, again: bool, now: Now) -> Effect {
+        let plan = match self.dispatch(shard, now.mono) {
+            Ok(plan) => plan,
+            // As unknown as it was, if it was.
+            Err(answer) => return self.settle(if again { Told::Ambiguous } else { Told::Unsent }, answer),
+        };
+        let grpc = self.is_grpc();
+        let Some(keyed) = &mut self.keyed else { return self.lost_track() };
+        (keyed.granted, keyed.note) = (true, if again { AGAIN } else { "granted" });
+        match &keyed.protection.policy.on_ambiguous {
+            OnAmbiguous::Probe(_) if again && grpc => {
+                // A GET says nothing to it, and what it answers says nothing of the key.
+                self.on_recalled(head, Recalled::Unknown("a program that speaks gRPC can't be asked".into()), now)
+            }
+            OnAmbiguous::Probe(path) if again => {
+                let recall = Recall { plan: plan.clone(), path: path.clone() };
+                keyed.plan = Some(plan);
+                Effect::Recall(Box::new(recall))
+            }
+            _ => {
+                if again {
+                    // Never silently: the program learns that it may have acted on this already.
+                    head.set(Known::IdempotencyStatus.name(), AMBIGUOUS.as_bytes()).ok();
+                }
+                plan.stamp(head, now);
+                Effect::Send(plan)
+            }
+        }
+    }
+
+    /// Takes in what the program said to [`Effect::Recall`]. `head` is the request's.
+    pub fn on_recalled(&mut self, head: &mut Head, recalled: Recalled, now: Now) -> Effect {
+        let Some(keyed) = &mut self.keyed else { return self.lost_track() };
+        match recalled {
+            Recalled::Answered(Heard::Recorded) => {
+                keyed.note = REPLAYED;
+                Effect::Replay
+            }
+            Recalled::Answered(heard) => self.unheard(heard),
+            Recalled::Absent => match keyed.plan.take() {
+                Some(plan) => {
+                    keyed.note = "granted";
+                    plan.stamp(head, now);
+                    Effect::Send(plan)
+                }
+                None => self.lost_track(),
+            },
+            Recalled::UnderWay(after) => {
+                keyed.note = IN_FLIGHT;
+                let answer = self.in_flight(after.unwrap_or_default());
+                self.note_reason(answer.reason);
+                Effect::Settle(Told::Ambiguous, answer)
+            }
+            Recalled::Unknown(why) => {
+                let detail = format!(
+                    "an earlier request under this key began and nobody knows how it ended; the program was asked: {why}"
+                );
+                let answer = self.refuse(Reason::KeyAmbiguous, detail);
+                self.settle(Told::Ambiguous, answer)
+            }
+        }
+    }
+
     fn in_flight(&self, left: Duration) -> Box<Answer> {
         let detail = "the same request is under way; come again for its answer";
         let mut answer = self.refuse(Reason::KeyInFlight, detail);
@@ -280,16 +361,22 @@ impl Exchange {
     /// Takes in what came of telling how the request ended, after [`Effect::Keep`]. `head` is the answer's.
     pub fn on_heard(&mut self, head: &mut Head, told: Told, heard: Heard) -> Effect {
         let Some(keyed) = &mut self.keyed else { return self.lost_track() };
+        if heard != Heard::Recorded {
+            return self.unheard(heard);
+        }
+        if told == Told::Ambiguous {
+            keyed.note = AMBIGUOUS;
+            head.set(Known::IdempotencyStatus.name(), AMBIGUOUS.as_bytes()).ok();
+        }
+        Effect::Forward
+    }
+
+    /// The program has answered, and that isn't kept.
+    fn unheard(&mut self, heard: Heard) -> Effect {
+        let Some(keyed) = &mut self.keyed else { return self.lost_track() };
         let detail = match heard {
-            Heard::Recorded => {
-                keyed.note = if told == Told::Ambiguous { AMBIGUOUS } else { keyed.note };
-                if told == Told::Ambiguous {
-                    head.set(Known::IdempotencyStatus.name(), AMBIGUOUS.as_bytes()).ok();
-                }
-                return Effect::Forward;
-            }
             Heard::Fenced => "the program has answered, but too late: another execution of the request has begun",
-            Heard::Unreachable => "the program has answered, but the ledger could not be told",
+            Heard::Recorded | Heard::Unreachable => "the program has answered, but the ledger could not be told",
         };
         keyed.note = AMBIGUOUS;
         let mut answer = self.refuse(Reason::KeyAmbiguous, detail);
@@ -314,7 +401,9 @@ impl Exchange {
 
     /// The try of a keyed request has failed for good: the ledger is told before the caller is.
     pub(crate) fn settle_failure(&mut self, failure: Option<Failure>, answer: Box<Answer>) -> Effect {
-        let unsent = failure.is_none_or(Failure::unsent);
+        // What was unknown before stays so.
+        let again = self.keyed.as_ref().is_some_and(|keyed| keyed.note == AGAIN);
+        let unsent = failure.is_none_or(Failure::unsent) && !again;
         self.settle(if unsent { Told::Unsent } else { Told::Ambiguous }, answer)
     }
 

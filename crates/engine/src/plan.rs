@@ -4,7 +4,8 @@
 
 use crate::cluster::{Cluster, Member};
 use crate::digits::Digits;
-use crate::keyed::{Claim, Told};
+use crate::enlist::Enlistment;
+use crate::keyed::{Claim, Recall, Told};
 use crate::program::Program;
 use crate::queue::Place;
 use crate::{Answer, deadline};
@@ -27,8 +28,11 @@ pub enum Effect {
     /// Go on waiting for the try under way, now without a time-out for it. Only ever the answer to
     /// [`Failure::TryTimeout`], when nothing else could be tried and the answer may still come.
     Wait,
+    /// Ask the coordinator of transactions this, and report what it said with `on_joined`; nothing may be forwarded before. Only
+    /// ever at the callee's proxy, first of all.
+    Enlist(Box<Enlistment>),
     /// Read the whole body, ask the ledger this, and report its word with `on_word`; nothing may be
-    /// forwarded before. Only ever at the callee's proxy, first of all.
+    /// forwarded before. Only ever at the callee's proxy, before anything is sent.
     Claim(Box<Claim>),
     /// Wait in the line of the service until this core calls (`Shard::call`), or until the time is over, and report with
     /// `on_turn`; nothing is sent before. Only ever first of all, at the caller's proxy.
@@ -36,6 +40,9 @@ pub enum Effect {
     /// The ledger's word was [`Word::Done`](crate::Word::Done): give the answer that it keeps, marked as
     /// [`REPLAYED`](crate::REPLAYED).
     Replay,
+    /// Ask the program by a GET what became of the earlier request under this key, and report with `on_recalled`; an answer is to
+    /// be kept at the ledger before.
+    Recall(Box<Recall>),
     /// Gather the response, tell the ledger what `told` says of it, and report with `on_heard`; nothing of
     /// it may be handed on before.
     Keep,

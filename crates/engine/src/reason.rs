@@ -62,6 +62,14 @@ pub enum Reason {
     KeyAmbiguous,
     /// The ledger of idempotency keys isn't reached.
     LedgerUnreachable,
+    /// The call ends a part of a transaction, and isn't the coordinator's.
+    CoordinatorOnly,
+    /// The caller may not bring this service into the transaction.
+    TransactionDenied,
+    /// The transaction isn't there, or takes nobody any more.
+    TransactionClosed,
+    /// The coordinator of transactions isn't reached.
+    CoordinatorUnreachable,
     /// The engine could not do its work.
     Internal,
 }
@@ -81,7 +89,7 @@ pub enum Blame {
 
 impl Reason {
     /// All reasons, for tables of documentation and metrics.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::AccessDenied,
         Self::Redirect,
         Self::Preflight,
@@ -109,6 +117,10 @@ impl Reason {
         Self::KeyInFlight,
         Self::KeyAmbiguous,
         Self::LedgerUnreachable,
+        Self::CoordinatorOnly,
+        Self::TransactionDenied,
+        Self::TransactionClosed,
+        Self::CoordinatorUnreachable,
         Self::Internal,
     ];
 
@@ -139,6 +151,10 @@ impl Reason {
             Self::KeyInFlight => &code::KEY_IN_FLIGHT,
             Self::KeyAmbiguous => &code::KEY_AMBIGUOUS,
             Self::LedgerUnreachable => &code::LEDGER_UNREACHABLE,
+            Self::CoordinatorOnly => &code::COORDINATOR_ONLY,
+            Self::TransactionDenied => &code::TRANSACTION_DENIED,
+            Self::TransactionClosed => &code::TRANSACTION_CLOSED,
+            Self::CoordinatorUnreachable => &code::COORDINATOR_UNREACHABLE,
             Self::Internal => &code::INTERNAL,
         })
     }
@@ -173,6 +189,10 @@ impl Reason {
             Self::KeyInFlight => "key_in_flight",
             Self::KeyAmbiguous => "key_ambiguous",
             Self::LedgerUnreachable => "ledger_unreachable",
+            Self::CoordinatorOnly => "coordinator_only",
+            Self::TransactionDenied => "transaction_denied",
+            Self::TransactionClosed => "transaction_closed",
+            Self::CoordinatorUnreachable => "coordinator_unreachable",
             Self::Internal => "internal",
         }
     }
@@ -183,9 +203,11 @@ impl Reason {
             Self::Preflight => 204,
             Self::Redirect => 302,
             Self::BadRequest | Self::KeyMissing => 400,
-            Self::AccessDenied => 403,
+            Self::AccessDenied | Self::CoordinatorOnly | Self::TransactionDenied => 403,
             Self::NoRoute | Self::UnknownService => 404,
             Self::KeyInFlight | Self::KeyAmbiguous => 409,
+            // As LRA answers who wants to join what is over.
+            Self::TransactionClosed => 412,
             Self::BodyTooLarge => 413,
             Self::Misdirected => 421,
             Self::KeyMismatch => 422,
@@ -202,6 +224,7 @@ impl Reason {
             | Self::ConnectFailure
             | Self::UpstreamReset
             | Self::LedgerUnreachable
+            | Self::CoordinatorUnreachable
             | Self::Draining => 503,
             Self::Timeout => 504,
         }
@@ -214,9 +237,9 @@ impl Reason {
             Self::DownstreamGone => 1,
             // ABORTED and FAILED_PRECONDITION mean in transactions that the program refused, or is at it.
             Self::Redirect | Self::Preflight | Self::KeyAmbiguous => 2,
-            Self::KeyMissing | Self::KeyMismatch => 3,
+            Self::KeyMissing | Self::KeyMismatch | Self::TransactionClosed => 3,
             Self::Timeout => 4,
-            Self::AccessDenied => 7,
+            Self::AccessDenied | Self::CoordinatorOnly | Self::TransactionDenied => 7,
             Self::RateLimited | Self::BodyTooLarge => 8,
             Self::NoRoute | Self::UnknownService | Self::Misdirected => 12,
             Self::Internal | Self::BadResponse | Self::BadRequest => 13,
@@ -232,6 +255,7 @@ impl Reason {
             | Self::IdentityMismatch
             | Self::KeyInFlight
             | Self::LedgerUnreachable
+            | Self::CoordinatorUnreachable
             | Self::Draining => 14,
         }
     }
@@ -246,14 +270,17 @@ impl Reason {
             | Self::DownstreamGone
             | Self::KeyMissing
             | Self::KeyMismatch
-            | Self::KeyInFlight => Blame::Downstream,
+            | Self::KeyInFlight
+            | Self::TransactionDenied
+            | Self::TransactionClosed => Blame::Downstream,
             Self::AccessDenied
             | Self::Redirect
             | Self::Preflight
             | Self::NoRoute
             | Self::BackendAbsent
             | Self::RateLimited
-            | Self::FaultInjected => Blame::Policy,
+            | Self::FaultInjected
+            | Self::CoordinatorOnly => Blame::Policy,
             Self::NoEndpoint
             | Self::Timeout
             | Self::ConnectFailure
@@ -266,6 +293,7 @@ impl Reason {
             | Self::IdentityMismatch
             | Self::Draining
             | Self::LedgerUnreachable
+            | Self::CoordinatorUnreachable
             | Self::Internal => Blame::Mesh,
         }
     }
@@ -284,6 +312,7 @@ impl Reason {
                 | Self::UpstreamReset
                 | Self::KeyInFlight
                 | Self::LedgerUnreachable
+                | Self::CoordinatorUnreachable
                 | Self::Draining
         )
     }

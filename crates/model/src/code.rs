@@ -410,6 +410,22 @@ registry! {
         "the request was done before, and its answer was too large to be kept",
         "The status is the one of the first time; the body is lost.",
         "Read the result by a GET, or answer with less.";
+    COORDINATOR_ONLY: "BYR-R046",
+        "the call ends a part of a transaction, and is not the coordinator's",
+        "The request was answered 403 and was not sent.",
+        "End the transaction at the coordinator; what a TrafficPolicy's `enlist` names is called by it alone.";
+    TRANSACTION_DENIED: "BYR-R047",
+        "the caller may not bring this service into the transaction",
+        "The request was answered 403 and was not sent, as nobody would take it back.",
+        "Let the transaction's creator call, or a service that takes part in it; else leave out Txn-Id.";
+    TRANSACTION_CLOSED: "BYR-R048",
+        "the transaction is not there, or takes nobody any more",
+        "The request was answered 412 and was not sent, as nobody would take it back.",
+        "`byrnie saga show ID` tells how it stands; call within a scope or TCC that is still open.";
+    COORDINATOR_UNREACHABLE: "BYR-R049",
+        "the coordinator of transactions is not reached",
+        "The request was answered 503 and was not sent, as nobody would take it back.",
+        "Look whether `byrnie up` runs, and whether its disk is full.";
     MISDIRECTED: "BYR-R032",
         "the host is not the one that the connection was made for",
         "The request was answered 421 and was not sent; a browser opens a new connection by itself.",

@@ -15,7 +15,7 @@ use byrnie_base::Instant;
 use byrnie_codec::h1::{Asked, fit_downstream};
 use byrnie_codec::headers;
 use byrnie_codec::{Fields, Framing, Head, Version, grpc};
-use byrnie_engine::{Answer, Effect, Exchange, Failure, Outcome, Plan};
+use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan};
 use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
 use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, READ_BYTES_MIN, Wire};
 use byrnie_net::relay::Pipe;
@@ -191,6 +191,10 @@ impl<'a> Trip<'a> {
                     let _ = Box::pin(self.tell(told, None)).await;
                     break self.reply(&exchange, &answer).await;
                 }
+                asking @ (Effect::Enlist(_) | Effect::Recall(_)) => {
+                    effect = Box::pin(self.ask_first(&mut exchange, asking)).await;
+                    continue;
+                }
                 Effect::Claim(claim) => match Box::pin(self.claim(claim)).await {
                     Ok(word) => {
                         effect = self.core.with_shard(|shard, now| exchange.on_word(shard, self.request, word, now));
@@ -250,6 +254,10 @@ impl<'a> Trip<'a> {
             ended: runtime::coarse().wall,
         };
         self.core.record(&verdict, &seen);
+    }
+
+    pub(crate) fn arrival(&self) -> Arrival<'a> {
+        self.client.caller.arrival()
     }
 
     /// One try, up to the response's head.

@@ -4,16 +4,25 @@
 //! engine says so; a request without a protected key never comes here.
 
 use crate::carry::{Delivered, Event, Times, Trip, from_client, late, pass_interim};
-use byrnie_codec::headers;
+use crate::upstream;
+use byrnie_base::Text;
+use byrnie_codec::h1::Asked;
+use byrnie_codec::headers::{self, Sender, strip_untrusted_response};
 use byrnie_codec::{Fields, Framing, Head, Known, Version, grpc};
-use byrnie_engine::{Claim, Exchange, Failure, Heard, KEYED_BODY_BYTES_MAX, Outcome, REPLAYED, Told, Word};
+use byrnie_engine::{
+    Claim, Effect, Enlistment, Exchange, Failure, Heard, Joined, KEYED_BODY_BYTES_MAX, Outcome, REPLAYED, Recall,
+    Recalled, Told, Word,
+};
 use byrnie_model::code;
-use byrnie_net::http::Gathered;
+use byrnie_model::policy::enlist::Act;
+use byrnie_net::http::{Answered, Gathered, Pump};
 use byrnie_net::runtime;
 use byrnie_saga::ledger::{Fingerprint, Fingerprinting, KEPT_BYTES_MAX};
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1 as wire;
-use byrnie_xds::proto::byrnie::v1::{ledger_answer as answer, ledger_ask as ask, ledger_finish as finish};
+use byrnie_xds::proto::byrnie::v1::{
+    enlist_response, ledger_answer as answer, ledger_ask as ask, ledger_finish as finish,
+};
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
@@ -22,6 +31,8 @@ use std::time::Duration;
 const KEPT_BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long the ledger may take to let a request begin.
 const BEGIN_MAX: Duration = Duration::from_secs(2);
+/// How long the program may take to say what became of an earlier request.
+const RECALL_MAX: Duration = Duration::from_secs(5);
 /// How long it is tried to tell it how a request ended: the program has acted, so it is worth a wait.
 const FINISH_MAX: Duration = Duration::from_secs(5);
 
@@ -48,8 +59,8 @@ impl Trip<'_> {
         };
         let question = ask_of(&claim, ask::What::Begin(begin));
         self.ticket = Some(Box::new(Ticket { claim, kept: None }));
-        let Some(found) = self.core.inquiries.ask(question.clone(), BEGIN_MAX).await else {
-            self.core.inquiries.take_back(question);
+        let Some(found) = self.core.lines.ledger.ask(question.clone(), BEGIN_MAX).await else {
+            self.core.lines.ledger.take_back(question);
             return Ok(Word::Unreachable);
         };
         Ok(match found {
@@ -75,6 +86,126 @@ impl Trip<'_> {
             }
             answer::What::Recorded(_) | answer::What::Fenced(_) | answer::What::Absent(_) => Word::Unreachable,
         })
+    }
+
+    /// Asks whoever has to be asked before the request may be forwarded.
+    pub(crate) async fn ask_first(&mut self, exchange: &mut Exchange, asking: Effect) -> Effect {
+        match asking {
+            Effect::Enlist(asked) => self.enlist(exchange, *asked).await,
+            Effect::Recall(recall) => self.recall(exchange, *recall).await,
+            other => other,
+        }
+    }
+
+    /// Asks the coordinator to write down the part that the request will be.
+    async fn enlist(&mut self, exchange: &mut Exchange, asked: Enlistment) -> Effect {
+        let act = |act: Act| wire::Act { method: act.method.to_string(), path: act.path.to_string() };
+        let request = wire::EnlistRequest {
+            node: String::new(),
+            service: Some(service_of(&asked.service)),
+            port: asked.port.map_or(0, u32::from),
+            caller: asked.caller.to_string(),
+            transaction: asked.transaction.to_string(),
+            key: asked.key.to_string(),
+            call: asked.id,
+            compensate: Some(act(asked.compensate)),
+            complete: asked.complete.map(act),
+        };
+        let joined = match self.core.lines.coordinator.ask(request, BEGIN_MAX).await {
+            Some(enlist_response::What::Branch(branch)) => Joined::As(branch.into()),
+            Some(enlist_response::What::Refusal(wire::EnlistRefusal { status, detail })) => {
+                Joined::Refused { status: u16::try_from(status).unwrap_or_default(), detail: detail.into() }
+            }
+            None => Joined::Unreachable,
+        };
+        let arrival = self.arrival();
+        self.core.with_shard(|shard, now| exchange.on_joined(shard, &arrival, self.request, joined, now))
+    }
+
+    /// Asks the program what became of an earlier request under this key. An answer is kept at the ledger at once.
+    async fn recall(&mut self, exchange: &mut Exchange, recall: Recall) -> Effect {
+        let recalled = self.recalled(&recall).await;
+        self.core.with_shard(|_, now| exchange.on_recalled(self.request, recalled, now))
+    }
+
+    async fn recalled(&mut self, recall: &Recall) -> Recalled {
+        let found = match self.ask_program(recall).await {
+            Ok(found) => found,
+            Err(why) => return Recalled::Unknown(why),
+        };
+        match found.status {
+            200..=299 => {
+                let kept = found.encode_to_vec();
+                if let Some(ticket) = &mut self.ticket {
+                    ticket.kept = Some(found);
+                }
+                Recalled::Answered(self.finish(finish::Ending::Done(kept.into())).await)
+            }
+            404 => Recalled::Absent,
+            425 => {
+                let after = found.headers.iter().find(|field| field.name.eq_ignore_ascii_case("retry-after"));
+                let after = after.and_then(|field| std::str::from_utf8(&field.value).ok()?.trim().parse().ok());
+                Recalled::UnderWay(after.map(Duration::from_secs))
+            }
+            status => Recalled::Unknown(format!("status {status}").into()),
+        }
+    }
+
+    /// One GET of the program, on a connection that is not used again, and its whole answer.
+    async fn ask_program(&mut self, Recall { plan, path }: &Recall) -> Result<wire::KeptAnswer, Text> {
+        let mut head = Head::new();
+        let words = |error: &dyn std::fmt::Display| Text::from(error.to_string());
+        head.start_request("GET", "http", self.request.authority(), path).map_err(|error| words(&error))?;
+        let told =
+            [Known::IdempotencyKey, Known::TxnId, Known::TxnBranch, Known::TxnOp, Known::ForwardedClientIdentity];
+        for name in told.map(Known::name) {
+            for value in self.request.values(name) {
+                head.append(name, value).map_err(|error| words(&error))?;
+            }
+        }
+        if plan.target.protocol().is_h2() {
+            head.set_version(Version::Http2);
+        }
+        let end = runtime::now().mono + RECALL_MAX;
+        let limits = Times { deadline: Some(plan.deadline.map_or(end, |at| at.min(end))), ..Times::default() };
+        let mut upstream = upstream::open(self.core, plan).await.map_err(|_| Text::from("it isn't reached"))?;
+        let asked = Asked::by(&head);
+        upstream.wire.send_request(&head).map_err(|error| words(&error))?;
+        upstream.wire.end(None).map_err(|error| words(&error))?;
+        let mut body = Pump::new(false);
+        let mut answered = false;
+        let gathered = poll_fn(|cx| {
+            // It may answer before it has read all; an error shows in what it answers.
+            let _ = upstream.wire.poll_flush(cx);
+            while !answered {
+                match upstream.wire.poll_response(cx, asked, &mut head) {
+                    Poll::Ready(Ok(Answered::Final)) => answered = true,
+                    Poll::Ready(Ok(Answered::Interim)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(words(&error))),
+                    Poll::Pending => return late(self.alarm, limits, cx).map(|_| Err("no answer in time".into())),
+                }
+            }
+            match body.gather(cx, &mut upstream.wire, KEPT_BODY_BYTES_MAX) {
+                Poll::Ready(gathered) => Poll::Ready(gathered.map_err(|error| words(&error))),
+                Poll::Pending => late(self.alarm, limits, cx).map(|_| Err("no answer in time".into())),
+            }
+        })
+        .await?;
+        headers::strip_hop_by_hop(&mut head);
+        strip_untrusted_response(&mut head, Sender::Program);
+        let status = u32::from(head.status());
+        if gathered != Gathered::Whole {
+            return Ok(wire::KeptAnswer { status, omitted: true, ..Default::default() });
+        }
+        let answer = wire::KeptAnswer {
+            status,
+            headers: head.headers().map(field).collect(),
+            body: body.gathered().to_vec().into(),
+            trailers: Vec::new(),
+            omitted: false,
+        };
+        let fits = answer.encoded_len() <= KEPT_BYTES_MAX;
+        Ok(if fits { answer } else { wire::KeptAnswer { status, omitted: true, ..Default::default() } })
     }
 
     /// Whether the body is within its limit; then all of it has been read.
@@ -157,9 +288,13 @@ impl Trip<'_> {
             (Told::Done | Told::Ambiguous, _) => finish::Ending::Ambiguous(wire::LedgerAmbiguous {}),
             (Told::Unsent, _) => finish::Ending::Unsent(wire::LedgerUnsent {}),
         };
+        self.finish(ending).await
+    }
+
+    async fn finish(&mut self, ending: finish::Ending) -> Heard {
         let Some(ticket) = &self.ticket else { return Heard::Unreachable };
         let question = ask_of(&ticket.claim, ask::What::Finish(wire::LedgerFinish { ending: Some(ending) }));
-        match self.core.inquiries.ask(question, FINISH_MAX).await {
+        match self.core.lines.ledger.ask(question, FINISH_MAX).await {
             Some(answer::What::Recorded(_)) => Heard::Recorded,
             Some(answer::What::Fenced(_)) => Heard::Fenced,
             Some(_) | None => Heard::Unreachable,
@@ -243,14 +378,19 @@ fn field((name, value): (&str, &[u8])) -> wire::KeptField {
 }
 
 fn ask_of(claim: &Claim, what: ask::What) -> wire::LedgerAsk {
-    let (name, namespace) = claim.service.split_once('.').unwrap_or((&claim.service, ""));
     wire::LedgerAsk {
-        service: Some(wire::ServiceRef { namespace: namespace.to_owned(), name: name.to_owned() }),
+        service: Some(service_of(&claim.service)),
         caller: claim.caller.to_string(),
         key: claim.key.to_string(),
         claim: claim.id,
         what: Some(what),
     }
+}
+
+/// The service of a label, `NAME.NAMESPACE`.
+fn service_of(label: &str) -> wire::ServiceRef {
+    let (name, namespace) = label.split_once('.').unwrap_or((label, ""));
+    wire::ServiceRef { namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
 fn millis(span: Duration) -> u64 {

@@ -161,7 +161,7 @@ fn open(
         doors.push(door);
         let seat = Seat {
             seed: supply.seed.wrapping_add(index as u64),
-            inquiries: supply.inquiries.clone(),
+            lines: supply.lines.clone(),
             hop: config.hop,
             own_machine: ports.inbound.is_some_and(|address| address.ip().is_loopback()),
             in_force: in_force.clone(),

@@ -52,8 +52,9 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut 
                 break None;
             }
             Effect::Forward | Effect::Wait => break None,
-            // A tunnel has no key, and waits in no line.
-            Effect::Queue(_) | Effect::Claim(_) | Effect::Replay | Effect::Keep | Effect::Settle(..) => break None,
+            // A tunnel has no key and no transaction, and waits in no line.
+            Effect::Enlist(_) | Effect::Queue(_) | Effect::Claim(_) | Effect::Replay => break None,
+            Effect::Recall(_) | Effect::Keep | Effect::Settle(..) => break None,
         }
     };
     let mut outcome = Outcome::default();

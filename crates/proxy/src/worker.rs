@@ -3,7 +3,7 @@
 //! Snapshots and keys arrive from the agent and are swapped between two events; exchanges under way
 //! end on what they began with. Nothing here is shared with another core but counters.
 
-use crate::agent::Inquiries;
+use crate::agent::Lines;
 use crate::config::{Hop, Users};
 use crate::connection;
 use crate::door::Door;
@@ -85,7 +85,7 @@ pub(crate) struct Entrance {
 pub(crate) struct Seat {
     /// For its dice.
     pub(crate) seed: u64,
-    pub(crate) inquiries: Inquiries,
+    pub(crate) lines: Lines,
     pub(crate) hop: Hop,
     /// Whether the whole mesh is on this machine.
     pub(crate) own_machine: bool,
@@ -109,8 +109,8 @@ pub(crate) struct Core {
     shard: RefCell<Shard>,
     pub(crate) pool: RefCell<Pool>,
     ledger: RefCell<Ledger>,
-    /// Where it asks about idempotency keys.
-    pub(crate) inquiries: Inquiries,
+    /// Where it asks the control plane.
+    pub(crate) lines: Lines,
     pub(crate) limits: Limits,
     /// What is spoken to other proxies.
     pub(crate) hop: Hop,
@@ -132,7 +132,7 @@ impl Core {
             shard: RefCell::new(Shard::new(seat.seed)),
             pool: RefCell::default(),
             ledger: RefCell::new(ledger),
-            inquiries: seat.inquiries.clone(),
+            lines: seat.lines.clone(),
             limits: Limits::default(),
             hop: seat.hop,
             drain: seat.drain.clone(),

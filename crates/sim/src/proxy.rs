@@ -191,8 +191,9 @@ impl Published {
         exchange.finish(&mut shard, Outcome { status: 200, failure: None }, now);
         match effect {
             Effect::Send(_) | Effect::Forward | Effect::Wait => Decision::Send,
-            // Nothing in this world is protected by a key.
-            Effect::Queue(_) | Effect::Claim(_) | Effect::Replay | Effect::Keep | Effect::Settle(..) => Decision::Send,
+            // Nothing in this world is protected by a key or takes part in a transaction.
+            Effect::Enlist(_) | Effect::Queue(_) | Effect::Claim(_) | Effect::Replay => Decision::Send,
+            Effect::Recall(_) | Effect::Keep | Effect::Settle(..) => Decision::Send,
             Effect::Reply(answer) => Decision::Reply(answer.reason),
         }
     }

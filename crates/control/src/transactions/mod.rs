@@ -11,6 +11,7 @@ mod authorize;
 mod definition;
 mod dispatch;
 mod dtm;
+mod join;
 mod late;
 mod letters;
 mod metrics;
@@ -25,6 +26,7 @@ mod view;
 
 pub use api::answer;
 pub use audit::Line;
+pub(crate) use join::answer as enlist;
 pub use run::Coordinator;
 
 use byrnie_base::Text;

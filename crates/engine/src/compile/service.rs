@@ -175,13 +175,13 @@ impl Compiler {
         let wholes = self.held.services.iter().filter(|(other, whole)| is_whole(other, whole));
         let protected = wholes.filter_map(|(other, whole)| {
             let mut keys = self.held.by_target.get(other)?.iter();
-            let (key, policy) = keys.find_map(|key| Some((key, self.held.traffic.get(key)?.idempotency?)))?;
+            let (key, policy) = keys.find_map(|key| Some((key, self.held.traffic.get(key)?.idempotency.as_ref()?)))?;
             Some((other, whole, key, policy))
         });
         // The most general one: all parts agree on it.
         let (scope, _, key, policy) = protected.min_by_key(|(other, whole, ..)| (whole.selector.len(), *other))?;
         let rule = format!("{}/{}", key.namespace, key.name).into();
-        Some(Protection { policy, scope: scope.to_string().into(), rule })
+        Some(Protection { policy: policy.clone(), scope: scope.to_string().into(), rule })
     }
 
     /// How many requests the own program is asked for. As with keys, a policy for the whole holds for its parts too,

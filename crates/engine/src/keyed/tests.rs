@@ -21,6 +21,7 @@ fn policy(mode: KeyMode) -> Idempotency {
         on_ambiguous: OnAmbiguous::Hold,
         on_server_error: OnServerError::Ambiguous,
         mint_keys: false,
+        enlist: Vec::new(),
     }
 }
 
@@ -360,5 +361,64 @@ fn explain_shows_the_promise_and_whether_the_request_is_under_it() {
         let step = found.steps.iter().find(|step| step.hop == "idempotency").unwrap();
         assert!(step.detail.contains(expected), "{}", step.detail);
         assert_eq!(&*step.at, "TrafficPolicy/shop/web");
+    }
+}
+
+/// An ambiguous request under a policy that has the program asked, at the moment in which the ledger lets this one ask.
+fn recalled(grpc: bool) -> (World, Exchange, Effect, Head) {
+    let on_ambiguous = OnAmbiguous::Probe("/keys".into());
+    let mut world = callee(Idempotency { on_ambiguous, ..policy(KeyMode::Required) });
+    let content: &[(&str, &str)] = if grpc { &[KEY, ("content-type", "application/grpc")] } else { &[KEY] };
+    let (mut exchange, effect, mut head) = begin(&mut world, "POST", content);
+    assert!(claim_of(effect).again, "the key is held while the program is asked");
+    let effect = exchange.on_word(&mut world.shard, &mut head, Word::Granted { again: true }, ms(1));
+    (world, exchange, effect, head)
+}
+
+#[test]
+fn nothing_is_run_again_before_the_program_has_said_what_became_of_it() {
+    // A first request is run like any other.
+    let on_ambiguous = OnAmbiguous::Probe("/keys".into());
+    let mut world = callee(Idempotency { on_ambiguous, ..policy(KeyMode::Required) });
+    let (mut exchange, _, mut head) = begin(&mut world, "POST", &[KEY]);
+    let effect = exchange.on_word(&mut world.shard, &mut head, Word::Granted { again: false }, ms(1));
+    assert!(matches!(effect, Effect::Send(_)), "{effect:?}");
+    let said = |recalled_as: Recalled| {
+        let (_, mut exchange, effect, mut head) = recalled(false);
+        let Effect::Recall(recall) = effect else { panic!("{effect:?}") };
+        assert_eq!(&*recall.path, "/keys");
+        let effect = exchange.on_recalled(&mut head, recalled_as, ms(2));
+        (exchange, effect, head)
+    };
+    let (_, effect, head) = said(Recalled::Absent);
+    assert!(matches!(effect, Effect::Send(plan) if plan.again.attempt == 1));
+    assert_eq!(head.get("idempotency-status"), None, "it is known not to have been done");
+    let (_, effect, _) = said(Recalled::Answered(Heard::Recorded));
+    assert!(matches!(effect, Effect::Replay));
+    let (exchange, effect, _) = said(Recalled::UnderWay(Some(Duration::from_secs(3))));
+    let Effect::Settle(Told::Ambiguous, answer) = effect else { panic!("{effect:?}") };
+    assert_eq!(status_of(&answer, &exchange), (409, Some("in-flight".into())));
+    assert_eq!(answer.retry_after, Some(Duration::from_secs(3)));
+    let (exchange, effect, _) = said(Recalled::Unknown("status 500".into()));
+    let Effect::Settle(Told::Ambiguous, answer) = effect else { panic!("{effect:?}") };
+    assert_eq!(status_of(&answer, &exchange), (409, Some("ambiguous".into())));
+    assert!(answer.detail.contains("status 500"));
+    for (heard, status) in [(Heard::Fenced, 409), (Heard::Unreachable, 503)] {
+        let (exchange, effect, _) = said(Recalled::Answered(heard));
+        let Effect::Reply(answer) = effect else { panic!("{effect:?}") };
+        assert_eq!(status_of(&answer, &exchange), (status, Some("ambiguous".into())), "{heard:?}");
+    }
+    let (_, _, effect, _) = recalled(true);
+    assert!(matches!(effect, Effect::Settle(Told::Ambiguous, _)), "a GET says nothing to gRPC: {effect:?}");
+}
+
+#[test]
+fn what_was_unknown_stays_so_if_its_repetition_never_arrives() {
+    let mut world = callee(Idempotency { on_ambiguous: OnAmbiguous::Reexecute, ..policy(KeyMode::Required) });
+    for (again, told) in [(false, Told::Unsent), (true, Told::Ambiguous)] {
+        let (mut exchange, _, mut head) = begin(&mut world, "POST", &[KEY]);
+        exchange.on_word(&mut world.shard, &mut head, Word::Granted { again }, ms(1));
+        let effect = exchange.on_failure(&mut world.shard, Failure::Refused, ms(2));
+        assert!(matches!(effect, Effect::Settle(said, _) if said == told), "{again}: {effect:?}");
     }
 }

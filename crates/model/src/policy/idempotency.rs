@@ -2,10 +2,12 @@
 //! How requests with an idempotency key are protected. Part of a TrafficPolicy; the callee's proxy keeps
 //! the ledger's side of it, the caller's proxy may repeat such requests.
 
+use super::enlist::Enlist;
+use byrnie_base::Text;
 use std::time::Duration;
 
 /// How requests that change something (any method but GET, HEAD and OPTIONS) are protected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
     /// Whether a key is honoured, or asked for.
     pub mode: KeyMode,
@@ -22,6 +24,8 @@ pub struct Idempotency {
     pub on_server_error: OnServerError,
     /// Callers' proxies make a key for a request that has none.
     pub mint_keys: bool,
+    /// Calls by which the program takes part in its caller's transaction.
+    pub enlist: Vec<Enlist>,
 }
 
 /// Whether a key is honoured, or asked for.
@@ -50,12 +54,15 @@ pub enum Guarantee {
 }
 
 /// What to do with a request whose earlier execution ended nobody knows how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OnAmbiguous {
     /// Answer 409, marked `Idempotency-Status: ambiguous`: somebody must look.
     Hold,
     /// Run it again, marked `Idempotency-Status: ambiguous` for the program.
     Reexecute,
+    /// Ask the program by a GET of this path under the same key: it answers what it answered then (2xx), that it knows nothing
+    /// of it (404; then it is run), or that it is at it (425). Until it says one of these nothing is run.
+    Probe(Text),
 }
 
 /// What an answer of 500 and above, made by the program itself, says of the effect.

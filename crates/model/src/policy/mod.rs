@@ -2,6 +2,7 @@
 //! Policies: one concern each, attached to a target.
 
 pub mod access;
+pub mod enlist;
 pub mod fault;
 pub mod health;
 pub mod idempotency;

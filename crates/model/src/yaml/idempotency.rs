@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `spec.idempotency` of a TrafficPolicy.
 
+use super::enlist::{self, EnlistSpec};
 use super::names;
 use super::reader::Reader;
 use crate::code;
@@ -25,9 +26,13 @@ pub(super) struct IdempotencySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<String>,
     /// What to do with a request whose earlier execution ended nobody knows how: `Hold` answers 409,
-    /// `Reexecute` runs it again. `Hold` unless given, with `G2` `Reexecute`.
+    /// `Reexecute` runs it again, `Probe` asks the program at `probe`. `Hold` unless given, with `G2` `Reexecute`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     on_ambiguous: Option<AmbiguousWord>,
+    /// With `Probe`: the path that is asked by a GET with the same `Idempotency-Key`. 2xx is the answer of then, 404 says that
+    /// nothing was done (and it is run), 425 that it's under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    probe: Option<String>,
     /// What the program's own answer of 500 and above says: `Ambiguous`, `Keep` (it is the outcome) or
     /// `Release` (it did nothing). `Ambiguous` unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,6 +40,9 @@ pub(super) struct IdempotencySpec {
     /// Callers' proxies make a key for a request that has none.
     #[serde(default, skip_serializing_if = "is_false")]
     mint_keys: bool,
+    /// Calls by which the program takes part in its caller's transaction, whether or not keys are looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    enlist: Vec<EnlistSpec>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -60,7 +68,6 @@ enum GuaranteeWord {
 enum AmbiguousWord {
     Hold,
     Reexecute,
-    /// Understood, but not served yet.
     Probe,
 }
 
@@ -85,13 +92,7 @@ impl IdempotencySpec {
         if off && self.mint_keys {
             reader.fault(&code::CONTRADICTION, format!("{AT}.mintKeys"), "no key is looked at while mode is Off");
         }
-        if self.on_ambiguous == Some(AmbiguousWord::Probe) {
-            reader.unenforced(format!("{AT}.onAmbiguous"), "Probe; use Hold or Reexecute");
-        }
-        let on_ambiguous = match (self.on_ambiguous, guarantee) {
-            (Some(AmbiguousWord::Reexecute), _) | (None, GuaranteeWord::G2) => OnAmbiguous::Reexecute,
-            _ => OnAmbiguous::Hold,
-        };
+        let on_ambiguous = self.on_ambiguous(reader, guarantee);
         let lease = span(reader, self.lease.as_deref(), "lease", (Idempotency::LEASE, Idempotency::LEASE_MAX));
         let key_ttl = span(reader, self.key_ttl.as_deref(), "keyTTL", (Idempotency::KEY_TTL, Idempotency::KEY_TTL_MAX));
         let longer = "must be at least twice the lease, so that an ambiguous end can be seen";
@@ -104,6 +105,37 @@ impl IdempotencySpec {
             on_ambiguous,
             on_server_error: self.on_server_error.map_or(OnServerError::Ambiguous, OnServerError::from),
             mint_keys: self.mint_keys,
+            enlist: enlist::read(reader, &self.enlist),
+        }
+    }
+
+    fn on_ambiguous(&self, reader: &mut Reader<'_>, guarantee: GuaranteeWord) -> OnAmbiguous {
+        let probes = self.on_ambiguous == Some(AmbiguousWord::Probe);
+        match &self.probe {
+            None if probes => {
+                reader.fault(
+                    &code::MISSING_FIELD,
+                    format!("{AT}.onAmbiguous"),
+                    "Probe needs `probe`, the path to ask at",
+                );
+            }
+            Some(_) if !probes => {
+                reader.fault(
+                    &code::CONTRADICTION,
+                    format!("{AT}.probe"),
+                    "nothing is asked unless onAmbiguous is Probe",
+                );
+            }
+            Some(path) => {
+                let clean = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+                reader.require(clean, &format!("{AT}.probe"), "is a path, such as `/keys`");
+            }
+            None => {}
+        }
+        match (self.on_ambiguous, guarantee) {
+            (Some(AmbiguousWord::Probe), _) => OnAmbiguous::Probe(self.probe.as_deref().unwrap_or("/").into()),
+            (Some(AmbiguousWord::Reexecute), _) | (None, GuaranteeWord::G2) => OnAmbiguous::Reexecute,
+            _ => OnAmbiguous::Hold,
         }
     }
 }
@@ -168,13 +200,19 @@ impl From<&Idempotency> for IdempotencySpec {
             on_ambiguous: Some(match policy.on_ambiguous {
                 OnAmbiguous::Hold => AmbiguousWord::Hold,
                 OnAmbiguous::Reexecute => AmbiguousWord::Reexecute,
+                OnAmbiguous::Probe(_) => AmbiguousWord::Probe,
             }),
+            probe: match &policy.on_ambiguous {
+                OnAmbiguous::Probe(path) => Some(path.to_string()),
+                _ => None,
+            },
             on_server_error: Some(match policy.on_server_error {
                 OnServerError::Ambiguous => ErrorWord::Ambiguous,
                 OnServerError::Keep => ErrorWord::Keep,
                 OnServerError::Release => ErrorWord::Release,
             }),
             mint_keys: policy.mint_keys,
+            enlist: policy.enlist.iter().map(EnlistSpec::from).collect(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod access;
 mod de;
+mod enlist;
 mod gateway;
 mod idempotency;
 mod kinds;

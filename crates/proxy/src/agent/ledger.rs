@@ -132,7 +132,7 @@ async fn attempt(request: &wire::LedgerRequest, link: &Link) -> Result<Vec<wire:
 }
 
 /// Whether asking again would be in vain.
-fn is_final(status: &Status) -> bool {
+pub(super) fn is_final(status: &Status) -> bool {
     use byrnie_net::grpc::Code;
     matches!(
         status.code(),

@@ -5,6 +5,7 @@
 
 use super::cache::{Cache, Kept, Origin};
 use super::certs::{self, Renewal};
+use super::enlist::{self, Wanted};
 use super::ledger::{self, Asked};
 use super::publish::Publisher;
 use super::registry::Joining;
@@ -120,7 +121,7 @@ pub(super) async fn begin(
     control: &Control,
     (own, kept): (Own, Option<Kept>),
     state: Arc<State>,
-    (records, goodbye, asked): (Receiver<Record>, mpsc::UnboundedReceiver<Goodbye>, Asked),
+    (records, goodbye, (asked, wanted)): (Receiver<Record>, mpsc::UnboundedReceiver<Goodbye>, (Asked, Wanted)),
     stop: Shutdown,
 ) -> Result<(watch::Receiver<InForce>, Option<Task>), Error> {
     let roots = Roots::from_pem(&control.roots_pem, config.identity.trust_domain())
@@ -168,6 +169,7 @@ pub(super) async fn begin(
         }
     };
     runtime::spawn_local("ledger", ledger::run(asked, Arc::from(&*state.node), Rc::clone(&link)));
+    runtime::spawn_local("enlistments", enlist::run(wanted, Arc::from(&*state.node), Rc::clone(&link)));
     runtime::spawn_local("report", report::run(records, link, state));
     if registered.is_some() {
         runtime::spawn_local("health", probe::run(in_force.clone(), tell_health));

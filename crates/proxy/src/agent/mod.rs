@@ -6,6 +6,7 @@
 mod ads;
 mod cache;
 mod certs;
+mod enlist;
 mod ledger;
 mod link;
 mod probe;
@@ -15,9 +16,10 @@ mod report;
 mod state;
 
 pub(crate) use cache::Kept;
-pub(crate) use ledger::Inquiries;
 pub(crate) use state::State;
 
+use self::enlist::Enlistments;
+use self::ledger::Inquiries;
 use crate::config::{Config, Source};
 use crate::error::Error;
 use crate::keys::Keys;
@@ -37,10 +39,19 @@ pub(crate) struct Supply {
     pub(crate) in_force: watch::Receiver<InForce>,
     /// For the cores' dice.
     pub(crate) seed: u64,
-    /// Where cores ask about idempotency keys. Without a control plane nobody answers.
-    pub(crate) inquiries: Inquiries,
+    /// Where cores ask. Without a control plane nobody answers.
+    pub(crate) lines: Lines,
     /// Ends after the registry has heard the goodbye.
     pub(crate) registered: Option<Task>,
+}
+
+/// Where cores ask the control plane what a request has to wait for.
+#[derive(Clone, Debug)]
+pub(crate) struct Lines {
+    /// About idempotency keys.
+    pub(crate) ledger: Inquiries,
+    /// To take part in a transaction.
+    pub(crate) coordinator: Enlistments,
 }
 
 /// Where this proxy itself is reached, for the registry.
@@ -81,18 +92,20 @@ pub(crate) async fn begin(
     stop: Shutdown,
 ) -> Result<Supply, Error> {
     let seed = seed();
-    let (inquiries, asked) = ledger::inquiries();
+    let (ledger, asked) = ledger::inquiries();
+    let (coordinator, wanted) = enlist::enlistments();
     let (in_force, registered) = match &config.source {
         Source::Given { snapshots, credentials } => {
             runtime::spawn_local("records", report::keep_only(records, Arc::clone(&state)));
             (given(snapshots.clone(), Keys::new(credentials, 0)?, &state, stop), None)
         }
         Source::Control(control) => {
-            link::begin(config, control, (own, kept), Arc::clone(&state), (records, goodbye, asked), stop).await?
+            link::begin(config, control, (own, kept), Arc::clone(&state), (records, goodbye, (asked, wanted)), stop)
+                .await?
         }
     };
     state.watch(in_force.clone());
-    Ok(Supply { in_force, seed, inquiries, registered })
+    Ok(Supply { in_force, seed, lines: Lines { ledger, coordinator }, registered })
 }
 
 /// Configuration from the starter itself.

@@ -24,6 +24,7 @@ const POLICY: Idempotency = Idempotency {
     on_ambiguous: OnAmbiguous::Hold,
     on_server_error: OnServerError::Ambiguous,
     mint_keys: false,
+    enlist: Vec::new(),
 };
 
 fn protect(idempotency: Idempotency) -> Resource {
@@ -391,4 +392,85 @@ fn a_key_is_made_for_a_caller_that_knows_nothing_of_keys() {
     let keys = mesh.plane.keys.lock().unwrap();
     assert_eq!(keys.len(), 2);
     assert!(keys.keys().all(|name| name.key.starts_with("byrnie-")));
+}
+
+/// What a program that remembers its keys does: whether it dies of a request, and what it says when asked for a key.
+#[derive(Default)]
+struct Memory {
+    dies: bool,
+    says: String,
+    /// Heads of questions for keys.
+    asked: Vec<String>,
+}
+
+fn remembering() -> (Program, Arc<AtomicUsize>, Arc<Mutex<Memory>>) {
+    let (acts, memory) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Memory>>::default());
+    let (count, kept) = (Arc::clone(&acts), Arc::clone(&memory));
+    let program = Program::start(move |mut peer| {
+        while let Some(head) = peer.read_head() {
+            peer.read_body_of(&head);
+            let mut memory = kept.lock().unwrap();
+            if head.starts_with("GET /keys ") {
+                peer.send(memory.says.clone());
+                memory.asked.push(head);
+            } else if head.starts_with("GET ") {
+                peer.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            } else {
+                let n = count.fetch_add(1, Ordering::SeqCst) + 1;
+                if memory.dies {
+                    return;
+                }
+                peer.send(format!("HTTP/1.1 201 Made\r\ncontent-length: 5\r\n\r\nact {n}"));
+            }
+        }
+    });
+    (program, acts, memory)
+}
+
+#[test]
+fn a_program_is_asked_what_became_of_a_request_before_it_is_run_again() {
+    let (program, acts, memory) = remembering();
+    let mesh = Mesh::new(program.port, Idempotency { on_ambiguous: OnAmbiguous::Probe("/keys".into()), ..POLICY });
+    let says = |status: &str, more: &str, body: &str| {
+        let length = body.len();
+        memory.lock().unwrap().says = format!("HTTP/1.1 {status}\r\n{more}content-length: {length}\r\n\r\n{body}");
+    };
+    let dies = |dies: bool| memory.lock().unwrap().dies = dies;
+    says("500 No", "", "");
+    dies(true);
+    assert_ne!(ask(&mesh, &post("/charge", "k", "")).0, 201);
+    dies(false);
+    // Whatever it says that isn't an answer to the question: nothing is run.
+    for status in ["500 No", "302 There", "403 No", "400 What"] {
+        says(status, "", "");
+        let (status, mark, ..) = ask(&mesh, &post("/charge", "k", ""));
+        assert_eq!((status, &*mark), (409, "ambiguous"));
+    }
+    says("425 Early", "retry-after: 3\r\n", "");
+    let mut client = mesh.client();
+    client.send(post("/charge", "k", ""));
+    let (head, _) = client.response();
+    assert_eq!((status(&head), header(&head, "idempotency-status")), (409, Some("in-flight")));
+    assert_eq!(header(&head, "retry-after"), Some("3"));
+    assert_eq!(acts.load(Ordering::SeqCst), 1);
+    // It was done: what it answers now is the answer, for good.
+    says("202 Done", "x-receipt: 7\r\n", "receipt");
+    for _ in 0..2 {
+        let (status, mark, _, body) = ask(&mesh, &post("/charge", "k", ""));
+        assert_eq!((status, &*mark, &*body), (202, "replayed", "receipt"));
+        says("500 No", "", "");
+    }
+    assert_eq!(acts.load(Ordering::SeqCst), 1);
+    let asked = memory.lock().unwrap().asked.clone();
+    assert!(asked.iter().all(|head| header(head, "idempotency-key") == Some("\"k\"")), "{asked:?}");
+    // It knows nothing of it: now, and not before, it is run.
+    dies(true);
+    assert_ne!(ask(&mesh, &post("/charge", "other", "")).0, 201);
+    dies(false);
+    let before = acts.load(Ordering::SeqCst);
+    says("404 None", "", "");
+    let (status, mark, _, body) = ask(&mesh, &post("/charge", "other", ""));
+    assert_eq!((status, &*mark, body), (201, "", format!("act {}", before + 1)));
+    assert_eq!(ask(&mesh, &post("/charge", "other", "")).1, "replayed");
+    assert_eq!(acts.load(Ordering::SeqCst), before + 1);
 }

@@ -5,6 +5,7 @@
 use super::Error;
 use super::check::{self, invalid, missing};
 use crate::proto::byrnie::v1 as pb;
+use byrnie_model::policy::enlist::{Act, ENLIST_MAX, Enlist};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 
 pub(super) fn encode(policy: &Idempotency) -> pb::Idempotency {
@@ -18,9 +19,10 @@ pub(super) fn encode(policy: &Idempotency) -> pb::Idempotency {
         Guarantee::G1 => pb::Guarantee::G1,
         Guarantee::G2 => pb::Guarantee::G2,
     };
-    let on_ambiguous = match policy.on_ambiguous {
-        OnAmbiguous::Hold => pb::OnAmbiguous::Hold,
-        OnAmbiguous::Reexecute => pb::OnAmbiguous::Reexecute,
+    let (on_ambiguous, probe) = match &policy.on_ambiguous {
+        OnAmbiguous::Hold => (pb::OnAmbiguous::Hold, String::new()),
+        OnAmbiguous::Reexecute => (pb::OnAmbiguous::Reexecute, String::new()),
+        OnAmbiguous::Probe(path) => (pb::OnAmbiguous::Probe, path.to_string()),
     };
     let on_server_error = match policy.on_server_error {
         OnServerError::Ambiguous => pb::OnServerError::Ambiguous,
@@ -35,7 +37,38 @@ pub(super) fn encode(policy: &Idempotency) -> pb::Idempotency {
         on_ambiguous: on_ambiguous.into(),
         on_server_error: on_server_error.into(),
         mint_keys: policy.mint_keys,
+        probe,
+        enlist: policy.enlist.iter().map(enlist_out).collect(),
     }
+}
+
+/// A method and a path, as they travel.
+fn act_out(act: &Act) -> pb::Act {
+    pb::Act { method: act.method.to_string(), path: act.path.to_string() }
+}
+
+fn enlist_out(one: &Enlist) -> pb::Enlist {
+    pb::Enlist {
+        call: Some(act_out(&one.call)),
+        compensate: Some(act_out(&one.compensate)),
+        complete: one.complete.as_ref().map(act_out),
+    }
+}
+
+fn act(from: pb::Act) -> Result<Act, Error> {
+    if from.method.is_empty() || !from.path.starts_with('/') {
+        return Err(invalid("idempotency.enlist"));
+    }
+    Ok(Act { method: from.method.into(), path: from.path.into() })
+}
+
+fn enlist(from: pb::Enlist) -> Result<Enlist, Error> {
+    let wanted = |from: Option<pb::Act>| act(from.ok_or_else(|| missing("idempotency.enlist"))?);
+    Ok(Enlist {
+        call: wanted(from.call)?,
+        compensate: wanted(from.compensate)?,
+        complete: from.complete.map(act).transpose()?,
+    })
 }
 
 pub(super) fn decode(from: pb::Idempotency) -> Result<Idempotency, Error> {
@@ -54,6 +87,8 @@ pub(super) fn decode(from: pb::Idempotency) -> Result<Idempotency, Error> {
     let on_ambiguous = match pb::OnAmbiguous::try_from(from.on_ambiguous) {
         Ok(pb::OnAmbiguous::Hold) => OnAmbiguous::Hold,
         Ok(pb::OnAmbiguous::Reexecute) => OnAmbiguous::Reexecute,
+        Ok(pb::OnAmbiguous::Probe) if from.probe.starts_with('/') => OnAmbiguous::Probe(from.probe.into()),
+        Ok(pb::OnAmbiguous::Probe) => return Err(invalid("idempotency.probe")),
         Ok(pb::OnAmbiguous::Unspecified) | Err(_) => return Err(invalid("idempotency.onAmbiguous")),
     };
     let on_server_error = match pb::OnServerError::try_from(from.on_server_error) {
@@ -68,5 +103,10 @@ pub(super) fn decode(from: pb::Idempotency) -> Result<Idempotency, Error> {
         return Err(invalid("idempotency.lease"));
     }
     let key_ttl = span("idempotency.keyTTL", from.key_ttl)?;
-    Ok(Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys: from.mint_keys })
+    if from.enlist.len() > ENLIST_MAX {
+        return Err(invalid("idempotency.enlist"));
+    }
+    let enlist = from.enlist.into_iter().map(enlist).collect::<Result<_, _>>()?;
+    let mint_keys = from.mint_keys;
+    Ok(Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys, enlist })
 }

@@ -5,6 +5,7 @@ use super::*;
 use byrnie_base::Text;
 use byrnie_model::outside::{AltName, BackendTls, Bundle, Target, Trust};
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Source};
+use byrnie_model::policy::enlist::{Act, Enlist};
 use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::health::{Check, HealthCheck};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
@@ -438,14 +439,19 @@ fn checked() -> impl Strategy<Value = Spec> {
 fn keyed() -> impl Strategy<Value = Spec> {
     let mode = prop_oneof![Just(KeyMode::Off), Just(KeyMode::Optional), Just(KeyMode::Required)];
     let guarantee = prop_oneof![Just(Guarantee::G0), Just(Guarantee::G1), Just(Guarantee::G2)];
-    let ambiguous = prop_oneof![Just(OnAmbiguous::Hold), Just(OnAmbiguous::Reexecute)];
+    let ambiguous =
+        prop_oneof![Just(OnAmbiguous::Hold), Just(OnAmbiguous::Reexecute), Just(OnAmbiguous::Probe("/keys".into()))];
     let error = prop_oneof![Just(OnServerError::Ambiguous), Just(OnServerError::Keep), Just(OnServerError::Release)];
     let lease = (1_u64..100_000).prop_map(Duration::from_millis);
     // Boxed: the value of so many strategies in one is more than a test's stack holds.
     (traffic().boxed(), mode, guarantee, span(), lease, (ambiguous, error, any::<bool>())).prop_map(
         |(spec, mode, guarantee, key_ttl, lease, (on_ambiguous, on_server_error, mint_keys))| {
             let Spec::Traffic(policy) = spec else { unreachable!() };
-            let idempotency = Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys };
+            let act = |path: &str| Act { method: "POST".into(), path: path.into() };
+            let complete = mint_keys.then(|| act("/c"));
+            let enlist = vec![Enlist { call: act("/a"), compensate: act("/b"), complete }];
+            let idempotency =
+                Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys, enlist };
             Spec::Traffic(Arc::new(TrafficPolicy { idempotency: Some(idempotency), ..(*policy).clone() }))
         },
     )

@@ -57,7 +57,9 @@ spec:
   limits: {maxPending: 100, rate: {requests: 200, per: 1s}}
   retryConstraint: {budget: {percent: 20, interval: 10s}, minRetryRate: {count: 10, interval: 1s}}
   endpoints: {healthCheck: {http: {path: /healthz}}}
-  idempotency: {mode: Required, guarantee: G2, keyTTL: 48h, lease: 90s, onServerError: Keep, mintKeys: true}
+  idempotency:
+    {mode: Required, guarantee: G2, keyTTL: 48h, lease: 90s, onServerError: Keep, mintKeys: true,
+     enlist: [{call: POST /charge, compensate: POST /refund, complete: PUT /final}, {call: POST /holds/*, compensate: DELETE /holds}]}
 ---
 ---
 apiVersion: mesh.byrnie.dev/v1alpha1
@@ -110,11 +112,12 @@ fn the_samples_are_read() {
         well_after: 1,
     };
     assert_eq!(policy.health_check(), Some(&usual));
-    let keyed = policy.idempotency.unwrap();
+    let keyed = policy.idempotency.as_ref().unwrap();
     assert_eq!((keyed.mode, keyed.guarantee, keyed.mint_keys), (KeyMode::Required, Guarantee::G2, true));
     assert_eq!((keyed.key_ttl, keyed.lease), (Duration::from_secs(48 * 3600), Duration::from_secs(90)));
     // Whose programs have a barrier of their own can take a repetition.
-    assert_eq!((keyed.on_ambiguous, keyed.on_server_error), (OnAmbiguous::Reexecute, OnServerError::Keep));
+    assert_eq!((&keyed.on_ambiguous, keyed.on_server_error), (&OnAmbiguous::Reexecute, OnServerError::Keep));
+    assert!(keyed.enlist[0].reserves("PUT", "/final") && keyed.enlist[1].call.covers("POST", "/holds/7"));
     let Spec::Saga(saga) = &resources[5].spec else { panic!() };
     let after: Vec<&[u16]> = saga.steps.iter().map(|step| &*step.after).collect();
     assert_eq!(after, [&[][..], &[], &[0, 1], &[2]], "the step above, unless it says");

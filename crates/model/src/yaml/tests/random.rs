@@ -8,6 +8,7 @@ use crate::gateway::{
 };
 use crate::outside::{AltName, BackendTls, Bundle, Target, Trust};
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
+use crate::policy::enlist::{Act, Enlist};
 use crate::policy::fault::Fault;
 use crate::policy::health::{Check, HealthCheck};
 use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
@@ -523,14 +524,21 @@ fn keyed() -> impl Strategy<Value = TrafficPolicy> {
     let modes = select(vec![KeyMode::Optional, KeyMode::Required]);
     let on = (modes, select(vec![Guarantee::G1, Guarantee::G2]), any::<bool>());
     let choice = (
-        select(vec![OnAmbiguous::Hold, OnAmbiguous::Reexecute]),
+        select(vec![OnAmbiguous::Hold, OnAmbiguous::Reexecute, OnAmbiguous::Probe("/keys".into())]),
         select(vec![OnServerError::Ambiguous, OnServerError::Keep, OnServerError::Release]),
     );
     let lease = (1u64..1000).prop_map(Duration::from_secs);
     (traffic(), prop_oneof![off, on], choice, lease).prop_map(
         |(policy, (mode, guarantee, mint_keys), (on_ambiguous, on_server_error), lease)| {
             let key_ttl = lease * 2;
-            let idempotency = Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys };
+            let act = |method: &str, path: &str| Act { method: method.into(), path: path.into() };
+            let enlist = vec![
+                Enlist { call: act("POST", "/a/*"), compensate: act("DELETE", "/b"), complete: None },
+                Enlist { call: act("PUT", "/c"), compensate: act("PUT", "/d"), complete: Some(act("POST", "/e")) },
+            ];
+            let enlist = if mint_keys { enlist } else { Vec::new() };
+            let idempotency =
+                Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys, enlist };
             TrafficPolicy { idempotency: Some(idempotency), ..policy }
         },
     )

@@ -675,6 +675,22 @@ pub struct TrafficPolicy {
     pub fault: ::core::option::Option<Fault>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Enlist {
+    #[prost(message, optional, tag = "1")]
+    pub call: ::core::option::Option<Act>,
+    #[prost(message, optional, tag = "2")]
+    pub compensate: ::core::option::Option<Act>,
+    #[prost(message, optional, tag = "3")]
+    pub complete: ::core::option::Option<Act>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Act {
+    #[prost(string, tag = "1")]
+    pub method: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HealthCheck {
     #[prost(uint32, optional, tag = "4")]
     pub port: ::core::option::Option<u32>,
@@ -765,7 +781,7 @@ pub struct Choice {
     #[prost(message, optional, tag = "5")]
     pub health_check: ::core::option::Option<HealthCheck>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Idempotency {
     #[prost(enumeration = "KeyMode", tag = "1")]
     pub mode: i32,
@@ -781,6 +797,10 @@ pub struct Idempotency {
     pub on_server_error: i32,
     #[prost(bool, tag = "7")]
     pub mint_keys: bool,
+    #[prost(string, tag = "8")]
+    pub probe: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "9")]
+    pub enlist: ::prost::alloc::vec::Vec<Enlist>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failover {
@@ -1202,6 +1222,7 @@ pub enum OnAmbiguous {
     Unspecified = 0,
     Hold = 1,
     Reexecute = 2,
+    Probe = 3,
 }
 impl OnAmbiguous {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1213,6 +1234,7 @@ impl OnAmbiguous {
             Self::Unspecified => "ON_AMBIGUOUS_UNSPECIFIED",
             Self::Hold => "ON_AMBIGUOUS_HOLD",
             Self::Reexecute => "ON_AMBIGUOUS_REEXECUTE",
+            Self::Probe => "ON_AMBIGUOUS_PROBE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1221,6 +1243,7 @@ impl OnAmbiguous {
             "ON_AMBIGUOUS_UNSPECIFIED" => Some(Self::Unspecified),
             "ON_AMBIGUOUS_HOLD" => Some(Self::Hold),
             "ON_AMBIGUOUS_REEXECUTE" => Some(Self::Reexecute),
+            "ON_AMBIGUOUS_PROBE" => Some(Self::Probe),
             _ => None,
         }
     }
@@ -1637,6 +1660,49 @@ pub struct LedgerRecorded {}
 pub struct LedgerFenced {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LedgerAbsent {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnlistRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub service: ::core::option::Option<ServiceRef>,
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    #[prost(string, tag = "4")]
+    pub caller: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub transaction: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "7")]
+    pub call: u64,
+    #[prost(message, optional, tag = "8")]
+    pub compensate: ::core::option::Option<Act>,
+    #[prost(message, optional, tag = "9")]
+    pub complete: ::core::option::Option<Act>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnlistResponse {
+    #[prost(oneof = "enlist_response::What", tags = "1, 2")]
+    pub what: ::core::option::Option<enlist_response::What>,
+}
+/// Nested message and enum types in `EnlistResponse`.
+pub mod enlist_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        #[prost(string, tag = "1")]
+        Branch(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Refusal(super::EnlistRefusal),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnlistRefusal {
+    #[prost(uint32, tag = "1")]
+    pub status: u32,
+    #[prost(string, tag = "2")]
+    pub detail: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct KeptAnswer {
     #[prost(uint32, tag = "1")]
