@@ -170,7 +170,8 @@ fn haproxy(stage: &Stage, ports: &Ports, app: SocketAddr) -> String {
     )
 }
 
-/// Debian's own file has 768 connections for each worker.
+/// Debian's own file has 768 connections for each worker. Answers that nobody reads it would keep in files, a gigabyte each: not on
+/// this machine's disk.
 fn nginx(stage: &Stage, ports: &Ports, app: SocketAddr) -> String {
     let (pki, Ports { http1, http2, tls }) = (stage.pki.display(), ports);
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -181,7 +182,7 @@ fn nginx(stage: &Stage, ports: &Ports, app: SocketAddr) -> String {
          worker_rlimit_nofile 20000;\nevents {{ worker_connections 19900; }}\nhttp {{\n{temporary}  access_log off;\n  \
          server {{\n    listen {http1};\n    listen {http2} http2;\n    listen {tls} ssl;\n    \
          ssl_certificate {pki}/app.crt;\n    ssl_certificate_key {pki}/app.key;\n    \
-         location / {{ proxy_pass http://{app}; }}\n  }}\n}}\n"
+         location / {{ proxy_pass http://{app}; proxy_max_temp_file_size 0; }}\n  }}\n}}\n"
     )
 }
 
