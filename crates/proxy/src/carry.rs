@@ -232,12 +232,12 @@ impl<'a> Trip<'a> {
                 Event::Failed(failure) => self.core.with_shard(|shard, now| exchange.on_failure(shard, failure, now)),
             };
         };
-        self.finish(exchange, delivered.outcome);
+        self.close(exchange, delivered.outcome);
         delivered.next
     }
 
     /// Ends the exchange, and writes down how it went.
-    fn finish(&mut self, mut exchange: Exchange, outcome: Outcome) {
+    fn close(&mut self, mut exchange: Exchange, outcome: Outcome) {
         self.alarm.set(None);
         if let Some(trailers) = self.back.trailers() {
             exchange.on_trailers(trailers, runtime::coarse());

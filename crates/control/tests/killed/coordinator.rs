@@ -7,12 +7,12 @@ use byrnie_base::clock::SystemClock;
 use byrnie_base::{Clock, Text};
 use byrnie_control::transactions::{self, Caller, Coordinator, Outbound, Request};
 use byrnie_control::{State, ingest};
-use byrnie_net::BoxFuture;
 use byrnie_net::listen::{self, Share};
 use byrnie_net::runtime::{self, Shutdown};
 use byrnie_net::serve::caller::{Caller as Client, Outgoing};
 use byrnie_net::serve::client::Reply;
 use byrnie_net::serve::{self, HeaderName, HeaderValue, Method};
+use byrnie_net::{BoxFuture, io};
 use byrnie_store::{Journal, Store, Txn, log};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -63,6 +63,11 @@ impl Outbound for Straight {
             };
             client.send(outgoing, limit).await.map_err(|error| error.to_string().into())
         })
+    }
+
+    fn reaches(&self, _: &str) -> BoxFuture<'static, bool> {
+        let to = self.shop;
+        Box::pin(async move { io::connect(to, PATIENCE).await.is_ok() })
     }
 }
 

@@ -5,12 +5,16 @@ use crate::coordinator::Strike;
 use crate::reach;
 use byrnie_base::{Text, Timestamp};
 use byrnie_saga::Entry;
-use byrnie_store::{Append, Heading, Journal, Pending, Value};
+use byrnie_saga::shards::{Beat, Board};
+use byrnie_store::log::Peers;
+use byrnie_store::{Append, Heading, Journal, Letter, Pending, Story, Value};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
+use std::time::Duration;
+use tokio::sync::watch;
 
 /// The journal of the product, struck at one step.
 pub(crate) struct Striking<J> {
@@ -59,12 +63,12 @@ impl<J: Journal> Journal for Striking<J> {
         written
     }
 
-    fn read(&self, id: &str) -> Pending<'static, Vec<Value>> {
+    fn read(&self, id: &str) -> Pending<'static, Story> {
         self.inner.read(id)
     }
 
-    fn unfinished(&self) -> Pending<'static, Vec<Text>> {
-        self.inner.unfinished()
+    fn unfinished(&self, shards: Vec<u16>) -> Pending<'static, Vec<Text>> {
+        self.inner.unfinished(shards)
     }
 
     fn list(&self, below: Option<&str>, limit: usize) -> Pending<'static, Vec<Heading>> {
@@ -73,6 +77,36 @@ impl<J: Journal> Journal for Striking<J> {
 
     fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize> {
         self.inner.forget(before, limit)
+    }
+}
+
+impl<J: Journal> Peers for Striking<J> {
+    fn lease(&self) -> Option<Duration> {
+        self.inner.lease()
+    }
+
+    fn beat(&self, beat: Beat) -> Pending<'static, Board> {
+        self.inner.beat(beat)
+    }
+
+    fn post(&self, shard: u16, body: Value) -> Pending<'static, u64> {
+        self.inner.post(shard, body)
+    }
+
+    fn letters(&self, shards: Vec<u16>) -> Pending<'static, Vec<Letter>> {
+        self.inner.letters(shards)
+    }
+
+    fn reply(&self, number: u64, body: Value) -> Pending<'static, ()> {
+        self.inner.reply(number, body)
+    }
+
+    fn answer(&self, number: u64) -> Pending<'static, Option<Value>> {
+        self.inner.answer(number)
+    }
+
+    fn news(&self) -> watch::Receiver<()> {
+        self.inner.news()
     }
 }
 
