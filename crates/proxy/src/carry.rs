@@ -193,6 +193,7 @@ impl<'a> Trip<'a> {
             method: &self.seen.method,
             host: &self.seen.host,
             path: &self.seen.path,
+            client: self.client.caller.remote,
             source: self.client.caller.source.as_ref(),
             bytes: (self.up.bytes, self.back.bytes),
             ended: runtime::coarse().wall,
