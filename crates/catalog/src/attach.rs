@@ -6,6 +6,7 @@ use crate::catalog::Catalog;
 use crate::view::service_key;
 use byrnie_base::Text;
 use byrnie_model::gateway::{CLASS, CONTROLLER, CertificateRef, From, Gateway, Listener, intersection};
+use byrnie_model::range::Range;
 use byrnie_model::route::{Destination, Parent, ParentKind, Standing};
 use byrnie_model::{Key, Kind, Route, Spec};
 
@@ -211,19 +212,38 @@ impl Catalog {
         (!settled.parents.is_empty()).then_some(settled)
     }
 
+    /// The balancers in front of a gateway, or of the one to which a set adds.
+    fn balancers(&self, key: &Key) -> &[Range] {
+        match self.spec(key) {
+            Some(Spec::Gateway(gateway)) => match &gateway.parent {
+                Some(owner) if key.kind == Kind::ListenerSet => {
+                    self.balancers(&Key::new(Kind::Gateway, owner.namespace.clone(), owner.name.clone()))
+                }
+                _ => &gateway.balancers,
+            },
+            _ => &[],
+        }
+    }
+
     /// What is said if an older gateway speaks something else at a listener's port.
     pub(crate) fn clash(&self, gateway: &Key, listener: &Listener) -> Option<String> {
         let order = |key: &Key| {
             let created = self.resource(key).map(|resource| resource.created);
             (key.kind, created, key.namespace.clone(), key.name.clone())
         };
-        self.gateways().find_map(|(key, other)| {
-            let clashes = |o: &&Listener| o.port == listener.port && !o.carries.goes_with(&listener.carries);
-            let first = order(key) < order(gateway) && self.is_served(key, other);
-            let clashing = other.listeners.iter().find(clashes).filter(|_| first)?;
-            let (speaks, port) = (clashing.carries.name(), listener.port);
-            Some(format!("port {port} is {key}'s, which comes first and speaks {speaks} there"))
-        })
+        // Whoever was at the port first: others have had no part in it.
+        let at = |of: &Gateway| of.listeners.iter().find(|l| l.port == listener.port).cloned();
+        let here = self.gateways().filter_map(|(key, of)| Some((key, at(of).filter(|_| self.is_served(key, of))?)));
+        let (key, first) = here.min_by_key(|(key, _)| order(key)).filter(|(key, _)| *key != gateway)?;
+        if order(key) > order(gateway) {
+            return None;
+        }
+        let (speaks, port) = (first.carries.name(), listener.port);
+        if self.balancers(key) != self.balancers(gateway) {
+            return Some(format!("port {port} is {key}'s, which comes first and has other balancers in front"));
+        }
+        let clashes = !first.carries.goes_with(&listener.carries);
+        clashes.then(|| format!("port {port} is {key}'s, which comes first and speaks {speaks} there"))
     }
 
     /// Why a reference can't be followed from this parent.

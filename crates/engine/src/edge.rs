@@ -9,6 +9,7 @@ use crate::route::{Chosen, CompiledRoute, Entry, Miss, Table};
 use byrnie_base::Text;
 use byrnie_codec::Head;
 use byrnie_model::gateway::{Carries, Gateway, host_fits, host_rank, intersection};
+use byrnie_model::range::Range;
 use byrnie_model::route::{Parent, ParentKind};
 use byrnie_model::{Key, Kind, Revision, Secret};
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ pub(crate) struct Edge {
     listeners: Box<[Listener]>,
     /// What the proxy is to serve.
     pub(crate) ports: Arc<BTreeMap<u16, Served>>,
+    /// Who alone may connect to a port, and says first of all for whom.
+    pub(crate) balancers: BTreeMap<u16, Vec<Range>>,
 }
 
 /// What is served at one port that gateways name.
@@ -86,6 +89,13 @@ impl Site {
 /// The gateways in the order of [`order`].
 pub(crate) type Gateways<'a> = Vec<(&'a Key, &'a Gateway)>;
 
+/// The balancers in front of a gateway, or of the one to which a set adds.
+fn front<'a>(gateways: &Gateways<'a>, gateway: &'a Gateway) -> &'a [Range] {
+    let Some(parent) = &gateway.parent else { return &gateway.balancers };
+    let is = |key: &Key| key.kind == Kind::Gateway && key.namespace == parent.namespace && key.name == parent.name;
+    gateways.iter().find(|(key, _)| is(key)).map_or(&[], |(_, owner)| &owner.balancers)
+}
+
 #[derive(Debug)]
 struct Listener {
     /// `KIND/NAMESPACE/NAME/LISTENER`.
@@ -108,10 +118,16 @@ impl Edge {
     ) -> Self {
         let mut listeners = Vec::new();
         let mut ports: BTreeMap<u16, (Served, &Carries)> = BTreeMap::new();
+        let mut fronts: BTreeMap<u16, &[Range]> = BTreeMap::new();
         for (key, gateway) in gateways {
             let kind = if key.kind == Kind::ListenerSet { ParentKind::ListenerSet } else { ParentKind::Gateway };
+            let front = front(gateways, gateway);
             for listener in &gateway.listeners {
                 let carries = &listener.carries;
+                // Whoever connects to a port must know what to begin with.
+                if *fronts.entry(listener.port).or_insert(front) != front {
+                    continue;
+                }
                 let (served, _) = match ports.entry(listener.port) {
                     Slot::Vacant(slot) => slot.insert((Served::new(carries), carries)),
                     Slot::Occupied(slot) if slot.get().1.goes_with(carries) => slot.into_mut(),
@@ -130,13 +146,15 @@ impl Edge {
                     label: format!("{key}/{}", listener.name).into(),
                     hostname: listener.hostname.clone(),
                     port: listener.port,
-                    clear: *carries == Carries::Http,
+                    clear: *carries == Carries::Http && front.is_empty(),
                     hosts: hosts(listener.hostname.as_deref(), &attached),
                 });
             }
         }
         let ports = ports.into_iter().map(|(port, (served, _))| (port, served)).collect();
-        Self { listeners: listeners.into(), ports: Arc::new(ports) }
+        let balancers = fronts.into_iter().filter(|(_, front)| !front.is_empty());
+        let balancers = balancers.map(|(port, front)| (port, front.to_vec())).collect();
+        Self { listeners: listeners.into(), ports: Arc::new(ports), balancers }
     }
 
     /// The rule for `head`, which came by `gate`.

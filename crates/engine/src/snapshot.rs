@@ -16,6 +16,7 @@ use crate::slot::Slot;
 use byrnie_base::Text;
 use byrnie_base::hash::BuildQuick;
 use byrnie_base::share::Line;
+use byrnie_model::range::Range;
 use byrnie_model::resource::DefaultAccess;
 use byrnie_model::{Protocol, Revision, ServiceRef};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -120,6 +121,12 @@ impl Snapshot {
     /// What is served at the ports that gateways name.
     pub fn gates(&self) -> &Arc<BTreeMap<u16, Served>> {
         &self.edge.ports
+    }
+
+    /// By port that gateways name, the balancers that alone may connect to it, and begin by saying for whom. To a port
+    /// that isn't here anybody may connect.
+    pub fn balancers(&self) -> &BTreeMap<u16, Vec<Range>> {
+        &self.edge.balancers
     }
 
     /// How the own program is checked, by what asks for it: a service, or the workload itself.

@@ -2,6 +2,7 @@
 //! Where requests enter from outside (`Gateway`, in Gateway API's meaning), who may attach routes to it,
 //! and who has allowed references into a namespace.
 
+use crate::range::Range;
 use crate::{Kind, Labels, ServiceRef};
 use byrnie_base::Text;
 
@@ -9,6 +10,9 @@ use byrnie_base::Text;
 pub const CLASS: &str = "byrnie";
 /// The controller of gateways that byrnie serves.
 pub const CONTROLLER: &str = "mesh.byrnie.dev/gateway";
+
+/// The entry of `spec.infrastructure.annotations` with the addresses of balancers in front.
+pub const BALANCERS: &str = "mesh.byrnie.dev/proxy-protocol-from";
 
 /// Which controller serves the gateways of a class.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,9 @@ pub struct Gateway {
     pub parent: Option<ServiceRef>,
     /// Namespaces whose ListenerSets may add to it; `None` means none's.
     pub sets: Option<From>,
+    /// Addresses of balancers in front, which begin each connection with a PROXY header; then nobody else is let in. Empty
+    /// means that callers come by themselves. A ListenerSet is as its gateway.
+    pub balancers: Vec<Range>,
     /// At least one; names are unique, and so is each pair of port and host.
     pub listeners: Vec<Listener>,
 }

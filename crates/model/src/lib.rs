@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod identity;
 pub mod outside;
 pub mod policy;
+pub mod range;
 pub mod record;
 pub mod resource;
 pub mod route;

@@ -3,6 +3,7 @@
 //! it. It never decides anything and knows no route and no policy: what a peer may do is asked elsewhere;
 //! here one only learns, by proof, who the peer is.
 
+pub mod balancer;
 pub mod dns;
 pub mod grpc;
 pub mod hop;

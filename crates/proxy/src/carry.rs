@@ -88,7 +88,7 @@ pub(crate) struct Trip<'a> {
     pub(crate) back: Pump,
     pub(crate) upstream: Option<Upstream>,
     pub(crate) limits: Times,
-    tempo: Tempo,
+    pub(crate) tempo: Tempo,
     pub(crate) client: Client<'a>,
     /// Only for a request under an idempotency key.
     pub(crate) ticket: Option<Box<Ticket>>,
@@ -219,7 +219,6 @@ impl<'a> Trip<'a> {
                     self.await_head().await
                 }
             };
-            self.tempo.rest();
             // A try that follows, whether a failure or a status asked for it, needs the body once more.
             if !self.up.is_replayable() {
                 exchange.body_gone();
@@ -249,6 +248,7 @@ impl<'a> Trip<'a> {
             method: &self.client.seen.method,
             host: &self.client.seen.host,
             path: &self.client.seen.path,
+            client: self.client.caller.remote,
             source: self.client.caller.source.as_ref(),
             bytes: (self.up.bytes, self.back.bytes),
             ended: runtime::coarse().wall,
@@ -318,6 +318,7 @@ impl<'a> Trip<'a> {
     pub(crate) async fn await_head(&mut self) -> Event {
         let mut wait = Wait::for_answer_to(self.request);
         let event = poll_fn(|cx| self.poll_head(cx, &mut wait)).await;
+        self.tempo.rest();
         if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout) {
             self.upstream = None;
         }

@@ -13,10 +13,12 @@ use crate::worker::Core;
 use byrnie_base::Text;
 use byrnie_base::drain::Draining;
 use byrnie_codec::h1::fit_downstream;
+use byrnie_codec::proxy_protocol::Source;
 use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Framing, Reject, RejectReason};
 use byrnie_engine::Site;
 use byrnie_model::{Protocol, ServiceRef};
+use byrnie_net::balancer;
 use byrnie_net::http::h1::{Arrived, Conn};
 use byrnie_net::http::h2::{Accepted, REFUSED_STREAM, Sender, Server};
 use byrnie_net::http::{self, Alarm, Chunk, Error, Wire};
@@ -56,7 +58,15 @@ pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: 
             serve_service(core, Caller::plain(entry, remote), tcp.into()).await;
         }
         Door::Forward(_) => serve_http(core, Caller::plain(Entry::Forward, remote), tcp.into()).await,
-        Door::Edge => serve_http(core, Caller::plain(Entry::Edge, remote), tcp.into()).await,
+        Door::Edge => {
+            // A gateway with balancers in front may name the edge's own port.
+            let behind = !core.snapshot().balancers().is_empty();
+            let port = behind.then(|| tcp.local_addr().ok()).flatten().map(|own| own.port());
+            match port.filter(|port| core.snapshot().balancers().contains_key(port)) {
+                Some(port) => serve_gate(core, port, tcp, remote).await,
+                None => serve_http(core, Caller::plain(Entry::Edge, remote), tcp.into()).await,
+            }
+        }
         Door::Gate(port) => serve_gate(core, *port, tcp, remote).await,
     }
 }
@@ -91,7 +101,8 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
 }
 
 /// A connection from outside, at a port that gateways name.
-async fn serve_gate(core: &Rc<Core>, port: u16, tcp: TcpStream, remote: SocketAddr) {
+async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: SocketAddr) {
+    let Some(remote) = client(core, port, &mut tcp, remote).await else { return };
     let gates = core.gates();
     let clear = |sni| Caller::plain(Entry::Gate { port, secure: false, sni }, remote);
     let (tls, opaque) = match gates.way(port) {
@@ -124,6 +135,26 @@ async fn serve_gate(core: &Rc<Core>, port: u16, tcp: TcpStream, remote: SocketAd
         Some(ALPN_H2) => serve_h2(core, caller, stream, Vec::new()).await,
         _ => serve_http(core, caller, stream).await,
     }
+}
+
+/// Who a connection comes from: where balancers are in front, whom one of them names. `None` if that isn't said as it has
+/// to be; what is forwarded and logged would be a guess.
+async fn client(core: &Core, port: u16, tcp: &mut TcpStream, remote: SocketAddr) -> Option<SocketAddr> {
+    let snapshot = core.snapshot();
+    let Some(balancers) = snapshot.balancers().get(&port) else { return Some(remote) };
+    let error = if balancers.iter().any(|range| range.has(remote.ip())) {
+        match balancer::source(tcp).await {
+            Ok(Source::Proxied { client, .. }) => return Some(client),
+            // Its own health check, or a client of which it may not tell.
+            Ok(Source::Local) => return Some(remote),
+            Err(error) => error.to_string(),
+        }
+    } else {
+        "it is no balancer of this gateway".to_owned()
+    };
+    tracing::debug!(%remote, port, error, "a connection without a PROXY header that counts");
+    core.count(|counts| counts.rejected.of(RejectReason::ProxyHeader).increment());
+    None
 }
 
 /// `PORT.SERVICE.NAMESPACE.mesh`.

@@ -45,6 +45,7 @@ impl Trip<'_> {
             Poll::Pending => other.as_mut().poll(cx).map(Lap::Second),
         })
         .await;
+        self.tempo.rest();
         let core = self.core;
         let fell = |exchange: &mut Exchange, which: u8, ending: Ending, left: u8| {
             core.with_shard(|shard, now| exchange.fell(shard, (which, ending), left, now));

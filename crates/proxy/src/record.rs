@@ -15,6 +15,7 @@ use byrnie_base::{Rng, Text, Timestamp};
 use byrnie_codec::RejectReason;
 use byrnie_engine::{Reason, Verdict};
 use byrnie_model::{Record, record};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -165,6 +166,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) host: &'a str,
     /// The canonical path.
     pub(crate) path: &'a str,
+    /// The caller's address: the one that a balancer in front names, if there is one.
+    pub(crate) client: SocketAddr,
     /// The caller's identity.
     pub(crate) source: Option<&'a byrnie_model::Identity>,
     /// Payload bytes from and to the caller.

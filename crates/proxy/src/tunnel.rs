@@ -80,6 +80,7 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut 
         method: "",
         host: "",
         path: "",
+        client: caller.remote,
         source: caller.source.as_ref(),
         bytes: moved,
         ended: runtime::coarse().wall,

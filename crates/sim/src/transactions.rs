@@ -141,9 +141,22 @@ struct World {
     number: u64,
     /// Of what is queued, that isn't a beat.
     pending: usize,
+    disk: Disk,
+    ups: Vec<Up>,
+    truth: Truth,
+    left: u32,
+    report: Report,
+}
+
+/// The disk, and the journal on it while there is power.
+struct Disk {
     medium: RamDisk,
     journal: Option<Memory>,
-    ups: Vec<Up>,
+}
+
+/// What is so, whatever coordinators believe.
+#[derive(Default)]
+struct Truth {
     /// The newest epoch of each shard, for those who don't keep to their own.
     epochs: BTreeMap<u16, u64>,
     parts: BTreeMap<(Text, u16), Part>,
@@ -151,8 +164,6 @@ struct World {
     known: BTreeMap<Text, Spec>,
     /// Directions and ends that somebody took for durable, by whom.
     decided: BTreeMap<Text, Vec<(Who, Phase)>>,
-    left: u32,
-    report: Report,
 }
 
 /// A coordinator.
@@ -180,13 +191,9 @@ impl World {
             queue: BinaryHeap::new(),
             number: 0,
             pending: 0,
-            medium: RamDisk::new(),
-            journal: None,
+            disk: Disk { medium: RamDisk::new(), journal: None },
             ups: (0..rules.coordinators).map(|at| Up::new(Who(at, 0), rules)).collect(),
-            epochs: BTreeMap::new(),
-            parts: BTreeMap::new(),
-            known: BTreeMap::new(),
-            decided: BTreeMap::new(),
+            truth: Truth::default(),
             left: rules.crashes,
             report: Report::default(),
         }
@@ -218,7 +225,7 @@ impl World {
         }
         if self.dice.percent(if self.ups.len() > 1 { 5 } else { 50 }) {
             let operations = u32::try_from(1 + self.dice.below(60)).unwrap_or(1);
-            self.medium.cut_power_after(operations);
+            self.disk.medium.cut_power_after(operations);
         }
         let span = 1 + self.dice.below(if self.ups.len() > 1 { 2_500 } else { 400 });
         self.after(span, Happening::Crash);
@@ -285,7 +292,7 @@ impl World {
             Err(_) => return self.lose_power(),
         }
         self.report.begun += 1;
-        self.known.insert(id.clone(), spec);
+        self.truth.known.insert(id.clone(), spec);
         self.ups[at].live.insert(id.clone(), Running { machine, entries: 1, term });
         self.event(who, &id, Event::Wake);
     }
@@ -358,7 +365,7 @@ impl World {
     fn note(&mut self, who: Who, id: &Text, entries: &[Entry]) {
         for entry in entries {
             if let Some(phase) = decision(&entry.what) {
-                self.decided.entry(id.clone()).or_default().push((who, phase));
+                self.truth.decided.entry(id.clone()).or_default().push((who, phase));
             }
         }
     }
@@ -374,9 +381,9 @@ impl World {
         if self.rules.lies && self.dice.percent(5) {
             return Ok(());
         }
-        let Some(journal) = &self.journal else { return Err(Error::Closed) };
+        let Some(journal) = &self.disk.journal else { return Err(Error::Closed) };
         if self.rules.unfenced {
-            term.epoch = self.epochs.get(&term.shard).copied().unwrap_or(term.epoch);
+            term.epoch = self.truth.epochs.get(&term.shard).copied().unwrap_or(term.epoch);
             after = u32::try_from(read(journal, id).len()).unwrap_or(after);
         }
         let entries = entries.iter().map(|entry| Value::from(entry.encode())).collect();
@@ -396,11 +403,11 @@ impl World {
     fn beat(&mut self, who: Who) {
         self.after(u64::try_from(BEAT.as_millis()).unwrap_or(u64::MAX), Happening::Beat(who));
         for _ in 0..4 {
-            let Some(journal) = self.journal.as_ref().filter(|_| self.ups[who.0].who == who) else { return };
+            let Some(journal) = self.disk.journal.as_ref().filter(|_| self.ups[who.0].who == who) else { return };
             let Ok(board) = crate::control::at_once(journal.beat(self.ups[who.0].tenure.beat())) else {
                 return self.lose_power();
             };
-            self.epochs.extend(board.seats.iter().map(|seat| (seat.term.shard, seat.term.epoch)));
+            self.truth.epochs.extend(board.seats.iter().map(|seat| (seat.term.shard, seat.term.epoch)));
             let up = &mut self.ups[who.0];
             let change = up.tenure.on_board(instant(self.now), &board);
             up.live.retain(|_, running| !change.lost.contains(&running.term));
@@ -415,12 +422,12 @@ impl World {
     /// Reads what hasn't ended in terms that begin, and lets it go on.
     fn take_over(&mut self, who: Who, terms: &[Term]) {
         let terms: BTreeMap<u16, Term> = terms.iter().map(|term| (term.shard, *term)).collect();
-        let Some(journal) = &self.journal else { return };
+        let Some(journal) = &self.disk.journal else { return };
         let Ok(ids) = crate::control::at_once(journal.unfinished(terms.keys().copied().collect())) else {
             return self.lose_power();
         };
         for id in ids {
-            let Some(journal) = self.journal.as_ref().filter(|_| self.ups[who.0].who == who) else { return };
+            let Some(journal) = self.disk.journal.as_ref().filter(|_| self.ups[who.0].who == who) else { return };
             let Ok(story) = crate::control::at_once(journal.read(&id)) else { return self.lose_power() };
             // Power may have been lost since.
             let held = |term: &&Term| self.ups[who.0].tenure.term(term.shard, instant(self.now)) == Some(**term);
@@ -432,14 +439,14 @@ impl World {
 
     fn reload(&mut self, who: Who, id: &Text, term: Term) {
         self.ups[who.0].live.remove(id);
-        let Some(journal) = &self.journal else { return };
+        let Some(journal) = &self.disk.journal else { return };
         let Ok(story) = crate::control::at_once(journal.read(id)) else { return self.lose_power() };
         let entries = decode(&story.entries);
         let count = u32::try_from(entries.len()).unwrap_or(0);
         match Machine::replay(entries) {
             Ok(machine) if matches!(machine.state().phase, Phase::Ended(_)) => {}
             Ok(machine) => {
-                self.known.entry(id.clone()).or_insert_with(|| machine.state().spec.clone());
+                self.truth.known.entry(id.clone()).or_insert_with(|| machine.state().spec.clone());
                 self.ups[who.0].live.insert(id.clone(), Running { machine, entries: count, term });
                 self.event(who, id, Event::Wake);
             }
@@ -473,10 +480,10 @@ impl World {
     }
 
     fn perform(&mut self, id: &Text, branch: u16, op: Op) -> Said {
-        let fresh = !self.parts.contains_key(&(id.clone(), branch));
-        let after_all = self.known.get(id).is_none_or(|spec| spec.branches[usize::from(branch)].pivot);
+        let fresh = !self.truth.parts.contains_key(&(id.clone(), branch));
+        let after_all = self.truth.known.get(id).is_none_or(|spec| spec.branches[usize::from(branch)].pivot);
         let refuses = fresh && self.dice.percent(if after_all { 5 } else { 12 });
-        let part = self.parts.entry((id.clone(), branch)).or_default();
+        let part = self.truth.parts.entry((id.clone(), branch)).or_default();
         part.refuses |= refuses && op == Op::Action;
         match op {
             Op::Action if part.closed || part.refuses => Said::No,
@@ -529,9 +536,9 @@ impl World {
     fn lose_power(&mut self) {
         self.left = self.left.saturating_sub(1);
         self.report.crashes += 1;
-        self.journal = None;
+        self.disk.journal = None;
         let dice = &mut self.dice;
-        self.medium.crash_with(|_| match dice.below(3) {
+        self.disk.medium.crash_with(|_| match dice.below(3) {
             0 => Fate::Lost,
             1 => Fate::Kept,
             _ => Fate::Torn(usize::try_from(dice.below(64)).unwrap_or(0)),
@@ -555,8 +562,8 @@ impl World {
     }
 
     fn open(&mut self) {
-        match Memory::open(&self.medium, self.clock.clone()) {
-            Ok(journal) => self.journal = Some(journal),
+        match Memory::open(&self.disk.medium, self.clock.clone()) {
+            Ok(journal) => self.disk.journal = Some(journal),
             Err(error) => {
                 self.report.violations.push(format!("the journal can't be opened: {error}"));
                 self.left = 0;
@@ -566,12 +573,12 @@ impl World {
 
     fn part(&self, id: &Text, branch: usize) -> Part {
         let branch = u16::try_from(branch).unwrap_or(u16::MAX);
-        self.parts.get(&(id.clone(), branch)).cloned().unwrap_or_default()
+        self.truth.parts.get(&(id.clone(), branch)).cloned().unwrap_or_default()
     }
 
     /// The order of calls, forth and back.
     fn check_call(&mut self, id: &Text, branch: u16, op: Op) {
-        let Some(spec) = self.known.get(id) else { return };
+        let Some(spec) = self.truth.known.get(id) else { return };
         let own = usize::from(branch);
         let broken = match op {
             Op::Action => spec.branches[own].after.iter().any(|before| !self.part(id, usize::from(*before)).done),
@@ -586,14 +593,14 @@ impl World {
     }
 
     fn check(&mut self) {
-        let Some(journal) = &self.journal else { return };
+        let Some(journal) = &self.disk.journal else { return };
         for id in self.ups.iter().flat_map(|up| up.live.keys()) {
             self.report.violations.push(format!("{id} never ended"));
         }
         let mut found = Vec::new();
-        for (id, spec) in &self.known {
+        for (id, spec) in &self.truth.known {
             let entries = read(journal, id);
-            let told = self.decided.get(id).map(Vec::as_slice).unwrap_or_default();
+            let told = self.truth.decided.get(id).map(Vec::as_slice).unwrap_or_default();
             let decided: Vec<Phase> = entries.iter().filter_map(|entry| decision(&entry.what)).collect();
             if told.iter().any(|(_, phase)| !decided.contains(phase)) {
                 found.push(format!("{id}: {told:?} were taken for decided, and {decided:?} is written"));

@@ -3,6 +3,7 @@
 
 use super::*;
 use byrnie_model::gateway::{Carries, From, Gateway, GatewayClass, Listener};
+use byrnie_model::range::Range;
 use byrnie_model::route::ParentKind;
 use serde_json::Value;
 
@@ -23,7 +24,13 @@ fn listener(name: &str, port: u16, carries: Carries) -> Listener {
 
 fn gateway(name: &str, class: &str, parent: Option<&str>, listeners: Vec<Listener>) -> Change {
     let kind = if parent.is_some() { Kind::ListenerSet } else { Kind::Gateway };
-    let spec = Gateway { class: class.into(), parent: parent.map(at), sets: Some(From::All), listeners };
+    let spec = Gateway {
+        class: class.into(),
+        parent: parent.map(at),
+        sets: Some(From::All),
+        balancers: Vec::new(),
+        listeners,
+    };
     put(kind, name, Labels::new(), Spec::Gateway(spec.into()))
 }
 
@@ -176,4 +183,25 @@ fn a_policy_for_tls_says_for_each_ancestor_what_it_comes_to() {
     assert_eq!(of(&catalog, "first")[1], "Service/bank: False NoValidCACertificate, False InvalidCACertificateRef");
     catalog.apply(&delete(Kind::Service, "bank"));
     assert_eq!(of(&catalog, "first")[1], "Service/bank: False TargetNotFound, False InvalidCACertificateRef");
+}
+
+#[test]
+fn two_gateways_of_one_port_have_the_same_balancers_in_front() {
+    let behind = |change: Change, text: &str| {
+        let Change::Put(resource) = change else { unreachable!() };
+        let Spec::Gateway(spec) = &resource.spec else { unreachable!() };
+        let balancers = vec![Range::parse(text).unwrap()];
+        let spec = Gateway { balancers, ..(**spec).clone() };
+        Change::Put(Arc::new(Resource { spec: Spec::Gateway(spec.into()), ..(*resource).clone() }))
+    };
+    let of = |name: &str| gateway(name, "byrnie", None, vec![listener(name, 80, Carries::Http)]);
+    let set = aged(gateway("set", "", Some("gw"), vec![listener("s", 80, Carries::Http)]), 9, 9);
+    let mut catalog = with(&[behind(of("gw"), "10.0.0.0/8"), aged(of("late"), 9, 9), set]);
+    let conflicted = |catalog: &Catalog, kind: Kind, name: &str| {
+        said(&status(catalog, &key(kind, name))["listeners"][0], "Conflicted")
+    };
+    assert_eq!(conflicted(&catalog, Kind::Gateway, "late"), "True ProtocolConflict");
+    assert_eq!(conflicted(&catalog, Kind::ListenerSet, "set"), "False NoConflicts");
+    catalog.apply(&aged(behind(of("late"), "10.0.0.0/8"), 9, 9));
+    assert_eq!(conflicted(&catalog, Kind::Gateway, "late"), "False NoConflicts");
 }

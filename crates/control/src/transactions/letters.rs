@@ -78,7 +78,7 @@ pub(super) async fn answer_all(coordinator: &Arc<Coordinator>) {
     let Ok(letters) = coordinator.journal.letters(shards).await else { return };
     for letter in letters {
         let open = {
-            let mut desk = coordinator.desk.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut desk = coordinator.terms.desk.0.lock().unwrap_or_else(PoisonError::into_inner);
             desk.len() < OPEN_MAX && desk.insert(letter.number)
         };
         if open {
@@ -89,7 +89,7 @@ pub(super) async fn answer_all(coordinator: &Arc<Coordinator>) {
                     () = answer(&coordinator, &letter) => {}
                     () = shutdown.wait() => {}
                 }
-                coordinator.desk.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&letter.number);
+                coordinator.terms.desk.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&letter.number);
             });
         }
     }

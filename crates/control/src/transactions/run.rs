@@ -6,7 +6,7 @@ use super::actor::{self, Handle, Message, Sight};
 use super::audit::Audit;
 use super::authorize::Doorkeeper;
 use super::dispatch::Lanes;
-use super::letters::{self, Desk};
+use super::letters;
 use super::metrics::Counts;
 use super::problem::Problem;
 use super::reach::Silent;
@@ -46,7 +46,6 @@ pub struct Coordinator {
     pub(super) silent: Silent,
     pub(super) shutdown: Shutdown,
     pub(super) terms: Terms,
-    pub(super) desk: Desk,
     live: Mutex<HashMap<Text, Handle>>,
     dice: Mutex<Rng>,
 }
@@ -57,7 +56,6 @@ impl Coordinator {
         let mut dice = Rng::new(seed);
         Arc::new(Self {
             terms: Terms::new(journal.lease(), dice.next_u64()),
-            desk: Desk::default(),
             state,
             journal,
             outbound: watch::Sender::new(None),

@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::letters::Desk;
 use super::problem::Problem;
 use super::recover;
 use super::run::Coordinator;
@@ -34,6 +35,8 @@ const ALONE: &str = "alone";
 pub(super) struct Terms {
     known: Mutex<Known>,
     held: watch::Sender<usize>,
+    /// What others ask of them.
+    pub(super) desk: Desk,
 }
 
 struct Known {
@@ -71,7 +74,7 @@ impl Terms {
     pub(super) fn new(lease: Option<Duration>, mark: u64) -> Self {
         let name = if lease.is_some() { format!("{}-{mark:016x}", std::process::id()) } else { ALONE.to_owned() };
         let known = Known { tenure: Tenure::new(name.into(), lease), reigns: HashMap::new(), age: 0 };
-        Self { known: Mutex::new(known), held: watch::Sender::new(0) }
+        Self { known: Mutex::new(known), held: watch::Sender::new(0), desk: Desk::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

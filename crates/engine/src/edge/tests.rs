@@ -4,6 +4,7 @@
 use crate::fixtures::*;
 use crate::{Arrival, Direction, Exchange, Gate, Served, Tls};
 use byrnie_model::gateway::{Carries, CertificateRef, From, Gateway, Listener};
+use byrnie_model::range::Range;
 use byrnie_model::resource::{Resource, Spec};
 use byrnie_model::route::{Parent, ParentKind, Route};
 use byrnie_model::secret::{Private, Secret};
@@ -32,7 +33,7 @@ fn gateway_at(port: u16, name: &str, hosts: &[&str], carries: impl Fn(usize) -> 
         kinds: vec![],
     };
     let listeners = hosts.iter().enumerate().map(listener).collect();
-    let spec = Gateway { class: "byrnie".into(), parent: None, sets: None, listeners };
+    let spec = Gateway { class: "byrnie".into(), parent: None, sets: None, balancers: Vec::new(), listeners };
     resource(Kind::Gateway, "shop", name, Spec::Gateway(Arc::new(spec)))
 }
 
@@ -247,4 +248,38 @@ fn what_a_set_adds_is_served_with_its_own_routes() {
     check(&mut world, &[("b.test/", "b"), ("c.test/", "a")]);
     world.remove(vec![Key::new(Kind::ListenerSet, "shop", "set")]);
     check(&mut world, &[("b.test/", "a")]);
+}
+
+#[test]
+fn a_port_with_balancers_in_front_is_for_them_alone() {
+    let range = |text: &str| Range::parse(text).unwrap();
+    let behind = |name: &str, port: u16, hosts: &[&str], balancers: Vec<Range>| {
+        let mut gateway = gateway_at(port, name, hosts, |_| Carries::Http);
+        let Spec::Gateway(spec) = &mut gateway.spec else { panic!() };
+        *spec = Arc::new(Gateway { balancers, ..(**spec).clone() });
+        gateway
+    };
+    let ranges = vec![range("10.0.0.0/8"), range("2001:db8::1")];
+    let mut set = behind("set", 80, &["set.test"], Vec::new());
+    set.key.kind = Kind::ListenerSet;
+    let Spec::Gateway(spec) = &mut set.spec else { panic!() };
+    *spec = Arc::new(Gateway { parent: Some(sref("one")), ..(**spec).clone() });
+    let world = world(vec![
+        behind("one", 80, &["a.test"], ranges.clone()),
+        behind("two", 80, &["b.test"], Vec::new()),
+        behind("two2", 81, &["c.test"], Vec::new()),
+        set,
+        on("a", &["one/l0"], &[], "/", "a"),
+        on("b", &["two/l0"], &[], "/", "b"),
+        on("c", &["two2/l0"], &[], "/", "c"),
+    ]);
+    let snapshot = world.snapshot();
+    assert_eq!(snapshot.balancers().get(&80), Some(&ranges));
+    assert_eq!(snapshot.balancers().get(&81), None);
+    let finds = |gate, host: &str| snapshot.edge.choose(gate, &head("GET", &format!("{host}/"), &[])).is_some();
+    let at = |number| Gate::Port { number, sni: None };
+    assert!(finds(at(80), "a.test") && finds(at(81), "c.test"));
+    assert!(!finds(at(80), "b.test"), "whoever connects can't know that a header is asked for");
+    assert!(!finds(Gate::Own, "a.test") && finds(Gate::Own, "c.test"), "at the edge's own port there is no balancer");
+    assert!(snapshot.edge.fitting(at(80), "set.test").next().is_some(), "a set is as its gateway");
 }

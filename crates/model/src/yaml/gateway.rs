@@ -5,9 +5,10 @@ use super::meta;
 use super::names;
 use super::reader::Reader;
 use crate::gateway::{
-    Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector,
-    Wanted,
+    BALANCERS, Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer,
+    Selector, Wanted,
 };
+use crate::range::Range;
 use crate::{ServiceRef, code};
 use byrnie_base::Text;
 use gateway_api::experimental::gateways as gw;
@@ -22,6 +23,8 @@ const VALUES_MAX: usize = 256;
 const KINDS_MAX: usize = 8;
 const REFERENCES_MAX: usize = 16;
 const CERTIFICATES_MAX: usize = 64;
+/// Most ranges of balancers in front of a gateway.
+const BALANCERS_MAX: usize = 64;
 const GROUP: &str = "gateway.networking.k8s.io";
 
 pub(crate) fn class(reader: &mut Reader<'_>) -> Option<GatewayClass> {
@@ -44,18 +47,50 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
     let fields = [
         (spec.addresses.is_some_and(|addresses| !addresses.is_empty()), "addresses", "addresses of a gateway"),
         (spec.default_scope.is_some(), "defaultScope", "default gateways"),
-        (spec.infrastructure.is_some(), "infrastructure", "labels and parameters of a gateway's infrastructure"),
         (spec.tls.is_some(), "tls", "TLS of a gateway"),
     ];
     for (_, field, what) in fields.into_iter().filter(|(said, ..)| *said) {
         reader.unenforced(format!("spec.{field}"), what);
     }
+    let balancers = spec.infrastructure.map(|said| infrastructure(reader, said)).unwrap_or_default();
     let class = spec.gateway_class_name.as_str();
     reader.require(names::is_subdomain(class), "spec.gatewayClassName", format!("\"{class}\" is not a DNS name"));
     let listeners = listeners(reader, &spec.listeners);
     let said = spec.allowed_listeners.and_then(|allowed| allowed.namespaces);
     let sets = said.and_then(|said| sets(reader, &said));
-    Some(Gateway { class: class.into(), parent: None, sets, listeners })
+    Some(Gateway { class: class.into(), parent: None, sets, balancers, listeners })
+}
+
+/// What a gateway's infrastructure is asked for: the balancers in front of it, and nothing else.
+fn infrastructure(reader: &mut Reader<'_>, said: gw::GatewayInfrastructure) -> Vec<Range> {
+    let at = "spec.infrastructure";
+    if said.labels.is_some_and(|labels| !labels.is_empty()) {
+        reader.unenforced(format!("{at}.labels"), "labels of a gateway's infrastructure");
+    }
+    if said.parameters_ref.is_some() {
+        reader.unenforced(format!("{at}.parametersRef"), "parameters of a gateway's infrastructure");
+    }
+    let mut balancers = Vec::new();
+    for (name, text) in said.annotations.into_iter().flatten() {
+        let at = format!("{at}.annotations[\"{name}\"]");
+        if name != BALANCERS {
+            reader.unenforced(at, &format!("this annotation of a gateway's infrastructure; only {BALANCERS}"));
+            continue;
+        }
+        let words: Vec<&str> = text.split(',').map(str::trim).collect();
+        reader.at_most(words.len(), BALANCERS_MAX, &at);
+        for word in words {
+            match Range::parse(word) {
+                Some(range) if !balancers.contains(&range) => balancers.push(range),
+                Some(_) => {}
+                None => {
+                    let message = format!("\"{word}\" is neither an address nor a range such as 10.0.0.0/8");
+                    reader.fault(&code::BAD_VALUE, at.clone(), message);
+                }
+            }
+        }
+    }
+    balancers
 }
 
 /// Whose ListenerSets may add to a gateway.
@@ -89,7 +124,7 @@ pub(crate) fn set(reader: &mut Reader<'_>) -> Option<Gateway> {
     let listeners: Vec<gw::GatewayListeners> =
         serde_json::to_value(&spec.listeners).and_then(serde_json::from_value).unwrap_or_default();
     let listeners = self::listeners(reader, &listeners);
-    Some(Gateway { class: Text::default(), parent: Some(parent), sets: None, listeners })
+    Some(Gateway { class: Text::default(), parent: Some(parent), sets: None, balancers: Vec::new(), listeners })
 }
 
 fn listeners(reader: &mut Reader<'_>, said: &[gw::GatewayListeners]) -> Vec<Listener> {
@@ -300,6 +335,10 @@ pub(crate) fn to_value(gateway: &Gateway, own: &str) -> Value {
     let mut value = json!({"gatewayClassName": gateway.class, "listeners": listeners});
     if let Some(from) = &gateway.sets {
         value["allowedListeners"] = json!({"namespaces": from_value(from)});
+    }
+    if !gateway.balancers.is_empty() {
+        let ranges: Vec<String> = gateway.balancers.iter().map(Range::to_string).collect();
+        value["infrastructure"] = json!({"annotations": {BALANCERS: ranges.join(", ")}});
     }
     value
 }

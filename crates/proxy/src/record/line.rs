@@ -22,6 +22,7 @@ impl Line<'_> {
         write!(out, "{{\"at\":{}", seen.ended.as_millis()).ok();
         text(out, "id", verdict.id.as_str());
         text(out, "direction", labels.side.label());
+        write!(out, ",\"client\":\"{}\"", seen.client).ok();
         text(out, "source", &labels.source);
         text(out, "destination", &labels.destination);
         text(out, "protocol", seen.protocol);

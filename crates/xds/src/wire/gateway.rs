@@ -9,6 +9,7 @@ use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
 use byrnie_model::gateway::{Carries, CertificateRef, Expression, From, Gateway, Listener, Selector, Wanted};
+use byrnie_model::range::Range;
 use byrnie_model::{Labels, Revision, Spec};
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub(super) fn encode(gateway: &Gateway, created: Revision, labels: &Labels) -> B
         listeners: gateway.listeners.iter().map(listener).collect(),
         created: created.0,
         parent: gateway.parent.as_ref().map(check::service_ref_out),
+        balancers: gateway.balancers.iter().map(Range::to_string).collect(),
     };
     message.encode_to_vec().into()
 }
@@ -60,6 +62,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
         parent: gateway.parent.map(|parent| check::service_ref("parentRef", Some(parent))).transpose()?,
         // Who may add was judged before.
         sets: None,
+        balancers: list("spec.infrastructure", LIST_MAX, gateway.balancers, |text| {
+            Range::parse(&text).ok_or_else(|| invalid("spec.infrastructure"))
+        })?,
         listeners: list("listeners", LIST_MAX, gateway.listeners, listener)?,
     };
     Ok((Spec::Gateway(Arc::new(spec)), labels("labels", gateway.labels)?, Revision(gateway.created)))

@@ -14,6 +14,7 @@ use byrnie_model::policy::traffic::{
     TrafficPolicy,
 };
 use byrnie_model::policy::{access, traffic};
+use byrnie_model::range::Range;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::route::*;
 use byrnie_model::service::{Endpoint, Locality, PortPair, Service, ServicePort, TargetPort};
@@ -370,8 +371,10 @@ fn gateway() -> impl Strategy<Value = Spec> {
         |(name, hostname, port, from, kinds, carries)| Listener { name, hostname, port, carries, from, kinds },
     );
     let parent = of((name(), name()).prop_map(|(namespace, name)| ServiceRef::new(namespace, name)));
-    (name(), parent, vec(listener, 0..3)).prop_map(|(class, parent, listeners)| {
-        Spec::Gateway(Arc::new(Gateway { class, parent, sets: None, listeners }))
+    let balancers =
+        of(any::<IpAddr>()).prop_map(|ip| ip.iter().filter_map(|ip| Range::parse(&ip.to_string())).collect());
+    (name(), parent, vec(listener, 0..3), balancers).prop_map(|(class, parent, listeners, balancers)| {
+        Spec::Gateway(Arc::new(Gateway { class, parent, sets: None, balancers, listeners }))
     })
 }
 

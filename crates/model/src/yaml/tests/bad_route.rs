@@ -278,6 +278,18 @@ fn check_gateway(spec: &str, code: &str, place: &str) {
 #[test]
 fn gateways_and_grants() {
     for (spec, code, place) in [
+        (
+            "infrastructure: {annotations: {mesh.byrnie.dev/proxy-protocol-from: 10.0.0.1/8}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
+            "C011",
+            "10.0.0.1/8",
+        ),
+        (
+            "infrastructure: {annotations: {mesh.byrnie.dev/proxy-protocol-from: ''}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
+            "C011",
+            "''",
+        ),
+        ("infrastructure: {annotations: {a.test/b: c}}, listeners: [{name: a, port: 80, protocol: HTTP}]", "C010", "c"),
+        ("infrastructure: {labels: {a: b}}, listeners: [{name: a, port: 80, protocol: HTTP}]", "C010", "labels"),
         ("listeners: []", "C011", "listeners"),
         ("listeners: [{name: a, port: 0, protocol: HTTP}]", "C011", "0"),
         ("listeners: [{name: A, port: 80, protocol: HTTP}]", "C011", "A"),

@@ -16,6 +16,7 @@ use crate::policy::traffic::{
     Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
     TrafficPolicy,
 };
+use crate::range::Range;
 use crate::resource::{DefaultAccess, Mesh};
 use crate::route::{
     Backend, Carrier, Cors, Destination, HeaderEdits, Match, Mirror, NamedMatch, Parent, ParentKind, PathEdit,
@@ -579,7 +580,12 @@ fn gateway() -> impl Strategy<Value = Gateway> {
         (label(), sets).prop_map(|(class, sets)| (class, sets, None)),
         (label(), label()).prop_map(|(ns, name)| ("".into(), None, Some(ServiceRef::new(ns, name)))),
     ];
-    (whole, vec(listener, 1..4)).prop_map(|((class, sets, parent), listeners)| Gateway {
+    let balancers = select(vec![vec![], vec!["10.0.0.0/8", "2001:db8::1/128"]]);
+    (whole, vec(listener, 1..4), balancers).prop_map(|((class, sets, parent), listeners, balancers)| Gateway {
+        balancers: match parent {
+            None => balancers.into_iter().filter_map(Range::parse).collect(),
+            Some(_) => Vec::new(),
+        },
         class,
         sets,
         parent,

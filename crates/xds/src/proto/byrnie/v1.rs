@@ -446,6 +446,8 @@ pub struct Gateway {
     pub created: u64,
     #[prost(message, optional, tag = "5")]
     pub parent: ::core::option::Option<ServiceRef>,
+    #[prost(string, repeated, tag = "6")]
+    pub balancers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Listener {
