@@ -68,6 +68,10 @@ pub trait Connection: Clone {
     fn is_ended(&self) -> bool;
     /// Whether no stream may be opened just now.
     fn is_full(&self) -> bool;
+    /// Whether another connection had better be used, if there may be one.
+    fn is_short(&self) -> bool {
+        false
+    }
 }
 
 impl Connection for h2::Client {
@@ -87,6 +91,10 @@ impl Connection for hop::Client {
 
     fn is_full(&self) -> bool {
         Self::is_full(self)
+    }
+
+    fn is_short(&self) -> bool {
+        Self::is_short(self)
     }
 }
 
@@ -203,7 +211,12 @@ impl<C: Connection> Shared<C> {
     pub fn with_room(&self, wall: Timestamp) -> Option<C> {
         let mut clients = self.clients.borrow_mut();
         clients.retain(|(client, not_after)| !client.is_ended() && not_after.is_none_or(|end| end > wall));
-        clients.iter().find(|(client, _)| !client.is_full()).map(|(client, _)| client.clone())
+        clients.iter().find(|(client, _)| !client.is_full() && !client.is_short()).map(|(client, _)| client.clone())
+    }
+
+    /// The same, where no further connection may be opened.
+    pub fn with_any_room(&self) -> Option<C> {
+        self.clients.borrow().iter().map(|(client, _)| client).find(|client| !client.is_full()).cloned()
     }
 
     /// Whether no further connection may be opened; the answer is one to wait for.

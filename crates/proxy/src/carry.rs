@@ -6,6 +6,7 @@
 use crate::connection::TUNNEL_IDLE_MAX;
 use crate::door::Caller;
 use crate::keyed::Ticket;
+use crate::laggards::Lag;
 use crate::mirror;
 use crate::record::Seen;
 use crate::upstream::{self, Upstream};
@@ -28,8 +29,16 @@ use std::time::Duration;
 const INTERIM_MAX: u8 = 16;
 /// Bodies up to here are taken to be written in pieces.
 const PIECES_BYTES_MAX: u64 = 64 * 1024;
-/// How long a side may leave bytes lying that are ready to be sent to it.
+/// How long a side may leave bytes lying that are ready to be sent to it, and a client of HTTP/1 may be silent within a body of
+/// no declared length.
 const STALL_MAX: Duration = Duration::from_secs(60);
+/// How long a client may take for each [`BODY_STEP_BYTES`] of a body whose length it has declared: it has all of it to send, and
+/// no reason to wait.
+const BODY_STEP_MAX: Duration = Duration::from_secs(30);
+/// See [`BODY_STEP_MAX`].
+const BODY_STEP_BYTES: u64 = 4 * 1024;
+/// The status that tells a client so (RFC 9110 15.5.9).
+const REQUEST_TIMEOUT: u16 = 408;
 
 /// What becomes of the connection after an exchange.
 #[derive(Debug)]
@@ -80,13 +89,13 @@ pub(crate) struct Trip<'a> {
     pub(crate) request: &'a mut Head,
     pub(crate) response: &'a mut Head,
     pub(crate) alarm: &'a mut Alarm,
-    seen: &'a Request,
     /// The request's body.
     pub(crate) up: Pump,
     /// The response's body.
     pub(crate) back: Pump,
     pub(crate) upstream: Option<Upstream>,
     pub(crate) limits: Times,
+    pace: Pace,
     pub(crate) client: Client<'a>,
     /// Only for a request under an idempotency key.
     pub(crate) ticket: Option<Box<Ticket>>,
@@ -96,9 +105,55 @@ pub(crate) struct Trip<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Client<'a> {
     caller: &'a Caller,
+    /// What it asked for.
+    seen: &'a Request,
     pub(crate) version: Version,
     /// Whether its connection may carry another exchange after this one.
     keep_alive: bool,
+}
+
+/// How the client gets on.
+#[derive(Debug)]
+struct Pace {
+    step: Step,
+    /// While it is waited for.
+    lag: Option<Lag>,
+}
+
+/// How far the request's body is, which the client must get on with.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    /// Bytes that make a step, and the time for it; `None`: the client may take its time.
+    due: Option<(u64, Duration)>,
+    /// Where the last one was made, and when.
+    at: (u64, Instant),
+}
+
+impl Step {
+    /// For a request of a client that is no proxy of the mesh: those have seen to it themselves.
+    fn of(head: &Head) -> Self {
+        let due = match head.framing() {
+            Framing::Length(_) => Some((BODY_STEP_BYTES, BODY_STEP_MAX)),
+            Framing::Chunked => Some((1, STALL_MAX)),
+            // Streams of HTTP/2 may rest for as long as they like.
+            Framing::None | Framing::Stream | Framing::UntilClose => None,
+        };
+        Self { due, at: (0, runtime::coarse().mono) }
+    }
+
+    /// Whether the client must get on with what `up` moves.
+    fn is_due(&self, up: &Pump) -> bool {
+        self.due.is_some() && !up.is_done() && !up.is_blocked()
+    }
+
+    /// When the client must have made the next step, given what `up` has moved.
+    fn end(&mut self, up: &Pump) -> Option<Instant> {
+        let (bytes, span) = self.due.filter(|_| !up.is_done())?;
+        if up.bytes >= self.at.0 + bytes || up.is_blocked() {
+            self.at = (up.bytes, runtime::coarse().mono);
+        }
+        Some(self.at.1 + span)
+    }
 }
 
 /// Until when what must have happened.
@@ -129,10 +184,27 @@ impl<'a> Trip<'a> {
     pub(crate) fn new(core: &'a Rc<Core>, caller: &'a Caller, down: &'a mut Wire, desk: &'a mut Desk) -> Self {
         let Desk { request, response, alarm, seen } = desk;
         seen.take(request);
-        let client = Client { caller, version: request.version(), keep_alive: request.keep_alive() };
+        let client = Client { caller, seen, version: request.version(), keep_alive: request.keep_alive() };
         let (up, back) = (Pump::new(false), Pump::new(false));
         let limits = Times::default();
-        Self { core, down, request, response, alarm, seen, up, back, upstream: None, limits, client, ticket: None }
+        let step = match caller.source {
+            None => Step::of(request),
+            Some(_) => Step { due: None, at: (0, Instant::from_nanos(0)) },
+        };
+        Self {
+            core,
+            down,
+            request,
+            response,
+            alarm,
+            up,
+            back,
+            upstream: None,
+            limits,
+            pace: Pace { step, lag: None },
+            client,
+            ticket: None,
+        }
     }
 
     /// Carries the exchange to its end.
@@ -189,10 +261,10 @@ impl<'a> Trip<'a> {
         self.send_copies(&mut exchange);
         let verdict = self.core.with_shard(|shard, now| exchange.finish(shard, delivered.outcome, now));
         let seen = Seen {
-            protocol: self.seen.protocol,
-            method: &self.seen.method,
-            host: &self.seen.host,
-            path: &self.seen.path,
+            protocol: self.client.seen.protocol,
+            method: &self.client.seen.method,
+            host: &self.client.seen.host,
+            path: &self.client.seen.path,
             source: self.client.caller.source.as_ref(),
             bytes: (self.up.bytes, self.back.bytes),
             ended: runtime::coarse().wall,
@@ -258,7 +330,7 @@ impl<'a> Trip<'a> {
         let asked = Asked::by(self.request);
         let mut interims = 0;
         let mut broken = None;
-        let mut acknowledged = None;
+        let (mut acknowledged, mut taken) = (None, 0);
         let event = poll_fn(|cx| {
             let Some(upstream) = &mut self.upstream else { return Poll::Ready(Event::Failed(Failure::Connect)) };
             if broken.is_none() {
@@ -298,9 +370,19 @@ impl<'a> Trip<'a> {
             if client_gone && self.ticket.is_none() {
                 return Poll::Ready(Event::Failed(Failure::DownstreamGone));
             }
-            late(self.alarm, self.limits, cx).map(Event::Failed)
+            let step = self.pace.step.end(&self.up);
+            let stirs = self.up.bytes != std::mem::replace(&mut taken, self.up.bytes);
+            if lags(&mut self.pace.lag, self.core, self.pace.step.is_due(&self.up), stirs, cx) {
+                return Poll::Ready(Event::BadBody(REQUEST_TIMEOUT));
+            }
+            let limits = Times { deadline: earlier(self.limits.deadline, step), ..self.limits };
+            late(self.alarm, limits, cx).map(|failure| match step {
+                Some(step) if step <= runtime::coarse().mono => Event::BadBody(REQUEST_TIMEOUT),
+                _ => Event::Failed(failure),
+            })
         })
         .await;
+        self.pace.lag = None;
         if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout) {
             self.upstream = None;
         }
@@ -358,11 +440,10 @@ impl<'a> Trip<'a> {
     /// Moves the response's body, and what is left of the request's. `Some`: why it broke off, and the
     /// code that tells an HTTP/2 client. The response's waits for `delay` first.
     async fn relay_body(&mut self, wire: &mut Wire, delay: Duration) -> Option<(Failure, u32)> {
-        let mut up_broken = false;
+        let (mut up_broken, mut acknowledged) = (false, None);
         let mut held = (!delay.is_zero()).then(|| runtime::now().mono + delay);
-        let mut moved = (0, runtime::coarse().mono);
-        let mut stirred = moved;
-        let mut acknowledged = None;
+        let mut moved = ((0, 0), runtime::coarse().mono);
+        let mut stirred = (0, moved.1);
         let limits = self.limits;
         poll_fn(|cx| {
             if !self.up.is_done() && !up_broken {
@@ -399,18 +480,26 @@ impl<'a> Trip<'a> {
                 return Poll::Ready(Some((Failure::DownstreamGone, CANCEL)));
             }
             let bytes = self.up.bytes + self.back.bytes;
-            let waits = self.down.unsent() + wire.unsent() > 0;
-            if bytes != moved.0 || !waits {
-                moved = (bytes, runtime::coarse().mono);
+            let unsent = self.down.unsent() + wire.unsent();
+            let waits = unsent > 0 || self.back.is_blocked() || self.up.is_blocked() && !up_broken;
+            // Who takes a little of what waits is slow, and not gone.
+            let stirs = (bytes, unsent) != moved.0;
+            if stirs || !waits {
+                moved = ((bytes, unsent), runtime::coarse().mono);
+            }
+            let lagging =
+                self.down.unsent() > 0 || self.back.is_blocked() || self.pace.step.is_due(&self.up) && !up_broken;
+            if lags(&mut self.pace.lag, self.core, lagging, stirs, cx) {
+                return Poll::Ready(Some((Failure::Deadline, CANCEL)));
             }
             if bytes != stirred.0 {
                 stirred = (bytes, runtime::coarse().mono);
             }
             let stall = Some(moved.1 + STALL_MAX).filter(|_| waits);
             let idle = limits.idle.map(|idle| stirred.1 + idle);
-            let deadline = earlier(limits.deadline, earlier(stall, idle));
-            let due = Times { deadline, try_deadline: held, idle: None };
-            match late(self.alarm, due, cx) {
+            let step = self.pace.step.end(&self.up).filter(|_| !up_broken);
+            let deadline = earlier(limits.deadline, earlier(stall, earlier(idle, step)));
+            match late(self.alarm, Times { deadline, try_deadline: held, idle: None }, cx) {
                 Poll::Ready(Failure::TryTimeout) => {
                     held = None;
                     cx.waker().wake_by_ref();
@@ -584,6 +673,20 @@ fn code_of(error: &Error) -> u32 {
         Error::Refused => REFUSED_STREAM,
         _ => INTERNAL_ERROR,
     }
+}
+
+/// Notes whether an exchange waits for its client, which has just done something or not; true if it has to make room for
+/// others.
+fn lags(lag: &mut Option<Lag>, core: &Core, waits: bool, stirs: bool, cx: &Context<'_>) -> bool {
+    if !waits || stirs {
+        *lag = None;
+    }
+    match lag {
+        Some(lag) => return lag.is_evicted(),
+        None if waits => *lag = Some(core.crowd.laggards.enter(cx, runtime::coarse().mono)),
+        None => {}
+    }
+    false
 }
 
 /// Ready with what has run out.

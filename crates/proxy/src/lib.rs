@@ -15,6 +15,7 @@ mod gates;
 mod hop;
 mod keyed;
 mod keys;
+mod laggards;
 mod log;
 mod mirror;
 mod mount;

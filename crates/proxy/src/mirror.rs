@@ -24,11 +24,11 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Sends a copy, if there's room for one more.
 pub(crate) fn send(core: &Rc<Core>, copy: Copy, body: Rc<[u8]>) {
-    if core.mirrored.get() >= COPIES_MAX {
-        core.count(|counts| counts.copies_dropped.increment());
+    if core.crowd.mirrored.get() >= COPIES_MAX {
+        core.count(|counts| counts.dropped.copies.increment());
         return;
     }
-    core.mirrored.set(core.mirrored.get() + 1);
+    core.crowd.mirrored.set(core.crowd.mirrored.get() + 1);
     let core = Rc::clone(core);
     runtime::spawn_local("mirror", async move {
         let guard = core.drain().guard();
@@ -36,7 +36,7 @@ pub(crate) fn send(core: &Rc<Core>, copy: Copy, body: Rc<[u8]>) {
         if ran.is_err() {
             core.panicked();
         }
-        core.mirrored.set(core.mirrored.get() - 1);
+        core.crowd.mirrored.set(core.crowd.mirrored.get() - 1);
         drop(guard);
     });
 }

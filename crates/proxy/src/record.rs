@@ -40,14 +40,23 @@ pub(crate) struct CoreCounts {
     pub(crate) retries_over_budget: Counter,
     /// Endpoints left out.
     pub(crate) ejections: Counter,
-    /// Records that nobody had room for.
-    pub(crate) records_dropped: Counter,
-    /// Copies of requests that were not sent, as too many were under way.
-    pub(crate) copies_dropped: Counter,
+    /// What nobody had room for.
+    pub(crate) dropped: Dropped,
     /// Idle connections to upstreams.
     pub(crate) idle: Gauge,
     /// Requests under an idempotency key.
     pub(crate) keyed: KeyedCounts,
+}
+
+/// What nobody had room for.
+#[derive(Debug, Default)]
+pub(crate) struct Dropped {
+    /// Access-log lines.
+    pub(crate) lines: Counter,
+    /// Decision records.
+    pub(crate) records: Counter,
+    /// Copies of requests.
+    pub(crate) copies: Counter,
 }
 
 /// What became of requests under an idempotency key.
@@ -115,6 +124,8 @@ pub(crate) struct Ledger {
     rng: Rng,
     log: Option<Sender<Vec<u8>>>,
     buffer: Vec<u8>,
+    /// Lines in it.
+    lines: u64,
 }
 
 /// What was asked for, as it came.
@@ -155,7 +166,7 @@ impl Ledger {
     pub(crate) fn new(outlets: Outlets, counts: Arc<CoreCounts>, seed: u64) -> Self {
         let Outlets { book, records, log, sample, proxy } = outlets;
         let (series, rng) = (series::Index::default(), Rng::new(seed));
-        Self { book, series, counts, proxy, records, sample, rng, log, buffer: Vec::new() }
+        Self { book, series, counts, proxy, records, sample, rng, log, buffer: Vec::new(), lines: 0 }
     }
 
     /// Writes down one exchange or tunnel.
@@ -167,6 +178,7 @@ impl Ledger {
         }
         if self.log.is_some() {
             Line { verdict, seen }.append(&mut self.buffer);
+            self.lines += 1;
             if self.buffer.len() >= LOG_BYTES_MAX {
                 self.flush();
             }
@@ -187,7 +199,7 @@ impl Ledger {
         let source = seen.source.map_or_else(Text::default, |identity| identity.to_string().into());
         let record = verdict.record(Timestamp::from_millis(began), self.proxy.clone(), request, source);
         if self.records.send(record).is_err() {
-            self.counts.records_dropped.increment();
+            self.counts.dropped.records.increment();
         }
     }
 
@@ -196,10 +208,12 @@ impl Ledger {
         if self.buffer.is_empty() {
             return;
         }
-        let lines = std::mem::take(&mut self.buffer);
-        if let Some(log) = &self.log {
+        let (batch, lines) = (std::mem::take(&mut self.buffer), std::mem::take(&mut self.lines));
+        if let Some(log) = &self.log
+            && log.send(batch).is_err()
+        {
             // A writer that can't keep up loses lines, never requests.
-            let _ = log.send(lines);
+            self.counts.dropped.lines.add(lines);
         }
     }
 

@@ -31,6 +31,9 @@ pub(crate) struct Upstream {
 /// How long a peer that chose another protocol than the hop's isn't asked for it again.
 const FOREIGN_FOR: Duration = Duration::from_secs(60);
 
+/// Clients that may have to make room for one other: they may wait for other upstreams.
+const EVICTED_MAX: u8 = 4;
+
 /// Gets a connection for `plan`.
 pub(crate) async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Upstream, Failure> {
     let to = match &plan.target {
@@ -84,8 +87,19 @@ pub(crate) enum Hopped {
 }
 
 /// A stream to the other proxy, if `plan` leads to one that knows hops; `otherwise` is what it may choose to
-/// speak instead.
+/// speak instead. Where there is no room, clients that do nothing make some.
 pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
+    for _ in 0..EVICTED_MAX {
+        match open_hop_once(core, plan, otherwise).await {
+            // Whoever has to go is woken before this one.
+            Err(Failure::Refused) if core.crowd.laggards.evict(runtime::now().mono) => tokio::task::yield_now().await,
+            other => return other,
+        }
+    }
+    open_hop_once(core, plan, otherwise).await
+}
+
+async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
     let (Target::Mesh(target), Hop::Framed) = (&plan.target, core.hop) else { return Ok(Hopped::No) };
     let shared = core.pool.borrow_mut().hops(&asked(core, target, Speaks::Hop));
     let now = runtime::coarse();
@@ -121,7 +135,7 @@ async fn one_more_hop(
         return Err(Failure::Connect);
     }
     if shared.crowded().is_some() {
-        return Err(Failure::Refused);
+        return shared.with_any_room().map(Ok).ok_or(Failure::Refused);
     }
     match connect(core, plan, None, (&[tls::ALPN_HOP, otherwise], plan.connect_timeout)).await {
         Ok((stream, peer)) if peer.alpn.as_deref() == Some(tls::ALPN_HOP) => {

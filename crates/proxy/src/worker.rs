@@ -9,6 +9,7 @@ use crate::connection;
 use crate::door::Door;
 use crate::gates::Gates;
 use crate::keys::Keys;
+use crate::laggards::Laggards;
 use crate::outside::Outsides;
 use crate::record::{CoreCounts, Ledger, Outlets, Seen};
 use crate::spread::{Moved, Place, Spread};
@@ -110,7 +111,15 @@ pub(crate) struct Core {
     spread: Spread,
     /// What is known of hosts outside.
     pub(crate) outside: Outsides,
-    /// Copies of requests under way.
+    pub(crate) crowd: Crowd,
+}
+
+/// Who is under way and may be too many.
+#[derive(Debug, Default)]
+pub(crate) struct Crowd {
+    /// Exchanges that wait for their clients.
+    pub(crate) laggards: Rc<Laggards>,
+    /// Copies of requests.
     pub(crate) mirrored: Cell<usize>,
 }
 
@@ -129,7 +138,7 @@ impl Core {
             drain: seat.drain.clone(),
             spread: seat.place.spread.clone(),
             outside: Outsides::new(seat.own_machine),
-            mirrored: Cell::new(0),
+            crowd: Crowd::default(),
         }
     }
 

@@ -4,20 +4,24 @@
 use byrnie_base::Instant;
 use std::time::Duration;
 
-/// What one side lets the other send. Given back in steps of half its size, so that a small exchange
-/// never causes a frame of its own.
+/// What one side lets the other send. Given back in steps, so that a small exchange never causes a frame of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    size: u32,
+    step: u32,
     left: i64,
     /// Passed on and not yet given back.
     owed: u32,
 }
 
 impl Window {
-    /// A window of `size` bytes.
+    /// A window of `size` bytes, given back in steps of half of it.
     pub const fn new(size: u32) -> Self {
-        Self { size, left: size as i64, owed: 0 }
+        Self::in_steps(size, size / 2)
+    }
+
+    /// A window of `size` bytes, given back in steps of `step`.
+    pub const fn in_steps(size: u32, step: u32) -> Self {
+        Self { step, left: size as i64, owed: 0 }
     }
 
     /// What may still come; negative if the last frame overdrew it.
@@ -33,9 +37,14 @@ impl Window {
     /// So much has been passed on. Answers what to give back now; 0: nothing yet.
     pub fn consume(&mut self, bytes: usize) -> u32 {
         self.owed = self.owed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
-        if self.owed < self.size / 2 {
+        if self.owed < self.step {
             return 0;
         }
+        self.give_back()
+    }
+
+    /// Gives back now whatever has been passed on.
+    pub fn give_back(&mut self) -> u32 {
         self.left += i64::from(self.owed);
         std::mem::take(&mut self.owed)
     }

@@ -4,10 +4,27 @@
 //! does what the [`Action`] says.
 
 use super::{
-    Budget, CONNECTION_CREDIT_BYTES, CREDIT_BYTES_MAX, Frame, HEADS_OVERDRAW_BYTES_MAX, INTERIMS_MAX, Kind,
-    PINGS_BURST, PINGS_EVERY, RESETS_BURST, RESETS_EVERY, STREAM_CREDIT_BYTES, STREAMS_MAX, StreamId, Window, Wrong,
+    Budget, CONNECTION_CREDIT_BYTES, CREDIT_BYTES_MAX, FRAME_BYTES_MAX, Frame, HEADS_OVERDRAW_BYTES_MAX, INTERIMS_MAX,
+    Kind, PINGS_BURST, PINGS_EVERY, RESETS_BURST, RESETS_EVERY, STREAM_CREDIT_BYTES, STREAMS_MAX, StreamId, Window,
+    Wrong,
 };
 use byrnie_base::Instant;
+
+/// Each stream may have this much under way, whatever the others have: streams whose readers don't read leave it to those that
+/// are opened later.
+const RESERVED_BYTES: i64 = 2 * 1024;
+const RESERVED_BYTES_ALL: i64 = RESERVED_BYTES * STREAMS_MAX as i64;
+/// Of what is left of the rest a stream may have this part under way: "Dynamic queue length thresholds for
+/// shared-memory packet switches" (Choudhury and Hahne, 1998).
+const SHARE: i64 = 8;
+/// Less than this isn't worth a frame, where something is under way.
+const SHARE_BYTES_MIN: i64 = 512;
+/// Credit on the connection is given back in such steps.
+const STEP_BYTES: u32 = 1024 * 1024;
+/// With less credit left on the connection a share may be less than a stream's window: then all that has been passed on is
+/// given back at once, as who may send little never makes up half a window.
+const SHORT_BYTES: i64 = RESERVED_BYTES_ALL + (STREAM_CREDIT_BYTES as i64 + SHARE_BYTES_MIN) * SHARE + 256 * 1024;
+const _: () = assert!(SHORT_BYTES + 2 * (STEP_BYTES as i64) < CONNECTION_CREDIT_BYTES as i64);
 
 /// Which side of a connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +101,11 @@ pub struct Session {
     free: Vec<StreamId>,
     open: u32,
     send: i64,
+    /// What streams have under way of what is reserved for them.
+    reserved: i64,
     window: Window,
+    /// What may still come is little.
+    short: bool,
     goodbye: Goodbye,
     resets: Budget,
     pings: Budget,
@@ -120,6 +141,15 @@ impl Stream {
         let send = STREAM_CREDIT_BYTES as i64;
         Self { key, headed, interims: 0, got_end: false, sent_end: false, send, window }
     }
+
+    /// What was sent and hasn't been given back.
+    fn under_way(&self) -> i64 {
+        (i64::from(STREAM_CREDIT_BYTES) - self.send).max(0)
+    }
+
+    fn reserved(&self) -> i64 {
+        self.under_way().min(RESERVED_BYTES)
+    }
 }
 
 impl Session {
@@ -131,7 +161,9 @@ impl Session {
             free: Vec::new(),
             open: 0,
             send: CONNECTION_CREDIT_BYTES as i64,
-            window: Window::new(CONNECTION_CREDIT_BYTES),
+            reserved: 0,
+            window: Window::in_steps(CONNECTION_CREDIT_BYTES, STEP_BYTES),
+            short: false,
             goodbye: Goodbye { said: false, heard: false },
             resets: Budget::new(RESETS_BURST, RESETS_EVERY),
             pings: Budget::new(PINGS_BURST, PINGS_EVERY),
@@ -145,9 +177,13 @@ impl Session {
 
     /// Whether a stream may be opened just now.
     pub const fn has_room(&self) -> bool {
-        // Not on the last of what may come either: whoever is short of it has clients that don't read.
-        let starves = self.send <= 0 || self.window.left() <= (CONNECTION_CREDIT_BYTES / 8) as i64;
+        let starves = self.send <= 0 || self.window.left() <= RESERVED_BYTES;
         !self.is_leaving() && !starves && self.open < STREAMS_MAX
+    }
+
+    /// Whether a stream had better be opened elsewhere: here are clients that don't read.
+    pub const fn is_short(&self) -> bool {
+        self.window.left() <= (CONNECTION_CREDIT_BYTES / 8) as i64
     }
 
     /// Opens a stream, if there is room.
@@ -192,19 +228,25 @@ impl Session {
     /// Ends a stream in both directions: it was reset by this side.
     pub fn close(&mut self, id: StreamId) {
         let Some(slot) = self.slots.get_mut(id.slot() as usize) else { return };
-        if slot.generation != id.generation() || slot.stream.take().is_none() {
+        if slot.generation != id.generation() {
             return;
         }
+        let Some(stream) = slot.stream.take() else { return };
+        self.reserved -= stream.reserved();
         self.open -= 1;
         if self.side == Side::Opener {
             self.free.push(id);
         }
     }
 
-    /// Whether a piece of a body may be sent: a frame may overdraw, but none follows.
-    pub fn may_send(&mut self, id: StreamId) -> bool {
-        let connection = self.send > 0;
-        self.stream(id).is_some_and(|stream| connection && stream.send > 0)
+    /// How much of a body may be sent on the stream in one frame. It may overdraw the stream's credit, but none follows.
+    pub fn may_send(&mut self, id: StreamId) -> usize {
+        let (left, others) = (self.send, RESERVED_BYTES_ALL - self.reserved);
+        let Some(stream) = self.stream(id).filter(|stream| left > 0 && stream.send > 0) else { return 0 };
+        let (under_way, reserved) = (stream.under_way(), stream.reserved());
+        let share = ((left - others) / SHARE - (under_way - reserved)).max(0);
+        let room = RESERVED_BYTES - reserved + share;
+        if room < SHARE_BYTES_MIN { 0 } else { usize::try_from(room).unwrap_or(0).min(FRAME_BYTES_MAX) }
     }
 
     /// Whether a head may be sent.
@@ -216,7 +258,10 @@ impl Session {
     pub fn sent(&mut self, id: StreamId, bytes: usize) {
         self.send -= bytes as i64;
         if let Some(stream) = self.stream(id) {
+            let before = stream.reserved();
             stream.send -= bytes as i64;
+            let taken = stream.reserved() - before;
+            self.reserved += taken;
         }
     }
 
@@ -231,14 +276,39 @@ impl Session {
 
     /// So much of what came on the stream has been passed on.
     pub fn consume(&mut self, id: StreamId, bytes: usize) -> Grants {
-        let connection = self.window.consume(bytes);
+        let connection = self.discard(bytes);
+        let short = self.short;
         let stream = self.stream(id).filter(|stream| !stream.got_end);
-        Grants { stream: stream.map_or(0, |stream| stream.window.consume(bytes)), connection }
+        let stream = stream.map_or(0, |stream| match stream.window.consume(bytes) {
+            0 if short => stream.window.give_back(),
+            granted => granted,
+        });
+        Grants { stream, connection }
+    }
+
+    /// Whether what may still come has just become little. Then everything in [`Session::owed`] is to be given back.
+    pub fn runs_short(&mut self) -> bool {
+        self.window.left() < SHORT_BYTES && !std::mem::replace(&mut self.short, true)
+    }
+
+    /// What has been passed on and not been given back, of each stream.
+    pub fn owed(&mut self) -> impl Iterator<Item = (StreamId, u32)> {
+        self.slots.iter_mut().enumerate().filter_map(|(slot, Slot { generation, stream })| {
+            let stream = stream.as_mut().filter(|stream| !stream.got_end)?;
+            let granted = stream.window.give_back();
+            let id = StreamId::new(u32::try_from(slot).ok()?, *generation);
+            (granted > 0).then_some((id, granted))
+        })
     }
 
     /// So much came for nobody. Answers the credit to be given back on the connection.
     pub fn discard(&mut self, bytes: usize) -> u32 {
-        self.window.consume(bytes)
+        let granted = match self.window.consume(bytes) {
+            0 if self.short => self.window.give_back(),
+            granted => granted,
+        };
+        self.short &= self.window.left() < SHORT_BYTES + i64::from(STEP_BYTES);
+        granted
     }
 
     /// This side says goodbye; true if it hadn't before.
@@ -372,8 +442,11 @@ impl Session {
             (self.send, None)
         } else {
             let Some(stream) = self.stream(frame.stream) else { return Ok(Action::Nothing) };
+            let before = stream.reserved();
             stream.send += granted;
-            (stream.send, Some(stream.key))
+            let (held, key, back) = (stream.send, stream.key, before - stream.reserved());
+            self.reserved -= back;
+            (held, Some(key))
         };
         if held > CREDIT_BYTES_MAX { Err(Wrong::Credit) } else { Ok(Action::Credit { key }) }
     }

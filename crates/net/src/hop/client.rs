@@ -48,9 +48,14 @@ impl Client {
         state.is_ended() || state.session.is_leaving()
     }
 
-    /// Whether no stream may be opened just now: there are too many, or somebody doesn't read.
+    /// Whether no stream may be opened just now: there are too many, or too many don't read.
     pub fn is_full(&self) -> bool {
         !self.link.0.borrow().session.has_room()
+    }
+
+    /// Whether another connection had better be used: here are clients that don't read.
+    pub fn is_short(&self) -> bool {
+        self.link.0.borrow().session.is_short()
     }
 
     /// Opens no more streams; the connection ends with its last one.
@@ -71,6 +76,6 @@ impl Client {
         let id = state.session.open(key).ok_or(Error::Refused)?;
         state.lanes.add(Lane::new());
         drop(state);
-        Ok(Flow::new(Rc::clone(&self.link), key, id, target))
+        Ok(Flow::new(Rc::clone(&self.link), key, id, Some(target)))
     }
 }

@@ -8,7 +8,8 @@ use crate::http::{Answered, Chunk, Error, Progress, Sink, scratch};
 use byrnie_base::{Text, assert_size};
 use byrnie_codec::h1::Asked;
 use byrnie_codec::hop::{
-    Asks, Frame, Kind, StreamId, code, emit_preamble, emit_request, emit_response, emit_trailers, parse_response,
+    Asks, FRAME_BYTES_MAX, Frame, Kind, StreamId, code, emit_preamble, emit_request, emit_response, emit_trailers,
+    parse_response,
 };
 use byrnie_codec::{Fields, Framing, Head, Reject, RejectReason};
 use std::rc::Rc;
@@ -20,7 +21,8 @@ pub struct Flow {
     pub(super) link: Rc<Link>,
     pub(super) key: u32,
     pub(super) id: StreamId,
-    target: Text,
+    /// Of whoever opens it, until it's said.
+    target: Option<Text>,
     /// Written, and not yet in a frame.
     backlog: Vec<u8>,
     /// How much of the backlog is in frames already.
@@ -65,7 +67,7 @@ enum Fin {
 }
 
 impl Flow {
-    pub(super) fn new(link: Rc<Link>, key: u32, id: StreamId, target: Text) -> Self {
+    pub(super) fn new(link: Rc<Link>, key: u32, id: StreamId, target: Option<Text>) -> Self {
         Self {
             link,
             key,
@@ -107,14 +109,14 @@ impl Flow {
     /// # Errors
     /// If it is too long for a frame, or the connection is gone.
     pub fn send_request(&mut self, head: &Head) -> Result<(), Error> {
-        let target = std::mem::take(&mut self.target);
+        let target = self.target.take();
         self.writing = match writing(head.framing()) {
             Writing::Nothing | Writing::Length(0) if head.upgrade().is_some() => Writing::Switching,
             Writing::UntilEnd => Writing::Bare,
             other => other,
         };
         self.send_head(Kind::Open, |out| {
-            emit_preamble(Asks::Exchange, &target, out);
+            emit_preamble(Asks::Exchange, target.as_ref().map_or("", Text::as_str), out);
             emit_request(head, out);
         })
     }
@@ -311,6 +313,23 @@ impl Flow {
         self.link.0.borrow_mut().lanes.get(self.key).map_or(0, |lane| lane.inbox.len())
     }
 
+    /// Ready once more of a body may be written, with how much that is. What waits must have been flushed.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        let state = &mut *self.link.0.borrow_mut();
+        // Who has nothing to write, or nobody to write to, needn't wait.
+        let over = matches!(self.writing, Writing::Nothing | Writing::Switching)
+            || state.is_ended()
+            || !state.session.is_open(self.id);
+        match state.room(self.id) {
+            0 if !over => {}
+            // A whole frame and more may go: only who is short counts bytes.
+            0 | FRAME_BYTES_MAX => return Poll::Ready(usize::MAX),
+            room => return Poll::Ready(room),
+        }
+        state.wait_for_room(self.key, cx);
+        Poll::Pending
+    }
+
     /// Bytes that wait for credit or room.
     pub fn unsent(&self) -> usize {
         self.backlog.len() - self.framed
@@ -378,8 +397,10 @@ impl Flow {
     /// If the connection is gone.
     pub fn ask_for_bytes(&mut self) -> Result<(), Error> {
         self.begin_bytes();
-        let target = std::mem::take(&mut self.target);
-        self.send_head(Kind::Open, |out| emit_preamble(Asks::Bytes, &target, out))
+        let target = self.target.take();
+        self.send_head(Kind::Open, |out| {
+            emit_preamble(Asks::Bytes, target.as_ref().map_or("", Text::as_str), out);
+        })
     }
 
     /// Says that the opaque connection stands.

@@ -16,8 +16,7 @@ use crate::io::Stream;
 use crate::runtime;
 use byrnie_base::Instant;
 use byrnie_codec::hop::{
-    Action, FRAME_BYTES_MAX, Frame, Grants, Kind, Piece, Reader, Session, Side, StreamId, Writer, Wrong, code,
-    parse_trailers,
+    Action, Frame, Grants, Kind, Piece, Reader, Session, Side, StreamId, Writer, Wrong, code, parse_trailers,
 };
 use byrnie_codec::{Head, Limits};
 use std::cell::RefCell;
@@ -185,6 +184,10 @@ impl State {
         let (frame, payload) = (&piece.frame, piece.payload);
         if piece.first {
             self.inward.action = self.session.receive(frame, now)?;
+            if self.session.runs_short() {
+                let owed: Vec<_> = self.session.owed().collect();
+                owed.into_iter().for_each(|(id, stream)| self.grant(id, Grants { stream, connection: 0 }));
+            }
         }
         match self.inward.action {
             Action::Open { key: None } => self.arrive(frame, payload)?,
@@ -299,6 +302,11 @@ impl State {
         }
     }
 
+    /// How much of a body may be written on a stream in one frame.
+    pub(super) fn room(&mut self, id: StreamId) -> usize {
+        if self.outward.blocked { 0 } else { self.session.may_send(id) }
+    }
+
     /// Writes a piece of a body on a stream; answers how much was taken.
     pub(super) fn write(&mut self, id: StreamId, piece: &[u8]) -> Result<usize, Error> {
         let mut taken = 0;
@@ -306,10 +314,11 @@ impl State {
             if self.stream.is_none() || !self.session.is_open(id) {
                 return Err(Error::Closed);
             }
-            if self.outward.blocked || !self.session.may_send(id) {
+            let room = self.room(id);
+            if room == 0 {
                 break;
             }
-            let part = &piece[taken..piece.len().min(taken + FRAME_BYTES_MAX)];
+            let part = &piece[taken..piece.len().min(taken + room)];
             self.session.sent(id, part.len());
             taken += part.len();
             if part.len() < BYPASS_BYTES {

@@ -60,7 +60,7 @@ impl Server {
         loop {
             let arrival = self.link.0.borrow_mut().inward.arrivals.pop_front();
             if let Some(Arrival { key, id, target, asked }) = arrival {
-                let mut flow = Flow::new(Rc::clone(&self.link), key, id, Text::default());
+                let mut flow = Flow::new(Rc::clone(&self.link), key, id, None);
                 match &asked {
                     Asked::Request(head) => flow.begin_serving(head),
                     Asked::Malformed(_) => {}

@@ -4,7 +4,7 @@
 //! leave in one write. Whether it may be used again is for the caller to decide, from
 //! [`Conn::is_clean`] and the heads.
 
-use super::{Answered, Error, Progress, Sink, UNSENT_BYTES_MAX, scratch};
+use super::{Answered, Error, Progress, Sink, scratch};
 use crate::http::Chunk;
 use crate::io::Stream;
 use byrnie_codec::h1::{self, Asked, Body};
@@ -28,6 +28,8 @@ pub struct Conn {
     /// Read and not used: a partial head, the beginning of a body, following requests.
     inbox: Vec<u8>,
     used: usize,
+    /// Most bytes of a body that are read at once.
+    read_max: usize,
     /// Written and not sent.
     outbox: Vec<u8>,
     sent: usize,
@@ -74,6 +76,7 @@ impl Conn {
             limits,
             inbox,
             used: 0,
+            read_max: usize::MAX,
             outbox: Vec::new(),
             sent: 0,
             reading: None,
@@ -213,6 +216,11 @@ impl Conn {
         }
     }
 
+    /// Reads no more than so many bytes of a body at once.
+    pub fn read_at_most(&mut self, bytes: usize) {
+        self.read_max = bytes;
+    }
+
     /// Reads a piece of the body and hands it to `sink`.
     pub fn poll_body(&mut self, cx: &mut Context<'_>, sink: &mut Sink<'_>) -> Poll<Result<Progress, Error>> {
         let Some(body) = &mut self.reading else { return Poll::Ready(Ok(Progress::End(None))) };
@@ -222,8 +230,8 @@ impl Conn {
         } else if self.state.ended {
             body.end().map_err(|_| Error::Closed)?;
         } else {
-            let Self { stream, inbox, used, state, .. } = self;
-            ready!(scratch::poll_read(stream, cx, |cx, new| -> Result<(), Error> {
+            let Self { stream, inbox, used, state, read_max, .. } = self;
+            ready!(scratch::poll_read_most(stream, *read_max, cx, |cx, new| -> Result<(), Error> {
                 if new.is_empty() {
                     state.ended = true;
                     return body.end().map_err(|_| Error::Closed);
@@ -451,5 +459,3 @@ fn keep(inbox: &mut Vec<u8>, used: &mut usize, rest: &[u8]) {
     }
     inbox.extend_from_slice(rest);
 }
-
-const _: () = assert!(PIPELINED_BYTES_MAX <= UNSENT_BYTES_MAX);

@@ -25,8 +25,9 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Bytes that may wait for one side before the other side is no longer read: the high-water mark.
-pub const UNSENT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that may wait for a socket before the other side is no longer read. One read may bring many more, so it's low: what
+/// nobody takes is to stay where it came from.
+const UNSENT_BYTES_MAX: usize = 16 * 1024;
 
 /// How long it's waited for the rest of a handshake's first message.
 const PIECE_PAUSE: Duration = Duration::from_millis(5);
@@ -262,6 +263,32 @@ impl Wire {
             Self::H1(conn) => conn.poll_flush(cx),
             Self::H2(flow) => flow.poll_flush(cx),
             Self::Hop(flow) => flow.poll_flush(cx),
+        }
+    }
+
+    /// Bytes that may wait to be sent before more is written.
+    pub fn unsent_max(&self) -> usize {
+        match self {
+            Self::H1(_) | Self::H2(_) => UNSENT_BYTES_MAX,
+            // They only have to be put into frames.
+            Self::Hop(_) => 1,
+        }
+    }
+
+    /// Ready once more of a body may be written, with how much that is as far as it's known. What waits must have been
+    /// flushed.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        match self {
+            // A socket tells only what it didn't take.
+            Self::H1(_) | Self::H2(_) => Poll::Ready(usize::MAX),
+            Self::Hop(flow) => flow.poll_room(cx),
+        }
+    }
+
+    /// Reads no more than so many bytes of a body at once, where this side decides how many.
+    pub fn read_at_most(&mut self, bytes: usize) {
+        if let Self::H1(conn) = self {
+            conn.read_at_most(bytes);
         }
     }
 

@@ -2,11 +2,13 @@
 //! One direction of an exchange: pulls a body out of one wire and pushes it into another, with
 //! backpressure, and keeps a copy of a small one while another try may need it.
 
-use super::{Error, Progress, UNSENT_BYTES_MAX, Wire};
+use super::{Error, Progress, Wire};
 use crate::http::Chunk;
 use byrnie_codec::Fields;
 use std::task::{Context, Poll, ready};
 
+/// Less isn't worth a read, however little the target takes.
+const READ_BYTES_MIN: usize = 4 * 1024;
 /// Largest body of which a copy is kept for another try.
 pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
@@ -19,6 +21,8 @@ pub struct Pump {
     trailers: Option<Box<Fields>>,
     /// The end has been written to the target.
     ended: bool,
+    /// Nothing more is read until the target takes more.
+    blocked: bool,
     copy: Copy,
 }
 
@@ -58,12 +62,17 @@ impl Pump {
     /// A direction that has moved nothing; `keep` says that a copy is wanted.
     pub fn new(keep: bool) -> Self {
         let copy = if keep { Copy::Kept { bytes: Vec::new(), replay: false } } else { Copy::Off };
-        Self { bytes: 0, source_ended: false, trailers: None, ended: false, copy }
+        Self { bytes: 0, source_ended: false, trailers: None, ended: false, blocked: false, copy }
     }
 
     /// Whether the whole body has been written to the target (perhaps not sent yet).
     pub fn is_done(&self) -> bool {
         self.ended
+    }
+
+    /// Whether it is the target that keeps it from moving on.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
     }
 
     /// Whether the body can be sent again from its beginning.
@@ -139,9 +148,12 @@ impl Pump {
     pub fn poll(&mut self, cx: &mut Context<'_>, source: &mut Wire, target: &mut Wire) -> Poll<Result<(), Fault>> {
         self.replay(cx, target).map_err(Fault::Target)?;
         while !self.source_ended {
-            if target.unsent() >= UNSENT_BYTES_MAX {
+            self.blocked = true;
+            if target.unsent() >= target.unsent_max() {
                 ready!(target.poll_flush(cx)).map_err(Fault::Target)?;
             }
+            source.read_at_most(ready!(target.poll_room(cx)).max(READ_BYTES_MIN));
+            self.blocked = false;
             let Poll::Ready(progress) = self.pull(cx, source, target) else {
                 // What waits may go out, but it isn't the end.
                 if let Poll::Ready(Err(error)) = target.poll_flush(cx) {

@@ -29,11 +29,22 @@ pub(crate) fn poll_read<T>(
     cx: &mut Context<'_>,
     take: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
 ) -> Poll<io::Result<T>> {
+    poll_read_most(stream, READ_BYTES, cx, take)
+}
+
+/// The same, of no more than `most` bytes.
+pub(crate) fn poll_read_most<T>(
+    stream: &mut (impl AsyncRead + Unpin),
+    most: usize,
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
+) -> Poll<io::Result<T>> {
     let mut scratch = READ.take();
     if scratch.is_empty() {
         scratch.resize(READ_BYTES, 0);
     }
-    let mut buf = ReadBuf::new(&mut scratch);
+    let most = most.min(scratch.len());
+    let mut buf = ReadBuf::new(&mut scratch[..most]);
     let result = match Pin::new(stream).poll_read(cx, &mut buf) {
         Poll::Ready(Ok(())) => Poll::Ready(Ok(take(cx, buf.filled()))),
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),

@@ -147,8 +147,9 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("byrnie_accepted_total", "Connections accepted.", |counts| &counts.accepted),
     ("byrnie_handshakes_failed_total", "Inbound handshakes that failed.", |counts| &counts.handshakes_failed),
     ("byrnie_ejections_total", "Endpoints left out for a while.", |counts| &counts.ejections),
-    ("byrnie_copies_dropped_total", "Mirrored requests not sent for want of room.", |counts| &counts.copies_dropped),
-    ("byrnie_records_dropped_total", "Decision records lost for want of room.", |counts| &counts.records_dropped),
+    ("byrnie_copies_dropped_total", "Mirrored requests not sent for want of room.", |counts| &counts.dropped.copies),
+    ("byrnie_log_lines_dropped_total", "Access-log lines lost for want of room.", |counts| &counts.dropped.lines),
+    ("byrnie_records_dropped_total", "Decision records lost for want of room.", |counts| &counts.dropped.records),
 ];
 
 fn configuration(state: &State, out: &mut String) {

@@ -47,6 +47,8 @@ pub(crate) struct World {
     pub(crate) hop: Hop,
     /// How many cores each of its proxies has.
     pub(crate) workers: usize,
+    /// Whether they write access logs.
+    pub(crate) logs: bool,
 }
 
 /// A running proxy, its configuration in hand.
@@ -61,7 +63,7 @@ pub(crate) struct Proxy {
 impl World {
     pub(crate) fn new() -> Self {
         let authority = Authority::create(DOMAIN, runtime::now().wall).unwrap();
-        Self { authority, state: tempfile::tempdir().unwrap(), hop: Hop::Framed, workers: 1 }
+        Self { authority, state: tempfile::tempdir().unwrap(), hop: Hop::Framed, workers: 1, logs: true }
     }
 
     pub(crate) fn credentials(&self, account: &str) -> Credentials {
@@ -96,19 +98,29 @@ impl World {
 
     /// A sidecar of a program that calls `uses`, each served by these proxies.
     pub(crate) fn calling(&self, uses: &[(&str, Protocol, &[&Proxy])]) -> Proxy {
+        self.calling_as("caller", uses)
+    }
+
+    /// The same, under an identity of its own.
+    pub(crate) fn calling_as(&self, account: &str, uses: &[(&str, Protocol, &[&Proxy])]) -> Proxy {
         let names: Vec<&str> = uses.iter().map(|(name, ..)| *name).collect();
         let mut resources = vec![allow_all()];
         for (name, protocol, servers) in uses {
             resources.push(service_of(name, 1, *protocol));
             resources.extend(servers.iter().enumerate().map(|(at, server)| endpoint_of(name, at, server.inbound())));
         }
-        self.sidecar("caller", 1, Protocol::Http1, &names, resources)
+        self.sidecar(account, 1, Protocol::Http1, &names, resources)
     }
 
     /// A sidecar of a program that calls `name`, served by somebody else at `address`.
     pub(crate) fn calling_at(&self, name: &str, protocol: Protocol, address: SocketAddr) -> Proxy {
+        self.calling_at_as("caller", name, protocol, address)
+    }
+
+    /// The same, under an identity of its own.
+    pub(crate) fn calling_at_as(&self, account: &str, name: &str, protocol: Protocol, address: SocketAddr) -> Proxy {
         let resources = vec![allow_all(), service_of(name, 1, protocol), endpoint_of(name, 0, address)];
-        self.sidecar("caller", 1, Protocol::Http1, &[name], resources)
+        self.sidecar(account, 1, Protocol::Http1, &[name], resources)
     }
 
     fn sidecar(&self, name: &str, port: u16, protocol: Protocol, uses: &[&str], resources: Vec<Resource>) -> Proxy {
@@ -153,7 +165,11 @@ impl World {
             admin_token: Some(ADMIN_TOKEN.into()),
             strict_ports: true,
             workers: self.workers,
-            access_log: AccessLog::File(self.state.path().join(format!("{name}.log"))),
+            access_log: if self.logs {
+                AccessLog::File(self.state_dir(&format!("{name}.log")))
+            } else {
+                AccessLog::Off
+            },
             hop: self.hop,
         };
         let mut running = start(config).unwrap();

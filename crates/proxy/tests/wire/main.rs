@@ -13,9 +13,16 @@ mod frame;
 mod front;
 mod hostile;
 mod hpack;
+mod identities;
 #[path = "../../../codec/tests/h1/payloads.rs"]
 mod payloads;
+mod slow;
 mod smuggling;
 #[expect(dead_code, reason = "the mesh tests use the rest of it")]
 #[path = "../mesh/world.rs"]
 mod world;
+
+/// A number of requests: what the environment says, for a run by hand, or the usual one.
+fn wanted(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.replace('_', "").parse().ok()).unwrap_or(usual)
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Memory, counted by the allocator: what a request asks for on its way through two real proxies, and what hostile
+//! clients make them hold. Everything in this process is counted, so tests take turns, and clients and programs here
+//! use none of their own while it matters.
+
+#![expect(unsafe_code, reason = "an allocator can't be written without; nothing else here is unsafe")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[expect(dead_code, reason = "the wire tests use the rest of it")]
+#[path = "../wire/frame.rs"]
+mod frame;
+mod held;
+#[expect(dead_code, reason = "the wire tests use the rest of it")]
+#[path = "../wire/hpack.rs"]
+mod hpack;
+mod plain;
+#[expect(dead_code, reason = "the mesh tests use the rest of it")]
+#[path = "../mesh/world.rs"]
+mod world;
+
+use byrnie_model::Protocol;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::Write;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use world::{Peer, Program, Proxy, World};
+
+struct Counting;
+
+/// Calls that asked for memory.
+static ASKED: AtomicU64 = AtomicU64::new(0);
+/// Bytes that are held.
+static HELD: AtomicI64 = AtomicI64::new(0);
+
+#[expect(clippy::cast_possible_wrap, reason = "no object is larger than isize::MAX")]
+const fn signed(bytes: usize) -> i64 {
+    bytes as i64
+}
+
+// SAFETY: every call is handed to the system's allocator as it came; counting touches atomics alone.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        HELD.fetch_add(signed(layout.size()), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(signed(layout.size()), Ordering::Relaxed);
+        // SAFETY: `pointer` came from `System` with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        HELD.fetch_add(signed(size) - signed(layout.size()), Ordering::Relaxed);
+        // SAFETY: `pointer` came from `System` with this layout.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One test at a time.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn asked() -> u64 {
+    ASKED.load(Ordering::SeqCst)
+}
+
+fn held() -> i64 {
+    HELD.load(Ordering::SeqCst)
+}
+
+static PIECE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+
+/// A program that answers `GET /BYTES` with so many; it keeps nothing.
+fn giving() -> Program {
+    Program::start(|mut peer| {
+        while let Some(head) = peer.read_head() {
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let mut left: usize = path[1..].split('/').next().and_then(|size| size.parse().ok()).unwrap_or(2);
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {left}\r\n\r\n"));
+            while left > 0 {
+                let part = left.min(PIECE.len());
+                if peer.stream.write_all(&PIECE[..part]).is_err() {
+                    return;
+                }
+                left -= part;
+            }
+        }
+    })
+}
+
+/// A pair as it comes: without an access log.
+fn pair(program: &Program) -> (World, Proxy, Proxy) {
+    let mut world = World::new();
+    world.logs = false;
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    (world, server, caller)
+}
+
+fn metrics(proxy: &Proxy) -> String {
+    let mut admin = Peer::connect(proxy.ports.admin);
+    admin.ask("GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n").1
+}

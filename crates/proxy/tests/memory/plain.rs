@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an ordinary request asks for: nothing. The two proxies have TLS between them, whose library asks for memory
+//! twice for each record, to seal it and to open it; there is one each way.
+
+use crate::world::Program;
+use crate::{asked, pair, turn};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+const REQUEST: &[u8] = b"GET /charge?id=1 HTTP/1.1\r\nhost: echo\r\nuser-agent: test/1.0\r\naccept: */*\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok";
+/// Requests that are counted together, and how often: timers and records of a few exchanges ask for memory too, but
+/// not in every one of them.
+const REQUESTS: u64 = 50;
+const WINDOWS: u64 = 40;
+
+/// To seal and to open a record, with the request and with its answer.
+const OF_TLS: u64 = 4;
+
+/// Reads into `buffer` until `end` has come; false if nothing more does.
+fn read_to(stream: &mut TcpStream, buffer: &mut [u8], end: &[u8]) -> bool {
+    let mut len = 0;
+    while !buffer[..len].ends_with(end) {
+        match stream.read(&mut buffer[len..]) {
+            Ok(read) if read > 0 => len += read,
+            _ => return false,
+        }
+    }
+    true
+}
+
+#[test]
+fn a_plain_request_asks_for_no_memory_but_what_tls_asks_for() {
+    let _turn = turn();
+    let program = Program::start(|mut peer| {
+        let mut buffer = [0; 4096];
+        while read_to(&mut peer.stream, &mut buffer, b"\r\n\r\n") {
+            peer.stream.write_all(ANSWER).unwrap();
+        }
+    });
+    let (_world, _server, caller) = pair(&program);
+    let mut stream = TcpStream::connect(caller.outbound("echo")).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut buffer = [0; 4096];
+    let mut ask = || {
+        stream.write_all(REQUEST).unwrap();
+        assert!(read_to(&mut stream, &mut buffer, b"\r\n\r\nok"));
+    };
+    (0..500).for_each(|_| ask());
+    let mut counts = [0; WINDOWS as usize];
+    for count in &mut counts {
+        let before = asked();
+        (0..REQUESTS).for_each(|_| ask());
+        *count = asked() - before;
+    }
+    println!("allocations of {REQUESTS} requests each: {counts:?}");
+    assert_eq!(counts.iter().min(), Some(&(OF_TLS * REQUESTS)));
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Clients that do next to nothing, and a log that nobody reads: both cost their own, and nobody else.
+
+use crate::frame::Link;
+use crate::front::out;
+use crate::hpack::Block;
+use crate::world::{Peer, Program, Proxy, World, get, status};
+use byrnie_model::Protocol;
+use byrnie_net::runtime;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// A head, and the first message of a handshake, may take so long, a step of a body so long.
+const HEAD_MAX: Duration = Duration::from_secs(15);
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+const BODY_STEP_MAX: Duration = Duration::from_secs(30);
+/// How much later they may be closed.
+const LATER_MAX: Duration = Duration::from_secs(1);
+/// A test is no soak.
+const CLIENTS: usize = 50;
+
+/// A program that answers `GET /BYTES` with so many, without keeping them.
+fn giving() -> Program {
+    Program::start(|mut peer| {
+        // It waits for a body as long as it has to.
+        peer.stream.set_read_timeout(None).unwrap();
+        while let Some(head) = peer.read_head() {
+            let length = crate::world::header(&head, "content-length").map_or(0, |length| length.parse().unwrap());
+            if peer.try_exact(length).is_none() {
+                return;
+            }
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let mut left: usize = path[1..].parse().unwrap_or(2);
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {left}\r\n\r\n"));
+            while left > 0 {
+                let part = left.min(PIECE.len());
+                if peer.stream.write_all(&PIECE[..part]).is_err() {
+                    return;
+                }
+                left -= part;
+            }
+        }
+    })
+}
+
+static PIECE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+
+fn pair(world: &World, program: &Program) -> (Proxy, Proxy) {
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    (server, caller)
+}
+
+/// Opens connections that begin with `opening` and say `more` every now and then, until the proxy ends them; when it did
+/// for the first and for the last, and what it said.
+fn hold(address: SocketAddr, opening: &str, more: &str) -> (Duration, Duration, Vec<String>) {
+    let start = runtime::now().mono;
+    let mut held: Vec<TcpStream> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for stream in &mut held {
+        stream.write_all(opening.as_bytes()).unwrap();
+    }
+    let (mut ends, mut said) = (Vec::new(), Vec::new());
+    for mut stream in held {
+        stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+        let mut text = Vec::new();
+        let mut chunk = [0; 4096];
+        loop {
+            match stream.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => text.extend_from_slice(&chunk[..read]),
+                // A byte now and then doesn't help.
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    let _ = stream.write_all(more.as_bytes());
+                }
+                Err(_) => break,
+            }
+        }
+        ends.push(runtime::now().mono.since(start));
+        said.push(String::from_utf8_lossy(&text).into_owned());
+    }
+    (*ends.first().unwrap(), *ends.last().unwrap(), said)
+}
+
+#[test]
+fn heads_bodies_and_handshakes_that_never_end_are_ended_at_their_deadlines() {
+    let (world, program) = (World::new(), giving());
+    let (server, caller) = pair(&world, &program);
+    let (entry, inbound) = (caller.outbound("echo"), server.inbound());
+    let declared = "POST /2 HTTP/1.1\r\nhost: echo\r\ncontent-length: 1000000\r\n\r\nx";
+    let hello = "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\u{1}";
+    std::thread::scope(|scope| {
+        let cases = [
+            ("heads", entry, "GET /2 HTTP/1.1\r\nhost: echo\r\nx-slow: ", "x", HEAD_MAX),
+            ("bodies", entry, declared, "x", BODY_STEP_MAX),
+            ("handshakes", inbound, hello, "\u{1}", HANDSHAKE_MAX),
+        ];
+        for (name, address, opening, more, limit) in cases {
+            scope.spawn(move || {
+                let (first, last, said) = hold(address, opening, more);
+                println!("{name}: {CLIENTS} ended after {first:?} to {last:?}");
+                assert!(first + LATER_MAX >= limit && last <= limit + LATER_MAX, "{name}: {first:?}, {last:?}");
+                if name == "bodies" {
+                    assert!(said.iter().all(|text| status(text) == 408), "{said:?}");
+                }
+            });
+        }
+        let mut client = Peer::connect(entry);
+        for _ in 0..200 {
+            assert_eq!(client.ask(&get("/2")).0, 200);
+        }
+    });
+    assert_eq!(runtime::panics(), 0);
+}
+
+#[test]
+fn answers_that_nobody_reads_keep_none_from_others() {
+    let (world, program) = (World::new(), giving());
+    let (_server, caller) = pair(&world, &program);
+    let entry = caller.outbound("echo");
+    let mut greedy = Link::client(entry, out().setting(4, 0));
+    for n in 0..250 {
+        greedy.send(out().whole(1 + 2 * n, Block::get("/16777216")));
+    }
+    // Once the last is answered, all that can be under way is.
+    greedy.send(out().ping(b"all sent"));
+    while greedy.read().expect("a head").id != 499 {}
+    let mut client = Peer::connect(entry);
+    for size in [1 << 20, 2, 1 << 20] {
+        client.send(get(&format!("/{size}")));
+        let (head, body) = client.response();
+        assert_eq!((status(&head), body.len()), (200, size));
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_delays_nobody_and_counts_what_it_lost() {
+    let (world, program) = (World::new(), Program::echo());
+    let pipe = world.state_dir("caller.log");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // To open one end waits for the other.
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::File::open(pipe).unwrap()
+    });
+    let (_server, caller) = pair(&world, &program);
+    let unread = reader.join().unwrap();
+    let long = "a".repeat(7000);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    let mut admin = Peer::connect(caller.ports.admin);
+    let lost = loop {
+        for _ in 0..100 {
+            assert_eq!(client.ask(&get(&format!("/{long}"))).0, 200);
+        }
+        let (_, metrics) = admin.ask("GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("byrnie_log_lines_dropped_total "));
+        let lost: u64 = line.unwrap().parse().unwrap();
+        if lost > 0 {
+            break lost;
+        }
+    };
+    println!("{lost} lines lost, none of the requests");
+    drop(unread);
+}
