@@ -8,6 +8,7 @@ mod bad_route;
 mod bad_saga;
 mod bad_secret;
 mod good;
+mod integers;
 mod random;
 
 use super::*;
