@@ -2,7 +2,8 @@
 //! The program at the end of every path: `GET /b/N` answers N bytes, `GET /p/N` the same with head and body each in a
 //! write of its own and Nagle's algorithm on, as programs do that think of neither; over HTTP/1.1 or HTTP/2, in clear or
 //! (with certificates) over mutual TLS; a gRPC call is answered with its own message and a status in the
-//! trailers.
+//! trailers. Over HTTP/1.1 also `/x/N/anything`: N bytes, counted from the head on and answered once the request's
+//! body has come; `GET /count` tells how many.
 
 use crate::pki;
 use crate::words::Words;
@@ -17,6 +18,7 @@ use byrnie_net::runtime;
 use byrnie_net::tls::{self, ALPN_H2, ALPN_HTTP1, ServerTls};
 use bytes::Bytes;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -26,6 +28,11 @@ const HEADS_BYTES_MAX: usize = 64 * 1024;
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Largest piece of a body that is handed over at once.
 const PIECE_BYTES: usize = 256 * 1024;
+
+/// Requests for `/x/` that have begun.
+static COUNTED: AtomicU64 = AtomicU64::new(0);
+/// What large answers are made of.
+static FILLING: [u8; 64 * 1024] = [b'x'; 64 * 1024];
 
 /// `app listen=ADDR,... [pki=DIR]`.
 pub(crate) async fn serve(words: Words) -> Result<()> {
@@ -76,6 +83,17 @@ async fn http1(mut stream: Stream, mut waiting: Vec<u8>) -> Result<()> {
             }
             continue;
         };
+        if waiting.starts_with(b"GET /count ") {
+            waiting.drain(..end);
+            let count = COUNTED.load(Ordering::Relaxed).to_string();
+            let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{count}", count.len());
+            stream.write_all(text.as_bytes()).await?;
+            continue;
+        }
+        if waiting[..end].split(|byte| *byte == b' ').nth(1).is_some_and(|path| path.starts_with(b"/x/")) {
+            counted(&mut stream, &mut waiting, end).await?;
+            continue;
+        }
         answer.make(size_asked(&waiting[..end])?);
         let pieces = waiting.starts_with(b"GET /p/");
         waiting.drain(..end);
@@ -89,6 +107,38 @@ async fn http1(mut stream: Stream, mut waiting: Vec<u8>) -> Result<()> {
         }
         stream.flush().await?;
     }
+}
+
+/// Serves a request for `/x/`, whose head is the first `end` bytes.
+async fn counted(stream: &mut Stream, waiting: &mut Vec<u8>, end: usize) -> Result<()> {
+    COUNTED.fetch_add(1, Ordering::Relaxed);
+    let (mut left, mut body) = (size_asked(&waiting[..end])?, length_said(&waiting[..end]));
+    waiting.drain(..end);
+    loop {
+        let here = body.min(waiting.len());
+        waiting.drain(..here);
+        body -= here;
+        if body == 0 {
+            break;
+        }
+        if stream.read_buf(waiting).await? == 0 {
+            bail!("closed within a request");
+        }
+    }
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {left}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    while left > 0 {
+        let part = left.min(FILLING.len());
+        stream.write_all(&FILLING[..part]).await?;
+        left -= part;
+    }
+    Ok(stream.flush().await?)
+}
+
+/// The length that a request's head says.
+fn length_said(head: &[u8]) -> usize {
+    let text = String::from_utf8_lossy(head).to_ascii_lowercase();
+    text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok()).unwrap_or(0)
 }
 
 /// An answer, kept for the next request of the same size.
@@ -183,8 +233,8 @@ fn size_asked(head: &[u8]) -> Result<usize> {
 }
 
 fn size_of(path: &str) -> Result<usize> {
-    let size = path.strip_prefix("/b/").or_else(|| path.strip_prefix("/p/")).context("not /b/N")?;
-    let size: usize = size.parse()?;
+    let size = ["/b/", "/p/", "/x/"].iter().find_map(|kind| path.strip_prefix(kind)).context("not /b/N")?;
+    let size: usize = size.split('/').next().unwrap_or_default().parse()?;
     if size <= BODY_BYTES_MAX { Ok(size) } else { bail!("too large") }
 }
 
@@ -195,6 +245,8 @@ mod tests {
     #[test]
     fn the_size_is_in_the_path() {
         assert_eq!(size_asked(b"GET /b/100 HTTP/1.1\r\n\r\n").unwrap(), 100);
+        assert_eq!(size_asked(b"GET /x/5/any HTTP/1.1\r\n\r\n").unwrap(), 5);
+        assert_eq!(length_said(b"POST /x/5 HTTP/1.1\r\nContent-Length: 12\r\n\r\n"), 12);
         assert!(size_asked(b"GET /other HTTP/1.1\r\n\r\n").is_err());
         assert!(size_asked(b"GET /b/99999999999 HTTP/1.1\r\n\r\n").is_err());
         assert_eq!(end_of_head(b"GET / HTTP/1.1\r\n\r\nGET"), Some(18));

@@ -4,6 +4,7 @@
 //! Optimised like the product, so that the load isn't what limits a measurement.
 
 mod app;
+mod attack;
 mod given;
 mod load;
 mod pki;
@@ -31,6 +32,8 @@ const USAGE: &str = "usage: byrnie-bench TOOL KEY=VALUE...
   sagas  to=ADDR [token=T] [run=ID] [clients=N]      sagas of two branches by dtm's API, and their participants:
          [secs=N] [rate=N] | park=N [down=SECS | open=1] [limit=SECS]  a load; or N that stand still, and go on later
          [listen=ADDR,ADDR] [hosts=HOST,HOST]        where participants are, and by which names they are called
+  attack to=ADDR kind=KIND [connections=N] [secs=N]  clients that mean harm: heads, bodies, reads, windows, handshakes,
+         [each=N] [references=N] [value=N]           resets, provoked, bomb, ping, settings, data, continuation, paths
   hold   to=ADDR connections=N secs=N                idle connections, one request each before
 ";
 
@@ -44,6 +47,7 @@ fn main() -> Result<()> {
         "relay" => on_one_thread(relay::serve(words)),
         "proxy" => given::run(&words),
         "load" => load::run(&words),
+        "attack" => attack::run(&words),
         "hold" => load::hold(&words),
         "sagas" => sagas::run(&words),
         _ => bail!("{USAGE}"),

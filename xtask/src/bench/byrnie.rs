@@ -198,11 +198,16 @@ impl Mesh {
 
     /// Runs one of its commands to the end.
     pub(super) fn tell(&self, stage: &Stage, words: &[&str]) -> Result<()> {
+        self.ask(stage, words).map(drop)
+    }
+
+    /// What one of its commands says.
+    pub(super) fn ask(&self, stage: &Stage, words: &[&str]) -> Result<String> {
         let data = self.data.to_string_lossy();
         let args = [&["--data-dir", &data, "--quiet"], words].concat();
         let output = stage.command(Side::Load, &self.binary, &args).output()?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8(output.stdout)?);
         }
         bail!("byrnie {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr))
     }

@@ -24,6 +24,29 @@ pub(super) fn memory(roots: &[u32], without: &[&str]) -> u64 {
     tree(roots).into_iter().filter(|pid| !without.contains(&name(*pid).as_str())).map(held).sum()
 }
 
+/// The processes and all below them, without programs of the names in `without`.
+pub(super) fn others(roots: &[u32], without: &[&str]) -> Vec<u32> {
+    tree(roots).into_iter().filter(|pid| !without.contains(&name(*pid).as_str())).collect()
+}
+
+/// Bytes of memory that are resident for these processes.
+pub(super) fn resident(pids: &[u32]) -> u64 {
+    let of = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok())
+    };
+    pids.iter().filter_map(of).sum::<u64>() * 1024
+}
+
+/// Sockets that these processes have open.
+pub(super) fn sockets(pids: &[u32]) -> usize {
+    let is_socket = |entry: &fs::DirEntry| {
+        fs::read_link(entry.path()).is_ok_and(|link| link.to_string_lossy().starts_with("socket:"))
+    };
+    let of = |pid: &u32| fs::read_dir(format!("/proc/{pid}/fd")).ok();
+    pids.iter().filter_map(of).flatten().flatten().filter(is_socket).count()
+}
+
 fn name(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }

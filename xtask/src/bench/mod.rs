@@ -3,6 +3,7 @@
 //! proxies per request, as the scheduler counted it: on a shared machine it moves by a few percent where
 //! rates and latencies move by tens. Subjects take turns in every round; medians are printed.
 
+mod attacks;
 mod byrnie;
 mod consistency;
 mod count;
@@ -32,10 +33,12 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
             for workload in WORKLOADS {
                 println!("{:<7} {:<11} {}", workload.bench, workload.name, workload.about);
             }
+            println!("{:<19} {}", "attacks", attacks::ABOUT);
             println!("{:<19} {}", "failover", failover::ABOUT);
             println!("{:<19} {}", "consistency", consistency::ABOUT);
             return Ok(());
         }
+        ["attacks", rest @ ..] => return attacks::run(root, rest),
         ["failover", rest @ ..] => return failover::run(root, rest),
         ["consistency", rest @ ..] => return consistency::run(root, rest),
         ["--help" | "-h"] => {
