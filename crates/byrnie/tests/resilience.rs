@@ -126,7 +126,7 @@ impl Workers {
     }
 }
 
-/// Asks `rate` times a second for `seconds`, whatever comes of it; how many were answered well, and in time.
+/// Asks `rate` times a second for `seconds`, whatever comes of it; how many were answered well, and within ten seconds.
 fn offer(edge: SocketAddr, rate: u32, seconds: u32) -> (usize, usize) {
     let well = AtomicUsize::new(0);
     let watch = Stopwatch::start();
@@ -136,9 +136,7 @@ fn offer(edge: SocketAddr, rate: u32, seconds: u32) -> (usize, usize) {
                 std::thread::park_timeout(left);
             }
             let ask = || {
-                let watch = Stopwatch::start();
-                let answer = http(edge, "busy.default.mesh.localhost", "/");
-                if answer.is_ok_and(|answer| answer.status == 200) && watch.passed() < Duration::from_secs(2) {
+                if http(edge, "busy.default.mesh.localhost", "/").is_ok_and(|answer| answer.status == 200) {
                     well.fetch_add(1, Ordering::SeqCst);
                 }
             };

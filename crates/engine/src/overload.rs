@@ -54,6 +54,14 @@ pub struct Reading {
     pub files: (u64, u64),
 }
 
+impl Reading {
+    /// With what exchanges under way may still come to need.
+    pub fn reserving(mut self, underway: usize) -> Self {
+        self.memory.0 = self.memory.0.saturating_add((underway as u64).saturating_mul(RESERVE_BYTES));
+        self
+    }
+}
+
 /// How short a core's proxy is of each, in percent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Strain {
@@ -84,6 +92,8 @@ const REFUSES_MIN: u8 = lag_bounds(Criticality::Sheddable).0;
 const UNDERWAY_MIN: usize = 16;
 /// What one more exchange may need at most, in bytes: a buffer each way, as large as `net` lets them grow.
 const EXCHANGE_BYTES: u64 = 512 * 1024;
+/// What each exchange under way is taken to come to need, in bytes: a buffer each way, of the least size.
+const RESERVE_BYTES: u64 = 32 * 1024;
 /// So many exchanges and connections may begin before it's measured anew, at most.
 const CREDIT_MAX: u64 = 256;
 
@@ -295,6 +305,8 @@ mod tests {
         let credit = |used: u64| strain.credit(&Reading { memory: (used << 20, 128 << 20), files: (0, 0) });
         assert_eq!((credit(0), credit(72), credit(101), credit(128)), (204, 60, 2, 1));
         assert_eq!(strain.credit(&Reading::default()), 256);
+        let reading = Reading { memory: (96 << 20, 128 << 20), files: (0, 0) };
+        assert_eq!(reading.reserving(512).memory, (112 << 20, 128 << 20));
         let each = |used: u64, underway| {
             strain.buffer_bytes(&Reading { memory: (used << 20, 128 << 20), files: (0, 0) }, underway) >> 10
         };

@@ -174,7 +174,7 @@ impl Core {
     pub(crate) fn measure(&self) {
         let gauge = &self.gauge;
         let usage = gauge.meter.read();
-        let reading = Reading { memory: usage.memory, files: usage.files };
+        let reading = Reading { memory: usage.memory, files: usage.files }.reserving(gauge.underway());
         let before = gauge.strain.get();
         let strain = self.with_shard(|shard, _| {
             shard.strain().measured(&reading);

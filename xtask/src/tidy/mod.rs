@@ -3,6 +3,7 @@
 //! complaints; none of them changes anything.
 
 mod doors;
+mod features;
 mod floors;
 mod map;
 mod shape;
@@ -54,6 +55,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     shape::check(&sources, &mut complaints)?;
     doors::check(&sources, &mut complaints);
     map::check(root, &sources, &mut complaints)?;
+    features::check(root, &sources, &mut complaints)?;
     for complaint in &complaints {
         println!("tidy: {}: {}", complaint.place, complaint.what);
     }

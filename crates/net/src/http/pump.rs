@@ -2,7 +2,7 @@
 //! One direction of an exchange: pulls a body out of one wire and pushes it into another, with
 //! backpressure, and keeps a copy of a small one while another try may need it.
 
-use super::{Error, Progress, Wire};
+use super::{Error, Progress, Wire, scratch};
 use crate::http::Chunk;
 use byrnie_codec::Fields;
 use std::task::{Context, Poll, ready};
@@ -208,7 +208,8 @@ impl Pump {
 impl Copy {
     fn add(&mut self, piece: &[u8]) {
         if let Self::Kept { bytes, .. } = self {
-            if bytes.len() + piece.len() > REPLAY_BYTES_MAX {
+            // Where memory is short, no more is kept than may wait to be sent.
+            if bytes.len() + piece.len() > REPLAY_BYTES_MAX.min(scratch::read_max()) {
                 *self = Self::Off;
             } else {
                 bytes.extend_from_slice(piece);

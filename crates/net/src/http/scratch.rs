@@ -58,7 +58,7 @@ pub(crate) fn poll_read_most<T>(
 }
 
 /// Bytes that are read at once.
-fn read_max() -> usize {
+pub(crate) fn read_max() -> usize {
     READ_MAX.get()
 }
 

@@ -132,7 +132,12 @@ fn cores(state: &State, out: &mut String) {
 
 /// How short the process is of what it lives by: of the core that is shortest.
 fn strain(state: &State, out: &mut String) {
-    family(out, "byrnie_strain_ratio", "gauge", "How much of a resource is in use; for time, of the longest lag.");
+    family(
+        out,
+        "byrnie_strain_ratio",
+        "gauge",
+        "How much of a resource is in use or promised; for time, of the longest lag.",
+    );
     for (at, short) in Short::ALL.iter().enumerate() {
         let most =
             state.counts.iter().filter_map(|counts| Some(counts.strain.percents.get(at)?.value())).max().unwrap_or(0);
