@@ -34,7 +34,7 @@ fn a_seed_is_a_run() {
 #[test]
 fn a_clock_that_jumps_ends_no_registration() {
     let mut jumps = 0;
-    for seed in 0..10 {
+    for seed in 0..20 {
         let report = run(seed, &Options { faults: Faults { clock: true, ..Faults::NONE }, ..options() });
         assert!(report.passed() && report.breaks == 0, "{report}");
         jumps += report.counts.faults;

@@ -177,6 +177,8 @@ impl Coordinator {
             }
             match self.terms.place(story.shard, age, self.state.now().mono) {
                 Place::Here(office) => return Ok(Some(Loaded::Live(self.start(id, office, machine, count)))),
+                // Nobody else can: it hasn't taken its shard yet.
+                Place::Elsewhere if self.journal.lease().is_none() => drop(self.office().await?),
                 Place::Elsewhere => return Ok(Some(Loaded::Elsewhere(Box::new(machine), story.shard))),
                 // Whoever had it may have written since it was read.
                 Place::New => {}

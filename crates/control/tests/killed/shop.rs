@@ -4,7 +4,7 @@
 //! operator has it repaired), `/held` (the first answer comes only once it is let go).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -77,19 +77,24 @@ const HELD: u16 = 201;
 /// What is answered: nothing, or a status with further header fields.
 type Said = Option<(u16, &'static str)>;
 
+/// Reads a line; false if whoever wrote it was killed within it.
+fn whole_line(reader: &mut impl BufRead, line: &mut String) -> bool {
+    reader.read_line(line).is_ok() && line.ends_with('\n')
+}
+
 fn serve(stream: TcpStream, books: &Mutex<Books>, held: &Held) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut stream = stream;
     loop {
         let mut line = String::new();
-        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+        if !whole_line(&mut reader, &mut line) {
             return;
         }
         let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
         let mut headers = BTreeMap::new();
         loop {
             let mut line = String::new();
-            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+            if !whole_line(&mut reader, &mut line) {
                 return;
             }
             let Some((name, value)) = line.trim().split_once(':') else { break };
