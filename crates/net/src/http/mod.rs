@@ -20,7 +20,6 @@ use byrnie_codec::h1::Asked;
 use byrnie_codec::hop::code;
 use byrnie_codec::sniff::{HELLO_BYTES_MAX, ServerName, Sniff};
 use byrnie_codec::{Fields, Head, Reject};
-use bytes::Bytes;
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -49,8 +48,6 @@ const PIECE_PAUSE: Duration = Duration::from_millis(5);
 pub enum Chunk<'a> {
     /// In the worker's read scratch: copy what can't be sent at once.
     Slice(&'a [u8]),
-    /// Owned by reference count.
-    Shared(Bytes),
 }
 
 impl Chunk<'_> {
@@ -58,15 +55,6 @@ impl Chunk<'_> {
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Self::Slice(slice) => slice,
-            Self::Shared(bytes) => bytes,
-        }
-    }
-
-    /// The bytes as owned.
-    pub fn into_bytes(self) -> Bytes {
-        match self {
-            Self::Slice(slice) => Bytes::copy_from_slice(slice),
-            Self::Shared(bytes) => bytes,
         }
     }
 }
