@@ -92,7 +92,7 @@ impl Link {
             }
         }
         while !left.is_empty() {
-            let (chains, rest) = chains(&left);
+            let (chains, mut rest) = chains(&left);
             let written = self.append(&chains, jobs).await;
             // What the database refuses of one must not fail its neighbours.
             let alone = chains.len() > 1 && written.iter().any(|(_, result)| matches!(result, Err(Error::Refused(_))));
@@ -101,6 +101,12 @@ impl Link {
             for part in parts {
                 results_of(&mut results, self.append(part, jobs).await);
             }
+            // What was refused is the first of its chain; the others may well follow on what was there before.
+            let refused = |chain: &&Chain<'_>| matches!(results[chain.members[0]], Some(Err(Error::Conflict { .. })));
+            let again: Vec<usize> =
+                chains.iter().filter(refused).flat_map(|chain| chain.members.iter().skip(1).copied()).collect();
+            rest.extend(left.iter().filter(|(at, _)| again.contains(at)).copied());
+            rest.sort_unstable_by_key(|(at, _)| *at);
             left = rest;
         }
         for (at, job) in jobs.iter().enumerate() {
