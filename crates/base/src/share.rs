@@ -4,8 +4,10 @@
 //! that cores tell each other goes by [`crate::mailbox`].
 
 mod keyed;
+mod leased;
 
 pub use keyed::Paces;
+pub use leased::{Lease, Leased, Leases};
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -158,14 +160,26 @@ pub struct Admitted {
 
 /// One deed by the generic cell rate algorithm (ITU-T I.371, annex A), whose state is when the next one is due.
 fn admit(due: &AtomicU64, now: Instant, interval: Duration, burst: u32) -> Result<Admitted, Duration> {
+    admit_some(due, now, interval, burst, 1).map(|(_, admitted)| admitted)
+}
+
+/// As many of `most` deeds (0 counts as 1) as the rate admits: at least one.
+fn admit_some(
+    due: &AtomicU64,
+    now: Instant,
+    interval: Duration,
+    burst: u32,
+    most: u32,
+) -> Result<(u32, Admitted), Duration> {
     let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
     let (now, step) = (now.as_nanos(), nanos(interval));
     let tolerance = nanos(interval.saturating_mul(burst.saturating_sub(1)));
-    let (mut early, mut next) = (0, 0);
+    let (mut early, mut next, mut count) = (0, 0, 0);
     let moved = due.fetch_update(Relaxed, Relaxed, |due| {
-        let due = due.max(now);
-        early = (due - now).saturating_sub(tolerance);
-        next = due.saturating_add(step);
+        let ahead = due.max(now) - now;
+        early = ahead.saturating_sub(tolerance);
+        count = u64::from(most.max(1)).min(tolerance.saturating_sub(ahead) / step.max(1) + 1);
+        next = now.saturating_add(ahead).saturating_add(step.saturating_mul(count));
         (early == 0).then_some(next)
     });
     if moved.is_err() {
@@ -173,7 +187,8 @@ fn admit(due: &AtomicU64, now: Instant, interval: Duration, burst: u32) -> Resul
     }
     let ahead = next - now;
     let left = tolerance.checked_sub(ahead).map_or(0, |room| room / step.max(1) + 1);
-    Ok(Admitted { left: u32::try_from(left).unwrap_or(u32::MAX), rests_in: Duration::from_nanos(ahead) })
+    let left = u32::try_from(left).unwrap_or(u32::MAX);
+    Ok((u32::try_from(count).unwrap_or(most), Admitted { left, rests_in: Duration::from_nanos(ahead) }))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! key's line of eight places is chosen by the key; a new key takes a free place, else one whose rate is at rest, else
 //! the one that is nearest to it, whose key may then do more than its rate allows. Nothing is locked.
 
-use super::{Admitted, Padded, admit};
+use super::{Admitted, Padded, admit_some};
 use crate::clock::Instant;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -35,6 +35,20 @@ impl Paces {
     /// # Errors
     /// How long to wait until the next would be admitted.
     pub fn admit(&self, key: u64, now: Instant, interval: Duration, burst: u32) -> Result<Admitted, Duration> {
+        self.admit_some(key, now, (interval, burst), 1).map(|(_, admitted)| admitted)
+    }
+
+    /// Admits as many of `most` deeds (0 counts as 1) as `rate`, an interval and a burst, does: at least one. Says how many.
+    ///
+    /// # Errors
+    /// How long to wait until the next would be admitted.
+    pub fn admit_some(
+        &self,
+        key: u64,
+        now: Instant,
+        (interval, burst): (Duration, u32),
+        most: u32,
+    ) -> Result<(u32, Admitted), Duration> {
         let key = key.max(1);
         let line = &self.0[(key % self.0.len() as u64) as usize].0;
         let place = line.iter().find(|place| place.key.load(Relaxed) == key).unwrap_or_else(|| {
@@ -45,7 +59,7 @@ impl Paces {
             place.due.store(0, Relaxed);
             place
         });
-        admit(&place.due, now, interval, burst)
+        admit_some(&place.due, now, interval, burst, most)
     }
 }
 
@@ -76,6 +90,19 @@ mod tests {
         }
         assert!(paces.admit(key(7), at(1010), STEP, 3).is_ok());
         assert!(paces.admit(0, at(1010), STEP, 1).is_ok() && paces.admit(0, at(1010), STEP, 1).is_err());
+    }
+
+    #[test]
+    fn some_are_admitted_at_once_as_one_after_the_other() {
+        let rate = (STEP, 10);
+        let (some, single) = (Paces::new(8), Paces::new(8));
+        for (now, most) in [(1000, 4), (1000, 4), (1000, 4), (1005, 1), (1010, 9), (1035, 9), (2000, 0), (2000, 100)] {
+            let (count, told) = some.admit_some(1, at(now), rate, most).map_or_else(|wait| (0, Err(wait)), |(n, a)| (n, Ok(a)));
+            let each: Vec<_> = (0..most.max(1)).map(|_| single.admit(1, at(now), rate.0, rate.1)).collect();
+            let admitted: Vec<_> = each.iter().flatten().collect();
+            assert_eq!(count as usize, admitted.len(), "{now} {most}");
+            assert_eq!(told.ok(), admitted.last().map(|admitted| **admitted), "{now} {most}");
+        }
     }
 
     #[test]
