@@ -5,7 +5,7 @@
 
 mod mesh;
 
-use mesh::{Mesh, Meter, Program, byrnie, file, free_port, http, limited, until};
+use mesh::{Mesh, Meter, Program, byrnie, file, free_port, http, http_by_proxy, limited, until};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -265,6 +265,69 @@ fn a_caller_that_has_had_its_share_is_told_when_to_come_again() {
     assert!(refused.head.contains("retry-after:") && refused.body.contains("BYR-R0"), "{refused:?}");
     mesh.ok(&["delete", "trafficpolicy", "hello"]);
     mesh.ask_until("hello", "/", |answer| answer.status == 200);
+}
+
+#[test]
+fn instances_that_share_a_quota_let_through_no_more_together_and_go_on_without_the_control_plane() {
+    let mut mesh = Mesh::up(&[]);
+    let _hello = ["v1", "v2", "v3"].map(|version| mesh.echo("hello", version, &[]));
+    let caller = mesh.echo("caller", "v1", &["--uses", "hello", "--http-proxy"]);
+    mesh.ok(&["allow", "caller", "hello"]);
+    let proxy = caller.value("HTTP_PROXY");
+    let proxy = proxy.strip_prefix("http://").unwrap().parse().unwrap();
+    let ask = || http_by_proxy(proxy, "http://hello/").unwrap();
+    until(
+        "all three are asked",
+        || caller.log(),
+        || {
+            let told: Vec<String> =
+                (0..12).filter_map(|_| http_by_proxy(proxy, "http://hello/").ok()).map(|a| a.body).collect();
+            ["v1", "v2", "v3"].iter().all(|version| told.iter().any(|body| body.contains(version)))
+        },
+    );
+    let quota = |requests: u32| {
+        format!(
+            "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: hello}}\nspec:\n  \
+             targetRefs: [{{group: '', kind: Service, name: hello}}]\n  \
+             limits: {{quotas: [{{requests: {requests}, per: 1h, shared: true}}]}}\n"
+        )
+    };
+    // Whoever has the new quota tells of it.
+    let in_force = |requests: u32| {
+        let words = format!("q={requests};");
+        let mut counted = 0;
+        until(
+            "the quota is in force",
+            || caller.log(),
+            || {
+                let answers: Vec<_> = (0..9).map(|_| ask()).collect();
+                counted += answers.iter().filter(|a| a.status == 200 && a.head.contains(&words)).count();
+                answers.iter().all(|answer| answer.head.contains(&words))
+            },
+        );
+        counted
+    };
+    // So small a quota is leased request by request: not one is lost.
+    mesh.ok(&["apply", "-f", &file(&mesh, "quota.yaml", &quota(60))]);
+    let begun = in_force(60);
+    let admitted = (0..90).filter(|_| ask().status == 200).count();
+    assert_eq!(begun + admitted, 60, "in all, whoever is asked");
+    let refused = ask();
+    assert!(refused.status == 429 && refused.head.contains("ratelimit: \"all\";r=0;"), "{refused:?}");
+
+    // A larger one by the handful: what one has and doesn't use in time is lost.
+    mesh.ok(&["apply", "-f", &file(&mesh, "quota.yaml", &quota(600))]);
+    let begun = in_force(600);
+    let admitted = begun + (0..800).filter(|_| ask().status == 200).count();
+    assert!((500..=600).contains(&admitted), "{admitted}");
+
+    // Without the control plane each instance counts for itself.
+    let mut up = mesh.up.take().unwrap();
+    up.signal("KILL");
+    up.wait();
+    until("requests pass again", || caller.log(), || ask().status == 200);
+    let admitted = (0..900).filter(|_| ask().status == 200).count();
+    assert!(admitted >= 600, "{admitted}");
 }
 
 /// What a process may have open: soft limit by `/proc`.

@@ -10,6 +10,7 @@ use crate::index::service::ServiceIndex;
 use crate::index::workload::WorkloadIndex;
 use crate::node::{NodeId, NodeSpec, Nodes, Place, Role, Standing};
 use crate::view::{self, View};
+use byrnie_model::policy::traffic::Quota;
 use byrnie_model::{Change, Delta, Identity, Key, Kind, Resource, ServiceRef, Slice, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -145,6 +146,17 @@ impl Catalog {
         let place = Place { namespace: namespace.into(), name: name.into() };
         self.services.is_member(service, &place)
             && self.workload(&place).is_some_and(|workload| workload.identity == *identity)
+    }
+
+    /// Whether a policy says that instances of the service share this quota.
+    pub fn has_shared(&self, service: &ServiceRef, quota: &Quota) -> bool {
+        quota.shared
+            && self.policies.traffic(service).any(|key| match self.resource(key).map(|resource| &resource.spec) {
+                Some(Spec::Traffic(policy)) => {
+                    policy.limits.as_ref().is_some_and(|limits| limits.quotas.contains(quota))
+                }
+                _ => false,
+            })
     }
 
     /// The resource of this name: applied, or a derived Endpoint (named `SERVICE/WORKLOAD`).

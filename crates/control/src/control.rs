@@ -164,6 +164,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         registry: Arc::clone(&registry),
         collect: collect(&state),
         keeper: Arc::clone(&keeper),
+        limiter: Arc::default(),
         coordinator: Arc::clone(&coordinator),
         shutdown: shutdown.clone(),
     };

@@ -16,6 +16,7 @@ pub mod ingest;
 pub mod ledger;
 pub mod observe;
 pub mod port;
+pub mod quota;
 pub mod registry;
 pub mod state;
 pub mod transactions;

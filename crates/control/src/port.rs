@@ -5,6 +5,7 @@
 
 use crate::ca::{Asker, Authority, issue, token};
 use crate::ledger::Keeper;
+use crate::quota::Limiter;
 use crate::registry::{self, Registry};
 use crate::transactions::{self, Coordinator};
 use crate::{State, ads};
@@ -14,9 +15,9 @@ use byrnie_net::grpc::{Call, Code, Incoming, Service, Shape, Status};
 use byrnie_net::runtime::Shutdown;
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1::{
-    EnlistRequest, LedgerRequest, ReportRequest, ReportResponse, SignRequest, SignResponse,
+    EnlistRequest, LedgerRequest, QuotaRequest, ReportRequest, ReportResponse, SignRequest, SignResponse,
 };
-use byrnie_xds::{Bytes, DELTA_PATH, ENLIST_PATH, JOIN_PATH, LEDGER_PATH, REPORT_PATH, SIGN_PATH};
+use byrnie_xds::{Bytes, DELTA_PATH, ENLIST_PATH, JOIN_PATH, LEDGER_PATH, QUOTA_PATH, REPORT_PATH, SIGN_PATH};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -36,6 +37,8 @@ pub struct Port {
     pub collect: Collect,
     /// Keeps idempotency keys.
     pub keeper: Arc<Keeper>,
+    /// Leases requests under quotas that instances share.
+    pub limiter: Arc<Limiter>,
     /// Coordinates transactions.
     pub coordinator: Arc<Coordinator>,
     /// Ends streams, which would last as long as their proxies.
@@ -46,7 +49,7 @@ impl Service for Port {
     fn shape(&self, path: &str) -> Option<Shape> {
         match path {
             DELTA_PATH | JOIN_PATH => Some(Shape::Stream),
-            SIGN_PATH | REPORT_PATH | LEDGER_PATH | ENLIST_PATH => Some(Shape::Unary),
+            SIGN_PATH | REPORT_PATH | LEDGER_PATH | QUOTA_PATH | ENLIST_PATH => Some(Shape::Unary),
             _ => None,
         }
     }
@@ -58,6 +61,7 @@ impl Service for Port {
                 SIGN_PATH => port.sign(call, &message).await,
                 REPORT_PATH => port.report(call, &message),
                 LEDGER_PATH => port.ask(call, &message).await,
+                QUOTA_PATH => port.lease(call, &message),
                 ENLIST_PATH => port.enlist(call, &message).await,
                 _ => Err(Status::unimplemented("no such method")),
             }
@@ -129,6 +133,12 @@ impl Port {
         let peer = proven(&call)?;
         let request = LedgerRequest::decode(message).map_err(|_| Status::invalid_argument("no LedgerRequest"))?;
         Ok(self.keeper.answer(&self.state, &peer, request).await?.encode_to_vec().into())
+    }
+
+    fn lease(&self, call: Call, message: &[u8]) -> Result<Bytes, Status> {
+        let peer = proven(&call)?;
+        let request = QuotaRequest::decode(message).map_err(|_| Status::invalid_argument("no QuotaRequest"))?;
+        Ok(self.limiter.answer(&self.state, &peer, request)?.encode_to_vec().into())
     }
 
     async fn enlist(&self, call: Call, message: &[u8]) -> Result<Bytes, Status> {

@@ -26,6 +26,8 @@ pub(crate) struct Aside {
     pub(crate) slow_body: Duration,
     /// What the caller is to be told of its quota.
     pub(crate) left: Option<Left>,
+    /// Under which of the quotas, and by which key, more requests were asked for.
+    pub(crate) asking: Option<(usize, u64)>,
     /// What is done when it's its turn, while it waits.
     pub(crate) parked: Option<Parked>,
 }

@@ -8,8 +8,7 @@ use crate::aside::{Aside, Copy};
 use crate::attempts::Ending;
 use crate::authorize::{self, Ruling};
 use crate::balance::{hash, report};
-use crate::cluster::{Busy, Cluster};
-use crate::concurrency::Criticality;
+use crate::cluster::Cluster;
 use crate::course::{Course, Goal, Step, give_up};
 use crate::enlist::Enlistment;
 use crate::keyed::{self, Claim, Keyed};
@@ -20,7 +19,7 @@ use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::verdict::{Decided, Labels, Verdict, method_label};
 use crate::{Arrival, DecisionId, Effect, Failure, Gate, Outcome, Plan, Reason, Side, Tls};
-use crate::{concurrency, cors, deadline, enter, fault, filter, overload, quota, resolve, retry};
+use crate::{cors, deadline, enter, fault, filter, overload, quota, resolve, retry};
 use byrnie_base::{Instant, Now, Text, assert_size};
 use byrnie_codec::grpc::{self, Status};
 use byrnie_codec::headers::{Sender, strip_untrusted_response};
@@ -91,6 +90,7 @@ impl Exchange {
                 plan.stamp(head, now);
                 Effect::Send(plan)
             }
+            Ok(Decision::Lease(asked)) => Effect::Lease(asked),
             Ok(Decision::Enlist(enlistment)) => Effect::Enlist(enlistment),
             Ok(Decision::Claim(claim)) => Effect::Claim(claim),
             Ok(Decision::Queue(place)) => Effect::Queue(place),
@@ -299,104 +299,6 @@ impl Exchange {
         Box::new(Answer::new(reason, self.facts.grpc, detail))
     }
 
-    fn decide_inbound(
-        &mut self,
-        shard: &mut Shard,
-        arrival: &Arrival<'_>,
-        head: &mut Head,
-        now: Instant,
-    ) -> Result<Decision, Box<Answer>> {
-        self.forwardable(head)?;
-        let snapshot = Arc::clone(&self.snapshot);
-        self.course.deadline = deadline::read(head, now);
-        let found = resolve::resolve(&snapshot, &arrival.direction, || (head.host(), head.port()));
-        let served =
-            found.ok().and_then(|(tree, port)| Some((tree, port, port.program.as_ref()?, tree.access.as_ref()?)));
-        let Some((tree, port, program, access)) = served else {
-            let mut answer = self.refuse(Reason::NotServed, "this workload does not serve that service port");
-            answer.failure = Some(FAILURE_UNSENT);
-            return Err(answer);
-        };
-        self.service = Some(Arc::clone(tree));
-        let call =
-            authorize::Call { source: arrival.source, port: program.port(), http: Some((head.method(), head.path())) };
-        let ruling = access.rule_on(&call, snapshot.default_allows());
-        if !ruling.allowed {
-            let refusal = Refusal::of(access, &call, &ruling, tree);
-            self.nearest = refusal.nearest;
-            self.access = Some(ruling);
-            return Err(self.refuse(Reason::AccessDenied, refusal.detail));
-        }
-        self.access = Some(ruling);
-        if let Some(why) = program.broken() {
-            return Err(self.refuse(Reason::BackendAbsent, format!("{} is not reached: {why}", tree.label)));
-        }
-        let program = program.named(head.host()).map_err(|why| {
-            self.refuse(Reason::UnknownService, format!("{} is asked for a host by its own name: {why}", tree.label))
-        })?;
-        self.admit_inbound(shard, (tree, port), arrival, head, now)?;
-        match snapshot.cluster(port.cluster).filter(|cluster| cluster.beyond.is_some()) {
-            Some(cluster) => {
-                if let Some(on) = cluster.call.hash.as_ref().map(|hash| &hash.on) {
-                    self.course.key = hash::key(on, head, arrival, &snapshot.node.name);
-                }
-                self.course.aim_far(Arc::clone(cluster), shard, now);
-            }
-            None => self.course.goal = Goal::Program { program, protocol: port.protocol },
-        }
-        if let Some(enlistment) = self.enlistment(shard, (tree, port), arrival, head)? {
-            return Ok(Decision::Enlist(enlistment));
-        }
-        self.pass_inbound(shard, arrival, head, now)
-    }
-
-    /// What the own program can take.
-    fn admit_inbound(
-        &mut self,
-        shard: &mut Shard,
-        (tree, port): (&Subtree, &Port),
-        arrival: &Arrival<'_>,
-        head: &Head,
-        now: Instant,
-    ) -> Result<(), Box<Answer>> {
-        let snapshot = Arc::clone(&self.snapshot);
-        let Some(cluster) = snapshot.cluster(port.cluster) else { return Ok(()) };
-        overload::admit(self, shard, arrival, head, now)?;
-        match quota::admit(&tree.quotas, arrival, head, now) {
-            Ok(None) => {}
-            Ok(left) => self.aside().left = left,
-            Err((left, wait)) => {
-                let mut answer = self.refuse(Reason::RateLimited, format!("{} is used up", left.policy));
-                (answer.retry_after, answer.fields) = (Some(wait), left.fields());
-                return Err(answer);
-            }
-        }
-        let class = Criticality::of(head.header(Known::ByrnieCriticality));
-        let admitted = Busy::admit(&cluster.call.share, class, || shard.is_greedy(arrival.source, now));
-        if admitted.is_none() {
-            let limit = cluster.call.share.gate.limit().unwrap_or(0);
-            let detail = format!("{} has as many requests as it can take now ({limit})", tree.label);
-            let mut answer = self.refuse(Reason::Overload, detail);
-            answer.retry_after = Some(concurrency::RETRY_AFTER);
-            return Err(answer);
-        }
-        self.course.pending = admitted;
-        self.course.gate = Some(port.cluster);
-        Ok(())
-    }
-
-    /// The own program has answered, or failed to: it has room for another request.
-    fn release(&mut self, shard: &mut Shard, answered: bool, now: Instant) {
-        let Some(Busy::Admitted(share)) = &self.course.pending else { return };
-        let begun = self.course.attempts.last().map(|attempt| attempt.begun());
-        if let (true, Some(begun), Some(slot)) = (answered, begun, self.course.gate)
-            && let Some(memory) = shard.clusters.entry(slot)
-        {
-            memory.samples.note(&share.gate, now.since(begun), now);
-        }
-        self.course.pending = None;
-    }
-
     fn decide_outbound(
         &mut self,
         shard: &mut Shard,
@@ -513,7 +415,7 @@ impl Exchange {
     /// Refuses what no proxy may pass on: a TRACE answer echoes what the mesh added, and after a CONNECT the
     /// two sides would not agree on whether HTTP follows. A CONNECT that opens a tunnel never becomes an
     /// exchange.
-    fn forwardable(&self, head: &Head) -> Result<(), Box<Answer>> {
+    pub(crate) fn forwardable(&self, head: &Head) -> Result<(), Box<Answer>> {
         if !matches!(head.method(), "CONNECT" | "TRACE") {
             return Ok(());
         }
@@ -684,6 +586,7 @@ impl Exchange {
 /// What comes first.
 pub(crate) enum Decision {
     Send(Plan),
+    Lease(Box<quota::QuotaAsk>),
     Enlist(Box<Enlistment>),
     Claim(Box<Claim>),
     Queue(Place),

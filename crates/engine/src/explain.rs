@@ -162,9 +162,9 @@ fn conclude(
             let (code, reason, next) = (Text::default(), Text::default(), Text::default());
             return Explanation { decision, code, reason, status: 0, steps, nearest, next, onward };
         }
-        // A claim or an enlistment is the first half of a request that passes; what is said to it is not foretold, nor for
+        // A claim, a lease or an enlistment is the first half of a request that passes; what is said to it is not foretold, nor for
         // how long one waits for room.
-        Effect::Claim(_) | Effect::Enlist(_) | Effect::Queue(_) => {
+        Effect::Claim(_) | Effect::Enlist(_) | Effect::Queue(_) | Effect::Lease(_) => {
             let none = Text::default;
             let decision = "allowed".into();
             return Explanation {

@@ -25,6 +25,7 @@ mod filter;
 #[cfg(test)]
 mod fixtures;
 mod hedge;
+mod inbound;
 mod keyed;
 mod latency;
 mod node;
@@ -63,6 +64,7 @@ pub use plan::{Again, Effect, Failure, Hop, Outcome, Plan, Target};
 pub use probe::{Probe, Pulse};
 pub use program::{Outside, Program, Security, Verify};
 pub use queue::Place;
+pub use quota::{Grant, QuotaAsk};
 pub use reason::{Blame, Reason};
 pub use shard::{Counts, Shard};
 pub use snapshot::Snapshot;

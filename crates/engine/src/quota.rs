@@ -1,19 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How many requests the own program is asked for in a time, of one caller, with one value of a header, or in all.
-//! Asked by inbound exchanges, after access; counted over all cores, by instance. What is left is told in the words of
+//! Asked by inbound exchanges, after access; counted over all cores, by instance or over all instances. These hold leases, so that
+//! most requests wait for nobody; what they are based on is the control plane's count. What is left is told in the words of
 //! "RateLimit header fields for HTTP" (draft-ietf-httpapi-ratelimit-headers-10).
 
-use crate::Arrival;
-use byrnie_base::share::{Admitted, Paces};
-use byrnie_base::{Instant, Text};
+use crate::exchange::{Decision, Exchange};
+use crate::shard::Shard;
+use crate::{Answer, Arrival, Effect, Reason};
+use byrnie_base::share::{Admitted, Lease, Leased, Leases, Paces};
+use byrnie_base::{Instant, Now, Text};
 use byrnie_codec::Head;
+use byrnie_model::ServiceRef;
 use byrnie_model::policy::traffic::{By, Quota};
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-/// Callers, or values of a header, that one quota tells apart at the same time: 256 KiB.
+/// Callers, or values of a header, that one quota tells apart at the same time: 256 KiB, or 512 KiB if it's shared.
 const KEYS_MAX: usize = 16 * 1024;
+/// The share of a quota that one lease may hold: what of it isn't used is lost to other instances.
+const LEASE_SHARE: u32 = 20;
+/// How long instances count for themselves once the control plane could not be asked.
+const ALONE: Duration = Duration::from_secs(1);
 /// The field that says what the quota is.
 pub(crate) const POLICY_FIELD: &str = "ratelimit-policy";
 /// The field that says what is left of it.
@@ -22,10 +30,38 @@ pub(crate) const LEFT_FIELD: &str = "ratelimit";
 /// A quota, with what was used of it.
 #[derive(Debug)]
 pub(crate) struct Counted {
+    /// Whose policy says so.
+    service: ServiceRef,
     pub(crate) quota: Quota,
     /// `"NAME";q=REQUESTS;w=SECONDS`.
     pub(crate) policy: Text,
+    /// By this instance; of a quota that is shared, while nobody can be asked.
     paces: Paces,
+    leases: Option<Leases>,
+}
+
+/// What the control plane is asked before a request may be forwarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuotaAsk {
+    /// The service whose policy says so.
+    pub service: ServiceRef,
+    /// The quota.
+    pub quota: Quota,
+    /// Whose requests.
+    pub key: u64,
+    /// How many: this one, and those that are to come.
+    pub requests: u32,
+}
+
+/// What it said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// So many requests.
+    Leased(Lease),
+    /// None for so long.
+    Wait(Duration),
+    /// It could not be asked, or knows of no such quota.
+    Unknown,
 }
 
 /// What is left after a request.
@@ -38,27 +74,75 @@ pub(crate) struct Left {
     requests: u32,
 }
 
+/// What a request comes to under one quota.
+enum Verdict {
+    Admitted(Admitted),
+    Over(Duration),
+    Ask { key: u64, requests: u32 },
+}
+
+impl From<Result<Admitted, Duration>> for Verdict {
+    fn from(admitted: Result<Admitted, Duration>) -> Self {
+        admitted.map_or_else(Self::Over, Self::Admitted)
+    }
+}
+
 impl Counted {
     /// A quota of which nothing was used.
-    pub(crate) fn new(quota: &Quota) -> Self {
+    pub(crate) fn new(service: &ServiceRef, quota: &Quota) -> Self {
         let seconds = quota.rate.per.as_millis().div_ceil(1000);
         let policy = format!("\"{}\";q={};w={seconds}", name(&quota.by), quota.rate.requests).into();
         let keys = if quota.by == By::All { 1 } else { KEYS_MAX };
-        Self { quota: quota.clone(), policy, paces: Paces::new(keys) }
+        let leases = quota.shared.then(|| Leases::new(keys));
+        let (service, quota) = (service.clone(), quota.clone());
+        Self { service, quota, policy, paces: Paces::new(keys), leases }
     }
 
-    /// One more request.
-    ///
-    /// # Errors
-    /// How long to wait, if it's too many.
-    fn admit(&self, arrival: &Arrival<'_>, head: &Head, now: Instant) -> Result<Admitted, Duration> {
-        let rate = self.quota.rate;
-        let key = match &self.quota.by {
+    /// Whose request it is. All instances come to the same.
+    fn key(&self, arrival: &Arrival<'_>, head: &Head) -> u64 {
+        match &self.quota.by {
             By::All => 1,
             By::Caller => hash(arrival.source),
             By::Header(name) => hash(head.get(name)),
-        };
-        self.paces.admit(key, now, rate.per / rate.requests.max(1), rate.requests)
+        }
+    }
+
+    /// One more request.
+    fn admit(&self, key: u64, shard: &mut Shard, now: Instant) -> Verdict {
+        match self.leases.as_ref().map(|leases| leases.take(key, now, self.quota.rate.requests / LEASE_SHARE)) {
+            None => self.alone(key, now),
+            Some(Leased::Taken(admitted)) => Verdict::Admitted(admitted),
+            Some(Leased::Refused(wait)) => Verdict::Over(wait),
+            Some(Leased::Ask(requests)) => Verdict::Ask { key, requests },
+            Some(Leased::Alone) => {
+                shard.counts.quotas_alone += 1;
+                self.alone(key, now)
+            }
+        }
+    }
+
+    /// One more, counted here alone.
+    fn alone(&self, key: u64, now: Instant) -> Verdict {
+        let rate = self.quota.rate;
+        self.paces.admit(key, now, rate.per / rate.requests.max(1), rate.requests).into()
+    }
+
+    /// The request that asked.
+    fn granted(&self, key: u64, grant: Grant, shard: &mut Shard, now: Instant) -> Verdict {
+        match (&self.leases, grant) {
+            (Some(leases), Grant::Leased(lease)) => Verdict::Admitted(leases.put(key, now, lease)),
+            (Some(leases), Grant::Wait(wait)) => {
+                leases.close(key, now, wait);
+                Verdict::Over(wait)
+            }
+            (leases, _) => {
+                if let Some(leases) = leases {
+                    leases.leave_alone(now, ALONE);
+                }
+                shard.counts.quotas_alone += 1;
+                self.alone(key, now)
+            }
+        }
     }
 
     fn left(&self, requests: u32, rests_in: Duration) -> Left {
@@ -69,24 +153,75 @@ impl Counted {
     }
 }
 
-/// One more request under all of `quotas`: what is left of the one of which least is.
-///
-/// # Errors
-/// The quota that it exceeds, with how long to wait.
-pub(crate) fn admit(
-    quotas: &[Counted],
-    arrival: &Arrival<'_>,
-    head: &Head,
-    now: Instant,
-) -> Result<Option<Left>, (Left, Duration)> {
-    let mut least: Option<(&Counted, Admitted)> = None;
-    for counted in quotas {
-        let admitted = counted.admit(arrival, head, now).map_err(|wait| (counted.left(0, wait), wait))?;
-        if least.is_none_or(|(_, other)| admitted.left < other.left) {
-            least = Some((counted, admitted));
-        }
+impl Exchange {
+    /// One more request under all quotas of its service.
+    pub(crate) fn count(
+        &mut self,
+        shard: &mut Shard,
+        arrival: &Arrival<'_>,
+        head: &Head,
+        now: Instant,
+    ) -> Result<Option<Box<QuotaAsk>>, Box<Answer>> {
+        self.count_from(0, None, shard, (arrival, head), now)
     }
-    Ok(least.map(|(counted, admitted)| counted.left(admitted.left, admitted.rests_in)))
+
+    /// One more request under the quotas from this place on, the first of which was granted what is given.
+    fn count_from(
+        &mut self,
+        first: usize,
+        mut granted: Option<(u64, Grant)>,
+        shard: &mut Shard,
+        (arrival, head): (&Arrival<'_>, &Head),
+        now: Instant,
+    ) -> Result<Option<Box<QuotaAsk>>, Box<Answer>> {
+        let limited = self.service.as_ref().filter(|tree| !tree.quotas.is_empty());
+        let Some(tree) = limited.cloned() else { return Ok(None) };
+        for (at, counted) in tree.quotas.iter().enumerate().skip(first) {
+            let verdict = match granted.take() {
+                Some((key, grant)) => counted.granted(key, grant, shard, now),
+                None => counted.admit(counted.key(arrival, head), shard, now),
+            };
+            match verdict {
+                Verdict::Admitted(Admitted { left, rests_in }) => {
+                    let told = &mut self.aside().left;
+                    if told.as_ref().is_none_or(|told| left < told.requests) {
+                        *told = Some(counted.left(left, rests_in));
+                    }
+                }
+                Verdict::Over(wait) => {
+                    let left = counted.left(0, wait);
+                    let mut answer = self.refuse(Reason::RateLimited, format!("{} is used up", left.policy));
+                    (answer.retry_after, answer.fields) = (Some(wait), left.fields());
+                    return Err(answer);
+                }
+                Verdict::Ask { key, requests } => {
+                    self.aside().asking = Some((at, key));
+                    let (service, quota) = (counted.service.clone(), counted.quota.clone());
+                    return Ok(Some(Box::new(QuotaAsk { service, quota, key, requests })));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes in what the control plane said to [`Effect::Lease`]. `head` is the request's.
+    pub fn on_grant(
+        &mut self,
+        shard: &mut Shard,
+        arrival: &Arrival<'_>,
+        head: &mut Head,
+        grant: Grant,
+        now: Now,
+    ) -> Effect {
+        let (at, key) = self.aside().asking.take().unwrap_or_default();
+        let counted = self.count_from(at, Some((key, grant)), shard, (arrival, head), now.mono);
+        let decided = match counted {
+            Err(answer) => Err(answer),
+            Ok(Some(asked)) => Ok(Decision::Lease(asked)),
+            Ok(None) => self.return_inbound(shard, arrival, head, now.mono),
+        };
+        self.effect_of(decided, head, now)
+    }
 }
 
 /// Adds what is left to the head of an answer, unless its program says so itself.

@@ -81,6 +81,8 @@ pub struct Counts {
     pub hedges_won: u64,
     /// Endpoints left out.
     pub ejections: u64,
+    /// Requests under quotas that instances share, counted by this one alone as nobody could be asked.
+    pub quotas_alone: u64,
     /// Requests and connections refused as the proxy was short of something, by [`Short`](crate::Short).
     pub shed: [u64; 3],
 }

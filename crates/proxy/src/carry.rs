@@ -191,7 +191,7 @@ impl<'a> Trip<'a> {
                     let _ = Box::pin(self.tell(told, None)).await;
                     break self.reply(&exchange, &answer).await;
                 }
-                asking @ (Effect::Enlist(_) | Effect::Recall(_)) => {
+                asking @ (Effect::Lease(_) | Effect::Enlist(_) | Effect::Recall(_)) => {
                     effect = Box::pin(self.ask_first(&mut exchange, asking)).await;
                     continue;
                 }

@@ -91,6 +91,10 @@ impl Trip<'_> {
     /// Asks whoever has to be asked before the request may be forwarded.
     pub(crate) async fn ask_first(&mut self, exchange: &mut Exchange, asking: Effect) -> Effect {
         match asking {
+            Effect::Lease(asked) => {
+                let grant = self.core.lines.quotas.ask(*asked).await;
+                self.core.with_shard(|shard, now| exchange.on_grant(shard, &self.arrival(), self.request, grant, now))
+            }
             Effect::Enlist(asked) => self.enlist(exchange, *asked).await,
             Effect::Recall(recall) => self.recall(exchange, *recall).await,
             other => other,

@@ -45,6 +45,8 @@ pub(crate) struct CoreCounts {
     pub(crate) idle: Gauge,
     /// Requests under an idempotency key.
     pub(crate) keyed: KeyedCounts,
+    /// Requests under quotas that instances share, counted by this one alone.
+    pub(crate) quotas_alone: Counter,
 }
 
 /// What was dropped for want of room.

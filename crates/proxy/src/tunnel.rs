@@ -53,7 +53,7 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut 
             }
             Effect::Forward | Effect::Wait => break None,
             // A tunnel has no key and no transaction, and waits in no line.
-            Effect::Enlist(_) | Effect::Queue(_) | Effect::Claim(_) | Effect::Replay => break None,
+            Effect::Lease(_) | Effect::Enlist(_) | Effect::Queue(_) | Effect::Claim(_) | Effect::Replay => break None,
             Effect::Recall(_) | Effect::Keep | Effect::Settle(..) => break None,
         }
     };

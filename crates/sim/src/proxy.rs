@@ -192,7 +192,9 @@ impl Published {
         match effect {
             Effect::Send(_) | Effect::Forward | Effect::Wait => Decision::Send,
             // Nothing in this world is protected by a key or takes part in a transaction.
-            Effect::Enlist(_) | Effect::Queue(_) | Effect::Claim(_) | Effect::Replay => Decision::Send,
+            Effect::Lease(_) | Effect::Enlist(_) | Effect::Queue(_) | Effect::Claim(_) | Effect::Replay => {
+                Decision::Send
+            }
             Effect::Recall(_) | Effect::Keep | Effect::Settle(..) => Decision::Send,
             Effect::Reply(answer) => Decision::Reply(answer.reason),
         }

@@ -21,6 +21,8 @@ pub const JOIN_PATH: &str = "/byrnie.v1.Registry/Join";
 pub const REPORT_PATH: &str = "/byrnie.v1.Reports/Report";
 /// The path of the unary method that asks the ledger.
 pub const LEDGER_PATH: &str = "/byrnie.v1.Ledger/Batch";
+/// The path of the unary method that leases requests under quotas that instances share.
+pub const QUOTA_PATH: &str = "/byrnie.v1.Quotas/Lease";
 /// The path of what proxies ask the coordinator of transactions.
 pub const ENLIST_PATH: &str = "/byrnie.v1.Transactions/Enlist";
 

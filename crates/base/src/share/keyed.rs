@@ -97,7 +97,8 @@ mod tests {
         let rate = (STEP, 10);
         let (some, single) = (Paces::new(8), Paces::new(8));
         for (now, most) in [(1000, 4), (1000, 4), (1000, 4), (1005, 1), (1010, 9), (1035, 9), (2000, 0), (2000, 100)] {
-            let (count, told) = some.admit_some(1, at(now), rate, most).map_or_else(|wait| (0, Err(wait)), |(n, a)| (n, Ok(a)));
+            let (count, told) =
+                some.admit_some(1, at(now), rate, most).map_or_else(|wait| (0, Err(wait)), |(n, a)| (n, Ok(a)));
             let each: Vec<_> = (0..most.max(1)).map(|_| single.admit(1, at(now), rate.0, rate.1)).collect();
             let admitted: Vec<_> = each.iter().flatten().collect();
             assert_eq!(count as usize, admitted.len(), "{now} {most}");

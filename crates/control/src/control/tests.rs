@@ -5,6 +5,8 @@ use super::*;
 use crate::apply::{self, Action, Outcome};
 use crate::ca::token;
 use crate::history;
+use byrnie_model::policy::TrafficPolicy;
+use byrnie_model::policy::traffic::{By, Limits, Quota, Rate};
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{Health, Identity, Key, Kind, Protocol, Resource, Revision, ServiceRef, Spec, Workload};
@@ -13,11 +15,13 @@ use byrnie_net::tls::Key as PrivateKey;
 use byrnie_store::{Embedded, ledger};
 use byrnie_xds::client::{Client, Received};
 use byrnie_xds::proto::Message;
+use byrnie_xds::proto::byrnie::v1::quota_answer::What;
 use byrnie_xds::proto::byrnie::v1::{
     Heartbeat, Join, JoinRequest, JoinResponse, Joined, Leave, LedgerAsk, LedgerBegin, LedgerFinish, LedgerRequest,
-    LedgerResponse, SignRequest, SignResponse, join_request, join_response, ledger_answer, ledger_ask, ledger_finish,
+    LedgerResponse, QuotaAsk, QuotaRequest, QuotaResponse, SignRequest, SignResponse, join_request, join_response,
+    ledger_answer, ledger_ask, ledger_finish,
 };
-use byrnie_xds::{Bytes, DELTA_PATH, JOIN_PATH, LEDGER_PATH, SIGN_PATH, name, wire};
+use byrnie_xds::{Bytes, DELTA_PATH, JOIN_PATH, LEDGER_PATH, QUOTA_PATH, SIGN_PATH, name, wire};
 use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -478,6 +482,63 @@ fn a_proxy_asks_the_ledger_for_its_own_services_alone() {
             .await;
         let answers = ask(&channel, "default/web-2", vec![first(4)]).await.unwrap();
         assert!(matches!(&answers[..], [ledger_answer::What::Done(kept)] if **kept == [7]), "{answers:?}");
+        plane.running.stop().await;
+    });
+}
+
+#[test]
+fn a_proxy_asks_for_requests_under_quotas_of_its_own_services_that_some_policy_shares() {
+    run(async |directory| {
+        let plane = Plane::start(directory).await;
+        let (_, channel) = plane.enrol("web").await;
+        let (_, stranger) = plane.enrol("other").await;
+        let (_joined, _sender, _incoming) =
+            join(&channel, &workload("web-1", "web", Protocol::Http1), "web").await.unwrap();
+        let web = ServiceRef::new("default", "web");
+        plane.until(|catalog| catalog.is_instance(&web, "default", "web-1", &identity("web"))).await;
+        let quota = |requests: u32, shared: bool| Quota {
+            rate: Rate { requests, per: Duration::from_secs(3600) },
+            by: By::Caller,
+            shared,
+        };
+        let of = |service: &str, quota: &Quota, key: u64, requests: u32| {
+            let ask = byrnie_xds::wire::quota_ask_out(&ServiceRef::new("default", service), quota);
+            QuotaAsk { key, requests, ..ask }
+        };
+        let ask = async |channel: &Channel, node: &str, asks: Vec<QuotaAsk>| {
+            let request = QuotaRequest { node: node.to_owned(), asks };
+            let answer = channel.unary(QUOTA_PATH, request.encode_to_vec().into()).await?;
+            let answers = QuotaResponse::decode(answer).unwrap().answers;
+            Ok::<_, byrnie_net::grpc::Status>(answers.into_iter().map(|a| a.what.unwrap()).collect::<Vec<_>>())
+        };
+        let quotas = vec![quota(5, true), Quota { by: By::All, ..quota(9, false) }];
+        let limits = Some(Limits { quotas, ..Limits::default() });
+        let spec =
+            Spec::Traffic(TrafficPolicy { targets: vec![web.clone()], limits, ..TrafficPolicy::default() }.into());
+        let key = Key::new(Kind::TrafficPolicy, "default", "web");
+        let (revision, created) = (Revision(0), Revision(0));
+        let policy = Resource { key, revision, created, labels: Default::default(), origin: None, spec };
+        apply::apply(&plane.running.state, &[Action::Put(policy)], "ann", "apply").await.unwrap();
+        plane.until(|catalog| catalog.has_shared(&web, &quota(5, true))).await;
+        for (channel, node, service) in [
+            (&stranger, "default/web-1", "web"),
+            (&channel, "default/web-1", "bank"),
+            (&channel, "default/web-2", "web"),
+        ] {
+            let refused = ask(channel, node, vec![of(service, &quota(5, true), 1, 1)]).await.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{node} {service}");
+        }
+        // Each caller has its own, and there is no way to another one.
+        let asks =
+            [(5, true, 1, 3), (5, true, 1, 3), (5, true, 1, 3), (5, true, 2, 1), (6, true, 1, 1), (5, false, 1, 1)];
+        let asks = asks.map(|(requests, shared, key, want)| of("web", &quota(requests, shared), key, want));
+        let answers = ask(&channel, "default/web-1", asks.to_vec()).await.unwrap();
+        let lease = |requests, left| move |what: &What| matches!(what, What::Lease(l) if (l.requests, l.left) == (requests, left));
+        assert!(lease(3, 2)(&answers[0]) && lease(2, 0)(&answers[1]) && lease(1, 4)(&answers[3]), "{answers:?}");
+        assert!(matches!(answers[2], What::WaitMillis(700_000..=720_000)), "{answers:?}");
+        assert!(answers[4..].iter().all(|what| matches!(what, What::Unknown(_))), "{answers:?}");
+        let many = (0..257).map(|n| of("web", &quota(5, true), n, 1)).collect();
+        assert_eq!(ask(&channel, "default/web-1", many).await.unwrap_err().code(), Code::InvalidArgument);
         plane.running.stop().await;
     });
 }

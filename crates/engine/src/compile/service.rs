@@ -200,7 +200,7 @@ impl Compiler {
         });
         let (scope, _, quotas) = limited.min_by_key(|(other, whole, _)| (whole.selector.len(), *other))?;
         let kept = self.quotas.get(scope).filter(|kept| kept.iter().map(|one| &one.quota).eq(quotas));
-        let counted = kept.cloned().unwrap_or_else(|| quotas.iter().map(Counted::new).collect());
+        let counted = kept.cloned().unwrap_or_else(|| quotas.iter().map(|quota| Counted::new(scope, quota)).collect());
         Some((scope.clone(), counted))
     }
 

@@ -10,7 +10,11 @@ use byrnie_model::resource::{DefaultAccess, Resource};
 use byrnie_model::{Protocol, Spec};
 
 fn quota(requests: u32, seconds: u64, by: By) -> Quota {
-    Quota { rate: Rate { requests, per: Duration::from_secs(seconds) }, by }
+    Quota { rate: Rate { requests, per: Duration::from_secs(seconds) }, by, shared: false }
+}
+
+fn shared(quota: Quota) -> Quota {
+    Quota { shared: true, ..quota }
 }
 
 fn policy(service: &str, quotas: Vec<Quota>) -> Resource {
@@ -28,8 +32,26 @@ fn callee(quotas: Vec<Quota>) -> World {
 
 /// What a request of `caller` comes to: its status, and what it's told of quotas and of coming back.
 fn ask(world: &mut World, caller: &str, headers: &[(&str, &str)], at: u64) -> (u16, String) {
+    ask_leasing(world, caller, headers, at, |asked| panic!("{asked:?}"))
+}
+
+/// The same where `grant` answers for the control plane.
+fn ask_leasing(
+    world: &mut World,
+    caller: &str,
+    headers: &[(&str, &str)],
+    at: u64,
+    mut grant: impl FnMut(QuotaAsk) -> Grant,
+) -> (u16, String) {
     let mut request = head("GET", "web/", headers);
-    let (mut exchange, effect) = world.begin_inbound(Some(&identity(caller)), &mut request, ms(at));
+    let source = identity(caller);
+    let (mut exchange, mut effect) = world.begin_inbound(Some(&source), &mut request, ms(at));
+    while let Effect::Lease(asked) = effect {
+        let (service, remote) = (sref("web"), std::net::SocketAddr::from(([10, 0, 0, 9], 1)));
+        let direction = crate::Direction::Inbound { service: &service, port: 80 };
+        let arrival = Arrival { direction, source: Some(&source), remote, tls: crate::Tls::Mutual };
+        effect = exchange.on_grant(&mut world.shard, &arrival, &mut request, grant(*asked), ms(at));
+    }
     let mut answer = match effect {
         Effect::Send(_) => {
             let mut answer = response(200, &[]);
@@ -118,4 +140,74 @@ fn a_part_of_a_service_is_no_way_around_its_quota() {
     let snapshot = world.snapshot();
     let (_, effect) = crate::Exchange::begin(&snapshot, &mut world.shard, &arrival, &mut request, ms(0));
     assert_eq!(answer(effect).status, 429);
+}
+
+/// The control plane's part: it counts for all instances.
+fn limiter() -> impl FnMut(QuotaAsk, u64) -> Grant {
+    let paces = Paces::new(8);
+    move |asked, at| {
+        let rate = asked.quota.rate;
+        match paces.admit_some(asked.key, ms(at).mono, (rate.per / rate.requests, rate.requests), asked.requests) {
+            Ok((deeds, left)) => Grant::Leased(Lease { deeds, left }),
+            Err(wait) => Grant::Wait(wait),
+        }
+    }
+}
+
+#[test]
+fn instances_share_a_quota_by_leases() {
+    let quotas = || vec![shared(quota(100, 60, By::Caller))];
+    let (mut limiter, mut asked) = (limiter(), 0);
+    let mut instances = [callee(quotas()), callee(quotas()), callee(quotas())];
+    let mut admitted = 0;
+    for n in 0..300 {
+        let (status, told) = ask_leasing(&mut instances[n % 3], "a", &[], n as u64, |want| {
+            asked += 1;
+            assert_eq!((&*want.service.name, want.quota.rate.requests), ("web", 100));
+            limiter(want, n as u64)
+        });
+        admitted += u32::from(status == 200);
+        assert!(told.contains("\"caller\";q=100;w=60"), "{told}");
+        // Whoever is refused is told when to come back.
+        assert_eq!(status == 429, told.split(' ').count() == 3, "{told}");
+        assert!(status == 200 || told.contains(";r=0;"), "{told}");
+    }
+    assert!((94..=100).contains(&admitted), "{admitted}");
+    assert!(asked < 100, "most requests ask nobody: {asked} asked");
+    // Another caller has its own.
+    assert_eq!(ask_leasing(&mut instances[0], "b", &[], 300, |want| limiter(want, 300)).0, 200);
+}
+
+#[test]
+fn while_nobody_can_be_asked_each_instance_counts_for_itself() {
+    let mut world = callee(vec![shared(quota(2, 60, By::Caller))]);
+    let mut asked = 0;
+    let mut unknown = |_| {
+        asked += 1;
+        Grant::Unknown
+    };
+    for (at, status) in [(0, 200), (1, 200), (2, 429), (999, 429), (1100, 429)] {
+        assert_eq!(ask_leasing(&mut world, "a", &[], at, &mut unknown).0, status, "{at}");
+    }
+    assert_eq!(asked, 2, "it's asked again after a second");
+    assert_eq!(world.shard.counts().quotas_alone, 5);
+}
+
+#[test]
+fn a_request_counts_once_under_each_quota_however_many_are_asked_for() {
+    let quotas =
+        vec![quota(3, 60, By::All), shared(quota(9, 60, By::Caller)), shared(quota(2, 60, By::Header("x-k".into())))];
+    let mut world = callee(quotas);
+    let mut limiters = [limiter(), limiter()];
+    let mut ask = |caller: &str, key: &str| {
+        ask_leasing(&mut world, caller, &[("x-k", key)], 0, |want| {
+            limiters[usize::from(want.quota.by != By::Caller)](want, 0)
+        })
+    };
+    assert!(ask("a", "1").1.contains("\"x-k\";r=1;"), "the tightest is told");
+    assert_eq!(ask("a", "1").0, 200);
+    let (status, told) = ask("b", "1");
+    assert_eq!(status, 429);
+    assert!(told.starts_with("\"x-k\";q=2;w=60 \"x-k\";r=0;"), "{told}");
+    assert!(ask("b", "2").1.starts_with("\"all\""), "three have come, whatever became of them");
 }

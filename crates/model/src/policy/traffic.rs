@@ -208,21 +208,23 @@ pub struct Limits {
     /// A call of whose bodies nothing moves for so long is ended, and so is a connection; no such limit for calls, and 1 h
     /// for connections, unless given.
     pub idle_max: Option<Duration>,
-    /// Requests per time to one instance, counted at its own proxy; all of them hold.
+    /// Requests per time to instances, counted at their own proxies; all of them hold.
     pub quotas: Vec<Quota>,
 }
 
-/// So many requests per time to one instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// So many requests per time to one instance, or to all together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     /// How many; that many at once too.
     pub rate: Rate,
     /// Whose are counted together.
     pub by: By,
+    /// Over all instances, by leases of the control plane; at each instance by itself if not.
+    pub shared: bool,
 }
 
 /// Which requests are counted together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum By {
     /// All.
     All,
@@ -233,7 +235,7 @@ pub enum By {
 }
 
 /// Requests per time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// So many.
     pub requests: u32,

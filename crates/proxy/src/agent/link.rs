@@ -5,11 +5,11 @@
 
 use super::cache::{Cache, Kept, Origin};
 use super::certs::{self, Renewal};
-use super::enlist::{self, Wanted};
-use super::ledger::{self, Asked};
+use super::enlist;
+use super::ledger;
 use super::publish::Publisher;
 use super::registry::Joining;
-use super::{Own, State, ads, probe, registry, report};
+use super::{Asked, Own, State, ads, probe, quota, registry, report};
 use crate::config::{Address, Config, Control};
 use crate::error::Error;
 use crate::keys::Keys;
@@ -121,7 +121,7 @@ pub(super) async fn begin(
     control: &Control,
     (own, kept): (Own, Option<Kept>),
     state: Arc<State>,
-    (records, goodbye, (asked, wanted)): (Receiver<Record>, mpsc::UnboundedReceiver<Goodbye>, (Asked, Wanted)),
+    (records, goodbye, asked): (Receiver<Record>, mpsc::UnboundedReceiver<Goodbye>, Asked),
     stop: Shutdown,
 ) -> Result<(watch::Receiver<InForce>, Option<Task>), Error> {
     let roots = Roots::from_pem(&control.roots_pem, config.identity.trust_domain())
@@ -168,8 +168,9 @@ pub(super) async fn begin(
             first.await.map_err(|_| Error::Stopped)?
         }
     };
-    runtime::spawn_local("ledger", ledger::run(asked, Arc::from(&*state.node), Rc::clone(&link)));
-    runtime::spawn_local("enlistments", enlist::run(wanted, Arc::from(&*state.node), Rc::clone(&link)));
+    runtime::spawn_local("ledger", ledger::run(asked.ledger, Arc::from(&*state.node), Rc::clone(&link)));
+    runtime::spawn_local("enlistments", enlist::run(asked.coordinator, Arc::from(&*state.node), Rc::clone(&link)));
+    runtime::spawn_local("quotas", quota::run(asked.quotas, Arc::from(&*state.node), Rc::clone(&link)));
     runtime::spawn_local("report", report::run(records, link, state));
     if registered.is_some() {
         runtime::spawn_local("health", probe::run(in_force.clone(), tell_health));

@@ -11,6 +11,7 @@ mod ledger;
 mod link;
 mod probe;
 mod publish;
+mod quota;
 mod registry;
 mod report;
 mod state;
@@ -20,6 +21,7 @@ pub(crate) use state::State;
 
 use self::enlist::Enlistments;
 use self::ledger::Inquiries;
+use self::quota::Quotas;
 use crate::config::{Config, Source};
 use crate::error::Error;
 use crate::keys::Keys;
@@ -52,6 +54,23 @@ pub(crate) struct Lines {
     pub(crate) ledger: Inquiries,
     /// To take part in a transaction.
     pub(crate) coordinator: Enlistments,
+    /// For requests under quotas that instances share.
+    pub(crate) quotas: Quotas,
+}
+
+/// What they ask, for the tasks that carry it.
+struct Asked {
+    ledger: ledger::Asked,
+    coordinator: enlist::Wanted,
+    quotas: quota::Asked,
+}
+
+/// Both ends of all lines.
+fn lines() -> (Lines, Asked) {
+    let ((ledger, of_ledger), (coordinator, of_coordinator)) = (ledger::inquiries(), enlist::enlistments());
+    let (quotas, of_quotas) = quota::quotas();
+    let asked = Asked { ledger: of_ledger, coordinator: of_coordinator, quotas: of_quotas };
+    (Lines { ledger, coordinator, quotas }, asked)
 }
 
 /// Where this proxy itself is reached, for the registry.
@@ -92,20 +111,18 @@ pub(crate) async fn begin(
     stop: Shutdown,
 ) -> Result<Supply, Error> {
     let seed = seed();
-    let (ledger, asked) = ledger::inquiries();
-    let (coordinator, wanted) = enlist::enlistments();
+    let (lines, asked) = lines();
     let (in_force, registered) = match &config.source {
         Source::Given { snapshots, credentials } => {
             runtime::spawn_local("records", report::keep_only(records, Arc::clone(&state)));
             (given(snapshots.clone(), Keys::new(credentials, 0)?, &state, stop), None)
         }
         Source::Control(control) => {
-            link::begin(config, control, (own, kept), Arc::clone(&state), (records, goodbye, (asked, wanted)), stop)
-                .await?
+            link::begin(config, control, (own, kept), Arc::clone(&state), (records, goodbye, asked), stop).await?
         }
     };
     state.watch(in_force.clone());
-    Ok(Supply { in_force, seed, lines: Lines { ledger, coordinator }, registered })
+    Ok(Supply { in_force, seed, lines, registered })
 }
 
 /// Configuration from the starter itself.

@@ -23,6 +23,7 @@ mod workload;
 mod tests;
 
 pub use check::{health as health_of, health_out};
+pub use policy::{quota_ask, quota_ask_out};
 
 use crate::proto::Bytes;
 use byrnie_model::{Key, Kind, Labels, Resource, Revision, Spec};

@@ -346,13 +346,29 @@ fn limits(from: pb::Limits) -> Result<Limits, Error> {
 
 const QUOTAS: &str = "limits.quotas";
 
+/// A question about a quota of a service; whose requests, and how many, is left open.
+pub fn quota_ask_out(service: &byrnie_model::ServiceRef, quota: &Quota) -> pb::QuotaAsk {
+    let service = pb::ServiceRef { namespace: service.namespace.to_string(), name: service.name.to_string() };
+    pb::QuotaAsk { service: Some(service), quota: Some(quota_out(quota)), key: 0, requests: 0 }
+}
+
+/// Which quota of which service is meant.
+///
+/// # Errors
+/// If that isn't said as it has to be.
+pub fn quota_ask(from: pb::QuotaAsk) -> Result<(byrnie_model::ServiceRef, Quota), Error> {
+    let service = from.service.ok_or_else(|| missing(QUOTAS))?;
+    let service = byrnie_model::ServiceRef::new(service.namespace, service.name);
+    Ok((service, quota(from.quota.ok_or_else(|| missing(QUOTAS))?)?))
+}
+
 fn quota_out(quota: &Quota) -> pb::Quota {
     let by = match &quota.by {
         By::All => pb::quota::By::All(true),
         By::Caller => pb::quota::By::Caller(true),
         By::Header(name) => pb::quota::By::Header(name.to_string()),
     };
-    pb::Quota { rate: Some(rate_out(&quota.rate)), by: Some(by) }
+    pb::Quota { rate: Some(rate_out(&quota.rate)), shared: quota.shared, by: Some(by) }
 }
 
 fn quota(from: pb::Quota) -> Result<Quota, Error> {
@@ -361,7 +377,8 @@ fn quota(from: pb::Quota) -> Result<Quota, Error> {
         pb::quota::By::Caller(_) => By::Caller,
         pb::quota::By::Header(name) => By::Header(check::text(QUOTAS, &name)?),
     };
-    Ok(Quota { rate: rate(QUOTAS, from.rate.ok_or_else(|| missing(QUOTAS))?)?, by })
+    let rate = rate(QUOTAS, from.rate.ok_or_else(|| missing(QUOTAS))?)?;
+    Ok(Quota { rate, by, shared: from.shared })
 }
 
 fn budget(from: pb::RetryBudget) -> Result<RetryBudget, Error> {

@@ -289,7 +289,7 @@ fn traffic() -> impl Strategy<Value = Spec> {
         ejected_percent_max,
     });
     let by = prop_oneof![Just(By::All), Just(By::Caller), text("x-[a-z]{1,5}").prop_map(By::Header)];
-    let quota = (rate(), by).prop_map(|(rate, by)| Quota { rate, by });
+    let quota = (rate(), by, any::<bool>()).prop_map(|(rate, by, shared)| Quota { rate, by, shared });
     let limits = ((of(any::<u32>()), of(any::<u32>())), of(rate()), of(span()), vec(quota, 0..3));
     let limits = limits.prop_map(|((pending_max, queued_max), rate, idle_max, quotas)| Limits {
         pending_max,

@@ -608,7 +608,7 @@ fn quota() -> impl Strategy<Value = Quota> {
     let by =
         prop_oneof![Just(By::All), Just(By::Caller), label().prop_map(|name| By::Header(format!("x-{name}").into()))];
     let rate = (1u32..1000, span()).prop_map(|(requests, per)| Rate { requests, per });
-    (rate, by).prop_map(|(rate, by)| Quota { rate, by })
+    (rate, by, any::<bool>()).prop_map(|(rate, by, shared)| Quota { rate, by, shared })
 }
 
 fn secret(text: &str) -> Secret {

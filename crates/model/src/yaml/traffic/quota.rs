@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Most quotas of one policy: each is asked for each request.
 const QUOTAS_MAX: usize = 8;
 
-/// Requests per time to one instance.
+/// Requests per time to one instance, or to all together.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct QuotaSpec {
@@ -25,6 +25,9 @@ pub(super) struct QuotaSpec {
     /// The header, for `by: Header`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     header: Option<String>,
+    /// Counted over all instances, and not at each by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    shared: bool,
 }
 
 /// Which requests are counted together.
@@ -51,7 +54,7 @@ pub(super) fn read(reader: &mut Reader<'_>, said: &[QuotaSpec]) -> Vec<Quota> {
         if quotas.iter().any(|other| other.by == by && other.rate.per == rate.per) {
             reader.fault(&code::CONTRADICTION, &at, "another quota counts the same requests over the same time");
         }
-        quotas.push(Quota { rate, by });
+        quotas.push(Quota { rate, by, shared: said.shared });
     }
     quotas
 }
@@ -83,6 +86,12 @@ impl From<&Quota> for QuotaSpec {
             By::Caller => (Some(ByWord::Caller), None),
             By::Header(name) => (Some(ByWord::Header), Some(name.to_string())),
         };
-        Self { requests: quota.rate.requests, per: names::duration_text(quota.rate.per), by, header }
+        Self {
+            requests: quota.rate.requests,
+            per: names::duration_text(quota.rate.per),
+            by,
+            header,
+            shared: quota.shared,
+        }
     }
 }

@@ -853,6 +853,8 @@ pub struct Limits {
 pub struct Quota {
     #[prost(message, optional, tag = "1")]
     pub rate: ::core::option::Option<Rate>,
+    #[prost(bool, tag = "5")]
+    pub shared: bool,
     #[prost(oneof = "quota::By", tags = "2, 3, 4")]
     pub by: ::core::option::Option<quota::By>,
 }
@@ -1662,6 +1664,57 @@ pub struct LedgerRecorded {}
 pub struct LedgerFenced {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LedgerAbsent {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QuotaRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub asks: ::prost::alloc::vec::Vec<QuotaAsk>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaAsk {
+    #[prost(message, optional, tag = "1")]
+    pub service: ::core::option::Option<ServiceRef>,
+    #[prost(message, optional, tag = "2")]
+    pub quota: ::core::option::Option<Quota>,
+    #[prost(fixed64, tag = "3")]
+    pub key: u64,
+    #[prost(uint32, tag = "4")]
+    pub requests: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QuotaResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub answers: ::prost::alloc::vec::Vec<QuotaAnswer>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaAnswer {
+    #[prost(oneof = "quota_answer::What", tags = "1, 2, 3")]
+    pub what: ::core::option::Option<quota_answer::What>,
+}
+/// Nested message and enum types in `QuotaAnswer`.
+pub mod quota_answer {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        #[prost(message, tag = "1")]
+        Lease(super::QuotaLease),
+        #[prost(uint64, tag = "2")]
+        WaitMillis(u64),
+        #[prost(message, tag = "3")]
+        Unknown(super::QuotaUnknown),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaLease {
+    #[prost(uint32, tag = "1")]
+    pub requests: u32,
+    #[prost(uint32, tag = "2")]
+    pub left: u32,
+    #[prost(uint64, tag = "3")]
+    pub rests_in_millis: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaUnknown {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EnlistRequest {
     #[prost(string, tag = "1")]

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is decided at the callee's proxy before a request goes to its program: whether it's served and allowed, whether there is
+//! room for it, and who has to be asked first.
+
+use crate::balance::hash;
+use crate::cluster::Busy;
+use crate::concurrency::{self, Criticality};
+use crate::course::Goal;
+use crate::exchange::{Decision, Exchange, Refusal};
+use crate::shard::Shard;
+use crate::snapshot::{Port, Subtree};
+use crate::{Answer, Arrival, Program, Reason, answer::FAILURE_UNSENT, authorize, deadline, overload, resolve};
+use byrnie_base::Instant;
+use byrnie_codec::{Head, Known};
+use std::sync::Arc;
+
+impl Exchange {
+    pub(crate) fn decide_inbound(
+        &mut self,
+        shard: &mut Shard,
+        arrival: &Arrival<'_>,
+        head: &mut Head,
+        now: Instant,
+    ) -> Result<Decision, Box<Answer>> {
+        self.forwardable(head)?;
+        let snapshot = Arc::clone(&self.snapshot);
+        self.course.deadline = deadline::read(head, now);
+        let found = resolve::resolve(&snapshot, &arrival.direction, || (head.host(), head.port()));
+        let served =
+            found.ok().and_then(|(tree, port)| Some((tree, port, port.program.as_ref()?, tree.access.as_ref()?)));
+        let Some((tree, port, program, access)) = served else {
+            let mut answer = self.refuse(Reason::NotServed, "this workload does not serve that service port");
+            answer.failure = Some(FAILURE_UNSENT);
+            return Err(answer);
+        };
+        self.service = Some(Arc::clone(tree));
+        let call =
+            authorize::Call { source: arrival.source, port: program.port(), http: Some((head.method(), head.path())) };
+        let ruling = access.rule_on(&call, snapshot.default_allows());
+        if !ruling.allowed {
+            let refusal = Refusal::of(access, &call, &ruling, tree);
+            self.nearest = refusal.nearest;
+            self.access = Some(ruling);
+            return Err(self.refuse(Reason::AccessDenied, refusal.detail));
+        }
+        self.access = Some(ruling);
+        if let Some(why) = program.broken() {
+            return Err(self.refuse(Reason::BackendAbsent, format!("{} is not reached: {why}", tree.label)));
+        }
+        let program = program.named(head.host()).map_err(|why| {
+            self.refuse(Reason::UnknownService, format!("{} is asked for a host by its own name: {why}", tree.label))
+        })?;
+        overload::admit(self, shard, arrival, head, now)?;
+        match self.count(shard, arrival, head, now)? {
+            Some(asked) => Ok(Decision::Lease(asked)),
+            None => self.enter_inbound(shard, (tree, port, program), arrival, head, now),
+        }
+    }
+
+    /// What is left once the request is within all quotas.
+    fn enter_inbound(
+        &mut self,
+        shard: &mut Shard,
+        (tree, port, program): (&Subtree, &Port, Program),
+        arrival: &Arrival<'_>,
+        head: &Head,
+        now: Instant,
+    ) -> Result<Decision, Box<Answer>> {
+        self.admit_inbound(shard, (tree, port), arrival, head, now)?;
+        let snapshot = Arc::clone(&self.snapshot);
+        match snapshot.cluster(port.cluster).filter(|cluster| cluster.beyond.is_some()) {
+            Some(cluster) => {
+                if let Some(on) = cluster.call.hash.as_ref().map(|hash| &hash.on) {
+                    self.course.key = hash::key(on, head, arrival, &snapshot.node.name);
+                }
+                self.course.aim_far(Arc::clone(cluster), shard, now);
+            }
+            None => self.course.goal = Goal::Program { program, protocol: port.protocol },
+        }
+        if let Some(enlistment) = self.enlistment(shard, (tree, port), arrival, head)? {
+            return Ok(Decision::Enlist(enlistment));
+        }
+        self.pass_inbound(shard, arrival, head, now)
+    }
+
+    /// [`Exchange::enter_inbound`] after a while: the service is looked for again.
+    pub(crate) fn return_inbound(
+        &mut self,
+        shard: &mut Shard,
+        arrival: &Arrival<'_>,
+        head: &Head,
+        now: Instant,
+    ) -> Result<Decision, Box<Answer>> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let found = resolve::resolve(&snapshot, &arrival.direction, || (head.host(), head.port())).ok();
+        let program = found.and_then(|(_, port)| port.program.as_ref()?.named(head.host()).ok());
+        match (found, program) {
+            (Some((tree, port)), Some(program)) => self.enter_inbound(shard, (tree, port, program), arrival, head, now),
+            // The snapshot is the one in which it was found.
+            _ => Err(self.refuse(Reason::Internal, "it was served a moment ago")),
+        }
+    }
+
+    /// What the own program can take.
+    fn admit_inbound(
+        &mut self,
+        shard: &mut Shard,
+        (tree, port): (&Subtree, &Port),
+        arrival: &Arrival<'_>,
+        head: &Head,
+        now: Instant,
+    ) -> Result<(), Box<Answer>> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let Some(cluster) = snapshot.cluster(port.cluster) else { return Ok(()) };
+        let class = Criticality::of(head.header(Known::ByrnieCriticality));
+        let admitted = Busy::admit(&cluster.call.share, class, || shard.is_greedy(arrival.source, now));
+        if admitted.is_none() {
+            let limit = cluster.call.share.gate.limit().unwrap_or(0);
+            let detail = format!("{} has as many requests as it can take now ({limit})", tree.label);
+            let mut answer = self.refuse(Reason::Overload, detail);
+            answer.retry_after = Some(concurrency::RETRY_AFTER);
+            return Err(answer);
+        }
+        self.course.pending = admitted;
+        self.course.gate = Some(port.cluster);
+        Ok(())
+    }
+
+    /// The own program has answered, or failed to: it has room for another request.
+    pub(crate) fn release(&mut self, shard: &mut Shard, answered: bool, now: Instant) {
+        let Some(Busy::Admitted(share)) = &self.course.pending else { return };
+        let begun = self.course.attempts.last().map(|attempt| attempt.begun());
+        if let (true, Some(begun), Some(slot)) = (answered, begun, self.course.gate)
+            && let Some(memory) = shard.clusters.entry(slot)
+        {
+            memory.samples.note(&share.gate, now.since(begun), now);
+        }
+        self.course.pending = None;
+    }
+}
