@@ -273,6 +273,7 @@ fn instances_that_share_a_quota_let_through_no_more_together_and_go_on_without_t
     let _hello = ["v1", "v2", "v3"].map(|version| mesh.echo("hello", version, &[]));
     let caller = mesh.echo("caller", "v1", &["--uses", "hello", "--http-proxy"]);
     mesh.ok(&["allow", "caller", "hello"]);
+    mesh.ask_until("caller", "/", |answer| answer.status == 200);
     let proxy = caller.value("HTTP_PROXY");
     let proxy = proxy.strip_prefix("http://").unwrap().parse().unwrap();
     let ask = || http_by_proxy(proxy, "http://hello/").unwrap();

@@ -64,7 +64,7 @@ pub use plan::{Again, Effect, Failure, Hop, Outcome, Plan, Target};
 pub use probe::{Probe, Pulse};
 pub use program::{Outside, Program, Security, Verify};
 pub use queue::Place;
-pub use quota::{Grant, QuotaAsk};
+pub use quota::{Allowance, QuotaAsk};
 pub use reason::{Blame, Reason};
 pub use shard::{Counts, Shard};
 pub use snapshot::Snapshot;

@@ -29,7 +29,7 @@ pub enum Effect {
     /// Go on waiting for the try under way, now without a time-out for it. Only ever the answer to
     /// [`Failure::TryTimeout`], when nothing else could be tried and the answer may still come.
     Wait,
-    /// Ask the control plane for this, and report what it granted with `on_grant`; nothing may be forwarded before. Only ever at the
+    /// Ask the control plane for this, and report what it granted with `on_allowance`; nothing may be forwarded before. Only ever at the
     /// callee's proxy, and before any of the following; more than once if there are several quotas.
     Lease(Box<QuotaAsk>),
     /// Ask the coordinator of transactions this, and report what it said with `on_joined`; nothing may be forwarded before. Only

@@ -21,7 +21,7 @@ const KEYS_MAX: usize = 16 * 1024;
 /// The share of a quota that one lease may hold: what of it isn't used is lost to other instances.
 const LEASE_SHARE: u32 = 20;
 /// How long instances count for themselves once the control plane could not be asked.
-const ALONE: Duration = Duration::from_secs(1);
+const ALONE: Duration = Duration::from_secs(3);
 /// The field that says what the quota is.
 pub(crate) const POLICY_FIELD: &str = "ratelimit-policy";
 /// The field that says what is left of it.
@@ -55,7 +55,7 @@ pub struct QuotaAsk {
 
 /// What it said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grant {
+pub enum Allowance {
     /// So many requests.
     Leased(Lease),
     /// None for so long.
@@ -128,10 +128,10 @@ impl Counted {
     }
 
     /// The request that asked.
-    fn granted(&self, key: u64, grant: Grant, shard: &mut Shard, now: Instant) -> Verdict {
+    fn granted(&self, key: u64, grant: Allowance, shard: &mut Shard, now: Instant) -> Verdict {
         match (&self.leases, grant) {
-            (Some(leases), Grant::Leased(lease)) => Verdict::Admitted(leases.put(key, now, lease)),
-            (Some(leases), Grant::Wait(wait)) => {
+            (Some(leases), Allowance::Leased(lease)) => Verdict::Admitted(leases.put(key, now, lease)),
+            (Some(leases), Allowance::Wait(wait)) => {
                 leases.close(key, now, wait);
                 Verdict::Over(wait)
             }
@@ -169,7 +169,7 @@ impl Exchange {
     fn count_from(
         &mut self,
         first: usize,
-        mut granted: Option<(u64, Grant)>,
+        mut granted: Option<(u64, Allowance)>,
         shard: &mut Shard,
         (arrival, head): (&Arrival<'_>, &Head),
         now: Instant,
@@ -205,12 +205,12 @@ impl Exchange {
     }
 
     /// Takes in what the control plane said to [`Effect::Lease`]. `head` is the request's.
-    pub fn on_grant(
+    pub fn on_allowance(
         &mut self,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
         head: &mut Head,
-        grant: Grant,
+        grant: Allowance,
         now: Now,
     ) -> Effect {
         let (at, key) = self.aside().asking.take().unwrap_or_default();

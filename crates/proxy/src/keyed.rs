@@ -92,8 +92,10 @@ impl Trip<'_> {
     pub(crate) async fn ask_first(&mut self, exchange: &mut Exchange, asking: Effect) -> Effect {
         match asking {
             Effect::Lease(asked) => {
-                let grant = self.core.lines.quotas.ask(*asked).await;
-                self.core.with_shard(|shard, now| exchange.on_grant(shard, &self.arrival(), self.request, grant, now))
+                let allowance = self.core.lines.quotas.ask(*asked).await;
+                self.core.with_shard(|shard, now| {
+                    exchange.on_allowance(shard, &self.arrival(), self.request, allowance, now)
+                })
             }
             Effect::Enlist(asked) => self.enlist(exchange, *asked).await,
             Effect::Recall(recall) => self.recall(exchange, *recall).await,

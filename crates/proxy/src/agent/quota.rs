@@ -5,7 +5,7 @@
 use super::link::Link;
 use byrnie_base::share::{Admitted, Lease};
 use byrnie_base::{Instant, Text};
-use byrnie_engine::{Grant, QuotaAsk};
+use byrnie_engine::{Allowance, QuotaAsk};
 use byrnie_net::runtime;
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1 as pb;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// How long a request waits for the answer.
-const PATIENCE: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Questions that may wait; a core that finds no room is answered at once that nobody can be asked.
 const WAITING_MAX: usize = 4096;
 /// Questions in one call.
@@ -30,7 +30,7 @@ const CALLS_MAX: usize = 16;
 struct Question {
     ask: QuotaAsk,
     deadline: Instant,
-    reply: oneshot::Sender<Grant>,
+    reply: oneshot::Sender<Allowance>,
 }
 
 /// Where cores ask.
@@ -48,15 +48,15 @@ pub(crate) fn quotas() -> (Quotas, Asked) {
 
 impl Quotas {
     /// What is granted.
-    pub(crate) async fn ask(&self, ask: QuotaAsk) -> Grant {
+    pub(crate) async fn ask(&self, ask: QuotaAsk) -> Allowance {
         let (reply, answer) = oneshot::channel();
         let question = Question { ask, deadline: runtime::now().mono + PATIENCE, reply };
         if self.0.try_send(question).is_err() {
-            return Grant::Unknown;
+            return Allowance::Unknown;
         }
         match runtime::timeout(PATIENCE, answer).await {
             Ok(Ok(grant)) => grant,
-            Ok(Err(_)) | Err(_) => Grant::Unknown,
+            Ok(Err(_)) | Err(_) => Allowance::Unknown,
         }
     }
 }
@@ -95,7 +95,7 @@ async fn call(batch: Vec<Question>, node: &str, link: &Link) {
     };
     for (question, answer) in batch.into_iter().zip(answers) {
         // A core that has given up counts for itself.
-        let _ = question.reply.send(grant(answer));
+        let _ = question.reply.send(allowance(answer));
     }
 }
 
@@ -107,13 +107,13 @@ async fn attempt(request: &pb::QuotaRequest, link: &Link) -> Result<Vec<pb::Quot
     Ok(answer.answers)
 }
 
-fn grant(answer: pb::QuotaAnswer) -> Grant {
+fn allowance(answer: pb::QuotaAnswer) -> Allowance {
     match answer.what {
         Some(What::Lease(pb::QuotaLease { requests, left, rests_in_millis })) if requests > 0 => {
             let left = Admitted { left, rests_in: Duration::from_millis(rests_in_millis) };
-            Grant::Leased(Lease { deeds: requests, left })
+            Allowance::Leased(Lease { deeds: requests, left })
         }
-        Some(What::WaitMillis(wait)) => Grant::Wait(Duration::from_millis(wait)),
-        Some(What::Lease(_) | What::Unknown(_)) | None => Grant::Unknown,
+        Some(What::WaitMillis(wait)) => Allowance::Wait(Duration::from_millis(wait)),
+        Some(What::Lease(_) | What::Unknown(_)) | None => Allowance::Unknown,
     }
 }
