@@ -15,7 +15,7 @@ use byrnie_base::drain::Draining;
 use byrnie_codec::h1::fit_downstream;
 use byrnie_codec::proxy_protocol::Source;
 use byrnie_codec::sniff::Sniff;
-use byrnie_codec::{Framing, Reject, RejectReason};
+use byrnie_codec::{Framing, Head, Reject, RejectReason};
 use byrnie_engine::Site;
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::balancer;
@@ -210,13 +210,13 @@ async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
         match read_request(&mut wire, &mut desk, &mut draining).await {
             Asked::Request => {}
             Asked::Malformed(reject) => {
-                core.count(|counts| counts.rejected.of(reject.reason).increment());
                 // Where HTTP/2 is declared, what is no HTTP at all is a broken preface (RFC 9113 3.4).
                 let no_http = matches!(reject.reason, RejectReason::RequestLine | RejectReason::Version);
                 if no_http && speaks_h2(core, &caller.entry) {
+                    core.count(|counts| counts.rejected.of(reject.reason).increment());
                     return;
                 }
-                Box::pin(refuse(core, &mut wire, &mut desk, reject)).await;
+                Box::pin(refuse(core, &mut wire, &mut desk.response, reject)).await;
                 return Box::pin(linger(wire)).await;
             }
             Asked::Nothing => return,
@@ -270,21 +270,8 @@ async fn read_request(wire: &mut Wire, desk: &mut Desk, draining: &mut Draining)
 }
 
 /// Tells a client that what it sent is no request.
-pub(crate) async fn refuse(core: &Core, wire: &mut Wire, desk: &mut Desk, reject: Reject) {
-    let code = byrnie_model::code::BAD_REQUEST.id;
-    let id = core.with_shard(|shard, _| shard.draw_id());
-    let body = format!(
-        "{{\"title\":\"malformed request\",\"status\":{},\"code\":\"{code}\",\"reason\":\"{}\",\"detail\":\"{}\",\"decision\":\"{id}\"}}\n",
-        reject.status,
-        reject.reason.label(),
-        reject.reason.detail()
-    );
-    let response = &mut desk.response;
-    response.start_response(reject.status);
-    response.append("content-type", b"application/problem+json").ok();
-    response.append("x-byrnie-decision", id.as_str().as_bytes()).ok();
-    response.set_framing(Framing::Length(body.len() as u64));
-    fit_downstream(response, byrnie_codec::Version::Http11, false);
+async fn refuse(core: &Core, wire: &mut Wire, response: &mut Head, reject: Reject) {
+    let body = word_refusal(core, response, reject);
     let mut begun = false;
     let said = poll_fn(|cx| {
         if !std::mem::replace(&mut begun, true) {
@@ -296,6 +283,43 @@ pub(crate) async fn refuse(core: &Core, wire: &mut Wire, desk: &mut Desk, reject
     });
     // A client that doesn't listen misses it.
     let _ = runtime::timeout(LINGER_MAX, said).await;
+}
+
+/// The same on a stream: at once, so that whoever gives it no window for the answer keeps nothing here by that. What of it
+/// can't be said now is left out with a reset.
+pub(crate) async fn refuse_stream(core: &Core, mut wire: Wire, reject: Reject) {
+    let mut response = Head::default();
+    let body = word_refusal(core, &mut response, reject);
+    let said = poll_fn(|cx| {
+        wire.send_response(&response)?;
+        wire.push(cx, Chunk::Slice(body.as_bytes()))?;
+        wire.end(None)?;
+        Poll::Ready(match wire.poll_flush(cx) {
+            Poll::Ready(said) => said,
+            Poll::Pending => Ok(()),
+        })
+    });
+    // A client that is gone misses it.
+    let _: Result<(), Error> = said.await;
+}
+
+/// Counts a refusal and makes `response` the head of its answer, whose body it gives.
+fn word_refusal(core: &Core, response: &mut Head, reject: Reject) -> String {
+    core.count(|counts| counts.rejected.of(reject.reason).increment());
+    let code = byrnie_model::code::BAD_REQUEST.id;
+    let id = core.with_shard(|shard, _| shard.draw_id());
+    let body = format!(
+        "{{\"title\":\"malformed request\",\"status\":{},\"code\":\"{code}\",\"reason\":\"{}\",\"detail\":\"{}\",\"decision\":\"{id}\"}}\n",
+        reject.status,
+        reject.reason.label(),
+        reject.reason.detail()
+    );
+    response.start_response(reject.status);
+    response.append("content-type", b"application/problem+json").ok();
+    response.append("x-byrnie-decision", id.as_str().as_bytes()).ok();
+    response.set_framing(Framing::Length(body.len() as u64));
+    fit_downstream(response, byrnie_codec::Version::Http11, false);
+    body
 }
 
 /// Closes in order: says that no more comes, and reads for a while what the client still sends, as
@@ -396,9 +420,14 @@ async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
             // It was under way when the certificate ended: nothing is done with it, so it may be sent again.
             Some(mut accepted) if caller.is_expired(runtime::now().wall) => accepted.flow.reset(REFUSED_STREAM),
             Some(Accepted { flow, head }) => {
-                let work = Work { caller: Rc::clone(&caller), wire: Wire::H2(Box::new(flow)), request: head };
-                if let Some(spare) = crew.give(core, work) {
-                    server.reuse(spare);
+                let wire = Wire::H2(Box::new(flow));
+                match head {
+                    Ok(request) => {
+                        if let Some(spare) = crew.give(core, Work { caller: Rc::clone(&caller), wire, request }) {
+                            server.reuse(spare);
+                        }
+                    }
+                    Err(reject) => refuse_stream(core, wire, reject).await,
                 }
             }
             None => return,

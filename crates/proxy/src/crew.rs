@@ -3,10 +3,10 @@
 //! costs a task, a lock or memory of its own. Called by `connection` and `hop`; it decides nothing.
 
 use crate::carry::{Desk, Next, Trip};
-use crate::connection::{refuse, switch};
+use crate::connection::switch;
 use crate::door::Caller;
 use crate::worker::Core;
-use byrnie_codec::{Head, Reject};
+use byrnie_codec::Head;
 use byrnie_net::http::Wire;
 use byrnie_net::runtime;
 use std::cell::{Cell, RefCell};
@@ -18,7 +18,7 @@ use std::task::{Poll, Waker};
 pub(crate) struct Work {
     pub(crate) caller: Rc<Caller>,
     pub(crate) wire: Wire,
-    pub(crate) request: Result<Box<Head>, Reject>,
+    pub(crate) request: Box<Head>,
 }
 
 /// The tasks of a connection. Those that have nothing to do end with it.
@@ -96,17 +96,9 @@ async fn run(core: Rc<Core>, spare: Rc<Spare>, runner: Rc<Runner>) {
 }
 
 async fn carry(core: &Rc<Core>, work: Work, desk: &mut Desk, runner: &Runner) {
-    let Work { caller, mut wire, request } = work;
-    match request {
-        Ok(mut head) => {
-            std::mem::swap(&mut desk.request, &mut head);
-            *runner.head.borrow_mut() = Some(head);
-        }
-        Err(reject) => {
-            core.count(|counts| counts.rejected.of(reject.reason).increment());
-            return refuse(core, &mut wire, desk, reject).await;
-        }
-    }
+    let Work { caller, mut wire, mut request } = work;
+    std::mem::swap(&mut desk.request, &mut request);
+    *runner.head.borrow_mut() = Some(request);
     match runtime::catch("stream", Trip::new(core, &caller, &mut wire, desk).run()).await {
         Ok(Next::Tunnel(upstream)) => switch(wire, *upstream).await,
         Ok(Next::Again | Next::Close | Next::Drop) => {}

@@ -2,7 +2,7 @@
 //! A connection from another proxy that carries streams: each asks for a service port, and each is
 //! decided on by itself. Called by `connection`; it decides nothing.
 
-use crate::connection::server_name;
+use crate::connection::{refuse_stream, server_name};
 use crate::crew::{Crew, Work};
 use crate::door::{Caller, Entry};
 use crate::tunnel;
@@ -48,8 +48,11 @@ pub(crate) async fn serve(core: &Rc<Core>, stream: Stream, peer: Peer, remote: S
             continue;
         };
         let request = match asked {
-            Asked::Request(head) => Ok(head),
-            Asked::Malformed(reject) => Err(reject),
+            Asked::Request(head) => head,
+            Asked::Malformed(reject) => {
+                refuse_stream(core, Wire::Hop(flow), reject).await;
+                continue;
+            }
             Asked::Bytes => {
                 let core = Rc::clone(core);
                 runtime::spawn_local("tunnel", async move {

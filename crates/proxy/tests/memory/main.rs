@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Memory, counted by the allocator: what a request asks for on its way through two real proxies, and what hostile
-//! clients make them hold. Everything in this process is counted, so tests take turns, and clients and programs here
-//! use none of their own while it matters.
+//! clients make them hold. Everything in a process is counted, so each test has one of its own, and clients and programs
+//! here use none of their own while it matters.
 
 #![expect(unsafe_code, reason = "an allocator can't be written without; nothing else here is unsafe")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
@@ -21,8 +21,9 @@ mod world;
 use byrnie_model::Protocol;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
+use std::process::Command;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use world::{Peer, Program, Proxy, World};
 
 struct Counting;
@@ -63,10 +64,23 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One test at a time.
-fn turn() -> MutexGuard<'static, ()> {
+/// Set in the process that runs one test.
+const ALONE: &str = "BYRNIE_MEMORY_TEST_ALONE";
+
+/// Runs `test`, all of the test that calls this, in a process of its own, so that nothing is counted that another one kept or
+/// let go; one at a time, so that none is slowed by another.
+fn alone<T: FnOnce()>(test: T) {
     static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    if std::env::var_os(ALONE).is_some() {
+        return test();
+    }
+    let name = std::any::type_name::<T>().trim_start_matches("memory::").trim_end_matches("::{{closure}}");
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let run = command.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    println!("{said}{}", String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success() && said.contains("1 passed"), "{name}, alone");
 }
 
 fn asked() -> u64 {

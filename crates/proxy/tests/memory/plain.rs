@@ -3,7 +3,7 @@
 //! twice for each record, to seal it and to open it; there is one each way.
 
 use crate::world::Program;
-use crate::{asked, pair, turn};
+use crate::{alone, asked, pair};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -31,28 +31,29 @@ fn read_to(stream: &mut TcpStream, buffer: &mut [u8], end: &[u8]) -> bool {
 
 #[test]
 fn a_plain_request_asks_for_no_memory_but_what_tls_asks_for() {
-    let _turn = turn();
-    let program = Program::start(|mut peer| {
+    alone(|| {
+        let program = Program::start(|mut peer| {
+            let mut buffer = [0; 4096];
+            while read_to(&mut peer.stream, &mut buffer, b"\r\n\r\n") {
+                peer.stream.write_all(ANSWER).unwrap();
+            }
+        });
+        let (_world, _server, caller) = pair(&program);
+        let mut stream = TcpStream::connect(caller.outbound("echo")).unwrap();
+        stream.set_nodelay(true).unwrap();
         let mut buffer = [0; 4096];
-        while read_to(&mut peer.stream, &mut buffer, b"\r\n\r\n") {
-            peer.stream.write_all(ANSWER).unwrap();
+        let mut ask = || {
+            stream.write_all(REQUEST).unwrap();
+            assert!(read_to(&mut stream, &mut buffer, b"\r\n\r\nok"));
+        };
+        (0..500).for_each(|_| ask());
+        let mut counts = [0; WINDOWS as usize];
+        for count in &mut counts {
+            let before = asked();
+            (0..REQUESTS).for_each(|_| ask());
+            *count = asked() - before;
         }
+        println!("allocations of {REQUESTS} requests each: {counts:?}");
+        assert_eq!(counts.iter().min(), Some(&(OF_TLS * REQUESTS)));
     });
-    let (_world, _server, caller) = pair(&program);
-    let mut stream = TcpStream::connect(caller.outbound("echo")).unwrap();
-    stream.set_nodelay(true).unwrap();
-    let mut buffer = [0; 4096];
-    let mut ask = || {
-        stream.write_all(REQUEST).unwrap();
-        assert!(read_to(&mut stream, &mut buffer, b"\r\n\r\nok"));
-    };
-    (0..500).for_each(|_| ask());
-    let mut counts = [0; WINDOWS as usize];
-    for count in &mut counts {
-        let before = asked();
-        (0..REQUESTS).for_each(|_| ask());
-        *count = asked() - before;
-    }
-    println!("allocations of {REQUESTS} requests each: {counts:?}");
-    assert_eq!(counts.iter().min(), Some(&(OF_TLS * REQUESTS)));
 }

@@ -2,7 +2,9 @@
 //! Frames sent for the work they cause. The default limits must end each flood, or bear it; a good client
 //! beside it must not notice.
 
-use crate::frame::{CONTINUATION, DATA, GOAWAY, HEADERS, Link, Out, PING, PRIORITY, SETTINGS, WINDOW_UPDATE};
+use crate::frame::{
+    CONTINUATION, DATA, END_STREAM, GOAWAY, HEADERS, Link, Out, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+};
 use crate::front::{CALM, noting, out};
 use crate::hpack::Block;
 use crate::world::{Peer, Proxy, World, get};
@@ -51,6 +53,33 @@ fn through(test: impl FnOnce(&Proxy, &dyn Fn() -> usize)) {
     let mut client = Peer::connect(caller.outbound("echo"));
     assert_eq!(client.ask(&get("/after")).0, 200);
     assert_eq!(byrnie_net::runtime::panics(), 0);
+}
+
+/// Who gives no window for an answer isn't waited for.
+#[test]
+fn who_sends_no_request_is_told_so_as_far_as_the_window_goes() {
+    through(|caller, _| {
+        let too_large = Block::get("/").kept("cookie", &"v".repeat(40)).raw(vec![0xbe; 4_000]);
+        for (window, told) in [(65_535, true), (0, false)] {
+            let mut link = Link::client(caller.outbound("echo"), out().setting(4, window));
+            link.send(out().whole(1, too_large.clone()));
+            let (mut status, mut body) = (String::new(), String::new());
+            let end = loop {
+                let frame = link.read().expect("an answer");
+                match frame.kind {
+                    HEADERS => status = link.lines(&frame).unwrap().remove(0).1,
+                    DATA => body.push_str(std::str::from_utf8(&frame.payload).unwrap()),
+                    RST_STREAM => break RST_STREAM,
+                    _ => {}
+                }
+                if frame.kind == DATA && frame.has(END_STREAM) {
+                    break DATA;
+                }
+            };
+            assert_eq!((status.as_str(), end), ("431", if told { DATA } else { RST_STREAM }));
+            assert_eq!(body.contains("\"title\":\"malformed request\"") && body.ends_with("}\n"), told, "{body}");
+        }
+    });
 }
 
 #[test]
