@@ -4,9 +4,11 @@
 //! a write; every time the coordinator is read from the disk and goes on. One seed is one run.
 
 use byrnie_base::{Rng, Text, Timestamp};
+use byrnie_saga::machine::State;
+use byrnie_saga::nested::{self, Next};
 use byrnie_saga::{
-    Branch, Call, Effect, End, Entry, Event, Machine, Mode, Op, Order, Outcome, Phase, Reply, Retry, Rules, Spec,
-    Target,
+    Branch, Call, Child, Effect, End, Entry, Event, Machine, Mode, Op, Order, Outcome, Parent, Phase, Reply, Retry,
+    Rules, Spec, Target,
 };
 use byrnie_store::disk::{Fate, RamDisk};
 use byrnie_store::log::Memory;
@@ -16,6 +18,10 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 /// Time between two new transactions.
 const PERIOD_MS: u64 = 40;
+/// Sagas stand so deep within one another.
+const NESTED_DEPTH: u8 = 2;
+/// Looks of one call at the saga within.
+const NESTED_LOOKS: usize = 8;
 /// More steps than any run takes.
 const STEPS_MAX: u64 = 2_000_000;
 
@@ -26,6 +32,8 @@ pub struct Report {
     pub crashes: u32,
     /// Transactions acknowledged.
     pub begun: u32,
+    /// Of these, so many were parts of others.
+    pub nested: u32,
     /// How many of them were done, and how many undone.
     pub ends: (u32, u32),
     /// Broken promises.
@@ -85,6 +93,8 @@ enum Said {
     Yes,
     No,
     Nothing,
+    /// It's at it.
+    Later,
 }
 
 struct World {
@@ -156,7 +166,9 @@ impl World {
         self.now = at;
         match happening {
             Happening::Begin => self.begin(),
-            Happening::Wake(id) => self.event(&id, Event::Wake),
+            Happening::Wake(id) => {
+                self.event(&id, Event::Wake);
+            }
             Happening::Arrive(id, branch, sent) => self.arrive(&id, branch, sent),
             Happening::Answer(incarnation, id, branch, sent, said) => {
                 if self.up.as_ref().is_some_and(|up| up.incarnation == incarnation) {
@@ -176,7 +188,7 @@ impl World {
         if self.left > 0 {
             self.after(PERIOD_MS, Happening::Begin);
         }
-        let spec = self.spec();
+        let spec = self.spec(0);
         let id: Text = format!("t{:06}", self.number).into();
         let now = Timestamp::from_millis(self.now);
         let (machine, entry) = Machine::begin(spec.clone(), now);
@@ -192,14 +204,20 @@ impl World {
         self.event(&id, Event::Wake);
     }
 
-    fn spec(&mut self) -> Spec {
+    /// A saga at random. Within another it can be taken back as a whole.
+    fn spec(&mut self, depth: u8) -> Spec {
         let count = 1 + self.dice.below(4);
         let mut branches: Vec<Branch> = Vec::new();
         for at in 0..count {
             let after = (0..at).filter(|_| self.dice.percent(40)).filter_map(|b| u16::try_from(b).ok()).collect();
-            branches.push(Branch { after, undo: Some(call("/undo")), ..branch(at) });
+            let mut branch = Branch { after, undo: Some(call("/undo")), ..branch(at) };
+            if depth < NESTED_DEPTH && self.dice.percent(6) {
+                let spec = Box::new(self.spec(depth + 1));
+                nested::adopt(&mut branch, Child::Given { spec, span_ms: None }, true);
+            }
+            branches.push(branch);
         }
-        if self.dice.percent(50) {
+        if depth == 0 && self.dice.percent(50) {
             let all = (0..count).filter_map(|b| u16::try_from(b).ok()).collect();
             branches.push(Branch { after: all, pivot: true, ..branch(count) });
         }
@@ -216,21 +234,23 @@ impl World {
             definition: Text::default(),
             input: None,
             fingerprint: Text::default(),
+            parent: None,
         }
     }
 
-    /// Hands an event to a machine and does what it wants done, in order.
-    fn event(&mut self, id: &Text, event: Event) {
+    /// Hands an event to a machine and does what it wants done, in order. Whether it was taken.
+    fn event(&mut self, id: &Text, event: Event) -> bool {
         let now = Timestamp::from_millis(self.now);
-        let Some((machine, entries)) = self.up.as_mut().and_then(|up| up.live.get_mut(id)) else { return };
-        let Ok(effects) = machine.on(now, event) else { return };
+        let Some((machine, entries)) = self.up.as_mut().and_then(|up| up.live.get_mut(id)) else { return false };
+        let Ok(effects) = machine.on(now, event) else { return false };
         let mut written = *entries;
         let ended = matches!(machine.state().phase, Phase::Ended(_)).then_some(now);
         for effect in effects {
             match effect {
                 Effect::Persist { entries, .. } => {
                     if !self.append(id, written, &entries, ended) {
-                        return self.crash_now();
+                        self.crash_now();
+                        return false;
                     }
                     written += u32::try_from(entries.len()).unwrap_or(0);
                     if let Some((_, count)) = self.up.as_mut().and_then(|up| up.live.get_mut(id)) {
@@ -249,6 +269,7 @@ impl World {
                 }
             }
         }
+        true
     }
 
     fn append(&mut self, id: &Text, after: u32, entries: &[Entry], ended: Option<Timestamp>) -> bool {
@@ -278,7 +299,13 @@ impl World {
     fn arrive(&mut self, id: &Text, branch: u16, sent: Sent) {
         let fate = if self.left > 0 { self.dice.below(100) } else { 99 };
         // Lost before it arrives, answered by 503 without effect, or done and the answer lost.
-        let said = if fate < 10 { Said::Nothing } else { self.perform(id, branch, sent.op) };
+        let said = match self.child_of(id, branch) {
+            // What the coordinator does by itself dies with it.
+            Some(_) if self.up.as_ref().is_none_or(|up| up.incarnation != sent.incarnation) => return,
+            _ if fate < 10 => Said::Nothing,
+            Some((child, own)) => self.perform_child(&child, own, sent.op),
+            None => self.perform(id, branch, sent.op),
+        };
         let said = if fate < 20 { Said::Nothing } else { said };
         if sent.answered {
             return;
@@ -312,6 +339,7 @@ impl World {
             Said::Yes => Outcome::Done { answer: "ok".into() },
             Said::No => Outcome::Rejected { reason: "409".into() },
             Said::Nothing => Outcome::Unknown { reason: "no answer".into(), after: None },
+            Said::Later => Outcome::Ongoing { after: Some(std::time::Duration::from_millis(20)), location: None },
         };
         let roll = self.dice.next_u64();
         let reply = Reply { branch: Some(branch), op: sent.op, attempt: sent.attempt, outcome, roll };
@@ -367,8 +395,75 @@ impl World {
         }
     }
 
+    /// The saga that a branch is, and whose part it says to be; nothing if it's a call.
+    fn child_of(&self, id: &Text, branch: u16) -> Option<(Child, Parent)> {
+        let spec = self.known.get(id)?;
+        let branch = spec.branches.get(usize::from(branch))?;
+        let depth = spec.parent.as_ref().map_or(1, |above| above.depth + 1);
+        Some(((**branch.child.as_ref()?).clone(), Parent { id: id.clone(), branch: branch.name.clone(), depth }))
+    }
+
+    /// How a transaction stands, running or not; nothing if it isn't there.
+    fn standing(&self, id: &Text) -> Option<State> {
+        let up = self.up.as_ref()?;
+        if let Some((machine, _)) = up.live.get(id) {
+            return Some(machine.state().clone());
+        }
+        let entries = crate::control::at_once(up.journal.read(id)).unwrap_or_default();
+        let entries: Vec<Entry> = entries.iter().filter_map(|value| Entry::decode(value).ok()).collect();
+        Machine::replay(entries).ok().map(|machine| machine.state().clone())
+    }
+
+    /// As the coordinator does it.
+    fn perform_child(&mut self, child: &Child, own: Parent, op: Op) -> Said {
+        let Some(id) = nested::id(&own.id, &own.branch) else { return Said::No };
+        for _ in 0..NESTED_LOOKS {
+            let next = nested::next(op, &own, self.standing(&id).as_ref(), |_| "ok".into());
+            let spec = match (next, child) {
+                (Next::Over(Outcome::Done { .. }), _) => return Said::Yes,
+                (Next::Over(Outcome::Rejected { .. }), _) => return Said::No,
+                (Next::Over(lost), _) => {
+                    self.report.violations.push(format!("{id} is lost to {op:?}: {lost:?}"));
+                    return Said::Nothing;
+                }
+                (Next::Wait { .. }, _) => return Said::Later,
+                (Next::Ask(ask), _) => {
+                    if !self.event(&id, Event::Ask { ask, by: own.id.clone() }) {
+                        return Said::Later;
+                    }
+                    continue;
+                }
+                (Next::Begin, Child::Given { spec, .. }) => Spec { parent: Some(own.clone()), ..(**spec).clone() },
+                (Next::Begin, Child::Defined { .. }) => return Said::No,
+                (Next::Bury, _) => {
+                    let Some(above) = self.known.get(&own.id) else { return Said::Nothing };
+                    nested::buried(above, own.clone())
+                }
+            };
+            let (machine, entry) = Machine::begin(spec.clone(), Timestamp::from_millis(self.now));
+            if !self.append(&id, 0, &[entry], None) {
+                self.crash_now();
+                return Said::Nothing;
+            }
+            self.report.nested += 1;
+            self.known.insert(id.clone(), spec);
+            if let Some(up) = &mut self.up {
+                up.live.insert(id.clone(), (machine, 1));
+            }
+            self.event(&id, Event::Wake);
+        }
+        Said::Later
+    }
+
+    /// What became of a branch: at its participant, or of the saga that it is.
     fn part(&self, id: &Text, branch: usize) -> Part {
         let branch = u16::try_from(branch).unwrap_or(u16::MAX);
+        if let Some((_, own)) = self.child_of(id, branch) {
+            let standing = nested::id(id, &own.branch).and_then(|child| self.standing(&child));
+            let phase = standing.map(|state| state.phase);
+            let done = matches!(phase, Some(Phase::Held | Phase::Confirming | Phase::Ended(End::Done)));
+            return Part { done, ..Part::default() };
+        }
         self.parts.get(&(id.clone(), branch)).cloned().unwrap_or_default()
     }
 
@@ -377,8 +472,10 @@ impl World {
         let Some(spec) = self.known.get(id) else { return };
         let own = usize::from(branch);
         let broken = match op {
+            // What is kept is kept in any order.
+            Op::Confirm | Op::Check => false,
             Op::Action => spec.branches[own].after.iter().any(|before| !self.part(id, usize::from(*before)).done),
-            _ => spec.branches.iter().enumerate().any(|(at, other)| {
+            Op::Undo => spec.branches.iter().enumerate().any(|(at, other)| {
                 let part = self.part(id, at);
                 other.after.contains(&branch) && part.done && !part.undone
             }),
@@ -452,11 +549,12 @@ mod tests {
             assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
             total.crashes += report.crashes;
             total.begun += report.begun;
+            total.nested += report.nested;
             total.ends = (total.ends.0 + report.ends.0, total.ends.1 + report.ends.1);
         }
         println!("{total:?}");
         assert!(u64::from(total.crashes) >= SEEDS * u64::from(CRASHES), "{total:?}");
-        assert!(total.ends.0 > 100 && total.ends.1 > 100, "{total:?}");
+        assert!(total.ends.0 > 100 && total.ends.1 > 100 && total.nested > 100, "{total:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use super::run::Coordinator;
 use super::{Outbound, Request};
-use super::{authorize, late, unary};
+use super::{authorize, late, nest, unary};
 use crate::explain::Admission;
 use byrnie_base::Text;
 use byrnie_net::runtime;
@@ -47,6 +47,9 @@ impl Lanes {
 pub(super) async fn perform(coordinator: &Arc<Coordinator>, id: &Text, state: &Standing, order: Order) -> Reply {
     let Order { branch, op, attempt, .. } = order;
     let outcome = match call_of(state, &order) {
+        Some((Some(branch @ Branch { child: Some(child), .. }), _)) => {
+            nest::perform(coordinator, (id, state), &order, branch, child).await
+        }
         Some((name, call)) => attempt_call(coordinator, id, state, &order, name, call).await,
         // The machine asks for calls only that the transaction has.
         None => Outcome::Misdirected { reason: "there is nothing to call".into() },

@@ -13,6 +13,7 @@ mod dtm;
 mod join;
 mod late;
 mod metrics;
+mod nest;
 mod problem;
 mod recover;
 mod run;

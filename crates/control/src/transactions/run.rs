@@ -91,12 +91,13 @@ impl Coordinator {
 
     /// Accepts a transaction, durably. The same id with the same content is the same transaction; whether it's
     /// new is told.
-    pub(super) async fn begin(self: &Arc<Self>, id: Option<Text>, spec: Spec) -> Result<(Text, bool), Problem> {
+    pub(super) async fn begin(self: &Arc<Self>, id: Option<Text>, mut spec: Spec) -> Result<(Text, bool), Problem> {
         if let Some(id) = &id
             && let Some(sight) = self.find(id).await?
         {
             return same(id, &sight.state, &spec).map(|()| (id.clone(), false));
         }
+        super::nest::judge(self, &mut spec)?;
         self.doorkeeper.admits_all(&self.state, &spec)?;
         if self.live().len() >= LIVE_MAX {
             let detail = format!("{LIVE_MAX} transactions run already");
@@ -174,17 +175,22 @@ impl Coordinator {
 
     /// Asks something of a transaction, and answers once it is durable.
     pub(super) async fn ask(self: &Arc<Self>, id: &Text, ask: Ask, by: &Caller) -> Result<(), Problem> {
+        self.ask_by(id, ask, &by.name()).await
+    }
+
+    /// The same, by whoever is written down as having asked.
+    pub(super) async fn ask_by(self: &Arc<Self>, id: &Text, ask: Ask, by: &Text) -> Result<(), Problem> {
         for _ in 0..LOOKS_MAX {
             let handle = match self.load(id).await? {
                 None => return Err(Problem::absent(id)),
                 Some(Loaded::Ended(mut machine)) => {
-                    let event = byrnie_saga::Event::Ask { ask, by: by.name() };
+                    let event = byrnie_saga::Event::Ask { ask, by: by.clone() };
                     return machine.on(self.state.now().wall, event).map(|_| ()).map_err(Problem::from);
                 }
                 Some(Loaded::Live(handle)) => handle,
             };
             let (reply, answer) = oneshot::channel();
-            let message = Message::Ask { ask: ask.clone(), by: by.name(), reply };
+            let message = Message::Ask { ask: ask.clone(), by: by.clone(), reply };
             if handle.mailbox.send(message).await.is_ok()
                 && let Ok(answer) = answer.await
             {
@@ -196,15 +202,16 @@ impl Coordinator {
         Err(Problem::new(503, &code::TXN_JOURNAL, format!("transaction {id} does not answer")))
     }
 
-    /// How a transaction stands once nothing more happens by itself: it has ended, is open, or stuck; or after `patience`.
+    /// How a transaction stands once nothing more happens by itself: it has ended, is open, held or stuck; or after `patience`.
     pub(super) async fn settled(self: &Arc<Self>, id: &Text, patience: Duration) -> Result<Arc<Sight>, Problem> {
         let mut handle = match self.load(id).await? {
             None => return Err(Problem::absent(id)),
             Some(Loaded::Ended(machine)) => return Ok(Arc::new(Sight::of(&machine, 0))),
             Some(Loaded::Live(handle)) => handle,
         };
-        let settled =
-            |sight: &Arc<Sight>| matches!(sight.state.phase, Phase::Ended(_) | Phase::Open) || sight.state.is_stuck();
+        let settled = |sight: &Arc<Sight>| {
+            matches!(sight.state.phase, Phase::Ended(_) | Phase::Open | Phase::Held) || sight.state.is_stuck()
+        };
         // An end of the sender is an end of the transaction; that time is over is no error.
         let _ = runtime::timeout(patience, handle.sight.wait_for(settled)).await;
         let sight = handle.sight.borrow().clone();
