@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// The format that this program writes; one that is newer is refused.
 /// 2: calls with expressions (`late`), and branches that are answered before they are undone.
-pub const VERSION: u32 = 2;
+/// 3: sagas within sagas.
+pub const VERSION: u32 = 3;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -229,6 +229,7 @@ impl Machine {
             let next = match self.state.phase {
                 Phase::Open => self.after_open(log.now),
                 Phase::Acting => self.after_acting(log.now),
+                Phase::Held => None,
                 Phase::Confirming => self.state.all(Op::Confirm).then_some(ended(End::Done)),
                 Phase::Undoing => self.is_undone().then_some(ended(End::Undone)),
                 Phase::Ended(_) => None,
@@ -245,6 +246,9 @@ impl Machine {
     }
 
     fn after_acting(&self, now: Timestamp) -> Option<What> {
+        if self.state.all(Op::Action) && self.state.spec.parent.is_some() {
+            return Some(self.turn(Phase::Held, "all of it is done", ""));
+        }
         if self.state.all(Op::Action) {
             let more = self.state.progress.iter().any(|branch| branch.confirm != Slot::Absent);
             return Some(if more { self.turn(Phase::Confirming, "every try is done", "") } else { ended(End::Done) });
@@ -356,7 +360,7 @@ impl Machine {
                     })
                     .collect()
             }
-            Phase::Open | Phase::Ended(_) => Vec::new(),
+            Phase::Open | Phase::Held | Phase::Ended(_) => Vec::new(),
         }
     }
 

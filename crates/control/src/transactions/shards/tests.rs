@@ -74,6 +74,7 @@ impl One {
             definition: Text::default(),
             input: None,
             fingerprint: Text::default(),
+            parent: None,
         };
         self.coordinator.begin(Some(id.into()), spec).await.unwrap().1
     }
