@@ -14,7 +14,7 @@ pub use ask::{Ask, Refusal};
 pub use reply::Reply;
 pub use state::State;
 
-use crate::journal::{self, Entry, VERSION, What};
+use crate::journal::{self, Entry, What};
 use crate::timer::backoff;
 use crate::transaction::{End, Op, Phase, Slot, Spec, Target};
 use byrnie_base::{Text, Timestamp};
@@ -119,7 +119,8 @@ impl Machine {
     /// A new transaction, and its first entry, to be durable before anybody hears of it. [`Event::Wake`]
     /// then sets it going.
     pub fn begin(spec: Spec, now: Timestamp) -> (Self, Entry) {
-        let entry = Entry { at: now, what: What::Begun { spec: Box::new(spec.clone()), version: VERSION } };
+        let version = journal::version(&spec);
+        let entry = Entry { at: now, what: What::Begun { spec: Box::new(spec.clone()), version } };
         let live = vec![Live::default(); spec.branches.len()];
         (Self { state: State::new(spec), live, check: Live::default(), tried: 0 }, entry)
     }
