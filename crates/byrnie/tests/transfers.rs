@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Money between three banks on PostgreSQL, by sagas, TCC and messages, while the coordinator, the proxies and the banks are
+//! Money between three banks on PostgreSQL, by sagas, sagas within sagas, TCC and messages, while the coordinator, the proxies and the banks are
 //! killed and calls are lost, doubled and late: not a cent comes or goes, and everything ends. `cargo xtask test postgres`
 //! runs it; `cargo xtask transfers --count 50000 --kills 2000` for longer, and `--coordinators 3` for as many that share a
 //! database, each with proxies of its own before the same banks.
@@ -41,6 +41,8 @@ struct Transfer {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Saga,
+    /// A saga of two that are sagas.
+    Nested,
     Tcc,
     Message,
 }
@@ -48,7 +50,7 @@ enum Kind {
 impl Transfer {
     fn new(n: u64, seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let kind = [Kind::Saga, Kind::Tcc, Kind::Message][rng.below(3) as usize];
+        let kind = [Kind::Saga, Kind::Nested, Kind::Tcc, Kind::Message][rng.below(4) as usize];
         let from = rng.below(3) as usize;
         let to = (from + 1 + rng.below(2) as usize) % 3;
         let open = |rng: &mut Rng| rng.below(bank::CLOSED as u64) as i64;
@@ -71,12 +73,21 @@ impl Transfer {
         let into = json!({"account": self.into, "amount": self.amount});
         let retry = json!({"first_ms": 20, "cap_ms": 500, "timeout_ms": 5_000});
         match self.kind {
-            Kind::Saga => {
+            Kind::Saga | Kind::Nested => {
                 let take = json!({"name": "take", "action": format!("POST {from}/take"),
                     "compensate": format!("POST {from}/untake"), "body": out, "retry": retry});
                 let give = json!({"name": "give", "action": format!("POST {to}/give"),
-                    "compensate": format!("POST {to}/ungive"), "body": into, "retry": retry, "after": ["take"]});
-                ("/txn/v1/sagas", json!({"id": self.id(), "branches": [take, give]}))
+                    "compensate": format!("POST {to}/ungive"), "body": into, "retry": retry});
+                let after = |mut branch: Value| {
+                    branch["after"] = json!(["take"]);
+                    branch
+                };
+                let within = |branch: Value| json!({"name": branch["name"], "saga": {"branches": [branch]}});
+                let branches = match self.kind {
+                    Kind::Nested => [within(take), after(within(give))],
+                    _ => [take, after(give)],
+                };
+                ("/txn/v1/sagas", json!({"id": self.id(), "branches": branches}))
             }
             Kind::Tcc => {
                 let take = json!({"name": "take", "try": format!("POST {from}/hold"), "body": out, "retry": retry,
@@ -372,8 +383,11 @@ fn not_a_cent_comes_or_goes() {
         assert_eq!(held, 0, "{} holds what nobody claims", BANKS[bank]);
         let effects: Vec<(String, i64, i64)> = runtime
             .block_on(
-                sqlx::query_as("select txn, sum(balance)::bigint, sum(held)::bigint from effect group by txn")
-                    .fetch_all(pool),
+                // What is done within a saga is done by `ID.STEP`.
+                sqlx::query_as(
+                    "select split_part(txn, '.', 1), sum(balance)::bigint, sum(held)::bigint from effect group by 1",
+                )
+                .fetch_all(pool),
             )
             .unwrap();
         let effects: BTreeMap<String, (i64, i64)> = effects.into_iter().map(|(t, b, h)| (t, (b, h))).collect();
@@ -388,7 +402,7 @@ fn not_a_cent_comes_or_goes() {
     assert!(wrong.is_empty(), "{} wrong: {wrong:#?}", wrong.len());
     assert_eq!(sum, 3 * bank::ACCOUNTS * bank::OPENING, "the sum of all money");
     assert!(settled < SETTLED, "the last ended {settled:?} after the last fault");
-    for kind in ["Saga", "Tcc", "Message"] {
+    for kind in ["Saga", "Nested", "Tcc", "Message"] {
         let ends = ended.keys().filter(|(of, _)| of == kind).count();
         assert!(ends >= 2, "{kind}: some end well and some don't: {ended:?}");
     }

@@ -218,6 +218,10 @@ registry! {
         "saga calls a service that does not exist",
         "It can be kept, but not started.",
         "Create the service, or correct the name; a name without namespace is of the saga's own.";
+    STEP_SAGA: "BYR-C068",
+        "step is a saga that does not exist, or that leads back to itself",
+        "It can be kept, but not started.",
+        "Create the saga or correct the name; a saga can't be a part of itself, by way of others neither.";
     EXPRESSION: "BYR-C056",
         "expression can not be read, or names what is not known by then",
         "The document was not applied.",

@@ -32,11 +32,9 @@ pub struct Saga {
 pub struct Step {
     /// Its name, by which expressions of later steps know its answer.
     pub name: Text,
-    /// `METHOD SERVICE/PATH`; the path may hold expressions in braces.
-    pub call: Text,
-    /// An expression for what is sent.
-    pub body: Option<Text>,
-    /// What takes it back.
+    /// What it does.
+    pub does: Does,
+    /// What takes it back; a saga is taken back as a whole by itself.
     pub undo: Option<Undo>,
     /// Earlier steps, by position, that come before it.
     pub after: Vec<u16>,
@@ -44,6 +42,25 @@ pub struct Step {
     pub pivot: bool,
     /// How often and how long it is called.
     pub retry: Patience,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Does {
+    /// A call.
+    Call {
+        /// `METHOD SERVICE/PATH`; the path may hold expressions in braces.
+        call: Text,
+        /// An expression for what is sent.
+        body: Option<Text>,
+    },
+    /// Another saga, as a whole.
+    Saga {
+        /// `NAME`, or `NAMESPACE/NAME`.
+        saga: Text,
+        /// An expression for its input.
+        input: Option<Text>,
+    },
 }
 
 /// What takes a step back.
@@ -75,6 +92,11 @@ pub struct Patience {
 
 /// Methods of calls.
 pub const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+
+/// Namespace and name of a saga that a step of one in `namespace` names.
+pub fn named<'a>(saga: &'a str, namespace: &'a str) -> (&'a str, &'a str) {
+    saga.split_once('/').unwrap_or((namespace, saga))
+}
 
 /// Method, authority and path of `METHOD SERVICE[.NAMESPACE][:PORT]/PATH`.
 pub fn target(call: &str) -> Option<(&str, &str, &str)> {

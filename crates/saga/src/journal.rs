@@ -6,9 +6,16 @@ use crate::transaction::{Branch, End, Op, Phase, Slot, Spec};
 use byrnie_base::{Text, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// The format that this program writes; one that is newer is refused.
+/// The newest format that this program knows; one that is newer is refused.
 /// 2: calls with expressions (`late`), and branches that are answered before they are undone.
-pub const VERSION: u32 = 2;
+/// 3: sagas within sagas.
+pub const VERSION: u32 = 3;
+
+/// The oldest format that says all of a transaction, in which it's written: an older program that shares the journal goes on with it.
+pub fn version(spec: &Spec) -> u32 {
+    let nested = spec.parent.is_some() || spec.branches.iter().any(|branch| branch.child.is_some());
+    if nested { 3 } else { 2 }
+}
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -134,4 +141,52 @@ pub enum Error {
     /// They don't begin with the beginning.
     #[error("the journal of a transaction has no beginning")]
     Headless,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Child, Machine, Parent, nested};
+
+    /// As a program of format 2 wrote it.
+    const OLD: &str = r#"{"at":1000,"what":"begun","spec":{"mode":"saga","creator":"web","created":1000,"deadline":null,"open":false,"check":null,"branches":[{"name":"a","after":[],"action":{"target":{"method":"POST","authority":"shop.default","path":"/do","raw":false},"body":null,"kind":"","headers":[]},"confirm":null,"undo":null,"pivot":false,"free":false}]},"version":2}"#;
+
+    fn begun(entry: &Entry) -> (&Spec, u32) {
+        match &entry.what {
+            What::Begun { spec, version } => (spec, *version),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn older_formats_are_read_and_newer_ones_refused() {
+        let old = Entry::decode(OLD.as_bytes()).unwrap();
+        let (spec, version) = begun(&old);
+        assert_eq!((spec.branches.len(), &spec.parent, version), (1, &None, 2));
+        assert!(Machine::replay([old]).is_ok());
+        let new = OLD.replace(r#""version":2"#, r#""version":4"#);
+        let refused = Entry::decode(new.as_bytes()).unwrap_err();
+        assert_eq!(refused, Error::Newer(4));
+        assert!(refused.to_string().contains("format 4, this program knows up to 3: use the newer program"));
+    }
+
+    #[test]
+    fn only_sagas_within_sagas_need_their_format() {
+        let old = Entry::decode(OLD.as_bytes()).unwrap();
+        let plain = begun(&old).0.clone();
+        let written = |spec: &Spec| Machine::begin(spec.clone(), Timestamp::default()).1;
+        let entry = written(&plain);
+        assert_eq!(begun(&entry).1, 2);
+        let text = String::from_utf8(entry.encode()).unwrap();
+        assert!(!text.contains("parent") && !text.contains("child"), "{text}");
+        let mut above = plain.clone();
+        let child = Child::Given { spec: Box::new(plain.clone()), span_ms: None };
+        nested::adopt(&mut above.branches[0], child, true);
+        let parent = Some(Parent { id: "t".into(), branch: "a".into(), depth: 1 });
+        for spec in [above, Spec { parent, ..plain }] {
+            let entry = written(&spec);
+            assert_eq!(begun(&entry).1, VERSION);
+            assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
+        }
+    }
 }

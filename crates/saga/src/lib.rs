@@ -8,6 +8,7 @@ pub mod judge;
 pub mod ledger;
 pub mod machine;
 mod mode;
+pub mod nested;
 pub mod plan;
 pub mod shards;
 pub mod timer;
@@ -17,4 +18,6 @@ pub use journal::Entry;
 pub use judge::{Outcome, Seen, judge};
 pub use machine::{Ask, Effect, Event, Machine, Order, Refusal, Reply};
 pub use shards::Term;
-pub use transaction::{Branch, Call, End, Late, Mode, Op, Phase, Progress, Retry, Rules, Slot, Spec, Target};
+pub use transaction::{
+    Branch, Call, Child, End, Late, Mode, Op, Parent, Phase, Progress, Retry, Rules, Slot, Spec, Target,
+};

@@ -14,7 +14,7 @@ pub use ask::{Ask, Refusal};
 pub use reply::Reply;
 pub use state::State;
 
-use crate::journal::{self, Entry, VERSION, What};
+use crate::journal::{self, Entry, What};
 use crate::timer::backoff;
 use crate::transaction::{End, Op, Phase, Slot, Spec, Target};
 use byrnie_base::{Text, Timestamp};
@@ -119,7 +119,8 @@ impl Machine {
     /// A new transaction, and its first entry, to be durable before anybody hears of it. [`Event::Wake`]
     /// then sets it going.
     pub fn begin(spec: Spec, now: Timestamp) -> (Self, Entry) {
-        let entry = Entry { at: now, what: What::Begun { spec: Box::new(spec.clone()), version: VERSION } };
+        let version = journal::version(&spec);
+        let entry = Entry { at: now, what: What::Begun { spec: Box::new(spec.clone()), version } };
         let live = vec![Live::default(); spec.branches.len()];
         (Self { state: State::new(spec), live, check: Live::default(), tried: 0 }, entry)
     }
@@ -229,6 +230,7 @@ impl Machine {
             let next = match self.state.phase {
                 Phase::Open => self.after_open(log.now),
                 Phase::Acting => self.after_acting(log.now),
+                Phase::Held => None,
                 Phase::Confirming => self.state.all(Op::Confirm).then_some(ended(End::Done)),
                 Phase::Undoing => self.is_undone().then_some(ended(End::Undone)),
                 Phase::Ended(_) => None,
@@ -245,6 +247,9 @@ impl Machine {
     }
 
     fn after_acting(&self, now: Timestamp) -> Option<What> {
+        if self.state.all(Op::Action) && self.state.spec.parent.is_some() {
+            return Some(self.turn(Phase::Held, "all of it is done", ""));
+        }
         if self.state.all(Op::Action) {
             let more = self.state.progress.iter().any(|branch| branch.confirm != Slot::Absent);
             return Some(if more { self.turn(Phase::Confirming, "every try is done", "") } else { ended(End::Done) });
@@ -356,7 +361,7 @@ impl Machine {
                     })
                     .collect()
             }
-            Phase::Open | Phase::Ended(_) => Vec::new(),
+            Phase::Open | Phase::Held | Phase::Ended(_) => Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ impl Mode {
             (_, Phase::Ended(End::Resolved)) => "RESOLVED",
             (Self::Saga, Phase::Open) => "ACCEPTED",
             (Self::Saga, Phase::Acting | Phase::Confirming) => "RUNNING",
+            (_, Phase::Held) => "HELD",
             (Self::Saga, Phase::Undoing) => "COMPENSATING",
             (Self::Saga, Phase::Ended(End::Done)) => "SUCCEEDED",
             (Self::Saga, Phase::Ended(End::Undone)) => "COMPENSATED",

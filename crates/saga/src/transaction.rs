@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 /// Most branches of one transaction.
 pub const BRANCHES_MAX: usize = 256;
+/// Sagas above one another, the first one left out.
+pub const DEPTH_MAX: u8 = 4;
+/// Sagas that one saga may have below it, at any depth.
+pub const NESTED_MAX: usize = 256;
 /// Longest id of a transaction, in bytes.
 pub const ID_BYTES_MAX: usize = 128;
 /// Longest body of a call, and longest answer that is kept for the compensation, in bytes.
@@ -60,6 +64,45 @@ pub struct Spec {
     /// Tells two requests for the same id apart.
     #[serde(default)]
     pub fingerprint: Text,
+    /// The saga that it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+}
+
+/// Whose part a saga is. It is ended by that one's word alone, once all of it is done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Parent {
+    /// The transaction.
+    pub id: Text,
+    /// Its branch.
+    pub branch: Text,
+    /// How many sagas are above this one, from 1.
+    pub depth: u8,
+}
+
+/// A saga that is run as a branch of another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Child {
+    /// By a definition, which is looked up when it's begun.
+    Defined {
+        /// `NAMESPACE/NAME`.
+        definition: Text,
+        /// What it is started with, JSON.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input: Option<Text>,
+        /// An expression for that, over answers of branches before it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        late: Option<Text>,
+    },
+    /// As it was asked for with its parent.
+    Given {
+        /// What it does; its moment is that of its parent.
+        spec: Box<Spec>,
+        /// How long it may take from its own beginning, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        span_ms: Option<u64>,
+    },
 }
 
 /// One participant's part.
@@ -95,6 +138,9 @@ pub struct Branch {
     /// How often and how long it is called.
     #[serde(default)]
     pub retry: Retry,
+    /// It's a saga of its own; its calls stand for that one's beginning, release and undoing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child: Option<Box<Child>>,
 }
 
 /// One call of a participant.
@@ -238,6 +284,8 @@ pub enum Phase {
     Open,
     /// Actions are called; there may be a way back.
     Acting,
+    /// All of it is done; the saga that it is a part of keeps it, or has it taken back.
+    Held,
     /// There is no way back: what is left is called until it's done.
     Confirming,
     /// What was done is undone.

@@ -227,12 +227,17 @@ fn line(globals: &Globals, answer: &Value) -> String {
 
 fn show(globals: &Globals, answer: &Value) -> String {
     let mut out = line(globals, answer);
-    out.push_str(&format!("{} by {}\n\n", cell(answer, "mode"), cell(answer, "creator")));
+    let above = answer["parent"]["id"].as_str().map_or_else(String::new, |id| format!(", a part of {id}"));
+    out.push_str(&format!("{} by {}{above}\n\n", cell(answer, "mode"), cell(answer, "creator")));
     let mut branches = Table::new(&["BRANCH", "CALL", "TARGET", "STATE", "AFTER"]);
     for branch in answer["branches"].as_array().into_iter().flatten() {
         let after: Vec<&str> = branch["after"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         for (op, call) in branch["calls"].as_object().into_iter().flatten() {
-            let row = [cell(branch, "name"), op.clone(), cell(call, "target"), cell(call, "state"), after.join(",")];
+            let mut target = cell(call, "target");
+            if let Some(id) = branch["child"]["id"].as_str() {
+                target = format!("{target}: {id} {}", cell(&branch["child"], "state"));
+            }
+            let row = [cell(branch, "name"), op.clone(), target, cell(call, "state"), after.join(",")];
             branches.rows.push(row.to_vec());
         }
     }

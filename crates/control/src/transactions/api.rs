@@ -6,11 +6,11 @@
 use super::actor::Sight;
 use super::problem::Problem;
 use super::run::Coordinator;
-use super::{Caller, definition, dispatch, dtm, spec, view};
+use super::{Caller, definition, dispatch, dtm, nest, spec, view};
 use byrnie_base::Text;
 use byrnie_model::{Identity, code};
 use byrnie_net::serve::{Request, Response, StatusCode, header};
-use byrnie_saga::{Ask, Mode, Outcome};
+use byrnie_saga::{Ask, Mode, Outcome, Phase};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
@@ -143,7 +143,7 @@ async fn perform(
         },
         Asked::Show(id) => {
             let (id, sight) = own(coordinator, caller, id).await?;
-            Ok(reply(200, &view::full(&id, &sight)))
+            Ok(reply(200, &with_children(coordinator, &id, &sight).await))
         }
         Asked::Events(id) => {
             let (id, sight) = own(coordinator, caller, id).await?;
@@ -155,6 +155,29 @@ async fn perform(
         Asked::Enlist(id) => enlist(coordinator, caller, id, request).await,
         Asked::Complete(id, branch) => complete(coordinator, caller, id, branch, request).await,
     }
+}
+
+/// A transaction in full, and how the sagas within it stand.
+async fn with_children(coordinator: &Arc<Coordinator>, id: &Text, sight: &Sight) -> Value {
+    let mut shown = view::full(id, sight);
+    for (at, branch) in sight.state.spec.branches.iter().enumerate().filter(|(_, branch)| branch.child.is_some()) {
+        let child = nest::id(id, branch);
+        // One that isn't there hasn't begun; what can't be read now is left out.
+        if let Ok(Some(found)) = coordinator.find(&child).await {
+            let (state, reason) = (found.state.name(), &found.state.reason);
+            shown["branches"][at]["child"] = json!({"id": child, "state": state, "reason": reason});
+        }
+    }
+    shown
+}
+
+/// Whether nobody is above a saga within another any more: that one has ended without its word, by an operator's.
+async fn is_orphan(coordinator: &Arc<Coordinator>, sight: &Sight) -> Result<bool, Problem> {
+    let Some(parent) = sight.state.spec.parent.as_ref().filter(|_| sight.state.phase == Phase::Held) else {
+        return Ok(false);
+    };
+    let above = coordinator.find(&parent.id).await?;
+    Ok(above.is_none_or(|above| matches!(above.state.phase, Phase::Ended(_))))
 }
 
 async fn begin(
@@ -225,6 +248,8 @@ async fn command(
     }
     let ask = match verb {
         "submit" | "confirm" | "close" => Ask::Go,
+        "cancel" if is_orphan(coordinator, &sight).await? => Ask::Parent { keep: false },
+        "resolve" if is_orphan(coordinator, &sight).await? => Ask::Parent { keep: true },
         "cancel" | "abort" => Ask::Back { reason: reason() },
         "retry" => Ask::Retry,
         "skip" => Ask::Skip { branch: body.branch.clone().unwrap_or_default().into() },
@@ -252,7 +277,7 @@ async fn enlist(
     let id = Text::from(id);
     let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
     let spec = &sight.state.spec;
-    let mut branch = spec::read_branch(spec.mode, &request.body, caller)?;
+    let mut branch = spec::read_branch(spec.mode, &request.body, caller, coordinator.now())?;
     coordinator.doorkeeper.admits_branch(&coordinator.state, caller, &spec.creator, &mut branch)?;
     let name = branch.name.clone();
     coordinator.ask(&id, Ask::Enlist(Box::new(branch)), caller).await?;

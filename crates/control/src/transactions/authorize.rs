@@ -8,7 +8,7 @@ use crate::State;
 use crate::explain::{self, Admission, Question};
 use byrnie_base::Text;
 use byrnie_model::{Identity, Key, Kind, Revision, ServiceRef, Spec as Said, code};
-use byrnie_saga::{Branch, Call, Op, Spec, Target};
+use byrnie_saga::{Branch, Call, Child, Op, Spec, Target};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -58,7 +58,13 @@ impl Doorkeeper {
     /// Whether a new transaction may make all of its calls.
     pub(super) fn admits_all(&self, state: &State, spec: &Spec) -> Result<(), Problem> {
         let check = spec.check.iter().map(|check| ("the check", check));
-        let of_branches = spec.branches.iter().flat_map(|branch| {
+        // The calls of a saga within are its own; those of a defined one are judged when it begins.
+        for branch in &spec.branches {
+            if let Some(Child::Given { spec, .. }) = branch.child.as_deref() {
+                self.admits_all(state, spec)?;
+            }
+        }
+        let of_branches = spec.branches.iter().filter(|branch| branch.child.is_none()).flat_map(|branch| {
             [Op::Action, Op::Confirm, Op::Undo].into_iter().filter_map(|op| Some((&*branch.name, branch.call(op)?)))
         });
         for (name, call) in check.chain(of_branches) {

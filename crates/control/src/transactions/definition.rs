@@ -6,13 +6,13 @@ use super::problem::Problem;
 use super::run::Coordinator;
 use super::spec::{self, Asked, AskedBranch, AskedRetry};
 use super::{Caller, late};
-use byrnie_base::Text;
+use byrnie_base::{Text, Timestamp};
 use byrnie_model::expr::{self, Piece};
-use byrnie_model::saga::{self, INPUT, REQUEST, Saga, Step, Undo};
+use byrnie_model::saga::{self, Does, INPUT, REQUEST, Saga, Step, Undo};
 use byrnie_model::{Key, Kind, Spec as Said, code};
 use byrnie_net::serve::Request;
 use byrnie_net::tls::secret::sha256;
-use byrnie_saga::{Late, Mode, Spec};
+use byrnie_saga::{Child, Late, Mode, Spec};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -52,28 +52,49 @@ pub(super) fn read(
     if wanted.is_some() && keyed.is_some() {
         return Err(Problem::malformed("the definition makes the id from its key; send none").at("id"));
     }
-    let asked = asked(&definition, namespace, &start.input)?;
     let fingerprint = spec::fingerprint(Mode::Saga, false, &request.body);
-    let mut spec = spec::compose(Mode::Saga, false, &asked, fingerprint, caller, coordinator.now())?;
+    let spec = compose(&definition, (namespace, name), &start.input, fingerprint, caller, coordinator.now())?;
+    Ok(Some((wanted.or(keyed), spec)))
+}
+
+/// What a definition comes to with this input.
+pub(super) fn compose(
+    definition: &Saga,
+    (namespace, name): (&str, &str),
+    input: &Value,
+    fingerprint: Text,
+    caller: &Caller,
+    now: Timestamp,
+) -> Result<Spec, Problem> {
+    let asked = asked(definition, namespace, input)?;
+    let mut spec = spec::compose(Mode::Saga, false, &asked, fingerprint, caller, now)?;
     spec.definition = format!("{namespace}/{name}").into();
-    spec.input =
-        Some(late::within(start.input.to_string()).map_err(|error| Problem::malformed(error.to_string()))?.into());
+    spec.input = Some(late::within(input.to_string()).map_err(|error| Problem::malformed(error.to_string()))?.into());
     for (branch, step) in spec.branches.iter_mut().zip(&definition.steps) {
+        let (call, body) = match &step.does {
+            Does::Call { call, body } => (call, body),
+            Does::Saga { input, .. } => {
+                if let Some(Child::Defined { late, .. }) = branch.child.as_deref_mut() {
+                    *late = input.clone().filter(|input| is_late(input));
+                }
+                continue;
+            }
+        };
         let undo = match &step.undo {
             Some(Undo::Call { call, body }) => Some((call, body)),
             _ => None,
         };
-        for (call, said) in [(&mut branch.action, Some((&step.call, &step.body))), (&mut branch.undo, undo)] {
+        for (call, said) in [(&mut branch.action, Some((call, body))), (&mut branch.undo, undo)] {
             if let (Some(call), Some((target, body))) = (call, said) {
                 call.late = what_is_late(target, body.as_ref())?;
             }
         }
         branch.answer_first = undo.is_some_and(|(call, body)| refers(call, body.as_ref(), &step.name));
     }
-    Ok(Some((wanted.or(keyed), spec)))
+    Ok(spec)
 }
 
-fn find(coordinator: &Coordinator, namespace: &str, name: &str) -> Result<Arc<Saga>, Problem> {
+pub(super) fn find(coordinator: &Coordinator, namespace: &str, name: &str) -> Result<Arc<Saga>, Problem> {
     let key = Key::new(Kind::Saga, namespace, name);
     let found = coordinator.state.catalog(|catalog| match &catalog.resource(&key)?.spec {
         Said::Saga(saga) => Some(Arc::clone(saga)),
@@ -131,7 +152,6 @@ fn branch(
 ) -> Result<AskedBranch, Problem> {
     let mut branch = AskedBranch {
         name: step.name.to_string(),
-        body: body(step.body.as_ref(), values)?,
         pivot: step.pivot,
         after: step
             .after
@@ -147,7 +167,17 @@ fn branch(
         },
         ..AskedBranch::default()
     };
-    branch.calls.insert("action".to_owned(), target(&step.call, namespace, values)?);
+    match &step.does {
+        Does::Call { call, body: sent } => {
+            branch.body = body(sent.as_ref(), values)?;
+            branch.calls.insert("action".to_owned(), target(call, namespace, values)?);
+        }
+        Does::Saga { saga, input } => {
+            let (namespace, name) = saga::named(saga, namespace);
+            let input = body(input.as_ref(), values)?;
+            branch.saga = Some(json!({"definition": format!("{namespace}/{name}"), "input": input}));
+        }
+    }
     match &step.undo {
         None => {}
         Some(Undo::Nothing) => {

@@ -4,7 +4,7 @@
 
 use super::run::Coordinator;
 use super::{Outbound, Request};
-use super::{authorize, late, unary};
+use super::{authorize, late, nest, unary};
 use crate::explain::Admission;
 use byrnie_base::Text;
 use byrnie_net::runtime;
@@ -53,6 +53,9 @@ pub(super) async fn perform(
 ) -> Reply {
     let Order { branch, op, attempt, .. } = order;
     let outcome = match call_of(state, &order) {
+        Some((Some(branch @ Branch { child: Some(child), .. }), _)) => {
+            nest::perform(coordinator, term, (id, state), &order, branch, child).await
+        }
         Some((name, call)) => attempt_call(coordinator, term, id, state, &order, name, call).await,
         // The machine asks for calls only that the transaction has.
         None => Outcome::Misdirected { reason: "there is nothing to call".into() },

@@ -230,6 +230,7 @@ fn spec(asked: &Asked, id: &str, open: bool, caller: &Caller, coordinator: &Coor
         definition: Text::default(),
         input: None,
         fingerprint: fingerprint(mode, open, content.to_string().as_bytes()),
+        parent: None,
     };
     plan::check(&spec).map_err(|error| Problem::malformed(error.to_string()))?;
     Ok(spec)

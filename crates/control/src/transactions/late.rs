@@ -26,6 +26,20 @@ pub(super) fn made<'c>(state: &Standing, call: &'c Call) -> Result<Cow<'c, Call>
     Ok(Cow::Owned(made))
 }
 
+/// What an expression comes to by now.
+pub(super) fn worked_out(state: &Standing, expression: &Text) -> Result<Value, Error> {
+    expr::evaluate(expression, &values(state, &Late { path: None, body: Some(expression.clone()) }))
+}
+
+/// What all branches have answered, by their names: the answer of a saga as a whole.
+pub(super) fn answers(state: &Standing) -> Text {
+    let answered = state.spec.branches.iter().zip(&state.progress);
+    let answered =
+        answered.filter_map(|(branch, progress)| Some((branch.name.to_string(), read(progress.answer.as_ref()?))));
+    let all = Value::Object(answered.collect()).to_string();
+    if all.len() > BODY_BYTES_MAX { format!("(answers of {} bytes, not kept)", all.len()).into() } else { all.into() }
+}
+
 /// A body that is not too large to be sent.
 pub(super) fn within(body: String) -> Result<String, Error> {
     if body.len() > BODY_BYTES_MAX {

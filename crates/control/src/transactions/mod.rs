@@ -15,6 +15,7 @@ mod join;
 mod late;
 mod letters;
 mod metrics;
+mod nest;
 mod problem;
 mod reach;
 mod recover;

@@ -102,11 +102,22 @@ impl Coordinator {
     /// Accepts a transaction, durably. The same id with the same content is the same transaction; whether it's
     /// new is told.
     pub(super) async fn begin(self: &Arc<Self>, id: Option<Text>, spec: Spec) -> Result<(Text, bool), Problem> {
+        self.begin_in(None, id, spec).await
+    }
+
+    /// The same, in the given term or not at all.
+    pub(super) async fn begin_in(
+        self: &Arc<Self>,
+        given: Option<Office>,
+        id: Option<Text>,
+        mut spec: Spec,
+    ) -> Result<(Text, bool), Problem> {
         if let Some(id) = &id
             && let Some(sight) = self.find(id).await?
         {
             return same(id, &sight.state, &spec).map(|()| (id.clone(), false));
         }
+        super::nest::judge(self, &mut spec)?;
         self.doorkeeper.admits_all(&self.state, &spec)?;
         if self.live().len() >= LIVE_MAX {
             let detail = format!("{LIVE_MAX} transactions run already");
@@ -114,7 +125,10 @@ impl Coordinator {
         }
         let id = id.unwrap_or_else(|| self.new_id());
         for _ in 0..LOOKS_MAX {
-            let office = self.office().await?;
+            let office = match &given {
+                Some(office) => office.clone(),
+                None => self.office().await?,
+            };
             let term = office.term;
             let (machine, entry) = Machine::begin(spec.clone(), self.now());
             let append = Append {
@@ -137,7 +151,7 @@ impl Coordinator {
                     return same(&id, &sight.state, &spec).map(|()| (id, false));
                 }
                 // Another shard will do.
-                Err(error @ byrnie_store::Error::Deposed { .. }) => drop(self.shaken(term, &error)),
+                Err(error @ byrnie_store::Error::Deposed { .. }) if given.is_none() => drop(self.shaken(term, &error)),
                 Err(error) => {
                     // Should it have been written, whoever holds the shard next finds it.
                     self.shaken(term, &error);
@@ -203,9 +217,14 @@ impl Coordinator {
 
     /// Asks something of a transaction, and answers once it is durable.
     pub(super) async fn ask(self: &Arc<Self>, id: &Text, ask: Ask, by: &Caller) -> Result<(), Problem> {
-        match self.ask_here(id, ask.clone(), by.name()).await? {
+        self.ask_by(id, ask, by.name()).await
+    }
+
+    /// The same, by whoever is written down as having asked.
+    pub(super) async fn ask_by(self: &Arc<Self>, id: &Text, ask: Ask, by: Text) -> Result<(), Problem> {
+        match self.ask_here(id, ask.clone(), by.clone()).await? {
             Some(Heard::Answered) => Ok(()),
-            Some(Heard::Elsewhere(shard)) => letters::ask(self, shard, id, ask, by.name()).await,
+            Some(Heard::Elsewhere(shard)) => letters::ask(self, shard, id, ask, by).await,
             None => Err(Problem::new(503, &code::TXN_JOURNAL, format!("transaction {id} does not answer"))),
         }
     }
@@ -236,9 +255,10 @@ impl Coordinator {
         Ok(None)
     }
 
-    /// How a transaction stands once nothing more happens by itself: it has ended, is open, or stuck; or after `patience`.
+    /// How a transaction stands once nothing more happens by itself: it has ended, is open, held or stuck; or after `patience`.
     pub(super) async fn settled(self: &Arc<Self>, id: &Text, patience: Duration) -> Result<Arc<Sight>, Problem> {
-        let settled = |state: &Standing| matches!(state.phase, Phase::Ended(_) | Phase::Open) || state.is_stuck();
+        let settled =
+            |state: &Standing| matches!(state.phase, Phase::Ended(_) | Phase::Open | Phase::Held) || state.is_stuck();
         let end = self.state.now().mono + patience;
         let (mut pause, longest) = WATCH;
         loop {

@@ -101,6 +101,13 @@ impl Terms {
         self.known().tenure.term(term.shard, now) == Some(term)
     }
 
+    /// A term that is held still, by the clock too.
+    pub(super) fn office(&self, term: Term, now: Instant) -> Option<Office> {
+        let known = self.known();
+        let held = known.tenure.term(term.shard, now) == Some(term);
+        known.reigns.get(&term.shard).filter(|reign| held && reign.term == term).map(Reign::office)
+    }
+
     /// A term for something new.
     async fn any(&self, coordinator: &Coordinator) -> Option<Office> {
         let mut held = self.held.subscribe();

@@ -2,13 +2,13 @@
 //! From the JSON of a request to a [`Spec`]: names resolved, defaults filled in, everything judged. What isn't
 //! understood is refused with the place where it stands.
 
-use super::Caller;
 use super::problem::Problem;
+use super::{Caller, late};
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::{ServiceRef, saga};
 use byrnie_net::tls::secret::sha256;
 use byrnie_saga::transaction::{BODY_BYTES_MAX, ID_BYTES_MAX};
-use byrnie_saga::{Branch, Call, Mode, Retry, Rules, Spec, Target, plan};
+use byrnie_saga::{Branch, Call, Child, Mode, Retry, Rules, Spec, Target, nested, plan};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -48,6 +48,8 @@ pub(super) struct AskedBranch {
     pub(super) pivot: bool,
     pub(super) retry: AskedRetry,
     pub(super) headers: BTreeMap<String, String>,
+    /// Instead of an action: a saga of its own, by its definition or as one is asked for.
+    pub(super) saga: Option<Value>,
     /// `action`, `compensate` and so on, as the mode has them; any other member is a mistake.
     #[serde(flatten)]
     pub(super) calls: BTreeMap<String, String>,
@@ -69,7 +71,7 @@ const fn words(mode: Mode) -> [&'static str; 3] {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct AskedRetry {
     pub(super) attempts: Option<u32>,
@@ -108,7 +110,7 @@ pub(super) fn compose(
     for branch in &asked.branches {
         let after = branch.after.iter().map(|before| position(&named, before, &branch.name));
         let after = after.collect::<Result<_, _>>()?;
-        branches.push(Branch { after, ..self::branch(mode, branch, caller)? });
+        branches.push(Branch { after, ..self::branch(mode, branch, caller, now)? });
     }
     let driven = mode == Mode::Tcc && !branches.is_empty() && branches.iter().all(|branch| branch.action.is_some());
     let open = match mode {
@@ -148,6 +150,7 @@ pub(super) fn compose(
         definition: Text::default(),
         input: None,
         fingerprint,
+        parent: None,
     };
     plan::check(&spec)
         .and_then(|()| plan::check_way_back(&spec))
@@ -156,10 +159,10 @@ pub(super) fn compose(
 }
 
 /// A branch that joins.
-pub(super) fn read_branch(mode: Mode, body: &[u8], caller: &Caller) -> Result<Branch, Problem> {
+pub(super) fn read_branch(mode: Mode, body: &[u8], caller: &Caller, now: Timestamp) -> Result<Branch, Problem> {
     let asked: AskedBranch =
         serde_json::from_slice(body).map_err(|error| Problem::malformed(format!("the body is no branch: {error}")))?;
-    let branch = branch(mode, &asked, caller)?;
+    let branch = branch(mode, &asked, caller, now)?;
     plan::check_branch(&[], &branch).map_err(|error| Problem::malformed(error.to_string()))?;
     Ok(branch)
 }
@@ -198,7 +201,7 @@ fn position(named: &[String], before: &str, name: &str) -> Result<u16, Problem> 
         .ok_or_else(|| Problem::malformed(format!("branch {name} comes after {before}, which does not exist")))
 }
 
-fn branch(mode: Mode, asked: &AskedBranch, caller: &Caller) -> Result<Branch, Problem> {
+fn branch(mode: Mode, asked: &AskedBranch, caller: &Caller, now: Timestamp) -> Result<Branch, Problem> {
     let place = |problem: Problem| problem.at(format!("branch {}", asked.name));
     only_own_words(mode, asked).map_err(place)?;
     let body = asked.body.as_ref();
@@ -216,7 +219,7 @@ fn branch(mode: Mode, asked: &AskedBranch, caller: &Caller) -> Result<Branch, Pr
         Mode::Saga => asked.compensate_body.as_ref(),
         _ => asked.compensate_body.as_ref().or(body),
     };
-    Ok(Branch {
+    let mut made = Branch {
         name: asked.name.as_str().into(),
         after: Vec::new(),
         action: make(action, body).map_err(place)?,
@@ -227,15 +230,58 @@ fn branch(mode: Mode, asked: &AskedBranch, caller: &Caller) -> Result<Branch, Pr
         answer_first: false,
         consent: false,
         retry: retry(&asked.retry).map_err(place)?,
-    })
+        child: None,
+    };
+    if let Some(saga) = &asked.saga {
+        // Whether it can be taken back is judged once it's known whole.
+        nested::adopt(&mut made, child(saga, caller, now).map_err(place)?, true);
+    }
+    Ok(made)
+}
+
+/// A saga within a saga: `{"definition": "NAMESPACE/NAME", "input": ..}`, or what `POST sagas` takes.
+fn child(asked: &Value, caller: &Caller, now: Timestamp) -> Result<Child, Problem> {
+    let malformed = |error: serde_json::Error| Problem::malformed(format!("the saga within it: {error}"));
+    if asked.get("definition").is_some() {
+        let Named { definition, input } = Named::deserialize(asked).map_err(malformed)?;
+        let (namespace, name) = saga::named(&definition, caller.namespace());
+        let input = late::within(input.to_string()).map_err(|error| Problem::malformed(error.to_string()))?;
+        let definition = format!("{namespace}/{name}").into();
+        return Ok(Child::Defined { definition, input: Some(input.into()), late: None });
+    }
+    let within = Asked::deserialize(asked).map_err(malformed)?;
+    if within.id.is_some() {
+        return Err(Problem::malformed("a saga within another has its id from that one; send none"));
+    }
+    let spec = compose(Mode::Saga, false, &within, Text::default(), caller, now)?;
+    Ok(Child::Given { spec: Box::new(Spec { deadline: None, ..spec }), span_ms: within.deadline_ms })
+}
+
+/// A saga by its definition, as a branch.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    definition: String,
+    #[serde(default)]
+    input: Value,
 }
 
 /// Refuses calls that this mode doesn't have, rather than never making them.
 fn only_own_words(mode: Mode, asked: &AskedBranch) -> Result<(), Problem> {
     let own = words(mode);
+    let beside = asked.body.is_some()
+        || asked.compensate_body.is_some()
+        || !asked.headers.is_empty()
+        || !asked.calls.is_empty()
+        || asked.retry != AskedRetry::default();
+    if asked.saga.is_some() && beside {
+        let detail = "a branch that is a saga has no calls, body, headers and retry: its own branches have them";
+        return Err(Problem::malformed(detail));
+    }
     let unknown = asked.calls.keys().find(|word| !own.contains(&word.as_str())).map(String::as_str);
     let given = [
         ("compensate_body", asked.compensate_body.is_some(), matches!(mode, Mode::Saga | Mode::Scope)),
+        ("saga", asked.saga.is_some(), mode == Mode::Saga),
         ("pivot", asked.pivot, mode == Mode::Saga),
         ("after", !asked.after.is_empty(), matches!(mode, Mode::Saga | Mode::Message)),
         // They end the tries of an action that may still be refused, and these modes have none.

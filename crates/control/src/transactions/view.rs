@@ -5,7 +5,7 @@ use super::actor::Sight;
 use byrnie_base::Text;
 use byrnie_saga::journal::What;
 use byrnie_saga::machine::State as Standing;
-use byrnie_saga::{Entry, Op, Slot, Spec};
+use byrnie_saga::{Child, Entry, Op, Slot, Spec};
 use byrnie_store::{Heading, Value as Bytes};
 use serde_json::{Value, json};
 
@@ -22,6 +22,7 @@ pub(super) fn full(id: &str, sight: &Sight) -> Value {
         "created": state.spec.created,
         "deadline": state.spec.deadline,
         "definition": state.spec.definition,
+        "parent": state.spec.parent.as_ref().map(|parent| json!({"id": parent.id, "branch": parent.branch})),
         "branches": branches,
     })
 }
@@ -35,7 +36,11 @@ fn branch(sight: &Sight, at: usize) -> Value {
         let Some(call) = asked.call(op) else { continue };
         let target = &call.target;
         let path = call.late.as_ref().and_then(|late| late.path.as_ref()).unwrap_or(&target.path);
-        let shown = format!("{} {}{path}", target.method, target.authority);
+        let shown = match asked.child.as_deref() {
+            Some(Child::Defined { definition, .. }) => format!("saga {definition}"),
+            Some(Child::Given { spec, .. }) => format!("saga of {} branches", spec.branches.len()),
+            None => format!("{} {}{path}", target.method, target.authority),
+        };
         calls.insert(spec.mode.op(op).to_owned(), json!({"target": shown, "state": word(progress.slot(op))}));
     }
     let after: Vec<&Text> =
@@ -67,6 +72,7 @@ pub(super) fn summary(state: &Standing) -> Bytes {
         .spec
         .branches
         .iter()
+        .filter(|branch| branch.child.is_none())
         .flat_map(|branch| [Op::Action, Op::Confirm, Op::Undo].into_iter().filter_map(|op| branch.call(op)))
         .map(|call| &*call.target.authority)
         .collect();
@@ -79,6 +85,7 @@ pub(super) fn summary(state: &Standing) -> Bytes {
         "creator": state.spec.creator,
         "created": state.spec.created,
         "services": services,
+        "parent": state.spec.parent.as_ref().map(|parent| &parent.id),
     });
     Bytes::from(summary.to_string().into_bytes())
 }

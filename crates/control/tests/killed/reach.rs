@@ -4,7 +4,8 @@
 
 use byrnie_base::{Rng, Timestamp};
 use byrnie_saga::{
-    Ask, Branch, Call, Effect, Entry, Event, Machine, Mode, Order, Outcome, Phase, Reply, Retry, Rules, Spec, Target,
+    Ask, Branch, Call, Child, Effect, Entry, Event, Machine, Mode, Op, Order, Outcome, Parent, Phase, Reply, Retry,
+    Rules, Spec, Target,
 };
 use std::collections::BTreeSet;
 
@@ -53,6 +54,8 @@ fn branch(mode: Mode, name: &str, tries: bool) -> Branch {
 fn spec(mode: Mode, dice: &mut Rng) -> Spec {
     let open = mode == Mode::Scope || (mode != Mode::Saga && dice.percent(50));
     let tries = !open;
+    // One within another; and a part of it may be another in turn, which is kept as it ends.
+    let within = mode == Mode::Saga && dice.percent(50);
     let mut branches: Vec<Branch> = if open && mode != Mode::Message {
         Vec::new()
     } else {
@@ -62,6 +65,10 @@ fn spec(mode: Mode, dice: &mut Rng) -> Spec {
         branches[1].after = vec![0];
         branches[1].pivot = dice.percent(30);
         branches[0].answer_first = dice.percent(30);
+        if dice.percent(50) {
+            let child = Child::Defined { definition: "n/s".into(), input: None, late: None };
+            byrnie_saga::nested::adopt(&mut branches[0], child, true);
+        }
     }
     Spec {
         mode,
@@ -75,6 +82,7 @@ fn spec(mode: Mode, dice: &mut Rng) -> Spec {
         definition: "".into(),
         input: None,
         fingerprint: "".into(),
+        parent: within.then(|| Parent { id: "p".into(), branch: "x".into(), depth: 1 }),
     }
 }
 
@@ -103,7 +111,10 @@ fn walk(mode: Mode, dice: &mut Rng, seen: &mut impl FnMut(&Entry)) {
             _ => {
                 let at = usize::try_from(dice.below(calls.len() as u64)).unwrap();
                 let Order { branch, op, attempt, .. } = calls.remove(at);
-                Event::Reply(Reply { branch, op, attempt, outcome: outcome(dice), roll: 0 })
+                // What a saga confirms is a saga within it: that is done, or takes its time (`saga/nested`).
+                let released = mode == Mode::Saga && op == Op::Confirm;
+                let outcome = if released { release(dice) } else { outcome(dice) };
+                Event::Reply(Reply { branch, op, attempt, outcome, roll: 0 })
             }
         };
     }
@@ -120,10 +131,16 @@ fn outcome(dice: &mut Rng) -> Outcome {
     }
 }
 
+fn release(dice: &mut Rng) -> Outcome {
+    if dice.percent(50) { Outcome::Done { answer: "".into() } } else { byrnie_saga::nested::ongoing(false) }
+}
+
 fn ask(mode: Mode, dice: &mut Rng) -> Ask {
     let name = if dice.percent(50) { "a" } else { "b" };
-    match dice.below(7) {
+    match dice.below(9) {
         0 => Ask::Go,
+        7 => Ask::Parent { keep: true },
+        8 => Ask::Parent { keep: false },
         1 => Ask::Back { reason: "asked".into() },
         2 => Ask::Enlist(Box::new(branch(mode, name, false))),
         3 => Ask::Complete { branch: name.into(), outcome: outcome(dice) },

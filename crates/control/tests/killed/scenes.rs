@@ -76,7 +76,11 @@ fn rows(branches: Value, ordered: bool) -> Value {
     let Value::Array(mut branches) = branches else { panic!("no list") };
     let names: Vec<Value> = branches.iter().map(|branch| branch["name"].clone()).collect();
     for (at, branch) in branches.iter_mut().enumerate() {
-        branch["retry"] = soon();
+        // A saga within has retries of its own.
+        match branch.get("saga").cloned() {
+            Some(within) => branch["saga"]["branches"] = rows(within["branches"].clone(), true),
+            None => branch["retry"] = soon(),
+        }
         if ordered && at > 0 {
             branch["after"] = json!([names[at - 1]]);
         }
@@ -157,7 +161,22 @@ fn sagas() -> Vec<Scene> {
         saga("a stuck saga", "COMPENSATED", "a:action b:action b:compensate a:compensate", stuck, ""),
         saga("a saga that is skipped", "COMPENSATED", "a:action", half.clone(), "skip"),
         saga("a saga that is resolved", "RESOLVED", "a:action", half, "resolve"),
+        saga("a saga within a saga", "SUCCEEDED", "a:action x:action y:action z:action c:action", within("fine"), ""),
+        saga(
+            "a saga within one that goes back",
+            "COMPENSATED",
+            "a:action x:action y:action z:action z:compensate y:compensate x:compensate a:compensate",
+            within("no"),
+            "",
+        ),
     ]
+}
+
+/// Three, one within the other; the last step of the outermost does so.
+fn within(last: &str) -> Value {
+    let innermost = json!({"branches": [step("y", "fine", "fine"), step("z", "fine", "fine")]});
+    let inner = json!({"branches": [step("x", "fine", "fine"), {"name": "deep", "saga": innermost}]});
+    json!([step("a", "fine", "fine"), {"name": "inner", "saga": inner}, step("c", last, "fine")])
 }
 
 fn messages() -> Vec<Scene> {

@@ -5,7 +5,7 @@ use super::names;
 use super::reader::Reader;
 use crate::code;
 use crate::expr::{self, Piece};
-use crate::saga::{self, INPUT, METHODS, Patience, REQUEST, STEPS_MAX, Saga, Step, Undo};
+use crate::saga::{self, Does, INPUT, METHODS, Patience, REQUEST, STEPS_MAX, Saga, Step, Undo};
 use byrnie_base::Text;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -41,7 +41,14 @@ struct StepSpec {
     /// Its name; letters, digits and `_` if expressions refer to its answer.
     name: String,
     /// `METHOD SERVICE/PATH`, such as `POST payments/charge`; the path may hold expressions in braces.
-    call: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    call: Option<String>,
+    /// Instead of a call: another saga, `NAME` or `NAMESPACE/NAME`, which is run as a whole, and taken back as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    saga: Option<String>,
+    /// An expression for that saga's input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    input: Option<String>,
     /// An expression for what is sent, such as `input.items`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     body: Option<String>,
@@ -116,10 +123,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Saga> {
 }
 
 fn step(reader: &mut Reader<'_>, asked: &StepSpec, after: &[usize], known: &BTreeSet<&str>, at: &str) -> Step {
-    call(reader, &asked.call, &format!("{at}.call"), known);
-    if let Some(body) = &asked.body {
-        expression(reader, body, &format!("{at}.body"), known);
-    }
+    let does = does(reader, asked, known, at);
     // An undo knows what its own step answered.
     let with_own: BTreeSet<&str> = known.iter().copied().chain([asked.name.as_str()]).collect();
     let undo = asked.undo.as_deref().map(|undo| {
@@ -138,13 +142,50 @@ fn step(reader: &mut Reader<'_>, asked: &StepSpec, after: &[usize], known: &BTre
     }
     Step {
         name: asked.name.as_str().into(),
-        call: asked.call.as_str().into(),
-        body: asked.body.as_deref().map(Text::from),
+        does,
         undo,
         after: after.iter().filter_map(|at| u16::try_from(*at).ok()).collect(),
         pivot: asked.pivot,
         retry: asked.retry.as_ref().map(|retry| patience(reader, retry, at)).unwrap_or_default(),
     }
+}
+
+fn does(reader: &mut Reader<'_>, asked: &StepSpec, known: &BTreeSet<&str>, at: &str) -> Does {
+    let Some(saga) = &asked.saga else {
+        if asked.call.is_none() {
+            reader.fault(&code::MISSING_FIELD, at, "a step has a call, or a saga");
+        }
+        if asked.input.is_some() {
+            reader.fault(&code::CONTRADICTION, format!("{at}.input"), "only a saga has an input; a call has a body");
+        }
+        let text = asked.call.as_deref().unwrap_or_default();
+        if asked.call.is_some() {
+            call(reader, text, &format!("{at}.call"), known);
+        }
+        if let Some(body) = &asked.body {
+            expression(reader, body, &format!("{at}.body"), known);
+        }
+        return Does::Call { call: text.into(), body: asked.body.as_deref().map(Text::from) };
+    };
+    let (namespace, name) = saga::named(saga, "default");
+    let fits = names::is_label(namespace) && names::is_label(name);
+    reader.require(fits, &format!("{at}.saga"), "is the NAME of a saga, or NAMESPACE/NAME");
+    if let Some(input) = &asked.input {
+        expression(reader, input, &format!("{at}.input"), known);
+    }
+    for (field, given) in [
+        ("call", asked.call.is_some()),
+        ("body", asked.body.is_some()),
+        ("undo", asked.undo.is_some()),
+        ("undoBody", asked.undo_body.is_some()),
+        ("retry", asked.retry.is_some()),
+    ] {
+        if given {
+            let message = "a step that is a saga has none: its own steps say it, and it is taken back as a whole";
+            reader.fault(&code::CONTRADICTION, format!("{at}.{field}"), message);
+        }
+    }
+    Does::Saga { saga: saga.as_str().into(), input: asked.input.as_deref().map(Text::from) }
 }
 
 fn step_name(reader: &mut Reader<'_>, name: &str, earlier: &[Step], path: &str) {
@@ -256,7 +297,9 @@ fn check_way_back(reader: &mut Reader<'_>, steps: &[Step], before: &[BTreeSet<us
         let is_final = pivot.is_some_and(|pivot| pivot == at || before[at].contains(&pivot));
         // The last of all may lack it: nothing can fail once it is done.
         let last = (0..steps.len()).all(|other| other == at || before[at].contains(&other));
-        if step.undo.is_none() && !is_final && !last {
+        // Whether a saga can be taken back is judged when it's started.
+        let alone = matches!(step.does, Does::Call { .. }) && step.undo.is_none();
+        if alone && !is_final && !last {
             let message = "has no undo, and others may fail after it: give it one, say \"none\" if it changes nothing, or make it the pivot";
             reader.fault(&code::CONTRADICTION, format!("spec.steps[{at}].name"), message);
         }
@@ -280,10 +323,17 @@ impl From<&Saga> for SagaSpec {
                 timeout: timeout.map(span),
             });
             let after = step.after.iter().filter_map(|at| saga.steps.get(usize::from(*at)));
+            let text = |text: &Text| text.to_string();
+            let (call, body, saga, input) = match &step.does {
+                Does::Call { call, body } => (Some(text(call)), body.as_ref().map(text), None, None),
+                Does::Saga { saga, input } => (None, None, Some(text(saga)), input.as_ref().map(text)),
+            };
             StepSpec {
                 name: step.name.to_string(),
-                call: step.call.to_string(),
-                body: step.body.as_ref().map(Text::to_string),
+                call,
+                saga,
+                input,
+                body,
                 undo,
                 undo_body,
                 after: Some(after.map(|step| step.name.to_string()).collect()),

@@ -20,6 +20,11 @@ pub enum Ask {
         /// Why, in the caller's words.
         reason: Text,
     },
+    /// The saga that it is a part of says what becomes of it.
+    Parent {
+        /// It's kept; otherwise it is taken back.
+        keep: bool,
+    },
     /// A participant joins.
     Enlist(Box<Branch>),
     /// The outcome of something that took its time.
@@ -70,6 +75,7 @@ impl Machine {
         match ask {
             Ask::Go => self.go(log, &by),
             Ask::Back { reason } => self.back(log, &reason, &by),
+            Ask::Parent { keep } => self.by_parent(log, keep, &by),
             Ask::Enlist(branch) => self.enlist(log, branch, by),
             Ask::Complete { branch, outcome } => self.complete(log, &branch, outcome),
             Ask::Retry => self.retry(log, &by),
@@ -85,7 +91,8 @@ impl Machine {
     /// Answers what comes after the end.
     pub(super) fn too_late(&self, ask: &Ask) -> Result<(), Refusal> {
         match (ask, self.state.phase) {
-            (Ask::Go, Phase::Ended(End::Done)) | (Ask::Back { .. }, Phase::Ended(End::Undone)) => Ok(()),
+            (Ask::Go | Ask::Parent { keep: true }, Phase::Ended(End::Done))
+            | (Ask::Back { .. } | Ask::Parent { keep: false }, Phase::Ended(End::Undone)) => Ok(()),
             _ => Err(self.refuse("it is over")),
         }
     }
@@ -103,6 +110,7 @@ impl Machine {
             }
             Phase::Confirming => Ok(()),
             Phase::Acting => Err(self.refuse("the coordinator decides it, once every action is done")),
+            Phase::Held => Err(self.refuse("the saga that it is a part of decides it")),
             Phase::Undoing | Phase::Ended(_) => Err(self.refuse("it takes the way back")),
         }
     }
@@ -121,7 +129,31 @@ impl Machine {
                 Ok(())
             }
             Phase::Acting => Err(self.refuse("what has been done, or may have been, can't be taken back any more")),
+            Phase::Held => Err(self.refuse("the saga that it is a part of decides it")),
             Phase::Confirming | Phase::Ended(_) => Err(self.refuse("there is no way back any more")),
+        }
+    }
+
+    /// What the saga above says. It may not say keep before all is done, and its word is the only one after that.
+    fn by_parent(&mut self, log: &mut Log, keep: bool, by: &str) -> Result<(), Refusal> {
+        match (self.state.phase, keep) {
+            (Phase::Held, true) if self.state.all(Op::Confirm) => {
+                self.enter(log, What::Ended { end: End::Done, by: by.into(), reason: Text::default() }, true);
+                Ok(())
+            }
+            (Phase::Held, true) => {
+                let turned = self.turn(Phase::Confirming, "", by);
+                self.enter(log, turned, true);
+                Ok(())
+            }
+            (Phase::Held, false) => {
+                let turned = self.turn(Phase::Undoing, "the saga that it is a part of is taken back", by);
+                self.enter(log, turned, true);
+                Ok(())
+            }
+            (Phase::Confirming, true) => Ok(()),
+            (_, true) => Err(self.refuse("not all of it is done")),
+            (_, false) => self.back(log, "the saga that it is a part of is taken back", by),
         }
     }
 
@@ -160,6 +192,9 @@ impl Machine {
 
     fn complete(&mut self, log: &mut Log, name: &Text, outcome: Outcome) -> Result<(), Refusal> {
         let at = self.find(name)?;
+        if self.state.spec.branches[at].child.is_some() {
+            return Err(self.refuse("this branch is a saga, which answers for itself"));
+        }
         let wanted = match self.state.phase {
             Phase::Acting => Some(Op::Action),
             Phase::Confirming => Some(Op::Confirm),
@@ -167,7 +202,7 @@ impl Machine {
                 Some(Op::Action)
             }
             Phase::Undoing => Some(Op::Undo),
-            Phase::Open | Phase::Ended(_) => None,
+            Phase::Open | Phase::Held | Phase::Ended(_) => None,
         };
         let Some(op) = wanted.filter(|op| self.state.progress[at].slot(*op) == Slot::Pending) else {
             return Err(self.refuse("nothing of this branch is waited for"));

@@ -38,6 +38,7 @@ fn judged(branches: Vec<Branch>) -> String {
         definition: "".into(),
         input: None,
         fingerprint: "".into(),
+        parent: None,
     };
     match check(&spec).and_then(|()| check_way_back(&spec)) {
         Ok(()) => "fine".to_owned(),

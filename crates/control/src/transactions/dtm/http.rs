@@ -96,7 +96,7 @@ async fn query(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Reques
 const fn status(phase: Phase) -> &'static str {
     match phase {
         Phase::Open => "prepared",
-        Phase::Acting | Phase::Confirming => "submitted",
+        Phase::Acting | Phase::Held | Phase::Confirming => "submitted",
         Phase::Undoing => "aborting",
         Phase::Ended(End::Done) => "succeed",
         Phase::Ended(End::Undone | End::Resolved) => "failed",

@@ -8,7 +8,7 @@ use byrnie_base::Text;
 use byrnie_net::BoxFuture;
 use byrnie_net::serve::client::Reply;
 use byrnie_net::serve::{HeaderMap, StatusCode};
-use byrnie_saga::{Ask, Branch, Call, Mode, Retry, Rules, Spec, Target};
+use byrnie_saga::{Ask, Branch, Call, Child, Mode, Parent, Retry, Rules, Spec, Target, nested};
 use byrnie_store::disk::RamDisk;
 use byrnie_store::{Journal, Memory, log};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// It undoes what it is told to, and does nothing before it is open.
+/// It undoes what it is told to, does all that is within, and nothing else before it is open.
 #[derive(Default)]
 struct Shop {
     open: AtomicBool,
@@ -24,7 +24,7 @@ struct Shop {
 
 impl Outbound for Shop {
     fn call(&self, request: Request, _: Duration) -> BoxFuture<'static, Result<Reply, Text>> {
-        let well = self.open.load(Ordering::SeqCst) || request.path.starts_with("/undo");
+        let well = self.open.load(Ordering::SeqCst) || request.path.starts_with("/undo") || &*request.path == "/within";
         let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let (headers, trailers) = (HeaderMap::new(), HeaderMap::new());
         Box::pin(async move { Ok(Reply { status, headers, body: Bytes::new(), trailers }) })
@@ -52,29 +52,10 @@ impl One {
     }
 
     async fn begin(&self, id: &str) -> bool {
-        let target = |path: &str| Target {
-            method: "POST".into(),
-            authority: "127.0.0.1:9".into(),
-            path: path.into(),
-            raw: true,
-        };
-        let call = |path| Call { target: target(path), body: None, kind: "".into(), headers: Vec::new(), late: None };
-        let retry = Retry { first_ms: 10, cap_ms: 50, ..Retry::default() };
-        let (action, undo) = (Some(call("/do")), Some(call("/undo")));
-        let branch = Branch { name: "one".into(), action, undo, retry, ..Branch::default() };
-        let spec = Spec {
-            mode: Mode::Saga,
-            creator: "operator".into(),
-            created: self.coordinator.now(),
-            deadline: None,
-            open: false,
-            check: None,
-            branches: vec![branch],
-            rules: Rules::default(),
-            definition: Text::default(),
-            input: None,
-            fingerprint: Text::default(),
-        };
+        self.begin_as(id, spec(vec![branch("/do")])).await
+    }
+
+    async fn begin_as(&self, id: &str, spec: Spec) -> bool {
         self.coordinator.begin(Some(id.into()), spec).await.unwrap().1
     }
 
@@ -87,6 +68,18 @@ impl One {
         self.coordinator.find(&id.into()).await.unwrap().unwrap().state.name()
     }
 
+    async fn until(&self, id: &str, state: &str) {
+        let stands = async {
+            loop {
+                match self.coordinator.find(&id.into()).await.unwrap() {
+                    Some(sight) if sight.state.name() == state => return,
+                    _ => runtime::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        runtime::timeout(PATIENCE, stands).await.unwrap_or_else(|_| panic!("{id} was never {state}"));
+    }
+
     async fn until_it_holds(&self, count: usize) {
         let held = async {
             while self.coordinator.terms.shards().len() != count {
@@ -95,6 +88,83 @@ impl One {
         };
         runtime::timeout(PATIENCE, held).await.unwrap_or_else(|_| panic!("it never held {count} shards"));
     }
+}
+
+fn branch(path: &str) -> Branch {
+    let target =
+        |path: &str| Target { method: "POST".into(), authority: "127.0.0.1:9".into(), path: path.into(), raw: true };
+    let call = |path| Call { target: target(path), body: None, kind: "".into(), headers: Vec::new(), late: None };
+    let retry = Retry { first_ms: 10, cap_ms: 50, ..Retry::default() };
+    Branch { name: "one".into(), action: Some(call(path)), undo: Some(call("/undo")), retry, ..Branch::default() }
+}
+
+fn spec(branches: Vec<Branch>) -> Spec {
+    Spec {
+        mode: Mode::Saga,
+        creator: "operator".into(),
+        created: byrnie_base::Clock::now(runtime::clock()).wall,
+        deadline: None,
+        open: false,
+        check: None,
+        branches,
+        rules: Rules::default(),
+        definition: Text::default(),
+        input: None,
+        fingerprint: Text::default(),
+        parent: None,
+    }
+}
+
+/// Two steps, of which the first is a saga that is done at once.
+fn above() -> Spec {
+    let mut within = Branch { name: "in".into(), ..branch("/within") };
+    let child = Child::Given { spec: Box::new(spec(vec![branch("/within")])), span_ms: None };
+    nested::adopt(&mut within, child, true);
+    spec(vec![within, Branch { after: vec![0], ..branch("/do") }])
+}
+
+#[test]
+fn a_saga_within_goes_with_the_one_above_and_is_asked_by_letter_where_it_does_not() {
+    let test = async {
+        let journal: Arc<dyn Journal> =
+            Arc::new(log::Memory::open(&RamDisk::new(), Arc::new(*runtime::clock())).unwrap());
+        let shop = Arc::new(Shop::default());
+        let one = One::start(&journal, &shop, 1);
+        one.until_it_holds(64).await;
+        let two = One::start(&journal, &shop, 2);
+        two.until_it_holds(32).await;
+        one.until_it_holds(32).await;
+        let back = || Ask::Back { reason: "why not".into() };
+        // It begins in the shard of the one above; whichever is asked for the one above, both go back.
+        for id in ["a", "b"] {
+            one.begin_as(id, above()).await;
+            one.until(&format!("{id}.in"), "HELD").await;
+            assert_eq!(journal.read(&format!("{id}.in")).await.unwrap().shard, journal.read(id).await.unwrap().shard);
+        }
+        assert_eq!(two.ask("a", back()).await, Ok(()));
+        for id in ["a", "a.in"] {
+            two.until(id, "COMPENSATED").await;
+        }
+        // One that another drives all the same hears by letter whether it's kept or taken back.
+        for id in ["c", "d"] {
+            let parent = Some(Parent { id: id.into(), branch: "in".into(), depth: 1 });
+            two.begin_as(&format!("{id}.in"), Spec { parent, ..spec(vec![branch("/within")]) }).await;
+            two.until(&format!("{id}.in"), "HELD").await;
+            one.begin_as(id, above()).await;
+        }
+        assert_eq!(one.ask("d.in", back()).await, Err(409), "nobody else ends it");
+        assert_eq!(one.ask("c", back()).await, Ok(()));
+        for id in ["c", "c.in"] {
+            one.until(id, "COMPENSATED").await;
+        }
+        // One is lost without a word: the other goes on with both, once its lease is over, and with what was its own.
+        one.trigger.fire();
+        shop.open.store(true, Ordering::SeqCst);
+        for id in ["b", "b.in", "d", "d.in"] {
+            two.until(id, "SUCCEEDED").await;
+        }
+    };
+    runtime::block_on(test).unwrap();
 }
 
 #[test]

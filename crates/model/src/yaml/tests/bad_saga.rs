@@ -45,6 +45,15 @@ fn sagas() {
         (step("call: POST x/y").replace("name: b", "name: a"), "C028", "a"),
         (step("call: POST x/y").replace("name: b", "name: input"), "C011", "input"),
         (step("call: POST x/y").replace("name: b", "name: 'a b'"), "C011", "'a b'"),
+        // A step is a call or a saga, and not both.
+        (step("saga: A b"), "C011", "A b"),
+        (step("saga: x/y/z"), "C011", "x/y/z"),
+        (step("saga: s, call: POST x/y"), "C028", "POST x/y"),
+        (step("saga: s, body: input.x"), "C028", "input.x"),
+        (step("saga: s, undo: POST x/y"), "C028", "POST x/y"),
+        (step("saga: s, retry: {attempts: 1}"), "C028", "retry"),
+        (step("saga: s, input: c.id"), "C056", "c.id"),
+        (step("call: POST x/y, input: input.x"), "C028", "input.x"),
         // No way back, two points of no return, and one whose place isn't clear.
         (step("call: POST x/y").replace(", undo: POST x/z", ""), "C028", "a"),
         (step("call: POST x/y, pivot: true").replace("undo", "pivot: true, undo"), "C028", "true"),

@@ -72,7 +72,8 @@ spec:
   steps:
   - {name: reserve, call: POST inventory/reservations, body: input.items, undo: "DELETE inventory/reservations/{reserve.id}"}
   - {name: look, call: "GET stock.books:8080/of/{input.id}", after: [], undo: none}
-  - {name: charge, call: POST payments/charge, after: [reserve, look], body: "{'n': reserve.n}", undo: POST payments/refunds, undoBody: charge.id, pivot: true}
+  - {name: pack, saga: stores/pack, after: [reserve], input: "{'n': reserve.n}"}
+  - {name: charge, call: POST payments/charge, after: [reserve, look, pack], body: "{'n': reserve.n}", undo: POST payments/refunds, undoBody: charge.id, pivot: true}
   - {name: ship, call: POST shipping/orders, retry: {attempts: 9, for: 24h, backoff: 1s..5m, timeout: 30s}}
 ---
 {"apiVersion": "mesh.byrnie.dev/v1alpha1", "kind": "Mesh", "metadata": {"name": "mesh"}, "spec": {"trustDomain": "demo.local"}}
@@ -120,9 +121,9 @@ fn the_samples_are_read() {
     assert!(keyed.enlist[0].reserves("PUT", "/final") && keyed.enlist[1].call.covers("POST", "/holds/7"));
     let Spec::Saga(saga) = &resources[5].spec else { panic!() };
     let after: Vec<&[u16]> = saga.steps.iter().map(|step| &*step.after).collect();
-    assert_eq!(after, [&[][..], &[], &[0, 1], &[2]], "the step above, unless it says");
+    assert_eq!(after, [&[][..], &[], &[0], &[0, 1, 2], &[3]], "the step above, unless it says");
     assert_eq!(saga.steps[1].undo, Some(Undo::Nothing));
-    assert_eq!(saga.steps[3].retry.backoff, Some((Duration::from_secs(1), Duration::from_secs(300))));
+    assert_eq!(saga.steps[4].retry.backoff, Some((Duration::from_secs(1), Duration::from_secs(300))));
     let origin = resources[2].origin.as_ref().unwrap();
     assert_eq!((&*origin.file, origin.line), ("t.yaml", 12));
 }

@@ -396,3 +396,51 @@ fn a_no_is_not_the_last_word_while_an_earlier_call_may_still_arrive() {
     run.answer("a", no("409"));
     assert_eq!(run.called(), [("a", Op::Undo)]);
 }
+
+#[test]
+fn a_saga_within_another_waits_for_its_word() {
+    let within = || {
+        let mut spec = spec(Mode::Saga, vec![branch("stock", &[]), branch("pay", &[0])]);
+        spec.parent = Some(crate::Parent { id: "p".into(), branch: "order".into(), depth: 1 });
+        run(spec)
+    };
+    let held = || {
+        let mut run = within();
+        assert!(run.ask(Ask::Parent { keep: true }).is_err(), "there is nothing to keep yet");
+        run.done("stock");
+        run.done("pay");
+        assert_eq!((run.state(), run.called()), ("HELD", vec![]));
+        run
+    };
+    let mut kept = held();
+    // Nobody else ends it, not even who began it.
+    for ask in [Ask::Go, Ask::Back { reason: "no".into() }, Ask::Retry, Ask::Resolve { reason: "so".into() }] {
+        assert!(matches!(kept.ask(ask), Err(Refusal::State { state: "HELD", .. })));
+    }
+    kept.machine = Machine::replay(kept.entries.clone()).unwrap();
+    kept.ask(Ask::Parent { keep: true }).unwrap();
+    assert_eq!(kept.state(), "SUCCEEDED");
+    kept.ask(Ask::Parent { keep: true }).unwrap();
+    assert!(kept.ask(Ask::Parent { keep: false }).is_err());
+    let mut back = held();
+    back.machine = Machine::replay(back.entries.clone()).unwrap();
+    back.ask(Ask::Parent { keep: false }).unwrap();
+    assert_eq!((back.state(), back.called()), ("COMPENSATING", vec![("pay", Op::Undo)]));
+    back.done("pay");
+    back.done("stock");
+    assert_eq!(back.state(), "COMPENSATED");
+    back.ask(Ask::Parent { keep: false }).unwrap();
+    // Who has such a part can't be told of its outcome by anybody else.
+    let mut whole = spec(Mode::Saga, vec![branch("order", &[])]);
+    let child = crate::Child::Defined { definition: "n/order".into(), input: None, late: None };
+    crate::nested::adopt(&mut whole.branches[0], child, true);
+    let mut whole = run(whole);
+    for outcome in [Outcome::Done { answer: "".into() }, no("409")] {
+        assert!(whole.ask(Ask::Complete { branch: "order".into(), outcome }).is_err());
+    }
+    // Before all of it is done its creator may take it back as ever.
+    let mut early = within();
+    early.done("stock");
+    early.ask(Ask::Back { reason: "no".into() }).unwrap();
+    assert_eq!(early.state(), "COMPENSATING");
+}

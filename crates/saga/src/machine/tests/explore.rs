@@ -3,7 +3,7 @@
 //! calls of a dead coordinator, cancels and deadlines. Each promise has a planted bug that must be found.
 
 use super::world::*;
-use crate::{Branch, Mode, Spec};
+use crate::{Branch, Mode, Parent, Spec};
 use byrnie_base::Timestamp;
 use std::collections::{HashSet, VecDeque};
 
@@ -66,6 +66,14 @@ fn message() -> Spec {
     with_deadline(spec)
 }
 
+/// One that is a part of another: all of it can be taken back, and it has a part of that kind itself.
+fn within() -> Spec {
+    let mut spec =
+        spec(Mode::Saga, vec![branch("a", &[]), Branch { confirm: Some(call("/keep")), ..branch("b", &[0]) }]);
+    spec.parent = Some(Parent { id: "p".into(), branch: "x".into(), depth: 1 });
+    with_deadline(spec)
+}
+
 /// The shapes, by name: a row of three, two side by side before a pivot and one after it, and the other modes.
 fn shapes() -> Vec<(&'static str, Spec)> {
     let row = spec(Mode::Saga, vec![branch("a", &[]), branch("b", &[0])]);
@@ -81,6 +89,7 @@ fn shapes() -> Vec<(&'static str, Spec)> {
         ("tcc, joined", open(Mode::Tcc)),
         ("scope", open(Mode::Scope)),
         ("message", message()),
+        ("within another", within()),
     ]
 }
 
@@ -104,6 +113,7 @@ fn every_planted_bug_is_found() {
         (Bug::IgnoresPivot, "pivot"),
         (Bug::UndoesUnanswered, "answer"),
         (Bug::BelievesSilence, "end: done"),
+        (Bug::EndsAlone, "held"),
         (Bug::Sleeps, "progress"),
         (Bug::DropsReplies, "progress"),
     ];

@@ -44,6 +44,7 @@ pub(super) fn spec(mode: Mode, branches: Vec<Branch>) -> Spec {
         definition: "".into(),
         input: None,
         fingerprint: "".into(),
+        parent: None,
     }
 }
 
@@ -65,6 +66,8 @@ pub(super) enum Bug {
     BelievesSilence,
     /// Timers never run out.
     Sleeps,
+    /// A saga within another ends without that one's word.
+    EndsAlone,
     /// An answer that says no is taken for one that never came, and the call not repeated.
     DropsReplies,
 }
@@ -97,6 +100,15 @@ struct Disk {
     loose: Vec<Entry>,
 }
 
+/// In which direction it goes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Course {
+    /// Something was undone.
+    undoing: bool,
+    /// What the saga above has said: keep it, or take it back.
+    word: Option<bool>,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct World {
     machine: Machine,
@@ -109,7 +121,7 @@ pub(super) struct World {
     now: Timestamp,
     asked: Spec,
     bug: Bug,
-    undoing: bool,
+    course: Course,
     pub(super) broken: Option<String>,
 }
 
@@ -129,6 +141,8 @@ pub(super) enum Step {
     Crash,
     Cancel,
     Go,
+    /// The saga above keeps it, or has it taken back.
+    Word(bool),
     /// Time goes on to the next timer.
     Tick,
 }
@@ -144,6 +158,9 @@ impl World {
             branch.free |= bug == Bug::IgnoresPivot;
             branch.answer_first &= bug != Bug::UndoesUnanswered;
         }
+        if bug == Bug::EndsAlone {
+            told.parent = None;
+        }
         let now = spec.created;
         let (machine, first) = Machine::begin(told, now);
         let parts = vec![Part::default(); spec.branches.len()];
@@ -158,7 +175,7 @@ impl World {
             now,
             asked: spec,
             bug,
-            undoing: false,
+            course: Course::default(),
             broken: None,
         };
         world.event(Event::Wake);
@@ -172,8 +189,16 @@ impl World {
             m.live.iter().map(|l| (l.op, l.in_flight, l.due > self.now, l.sent, l.doubt, l.refusals)).collect();
         let calls: Vec<_> = self.calls.iter().map(|c| (c.branch, c.op)).collect();
         let progress: Vec<_> = m.state.progress.iter().map(|p| (p.action, p.confirm, p.undo)).collect();
-        let rest =
-            (m.state.phase, &self.ghosts, &self.parts, &self.budget, self.undoing, self.late(), m.check.in_flight);
+        let rest = (
+            m.state.phase,
+            &self.ghosts,
+            &self.parts,
+            &self.budget,
+            self.course.undoing,
+            self.late(),
+            m.check.in_flight,
+            self.course.word,
+        );
         format!("{live:?}{calls:?}{progress:?}{rest:?}{}", self.disk.loose.len())
     }
 
@@ -205,6 +230,9 @@ impl World {
         }
         if self.budget.asks > 0 && self.end().is_none() {
             steps.extend([Step::Cancel, Step::Go]);
+        }
+        if self.asked.parent.is_some() && self.course.word.is_none() && self.end().is_none() {
+            steps.extend([Step::Word(true), Step::Word(false)]);
         }
         if self.wake.is_some() && self.bug != Bug::Sleeps {
             steps.push(Step::Tick);
@@ -256,6 +284,12 @@ impl World {
                 self.budget.asks -= 1;
                 let ask = if matches!(step, Step::Go) { Ask::Go } else { Ask::Back { reason: "asked".into() } };
                 self.event(Event::Ask { ask, by: "web".into() });
+            }
+            Step::Word(keep) => {
+                // One that refuses is asked again.
+                if self.try_event(Event::Ask { ask: Ask::Parent { keep: *keep }, by: "parent".into() }) {
+                    self.course.word = Some(*keep);
+                }
             }
             Step::Tick => {
                 self.now = self.wake.take().unwrap_or(self.now).max(self.now);
@@ -309,7 +343,11 @@ impl World {
     }
 
     fn event(&mut self, event: Event) {
-        let Ok(effects) = self.machine.on(self.now, event) else { return };
+        self.try_event(event);
+    }
+
+    fn try_event(&mut self, event: Event) -> bool {
+        let Ok(effects) = self.machine.on(self.now, event) else { return false };
         for effect in effects {
             match effect {
                 Effect::Persist { entries, durable } => self.persist(entries, durable),
@@ -321,6 +359,7 @@ impl World {
                 Effect::End(_) => self.wake = None,
             }
         }
+        true
     }
 
     fn persist(&mut self, mut entries: Vec<Entry>, durable: bool) {
@@ -355,12 +394,15 @@ impl World {
                 if let Some(early) = before.iter().find(|b| !self.parts[**b].action) {
                     self.break_promise(format!("order: {name} is called before branch {early} is done"));
                 }
-                if self.undoing && !self.asked.branches[at].answer_first {
+                if self.course.undoing && !self.asked.branches[at].answer_first {
                     self.break_promise(format!("direction: the action of {name} is called after an undo"));
                 }
             }
             Op::Undo => {
-                self.undoing = true;
+                self.course.undoing = true;
+                if self.course.word == Some(true) {
+                    self.break_promise(format!("held: {name} is undone after the saga above has kept it"));
+                }
                 if self.asked.branches[at].answer_first && self.machine.state.progress[at].answer.is_none() {
                     self.break_promise(format!("answer: {name} is undone before it is answered"));
                 }
@@ -390,7 +432,12 @@ impl World {
                     (branch.action.is_none() || (part.action && !part.undo))
                         && (branch.confirm.is_none() || part.confirm)
                 });
-                (!all).then_some("end: done, and not everything is")
+                let alone = self.asked.parent.is_some() && self.course.word != Some(true);
+                if alone {
+                    Some("held: done without the word of the saga above")
+                } else {
+                    (!all).then_some("end: done, and not everything is")
+                }
             }
             Some(End::Undone) => {
                 let left = self.asked.branches.iter().zip(&self.parts).any(|pair| !pair.0.free && stands(pair));
@@ -400,7 +447,7 @@ impl World {
             Some(End::Resolved) => Some("end: resolved without an operator"),
             None => {
                 let stands_still = self.calls.is_empty() && (self.wake.is_none() || self.bug == Bug::Sleeps);
-                let waits = self.machine.state.phase == Phase::Open;
+                let waits = matches!(self.machine.state.phase, Phase::Open | Phase::Held);
                 (stands_still && !waits).then_some("progress: nothing is under way and nothing will be")
             }
         };
