@@ -43,6 +43,7 @@ mod session;
 mod shard;
 mod slot;
 mod snapshot;
+mod trace;
 mod tunnel;
 mod verdict;
 
@@ -66,5 +67,6 @@ pub use queue::Place;
 pub use reason::{Blame, Reason};
 pub use shard::{Counts, Shard};
 pub use snapshot::Snapshot;
+pub use trace::Trace;
 pub use tunnel::Tunnel;
 pub use verdict::{Decided, Labels, Verdict};

@@ -75,7 +75,7 @@ impl One {
             input: None,
             fingerprint: Text::default(),
         };
-        self.coordinator.begin(Some(id.into()), spec).await.unwrap().1
+        self.coordinator.begin(Some(id.into()), spec, None).await.unwrap().1
     }
 
     async fn ask(&self, id: &str, ask: Ask) -> Result<(), u16> {
