@@ -97,6 +97,13 @@ impl SystemClock {
     pub fn mono(&self) -> Instant {
         Instant(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
+
+    /// When a moment of the monotonic side was by the wall clock as it stands now, in nanoseconds since 1970.
+    pub fn unix_nanos(&self, at: Instant) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        now.saturating_sub(self.mono().0).saturating_add(at.0)
+    }
 }
 
 impl Default for SystemClock {

@@ -136,7 +136,7 @@ fn resource(kind: Kind, name: &str, spec: Spec) -> Resource {
 }
 
 fn mesh() -> Resource {
-    let mesh = Mesh { trust_domain: DOMAIN.into(), default_access: DefaultAccess::Deny };
+    let mesh = Mesh { trust_domain: DOMAIN.into(), default_access: DefaultAccess::Deny, otlp: None };
     resource(Kind::Mesh, "mesh", Spec::Mesh(mesh))
 }
 

@@ -213,16 +213,7 @@ fn is_short_token(value: &[u8]) -> bool {
 /// `00-<32 lower hex, not all 0>-<16 lower hex, not all 0>-<2 hex>` (W3C trace context 3.2), or a
 /// later version that begins so.
 pub fn is_traceparent(value: &[u8]) -> bool {
-    let lower_hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let some = |part: &[u8]| lower_hex(part) && part.iter().any(|&b| b != b'0');
-    let Some(start) = value.get(..55) else { return false };
-    let dashes = start[2] == b'-' && start[35] == b'-' && start[52] == b'-';
-    let ends = match &start[..2] {
-        b"00" => value.len() == 55,
-        b"ff" => false,
-        _ => value.len() == 55 || value[55] == b'-',
-    };
-    dashes && ends && lower_hex(&start[..2]) && some(&start[3..35]) && some(&start[36..52]) && lower_hex(&start[53..])
+    crate::trace::Context::parse(value).is_some()
 }
 
 /// The milliseconds of an `x-byrnie-deadline-ms`: at most nine digits, which is eleven days.

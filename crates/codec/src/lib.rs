@@ -12,8 +12,10 @@ pub mod h2;
 pub mod headers;
 pub mod hop;
 pub mod idempotency;
+pub mod otlp;
 pub mod proxy_protocol;
 pub mod sniff;
+pub mod trace;
 pub mod uri;
 
 mod fields;

@@ -13,7 +13,7 @@ use crate::ledger::Keeper;
 use crate::port::{Collect, Port};
 use crate::registry::{Registry, lease};
 use crate::transactions::{self, Caller, Coordinator};
-use crate::{State, conditions, ingest};
+use crate::{State, conditions, export, ingest};
 use byrnie_base::{Clock, Text};
 use byrnie_model::Identity;
 use byrnie_net::listen::{self, Ports, Share};
@@ -152,7 +152,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let operator = Operator::new(config.operator_token, config.names);
     let seed = tls::secret::random()?;
     let coordinator = Coordinator::new(Arc::clone(&state), config.journal, number(&seed), shutdown.clone());
-    let aside = Aside { answer: by_operator(&coordinator), metrics: metrics(&coordinator) };
+    let aside = Arc::new(Aside { answer: by_operator(&coordinator), metrics: metrics(&coordinator) });
+    let scrape = scrape(&state, &aside);
     let answer = console::serve(Console::new(Arc::clone(&state), operator, config.assets).beside(aside));
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let doors = [listen::bind(any, Share::Alone)?, listen::bind(any, Share::Alone)?];
@@ -185,6 +186,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         let served = serve::serve_own_user(door, by_workload(&coordinator), shutdown.clone());
         runtime::spawn("transactions door", served)
     }));
+    tasks.push(runtime::spawn("otlp", export::run(Arc::clone(&state), Arc::clone(&coordinator), scrape, shutdown)));
     let transactions = coordinator;
     Ok(Running { state, authority, control, console, transactions, transactions_doors, registry, trigger, tasks })
 }
@@ -213,6 +215,12 @@ fn by_workload(coordinator: &Arc<Coordinator>) -> serve::Answer {
 fn metrics(coordinator: &Arc<Coordinator>) -> Arc<dyn Fn() -> String + Send + Sync> {
     let coordinator = Arc::clone(coordinator);
     Arc::new(move || coordinator.metrics())
+}
+
+/// What `/metrics` shows.
+fn scrape(state: &Arc<State>, aside: &Arc<Aside>) -> Arc<dyn Fn() -> String + Send + Sync> {
+    let (state, aside) = (Arc::clone(state), Arc::clone(aside));
+    Arc::new(move || console::metrics(&state, Some(&aside)))
 }
 
 fn number(bytes: &[u8; 32]) -> u64 {

@@ -11,6 +11,7 @@ mod conditions;
 pub mod console;
 pub mod control;
 pub mod explain;
+mod export;
 pub mod history;
 pub mod ingest;
 pub mod ledger;

@@ -7,6 +7,7 @@ use crate::course::{Course, Goal};
 use crate::quota::Left;
 use crate::session::Visit;
 use crate::shard::Shard;
+use crate::trace::Trace;
 use crate::{Failure, Plan, attempts::Ending};
 use byrnie_base::{Instant, Now, Text};
 use byrnie_codec::Head;
@@ -30,6 +31,8 @@ pub(crate) struct Aside {
     pub(crate) asking: Option<(usize, u64)>,
     /// What is done when it's its turn, while it waits.
     pub(crate) parked: Option<Parked>,
+    /// Where it stands in its trace.
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 /// A request that waits until its service has room.

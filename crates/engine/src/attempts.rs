@@ -39,12 +39,18 @@ impl Attempt {
         self.member.as_ref().map(|member| member.name())
     }
 
+    /// The endpoint tried; `None`: the own program.
+    pub fn member(&self) -> Option<&Arc<Member>> {
+        self.member.as_ref()
+    }
+
     /// How it ended; `None` while it goes on.
     pub fn ending(&self) -> Option<Ending> {
         self.ended.map(|(_, ending)| ending)
     }
 
-    pub(crate) fn begun(&self) -> Instant {
+    /// When it was begun.
+    pub fn begun(&self) -> Instant {
         self.begun
     }
 

@@ -17,6 +17,7 @@ use crate::route::{Chosen, Entry, Miss};
 use crate::session::Visit;
 use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
+use crate::trace::Trace;
 use crate::verdict::{Decided, Labels, Verdict, method_label};
 use crate::{Arrival, DecisionId, Effect, Failure, Gate, Outcome, Plan, Reason, Side, Tls};
 use crate::{cors, deadline, enter, fault, filter, overload, quota, resolve, retry};
@@ -76,6 +77,9 @@ impl Exchange {
     ) -> (Self, Effect) {
         let mut exchange = Self::open(snapshot, shard, arrival, head, now.mono);
         enter::request(shard, arrival, head);
+        if let Some(share) = snapshot.mesh.traces {
+            exchange.aside().trace = Trace::enter(share, shard, arrival, head, now.mono);
+        }
         let decided = match arrival.direction.side() {
             Side::Inbound => exchange.decide_inbound(shard, arrival, head, now.mono),
             Side::Outbound | Side::Edge => exchange.decide_outbound(shard, arrival, head, now),
@@ -154,6 +158,7 @@ impl Exchange {
     /// try follows, the response is of no use any more: its connection is to be closed or its body drained.
     pub fn on_response(&mut self, shard: &mut Shard, head: &mut Head, at: Now) -> Effect {
         let now = at.mono;
+        self.note_grpc(head.header(Known::GrpcStatus));
         if self.facts.side == Side::Inbound {
             if self.course.cluster().is_some() {
                 self.heed(head, now);
@@ -201,6 +206,7 @@ impl Exchange {
 
     /// The trailers of the response that was forwarded: there gRPC says how the call went.
     pub fn on_trailers(&mut self, trailers: &Fields, now: Now) {
+        self.note_grpc(trailers.known(Known::GrpcStatus));
         let Some(balance) = self.course.cluster().map(|cluster| cluster.call.balance) else { return };
         if let Some(status) = trailers.known(Known::GrpcStatus) {
             self.heed_grpc(status, None, now.mono);
@@ -227,6 +233,12 @@ impl Exchange {
             && let Some(report) = head.get(report::HEADER)
         {
             self.course.reported(report, now);
+        }
+    }
+
+    fn note_grpc(&mut self, status: Option<&[u8]>) {
+        if let Some(trace) = self.aside.as_mut().and_then(|aside| aside.trace.as_mut()) {
+            trace.note(status);
         }
     }
 
@@ -275,6 +287,7 @@ impl Exchange {
             reason: self.reason,
             attempts: self.course.attempts,
             duration: now.mono.since(begun),
+            trace: self.aside.and_then(|aside| aside.trace),
         }
     }
 

@@ -37,7 +37,7 @@ pub(crate) fn resource(kind: Kind, namespace: &str, name: &str, spec: Spec) -> R
 }
 
 pub(crate) fn mesh(default_access: DefaultAccess) -> Resource {
-    resource(Kind::Mesh, "", "mesh", Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access }))
+    resource(Kind::Mesh, "", "mesh", Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access, otlp: None }))
 }
 
 /// A service on port 80, served by workloads labelled `app=NAME` on port 8080.

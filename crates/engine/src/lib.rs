@@ -44,6 +44,7 @@ mod session;
 mod shard;
 mod slot;
 mod snapshot;
+mod trace;
 mod tunnel;
 mod verdict;
 
@@ -68,5 +69,6 @@ pub use quota::{Allowance, QuotaAsk};
 pub use reason::{Blame, Reason};
 pub use shard::{Counts, Shard};
 pub use snapshot::Snapshot;
+pub use trace::Trace;
 pub use tunnel::Tunnel;
 pub use verdict::{Decided, Labels, Verdict};

@@ -18,6 +18,7 @@ use byrnie_base::hash::BuildQuick;
 use byrnie_base::share::Line;
 use byrnie_model::range::Range;
 use byrnie_model::resource::DefaultAccess;
+use byrnie_model::telemetry::{Otlp, Share};
 use byrnie_model::{Protocol, Revision, ServiceRef};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -53,6 +54,10 @@ pub(crate) type Names<V> = HashMap<Text, V, BuildQuick>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MeshDefaults {
     pub(crate) default_access: DefaultAccess,
+    /// Where traces and metrics are sent.
+    pub(crate) otlp: Option<Arc<Otlp>>,
+    /// Which traces that begin here are sent; `None` if none are.
+    pub(crate) traces: Option<Share>,
 }
 
 /// Texts that many verdicts share.
@@ -105,6 +110,11 @@ impl Snapshot {
     /// Whose snapshot this is.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Where traces and metrics are sent, if they are.
+    pub fn otlp(&self) -> Option<&Arc<Otlp>> {
+        self.mesh.otlp.as_ref()
     }
 
     /// Services in view, in no order.

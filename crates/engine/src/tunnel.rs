@@ -123,6 +123,7 @@ impl Tunnel {
             reason: self.reason,
             attempts: self.course.attempts,
             duration: now.mono.since(self.begun),
+            trace: None,
         }
     }
 

@@ -3,7 +3,7 @@
 //! record keeps. The engine returns it once, at the end; the proxy writes it where it belongs.
 
 use crate::attempts::Attempts;
-use crate::{DecisionId, Reason, Side, Tls};
+use crate::{DecisionId, Reason, Side, Tls, Trace};
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::policy::idempotency::Guarantee;
 use byrnie_model::{Record, Revision, record};
@@ -26,6 +26,8 @@ pub struct Verdict {
     pub attempts: Attempts,
     /// From the head to the end.
     pub duration: Duration,
+    /// Where it stood in its trace, if spans may be sent.
+    pub trace: Option<Box<Trace>>,
 }
 
 /// What metrics are labelled with. Every value comes from configuration or from a short fixed list,

@@ -514,6 +514,10 @@ registry! {
         "Look who writes in its state directory; start `byrnie up`.";
 
     // Transactions
+    OTLP_UNREACHED: "BYR-S020",
+        "the collector of traces and metrics does not take them",
+        "Traffic goes on; spans that find no room meanwhile are dropped and counted.",
+        "Check `telemetry.otlp` of the Mesh, the collector's log, and the variables that its headers name.";
     TXN_MALFORMED: "BYR-T001",
         "the request for a transaction is not well formed",
         "Nothing was begun or changed.",

@@ -22,6 +22,7 @@ pub mod schema;
 pub mod secret;
 pub mod service;
 pub mod slice;
+pub mod telemetry;
 pub mod workload;
 #[cfg(feature = "yaml")]
 pub mod yaml;

@@ -4,6 +4,7 @@
 use crate::gateway::{Gateway, GatewayClass, Grant};
 use crate::outside::{BackendTls, Bundle};
 use crate::policy::{AccessPolicy, TrafficPolicy};
+use crate::telemetry::Otlp;
 use crate::{Endpoint, Route, Saga, Secret, Service, Slice, Workload};
 use byrnie_base::Text;
 use std::collections::BTreeMap;
@@ -306,6 +307,8 @@ pub struct Mesh {
     pub trust_domain: Text,
     /// What happens to a call that no policy names.
     pub default_access: DefaultAccess,
+    /// Where traces and metrics are sent, if they are.
+    pub otlp: Option<Arc<Otlp>>,
 }
 
 /// The answer to a call that no access policy names.

@@ -12,6 +12,7 @@ pub mod io;
 pub mod listen;
 pub mod machine;
 pub mod names;
+pub mod otlp;
 pub mod pool;
 pub mod relay;
 pub mod runtime;

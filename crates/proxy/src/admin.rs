@@ -5,6 +5,8 @@
 
 mod metrics;
 
+pub(crate) use metrics::render as metrics;
+
 use crate::agent::State;
 use byrnie_base::Text;
 use byrnie_net::BoxFuture;

@@ -18,6 +18,7 @@ use byrnie_engine::Snapshot;
 use byrnie_model::Protocol;
 use byrnie_net::listen::{self, Listener, Share};
 use byrnie_net::machine::Meter;
+use byrnie_net::otlp::{FLUSH_MAX, SPANS_WAITING_MAX};
 use byrnie_net::runtime::{self, Core, Shutdown};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8};
@@ -78,11 +79,13 @@ pub fn start(config: Config) -> Result<Running, Error> {
 async fn run(stage: Stage) {
     let Stage { config, view, bound, admin, drain, mut stop, goodbye, opened } = stage;
     let (records, kept) = mailbox::mailbox(RECORDS_WAITING_MAX);
+    let (spans, gathered) = mailbox::mailbox(SPANS_WAITING_MAX);
     let (lines, written) = mailbox::mailbox(LOG_BATCHES_MAX);
     let log = (!matches!(config.access_log, AccessLog::Off)).then_some(lines);
     let outlets = Outlets {
         book: Arc::new(Book::default()),
         records,
+        spans,
         log,
         sample: Arc::new(AtomicU8::new(SAMPLE_PERCENT)),
         proxy: config.name.clone(),
@@ -114,6 +117,7 @@ async fn run(stage: Stage) {
         }
     };
     state.serve(&ports);
+    let export = agent::export(&config, gathered, &state, admin::metrics);
     tracing::info!(name = %config.name, identity = %config.identity, inbound = ?ports.inbound, edge = ?ports.edge, "proxy serves");
     let _ = opened.send(Ok(ports));
     stop.wait().await;
@@ -124,6 +128,10 @@ async fn run(stage: Stage) {
     ended(&cores).await;
     drop(outlets);
     ended(writer.as_slice()).await;
+    // With the cores, those who make spans are gone.
+    if let Some(export) = export {
+        let _ = runtime::timeout(FLUSH_MAX, export.ended()).await;
+    }
 }
 
 /// Waits until threads that were told to stop have ended, for a moment at most.

@@ -5,6 +5,7 @@
 
 mod line;
 mod series;
+mod span;
 
 pub(crate) use line::Line;
 pub(crate) use series::{Book, Cells, Series};
@@ -13,6 +14,7 @@ use byrnie_base::count::{Counter, Gauge};
 use byrnie_base::mailbox::Sender;
 use byrnie_base::{Rng, Text, Timestamp};
 use byrnie_codec::RejectReason;
+use byrnie_codec::otlp::Span;
 use byrnie_engine::{Reason, Verdict};
 use byrnie_model::{Record, record};
 use std::net::SocketAddr;
@@ -58,6 +60,8 @@ pub(crate) struct DroppedCounts {
     pub(crate) records: Counter,
     /// Copies of requests.
     pub(crate) copies: Counter,
+    /// Spans.
+    pub(crate) spans: Counter,
 }
 
 /// Tries after the first.
@@ -149,6 +153,7 @@ pub(crate) struct Ledger {
     counts: Arc<CoreCounts>,
     proxy: Text,
     records: Sender<Record>,
+    spans: Sender<Span>,
     sample: Arc<AtomicU8>,
     rng: Rng,
     log: Option<Sender<Vec<u8>>>,
@@ -185,6 +190,8 @@ pub(crate) struct Outlets {
     pub(crate) book: Arc<Book>,
     /// To the agent.
     pub(crate) records: Sender<Record>,
+    /// To the agent, which sends them on.
+    pub(crate) spans: Sender<Span>,
     /// To the log's writer.
     pub(crate) log: Option<Sender<Vec<u8>>>,
     /// Percent of successes of which a record is kept.
@@ -195,9 +202,9 @@ pub(crate) struct Outlets {
 
 impl Ledger {
     pub(crate) fn new(outlets: Outlets, counts: Arc<CoreCounts>, seed: u64) -> Self {
-        let Outlets { book, records, log, sample, proxy } = outlets;
+        let Outlets { book, records, spans, log, sample, proxy } = outlets;
         let (series, rng) = (series::Index::default(), Rng::new(seed));
-        Self { book, series, counts, proxy, records, sample, rng, log, buffer: Vec::new(), lines: 0 }
+        Self { book, series, counts, proxy, records, spans, sample, rng, log, buffer: Vec::new(), lines: 0 }
     }
 
     /// Writes down one exchange or tunnel.
@@ -216,6 +223,15 @@ impl Ledger {
         }
         if is_failure(verdict) || self.rng.percent(u64::from(self.sample.load(Ordering::Relaxed))) {
             self.keep(verdict, seen);
+        }
+        if let Some(trace) = verdict.trace.as_ref().filter(|trace| span::is_sent(trace, verdict)) {
+            let (own, onward) = span::spans(trace, verdict, seen);
+            for span in [Some(own), onward].into_iter().flatten() {
+                if self.spans.send(span).is_err() {
+                    // A collector that can't keep up loses spans, never requests.
+                    self.counts.dropped.spans.increment();
+                }
+            }
         }
     }
 

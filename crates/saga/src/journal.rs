@@ -37,6 +37,10 @@ pub enum What {
         spec: Box<Spec>,
         /// The format of this transaction's entries.
         version: u32,
+        /// Where it stands in a trace, as a `traceparent`: what its creator came from, or its own span where a trace
+        /// begins with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Text>,
     },
     /// A participant joined.
     Enlisted {
@@ -153,7 +157,7 @@ mod tests {
 
     fn begun(entry: &Entry) -> (&Spec, u32) {
         match &entry.what {
-            What::Begun { spec, version } => (spec, *version),
+            What::Begun { spec, version, .. } => (spec, *version),
             other => panic!("{other:?}"),
         }
     }

@@ -119,10 +119,15 @@ impl Machine {
     /// A new transaction, and its first entry, to be durable before anybody hears of it. [`Event::Wake`]
     /// then sets it going.
     pub fn begin(spec: Spec, now: Timestamp) -> (Self, Entry) {
-        let version = journal::version(&spec);
-        let entry = Entry { at: now, what: What::Begun { spec: Box::new(spec.clone()), version } };
+        Self::begin_in(spec, None, now)
+    }
+
+    /// The same, as a part of a trace (see [`What::Begun`]).
+    pub fn begin_in(spec: Spec, trace: Option<Text>, now: Timestamp) -> (Self, Entry) {
+        let (told, version) = (Box::new(spec.clone()), journal::version(&spec));
+        let entry = Entry { at: now, what: What::Begun { spec: told, version, trace: trace.clone() } };
         let live = vec![Live::default(); spec.branches.len()];
-        (Self { state: State::new(spec), live, check: Live::default(), tried: 0 }, entry)
+        (Self { state: State::new(spec, trace), live, check: Live::default(), tried: 0 }, entry)
     }
 
     /// The transaction that these entries tell of, after a crash: whatever may have been sent counts as sent.
@@ -131,10 +136,10 @@ impl Machine {
     /// If they don't begin with a beginning.
     pub fn replay(entries: impl IntoIterator<Item = Entry>) -> Result<Self, journal::Error> {
         let mut entries = entries.into_iter();
-        let Some(Entry { what: What::Begun { spec, .. }, .. }) = entries.next() else {
+        let Some(Entry { what: What::Begun { spec, trace, .. }, .. }) = entries.next() else {
             return Err(journal::Error::Headless);
         };
-        let mut machine = Self::begin(*spec, Timestamp::default()).0;
+        let mut machine = Self::begin_in(*spec, trace, Timestamp::default()).0;
         for entry in entries {
             machine.remember(&entry);
             machine.apply(&entry);

@@ -116,7 +116,7 @@ fn workload(number: u8, identity: &Identity, uses: &[ServiceRef]) -> Workload {
 
 /// The mesh as it is set up.
 pub fn first() -> Txn {
-    let mesh = Spec::Mesh(Mesh { trust_domain: TRUST_DOMAIN.into(), default_access: DefaultAccess::Deny });
+    let mesh = Spec::Mesh(Mesh { trust_domain: TRUST_DOMAIN.into(), default_access: DefaultAccess::Deny, otlp: None });
     let services = SERVICES.iter().map(|name| service_resource(name, name));
     let all = [resource(Kind::Mesh, "mesh", mesh)].into_iter().chain(services);
     all.fold(Txn::new(), |txn, resource| put(txn, &State::new(), &resource))
@@ -220,7 +220,7 @@ fn default_access(rng: &mut Rng, txn: Txn, state: &State) -> Txn {
         return txn;
     }
     let default_access = if rng.percent(50) { DefaultAccess::Allow } else { DefaultAccess::Deny };
-    let mesh = Spec::Mesh(Mesh { trust_domain: TRUST_DOMAIN.into(), default_access });
+    let mesh = Spec::Mesh(Mesh { trust_domain: TRUST_DOMAIN.into(), default_access, otlp: None });
     put(txn, state, &resource(Kind::Mesh, "mesh", mesh))
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the certificate of a Secret, and those of a ConfigMap, are worth: asked before one is stored, for lint, and for
+//! What the certificate of a Secret, and those of a ConfigMap or a Mesh, are worth: asked before one is stored, for lint, and for
 //! the warnings of `status`.
 
 use byrnie_base::{Text, Timestamp};
@@ -19,11 +19,10 @@ const WARNING: Duration = Duration::from_secs(7 * 24 * 3600);
 pub(super) fn judge(resource: &Resource, now: Timestamp) -> Option<Diagnostic> {
     let secret = match &resource.spec {
         Spec::Secret(secret) => secret,
-        Spec::Bundle(bundle) => {
-            let error = outward::check_roots(&bundle.pem).err()?;
-            let mut diagnostic = Diagnostic::error(&code::BUNDLE_ABSENT, at(BUNDLE), error.to_string());
-            diagnostic.subject = Some(resource.key.clone());
-            return Some(diagnostic);
+        Spec::Bundle(bundle) => return roots(resource, &code::BUNDLE_ABSENT, at(BUNDLE), &bundle.pem),
+        Spec::Mesh(mesh) => {
+            let place = "spec.telemetry.otlp.ca".to_owned();
+            return roots(resource, &code::BAD_VALUE, place, mesh.otlp.as_ref()?.ca.as_ref()?);
         }
         _ => return None,
     };
@@ -61,6 +60,14 @@ pub(super) fn facts(resource: &Resource) -> Option<(Vec<Text>, Timestamp)> {
 
 fn at(entry: &str) -> String {
     format!("data[\"{entry}\"]")
+}
+
+/// What is wrong with the authorities at `place` of a resource.
+fn roots(resource: &Resource, code: &'static code::Code, place: String, pem: &str) -> Option<Diagnostic> {
+    let error = outward::check_roots(pem).err()?;
+    let mut diagnostic = Diagnostic::error(code, place, error.to_string());
+    diagnostic.subject = Some(resource.key.clone());
+    Some(diagnostic)
 }
 
 fn names(certificate: &Certificate) -> String {

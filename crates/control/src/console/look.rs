@@ -3,11 +3,11 @@
 //! well. Reads only.
 
 use super::wire::{found, json_response, list, parameter};
-use super::{Console, Outcome, Problem};
+use super::{Aside, Console, Outcome, Problem};
 use crate::ads::Proxy;
 use crate::observe::Observer;
 use crate::state::REPORT_FRESH;
-use crate::{ca, history};
+use crate::{State, ca, history};
 use byrnie_catalog::Catalog;
 use byrnie_model::diagnostic::nearest;
 use byrnie_model::policy::access::Action;
@@ -455,22 +455,22 @@ pub(super) fn ready(console: &Console) -> Response {
 }
 
 /// `GET /metrics`: of the control plane itself; proxies have their own.
-pub(super) fn metrics(console: &Console) -> String {
-    let proxies = console.state.proxies();
-    let (reports, flows) = console.state.observe(|observer| (observer.reports(), observer.flows()));
+pub(crate) fn metrics(state: &State, aside: Option<&Aside>) -> String {
+    let proxies = state.proxies();
+    let (reports, flows) = state.observe(|observer| (observer.reports(), observer.flows()));
     let mut out = String::new();
     let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     };
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    metric("byrnie_config_revision", "gauge", "The newest revision taken in.", console.state.revision().0);
+    metric("byrnie_config_revision", "gauge", "The newest revision taken in.", state.revision().0);
     metric("byrnie_proxies", "gauge", "Proxies with a stream.", count(proxies.len()));
     let in_sync = proxies.iter().filter(|proxy| proxy.in_sync).count();
     metric("byrnie_proxies_in_sync", "gauge", "Proxies that have confirmed all of it.", count(in_sync));
     metric("byrnie_reports_total", "counter", "Reports of proxies taken in.", reports);
     metric("byrnie_flows", "gauge", "Flows kept apart.", count(flows));
     metric("byrnie_task_panics_total", "counter", "Tasks that ended by a panic.", byrnie_net::runtime::panics());
-    if let Some(aside) = &console.aside {
+    if let Some(aside) = aside {
         out.push_str(&(aside.metrics)());
     }
     out

@@ -17,6 +17,8 @@ mod write;
 
 pub use problem::Problem;
 
+pub(crate) use look::metrics;
+
 use crate::State;
 use crate::access::Operator;
 use byrnie_net::serve::unary::{self, Refusal, Status};
@@ -55,7 +57,7 @@ pub struct Console {
     /// The dashboard.
     pub assets: Assets,
     /// What another role answers under the same port, for the operator alone.
-    aside: Option<Aside>,
+    aside: Option<Arc<Aside>>,
     /// Event streams open at the moment.
     pub(crate) streams: Arc<AtomicUsize>,
 }
@@ -68,7 +70,7 @@ impl Console {
 
     /// With another role's answers under `/txn/`, `/api/dtmsvr/` and `/dtmgimp.Dtm/`, and its numbers in `/metrics`.
     #[must_use]
-    pub fn beside(self, aside: Aside) -> Self {
+    pub fn beside(self, aside: Arc<Aside>) -> Self {
         Self { aside: Some(aside), ..self }
     }
 }
@@ -128,7 +130,9 @@ fn open(console: &Console, request: &Request, path: &[&str]) -> Outcome {
     match path {
         ["healthz"] => Ok(respond(200, "text/plain", "ok\n")),
         ["readyz"] => Ok(look::ready(console)),
-        ["metrics"] => Ok(respond(200, "text/plain; version=0.0.4", look::metrics(console))),
+        ["metrics"] => {
+            Ok(respond(200, "text/plain; version=0.0.4", look::metrics(&console.state, console.aside.as_deref())))
+        }
         ["openapi.json"] => Ok(json_response(200, &openapi::document())),
         path => asset(console, &path.join("/")),
     }

@@ -165,7 +165,10 @@ impl Actor {
                 Effect::Persist { entries, durable } => self.persist(&entries, durable).await?,
                 Effect::Call(order) => calls.push(order),
                 Effect::Wake(at) => self.wake = Some(at),
-                Effect::End(end) => self.coordinator.counts.ended(self.machine.state().spec.mode, end),
+                Effect::End(end) => {
+                    self.coordinator.counts.ended(self.machine.state().spec.mode, end);
+                    self.coordinator.trace_end(&self.id, self.machine.state(), end);
+                }
             }
         }
         let sight = Arc::new(Sight::of(&self.machine, self.entries));

@@ -6,7 +6,7 @@
 use super::actor::Sight;
 use super::problem::Problem;
 use super::run::Coordinator;
-use super::{Caller, definition, dispatch, dtm, nest, spec, view};
+use super::{Caller, definition, dispatch, dtm, nest, spec, trace, view};
 use byrnie_base::Text;
 use byrnie_model::{Identity, code};
 use byrnie_net::serve::{Request, Response, StatusCode, header};
@@ -192,7 +192,7 @@ async fn begin(
         Some(started) => started,
         None => spec::read(mode, prepare, &request.body, caller, coordinator.now())?,
     };
-    let (id, new) = coordinator.begin(id, spec).await?;
+    let (id, new) = coordinator.begin(id, spec, trace::given(request)).await?;
     let sight = coordinator.settled(&id, patience(request)).await?;
     let place = format!("/txn/v1/{id}");
     Ok(reply(if new { 201 } else { 200 }, &view::full(&id, &sight)).with(header::LOCATION, &place))

@@ -3,6 +3,7 @@
 //! means. Calls go through the mesh; how many go to one service at once is limited here.
 
 use super::run::Coordinator;
+use super::trace::TRACEPARENT;
 use super::{Outbound, Request};
 use super::{authorize, late, nest, unary};
 use crate::explain::Admission;
@@ -52,6 +53,7 @@ pub(super) async fn perform(
     order: Order,
 ) -> Reply {
     let Order { branch, op, attempt, .. } = order;
+    let begun = coordinator.state.now().mono;
     let outcome = match call_of(state, &order) {
         Some((Some(branch @ Branch { child: Some(child), .. }), _)) => {
             nest::perform(coordinator, term, (id, state), &order, branch, child).await
@@ -61,6 +63,7 @@ pub(super) async fn perform(
         None => Outcome::Misdirected { reason: "there is nothing to call".into() },
     };
     coordinator.counts.called(&outcome);
+    coordinator.trace_call(id, state, &order, begun, &outcome);
     Reply { branch, op, attempt, outcome, roll: coordinator.roll() }
 }
 
@@ -113,7 +116,11 @@ async fn attempt_call(
         return later("its time was over before it could be made".to_owned());
     }
     let limit = Duration::from_millis(left);
-    let request = request(id, state, order, branch, call, left);
+    let mut request = request(id, state, order, branch, call, left);
+    if !request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(TRACEPARENT)) {
+        let trace = coordinator.traceparent(id, state, order);
+        request.headers.extend(trace.map(|trace| (TRACEPARENT.into(), trace)));
+    }
     let grpc = request.grpc;
     let answer = match runtime::timeout(limit, outbound.call(request, limit)).await {
         Ok(answer) => answer,

@@ -46,9 +46,17 @@ struct Asked {
     branch_headers: Option<Value>,
     #[serde(flatten)]
     pace: Pace,
-    /// It came by gRPC: payloads are bytes in base64, and targets that are no URL are methods.
     #[serde(skip)]
+    came: Came,
+}
+
+/// How it was asked for.
+#[derive(Debug, Default)]
+struct Came {
+    /// By gRPC: payloads are bytes in base64, and targets that are no URL are methods.
     grpc: bool,
+    /// The trace that its creator is in.
+    trace: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -75,7 +83,7 @@ struct Joins {
     data: Option<String>,
     confirm: Option<String>,
     cancel: Option<String>,
-    /// As [`Asked::grpc`].
+    /// As [`Came::grpc`].
     #[serde(skip)]
     grpc: bool,
 }
@@ -122,7 +130,7 @@ async fn prepare(coordinator: &Arc<Coordinator>, caller: &Caller, asked: &Asked)
     {
         return Err(Problem::new(409, &code::TXN_STATE, format!("{id} is {}", sight.state.name())));
     }
-    coordinator.begin(Some(id), spec).await?;
+    coordinator.begin(Some(id), spec, asked.came.trace.clone()).await?;
     Ok(Said::Success)
 }
 
@@ -134,7 +142,8 @@ async fn submit(coordinator: &Arc<Coordinator>, caller: &Caller, asked: &Asked) 
         coordinator.ask(&id, Ask::Go, caller).await?;
     } else {
         // The same again, before, while and after it runs, is the same transaction.
-        coordinator.begin(Some(id.clone()), spec(asked, &id, false, caller, coordinator)?).await?;
+        let spec = spec(asked, &id, false, caller, coordinator)?;
+        coordinator.begin(Some(id.clone()), spec, asked.came.trace.clone()).await?;
     }
     if asked.wait_result != Some(true) {
         return Ok(Said::Success);
@@ -199,7 +208,7 @@ fn spec(asked: &Asked, id: &str, open: bool, caller: &Caller, coordinator: &Coor
     }
     let now = coordinator.now();
     let seconds = asked.timeout_to_fail.filter(|seconds| *seconds > 0).or(open.then_some(TIMEOUT_SECONDS));
-    let of = Of { gid: id, kind, branch: "00", op: "msg", grpc: asked.grpc };
+    let of = Of { gid: id, kind, branch: "00", op: "msg", grpc: asked.came.grpc };
     let check = match asked.query_prepared.as_deref().filter(|_| open && mode == Mode::Message) {
         Some(url) => call(url, "", &of, caller)?,
         None => None,
@@ -214,7 +223,7 @@ fn spec(asked: &Asked, id: &str, open: bool, caller: &Caller, coordinator: &Coor
         asked.custom_data,
         asked.steps.iter().flatten().map(|step| (&step.action, &step.compensate)).collect::<Vec<_>>()
     ]);
-    if asked.grpc {
+    if asked.came.grpc {
         // Payloads in base64 aren't texts that look like them.
         content = json!(["grpc", content]);
     }
@@ -251,7 +260,7 @@ fn branches(asked: &Asked, mode: Mode, id: &str, custom: &Custom, caller: &Calle
         let name = format!("{:02}", at + 1);
         let payload = asked.payloads.as_ref().and_then(|payloads| payloads.get(at)).map_or("", String::as_str);
         let make = |url: &Option<String>, op: &str| -> Result<Option<Call>, Problem> {
-            let of = Of { gid: id, kind, branch: &name, op, grpc: asked.grpc };
+            let of = Of { gid: id, kind, branch: &name, op, grpc: asked.came.grpc };
             let made = call(url.as_deref().unwrap_or_default(), payload, &of, caller)?;
             Ok(made.map(|mut call| {
                 call.headers.extend(fields.iter().cloned());

@@ -22,6 +22,7 @@ mod recover;
 mod run;
 mod shards;
 mod spec;
+mod trace;
 mod unary;
 mod view;
 
@@ -29,6 +30,7 @@ pub use api::answer;
 pub use audit::Line;
 pub(crate) use join::answer as enlist;
 pub use run::Coordinator;
+pub(crate) use trace::otlp;
 
 use byrnie_base::Text;
 use byrnie_model::Identity;

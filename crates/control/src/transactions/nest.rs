@@ -146,8 +146,9 @@ pub(super) async fn perform(
             Next::Begin => begin(coordinator, state, branch, child, &own),
             Next::Bury => Ok(nested::buried(&state.spec, own.clone())),
         };
+        let trace = coordinator.traceparent(parent, state, order);
         let begun = match begun {
-            Ok(spec) => coordinator.begin_in(Some(office), Some(id.clone()), spec).await.map(|_| ()),
+            Ok(spec) => coordinator.begin_in(Some(office), Some(id.clone()), spec, trace).await.map(|_| ()),
             Err(problem) => Err(problem),
         };
         match begun {

@@ -11,6 +11,7 @@ use super::metrics::Counts;
 use super::problem::Problem;
 use super::reach::Silent;
 use super::shards::{Office, Place, Terms};
+use super::trace::Tracer;
 use super::{Caller, Outbound};
 use crate::State;
 use byrnie_base::{Rng, Text, Timestamp};
@@ -46,6 +47,7 @@ pub struct Coordinator {
     pub(super) silent: Silent,
     pub(super) shutdown: Shutdown,
     pub(super) terms: Terms,
+    pub(crate) tracer: Tracer,
     live: Mutex<HashMap<Text, Handle>>,
     dice: Mutex<Rng>,
 }
@@ -65,6 +67,7 @@ impl Coordinator {
             counts: Counts::default(),
             silent: Silent::default(),
             shutdown,
+            tracer: Tracer::default(),
             live: Mutex::default(),
             dice: Mutex::new(dice),
         })
@@ -101,8 +104,13 @@ impl Coordinator {
 
     /// Accepts a transaction, durably. The same id with the same content is the same transaction; whether it's
     /// new is told.
-    pub(super) async fn begin(self: &Arc<Self>, id: Option<Text>, spec: Spec) -> Result<(Text, bool), Problem> {
-        self.begin_in(None, id, spec).await
+    pub(super) async fn begin(
+        self: &Arc<Self>,
+        id: Option<Text>,
+        spec: Spec,
+        trace: Option<Text>,
+    ) -> Result<(Text, bool), Problem> {
+        self.begin_in(None, id, spec, trace).await
     }
 
     /// The same, in the given term or not at all.
@@ -111,6 +119,7 @@ impl Coordinator {
         given: Option<Office>,
         id: Option<Text>,
         mut spec: Spec,
+        trace: Option<Text>,
     ) -> Result<(Text, bool), Problem> {
         if let Some(id) = &id
             && let Some(sight) = self.find(id).await?
@@ -124,13 +133,14 @@ impl Coordinator {
             return Err(Problem::new(503, &code::TXN_JOURNAL, detail));
         }
         let id = id.unwrap_or_else(|| self.new_id());
+        let trace = trace.or_else(|| self.new_trace(&id, &spec));
         for _ in 0..LOOKS_MAX {
             let office = match &given {
                 Some(office) => office.clone(),
                 None => self.office().await?,
             };
             let term = office.term;
-            let (machine, entry) = Machine::begin(spec.clone(), self.now());
+            let (machine, entry) = Machine::begin_in(spec.clone(), trace.clone(), self.now());
             let append = Append {
                 term,
                 id: id.clone(),

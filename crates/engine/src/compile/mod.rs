@@ -115,7 +115,7 @@ impl Compiler {
         let snapshot = Snapshot {
             revision: Revision::default(),
             node: Arc::new(node),
-            mesh: MeshDefaults { default_access: DefaultAccess::Deny },
+            mesh: MeshDefaults { default_access: DefaultAccess::Deny, otlp: None, traces: None },
             services: Names::default(),
             clusters: Vec::new(),
             check: None,
@@ -166,6 +166,8 @@ impl Compiler {
         snapshot.revision = revision;
         let mesh = self.held.mesh.as_ref();
         snapshot.mesh.default_access = mesh.map(|mesh| mesh.default_access).unwrap_or_default();
+        snapshot.mesh.otlp = mesh.and_then(|mesh| mesh.otlp.clone());
+        snapshot.mesh.traces = snapshot.mesh.otlp.as_ref().and_then(|otlp| otlp.traces);
         for service in dirty {
             self.compile_service(service, &mut snapshot);
         }

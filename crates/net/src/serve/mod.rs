@@ -6,6 +6,7 @@
 mod body;
 pub mod caller;
 pub mod client;
+pub(crate) mod collector;
 pub mod unary;
 
 pub use body::Body;

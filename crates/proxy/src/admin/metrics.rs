@@ -16,11 +16,12 @@ use std::time::Duration;
 const BOUNDS: std::ops::RangeInclusive<u32> = 8..=26;
 
 /// All metrics of the proxy.
-pub(super) fn render(state: &State) -> String {
+pub(crate) fn render(state: &State) -> String {
     let mut out = String::with_capacity(16 * 1024);
     requests(state, &mut out);
     cores(state, &mut out);
     configuration(state, &mut out);
+    spans(state, &mut out);
     out
 }
 
@@ -128,6 +129,19 @@ fn cores(state: &State, out: &mut String) {
     }
     family(out, "byrnie_panics_total", "counter", "Caught panics; anything above zero is a defect.");
     writeln!(out, "byrnie_panics_total {}", runtime::panics()).ok();
+}
+
+/// What became of spans.
+fn spans(state: &State, out: &mut String) {
+    let counts = &state.exported;
+    family(out, "byrnie_spans_sent_total", "counter", "Spans that the collector took.");
+    writeln!(out, "byrnie_spans_sent_total {}", counts.sent.value()).ok();
+    family(out, "byrnie_spans_dropped_total", "counter", "Spans that nobody will see, and why.");
+    let full: u64 = state.counts.iter().map(|counts| counts.dropped.spans.value()).sum();
+    for (cause, count) in [("full", full), ("refused", counts.refused.value()), ("unreached", counts.unreached.value())]
+    {
+        writeln!(out, "byrnie_spans_dropped_total{{cause=\"{cause}\"}} {count}").ok();
+    }
 }
 
 /// How short the process is of what it lives by: of the core that is shortest.

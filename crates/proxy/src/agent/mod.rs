@@ -7,6 +7,7 @@ mod ads;
 mod cache;
 mod certs;
 mod enlist;
+mod export;
 mod ledger;
 mod link;
 mod probe;
@@ -17,6 +18,7 @@ mod report;
 mod state;
 
 pub(crate) use cache::Kept;
+pub(crate) use export::start as export;
 pub(crate) use state::State;
 
 use self::enlist::Enlistments;

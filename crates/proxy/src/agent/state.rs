@@ -8,6 +8,7 @@ use crate::worker::InForce;
 use byrnie_base::Text;
 use byrnie_base::ring::Ring;
 use byrnie_model::{Identity, Record};
+use byrnie_net::otlp;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -25,6 +26,8 @@ pub(crate) struct State {
     pub(crate) book: Arc<Book>,
     pub(crate) counts: Arc<[Arc<CoreCounts>]>,
     pub(crate) drain: Arc<Drains>,
+    /// What became of spans.
+    pub(crate) exported: Arc<otlp::Counts>,
     sample: Arc<AtomicU8>,
     in_force: OnceLock<watch::Receiver<InForce>>,
     ports: OnceLock<Ports>,
@@ -41,6 +44,7 @@ impl State {
             book: Arc::clone(&outlets.book),
             counts: Arc::clone(counts),
             drain,
+            exported: Arc::default(),
             sample: Arc::clone(&outlets.sample),
             in_force: OnceLock::new(),
             ports: OnceLock::new(),
@@ -68,6 +72,11 @@ impl State {
     /// Where the proxy listens, once it does.
     pub(crate) fn ports(&self) -> Option<&Ports> {
         self.ports.get()
+    }
+
+    /// What is in force, as it changes; nothing before the first configuration.
+    pub(crate) fn follow(&self) -> Option<watch::Receiver<InForce>> {
+        self.in_force.get().cloned()
     }
 
     /// What is in force, if anything is.

@@ -21,6 +21,9 @@ impl Line<'_> {
         let labels = &verdict.labels;
         write!(out, "{{\"at\":{}", seen.ended.as_millis()).ok();
         text(out, "id", verdict.id.as_str());
+        if let Some(trace) = &verdict.trace {
+            write!(out, ",\"trace\":\"{}\"", trace.id).ok();
+        }
         text(out, "direction", labels.side.label());
         write!(out, ",\"client\":\"{}\"", seen.client).ok();
         text(out, "source", &labels.source);

@@ -12,6 +12,7 @@ mod hop;
 mod http1;
 mod http2;
 mod keyed;
+mod otlp;
 mod queue;
 mod routes;
 mod tcp;

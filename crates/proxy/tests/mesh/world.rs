@@ -218,7 +218,7 @@ pub(crate) fn resource(kind: Kind, name: impl Into<Text>, spec: Spec) -> Resourc
 }
 
 pub(crate) fn mesh(default_access: DefaultAccess) -> Resource {
-    resource(Kind::Mesh, "mesh", Spec::Mesh(Mesh { trust_domain: DOMAIN.into(), default_access }))
+    resource(Kind::Mesh, "mesh", Spec::Mesh(Mesh { trust_domain: DOMAIN.into(), default_access, otlp: None }))
 }
 
 pub(crate) fn allow_all() -> Resource {

@@ -17,10 +17,12 @@ pub struct State {
     pub progress: Vec<Progress>,
     /// Why it took its present direction; empty if all is well.
     pub reason: Text,
+    /// Where it stands in a trace, as a `traceparent`.
+    pub trace: Option<Text>,
 }
 
 impl State {
-    pub(super) fn new(spec: Spec) -> Self {
+    pub(super) fn new(spec: Spec, trace: Option<Text>) -> Self {
         let has_actions = spec.branches.iter().any(|branch| branch.action.is_some());
         let phase = match (spec.open, spec.mode) {
             (true, _) => Phase::Open,
@@ -28,7 +30,7 @@ impl State {
             (false, _) if has_actions => Phase::Acting,
             (false, _) => Phase::Confirming,
         };
-        let mut state = Self { progress: Vec::new(), phase, reason: Text::default(), spec };
+        let mut state = Self { progress: Vec::new(), phase, reason: Text::default(), spec, trace };
         for _ in 0..state.spec.branches.len() {
             state.add_progress();
         }

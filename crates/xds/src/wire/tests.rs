@@ -19,6 +19,7 @@ use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::route::*;
 use byrnie_model::service::{Endpoint, Locality, PortPair, Service, ServicePort, TargetPort};
 use byrnie_model::slice::{Address, Slice, SlicePort};
+use byrnie_model::telemetry::{self, Otlp, Share};
 use byrnie_model::workload::{Workload, WorkloadPort};
 use byrnie_model::{Health, Identity, Protocol, ServiceRef};
 use proptest::collection::{btree_map, vec};
@@ -70,8 +71,19 @@ fn span() -> impl Strategy<Value = Duration> {
 
 fn mesh() -> impl Strategy<Value = Spec> {
     let access = prop_oneof![Just(DefaultAccess::Deny), Just(DefaultAccess::Allow)];
-    (text("[a-z.]{1,20}"), access)
-        .prop_map(|(trust_domain, default_access)| Spec::Mesh(Mesh { trust_domain, default_access }))
+    (text("[a-z.]{1,20}"), access, of(otlp().prop_map(Arc::new)))
+        .prop_map(|(trust_domain, default_access, otlp)| Spec::Mesh(Mesh { trust_domain, default_access, otlp }))
+}
+
+fn otlp() -> impl Strategy<Value = Otlp> {
+    let endpoint = "https?://([a-z0-9]{1,9}|\\[::1\\])(:[1-9][0-9]{0,3})?(/[a-z]{1,4}){0,2}";
+    let endpoint = endpoint.prop_map(|url| telemetry::Endpoint::parse(&url).unwrap());
+    let header = ("[a-z-]{1,8}", "OTLP_[A-Z0-9_]{1,8}").prop_map(|(n, e)| telemetry::Header::new(&n, &e).unwrap());
+    let headers = vec(header, 0..4);
+    let traces = of((0..=Share::ALL).prop_map(|share| Share::of_millionths(share).unwrap()));
+    let metrics = of((1_000_u64..=3_600_000).prop_map(Duration::from_millis));
+    (endpoint, of(text("[ -~]{0,20}")), headers, traces, metrics)
+        .prop_map(|(endpoint, ca, headers, traces, metrics)| Otlp { endpoint, ca, headers, traces, metrics })
 }
 
 fn service() -> impl Strategy<Value = Spec> {
@@ -545,6 +557,21 @@ fn what_the_model_forbids_is_not_decoded() {
     check(Kind::Mesh, &pb::Mesh::default(), "trustDomain is invalid");
     let mesh = pb::Mesh { trust_domain: "a".into(), default_access: 9, ..Default::default() };
     check(Kind::Mesh, &mesh, "defaultAccess is invalid");
+    let sent = |otlp: pb::Otlp| pb::Mesh {
+        trust_domain: "a".into(),
+        default_access: 1,
+        otlp: Some(otlp),
+        ..Default::default()
+    };
+    let endpoint = || "http://a".to_owned();
+    check(Kind::Mesh, &sent(pb::Otlp::default()), "otlp.endpoint is invalid");
+    let otlp = pb::Otlp { endpoint: endpoint(), traces: Some(1_000_001), ..Default::default() };
+    check(Kind::Mesh, &sent(otlp), "otlp.traces is invalid");
+    let otlp = pb::Otlp { endpoint: endpoint(), metrics_every_ms: Some(1), ..Default::default() };
+    check(Kind::Mesh, &sent(otlp), "otlp.metricsEveryMs is invalid");
+    let header = pb::OtlpHeader { name: "authorization".into(), env: "BYRNIE_TOKEN".into() };
+    let otlp = pb::Otlp { endpoint: endpoint(), headers: vec![header], ..Default::default() };
+    check(Kind::Mesh, &sent(otlp), "otlp.headers is invalid");
     check(Kind::AccessPolicy, &pb::AccessPolicy::default(), "mode is invalid");
     let unknown_source = pb::AccessPolicy {
         mode: 1,

@@ -51,7 +51,7 @@ fn workload(name: &str, app: &str, uses: &[&str], weight: u32, revision: u64) ->
 }
 
 fn mesh(revision: u64) -> Change {
-    let spec = Mesh { trust_domain: "mesh.local".into(), default_access: DefaultAccess::Deny };
+    let spec = Mesh { trust_domain: "mesh.local".into(), default_access: DefaultAccess::Deny, otlp: None };
     put(Kind::Mesh, "mesh", revision, &[], Spec::Mesh(spec))
 }
 

@@ -4,8 +4,8 @@
 
 use super::super::problem::Problem;
 use super::super::run::Coordinator;
-use super::super::{Caller, unary as payload};
-use super::{Asked, Joins, Pace, Said};
+use super::super::{Caller, trace, unary as payload};
+use super::{Asked, Came, Joins, Pace, Said};
 use byrnie_net::serve::unary::{self, Refusal, Status};
 use byrnie_net::serve::{Request, Response, StatusCode};
 use byrnie_saga::transaction::BODY_BYTES_MAX;
@@ -66,8 +66,8 @@ async fn perform(
     let message = unary::message(request, MESSAGE_BYTES_MAX)?;
     let answered = match verb {
         "newGid" => return Ok(DtmGidReply { gid: coordinator.new_id().to_string() }.encode_to_vec()),
-        "prepare" => super::prepare(coordinator, caller, &read(message)?).await,
-        "submit" => super::submit(coordinator, caller, &read(message)?).await,
+        "prepare" => super::prepare(coordinator, caller, &asked(request, message)?).await,
+        "submit" => super::submit(coordinator, caller, &asked(request, message)?).await,
         "abort" => super::abort(coordinator, caller, &read(message)?).await,
         _ => super::register(coordinator, caller, &read_branch(message)?).await,
     };
@@ -77,6 +77,12 @@ async fn perform(
         Ok(Said::Ongoing) => Err(Refusal::new(Status::FailedPrecondition, "ONGOING")),
         Err(problem) => Err(refusal(&problem)),
     }
+}
+
+fn asked(request: &Request, message: &[u8]) -> Result<Asked, Refusal> {
+    let mut asked = read(message)?;
+    asked.came.trace = trace::given(request);
+    Ok(asked)
 }
 
 /// A problem by dtm's convention where it has one, otherwise by gRPC's.
@@ -123,7 +129,7 @@ pub(super) fn read(message: &[u8]) -> Result<Asked, Refusal> {
             options.branch_headers.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect(),
         ),
         pace: pace(&options)?,
-        grpc: true,
+        came: Came { grpc: true, trace: None },
     })
 }
 

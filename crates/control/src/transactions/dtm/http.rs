@@ -4,8 +4,8 @@
 use super::super::problem::Problem;
 use super::super::run::Coordinator;
 use super::super::spec::check_id;
-use super::super::{Caller, api};
-use super::{Said, own};
+use super::super::{Caller, api, trace};
+use super::{Asked, Came, Said, own};
 use byrnie_model::code;
 use byrnie_net::serve::{Request, Response, StatusCode};
 use byrnie_saga::{End, Mode, Op, Phase, Slot};
@@ -45,8 +45,8 @@ async fn perform(coordinator: &Arc<Coordinator>, caller: &Caller, verb: &str, re
         ("GET", "newGid") => Ok((200, json!({"dtm_result": "SUCCESS", "gid": coordinator.new_id()}))),
         ("GET", "version") => Ok((200, json!({"version": env!("CARGO_PKG_VERSION")}))),
         ("GET", "query") => query(coordinator, caller, request).await,
-        ("POST", "prepare") => super::prepare(coordinator, caller, &read(request)?).await.map(told),
-        ("POST", "submit") => super::submit(coordinator, caller, &read(request)?).await.map(told),
+        ("POST", "prepare") => super::prepare(coordinator, caller, &asked(request)?).await.map(told),
+        ("POST", "submit") => super::submit(coordinator, caller, &asked(request)?).await.map(told),
         ("POST", "abort") => super::abort(coordinator, caller, &read(request)?).await.map(told),
         ("POST", "registerBranch" | "registerTccBranch") => {
             super::register(coordinator, caller, &read(request)?).await.map(told)
@@ -57,6 +57,11 @@ async fn perform(coordinator: &Arc<Coordinator>, caller: &Caller, verb: &str, re
 
 fn read<T: DeserializeOwned>(request: &Request) -> Result<T, Problem> {
     serde_json::from_slice(&request.body).map_err(|error| Problem::malformed(error.to_string()))
+}
+
+fn asked(request: &Request) -> Result<Asked, Problem> {
+    let came = Came { grpc: false, trace: trace::given(request) };
+    Ok(Asked { came, ..read(request)? })
 }
 
 fn told(said: Said) -> (u16, Value) {

@@ -56,7 +56,7 @@ impl One {
     }
 
     async fn begin_as(&self, id: &str, spec: Spec) -> bool {
-        self.coordinator.begin(Some(id.into()), spec).await.unwrap().1
+        self.coordinator.begin(Some(id.into()), spec, None).await.unwrap().1
     }
 
     async fn ask(&self, id: &str, ask: Ask) -> Result<(), u16> {

@@ -21,7 +21,7 @@ fn resource(kind: Kind, name: &str, revision: u64, spec: Spec) -> Arc<Resource> 
 }
 
 fn mesh(revision: u64) -> Arc<Resource> {
-    let mesh = Mesh { trust_domain: "mesh.local".into(), default_access: DefaultAccess::Deny };
+    let mesh = Mesh { trust_domain: "mesh.local".into(), default_access: DefaultAccess::Deny, otlp: None };
     resource(Kind::Mesh, "mesh", revision, Spec::Mesh(mesh))
 }
 

@@ -42,6 +42,28 @@ pub struct Mesh {
     pub trust_domain: ::prost::alloc::string::String,
     #[prost(enumeration = "DefaultAccess", tag = "3")]
     pub default_access: i32,
+    #[prost(message, optional, tag = "4")]
+    pub otlp: ::core::option::Option<Otlp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Otlp {
+    #[prost(string, tag = "1")]
+    pub endpoint: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "2")]
+    pub ca: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "3")]
+    pub headers: ::prost::alloc::vec::Vec<OtlpHeader>,
+    #[prost(uint32, optional, tag = "4")]
+    pub traces: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub metrics_every_ms: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OtlpHeader {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub env: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Workload {

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where a request stands in its trace at this proxy, and whether its spans are sent. Who brings a `traceparent` has
+//! decided that already; for a trace that begins here a share of all is drawn by the trace's id (parent-based
+//! sampling by ratio, as OpenTelemetry's SDKs do). Called once per exchange, and only where a Mesh asks for traces.
+
+use crate::shard::Shard;
+use crate::{Arrival, Side, Tls};
+use byrnie_base::Instant;
+use byrnie_codec::grpc::Status;
+use byrnie_codec::trace::{Context, SpanId, TraceId};
+use byrnie_codec::{Head, Known};
+use byrnie_model::telemetry::Share;
+
+/// Where a request stands in its trace.
+#[derive(Clone, Copy, Debug)]
+pub struct Trace {
+    /// The trace.
+    pub id: TraceId,
+    /// The span that the request came from; `None` where the trace begins.
+    pub parent: Option<SpanId>,
+    /// This proxy's own.
+    pub span: SpanId,
+    /// The one that the request leaves from: another only at the edge, which answers its caller and asks a service.
+    pub onward: SpanId,
+    /// Whether the spans of the trace are sent. Where it's not and the trace begins here, a failure is sent all the same.
+    pub sampled: bool,
+    /// Whether the request came under https from outside.
+    pub secure: bool,
+    /// When the request came.
+    pub begun: Instant,
+    /// How a call of gRPC ended, if its answer says so.
+    pub grpc: Option<Status>,
+}
+
+impl Trace {
+    /// Continues the trace of a request, or begins one, and writes into `head` what those behind go on from. `None` if
+    /// whoever asks has decided that nothing is sent: then the head stays as it is.
+    pub(crate) fn enter(
+        share: Share,
+        shard: &mut Shard,
+        arrival: &Arrival<'_>,
+        head: &mut Head,
+        begun: Instant,
+    ) -> Option<Box<Self>> {
+        let from = head.header(Known::Traceparent).and_then(Context::parse);
+        if from.is_some_and(|from| !from.sampled) {
+            return None;
+        }
+        let (id, sampled) = match &from {
+            Some(from) => (from.trace, true),
+            None => {
+                let id = TraceId::of(shard.rng.next_u64(), shard.rng.next_u64());
+                // Without its parent the state says nothing (W3C trace context 3.3).
+                head.remove_known(Known::Tracestate);
+                (id, share.holds(id.low()))
+            }
+        };
+        let span = SpanId::of(shard.rng.next_u64());
+        let edge = arrival.direction.side() == Side::Edge;
+        let onward = if edge { SpanId::of(shard.rng.next_u64()) } else { span };
+        let context = Context { trace: id, span: onward, sampled };
+        // A head without room goes on as it came.
+        head.set_known(Known::Traceparent, &context.write()).ok();
+        let parent = from.map(|from| from.span);
+        let secure = edge && arrival.tls != Tls::None;
+        Some(Box::new(Self { id, parent, span, onward, sampled, secure, begun, grpc: None }))
+    }
+
+    /// Takes down how a call of gRPC ended.
+    pub(crate) fn note(&mut self, status: Option<&[u8]>) {
+        self.grpc = status.map(Status::parse).or(self.grpc);
+    }
+}
