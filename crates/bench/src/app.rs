@@ -12,7 +12,7 @@ use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Fields, Framing, Head, grpc};
 use byrnie_net::http::h2::{Accepted, Flow, Sender, Server};
 use byrnie_net::http::{Progress, sniff};
-use byrnie_net::io::Stream;
+use byrnie_net::io::{Stream, TcpStream};
 use byrnie_net::listen::{self, Share};
 use byrnie_net::runtime;
 use byrnie_net::tls::{self, ALPN_H2, ALPN_HTTP1, ServerTls};
@@ -44,7 +44,7 @@ pub(crate) async fn serve(words: Words) -> Result<()> {
         accepting.push(runtime::spawn_local("accept", async move {
             loop {
                 let (tcp, _) = listener.accept().await;
-                runtime::spawn_local("connection", connection(tcp.into(), tls.clone()));
+                runtime::spawn_local("connection", connection(tcp, tls.clone()));
             }
         }));
     }
@@ -54,19 +54,22 @@ pub(crate) async fn serve(words: Words) -> Result<()> {
     Ok(())
 }
 
-async fn connection(stream: Stream, tls: Option<ServerTls>) {
+async fn connection(tcp: TcpStream, tls: Option<ServerTls>) {
     // Whoever sees an error is the client, which counts it.
-    let _ = match (stream, tls) {
-        (Stream::Plain(tcp), Some(tls)) => match tls::accept(tcp, &tls).await {
+    let _ = match tls {
+        Some(tls) => match tls::accept(tcp, &tls).await {
             Ok((stream, peer)) if peer.alpn.as_deref() == Some(ALPN_H2) => http2(stream, Vec::new()).await,
             Ok((stream, _)) => http1(stream, Vec::new()).await,
             Err(error) => Err(error.into()),
         },
-        (mut stream, _) => match sniff(&mut stream).await {
-            Ok((Sniff::Http2, bytes)) => http2(stream, bytes).await,
-            Ok((_, bytes)) => http1(stream, bytes).await,
-            Err(error) => Err(error.into()),
-        },
+        None => {
+            let mut stream = Stream::from(tcp);
+            match sniff(&mut stream).await {
+                Ok((Sniff::Http2, bytes)) => http2(stream, bytes).await,
+                Ok((_, bytes)) => http1(stream, bytes).await,
+                Err(error) => Err(error.into()),
+            }
+        }
     };
 }
 

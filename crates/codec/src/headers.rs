@@ -33,14 +33,10 @@ pub enum Sender {
 /// there would hide it from the next server), and those that always do. An upgrade that is under
 /// way keeps its line; `te: trailers` of an HTTP/2 message stays, as gRPC servers ask for it.
 pub fn strip_hop_by_hop(head: &mut Head) {
-    let mut nominated = [Nominated::default(); NOMINATED_MAX];
-    let mut count = 0;
-    for token in head.fields.typed(Known::Connection).flat_map(crate::h1::tokens) {
-        if let (Some(slot), Some(name)) = (nominated.get_mut(count), Nominated::new(token)) {
-            *slot = name;
-            count += 1;
-        }
-    }
+    let tokens = head.fields.typed(Known::Connection).flat_map(crate::h1::tokens);
+    let named = tokens.filter(|token| !is_meant(token) && token.len() <= NOMINATED_BYTES_MAX);
+    // Copied, so that the head can be edited; hardly any message has one.
+    let nominated: Vec<_> = named.take(NOMINATED_MAX).map(<[u8]>::to_vec).collect();
     let upgrading = head.upgrade().is_some();
     let http2 = head.version() == crate::Version::Http2;
     let keeps_te = http2 && head.header(Known::Te).is_some_and(|v| v.eq_ignore_ascii_case(b"trailers"));
@@ -51,7 +47,7 @@ pub fn strip_hop_by_hop(head: &mut Head) {
         | Known::ProxyAuthorization
         | Known::ProxyAuthenticationInfo
         | Known::Http2Settings => true,
-        _ => nominated[..count].iter().any(|n| n.is(name)) && !is_protected(known, name),
+        _ => nominated.iter().any(|n| n.eq_ignore_ascii_case(name)) && !is_protected(known, name),
     });
 }
 
@@ -60,34 +56,9 @@ const NOMINATED_MAX: usize = 16;
 /// Longest nominated name, in bytes; longer ones are ignored.
 const NOMINATED_BYTES_MAX: usize = 62;
 
-/// A name copied out of a head, so that the head can be edited.
-#[derive(Clone, Copy)]
-struct Nominated {
-    len: u8,
-    bytes: [u8; NOMINATED_BYTES_MAX],
-}
-
-impl Default for Nominated {
-    fn default() -> Self {
-        Self { len: 0, bytes: [0; NOMINATED_BYTES_MAX] }
-    }
-}
-
-impl Nominated {
-    fn new(token: &[u8]) -> Option<Self> {
-        let meant = [&b"close"[..], b"keep-alive", b"upgrade", b"te"].iter().any(|t| token.eq_ignore_ascii_case(t));
-        if meant || token.len() > NOMINATED_BYTES_MAX {
-            return None;
-        }
-        let mut bytes = [0; NOMINATED_BYTES_MAX];
-        bytes[..token.len()].copy_from_slice(token);
-        // At most 62.
-        Some(Self { len: token.len() as u8, bytes })
-    }
-
-    fn is(&self, name: &[u8]) -> bool {
-        self.bytes[..usize::from(self.len)].eq_ignore_ascii_case(name)
-    }
+/// What Connection says of the connection itself.
+fn is_meant(token: &[u8]) -> bool {
+    [&b"close"[..], b"keep-alive", b"upgrade", b"te"].iter().any(|meant| token.eq_ignore_ascii_case(meant))
 }
 
 /// True for headers that a sender can't have dropped by nominating them.

@@ -12,13 +12,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub use crate::socket::Socket;
 pub use tokio::net::TcpStream;
 
 /// A connection.
 #[derive(Debug)]
 pub enum Stream {
     /// Bytes as they are.
-    Plain(TcpStream),
+    Plain(Socket),
     /// TLS 1.3. Boxed, as its state is a hundred times that of a socket.
     Tls(Box<Tls>),
 }
@@ -26,7 +27,7 @@ pub enum Stream {
 /// A TLS connection, which ends some time after the peer's certificate has, whatever is under way on it.
 #[derive(Debug)]
 pub struct Tls {
-    stream: tokio_rustls::TlsStream<TcpStream>,
+    stream: tokio_rustls::TlsStream<Socket>,
     /// When it ends; `None` for never.
     end: Option<Timestamp>,
     /// Wakes whoever waits for bytes, to look at the wall clock.
@@ -43,7 +44,7 @@ const EXPIRY_GLANCE: Duration = Duration::from_secs(25);
 
 impl Tls {
     /// A connection to a peer whose certificate ends at `not_after`.
-    pub(crate) fn new(mut stream: tokio_rustls::TlsStream<TcpStream>, not_after: Option<Timestamp>) -> Self {
+    pub(crate) fn new(mut stream: tokio_rustls::TlsStream<Socket>, not_after: Option<Timestamp>) -> Self {
         let most = Some(SEALED_BYTES_MAX);
         match &mut stream {
             tokio_rustls::TlsStream::Client(tls) => tls.get_mut().1.set_buffer_limit(most),
@@ -62,12 +63,12 @@ impl Tls {
     }
 
     /// The TLS connection itself.
-    pub fn session(&self) -> &tokio_rustls::TlsStream<TcpStream> {
+    pub fn session(&self) -> &tokio_rustls::TlsStream<Socket> {
         &self.stream
     }
 
     #[cfg(test)]
-    pub(crate) fn into_session(self) -> tokio_rustls::TlsStream<TcpStream> {
+    pub(crate) fn into_session(self) -> tokio_rustls::TlsStream<Socket> {
         self.stream
     }
 
@@ -110,17 +111,17 @@ impl Stream {
     /// Without effect under TLS, whose peers are proxies and write in one go, and where the system has no such call.
     pub fn acknowledge(&self) {
         #[cfg(target_os = "linux")]
-        if let Self::Plain(tcp) = self {
+        if let Self::Plain(socket) = self {
             // What isn't acknowledged now is later.
-            let _ = rustix::net::sockopt::set_tcp_quickack(tcp, true);
+            let _ = rustix::net::sockopt::set_tcp_quickack(&socket.0, true);
         }
     }
 
     /// The socket below.
     pub fn tcp(&self) -> &TcpStream {
         match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.stream.get_ref().0,
+            Self::Plain(socket) => &socket.0,
+            Self::Tls(tls) => &tls.stream.get_ref().0.0,
         }
     }
 
@@ -148,14 +149,14 @@ impl Stream {
 
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
-        Self::Plain(tcp)
+        Self::Plain(Socket(tcp))
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Tls(tls) => match tls.poll_read(cx, buf) {
                 Poll::Pending => tls.wait(cx),
                 read => read,
@@ -167,7 +168,7 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Tls(tls) => {
                 tls.check()?;
                 Pin::new(&mut tls.stream).poll_write(cx, buf)
@@ -181,7 +182,7 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Self::Tls(tls) => {
                 tls.check()?;
                 Pin::new(&mut tls.stream).poll_write_vectored(cx, bufs)
@@ -191,21 +192,21 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(tcp) => tcp.is_write_vectored(),
+            Self::Plain(socket) => socket.is_write_vectored(),
             Self::Tls(tls) => tls.stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Self::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
         }
     }

@@ -17,6 +17,7 @@ pub mod pool;
 pub mod relay;
 pub mod runtime;
 pub mod serve;
+mod socket;
 pub mod tls;
 
 /// A future on the heap, as the traits of this crate return it.

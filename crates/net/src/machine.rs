@@ -2,14 +2,19 @@
 //! What this process uses of the machine, and may: memory and files. Read by cores some times a second. Linux tells
 //! in `/proc` and in the control groups; elsewhere nothing is known, and a most of 0 says so.
 
+use super::runtime;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Levels of control groups that are looked at, from the process' own up.
 const LEVELS_MAX: usize = 64;
 /// A limit above this is none: version 1 of control groups has no other word for that.
 const LIMIT_MAX: u64 = 1 << 60;
+
+/// How long a process is taken to be starting.
+const START: Duration = Duration::from_secs(3);
 
 /// What this process uses, and may.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +46,7 @@ impl Meter {
     pub fn new() -> Self {
         let told = Some(CEILING.load(Ordering::Relaxed)).filter(|ceiling| *ceiling > 0);
         let memory_max = [told, group_limit(), total()].into_iter().flatten().min().unwrap_or(0);
-        let files_max = super::runtime::open_files_max();
+        let files_max = runtime::open_files_max();
         Self { memory_max, files_max: if files_max == u64::MAX { 0 } else { files_max } }
     }
 
@@ -128,6 +133,33 @@ pub fn trim() {
     }
 }
 
+/// Gives back what only its start needed, once a process that goes on has started: free memory, and the pages of the
+/// program itself. Those are the file's, and come back one by one as they are used.
+pub async fn settle() {
+    runtime::sleep(START).await;
+    trim();
+    forget_program();
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn forget_program() {
+    use rustix::mm::{Advice, madvise};
+    // The linker's: where the program's read-only segments begin and end.
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let start = (&raw const __executable_start).cast_mut();
+    let pages = ((&raw const etext).addr() - start.addr()) as u64 / page_bytes();
+    let Ok(bytes) = usize::try_from(pages * page_bytes()) else { return };
+    // SAFETY: nobody can have written to these segments, so that what is dropped of them is read again from the file.
+    // What isn't dropped is no harm.
+    let _ = unsafe { madvise(start.cast(), bytes, Advice::LinuxDontNeed) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+const fn forget_program() {}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
@@ -146,6 +178,31 @@ mod tests {
         drop((files, bytes));
         limit_memory(12_345_678);
         assert_eq!(Meter::new().read().memory.1, 12_345_678);
+    }
+
+    #[test]
+    fn a_process_that_has_started_gives_back_what_its_start_took() {
+        let program = || {
+            let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+            let own = std::env::current_exe().unwrap();
+            let (mut is_own, mut kilobytes) = (false, 0);
+            for line in maps.lines() {
+                let words: Vec<_> = line.split_whitespace().collect();
+                match words[..] {
+                    ["Rss:", size, _] if is_own => kilobytes += size.parse::<u64>().unwrap(),
+                    [_, rights, _, _, _, path] => is_own = !rights.contains('w') && Path::new(path) == own,
+                    _ => {}
+                }
+            }
+            kilobytes
+        };
+        // Other tests of this process take some of it back meanwhile.
+        let gives_back = || {
+            let before = program();
+            forget_program();
+            program() * 4 < before * 3
+        };
+        assert!((0..10).any(|_| gives_back()), "{} KiB of the program", program());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::demo;
 use crate::failure::Exit;
 use crate::globals::Globals;
 use anyhow::{Context, Result};
+use byrnie_net::{machine, runtime};
 
 /// Arguments of `demo-service`.
 #[derive(clap::Args, Debug)]
@@ -23,12 +24,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, globals: &Globals) -> Result<Exit> {
     crate::log::start(globals);
     let program = async {
+        runtime::spawn("settle", machine::settle());
         if args.role == "shopper" {
             tokio::try_join!(demo::shop(), demo::serve(&args.role, &args.version, &args.ports)).map(|_| ())
         } else {
             demo::serve(&args.role, &args.version, &args.ports).await
         }
     };
-    byrnie_net::runtime::block_on(program).context("cannot start the runtime")??;
+    runtime::block_on(program).context("cannot start the runtime")??;
     Ok(Exit::Fine)
 }

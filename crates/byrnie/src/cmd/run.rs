@@ -14,7 +14,7 @@ use byrnie_model::policy::health::Check;
 use byrnie_model::service::{Health, Locality};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{Identity, Key, Kind, Labels, Protocol, Resource, Revision, ServiceRef, Spec, Workload, yaml};
-use byrnie_net::runtime;
+use byrnie_net::{machine, runtime};
 use byrnie_proxy::{AccessLog, Address, Config, Control, Mount, Ports, Sidecar, Source, Tokens, Users};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -133,6 +133,7 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
         _ = signals.ended() => return Ok(Exit::Problem),
     };
     announce(&args, globals, &identity, &ports);
+    runtime::spawn("settle", machine::settle());
     for service in &uses {
         warn_if_denied(&console, globals, &args.name, &instance, service).await;
     }

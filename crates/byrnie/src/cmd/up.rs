@@ -10,7 +10,7 @@ use crate::mesh;
 use crate::supervise::{Process, Signal, Signals};
 use anyhow::{Context, Result};
 use byrnie_base::{Instant, Rng};
-use byrnie_net::runtime;
+use byrnie_net::{machine, runtime};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -108,6 +108,7 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
     mesh.publish()?;
     let children = if args.demo { start_demo(globals, &mesh).await? } else { Vec::new() };
     mesh.announce(globals, start);
+    runtime::spawn("settle", machine::settle());
     tokio::select! {
         _ = signals.ended() => {}
         () = watch(args.demo && !globals.quiet, &mesh, &children, start) => {}

@@ -105,7 +105,7 @@ impl Channel {
     pub async fn connect_plain(address: SocketAddr) -> Result<Self, ConnectError> {
         let tcp = io::connect(address, HANDSHAKE_TIMEOUT).await;
         let tcp = tcp.map_err(|error| ConnectError::Tcp { address, error })?;
-        Self::over(io::Stream::Plain(tcp), address, None).await
+        Self::over(io::Stream::from(tcp), address, None).await
     }
 
     async fn over(

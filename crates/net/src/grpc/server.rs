@@ -66,7 +66,7 @@ pub async fn serve_plain(listener: Listener, service: Arc<dyn Service>, mut shut
         let connection = Connection { remote, service: Arc::clone(&service), limits: Arc::clone(&limits) };
         let shutdown = shutdown.clone();
         connections.spawn("grpc connection", async move {
-            connection.http2(Stream::Plain(tcp), Peer::default(), shutdown).await;
+            connection.http2(Stream::from(tcp), Peer::default(), shutdown).await;
             drop(place);
         });
     }

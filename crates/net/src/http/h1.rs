@@ -19,6 +19,8 @@ use tokio::io::AsyncWrite;
 const PIPELINED_BYTES_MAX: usize = 64 * 1024;
 /// From here on a piece of a body is written at once rather than copied behind what waits.
 const BYPASS_BYTES: usize = 16 * 1024;
+/// The same of a body's last piece, after which nothing comes that could go out with it.
+const LAST_BYPASS_BYTES: usize = 4 * 1024;
 
 /// An HTTP/1 connection.
 #[derive(Debug)]
@@ -311,7 +313,8 @@ impl Conn {
     /// Sends what waits and `piece` in one go, if that is worth it, and keeps what wasn't taken.
     fn write_with(&mut self, cx: &mut Context<'_>, piece: &[u8]) -> Result<(), Error> {
         let mut taken = 0;
-        if piece.len() >= BYPASS_BYTES {
+        let worth = if self.writing == Writing::Length(0) { LAST_BYPASS_BYTES } else { BYPASS_BYTES };
+        if piece.len() >= worth {
             let slices = [IoSlice::new(&self.outbox[self.sent..]), IoSlice::new(piece)];
             if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write_vectored(cx, &slices)? {
                 self.state.sent_any = true;

@@ -5,6 +5,7 @@
 use super::verify::{Verifier, read_verified};
 use super::{Credentials, Error, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, TURN};
 use crate::io::{Stream, TcpStream, Tls};
+use crate::socket::Socket;
 use byrnie_base::Text;
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -77,7 +78,7 @@ pub async fn accept(tcp: TcpStream, tls: &ServerTls) -> Result<(Stream, Peer), E
         tcp.readable().await.map_err(Error::Io)?;
         // The semaphore is never closed, so no permit means none is needed.
         let permit = tls.handshakes.acquire().await.ok();
-        let mut accepting = std::pin::pin!(TlsAcceptor::from(tls.current()).accept(tcp));
+        let mut accepting = std::pin::pin!(TlsAcceptor::from(tls.current()).accept(Socket(tcp)));
         // What has come is looked at before the time that has passed.
         let done = tokio::select! {
             biased;

@@ -6,6 +6,7 @@ use super::accept::peer;
 use super::verify::Verifier;
 use super::{Credentials, Error, HANDSHAKE_TIMEOUT, Peer, Roots};
 use crate::io::{Stream, TcpStream, Tls};
+use crate::socket::Socket;
 use byrnie_base::Text;
 use byrnie_model::Identity;
 use rustls::client::{ClientConfig, Resumption};
@@ -55,7 +56,7 @@ pub async fn connect(
 ) -> Result<(Stream, Peer), Error> {
     let name = ServerName::try_from(sni.to_owned()).map_err(|_| Error::ServerName(sni.to_owned()))?;
     let config = config(tls, expected, alpn)?;
-    let handshake = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+    let handshake = TlsConnector::from(Arc::new(config)).connect(name, Socket(tcp));
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
         .await
         .map_err(|_| Error::Timeout)?

@@ -5,6 +5,7 @@
 
 use super::{ALPN_H2, ALPN_HTTP1, CHAIN_CERTIFICATES_MAX, Error, HANDSHAKE_TIMEOUT, Peer, ROOTS_MAX, certificates};
 use crate::io::{Stream, TcpStream, Tls};
+use crate::socket::Socket;
 use byrnie_base::Text;
 use byrnie_model::outside::AltName;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -111,7 +112,7 @@ pub async fn connect(tcp: TcpStream, outward: &Outward, speaks: Speaks) -> Resul
         Speaks::Http2 => &outward.http2,
         Speaks::Opaque => &outward.opaque,
     };
-    let handshake = TlsConnector::from(Arc::clone(config)).connect(outward.hostname.clone(), tcp);
+    let handshake = TlsConnector::from(Arc::clone(config)).connect(outward.hostname.clone(), Socket(tcp));
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Error::Timeout)?;
     let stream = stream.map_err(|error| match Error::from_handshake(error) {
         Error::Handshake(error @ rustls::Error::InvalidCertificate(_)) => Error::Unproven(error),

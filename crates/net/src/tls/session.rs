@@ -3,7 +3,7 @@
 //! and a batch of many small messages most of their system calls; here what the socket has is read at
 //! once and decrypted from memory. Called by `io` for readers with room for it.
 
-use crate::io::TcpStream;
+use crate::socket::Socket;
 use rustls::ConnectionCommon;
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -23,24 +23,24 @@ thread_local! {
 
 /// Reads into `buf`, which must have room for [`ROOM_BYTES_MIN`].
 pub(crate) fn poll_read(
-    tls: &mut TlsStream<TcpStream>,
+    tls: &mut TlsStream<Socket>,
     cx: &mut Context<'_>,
     buf: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<()>> {
     match tls {
         TlsStream::Client(tls) => {
-            let (tcp, session) = tls.get_mut();
-            read(tcp, session, cx, buf)
+            let (socket, session) = tls.get_mut();
+            read(socket, session, cx, buf)
         }
         TlsStream::Server(tls) => {
-            let (tcp, session) = tls.get_mut();
-            read(tcp, session, cx, buf)
+            let (socket, session) = tls.get_mut();
+            read(socket, session, cx, buf)
         }
     }
 }
 
 fn read<Side>(
-    tcp: &mut TcpStream,
+    socket: &mut Socket,
     session: &mut ConnectionCommon<Side>,
     cx: &mut Context<'_>,
     buf: &mut ReadBuf<'_>,
@@ -58,9 +58,9 @@ fn read<Side>(
             scratch.resize(READ_BYTES, 0);
         }
         let mut sealed = ReadBuf::new(&mut scratch);
-        let read = Pin::new(&mut *tcp).poll_read(cx, &mut sealed);
+        let read = Pin::new(&mut *socket).poll_read(cx, &mut sealed);
         let taken = match &read {
-            Poll::Ready(Ok(())) => take(tcp, session, sealed.filled(), buf),
+            Poll::Ready(Ok(())) => take(socket, session, sealed.filled(), buf),
             _ => Ok(()),
         };
         SEALED.set(scratch);
@@ -74,7 +74,7 @@ fn read<Side>(
 
 /// Decrypts what came, all of it; nothing at all means that the socket has ended.
 fn take<Side>(
-    tcp: &TcpStream,
+    socket: &Socket,
     session: &mut ConnectionCommon<Side>,
     mut sealed: &[u8],
     buf: &mut ReadBuf<'_>,
@@ -86,7 +86,7 @@ fn take<Side>(
             Ok(state) => state,
             Err(error) => {
                 // Tells the other side why, if the socket takes it.
-                let _ = session.write_tls(&mut AtOnce(tcp));
+                let _ = session.write_tls(&mut AtOnce(socket));
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
         };
@@ -107,11 +107,11 @@ fn open<Side>(session: &mut ConnectionCommon<Side>, buf: &mut ReadBuf<'_>) -> io
 }
 
 /// A socket written to without waiting.
-struct AtOnce<'a>(&'a TcpStream);
+struct AtOnce<'a>(&'a Socket);
 
 impl Write for AtOnce<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
+        self.0.0.try_write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
