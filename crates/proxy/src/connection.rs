@@ -47,7 +47,7 @@ const LINGER_MAX: Duration = Duration::from_secs(2);
 /// Serves a connection to its end.
 pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: SocketAddr) {
     match door {
-        Door::Inbound => serve_mesh(core, tcp, remote).await,
+        Door::Inbound => Box::pin(serve_mesh(core, tcp, remote)).await,
         Door::Service(service, port) => {
             let entry = Entry::Service(service.clone(), *port);
             serve_service(core, Caller::plain(entry, remote), tcp.into()).await;
@@ -63,11 +63,11 @@ pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: 
             let behind = !core.snapshot().balancers().is_empty();
             let port = behind.then(|| tcp.local_addr().ok()).flatten().map(|own| own.port());
             match port.filter(|port| core.snapshot().balancers().contains_key(port)) {
-                Some(port) => serve_gate(core, port, tcp, remote).await,
+                Some(port) => Box::pin(serve_gate(core, port, tcp, remote)).await,
                 None => serve_http(core, Caller::plain(Entry::Edge, remote), tcp.into()).await,
             }
         }
-        Door::Gate(port) => serve_gate(core, *port, tcp, remote).await,
+        Door::Gate(port) => Box::pin(serve_gate(core, *port, tcp, remote)).await,
     }
 }
 
@@ -82,7 +82,7 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
         }
     };
     if peer.alpn.as_deref() == Some(ALPN_HOP) {
-        return hop::serve(core, stream, peer, remote).await;
+        return Box::pin(hop::serve(core, stream, peer, remote)).await;
     }
     let Some((service, port)) = peer.sni.as_deref().and_then(server_name) else {
         tracing::debug!(%remote, sni = peer.sni.as_deref().unwrap_or_default(), "inbound connection asks for no service port");
@@ -92,10 +92,10 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
     let entry = Entry::Inbound(service, port);
     let caller = Caller { entry, source: peer.identity, remote, not_after: peer.not_after };
     match peer.alpn.as_deref() {
-        Some(ALPN_H2) => serve_h2(core, caller, stream, Vec::new()).await,
-        Some(ALPN_TCP) => tunnel::serve(core, &caller, stream.into(), Vec::new()).await,
+        Some(ALPN_H2) => Box::pin(serve_h2(core, caller, stream, Vec::new())).await,
+        Some(ALPN_TCP) => Box::pin(tunnel::serve(core, &caller, stream.into(), Vec::new())).await,
         // A peer without ALPN speaks the older protocol (RFC 7301 3.2).
-        Some(ALPN_HTTP1) | None => serve_h1(core, caller, stream, Vec::new()).await,
+        Some(ALPN_HTTP1) | None => Box::pin(serve_h1(core, caller, stream, Vec::new())).await,
         Some(_) => {}
     }
 }
@@ -107,14 +107,14 @@ async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: Sock
     let clear = |sni| Caller::plain(Entry::Gate { port, secure: false, sni }, remote);
     let (tls, opaque) = match gates.way(port) {
         Way::Http => return serve_http(core, clear(None), tcp.into()).await,
-        Way::Tcp => return tunnel::serve(core, &clear(None), Stream::from(tcp).into(), Vec::new()).await,
+        Way::Tcp => return Box::pin(tunnel::serve(core, &clear(None), Stream::from(tcp).into(), Vec::new())).await,
         Way::Https(tls) => (tls, false),
         Way::Tls(tls, sites) => {
             if sites.iter().any(|site| site.passes) {
                 let Ok(Ok(host)) = runtime::timeout(HEAD_MAX, http::server_name(&tcp)).await else { return };
                 if Site::passes(sites, host.as_deref()) {
                     let caller = clear(host.map(Text::from));
-                    return tunnel::serve(core, &caller, Stream::from(tcp).into(), Vec::new()).await;
+                    return Box::pin(tunnel::serve(core, &caller, Stream::from(tcp).into(), Vec::new())).await;
                 }
             }
             (tls, true)
@@ -131,8 +131,8 @@ async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: Sock
     };
     let caller = Caller::plain(Entry::Gate { port, secure: true, sni: peer.sni }, remote);
     match peer.alpn.as_deref() {
-        _ if opaque => tunnel::serve(core, &caller, stream.into(), Vec::new()).await,
-        Some(ALPN_H2) => serve_h2(core, caller, stream, Vec::new()).await,
+        _ if opaque => Box::pin(tunnel::serve(core, &caller, stream.into(), Vec::new())).await,
+        Some(ALPN_H2) => Box::pin(serve_h2(core, caller, stream, Vec::new())).await,
         _ => serve_http(core, caller, stream).await,
     }
 }
@@ -173,7 +173,7 @@ async fn serve_service(core: &Rc<Core>, caller: Caller, stream: Stream) {
     };
     if opaque {
         // Never looked at: the server may be the one who speaks first.
-        return tunnel::serve(core, &caller, stream.into(), Vec::new()).await;
+        return Box::pin(tunnel::serve(core, &caller, stream.into(), Vec::new())).await;
     }
     serve_http(core, caller, stream).await;
 }
@@ -194,9 +194,9 @@ async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
         () = &mut draining => return,
     };
     match sniffed {
-        Ok(Ok((Sniff::Http2, bytes))) => serve_h2(core, caller, stream, bytes).await,
-        // What is no HTTP/1 either, its parser refuses with a reason.
-        Ok(Ok((_, bytes))) => serve_h1(core, caller, stream, bytes).await,
+        Ok(Ok((Sniff::Http2, bytes))) => Box::pin(serve_h2(core, caller, stream, bytes)).await,
+        // What is no HTTP/1 either, its parser refuses with a reason. In a box as the other: one doesn't pay for both.
+        Ok(Ok((_, bytes))) => Box::pin(serve_h1(core, caller, stream, bytes)).await,
         Ok(Err(_)) | Err(_) => {}
     }
 }
@@ -376,7 +376,7 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
     let caller = Caller::plain(Entry::Service(service.clone(), port), caller.remote);
     let opaque = snapshot.ports(&service).any(|p| p == (port, Protocol::Tcp));
     match (opaque, bytes.is_empty()) {
-        (true, _) => tunnel::serve(core, &caller, stream.into(), bytes).await,
+        (true, _) => Box::pin(tunnel::serve(core, &caller, stream.into(), bytes)).await,
         (false, true) => Box::pin(serve_http(core, caller, stream)).await,
         (false, false) => Box::pin(serve_h1(core, caller, stream, bytes)).await,
     }

@@ -181,7 +181,8 @@ impl Core {
             *shard.strain()
         });
         gauge.credit.set(strain.credit(&reading));
-        http::set_read_max(strain.buffer_bytes(&reading, gauge.underway()));
+        let underway = gauge.underway();
+        http::set_read_max(strain.buffer_bytes(&reading, underway), underway);
         self.follow(before, strain);
     }
 

@@ -33,13 +33,17 @@ const FOREIGN_FOR: Duration = Duration::from_secs(60);
 
 /// Clients that may have to make room for one other: they may wait for other upstreams.
 const EVICTED_MAX: u8 = 4;
+/// How long a request may wait for room that clients which do nothing have to make, once it's clear that they do nothing ...
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
+/// ... and how many of a core may at once: each is held by its own client's connection as it is.
+const ROOM_WAITERS_MAX: usize = 16 * 1024;
 
 /// Gets a connection for `plan`.
 pub(crate) async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Upstream, Failure> {
     let to = match &plan.target {
         Target::Mesh(to) => to,
         Target::Program { program: Program::Outside(to), protocol } => {
-            return outside::open(core, plan, to, *protocol).await;
+            return Box::pin(outside::open(core, plan, to, *protocol)).await;
         }
         Target::Program { program: Program::Beside(address), protocol } => {
             let speaks = if protocol.is_h2() { Speaks::Http2 } else { Speaks::Http1 };
@@ -87,16 +91,37 @@ pub(crate) enum Hopped {
 }
 
 /// A stream to the other proxy, if `plan` leads to one that knows hops; `otherwise` is what it may choose to
-/// speak instead. Where there is no room, clients that do nothing make some.
+/// speak instead. Where there is no room, clients that do nothing make some: as soon as they have done nothing for long
+/// enough, for which it's waited.
 pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
-    for _ in 0..EVICTED_MAX {
-        match open_hop_once(core, plan, otherwise).await {
+    match open_hop_once(core, plan, otherwise).await {
+        Err(Failure::Refused) => Box::pin(open_hop_in_turn(core, plan, otherwise)).await,
+        other => other,
+    }
+}
+
+async fn open_hop_in_turn(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
+    let until = runtime::now().mono + ROOM_WAIT_MAX.min(plan.connect_timeout);
+    let until = plan.deadline.map_or(until, |deadline| deadline.min(until));
+    let mut evicted = 0;
+    loop {
+        let now = runtime::now().mono;
+        if core.laggards.evict(now) {
+            evicted += 1;
             // Whoever has to go is woken before this one.
-            Err(Failure::Refused) if core.laggards.evict(runtime::now().mono) => tokio::task::yield_now().await,
+            tokio::task::yield_now().await;
+        } else {
+            let Some(_asker) = core.laggards.ask(ROOM_WAITERS_MAX) else { return Err(Failure::Refused) };
+            match core.laggards.ripens_in(now) {
+                Some(span) if now + span <= until => runtime::sleep(span).await,
+                _ => return Err(Failure::Refused),
+            }
+        }
+        match open_hop_once(core, plan, otherwise).await {
+            Err(Failure::Refused) if evicted < EVICTED_MAX => {}
             other => return other,
         }
     }
-    open_hop_once(core, plan, otherwise).await
 }
 
 async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
@@ -106,7 +131,7 @@ async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result
     let client = match shared.with_room(now.wall) {
         Some(client) => client,
         None if shared.is_foreign(now.mono) => return Ok(Hopped::No),
-        None => match one_more_hop(core, plan, &shared, otherwise).await? {
+        None => match Box::pin(one_more_hop(core, plan, &shared, otherwise)).await? {
             Ok(client) => client,
             Err(foreign) => return Ok(foreign),
         },
@@ -160,7 +185,8 @@ async fn open_h1(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>, limit: Duratio
     if let Some((conn, lease)) = pooled {
         return Ok(Upstream { wire: Wire::H1(conn), lease: Some(lease) });
     }
-    let (stream, peer) = connect(core, plan, Some(asked.address), (&[tls::ALPN_HTTP1], limit)).await?;
+    let opening = connect(core, plan, Some(asked.address), (&[tls::ALPN_HTTP1], limit));
+    let (stream, peer) = Box::pin(opening).await?;
     Ok(fresh_h1(core, asked, stream, peer.not_after))
 }
 
@@ -174,7 +200,7 @@ async fn open_h2(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>, limit: Duratio
     let shared = core.pool.borrow_mut().shared(asked);
     let client = match shared.with_room(runtime::coarse().wall) {
         Some(client) => client,
-        None => one_more(core, plan, &shared, (asked.address, limit)).await?,
+        None => Box::pin(one_more(core, plan, &shared, (asked.address, limit))).await?,
     };
     Ok(Upstream { wire: Wire::H2(Box::new(client.open())), lease: None })
 }

@@ -90,9 +90,10 @@ pub(super) struct Workload {
 }
 
 const P: Load = Load::PLAIN;
+const LARGE: Load = Load { kind: "h2", connections: 4, streams: 4, size: 1024 * 1024, ..P };
 
 /// Every workload, in the order run.
-pub(super) const WORKLOADS: [Workload; 17] = [
+pub(super) const WORKLOADS: [Workload; 19] = [
     of("http", "http-64", "one hop", Path::Hop, P),
     of("http", "http-512", "one hop, many connections", Path::Hop, Load { connections: 512, ..P }),
     of("http", "http-4", "one hop, few connections", Path::Hop, Load { connections: 4, ..P }),
@@ -119,6 +120,14 @@ pub(super) const WORKLOADS: [Workload; 17] = [
         "a pair; the app writes head and body apart, with Nagle's algorithm on",
         Path::Pair,
         Load { pieces: true, ..P },
+    ),
+    of("bodies", "h2-body-1m", "one hop, HTTP/2, 1 MiB answers", Path::Http2, LARGE),
+    of(
+        "bodies",
+        "h2-body-10m",
+        "one hop, HTTP/2, 10 MiB answers",
+        Path::Http2,
+        Load { size: 10 * 1024 * 1024, streams: 2, ..LARGE },
     ),
     of("idle", "idle", "a pair at rest: memory, and the time to the first answer", Path::Pair, P),
     of("count", "count", "one hop: instructions and system calls of each request", Path::Hop, P),

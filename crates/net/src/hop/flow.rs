@@ -254,10 +254,7 @@ impl Flow {
         }
         let taken = if self.backlog.is_empty() { self.link.0.borrow_mut().write(self.id, piece)? } else { 0 };
         if taken < piece.len() {
-            if self.backlog.capacity() == 0 {
-                self.backlog = scratch::buffer();
-            }
-            self.backlog.extend_from_slice(&piece[taken..]);
+            scratch::keep_long(&mut self.backlog, &piece[taken..]);
         }
         Ok(())
     }

@@ -17,6 +17,8 @@ use tokio::io::AsyncWrite;
 /// Bytes of following requests that are read while an answer is awaited; beyond it the client isn't
 /// watched until the answer is through.
 const PIPELINED_BYTES_MAX: usize = 64 * 1024;
+/// Less isn't worth a read, however little the other side takes.
+const BODY_READ_BYTES_MIN: usize = 4 * 1024;
 /// From here on a piece of a body is written at once rather than copied behind what waits.
 const BYPASS_BYTES: usize = 16 * 1024;
 /// The same of a body's last piece, after which nothing comes that could go out with it.
@@ -181,7 +183,8 @@ impl Conn {
                 return Poll::Ready(result);
             }
             let Self { stream, inbox, used, limits, state, .. } = self;
-            let parsed = ready!(scratch::poll_read(stream, cx, |_, new| -> Result<Parsed, Error> {
+            let most = scratch::head_read_max();
+            let parsed = ready!(scratch::poll_read_most(stream, most, cx, |_, new| -> Result<Parsed, Error> {
                 if new.is_empty() {
                     state.ended = true;
                     return Ok(Parsed::Partial);
@@ -227,13 +230,15 @@ impl Conn {
     pub fn poll_body(&mut self, cx: &mut Context<'_>, sink: &mut Sink<'_>) -> Poll<Result<Progress, Error>> {
         let Some(body) = &mut self.reading else { return Poll::Ready(Ok(Progress::End(None))) };
         if self.inbox.len() > self.used {
-            let taken = decode(body, &self.inbox[self.used..], cx, sink)?;
+            let waits = &self.inbox[self.used..];
+            let taken = decode(body, &waits[..waits.len().min(self.read_max)], cx, sink)?;
             self.advance(taken);
         } else if self.state.ended {
             body.end().map_err(|_| Error::Closed)?;
         } else {
             let Self { stream, inbox, used, state, read_max, .. } = self;
-            ready!(scratch::poll_read_most(stream, *read_max, cx, |cx, new| -> Result<(), Error> {
+            let most = (*read_max).max(BODY_READ_BYTES_MIN);
+            ready!(scratch::poll_read_most(stream, most, cx, |cx, new| -> Result<(), Error> {
                 if new.is_empty() {
                     state.ended = true;
                     return body.end().map_err(|_| Error::Closed);

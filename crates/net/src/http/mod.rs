@@ -30,10 +30,19 @@ pub const READ_BYTES_MAX: usize = 256 * 1024;
 /// The same where memory is short.
 pub const READ_BYTES_MIN: usize = 16 * 1024;
 
-/// Sets how many bytes are read at once from now on by each exchange of this core, and may wait for the other side by that:
-/// from [`READ_BYTES_MIN`] to [`READ_BYTES_MAX`].
-pub fn set_read_max(bytes: usize) {
-    scratch::set_read_max(bytes.clamp(READ_BYTES_MIN, READ_BYTES_MAX));
+/// Bytes that are read at once while a head is awaited: what of a body comes with it must be kept if the other side takes
+/// none. As much as goes between two proxies with the head.
+const HEAD_READ_BYTES_MAX: usize = byrnie_codec::hop::JOIN_BYTES_MAX;
+/// The same where there are very many exchanges ...
+const HEAD_READ_BYTES_MIN: usize = 4 * 1024;
+/// ... of which all together are to keep so much by that.
+const HEAD_READ_BYTES_ALL: usize = 4 * 1024 * 1024;
+
+/// Sets how many bytes are read at once from now on by each of the exchanges of this core, of which so many are `underway`, and
+/// may wait for the other side by that: from [`READ_BYTES_MIN`] to [`READ_BYTES_MAX`], and less with a head.
+pub fn set_read_max(bytes: usize, underway: usize) {
+    let head = (HEAD_READ_BYTES_ALL / underway.max(1)).clamp(HEAD_READ_BYTES_MIN, HEAD_READ_BYTES_MAX);
+    scratch::set_read_max(bytes.clamp(READ_BYTES_MIN, READ_BYTES_MAX), head);
 }
 
 /// Bytes that may wait for a socket before the other side is no longer read. One read may bring many more, so it's low: what

@@ -7,8 +7,6 @@ use crate::http::Chunk;
 use byrnie_codec::Fields;
 use std::task::{Context, Poll, ready};
 
-/// Less isn't worth a read, however little the target takes.
-const READ_BYTES_MIN: usize = 4 * 1024;
 /// Largest body of which a copy is kept for another try.
 pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
@@ -152,7 +150,7 @@ impl Pump {
             if target.unsent() >= target.unsent_max() {
                 ready!(target.poll_flush(cx)).map_err(Fault::Target)?;
             }
-            source.read_at_most(ready!(target.poll_room(cx)).max(READ_BYTES_MIN));
+            source.read_at_most(ready!(target.poll_room(cx)));
             self.blocked = false;
             let Poll::Ready(progress) = self.pull(cx, source, target) else {
                 // What waits may go out, but it isn't the end.

@@ -3,7 +3,7 @@
 //! back before it ends, and a few spare buffers for what can't be sent at once. Idle connections own
 //! no bytes.
 
-use super::READ_BYTES_MAX;
+use super::{HEAD_READ_BYTES_MAX, READ_BYTES_MAX};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
@@ -13,16 +13,25 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// Size of the read scratch of a worker; see `dataplane.md` 5 in the design notes: the size decides the
 /// price of large bodies, and 256 KiB is where it stops falling.
 const READ_BYTES: usize = 256 * 1024;
-/// Spare buffers kept by a worker.
+/// Spare buffers kept by a worker ...
 const SPARES_MAX: usize = 128;
+/// ... and how many bytes of them in all: who is given a large one has use for a little of it, most often.
+const SPARES_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// A buffer that grew beyond this isn't kept.
 const SPARE_BYTES_MAX: usize = 128 * 1024;
 const SPARE_BYTES: usize = 4 * 1024;
 
 thread_local! {
     static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SPARES: RefCell<Spares> = const { RefCell::new(Spares { buffers: Vec::new(), bytes: 0 }) };
     static READ_MAX: Cell<usize> = const { Cell::new(READ_BYTES_MAX) };
+    static HEAD_READ_MAX: Cell<usize> = const { Cell::new(HEAD_READ_BYTES_MAX) };
+}
+
+/// Buffers to be used again, and what they have room for in all.
+struct Spares {
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
 }
 
 /// Reads once into the scratch and hands what came to `take` (empty: the other side closed).
@@ -62,25 +71,45 @@ pub(crate) fn read_max() -> usize {
     READ_MAX.get()
 }
 
-/// Sets [`read_max`].
-pub(super) fn set_read_max(bytes: usize) {
+/// Sets [`read_max`] and [`head_read_max`].
+pub(super) fn set_read_max(bytes: usize, head: usize) {
     READ_MAX.set(bytes);
+    HEAD_READ_MAX.set(head);
+}
+
+/// Bytes that are read at once while a head is awaited.
+pub(super) fn head_read_max() -> usize {
+    HEAD_READ_MAX.get()
 }
 
 /// A buffer to own for a while.
 pub(crate) fn buffer() -> Vec<u8> {
-    SPARES.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(SPARE_BYTES))
+    let spare = SPARES.with_borrow_mut(|spares| {
+        let buffer = spares.buffers.pop()?;
+        spares.bytes -= buffer.capacity();
+        Some(buffer)
+    });
+    spare.unwrap_or_else(|| Vec::with_capacity(SPARE_BYTES))
+}
+
+/// Keeps `bytes` in `buffer`, for as long as somebody else pleases: a small piece in no more room than it needs.
+pub(crate) fn keep_long(kept: &mut Vec<u8>, bytes: &[u8]) {
+    if kept.capacity() == 0 {
+        *kept = if bytes.len() > SPARE_BYTES / 4 { buffer() } else { Vec::with_capacity(bytes.len()) };
+    }
+    kept.extend_from_slice(bytes);
 }
 
 /// Gives a buffer back.
 pub(crate) fn recycle(mut buffer: Vec<u8>) {
-    if buffer.capacity() == 0 || buffer.capacity() > SPARE_BYTES_MAX {
+    if buffer.capacity() < SPARE_BYTES || buffer.capacity() > SPARE_BYTES_MAX {
         return;
     }
     buffer.clear();
     SPARES.with_borrow_mut(|spares| {
-        if spares.len() < SPARES_MAX {
-            spares.push(buffer);
+        if spares.buffers.len() < SPARES_MAX && spares.bytes + buffer.capacity() <= SPARES_BYTES_MAX {
+            spares.bytes += buffer.capacity();
+            spares.buffers.push(buffer);
         }
     });
 }
