@@ -186,7 +186,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         let served = serve::serve_own_user(door, by_workload(&coordinator), shutdown.clone());
         runtime::spawn("transactions door", served)
     }));
-    tasks.push(runtime::spawn("otlp", export::run(Arc::clone(&state), Arc::clone(&coordinator), scrape, shutdown)));
+    tasks.push(runtime::spawn("otlp", export::run(Arc::clone(&state), scrape, shutdown)));
     let transactions = coordinator;
     Ok(Running { state, authority, control, console, transactions, transactions_doors, registry, trigger, tasks })
 }

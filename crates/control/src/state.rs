@@ -4,6 +4,7 @@
 
 use crate::ads::{Close, EDGE, Hub, Out, Proxy, SessionId};
 use crate::conditions::Conditions;
+use crate::export::Tracer;
 use crate::observe::Observer;
 use byrnie_base::{Clock, Instant, Now, Text};
 use byrnie_catalog::Catalog;
@@ -42,6 +43,8 @@ pub struct State {
     revision: watch::Sender<Revision>,
     streams: Mutex<BTreeMap<SessionId, Line>>,
     edge_admin: OnceLock<SocketAddr>,
+    /// Where spans go.
+    pub(crate) tracer: Tracer,
 }
 
 /// The way to one proxy.
@@ -75,6 +78,7 @@ impl State {
             revision: watch::Sender::new(Revision(0)),
             streams: Mutex::default(),
             edge_admin: OnceLock::new(),
+            tracer: Tracer::default(),
         }
     }
 

@@ -82,7 +82,8 @@ impl Share {
 }
 
 impl Endpoint {
-    /// Reads `http://HOST[:PORT][/PATH]` or the same with `https`; the port is 4318 unless it's given.
+    /// Reads `http://HOST[:PORT][/PATH]` or the same with `https`. Without a port it's that of any URL, 80 or 443, as with
+    /// OpenTelemetry's SDKs; collectors listen at 4318.
     ///
     /// # Errors
     /// What is wrong with it, in words.
@@ -98,7 +99,7 @@ impl Endpoint {
         }
         let (host, port) = match authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) {
             Some((host, port)) => (host, port.parse().ok().filter(|port| *port > 0)),
-            None => (authority, Some(PORT)),
+            None => (authority, Some(if https { 443 } else { 80 })),
         };
         let Some(port) = port else { return Err(format!("\"{authority}\" has no port from 1 to 65535")) };
         let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
@@ -156,8 +157,6 @@ impl Header {
     }
 }
 
-/// The port of OTLP/HTTP.
-const PORT: u16 = 4318;
 /// Longest name of a header or a variable, in bytes.
 const NAME_BYTES_MAX: usize = 128;
 /// Headers that frame a request.
@@ -180,9 +179,9 @@ mod tests {
     fn endpoints_are_read_and_written_alike() {
         for (url, written) in [
             ("http://127.0.0.1:4318", "http://127.0.0.1:4318"),
-            ("http://Collector", "http://collector:4318"),
-            ("https://tempo.example:443/otlp/", "https://tempo.example:443/otlp"),
-            ("http://[::1]", "http://[::1]:4318"),
+            ("http://Collector", "http://collector:80"),
+            ("https://tempo.example/otlp/", "https://tempo.example:443/otlp"),
+            ("http://[::1]", "http://[::1]:80"),
             ("http://[::1]:9/a/b", "http://[::1]:9/a/b"),
         ] {
             let read = Endpoint::parse(url).unwrap();

@@ -75,10 +75,18 @@ pub async fn run(mut feed: Feed, mut settings: watch::Receiver<Option<Arc<Otlp>>
             }
         };
         let report = Report { by: &feed.metrics_by, scrape: &*feed.scrape, began: feed.began };
-        let spans = Gathered { by: &feed.spans_by, waiting: &mut feed.spans, batch: &mut batch, counts: &feed.counts };
+        let mut spans =
+            Gathered { by: &feed.spans_by, waiting: &mut feed.spans, batch: &mut batch, counts: &feed.counts };
+        let work = async {
+            match &now {
+                // In a box, as it's large, and most processes never need it.
+                Some(otlp) => Box::pin(export(otlp, spans, &report)).await,
+                None => spans.discard().await,
+            }
+        };
         tokio::select! {
             () = changed => {}
-            () = export(now, spans, &report) => closed = true,
+            () = work => closed = true,
         }
     }
 }
@@ -100,18 +108,15 @@ struct Gathered<'a> {
 }
 
 /// Sends by one set of settings, until no span can come any more.
-async fn export(settings: Option<Arc<Otlp>>, mut spans: Gathered<'_>, report: &Report<'_>) {
-    let ways = settings.as_ref().map(|otlp| Ok((Way::new(otlp)?, Way::new(otlp)?)));
-    let (mut for_spans, mut for_metrics) = match ways.transpose() {
-        Ok(Some(ways)) => ways,
-        Ok(None) => return spans.discard().await,
+async fn export(otlp: &Arc<Otlp>, mut spans: Gathered<'_>, report: &Report<'_>) {
+    let (mut for_spans, mut for_metrics) = match Way::new(otlp).and_then(|way| Ok((way, Way::new(otlp)?))) {
+        Ok(ways) => ways,
         Err(error) => {
-            let error: crate::tls::Error = error;
             tracing::warn!(code = code::OTLP_UNREACHED.id, %error, "what vouches for the collector can't be used; nothing is sent");
             return spans.discard().await;
         }
     };
-    let every = settings.as_ref().and_then(|otlp| otlp.metrics);
+    let every = otlp.metrics;
     let metrics = async {
         let Some(every) = every else { return std::future::pending().await };
         // Proxies that start together don't report together.

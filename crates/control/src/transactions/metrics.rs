@@ -94,7 +94,7 @@ impl Coordinator {
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
         }
-        out.push_str(&self.tracer.metrics());
+        out.push_str(&self.state.tracer.metrics());
         out
     }
 }

@@ -30,7 +30,6 @@ pub use api::answer;
 pub use audit::Line;
 pub(crate) use join::answer as enlist;
 pub use run::Coordinator;
-pub(crate) use trace::otlp;
 
 use byrnie_base::Text;
 use byrnie_model::Identity;

@@ -11,7 +11,6 @@ use super::metrics::Counts;
 use super::problem::Problem;
 use super::reach::Silent;
 use super::shards::{Office, Place, Terms};
-use super::trace::Tracer;
 use super::{Caller, Outbound};
 use crate::State;
 use byrnie_base::{Rng, Text, Timestamp};
@@ -47,7 +46,6 @@ pub struct Coordinator {
     pub(super) silent: Silent,
     pub(super) shutdown: Shutdown,
     pub(super) terms: Terms,
-    pub(crate) tracer: Tracer,
     live: Mutex<HashMap<Text, Handle>>,
     dice: Mutex<Rng>,
 }
@@ -67,7 +65,6 @@ impl Coordinator {
             counts: Counts::default(),
             silent: Silent::default(),
             shutdown,
-            tracer: Tracer::default(),
             live: Mutex::default(),
             dice: Mutex::new(dice),
         })

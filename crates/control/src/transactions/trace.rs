@@ -5,55 +5,19 @@
 
 use super::run::Coordinator;
 use crate::State;
-use byrnie_base::mailbox::{self, Receiver, Sender};
+use crate::export::otlp;
 use byrnie_base::{Instant, Text};
 use byrnie_codec::otlp::{Attributes, Span, SpanKind, Value};
 use byrnie_codec::trace::{Context, SpanId, TraceId};
-use byrnie_model::Kind;
-use byrnie_model::telemetry::{Otlp, Share};
-use byrnie_net::otlp::{Counts, SPANS_WAITING_MAX};
+use byrnie_model::telemetry::Share;
 use byrnie_net::runtime;
 use byrnie_net::serve::Request;
 use byrnie_net::tls::secret::sha256;
 use byrnie_saga::machine::State as Standing;
 use byrnie_saga::{End, Order, Outcome, Spec};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// The header that says where a request stands in a trace.
 pub(super) const TRACEPARENT: &str = "traceparent";
-
-/// Where spans of transactions go.
-pub(crate) struct Tracer {
-    /// Until the coordinator stops.
-    spans: Mutex<Option<Sender<Span>>>,
-    gathered: Mutex<Option<Receiver<Span>>>,
-    full: AtomicU64,
-    /// What became of the others.
-    pub(crate) counts: Arc<Counts>,
-}
-
-impl Default for Tracer {
-    fn default() -> Self {
-        let (spans, gathered) = mailbox::mailbox(SPANS_WAITING_MAX);
-        Self {
-            spans: Mutex::new(Some(spans)),
-            gathered: Mutex::new(Some(gathered)),
-            full: AtomicU64::new(0),
-            counts: Arc::default(),
-        }
-    }
-}
-
-/// Where traces and metrics are sent, if they are.
-pub(crate) fn otlp(state: &State) -> Option<Arc<Otlp>> {
-    state.catalog(|catalog| {
-        catalog.iter(Kind::Mesh).find_map(|resource| match &resource.spec {
-            byrnie_model::Spec::Mesh(mesh) => mesh.otlp.clone(),
-            _ => None,
-        })
-    })
-}
 
 fn share(state: &State) -> Option<Share> {
     otlp(state).and_then(|otlp| otlp.traces)
@@ -184,40 +148,9 @@ impl Coordinator {
     }
 
     fn trace(&self, span: Span) {
-        if share(&self.state).is_none() {
-            return;
+        if share(&self.state).is_some() {
+            self.state.tracer.tell(span);
         }
-        let spans = self.tracer.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        if spans.as_ref().is_some_and(|spans| spans.send(span).is_err()) {
-            self.tracer.full.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Tracer {
-    /// The spans that are made, for the one who sends them; the second time there are none.
-    pub(crate) fn gathered(&self) -> Option<Receiver<Span>> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// No more are made: what waits is sent, and whoever sends them ends.
-    pub(crate) fn close(&self) {
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    /// The numbers, as Prometheus text.
-    pub(super) fn metrics(&self) -> String {
-        let Counts { sent, refused, unreached } = &*self.counts;
-        format!(
-            "# HELP byrnie_spans_sent_total Spans that the collector took.\n# TYPE byrnie_spans_sent_total counter\n\
-             byrnie_spans_sent_total {}\n# HELP byrnie_spans_dropped_total Spans that nobody will see, and why.\n\
-             # TYPE byrnie_spans_dropped_total counter\nbyrnie_spans_dropped_total{{cause=\"full\"}} {}\n\
-             byrnie_spans_dropped_total{{cause=\"refused\"}} {}\nbyrnie_spans_dropped_total{{cause=\"unreached\"}} {}\n",
-            sent.value(),
-            self.full.load(Ordering::Relaxed),
-            refused.value(),
-            unreached.value()
-        )
     }
 }
 

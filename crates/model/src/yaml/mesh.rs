@@ -46,7 +46,7 @@ struct TelemetrySpec {
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct OtlpSpec {
-    /// The base URL, `http://HOST[:4318][/PATH]` or the same with `https`. `/v1/traces` and `/v1/metrics` follow it.
+    /// The base URL, `http://HOST[:PORT][/PATH]` or the same with `https`; most collectors listen at port 4318. `/v1/traces` and `/v1/metrics` follow it.
     endpoint: String,
     /// Certificates (PEM) of authorities that may vouch for an `https` endpoint. Without them, those that the system trusts.
     #[serde(default, skip_serializing_if = "Option::is_none")]

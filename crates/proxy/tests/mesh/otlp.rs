@@ -64,9 +64,12 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// What a collector was sent: paths and lengths of bodies. `script` gives the answer to each request.
-fn collect(listener: TcpListener, script: fn(usize) -> &'static str) -> Arc<Mutex<Vec<(String, Vec<u8>)>>> {
-    let heard = Arc::<Mutex<Vec<_>>>::default();
+/// Paths and bodies.
+type Heard = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
+/// What a collector was sent. `script` gives the answer to each request.
+fn collect(listener: TcpListener, script: fn(usize) -> &'static str) -> Heard {
+    let heard = Heard::default();
     let log = Arc::clone(&heard);
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {

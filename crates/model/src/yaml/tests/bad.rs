@@ -223,26 +223,3 @@ fn meshes() {
         check_bad(&format!("apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Mesh\n{text}"), code, place);
     }
 }
-
-#[test]
-fn telemetry() {
-    for (text, code, place) in [
-        ("{}", "C005", "otlp"),
-        ("{endpoint: 'grpc://a:4317'}", "C011", "'grpc://a:4317'"),
-        ("{endpoint: 'http://u:secret@a'}", "C011", "'http://u:secret@a'"),
-        ("{endpoint: 'http://a', protocol: grpc}", "C002", "protocol"),
-        ("{endpoint: 'http://a', headers: [{name: authorization, value: secret}]}", "C002", "value"),
-        ("{endpoint: 'http://a', headers: [{name: authorization, env: HOME}]}", "C011", "HOME"),
-        ("{endpoint: 'http://a', headers: [{name: Authorization, env: OTLP_A}]}", "C028", "Authorization"),
-        ("{endpoint: 'http://a', headers: [{name: a, env: OTLP_A}, {name: A, env: OTLP_B}]}", "C028", "A"),
-        ("{endpoint: 'http://a', traces: {samplePercent: 101}}", "C011", "101"),
-        ("{endpoint: 'http://a', traces: {samplePercent: -0.5}}", "C011", "-0.5"),
-        ("{endpoint: 'http://a', traces: {ratio: 1}}", "C002", "ratio"),
-        ("{endpoint: 'http://a', metrics: {every: 10ms}}", "C011", "10ms"),
-        ("{endpoint: 'https://a', ca: none}", "C011", "none"),
-        ("{endpoint: 'http://a', ca: '-----BEGIN CERTIFICATE-----'}", "C028", "'-----BEGIN CERTIFICATE-----'"),
-    ] {
-        let head = "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Mesh\nmetadata: {name: mesh}\n";
-        check_bad(&format!("{head}spec: {{telemetry: {{otlp: {text}}}}}"), code, place);
-    }
-}

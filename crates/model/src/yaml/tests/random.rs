@@ -25,7 +25,6 @@ use crate::route::{
 use crate::secret::{Private, Secret};
 use crate::service::{Health, Locality, Service, ServicePort, TargetPort};
 use crate::slice::{Address, SERVICE_LABEL, Slice, SlicePort};
-use crate::telemetry::{self, Otlp, Share};
 use crate::workload::{Workload, WorkloadPort};
 use crate::{Identity, Labels, Protocol, ServiceRef};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -657,24 +656,8 @@ fn grant() -> impl Strategy<Value = Grant> {
     (vec(from, 1..3), vec(to, 1..3)).prop_map(|(from, to)| Grant { from, to })
 }
 
-fn otlp() -> impl Strategy<Value = Otlp> {
-    let endpoint = "https://([a-z0-9]{1,9}|\\[::1\\])(:[1-9][0-9]{0,3})?(/[a-z]{1,4}){0,2}";
-    let endpoint = endpoint.prop_map(|url| telemetry::Endpoint::parse(&url).unwrap());
-    let header = telemetry::Header::new("authorization", "OTLP_TOKEN").unwrap();
-    let headers = vec(Just(header), 0..2);
-    let traces = (0..=Share::ALL).prop_map(|share| Share::of_millionths(share).unwrap());
-    let metrics = option::of((1_000_u64..=3_600_000).prop_map(Duration::from_millis));
-    (endpoint, headers, traces, metrics).prop_map(|(endpoint, headers, traces, metrics)| Otlp {
-        endpoint,
-        ca: None,
-        headers,
-        traces: Some(traces),
-        metrics,
-    })
-}
-
 fn resource() -> impl Strategy<Value = Resource> {
-    let mesh = (any::<bool>(), option::of(otlp().prop_map(Arc::new))).prop_map(|(allow, otlp)| {
+    let mesh = (any::<bool>(), option::of(super::telemetry::otlp().prop_map(Arc::new))).prop_map(|(allow, otlp)| {
         let default_access = if allow { DefaultAccess::Allow } else { DefaultAccess::Deny };
         (Kind::Mesh, Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access, otlp }))
     });

@@ -45,7 +45,7 @@ pub struct Mesh {
     #[prost(message, optional, tag = "4")]
     pub otlp: ::core::option::Option<Otlp>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Otlp {
     #[prost(string, tag = "1")]
     pub endpoint: ::prost::alloc::string::String,
