@@ -4,8 +4,8 @@
 
 mod mesh;
 
-use mesh::{Mesh, Program, Stopwatch, file, free_port, http, until};
-use std::io::{BufRead, BufReader, Read, Write};
+use mesh::{Mesh, Program, Stopwatch, file, free_port, http, load, until};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -171,43 +171,6 @@ fn three_times_too_much_is_over_when_it_ends() {
     overload.join().unwrap();
 }
 
-/// Asks over and over by one connection, by GET and POST in turns; how often it was answered. What isn't answered as
-/// it must be is told.
-fn keep_asking(edge: SocketAddr, over: &AtomicBool) -> Result<usize, String> {
-    let (mut stream, mut answered) = (None, 0);
-    while !over.load(Ordering::SeqCst) {
-        let mut reader: BufReader<TcpStream> = match stream.take() {
-            Some(reader) => reader,
-            None => {
-                let stream = TcpStream::connect(edge).map_err(|error| format!("connect: {error}"))?;
-                stream.set_read_timeout(Some(mesh::PATIENCE)).unwrap();
-                BufReader::new(stream)
-            }
-        };
-        let method = if answered % 2 == 0 { "GET" } else { "POST" };
-        let ask = format!("{method} / HTTP/1.1\r\nhost: hello.default.mesh.localhost\r\ncontent-length: 0\r\n\r\n");
-        reader.get_mut().write_all(ask.as_bytes()).map_err(|error| format!("{method}: {error}"))?;
-        let (mut head, mut line) = (String::new(), String::new());
-        while line != "\r\n" {
-            line.clear();
-            match reader.read_line(&mut line) {
-                Ok(0) => return Err(format!("{method}: closed after {head:?}")),
-                Ok(_) => head += &line,
-                Err(error) => return Err(format!("{method}: {error}")),
-            }
-        }
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map(|n| n.parse().unwrap());
-        let mut body = vec![0; length.unwrap_or(0)];
-        reader.read_exact(&mut body).map_err(|error| format!("{method}: {error} within the body"))?;
-        if !head.starts_with("HTTP/1.1 200") {
-            return Err(format!("{method}: {head}{}", String::from_utf8_lossy(&body)));
-        }
-        answered += 1;
-        stream = (!head.contains("connection: close")).then_some(reader);
-    }
-    Ok(answered)
-}
-
 #[test]
 fn a_rolling_restart_of_every_instance_costs_no_request() {
     let mesh = Mesh::up(&[]);
@@ -217,7 +180,8 @@ fn a_rolling_restart_of_every_instance_costs_no_request() {
     let edge = SocketAddr::from(([127, 0, 0, 1], mesh.port("edge")));
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let load: Vec<_> = (0..4).map(|_| scope.spawn(|| keep_asking(edge, &over))).collect();
+        let load: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| load::keep_asking(edge, "hello.default.mesh.localhost", &over))).collect();
         for round in 0..6 {
             let instance = &mut instances[round % 2];
             instance.signal("TERM");
@@ -231,5 +195,53 @@ fn a_rolling_restart_of_every_instance_costs_no_request() {
             let answered = one.join().unwrap().unwrap();
             assert!(answered > 20, "only {answered} were answered");
         }
+    });
+}
+
+#[test]
+fn a_rolling_restart_costs_no_call_no_stream_and_no_connection() {
+    let mesh = Mesh::up(&[]);
+    let kinds = [("rpc", "grpc", [load::rpc(), load::rpc()]), ("db", "tcp", [load::repeater(), load::repeater()])];
+    let start =
+        |name: &str, protocol: &str, server: &load::Server| mesh.beside(name, Some((server.port, protocol)), &[]);
+    let mut instances: Vec<Vec<Program>> = Vec::new();
+    for (name, protocol, servers) in &kinds {
+        instances.push(servers.iter().map(|server| start(name, protocol, server)).collect());
+    }
+    mesh.ok(&["allow", "caller", "db"]);
+    let caller = mesh.beside("caller", None, &["--uses", "db"]);
+    let to_db = caller.address("BYRNIE_DB_URL");
+    let (edge, rpc) = (SocketAddr::from(([127, 0, 0, 1], mesh.port("edge"))), "rpc.default.mesh.localhost");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let over = &over;
+        let mut load = Vec::new();
+        for _ in 0..3 {
+            load.push(("HTTP/2", scope.spawn(move || load::call(edge, rpc, over))));
+            load.push(("gRPC streams", scope.spawn(move || load::stream(edge, rpc, over))));
+            load.push(("TCP", scope.spawn(move || load::talk(to_db, over))));
+        }
+        let rolled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..2 {
+                for ((name, protocol, servers), instances) in kinds.iter().zip(&mut instances) {
+                    let server = &servers[round % 2];
+                    let serves = || {
+                        let before = server.served();
+                        until("a turn of the instance", String::new, || server.served() > before);
+                    };
+                    serves();
+                    instances[round % 2].signal("TERM");
+                    instances[round % 2].wait();
+                    instances[round % 2] = start(name, protocol, server);
+                    serves();
+                }
+            }
+        }));
+        over.store(true, Ordering::SeqCst);
+        for (what, one) in load {
+            let done = one.join().unwrap().unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(done > 3, "{what}: only {done}");
+        }
+        rolled.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
 }

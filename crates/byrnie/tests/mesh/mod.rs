@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part of this")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, unreachable_pub, reason = "a test's harness")]
 
+pub mod load;
 pub mod otlp;
 pub mod participant;
 
@@ -175,6 +176,19 @@ impl Mesh {
         Program::spawn(command)
     }
 
+    /// Starts a sidecar for a program of this process, if it's for one.
+    pub fn beside(&self, name: &str, port: Option<(u16, &str)>, more: &[&str]) -> Program {
+        let port = port.map(|(port, protocol)| (port.to_string(), protocol));
+        let mut args = vec!["--name", name];
+        if let Some((port, protocol)) = &port {
+            args.extend(["--port", port, "--protocol", protocol]);
+        }
+        args.extend(more);
+        let run = self.run(&args, &["tail", "-f", "/dev/null"]);
+        run.wait_for_line("joined as");
+        run
+    }
+
     /// Starts an instance of an echo service.
     pub fn echo(&self, name: &str, version: &str, more: &[&str]) -> Program {
         let port = free_port().to_string();
@@ -257,6 +271,12 @@ impl Program {
         let log = self.log();
         let line = log.lines().find_map(|line| line.split_once(&format!("✓ {name}=")));
         line.unwrap_or_else(|| panic!("no {name} in {log}")).1.to_owned()
+    }
+
+    /// Where such a URL leads.
+    pub fn address(&self, name: &str) -> SocketAddr {
+        self.wait_for_line(&format!("✓ {name}="));
+        self.value(name).rsplit('/').next().unwrap().parse().unwrap()
     }
 
     /// Sends a signal by name, such as `KILL`.

@@ -28,6 +28,8 @@ pub(crate) struct State {
     pub(crate) drain: Arc<Drains>,
     /// What became of spans.
     pub(crate) exported: Arc<otlp::Counts>,
+    /// Whether a successor stands for the workload at the control plane.
+    handing: watch::Receiver<bool>,
     sample: Arc<AtomicU8>,
     in_force: OnceLock<watch::Receiver<InForce>>,
     ports: OnceLock<Ports>,
@@ -37,7 +39,12 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(config: &Config, outlets: &Outlets, counts: &Arc<[Arc<CoreCounts>]>, drain: Arc<Drains>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        outlets: &Outlets,
+        counts: &Arc<[Arc<CoreCounts>]>,
+        (drain, handing): (Arc<Drains>, watch::Receiver<bool>),
+    ) -> Self {
         Self {
             node: super::node_name(config).into(),
             identity: config.identity.clone(),
@@ -45,6 +52,7 @@ impl State {
             counts: Arc::clone(counts),
             drain,
             exported: Arc::default(),
+            handing,
             sample: Arc::clone(&outlets.sample),
             in_force: OnceLock::new(),
             ports: OnceLock::new(),
@@ -62,6 +70,11 @@ impl State {
     /// Every listener accepts.
     pub(crate) fn serve(&self, ports: &Ports) {
         let _ = self.ports.set(ports.clone());
+    }
+
+    /// Learns whether a successor stands for the workload at the control plane.
+    pub(crate) fn handing(&self) -> watch::Receiver<bool> {
+        self.handing.clone()
     }
 
     /// Takes no new work from now on; what runs may end.
