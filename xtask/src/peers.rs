@@ -182,18 +182,22 @@ pub(crate) fn websocket(root: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// gRPC's interop cases, grpcio on both ends; then what the caller's sidecar tells of them.
+/// gRPC's interop cases, with grpcio and tonic at either end; then what the caller's sidecar tells of those of grpcio.
 pub(crate) fn grpc(root: &Path) -> Result<bool> {
     let wheels = std::path::absolute(wheels(root)?)?;
     let mesh = Mesh::start(root, "interop")?;
+    let build = ["build", "--locked", "--workspace", "--example", "interop"];
+    run(Command::new(env!("CARGO")).args(build).current_dir(root), "cargo build")?;
+    let tonic = std::path::absolute(target(root).join("debug").join("examples").join("interop"))?;
     let scripts = root.join("xtask").join("peers");
     let (interop, scrape) = (scripts.join("interop.py"), scripts.join("scrape.py"));
-    let (interop, scrape) = (interop.to_string_lossy(), scrape.to_string_lossy());
-    let port = free_port()?.to_string();
+    let (interop, scrape, tonic) = (interop.to_string_lossy(), scrape.to_string_lossy(), tonic.to_string_lossy());
     let python = format!("PYTHONPATH={}", wheels.display());
-    let _served = mesh.serve("interop", "grpc", &port, &["env", &python, "python3", &interop, "serve", &port])?;
+    let (first, second) = (free_port()?.to_string(), free_port()?.to_string());
+    let _grpcio = mesh.serve("interop", "grpc", &first, &["env", &python, "python3", &interop, "serve", &first])?;
+    let _tonic = mesh.serve("tonic", "grpc", &second, &[&tonic, "serve", &second])?;
     let own = mesh.binary.to_string_lossy();
-    let script = format!(
+    let scraped = format!(
         "python3 '{interop}' call \"${{BYRNIE_INTEROP_URL#http://}}\" && \
          admin=$('{own}' --data-dir '{data}' proxies -o json | python3 -c 'import json, sys; \
          print(next(p[\"admin\"] for p in json.load(sys.stdin) if p[\"name\"].split(\"/\")[-1].startswith(\"caller-\")))') && \
@@ -201,5 +205,21 @@ pub(crate) fn grpc(root: &Path) -> Result<bool> {
         data = mesh.data,
         log = mesh.access_log()
     );
-    Ok(passed(&mesh.call("interop", &wheels, &["sh", "-c", &script])?))
+    let calls = [
+        ("grpcio calls grpcio", "interop", scraped),
+        (
+            "grpcio calls tonic",
+            "tonic",
+            format!("exec python3 '{interop}' call \"${{BYRNIE_TONIC_URL#http://}}\" tonic"),
+        ),
+        ("tonic calls grpcio", "interop", format!("exec '{tonic}' call \"${{BYRNIE_INTEROP_URL#http://}}\"")),
+        ("tonic calls tonic", "tonic", format!("exec '{tonic}' call \"${{BYRNIE_TONIC_URL#http://}}\"")),
+    ];
+    for (what, service, script) in calls {
+        println!("{what}:");
+        if !passed(&mesh.call(service, &wheels, &["sh", "-c", &script])?) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
