@@ -173,10 +173,7 @@ struct World {
     dice: Rng,
     now: u64,
     clock: Arc<Millis>,
-    queue: BinaryHeap<Reverse<(u64, u64, Happening)>>,
-    number: u64,
-    /// Of what is queued, that isn't a beat.
-    pending: usize,
+    agenda: Agenda,
     /// When something went wrong last.
     fault: u64,
     disk: Disk,
@@ -184,6 +181,15 @@ struct World {
     truth: Truth,
     left: u32,
     report: Report,
+}
+
+/// What is to happen, and when.
+#[derive(Default)]
+struct Agenda {
+    queue: BinaryHeap<Reverse<(u64, u64, Happening)>>,
+    number: u64,
+    /// Of what is queued, that isn't a beat.
+    pending: usize,
 }
 
 /// The disk, and the journal on it while there is power.
@@ -226,9 +232,7 @@ impl World {
             dice: Rng::new(seed),
             now: 1_000,
             clock: Arc::default(),
-            queue: BinaryHeap::new(),
-            number: 0,
-            pending: 0,
+            agenda: Agenda::default(),
             fault: 0,
             disk: Disk { medium: RamDisk::new(), journal: None },
             ups: (0..rules.coordinators).map(|at| Up::new(Who(at, 0), rules)).collect(),
@@ -243,9 +247,9 @@ impl World {
     }
 
     fn at(&mut self, moment: u64, happening: Happening) {
-        self.number += 1;
-        self.pending += usize::from(!happening.is_beat());
-        self.queue.push(Reverse((moment, self.number, happening)));
+        self.agenda.number += 1;
+        self.agenda.pending += usize::from(!happening.is_beat());
+        self.agenda.queue.push(Reverse((moment, self.agenda.number, happening)));
     }
 
     fn start(&mut self) {
@@ -272,9 +276,9 @@ impl World {
 
     /// Lets the next thing happen; false when nothing is left to happen.
     fn step(&mut self) -> bool {
-        let Some(Reverse((at, _, happening))) = self.queue.pop() else { return false };
+        let Some(Reverse((at, _, happening))) = self.agenda.queue.pop() else { return false };
         self.now = at;
-        self.pending -= usize::from(!happening.is_beat());
+        self.agenda.pending -= usize::from(!happening.is_beat());
         if self.left > 0 {
             self.fault = at;
         }
@@ -313,7 +317,7 @@ impl World {
     fn settled(&self) -> bool {
         let held: usize = self.ups.iter().map(|up| up.tenure.held()).sum();
         let all = if self.ups.len() > 1 { usize::from(byrnie_saga::shards::SHARDS) } else { 1 };
-        let idle = self.pending == 0 && held == all && self.ups.iter().all(|up| up.live.is_empty());
+        let idle = self.agenda.pending == 0 && held == all && self.ups.iter().all(|up| up.live.is_empty());
         idle || self.now > self.fault + CALM_MS
     }
 
@@ -328,7 +332,7 @@ impl World {
         let Some(term) = up.tenure.any(roll, now).filter(|_| up.until <= self.now) else { return };
         let who = up.who;
         let spec = self.spec(0);
-        let id: Text = format!("t{:06}", self.number).into();
+        let id: Text = format!("t{:06}", self.agenda.number).into();
         if self.accept(who, &id, term, spec) {
             self.report.begun += 1;
         }

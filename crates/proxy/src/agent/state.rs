@@ -34,7 +34,14 @@ pub(crate) struct State {
     in_force: OnceLock<watch::Receiver<InForce>>,
     ports: OnceLock<Ports>,
     connected: AtomicBool,
+    found: Found,
+}
+
+/// What was found out lately.
+#[derive(Debug)]
+struct Found {
     records: Mutex<Ring<Record>>,
+    /// Ports that aren't open, and why.
     closed: Mutex<Vec<(u16, String)>>,
 }
 
@@ -57,8 +64,7 @@ impl State {
             in_force: OnceLock::new(),
             ports: OnceLock::new(),
             connected: AtomicBool::new(false),
-            records: Mutex::new(Ring::new(RECORDS_MAX)),
-            closed: Mutex::default(),
+            found: Found { records: Mutex::new(Ring::new(RECORDS_MAX)), closed: Mutex::default() },
         }
     }
 
@@ -114,11 +120,11 @@ impl State {
     /// Which ports of gateways can't be served, and why.
     pub(crate) fn set_closed(&self, closed: &BTreeMap<u16, String>) {
         let closed = closed.iter().map(|(port, why)| (*port, why.clone())).collect();
-        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+        *self.found.closed.lock().unwrap_or_else(PoisonError::into_inner) = closed;
     }
 
     pub(crate) fn closed(&self) -> Vec<(u16, String)> {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.found.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Keeps a record for `/records`.
@@ -132,6 +138,6 @@ impl State {
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring<Record>> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+        self.found.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
