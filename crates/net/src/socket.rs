@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A TCP socket that asks the system directly. The C library's calls can be cancelled from another thread, which
-//! costs each of them some tens of nanoseconds, and its `writev` is written for files: together 3 % of what a small
+//! costs each of them some tens of nanoseconds, and its `writev` is written for files: together some 2 % of what a small
 //! request costs. Called by `io` and, below TLS, by its library.
 
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
