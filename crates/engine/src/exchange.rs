@@ -77,8 +77,8 @@ impl Exchange {
     ) -> (Self, Effect) {
         let mut exchange = Self::open(snapshot, shard, arrival, head, now.mono);
         enter::request(shard, arrival, head);
-        if let Some(share) = snapshot.mesh.traces {
-            exchange.aside().trace = Trace::enter(share, shard, arrival, head, now.mono);
+        if let Some(trace) = snapshot.mesh.traces.and_then(|of| Trace::enter(of, shard, arrival, head, now.mono)) {
+            exchange.aside().trace = Some(trace);
         }
         let decided = match arrival.direction.side() {
             Side::Inbound => exchange.decide_inbound(shard, arrival, head, now.mono),
