@@ -177,8 +177,6 @@ struct World {
     number: u64,
     /// Of what is queued, that isn't a beat.
     pending: usize,
-    /// When something went wrong last.
-    fault: u64,
     disk: Disk,
     ups: Vec<Up>,
     truth: Truth,
@@ -195,6 +193,8 @@ struct Disk {
 /// What is so, whatever coordinators believe.
 #[derive(Default)]
 struct Truth {
+    /// When something may have gone wrong last.
+    fault: u64,
     /// The newest epoch of each shard, for those who don't keep to their own.
     epochs: BTreeMap<u16, u64>,
     parts: BTreeMap<(Text, u16), Part>,
@@ -229,7 +229,6 @@ impl World {
             queue: BinaryHeap::new(),
             number: 0,
             pending: 0,
-            fault: 0,
             disk: Disk { medium: RamDisk::new(), journal: None },
             ups: (0..rules.coordinators).map(|at| Up::new(Who(at, 0), rules)).collect(),
             truth: Truth::default(),
@@ -276,7 +275,7 @@ impl World {
         self.now = at;
         self.pending -= usize::from(!happening.is_beat());
         if self.left > 0 {
-            self.fault = at;
+            self.truth.fault = at;
         }
         self.clock.0.store(at, Ordering::Relaxed);
         let by = match &happening {
@@ -314,7 +313,7 @@ impl World {
         let held: usize = self.ups.iter().map(|up| up.tenure.held()).sum();
         let all = if self.ups.len() > 1 { usize::from(byrnie_saga::shards::SHARDS) } else { 1 };
         let idle = self.pending == 0 && held == all && self.ups.iter().all(|up| up.live.is_empty());
-        idle || self.now > self.fault + CALM_MS
+        idle || self.now > self.truth.fault + CALM_MS
     }
 
     fn begin(&mut self) {
