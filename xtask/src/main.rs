@@ -28,6 +28,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                   the simulated mesh, each seed twice; --seed S shows the run of one
   transfers [--count N] [--kills N] [--seed S] [--coordinators N]
                   money between three banks while everything is killed
+  takeover [--count N]
+                  one coordinator is killed with so many unfinished, another goes on
   tidy            floors, sizes, names, purity, doors
   bench [NAME] [--list] [--peer P]... [-o json]
                   the data plane beside its peers (bench --help says more)
@@ -55,11 +57,8 @@ fn run() -> Result<()> {
         ["gen"] => r#gen::run(false),
         ["gen", "--check"] => r#gen::run(true),
         ["sim", rest @ ..] => sim::run_all(rest),
-        ["transfers", rest @ ..] => match transfers::run(&root, Extent::of(rest)?)? {
-            Some(true) => Ok(()),
-            Some(false) => bail!("it failed: see above"),
-            None => bail!("it needs PostgreSQL: apt-get install postgresql"),
-        },
+        ["transfers", rest @ ..] => with_postgres(transfers::run(&root, Extent::of(rest)?)?),
+        ["takeover", rest @ ..] => with_postgres(transfers::take_over(&root, rest)?),
         ["tidy"] => tidy::run(&root),
         ["bench", rest @ ..] => bench::run(&root, rest),
         ["help" | "--help" | "-h"] => {
@@ -67,6 +66,14 @@ fn run() -> Result<()> {
             Ok(())
         }
         _ => bail!("unknown command: {}\n{USAGE}", words.join(" ")),
+    }
+}
+
+fn with_postgres(succeeded: Option<bool>) -> Result<()> {
+    match succeeded {
+        Some(true) => Ok(()),
+        Some(false) => bail!("it failed: see above"),
+        None => bail!("it needs PostgreSQL: apt-get install postgresql"),
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask transfers`: money between three banks while everything is killed, for as long as one has time for; see
-//! `crates/byrnie/tests/transfers.rs`. A PostgreSQL of its own is started for it.
+//! `crates/byrnie/tests/transfers.rs`. `cargo xtask takeover`: one coordinator is killed and another goes on with all that it left; see
+//! `crates/byrnie/tests/coordinators.rs`. A PostgreSQL of its own is started for either.
 
 use crate::bench::process::target;
 use crate::databases::Postgres;
@@ -60,6 +61,22 @@ impl Extent {
 pub(crate) fn run(root: &Path, extent: Extent) -> Result<Option<bool>> {
     let Some(postgres) = start(root)? else { return Ok(None) };
     transfers(root, &postgres, extent, &[]).map(Some)
+}
+
+/// Kills a coordinator with so many unfinished transactions (`[--count N]`, 10,000 unless given); the same.
+///
+/// # Errors
+/// If something can't be started, or an argument makes no sense.
+pub(crate) fn take_over(root: &Path, args: &[&str]) -> Result<Option<bool>> {
+    let count: u64 = match args {
+        [] => 10_000,
+        ["--count", number] => number.parse().with_context(|| format!("--count: {number} is no number"))?,
+        _ => bail!("usage: cargo xtask takeover [--count N]"),
+    };
+    let Some(postgres) = start(root)? else { return Ok(None) };
+    let mut test = test(root, &postgres, &["--test", "coordinators"]);
+    test.args(["--", "--ignored", "--nocapture", "another_takes_over"]).env("UNFINISHED", count.to_string());
+    Ok(Some(test.status()?.success()))
 }
 
 /// Runs all that needs a PostgreSQL; the same.

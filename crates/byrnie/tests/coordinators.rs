@@ -9,16 +9,18 @@ use mesh::participant::{fine, listen};
 use mesh::{Mesh, Program, Stopwatch, until};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Sagas under way when a coordinator is killed.
 const SAGAS: usize = 60;
+/// Who begin sagas at one time.
+const CLIENTS: usize = 8;
 /// A shard is driven by another so long after its coordinator was killed: a lease, a beat, and what a busy machine adds.
 const TAKEN_OVER: Duration = Duration::from_secs(5);
 /// After a clean exit nobody waits for a lease.
@@ -48,8 +50,19 @@ fn on(url: &str) -> Command {
 
 /// The operator's question to the console of one of them.
 fn ask(mesh: &Mesh, method: &str, path: &str, wait: u64, body: &Value) -> (u16, Value) {
+    ask_at(&console(mesh), method, path, wait, body)
+}
+
+/// Where an operator asks, and by which token.
+type Console = (SocketAddr, String);
+
+fn console(mesh: &Mesh) -> Console {
     let token = std::fs::read_to_string(mesh.data.join("token")).unwrap();
-    let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], mesh.port("console")))).unwrap();
+    (SocketAddr::from(([127, 0, 0, 1], mesh.port("console"))), token)
+}
+
+fn ask_at((at, token): &Console, method: &str, path: &str, wait: u64, body: &Value) -> (u16, Value) {
+    let mut stream = TcpStream::connect(at).unwrap();
     stream.set_read_timeout(Some(mesh::PATIENCE)).unwrap();
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let length = body.len();
@@ -66,9 +79,14 @@ fn ask(mesh: &Mesh, method: &str, path: &str, wait: u64, body: &Value) -> (u16, 
 
 /// Shards that it drives.
 fn shards(mesh: &Mesh) -> u64 {
+    metric(mesh, "byrnie_txn_shards")
+}
+
+fn metric(mesh: &Mesh, name: &str) -> u64 {
     let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
     let answer = mesh::http(console, "localhost", "/metrics").unwrap();
-    answer.body.lines().find_map(|line| line.strip_prefix("byrnie_txn_shards ")).unwrap().parse().unwrap()
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+    answer.body.lines().find_map(value).unwrap()
 }
 
 fn until_shared(meshes: &[&Mesh]) -> Duration {
@@ -174,6 +192,64 @@ fn three_share_what_they_do_and_go_on_with_what_one_leaves() {
         "shared after {joined:.1?}; killed: taken over after {taken:.1?}, {SAGAS} sagas ended {drained:.1?} after the shop was well; \
          back after {rejoined:.1?}; clean exit: taken over after {handed:.1?}"
     );
+}
+
+#[test]
+#[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
+fn another_takes_over_within_five_seconds_however_much_is_unfinished() {
+    let count: usize = std::env::var("UNFINISHED").map_or(500, |count| count.parse().unwrap());
+    let url = database("unfinished");
+    let mut meshes = [Mesh::up_by(on(&url)), Mesh::up_by(on(&url))];
+    until_shared(&meshes.iter().collect::<Vec<_>>());
+    // By their keys, the calls that were done.
+    let (gate, done) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeSet::new())));
+    let (open, doing) = (Arc::clone(&gate), Arc::clone(&done));
+    let (port, _seen) = listen(move |asked, _| {
+        if !open.load(Ordering::SeqCst) {
+            return (503, String::new());
+        }
+        doing.lock().unwrap().insert(asked.headers["idempotency-key"].clone());
+        fine()
+    });
+    let join = |mesh: &Mesh| mesh.run(&["--name", "shop", "--port", &port.to_string()], &["sleep", "1000"]);
+    let sidecars = meshes.each_ref().map(join);
+    sidecars.iter().for_each(|sidecar| sidecar.wait_for_line("joined as"));
+    let first = console(&meshes[0]);
+    let begun = Stopwatch::start();
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let first = &first;
+            scope.spawn(move || {
+                for n in (client..count).step_by(CLIENTS) {
+                    let branch = json!({"name": "pay", "action": "POST shop/charge", "compensate": "POST shop/refund",
+                        "retry": {"first_ms": 5_000, "cap_ms": 20_000}});
+                    let saga = json!({"id": format!("u{n}"), "branches": [branch]});
+                    assert_eq!(ask_at(first, "POST", "/txn/v1/sagas", 0, &saga).0, 201);
+                }
+            });
+        }
+    });
+    let begun = begun.passed();
+    meshes[0].up.take().unwrap().signal("KILL");
+    gate.store(true, Ordering::SeqCst);
+    let killed = Stopwatch::start();
+    until("the other to hold every shard", || shards(&meshes[1]).to_string(), || shards(&meshes[1]) == 64);
+    let taken = killed.passed();
+    // However long it takes all in all, it goes on.
+    let made = || done.lock().unwrap().len();
+    while made() < count {
+        let before = made();
+        until("another one to be done", || format!("{before} of {count}"), || made() > before);
+    }
+    let left = || metric(&meshes[1], "byrnie_txn_running");
+    until("the last to end", || format!("{} are left", left()), || left() == 0);
+    println!(
+        "{count} sagas begun in {begun:.1?}; their coordinator killed: another has taken over after {taken:.1?}, and all have ended after {:.1?}",
+        killed.passed()
+    );
+    assert!(done.lock().unwrap().iter().all(|key| key.ends_with("/pay/action\"")), "nothing is undone");
+    assert_eq!(made(), count, "each by one key");
+    assert!(taken < TAKEN_OVER, "taken over after {taken:?}");
 }
 
 #[test]

@@ -174,8 +174,6 @@ struct World {
     now: u64,
     clock: Arc<Millis>,
     agenda: Agenda,
-    /// When something went wrong last.
-    fault: u64,
     disk: Disk,
     ups: Vec<Up>,
     truth: Truth,
@@ -201,6 +199,8 @@ struct Disk {
 /// What is so, whatever coordinators believe.
 #[derive(Default)]
 struct Truth {
+    /// When something may have gone wrong last.
+    fault: u64,
     /// The newest epoch of each shard, for those who don't keep to their own.
     epochs: BTreeMap<u16, u64>,
     parts: BTreeMap<(Text, u16), Part>,
@@ -233,7 +233,6 @@ impl World {
             now: 1_000,
             clock: Arc::default(),
             agenda: Agenda::default(),
-            fault: 0,
             disk: Disk { medium: RamDisk::new(), journal: None },
             ups: (0..rules.coordinators).map(|at| Up::new(Who(at, 0), rules)).collect(),
             truth: Truth::default(),
@@ -280,7 +279,7 @@ impl World {
         self.now = at;
         self.agenda.pending -= usize::from(!happening.is_beat());
         if self.left > 0 {
-            self.fault = at;
+            self.truth.fault = at;
         }
         self.clock.0.store(at, Ordering::Relaxed);
         let by = match &happening {
@@ -318,7 +317,7 @@ impl World {
         let held: usize = self.ups.iter().map(|up| up.tenure.held()).sum();
         let all = if self.ups.len() > 1 { usize::from(byrnie_saga::shards::SHARDS) } else { 1 };
         let idle = self.agenda.pending == 0 && held == all && self.ups.iter().all(|up| up.live.is_empty());
-        idle || self.now > self.fault + CALM_MS
+        idle || self.now > self.truth.fault + CALM_MS
     }
 
     fn begin(&mut self) {
