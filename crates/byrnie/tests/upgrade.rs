@@ -186,7 +186,8 @@ fn a_binary_that_does_not_serve_is_named_and_the_old_one_goes_on() {
             assert_eq!(mesh.ask("hello", "/").unwrap().status, 200);
         }
     }
-    assert_eq!((heirs(hello.pid()), heirs(mesh.up.as_ref().unwrap().pid())), (Vec::new(), Vec::new()));
+    let left = || [heirs(hello.pid()), heirs(mesh.up.as_ref().unwrap().pid())].concat();
+    until("the end of what did not serve", || format!("{:?}", left()), || left().is_empty());
     // It is still known, and hears of changes.
     let all = || mesh.sidecars();
     until("its proxy in sync", || format!("{:?}", all()), || all().len() == 1 && all()[0]["inSync"] == true);
@@ -218,12 +219,12 @@ fn the_control_plane_goes_on_as_the_new_version_in_its_process() {
         let asked = scope.spawn(|| {
             let mut answered = 0;
             while !over.load(Ordering::SeqCst) {
-                match mesh::http(console, "localhost", "/") {
-                    Ok(answer) if answer.status == 200 => answered += 1,
-                    other => return Err(format!("{other:?} after {answered}")),
-                }
+                // What is open there ends; nobody finds the port closed.
+                let asks = TcpStream::connect(console).map_err(|error| format!("{error} after {answered}"))?;
+                drop(asks);
+                answered += usize::from(mesh::http(console, "localhost", "/").is_ok_and(|answer| answer.status == 200));
             }
-            Ok(answered)
+            Ok::<_, String>(answered)
         });
         let output = mesh.cli(&["upgrade", "mesh", "--binary", &new.to_string_lossy()]);
         over.store(true, Ordering::SeqCst);
@@ -383,6 +384,7 @@ fn the_old_or_the_new_one_may_be_killed_in_the_middle() {
     upgrade.wait_for_line("is served by process");
     let new = heirs(caller.pid()).into_iter().find(|&pid| pid != old).unwrap();
     mesh::kill(new, "KILL");
+    until("its end", String::new, || !is_alive(new));
     assert!(echoes(&stream), "the old one ends what it has");
     assert!(echoes(&hold(to)), "and there is a third");
     drop(stream);

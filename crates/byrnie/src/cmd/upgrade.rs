@@ -27,7 +27,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
 #[command(after_help = "Examples:
   byrnie upgrade
   byrnie upgrade hello payments-1f3a --drain 5m
-  /opt/byrnie-0.2/byrnie upgrade mesh")]
+  byrnie upgrade mesh --binary /opt/byrnie-0.2/byrnie")]
 pub(crate) struct Args {
     /// Instances or services of `byrnie run`, and `mesh` for what `byrnie up` runs; all of this data directory unless given
     #[arg(value_name = "NAME")]
