@@ -4,9 +4,11 @@
 
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
+use byrnie_base::Text;
 use byrnie_model::{Identity, code};
 use byrnie_net::serve::Method;
 use byrnie_net::serve::client::{Client, Outgoing, Reply};
+use byrnie_proxy::{Address, Tokens};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -126,8 +128,17 @@ pub(crate) fn forget_the_dead(data_dir: &Path) {
     }
 }
 
+/// Every instance that has a folder, by name.
+pub(crate) fn instances(data_dir: &Path) -> Vec<(String, PathBuf)> {
+    let folders = std::fs::read_dir(data_dir.join(WORKLOADS_DIR)).into_iter().flatten().flatten();
+    let mut found: Vec<_> =
+        folders.filter_map(|folder| Some((folder.file_name().to_str()?.to_owned(), folder.path()))).collect();
+    found.sort();
+    found
+}
+
 /// The name of the instances that a folder of [`WORKLOADS_DIR`] belongs to one of.
-fn owner(folder: &Path) -> Option<&str> {
+pub(crate) fn owner(folder: &Path) -> Option<&str> {
     folder.file_name()?.to_str()?.rsplit_once('-').map(|(name, _)| name)
 }
 
@@ -245,4 +256,35 @@ pub(crate) fn port(globals: &Globals, name: &str) -> Option<u16> {
     let text = std::fs::read(globals.data_dir.join("ports.json")).ok()?;
     let ports: Value = serde_json::from_slice(&text).ok()?;
     u16::try_from(ports[name].as_u64()?).ok()
+}
+
+/// Where the mesh on this machine says that its control plane is; while it says nothing, where it was first.
+pub(crate) fn address(globals: &Globals, first: SocketAddr) -> Address {
+    let globals = globals.clone();
+    Address::new(move || match port(&globals, "control") {
+        Some(port) => SocketAddr::new(first.ip(), port),
+        None => first,
+    })
+}
+
+/// The first token, then, for as long as the program runs, whatever the console gives: a machine
+/// that slept longer than a certificate holds comes back by that.
+pub(crate) fn tokens(globals: &Globals, identity: &Identity, first: Option<String>) -> Tokens {
+    let first = std::sync::Mutex::new(first);
+    let (globals, identity) = (globals.clone(), identity.clone());
+    Tokens::new(move || {
+        let first = first.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let (globals, identity) = (globals.clone(), identity.clone());
+        Box::pin(async move {
+            if let Some(token) = first {
+                return Ok(Text::from(token));
+            }
+            let again = async {
+                let console = Console::find(&globals)?;
+                console.join(&globals, identity.namespace(), identity.service_account()).await
+            };
+            let grant = again.await.map_err(|failure: Failure| failure.detail)?;
+            grant.token.map(Text::from).ok_or_else(|| "the console gave no token".to_owned())
+        })
+    })
 }

@@ -9,6 +9,7 @@ mod demo;
 mod documents;
 mod failure;
 mod globals;
+mod handover;
 mod join;
 mod log;
 mod mesh;

@@ -5,6 +5,7 @@
 use crate::documents::Document;
 use crate::failure::{self, Failure};
 use crate::globals::Globals;
+use crate::handover::{self, Belongings, Charge, Done, Post, Will};
 use crate::join::ROOTS_FILE;
 use crate::outbound::ThroughProxy;
 use anyhow::{Context, Result};
@@ -16,9 +17,10 @@ use byrnie_model::workload::WorkloadPort;
 use byrnie_model::yaml::{self, Defaults};
 use byrnie_model::{Health, Identity, Key, Kind, Protocol, ServiceRef, Spec, Workload, code};
 use byrnie_net::dns::{self, Known, Names};
+use byrnie_net::listen::Listener;
 use byrnie_net::listen::Ports;
 use byrnie_net::runtime::{self, Trigger};
-use byrnie_proxy::{AccessLog, Control, Gateway, Hop, Mount, Sidecar, Source, Tokens, Users};
+use byrnie_proxy::{AccessLog, Control, Gateway, Handed, Hop, Mount, Sidecar, Source, Tokens, Users};
 use byrnie_store::{Embedded, Journal, OpenError, Store, ledger, log};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,6 +28,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// Default ports, as the user's documents name them.
 const CONTROL_PORT: u16 = 7778;
@@ -44,6 +47,8 @@ const TRAFFIC_PATIENCE: Duration = Duration::from_secs(60);
 const TRAFFIC_POLL: Duration = Duration::from_millis(50);
 /// Threads that a proxy may be given.
 pub(crate) const WORKERS_MAX: i64 = 256;
+/// Proxies of the mesh's own: the edge, the coordinator's and the egress.
+pub(crate) const PROXIES: usize = 3;
 /// Life of the edge's join tokens.
 const TOKEN_LIFE: Duration = Duration::from_secs(300);
 
@@ -78,6 +83,9 @@ spec:
 ";
 const COORDINATOR_GRPC_PORT: u16 = 36_790;
 
+/// Listeners that an earlier program leaves to this one.
+const DOORS: [&str; 5] = ["control", "console", "transactions by HTTP", "transactions by gRPC", "DNS"];
+
 /// How to start.
 pub(crate) struct Options {
     /// Where everything is kept.
@@ -97,11 +105,11 @@ pub(crate) struct Options {
 /// A mesh that runs.
 pub(crate) struct Mesh {
     control: control::Running,
-    edge: byrnie_proxy::Running,
-    edge_ports: byrnie_proxy::Ports,
-    coordinator: byrnie_proxy::Running,
-    egress: byrnie_proxy::Running,
-    dns: SocketAddr,
+    /// Where the edge's admin listener and its own port are.
+    edge: (SocketAddr, SocketAddr),
+    /// The edge, the coordinator's and the egress.
+    proxies: Vec<Post>,
+    dns: dns::Server,
     dns_trigger: Trigger,
     data_dir: PathBuf,
     token: String,
@@ -109,11 +117,12 @@ pub(crate) struct Mesh {
     asked_control: u16,
 }
 
-/// Starts everything; comes back when the edge answers.
+/// Starts everything; comes back when the edge answers. After an earlier program in this process, all but the proxies: they
+/// are in its `will`, and go on.
 ///
 /// # Errors
 /// With a code and what to do, whatever is wrong.
-pub(crate) async fn start(options: &Options) -> Result<Mesh> {
+pub(crate) async fn start(options: &Options, globals: &Globals, will: Option<&Will>) -> Result<Mesh> {
     let dir = &options.data_dir;
     if dir.exists() && !dir.is_dir() {
         return Err(failure::of_file(dir, &std::io::ErrorKind::NotADirectory.into()).into());
@@ -130,7 +139,7 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
     let token = operator_token(&dir.join("token"))?;
     let asked_control = control_port(options);
     let journal = open_journal(options, &trust_domain).await?;
-    let control = control::start(control::Config {
+    let config = control::Config {
         store,
         journal,
         ledger: Arc::new(ledger),
@@ -143,9 +152,9 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
         leaf_lifetime: control::LEAF_LIFETIME,
         operator_token: token.clone(),
         assets: crate::assets::assets(),
-    })
-    .await
-    .map_err(|error| of_control(&error))?;
+    };
+    let sockets = will.map(sockets).transpose()?;
+    let control = control::resume(config, sockets).await.map_err(|error| of_control(&error))?;
     let roots = dir.join(ROOTS_FILE);
     std::fs::write(&roots, control.authority.roots_pem()).map_err(|error| failure::of_file(&roots, &error))?;
     let domain = format!(
@@ -153,16 +162,49 @@ pub(crate) async fn start(options: &Options) -> Result<Mesh> {
         control.state.trust_domain
     );
     put_absent(&control.state, &(domain + BUILT_IN)).await?;
-    let (edge, edge_ports) = start_edge(options, &control).await?;
-    control.state.edge_listens(edge_ports.admin);
-    let coordinator = start_coordinator(options, &control).await?;
-    let account = Identity::EGRESS_ACCOUNT;
-    let (egress, _) =
-        start_own(options, &control, Own { account, service: "", serves: Vec::new(), calls: false }).await?;
+    let (edge, proxies) = match will {
+        None => start_proxies(options, globals, &control).await?,
+        Some(will) => (proxies_of(will, &control)?, Vec::new()),
+    };
+    control.state.edge_listens(edge.0);
     crate::join::forget_the_dead(dir);
-    let (dns, dns_trigger) = start_dns(options, Arc::clone(&control.state))?;
+    let server = bind_dns(options, will)?;
+    let dns = server.share().context("cannot share a socket")?;
+    let dns_trigger = start_dns(server, Arc::clone(&control.state));
     let data_dir = dir.clone();
-    Ok(Mesh { control, edge, edge_ports, coordinator, egress, dns, dns_trigger, data_dir, token, asked_control })
+    Ok(Mesh { control, edge, proxies, dns, dns_trigger, data_dir, token, asked_control })
+}
+
+/// The control plane's sockets, as the earlier program had them.
+fn sockets(will: &Will) -> Result<control::Sockets> {
+    let find = |door: &str| {
+        let found = will.listeners().find(|(name, _)| *name == door);
+        found.map(|(_, listener)| listener.share()).with_context(|| format!("the earlier program left no {door}"))
+    };
+    let transactions = [find(DOORS[2])?, find(DOORS[3])?];
+    Ok(control::Sockets { control: find(DOORS[0])?, console: find(DOORS[1])?, transactions })
+}
+
+/// Connects the control plane to proxies that go on; where the edge is.
+fn proxies_of(will: &Will, control: &control::Running) -> Result<(SocketAddr, SocketAddr)> {
+    let at = |name: &str, door: &str| {
+        let found = will.listener_of(name, |is| is.starts_with(door)).map(Listener::local_addr);
+        found.with_context(|| format!("the earlier program left no {door} of {name}"))
+    };
+    control.transactions.connect(Arc::new(ThroughProxy::new(at(transactions::ACCOUNT, "forward")?)));
+    Ok((at("edge", "admin")?, at("edge", "edge")?))
+}
+
+type Started = ((SocketAddr, SocketAddr), Vec<Post>);
+
+/// Starts the edge, the coordinator's proxy and the egress.
+async fn start_proxies(options: &Options, globals: &Globals, control: &control::Running) -> Result<Started> {
+    let (edge, ports) = start_edge(options, globals, control).await?;
+    let own = ports.edge.context("the edge does not listen")?;
+    let coordinator = start_coordinator(options, globals, control).await?;
+    let egress = Own { account: Identity::EGRESS_ACCOUNT, service: "", serves: Vec::new(), calls: false };
+    let (egress, _) = start_own(options, globals, control, egress).await?;
+    Ok(((ports.admin, own), vec![edge, coordinator, egress]))
 }
 
 impl Mesh {
@@ -208,9 +250,9 @@ impl Mesh {
         serde_json::json!({
             "console": self.control.console.port(),
             "control": self.control.control.port(),
-            "admin": self.edge_ports.admin.port(),
-            "edge": self.edge_ports.edge.map_or(0, |address| address.port()),
-            "dns": self.dns.port(),
+            "admin": self.edge.0.port(),
+            "edge": self.edge.1.port(),
+            "dns": self.dns.local_addr().port(),
         })
     }
 
@@ -253,11 +295,42 @@ impl Mesh {
         }
     }
 
+    /// Lets `byrnie upgrade` replace the proxies, and then hears of it.
+    pub(crate) fn attend(&self, then: mpsc::Sender<Done>) {
+        handover::attend(&self.data_dir, self.proxies.clone(), Some(then));
+    }
+
+    /// The proxies of an earlier program in this process are this one's.
+    pub(crate) fn take_over(&mut self, proxies: Vec<Post>) {
+        self.proxies = proxies;
+    }
+
+    /// Leaves all to another program in this process: the control plane stops, its sockets and the proxies go on.
+    ///
+    /// # Errors
+    /// If that isn't possible; the mesh has stopped then.
+    pub(crate) async fn leave(self, children: Vec<(String, u32)>, done: Done) -> Result<Will> {
+        let since = runtime::now().wall.as_millis();
+        let control::Sockets { control, console, transactions: [http, grpc] } = self.control.sockets.share();
+        let (dns, dns_tcp) = self.dns.into_parts();
+        let sockets = [control, console, http, grpc, dns_tcp];
+        let handed = |(door, socket): (&str, Listener)| Handed { door: door.to_owned(), sockets: vec![socket] };
+        let listeners = DOORS.into_iter().zip(sockets).map(handed).collect();
+        let will = Will::make(&self.proxies, Belongings { listeners, dns, children, talk: done.talk, since }).await?;
+        self.dns_trigger.fire();
+        self.control.stop().await;
+        Ok(will)
+    }
+
     /// Stops: the edge drains, streams end, the store closes.
     pub(crate) async fn stop(self) {
         // A client that looks for a mesh here finds none, rather than one that doesn't answer.
         drop(std::fs::remove_file(self.data_dir.join("ports.json")));
-        tokio::join!(self.edge.drain(EDGE_DRAIN), self.coordinator.drain(EDGE_DRAIN), self.egress.drain(EDGE_DRAIN));
+        // At once, each on its own.
+        let ended: Vec<_> = self.proxies.into_iter().map(|proxy| proxy.into_drain(EDGE_DRAIN)).collect();
+        for one in ended {
+            one.ended().await;
+        }
         self.dns_trigger.fire();
         self.control.stop().await;
     }
@@ -397,11 +470,12 @@ fn system_proxy(control: &control::Running, account: &str) -> Result<(Identity, 
 
 async fn start_edge(
     options: &Options,
+    globals: &Globals,
     control: &control::Running,
-) -> Result<(byrnie_proxy::Running, byrnie_proxy::Ports)> {
+) -> Result<(Post, byrnie_proxy::Ports)> {
     let (identity, source) = system_proxy(control, "edge")?;
     let ip = options.console.ip();
-    let mut edge = byrnie_proxy::start(byrnie_proxy::Config {
+    let config = byrnie_proxy::Config {
         namespace: Identity::SYSTEM_NAMESPACE.into(),
         name: "edge".into(),
         identity,
@@ -414,14 +488,20 @@ async fn start_edge(
         workers: options.workers,
         access_log: AccessLog::Off,
         hop: hop()?,
-    })
-    .map_err(failure::of_proxy)?;
-    let ports = edge.ready().await.map_err(failure::of_proxy)?;
-    Ok((edge, ports))
+    };
+    post(globals, "edge", config).await
+}
+
+/// Starts a proxy and keeps it in its place.
+async fn post(globals: &Globals, name: &str, config: byrnie_proxy::Config) -> Result<(Post, byrnie_proxy::Ports)> {
+    let charge = Charge::of(&config);
+    let mut proxy = byrnie_proxy::start(config).map_err(failure::of_proxy)?;
+    let ports = proxy.ready().await.map_err(failure::of_proxy)?;
+    Ok((Post::new(globals, name, charge, proxy), ports))
 }
 
 /// Starts the coordinator's own proxy, by which it is called and calls, and lets it begin.
-async fn start_coordinator(options: &Options, control: &control::Running) -> Result<byrnie_proxy::Running> {
+async fn start_coordinator(options: &Options, globals: &Globals, control: &control::Running) -> Result<Post> {
     let doors = [Protocol::Http1, Protocol::Grpc].into_iter().zip(control.transactions_doors);
     let port = |(protocol, door): (Protocol, SocketAddr)| WorkloadPort {
         name: protocol.name().into(),
@@ -431,7 +511,8 @@ async fn start_coordinator(options: &Options, control: &control::Running) -> Res
     let serves = doors.map(port).collect();
     let service = transactions::ACCOUNT;
     put_coordinator(&control.state).await?;
-    let (proxy, ports) = start_own(options, control, Own { account: service, service, serves, calls: true }).await?;
+    let own = Own { account: service, service, serves, calls: true };
+    let (proxy, ports) = start_own(options, globals, control, own).await?;
     let forward = ports.forward.context("the coordinator's proxy has no way out")?;
     control.transactions.connect(Arc::new(ThroughProxy::new(forward)));
     Ok(proxy)
@@ -450,9 +531,10 @@ struct Own {
 /// Starts a proxy of the mesh's own, an ordinary sidecar.
 async fn start_own(
     options: &Options,
+    globals: &Globals,
     control: &control::Running,
     own: Own,
-) -> Result<(byrnie_proxy::Running, byrnie_proxy::Ports)> {
+) -> Result<(Post, byrnie_proxy::Ports)> {
     let (identity, source) = system_proxy(control, own.account)?;
     let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     let workload = Workload {
@@ -477,7 +559,7 @@ async fn start_own(
         // Its identity opens every door; nobody else on the machine may borrow it.
         forward_for: Users::Own,
     };
-    let mut proxy = byrnie_proxy::start(byrnie_proxy::Config {
+    let config = byrnie_proxy::Config {
         namespace: Identity::SYSTEM_NAMESPACE.into(),
         name: format!("{}-{:x}", own.account, std::process::id()).into(),
         identity,
@@ -490,10 +572,8 @@ async fn start_own(
         workers: 1,
         access_log: AccessLog::Off,
         hop: hop()?,
-    })
-    .map_err(failure::of_proxy)?;
-    let ports = proxy.ready().await.map_err(failure::of_proxy)?;
-    Ok((proxy, ports))
+    };
+    post(globals, own.account, config).await
 }
 
 /// Processors that this process may use, as many as a proxy may have threads at most.
@@ -512,18 +592,25 @@ pub(crate) fn hop() -> Result<Hop, Failure> {
     }
 }
 
-fn start_dns(options: &Options, state: Arc<State>) -> Result<(SocketAddr, Trigger)> {
+fn bind_dns(options: &Options, will: Option<&Will>) -> Result<dns::Server> {
+    if let Some(will) = will {
+        let tcp = will.listeners().find(|(name, _)| *name == DOORS[4]).map(|(_, listener)| listener.share());
+        let tcp = tcp.context("the earlier program left no socket for DNS")?;
+        return dns::Server::from_parts(will.dns()?, tcp).context("cannot go on with the sockets for DNS");
+    }
     let ports = if options.strict_ports { Ports::Strict } else { Ports::Next };
-    let server = dns::bind(SocketAddr::new(options.console.ip(), DNS_PORT), ports)
-        .map_err(|error| Failure::new(code::PORT_BUSY.id, error.to_string()))?;
-    let address = server.local_addr();
+    dns::bind(SocketAddr::new(options.console.ip(), DNS_PORT), ports)
+        .map_err(|error| Failure::new(code::PORT_BUSY.id, error.to_string()).into())
+}
+
+fn start_dns(server: dns::Server, state: Arc<State>) -> Trigger {
     let (trigger, shutdown) = runtime::shutdown();
     runtime::spawn("dns", async move {
         if let Err(error) = dns::serve(server, Arc::new(Services(state)), shutdown).await {
             tracing::error!(%error, "DNS has stopped");
         }
     });
-    Ok((address, trigger))
+    trigger
 }
 
 /// `SERVICE.NAMESPACE.mesh`, for every service: on one machine all are reached on loopback.

@@ -16,7 +16,7 @@ use crate::transactions::{self, Caller, Coordinator};
 use crate::{State, conditions, ingest};
 use byrnie_base::{Clock, Text};
 use byrnie_model::Identity;
-use byrnie_net::listen::{self, Ports, Share};
+use byrnie_net::listen::{self, Listener, Ports, Share};
 use byrnie_net::runtime::{self, Shutdown, Task, Trigger};
 use byrnie_net::tls::ca::Name;
 use byrnie_net::tls::{self, Credentials, ServerTls};
@@ -56,6 +56,40 @@ pub struct Config {
     pub assets: Assets,
 }
 
+/// The listening sockets of a control plane. They outlive it where somebody else holds them too.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Where proxies connect.
+    pub control: Listener,
+    /// Where the console listens.
+    pub console: Listener,
+    /// Where the coordinator answers its own proxy: by HTTP, and by gRPC.
+    pub transactions: [Listener; 2],
+}
+
+impl Sockets {
+    /// New ones.
+    fn bind(control: SocketAddr, console: SocketAddr, strict: bool) -> Result<Self, listen::Error> {
+        let ports = if strict { Ports::Strict } else { Ports::Next };
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Ok(Self {
+            control: listen::bind_or_next(control, Share::Alone, ports)?,
+            console: listen::bind_or_next(console, Share::Alone, ports)?,
+            transactions: [listen::bind(any, Share::Alone)?, listen::bind(any, Share::Alone)?],
+        })
+    }
+
+    /// The same again.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self {
+            control: self.control.share(),
+            console: self.console.share(),
+            transactions: self.transactions.each_ref().map(Listener::share),
+        }
+    }
+}
+
 /// The service account of the control plane, in the system's namespace.
 pub const ACCOUNT: &str = "control";
 
@@ -86,6 +120,8 @@ pub struct Running {
     pub transactions: Arc<Coordinator>,
     /// Where the coordinator answers its own proxy: by HTTP, and by gRPC.
     pub transactions_doors: [SocketAddr; 2],
+    /// Where it listens; whoever shares them keeps them open.
+    pub sockets: Sockets,
     registry: Arc<Registry>,
     trigger: Trigger,
     tasks: Vec<Task>,
@@ -133,6 +169,14 @@ pub enum Error {
 /// # Errors
 /// If the store can't be read, a key can't be read or written, or a port is busy.
 pub async fn start(config: Config) -> Result<Running, Error> {
+    resume(config, None).await
+}
+
+/// The same at the sockets of one that has stopped, if there was one.
+///
+/// # Errors
+/// As [`start`].
+pub async fn resume(config: Config, sockets: Option<Sockets>) -> Result<Running, Error> {
     let clock = Arc::new(*runtime::clock());
     let now = clock.now().wall;
     let authority = Authority::open(&config.data_dir, &config.trust_domain, config.leaf_lifetime, now)?;
@@ -144,19 +188,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let names = own_names(&config.names);
     let credentials = authority.own(&state, ACCOUNT, &names).await?;
     let server = tls::server_optional_client(&credentials, &[tls::ALPN_H2])?;
-    let ports = if config.strict_ports { Ports::Strict } else { Ports::Next };
-    let listener = listen::bind_or_next(config.control, Share::Alone, ports)?;
-    let control = listener.local_addr();
-    let console_listener = listen::bind_or_next(config.console, Share::Alone, ports)?;
-    let console = console_listener.local_addr();
+    let bind = || Sockets::bind(config.control, config.console, config.strict_ports);
+    let sockets = sockets.map_or_else(bind, Ok)?;
+    let Sockets { control, console, transactions: doors } = sockets.share();
     let operator = Operator::new(config.operator_token, config.names);
     let seed = tls::secret::random()?;
     let coordinator = Coordinator::new(Arc::clone(&state), config.journal, number(&seed), shutdown.clone());
     let aside = Aside { answer: by_operator(&coordinator), metrics: metrics(&coordinator) };
     let answer = console::serve(Console::new(Arc::clone(&state), operator, config.assets).beside(aside));
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let doors = [listen::bind(any, Share::Alone)?, listen::bind(any, Share::Alone)?];
-    let transactions_doors = [doors[0].local_addr(), doors[1].local_addr()];
     let keeper = Arc::new(Keeper::new(config.ledger));
     let port = Port {
         state: Arc::clone(&state),
@@ -177,15 +216,25 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         runtime::spawn("conditions", until(shutdown.clone(), conditions::follow(Arc::clone(&state)))),
         runtime::spawn("clock", until(shutdown.clone(), clock::watch())),
         runtime::spawn("observer", until(shutdown.clone(), forget(Arc::clone(&state)))),
-        runtime::spawn("console", serve::serve(console_listener, answer, shutdown.clone())),
-        runtime::spawn("control port", grpc::serve(listener, server, Arc::new(port), shutdown.clone())),
+        runtime::spawn("console", serve::serve(console, answer, shutdown.clone())),
+        runtime::spawn("control port", grpc::serve(control, server, Arc::new(port), shutdown.clone())),
     ];
     tasks.extend(doors.map(|door| {
         let served = serve::serve_own_user(door, by_workload(&coordinator), shutdown.clone());
         runtime::spawn("transactions door", served)
     }));
-    let transactions = coordinator;
-    Ok(Running { state, authority, control, console, transactions, transactions_doors, registry, trigger, tasks })
+    Ok(Running {
+        state,
+        authority,
+        control: sockets.control.local_addr(),
+        console: sockets.console.local_addr(),
+        transactions: coordinator,
+        transactions_doors: sockets.transactions.each_ref().map(Listener::local_addr),
+        sockets,
+        registry,
+        trigger,
+        tasks,
+    })
 }
 
 /// Answers what the operator asks of transactions; the console has seen the token.

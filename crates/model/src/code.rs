@@ -504,6 +504,14 @@ registry! {
         "a port that a gateway names can not be served",
         "Listeners in the clear are reached at the edge's own port; those under TLS are not reached.",
         "Free the port, name another, or let the edge bind it (below 1024 that takes CAP_NET_BIND_SERVICE).";
+    HAND_OVER: "BYR-S020",
+        "a proxy's listeners could not be handed to a new process",
+        "The one that runs goes on serving; nothing was lost.",
+        "See what the message says of the new binary; `byrnie upgrade` may be tried again.";
+    UPGRADING: "BYR-S021",
+        "an upgrade of this proxy is under way",
+        "Nothing was begun; the earlier process still ends what it has.",
+        "Wait until it has ended, then ask again.";
     KEPT_VIEW: "BYR-S017",
         "the configuration that a proxy kept can't be used",
         "It waits for the control plane, as at its first start.",

@@ -10,6 +10,7 @@ pub mod hop;
 pub mod http;
 pub mod io;
 pub mod listen;
+pub mod local;
 pub mod machine;
 pub mod names;
 pub mod pool;

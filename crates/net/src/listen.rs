@@ -12,7 +12,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::OnceLock;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 #[cfg(test)]
@@ -34,7 +35,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A bound, listening TCP socket. Bound anywhere; it belongs to the reactor that accepts first.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
+    socket: Arc<TcpListener>,
     address: SocketAddr,
     registered: OnceLock<tokio::net::TcpListener>,
 }
@@ -73,12 +74,39 @@ impl Listener {
         }
     }
 
+    /// The same socket for another reactor. It listens until the last of them is dropped, here and in any process
+    /// that was given it: what waits to be accepted is lost only then.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self { socket: Arc::clone(&self.socket), address: self.address, registered: OnceLock::new() }
+    }
+
+    /// A socket that another process has opened.
+    ///
+    /// # Errors
+    /// If it doesn't listen.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        if !rustix::net::sockopt::socket_acceptconn(&fd)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
+        }
+        let socket = TcpListener::from(fd);
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket: Arc::new(socket), address, registered: OnceLock::new() })
+    }
+
     fn registered(&self) -> io::Result<&tokio::net::TcpListener> {
         if let Some(listener) = self.registered.get() {
             return Ok(listener);
         }
         let listener = tokio::net::TcpListener::from_std(self.socket.try_clone()?)?;
         Ok(self.registered.get_or_init(|| listener))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -187,7 +215,7 @@ fn open(address: SocketAddr, share: Share) -> io::Result<Listener> {
     socket.listen(BACKLOG)?;
     let socket = TcpListener::from(socket);
     let address = socket.local_addr()?;
-    Ok(Listener { socket, address, registered: OnceLock::new() })
+    Ok(Listener { socket: Arc::new(socket), address, registered: OnceLock::new() })
 }
 
 /// Whether `ip` can only be reached from this machine.

@@ -143,7 +143,7 @@ impl Address {
     }
 
     /// Where it is now.
-    pub(crate) fn now(&self) -> SocketAddr {
+    pub fn now(&self) -> SocketAddr {
         (self.0)()
     }
 }

@@ -8,10 +8,10 @@ use crate::crew::{Crew, Work};
 use crate::door::{Caller, Door, Entry, UNKNOWN_PORT};
 use crate::gates::Way;
 use crate::hop;
+use crate::running::Closing;
 use crate::tunnel;
 use crate::worker::Core;
 use byrnie_base::Text;
-use byrnie_base::drain::Draining;
 use byrnie_codec::h1::fit_downstream;
 use byrnie_codec::proxy_protocol::Source;
 use byrnie_codec::sniff::Sniff;
@@ -68,6 +68,8 @@ pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: 
             }
         }
         Door::Gate(port) => serve_gate(core, *port, tcp, remote).await,
+        // On a thread of its own.
+        Door::Admin => {}
     }
 }
 
@@ -188,10 +190,10 @@ fn speaks_h2(core: &Core, entry: &Entry) -> bool {
 
 /// A connection whose client must speak HTTP, of either version.
 async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
-    let mut draining = core.drain_of(caller.is_proxy()).draining();
+    let mut closing = core.closing(caller.is_proxy());
     let sniffed = tokio::select! {
         sniffed = runtime::timeout(IDLE_MAX, http::sniff(&mut stream)) => sniffed,
-        () = &mut draining => return,
+        () = &mut closing => return,
     };
     match sniffed {
         Ok(Ok((Sniff::Http2, bytes))) => serve_h2(core, caller, stream, bytes).await,
@@ -205,9 +207,9 @@ async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
     let mut wire = Wire::H1(Box::new(Conn::new(stream, bytes, core.limits)));
     let mut desk = Desk::default();
     // One for the whole connection: to register anew takes a lock that all cores share.
-    let mut draining = core.drain_of(caller.is_proxy()).draining();
+    let mut closing = core.closing(caller.is_proxy());
     loop {
-        match read_request(&mut wire, &mut desk, &mut draining).await {
+        match read_request(&mut wire, &mut desk, &mut closing).await {
             Asked::Request => {}
             Asked::Malformed(reject) => {
                 core.count(|counts| counts.rejected.of(reject.reason).increment());
@@ -243,7 +245,7 @@ enum Asked {
     Nothing,
 }
 
-async fn read_request(wire: &mut Wire, desk: &mut Desk, draining: &mut Draining) -> Asked {
+async fn read_request(wire: &mut Wire, desk: &mut Desk, closing: &mut Closing) -> Asked {
     let Wire::H1(conn) = wire else { return Asked::Nothing };
     let mut begun = false;
     desk.alarm.after(IDLE_MAX);
@@ -259,7 +261,7 @@ async fn read_request(wire: &mut Wire, desk: &mut Desk, draining: &mut Draining)
             if !std::mem::replace(&mut begun, true) {
                 desk.alarm.after(HEAD_MAX);
             }
-        } else if std::pin::Pin::new(&mut *draining).poll(cx).is_ready() {
+        } else if std::pin::Pin::new(&mut *closing).poll(cx).is_ready() {
             return Poll::Ready(Asked::Nothing);
         }
         desk.alarm.poll(cx).map(|()| Asked::Nothing)

@@ -6,6 +6,7 @@ use crate::config::Users;
 use byrnie_base::{Text, Timestamp};
 use byrnie_engine::{Arrival, Direction, Gate, Tls};
 use byrnie_model::{Identity, ServiceRef};
+use std::fmt;
 use std::net::SocketAddr;
 
 /// What a service that isn't known is asked for: the answer says that it's not there.
@@ -22,10 +23,45 @@ pub(crate) enum Door {
     Forward(Users),
     /// Mutual TLS from other proxies.
     Inbound,
+    /// `/metrics` and its siblings; no core serves it.
+    Admin,
     /// Plain HTTP from outside.
     Edge,
     /// A port that gateways name.
     Gate(u16),
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service, port) => write!(f, "service {} {} {port}", service.namespace, service.name),
+            Self::Main(service) => write!(f, "main {} {}", service.namespace, service.name),
+            Self::Forward(Users::Any) => f.write_str("forward any"),
+            Self::Forward(Users::Own) => f.write_str("forward own"),
+            Self::Inbound => f.write_str("inbound"),
+            Self::Admin => f.write_str("admin"),
+            Self::Edge => f.write_str("edge"),
+            Self::Gate(port) => write!(f, "gate {port}"),
+        }
+    }
+}
+
+impl Door {
+    /// What a listener stands for that another proxy has opened; `None` if there is no such thing here.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let words: Vec<&str> = text.split(' ').collect();
+        Some(match words.as_slice() {
+            ["service", namespace, name, port] => Self::Service(ServiceRef::new(*namespace, *name), port.parse().ok()?),
+            ["main", namespace, name] => Self::Main(ServiceRef::new(*namespace, *name)),
+            ["forward", "any"] => Self::Forward(Users::Any),
+            ["forward", "own"] => Self::Forward(Users::Own),
+            ["inbound"] => Self::Inbound,
+            ["admin"] => Self::Admin,
+            ["edge"] => Self::Edge,
+            ["gate", port] => Self::Gate(port.parse().ok()?),
+            _ => return None,
+        })
+    }
 }
 
 /// The other end of a connection.
@@ -94,5 +130,30 @@ impl Caller {
     /// Whether the caller's certificate has ended.
     pub(crate) fn is_expired(&self, wall: Timestamp) -> bool {
         self.not_after.is_some_and(|end| end <= wall)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_door_is_known_by_its_words_in_another_process() {
+        let service = || ServiceRef::new("shop", "cart");
+        for door in [
+            Door::Service(service(), 8080),
+            Door::Main(service()),
+            Door::Forward(Users::Any),
+            Door::Forward(Users::Own),
+            Door::Inbound,
+            Door::Admin,
+            Door::Edge,
+            Door::Gate(443),
+        ] {
+            assert_eq!(Door::parse(&door.to_string()), Some(door));
+        }
+        for unknown in ["", "inbound ", "gate", "gate 65536", "service a b", "udp 53"] {
+            assert_eq!(Door::parse(unknown), None, "{unknown}");
+        }
     }
 }

@@ -18,6 +18,11 @@ pub enum Error {
         /// What the system said.
         cause: std::io::Error,
     },
+    /// A listener that an earlier proxy left is none that this one knows.
+    Handed {
+        /// What it's said to be.
+        door: String,
+    },
     /// A file of the state directory can't be read or written.
     State {
         /// Which.
@@ -56,6 +61,7 @@ impl Error {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Port { .. } => code::PORT_BUSY.id,
+            Self::Handed { .. } => code::HAND_OVER.id,
             Self::State { .. } => code::DATA_DIR.id,
             Self::Unreachable { .. } => code::UNREACHABLE.id,
             Self::Refused { .. } => code::JOIN_TOKEN.id,
@@ -69,6 +75,7 @@ impl Error {
     pub const fn next(&self) -> &'static str {
         match self {
             Self::Port { .. } => "see who listens there with `ss -ltnp`, or choose another port",
+            Self::Handed { .. } => code::HAND_OVER.next,
             Self::State { .. } => "check that the directory exists, is yours and has space left",
             Self::Unreachable { .. } => "check that `byrnie up` runs, and its control port in ports.json",
             Self::Refused { .. } => "correct what it names; if it is the token, `byrnie token create` makes a new one",
@@ -83,6 +90,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port { what, address, cause } => write!(f, "cannot listen on {address} for {what}: {cause}"),
+            Self::Handed { door } => {
+                write!(f, "the earlier proxy leaves a listener for `{door}`, which this version does not have")
+            }
             Self::State { path, cause } => write!(f, "cannot use {}: {cause}", path.display()),
             Self::Unreachable { address, cause } => write!(f, "control plane at {address} not reached: {cause}"),
             Self::Refused { cause } => write!(f, "control plane refused this workload: {cause}"),

@@ -5,8 +5,10 @@
 use crate::agent::State;
 use crate::door::Door;
 use crate::mount::{self, Wanted};
+use crate::running::Open;
 use crate::worker::{Entrance, InForce};
 use byrnie_engine::{Served, Site, Snapshot};
+use byrnie_net::listen::Listener;
 use byrnie_net::runtime::{self, Shutdown, Trigger};
 use byrnie_net::tls::ServerTls;
 use byrnie_net::tls::edge::{self, Alpn, Certificate};
@@ -87,10 +89,21 @@ fn make(port: u16, sites: &[Site], alpn: Alpn) -> Option<ServerTls> {
         .ok()
 }
 
+/// Gives each core a listener, or more where an earlier proxy had more cores; a core without one gets its connections from
+/// others (see `spread`).
+pub(crate) fn give(cores: &[mpsc::UnboundedSender<Entrance>], door: &Door, listeners: Vec<Listener>, until: &Shutdown) {
+    for (core, listener) in cores.iter().cycle().zip(listeners) {
+        // A core that has ended already is noticed by its absence in the counters.
+        let _ = core.send(Entrance { door: door.clone(), listener, until: until.clone() });
+    }
+}
+
 /// Opens and closes listeners as the configuration asks for it, each on every core, beside the edge's own at `own`.
+/// Those that are there already are `left` by an earlier proxy.
 pub(crate) async fn attend(
     own: SocketAddr,
     cores: Vec<mpsc::UnboundedSender<Entrance>>,
+    (listeners, mut left): (Open, BTreeMap<u16, Vec<Listener>>),
     mut in_force: watch::Receiver<InForce>,
     state: Arc<State>,
     mut stop: Shutdown,
@@ -99,7 +112,13 @@ pub(crate) async fn attend(
     let mut closed: BTreeMap<u16, String> = BTreeMap::new();
     loop {
         let served = Arc::clone(&in_force.borrow_and_update().gates.served);
-        open.retain(|port, _| served.contains_key(port));
+        open.retain(|port, _| {
+            let stays = served.contains_key(port);
+            if !stays {
+                listeners.remove(&Door::Gate(*port));
+            }
+            stays
+        });
         closed.retain(|port, _| served.contains_key(port));
         // In the clear, the edge's own port serves every listener anyway.
         let wanted = served.iter().filter(|(port, serves)| **port != own.port() || **serves != Served::Http);
@@ -109,14 +128,11 @@ pub(crate) async fn attend(
             }
             let address = SocketAddr::new(own.ip(), port);
             let wanted = Wanted { door: Door::Gate(port), what: "gateway", address };
-            match mount::bind(&wanted, cores.len(), true) {
-                Ok(listeners) => {
+            match left.remove(&port).map_or_else(|| mount::bind(&wanted, cores.len(), true), Ok) {
+                Ok(sockets) => {
                     let (trigger, until) = runtime::shutdown();
-                    for (core, listener) in cores.iter().zip(listeners) {
-                        let entrance = Entrance { door: wanted.door.clone(), listener, until: until.clone() };
-                        // A core that has ended already is noticed by its absence in the counters.
-                        let _ = core.send(entrance);
-                    }
+                    listeners.add(wanted.door.clone(), &sockets);
+                    give(&cores, &wanted.door, sockets, &until);
                     tracing::info!(%address, "a port of a gateway is open");
                     open.insert(port, trigger);
                     closed.remove(&port);
@@ -131,6 +147,8 @@ pub(crate) async fn attend(
                 }
             }
         }
+        // What no gateway names any more is closed.
+        left.clear();
         state.set_closed(&closed);
         tokio::select! {
             changed = in_force.changed() => if changed.is_err() {

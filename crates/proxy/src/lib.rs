@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The data plane: the engine and the xDS client on `net`, in its mounts. `byrnie run`, `up` and
-//! `agent` start one with [`start`]. It never imports the store or the catalog, and holds no lock
+//! `agent` start one with [`start`], and one in place of another with [`succeed`]. It never imports the store or the catalog, and holds no lock
 //! on the request path.
 
 mod admin;
@@ -34,5 +34,5 @@ mod worker;
 
 pub use config::{AccessLog, Address, Config, Control, Gateway, Hop, Mount, Sidecar, Source, Tokens, Users};
 pub use error::Error;
-pub use proxy::start;
-pub use running::{Outbound, Ports, Running};
+pub use proxy::{start, succeed};
+pub use running::{Handed, Outbound, Ports, Running};

@@ -9,9 +9,9 @@ use crate::door::{Door, UNKNOWN_PORT};
 use crate::error::Error;
 use crate::mount::{self, Wanted};
 use crate::record::{Book, CoreCounts, Outlets};
-use crate::running::{Drains, Goodbye, Outbound, Ports, Running, Watches};
+use crate::running::{Drains, Goodbye, Handed, Open, Outbound, Ports, Running, Watches};
 use crate::spread::places;
-use crate::worker::{self, Entrance, InForce, Seat};
+use crate::worker::{self, InForce, Seat};
 use crate::{admin, gates, log};
 use byrnie_base::mailbox;
 use byrnie_engine::Snapshot;
@@ -19,6 +19,7 @@ use byrnie_model::Protocol;
 use byrnie_net::listen::{self, Listener, Share};
 use byrnie_net::machine::Meter;
 use byrnie_net::runtime::{self, Core, Shutdown};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8};
 use std::time::Duration;
@@ -40,8 +41,12 @@ struct Stage {
     config: Config,
     view: Option<agent::Kept>,
     bound: Vec<(Wanted, Vec<Listener>)>,
-    admin: Listener,
+    /// Whether another proxy has served these listeners before.
+    succeeds: bool,
+    admin: (Listener, Shutdown),
+    open: Open,
     drain: Arc<Drains>,
+    handing: watch::Receiver<bool>,
     stop: Shutdown,
     goodbye: mpsc::UnboundedReceiver<Goodbye>,
     opened: oneshot::Sender<Result<Ports, Error>>,
@@ -52,31 +57,93 @@ struct Stage {
 /// # Errors
 /// If a port is busy or the state directory can't be used.
 pub fn start(config: Config) -> Result<Running, Error> {
-    std::fs::create_dir_all(&config.state_dir)
-        .map_err(|cause| Error::State { path: config.state_dir.clone(), cause })?;
+    let view = state_of(&config)?;
     let cores = config.workers.max(1);
-    let view = agent::kept(&config);
     let before = view.as_ref().and_then(|view| view.origin.inbound);
     let bind = |wanted: Wanted| Ok((wanted.clone(), mount::bind_again(&wanted, before, cores, config.strict_ports)?));
     let bound = mount::fixed(&config.mount).into_iter().map(bind).collect::<Result<Vec<_>, Error>>()?;
+    let admin = bind_admin(&config)?;
+    begin(config, view, (bound, admin), false)
+}
+
+/// Starts a proxy in place of one of the same workload that is about to [`Running::retire`]: it takes no ports, but goes on
+/// with the listeners of that one. Both may accept from them for a while.
+///
+/// # Errors
+/// If one of the listeners is unknown here, or the state directory can't be used.
+pub fn succeed(config: Config, listeners: Vec<Handed>) -> Result<Running, Error> {
+    let view = state_of(&config)?;
+    let mut bound = mount::handed(listeners)?;
+    let admin = bound.iter().position(|(wanted, _)| wanted.door == Door::Admin).map(|at| bound.remove(at));
+    let admin = match admin.and_then(|(_, mut sockets)| sockets.pop()) {
+        Some(admin) => admin,
+        None => bind_admin(&config)?,
+    };
+    begin(config, view, (bound, admin), true)
+}
+
+/// The state directory, and the view that it may hold.
+fn state_of(config: &Config) -> Result<Option<agent::Kept>, Error> {
+    std::fs::create_dir_all(&config.state_dir)
+        .map_err(|cause| Error::State { path: config.state_dir.clone(), cause })?;
+    Ok(agent::kept(config))
+}
+
+fn bind_admin(config: &Config) -> Result<Listener, Error> {
     let ports = if config.strict_ports { listen::Ports::Strict } else { listen::Ports::Next };
-    let admin = listen::bind_or_next(config.admin, Share::Alone, ports).map_err(|error| Error::Port {
+    listen::bind_or_next(config.admin, Share::Alone, ports).map_err(|error| Error::Port {
         what: "admin",
         address: error.address,
         cause: error.error,
-    })?;
+    })
+}
+
+fn begin(
+    config: Config,
+    view: Option<agent::Kept>,
+    (bound, admin): (Vec<(Wanted, Vec<Listener>)>, Listener),
+    succeeds: bool,
+) -> Result<Running, Error> {
+    let open = Open::default();
+    open.add(Door::Admin, std::slice::from_ref(&admin));
+    let (handing, handed) = watch::channel(false);
+    let (close_admin, admin_open) = runtime::shutdown();
     let drain = Arc::<Drains>::default();
     let (trigger, stop) = runtime::shutdown();
     let (goodbye, goodbyes) = mpsc::unbounded_channel();
     let (opened, opening) = oneshot::channel();
-    let stage = Stage { config, view, bound, admin, drain: Arc::clone(&drain), stop, goodbye: goodbyes, opened };
+    let stage = Stage {
+        config,
+        view,
+        bound,
+        succeeds,
+        admin: (admin, admin_open),
+        open: open.clone(),
+        drain: Arc::clone(&drain),
+        handing: handed,
+        stop,
+        goodbye: goodbyes,
+        opened,
+    };
     let agent = runtime::spawn_core("byrnie-agent", None, move || run(stage)).map_err(|_| Error::Stopped)?;
-    Ok(Running { opened: opening, ports: None, drain, left: AtomicBool::new(false), goodbye, stop: trigger, agent })
+    Ok(Running {
+        opened: opening,
+        ports: None,
+        drain,
+        left: AtomicBool::new(false),
+        goodbye,
+        stop: trigger,
+        agent,
+        open,
+        handing,
+        admin: close_admin,
+    })
 }
 
 /// The agent's thread: everything in its order.
 async fn run(stage: Stage) {
-    let Stage { config, view, bound, admin, drain, mut stop, goodbye, opened } = stage;
+    let Stage { config, view, bound, succeeds, admin, open: listeners, drain, handing, mut stop, goodbye, opened } =
+        stage;
     let (records, kept) = mailbox::mailbox(RECORDS_WAITING_MAX);
     let (lines, written) = mailbox::mailbox(LOG_BATCHES_MAX);
     let log = (!matches!(config.access_log, AccessLog::Off)).then_some(lines);
@@ -89,9 +156,12 @@ async fn run(stage: Stage) {
     };
     let writer = log::start(&config.access_log, written);
     let counts: Arc<[Arc<CoreCounts>]> = (0..config.workers.max(1)).map(|_| Arc::default()).collect();
-    let admin_address = admin.local_addr();
-    let state = Arc::new(agent::State::new(&config, &outlets, &counts, Arc::clone(&drain)));
-    let _admin = admin::start(admin, Arc::clone(&state), config.admin_token.clone(), stop.clone());
+    let admin_address = admin.0.local_addr();
+    let state = Arc::new(agent::State::new(&config, &outlets, &counts, (Arc::clone(&drain), handing)));
+    let (state_of_admin, token) = (Arc::clone(&state), config.admin_token.clone());
+    let mut serve_admin = Some(move || admin::start(admin.0, state_of_admin, token, admin.1));
+    // Until the configuration is there, that of the earlier proxy answers.
+    let _admin = serve_admin.take_if(|_| !succeeds).map(|serve| serve());
     let inbound = bound.iter().find(|(wanted, _)| wanted.door == Door::Inbound).map(|(_, l)| l[0].local_addr());
     let own = agent::Own { inbound, admin: admin_address };
     let supplied = tokio::select! {
@@ -101,7 +171,8 @@ async fn run(stage: Stage) {
     let mut registered = None;
     let result = supplied.and_then(|mut supply| {
         registered = supply.registered.take();
-        open(&config, bound, &supply, (&outlets, &counts), &state, (drain.watches(), stop.clone()))
+        let cores = Cores { supply: &supply, outlets: &outlets, counts: &counts, state: &state, listeners, succeeds };
+        open(&config, bound, cores, (drain.watches(), stop.clone()))
     });
     let (ports, cores) = match result {
         Ok((ports, cores)) => (Ports { admin: admin_address, ..ports }, cores),
@@ -114,6 +185,7 @@ async fn run(stage: Stage) {
         }
     };
     state.serve(&ports);
+    let _admin = serve_admin.map(|serve| serve());
     tracing::info!(name = %config.name, identity = %config.identity, inbound = ?ports.inbound, edge = ?ports.edge, "proxy serves");
     let _ = opened.send(Ok(ports));
     stop.wait().await;
@@ -137,21 +209,33 @@ async fn ended(threads: &[Core]) {
     let _ = runtime::timeout(THREAD_END_MAX, all).await;
 }
 
+/// What cores are made of.
+struct Cores<'a> {
+    supply: &'a Supply,
+    outlets: &'a Outlets,
+    counts: &'a [Arc<CoreCounts>],
+    state: &'a Arc<agent::State>,
+    /// Filled in with what is open.
+    listeners: Open,
+    succeeds: bool,
+}
+
 /// Starts the cores and gives them their listeners.
 fn open(
     config: &Config,
     mut bound: Vec<(Wanted, Vec<Listener>)>,
-    supply: &Supply,
-    (outlets, counts): (&Outlets, &[Arc<CoreCounts>]),
-    state: &Arc<agent::State>,
+    Cores { supply, outlets, counts, state, listeners, succeeds }: Cores<'_>,
     (drain, stop): (Watches, Shutdown),
 ) -> Result<(Ports, Vec<Core>), Error> {
     let in_force: watch::Receiver<InForce> = supply.in_force.clone();
     let snapshot = Arc::clone(&in_force.borrow().snapshot);
-    for wanted in mount::by_configuration(&config.mount, &snapshot) {
-        let listeners = mount::bind(&wanted, counts.len(), false)?;
-        bound.push((wanted, listeners));
+    if !succeeds {
+        for wanted in mount::by_configuration(&config.mount, &snapshot) {
+            let sockets = mount::bind(&wanted, counts.len(), false)?;
+            bound.push((wanted, sockets));
+        }
     }
+    let left = gates_of(&mut bound);
     let ports = ports(&bound, &snapshot);
     let mut cores = Vec::new();
     let mut doors = Vec::new();
@@ -176,16 +260,21 @@ fn open(
         let name = format!("byrnie-core-{index}");
         cores.push(runtime::spawn_core(&name, None, move || worker::run(seat)).map_err(|_| Error::Stopped)?);
     }
-    for (wanted, listeners) in bound {
-        for (door, listener) in doors.iter().zip(listeners) {
-            // A core that has ended already is noticed by its absence in the counters.
-            let _ = door.send(Entrance { door: wanted.door.clone(), listener, until: stop.clone() });
-        }
+    for (wanted, sockets) in bound {
+        listeners.add(wanted.door.clone(), &sockets);
+        gates::give(&doors, &wanted.door, sockets, &stop);
     }
     if let Some(own) = ports.edge {
-        runtime::spawn_local("gates", gates::attend(own, doors, in_force, Arc::clone(state), stop));
+        let attend = gates::attend(own, doors, (listeners, left), in_force, Arc::clone(state), stop);
+        runtime::spawn_local("gates", attend);
     }
     Ok((ports, cores))
+}
+
+/// Takes out the ports of gateways that an earlier proxy had open.
+fn gates_of(bound: &mut Vec<(Wanted, Vec<Listener>)>) -> BTreeMap<u16, Vec<Listener>> {
+    let gates = bound.extract_if(.., |(wanted, _)| matches!(wanted.door, Door::Gate(_)));
+    gates.map(|(wanted, sockets)| (wanted.address.port(), sockets)).collect()
 }
 
 fn ports(bound: &[(Wanted, Vec<Listener>)], snapshot: &Snapshot) -> Ports {
@@ -201,7 +290,7 @@ fn ports(bound: &[(Wanted, Vec<Listener>)], snapshot: &Snapshot) -> Ports {
             let (service, address) = (service.clone(), at(listeners));
             Some(Outbound { service, port: UNKNOWN_PORT, protocol: Protocol::Http1, address })
         }
-        Door::Forward(_) | Door::Inbound | Door::Edge | Door::Gate(_) => None,
+        Door::Forward(_) | Door::Inbound | Door::Admin | Door::Edge | Door::Gate(_) => None,
     });
     Ports {
         inbound: find(&Door::Inbound),

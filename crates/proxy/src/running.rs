@@ -2,14 +2,18 @@
 //! A proxy that runs, as its starter sees it.
 
 use crate::Error;
-use byrnie_base::drain::{Drain, Watch};
+use crate::door::Door;
+use byrnie_base::drain::{Drain, Draining, Watch};
 use byrnie_model::{Protocol, ServiceRef};
+use byrnie_net::listen::Listener;
 use byrnie_net::runtime::{self, Core, Trigger};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long the registry may take to hear that the workload leaves.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
@@ -58,6 +62,9 @@ pub(crate) type Goodbye = oneshot::Sender<()>;
 pub(crate) struct Drains {
     inbound: Drain,
     all: Drain,
+    /// Of connections on which nothing is asked, when a successor takes what is new.
+    resting: Drain,
+    retires: Arc<AtomicBool>,
 }
 
 /// The ends of [`Drains`] for those who work.
@@ -67,6 +74,37 @@ pub(crate) struct Watches {
     pub(crate) inbound: Watch,
     /// All, these included.
     pub(crate) all: Watch,
+    resting: Watch,
+    retires: Arc<AtomicBool>,
+}
+
+/// Ready once a connection on which nothing is asked is to be closed. Without a successor that is when work ends.
+/// With one there is time: a client that asks just then would find its connection closed, so it's answered, and told
+/// by that answer to ask no more there.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    drain: Draining,
+    resting: Draining,
+    retires: Arc<AtomicBool>,
+}
+
+impl Future for Closing {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if Pin::new(&mut self.drain).poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if self.retires.load(Ordering::Relaxed) { Pin::new(&mut self.resting).poll(cx) } else { Poll::Ready(()) }
+    }
+}
+
+impl Watches {
+    /// When a connection closes on which nothing is asked.
+    pub(crate) fn closing(&self, inbound: bool) -> Closing {
+        let drain = if inbound { &self.inbound } else { &self.all };
+        Closing { drain: drain.draining(), resting: self.resting.draining(), retires: Arc::clone(&self.retires) }
+    }
 }
 
 impl Drains {
@@ -76,8 +114,67 @@ impl Drains {
         self.all.start();
     }
 
+    /// All is to end, as a successor takes what is new.
+    fn retire(&self) {
+        // Before the drains, which whoever sees it has seen begin.
+        self.retires.store(true, Ordering::Relaxed);
+        self.start();
+    }
+
     pub(crate) fn watches(&self) -> Watches {
-        Watches { inbound: self.inbound.watch(), all: self.all.watch() }
+        Watches {
+            inbound: self.inbound.watch(),
+            all: self.all.watch(),
+            resting: self.resting.watch(),
+            retires: Arc::clone(&self.retires),
+        }
+    }
+}
+
+/// A listener that one proxy leaves to the next.
+#[derive(Debug)]
+pub struct Handed {
+    /// What it stands for, in words that only proxies read.
+    pub door: String,
+    /// One or more sockets at one address.
+    pub sockets: Vec<Listener>,
+}
+
+impl Handed {
+    /// The same sockets again.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self { door: self.door.clone(), sockets: self.sockets.iter().map(Listener::share).collect() }
+    }
+}
+
+type Listeners = Vec<(Door, Vec<Listener>)>;
+
+/// Every listener that is open, for a successor.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Open(Arc<Mutex<Listeners>>);
+
+impl Open {
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more is open.
+    pub(crate) fn add(&self, door: Door, sockets: &[Listener]) {
+        self.lock().push((door, sockets.iter().map(Listener::share).collect()));
+    }
+
+    /// One is closed.
+    pub(crate) fn remove(&self, door: &Door) {
+        self.lock().retain(|(open, _)| open != door);
+    }
+
+    fn all(&self) -> Vec<Handed> {
+        let handed = |(door, sockets): &(Door, Vec<Listener>)| Handed {
+            door: door.to_string(),
+            sockets: sockets.iter().map(Listener::share).collect(),
+        };
+        self.lock().iter().map(handed).collect()
     }
 }
 
@@ -92,6 +189,11 @@ pub struct Running {
     pub(crate) goodbye: mpsc::UnboundedSender<Goodbye>,
     pub(crate) stop: Trigger,
     pub(crate) agent: Core,
+    pub(crate) open: Open,
+    /// Whether a successor stands for the workload at the control plane.
+    pub(crate) handing: watch::Sender<bool>,
+    /// Closes the admin listener.
+    pub(crate) admin: Trigger,
 }
 
 impl Running {
@@ -129,6 +231,37 @@ impl Running {
         self.say_goodbye(deadline).await;
         self.drain.start();
         let whole = ends(&self.drain.all, deadline).await;
+        self.stop().await;
+        whole
+    }
+
+    /// Every listener that is open, for a successor of the same workload.
+    pub fn listeners(&self) -> Vec<Handed> {
+        self.open.all()
+    }
+
+    /// A successor comes (`true`): the control plane will hear of it under this workload's name, so this proxy doesn't
+    /// insist on its own streams. Or it doesn't come after all (`false`), and this one stands for the workload again.
+    pub fn hand_over(&self, comes: bool) {
+        self.handing.send_replace(comes);
+    }
+
+    /// A successor serves all listeners: accepts nothing more, lets what is under way end for at most `deadline`, and
+    /// stops. The registry isn't told, as the workload stays. True if all of it ended in time.
+    pub async fn retire(self, deadline: Duration) -> bool {
+        self.left.store(true, Ordering::Relaxed);
+        self.admin.fire();
+        self.drain.retire();
+        // Connections on which nothing is asked are no loss.
+        let whole = ends(&self.drain.all, deadline).await || {
+            self.drain.resting.start();
+            ends(&self.drain.all, SETTLE).await
+        };
+        self.stop().await;
+        whole
+    }
+
+    async fn stop(&self) {
         self.stop.fire();
         let stopped = async {
             while !self.agent.is_finished() {
@@ -136,7 +269,6 @@ impl Running {
             }
         };
         let _ = runtime::timeout(STOP_MAX, stopped).await;
-        whole
     }
 
     async fn say_goodbye(&self, deadline: Duration) {

@@ -12,7 +12,7 @@ use crate::keys::Keys;
 use crate::laggards::Laggards;
 use crate::outside::Outsides;
 use crate::record::{CoreCounts, Ledger, Outlets, Seen};
-use crate::running::Watches;
+use crate::running::{Closing, Watches};
 use crate::spread::{Moved, Place, Spread};
 use crate::strain::Gauge;
 use byrnie_base::Now;
@@ -186,6 +186,11 @@ impl Core {
     /// When what comes in by a door ends.
     pub(crate) fn drain_of(&self, inbound: bool) -> &Watch {
         if inbound { &self.drain.inbound } else { &self.drain.all }
+    }
+
+    /// When a connection closes that came in by a door, and on which nothing is asked.
+    pub(crate) fn closing(&self, inbound: bool) -> Closing {
+        self.drain.closing(inbound)
     }
 
     /// A connection's task has panicked: what it shared may be half changed, so it's made anew.

@@ -98,7 +98,7 @@ pub(crate) fn run_fault(args: &Fault, globals: &Globals) -> anyhow::Result<Exit>
 }
 
 /// `300ms`, `90s`, `5m`, `1h`.
-fn span_of(text: &str) -> Option<Duration> {
+pub(super) fn span_of(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let millis = match unit {

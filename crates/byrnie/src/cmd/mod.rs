@@ -26,9 +26,11 @@ mod run;
 mod saga;
 mod stat;
 mod status;
+mod successor;
 mod token;
 mod undo;
 mod up;
+mod upgrade;
 mod version;
 
 /// The whole command line.
@@ -53,6 +55,7 @@ struct Cli {
 enum Command {
     Up(up::Args),
     Run(run::Args),
+    Upgrade(upgrade::Args),
     Apply(apply::Args),
     Get(get::Args),
     Delete(delete::Args),
@@ -75,6 +78,8 @@ enum Command {
     #[command(hide = true)]
     Child(child::Args),
     Completion(completion::Args),
+    #[command(hide = true)]
+    Successor(successor::Args),
     #[command(hide = true)]
     DemoService(demo_service::Args),
     Version(version::Args),
@@ -108,6 +113,8 @@ fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
         Command::Outbox(args) => outbox::run(&args, globals),
         Command::Token(args) => token::run(&args, globals),
         Command::Child(args) => child::run(&args),
+        Command::Successor(args) => successor::run(&args, globals),
+        Command::Upgrade(args) => upgrade::run(&args, globals),
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::DemoService(args) => demo_service::run(&args, globals),
         Command::Run(args) => {

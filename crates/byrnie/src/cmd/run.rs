@@ -4,7 +4,8 @@
 
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
-use crate::join::{self, Console, Grant, Place};
+use crate::handover::{self, Charge, Post};
+use crate::join::{self, Console, Place};
 use crate::mesh;
 use crate::supervise::{self, Process, Signal, Signals};
 use anyhow::{Context, Result};
@@ -15,7 +16,7 @@ use byrnie_model::service::{Health, Locality};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{Identity, Key, Kind, Labels, Protocol, Resource, Revision, ServiceRef, Spec, Workload, yaml};
 use byrnie_net::runtime;
-use byrnie_proxy::{AccessLog, Address, Config, Control, Mount, Ports, Sidecar, Source, Tokens, Users};
+use byrnie_proxy::{AccessLog, Config, Control, Mount, Ports, Sidecar, Source, Users};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -127,18 +128,21 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
         Mount::Sidecar(sidecar) => sidecar.workload.uses.clone(),
         Mount::Gateway(_) => Vec::new(),
     };
+    let charge = Charge::of(&config);
     let mut proxy = byrnie_proxy::start(config).map_err(crate::failure::of_proxy)?;
     let ports = tokio::select! {
         ports = proxy.ready() => ports.map_err(crate::failure::of_proxy)?,
         _ = signals.ended() => return Ok(Exit::Problem),
     };
+    let proxy = Post::new(globals, &instance, charge, proxy);
+    handover::attend(&place.state_dir, vec![proxy.clone()], None);
     announce(&args, globals, &identity, &ports);
     for service in &uses {
         warn_if_denied(&console, globals, &args.name, &instance, service).await;
     }
     let exit = supervise_program(&args, (&proxy, &variables(&ports)), &mut signals).await?;
     tokio::select! {
-        _ = proxy.drain(DRAIN) => {}
+        () = proxy.drain(DRAIN) => {}
         _ = signals.ended() => {}
     }
     place.leave().await;
@@ -186,10 +190,10 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
         identity: grant.identity.clone(),
         mount: Mount::Sidecar(Box::new(sidecar)),
         source: Source::Control(Box::new(Control {
-            address: address(globals, grant.control),
+            address: join::address(globals, grant.control),
             roots_pem: grant.roots_pem.clone(),
             identity: Identity::new(grant.identity.trust_domain(), Identity::SYSTEM_NAMESPACE, "control")?,
-            tokens: Some(tokens(globals, grant)),
+            tokens: Some(join::tokens(globals, &grant.identity, grant.token.clone())),
             patience: Duration::from_secs(10),
             keep_view: true,
         })),
@@ -204,37 +208,6 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
             Some(path) => AccessLog::File(path.to_owned()),
         },
         hop: mesh::hop()?,
-    })
-}
-
-/// Where the mesh on this machine says that its control plane is; while it says nothing, where it was first.
-fn address(globals: &Globals, first: SocketAddr) -> Address {
-    let globals = globals.clone();
-    Address::new(move || match join::port(&globals, "control") {
-        Some(port) => SocketAddr::new(first.ip(), port),
-        None => first,
-    })
-}
-
-/// The token of this grant, then, for as long as the program runs, whatever the console gives: a machine
-/// that slept longer than a certificate holds comes back by that.
-fn tokens(globals: &Globals, grant: &Grant) -> Tokens {
-    let first = std::sync::Mutex::new(grant.token.clone());
-    let (globals, identity) = (globals.clone(), grant.identity.clone());
-    Tokens::new(move || {
-        let first = first.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let (globals, identity) = (globals.clone(), identity.clone());
-        Box::pin(async move {
-            if let Some(token) = first {
-                return Ok(Text::from(token));
-            }
-            let again = async {
-                let console = Console::find(&globals)?;
-                console.join(&globals, identity.namespace(), identity.service_account()).await
-            };
-            let grant = again.await.map_err(|failure: Failure| failure.detail)?;
-            grant.token.map(Text::from).ok_or_else(|| "the console gave no token".to_owned())
-        })
     })
 }
 
@@ -360,7 +333,7 @@ async fn warn_if_denied(console: &Console, globals: &Globals, name: &str, instan
 /// Runs the program to its end, again if asked for.
 async fn supervise_program(
     args: &Args,
-    (proxy, variables): (&byrnie_proxy::Running, &[(String, String)]),
+    (proxy, variables): (&Post, &[(String, String)]),
     signals: &mut Signals,
 ) -> Result<supervise::Exit> {
     let (program, rest) = args.command.split_first().context("no program given")?;
@@ -388,7 +361,7 @@ async fn supervise_program(
 /// One life of the program: signals are handed on. How it ended, and whether somebody wanted that.
 async fn live(
     process: &Process,
-    proxy: &byrnie_proxy::Running,
+    proxy: &Post,
     (name, port): (&str, Option<u16>),
     signals: &mut Signals,
 ) -> (supervise::Exit, bool) {
@@ -409,7 +382,7 @@ async fn live(
                     let told = signal == Signal::Interrupt && supervise::Terminal::interrupts_all();
                     if !told && port.is_some() {
                         tokio::select! {
-                            _ = proxy.leave(LEAVE) => {}
+                            () = proxy.leave(LEAVE) => {}
                             _ = process.exited() => {}
                             _ = signals.ended() => {}
                         }

@@ -6,14 +6,16 @@ use crate::demo;
 use crate::documents::Files;
 use crate::failure::{self, Exit, Failure};
 use crate::globals::{Globals, TRANSACTIONS};
-use crate::mesh;
-use crate::supervise::{Process, Signal, Signals};
+use crate::handover::{self, Done, FORMAT, Inherited, News, Will};
+use crate::mesh::{self, Mesh};
+use crate::supervise::{self, Process, Signal, Signals};
 use anyhow::{Context, Result};
 use byrnie_base::{Instant, Rng};
 use byrnie_net::runtime;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// How long children may take to end before they're killed.
 const END_PATIENCE: Duration = Duration::from_secs(8);
@@ -52,6 +54,9 @@ pub(crate) struct Args {
     /// password may stand in ~/.pgpass, or here by way of the variable
     #[arg(long, value_name = "redb|URL", env = TRANSACTIONS, hide_env_values = true, default_value = REDB)]
     transactions: String,
+    /// An earlier program in this process has left its mesh, in this form; 0 asks whether these arguments are understood.
+    #[arg(long, hide = true, value_name = "FORMAT")]
+    resume: Option<u32>,
 }
 
 /// The file.
@@ -62,6 +67,9 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> Result<Exit> {
     crate::log::start(globals);
     let console = console_address(&args.listen)?;
     check_secret(&args.transactions)?;
+    if args.resume == Some(handover::TRIAL) {
+        return Ok(Exit::Fine);
+    }
     runtime::block_on(serve(args, globals, console)).context("cannot start the runtime")?
 }
 
@@ -92,25 +100,42 @@ fn check_secret(url: &str) -> Result<(), Failure> {
 async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Exit> {
     let mut signals = Signals::listen()?;
     let start = runtime::now().mono;
-    let mesh = mesh::start(&mesh::Options {
+    let options = mesh::Options {
         data_dir: globals.data_dir.clone(),
         console,
         strict_ports: args.strict_ports,
         demo: args.demo,
         workers: args.workers.map_or_else(mesh::processors, usize::from),
         transactions: Some(args.transactions.clone()).filter(|url| url != REDB),
-    })
-    .await?;
-    if !args.files.is_empty() {
-        mesh.apply(&args.files.read(globals.namespace())?, globals.namespace()).await?;
-    }
-    // The demo's programs find this mesh by `ports.json`, and not whichever has the usual ports.
-    mesh.publish()?;
-    let children = if args.demo { start_demo(globals, &mesh).await? } else { Vec::new() };
-    mesh.announce(globals, start);
-    tokio::select! {
-        _ = signals.ended() => {}
-        () = watch(args.demo && !globals.quiet, &mesh, &children, start) => {}
+    };
+    let (mesh, children, resumed) = match args.resume {
+        Some(format) => resume(format, &options, globals).await?,
+        None => {
+            let mesh = mesh::start(&options, globals, None).await?;
+            if !args.files.is_empty() {
+                mesh.apply(&args.files.read(globals.namespace())?, globals.namespace()).await?;
+            }
+            // The demo's programs find this mesh by `ports.json`, and not whichever has the usual ports.
+            mesh.publish()?;
+            let children = if args.demo { start_demo(globals, &mesh).await? } else { Vec::new() };
+            mesh.announce(globals, start);
+            (mesh, children, false)
+        }
+    };
+    let (then, mut upgraded) = mpsc::channel(1);
+    mesh.attend(then);
+    let mut talks = args.demo && !globals.quiet && !resumed;
+    loop {
+        let mut done = tokio::select! {
+            _ = signals.ended() => break,
+            () = watch(talks, &mesh, &children, start) => continue,
+            Some(done) = upgraded.recv() => done,
+        };
+        talks = false;
+        match handover::try_out(&done.binary).await {
+            Ok(()) => return Err(become_another(mesh, children, done).await),
+            Err(why) => handover::tell_of_control(&mut done.talk, &News::Refused(why)).await,
+        }
     }
     if !globals.quiet {
         eprintln!(
@@ -122,6 +147,51 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
     stop(&children, &mut signals).await;
     mesh.stop().await;
     Ok(Exit::Fine)
+}
+
+/// Goes on in place of an earlier program in this process or, if that isn't possible, becomes that one again.
+async fn resume(format: u32, options: &mesh::Options, globals: &Globals) -> Result<(Mesh, Vec<Child>, bool)> {
+    anyhow::ensure!(format == FORMAT, "this version goes on in form {FORMAT}, and not in {format}");
+    let will = Will::read()?;
+    let mut mesh = match mesh::start(options, globals, Some(&will)).await {
+        Ok(mesh) => mesh,
+        Err(error) if will.was_declined() => return Err(error),
+        Err(error) => {
+            let why = error.downcast::<Failure>().unwrap_or_else(|error| Failure::new("", format!("{error:#}")));
+            eprintln!("{why}");
+            return Err(will.decline(&why).into());
+        }
+    };
+    let Inherited { posts, children, mut talk, since, refused } = will.accept(globals)?;
+    mesh.take_over(posts);
+    mesh.publish()?;
+    let adopt = |(name, pid)| Ok(Child { name, process: Process::adopt(pid, false)? });
+    let children = children.into_iter().map(adopt).collect::<Result<_>>()?;
+    let news = match refused {
+        Some(why) => News::Refused(handover::refused(&why)),
+        None => News::Serves {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            took: Duration::from_millis(runtime::now().wall.as_millis().saturating_sub(since)),
+        },
+    };
+    handover::tell_of_control(&mut talk, &news).await;
+    eprintln!("  ✓ byrnie {} goes on in this process", env!("CARGO_PKG_VERSION"));
+    Ok((mesh, children, true))
+}
+
+/// All proxies run the new binary; now this process does. It comes back only with an error, and without a mesh.
+async fn become_another(mesh: Mesh, children: Vec<Child>, done: Done) -> anyhow::Error {
+    let children = children.iter().map(|child| (child.name.clone(), child.process.pid())).collect();
+    let binary = done.binary.clone();
+    let mut will = match mesh.leave(children, done).await {
+        Ok(will) => will,
+        Err(error) => return error,
+    };
+    let error = will.execute(binary.as_os_str());
+    // This program is still there, and begins again.
+    will.refuse(format!("{} cannot be started: {error}", binary.display()));
+    will.execute(&supervise::own_binary()).into()
 }
 
 /// Says what happens until somebody stops it.

@@ -36,7 +36,7 @@ pub(crate) fn keep(parent: u32, program: &OsString, args: &[OsString]) -> Result
 async fn watch(parent: u32, program: &OsString, args: &[OsString]) -> Result<u8> {
     let mut signals = Signals::listen()?;
     let mut deaths = signal(SignalKind::child()).context("cannot listen for signals")?;
-    let started = own_command(program, args, &[])?.spawn().context("cannot start a process")?;
+    let started = own_command(program, args, &[]).spawn().context("cannot start a process")?;
     let pid = i32::try_from(started.id()).ok().and_then(Pid::from_raw).context("a process without an id")?;
     let status = loop {
         if let Some(status) = reap(pid) {

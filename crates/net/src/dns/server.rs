@@ -10,6 +10,7 @@ use crate::runtime::{Group, Shutdown, coarse, timeout};
 use byrnie_base::Instant;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,6 +46,32 @@ impl Server {
     /// The address bound, the same for UDP and TCP.
     pub const fn local_addr(&self) -> SocketAddr {
         self.tcp.local_addr()
+    }
+
+    /// The same sockets again.
+    ///
+    /// # Errors
+    /// If the process is out of descriptors.
+    pub fn share(&self) -> io::Result<Self> {
+        Ok(Self { udp: self.udp.try_clone()?, tcp: self.tcp.share() })
+    }
+
+    /// The server at sockets that another process has opened.
+    ///
+    /// # Errors
+    /// If one of them is something else.
+    pub fn from_parts(udp: OwnedFd, tcp: Listener) -> io::Result<Self> {
+        let udp = UdpSocket::from(udp);
+        udp.set_nonblocking(true)?;
+        if udp.local_addr()? != tcp.local_addr() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "two sockets at different addresses"));
+        }
+        Ok(Self { udp, tcp })
+    }
+
+    /// What [`Self::from_parts`] takes.
+    pub fn into_parts(self) -> (OwnedFd, Listener) {
+        (self.udp.into(), self.tcp)
     }
 }
 

@@ -62,7 +62,12 @@ pub(super) async fn run(start: Start, link: Rc<Link>, publisher: Rc<Publisher>, 
     let mut subscription = Subscription { client, compiler, publisher, cache: start.cache, urgent: false };
     let mut backoff = Backoff::new();
     let mut lost = false;
+    let mut handing = state.handing();
     loop {
+        // A successor's stream has ended this one, and ends it again each time. Its end is the end of the process.
+        if handing.wait_for(|handing| !handing).await.is_err() {
+            return;
+        }
         let opened = match link.channel().await {
             Ok(channel) => channel.open(DELTA_PATH).await.map_err(|status| status.to_string()),
             Err(error) => Err(error.to_string()),
@@ -75,7 +80,9 @@ pub(super) async fn run(start: Start, link: Rc<Link>, publisher: Rc<Publisher>, 
                 backoff.reset();
                 let ended = subscription.follow(outgoing, incoming, &state).await;
                 state.set_connected(false);
-                warn(&ended);
+                if !*handing.borrow() {
+                    warn(&ended);
+                }
             }
             Err(error) if !lost => {
                 lost = true;

@@ -136,7 +136,7 @@ pub(super) async fn begin(
     let (publisher, mut first) = Publisher::new(keys);
     let publisher = Rc::new(publisher);
     let (tell_health, health) = watch::channel(Health::default());
-    let registered = match registry::join(config, own, &link, (health, goodbye), stop) {
+    let registered = match registry::join(config, own, &link, (health, goodbye, state.handing()), stop) {
         None => None,
         Some(Joining { task, joined }) => {
             match runtime::timeout(left(), joined).await {

@@ -35,6 +35,8 @@ struct Membership {
     health: watch::Receiver<Health>,
     link: Rc<Link>,
     goodbye: mpsc::UnboundedReceiver<Goodbye>,
+    /// Whether a successor has joined, or is about to.
+    handing: watch::Receiver<bool>,
     stop: Shutdown,
     leaving: bool,
 }
@@ -65,7 +67,7 @@ pub(super) fn join(
     config: &Config,
     own: Own,
     link: &Rc<Link>,
-    (health, goodbye): (watch::Receiver<Health>, mpsc::UnboundedReceiver<Goodbye>),
+    (health, goodbye, handing): (watch::Receiver<Health>, mpsc::UnboundedReceiver<Goodbye>, watch::Receiver<bool>),
     stop: Shutdown,
 ) -> Option<Joining> {
     let Mount::Sidecar(sidecar) = &config.mount else { return None };
@@ -82,7 +84,8 @@ pub(super) fn join(
         spec: Spec::Workload(Box::new(workload)),
     };
     let service = sidecar.service.clone();
-    let mut membership = Membership { workload, service, health, link: Rc::clone(link), goodbye, stop, leaving: false };
+    let link = Rc::clone(link);
+    let mut membership = Membership { workload, service, health, link, goodbye, handing, stop, leaving: false };
     let (tell, joined) = oneshot::channel();
     let task = runtime::spawn_local("registry", async move {
         if let Some(stream) = membership.begin(tell).await {
@@ -176,6 +179,13 @@ impl Membership {
             if self.follow(&mut stream).await.is_done() {
                 return;
             }
+            // A successor has the place, unless it doesn't come after all: then this is the time to join again.
+            tokio::select! {
+                handing = self.handing.wait_for(|handing| !handing) => if handing.is_err() {
+                    return;
+                },
+                () = self.stop.wait() => return,
+            }
             tracing::info!("registration was lost; joining again");
             let Some(next) = self.again().await else { return };
             stream = next;
@@ -208,6 +218,12 @@ impl Membership {
                         return Followed::Lost;
                     }
                 }
+                Ok(()) = self.handing.changed() => {
+                    // The successor may have joined before it ended: then the place is to be taken back.
+                    if !*self.handing.borrow_and_update() {
+                        return Followed::Lost;
+                    }
+                }
                 Some(goodbye) = self.goodbye.recv() => {
                     self.leaving = true;
                     told.push(goodbye);
@@ -216,6 +232,10 @@ impl Membership {
                     }
                 }
                 () = self.stop.wait() => {
+                    if *self.handing.borrow() {
+                        // The workload stays.
+                        return Followed::Done;
+                    }
                     let gone = async {
                         if stream.outgoing.send(message(What::Leave(Leave { gone: true }))).await.is_ok() {
                             while let Ok(Some(_)) = stream.incoming.next().await {}

@@ -25,6 +25,8 @@ pub(crate) struct State {
     pub(crate) book: Arc<Book>,
     pub(crate) counts: Arc<[Arc<CoreCounts>]>,
     pub(crate) drain: Arc<Drains>,
+    /// Whether a successor stands for the workload at the control plane.
+    handing: watch::Receiver<bool>,
     sample: Arc<AtomicU8>,
     in_force: OnceLock<watch::Receiver<InForce>>,
     ports: OnceLock<Ports>,
@@ -34,13 +36,19 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(config: &Config, outlets: &Outlets, counts: &Arc<[Arc<CoreCounts>]>, drain: Arc<Drains>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        outlets: &Outlets,
+        counts: &Arc<[Arc<CoreCounts>]>,
+        (drain, handing): (Arc<Drains>, watch::Receiver<bool>),
+    ) -> Self {
         Self {
             node: super::node_name(config).into(),
             identity: config.identity.clone(),
             book: Arc::clone(&outlets.book),
             counts: Arc::clone(counts),
             drain,
+            handing,
             sample: Arc::clone(&outlets.sample),
             in_force: OnceLock::new(),
             ports: OnceLock::new(),
@@ -58,6 +66,11 @@ impl State {
     /// Every listener accepts.
     pub(crate) fn serve(&self, ports: &Ports) {
         let _ = self.ports.set(ports.clone());
+    }
+
+    /// Learns whether a successor stands for the workload at the control plane.
+    pub(crate) fn handing(&self) -> watch::Receiver<bool> {
+        self.handing.clone()
     }
 
     /// Takes no new work from now on; what runs may end.

@@ -8,6 +8,7 @@ mod sidecar;
 use crate::config::{Config, Mount};
 use crate::door::Door;
 use crate::error::Error;
+use crate::running::Handed;
 use byrnie_engine::{Node, Role, Snapshot};
 use byrnie_model::service::Locality;
 use byrnie_net::listen::{self, Listener, Ports, Share};
@@ -22,6 +23,18 @@ pub(crate) struct Wanted {
     pub(crate) what: &'static str,
     /// Where it should be; port 0 takes any.
     pub(crate) address: SocketAddr,
+}
+
+/// Listeners that an earlier proxy has left, each with what it stands for. They are all that there is: the program knows
+/// these addresses, and no others.
+pub(crate) fn handed(handed: Vec<Handed>) -> Result<Vec<(Wanted, Vec<Listener>)>, Error> {
+    let one = |handed: Handed| {
+        let door = Door::parse(&handed.door).filter(|_| !handed.sockets.is_empty());
+        let door = door.ok_or(Error::Handed { door: handed.door })?;
+        let address = handed.sockets[0].local_addr();
+        Ok((Wanted { door, what: "a listener of an earlier proxy", address }, handed.sockets))
+    };
+    handed.into_iter().map(one).collect()
 }
 
 /// Listeners that are known before any configuration.
