@@ -19,8 +19,6 @@ pub(crate) struct Laggards {
     next: Cell<u64>,
     /// Oldest first.
     waiting: RefCell<BTreeMap<u64, (Instant, Waker)>>,
-    /// Requests that wait until one of these makes room.
-    askers: Cell<usize>,
 }
 
 /// One of them, until it's dropped.
@@ -29,10 +27,6 @@ pub(crate) struct Lag {
     all: Rc<Laggards>,
     key: u64,
 }
-
-/// A request that waits for room, until it's dropped.
-#[derive(Debug)]
-pub(crate) struct Asker<'a>(&'a Laggards);
 
 impl Laggards {
     /// The exchange that is being polled waits from now on.
@@ -52,34 +46,12 @@ impl Laggards {
         waker.wake();
         true
     }
-
-    /// Lets one more request wait, if fewer than `most` do.
-    pub(crate) fn ask(&self, most: usize) -> Option<Asker<'_>> {
-        let asker = self.askers.get();
-        (asker < most).then(|| {
-            self.askers.set(asker + 1);
-            Asker(self)
-        })
-    }
-
-    /// How long until the one that has waited longest will have waited for long; `None` if nobody waits.
-    pub(crate) fn ripens_in(&self, now: Instant) -> Option<Duration> {
-        let waiting = self.waiting.borrow();
-        let (_, (since, _)) = waiting.first_key_value()?;
-        Some(LAG_MIN.saturating_sub(now.since(*since)))
-    }
 }
 
 impl Lag {
     /// Whether it has been told to end.
     pub(crate) fn is_evicted(&self) -> bool {
         !self.all.waiting.borrow().contains_key(&self.key)
-    }
-}
-
-impl Drop for Asker<'_> {
-    fn drop(&mut self) {
-        self.0.askers.set(self.0.askers.get() - 1);
     }
 }
 
@@ -100,22 +72,11 @@ mod tests {
         let (first, second, gone) = (all.enter(&cx, at(10)), all.enter(&cx, at(20)), all.enter(&cx, at(5)));
         drop(gone);
         assert!(!all.evict(at(509)));
-        assert_eq!(all.ripens_in(at(509)), Some(Duration::from_millis(1)));
         assert!(all.evict(at(510)) && first.is_evicted() && !second.is_evicted());
         assert!(!all.evict(at(510)));
         drop(first);
         assert!(all.evict(at(520)) && second.is_evicted());
         drop(second);
         assert!(!all.evict(at(9000)));
-        assert_eq!(all.ripens_in(at(9000)), None);
-    }
-
-    #[test]
-    fn only_so_many_wait_for_room() {
-        let all = Laggards::default();
-        let first = all.ask(1);
-        assert!(first.is_some() && all.ask(1).is_none());
-        drop(first);
-        assert!(all.ask(1).is_some());
     }
 }

@@ -33,10 +33,6 @@ const FOREIGN_FOR: Duration = Duration::from_secs(60);
 
 /// Clients that may have to make room for one other: they may wait for other upstreams.
 const EVICTED_MAX: u8 = 4;
-/// How long a request may wait for room that clients which do nothing have to make, once it's clear that they do nothing ...
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
-/// ... and how many of a core may at once: each is held by its own client's connection as it is.
-const ROOM_WAITERS_MAX: usize = 16 * 1024;
 
 /// Gets a connection for `plan`.
 pub(crate) async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Upstream, Failure> {
@@ -91,37 +87,16 @@ pub(crate) enum Hopped {
 }
 
 /// A stream to the other proxy, if `plan` leads to one that knows hops; `otherwise` is what it may choose to
-/// speak instead. Where there is no room, clients that do nothing make some: as soon as they have done nothing for long
-/// enough, for which it's waited.
+/// speak instead. Where there is no room, clients that do nothing make some.
 pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
-    match open_hop_once(core, plan, otherwise).await {
-        Err(Failure::Refused) => Box::pin(open_hop_in_turn(core, plan, otherwise)).await,
-        other => other,
-    }
-}
-
-async fn open_hop_in_turn(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
-    let until = runtime::now().mono + ROOM_WAIT_MAX.min(plan.connect_timeout);
-    let until = plan.deadline.map_or(until, |deadline| deadline.min(until));
-    let mut evicted = 0;
-    loop {
-        let now = runtime::now().mono;
-        if core.laggards.evict(now) {
-            evicted += 1;
-            // Whoever has to go is woken before this one.
-            tokio::task::yield_now().await;
-        } else {
-            let Some(_asker) = core.laggards.ask(ROOM_WAITERS_MAX) else { return Err(Failure::Refused) };
-            match core.laggards.ripens_in(now) {
-                Some(span) if now + span <= until => runtime::sleep(span).await,
-                _ => return Err(Failure::Refused),
-            }
-        }
+    for _ in 0..EVICTED_MAX {
         match open_hop_once(core, plan, otherwise).await {
-            Err(Failure::Refused) if evicted < EVICTED_MAX => {}
+            // Whoever has to go is woken before this one.
+            Err(Failure::Refused) if core.laggards.evict(runtime::now().mono) => tokio::task::yield_now().await,
             other => return other,
         }
     }
+    open_hop_once(core, plan, otherwise).await
 }
 
 async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
