@@ -159,15 +159,19 @@ fn the_less_important_are_refused_before_memory_ends_and_the_others_served() {
     assert!(refused * 4 <= GOOD * WANTED, "{refused} refused for {} answered", GOOD * WANTED);
     let shed = calls.iter().filter(|call| is_shed(call)).count();
     assert!(shed > 100, "{shed} of {} are refused", calls.len());
-    let proxies = world.mesh.sidecars();
-    let caller = proxies.iter().find(|proxy| proxy["name"].as_str().unwrap().contains("caller")).unwrap();
-    let admin = caller["admin"].as_str().unwrap().parse().unwrap();
-    let counted = || {
-        let metrics = http(admin, "localhost", "/metrics").unwrap().body;
-        let line = metrics.lines().find_map(|line| line.strip_prefix("byrnie_shed_total{resource=\"memory\"} "));
-        line.unwrap().parse::<usize>().unwrap()
+    // Whoever refused them.
+    let counts = || -> Vec<(String, usize)> {
+        let of = |proxy: &serde_json::Value| {
+            let admin = proxy["admin"].as_str().unwrap().parse().unwrap();
+            let metrics = http(admin, "localhost", "/metrics").unwrap().body;
+            let lines = metrics.lines().filter_map(|line| line.strip_prefix("byrnie_shed_total{")?.split_once(' '));
+            (proxy["name"].to_string(), lines.map(|(_, count)| count.parse::<usize>().unwrap()).sum())
+        };
+        world.mesh.sidecars().iter().map(of).collect()
     };
-    until("all that were refused", || format!("{} of {shed}", counted()), || counted() >= shed);
+    let counted = || counts().iter().map(|(_, count)| count).sum::<usize>();
+    let state = || format!("{:?} of {shed}\n{}\n{}", counts(), world.caller.log(), world.programs[0].log());
+    until("all that were refused", state, || counted() >= shed);
     let peak = peak(&world.caller);
     assert!(peak < CEILING_KIB, "{peak} KiB at the most");
 }

@@ -522,7 +522,7 @@ registry! {
         "Look who writes in its state directory; start `byrnie up`.";
 
     // Transactions
-    OTLP_UNREACHED: "BYR-S020",
+    OTLP_UNREACHED: "BYR-S022",
         "the collector of traces and metrics does not take them",
         "Traffic goes on; spans that find no room meanwhile are dropped and counted.",
         "Check `telemetry.otlp` of the Mesh, the collector's log, and the variables that its headers name.";

@@ -123,7 +123,7 @@ impl Mesh {
         command.arg("--data-dir").arg(&self.data).arg("up").args(args);
         let up = Program::spawn(command);
         up.wait_for_line("ready");
-        assert!(ports.exists(), "ports.json is there when `ready` is printed");
+        assert!(ports.exists(), "ports.json is there when `ready` is printed: {}", up.log());
         self.up = Some(up);
     }
 

@@ -3,7 +3,7 @@
 
 use super::{Raw, monotonic};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, future, stream};
+use futures_util::{FutureExt, Stream, StreamExt, future, stream};
 use http::uri::PathAndQuery;
 use serde_json::{Value, json};
 use std::str::FromStr;
@@ -14,7 +14,9 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-/// How long anything may take.
+/// How long some of the cases may take.
+const CASES_MAX: Duration = Duration::from_secs(60);
+/// How long a call may take to be heard of.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn message(fields: &Value, payload: usize) -> Bytes {
@@ -144,10 +146,14 @@ async fn streaming_cases(client: &Client) {
 
     let (sender, mut receiver) = mpsc::channel(1);
     let requests = stream::poll_fn(move |cx| receiver.poll_recv(cx));
+    // A server may say nothing at all before it has been asked something.
+    sender.send(ask(json!({"size": sizes[0]}))).await.unwrap();
     let mut answers = client.streams("Interop/PingPong", Request::new(requests)).await.unwrap().into_inner();
-    for size in sizes {
-        sender.send(ask(json!({"size": size}))).await.unwrap();
-        assert_eq!(answers.message().await.unwrap().unwrap().len(), size);
+    for next in sizes.iter().skip(1).map(Some).chain([None]).zip(sizes) {
+        assert_eq!(answers.message().await.unwrap().unwrap().len(), next.1);
+        if let Some(size) = next.0 {
+            sender.send(ask(json!({"size": size}))).await.unwrap();
+        }
     }
     drop(sender);
     assert!(answers.message().await.unwrap().is_none());
@@ -218,8 +224,8 @@ fn done(name: &str) {
 pub(super) async fn call(address: &str) {
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     let client = Client(Grpc::new(channel));
-    unary_cases(&client).await;
-    streaming_cases(&client).await;
-    ending_cases(&client).await;
+    for cases in [unary_cases(&client).boxed(), streaming_cases(&client).boxed(), ending_cases(&client).boxed()] {
+        tokio::time::timeout(CASES_MAX, cases).await.unwrap();
+    }
     println!("18 gRPC cases passed");
 }
