@@ -198,6 +198,24 @@ pub fn bind_or_next(address: SocketAddr, share: Share, ports: Ports) -> Result<L
     Err(Error::new(address, error))
 }
 
+/// Listens as [`bind_or_next`] does, by one socket for each of `cores` if there are several. No other process has the port, nor
+/// gets it meanwhile.
+///
+/// # Errors
+/// As [`bind_or_next`].
+pub fn bind_per_core(address: SocketAddr, cores: usize, ports: Ports) -> Result<Vec<Listener>, Error> {
+    let alone = bind_or_next(address, Share::Alone, ports)?;
+    if cores <= 1 {
+        return Ok(vec![alone]);
+    }
+    // Who shares a port from the start may share it with another process, and never hears of it. So it's held alone first, and
+    // until the others have it: whoever wants it finds it busy at any moment.
+    let address = alone.local_addr();
+    #[cfg(unix)]
+    socket2::SockRef::from(&alone).set_reuse_port(true).map_err(|error| Error::new(address, error))?;
+    (0..cores).map(|_| bind(address, Share::PerCore)).collect()
+}
+
 fn open(address: SocketAddr, share: Share) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {

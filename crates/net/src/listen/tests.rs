@@ -8,6 +8,24 @@ fn any() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
+/// As processes do that start at the same moment: each thread's sockets could share a port with another's.
+#[test]
+fn who_binds_for_its_cores_never_shares_a_port_with_another_nor_fails_by_it() {
+    let base = bind(any(), Share::Alone).unwrap().local_addr();
+    for _ in 0..50 {
+        let each = || bind_per_core(base, 2, Ports::Next).unwrap();
+        let all: Vec<Vec<Listener>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(each)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let mut ports: Vec<u16> = all.iter().map(|own| own[0].local_addr().port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 8);
+        assert!(all.iter().all(|own| own.len() == 2 && own[0].local_addr() == own[1].local_addr()));
+    }
+}
+
 #[test]
 fn a_connection_is_accepted_with_its_origin() {
     block_on(async {

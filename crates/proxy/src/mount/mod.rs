@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::running::Handed;
 use byrnie_engine::{Node, Role, Snapshot};
 use byrnie_model::service::Locality;
-use byrnie_net::listen::{self, Listener, Ports, Share};
+use byrnie_net::listen::{self, Listener, Ports};
 use std::net::SocketAddr;
 
 /// A listener that a mount wants.
@@ -87,12 +87,5 @@ pub(crate) fn bind_again(
 pub(crate) fn bind(wanted: &Wanted, cores: usize, strict: bool) -> Result<Vec<Listener>, Error> {
     let ports = if strict { Ports::Strict } else { Ports::Next };
     let fail = |error: listen::Error| Error::Port { what: wanted.what, address: error.address, cause: error.error };
-    // Alone first: sharing a port would hide that another process has it.
-    let alone = listen::bind_or_next(wanted.address, Share::Alone, ports).map_err(fail)?;
-    if cores <= 1 {
-        return Ok(vec![alone]);
-    }
-    let address = alone.local_addr();
-    drop(alone);
-    (0..cores).map(|_| listen::bind(address, Share::PerCore).map_err(fail)).collect()
+    listen::bind_per_core(wanted.address, cores, ports).map_err(fail)
 }
