@@ -122,7 +122,7 @@ impl Mesh {
         drop(std::fs::remove_file(&ports));
         command.arg("--data-dir").arg(&self.data).arg("up").args(args);
         let up = Program::spawn(command);
-        up.wait_for_line("ready");
+        up.wait_for_line("ready after");
         assert!(ports.exists(), "ports.json is there when `ready` is printed: {}", up.log());
         self.up = Some(up);
     }
