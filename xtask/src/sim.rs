@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask sim`: the simulated mesh by seed, the same runs as its tests make, as many as one has time
-//! for. Every run is made twice: it must be the same to the bit. Called by `main` alone.
+//! for. Every run is made twice: it must be the same to the bit. `cargo xtask sim failover`: what it costs a
+//! mesh of 100,000 endpoints to lose a third of them, or a zone. Called by `main` alone.
 
 use anyhow::{Context, Result, bail};
+use byrnie_sim::failover::{self, Loss, Size, Way};
 use byrnie_sim::{Options, Report, run};
 use std::time::Instant;
 
@@ -16,6 +18,10 @@ const SAID_EVERY: u64 = 50;
 /// # Errors
 /// If an argument makes no sense, or a seed failed: its report is printed then.
 pub(crate) fn run_all(args: &[&str]) -> Result<()> {
+    if args == ["failover"] {
+        print_failover();
+        return Ok(());
+    }
     let (mut seeds, mut first) = (None, 0);
     let mut words = args.iter();
     while let Some(word) = words.next() {
@@ -27,10 +33,25 @@ pub(crate) fn run_all(args: &[&str]) -> Result<()> {
                 first = number;
                 seeds = seeds.or(Some(1));
             }
-            _ => bail!("unknown argument {word}; usage: cargo xtask sim [--seeds N] [--seed S]"),
+            _ => bail!("unknown argument {word}; usage: cargo xtask sim [failover | [--seeds N] [--seed S]]"),
         }
     }
     several(first, seeds.unwrap_or(SEEDS))
+}
+
+/// The table of `docs/explanation/resilience.md`.
+fn print_failover() {
+    println!(
+        "| services x endpoints | lost | how | failed | POSTs failed | more tries | moved | p99 |\n|---|---|---|---|---|---|---|---|"
+    );
+    for (services, endpoints) in [(1, 9), (100, 9), (1_000, 100)] {
+        for (loss, lost) in [(Loss::Zone, "a zone"), (Loss::Third, "a third")] {
+            for (way, by) in [(Way::Killed, "killed"), (Way::Silent, "silent")] {
+                let report = failover::run(1, Size { services, endpoints, rate: 10_000 }, loss, way);
+                println!("| {services} x {endpoints} | {lost} | {by} | {} |", report.cells());
+            }
+        }
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a developer's tool measures itself")]

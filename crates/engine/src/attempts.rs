@@ -4,6 +4,7 @@
 
 use crate::Failure;
 use crate::cluster::{Member, Underway};
+use crate::outlier::zone::ZoneSet;
 use byrnie_base::{Instant, Text};
 use byrnie_model::record;
 use std::sync::Arc;
@@ -113,6 +114,17 @@ impl Attempts {
 
     pub(crate) fn tried(&self, member: &Member) -> bool {
         self.iter().any(|attempt| attempt.member.as_ref().is_some_and(|m| m.slot == member.slot))
+    }
+
+    /// How many ended without having met anybody.
+    pub(crate) fn unmet(&self) -> usize {
+        self.iter().filter(|one| matches!(one.ending(), Some(Ending::Failed(failure)) if failure.unmet())).count()
+    }
+
+    /// Zones in which nobody answered.
+    pub(crate) fn lost_zones(&self) -> ZoneSet {
+        let lost = self.iter().filter(|attempt| matches!(attempt.ending(), Some(Ending::Failed(_))));
+        lost.filter_map(|attempt| attempt.member.as_ref()).fold(ZoneSet::NONE, |zones, member| zones.with(member.zone))
     }
 
     pub(crate) fn begin(&mut self, member: Option<Arc<Member>>, now: Instant) {

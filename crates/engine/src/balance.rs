@@ -14,6 +14,7 @@ pub(crate) mod warm;
 
 use crate::cluster::{Cluster, Member};
 use crate::outlier;
+use crate::outlier::zone::{self, ZoneSet};
 use crate::shard::Shard;
 use byrnie_base::Instant;
 use byrnie_model::Protocol;
@@ -26,6 +27,15 @@ const DRAWS_MAX: u32 = 4;
 /// Of two costs within this factor (in halves) the smaller says nothing: the less busy endpoint is taken.
 const ALIKE_HALVES: u128 = 3;
 
+/// What came before this try.
+#[derive(Clone, Copy)]
+pub(crate) struct Past<'a> {
+    /// Whether this exchange has tried an endpoint already.
+    pub(crate) tried: &'a dyn Fn(&Member) -> bool,
+    /// Zones in which it found nobody.
+    pub(crate) zones: ZoneSet,
+}
+
 /// What a candidate must be.
 #[derive(Clone, Copy)]
 struct Wish {
@@ -33,37 +43,47 @@ struct Wish {
     range: (usize, usize),
     fresh: bool,
     in_service: bool,
+    /// In these zones nobody may be chosen, nor in one that is left out; `None`: the zone doesn't matter.
+    beyond: Option<ZoneSet>,
 }
 
 /// A choice under way.
 struct Search<'a> {
     cluster: &'a Cluster,
-    tried: &'a dyn Fn(&Member) -> bool,
+    past: Past<'a>,
     now: Instant,
     wish: Wish,
 }
 
-/// The endpoint for the next try, or `None` if the cluster has none. `key` is what the request hashes to,
-/// `tried` tells which endpoints this exchange has tried already.
+/// The endpoint for the next try, or `None` if the cluster has none. `key` is what the request hashes to.
 pub(crate) fn pick<'c>(
     cluster: &'c Cluster,
     shard: &mut Shard,
     key: Option<NonZeroU64>,
-    tried: &dyn Fn(&Member) -> bool,
+    past: Past<'_>,
     now: Instant,
 ) -> Option<&'c Arc<Member>> {
     let all = (0, cluster.members.len());
     let near = tiers::draw(cluster, shard, now);
     let careful = !tiers::panics(cluster, shard, now);
+    // Where no zone is in doubt, none has to be looked at.
+    let zoned = !past.zones.is_empty() || zone::any(shard);
+    let near = Wish { range: near, fresh: true, in_service: careful, beyond: zoned.then_some(ZoneSet::NONE) };
+    // Where one found nobody another is worth less than one elsewhere, whatever is near: as Envoy's
+    // `previous_priorities`, and as for previous hosts.
+    let first = if past.zones.is_empty() { near } else { Wish { range: all, beyond: Some(past.zones), ..near } };
+    let any_zone = Wish { range: all, beyond: None, ..near };
     let wishes = [
-        Wish { range: near, fresh: true, in_service: careful },
-        Wish { range: all, fresh: true, in_service: careful },
+        first,
+        Wish { range: all, ..near },
+        any_zone,
         // One that was left out may be back; one that this exchange has just seen fail is not.
-        Wish { range: all, fresh: true, in_service: false },
-        Wish { range: all, fresh: false, in_service: careful },
-        Wish { range: all, fresh: false, in_service: false },
+        Wish { in_service: false, ..any_zone },
+        Wish { fresh: false, ..any_zone },
+        Wish { fresh: false, in_service: false, ..any_zone },
     ];
-    let mut found = wishes.iter().filter_map(|wish| Search { cluster, tried, now, wish: *wish }.choose(shard, key));
+    let wishes = wishes.iter().enumerate().filter(|(at, _)| zoned || *at != 2).map(|(_, wish)| wish);
+    let mut found = wishes.filter_map(|wish| Search { cluster, past, now, wish: *wish }.choose(shard, key));
     let member = &cluster.members[found.next()?];
     outlier::chosen(shard, member, now);
     Some(member)
@@ -88,7 +108,9 @@ impl Search<'_> {
         let Some(member) = self.cluster.members.get(index) else { return false };
         let within = (self.wish.range.0..self.wish.range.1).contains(&index);
         let out = self.wish.in_service && outlier::ejected(shard, member, self.now);
-        within && !out && !(self.wish.fresh && (self.tried)(member))
+        let lost = |beyond: ZoneSet| beyond.has(member.zone) || zone::out(shard, member, self.now);
+        let stale = self.wish.fresh && (self.past.tried)(member);
+        within && !(out || stale || self.wish.beyond.is_some_and(lost))
     }
 
     fn warm(&self, shard: &mut Shard, index: usize) -> bool {

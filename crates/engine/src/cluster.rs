@@ -5,6 +5,7 @@
 use crate::balance::hash::Table;
 use crate::balance::load::Load;
 use crate::concurrency::{Criticality, Gate};
+use crate::outlier::zone::ZoneNumber;
 use crate::program::Security;
 use crate::slot::Slot;
 use byrnie_base::share::{InFlight, Pace};
@@ -27,6 +28,8 @@ pub struct Member {
     pub(crate) address_text: Text,
     /// What names it to callers that come back.
     pub(crate) token: u64,
+    /// Its zone's number.
+    pub(crate) zone: ZoneNumber,
     pub(crate) load: Arc<Load>,
 }
 

@@ -4,9 +4,10 @@
 
 use crate::answer::{Answer, FAILURE_LOST, FAILURE_UNSENT};
 use crate::attempts::{Attempts, Ending};
+use crate::balance::Past;
 use crate::balance::report;
 use crate::cluster::{Busy, Cluster, Member};
-use crate::outlier::{self, Sign};
+use crate::outlier::{self, Sign, zone};
 use crate::plan::{Again, Hop};
 use crate::program::{Outside, Program};
 use crate::retry::{self, HOLD_MAX, PAUSE_MAX, PAUSE_OTHER_ENDPOINT, PAUSE_SAME_ENDPOINT};
@@ -100,8 +101,7 @@ impl Course {
         if let Some(memory) = shard.clusters.entry(cluster.slot) {
             memory.budget.request(&cluster.call, now);
         }
-        let (tries_max, body_held) = (retry::TRIES_MAX, true);
-        self.policy = retry::Policy { tries_max, repeatable: false, body_held, keyed: false };
+        self.policy = retry::Policy { tries_max: retry::TRIES_MAX, body_held: true, ..retry::Policy::NEVER };
         self.goal = Goal::Cluster(cluster);
     }
 
@@ -125,12 +125,13 @@ impl Course {
     }
 
     fn dispatch_to(&mut self, cluster: &Arc<Cluster>, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
-        let had = self.first.take().filter(|member| !outlier::ejected(shard, member, now));
+        let had = self.first.take().filter(|member| !outlier::out_of_service(shard, member, now));
         let attempts = &self.attempts;
         let member = match had {
             Some(member) => member,
             None => {
-                let picked = balance::pick(cluster, shard, self.key, &|member| attempts.tried(member), now);
+                let past = Past { tried: &|member| attempts.tried(member), zones: attempts.lost_zones() };
+                let picked = balance::pick(cluster, shard, self.key, past, now);
                 Arc::clone(picked.ok_or(Reason::NoEndpoint)?)
             }
         };
@@ -237,7 +238,21 @@ impl Course {
         // never came up has taken nothing.
         let held =
             policy.body_held || matches!(failure, Failure::Connect | Failure::ConnectTimeout | Failure::TlsIdentity);
-        may && held && self.attempts.count() < usize::from(policy.tries_max) && self.has_time(now)
+        may && held && self.has_tries(failure, now) && self.has_time(now)
+    }
+
+    /// Whether the try under way, which ends by `failure`, isn't the last.
+    fn has_tries(&self, failure: Failure, now: Instant) -> bool {
+        let (count, policy) = (self.attempts.count(), &self.policy);
+        let unmet = self.attempts.unmet() + 1;
+        let fresh = |members: &[Arc<Member>]| members.iter().any(|member| !self.attempts.tried(member));
+        let free = || {
+            count < usize::from(policy.tries_unmet_max)
+                && count - unmet < usize::from(policy.tries_max)
+                && self.attempts.iter().next().is_some_and(|first| now.since(first.begun()) < retry::UNMET_FOR)
+                && self.cluster().is_some_and(|cluster| fresh(&cluster.members))
+        };
+        count < usize::from(policy.tries_max) || failure.unmet() && free()
     }
 
     pub(crate) fn has_time(&self, now: Instant) -> bool {
@@ -260,6 +275,7 @@ impl Course {
         let Some(member) = self.attempts.open().map(|attempt| attempt.member.clone()) else { return };
         let span = self.attempts.end(ending, now);
         let (Some(member), Some(cluster)) = (member, self.cluster()) else { return };
+        zone::note(shard, &member, ending, span, now);
         let patience = shard.clusters.entry(cluster.slot).map(|memory| {
             // One that was given up would have taken longer still.
             if matches!(ending, Ending::Status(_) | Ending::Beaten | Ending::Failed(Failure::TryTimeout)) {

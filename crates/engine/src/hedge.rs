@@ -43,7 +43,8 @@ impl Exchange {
     pub fn on_slow(&mut self, shard: &mut Shard, now: Now) -> Option<(u8, Plan)> {
         let course = &mut self.course;
         let cluster = Arc::clone(course.cluster()?);
-        let fresh = |member: &Arc<Member>| !course.attempts.tried(member) && !outlier::ejected(shard, member, now.mono);
+        let fresh =
+            |member: &Arc<Member>| !course.attempts.tried(member) && !outlier::out_of_service(shard, member, now.mono);
         let elsewhere = cluster.members.iter().any(fresh);
         if !elsewhere || !course.has_time(now.mono) || !course.withdraw(shard, now.mono) {
             return None;

@@ -17,14 +17,16 @@ pub(crate) struct Latency {
 const BUCKETS: usize = 64;
 const SUB_BITS: u32 = 2;
 const FLOOR_BITS: u32 = 8;
-/// The estimate is made anew after so many samples; before the first time it isn't known.
+/// The estimate is made anew after so many samples.
 const FRESH_AFTER: u32 = 64;
+/// Before so many the 99th percentile isn't known; up to [`FRESH_AFTER`] the longest stands for it.
+const KNOWN_AFTER: u32 = 16;
 /// Beyond so many samples all counts are halved.
 const SAMPLES_MAX: u32 = 4096;
 
 impl Default for Latency {
     fn default() -> Self {
-        Self { counts: [0; BUCKETS], samples: 0, until_fresh: FRESH_AFTER, p99: None }
+        Self { counts: [0; BUCKETS], samples: 0, until_fresh: KNOWN_AFTER, p99: None }
     }
 }
 
@@ -44,14 +46,14 @@ impl Latency {
     }
 
     /// The time within which 99 of 100 answers come (the upper end of its bucket); `None` before
-    /// [`FRESH_AFTER`] samples.
+    /// [`KNOWN_AFTER`] samples.
     pub(crate) const fn p99(&self) -> Option<Duration> {
         self.p99
     }
 
-    /// The time within which so many of 100 answers come, as [`Latency::p99`].
+    /// The time within which so many of 100 answers come, as [`Latency::p99`]; `None` before [`FRESH_AFTER`] samples.
     pub(crate) fn percentile(&self, percent: u8) -> Option<Duration> {
-        self.p99.is_some().then(|| self.estimate(percent))
+        (self.samples >= FRESH_AFTER).then(|| self.estimate(percent))
     }
 
     fn estimate(&self, percent: u8) -> Duration {

@@ -6,6 +6,8 @@
 //! request, while the others go elsewhere still; if that fails, it waits twice as long as the last time.
 //! Called by `course` after each try and by `balance` before each.
 
+pub(crate) mod zone;
+
 use crate::balance::warm;
 use crate::cluster::{Cluster, Member};
 use crate::shard::Shard;
@@ -79,11 +81,17 @@ pub(crate) fn ejected(shard: &Shard, member: &Member, now: Instant) -> bool {
 
 /// The endpoint gets a try: its probe, if it is to prove itself.
 pub(crate) fn chosen(shard: &mut Shard, member: &Member, now: Instant) {
+    zone::chosen(shard, member, now);
     if shard.members.peek(member.slot).is_some_and(|standing| standing.probation && standing.until <= now)
         && let Some(standing) = shard.members.entry(member.slot)
     {
         standing.probed = Some(now);
     }
+}
+
+/// Whether it or its whole zone is left out now.
+pub(crate) fn out_of_service(shard: &Shard, member: &Member, now: Instant) -> bool {
+    zone::out(shard, member, now) || ejected(shard, member, now)
 }
 
 /// Takes note of how a try ended, after `span`.

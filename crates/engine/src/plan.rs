@@ -213,6 +213,11 @@ impl Failure {
         )
     }
 
+    /// Whether there was no connection over which anything could have been sent.
+    pub const fn unmet(self) -> bool {
+        matches!(self, Self::Connect | Self::ConnectTimeout)
+    }
+
     /// Whether another try could help a request that may be processed twice.
     pub const fn lost(self) -> bool {
         matches!(self, Self::ResetBeforeHead { request_sent: true } | Self::TryTimeout)

@@ -7,6 +7,7 @@ use crate::balance::warm::Warmth;
 use crate::cluster::Cluster;
 use crate::concurrency::{Samples, Traffic};
 use crate::latency::Latency;
+use crate::outlier::zone::Zones;
 use crate::outlier::{self, Standing};
 use crate::overload::{Overload, Strain};
 use crate::queue::Lines;
@@ -25,6 +26,7 @@ pub struct Shard {
     pub(crate) rng: Rng,
     pub(crate) clusters: Memory<ClusterMemory>,
     pub(crate) members: Memory<Standing>,
+    pub(crate) zones: Zones,
     /// Round robin's credits, by endpoint.
     pub(crate) credits: Memory<i64>,
     pub(crate) warmth: Memory<Warmth>,
@@ -106,6 +108,7 @@ impl Shard {
             rng: Rng::new(seed),
             clusters: Memory::default(),
             members: Memory::default(),
+            zones: Zones::default(),
             credits: Memory::default(),
             warmth: Memory::default(),
             counts: Counts::default(),

@@ -185,7 +185,7 @@ impl Tunnel {
         if let Some(memory) = shard.clusters.entry(cluster.slot) {
             memory.budget.request(&cluster.call, now);
         }
-        self.course.policy = Policy { tries_max: TRIES_MAX, repeatable: false, body_held: true, keyed: false };
+        self.course.policy = Policy { tries_max: TRIES_MAX, body_held: true, ..Policy::NEVER };
         self.course.goal = Goal::Cluster(cluster);
         self.dispatch(shard, now)
     }

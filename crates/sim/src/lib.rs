@@ -5,6 +5,7 @@
 
 pub mod checker;
 pub mod control;
+pub mod failover;
 pub mod fault;
 pub mod mesh;
 pub mod net;

@@ -2,6 +2,7 @@
 //! How the rules compare where endpoints aren't alike: a queueing simulation by seed, on the real `pick`
 //! with two cores. Its table stands in `docs/explanation/balancing.md`, and must.
 
+use super::tests::NOTHING;
 use super::*;
 use crate::fixtures::*;
 use byrnie_base::Rng;
@@ -88,7 +89,7 @@ fn run(balance: Balance, trouble: Trouble, rate: u64) -> Result {
             cluster.call.share.pending.enter();
             let key = NonZeroU64::new(dice.next_u64() | 1);
             let core = &mut cores[dice.below(2) as usize];
-            let member = pick(cluster, core, key, &|_| false, at(now)).unwrap();
+            let member = pick(cluster, core, key, NOTHING, at(now)).unwrap();
             member.load.enter();
             let index = cluster.members.iter().position(|m| Arc::ptr_eq(m, member)).unwrap();
             result.by_endpoint[index] += 1;
@@ -176,7 +177,7 @@ fn a_large_mesh_is_balanced_too() {
     for (n, cluster) in snapshot.clusters().enumerate() {
         for request in 0..if n == 0 { 5_000 } else { 10 } {
             let now = ms(request).mono;
-            let member = pick(cluster, &mut world.shard, None, &|_| false, now).unwrap();
+            let member = pick(cluster, &mut world.shard, None, NOTHING, now).unwrap();
             member.load.enter();
             if request >= 200 {
                 continue;

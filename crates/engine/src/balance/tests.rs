@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+/// Nothing was tried yet.
+pub(super) const NOTHING: Past<'static> = Past { tried: &|_| false, zones: ZoneSet::NONE };
+
 fn world(endpoints: Vec<Endpoint>, policy: TrafficPolicy) -> World {
     let mut resources = vec![service("s", Protocol::Http1), traffic("s", policy)];
     resources.extend(endpoints.into_iter().map(of_endpoint));
@@ -36,7 +39,7 @@ fn spread(world: &mut World, picks: u32) -> BTreeMap<String, u32> {
     let cluster = cluster(world);
     let mut spread = BTreeMap::new();
     for _ in 0..picks {
-        let member = pick(&cluster, &mut world.shard, None, &|_| false, ms(0).mono).unwrap();
+        let member = pick(&cluster, &mut world.shard, None, NOTHING, ms(0).mono).unwrap();
         *spread.entry(member.name().to_string()).or_default() += 1;
     }
     spread
@@ -82,7 +85,7 @@ fn load_evens_out() {
     let mut world = world(some(10, |_, _| {}), TrafficPolicy::default());
     let cluster = cluster(&world);
     for _ in 0..1000 {
-        pick(&cluster, &mut world.shard, None, &|_| false, ms(0).mono).unwrap().load.enter();
+        pick(&cluster, &mut world.shard, None, NOTHING, ms(0).mono).unwrap().load.enter();
     }
     for member in cluster.members() {
         assert!((95..=105).contains(&member.in_flight()), "{}", member.in_flight());
@@ -124,7 +127,7 @@ fn draining_and_unhealthy_endpoints_get_nothing() {
     assert_eq!(spread(&mut all, 200).into_keys().collect::<Vec<_>>(), ["e2"]);
     let none = world(some(2, health), TrafficPolicy::default());
     let (none, mut shard) = (cluster(&none), crate::Shard::new(1));
-    assert!(pick(&none, &mut shard, None, &|_| false, ms(0).mono).is_none());
+    assert!(pick(&none, &mut shard, None, NOTHING, ms(0).mono).is_none());
     assert_eq!(none.away(), 2);
 }
 
@@ -262,7 +265,7 @@ fn who_comes_back_is_asked_once_before_all_go_there() {
     fail(&mut world, 0);
     fail(&mut world, 0);
     let probes = |world: &mut World, at: u64| {
-        let picks = (0..100).map(|_| pick(&cluster, &mut world.shard, None, &|_| false, ms(at).mono).unwrap());
+        let picks = (0..100).map(|_| pick(&cluster, &mut world.shard, None, NOTHING, ms(at).mono).unwrap());
         picks.filter(|member| member.name() == broken.name()).count()
     };
     assert_eq!(probes(&mut world, 5_000), 0);
@@ -318,7 +321,7 @@ fn homes(world: &mut World, keys: u64) -> Vec<String> {
     let cluster = cluster(world);
     let home = |n: u64| {
         let key = NonZeroU64::new(hash::hash(&n.to_le_bytes(), 0));
-        pick(&cluster, &mut world.shard, key, &|_| false, ms(0).mono).unwrap().name().to_string()
+        pick(&cluster, &mut world.shard, key, NOTHING, ms(0).mono).unwrap().name().to_string()
     };
     (0..keys).map(home).collect()
 }
@@ -343,7 +346,7 @@ fn a_retry_after_keeps_requests_away_until_it_ends() {
     members["e1"].load.refused(Duration::from_secs(30), ms(0).mono);
     let mut at = |millis: u64| {
         members["e0"].load.answered(Duration::from_millis(20), ms(millis).mono);
-        (0..100).any(|_| *pick(&cluster, &mut world.shard, None, &|_| false, ms(millis).mono).unwrap().name() == *"e1")
+        (0..100).any(|_| *pick(&cluster, &mut world.shard, None, NOTHING, ms(millis).mono).unwrap().name() == *"e1")
     };
     assert!(!at(29_000) && !at(31_000));
     assert!(at(45_000), "by and by it's forgiven");
@@ -359,7 +362,7 @@ fn an_endpoint_nobody_has_heard_of_is_neither_flooded_nor_forgotten() {
         }
     }
     for _ in 0..400 {
-        pick(&cluster, &mut world.shard, None, &|_| false, ms(0).mono).unwrap().load.enter();
+        pick(&cluster, &mut world.shard, None, NOTHING, ms(0).mono).unwrap().load.enter();
     }
     let new = by_name(&cluster)["e0"].in_flight();
     assert!((80..=120).contains(&new), "{new} of 400");
@@ -377,7 +380,7 @@ fn two_cores_share_what_they_know_and_leave_nobody_behind() {
         for n in 0..600 {
             let now = ms(n * 100).mono;
             let core = usize::try_from(dice.below(2)).unwrap();
-            let member = pick(&cluster, &mut cores[core], None, &|_| false, now).unwrap();
+            let member = pick(&cluster, &mut cores[core], None, NOTHING, now).unwrap();
             let span = if dice.percent(2) { 50_000 } else { 500 + dice.below(1000) };
             member.load.answered(Duration::from_micros(span), now + Duration::from_micros(span));
             *shares.entry(member.name().to_string()).or_default() += 1;
@@ -488,7 +491,7 @@ fn a_new_endpoint_gets_its_share_by_and_by() {
         let share = |world: &mut World, at: u64| {
             let cluster = cluster(world);
             let hits = (0..2000).filter(|_| {
-                let member = pick(&cluster, &mut world.shard, None, &|_| false, ms(at).mono).unwrap();
+                let member = pick(&cluster, &mut world.shard, None, NOTHING, ms(at).mono).unwrap();
                 *member.name() == *"e9"
             });
             hits.count() / 20
@@ -519,7 +522,7 @@ fn a_cold_endpoint_waits_until_it_is_quick() {
             members["e1"].load.answered(Duration::from_millis(latency), ms(at).mono);
         }
         let hits = (0..2000)
-            .filter(|_| *pick(&cluster, &mut world.shard, None, &|_| false, ms(at).mono).unwrap().name() == *"e1");
+            .filter(|_| *pick(&cluster, &mut world.shard, None, NOTHING, ms(at).mono).unwrap().name() == *"e1");
         hits.count() / 20
     };
     share(0, 50);
@@ -605,7 +608,7 @@ proptest! {
         for n in 0..500u64 {
             cluster.call.share.pending.enter();
             let key = NonZeroU64::new(hash::hash(&(n % keys).to_le_bytes(), 0));
-            pick(&cluster, &mut world.shard, key, &|_| false, ms(0).mono).unwrap().load.enter();
+            pick(&cluster, &mut world.shard, key, NOTHING, ms(0).mono).unwrap().load.enter();
             for member in cluster.members() {
                 let own = f64::from(member.endpoint.weight);
                 let bound = (n + 1) as f64 * f64::from(percent) / 100.0 * own / f64::from(total);
@@ -643,7 +646,7 @@ proptest! {
             cluster.members().iter().filter(|m| in_service(m)).map(|m| index(m)).filter(|i| !tried[*i]).collect();
         let all_tried = cluster.members().iter().all(|m| tried[index(m)]);
         for _ in 0..20 {
-            let picked = pick(&cluster, &mut world.shard, NonZeroU64::new(seed | 1), &|m| tried[index(m)], ms(0).mono).map(|m| index(m));
+            let picked = pick(&cluster, &mut world.shard, NonZeroU64::new(seed | 1), Past { tried: &|m| tried[index(m)], ..NOTHING }, ms(0).mono).map(|m| index(m));
             prop_assert_eq!(picked.is_none(), cluster.members().is_empty());
             let Some(picked) = picked else { break };
             prop_assert!(health[picked] >= 2);

@@ -5,7 +5,7 @@
 //! at once, and comes back the same way.
 
 use crate::cluster::{Cluster, Member};
-use crate::outlier;
+use crate::outlier::{self, zone};
 use crate::shard::Shard;
 use byrnie_base::Instant;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(crate) const WHOLE: u64 = 1000;
 
 /// The thousandths of requests that each tier gets now. All zero: nobody is usable.
 pub(crate) fn loads(cluster: &Cluster, shard: &Shard, now: Instant) -> [u64; TIERS_MAX] {
-    let quiet = shard.clusters.peek(cluster.slot).is_none_or(|memory| memory.ejected_until <= now);
+    let quiet = is_quiet(cluster, shard, now);
     let mut able = [0; TIERS_MAX];
     let mut loads = [0; TIERS_MAX];
     for (at, tier) in cluster.tiers.iter().enumerate().take(TIERS_MAX) {
@@ -61,10 +61,15 @@ pub(crate) fn draw(cluster: &Cluster, shard: &mut Shard, now: Instant) -> (usize
 /// Whether so few are usable that health says more about the one who judges than about them.
 pub(crate) fn panics(cluster: &Cluster, shard: &Shard, now: Instant) -> bool {
     let Some(least) = cluster.call.choice.panic_percent else { return false };
-    let quiet = shard.clusters.peek(cluster.slot).is_none_or(|memory| memory.ejected_until <= now);
+    let quiet = is_quiet(cluster, shard, now);
     !quiet && usable(&cluster.members, shard, now) * 100 < usize::from(least) * cluster.members.len()
 }
 
+/// Whether nobody is left out.
+fn is_quiet(cluster: &Cluster, shard: &Shard, now: Instant) -> bool {
+    !zone::any(shard) && shard.clusters.peek(cluster.slot).is_none_or(|memory| memory.ejected_until <= now)
+}
+
 fn usable(members: &[Arc<Member>], shard: &Shard, now: Instant) -> usize {
-    members.iter().filter(|member| !outlier::ejected(shard, member, now)).count()
+    members.iter().filter(|member| !outlier::out_of_service(shard, member, now)).count()
 }

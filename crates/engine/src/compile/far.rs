@@ -3,7 +3,6 @@
 //! together, each address once. To the balance they are endpoints like others; they have no identity of their own.
 
 use super::Compiler;
-use super::held::member;
 use crate::Node;
 use crate::cluster::Member;
 use byrnie_base::Text;
@@ -74,8 +73,11 @@ impl Compiler {
                 let kept = had.remove(&endpoint.workload);
                 let member = match kept {
                     Some(old) if old.endpoint == endpoint => old,
-                    Some(old) => Arc::new(member(&endpoint, old.slot, Arc::clone(&old.load))),
-                    None => Arc::new(member(&endpoint, self.members.slots.take(), Arc::default())),
+                    Some(old) => Arc::new(self.members.member(&endpoint, old.slot, Arc::clone(&old.load))),
+                    None => {
+                        let slot = self.members.slots.take();
+                        Arc::new(self.members.member(&endpoint, slot, Arc::default()))
+                    }
                 };
                 (endpoint.workload, member)
             });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Taking resources in and out, and finding the services that each touches. Called by `Compiler`.
 
-use super::{Compiler, check_endpoint, endpoint_key};
+use super::{Compiler, Members, check_endpoint, endpoint_key};
 use crate::authorize::CompiledPolicy;
 use crate::balance::load::Load;
 use crate::cluster::Member;
@@ -100,12 +100,13 @@ impl Compiler {
         let same =
             old.filter(|old| old.endpoint.address == endpoint.address && old.endpoint.identity == endpoint.identity);
         let member = match same {
-            Some(old) => member(endpoint, old.slot, Arc::clone(&old.load)),
+            Some(old) => self.members.member(endpoint, old.slot, Arc::clone(&old.load)),
             None => {
                 if let Some(old) = old {
                     self.members.slots.give_back(old.slot);
                 }
-                member(endpoint, self.members.slots.take(), Arc::default())
+                let slot = self.members.slots.take();
+                self.members.member(endpoint, slot, Arc::default())
             }
         };
         siblings.insert(endpoint.workload.clone(), Arc::new(member));
@@ -233,7 +234,10 @@ fn on_gateway(route: &Route) -> bool {
     route.parents.iter().any(|parent| parent.as_service().is_none())
 }
 
-pub(super) fn member(endpoint: &Endpoint, slot: Slot, load: Arc<Load>) -> Member {
-    let token = crate::session::token(&endpoint.service, &endpoint.workload);
-    Member { slot, endpoint: endpoint.clone(), address_text: endpoint.address.to_string().into(), token, load }
+impl Members {
+    pub(super) fn member(&mut self, endpoint: &Endpoint, slot: Slot, load: Arc<Load>) -> Member {
+        let token = crate::session::token(&endpoint.service, &endpoint.workload);
+        let (zone, address_text) = (self.zones.number(&endpoint.locality), endpoint.address.to_string().into());
+        Member { slot, endpoint: endpoint.clone(), address_text, token, zone, load }
+    }
 }

@@ -12,6 +12,7 @@ mod tests;
 
 use crate::authorize::CompiledPolicy;
 use crate::cluster::Share;
+use crate::outlier::zone::ZoneNumbers;
 use crate::quota::Counted;
 use crate::route::CompiledRoute;
 use crate::shard::label_of;
@@ -97,10 +98,11 @@ struct ClusterSlots {
     by_port: HashMap<(ServiceRef, u16), (Slot, u32)>,
 }
 
-/// Slots and shared counts of endpoints.
+/// Slots of endpoints, and numbers of their zones.
 #[derive(Debug, Default)]
 struct Members {
     slots: Slots,
+    zones: ZoneNumbers,
 }
 
 impl Compiler {

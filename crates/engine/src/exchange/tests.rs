@@ -44,12 +44,13 @@ fn check_tries(method: &str, failure: Failure, count: usize, status: u16) {
 #[test]
 fn what_is_tried_again() {
     for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"] {
-        check_tries(method, Failure::Connect, 3, 503);
+        // Whoever isn't there costs nothing: each of the five is asked.
+        check_tries(method, Failure::Connect, 5, 503);
         check_tries(method, RESET, 3, 503);
     }
     for method in ["POST", "PATCH", "get", "MADEUP"] {
-        check_tries(method, Failure::Connect, 3, 503);
-        check_tries(method, Failure::ConnectTimeout, 3, 503);
+        check_tries(method, Failure::Connect, 5, 503);
+        check_tries(method, Failure::ConnectTimeout, 5, 503);
         check_tries(method, Failure::Refused, 3, 503);
         check_tries(method, NOT_SENT, 3, 503);
         check_tries(method, RESET, 1, 503);
@@ -733,4 +734,36 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn nobody_is_looked_for_without_end() {
+    let mut world = World::payments(20);
+    assert_eq!(tries(&mut world, "GET", Failure::Connect).0.len(), 8);
+    // Three seconds are enough.
+    let mut world = World::payments(20);
+    let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
+    plan(effect);
+    for second in 1..3 {
+        plan(exchange.on_failure(&mut world.shard, Failure::ConnectTimeout, ms(second * 1_000)));
+    }
+    let effect = exchange.on_failure(&mut world.shard, Failure::ConnectTimeout, ms(3_000));
+    assert_eq!(answer(effect).status, 503);
+    // Whoever had the request counts, whoever else was looked for.
+    let mut world = World::payments(20);
+    let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
+    plan(effect);
+    for failure in [Failure::Connect, RESET, Failure::Connect] {
+        plan(exchange.on_failure(&mut world.shard, failure, ms(0)));
+    }
+    assert!(matches!(exchange.on_failure(&mut world.shard, RESET, ms(0)), Effect::Reply(_)));
+}
+
+#[test]
+fn where_a_route_says_how_often_so_often_it_is() {
+    let mut world = World::payments(20);
+    let retry = Retry { attempts: 1, codes: Vec::new(), backoff: None };
+    let once = Rule { retry: Some(retry), ..rule(vec![prefix("/")], vec![backend("payments", 1)]) };
+    world.put(vec![route("once", "payments", vec![once])]);
+    assert_eq!(tries(&mut world, "GET", Failure::Connect).0.len(), 2);
 }
