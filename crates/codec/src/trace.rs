@@ -114,23 +114,31 @@ impl fmt::Debug for SpanId {
     }
 }
 
+/// What a lower-case digit stands for; more than 15: it's none.
+const DIGIT: [u8; 256] = {
+    let mut table = [u8::MAX; 256];
+    let mut value = 0;
+    while value < 16 {
+        table[DIGITS[value] as usize] = value as u8;
+        value += 1;
+    }
+    table
+};
+
+/// Without a branch for each digit: they come at random, and no processor foresees them.
 fn unhex(text: &[u8], bytes: &mut [u8]) -> bool {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    bytes.iter_mut().zip(text.chunks_exact(2)).all(|(byte, pair)| match (digit(pair[0]), digit(pair[1])) {
-        (Some(high), Some(low)) => {
-            *byte = high << 4 | low;
-            true
-        }
-        _ => false,
-    })
+    let mut all = 0;
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        let (high, low) = (DIGIT[usize::from(pair[0])], DIGIT[usize::from(pair[1])]);
+        *byte = high << 4 | low & 15;
+        all |= high | low;
+    }
+    all < 16
 }
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 fn hex(bytes: &[u8], text: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
         (pair[0], pair[1]) = (DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]);
     }

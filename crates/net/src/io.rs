@@ -2,6 +2,7 @@
 //! One type for a connection's bytes, plain or under TLS. Drivers of HTTP, gRPC and the relay read and
 //! write it. It never looks at what passes.
 
+use crate::http::scratch;
 use crate::runtime;
 use crate::tls::session;
 use byrnie_base::Timestamp;
@@ -62,6 +63,14 @@ impl Tls {
         }
     }
 
+    /// The same, handed on from where it was decrypted.
+    fn poll_pieces(&mut self, cx: &mut Context<'_>, take: &mut dyn FnMut(&[u8])) -> Poll<io::Result<()>> {
+        match session::poll_pieces(&mut self.stream, cx, take) {
+            Poll::Pending => self.wait(cx),
+            read => read,
+        }
+    }
+
     /// The TLS connection itself.
     pub fn session(&self) -> &tokio_rustls::TlsStream<Socket> {
         &self.stream
@@ -114,6 +123,14 @@ impl Stream {
         if let Self::Plain(socket) = self {
             // What isn't acknowledged now is later.
             let _ = rustix::net::sockopt::set_tcp_quickack(&socket.0, true);
+        }
+    }
+
+    /// Reads once and hands on what came, in pieces; an empty one: the other side closed.
+    pub(crate) fn poll_pieces(&mut self, cx: &mut Context<'_>, take: &mut dyn FnMut(&[u8])) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tls(tls) if scratch::read_max() >= session::ROOM_BYTES_MIN => tls.poll_pieces(cx, take),
+            stream => scratch::poll_read(stream, cx, |_, bytes| take(bytes)),
         }
     }
 

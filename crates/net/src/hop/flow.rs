@@ -174,7 +174,7 @@ impl Flow {
             lane.wait(cx);
             return Poll::Pending;
         }
-        let used = parse_response(&lane.inbox, interim, asked, &limits, head)?;
+        let used = parse_response(lane.unread(), interim, asked, &limits, head)?;
         lane.advance(used);
         let grants = state.session.consume(self.id, used);
         state.grant(self.id, grants);
@@ -202,7 +202,7 @@ impl Flow {
         if self.reading == Reading::Nothing {
             return Poll::Ready(Ok(Progress::End(None)));
         }
-        let (inbox, fresh) = {
+        let (inbox, from) = {
             let state = &mut *self.link.0.borrow_mut();
             // Whoever asks for more has taken what came before: only now may the other side send as much again.
             let held = std::mem::take(&mut self.held);
@@ -211,22 +211,22 @@ impl Flow {
                 state.grant(self.id, grants);
             }
             let Some(lane) = state.lanes.get(self.key) else { return Poll::Ready(Err(Error::Closed)) };
-            if lane.inbox.is_empty() && !lane.has_ended() {
+            if lane.unread().is_empty() && !lane.has_ended() {
                 if let Some(error) = lane.fault() {
                     return Poll::Ready(Err(error));
                 }
                 lane.wait(cx);
                 return Poll::Pending;
             }
-            let fresh = lane.inbox.len();
-            (std::mem::take(&mut lane.inbox), fresh)
+            lane.take()
         };
+        let fresh = &inbox[from..];
         // Nothing of the connection is borrowed while the other side's wire takes it.
-        self.held = fresh;
+        self.held = fresh.len();
         if let Reading::Length(left) = &mut self.reading {
-            *left = left.checked_sub(fresh as u64).ok_or(Error::Length)?;
+            *left = left.checked_sub(fresh.len() as u64).ok_or(Error::Length)?;
         }
-        let taken = if inbox.is_empty() { Ok(()) } else { sink(cx, Chunk::Slice(&inbox)) };
+        let taken = if fresh.is_empty() { Ok(()) } else { sink(cx, Chunk::Slice(fresh)) };
         scratch::recycle(inbox);
         taken?;
         let state = &mut *self.link.0.borrow_mut();
@@ -307,7 +307,7 @@ impl Flow {
 
     /// Bytes that have come and wait to be read.
     pub fn unread(&self) -> usize {
-        self.link.0.borrow_mut().lanes.get(self.key).map_or(0, |lane| lane.inbox.len())
+        self.link.0.borrow_mut().lanes.get(self.key).map_or(0, |lane| lane.unread().len())
     }
 
     /// Ready once more of a body may be written, with how much that is. What waits must have been flushed.
@@ -428,7 +428,7 @@ impl Drop for Flow {
         let Ok(mut guard) = self.link.0.try_borrow_mut() else { return };
         let state = &mut *guard;
         let lane = state.lanes.remove(self.key);
-        let unread = lane.as_ref().map_or(0, |lane| lane.inbox.len());
+        let unread = lane.as_ref().map_or(0, |lane| lane.unread().len());
         let headed = lane.as_ref().is_some_and(|lane| lane.headed);
         let back = state.session.discard(self.held + unread);
         state.grant(self.id, byrnie_codec::hop::Grants { stream: 0, connection: back });
@@ -441,8 +441,8 @@ impl Drop for Flow {
                 state.control(Frame::new(self.id, Kind::Reset, code));
             }
         }
-        if let Some(lane) = lane {
-            scratch::recycle(lane.inbox);
+        if let Some(mut lane) = lane {
+            scratch::recycle(lane.take().0);
         }
         // The last stream of a connection that is leaving is waited for.
         if state.session.is_leaving() {

@@ -11,8 +11,10 @@ use std::task::{Context, Waker};
 /// One stream's inbox.
 #[derive(Debug)]
 pub(super) struct Lane {
-    pub(super) inbox: Vec<u8>,
-    /// Interim heads at the beginning of the inbox.
+    inbox: Vec<u8>,
+    /// How much of the inbox's beginning was taken.
+    taken: usize,
+    /// Interim heads at the beginning of what wasn't.
     pub(super) interims: u8,
     /// The head, but for interim ones, has come.
     pub(super) headed: bool,
@@ -41,6 +43,7 @@ impl Lane {
     pub(super) const fn new() -> Self {
         Self {
             inbox: Vec::new(),
+            taken: 0,
             interims: 0,
             headed: false,
             end: End::Open,
@@ -58,16 +61,29 @@ impl Lane {
         if self.inbox.capacity() == 0 {
             self.inbox = scratch::buffer();
         }
+        // What was taken goes once it's as much as what is left, so that it's moved once at most.
+        if self.taken > self.inbox.len() / 2 {
+            self.inbox.drain(..std::mem::take(&mut self.taken));
+        }
         self.inbox.extend_from_slice(bytes);
     }
 
-    /// Forgets the beginning of the inbox.
+    /// What came and wasn't taken.
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.inbox[self.taken..]
+    }
+
+    /// Takes the beginning of it.
     pub(super) fn advance(&mut self, used: usize) {
-        if used >= self.inbox.len() {
-            scratch::recycle(std::mem::take(&mut self.inbox));
-        } else {
-            self.inbox.drain(..used);
+        self.taken += used;
+        if self.taken >= self.inbox.len() {
+            scratch::recycle(self.take().0);
         }
+    }
+
+    /// Takes all of it: a buffer, and where in it begins what wasn't taken before.
+    pub(super) fn take(&mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.inbox), std::mem::take(&mut self.taken))
     }
 
     /// Whether the other side's direction has ended in order.

@@ -11,7 +11,7 @@ use super::{
     BYPASS_BYTES, CORK_BYTES_MAX, CORK_FRAMES_MAX, GOODBYE_TIMEOUT, IDLE_OPENER, IDLE_SERVER, PING_AFTER, PING_TIMEOUT,
     TEND_EVERY, TURN_BYTES_MAX,
 };
-use crate::http::{Alarm, Error, scratch};
+use crate::http::{Alarm, Error};
 use crate::io::Stream;
 use crate::runtime;
 use byrnie_base::Instant;
@@ -130,20 +130,23 @@ impl State {
         }
         let mut turn = 0;
         while let Some(mut stream) = self.stream.take() {
-            let read = scratch::poll_read(&mut stream, cx, |_, bytes| {
+            let mut taken = Ok(true);
+            let read = stream.poll_pieces(cx, &mut |bytes| {
                 turn += bytes.len();
-                self.take(bytes)
+                if taken == Ok(true) {
+                    taken = self.take(bytes);
+                }
             });
             self.stream = Some(stream);
-            match read {
-                Poll::Pending => break,
-                Poll::Ready(Ok(Ok(true))) => {}
-                Poll::Ready(Ok(Ok(false))) => self.end("closed by the other side"),
-                Poll::Ready(Ok(Err(wrong))) => {
+            match (read, taken) {
+                (_, Err(wrong)) => {
                     tracing::debug!(reason = wrong.label(), "the other proxy broke the rules of the hop");
                     self.end(wrong.label());
                 }
-                Poll::Ready(Err(_)) => self.end("broken"),
+                (_, Ok(false)) => self.end("closed by the other side"),
+                (Poll::Ready(Err(_)), _) => self.end("broken"),
+                (Poll::Pending, _) => break,
+                (Poll::Ready(Ok(())), _) => {}
             }
             if turn >= TURN_BYTES_MAX {
                 cx.waker().wake_by_ref();

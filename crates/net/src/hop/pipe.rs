@@ -2,7 +2,7 @@
 //! A stream as an opaque connection: what the relay reads and writes like any other.
 
 use super::flow::{Flow, Reading, Writing};
-use crate::http::{Error, scratch};
+use crate::http::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,7 +13,7 @@ impl AsyncRead for Flow {
         let this = self.get_mut();
         let state = &mut *this.link.0.borrow_mut();
         let Some(lane) = state.lanes.get(this.key) else { return Poll::Ready(Ok(())) };
-        if lane.inbox.is_empty() {
+        if lane.unread().is_empty() {
             if lane.has_ended() {
                 this.reading = Reading::Nothing;
                 return Poll::Ready(Ok(()));
@@ -24,13 +24,9 @@ impl AsyncRead for Flow {
             lane.wait(cx);
             return Poll::Pending;
         }
-        let taken = lane.inbox.len().min(buf.remaining());
-        buf.put_slice(&lane.inbox[..taken]);
-        if taken == lane.inbox.len() {
-            scratch::recycle(std::mem::take(&mut lane.inbox));
-        } else {
-            lane.inbox.drain(..taken);
-        }
+        let taken = lane.unread().len().min(buf.remaining());
+        buf.put_slice(&lane.unread()[..taken]);
+        lane.advance(taken);
         // Its reader has room for it, or wouldn't have asked: it may as well be counted as gone.
         let grants = state.session.consume(this.id, taken);
         state.grant(this.id, grants);

@@ -215,7 +215,7 @@ fn who_does_not_read_holds_up_its_own_stream_alone() {
         for _ in 0..50 {
             assert!(ask(&client, &body).await.unwrap() == body);
         }
-        let held = slow.link.0.borrow_mut().lanes.get(slow.key).unwrap().inbox.len();
+        let held = slow.link.0.borrow_mut().lanes.get(slow.key).unwrap().unread().len();
         assert!(held <= STREAM_CREDIT_BYTES as usize + byrnie_codec::hop::FRAME_BYTES_MAX, "{held} bytes are kept");
         // Once it reads, it gets more.
         let mut read = 0;

@@ -31,6 +31,7 @@ use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -164,6 +165,8 @@ pub struct Roots {
 
 /// What the verifier needs of each root, index by index.
 struct Anchors {
+    /// Of these in this process: what was found by others isn't taken for theirs.
+    id: u64,
     anchors: Vec<TrustAnchor<'static>>,
     not_after: Vec<Timestamp>,
 }
@@ -179,7 +182,9 @@ impl Roots {
         if certificates.is_empty() || certificates.len() > ROOTS_MAX {
             return Err(Error::Amount("roots"));
         }
-        let mut bundle = Anchors { anchors: Vec::new(), not_after: Vec::new() };
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        let mut bundle = Anchors { id, anchors: Vec::new(), not_after: Vec::new() };
         for certificate in &certificates {
             let not_after = verify::check_root(certificate)?;
             let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|_| Error::Malformed("root"))?;

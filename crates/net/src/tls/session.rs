@@ -6,7 +6,7 @@
 use crate::socket::Socket;
 use rustls::ConnectionCommon;
 use std::cell::Cell;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -27,14 +27,23 @@ pub(crate) fn poll_read(
     cx: &mut Context<'_>,
     buf: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<()>> {
+    poll_pieces(tls, cx, &mut |piece| buf.put_slice(piece))
+}
+
+/// Reads, and hands on what was decrypted, record by record from where it lies; nothing: the other side closed.
+pub(crate) fn poll_pieces(
+    tls: &mut TlsStream<Socket>,
+    cx: &mut Context<'_>,
+    take: &mut dyn FnMut(&[u8]),
+) -> Poll<io::Result<()>> {
     match tls {
         TlsStream::Client(tls) => {
             let (socket, session) = tls.get_mut();
-            read(socket, session, cx, buf)
+            read(socket, session, cx, take)
         }
         TlsStream::Server(tls) => {
             let (socket, session) = tls.get_mut();
-            read(socket, session, cx, buf)
+            read(socket, session, cx, take)
         }
     }
 }
@@ -43,12 +52,12 @@ fn read<Side>(
     socket: &mut Socket,
     session: &mut ConnectionCommon<Side>,
     cx: &mut Context<'_>,
-    buf: &mut ReadBuf<'_>,
+    take: &mut dyn FnMut(&[u8]),
 ) -> Poll<io::Result<()>> {
     loop {
         // It wants to read unless it holds something to be taken, or the end.
         if !session.wants_read() {
-            match open(session, buf) {
+            match open(session, take) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
             }
@@ -59,27 +68,27 @@ fn read<Side>(
         }
         let mut sealed = ReadBuf::new(&mut scratch);
         let read = Pin::new(&mut *socket).poll_read(cx, &mut sealed);
-        let taken = match &read {
-            Poll::Ready(Ok(())) => take(socket, session, sealed.filled(), buf),
-            _ => Ok(()),
+        let opened = match &read {
+            Poll::Ready(Ok(())) => open_all(socket, session, sealed.filled(), take),
+            _ => Ok(false),
         };
         SEALED.set(scratch);
         ready!(read)?;
-        taken?;
-        if !buf.filled().is_empty() {
+        if opened? {
             return Poll::Ready(Ok(()));
         }
     }
 }
 
-/// Decrypts what came, all of it; nothing at all means that the socket has ended.
-fn take<Side>(
+/// Decrypts what came, all of it; nothing at all means that the socket has ended. Whether anything was handed on.
+fn open_all<Side>(
     socket: &Socket,
     session: &mut ConnectionCommon<Side>,
     mut sealed: &[u8],
-    buf: &mut ReadBuf<'_>,
-) -> io::Result<()> {
+    take: &mut dyn FnMut(&[u8]),
+) -> io::Result<bool> {
     let ended = sealed.is_empty();
+    let mut any = false;
     loop {
         session.read_tls(&mut sealed)?;
         let state = match session.process_new_packets() {
@@ -90,20 +99,38 @@ fn take<Side>(
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
         };
-        let holds = state.plaintext_bytes_to_read() > 0 || state.peer_has_closed() || ended;
-        match if holds { open(session, buf) } else { Ok(()) } {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            _ if sealed.is_empty() => return Ok(()),
-            _ => {}
+        if state.plaintext_bytes_to_read() > 0 || state.peer_has_closed() || ended {
+            match open(session, take) {
+                Ok(()) => any = true,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Err(_) => {}
+            }
+        }
+        // What follows the end is nobody's, and would never be taken.
+        if sealed.is_empty() || state.peer_has_closed() {
+            return Ok(any);
         }
     }
 }
 
-/// Moves what is decrypted into `buf`. `WouldBlock`: there is nothing, and may be later.
-fn open<Side>(session: &mut ConnectionCommon<Side>, buf: &mut ReadBuf<'_>) -> io::Result<()> {
-    let read = session.reader().read(buf.initialize_unfilled())?;
-    buf.advance(read);
-    Ok(())
+/// Hands on what is decrypted, or nothing at the end. `WouldBlock`: there is nothing, and may be later.
+fn open<Side>(session: &mut ConnectionCommon<Side>, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    let mut any = false;
+    loop {
+        let mut reader = session.reader();
+        let piece = match reader.fill_buf() {
+            // What came before the end, in order or not, is handed on first.
+            Err(_) | Ok([]) if any => return Ok(()),
+            piece => piece?,
+        };
+        let count = piece.len();
+        take(piece);
+        if count == 0 {
+            return Ok(());
+        }
+        reader.consume(count);
+        any = true;
+    }
 }
 
 /// A socket written to without waiting.

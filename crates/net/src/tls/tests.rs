@@ -338,6 +338,29 @@ fn large_reads_take_every_byte_and_see_how_the_connection_ends() {
 }
 
 #[test]
+fn what_follows_a_farewell_is_passed_over() {
+    let authority = authority();
+    let (web, cart) = (identity("web"), identity("cart"));
+    let server = server(&credentials(&authority, &web, HOUR), &[]).unwrap();
+    let client = client(&credentials(&authority, &cart, HOUR)).unwrap();
+    let read = block_on(async {
+        let (accepted, connected) = shake(&server, &client, &web, &[]).await;
+        let (mut near, far) = (accepted.unwrap().0, connected.unwrap().0);
+        let Stream::Tls(far) = far else { panic!("in clear") };
+        let tokio_rustls::TlsStream::Client(mut far) = far.into_session() else { panic!("accepted") };
+        let (socket, session) = far.get_mut();
+        session.send_close_notify();
+        let mut sent = Vec::new();
+        session.write_tls(&mut sent).unwrap();
+        sent.resize(sent.len() + 16 * 1024, 0);
+        socket.write_all(&sent).await.unwrap();
+        let mut room = vec![0; super::session::ROOM_BYTES_MIN];
+        crate::runtime::timeout(HANDSHAKE_TIMEOUT, near.read(&mut room)).await
+    });
+    assert_eq!(read.unwrap().unwrap().unwrap(), 0);
+}
+
+#[test]
 fn callers_that_stall_keep_nobody_else_waiting() {
     let authority = authority();
     let (web, cart) = (identity("web"), identity("cart"));

@@ -10,6 +10,7 @@ use super::keys::Key;
 use super::{Error, Roots};
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::{Identity, identity};
+use known::Fingerprint;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
@@ -23,6 +24,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+mod known;
 #[cfg(test)]
 mod tests;
 
@@ -168,10 +170,31 @@ pub fn verify(
     expected: Expected<'_>,
     now: Timestamp,
 ) -> Result<Proven, Refusal> {
-    let (leaf, issuers) = chain.split_first().ok_or(Refusal::NoCertificate)?;
     if chain.len() > CHAIN_CERTIFICATES_MAX {
         return Err(Refusal::ChainTooLong);
     }
+    let fingerprint = Fingerprint::of(chain, roots, usage);
+    let proven = match fingerprint.and_then(|fingerprint| known::recall(&fingerprint, now)) {
+        Some(proven) => proven,
+        None => {
+            let proven = prove(chain, roots, usage, now)?;
+            if let Some(fingerprint) = fingerprint {
+                known::keep(fingerprint, proven.clone());
+            }
+            proven
+        }
+    };
+    match expected {
+        Expected::Identity(expected) if *expected != proven.identity => {
+            Err(Refusal::Identity { expected: expected.clone(), found: proven.identity })
+        }
+        _ => Ok(proven),
+    }
+}
+
+/// What a chain proves, to whoever isn't expected to be somebody else.
+fn prove(chain: &[CertificateDer<'_>], roots: &Roots, usage: Usage, now: Timestamp) -> Result<Proven, Refusal> {
+    let (leaf, issuers) = chain.split_first().ok_or(Refusal::NoCertificate)?;
     let parsed = parse(leaf)?;
     // The leaf's own form first: the reasons are clearer than those of path building.
     check_leaf(&parsed, usage)?;
@@ -193,12 +216,7 @@ pub fn verify(
     if identity.trust_domain() != roots.trust_domain() {
         return Err(Refusal::TrustDomain(identity.trust_domain().clone()));
     }
-    match expected {
-        Expected::Identity(expected) if *expected != identity => {
-            Err(Refusal::Identity { expected: expected.clone(), found: identity })
-        }
-        _ => Ok(Proven { identity, not_before, not_after: not_after.min(root_ends) }),
-    }
+    Ok(Proven { identity, not_before, not_after: not_after.min(root_ends) })
 }
 
 /// Who a chain that [`verify`] has accepted stands for, until the first of its certificates ends. Proves nothing

@@ -504,3 +504,41 @@ fn mangled_certificates_never_panic_and_never_pass() {
         assert!(world.verify(&[cut], Usage::Server).is_err(), "cut at {at}");
     }
 }
+
+#[test]
+fn who_comes_again_is_known_as_long_as_and_where_the_chain_holds() {
+    let (world, other) = (World::new(), World::new());
+    let chain = world.leaf(|_| {});
+    let at = |seconds: i64| Timestamp::from_millis(NOW.saturating_add_signed(seconds) * 1000);
+    let verify = |roots: &Roots, usage, now| verify(&chain, roots, usage, Expected::AnyOfDomain, now);
+    let known = |usage, now| Fingerprint::of(&chain, &world.roots, usage).and_then(|of| known::recall(&of, now));
+    assert_eq!(known(Usage::Client, at(0)), None);
+    let proven = verify(&world.roots, Usage::Client, at(0)).unwrap();
+    assert_eq!(known(Usage::Client, at(0)).as_ref(), Some(&proven));
+    assert_eq!(verify(&world.roots, Usage::Client, at(1)), Ok(proven));
+    // Not before its time nor after it, not on the other side, not to those who trust others.
+    assert_eq!(verify(&world.roots, Usage::Client, at(HOUR + 1)), Err(Refusal::Expired));
+    assert_eq!(verify(&world.roots, Usage::Client, at(-HOUR - 1)), Err(Refusal::NotYetValid));
+    assert_eq!(known(Usage::Server, at(0)), None);
+    assert!(verify(&other.roots, Usage::Client, at(0)).is_err());
+    let db = Identity::parse("spiffe://mesh.local/ns/default/sa/db").unwrap();
+    let wrong = super::verify(&chain, &world.roots, Usage::Client, Expected::Identity(&db), at(0));
+    assert!(matches!(wrong, Err(Refusal::Identity { .. })), "{wrong:?}");
+}
+
+#[test]
+fn no_more_chains_are_remembered_than_the_limit_and_none_that_was_refused() {
+    let world = World::new();
+    let proven = world.verify(&world.leaf(|_| {}), Usage::Client).unwrap();
+    let before = known::count();
+    let foreign = World::new().leaf(|_| {});
+    assert!(world.verify(&foreign, Usage::Client).is_err());
+    assert_eq!(known::count(), before);
+    for number in 0..2 * known::CHAINS_MAX {
+        let shown = [CertificateDer::from(number.to_le_bytes().to_vec())];
+        known::keep(Fingerprint::of(&shown, &world.roots, Usage::Client).unwrap(), proven.clone());
+        assert!(known::count() <= known::CHAINS_MAX);
+    }
+    let long = [CertificateDer::from(vec![0; 9 * 1024])];
+    assert!(Fingerprint::of(&long, &world.roots, Usage::Client).is_none(), "hashed for nothing");
+}
