@@ -7,7 +7,7 @@
 //! than its target multiplies the limit by `target / latency`, one within it adds the square root of the
 //! limit. It is made for being on everywhere: the target is generous ([`TOLERANCE`], [`SLACK`]), there is no
 //! limit until the target has been missed for [`BURST`], as a burst that passes by itself is no overload
-//! ("Controlling Queue Delay" below tells a good queue from a bad one in the same way), never less than
+//! ("Controlling Queue Delay" below tells a good queue from a bad one in the same way) or is being worked off ([`BURST_PART`]), never less than
 //! [`LIMIT_MIN`], and if latency stays high down there, it's no queue that makes it high: that latency becomes
 //! the usual one.
 //!
@@ -33,6 +33,8 @@ const STUCK_SINCE: usize = 3;
 /// Since when every window has missed the target, and when the last of them ended, in nanoseconds; 0: it isn't so.
 const MISSED_SINCE: usize = 4;
 const MISSED_LAST: usize = 5;
+/// The most in flight since then.
+const MISSED_MOST: usize = 6;
 
 /// So many times the usual latency are still no sign of a queue.
 const TOLERANCE: u64 = 3;
@@ -40,6 +42,8 @@ const TOLERANCE: u64 = 3;
 const SLACK: Duration = Duration::from_millis(100);
 /// A queue that is gone within this time was a burst; windows so far apart are not of one queue.
 const BURST: Duration = Duration::from_secs(1);
+/// One that has become shorter by this part within that time is going: a burst too, however large.
+const BURST_PART: u64 = 8;
 /// The limit is never less than this.
 pub(crate) const LIMIT_MIN: u64 = 32;
 /// Above this there is none.
@@ -157,10 +161,14 @@ impl Gate {
             return false;
         }
         let at = |place| Instant::from_nanos(self.0.value(place));
-        if self.0.value(MISSED_SINCE) == 0 || now.since(at(MISSED_LAST)) > BURST {
+        let most = self.0.value(MISSED_MOST);
+        let shorter = busy < most - most / BURST_PART;
+        if self.0.value(MISSED_SINCE) == 0 || now.since(at(MISSED_LAST)) > BURST || shorter {
             self.0.set(MISSED_SINCE, now.as_nanos().max(1));
+            self.0.set(MISSED_MOST, 0);
         }
         self.0.set(MISSED_LAST, now.as_nanos());
+        self.0.set(MISSED_MOST, self.0.value(MISSED_MOST).max(busy));
         now.since(at(MISSED_SINCE)) > BURST
     }
 
@@ -308,6 +316,22 @@ mod tests {
         // Without it every answer is late, and stays so until the queue has gone.
         let seen = run(8, 10_000, 50, false, rate);
         assert!(seen[20..45].iter().all(|second| second[0] == 0));
+    }
+
+    #[test]
+    fn a_burst_that_is_being_worked_off_is_no_overload() {
+        let gate = Gate::default();
+        gate.adapt(1_000_000, at(0));
+        assert_eq!((0..800).filter(|_| gate.enter(Criticality::Critical, NEVER)).count(), 800);
+        // Four seconds, in which it gets shorter all the time.
+        for n in 1..40 {
+            (0..20).for_each(|_| gate.leave());
+            gate.adapt(500_000_000, at(n * 100_000));
+            assert_eq!(gate.limit(), None, "after {n} windows");
+        }
+        assert_eq!((0..400).filter(|_| gate.enter(Criticality::Critical, NEVER)).count(), 400);
+        (40..52).for_each(|n| gate.adapt(500_000_000, at(n * 100_000)));
+        assert!(gate.limit().is_some(), "one that stays is");
     }
 
     #[test]

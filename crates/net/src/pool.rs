@@ -242,6 +242,11 @@ impl<C: Connection> Shared<C> {
 }
 
 impl Shared<hop::Client> {
+    /// Streams that are open on all of them.
+    pub fn open_streams(&self) -> usize {
+        self.clients.borrow().iter().map(|(client, _)| client.open_streams()).sum()
+    }
+
     /// Notes that the upstream, asked for a hop, chose to speak something else; it is asked again later.
     pub fn is_foreign_until(&self, until: Instant) {
         self.foreign.set(Some(until));

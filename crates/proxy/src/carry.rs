@@ -29,6 +29,8 @@ use std::time::Duration;
 const INTERIM_MAX: u8 = 16;
 /// Bodies up to here are taken to be written in pieces.
 const PIECES_BYTES_MAX: u64 = 64 * 1024;
+/// Where more exchanges run than this, those that wait for their client keep no heads.
+const SLIM_FROM: usize = 64;
 /// The status that tells a client so (RFC 9110 15.5.9).
 const REQUEST_TIMEOUT: u16 = 408;
 
@@ -276,7 +278,7 @@ impl<'a> Trip<'a> {
             plan.stamp(self.request, runtime::coarse());
             self.up.rewind();
         }
-        let mut upstream = match upstream::open(self.core, plan).await {
+        let mut upstream = match upstream::open(self.core, plan, self.client.caller.reads.get()).await {
             Ok(upstream) => upstream,
             Err(failure) => return Event::Failed(failure),
         };
@@ -435,6 +437,7 @@ impl<'a> Trip<'a> {
         {
             self.core.pool.borrow_mut().give(conn, lease, runtime::coarse().mono);
         }
+        self.client.caller.reads.set(true);
         Delivered { outcome: Outcome { status, failure: None }, next: self.next(keep) }
     }
 
@@ -501,6 +504,9 @@ impl<'a> Trip<'a> {
             if self.tempo.lags(self.core, lagging, stirs, cx) {
                 return Poll::Ready(Some((Failure::Deadline, CANCEL)));
             }
+            if lagging && !stirs {
+                self.slim();
+            }
             if rest.is_heavy(now) && self.core.saves() {
                 return Poll::Ready(Some((Failure::Strained, CANCEL)));
             }
@@ -517,6 +523,13 @@ impl<'a> Trip<'a> {
             }
         })
         .await
+    }
+
+    /// Lets the heads go, which nobody needs any more, where many wait as this one does.
+    fn slim(&mut self) {
+        if self.core.gauge.underway() > SLIM_FROM {
+            (*self.request, *self.response) = (Head::default(), Head::default());
+        }
     }
 
     /// After a 101: what follows is not HTTP.

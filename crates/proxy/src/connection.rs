@@ -26,6 +26,7 @@ use byrnie_net::io::{Stream, TcpStream};
 use byrnie_net::relay;
 use byrnie_net::runtime;
 use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -92,7 +93,8 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
         return;
     };
     let entry = Entry::Inbound(service, port);
-    let caller = Caller { entry, source: peer.identity, remote, not_after: peer.not_after };
+    let (source, not_after) = (peer.identity, peer.not_after);
+    let caller = Caller { entry, source, remote, not_after, reads: Cell::new(false) };
     match peer.alpn.as_deref() {
         Some(ALPN_H2) => Box::pin(serve_h2(core, caller, stream, Vec::new())).await,
         Some(ALPN_TCP) => Box::pin(tunnel::serve(core, &caller, stream.into(), Vec::new())).await,

@@ -6,6 +6,7 @@ use crate::config::Users;
 use byrnie_base::{Text, Timestamp};
 use byrnie_engine::{Arrival, Direction, Gate, Tls};
 use byrnie_model::{Identity, ServiceRef};
+use std::cell::Cell;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -75,6 +76,8 @@ pub(crate) struct Caller {
     pub(crate) remote: SocketAddr,
     /// When its certificate ends: no new work after that.
     pub(crate) not_after: Option<Timestamp>,
+    /// Whether it has taken an answer to its end on this connection.
+    pub(crate) reads: Cell<bool>,
 }
 
 /// How a caller came in.
@@ -102,7 +105,7 @@ pub(crate) enum Entry {
 impl Caller {
     /// A caller without certificate.
     pub(crate) fn plain(entry: Entry, remote: SocketAddr) -> Self {
-        Self { entry, source: None, remote, not_after: None }
+        Self { entry, source: None, remote, not_after: None, reads: Cell::new(false) }
     }
 
     /// As the engine wants it.

@@ -14,6 +14,7 @@ use byrnie_net::http::Wire;
 use byrnie_net::io::Stream;
 use byrnie_net::runtime;
 use byrnie_net::tls::Peer;
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -89,6 +90,7 @@ impl Callers {
             source: self.peer.identity.clone(),
             remote: self.remote,
             not_after: self.peer.not_after,
+            reads: Cell::new(false),
         });
         if self.kept.len() >= CALLERS_KEPT_MAX {
             self.kept.remove(0);

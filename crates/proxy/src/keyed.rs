@@ -174,7 +174,7 @@ impl Trip<'_> {
         }
         let end = runtime::now().mono + RECALL_MAX;
         let limits = Times { deadline: Some(plan.deadline.map_or(end, |at| at.min(end))), ..Times::default() };
-        let mut upstream = upstream::open(self.core, plan).await.map_err(|_| Text::from("it isn't reached"))?;
+        let mut upstream = upstream::open(self.core, plan, true).await.map_err(|_| Text::from("it isn't reached"))?;
         let asked = Asked::by(&head);
         upstream.wire.send_request(&head).map_err(|error| words(&error))?;
         upstream.wire.end(None).map_err(|error| words(&error))?;

@@ -119,7 +119,8 @@ async fn beside(core: Rc<Core>, plan: Plan, mut head: Head, body: Rc<[u8]>) -> A
 
 /// Sends a request whose body is here, and waits for the head of its answer, which takes the place of `head`.
 pub(crate) async fn ask(core: &Rc<Core>, plan: &Plan, head: &mut Head, body: &[u8]) -> Result<Upstream, Failure> {
-    let mut upstream = upstream::open(core, plan).await?;
+    // Nothing that can't be done without.
+    let mut upstream = upstream::open(core, plan, false).await?;
     let framed = !matches!(head.framing(), Framing::None);
     head.set_framing(if framed || !body.is_empty() { Framing::Length(body.len() as u64) } else { Framing::None });
     head.set_keep_alive(true);

@@ -119,7 +119,7 @@ async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Pipe, Failure> {
     if let Target::Program { program: Program::Outside(to), .. } = &plan.target {
         return outside::open_opaque(core, plan, to).await.map(Pipe::from);
     }
-    match upstream::open_hop(core, plan, tls::ALPN_TCP).await? {
+    match upstream::open_hop(core, plan, tls::ALPN_TCP, false).await? {
         Hopped::Flow(mut flow) => {
             flow.ask_for_bytes().map_err(|_| Failure::Refused)?;
             let agreed = runtime::timeout(plan.connect_timeout, poll_fn(|cx| flow.poll_agreed(cx))).await;

@@ -7,6 +7,7 @@ use crate::config::Hop;
 use crate::outside;
 use crate::worker::Core;
 use byrnie_base::Timestamp;
+use byrnie_codec::hop::STREAMS_MAX;
 use byrnie_engine::{self as engine, Failure, Plan, Program, Target};
 use byrnie_net::hop::{self, Flow};
 use byrnie_net::http::h2::{self as http2, Client};
@@ -31,11 +32,14 @@ pub(crate) struct Upstream {
 /// How long a peer that chose another protocol than the hop's isn't asked for it again.
 const FOREIGN_FOR: Duration = Duration::from_secs(60);
 
+/// Streams to one upstream that anybody may take: of all that there can be seven in eight.
+const STREAMS_FOR_ALL: usize = pool::SHARED_PER_KEY_MAX * STREAMS_MAX as usize / 8 * 7;
+
 /// Clients that may have to make room for one other: they may wait for other upstreams.
 const EVICTED_MAX: u8 = 4;
 
-/// Gets a connection for `plan`.
-pub(crate) async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Upstream, Failure> {
+/// Gets a connection for `plan`; `reads` as [`open_hop`] has it.
+pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, reads: bool) -> Result<Upstream, Failure> {
     let to = match &plan.target {
         Target::Mesh(to) => to,
         Target::Program { program: Program::Outside(to), protocol } => {
@@ -50,7 +54,7 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Upstream, Failu
     if to.protocol().is_h2() {
         return open_at(core, plan, &asked(core, to, Speaks::Http2), plan.connect_timeout).await;
     }
-    match open_hop(core, plan, tls::ALPN_HTTP1).await? {
+    match open_hop(core, plan, tls::ALPN_HTTP1, reads).await? {
         Hopped::Flow(flow) => Ok(Upstream { wire: Wire::Hop(flow), lease: None }),
         Hopped::Foreign(stream, not_after) => Ok(fresh_h1(core, &asked(core, to, Speaks::Http1), stream, not_after)),
         Hopped::No => open_at(core, plan, &asked(core, to, Speaks::Http1), plan.connect_timeout).await,
@@ -87,21 +91,25 @@ pub(crate) enum Hopped {
 }
 
 /// A stream to the other proxy, if `plan` leads to one that knows hops; `otherwise` is what it may choose to
-/// speak instead. Where there is no room, clients that do nothing make some.
-pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
+/// speak instead. Where there is no room, clients that do nothing make some; the last streams are for clients that are known
+/// to take their answers (`reads`), so that a burst of others doesn't keep them out.
+pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], reads: bool) -> Result<Hopped, Failure> {
     for _ in 0..EVICTED_MAX {
-        match open_hop_once(core, plan, otherwise).await {
+        match open_hop_once(core, plan, otherwise, reads).await {
             // Whoever has to go is woken before this one.
             Err(Failure::Refused) if core.laggards.evict(runtime::now().mono) => tokio::task::yield_now().await,
             other => return other,
         }
     }
-    open_hop_once(core, plan, otherwise).await
+    open_hop_once(core, plan, otherwise, reads).await
 }
 
-async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8]) -> Result<Hopped, Failure> {
+async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], reads: bool) -> Result<Hopped, Failure> {
     let (Target::Mesh(target), Hop::Framed) = (&plan.target, core.hop) else { return Ok(Hopped::No) };
     let shared = core.pool.borrow_mut().hops(&asked(core, target, Speaks::Hop));
+    if !reads && shared.open_streams() >= STREAMS_FOR_ALL {
+        return Err(Failure::Refused);
+    }
     let now = runtime::coarse();
     let client = match shared.with_room(now.wall) {
         Some(client) => client,

@@ -25,6 +25,10 @@ pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Streams that a client may have open on one connection.
 pub const STREAMS_MAX: u32 = 256;
+/// A client that lets less than this be sent on each of its streams takes next to nothing of an answer ...
+pub const WINDOW_SMALL_BYTES: i64 = 4 * 1024;
+/// ... and may have so many such streams open at once; what is more is refused, and nothing is done with it.
+pub const STARVED_MAX: usize = 8;
 /// Largest header list accepted, by HTTP/2's count (32 bytes for each line beside its text).
 pub const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 /// Largest frame accepted, in bytes of its payload.

@@ -12,7 +12,7 @@ use super::streams::{Direction, Stream, Streams};
 use super::writer::Writer;
 use super::{
     BLOCK_BYTES_MAX, CONNECTION_WINDOW_BYTES, CONTINUATIONS_MAX, INITIAL_WINDOW_BYTES, INTERIMS_MAX,
-    RESETS_FOR_ERRORS_MAX, STREAMS_MAX, WINDOW_BYTES_MAX, Wrong, code,
+    RESETS_FOR_ERRORS_MAX, STARVED_MAX, STREAMS_MAX, WINDOW_BYTES_MAX, WINDOW_SMALL_BYTES, Wrong, code,
 };
 use crate::fields::Fields;
 use crate::head::{Framing, Head};
@@ -305,7 +305,8 @@ impl Session {
         self.ids.heard = id;
         let mut head = self.spare.heads.pop().unwrap_or_default();
         let read = message::read_request(&mut self.decoder, block, end, &mut head, &mut self.spare.path)?;
-        if self.ids.last.is_some_and(|last| id > last) || self.streams.len() >= STREAMS_MAX as usize {
+        let full = self.streams.len() >= STREAMS_MAX as usize || self.is_starved();
+        if full || self.ids.last.is_some_and(|last| id > last) {
             self.reuse(head);
             self.refuse(id, code::REFUSED_STREAM, end);
             return Ok(None);
@@ -329,6 +330,14 @@ impl Session {
         };
         self.streams.add(id, stream);
         Ok(Some(Event::Opened { id, head, ended: end }))
+    }
+
+    /// Whether the peer's windows are so small that what it asks for now would lie here, as what it asked for before does.
+    fn is_starved(&mut self) -> bool {
+        if i64::from(self.peer.window) >= WINDOW_SMALL_BYTES {
+            return false;
+        }
+        self.streams.all().filter(|stream| stream.send < WINDOW_SMALL_BYTES).count() >= STARVED_MAX
     }
 
     fn answer(&mut self, id: u32, stream: &Stream, end: bool, block: &[u8]) -> Came<'static> {

@@ -48,6 +48,11 @@ impl Client {
         state.is_ended() || state.session.is_leaving()
     }
 
+    /// Streams that are open.
+    pub fn open_streams(&self) -> usize {
+        self.link.0.borrow().session.open_streams() as usize
+    }
+
     /// Whether no stream may be opened just now: there are too many, or too many don't read.
     pub fn is_full(&self) -> bool {
         !self.link.0.borrow().session.has_room()

@@ -59,7 +59,7 @@ impl Lane {
             return;
         }
         if self.inbox.capacity() == 0 {
-            self.inbox = scratch::buffer();
+            self.inbox = scratch::buffer_for(bytes.len());
         }
         // What was taken goes once it's as much as what is left, so that it's moved once at most.
         if self.taken > self.inbox.len() / 2 {

@@ -202,6 +202,7 @@ impl Conn {
                         Parsed::Partial => Parsed::Partial,
                     });
                 }
+                compact(inbox, used);
                 inbox.extend_from_slice(new);
                 Ok(parse(&inbox[*used..], limits, head)?)
             }))??;
@@ -237,7 +238,7 @@ impl Conn {
             body.end().map_err(|_| Error::Closed)?;
         } else {
             let Self { stream, inbox, used, state, read_max, .. } = self;
-            let most = (*read_max).max(BODY_READ_BYTES_MIN);
+            let most = (*read_max).max(BODY_READ_BYTES_MIN.min(scratch::head_read_max()));
             ready!(scratch::poll_read_most(stream, most, cx, |cx, new| -> Result<(), Error> {
                 if new.is_empty() {
                     state.ended = true;
@@ -406,7 +407,7 @@ impl Conn {
                 return Poll::Pending;
             }
             let Self { stream, inbox, used, state, .. } = self;
-            let read = ready!(scratch::poll_read(stream, cx, |_, new| {
+            let read = ready!(scratch::poll_read_most(stream, PIPELINED_BYTES_MAX, cx, |_, new| {
                 state.ended = new.is_empty();
                 keep(inbox, used, new);
             }));
@@ -459,11 +460,16 @@ fn keep(inbox: &mut Vec<u8>, used: &mut usize, rest: &[u8]) {
         return;
     }
     if inbox.capacity() == 0 {
-        *inbox = scratch::buffer();
+        *inbox = scratch::buffer_for(rest.len());
     }
-    if inbox.len() == *used {
-        inbox.clear();
+    compact(inbox, used);
+    inbox.extend_from_slice(rest);
+}
+
+/// Forgets what was used, once that is half of it: a client that never stops asking would have all of it kept.
+fn compact(inbox: &mut Vec<u8>, used: &mut usize) {
+    if *used * 2 >= inbox.len() {
+        inbox.drain(..*used);
         *used = 0;
     }
-    inbox.extend_from_slice(rest);
 }

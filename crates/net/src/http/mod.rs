@@ -34,7 +34,7 @@ pub const READ_BYTES_MIN: usize = 16 * 1024;
 /// none. As much as goes between two proxies with the head.
 const HEAD_READ_BYTES_MAX: usize = byrnie_codec::hop::JOIN_BYTES_MAX;
 /// The same where there are very many exchanges ...
-const HEAD_READ_BYTES_MIN: usize = 4 * 1024;
+const HEAD_READ_BYTES_MIN: usize = 1024;
 /// ... of which all together are to keep so much by that.
 const HEAD_READ_BYTES_ALL: usize = 4 * 1024 * 1024;
 
@@ -46,7 +46,7 @@ pub fn set_read_max(bytes: usize, underway: usize) {
 }
 
 /// Bytes that may wait for a socket before the other side is no longer read. One read may bring many more, so it's low: what
-/// nobody takes is to stay where it came from.
+/// nobody takes is to stay where it came from. Where there are very many exchanges it's as little as is read with a head.
 const UNSENT_BYTES_MAX: usize = 16 * 1024;
 
 /// How long it's waited for the rest of a handshake's first message.
@@ -275,7 +275,7 @@ impl Wire {
     /// Bytes that may wait to be sent before more is written.
     pub fn unsent_max(&self) -> usize {
         match self {
-            Self::H1(_) | Self::H2(_) => UNSENT_BYTES_MAX,
+            Self::H1(_) | Self::H2(_) => UNSENT_BYTES_MAX.min(scratch::head_read_max()),
             // They only have to be put into frames.
             Self::Hop(_) => 1,
         }

@@ -17,6 +17,8 @@ const READ_BYTES: usize = 256 * 1024;
 const SPARES_MAX: usize = 128;
 /// ... and how many bytes of them in all: who is given a large one has use for a little of it, most often.
 const SPARES_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Of those, so many are looked at for one of the right size.
+const SPARES_SEEN_MAX: usize = 8;
 /// A buffer that grew beyond this isn't kept.
 const SPARE_BYTES_MAX: usize = 128 * 1024;
 const SPARE_BYTES: usize = 4 * 1024;
@@ -84,18 +86,28 @@ pub(super) fn head_read_max() -> usize {
 
 /// A buffer to own for a while.
 pub(crate) fn buffer() -> Vec<u8> {
+    buffer_for(SPARE_BYTES)
+}
+
+/// The same for so many bytes, which somebody else may leave lying: not much larger than that.
+pub(crate) fn buffer_for(bytes: usize) -> Vec<u8> {
+    let least = bytes.max(SPARE_BYTES);
     let spare = SPARES.with_borrow_mut(|spares| {
-        let buffer = spares.buffers.pop()?;
+        let last = spares.buffers.len().saturating_sub(SPARES_SEEN_MAX);
+        let fits = |buffer: &Vec<u8>| (least..=2 * least).contains(&buffer.capacity());
+        let at = last + spares.buffers[last..].iter().rposition(fits)?;
+        let buffer = spares.buffers.swap_remove(at);
         spares.bytes -= buffer.capacity();
         Some(buffer)
     });
-    spare.unwrap_or_else(|| Vec::with_capacity(SPARE_BYTES))
+    spare.unwrap_or_else(|| Vec::with_capacity(least))
 }
 
 /// Keeps `bytes` in `buffer`, for as long as somebody else pleases: a small piece in no more room than it needs.
 pub(crate) fn keep_long(kept: &mut Vec<u8>, bytes: &[u8]) {
     if kept.capacity() == 0 {
-        *kept = if bytes.len() > SPARE_BYTES / 4 { buffer() } else { Vec::with_capacity(bytes.len()) };
+        let small = bytes.len() <= SPARE_BYTES / 4;
+        *kept = if small { Vec::with_capacity(bytes.len()) } else { buffer_for(bytes.len()) };
     }
     kept.extend_from_slice(bytes);
 }

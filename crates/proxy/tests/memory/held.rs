@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What hostile clients make two proxies hold, together with this test's own end of it.
 
-use crate::frame::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Link, Out};
+use crate::frame::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Link, Out, RST_STREAM};
 use crate::hpack::Block;
-use crate::world::{Peer, get};
-use crate::{alone, giving, held, metrics, pair};
+use crate::world::{Peer, get, status};
+use crate::{alone, giving, giving_to_many, held, metrics, pair};
+use byrnie_codec::h2::code::REFUSED_STREAM;
+use byrnie_codec::hop::STREAM_CREDIT_BYTES;
 use byrnie_net::runtime;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 const KIB: i64 = 1024;
 const MIB: i64 = 1024 * KIB;
+
+/// The least that isn't taken for none.
+const WINDOW_BYTES: u32 = 4 * 1024;
 
 fn out() -> Out {
     Out::default()
@@ -47,7 +52,7 @@ fn held_by_slow(opening: &str) -> i64 {
     each
 }
 
-/// Clients without windows: what they were sent stays where it came from, and another doesn't notice.
+/// Clients with little windows: what they were sent stays where it came from, and another doesn't notice.
 #[test]
 fn answers_that_nobody_reads_stay_where_they_came_from() {
     alone(|| {
@@ -73,7 +78,7 @@ fn held_by_unread(clients: u32, streams: u32) -> i64 {
     let mut good = Peer::connect(entry);
     assert_eq!(good.ask(&get("/2")).0, 200);
     let before = held();
-    let mut greedy: Vec<Link> = (0..clients).map(|_| Link::client(entry, out().setting(4, 0))).collect();
+    let mut greedy: Vec<Link> = (0..clients).map(|_| Link::client(entry, out().setting(4, WINDOW_BYTES))).collect();
     for link in &mut greedy {
         for n in 0..streams {
             link.send(out().whole(1 + 2 * n, Block::get("/16777216")));
@@ -90,6 +95,139 @@ fn held_by_unread(clients: u32, streams: u32) -> i64 {
     let each = (held() - before) / i64::from(clients * streams);
     println!("{clients} clients with {streams} answers each: {each} bytes for each answer");
     each
+}
+
+/// A hundred clients with a hundred streams each, no window, and heads of ninety lines.
+#[test]
+fn clients_without_windows_cost_little_and_are_refused_what_they_could_not_be_sent() {
+    const CLIENTS: i64 = 100;
+    alone(|| {
+        let program = giving_to_many();
+        let (_world, _server, caller) = pair(&program);
+        let entry = caller.outbound("echo");
+        let mut good = Peer::connect(entry);
+        assert_eq!(good.ask(&get("/2")).0, 200);
+        let before = held();
+        let mut block = Block::get("/16777216").kept("cookie", &"v".repeat(40)).0;
+        block.extend(std::iter::repeat_n(0xbe, 90));
+        let mut starved = Vec::new();
+        for _ in 0..CLIENTS {
+            let mut link = Link::client(entry, out().setting(4, 0));
+            for id in (1..200).step_by(2) {
+                link.send(bombing(id, &block));
+            }
+            let (mut heads, mut refused) = (0, 0);
+            while heads + refused < 100 {
+                let frame = link.read().expect("an answer or a refusal");
+                heads += usize::from(frame.kind == HEADERS);
+                refused += usize::from(frame.kind == RST_STREAM && frame.number(0) == REFUSED_STREAM);
+            }
+            assert!((1..=20).contains(&heads), "{heads} are served");
+            starved.push(link);
+            assert_eq!(good.ask(&get("/2")).0, 200);
+        }
+        let each = (held() - before) / CLIENTS;
+        println!("clients without windows: {each} bytes for each connection");
+        // Of that 280 KiB are what may be under way between two proxies, whoever asks: 28 MiB.
+        assert!(each * CLIENTS <= 64 * MIB, "{each}");
+    });
+}
+
+/// Answers of a gibibyte to readers of a kilobyte now and then, over both versions of HTTP: each holds two windows at most, and
+/// other streams of the same connection go on.
+#[test]
+fn slow_readers_hold_less_than_two_windows_and_stop_no_other_stream() {
+    const READERS: u32 = 50;
+    const SIP_BYTES: u32 = 1000;
+    alone(|| {
+        let program = giving();
+        let (_world, _server, caller) = pair(&program);
+        let entry = caller.outbound("echo");
+        let mut good = Peer::connect(entry);
+        assert_eq!(good.ask(&get("/2")).0, 200);
+        let before = held();
+        let mut link = Link::client(entry, out().setting(4, WINDOW_BYTES).window(0, 1 << 30));
+        let mut plain: Vec<TcpStream> = (0..READERS).map(|_| TcpStream::connect(entry).unwrap()).collect();
+        for (id, plain) in (1..).step_by(2).zip(&mut plain) {
+            link.send(out().whole(id, Block::get("/1073741824")));
+            plain.write_all(get("/1073741824").as_bytes()).unwrap();
+        }
+        let mut sipped = 0;
+        for round in 0..20 {
+            for (id, plain) in (1..).step_by(2).zip(&mut plain) {
+                link.send(out().window(id, SIP_BYTES));
+                plain.read_exact(&mut [0; SIP_BYTES as usize]).unwrap();
+            }
+            let other = 1001 + 2 * round;
+            link.send(out().whole(other, Block::get("/100000")).window(other, 100_000));
+            let mut left = 100_000;
+            while left > 0 {
+                let frame = link.read().expect("more of the answer");
+                assert!(frame.kind != RST_STREAM, "{frame:?}");
+                match frame.kind {
+                    DATA if frame.id == other => left -= frame.payload.len(),
+                    DATA => sipped += frame.payload.len(),
+                    _ => {}
+                }
+            }
+        }
+        let (windows, sips) = (READERS * WINDOW_BYTES, 19 * READERS * SIP_BYTES);
+        assert!(sipped >= (windows + sips) as usize * 9 / 10, "{sipped} bytes went to slow readers");
+        let each = (held() - before) / i64::from(2 * READERS);
+        println!("slow readers: {each} bytes for each");
+        assert!(each <= 2 * i64::from(STREAM_CREDIT_BYTES), "{each}");
+    });
+}
+
+/// More of them than there are streams between two proxies.
+#[test]
+fn thousands_of_answers_that_nobody_reads_cost_little_each() {
+    const CLIENTS: u32 = 18;
+    const STREAMS: u32 = 250;
+    alone(|| {
+        let program = giving_to_many();
+        let (_world, _server, caller) = pair(&program);
+        let entry = caller.outbound("echo");
+        let mut good = Peer::connect(entry);
+        assert_eq!(good.ask(&get("/2")).0, 200);
+        let before = held();
+        let mut greedy = Vec::new();
+        for _ in 0..CLIENTS {
+            let mut link = Link::client(entry, out().setting(4, WINDOW_BYTES));
+            (0..STREAMS).for_each(|n| link.send(out().whole(1 + 2 * n, Block::get("/16777216"))));
+            greedy.push(link);
+            let (status, body) = good.ask(&get("/2"));
+            assert!(status == 200 || body.contains("\"reason\":\"strain\""), "{status}: {body}");
+        }
+        let each = (held() - before) / i64::from(CLIENTS * STREAMS);
+        println!("{} answers that nobody reads: {each} bytes for each", CLIENTS * STREAMS);
+        assert!(each <= 24 * KIB, "{each}");
+    });
+}
+
+/// Nobody can be told to make room, as all wait for the program.
+#[test]
+fn the_last_streams_to_another_proxy_are_for_clients_that_have_read_an_answer() {
+    alone(|| {
+        let program = giving_to_many();
+        let (_world, _server, caller) = pair(&program);
+        let entry = caller.outbound("echo");
+        let mut known = Peer::connect(entry);
+        assert_eq!(known.ask(&get("/2")).0, 200);
+        let mut others = Vec::new();
+        for _ in 0..18 {
+            let mut link = Link::client(entry, out());
+            (0..250).for_each(|n| link.send(out().whole(1 + 2 * n, Block::get("/nothing"))));
+            others.push(link);
+        }
+        let (mut refused, mut tries) = (0, 0);
+        while refused != 503 && tries < 1000 {
+            refused = Peer::connect(entry).ask(&get("/2")).0;
+            tries += 1;
+        }
+        assert_eq!(refused, 503, "one that nothing is known of");
+        (0..50).for_each(|_| assert_eq!(known.ask(&get("/2")).0, 200));
+    });
 }
 
 /// A byte stands for a line of forty, or of four thousand.
@@ -139,6 +277,36 @@ fn bombing(id: u32, block: &[u8]) -> Out {
         sends = sends.frame(CONTINUATION, if rest.peek().is_none() { END_HEADERS } else { 0 }, id, part);
     }
     sends
+}
+
+/// A client that has asked for more before it's answered, all the time.
+#[test]
+fn requests_without_end_on_one_connection_leave_nothing_behind() {
+    const REQUESTS: u32 = 20_000;
+    const AHEAD: u32 = 500;
+    alone(|| {
+        let program = giving();
+        let (_world, _server, caller) = pair(&program);
+        let mut client = Peer::connect(caller.outbound("echo"));
+        let padding = "p".repeat(200);
+        let request = format!("GET /2 HTTP/1.1\r\nhost: echo\r\nx-padding: {padding}\r\n\r\n");
+        let ahead = request.repeat(AHEAD as usize);
+        client.send(&ahead);
+        let mut before = 0;
+        for n in 0..REQUESTS {
+            if n % AHEAD == 0 {
+                client.send(&ahead);
+            }
+            let (head, body) = client.response();
+            assert_eq!((status(&head), body.len()), (200, 2), "{head}");
+            if n == REQUESTS / 4 {
+                before = held();
+            }
+        }
+        let grown = held() - before;
+        println!("{REQUESTS} requests, each sent before the last was answered: {grown} bytes more");
+        assert!(grown <= MIB, "{grown}");
+    });
 }
 
 #[test]

@@ -76,7 +76,9 @@ fn alone<T: FnOnce()>(test: T) {
     }
     let name = std::any::type_name::<T>().trim_start_matches("memory::").trim_end_matches("::{{closure}}");
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    // As many files as the system lets it have: thousands of connections have both their ends here.
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n \"$(ulimit -Hn)\"; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
     let run = command.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
     let said = String::from_utf8_lossy(&run.stdout);
     println!("{said}{}", String::from_utf8_lossy(&run.stderr));
@@ -107,6 +109,29 @@ fn giving() -> Program {
                 }
                 left -= part;
             }
+        }
+    })
+}
+
+/// The same for very many at once: of more than so many bytes it sends what the system takes, and then keeps the connection; as it
+/// does of whoever asks for `/nothing`.
+fn giving_to_many() -> Program {
+    const SMALL_BYTES: usize = 100_000;
+    let kept = Mutex::new(Vec::new());
+    Program::start(move |mut peer| {
+        while let Some(head) = peer.read_head() {
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            if path == "/nothing" {
+                return kept.lock().unwrap().push(peer);
+            }
+            let size: usize = path[1..].parse().unwrap_or(2);
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n"));
+            if size > SMALL_BYTES {
+                peer.stream.set_nonblocking(true).unwrap();
+                while peer.stream.write(&PIECE).is_ok() {}
+                return kept.lock().unwrap().push(peer);
+            }
+            peer.send(&PIECE.repeat(2)[..size]);
         }
     })
 }

@@ -45,7 +45,7 @@ impl Lane {
             return;
         }
         if self.inbox.capacity() == 0 {
-            self.inbox = scratch::buffer();
+            self.inbox = scratch::buffer_for(bytes.len());
         }
         self.inbox.extend_from_slice(bytes);
     }
