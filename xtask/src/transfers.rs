@@ -87,9 +87,9 @@ pub(crate) fn run_all(root: &Path) -> Result<Option<bool>> {
     let Some(postgres) = start(root)? else { return Ok(None) };
     let first = transfers(root, &postgres, Extent::USUAL, &["outbox", "coordinators"])?;
     let shared = transfers(root, &postgres, Extent::SHARED, &[])?;
-    let mut journal = test(root, &postgres, &["--lib"]);
-    journal.args(["--", "--ignored", "log::postgres"]);
-    Ok(Some(journal.status()?.success() && first && shared))
+    let mut store = test(root, &postgres, &["--lib", "--test", "ledger"]);
+    store.args(["--", "--ignored", "log::postgres", "ledger::postgres", "killed_in_postgres"]);
+    Ok(Some(store.status()?.success() && first && shared))
 }
 
 fn start(root: &Path) -> Result<Option<Postgres>> {

@@ -211,7 +211,7 @@ fn read(entry: Option<Entry>, now: byrnie_base::Timestamp) -> answer::What {
         None => answer::What::Absent(wire::LedgerAbsent {}),
         Some(Standing::Done(kept)) => answer::What::Done(kept.to_vec().into()),
         Some(Standing::Ambiguous) => answer::What::Ambiguous(wire::LedgerAmbiguous {}),
-        Some(Standing::InFlight { lapses }) => {
+        Some(Standing::InFlight { lapses, .. }) => {
             answer::What::InFlightMillis(lapses.as_millis().saturating_sub(now.as_millis()))
         }
     }

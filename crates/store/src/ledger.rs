@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `trait Ledger`: what is remembered of idempotency keys, durably. The control plane calls it for
 //! proxies. The rules are `saga`'s; here they become one atomic, durable write. [`Embedded`] is one file of
-//! this machine, [`Memory`] the same code without threads on a simulated disk; `suite` holds both to the
-//! same promises.
+//! this machine, [`Memory`] the same code without threads on a simulated disk, [`Postgres`] a database that several
+//! control planes share; `suite` holds all to the same promises.
 
 mod embedded;
 mod memory;
+mod postgres;
+pub(crate) mod run;
 #[cfg(test)]
 mod suite;
 #[cfg(test)]
@@ -13,9 +15,10 @@ mod tests;
 
 pub use embedded::Embedded;
 pub use memory::Memory;
+pub use postgres::Postgres;
 
-use crate::store::{Error, Pending};
-use byrnie_saga::ledger::{Begin, Begun, Claim, Ending, Entry, Finished, KEPT_BYTES_MAX, Name};
+use crate::store::Pending;
+use byrnie_saga::ledger::{Begin, Begun, Claim, Ending, Entry, Finished, Name};
 
 /// Keys, each with what became of its request.
 ///
@@ -41,63 +44,7 @@ pub const KEYS_MAX: u64 = 10_000_000;
 pub const BYTES_MAX: u64 = 8 << 30;
 /// Most keys that one sweep forgets, so that it never holds up requests for long.
 pub const SWEEP_MAX: usize = 1000;
-
-/// Something to be decided and made durable.
-pub(crate) enum Job {
-    Begin(Name, Begin),
-    Finish(Name, Claim, Ending),
-    Read(Name),
-    Sweep,
-}
-
-/// What became of a job.
-pub(crate) enum Done {
-    Begun(Begun),
-    Finished(Finished),
-    Read(Option<Entry>),
-    Swept(usize),
-}
-
-impl Job {
-    /// Refuses what no proxy of ours asks.
-    fn check(&self) -> Result<(), Error> {
-        let (name, kept) = match self {
-            Self::Begin(name, _) | Self::Read(name) => (name, 0),
-            Self::Finish(name, _, Ending::Done(kept)) => (name, kept.len()),
-            Self::Finish(name, ..) => (name, 0),
-            Self::Sweep => return Ok(()),
-        };
-        if !name.is_valid() {
-            return Err(Error::Malformed("a part of an idempotency key's name is empty or too long"));
-        }
-        if kept > KEPT_BYTES_MAX {
-            return Err(Error::Limit { what: "an answer to be kept, in bytes", size: kept, max: KEPT_BYTES_MAX });
-        }
-        Ok(())
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Finish(_, _, Ending::Done(kept)) => kept.len(),
-            _ => 0,
-        }
-    }
-}
-
-impl Done {
-    fn begun(self) -> Result<Begun, Error> {
-        if let Self::Begun(begun) = self { Ok(begun) } else { Err(Error::Closed) }
-    }
-
-    fn finished(self) -> Result<Finished, Error> {
-        if let Self::Finished(finished) = self { Ok(finished) } else { Err(Error::Closed) }
-    }
-
-    fn entry(self) -> Result<Option<Entry>, Error> {
-        if let Self::Read(entry) = self { Ok(entry) } else { Err(Error::Closed) }
-    }
-
-    fn swept(self) -> Result<usize, Error> {
-        if let Self::Swept(count) = self { Ok(count) } else { Err(Error::Closed) }
-    }
-}
+/// Most jobs that share one durable step.
+pub(crate) const GROUP_MAX: usize = 256;
+/// Most bytes of answers that share one durable step, beyond the first.
+pub(crate) const GROUP_BYTES_MAX: usize = 4 << 20;
