@@ -110,8 +110,11 @@ type Answer = (u16, String, String);
 /// Sends one payment through the edge of a mesh.
 fn send(ports: &Path, key: &str) -> Option<TcpStream> {
     let ports: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(ports).ok()?).ok()?;
-    let edge = SocketAddr::from(([127, 0, 0, 1], u16::try_from(ports["edge"].as_u64()?).ok()?));
-    let mut stream = TcpStream::connect(edge).ok()?;
+    send_to(SocketAddr::from(([127, 0, 0, 1], u16::try_from(ports["edge"].as_u64()?).ok()?)), key)
+}
+
+fn send_to(at: SocketAddr, key: &str) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(at).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     let head = format!(
         "POST /pay HTTP/1.1\r\nHost: payments.default.mesh.localhost\r\nIdempotency-Key: \"{key}\"\r\nContent-Length: 2\r\nConnection: close\r\n\r\n30"
@@ -398,4 +401,98 @@ fn several_control_planes_know_each_others_payments() {
     let told: Vec<u64> = told.split(' ').map(|word| word.parse().unwrap()).collect();
     let [payments, kills, seed, late_ms, control_planes, programs] = told[..] else { panic!("six numbers: {told:?}") };
     run(Fire { payments, kills, seed, late_ms, control_planes: control_planes as usize, programs: programs > 0 });
+}
+
+/// A program that calls payments, in one mesh: where its calls enter.
+fn caller(mesh: &Mesh) -> (Program, SocketAddr) {
+    let web = mesh.beside("web", None, &["--uses", "payments"]);
+    let at = web.address("BYRNIE_PAYMENTS_URL");
+    mesh.ok(&["allow", "web", "payments"]);
+    (web, at)
+}
+
+fn pay_at(at: SocketAddr, key: &str) -> Option<Answer> {
+    hear(send_to(at, key)?)
+}
+
+#[test]
+#[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
+fn another_control_plane_answers_for_one_that_is_dead() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::start(Fire { control_planes: 2, ..SMALL }, folder.path());
+    let (web, at) = caller(&world.meshes[0]);
+    let (_other_web, other) = caller(&world.meshes[1]);
+    let paid = |at, key: &str| {
+        let mut last = None;
+        until(
+            "a payment",
+            || format!("{key} at {at}"),
+            || {
+                last = pay_at(at, key);
+                last.as_ref().is_some_and(|(status, ..)| *status == 201)
+            },
+        );
+        last.unwrap()
+    };
+    let first = paid(at, "first");
+    // Each proxy has heard of the other control plane.
+    let keepers = |mesh: &Mesh| {
+        let proxies = mesh.sidecars();
+        let of = |proxy: &serde_json::Value| {
+            mesh::http(proxy["admin"].as_str().unwrap().parse().unwrap(), "localhost", "/metrics")
+        };
+        proxies.iter().filter(|proxy| of(proxy).unwrap().body.contains("byrnie_txn_keepers 1")).count()
+    };
+    until(
+        "both to know of the other",
+        || keepers(&world.meshes[0]).to_string(),
+        || world.meshes.iter().all(|mesh| keepers(mesh) == 2),
+    );
+    world.meshes[0].up.take().unwrap().signal("KILL");
+    // At once, not after some patience.
+    let second = pay_at(at, "second").unwrap();
+    assert_eq!((second.0, &*second.1), (201, ""), "{second:?}");
+    for (key, before) in [("first", &first), ("second", &second)] {
+        for at in [at, other] {
+            let again = pay_at(at, key).unwrap();
+            assert_eq!((again.0, &*again.1, &again.2), (201, "replayed", &before.2), "{key} at {at}");
+        }
+    }
+    // Nobody is left: nothing is sent on, and no more is lost than patience.
+    let mut killed = world.meshes[1].up.take().unwrap();
+    killed.signal("KILL");
+    killed.wait();
+    assert_eq!(pay_at(at, "third").unwrap().0, 503);
+    assert_eq!(world.made().get("third"), None);
+    world.meshes[0].start_by(up(world.database.as_deref()), &[]);
+    let third = paid(at, "third");
+    assert_eq!(pay_at(at, "third").unwrap().2, third.2);
+    assert_eq!(world.made().values().max(), Some(&1), "{:?}", world.made());
+    drop(web);
+}
+
+#[test]
+#[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
+fn what_a_file_remembers_goes_on_in_the_database() {
+    let (folder, url) = (tempfile::tempdir().unwrap(), mesh::database("moved_keys"));
+    let mut world = World::start(SMALL, folder.path());
+    let ports = world.doors().remove(0);
+    let paid = pay(&ports, "k").unwrap();
+    assert_eq!((paid.0, &*paid.1), (201, ""));
+    let end = |mesh: &mut Mesh| {
+        let mut up = mesh.up.take().unwrap();
+        up.signal("TERM");
+        up.wait();
+    };
+    end(&mut world.meshes[0]);
+    world.meshes[0].start_by(up(Some(&url)), &[]);
+    let replayed = || pay(&ports, "k").is_some_and(|again| again.1 == "replayed" && again.2 == paid.2);
+    until("the file's payment to be replayed", || format!("{:?}", pay(&ports, "k")), replayed);
+    assert!(!world.meshes[0].data.join("ledger.redb").exists());
+    end(&mut world.meshes[0]);
+    // Without it a payment might be made twice.
+    let refused = up(None).arg("--data-dir").arg(&world.meshes[0].data).arg("up").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("BYR-T008") && said.contains("ledger.moved"), "{said}");
+    assert_eq!(world.made()["k"], 1);
 }

@@ -82,6 +82,8 @@ impl Trip<'_> {
             },
             answer::What::Error(error) => {
                 tracing::warn!(error, "the ledger lets nothing begin");
+                // It may not know itself whether the claim stands.
+                self.core.lines.ledger.take_back(question);
                 Word::Unreachable
             }
             answer::What::Recorded(_) | answer::What::Fenced(_) | answer::What::Absent(_) => Word::Unreachable,

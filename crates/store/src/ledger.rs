@@ -18,7 +18,9 @@ pub use memory::Memory;
 pub use postgres::Postgres;
 
 use crate::store::Pending;
+use byrnie_base::Text;
 use byrnie_saga::ledger::{Begin, Begun, Claim, Ending, Entry, Finished, Name};
+use std::time::Duration;
 
 /// Keys, each with what became of its request.
 ///
@@ -36,7 +38,28 @@ pub trait Ledger: Send + Sync {
 
     /// Forgets what is over, at most [`SWEEP_MAX`] keys at a time: how many there were.
     fn sweep(&self) -> Pending<'_, usize>;
+
+    /// Whether several control planes may keep it.
+    fn is_shared(&self) -> bool;
+
+    /// Tells the others who keep it of this control plane, and names those that were heard of within [`NEIGHBOUR_LIFE`],
+    /// [`NEIGHBOURS_MAX`] at most. Nobody, if it isn't shared.
+    fn meet(&self, own: Neighbour) -> Pending<'_, Vec<Neighbour>>;
 }
+
+/// A control plane that answers for a ledger which several keep.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Neighbour {
+    /// Where, as IP:PORT.
+    pub address: Text,
+    /// Certificates that vouch for it and for its proxies, PEM. By these it is told from others.
+    pub roots: Text,
+}
+
+/// How long a control plane that isn't heard of is still named: as long as certificates of its proxies may hold.
+pub const NEIGHBOUR_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Most that are named.
+pub const NEIGHBOURS_MAX: usize = 16;
 
 /// Most keys remembered at once. Beyond it nothing new begins, and proxies refuse keyed requests.
 pub const KEYS_MAX: u64 = 10_000_000;

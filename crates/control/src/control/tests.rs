@@ -427,7 +427,7 @@ fn a_proxy_asks_the_ledger_for_its_own_services_alone() {
             what: Some(what),
         };
         let ask = async |channel: &Channel, node: &str, asks: Vec<LedgerAsk>| {
-            let request = LedgerRequest { node: node.to_owned(), asks };
+            let request = LedgerRequest { node: node.to_owned(), asks, known: 0 };
             let answer = channel.unary(LEDGER_PATH, request.encode_to_vec().into()).await?;
             let answers = LedgerResponse::decode(answer).unwrap().answers;
             Ok::<_, byrnie_net::grpc::Status>(answers.into_iter().map(|a| a.what.unwrap()).collect::<Vec<_>>())

@@ -59,6 +59,8 @@ impl Postgres {
 }
 
 impl Run for Postgres {
+    const SHARED: bool = true;
+
     fn run<T: Send + 'static>(&self, job: Job, read: fn(Done) -> Option<T>) -> Pending<'_, T> {
         Box::pin(async move {
             job.check()?;

@@ -2,7 +2,7 @@
 //! What a ledger is told to do, as plain jobs, and what comes of them by the rules of `saga`. Every backend does jobs; that makes it a
 //! [`Ledger`].
 
-use super::{BYTES_MAX, KEYS_MAX, Ledger};
+use super::{BYTES_MAX, KEYS_MAX, Ledger, Neighbour};
 use crate::store::{Error, Pending};
 use byrnie_base::Timestamp;
 use byrnie_saga::ledger::{self, Begin, Begun, Change, Claim, Ending, Entry, Finished, KEPT_BYTES_MAX, Name, State};
@@ -14,6 +14,7 @@ pub enum Job {
     Finish(Name, Claim, Ending),
     Read(Name),
     Sweep,
+    Meet(Neighbour),
 }
 
 /// What became of a job.
@@ -23,6 +24,7 @@ pub enum Done {
     Finished(Finished),
     Read(Option<Entry>),
     Swept(usize),
+    Met(Vec<Neighbour>),
 }
 
 impl Job {
@@ -51,7 +53,7 @@ impl Job {
     pub(crate) fn name(&self) -> Option<&Name> {
         match self {
             Self::Begin(name, _) | Self::Finish(name, ..) | Self::Read(name) => Some(name),
-            Self::Sweep => None,
+            Self::Sweep | Self::Meet(_) => None,
         }
     }
 
@@ -68,6 +70,7 @@ impl Job {
             }
             Self::Read(_) => (Done::Read(entry.filter(|entry| !entry.is_over(now)).cloned()), Change::None),
             Self::Sweep => (Done::Swept(0), Change::None),
+            Self::Meet(_) => (Done::Met(Vec::new()), Change::None),
         }
     }
 }
@@ -105,6 +108,9 @@ pub(crate) fn size_of(key: &[u8], entry: &Entry) -> u64 {
 
 /// A backend.
 pub trait Run: Send + Sync {
+    /// [`Ledger::is_shared`].
+    const SHARED: bool = false;
+
     /// Does a job, and reads what came of it.
     fn run<T: Send + 'static>(&self, job: Job, read: fn(Done) -> Option<T>) -> Pending<'_, T>;
 }
@@ -131,5 +137,13 @@ impl<R: Run> Ledger for R {
 
     fn sweep(&self) -> Pending<'_, usize> {
         self.run(Job::Sweep, of!(Swept))
+    }
+
+    fn is_shared(&self) -> bool {
+        R::SHARED
+    }
+
+    fn meet(&self, own: Neighbour) -> Pending<'_, Vec<Neighbour>> {
+        self.run(Job::Meet(own), of!(Met))
     }
 }

@@ -147,7 +147,10 @@ struct Group<'txn> {
 
 impl Group<'_> {
     fn run(&mut self, job: &Job) -> Result<Result<Done, Error>, redb::Error> {
-        let Some(name) = job.name() else { return Ok(Ok(Done::Swept(self.sweep()?))) };
+        let Some(name) = job.name() else {
+            let nobody = Done::Met(Vec::new());
+            return Ok(Ok(if matches!(job, Job::Sweep) { Done::Swept(self.sweep()?) } else { nobody }));
+        };
         let key = key_of(name);
         let entry = self.entry(&key)?;
         let (done, change) = job.decide(entry.as_ref(), self.now);

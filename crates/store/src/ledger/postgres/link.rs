@@ -3,7 +3,7 @@
 
 use super::super::run::{Done, Job, key_of};
 use super::sql::{self, Part, Plain};
-use crate::ledger::SWEEP_MAX;
+use crate::ledger::{Neighbour, SWEEP_MAX};
 use crate::log::postgres;
 use crate::postgres::{Failure, OpenError, STEP_MAX, Session, TRIES_MAX};
 use crate::store::Error;
@@ -72,8 +72,10 @@ impl Link {
             }
         }
         for (at, job) in jobs.iter().enumerate() {
-            if matches!(job, Job::Sweep) {
-                results[at] = Some(self.sweep().await);
+            match job {
+                Job::Sweep => results[at] = Some(self.sweep().await),
+                Job::Meet(own) => results[at] = Some(self.meet(own).await),
+                _ => {}
             }
         }
         results.into_iter().map(|result| result.unwrap_or(Err(Error::Closed))).collect()
@@ -96,6 +98,10 @@ impl Link {
         let part = self.part;
         let swept = async |connection: &mut PgConnection| sql::sweep(connection, part, SWEEP_MAX).await.map(Some);
         self.step(swept).await.map(Done::Swept)
+    }
+
+    async fn meet(&mut self, own: &Neighbour) -> Result<Done, Error> {
+        self.step(async |connection| sql::meet(connection, own).await.map(Some)).await.map(Done::Met)
     }
 
     /// Takes in what another ledger remembers, by whose clock it is `now`: how much of it was news.

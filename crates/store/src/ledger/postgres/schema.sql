@@ -22,3 +22,9 @@ create table byrnie.ledger_part (
   part int2 primary key,
   keys int8 not null default 0,
   bytes int8 not null default 0) with (fillfactor = 50);
+-- Control planes that answer for this ledger: where, by whose certificates, and when each was last heard of.
+create table byrnie.ledger_keeper (
+  id text primary key,
+  address text not null,
+  roots text not null,
+  seen timestamptz not null default clock_timestamp());

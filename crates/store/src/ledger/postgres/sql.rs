@@ -4,7 +4,7 @@
 use super::super::run::{Done, Job, full, key_of, size_of};
 use super::link::{Outcome, Placed};
 use super::{PARTS, VERSION};
-use crate::ledger::{BYTES_MAX, KEYS_MAX};
+use crate::ledger::{BYTES_MAX, KEYS_MAX, NEIGHBOUR_LIFE, NEIGHBOURS_MAX, Neighbour};
 use crate::postgres::{OpenError, unusable};
 use byrnie_base::Timestamp;
 use byrnie_saga::ledger::{self, Begun, Change, Claim, Ending, Entry, Fingerprint, State};
@@ -109,7 +109,7 @@ impl Plain {
                     let entry = Entry { fingerprint: Fingerprint([0; 32]), claim: *claim, state, expires: never };
                     plain.ended.push(key_of(name), &entry);
                 }
-                Job::Read(_) | Job::Sweep => {}
+                Job::Read(_) | Job::Sweep | Job::Meet(_) => {}
             }
         }
         plain
@@ -324,6 +324,22 @@ pub(super) async fn sweep(connection: &mut PgConnection, Part(part): Part, limit
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let swept: i64 = sqlx::query_scalar(SWEEP).bind(limit).bind(part).fetch_one(connection).await?;
     Ok(usize::try_from(swept).unwrap_or_default())
+}
+
+/// Tells of oneself, and names the others.
+pub(super) async fn meet(connection: &mut PgConnection, own: &Neighbour) -> Sql<Vec<Neighbour>> {
+    let told = "
+        with old as (
+          delete from byrnie.ledger_keeper where seen < clock_timestamp() - $3 * interval '1 ms' and id <> md5($2))
+        insert into byrnie.ledger_keeper (id, address, roots) values (md5($2), $1, $2)
+        on conflict (id) do update set address = excluded.address, seen = clock_timestamp()";
+    let life = i64::try_from(NEIGHBOUR_LIFE.as_millis()).unwrap_or(i64::MAX);
+    sqlx::query(told).bind(&*own.address).bind(&*own.roots).bind(life).execute(&mut *connection).await?;
+    let others = "select address, roots from byrnie.ledger_keeper where id <> md5($1) order by seen desc limit $2";
+    let limit = i64::try_from(NEIGHBOURS_MAX).unwrap_or(i64::MAX);
+    let others: Vec<(String, String)> =
+        sqlx::query_as(others).bind(&*own.roots).bind(limit).fetch_all(connection).await?;
+    Ok(others.into_iter().map(|(address, roots)| Neighbour { address: address.into(), roots: roots.into() }).collect())
 }
 
 fn read(row: &PgRow) -> Sql<(Vec<u8>, Entry)> {

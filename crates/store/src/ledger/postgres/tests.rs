@@ -3,7 +3,7 @@
 //! postgres` starts one.
 
 use super::super::suite::*;
-use super::super::{Embedded, Ledger as _};
+use super::super::{Embedded, Ledger as _, Neighbour};
 use super::*;
 use crate::postgres::tests::{DOMAIN, Database};
 use crate::suite::{Stopped, wait};
@@ -331,4 +331,26 @@ fn what_is_over_is_forgotten_in_parts_by_whoever_comes() {
     let again = begin_of(2, 5, LONG, LONG, false);
     assert_eq!(wait(one.begin(key("3"), again)), granted(false), "a key that was forgotten is free");
     assert!(matches!(wait(other.read(key("3"))), Ok(Some(entry)) if matches!(entry.state, State::InFlight { .. })));
+}
+
+#[test]
+#[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
+fn control_planes_of_one_ledger_know_where_the_others_are() {
+    let database = Database::make("keys_met");
+    let (one, other) = (database.ledger(), database.ledger());
+    let at = |port: u16, roots: &str| Neighbour { address: format!("127.0.0.1:{port}").into(), roots: roots.into() };
+    assert_eq!(wait(one.meet(at(1, "A"))), Ok(Vec::new()));
+    assert_eq!(wait(other.meet(at(2, "B"))), Ok(vec![at(1, "A")]));
+    // One that starts again elsewhere is the same.
+    assert_eq!(wait(one.meet(at(3, "A"))), Ok(vec![at(2, "B")]));
+    assert_eq!(wait(other.meet(at(2, "B"))), Ok(vec![at(3, "A")]));
+    database.run("update byrnie.ledger_keeper set seen = seen - interval '25 h' where roots = 'A'");
+    wait(other.meet(at(2, "B"))).unwrap();
+    assert_eq!(wait(other.meet(at(2, "B"))), Ok(Vec::new()), "one that is gone is forgotten");
+    assert!(
+        one.is_shared()
+            && !Embedded::open(&tempfile::tempdir().unwrap().path().join("l"), Arc::<Stopped>::default())
+                .unwrap()
+                .is_shared()
+    );
 }
