@@ -95,7 +95,7 @@ impl Circle {
             }
             Err(status) => {
                 self.pass(at);
-                match status.filter(|status| other.is_none() && self.len() == 1 && super::ledger::is_final(status)) {
+                match status.filter(|status| other.is_none() && super::ledger::is_final(status)) {
                     Some(status) => Err(Silence::Refused(status)),
                     None => Err(Silence::Away),
                 }

@@ -825,6 +825,8 @@ pub struct Idempotency {
     pub probe: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "9")]
     pub enlist: ::prost::alloc::vec::Vec<Enlist>,
+    #[prost(bool, tag = "10")]
+    pub status_only: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failover {
