@@ -28,6 +28,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                   the simulated mesh, each seed twice; --seed S shows the run of one
   transfers [--count N] [--kills N] [--seed S] [--coordinators N]
                   money between three banks while everything is killed
+  payments [--count N] [--kills N] [--seed S] [--coordinators 1..8] [--programs 0|1]
+                  keyed payments to a program without a barrier, under the same fire
   takeover [--count N]
                   one coordinator is killed with so many unfinished, another goes on
   tidy            floors, sizes, names, purity, doors
@@ -58,6 +60,7 @@ fn run() -> Result<()> {
         ["gen", "--check"] => r#gen::run(true),
         ["sim", rest @ ..] => sim::run_all(rest),
         ["transfers", rest @ ..] => with_postgres(transfers::run(&root, Extent::of(rest)?)?),
+        ["payments", rest @ ..] => with_postgres(transfers::pay(&root, rest)?),
         ["takeover", rest @ ..] => with_postgres(transfers::take_over(&root, rest)?),
         ["tidy"] => tidy::run(&root),
         ["bench", rest @ ..] => bench::run(&root, rest),

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask transfers`: money between three banks while everything is killed, for as long as one has time for; see
 //! `crates/byrnie/tests/transfers.rs`. `cargo xtask takeover`: one coordinator is killed and another goes on with all that it left; see
-//! `crates/byrnie/tests/coordinators.rs`. A PostgreSQL of its own is started for either.
+//! `crates/byrnie/tests/coordinators.rs`. `cargo xtask payments`: keyed payments to a program without a barrier, under the same fire; see
+//! `crates/byrnie/tests/keyed.rs`. A PostgreSQL of its own is started for each.
 
 use crate::bench::process::target;
 use crate::databases::Postgres;
@@ -79,17 +80,36 @@ pub(crate) fn take_over(root: &Path, args: &[&str]) -> Result<Option<bool>> {
     Ok(Some(test.status()?.success()))
 }
 
+/// Pays for as long as one has time for: `[--programs 1]` kills the program, too. The same.
+///
+/// # Errors
+/// If something can't be started, or an argument makes no sense.
+pub(crate) fn pay(root: &Path, args: &[&str]) -> Result<Option<bool>> {
+    let (programs, others): (Vec<&[&str]>, Vec<&[&str]>) = args.chunks(2).partition(|pair| pair[0] == "--programs");
+    let programs = match programs[..] {
+        [] | [["--programs", "0"]] => 0,
+        [["--programs", "1"]] => 1,
+        _ => bail!("--programs is 0 or 1"),
+    };
+    let Extent { count, kills, seed, late_ms, coordinators } = Extent::of(&others.concat())?;
+    let Some(postgres) = start(root)? else { return Ok(None) };
+    let mut test = test(root, &postgres, &["--test", "keyed"]);
+    test.args(["--", "--ignored", "--nocapture", "several_control_planes"]);
+    test.env("PAYMENTS", format!("{count} {kills} {seed} {late_ms} {coordinators} {programs}"));
+    Ok(Some(test.status()?.success()))
+}
+
 /// Runs all that needs a PostgreSQL; the same.
 ///
 /// # Errors
 /// If something can't be started.
 pub(crate) fn run_all(root: &Path) -> Result<Option<bool>> {
     let Some(postgres) = start(root)? else { return Ok(None) };
-    let first = transfers(root, &postgres, Extent::USUAL, &["outbox", "coordinators"])?;
+    let first = transfers(root, &postgres, Extent::USUAL, &["outbox", "coordinators", "keyed"])?;
     let shared = transfers(root, &postgres, Extent::SHARED, &[])?;
-    let mut journal = test(root, &postgres, &["--lib"]);
-    journal.args(["--", "--ignored", "log::postgres"]);
-    Ok(Some(journal.status()?.success() && first && shared))
+    let mut store = test(root, &postgres, &["--lib", "--test", "ledger"]);
+    store.args(["--", "--ignored", "log::postgres", "ledger::postgres", "killed_in_postgres"]);
+    Ok(Some(store.status()?.success() && first && shared))
 }
 
 fn start(root: &Path) -> Result<Option<Postgres>> {

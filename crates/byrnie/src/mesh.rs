@@ -9,7 +9,7 @@ use crate::handover::{self, Belongings, Charge, Done, Post, Will};
 use crate::join::ROOTS_FILE;
 use crate::outbound::ThroughProxy;
 use anyhow::{Context, Result};
-use byrnie_base::{Instant, Text};
+use byrnie_base::{Clock as _, Instant, Text};
 use byrnie_control::apply::{self, Action};
 use byrnie_control::{State, ca, control, history, ingest, transactions};
 use byrnie_model::service::Locality;
@@ -21,7 +21,7 @@ use byrnie_net::listen::Listener;
 use byrnie_net::listen::Ports;
 use byrnie_net::runtime::{self, Trigger};
 use byrnie_proxy::{AccessLog, Control, Gateway, Handed, Hop, Mount, Sidecar, Source, Tokens, Users};
-use byrnie_store::{Embedded, Journal, OpenError, Store, ledger, log};
+use byrnie_store::{Embedded, Journal, Ledger, OpenError, Store, ledger, log};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -34,6 +34,8 @@ use tokio::sync::mpsc;
 const CONTROL_PORT: u16 = 7778;
 /// File in the data directory that remembers the control port from one start to the next.
 const CONTROL_PORT_FILE: &str = "control.port";
+/// File in the data directory that says that its idempotency keys have gone to a database.
+const KEYS_MOVED_FILE: &str = "ledger.moved";
 const ADMIN_PORT: u16 = 7779;
 const EDGE_PORT: u16 = 7780;
 const DNS_PORT: u16 = 7753;
@@ -132,17 +134,15 @@ pub(crate) async fn start(options: &Options, globals: &Globals, will: Option<&Wi
     let store = Embedded::open(&path, Arc::new(*runtime::clock()))
         .map_err(|error| of_open(&error).at(path.display().to_string()))?;
     let store: Arc<dyn Store> = Arc::new(store);
-    let path = dir.join("ledger.redb");
-    let ledger = ledger::Embedded::open(&path, Arc::new(*runtime::clock()))
-        .map_err(|error| of_open(&error).at(path.display().to_string()))?;
     let trust_domain = trust_domain(store.as_ref(), options.demo).await?;
     let token = operator_token(&dir.join("token"))?;
     let asked_control = control_port(options);
     let journal = open_journal(options, &trust_domain).await?;
+    let ledger = open_ledger(options, &trust_domain)?;
     let config = control::Config {
         store,
         journal,
-        ledger: Arc::new(ledger),
+        ledger,
         data_dir: dir.clone(),
         trust_domain,
         console: options.console,
@@ -397,20 +397,46 @@ async fn open_journal(options: &Options, trust_domain: &str) -> Result<Arc<dyn J
     let path = options.data_dir.join("transactions.redb");
     let file = || log::Embedded::open(&path).map_err(|error| of_open(&error).at(path.display().to_string()));
     let Some(url) = &options.transactions else { return Ok(Arc::new(file()?)) };
-    let refused = |detail: String| {
-        let code = &code::TXN_DATABASE;
-        Failure::new(code.id, format!("the database for transactions: {detail}")).at("--transactions").next(code.next)
-    };
     if path.exists() {
         // A file has one shard.
-        let left = file()?.unfinished(vec![0]).await.map_err(|error| refused(error.to_string()))?;
+        let left = file()?.unfinished(vec![0]).await.map_err(|error| of_database(error.to_string()))?;
         if !left.is_empty() {
             let detail = format!("{} transactions in {} have not ended", left.len(), path.display());
-            return Err(refused(detail).next("start without --transactions until they have").into());
+            return Err(of_database(detail).next("start without --transactions until they have").into());
         }
     }
-    let journal = log::Postgres::open(url, trust_domain).map_err(|error| refused(error.to_string()))?;
+    let journal = log::Postgres::open(url, trust_domain).map_err(|error| of_database(error.to_string()))?;
     Ok(Arc::new(journal))
+}
+
+/// Where idempotency keys are kept: beside the transactions. What a file remembers moves to the database with them, and isn't left there.
+fn open_ledger(options: &Options, trust_domain: &Text) -> Result<Arc<dyn Ledger>> {
+    let (path, moved) = (options.data_dir.join("ledger.redb"), options.data_dir.join(KEYS_MOVED_FILE));
+    let clock = *runtime::clock();
+    if let Some(url) = &options.transactions {
+        let say =
+            || write_whole(&moved, b"the idempotency keys of this mesh are in the database of --transactions\n", 0o644);
+        // Before the file goes.
+        if path.exists() {
+            say()?;
+        }
+        let ledger = ledger::Postgres::open(url, trust_domain, (&path, clock.now().wall))
+            .map_err(|error| of_database(error.to_string()))?;
+        say()?;
+        return Ok(Arc::new(ledger));
+    }
+    if moved.exists() && !path.exists() {
+        let detail = "the idempotency keys of this mesh are there: without them, requests may be run a second time";
+        let next = format!("start with --transactions as before, or remove {} to forget them", moved.display());
+        return Err(of_database(detail.to_owned()).next(next).into());
+    }
+    let ledger = ledger::Embedded::open(&path, Arc::new(clock));
+    Ok(Arc::new(ledger.map_err(|error| of_open(&error).at(path.display().to_string()))?))
+}
+
+fn of_database(detail: String) -> Failure {
+    let code = &code::TXN_DATABASE;
+    Failure::new(code.id, format!("the database for transactions: {detail}")).at("--transactions").next(code.next)
 }
 
 /// The operator's token: kept from the last start, or made now.

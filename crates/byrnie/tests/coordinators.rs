@@ -8,7 +8,6 @@ mod mesh;
 use mesh::participant::{fine, listen};
 use mesh::{Mesh, Program, Stopwatch, until};
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,22 +24,6 @@ const CLIENTS: usize = 8;
 const TAKEN_OVER: Duration = Duration::from_secs(5);
 /// After a clean exit nobody waits for a lease.
 const HANDED_BACK: Duration = Duration::from_millis(2_500);
-
-/// A database of a test's own on the server of tests.
-fn database(name: &str) -> String {
-    let server = mesh::postgres();
-    run_sql(&server, &format!("drop database if exists {name} with (force)"));
-    run_sql(&server, &format!("create database {name}"));
-    format!("{}/{name}", server.rsplit_once('/').unwrap().0)
-}
-
-fn run_sql(url: &str, statement: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut connection = PgConnection::connect(url).await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-    });
-}
 
 fn on(url: &str) -> Command {
     let mut command = mesh::byrnie();
@@ -119,7 +102,7 @@ fn saga(n: usize) -> Value {
 #[test]
 #[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
 fn three_share_what_they_do_and_go_on_with_what_one_leaves() {
-    let url = database("three");
+    let url = mesh::database("three");
     let mut meshes: Vec<Mesh> = (0..3).map(|_| Mesh::up_by(on(&url))).collect();
     let joined = until_shared(&meshes.iter().collect::<Vec<_>>());
     let gate = Arc::new(AtomicBool::new(false));
@@ -198,7 +181,7 @@ fn three_share_what_they_do_and_go_on_with_what_one_leaves() {
 #[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
 fn another_takes_over_within_five_seconds_however_much_is_unfinished() {
     let count: usize = std::env::var("UNFINISHED").map_or(500, |count| count.parse().unwrap());
-    let url = database("unfinished");
+    let url = mesh::database("unfinished");
     let mut meshes = [Mesh::up_by(on(&url)), Mesh::up_by(on(&url))];
     until_shared(&meshes.iter().collect::<Vec<_>>());
     // By their keys, the calls that were done.
@@ -255,7 +238,7 @@ fn another_takes_over_within_five_seconds_however_much_is_unfinished() {
 #[test]
 #[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
 fn without_its_database_nothing_is_accepted_and_with_it_everything_goes_on() {
-    let (server, url) = (mesh::postgres(), database("outage"));
+    let (server, url) = (mesh::postgres(), mesh::database("outage"));
     let mesh = Mesh::up_by(on(&url));
     let gate = Arc::new(AtomicBool::new(false));
     let open = Arc::clone(&gate);
@@ -263,8 +246,8 @@ fn without_its_database_nothing_is_accepted_and_with_it_everything_goes_on() {
     let sidecar = mesh.run(&["--name", "shop", "--port", &port.to_string()], &["sleep", "1000"]);
     sidecar.wait_for_line("joined as");
     assert_eq!(ask(&mesh, "POST", "/txn/v1/sagas", 0, &saga(0)).0, 201);
-    run_sql(&server, "alter database outage with allow_connections false");
-    run_sql(&server, "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'outage'");
+    mesh::run_sql(&server, "alter database outage with allow_connections false");
+    mesh::run_sql(&server, "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'outage'");
     let (status, refused) = ask(&mesh, "POST", "/txn/v1/sagas", 0, &saga(1));
     assert_eq!((status, &refused["code"]), (503, &json!("BYR-T007")), "{refused}");
     let meter = mesh::Meter::of(mesh.up.as_ref().unwrap().pid());
@@ -274,7 +257,7 @@ fn without_its_database_nothing_is_accepted_and_with_it_everything_goes_on() {
     assert_eq!((status, &refused["code"]), (503, &json!("BYR-T007")), "{refused}");
     assert!(meter.share() < 0.5, "it doesn't wait busily: {}", meter.share());
     gate.store(true, Ordering::SeqCst);
-    run_sql(&server, "alter database outage with allow_connections true");
+    mesh::run_sql(&server, "alter database outage with allow_connections true");
     until(
         "it to accept again",
         || format!("{:?}", ask(&mesh, "POST", "/txn/v1/sagas", 0, &saga(1))),
@@ -287,7 +270,7 @@ fn without_its_database_nothing_is_accepted_and_with_it_everything_goes_on() {
 #[test]
 #[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
 fn a_file_with_transactions_under_way_is_not_left_for_a_database() {
-    let url = database("moved");
+    let url = mesh::database("moved");
     let mut mesh = Mesh::up(&[]);
     let (port, _seen) = listen(|_, _| (503, String::new()));
     let sidecar = mesh.run(&["--name", "shop", "--port", &port.to_string()], &["sleep", "1000"]);

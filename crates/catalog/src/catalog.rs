@@ -148,6 +148,12 @@ impl Catalog {
             && self.workload(&place).is_some_and(|workload| workload.identity == *identity)
     }
 
+    /// Whether some instance of the service has this identity.
+    pub fn serves(&self, service: &ServiceRef, identity: &Identity) -> bool {
+        let mut members = self.services.members(service);
+        members.any(|place| self.workload(place).is_some_and(|workload| workload.identity == *identity))
+    }
+
     /// Whether a policy says that instances of the service share this quota.
     pub fn has_shared(&self, service: &ServiceRef, quota: &Quota) -> bool {
         quota.shared

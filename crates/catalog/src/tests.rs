@@ -159,6 +159,7 @@ fn keyed(name: &str, target: &str) -> Change {
         on_ambiguous: OnAmbiguous::Hold,
         on_server_error: OnServerError::Ambiguous,
         mint_keys: false,
+        status_only: false,
         enlist: Vec::new(),
     };
     traffic_of(name, target, Some(idempotency))

@@ -10,11 +10,12 @@ use crate::ca::{Authority, issue};
 use crate::clock;
 use crate::console::{self, Aside, Assets, Console};
 use crate::ledger::Keeper;
+use crate::ledger::neighbours::Neighbours;
 use crate::port::{Collect, Port};
 use crate::registry::{Registry, lease};
 use crate::transactions::{self, Caller, Coordinator};
 use crate::{State, conditions, export, ingest};
-use byrnie_base::{Clock, Text};
+use byrnie_base::{Clock, Text, Timestamp};
 use byrnie_model::Identity;
 use byrnie_net::listen::{self, Listener, Ports, Share};
 use byrnie_net::runtime::{self, Shutdown, Task, Trigger};
@@ -208,6 +209,13 @@ pub async fn resume(config: Config, sockets: Option<Sockets>) -> Result<Running,
         coordinator: Arc::clone(&coordinator),
         shutdown: shutdown.clone(),
     };
+    let neighbours = Neighbours {
+        state: Arc::clone(&state),
+        authority: Arc::clone(&authority),
+        keeper: Arc::clone(&keeper),
+        names: names.clone(),
+    };
+    let neighbours = neighbours.run(config.control.ip(), shutdown.clone());
     let renewal =
         Renewal { state: Arc::clone(&state), authority: Arc::clone(&authority), names, server: server.clone() };
     let mut tasks = vec![
@@ -215,6 +223,7 @@ pub async fn resume(config: Config, sockets: Option<Sockets>) -> Result<Running,
         runtime::spawn("registry grace", until(shutdown.clone(), grace(Arc::clone(&state)))),
         runtime::spawn("own certificate", until(shutdown.clone(), renewal.run(credentials))),
         runtime::spawn("ledger", until(shutdown.clone(), sweep(keeper, Arc::clone(&state)))),
+        runtime::spawn("neighbours", until(shutdown.clone(), neighbours)),
         runtime::spawn("conditions", until(shutdown.clone(), conditions::follow(Arc::clone(&state)))),
         runtime::spawn("clock", until(shutdown.clone(), clock::watch())),
         runtime::spawn("observer", until(shutdown.clone(), forget(Arc::clone(&state)))),
@@ -318,6 +327,14 @@ fn own_names(configured: &[String]) -> Vec<Name> {
     built_in.chain(configured.iter().cloned()).map(name).collect()
 }
 
+/// Whether a certificate of the control plane's own is to be renewed.
+pub(crate) fn is_due(credentials: &Credentials, now: Timestamp) -> bool {
+    let (from, to) = (credentials.not_before().as_millis(), credentials.not_after().as_millis());
+    let half = from + to.saturating_sub(from) / 2;
+    // Before its beginning as well: the clock was set back.
+    !(from..half).contains(&now.as_millis())
+}
+
 /// Keeps the control plane's own certificate young.
 struct Renewal {
     state: Arc<State>,
@@ -330,11 +347,7 @@ impl Renewal {
     async fn run(self, mut credentials: Credentials) {
         loop {
             runtime::sleep(RENEWAL_CHECK).await;
-            let (from, to) = (credentials.not_before().as_millis(), credentials.not_after().as_millis());
-            let half = from + to.saturating_sub(from) / 2;
-            let now = self.state.now().wall.as_millis();
-            // Before its beginning as well: the clock was set back.
-            if (from..half).contains(&now) {
+            if !is_due(&credentials, self.state.now().wall) {
                 continue;
             }
             match self.renew().await {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/byrnie.v1.Ledger/Batch`: what proxies ask about idempotency keys. A proxy speaks for the services of its
-//! own workload alone. All asks of a call are put to the store at once, so that they share one durable
+//! own workload alone. `neighbours` lets those of control planes that keep the same ledger ask here, too. All asks of a call are put to the store at once, so that they share one durable
 //! step with each other and with those of other proxies. Called by `port` with the peer's proven identity.
+
+pub(crate) mod neighbours;
 
 use crate::State;
 use byrnie_base::{Instant, Text};
@@ -11,10 +13,12 @@ use byrnie_net::runtime;
 use byrnie_saga::ledger::State as Standing;
 use byrnie_saga::ledger::{Begin, Begun, Claim, Ending, Entry, Fingerprint, Finished, LEASE_MAX, Name, TTL_MAX};
 use byrnie_store::Ledger;
+use byrnie_store::ledger::Neighbour;
 use byrnie_xds::proto::byrnie::v1 as wire;
 use byrnie_xds::proto::byrnie::v1::{ledger_answer as answer, ledger_ask as ask, ledger_finish as finish};
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -33,12 +37,37 @@ pub struct Keeper {
     /// Who was let begin something for which service, and until when that may be ended: an instance that
     /// has left the registry still tells how its last requests ended.
     began: Mutex<HashMap<(Identity, ServiceRef), Instant>>,
+    /// Who else keeps the ledger, and by which number proxies know that.
+    neighbours: Mutex<(u64, Vec<wire::LedgerNeighbour>)>,
+}
+
+/// Whose proxy asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// One of this control plane: it is an instance that the registry knows.
+    Own,
+    /// One of another that keeps the same ledger: an instance of the service has its identity here, too.
+    Neighbours,
 }
 
 impl Keeper {
     /// A keeper of `ledger`.
     pub fn new(ledger: Arc<dyn Ledger>) -> Self {
-        Self { ledger, began: Mutex::default() }
+        Self { ledger, began: Mutex::default(), neighbours: Mutex::default() }
+    }
+
+    /// Who else keeps the ledger.
+    fn know(&self, others: Vec<Neighbour>) {
+        let mut hasher = DefaultHasher::new();
+        others.hash(&mut hasher);
+        // 0 is for ledgers that nobody shares.
+        let known = hasher.finish().max(1);
+        let named = |other: Neighbour| wire::LedgerNeighbour {
+            address: other.address.to_string(),
+            roots: other.roots.to_string(),
+        };
+        let named = others.into_iter().map(named).collect();
+        *self.neighbours.lock().unwrap_or_else(PoisonError::into_inner) = (known, named);
     }
 
     /// Answers each ask, in order.
@@ -48,7 +77,7 @@ impl Keeper {
     pub async fn answer(
         &self,
         state: &State,
-        peer: &Identity,
+        peer: (&Identity, Whose),
         request: wire::LedgerRequest,
     ) -> Result<wire::LedgerResponse, Status> {
         if request.asks.len() > ASKS_MAX {
@@ -74,13 +103,21 @@ impl Keeper {
         }
         let answers = all(pending).await;
         let answers = answers.into_iter().map(|what| wire::LedgerAnswer { what: Some(what) }).collect();
-        Ok(wire::LedgerResponse { answers })
+        let mut response = wire::LedgerResponse { answers, ..Default::default() };
+        if peer.1 == Whose::Own {
+            let neighbours = self.neighbours.lock().unwrap_or_else(PoisonError::into_inner);
+            response.known = neighbours.0;
+            if request.known != neighbours.0 {
+                response.neighbours.clone_from(&neighbours.1);
+            }
+        }
+        Ok(response)
     }
 
     fn admit(
         &self,
         state: &State,
-        peer: &Identity,
+        peer: (&Identity, Whose),
         node: &str,
         ask: wire::LedgerAsk,
     ) -> Result<(Name, Claim, ask::What), Status> {
@@ -90,6 +127,7 @@ impl Keeper {
         let what = ask.what.ok_or_else(|| malformed("a question"))?;
         let now = state.now().mono;
         if !self.may_speak(state, peer, node, &service, &what, now) {
+            let peer = peer.0;
             return Err(Status::permission_denied(format!("{peer} is not an instance of {service} called {node}")));
         }
         let name = Name { service: Text::from(service.to_string()), caller: ask.caller.into(), key: ask.key.into() };
@@ -102,14 +140,16 @@ impl Keeper {
     fn may_speak(
         &self,
         state: &State,
-        peer: &Identity,
+        (peer, whose): (&Identity, Whose),
         node: &str,
         service: &ServiceRef,
         what: &ask::What,
         now: Instant,
     ) -> bool {
-        let instance = node.split_once('/').is_some_and(|(namespace, name)| {
-            state.catalog(|catalog| catalog.is_instance(service, namespace, name, peer))
+        let instance = state.catalog(|catalog| match (whose, node.split_once('/')) {
+            (Whose::Neighbours, _) => catalog.serves(service, peer),
+            (Whose::Own, Some((namespace, name))) => catalog.is_instance(service, namespace, name, peer),
+            (Whose::Own, None) => false,
         });
         let mut began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
         let pair = (peer.clone(), service.clone());
@@ -211,7 +251,7 @@ fn read(entry: Option<Entry>, now: byrnie_base::Timestamp) -> answer::What {
         None => answer::What::Absent(wire::LedgerAbsent {}),
         Some(Standing::Done(kept)) => answer::What::Done(kept.to_vec().into()),
         Some(Standing::Ambiguous) => answer::What::Ambiguous(wire::LedgerAmbiguous {}),
-        Some(Standing::InFlight { lapses }) => {
+        Some(Standing::InFlight { lapses, .. }) => {
             answer::What::InFlightMillis(lapses.as_millis().saturating_sub(now.as_millis()))
         }
     }

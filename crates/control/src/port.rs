@@ -4,7 +4,7 @@
 //! `control`.
 
 use crate::ca::{Asker, Authority, issue, token};
-use crate::ledger::Keeper;
+use crate::ledger::{Keeper, Whose};
 use crate::quota::Limiter;
 use crate::registry::{self, Registry};
 use crate::transactions::{self, Coordinator};
@@ -132,7 +132,7 @@ impl Port {
     async fn ask(&self, call: Call, message: &[u8]) -> Result<Bytes, Status> {
         let peer = proven(&call)?;
         let request = LedgerRequest::decode(message).map_err(|_| Status::invalid_argument("no LedgerRequest"))?;
-        Ok(self.keeper.answer(&self.state, &peer, request).await?.encode_to_vec().into())
+        Ok(self.keeper.answer(&self.state, (&peer, Whose::Own), request).await?.encode_to_vec().into())
     }
 
     fn lease(&self, call: Call, message: &[u8]) -> Result<Bytes, Status> {
@@ -148,7 +148,8 @@ impl Port {
     }
 }
 
-fn proven(call: &Call) -> Result<Identity, Status> {
+/// The identity that the peer has proven.
+pub(crate) fn proven(call: &Call) -> Result<Identity, Status> {
     call.peer.identity.clone().ok_or_else(|| Status::unauthenticated("this needs a certificate of the mesh"))
 }
 

@@ -50,6 +50,8 @@ pub struct Claim {
     pub ttl: Duration,
     /// Run it again if its end is unknown.
     pub again: bool,
+    /// Of its answer only the status is kept.
+    pub status_only: bool,
 }
 
 /// What the ledger said.
@@ -220,6 +222,7 @@ impl Exchange {
             lease: deadline.since(now) + LEASE_MARGIN,
             ttl: policy.key_ttl,
             again: policy.on_ambiguous != OnAmbiguous::Hold,
+            status_only: policy.status_only,
         })))
     }
 

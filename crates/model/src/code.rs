@@ -411,9 +411,9 @@ registry! {
         "The request was answered 503 and was not sent, as nobody could tell a repetition.",
         "Look whether `byrnie up` runs, and whether its disk is full.";
     ANSWER_NOT_KEPT: "BYR-R045",
-        "the request was done before, and its answer was too large to be kept",
+        "the request was done before, and its answer was not kept",
         "The status is the one of the first time; the body is lost.",
-        "Read the result by a GET, or answer with less.";
+        "Read the result by a GET; or answer with at most 64 KiB, and without `statusOnly` in the policy.";
     COORDINATOR_ONLY: "BYR-R046",
         "the call ends a part of a transaction, and is not the coordinator's",
         "The request was answered 403 and was not sent.",

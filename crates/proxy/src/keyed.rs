@@ -82,6 +82,8 @@ impl Trip<'_> {
             },
             answer::What::Error(error) => {
                 tracing::warn!(error, "the ledger lets nothing begin");
+                // It may not know itself whether the claim stands.
+                self.core.lines.ledger.take_back(question);
                 Word::Unreachable
             }
             answer::What::Recorded(_) | answer::What::Fenced(_) | answer::What::Absent(_) => Word::Unreachable,
@@ -200,7 +202,7 @@ impl Trip<'_> {
         headers::strip_hop_by_hop(&mut head);
         strip_untrusted_response(&mut head, Sender::Program);
         let status = u32::from(head.status());
-        if gathered != Gathered::Whole {
+        if gathered != Gathered::Whole || self.keeps_status_only() {
             return Ok(wire::KeptAnswer { status, omitted: true, ..Default::default() });
         }
         let answer = wire::KeptAnswer {
@@ -307,10 +309,15 @@ impl Trip<'_> {
         }
     }
 
+    /// Whether the policy has nothing else of an answer written down.
+    fn keeps_status_only(&self) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.claim.status_only)
+    }
+
     /// The answer as it is kept.
     fn kept(&self, whole: bool) -> Vec<u8> {
         let status = u32::from(self.response.status());
-        if whole {
+        if whole && !self.keeps_status_only() {
             let answer = wire::KeptAnswer {
                 status,
                 headers: self.response.headers().map(field).collect(),
@@ -337,15 +344,20 @@ impl Trip<'_> {
         Delivered { outcome: Outcome { status, failure: None }, next }
     }
 
-    /// What is said of an answer that was too large to be kept: its status is true, its body is lost.
+    /// What is said of an answer that was not kept: its status is true, its body is lost.
     fn write_omitted(&mut self, status: u16) -> (Vec<u8>, Option<Fields>) {
         let code = &code::ANSWER_NOT_KEPT;
         if grpc::is_grpc(self.request) {
             grpc::trailers_only(self.response, grpc::Status::Unknown, code.title).ok();
             return (Vec::new(), None);
         }
+        let why = if self.keeps_status_only() {
+            "of answers of this service only the status is kept".to_owned()
+        } else {
+            format!("the answer was larger than {KEPT_BODY_BYTES_MAX} bytes and was not kept")
+        };
         let body = format!(
-            "{{\"title\":\"{}\",\"status\":{status},\"code\":\"{}\",\"detail\":\"the request was done and answered {status}; the answer was larger than {KEPT_BODY_BYTES_MAX} bytes and was not kept\",\"next\":\"{}\"}}\n",
+            "{{\"title\":\"{}\",\"status\":{status},\"code\":\"{}\",\"detail\":\"the request was done and answered {status}; {why}\",\"next\":\"{}\"}}\n",
             code.title, code.id, code.next
         );
         self.response.start_response(status);

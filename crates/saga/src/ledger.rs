@@ -72,6 +72,8 @@ pub enum State {
     InFlight {
         /// When the lease ends.
         lapses: Timestamp,
+        /// An earlier execution ended nobody knows how; without an answer it is as unknown as before.
+        again: bool,
     },
     /// Done, with this answer.
     Done(Kept),
@@ -88,7 +90,7 @@ impl Entry {
     /// The state as it is at `now`: a lease that has lapsed is ambiguity.
     pub fn standing(&self, now: Timestamp) -> State {
         match self.state {
-            State::InFlight { lapses } if lapses <= now => State::Ambiguous,
+            State::InFlight { lapses, .. } if lapses <= now => State::Ambiguous,
             ref state => state.clone(),
         }
     }
@@ -132,7 +134,7 @@ pub enum Begun {
 pub enum Ending {
     /// With this answer.
     Done(Kept),
-    /// The program provably never saw it: the key is free again.
+    /// The program provably never saw it: the key is free again, or as ambiguous as it was before.
     Unsent,
     /// The program may have acted.
     Ambiguous,
@@ -161,7 +163,7 @@ pub enum Change {
 /// A proxy wants to forward a request whose key has this entry.
 pub fn begin(entry: Option<&Entry>, ask: &Begin, now: Timestamp) -> (Begun, Change) {
     let Some(entry) = entry.filter(|entry| !entry.is_over(now)) else {
-        return (Begun::Granted { again: false }, Change::Put(granted(ask, now)));
+        return (Begun::Granted { again: false }, Change::Put(granted(ask, false, now)));
     };
     if entry.fingerprint != ask.fingerprint {
         return (Begun::Mismatch, Change::None);
@@ -169,12 +171,12 @@ pub fn begin(entry: Option<&Entry>, ask: &Begin, now: Timestamp) -> (Begun, Chan
     match entry.standing(now) {
         State::Done(kept) => (Begun::Done(kept), Change::None),
         // The same proxy asks once more, as it lost the answer.
-        State::InFlight { .. } if entry.claim == ask.claim => (Begun::Granted { again: false }, Change::None),
-        State::InFlight { lapses } => {
+        State::InFlight { again, .. } if entry.claim == ask.claim => (Begun::Granted { again }, Change::None),
+        State::InFlight { lapses, .. } => {
             (Begun::InFlight(Duration::from_millis(lapses.as_millis() - now.as_millis())), Change::None)
         }
         State::Ambiguous if ask.again && entry.claim != ask.claim => {
-            (Begun::Granted { again: true }, Change::Put(granted(ask, now)))
+            (Begun::Granted { again: true }, Change::Put(granted(ask, true, now)))
         }
         State::Ambiguous => (Begun::Ambiguous, Change::None),
     }
@@ -190,20 +192,20 @@ pub fn finish(entry: Option<&Entry>, claim: Claim, ending: Ending, now: Timestam
         (State::Done(_), _) | (State::Ambiguous, Ending::Ambiguous | Ending::Unsent) => {
             return (Finished::Recorded, Change::None);
         }
-        (State::InFlight { .. }, Ending::Unsent) => return (Finished::Recorded, Change::Remove),
-        (State::InFlight { .. }, Ending::Ambiguous) => State::Ambiguous,
+        (State::InFlight { again: false, .. }, Ending::Unsent) => return (Finished::Recorded, Change::Remove),
+        (State::InFlight { .. }, Ending::Ambiguous | Ending::Unsent) => State::Ambiguous,
         // Late, but nobody else has run it meanwhile.
         (State::InFlight { .. } | State::Ambiguous, Ending::Done(kept)) => State::Done(kept),
     };
     (Finished::Recorded, Change::Put(Entry { state, ..entry.clone() }))
 }
 
-fn granted(ask: &Begin, now: Timestamp) -> Entry {
+fn granted(ask: &Begin, again: bool, now: Timestamp) -> Entry {
     let (lease, ttl) = (ask.lease.min(LEASE_MAX), ask.ttl.min(TTL_MAX));
     Entry {
         fingerprint: ask.fingerprint,
         claim: ask.claim,
-        state: State::InFlight { lapses: now + lease },
+        state: State::InFlight { lapses: now + lease, again },
         // Ambiguity must be there to be seen for at least as long as the execution might have lasted.
         expires: now + ttl.max(lease * 2),
     }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `trait Ledger`: what is remembered of idempotency keys, durably. The control plane calls it for
 //! proxies. The rules are `saga`'s; here they become one atomic, durable write. [`Embedded`] is one file of
-//! this machine, [`Memory`] the same code without threads on a simulated disk; `suite` holds both to the
-//! same promises.
+//! this machine, [`Memory`] the same code without threads on a simulated disk, [`Postgres`] a database that several
+//! control planes share; `suite` holds all to the same promises.
 
 mod embedded;
 mod memory;
+mod postgres;
+pub(crate) mod run;
 #[cfg(test)]
 mod suite;
 #[cfg(test)]
@@ -13,9 +15,12 @@ mod tests;
 
 pub use embedded::Embedded;
 pub use memory::Memory;
+pub use postgres::Postgres;
 
-use crate::store::{Error, Pending};
-use byrnie_saga::ledger::{Begin, Begun, Claim, Ending, Entry, Finished, KEPT_BYTES_MAX, Name};
+use crate::store::Pending;
+use byrnie_base::Text;
+use byrnie_saga::ledger::{Begin, Begun, Claim, Ending, Entry, Finished, Name};
+use std::time::Duration;
 
 /// Keys, each with what became of its request.
 ///
@@ -33,7 +38,28 @@ pub trait Ledger: Send + Sync {
 
     /// Forgets what is over, at most [`SWEEP_MAX`] keys at a time: how many there were.
     fn sweep(&self) -> Pending<'_, usize>;
+
+    /// Whether several control planes may keep it.
+    fn is_shared(&self) -> bool;
+
+    /// Tells the others who keep it of this control plane, and names those that were heard of within [`NEIGHBOUR_LIFE`],
+    /// [`NEIGHBOURS_MAX`] at most. Nobody, if it isn't shared.
+    fn meet(&self, own: Neighbour) -> Pending<'_, Vec<Neighbour>>;
 }
+
+/// A control plane that answers for a ledger which several keep.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Neighbour {
+    /// Where, as IP:PORT.
+    pub address: Text,
+    /// Certificates that vouch for it and for its proxies, PEM. By these it is told from others.
+    pub roots: Text,
+}
+
+/// How long a control plane that isn't heard of is still named: as long as certificates of its proxies may hold.
+pub const NEIGHBOUR_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Most that are named.
+pub const NEIGHBOURS_MAX: usize = 16;
 
 /// Most keys remembered at once. Beyond it nothing new begins, and proxies refuse keyed requests.
 pub const KEYS_MAX: u64 = 10_000_000;
@@ -41,63 +67,7 @@ pub const KEYS_MAX: u64 = 10_000_000;
 pub const BYTES_MAX: u64 = 8 << 30;
 /// Most keys that one sweep forgets, so that it never holds up requests for long.
 pub const SWEEP_MAX: usize = 1000;
-
-/// Something to be decided and made durable.
-pub(crate) enum Job {
-    Begin(Name, Begin),
-    Finish(Name, Claim, Ending),
-    Read(Name),
-    Sweep,
-}
-
-/// What became of a job.
-pub(crate) enum Done {
-    Begun(Begun),
-    Finished(Finished),
-    Read(Option<Entry>),
-    Swept(usize),
-}
-
-impl Job {
-    /// Refuses what no proxy of ours asks.
-    fn check(&self) -> Result<(), Error> {
-        let (name, kept) = match self {
-            Self::Begin(name, _) | Self::Read(name) => (name, 0),
-            Self::Finish(name, _, Ending::Done(kept)) => (name, kept.len()),
-            Self::Finish(name, ..) => (name, 0),
-            Self::Sweep => return Ok(()),
-        };
-        if !name.is_valid() {
-            return Err(Error::Malformed("a part of an idempotency key's name is empty or too long"));
-        }
-        if kept > KEPT_BYTES_MAX {
-            return Err(Error::Limit { what: "an answer to be kept, in bytes", size: kept, max: KEPT_BYTES_MAX });
-        }
-        Ok(())
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Finish(_, _, Ending::Done(kept)) => kept.len(),
-            _ => 0,
-        }
-    }
-}
-
-impl Done {
-    fn begun(self) -> Result<Begun, Error> {
-        if let Self::Begun(begun) = self { Ok(begun) } else { Err(Error::Closed) }
-    }
-
-    fn finished(self) -> Result<Finished, Error> {
-        if let Self::Finished(finished) = self { Ok(finished) } else { Err(Error::Closed) }
-    }
-
-    fn entry(self) -> Result<Option<Entry>, Error> {
-        if let Self::Read(entry) = self { Ok(entry) } else { Err(Error::Closed) }
-    }
-
-    fn swept(self) -> Result<usize, Error> {
-        if let Self::Swept(count) = self { Ok(count) } else { Err(Error::Closed) }
-    }
-}
+/// Most jobs that share one durable step.
+pub(crate) const GROUP_MAX: usize = 256;
+/// Most bytes of answers that share one durable step, beyond the first.
+pub(crate) const GROUP_BYTES_MAX: usize = 4 << 20;

@@ -2,7 +2,7 @@
 //! Keeps truth: revisioned keys with conditional atomic writes, watches and leases. The control plane
 //! calls it; it never interprets what it keeps. [`Embedded`] is one file on a disk; [`Memory`]
 //! is the same code without threads on a simulated disk. `suite` holds both to the same promises. `ledger`
-//! keeps idempotency keys and `log` the histories of transactions, the same two ways, and `log` in PostgreSQL as well.
+//! keeps idempotency keys and `log` the histories of transactions, the same two ways, and in PostgreSQL as well.
 
 mod core;
 pub mod disk;
@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod log;
 pub mod memory;
 mod persist;
+pub mod postgres;
 mod queue;
 mod state;
 pub mod store;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The ledger on a real disk, in a process that is killed at any moment: nothing that was answered is lost,
-//! and no key is granted twice. The killed process is this test itself, started again with a path.
+//! and no key is granted twice. The same in a PostgreSQL. The killed process is this test itself, started again with a path.
 
-#![expect(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at anything unexpected")]
 
+use byrnie_base::Clock as _;
 use byrnie_base::clock::SystemClock;
 use byrnie_saga::ledger::{Begin, Begun, Claim, Ending, Fingerprint, Finished, Name, State};
 use byrnie_store::Ledger;
-use byrnie_store::ledger::Embedded;
+use byrnie_store::ledger::{Embedded, Postgres};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{BufRead, BufReader, Write};
@@ -40,8 +41,14 @@ fn wait<F: Future>(future: F) -> F::Output {
     }
 }
 
-fn open(path: &str) -> Embedded {
-    Embedded::open(Path::new(path), Arc::new(SystemClock::new())).unwrap()
+/// In a file, or in a database.
+fn open(path: &str) -> Box<dyn Ledger> {
+    let clock = SystemClock::new();
+    if path.starts_with("postgresql:") {
+        let no_file = (Path::new("/nowhere/ledger.redb"), clock.now().wall);
+        return Box::new(Postgres::open(path, "mesh.local", no_file).unwrap());
+    }
+    Box::new(Embedded::open(Path::new(path), Arc::new(clock)).unwrap())
 }
 
 fn name(key: &str) -> Name {
@@ -57,7 +64,7 @@ fn ask(claim: u64) -> Begin {
 #[test]
 fn the_writer() {
     let Ok(path) = std::env::var(PATH_VARIABLE) else { return };
-    let ledger = Arc::new(open(&path));
+    let ledger: Arc<dyn Ledger> = open(&path).into();
     let threads: Vec<_> = (0..4u64)
         .map(|thread| {
             let ledger = ledger.clone();
@@ -82,12 +89,22 @@ fn the_writer() {
 #[test]
 fn a_killed_ledger_forgets_no_answer() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("ledger.redb").display().to_string();
+    kill_and_look(&directory.path().join("ledger.redb").display().to_string());
+}
+
+/// While another control plane of the same database goes on.
+#[test]
+#[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
+fn a_ledger_killed_in_postgres_forgets_no_answer() {
+    kill_and_look(&std::env::var("BYRNIE_POSTGRES").unwrap());
+}
+
+fn kill_and_look(path: &str) {
     let mut answered: BTreeMap<String, bool> = BTreeMap::new();
     for kill in 0..KILLS {
         let mut writer = Command::new(std::env::current_exe().unwrap())
             .args(["the_writer", "--exact", "--nocapture"])
-            .env(PATH_VARIABLE, &path)
+            .env(PATH_VARIABLE, path)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -107,7 +124,7 @@ fn a_killed_ledger_forgets_no_answer() {
             }
         }
         assert!(!writer.wait().unwrap().success());
-        let ledger = open(&path);
+        let ledger = open(path);
         for (key, finished) in &answered {
             let entry = wait(ledger.read(name(key))).unwrap().unwrap_or_else(|| panic!("lost {key}"));
             let done = matches!(&entry.state, State::Done(kept) if **kept == *key.as_bytes());

@@ -74,7 +74,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Starts a mesh with one app and one caller.
 fn pair(stage: &Stage, app: SocketAddr) -> Result<Subject> {
     let (mesh, version) = Mesh::new(stage, "mesh")?;
-    let up = mesh.up(stage, Side::Load, "byrnie-up")?;
+    let up = mesh.up(stage, Side::Load, "byrnie-up", &[])?;
     let b = mesh.serve(stage, "byrnie-b", "app", app)?;
     mesh.allow(stage, "web", "app")?;
     let (a, entries) = mesh.caller(stage, "byrnie-a", &["app"], app)?;
@@ -96,7 +96,7 @@ impl Shared {
     /// Starts its control plane.
     pub(super) fn start(stage: &Stage) -> Result<(Self, Process)> {
         let (mesh, version) = Mesh::new(stage, "mesh-shared")?;
-        let up = mesh.up(stage, Side::Load, "shared-up")?;
+        let up = mesh.up(stage, Side::Load, "shared-up", &[])?;
         Ok((Self { mesh, version }, up))
     }
 
@@ -140,10 +140,10 @@ impl Mesh {
         stage.start(side, name, &self.binary, &[&["--data-dir", &data, "--quiet"], args].concat())
     }
 
-    /// Starts its control plane, and waits until it's there.
-    pub(super) fn up(&self, stage: &Stage, side: Side, name: &str) -> Result<Process> {
-        let console = loopback(free_port()?);
-        let up = self.start(stage, side, name, &["up", "--listen", &console.to_string()])?;
+    /// Starts its control plane, with these arguments as well, and waits until it's there.
+    pub(super) fn up(&self, stage: &Stage, side: Side, name: &str, more: &[&str]) -> Result<Process> {
+        let console = loopback(free_port()?).to_string();
+        let up = self.start(stage, side, name, &[&["up", "--listen", &console], more].concat())?;
         self.wait()?;
         Ok(up)
     }

@@ -16,8 +16,9 @@ use anyhow::{Context, Result, bail};
 use driver::{Faults, Load, Loaded, Parked, Waiting};
 use figures::Figures;
 use options::Options;
+use postgres::Postgres;
 use std::path::Path;
-use subjects::Subject;
+use subjects::{Subject, missing};
 
 pub(super) const ABOUT: &str = "sagas beside dtm: rate, latency, a crash with many unfinished; keyed posts";
 
@@ -176,15 +177,29 @@ impl Bench {
 
     fn keys(&mut self) -> Result<()> {
         let secs = self.options.secs;
-        let mut pair = keys::Pair::start(&self.stage).context("keys")?;
+        let mut pair = keys::Pair::start(&self.stage, "keys", None).context("keys")?;
+        let mut entries = vec![(pair.entries[0], "byrnie"), (pair.entries[1], "byrnie-no-policy")];
+        let database = match missing(&["initdb", "postgres"]) {
+            None => Some(Postgres::start(&self.stage, "")?),
+            Some(program) => {
+                eprintln!("skipped: byrnie-postgres needs {program} on PATH");
+                None
+            }
+        };
+        let shared = database.as_ref().map(|database| {
+            let url = format!("postgresql://postgres@127.0.0.1:{}/postgres", database.port);
+            keys::Pair::start(&self.stage, "keys-postgres", Some(&url)).context("keys in PostgreSQL")
+        });
+        let shared = shared.transpose()?;
+        entries.extend(shared.iter().map(|shared| (shared.entries[0], "byrnie-postgres")));
         for round in 0..self.options.rounds {
             if !self.options.has("sagas") {
                 self.disk()?;
             }
-            let mut medians = [0.0; 2];
-            for turn in 0..2 {
-                let at = (round + turn) % 2;
-                let (entry, subject) = (pair.entries[at], ["byrnie", "byrnie-no-policy"][at]);
+            let mut medians = vec![0.0; entries.len()];
+            for turn in 0..entries.len() {
+                let at = (round + turn) % entries.len();
+                let (entry, subject) = entries[at];
                 let full = pair.load(&self.stage, entry, 0, secs).context(subject)?;
                 let paced = pair.load(&self.stage, entry, KEYED_RATE, secs).context(subject)?;
                 let mut put = |workload, metric, value| {
@@ -197,8 +212,12 @@ impl Bench {
                 put("keys-paced", "latency_p99_us", paced.p99_us as f64);
                 medians[at] = paced.p50_us as f64;
             }
-            let added = medians[0] - medians[1];
-            self.figures.put("keys-paced", ("byrnie", &pair.version), "latency_p50_added_us", added);
+            for ((_, subject), median) in
+                entries.iter().zip(&medians).filter(|((_, name), _)| *name != "byrnie-no-policy")
+            {
+                let added = median - medians[1];
+                self.figures.put("keys-paced", (subject, &pair.version), "latency_p50_added_us", added);
+            }
         }
         Ok(())
     }

@@ -22,7 +22,15 @@ const DOORS: &[(&str, &[&str])] = &[
         "data_encoding",
         &["crates/net/src/http/websocket", "crates/control/src/access", "crates/control/src/transactions/unary"],
     ),
-    ("sqlx", &["crates/sdk/src/", "crates/store/src/log/postgres"]),
+    (
+        "sqlx",
+        &[
+            "crates/sdk/src/",
+            "crates/store/src/postgres",
+            "crates/store/src/log/postgres",
+            "crates/store/src/ledger/postgres",
+        ],
+    ),
     ("redb", &["crates/store/src/persist"]),
     ("gateway_api", &["crates/model/src/"]),
     ("k8s_openapi", &["crates/model/src/"]),

@@ -8,6 +8,7 @@ pub mod load;
 pub mod otlp;
 pub mod participant;
 
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -379,6 +380,23 @@ pub fn echo_program(port: &str, version: &str) -> Vec<String> {
 pub fn postgres() -> String {
     std::env::var("BYRNIE_POSTGRES")
         .unwrap_or_else(|_| panic!("BYRNIE_POSTGRES names no database: `cargo xtask test postgres` starts one"))
+}
+
+/// A database of a test's own on the server of tests.
+pub fn database(name: &str) -> String {
+    let server = postgres();
+    run_sql(&server, &format!("drop database if exists {name} with (force)"));
+    run_sql(&server, &format!("create database {name}"));
+    format!("{}/{name}", server.rsplit_once('/').unwrap().0)
+}
+
+/// Has a database do something.
+pub fn run_sql(url: &str, statement: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+    });
 }
 
 /// The time, for measuring.

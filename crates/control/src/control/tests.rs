@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole control plane over loopback and real TLS, as a proxy sees it.
 
+mod neighbours;
+
 use super::*;
 use crate::apply::{self, Action, Outcome};
 use crate::ca::token;
@@ -76,6 +78,11 @@ struct Plane {
 
 impl Plane {
     async fn start(directory: &std::path::Path) -> Self {
+        Self::with(directory, None).await
+    }
+
+    /// With a ledger that isn't in its directory.
+    async fn with(directory: &std::path::Path, shared: Option<Arc<dyn Ledger>>) -> Self {
         let clock = Arc::new(*runtime::clock());
         // Calls of the plane before this one may still hold the file for a moment.
         let open = async {
@@ -94,7 +101,7 @@ impl Plane {
             journal: Arc::new(
                 byrnie_store::log::Memory::open(&byrnie_store::disk::RamDisk::new(), clock.clone()).unwrap(),
             ),
-            ledger: Arc::new(ledger),
+            ledger: shared.unwrap_or(Arc::new(ledger)),
             data_dir: directory.to_owned(),
             trust_domain: "mesh.local".into(),
             console: "127.0.0.1:0".parse().unwrap(),
@@ -427,7 +434,7 @@ fn a_proxy_asks_the_ledger_for_its_own_services_alone() {
             what: Some(what),
         };
         let ask = async |channel: &Channel, node: &str, asks: Vec<LedgerAsk>| {
-            let request = LedgerRequest { node: node.to_owned(), asks };
+            let request = LedgerRequest { node: node.to_owned(), asks, known: 0 };
             let answer = channel.unary(LEDGER_PATH, request.encode_to_vec().into()).await?;
             let answers = LedgerResponse::decode(answer).unwrap().answers;
             Ok::<_, byrnie_net::grpc::Status>(answers.into_iter().map(|a| a.what.unwrap()).collect::<Vec<_>>())

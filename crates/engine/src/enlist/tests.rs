@@ -31,6 +31,7 @@ fn callee(mode: KeyMode) -> World {
         on_ambiguous: OnAmbiguous::Hold,
         on_server_error: OnServerError::Ambiguous,
         mint_keys: false,
+        status_only: false,
         enlist,
     };
     let mut world = World::new(vec![mesh(DefaultAccess::Allow), service("web", Protocol::Http1), own_workload()]);

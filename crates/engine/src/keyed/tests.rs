@@ -21,6 +21,7 @@ fn policy(mode: KeyMode) -> Idempotency {
         on_ambiguous: OnAmbiguous::Hold,
         on_server_error: OnServerError::Ambiguous,
         mint_keys: false,
+        status_only: false,
         enlist: Vec::new(),
     }
 }

@@ -24,6 +24,8 @@ pub struct Idempotency {
     pub on_server_error: OnServerError,
     /// Callers' proxies make a key for a request that has none.
     pub mint_keys: bool,
+    /// Of an answer only its status is kept, and replayed: what else is in it isn't written down anywhere.
+    pub status_only: bool,
     /// Calls by which the program takes part in its caller's transaction.
     pub enlist: Vec<Enlist>,
 }

@@ -40,6 +40,9 @@ pub(super) struct IdempotencySpec {
     /// Callers' proxies make a key for a request that has none.
     #[serde(default, skip_serializing_if = "is_false")]
     mint_keys: bool,
+    /// Of answers only the status is kept and replayed, so that nothing else of them is ever written down.
+    #[serde(default, skip_serializing_if = "is_false")]
+    status_only: bool,
     /// Calls by which the program takes part in its caller's transaction, whether or not keys are looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     enlist: Vec<EnlistSpec>,
@@ -89,8 +92,10 @@ impl IdempotencySpec {
             let why = if off { "nothing is promised while mode is Off" } else { "keys give at least G1" };
             reader.fault(&code::CONTRADICTION, format!("{AT}.guarantee"), why);
         }
-        if off && self.mint_keys {
-            reader.fault(&code::CONTRADICTION, format!("{AT}.mintKeys"), "no key is looked at while mode is Off");
+        for (flag, name) in [(self.mint_keys, "mintKeys"), (self.status_only, "statusOnly")] {
+            if off && flag {
+                reader.fault(&code::CONTRADICTION, format!("{AT}.{name}"), "no key is looked at while mode is Off");
+            }
         }
         let on_ambiguous = self.on_ambiguous(reader, guarantee);
         let lease = span(reader, self.lease.as_deref(), "lease", (Idempotency::LEASE, Idempotency::LEASE_MAX));
@@ -105,6 +110,7 @@ impl IdempotencySpec {
             on_ambiguous,
             on_server_error: self.on_server_error.map_or(OnServerError::Ambiguous, OnServerError::from),
             mint_keys: self.mint_keys,
+            status_only: self.status_only,
             enlist: enlist::read(reader, &self.enlist),
         }
     }
@@ -212,6 +218,7 @@ impl From<&Idempotency> for IdempotencySpec {
                 OnServerError::Release => ErrorWord::Release,
             }),
             mint_keys: policy.mint_keys,
+            status_only: policy.status_only,
             enlist: policy.enlist.iter().map(EnlistSpec::from).collect(),
         }
     }

@@ -247,6 +247,12 @@ impl Credentials {
         })
     }
 
+    /// The same, for connections on which others are trusted.
+    #[must_use]
+    pub fn trusting(&self, roots: Roots) -> Self {
+        Self { roots, ..self.clone() }
+    }
+
     /// Who this is.
     pub const fn identity(&self) -> &Identity {
         &self.identity

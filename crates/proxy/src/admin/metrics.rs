@@ -115,6 +115,9 @@ fn cores(state: &State, out: &mut String) {
     for (outcome, of) in KEYS {
         writeln!(out, "byrnie_txn_keys_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
     }
+    let help = "Control planes beside the own one that can be asked about idempotency keys.";
+    family(out, "byrnie_txn_keepers", "gauge", help);
+    writeln!(out, "byrnie_txn_keepers {}", state.keepers()).ok();
     strain(state, out);
     for (name, help, of) in COUNTERS {
         family(out, name, "counter", help);

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Asks the control plane's ledger for the cores: what waits goes in one call, so that many keyed
+//! Asks the ledger for the cores, by the own control plane or by another that keeps it, too (`circle`): what waits goes in one call, so that many keyed
 //! requests share one durable step there. An inquiry that gets no answer in time is given up; its core then
 //! lets nothing through.
 
-use super::link::Link;
+use super::circle::{Circle, Silence};
 use byrnie_base::Instant;
 use byrnie_net::grpc::Status;
 use byrnie_net::runtime;
-use byrnie_xds::LEDGER_PATH;
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1 as wire;
 use byrnie_xds::proto::byrnie::v1::{ledger_answer, ledger_ask, ledger_finish};
@@ -26,6 +25,11 @@ const CALL_BYTES_MAX: usize = 1024 * 1024;
 const CALLS_MAX: usize = 4;
 /// Pause before a call is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often it's asked who else keeps the ledger: while nobody is known, and then.
+const LEARN_SOON: Duration = Duration::from_secs(5);
+const LEARN_EVERY: Duration = Duration::from_secs(30);
+/// How long that may take.
+const LEARN_MAX: Duration = Duration::from_secs(5);
 /// How long it is tried to take back a claim whose answer was lost: nothing was forwarded under it.
 const TAKE_BACK_MAX: Duration = Duration::from_secs(30);
 
@@ -74,9 +78,11 @@ impl Inquiries {
     }
 }
 
-/// Carries inquiries for as long as the proxy runs. `node` is who asks.
-pub(super) async fn run(mut asked: Asked, node: Arc<str>, link: Rc<Link>) {
-    let calls = Arc::new(Semaphore::new(CALLS_MAX));
+/// Carries inquiries for as long as the proxy runs.
+pub(super) async fn run(mut asked: Asked, circle: Circle) {
+    let (calls, circle) = (Arc::new(Semaphore::new(CALLS_MAX)), Rc::new(circle));
+    let learning = Rc::clone(&circle);
+    runtime::spawn_local("ledger neighbours", async move { learn(&learning).await });
     while let Some(first) = asked.0.recv().await {
         let Ok(permit) = Arc::clone(&calls).acquire_owned().await else { return };
         let mut batch = vec![first];
@@ -88,47 +94,73 @@ pub(super) async fn run(mut asked: Asked, node: Arc<str>, link: Rc<Link>) {
             bytes += next.ask.encoded_len();
             batch.push(next);
         }
-        let (node, link) = (Arc::clone(&node), Rc::clone(&link));
+        let circle = Rc::clone(&circle);
         runtime::spawn_local("ledger", async move {
-            call(batch, &node, &link).await;
+            call(batch, &circle).await;
             drop(permit);
         });
     }
 }
 
+/// Hears of the other control planes before one is needed. Where nobody can share the ledger, once is enough: if that changes, an
+/// answer about some key says so.
+async fn learn(circle: &Circle) {
+    loop {
+        let heard = circle.ask(Vec::new(), runtime::now().mono + LEARN_MAX).await.is_ok();
+        if heard && !circle.is_shared() {
+            return;
+        }
+        runtime::sleep(if circle.len() > 1 { LEARN_EVERY } else { LEARN_SOON }).await;
+    }
+}
+
 /// One call, tried until it is answered or nobody waits any more.
-async fn call(mut batch: Vec<Inquiry>, node: &str, link: &Link) {
+async fn call(mut batch: Vec<Inquiry>, circle: &Circle) {
+    let mut tries = 0;
     loop {
         let now = runtime::now().mono;
         batch.retain(|inquiry| inquiry.deadline > now);
         let Some(last) = batch.iter().map(|inquiry| inquiry.deadline).max() else { return };
         let asks = batch.iter().map(|inquiry| inquiry.ask.clone()).collect();
-        let request = wire::LedgerRequest { node: node.to_owned(), asks };
-        match runtime::timeout(last.since(now), attempt(&request, link)).await {
-            Ok(Ok(answers)) => {
-                for (inquiry, answer) in batch.into_iter().zip(answers) {
-                    if let Some(what) = answer.what {
-                        // A core that has given up doesn't need it.
-                        let _ = inquiry.reply.send(what);
-                    }
+        let at = circle.turn();
+        match circle.ask(asks, last).await {
+            Ok(answers) => {
+                batch = deliver(batch, answers, tries + 1 < circle.len());
+                if batch.is_empty() {
+                    return;
                 }
-                return;
+                circle.pass(at);
             }
-            Ok(Err(Some(status))) if is_final(&status) => {
+            Err(Silence::Refused(status)) => {
                 tracing::warn!(status = ?status.code(), message = status.message(), "the ledger refuses to be asked");
                 return;
             }
-            Ok(Err(_)) => runtime::sleep(PAUSE).await,
-            Err(_) => return,
+            Err(Silence::Away) => {}
+        }
+        tries += 1;
+        if tries >= circle.len() {
+            runtime::sleep(PAUSE).await;
         }
     }
 }
 
-async fn attempt(request: &wire::LedgerRequest, link: &Link) -> Result<Vec<wire::LedgerAnswer>, Option<Status>> {
-    let channel = link.channel().await.map_err(|_| None)?;
-    let answer = channel.unary(LEDGER_PATH, request.encode_to_vec().into()).await.map_err(Some)?;
-    let answer = wire::LedgerResponse::decode(&*answer).map_err(|_| None)?;
-    Ok(answer.answers)
+/// Hands out answers. What stays are questions to be asked again: a control plane that can't reach its ledger answers nothing; another may, and
+/// how a request has ended is worth a wait.
+fn deliver(batch: Vec<Inquiry>, answers: Vec<wire::LedgerAnswer>, others: bool) -> Vec<Inquiry> {
+    let mut left = Vec::new();
+    for (inquiry, answer) in batch.into_iter().zip(answers) {
+        let ends = matches!(inquiry.ask.what, Some(ledger_ask::What::Finish(_)));
+        match answer.what {
+            Some(ledger_answer::What::Error(why)) if ends || others => {
+                tracing::debug!(why, "the ledger can't be asked; it is tried again");
+                left.push(inquiry);
+            }
+            // A core that has given up doesn't need it.
+            Some(what) => drop(inquiry.reply.send(what)),
+            None => {}
+        }
+    }
+    left
 }
 
 /// Whether asking again would be in vain.

@@ -5,6 +5,7 @@
 
 use super::cache::{Cache, Kept, Origin};
 use super::certs::{self, Renewal};
+use super::circle::Circle;
 use super::enlist;
 use super::ledger;
 use super::publish::Publisher;
@@ -81,6 +82,11 @@ impl Link {
         *self.credentials.borrow_mut() = credentials;
         // Streams that run keep the old connection until it ends.
         *self.held.lock().await = None;
+    }
+
+    /// Who every control plane of the mesh is.
+    pub(super) const fn expected(&self) -> &Identity {
+        &self.expected
     }
 
     /// The credentials in use.
@@ -168,7 +174,7 @@ pub(super) async fn begin(
             first.await.map_err(|_| Error::Stopped)?
         }
     };
-    runtime::spawn_local("ledger", ledger::run(asked.ledger, Arc::from(&*state.node), Rc::clone(&link)));
+    runtime::spawn_local("ledger", ledger::run(asked.ledger, Circle::new(Rc::clone(&link), Arc::clone(&state))));
     runtime::spawn_local("enlistments", enlist::run(asked.coordinator, Arc::from(&*state.node), Rc::clone(&link)));
     runtime::spawn_local("quotas", quota::run(asked.quotas, Arc::from(&*state.node), Rc::clone(&link)));
     runtime::spawn_local("report", report::run(records, link, state));

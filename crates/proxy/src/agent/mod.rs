@@ -6,6 +6,7 @@
 mod ads;
 mod cache;
 mod certs;
+mod circle;
 mod enlist;
 mod export;
 mod ledger;

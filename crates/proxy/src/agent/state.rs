@@ -10,7 +10,7 @@ use byrnie_base::ring::Ring;
 use byrnie_model::{Identity, Record};
 use byrnie_net::otlp;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::watch;
 
@@ -43,6 +43,8 @@ struct Found {
     records: Mutex<Ring<Record>>,
     /// Ports that aren't open, and why.
     closed: Mutex<Vec<(u16, String)>>,
+    /// Control planes beside the own one that can be asked about idempotency keys.
+    keepers: AtomicUsize,
 }
 
 impl State {
@@ -64,8 +66,22 @@ impl State {
             in_force: OnceLock::new(),
             ports: OnceLock::new(),
             connected: AtomicBool::new(false),
-            found: Found { records: Mutex::new(Ring::new(RECORDS_MAX)), closed: Mutex::default() },
+            found: Found {
+                records: Mutex::new(Ring::new(RECORDS_MAX)),
+                closed: Mutex::default(),
+                keepers: AtomicUsize::new(0),
+            },
         }
+    }
+
+    /// So many control planes beside the own one can be asked about idempotency keys.
+    pub(crate) fn find_keepers(&self, count: usize) {
+        self.found.keepers.store(count, Ordering::Relaxed);
+    }
+
+    /// How many can.
+    pub(crate) fn keepers(&self) -> usize {
+        self.found.keepers.load(Ordering::Relaxed)
     }
 
     /// The first configuration is there.

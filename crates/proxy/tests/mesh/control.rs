@@ -148,7 +148,7 @@ impl Service for Port {
                 let request = LedgerRequest::decode(&*message).unwrap();
                 assert_eq!(request.node, "default/web");
                 let answers = request.asks.into_iter().map(|ask| plane.ask(ask)).collect();
-                return Ok(LedgerResponse { answers }.encode_to_vec().into());
+                return Ok(LedgerResponse { answers, ..LedgerResponse::default() }.encode_to_vec().into());
             }
             if call.path == REPORT_PATH {
                 plane.reports.lock().unwrap().push(ReportRequest::decode(&*message).unwrap());

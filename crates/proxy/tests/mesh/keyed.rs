@@ -24,6 +24,7 @@ const POLICY: Idempotency = Idempotency {
     on_ambiguous: OnAmbiguous::Hold,
     on_server_error: OnServerError::Ambiguous,
     mint_keys: false,
+    status_only: false,
     enlist: Vec::new(),
 };
 
@@ -367,6 +368,23 @@ fn an_answer_too_large_to_keep_arrives_whole_and_its_status_is_replayed() {
     let again = ask(&mesh, &post("/large", "k", ""));
     assert_eq!((again.0, &*again.1), (201, "replayed"));
     assert!(again.3.contains("BYR-R045"), "{}", again.3);
+    assert_eq!(shop.acts.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn nothing_but_the_status_of_an_answer_is_written_down_where_the_policy_says_so() {
+    let shop = shop();
+    let mesh = Mesh::new(shop.program.port, Idempotency { status_only: true, ..POLICY });
+    let first = ask(&mesh, &post("/charge", "k", "hi"));
+    assert_eq!((first.0, &*first.3), (201, "act 1: hi"), "the first caller gets all of it");
+    {
+        let keys = mesh.plane.keys.lock().unwrap();
+        let State::Done(kept) = &keys.values().next().unwrap().state else { panic!("it isn't done") };
+        assert!(kept.len() < 10, "{kept:?}");
+    }
+    let again = ask(&mesh, &post("/charge", "k", "hi"));
+    assert_eq!((again.0, &*again.1), (201, "replayed"));
+    assert!(again.3.contains("BYR-R045") && again.3.contains("only the status is kept"), "{}", again.3);
     assert_eq!(shop.acts.load(Ordering::SeqCst), 1);
 }
 

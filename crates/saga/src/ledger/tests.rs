@@ -41,7 +41,12 @@ const RULES: Rules = Rules { begin, finish };
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Waiting,
-    Granted,
+    /// It asked, and the answer was lost.
+    Asked,
+    /// As a repetition that is admitted to be one, or not.
+    Granted {
+        again: bool,
+    },
     /// The program acted: this was its so-manieth act.
     Acted(u8),
     /// The client was told that act's answer.
@@ -58,7 +63,7 @@ struct World {
     now: u64,
     runs: [Phase; 3],
     acts: u8,
-    /// Acts that happened after a grant that admitted to being a repetition.
+    /// Acts after a grant that admitted to being a repetition.
     admitted: u8,
     /// The execution whose grant was of another request than the first.
     print_of_act: [u8; 4],
@@ -113,10 +118,7 @@ impl World {
         let (begun, change) = (setting.rules.begin)(self.entry.as_ref(), &ask, at(self.now));
         self.apply(change);
         self.runs[run] = match begun {
-            Begun::Granted { again } => {
-                self.admitted += u8::from(again);
-                Phase::Granted
-            }
+            Begun::Granted { again } => Phase::Granted { again },
             Begun::Done(kept) => Phase::Told(kept[0]),
             Begun::InFlight(left) => {
                 assert!(!left.is_zero());
@@ -139,10 +141,22 @@ impl World {
         }
         for run in 0..self.runs.len() {
             match self.runs[run] {
-                Phase::Waiting => add(&|world| world.begin(setting, run)),
-                Phase::Granted => {
+                Phase::Waiting | Phase::Asked => {
+                    add(&|world| world.begin(setting, run));
+                    add(&|world| {
+                        world.begin(setting, run);
+                        world.runs[run] = Phase::Asked;
+                    });
+                    // It gives up, and takes back what may stand.
+                    add(&|world| {
+                        world.end(setting, run, Ending::Unsent);
+                        world.runs[run] = Phase::Refused;
+                    });
+                }
+                Phase::Granted { again } => {
                     add(&|world| {
                         world.acts += 1;
+                        world.admitted += u8::from(again);
                         world.print_of_act[usize::from(world.acts)] = setting.prints[run];
                         world.runs[run] = Phase::Acted(world.acts);
                     });
@@ -150,8 +164,6 @@ impl World {
                         world.end(setting, run, Ending::Unsent);
                         world.runs[run] = Phase::Refused;
                     });
-                    // The answer to its question was lost, so it asks once more.
-                    add(&|world| world.begin(setting, run));
                     add(&|world| world.runs[run] = Phase::Dead);
                 }
                 Phase::Acted(act) => {
@@ -258,7 +270,7 @@ fn a_finish_that_is_not_fenced_is_found() {
     let finish = |entry: Option<&Entry>, _: Claim, ending: Ending, now: Timestamp| {
         super::finish(entry, entry.map_or(Claim(0), |entry| entry.claim), ending, now)
     };
-    plant(Rules { finish, ..RULES }, true, [1, 1, 1], "told");
+    plant(Rules { finish, ..RULES }, true, [1, 1, 1], "acted 2 times");
 }
 
 #[test]
@@ -268,6 +280,23 @@ fn a_silent_repetition_is_found() {
         other => other,
     };
     plant(Rules { begin, ..RULES }, true, [1, 1, 1], "acted 2 times");
+}
+
+/// Forgets that an execution under way is a repetition.
+fn plain((done, change): (Begun, Change)) -> (Begun, Change) {
+    let plain = |entry: Entry| match entry.state {
+        State::InFlight { lapses, .. } => Entry { state: State::InFlight { lapses, again: false }, ..entry },
+        _ => entry,
+    };
+    match change {
+        Change::Put(entry) => (done, Change::Put(plain(entry))),
+        other => (done, other),
+    }
+}
+
+#[test]
+fn a_repetition_that_is_forgotten_to_be_one_is_found() {
+    plant(Rules { begin: |entry, ask, now| plain(begin(entry, ask, now)), ..RULES }, true, [1, 1, 1], "acted 2 times");
 }
 
 #[test]

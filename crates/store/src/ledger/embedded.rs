@@ -2,22 +2,17 @@
 //! The ledger in one file of this machine. One thread decides and writes, and makes everything that
 //! waits durable in one step. Opened by the control plane, once per file.
 
-use super::{Done, Job, Ledger};
+use super::run::{Done, Job, Run};
+use super::{GROUP_BYTES_MAX, GROUP_MAX};
 use crate::disk::{Disk, FileDisk};
 use crate::persist::OpenError;
 use crate::persist::keys::Keys;
 use crate::queue::{Limits, Queue};
 use crate::store::{Error, Pending};
 use byrnie_base::Clock;
-use byrnie_saga::ledger::{Begin, Begun, Claim, Ending, Entry, Finished, Name};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-
-/// Most jobs that share one durable step.
-const GROUP_MAX: usize = 256;
-/// Most bytes of answers that share one durable step, beyond the first.
-const GROUP_BYTES_MAX: usize = 4 << 20;
 
 /// A ledger in a file. Dropping it finishes what was begun, then closes the file.
 pub struct Embedded {
@@ -56,28 +51,14 @@ impl Embedded {
         let writer = std::thread::Builder::new().name("ledger".into()).spawn(write)?;
         Ok(Self { queue, writer: Some(writer) })
     }
-
-    async fn run(&self, job: Job) -> Result<Done, Error> {
-        job.check()?;
-        self.queue.run(job).await
-    }
 }
 
-impl Ledger for Embedded {
-    fn begin(&self, name: Name, ask: Begin) -> Pending<'_, Begun> {
-        Box::pin(async move { self.run(Job::Begin(name, ask)).await?.begun() })
-    }
-
-    fn finish(&self, name: Name, claim: Claim, ending: Ending) -> Pending<'_, Finished> {
-        Box::pin(async move { self.run(Job::Finish(name, claim, ending)).await?.finished() })
-    }
-
-    fn read(&self, name: Name) -> Pending<'_, Option<Entry>> {
-        Box::pin(async move { self.run(Job::Read(name)).await?.entry() })
-    }
-
-    fn sweep(&self) -> Pending<'_, usize> {
-        Box::pin(async move { self.run(Job::Sweep).await?.swept() })
+impl Run for Embedded {
+    fn run<T: Send + 'static>(&self, job: Job, read: fn(Done) -> Option<T>) -> Pending<'_, T> {
+        Box::pin(async move {
+            job.check()?;
+            read(self.queue.run(job).await?).ok_or(Error::Closed)
+        })
     }
 }
 

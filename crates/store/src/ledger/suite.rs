@@ -3,6 +3,7 @@
 //! in between. A backend's tests call it with a [`Subject`] that can be opened again.
 
 use super::*;
+use crate::Error;
 use crate::suite::{Stopped, wait};
 use byrnie_base::{Clock, Timestamp};
 use byrnie_saga::ledger::{self as rules, Change, Fingerprint};
@@ -16,6 +17,8 @@ pub(crate) struct Subject {
     pub(crate) ledger: Option<Box<dyn Ledger>>,
     pub(crate) clock: Arc<Stopped>,
     pub(crate) open: Box<dyn FnMut() -> Box<dyn Ledger>>,
+    /// Hears what time it is now, where the ledger has a clock of its own.
+    pub(crate) told: Box<dyn FnMut(Timestamp)>,
 }
 
 /// One thing that happens.
@@ -127,7 +130,10 @@ pub(crate) fn check(subject: &mut Subject, ops: &[Op]) {
             }
             Op::Read(n) => assert_eq!(wait(ledger.read(name(n))), Ok(model.read(&name(n), now))),
             Op::Sweep => assert_eq!(wait(ledger.sweep()), Ok(model.sweep(now))),
-            Op::Advance(millis) => subject.clock.advance(Duration::from_millis(millis)),
+            Op::Advance(millis) => {
+                subject.clock.advance(Duration::from_millis(millis));
+                (subject.told)(subject.clock.now().wall);
+            }
             Op::Reopen => {
                 subject.ledger = None;
                 subject.ledger = Some((subject.open)());
@@ -150,8 +156,8 @@ pub(crate) fn check_limits(subject: &mut Subject) {
         assert!(matches!(wait(ledger.begin(name, ask)), Err(Error::Malformed(_))));
     }
     assert_eq!(wait(ledger.begin(name(0), ask)), Ok(Begun::Granted { again: false }));
-    let large = Ending::Done(vec![0; KEPT_BYTES_MAX + 1].into());
+    let large = Ending::Done(vec![0; rules::KEPT_BYTES_MAX + 1].into());
     assert!(matches!(wait(ledger.finish(name(0), Claim(1), large)), Err(Error::Limit { .. })));
-    let largest = Ending::Done(vec![0; KEPT_BYTES_MAX].into());
+    let largest = Ending::Done(vec![0; rules::KEPT_BYTES_MAX].into());
     assert_eq!(wait(ledger.finish(name(0), Claim(1), largest)), Ok(Finished::Recorded));
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The suite on both backends, and what only a disk can do to a ledger.
+//! The suite on both backends of this machine, and what only a disk can do to a ledger.
 
 use super::suite::*;
 use super::*;
 use crate::disk::{Fate, RamDisk};
 use crate::suite::{Stopped, wait};
-use crate::{OpenError, ledger};
+use crate::{Error, OpenError, ledger};
 use byrnie_base::Clock;
 use byrnie_saga::ledger::State;
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ fn embedded() -> Subject {
 }
 
 fn subject(clock: Arc<Stopped>, mut open: impl FnMut() -> Box<dyn Ledger> + 'static) -> Subject {
-    Subject { ledger: Some(open()), clock, open: Box::new(open) }
+    Subject { ledger: Some(open()), clock, open: Box::new(open), told: Box::new(drop) }
 }
 
 proptest! {

@@ -11,23 +11,19 @@ mod tests;
 use self::link::Link;
 use super::run::{Done, Job, Run};
 use super::{GROUP_BYTES_MAX, GROUP_MAX};
+pub(crate) use crate::log::postgres::link::prepare;
+use crate::postgres::{OpenError, PAUSE, STEP_MAX, options, runtime};
 use crate::queue::{Limits, Queue};
 use crate::store::{Error, Pending};
 use byrnie_saga::shards::LEASE;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgSslMode};
-use std::io;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
 /// The format that this program writes: see `schema.sql`.
-pub const VERSION: i32 = 1;
-/// Pause before the database is tried again.
-pub const PAUSE: Duration = Duration::from_secs(1);
-/// Longest time for one step.
-pub const STEP_MAX: Duration = Duration::from_secs(10);
+const VERSION: i32 = 1;
 /// By what coordinators tell each other that there is something to look at.
 const CHANNEL: &str = "byrnie_transactions";
 
@@ -37,37 +33,6 @@ pub struct Postgres {
     news: watch::Sender<()>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
-}
-
-/// Why a database can't hold the journal. The message is for the person who started the program.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Not an address. It isn't repeated, as it may hold a password.
-    #[error("it is no address of a database: postgresql://USER@HOST/NAME is one")]
-    Url,
-    /// It doesn't answer, or refuses.
-    #[error("it can't be used: {0}")]
-    Unreachable(String),
-    /// It acknowledges what a crash takes back.
-    #[error("its synchronous_commit is off, so it acknowledges what a crash takes back")]
-    Relaxed,
-    /// It only follows another.
-    #[error("it is a standby, or read-only: nothing can be written there")]
-    ReadOnly,
-    /// A newer program wrote it.
-    #[error("its tables have format {0}, this program knows up to {VERSION}: use the newer program")]
-    Newer(i32),
-    /// It belongs to another mesh.
-    #[error("it holds the transactions of mesh {found}, and this one is {own}: use another database")]
-    OtherMesh {
-        /// Whose they are.
-        found: String,
-        /// Who asks.
-        own: String,
-    },
-    /// This process has no more threads.
-    #[error(transparent)]
-    Io(#[from] io::Error),
 }
 
 impl Postgres {
@@ -121,23 +86,6 @@ impl Drop for Postgres {
             let _ = thread.join();
         }
     }
-}
-
-/// How to connect. Where nothing is said of TLS, a database on another machine has to prove that it is the one named.
-fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
-    let options: PgConnectOptions = url.parse().map_err(|_| OpenError::Url)?;
-    let host = options.get_host();
-    let near = options.get_socket().is_some()
-        || host.starts_with('/')
-        || host == "localhost"
-        || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    let said = ["sslmode=", "ssl-mode="].iter().any(|word| url.contains(word));
-    let options = if near || said { options } else { options.ssl_mode(PgSslMode::VerifyFull) };
-    Ok(options.application_name("byrnie"))
-}
-
-fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().build()
 }
 
 /// The writer thread.

@@ -43,6 +43,14 @@ impl Guard {
         Ok((Self { disk, cache_bytes, sync_failed, file: File::Open(database) }, found))
     }
 
+    /// Has `read` look at it.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, OpenError> {
+        match &self.file {
+            File::Open(database) => read(database).map_err(open_error),
+            File::Lost(why) | File::Uncertain(why) => Err(OpenError::Corrupt(why.to_string())),
+        }
+    }
+
     /// Has `write` write and commit. An error means that the caller must go on as if nothing was written.
     pub(super) fn write<T>(
         &mut self,

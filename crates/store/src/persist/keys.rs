@@ -6,11 +6,13 @@
 use super::guard::{Guard, open_error};
 use super::{OpenError, SCHEMA};
 use crate::disk::Disk;
-use crate::ledger::{BYTES_MAX, Done, Job, KEYS_MAX, SWEEP_MAX};
+use crate::ledger::SWEEP_MAX;
+use crate::ledger::run::{Done, FIXED_BYTES, Job, full, key_of, size_of};
 use crate::store::Error;
 use byrnie_base::Timestamp;
-use byrnie_saga::ledger::{self, Begun, Change, Claim, Entry, Fingerprint, Name, State};
+use byrnie_saga::ledger::{Begun, Change, Claim, Entry, Fingerprint, State};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, TableError};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Memory for pages of the file.
@@ -43,6 +45,22 @@ impl Keys {
     pub(crate) fn open(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
         let (guard, totals) = Guard::open(disk, CACHE_BYTES, initialize)?;
         Ok(Self { guard, totals })
+    }
+
+    /// Up to `limit` names with their entries in order, from above `after` if given.
+    pub(crate) fn page(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Entry)>, OpenError> {
+        self.guard.read(|database| {
+            let keys = database.begin_read()?.open_table(KEYS)?;
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let mut page = Vec::new();
+            for row in keys.range::<&[u8]>((from, Bound::Unbounded))?.take(limit) {
+                let (name, entry) = row?;
+                let entry =
+                    read(entry.value()).ok_or_else(|| redb::Error::Corrupted("an entry of the ledger".into()))?;
+                page.push((name.value().to_vec(), entry));
+            }
+            Ok(page)
+        })
     }
 
     /// Does `jobs` in order with at most one durable step. Each may be refused alone; an error of the disk
@@ -129,43 +147,20 @@ struct Group<'txn> {
 
 impl Group<'_> {
     fn run(&mut self, job: &Job) -> Result<Result<Done, Error>, redb::Error> {
-        match job {
-            Job::Begin(name, ask) => {
-                let key = key_of(name);
-                let entry = self.entry(&key)?;
-                let (begun, change) = ledger::begin(entry.as_ref(), ask, self.now);
-                if matches!(begun, Begun::Granted { .. })
-                    && let Some(full) = self.full()?
-                {
-                    return Ok(Err(full));
-                }
-                self.apply(&key, entry.as_ref(), change)?;
-                Ok(Ok(Done::Begun(begun)))
-            }
-            Job::Finish(name, claim, ending) => {
-                let key = key_of(name);
-                let entry = self.entry(&key)?;
-                let (finished, change) = ledger::finish(entry.as_ref(), *claim, ending.clone(), self.now);
-                self.apply(&key, entry.as_ref(), change)?;
-                Ok(Ok(Done::Finished(finished)))
-            }
-            Job::Read(name) => {
-                let entry = self.entry(&key_of(name))?;
-                Ok(Ok(Done::Read(entry.filter(|entry| !entry.is_over(self.now)))))
-            }
-            Job::Sweep => Ok(Ok(Done::Swept(self.sweep()?))),
-        }
-    }
-
-    /// Why no further request may begin. Those that have begun may always end.
-    fn full(&self) -> Result<Option<Error>, redb::Error> {
-        let keys = self.keys.len()?;
-        let limit = |what, size: u64, max: u64| {
-            let number = |n| usize::try_from(n).unwrap_or(usize::MAX);
-            (size >= max).then(|| Error::Limit { what, size: number(size), max: number(max) })
+        let Some(name) = job.name() else {
+            let nobody = Done::Met(Vec::new());
+            return Ok(Ok(if matches!(job, Job::Sweep) { Done::Swept(self.sweep()?) } else { nobody }));
         };
-        Ok(limit("the number of idempotency keys", keys, KEYS_MAX)
-            .or_else(|| limit("the size of the ledger in bytes", self.totals.bytes, BYTES_MAX)))
+        let key = key_of(name);
+        let entry = self.entry(&key)?;
+        let (done, change) = job.decide(entry.as_ref(), self.now);
+        if matches!(done, Done::Begun(Begun::Granted { .. }))
+            && let Some(full) = full(self.keys.len()?, self.totals.bytes)
+        {
+            return Ok(Err(full));
+        }
+        self.apply(&key, entry.as_ref(), change)?;
+        Ok(Ok(done))
     }
 
     fn entry(&self, key: &[u8]) -> Result<Option<Entry>, redb::Error> {
@@ -220,29 +215,9 @@ impl Group<'_> {
     }
 }
 
-/// Length before each part but the last, so that no two names give the same bytes.
-fn key_of(name: &Name) -> Vec<u8> {
-    let mut out = Vec::with_capacity(4 + name.service.len() + name.caller.len() + name.key.len());
-    for part in [&name.service, &name.caller] {
-        // A part has at most 512 bytes.
-        out.extend_from_slice(&u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes());
-        out.extend_from_slice(part.as_bytes());
-    }
-    out.extend_from_slice(name.key.as_bytes());
-    out
-}
-
 fn expiry_of(expires: Timestamp, key: &[u8]) -> Vec<u8> {
     [&expires.as_millis().to_be_bytes(), key].concat()
 }
-
-fn size_of(key: &[u8], entry: &Entry) -> u64 {
-    let kept = if let State::Done(kept) = &entry.state { kept.len() } else { 0 };
-    (2 * key.len() + FIXED_BYTES + kept) as u64
-}
-
-/// Fingerprint, claim, expiry, state, lapse.
-const FIXED_BYTES: usize = 32 + 8 + 8 + 1 + 8;
 
 fn bytes_of(entry: &Entry) -> Vec<u8> {
     let mut out = Vec::with_capacity(FIXED_BYTES);
@@ -250,8 +225,8 @@ fn bytes_of(entry: &Entry) -> Vec<u8> {
     out.extend_from_slice(&entry.claim.0.to_le_bytes());
     out.extend_from_slice(&entry.expires.as_millis().to_le_bytes());
     match &entry.state {
-        State::InFlight { lapses } => {
-            out.push(1);
+        State::InFlight { lapses, again } => {
+            out.push(if *again { 4 } else { 1 });
             out.extend_from_slice(&lapses.as_millis().to_le_bytes());
         }
         State::Done(kept) => {
@@ -270,7 +245,10 @@ fn read(bytes: &[u8]) -> Option<Entry> {
     let (expires, rest) = rest.split_first_chunk()?;
     let (state, rest) = rest.split_first()?;
     let state = match state {
-        1 => State::InFlight { lapses: Timestamp::from_millis(u64::from_le_bytes(rest.try_into().ok()?)) },
+        1 | 4 => State::InFlight {
+            lapses: Timestamp::from_millis(u64::from_le_bytes(rest.try_into().ok()?)),
+            again: *state == 4,
+        },
         2 => State::Done(rest.into()),
         3 if rest.is_empty() => State::Ambiguous,
         _ => return None,

@@ -37,6 +37,7 @@ pub(super) fn encode(policy: &Idempotency) -> pb::Idempotency {
         on_ambiguous: on_ambiguous.into(),
         on_server_error: on_server_error.into(),
         mint_keys: policy.mint_keys,
+        status_only: policy.status_only,
         probe,
         enlist: policy.enlist.iter().map(enlist_out).collect(),
     }
@@ -107,6 +108,6 @@ pub(super) fn decode(from: pb::Idempotency) -> Result<Idempotency, Error> {
         return Err(invalid("idempotency.enlist"));
     }
     let enlist = from.enlist.into_iter().map(enlist).collect::<Result<_, _>>()?;
-    let mint_keys = from.mint_keys;
-    Ok(Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys, enlist })
+    let (mint_keys, status_only) = (from.mint_keys, from.status_only);
+    Ok(Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys, status_only, enlist })
 }

@@ -463,10 +463,19 @@ fn keyed() -> impl Strategy<Value = Spec> {
         |(spec, mode, guarantee, key_ttl, lease, (on_ambiguous, on_server_error, mint_keys))| {
             let Spec::Traffic(policy) = spec else { unreachable!() };
             let act = |path: &str| Act { method: "POST".into(), path: path.into() };
-            let complete = mint_keys.then(|| act("/c"));
+            let (complete, status_only) = (mint_keys.then(|| act("/c")), mint_keys);
             let enlist = vec![Enlist { call: act("/a"), compensate: act("/b"), complete }];
-            let idempotency =
-                Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys, enlist };
+            let idempotency = Idempotency {
+                mode,
+                guarantee,
+                key_ttl,
+                lease,
+                on_ambiguous,
+                on_server_error,
+                mint_keys,
+                status_only,
+                enlist,
+            };
             Spec::Traffic(Arc::new(TrafficPolicy { idempotency: Some(idempotency), ..(*policy).clone() }))
         },
     )

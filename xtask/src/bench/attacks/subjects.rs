@@ -135,7 +135,7 @@ fn free() -> Result<SocketAddr> {
 /// A mesh of one app and one caller. Of handshakes the callee's sidecar is the victim.
 fn mesh(stage: &Stage, app: &App, attacked: Entry) -> Result<Subject> {
     let (mesh, version) = Mesh::new(stage, "mesh-attacks")?;
-    let up = mesh.up(stage, Side::Load, "attacks-up")?;
+    let up = mesh.up(stage, Side::Load, "attacks-up", &[])?;
     let callee = mesh.serve(stage, "attacks-b", "app", app.address)?;
     mesh.allow(stage, "web", "app")?;
     let (caller, entries) = mesh.caller(stage, "attacks-a", &["app"], app.address)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Posts with an idempotency key through a pair of sidecars: to a service that a policy protects, whose
-//! ledger makes two durable steps of each, and to the same program as a service without one.
+//! ledger makes two durable steps of each, in its file or in a PostgreSQL, and to the same program as a service without one.
 
 use super::super::byrnie::Mesh;
 use super::super::process::{Process, Side, Stage, free_port, loopback, wait_for, wait_open};
@@ -33,20 +33,22 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    pub(super) fn start(stage: &Stage) -> Result<Self> {
+    /// With its ledger in a file, or in the database of this URL; `log` is how its processes are called.
+    pub(super) fn start(stage: &Stage, log: &str, database: Option<&str>) -> Result<Self> {
         let app = loopback(free_port()?);
-        let program = stage.tool(Side::Load, "keys-app", &["app", &format!("listen={app}")])?;
+        let program = stage.tool(Side::Load, &format!("{log}-app"), &["app", &format!("listen={app}")])?;
         wait_open("the app", app)?;
-        let (mesh, version) = Mesh::new(stage, "mesh-keys")?;
-        let up = mesh.up(stage, Side::Proxy, "keys-up")?;
+        let (mesh, version) = Mesh::new(stage, &format!("mesh-{log}"))?;
+        let transactions = database.map(|url| ["--transactions", url]);
+        let up = mesh.up(stage, Side::Proxy, &format!("{log}-up"), transactions.as_ref().map_or(&[], |words| words))?;
         let mut processes = Vec::new();
         for name in ["app", "open"] {
-            processes.push(mesh.serve(stage, &format!("keys-{name}"), name, app)?);
+            processes.push(mesh.serve(stage, &format!("{log}-{name}"), name, app)?);
             mesh.allow(stage, "web", name)?;
         }
         let policy = stage.write("keys.yaml", POLICY)?;
         mesh.tell(stage, &["apply", "-f", &policy.to_string_lossy()])?;
-        let (caller, entries) = mesh.caller(stage, "keys-caller", &["app", "open"], app)?;
+        let (caller, entries) = mesh.caller(stage, &format!("{log}-caller"), &["app", "open"], app)?;
         let entries: [SocketAddr; 2] = entries.try_into().ok().context("two entries")?;
         wait_for("a repeated post is answered from the ledger", || status(entries[0]).is_ok_and(|kept| kept))?;
         wait_for("the service without a policy answers", || status(entries[1]).is_ok_and(|kept| !kept))?;

@@ -94,7 +94,7 @@ impl Subject {
     }
 }
 
-fn missing(programs: &[&'static str]) -> Option<&'static str> {
+pub(super) fn missing(programs: &[&'static str]) -> Option<&'static str> {
     programs.iter().copied().find(|program| !is_on_path(program))
 }
 

@@ -135,6 +135,7 @@ fn traffic() {
         ("idempotency: {mode: Required, guarantee: G0}", "C028", "G0"),
         ("idempotency: {mode: Off, guarantee: G1}", "C028", "G1"),
         ("idempotency: {mode: Off, mintKeys: true}", "C028", "true"),
+        ("idempotency: {mode: Off, statusOnly: true}", "C028", "true"),
         ("idempotency: {mode: Required, onAmbiguous: Probe}", "C005", "Probe"),
         ("idempotency: {mode: Required, onAmbiguous: Probe, probe: keys}", "C011", "keys"),
         ("idempotency: {mode: Required, onAmbiguous: Hold, probe: /keys}", "C028", "/keys"),

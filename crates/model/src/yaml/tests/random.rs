@@ -538,9 +538,18 @@ fn keyed() -> impl Strategy<Value = TrafficPolicy> {
                 Enlist { call: act("POST", "/a/*"), compensate: act("DELETE", "/b"), complete: None },
                 Enlist { call: act("PUT", "/c"), compensate: act("PUT", "/d"), complete: Some(act("POST", "/e")) },
             ];
-            let enlist = if mint_keys { enlist } else { Vec::new() };
-            let idempotency =
-                Idempotency { mode, guarantee, key_ttl, lease, on_ambiguous, on_server_error, mint_keys, enlist };
+            let (enlist, status_only) = if mint_keys { (enlist, true) } else { (Vec::new(), false) };
+            let idempotency = Idempotency {
+                mode,
+                guarantee,
+                key_ttl,
+                lease,
+                on_ambiguous,
+                on_server_error,
+                mint_keys,
+                status_only,
+                enlist,
+            };
             TrafficPolicy { idempotency: Some(idempotency), ..policy }
         },
     )

@@ -1,32 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The writer's connection: opened, looked at, lost and opened again. What it says of a failure is what is known: nothing
-//! was written, or nobody can tell.
+//! The writer's connection, and what is written over it in one statement.
 
 use super::super::run::{Done, Job};
-use super::{OpenError, PAUSE, STEP_MAX, VERSION, sql};
+use super::{VERSION, sql};
 use crate::log::Append;
+use crate::postgres::{Failure, OpenError, STEP_MAX, Session, TRIES_MAX, unusable};
 use crate::store::{Error, Expect};
 use byrnie_base::Text;
 use byrnie_model::Revision;
 use byrnie_saga::Term;
+use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use std::collections::{HashMap, HashSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-/// Tries of a step that loses against another one.
-const TRIES_MAX: usize = 3;
-/// What every connection begins with. A coordinator that stands still in the middle of a step doesn't hold up others for long.
-const SESSION: &str = "set session characteristics as transaction isolation level read committed;
-    set statement_timeout = '10s'; set lock_timeout = '5s'; set idle_in_transaction_session_timeout = '2s'";
-
-/// A connection, while there is one.
+/// The connection, and whose tables it must find.
 pub(super) struct Link {
-    options: PgConnectOptions,
+    session: Session,
     trust_domain: Text,
-    connection: Option<PgConnection>,
-    /// When the last try to connect failed, and why.
-    failed: Option<(Instant, Text)>,
 }
 
 /// The entries that one statement adds to one transaction, and whose they are.
@@ -38,48 +29,16 @@ struct Chain<'j> {
 
 impl Link {
     pub(super) fn new(options: PgConnectOptions, trust_domain: &str) -> Self {
-        Self { options, trust_domain: trust_domain.into(), connection: None, failed: None }
+        Self { session: Session::new(options, "transactions"), trust_domain: trust_domain.into() }
     }
 
     /// Connects, looks whether the database will do, and makes the tables if they aren't there.
     pub(super) async fn open(&mut self) -> Result<(), OpenError> {
-        self.connection = None;
-        let opened = timeout(STEP_MAX, self.connect()).await;
-        let connection = opened.unwrap_or_else(|_| Err(OpenError::Unreachable("it doesn't answer".to_owned())))?;
-        self.connection = Some(connection);
-        Ok(())
-    }
-
-    async fn connect(&self) -> Result<PgConnection, OpenError> {
-        let mut connection = self.options.connect().await.map_err(unusable)?;
-        sqlx::raw_sql(SESSION).execute(&mut connection).await.map_err(unusable)?;
-        let setting = |name: &'static str| sqlx::query_scalar::<_, String>("select current_setting($1)").bind(name);
-        if setting("synchronous_commit").fetch_one(&mut connection).await.map_err(unusable)? == "off" {
-            return Err(OpenError::Relaxed);
-        }
-        if setting("transaction_read_only").fetch_one(&mut connection).await.map_err(unusable)? == "on" {
-            return Err(OpenError::ReadOnly);
-        }
-        if setting("fsync").fetch_one(&mut connection).await.map_err(unusable)? == "off" {
-            tracing::warn!(
-                "the database of transactions runs with fsync off: a loss of power may take back what it has acknowledged"
-            );
-        }
-        let (version, found) = sql::prepare(&mut connection, VERSION, &self.trust_domain).await.map_err(unusable)?;
-        if version > VERSION {
-            return Err(OpenError::Newer(version));
-        }
-        if *found != *self.trust_domain {
-            return Err(OpenError::OtherMesh { found, own: self.trust_domain.to_string() });
-        }
-        Ok(connection)
+        self.session.open(async |connection| prepare(connection, &self.trust_domain).await).await
     }
 
     pub(super) async fn close(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            // The database notices by itself if that fails.
-            let _ = connection.close().await;
-        }
+        self.session.close().await;
     }
 
     /// Does `jobs`: first what is added to transactions, in as few statements as can be, then the rest in order.
@@ -117,32 +76,8 @@ impl Link {
         results.into_iter().map(|result| result.unwrap_or(Err(Error::Closed))).collect()
     }
 
-    /// A connection, unless the last try to get one failed a moment ago.
-    async fn ready(&mut self) -> Result<(), Error> {
-        if self.connection.is_some() {
-            return Ok(());
-        }
-        if let Some((at, why)) = &self.failed
-            && at.elapsed() < PAUSE
-        {
-            return Err(Error::Unreachable(why.clone()));
-        }
-        match self.open().await {
-            Ok(()) => {
-                if self.failed.take().is_some() {
-                    tracing::info!("the database of transactions answers again");
-                }
-                Ok(())
-            }
-            Err(error) => {
-                let why = Text::from(error.to_string());
-                if self.failed.is_none() {
-                    tracing::error!(%error, "the database of transactions is lost; it is tried again");
-                }
-                self.failed = Some((Instant::now(), why.clone()));
-                Err(Error::Unreachable(why))
-            }
-        }
+    async fn ready(&mut self) -> Result<&mut PgConnection, Error> {
+        self.session.ready(async |connection| prepare(connection, &self.trust_domain).await).await
     }
 
     async fn append(&mut self, chains: &[Chain<'_>], jobs: &[Job]) -> Vec<(usize, Result<Done, Error>)> {
@@ -181,13 +116,12 @@ impl Link {
     }
 
     async fn write(&mut self, rows: &sql::Rows) -> Result<Accepted, Failure> {
-        self.ready().await.map_err(Failure::Of)?;
-        let Some(connection) = &mut self.connection else { return Err(Failure::Of(Error::Closed)) };
+        let connection = self.ready().await.map_err(Failure::Of)?;
         let (written, epochs) = match timeout(STEP_MAX, sql::append(connection, rows)).await {
             Ok(Ok(found)) => found,
-            Ok(Err(error)) => return Err(self.failure(&error, true)),
+            Ok(Err(error)) => return Err(self.session.failure(&error, true)),
             Err(_) => {
-                self.connection = None;
+                self.session.drop_connection();
                 return Err(Failure::Of(Error::Doubtful("it doesn't answer".into())));
             }
         };
@@ -197,43 +131,22 @@ impl Link {
     /// One job that isn't an append.
     async fn step(&mut self, job: &Job) -> Result<Done, Error> {
         for attempt in 1..=TRIES_MAX {
-            self.ready().await?;
-            let Some(connection) = &mut self.connection else { return Err(Error::Closed) };
+            let connection = self.ready().await?;
             let error = match timeout(STEP_MAX, sql::step(connection, job)).await {
                 Ok(Ok(done)) => return done,
                 Ok(Err(error)) => error,
                 Err(_) => {
-                    self.connection = None;
+                    self.session.drop_connection();
                     return Err(Error::Unreachable("it doesn't answer".into()));
                 }
             };
-            match self.failure(&error, false) {
+            match self.session.failure(&error, false) {
                 Failure::Lost if attempt < TRIES_MAX => {}
                 Failure::Lost => return Err(Error::Unreachable(error.to_string().into())),
                 Failure::Of(error) => return Err(error),
             }
         }
         Err(Error::Closed)
-    }
-
-    /// What a failed statement means. The server's own no is certain; whatever else may have come after the commit.
-    fn failure(&mut self, error: &sqlx::Error, writes: bool) -> Failure {
-        let code = error.as_database_error().and_then(|said| said.code().map(|code| code.into_owned()));
-        let code = code.as_deref().unwrap_or_default();
-        let why = Text::from(error.to_string());
-        if matches!(code, "40001" | "40P01" | "55P03") {
-            return Failure::Lost;
-        }
-        // A server that shuts down may say so of a transaction that it has committed.
-        let certain = !code.is_empty() && !code.starts_with("57P") && !code.starts_with("08");
-        if !certain || code.starts_with("25") {
-            self.connection = None;
-        }
-        Failure::Of(match (certain, writes) {
-            (true, _) => Error::Refused(why),
-            (false, true) => Error::Doubtful(why),
-            (false, false) => Error::Unreachable(why),
-        })
     }
 }
 
@@ -243,12 +156,6 @@ fn results_of(results: &mut [Option<Result<Done, Error>>], some: Vec<(usize, Res
             *slot = Some(result);
         }
     }
-}
-
-enum Failure {
-    /// It was made room for another one, and can be tried again.
-    Lost,
-    Of(Error),
 }
 
 /// What a statement has written, and the newest epochs of the shards.
@@ -303,6 +210,14 @@ fn follows(before: &Append, append: &Append, term: Term) -> bool {
     append.term == term && before.after.saturating_add(count) == append.after
 }
 
-fn unusable(error: sqlx::Error) -> OpenError {
-    OpenError::Unreachable(error.to_string())
+/// Makes the tables if they aren't there, and looks at whose they are.
+pub(crate) async fn prepare(connection: &mut PgConnection, trust_domain: &str) -> Result<(), OpenError> {
+    let (found, owner) = sql::prepare(connection, VERSION, trust_domain).await.map_err(unusable)?;
+    if found > VERSION {
+        return Err(OpenError::Newer { found, known: VERSION });
+    }
+    if owner != trust_domain {
+        return Err(OpenError::OtherMesh { found: owner, own: trust_domain.to_owned() });
+    }
+    Ok(())
 }

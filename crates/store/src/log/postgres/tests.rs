@@ -6,46 +6,15 @@ use super::super::tests::{
 };
 use super::super::{Append, Journal as _, Peers as _};
 use super::*;
+use crate::postgres::tests::{DOMAIN, Database};
 use crate::suite::wait;
 use crate::tests::all;
 use byrnie_saga::Term;
 use byrnie_saga::shards::Beat;
 use proptest::test_runner::{Config, TestRunner};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-
-const DOMAIN: &str = "mesh.local";
-
-/// A database of one test's own.
-struct Database {
-    url: String,
-    runtime: Runtime,
-}
+use sqlx::{Connection as _, PgConnection};
 
 impl Database {
-    fn make(name: &str) -> Self {
-        let server = std::env::var("BYRNIE_POSTGRES")
-            .expect("BYRNIE_POSTGRES names a database; `cargo xtask test postgres` does");
-        let own = Self { url: server.clone(), runtime: runtime().unwrap() };
-        own.run(&format!("drop database if exists {name} with (force)"));
-        own.run(&format!("create database {name}"));
-        Self { url: format!("{}/{name}", server.rsplit_once('/').unwrap().0), ..own }
-    }
-
-    fn run(&self, statement: &str) {
-        self.runtime.block_on(async {
-            let mut connection = PgConnection::connect(&self.url).await.unwrap();
-            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-            connection.close().await.unwrap();
-        });
-    }
-
-    fn count(&self, query: &str) -> i64 {
-        self.runtime.block_on(async {
-            let mut connection = PgConnection::connect(&self.url).await.unwrap();
-            sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut connection).await.unwrap()
-        })
-    }
-
     fn open(&self) -> Postgres {
         Postgres::open(&self.url, DOMAIN).unwrap()
     }
@@ -215,12 +184,4 @@ fn news_come_by_themselves() {
     let number = wait(one.post(4, crate::Value::from(&b"?"[..]))).unwrap();
     wait(news.changed()).unwrap();
     assert_eq!(wait(two.letters(vec![4])).unwrap()[0].number, number);
-}
-
-impl Database {
-    /// Asks the server by way of another database.
-    fn run_elsewhere(&self, statement: &str) {
-        let url = std::env::var("BYRNIE_POSTGRES").unwrap();
-        Self { url, runtime: runtime().unwrap() }.run(statement);
-    }
 }

@@ -825,6 +825,8 @@ pub struct Idempotency {
     pub probe: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "9")]
     pub enlist: ::prost::alloc::vec::Vec<Enlist>,
+    #[prost(bool, tag = "10")]
+    pub status_only: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failover {
@@ -1579,6 +1581,8 @@ pub struct LedgerRequest {
     pub node: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "2")]
     pub asks: ::prost::alloc::vec::Vec<LedgerAsk>,
+    #[prost(uint64, tag = "3")]
+    pub known: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LedgerAsk {
@@ -1643,6 +1647,17 @@ pub struct LedgerRead {}
 pub struct LedgerResponse {
     #[prost(message, repeated, tag = "1")]
     pub answers: ::prost::alloc::vec::Vec<LedgerAnswer>,
+    #[prost(uint64, tag = "2")]
+    pub known: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub neighbours: ::prost::alloc::vec::Vec<LedgerNeighbour>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerNeighbour {
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub roots: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LedgerAnswer {
