@@ -6,7 +6,7 @@ use byrnie_base::Text;
 use byrnie_control::transactions::{Outbound, Request};
 use byrnie_net::serve::caller::{Caller, Outgoing};
 use byrnie_net::serve::client::Reply;
-use byrnie_net::serve::{HeaderName, HeaderValue, Method, header};
+use byrnie_net::serve::{HeaderValue, Method, header};
 use byrnie_net::{BoxFuture, io};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -35,10 +35,9 @@ impl ThroughProxy {
         let Request { method, authority, path, raw, grpc, headers, body } = request;
         let to = if raw { loopback(&authority).ok_or("not an address of this machine")? } else { self.forward };
         // HTTP/2 has the authority in the URI alone.
-        let mut fields = if grpc { Vec::new() } else { vec![(header::HOST, value(&authority)?)] };
-        for (name, text) in headers {
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Text::from("a header has no valid name"))?;
-            fields.push((name, value(&text)?));
+        let mut fields = headers;
+        if !grpc {
+            fields.insert(0, (header::HOST, value(&authority)?));
         }
         let uri = if raw && !grpc { path.to_string() } else { format!("http://{authority}{path}") };
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| Text::from("not a method"))?;

@@ -157,6 +157,39 @@ fn participants_named_by_address_are_called_as_soon_as_they_listen_again() {
     assert_eq!(seen.lock().unwrap().len(), SAGAS);
 }
 
+/// They take connections, and close them or say that nobody is there: only a call tells whether they are well. One is made
+/// each second for all that wait, whose own next calls are up to 30 s away.
+#[test]
+fn participants_that_take_connections_and_do_not_answer_are_found_well_for_all_that_wait() {
+    const SAGAS: usize = 24;
+    let mesh = Mesh::up(&[]);
+    let well = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let away = |status| {
+        let (port, gate) = (free_port(), Arc::clone(&well));
+        let answer =
+            move || if gate.load(std::sync::atomic::Ordering::SeqCst) { fine() } else { (status, String::new()) };
+        (port, listen_at(port, move |_, _| answer()))
+    };
+    let shops = [away(0), away(503)];
+    let id = |n: usize| format!("mute-{n}");
+    for n in 0..SAGAS {
+        let port = shops[n % 2].0;
+        let steps = json!([{"action": format!("http://127.0.0.1:{port}/charge/{n}"), "compensate": ""}]);
+        let one = json!({"gid": id(n), "trans_type": "saga", "steps": steps, "payloads": ["{}"], "retry_interval": 30});
+        let (status, begun) = operator(&mesh, "POST", "/api/dtmsvr/submit", &one);
+        assert_eq!(status, 200, "{begun}");
+    }
+    let saga = |n: usize| operator(&mesh, "GET", &format!("/txn/v1/{}", id(n)), &Value::Null).1;
+    let calls = || shops.each_ref().map(|(_, seen)| seen.lock().unwrap().len());
+    let probed = || calls().iter().all(|calls| *calls >= SAGAS / 2 + 2);
+    until("a call of each and two more at both", || format!("{:?}", calls()), probed);
+    let back = std::time::Instant::now();
+    well.store(true, std::sync::atomic::Ordering::SeqCst);
+    let all = || (0..SAGAS).all(|n| saga(n)["state"] == "SUCCEEDED");
+    until("the ends", || saga(0).to_string(), all);
+    assert!(back.elapsed() < Duration::from_secs(12), "{:?}", back.elapsed());
+}
+
 /// Calls that are under way at once, and the most that were.
 #[derive(Default)]
 struct Together {

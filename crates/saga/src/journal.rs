@@ -5,6 +5,7 @@
 use crate::transaction::{Branch, End, Op, Phase, Slot, Spec};
 use byrnie_base::{Text, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The newest format that this program knows; one that is newer is refused.
 /// 2: calls with expressions (`late`), and branches that are answered before they are undone.
@@ -34,7 +35,7 @@ pub enum What {
     /// It was accepted.
     Begun {
         /// As asked for.
-        spec: Box<Spec>,
+        spec: Arc<Spec>,
         /// The format of this transaction's entries.
         version: u32,
         /// Where it stands in a trace, as a `traceparent`: what its creator came from, or its own span where a trace

@@ -18,6 +18,7 @@ use crate::journal::{self, Entry, What};
 use crate::timer::backoff;
 use crate::transaction::{End, Op, Phase, Slot, Spec, Target};
 use byrnie_base::{Text, Timestamp};
+use std::sync::Arc;
 
 /// How often a definite refusal is taken for a passing fault, where nobody may refuse for good: then an
 /// operator has to look.
@@ -73,6 +74,8 @@ pub enum Event {
     Reply(Reply),
     /// What this names ([`Target::place`]) can be called again.
     Healthy(Text),
+    /// A call that waits for what this names is to find out whether it can be called again.
+    Probe(Text),
     /// A person or a program asks for something.
     Ask {
         /// What.
@@ -124,10 +127,15 @@ impl Machine {
 
     /// The same, as a part of a trace (see [`What::Begun`]).
     pub fn begin_in(spec: Spec, trace: Option<Text>, now: Timestamp) -> (Self, Entry) {
-        let (told, version) = (Box::new(spec.clone()), journal::version(&spec));
-        let entry = Entry { at: now, what: What::Begun { spec: told, version, trace: trace.clone() } };
+        let version = journal::version(&spec);
+        let spec = Arc::new(spec);
+        let entry = Entry { at: now, what: What::Begun { spec: Arc::clone(&spec), version, trace: trace.clone() } };
+        (Self::fresh(spec, trace), entry)
+    }
+
+    fn fresh(spec: Arc<Spec>, trace: Option<Text>) -> Self {
         let live = vec![Live::default(); spec.branches.len()];
-        (Self { state: State::new(spec, trace), live, check: Live::default(), tried: 0 }, entry)
+        Self { state: State::new(spec, trace), live, check: Live::default(), tried: 0 }
     }
 
     /// The transaction that these entries tell of, after a crash: whatever may have been sent counts as sent.
@@ -139,7 +147,7 @@ impl Machine {
         let Some(Entry { what: What::Begun { spec, trace, .. }, .. }) = entries.next() else {
             return Err(journal::Error::Headless);
         };
-        let mut machine = Self::begin_in(*spec, trace, Timestamp::default()).0;
+        let mut machine = Self::fresh(spec, trace);
         for entry in entries {
             machine.remember(&entry);
             machine.apply(&entry);
@@ -167,13 +175,14 @@ impl Machine {
         self.live.get(branch).is_some_and(|live| live.in_flight)
     }
 
-    /// What calls that wait for their next try go to.
-    pub fn waits_for(&self) -> impl Iterator<Item = &Target> {
+    /// What calls that wait for their next try go to, and whether their number is limited.
+    pub fn waits_for(&self) -> impl Iterator<Item = (&Target, bool)> {
         let branches = self.live.iter().zip(&self.state.spec.branches);
-        let branches = branches.filter_map(|(live, branch)| Some((live, branch.call(live.op?)?)));
-        let check = self.state.spec.check.iter().map(|check| (&self.check, check));
+        let branches =
+            branches.filter_map(|(live, branch)| Some((live, branch.call(live.op?)?, branch.retry.attempts > 0)));
+        let check = self.state.spec.check.iter().map(|check| (&self.check, check, false));
         let waiting = branches.chain(check.filter(|_| self.state.phase == Phase::Open));
-        waiting.filter(|(live, _)| live.failures > 0).map(|(_, call)| &call.target)
+        waiting.filter(|(live, ..)| live.failures > 0).map(|(_, call, limited)| (&call.target, limited))
     }
 
     /// Lets something happen.
@@ -184,14 +193,15 @@ impl Machine {
         if let Phase::Ended(_) = self.state.phase {
             return match event {
                 Event::Ask { ask, .. } => self.too_late(&ask).map(|()| Vec::new()),
-                Event::Wake | Event::Reply(_) | Event::Healthy(_) => Ok(Vec::new()),
+                Event::Wake | Event::Reply(_) | Event::Healthy(_) | Event::Probe(_) => Ok(Vec::new()),
             };
         }
         let mut log = Log { now, entries: Vec::new(), durable: false };
         match event {
             Event::Wake => {}
             Event::Reply(reply) => self.on_reply(&mut log, reply),
-            Event::Healthy(service) => self.on_healthy(now, &service),
+            Event::Healthy(place) => self.on_healthy(now, &place),
+            Event::Probe(place) => self.on_probe(now, &place),
             Event::Ask { ask, by } => self.on_ask(&mut log, ask, by)?,
         }
         self.advance(&mut log);
@@ -425,18 +435,27 @@ impl Machine {
 
     /// It's asked at once and then, as its program may still be starting, after pauses that are short again.
     fn on_healthy(&mut self, now: Timestamp, place: &str) {
-        let of = |call: &crate::Call| call.target.place() == place;
+        for live in self.calls_of(place) {
+            live.pauses = 0;
+            if live.failures > 0 {
+                live.due = now;
+            }
+        }
+    }
+
+    /// One call is made now; pauses go on growing, as nothing is known yet.
+    fn on_probe(&mut self, now: Timestamp, place: &str) {
+        if let Some(live) = self.calls_of(place).find(|live| live.failures > 0 && !live.in_flight) {
+            live.due = now;
+        }
+    }
+
+    /// The calls of a place.
+    fn calls_of(&mut self, place: &str) -> impl Iterator<Item = &mut Live> {
         let branches = self.live.iter_mut().zip(&self.state.spec.branches);
         let branches = branches.filter_map(|(live, branch)| Some((branch.call(live.op?)?, live)));
         let check = self.state.spec.check.iter().zip([&mut self.check]);
-        for (call, live) in branches.chain(check) {
-            if of(call) {
-                live.pauses = 0;
-                if live.failures > 0 {
-                    live.due = now;
-                }
-            }
-        }
+        branches.chain(check).filter(move |(call, _)| call.target.place() == place).map(|(_, live)| live)
     }
 }
 

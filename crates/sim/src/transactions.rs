@@ -525,7 +525,7 @@ impl World {
         match Machine::replay(entries) {
             Ok(machine) if matches!(machine.state().phase, Phase::Ended(_)) => {}
             Ok(machine) => {
-                self.truth.known.entry(id.clone()).or_insert_with(|| machine.state().spec.clone());
+                self.truth.known.entry(id.clone()).or_insert_with(|| (*machine.state().spec).clone());
                 self.ups[who.0].live.insert(id.clone(), Running { machine, entries: count, term });
                 self.event(who, id, Event::Wake);
             }

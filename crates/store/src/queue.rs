@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Jobs on their way to a writer thread, which takes whatever waits and makes it durable in one step:
-//! under load a group grows while the disk is busy with the one before, and a lone job waits for nobody.
+//! under load a group grows while the disk is busy with the one before, and a lone job waits for nobody. A writer whose
+//! steps cost more than their jobs also waits a moment for company ([`Queue::gather`]).
 
 use crate::store::{Error, WAITING_MAX};
 use std::collections::VecDeque;
@@ -25,9 +26,21 @@ pub(crate) struct Limits<J> {
     pub(crate) weigh: fn(&J) -> usize,
 }
 
+/// A group at least this large shows a load under which the next one is waited for.
+const BUSY_JOBS: usize = 8;
+/// A group this large isn't waited for any longer: what is the step's own is then less than what is its jobs'. Whoever comes
+/// later finds the processor free while the disk is busy.
+const GATHERED_JOBS: usize = 32;
+/// Nobody waits for company longer than this.
+const GATHER_MAX: Duration = Duration::from_millis(2);
+/// Company that hasn't come within this doesn't come.
+const GATHER_PAUSE: Duration = Duration::from_micros(100);
+
 struct Line<J, D> {
     waiting: VecDeque<Waiting<J, D>>,
     closed: bool,
+    /// How many jobs end the writer's wait.
+    wakes: usize,
 }
 
 /// A job, and where its answer goes.
@@ -38,7 +51,7 @@ pub(crate) struct Waiting<J, D> {
 
 impl<J, D> Queue<J, D> {
     pub(crate) fn new(limits: Limits<J>) -> Self {
-        let line = Line { waiting: VecDeque::new(), closed: false };
+        let line = Line { waiting: VecDeque::new(), closed: false, wakes: 1 };
         Self { line: Mutex::new(line), changed: Condvar::new(), limits }
     }
 
@@ -63,8 +76,11 @@ impl<J, D> Queue<J, D> {
             return Err(Error::Busy);
         }
         line.waiting.push_back(waiting);
+        let wakes = line.waiting.len() == line.wakes;
         drop(line);
-        self.changed.notify_one();
+        if wakes {
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
@@ -95,6 +111,27 @@ impl<J, D> Queue<J, D> {
             group.extend(line.waiting.pop_front());
         }
         Some(group)
+    }
+
+    /// Waits until as many jobs wait as one step is worth, if the last one had many; until no more come, or for so long
+    /// that it shows. Jobs of a machine that is busy come one by one, as their makers get the processor: without this a
+    /// writer that shares it takes it for each few of them.
+    pub(crate) fn gather(&self, last: usize) {
+        if last < BUSY_JOBS {
+            return;
+        }
+        let mut line = self.lock();
+        line.wakes = GATHERED_JOBS;
+        let mut left = GATHER_MAX;
+        while !line.closed && line.waiting.len() < GATHERED_JOBS && !left.is_zero() {
+            let before = line.waiting.len();
+            line = self.changed.wait_timeout(line, GATHER_PAUSE).unwrap_or_else(PoisonError::into_inner).0;
+            left = left.saturating_sub(GATHER_PAUSE);
+            if line.waiting.len() == before {
+                break;
+            }
+        }
+        line.wakes = 1;
     }
 
     fn lock(&self) -> MutexGuard<'_, Line<J, D>> {

@@ -46,7 +46,7 @@ pub(super) fn run(root: &Path, args: &[&str]) -> Result<()> {
     bench.figures.print(bench.options.json)?;
     if !bench.options.json {
         println!(
-            "\nbyrnie/PEER: byrnie's figure by the peer's, of the same round. Rates: above 1 is better; times: below 1."
+            "\nONE/OTHER: the figure of one by that of the other, of the same round. Rates: above 1 is better; times: below 1."
         );
     }
     if bench.bad.is_empty() { Ok(()) } else { bail!("failed:\n  {}", bench.bad.join("\n  ")) }
@@ -147,7 +147,7 @@ impl Bench {
     fn recovery(&mut self, subject: &mut Subject) -> Result<()> {
         let run = self.next_run();
         let (own, peers) = self.options.parked;
-        let count = if subject.name == "byrnie" { own } else { peers };
+        let count = if subject.mesh().is_some() { own } else { peers };
         let parked = driver::recover(&self.stage, subject, run, count, RECOVERY_MAX).context("recovery")?;
         let name = (subject.name, &*subject.version);
         self.figures.put("recovery", name, "unfinished_sagas", parked.sagas as f64);
@@ -168,7 +168,7 @@ impl Bench {
         };
         self.runs += 2;
         put(subject.name, driver::heal(&self.stage, subject, self.runs - 1, waiting).context("healing")?);
-        if let Some(mesh) = subject.mesh() {
+        if let Some(mesh) = subject.mesh().filter(|_| subject.name == "byrnie") {
             let parked = driver::heal_services(&self.stage, (subject, mesh), self.runs, waiting);
             put("byrnie-services", parked.context("healing of services")?);
         }

@@ -19,12 +19,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Messages that may wait for one transaction.
 const MAILBOX_MAX: usize = 512;
 
+/// Messages go boxed: a mailbox makes room for many at once.
+pub(super) type Mailbox = mpsc::Sender<Box<Message>>;
+
 /// The way to a transaction that runs.
 #[derive(Clone)]
 pub(super) struct Handle {
     /// In which it runs.
     pub(super) term: Term,
-    pub(super) mailbox: mpsc::Sender<Message>,
+    pub(super) mailbox: Mailbox,
     pub(super) sight: watch::Receiver<Arc<Sight>>,
 }
 
@@ -45,13 +48,15 @@ pub(super) struct Wait {
     pub(super) place: Text,
     /// An address, not a service.
     pub(super) raw: bool,
+    /// How often it is called is limited.
+    pub(super) limited: bool,
 }
 
 impl Sight {
     pub(super) fn of(machine: &Machine, _entries: u32) -> Self {
         let state = machine.state().clone();
         let calls = (0..state.progress.len()).map(|at| (machine.attempts(at), machine.is_calling(at))).collect();
-        let wait = |target: &Target| Wait { place: target.place().into(), raw: target.raw };
+        let wait = |(target, limited): (&Target, bool)| Wait { place: target.place().into(), raw: target.raw, limited };
         Self { calls, waits: machine.waits_for().map(wait).collect(), state }
     }
 }
@@ -71,7 +76,7 @@ struct Actor {
     machine: Machine,
     /// Entries written, or on their way.
     entries: u32,
-    own: mpsc::WeakSender<Message>,
+    own: mpsc::WeakSender<Box<Message>>,
     sight: watch::Sender<Arc<Sight>>,
     wake: Option<byrnie_base::Timestamp>,
 }
@@ -89,7 +94,7 @@ pub(super) fn spawn(coordinator: Arc<Coordinator>, office: Office, id: Text, mac
 }
 
 impl Actor {
-    async fn run(mut self, mut messages: mpsc::Receiver<Message>, handle: Handle) {
+    async fn run(mut self, mut messages: mpsc::Receiver<Box<Message>>, handle: Handle) {
         let mut shutdown = self.coordinator.shutdown.clone();
         let mut over = self.office.over.clone();
         let lived = tokio::select! {
@@ -108,7 +113,7 @@ impl Actor {
     }
 
     /// Comes back when the transaction has ended, or its entries can't be written.
-    async fn live(&mut self, messages: &mut mpsc::Receiver<Message>) -> Result<(), byrnie_store::Error> {
+    async fn live(&mut self, messages: &mut mpsc::Receiver<Box<Message>>) -> Result<(), byrnie_store::Error> {
         self.on(Event::Wake, None).await?;
         while !matches!(self.machine.state().phase, Phase::Ended(_)) {
             match self.next(messages).await {
@@ -119,7 +124,7 @@ impl Actor {
         Ok(())
     }
 
-    async fn next(&self, messages: &mut mpsc::Receiver<Message>) -> Message {
+    async fn next(&self, messages: &mut mpsc::Receiver<Box<Message>>) -> Message {
         let wake = async {
             match self.wake {
                 Some(at) => {
@@ -131,7 +136,7 @@ impl Actor {
         };
         tokio::select! {
             biased;
-            Some(message) = messages.recv() => message,
+            Some(message) = messages.recv() => *message,
             () = wake => Message::Event(Event::Wake),
         }
     }
@@ -186,7 +191,7 @@ impl Actor {
                 };
                 if let Some(own) = own.upgrade() {
                     // A transaction that has ended doesn't wait for it.
-                    let _ = own.send(Message::Event(Event::Reply(reply))).await;
+                    let _ = own.send(Box::new(Message::Event(Event::Reply(reply)))).await;
                 }
             });
         }

@@ -10,6 +10,7 @@ use crate::explain::Admission;
 use byrnie_base::Text;
 use byrnie_net::runtime;
 use byrnie_net::serve::client::Reply as Answer;
+use byrnie_net::serve::{HeaderName, HeaderValue, StatusCode, header};
 use byrnie_saga::machine::State as Standing;
 use byrnie_saga::transaction::BODY_BYTES_MAX;
 use byrnie_saga::{Branch, Call, Op, Order, Outcome, Reply, Seen, Target, Term, judge};
@@ -21,6 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Calls to one service at once.
 const LANE_MAX: usize = 64;
+/// Header fields that a call carries besides its own.
+const OWN_HEADERS: usize = 10;
 /// Services with a lane of their own.
 const LANES_MAX: usize = 10_000;
 /// The pause before a call that couldn't be made is tried again, if nothing better is known.
@@ -116,20 +119,40 @@ async fn attempt_call(
         return later("its time was over before it could be made".to_owned());
     }
     let limit = Duration::from_millis(left);
-    let mut request = request(id, state, order, branch, call, left);
-    if !request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(TRACEPARENT)) {
+    let mut request = match request(id, state, order, branch, call, left) {
+        Ok(request) => request,
+        Err(why) => return later(why.to_string()),
+    };
+    if !request.headers.iter().any(|(name, _)| name == TRACEPARENT) {
         let trace = coordinator.traceparent(id, state, order);
-        request.headers.extend(trace.map(|trace| (TRACEPARENT.into(), trace)));
+        let trace = trace.and_then(|trace| HeaderValue::from_str(&trace).ok());
+        request.headers.extend(trace.map(|trace| (HeaderName::from_static(TRACEPARENT), trace)));
     }
     let grpc = request.grpc;
     let answer = match runtime::timeout(limit, outbound.call(request, limit)).await {
         Ok(answer) => answer,
         Err(runtime::Elapsed) => Err("no answer in time".into()),
     };
-    if call.target.raw && answer.is_err() {
-        coordinator.silent.missed(&*outbound, &call.target.authority).await;
+    if call.target.raw {
+        let place = &call.target.authority;
+        match &answer {
+            // It may have asked for a pause, which counts then.
+            Ok(answer) if !is_away(answer) => coordinator.silent.answered(place),
+            Ok(answer) if answer.headers.contains_key(header::RETRY_AFTER) => {}
+            Ok(_) => coordinator.silent.missed(place, true),
+            Err(_) => {
+                let listens = coordinator.silent.knows(place) || outbound.reaches(place).await;
+                coordinator.silent.missed(place, listens);
+            }
+        }
     }
     judge(state.spec.mode, order.op, &state.spec.rules, &seen(answer, grpc))
+}
+
+/// Whether somebody answers for a participant that isn't there, or it says so itself.
+fn is_away(answer: &Answer) -> bool {
+    use StatusCode as S;
+    matches!(answer.status, S::BAD_GATEWAY | S::SERVICE_UNAVAILABLE | S::GATEWAY_TIMEOUT)
 }
 
 /// The way out, once there is one.
@@ -139,25 +162,35 @@ async fn connected(coordinator: &Coordinator) -> Option<Arc<dyn Outbound>> {
     found.clone()
 }
 
-fn request(id: &Text, state: &Standing, order: &Order, branch: Option<&Branch>, call: &Call, left: u64) -> Request {
+fn request(
+    id: &Text,
+    state: &Standing,
+    order: &Order,
+    branch: Option<&Branch>,
+    call: &Call,
+    left: u64,
+) -> Result<Request, &'static str> {
     let name: &str = branch.map_or("00", |branch| &branch.name);
     let op = state.spec.mode.op(order.op);
-    let mut headers: Vec<(Text, Text)> = call.headers.clone();
-    let mut put = |name: &str, value: String| headers.push((name.into(), value.into()));
-    put("txn-id", id.to_string());
-    put("txn-branch", name.to_owned());
-    put("txn-op", op.to_owned());
-    put("txn-attempt", order.attempt.to_string());
-    put("x-byrnie-deadline-ms", left.to_string());
+    let mut headers = Vec::with_capacity(call.headers.len() + OWN_HEADERS);
+    for (name, text) in &call.headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "a header has no valid name")?;
+        headers.push((name, value(text)?));
+    }
+    headers.push((HeaderName::from_static("txn-id"), value(id)?));
+    headers.push((HeaderName::from_static("txn-branch"), value(name)?));
+    headers.push((HeaderName::from_static("txn-op"), HeaderValue::from_static(op)));
+    headers.push((HeaderName::from_static("txn-attempt"), order.attempt.into()));
+    headers.push((HeaderName::from_static("x-byrnie-deadline-ms"), left.into()));
     let Target { method, authority, path, raw } = call.target.clone();
     if let Some(poll) = &order.poll {
         let (path, body) = (poll.clone(), Bytes::new());
-        return Request { method: "GET".into(), authority, path, raw, grpc: false, headers, body };
+        return Ok(Request { method: "GET".into(), authority, path, raw, grpc: false, headers, body });
     }
-    put("idempotency-key", format!("\"{id}/{name}/{op}\""));
+    headers.push((HeaderName::from_static("idempotency-key"), value(&format!("\"{id}/{name}/{op}\""))?));
     if call.is_grpc() {
         let request = Request { method, authority, path, raw, grpc: true, headers, body: Bytes::new() };
-        return unary::framed(request, call.body.as_ref(), Duration::from_millis(left));
+        return Ok(unary::framed(request, call.body.as_ref(), Duration::from_millis(left)));
     }
     let body = match (&call.body, order.op) {
         (Some(body), _) => Bytes::copy_from_slice(body.as_bytes()),
@@ -165,9 +198,13 @@ fn request(id: &Text, state: &Standing, order: &Order, branch: Option<&Branch>, 
         (None, _) => Bytes::new(),
     };
     if !body.is_empty() {
-        put("content-type", call.kind.to_string());
+        headers.push((header::CONTENT_TYPE, value(&call.kind)?));
     }
-    Request { method, authority, path, raw, grpc: false, headers, body }
+    Ok(Request { method, authority, path, raw, grpc: false, headers, body })
+}
+
+fn value(text: &str) -> Result<HeaderValue, &'static str> {
+    HeaderValue::from_str(text).map_err(|_| "a header has no valid value")
 }
 
 /// What matters of an answer.

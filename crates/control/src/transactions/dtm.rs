@@ -12,7 +12,7 @@ mod tests;
 use super::actor::Sight;
 use super::problem::Problem;
 use super::run::Coordinator;
-use super::spec::{check_id, fingerprint, headers};
+use super::spec::{check_id, fingerprint_of, headers};
 use super::{Caller, api};
 use byrnie_base::Text;
 use byrnie_model::code;
@@ -136,7 +136,11 @@ async fn prepare(coordinator: &Arc<Coordinator>, caller: &Caller, asked: &Asked)
 
 async fn submit(coordinator: &Arc<Coordinator>, caller: &Caller, asked: &Asked) -> Answered {
     let id = id(asked)?;
-    let known = coordinator.find(&id).await?;
+    // A saga is never prepared; whether it was submitted before is seen when it is begun.
+    let known = match asked.trans_type.as_deref() {
+        Some("saga") => None,
+        _ => coordinator.find(&id).await?,
+    };
     if let Some(sight) = known.filter(|sight| sight.state.spec.open) {
         own(caller, &sight, &id)?;
         coordinator.ask(&id, Ask::Go, caller).await?;
@@ -238,7 +242,7 @@ fn spec(asked: &Asked, id: &str, open: bool, caller: &Caller, coordinator: &Coor
         rules: Rules { rejected: vec![409], patient: true, undo_rejected: true, dtm: true },
         definition: Text::default(),
         input: None,
-        fingerprint: fingerprint(mode, open, content.to_string().as_bytes()),
+        fingerprint: fingerprint_of(mode, open, content),
         parent: None,
     };
     plan::check(&spec).map_err(|error| Problem::malformed(error.to_string()))?;

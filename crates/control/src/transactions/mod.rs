@@ -35,6 +35,7 @@ use byrnie_base::Text;
 use byrnie_model::Identity;
 use byrnie_net::BoxFuture;
 use byrnie_net::serve::client::Reply;
+use byrnie_net::serve::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use std::fmt;
 use std::time::Duration;
@@ -66,7 +67,7 @@ pub struct Request {
     /// gRPC: over HTTP/2, and what follows the answer counts.
     pub grpc: bool,
     /// Header fields.
-    pub headers: Vec<(Text, Text)>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: Bytes,
 }

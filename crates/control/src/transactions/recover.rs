@@ -2,7 +2,7 @@
 //! What goes on by itself: transactions that were under way when a shard was taken over, those that wait for a service
 //! whose endpoints come back, and the end of old histories.
 
-use super::actor::Message;
+use super::actor::{Mailbox, Message};
 use super::authorize::service;
 use super::reach;
 use super::run::Coordinator;
@@ -14,10 +14,11 @@ use byrnie_saga::{Event, Target, Term};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// Pause before the journal is asked again after an error.
 const RETRY: Duration = Duration::from_secs(1);
+/// Transactions that are read together.
+const READ_AHEAD: usize = 64;
 /// How long the history of a transaction is kept after its end.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How often old histories are looked for, and how many are removed at once.
@@ -51,10 +52,19 @@ pub(super) async fn resume(coordinator: Arc<Coordinator>, terms: Vec<Term>) {
     if !ids.is_empty() {
         tracing::info!(transactions = ids.len(), "transactions go on that were under way");
     }
-    for id in ids {
-        if let Err(problem) = coordinator.load(&id).await {
-            tracing::error!(%id, problem = problem.detail, "a transaction can't be read; it is tried again");
-            runtime::spawn("transaction reload", Arc::clone(&coordinator).reload(id));
+    for ids in ids.chunks(READ_AHEAD) {
+        // All are on their way before the first is waited for, so that they are read together.
+        let reads: Vec<_> = ids.iter().map(|id| coordinator.read(id)).collect();
+        for (id, read) in ids.iter().zip(reads) {
+            let loaded = match read.await {
+                Ok(Some(_)) => Ok(()),
+                Ok(None) => coordinator.load(id).await.map(drop),
+                Err(problem) => Err(problem),
+            };
+            if let Err(problem) = loaded {
+                tracing::error!(%id, problem = problem.detail, "a transaction can't be read; it is tried again");
+                runtime::spawn("transaction reload", Arc::clone(&coordinator).reload(id.clone()));
+            }
         }
     }
 }
@@ -66,13 +76,13 @@ async fn follow(coordinator: &Arc<Coordinator>) {
     loop {
         let waiting = waiting(coordinator, false);
         known.retain(|service, _| waiting.contains_key(service));
-        for (authority, mailboxes) in waiting {
+        for (authority, waiting) in waiting {
             let now = endpoints(coordinator, &authority);
             let before = known.insert(authority.clone(), now.clone()).unwrap_or_default();
             if now.is_subset(&before) {
                 continue;
             }
-            wake(&authority, &mailboxes);
+            wake(&authority, &waiting);
         }
         if revisions.changed().await.is_err() {
             return;
@@ -80,22 +90,36 @@ async fn follow(coordinator: &Arc<Coordinator>) {
     }
 }
 
+/// A transaction that waits for a place.
+pub(super) struct Waiting {
+    mailbox: Mailbox,
+    /// How often it calls is limited.
+    pub(super) limited: bool,
+}
+
+impl Waiting {
+    pub(super) fn tell(&self, event: Event) {
+        // A full mailbox has events enough to look at.
+        let _ = self.mailbox.try_send(Box::new(Message::Event(event)));
+    }
+}
+
 /// Transactions by the service that they wait for, or by the address of this machine (`raw`).
-pub(super) fn waiting(coordinator: &Coordinator, raw: bool) -> HashMap<Text, Vec<mpsc::Sender<Message>>> {
-    let mut waiting: HashMap<Text, Vec<mpsc::Sender<Message>>> = HashMap::new();
+pub(super) fn waiting(coordinator: &Coordinator, raw: bool) -> HashMap<Text, Vec<Waiting>> {
+    let mut waiting: HashMap<Text, Vec<Waiting>> = HashMap::new();
     for handle in coordinator.live().values() {
         for wait in handle.sight.borrow().waits.iter().filter(|wait| wait.raw == raw) {
-            waiting.entry(wait.place.clone()).or_default().push(handle.mailbox.clone());
+            let one = Waiting { mailbox: handle.mailbox.clone(), limited: wait.limited };
+            waiting.entry(wait.place.clone()).or_default().push(one);
         }
     }
     waiting
 }
 
 /// Tells those who wait for `place` that it can be called again.
-pub(super) fn wake(place: &Text, waiting: &[mpsc::Sender<Message>]) {
-    for mailbox in waiting {
-        // A full mailbox has events enough to look at.
-        let _ = mailbox.try_send(Message::Event(Event::Healthy(place.clone())));
+pub(super) fn wake(place: &Text, waiting: &[Waiting]) {
+    for one in waiting {
+        one.tell(Event::Healthy(place.clone()));
     }
 }
 

@@ -118,16 +118,17 @@ impl Coordinator {
         mut spec: Spec,
         trace: Option<Text>,
     ) -> Result<(Text, bool), Problem> {
-        if let Some(id) = &id
-            && let Some(sight) = self.find(id).await?
-        {
-            return same(id, &sight.state, &spec).map(|()| (id.clone(), false));
+        // That an id is in use is seen when it's written: most are not, and a look at the journal would wait for others' writes.
+        if let Err(problem) = self.admit(&mut spec) {
+            return match &id {
+                Some(id) => self.again(id, &spec).await?.ok_or(problem),
+                None => Err(problem),
+            };
         }
-        super::nest::judge(self, &mut spec)?;
-        self.doorkeeper.admits_all(&self.state, &spec)?;
-        if self.live().len() >= LIVE_MAX {
-            let detail = format!("{LIVE_MAX} transactions run already");
-            return Err(Problem::new(503, &code::TXN_JOURNAL, detail));
+        if let Some(known) = id.as_ref().filter(|id| self.live().contains_key(*id))
+            && let Some(found) = self.again(known, &spec).await?
+        {
+            return Ok(found);
         }
         let id = id.unwrap_or_else(|| self.new_id());
         let trace = trace.or_else(|| self.new_trace(&id, &spec));
@@ -152,10 +153,9 @@ impl Coordinator {
                     self.start(&id, office, machine, 1);
                     return Ok((id, true));
                 }
-                // Somebody began it at the same moment.
+                // It was begun before.
                 Err(byrnie_store::Error::Conflict { .. }) => {
-                    let sight = self.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
-                    return same(&id, &sight.state, &spec).map(|()| (id, false));
+                    return self.again(&id, &spec).await?.ok_or_else(|| Problem::absent(&id));
                 }
                 // Another shard will do.
                 Err(error @ byrnie_store::Error::Deposed { .. }) if given.is_none() => drop(self.shaken(term, &error)),
@@ -167,6 +167,23 @@ impl Coordinator {
             }
         }
         Err(Problem::new(503, &code::TXN_JOURNAL, "the shards of transactions change hands too often"))
+    }
+
+    /// Whether a transaction may be begun now.
+    fn admit(&self, spec: &mut Spec) -> Result<(), Problem> {
+        super::nest::judge(self, spec)?;
+        self.doorkeeper.admits_all(&self.state, spec)?;
+        if self.live().len() >= LIVE_MAX {
+            let detail = format!("{LIVE_MAX} transactions run already");
+            return Err(Problem::new(503, &code::TXN_JOURNAL, detail));
+        }
+        Ok(())
+    }
+
+    /// The transaction that has this id, if there is one: the same as is asked for, or an error.
+    async fn again(self: &Arc<Self>, id: &Text, spec: &Spec) -> Result<Option<(Text, bool)>, Problem> {
+        let Some(sight) = self.find(id).await? else { return Ok(None) };
+        same(id, &sight.state, spec).map(|()| Some((id.clone(), false)))
     }
 
     /// Sets a transaction going, unless it goes already.
@@ -186,26 +203,41 @@ impl Coordinator {
             if let Some(handle) = self.live().get(id) {
                 return Ok(Some(Loaded::Live(handle.clone())));
             }
-            let age = self.terms.age();
-            let story = self.journal.read(id).await?;
+            match self.read(id).await? {
+                Some(Found::Nothing) => return Ok(None),
+                Some(Found::Loaded(loaded)) => return Ok(Some(loaded)),
+                // Nobody else can: it hasn't taken its shard yet.
+                None if self.journal.lease().is_none() => drop(self.office().await?),
+                None => {}
+            }
+        }
+        Err(Problem::new(503, &code::TXN_JOURNAL, format!("transaction {id} changes hands")))
+    }
+
+    /// Reads a transaction from the journal, once; that is on its way when this returns. None if it may have changed hands
+    /// meanwhile, or its shard isn't taken yet.
+    pub(super) fn read(self: &Arc<Self>, id: &Text) -> impl Future<Output = Result<Option<Found>, Problem>> + use<> {
+        let (coordinator, id, age, reading) = (Arc::clone(self), id.clone(), self.terms.age(), self.journal.read(id));
+        async move {
+            let story = reading.await?;
             if story.entries.is_empty() {
-                return Ok(None);
+                return Ok(Some(Found::Nothing));
             }
             let count = u32::try_from(story.entries.len()).unwrap_or(u32::MAX);
             let machine = Machine::replay(decode(&story.entries)?).map_err(unreadable)?;
             if let Phase::Ended(_) = machine.state().phase {
-                return Ok(Some(Loaded::Ended(Box::new(machine))));
+                return Ok(Some(Found::Loaded(Loaded::Ended(Box::new(machine)))));
             }
-            match self.terms.place(story.shard, age, self.state.now().mono) {
-                Place::Here(office) => return Ok(Some(Loaded::Live(self.start(id, office, machine, count)))),
-                // Nobody else can: it hasn't taken its shard yet.
-                Place::Elsewhere if self.journal.lease().is_none() => drop(self.office().await?),
-                Place::Elsewhere => return Ok(Some(Loaded::Elsewhere(Box::new(machine), story.shard))),
+            Ok(match coordinator.terms.place(story.shard, age, coordinator.state.now().mono) {
+                Place::Here(office) => {
+                    Some(Found::Loaded(Loaded::Live(coordinator.start(&id, office, machine, count))))
+                }
+                Place::Elsewhere if coordinator.journal.lease().is_none() => None,
+                Place::Elsewhere => Some(Found::Loaded(Loaded::Elsewhere(Box::new(machine), story.shard))),
                 // Whoever had it may have written since it was read.
-                Place::New => {}
-            }
+                Place::New => None,
+            })
         }
-        Err(Problem::new(503, &code::TXN_JOURNAL, format!("transaction {id} changes hands")))
     }
 
     /// Every entry of a transaction.
@@ -250,7 +282,7 @@ impl Coordinator {
                 Some(Loaded::Live(handle)) => handle,
             };
             let (reply, answer) = oneshot::channel();
-            let message = Message::Ask { ask: ask.clone(), by: by.clone(), reply };
+            let message = Box::new(Message::Ask { ask: ask.clone(), by: by.clone(), reply });
             if handle.mailbox.send(message).await.is_ok()
                 && let Ok(answer) = answer.await
             {
@@ -323,6 +355,12 @@ impl Coordinator {
     pub(super) fn now(&self) -> Timestamp {
         self.state.now().wall
     }
+}
+
+/// What the journal has by an id.
+pub(super) enum Found {
+    Nothing,
+    Loaded(Loaded),
 }
 
 /// A transaction as the journal or this process has it.

@@ -9,6 +9,7 @@ use byrnie_model::{ServiceRef, saga};
 use byrnie_net::tls::secret::sha256;
 use byrnie_saga::transaction::{BODY_BYTES_MAX, ID_BYTES_MAX};
 use byrnie_saga::{Branch, Call, Child, Mode, Retry, Rules, Spec, Target, nested, plan};
+use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -181,11 +182,21 @@ pub(super) fn check_id(id: &str) -> Result<Text, Problem> {
 /// Tells two requests apart.
 pub(super) fn fingerprint(mode: Mode, prepare: bool, body: &[u8]) -> Text {
     // Spaces and the order of members say nothing.
-    let canonical = serde_json::from_slice::<Value>(body)
-        .map_or_else(|_| body.to_vec(), |value| byrnie_model::expr::sorted(value).to_string().into_bytes());
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) => fingerprint_of(mode, prepare, value),
+        Err(_) => digest(mode, prepare, body),
+    }
+}
+
+/// The same, of content that has been read.
+pub(super) fn fingerprint_of(mode: Mode, prepare: bool, content: Value) -> Text {
+    digest(mode, prepare, byrnie_model::expr::sorted(content).to_string().as_bytes())
+}
+
+fn digest(mode: Mode, prepare: bool, content: &[u8]) -> Text {
     let mut all = format!("{} {prepare} ", mode.name()).into_bytes();
-    all.extend(canonical);
-    sha256(&all).iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    all.extend_from_slice(content);
+    HEXLOWER.encode(&sha256(&all)).into()
 }
 
 fn deadline(now: Timestamp, span: u64) -> Result<Timestamp, Problem> {

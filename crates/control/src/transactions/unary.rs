@@ -6,6 +6,7 @@ use byrnie_base::Text;
 use byrnie_codec::grpc::format_timeout;
 use byrnie_net::serve::client::Reply as Answer;
 use byrnie_net::serve::unary::{self, GRPC, Status};
+use byrnie_net::serve::{HeaderName, HeaderValue, header};
 use byrnie_saga::Seen;
 use byrnie_saga::judge::status_of_grpc;
 use bytes::Bytes;
@@ -25,10 +26,11 @@ pub(super) fn bytes(kept: &str) -> Vec<u8> {
 /// A request as a call of gRPC: with a frame around its message, and what gRPC wants to be told.
 pub(super) fn framed(request: Request, kept: Option<&Text>, left: Duration) -> Request {
     let mut headers = request.headers;
-    let mut put = |name: &str, value: String| headers.push((name.into(), value.into()));
-    put("content-type", GRPC.to_owned());
-    put("te", "trailers".to_owned());
-    put("grpc-timeout", format_timeout(left));
+    headers.push((header::CONTENT_TYPE, HeaderValue::from_static(GRPC)));
+    headers.push((header::TE, HeaderValue::from_static("trailers")));
+    headers.extend(
+        HeaderValue::try_from(format_timeout(left)).ok().map(|left| (HeaderName::from_static("grpc-timeout"), left)),
+    );
     let body: Bytes = unary::body(&kept.map(|kept| bytes(kept)).unwrap_or_default());
     Request { headers, body, grpc: true, ..request }
 }

@@ -2,11 +2,12 @@
 //! Transactions as JSON: one in full, one as a row of a list, and one entry of a history.
 
 use super::actor::Sight;
-use byrnie_base::Text;
+use byrnie_base::{Text, Timestamp};
 use byrnie_saga::journal::What;
 use byrnie_saga::machine::State as Standing;
 use byrnie_saga::{Child, Entry, Op, Slot, Spec};
 use byrnie_store::{Heading, Value as Bytes};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// A transaction in full.
@@ -78,16 +79,28 @@ pub(super) fn summary(state: &Standing) -> Bytes {
         .collect();
     services.sort_unstable();
     services.dedup();
-    let summary = json!({
-        "mode": state.spec.mode.name(),
-        "state": state.name(),
-        "reason": state.reason,
-        "creator": state.spec.creator,
-        "created": state.spec.created,
-        "services": services,
-        "parent": state.spec.parent.as_ref().map(|parent| &parent.id),
-    });
-    Bytes::from(summary.to_string().into_bytes())
+    let summary = Summary {
+        mode: state.spec.mode.name(),
+        state: state.name(),
+        reason: &state.reason,
+        creator: &state.spec.creator,
+        created: state.spec.created,
+        services,
+        parent: state.spec.parent.as_ref().map(|parent| &parent.id),
+    };
+    // Plain data with text keys: there is nothing that JSON can't say.
+    Bytes::from(serde_json::to_vec(&summary).unwrap_or_default())
+}
+
+#[derive(Serialize)]
+struct Summary<'s> {
+    mode: &'s str,
+    state: &'s str,
+    reason: &'s Text,
+    creator: &'s Text,
+    created: Timestamp,
+    services: Vec<&'s str>,
+    parent: Option<&'s Text>,
 }
 
 /// A row of a list.

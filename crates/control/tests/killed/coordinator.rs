@@ -49,9 +49,7 @@ impl Outbound for Straight {
         let (client, to) = (Arc::clone(&self.client), self.shop);
         Box::pin(async move {
             let mut headers = vec![(HeaderName::from_static("host"), HeaderValue::from_static("shop"))];
-            for (name, value) in &request.headers {
-                headers.push((name.parse().unwrap(), value.parse().unwrap()));
-            }
+            headers.extend(request.headers);
             let outgoing = Outgoing {
                 to,
                 method: request.method.parse::<Method>().unwrap(),

@@ -179,9 +179,12 @@ async fn connect_shared(to: SocketAddr) -> Result<http2::SendRequest<Full<Bytes>
 }
 
 fn build(outgoing: Outgoing) -> Result<http::Request<Full<Bytes>>, Error> {
-    let mut builder = http::Request::builder().method(outgoing.method).uri(outgoing.uri);
+    let builder = http::Request::builder().method(outgoing.method).uri(outgoing.uri);
+    let mut request = builder.body(Full::new(outgoing.body)).map_err(Error::Request)?;
+    let mut headers = http::HeaderMap::with_capacity(outgoing.headers.len());
     for (name, value) in outgoing.headers {
-        builder = builder.header(name, value);
+        headers.append(name, value);
     }
-    builder.body(Full::new(outgoing.body)).map_err(Error::Request)
+    *request.headers_mut() = headers;
+    Ok(request)
 }

@@ -5,12 +5,13 @@
 use crate::journal::{Entry, What};
 use crate::transaction::{Mode, Op, Phase, Progress, Slot, Spec};
 use byrnie_base::{Text, Timestamp};
+use std::sync::Arc;
 
 /// What is durable of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// As asked for, with those that joined.
-    pub spec: Spec,
+    pub spec: Arc<Spec>,
     /// How far it has come.
     pub phase: Phase,
     /// How far each branch has come, as `spec.branches`.
@@ -22,7 +23,7 @@ pub struct State {
 }
 
 impl State {
-    pub(super) fn new(spec: Spec, trace: Option<Text>) -> Self {
+    pub(super) fn new(spec: Arc<Spec>, trace: Option<Text>) -> Self {
         let has_actions = spec.branches.iter().any(|branch| branch.action.is_some());
         let phase = match (spec.open, spec.mode) {
             (true, _) => Phase::Open,
@@ -58,7 +59,7 @@ impl State {
         match &entry.what {
             What::Begun { .. } | What::Tried { .. } => {}
             What::Enlisted { branch, .. } => {
-                self.spec.branches.push((**branch).clone());
+                Arc::make_mut(&mut self.spec).branches.push((**branch).clone());
                 self.add_progress();
             }
             What::Ongoing { branch, location, .. } => {

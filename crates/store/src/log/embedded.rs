@@ -42,7 +42,11 @@ impl Embedded {
         let queue = Arc::new(Queue::new(Limits { jobs: GROUP_MAX, bytes: GROUP_BYTES_MAX, weigh: Job::bytes }));
         let jobs = Arc::clone(&queue);
         let write = move || {
-            while let Some(group) = jobs.take(None) {
+            let mut last = 0;
+            loop {
+                jobs.gather(last);
+                let Some(group) = jobs.take(None) else { return };
+                last = group.len();
                 let (jobs, replies): (Vec<Job>, Vec<_>) = group.into_iter().map(|next| (next.job, next.reply)).unzip();
                 for (reply, result) in replies.into_iter().zip(file.run(&jobs, Timestamp::default())) {
                     // Whoever no longer waits doesn't need the answer.

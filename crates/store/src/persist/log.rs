@@ -208,7 +208,7 @@ impl<'txn> Tables<'txn> {
         if ended > 0 {
             self.unfinished.remove(id)?;
             self.ended.insert((ended, id), ())?;
-        } else {
+        } else if known.is_none() || was_ended > 0 {
             self.unfinished.insert(id, ())?;
         }
         Ok(Ok(()))

@@ -37,12 +37,11 @@ impl Figures {
             let all = self.0.iter().filter(|one| one.workload == workload && one.metric == metric);
             all.filter(|one| one.subject == subject).map(|one| one.value).collect()
         };
-        let own = of("byrnie");
         let mut ratios = Vec::new();
-        for peer in super::subjects::PEERS {
-            for (own, other) in own.iter().zip(of(peer)) {
-                let subject = format!("byrnie/{peer}");
-                ratios.push(Value { workload, subject, version: "-".to_owned(), metric, value: own / other });
+        for (own, peer) in super::subjects::PAIRS {
+            for (one, other) in of(own).into_iter().zip(of(peer)) {
+                let subject = format!("{own}/{peer}");
+                ratios.push(Value { workload, subject, version: "-".to_owned(), metric, value: one / other });
             }
         }
         self.0.extend(ratios);
@@ -101,16 +100,18 @@ fn table(workload: &str, rows: &[&(&Value, Figure)]) {
         }
     }
     let head: String = metrics.iter().map(|metric| format!(" {metric:>WIDTH$}")).collect();
-    println!("\n{workload:<20} {:<7}{head}", "version");
+    println!("\n{workload:<NAME$} {:<7}{head}", "version");
     for (subject, version) in subjects {
         let cell = |metric: &&str| {
             let found = rows.iter().find(|(value, _)| value.subject == subject && value.metric == *metric);
             format!(" {:>WIDTH$}", found.map_or_else(|| "-".to_owned(), |(_, figure)| text(*figure)))
         };
-        println!("{subject:<20} {version:<7}{}", metrics.iter().map(cell).collect::<String>());
+        println!("{subject:<NAME$} {version:<7}{}", metrics.iter().map(cell).collect::<String>());
     }
 }
 
+/// Room for a subject.
+const NAME: usize = 28;
 /// Room for a median with least and most.
 const WIDTH: usize = 23;
 

@@ -13,11 +13,11 @@ usage: cargo xtask bench consistency [OPTIONS]
   --peer-parked N      the same for peers, which take them up one by one (300)
   --down S             also measure healing: participants are down for so many seconds (300 is the claim's; 0: not)
   --quick              one round of short loads and few sagas
-  --peer P             only this peer beside byrnie; repeat it (dtm, dtm-postgres)
+  --peer P             only this one beside byrnie; repeat it (dtm, dtm-postgres, byrnie-postgres)
   --part P             only this part; repeat it (sagas, recovery, healing, keys)
   -o json              machine-readable
 
-dtm is installed by Go where Go is there; dtm-postgres also needs PostgreSQL's initdb and postgres on PATH.
+dtm is installed by Go where Go is there; what is on PostgreSQL needs its initdb and postgres on PATH.
 ";
 
 /// What can be measured by itself.

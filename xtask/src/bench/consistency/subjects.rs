@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who is measured: the coordinator of `byrnie up` with its embedded store, and dtm with its own default store
-//! (BoltDB) and on PostgreSQL. All that belongs to a subject, its database as well, has one processor.
+//! Who is measured: the coordinator of `byrnie up` with its embedded store and on PostgreSQL, and dtm with its own default
+//! store (BoltDB) and on the same PostgreSQL. All that belongs to a subject, its database as well, has one processor.
 
 use super::super::byrnie::Mesh;
 use super::super::process::{Process, Side, Stage, free_port, is_on_path, loopback, wait_open};
@@ -11,9 +11,13 @@ use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::rc::Rc;
 
-/// Who may be beside byrnie.
-pub(super) const PEERS: [&str; 2] = ["dtm", "dtm-postgres"];
+/// Who may be beside byrnie with its own store.
+pub(super) const PEERS: [&str; 3] = ["dtm", "dtm-postgres", "byrnie-postgres"];
+/// Whose figure is held against whose.
+pub(super) const PAIRS: [(&str, &str); 3] =
+    [("byrnie", "dtm"), ("byrnie", "dtm-postgres"), ("byrnie-postgres", "dtm-postgres")];
 /// dtm, pinned.
 const DTM: (&str, &str) = ("github.com/dtm-labs/dtm", "1.19.0");
 
@@ -26,20 +30,25 @@ pub(super) struct Subject {
     pub(super) token: String,
     coordinator: Process,
     way: Way,
-    /// Ended after the coordinator.
-    database: Option<Postgres>,
+    /// Ended after the coordinators that share it.
+    database: Option<Rc<Postgres>>,
 }
 
 /// How a coordinator is started, at first and after a crash.
 enum Way {
-    Byrnie(Mesh),
+    Byrnie(Mesh, Option<String>),
     Dtm { program: PathBuf, dir: PathBuf },
 }
 
 impl Way {
     fn start(&self, stage: &Stage, name: &str, to: SocketAddr) -> Result<Process> {
         match self {
-            Self::Byrnie(mesh) => mesh.start(stage, Side::Proxy, name, &["up", "--listen", &to.to_string()]),
+            Self::Byrnie(mesh, database) => {
+                let to = to.to_string();
+                let words = ["up", "--listen", &to].into_iter();
+                let kept = database.iter().flat_map(|url| ["--transactions", url]);
+                mesh.start(stage, Side::Proxy, name, &words.chain(kept).collect::<Vec<_>>())
+            }
             Self::Dtm { program, dir } => {
                 // It keeps its file in the directory where it is started.
                 let (dir, program) = (dir.to_string_lossy(), program.to_string_lossy());
@@ -52,14 +61,22 @@ impl Way {
 impl Subject {
     /// Starts everybody that was asked for, or is there.
     pub(super) fn all(stage: &Stage, options: &Options) -> Result<Vec<Self>> {
-        let mut subjects = vec![byrnie(stage)?];
+        let mut subjects = vec![byrnie(stage, "byrnie", None)?];
+        let mut database: Option<Rc<Postgres>> = None;
         for name in PEERS {
             let missing = match name {
                 "dtm" => missing(&["go"]),
-                _ => missing(&["go", "initdb", "postgres"]),
+                "dtm-postgres" => missing(&["go", "initdb", "postgres"]),
+                _ => missing(&["initdb", "postgres"]),
             };
+            if missing.is_none() && options.wants(name).0 && name.ends_with("-postgres") && database.is_none() {
+                let schema = if is_on_path("go") { schema()? } else { String::new() };
+                database = Some(Rc::new(Postgres::start(stage, &schema)?));
+            }
             match (options.wants(name), missing) {
-                ((true, _), None) => subjects.push(dtm(stage, name)?),
+                ((true, _), None) if name == "dtm" => subjects.push(dtm(stage, name, None)?),
+                ((true, _), None) if name == "dtm-postgres" => subjects.push(dtm(stage, name, database.clone())?),
+                ((true, _), None) => subjects.push(byrnie(stage, name, database.clone())?),
                 ((true, true), Some(program)) => bail!("{name} needs {program} on PATH"),
                 ((true, false), Some(program)) => eprintln!("skipped: {name} needs {program} on PATH"),
                 ((false, _), _) => {}
@@ -70,7 +87,7 @@ impl Subject {
 
     /// The processes whose CPU time counts.
     pub(super) fn processes(&self) -> Vec<u32> {
-        [self.coordinator.pid()].into_iter().chain(self.database.as_ref().map(Postgres::pid)).collect()
+        [self.coordinator.pid()].into_iter().chain(self.database.as_ref().map(|database| database.pid())).collect()
     }
 
     /// Ends the coordinator without a word, and starts it again; not waited for. Its database goes on.
@@ -83,7 +100,7 @@ impl Subject {
     /// The mesh whose coordinator it is, if it has one.
     pub(super) fn mesh(&self) -> Option<&Mesh> {
         match &self.way {
-            Way::Byrnie(mesh) => Some(mesh),
+            Way::Byrnie(mesh, _) => Some(mesh),
             Way::Dtm { .. } => None,
         }
     }
@@ -98,23 +115,23 @@ pub(super) fn missing(programs: &[&'static str]) -> Option<&'static str> {
     programs.iter().copied().find(|program| !is_on_path(program))
 }
 
-fn byrnie(stage: &Stage) -> Result<Subject> {
-    let (mesh, version) = Mesh::new(stage, "mesh-sagas")?;
+fn byrnie(stage: &Stage, name: &'static str, database: Option<Rc<Postgres>>) -> Result<Subject> {
+    let (mesh, version) = Mesh::new(stage, &format!("mesh-sagas-{name}"))?;
     let to = loopback(free_port()?);
-    let way = Way::Byrnie(mesh.clone());
-    let coordinator = way.start(stage, "byrnie-sagas", to)?;
+    let url = database.as_ref().map(|database| format!("postgresql://postgres@127.0.0.1:{}/postgres", database.port));
+    let way = Way::Byrnie(mesh.clone(), url);
+    let coordinator = way.start(stage, &format!("{name}-sagas"), to)?;
     mesh.wait()?;
-    Ok(Subject { name: "byrnie", version, to, token: mesh.token()?, coordinator, way, database: None })
+    Ok(Subject { name, version, to, token: mesh.token()?, coordinator, way, database })
 }
 
-fn dtm(stage: &Stage, name: &'static str) -> Result<Subject> {
+fn dtm(stage: &Stage, name: &'static str, database: Option<Rc<Postgres>>) -> Result<Subject> {
     let program = install(stage)?;
     let dir = stage.dir.join(name);
     if dir.exists() {
         std::fs::remove_dir_all(&dir)?;
     }
     std::fs::create_dir_all(&dir)?;
-    let database = if name == "dtm" { None } else { Some(Postgres::start(stage, &schema()?)?) };
     let store = match &database {
         // Its own defaults, with fewer connections than its five hundred, which a small machine does better with.
         Some(database) => format!(

@@ -266,7 +266,7 @@ fn a_pause_ends_when_the_service_is_healthy_again() {
     let mut run = run(spec(Mode::Saga, vec![slow]));
     run.answer("a", silence());
     assert_eq!(run.called(), []);
-    assert_eq!(run.machine.waits_for().map(Target::place).collect::<Vec<_>>(), ["shop.default"]);
+    assert_eq!(run.machine.waits_for().map(|(target, _)| target.place()).collect::<Vec<_>>(), ["shop.default"]);
     run.event(Event::Healthy("other.default".into())).unwrap();
     assert_eq!(run.called(), []);
     run.event(Event::Healthy("shop.default".into())).unwrap();
@@ -289,6 +289,36 @@ fn a_pause_for_an_address_ends_when_that_address_is_back() {
     }
     run.event(Event::Healthy("127.0.0.1:81".into())).unwrap();
     assert_eq!(run.called(), [("a", Op::Action)]);
+}
+
+#[test]
+fn a_probe_is_one_call_and_pauses_grow_all_the_same() {
+    let slow = |name| {
+        let mut slow = branch(name, &[]);
+        (slow.retry.first_ms, slow.retry.cap_ms) = (100, 30_000);
+        slow
+    };
+    let mut run = run(spec(Mode::Saga, vec![slow("a"), slow("b")]));
+    for _ in 0..12 {
+        run.answer("a", silence());
+        run.answer("b", silence());
+        run.tick();
+    }
+    run.answer("a", silence());
+    run.answer("b", silence());
+    run.event(Event::Probe("other.default".into())).unwrap();
+    assert_eq!(run.called(), []);
+    run.event(Event::Probe("shop.default".into())).unwrap();
+    assert_eq!(run.called().len(), 1);
+    // Another while it is under way is for the other call, and no more than that one.
+    run.event(Event::Probe("shop.default".into())).unwrap();
+    run.event(Event::Probe("shop.default".into())).unwrap();
+    assert_eq!(run.called().len(), 2);
+    let failed = run.now.as_millis();
+    run.answer("a", silence());
+    run.answer("b", silence());
+    run.tick();
+    assert!(run.now.as_millis() - failed > 100, "the pause goes on from where it was");
 }
 
 #[test]
