@@ -26,6 +26,9 @@ const DRAWS_MAX: u32 = 4;
 /// Of two costs within this factor (in halves) the smaller says nothing: the less busy endpoint is taken.
 const ALIKE_HALVES: u128 = 3;
 
+/// Endpoints of this mesh that one exchange tries before another site is asked, if one serves it too.
+const HOME_TRIES_MAX: usize = 2;
+
 /// What a candidate must be.
 #[derive(Clone, Copy)]
 struct Wish {
@@ -53,7 +56,10 @@ pub(crate) fn pick<'c>(
     now: Instant,
 ) -> Option<&'c Arc<Member>> {
     let all = (0, cluster.members.len());
-    let near = tiers::draw(cluster, shard, now);
+    let near = match away(cluster, tried) {
+        Some(away) => away,
+        None => tiers::draw(cluster, shard, now),
+    };
     let careful = !tiers::panics(cluster, shard, now);
     let wishes = [
         Wish { range: near, fresh: true, in_service: careful },
@@ -67,6 +73,33 @@ pub(crate) fn pick<'c>(
     let member = &cluster.members[found.next()?];
     outlier::chosen(shard, member, now);
     Some(member)
+}
+
+/// The one for a connection from another site: of this mesh, so that none goes to and fro between sites.
+pub(crate) fn pick_at_home<'c>(
+    cluster: &'c Cluster,
+    shard: &mut Shard,
+    tried: &dyn Fn(&Member) -> bool,
+    now: Instant,
+) -> Option<&'c Arc<Member>> {
+    let range = (0, cluster.at_home().len());
+    let wishes = [true, false].map(|in_service| Wish { range, fresh: true, in_service });
+    let mut found = wishes.iter().filter_map(|wish| {
+        let search = Search { cluster, tried, now, wish: *wish };
+        search.better_of_two(shard, less_busy)
+    });
+    let member = cluster.members.get(found.next()?)?;
+    outlier::chosen(shard, member, now);
+    Some(member)
+}
+
+/// The ways to other sites, once enough of this mesh were tried: what they have in common may be why they fail, and
+/// the last try is better made elsewhere.
+fn away(cluster: &Cluster, tried: &dyn Fn(&Member) -> bool) -> Option<(usize, usize)> {
+    let (home, all) = (cluster.at_home().len(), cluster.members.len());
+    let enough =
+        || cluster.at_home().iter().filter(|member| tried(member)).take(HOME_TRIES_MAX).count() == HOME_TRIES_MAX;
+    (home < all && enough()).then_some((home, all))
 }
 
 impl Search<'_> {
