@@ -168,6 +168,7 @@ fn endpoint(at: usize, address: SocketAddr) -> Result<Resource> {
     let endpoint = Endpoint {
         service: app(),
         workload: format!("app-{at}").into(),
+        way: None,
         identity: pki::identity("app")?,
         address,
         ports: vec![PortPair { service: 80, target: 1 }],

@@ -96,8 +96,10 @@ pub(crate) struct Options {
     pub console: SocketAddr,
     /// Refuse a busy port instead of taking the next.
     pub strict_ports: bool,
-    /// A new mesh is called `demo.local` instead of `mesh.local`.
+    /// A new mesh is called `demo.local` instead of `mesh.local`, unless it's given a name.
     pub demo: bool,
+    /// The trust domain of a new mesh, and what that of an old one has to be.
+    pub trust_domain: Option<Text>,
     /// Threads of the edge that move traffic.
     pub workers: usize,
     /// The database of transactions, instead of a file in the data directory.
@@ -134,7 +136,7 @@ pub(crate) async fn start(options: &Options, globals: &Globals, will: Option<&Wi
     let store = Embedded::open(&path, Arc::new(*runtime::clock()))
         .map_err(|error| of_open(&error).at(path.display().to_string()))?;
     let store: Arc<dyn Store> = Arc::new(store);
-    let trust_domain = trust_domain(store.as_ref(), options.demo).await?;
+    let trust_domain = trust_domain(store.as_ref(), options).await?;
     let token = operator_token(&dir.join("token"))?;
     let asked_control = control_port(options);
     let journal = open_journal(options, &trust_domain).await?;
@@ -384,12 +386,20 @@ async fn put_coordinator(state: &State) -> Result<()> {
 }
 
 /// The domain that the stored mesh has; a new one's name otherwise.
-async fn trust_domain(store: &dyn Store, demo: bool) -> Result<Text> {
+async fn trust_domain(store: &dyn Store, options: &Options) -> Result<Text> {
     let key = ingest::store_key(&Key::new(Kind::Mesh, "", "mesh"));
     let entry = store.get(&key).await.map_err(|error| Failure::new(code::STORE_UNREACHABLE.id, error.to_string()))?;
     let stored = entry.and_then(|entry| serde_json::from_slice::<serde_json::Value>(&entry.value).ok());
     let stored = stored.and_then(|value| value["spec"]["trustDomain"].as_str().map(Text::from));
-    Ok(stored.unwrap_or_else(|| Text::from(if demo { "demo.local" } else { "mesh.local" })))
+    match (stored, &options.trust_domain) {
+        (Some(stored), Some(asked)) if stored != *asked => {
+            let detail = format!("--trust-domain: this mesh is {stored} and can not become {asked}");
+            Err(Failure::new(code::TRUST_DOMAIN_FIXED.id, detail).next(code::TRUST_DOMAIN_FIXED.next).into())
+        }
+        (Some(stored), _) => Ok(stored),
+        (None, Some(asked)) => Ok(asked.clone()),
+        (None, None) => Ok(Text::from(if options.demo { "demo.local" } else { "mesh.local" })),
+    }
 }
 
 /// Where transactions are kept: the file of the data directory, or the database, once none in the file is left unfinished.

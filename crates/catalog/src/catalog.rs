@@ -7,6 +7,7 @@ use crate::index::policy::Caller;
 use crate::index::policy::PolicyIndex;
 use crate::index::route::RouteIndex;
 use crate::index::service::ServiceIndex;
+use crate::index::site::SiteIndex;
 use crate::index::workload::WorkloadIndex;
 use crate::node::{NodeId, NodeSpec, Nodes, Place, Role, Standing};
 use crate::view::{self, View};
@@ -24,6 +25,7 @@ pub struct Catalog {
     pub(crate) workloads: WorkloadIndex,
     pub(crate) routes: RouteIndex,
     pub(crate) policies: PolicyIndex,
+    pub(crate) sites: SiteIndex,
     pub(crate) nodes: Nodes,
     visited: u64,
 }
@@ -175,9 +177,19 @@ impl Catalog {
         self.resources.range(Key::new(kind, "", "")..).take_while(move |(key, _)| key.kind == kind).map(|(_, r)| r)
     }
 
-    /// The derived endpoints of a service, healthy or not, in order of workload.
+    /// The derived endpoints of a service within this mesh, healthy or not, in order of workload.
     pub fn endpoints(&self, service: &ServiceRef) -> impl Iterator<Item = &Arc<Resource>> {
         self.services.members(service).filter_map(|place| self.resources.get(&view::endpoint_key(service, place)))
+    }
+
+    /// The ways to a service at other sites, in order of these.
+    pub fn ways(&self, service: &ServiceRef) -> impl Iterator<Item = &Arc<Resource>> {
+        self.way_keys(service).into_iter().filter_map(|key| self.resources.get(&key))
+    }
+
+    /// Whether other sites may reach a service.
+    pub fn is_exported(&self, service: &ServiceRef) -> bool {
+        self.resources.contains_key(&view::export_key(service))
     }
 
     /// The slices that name a service, in order of name, whether or not it takes its endpoints from any.

@@ -5,11 +5,11 @@
 use crate::catalog::{Catalog, same};
 use crate::index::policy::{Caller, callers};
 use crate::index::route::{backends, parents};
-use crate::index::{service, workload};
+use crate::index::{service, site, workload};
 use crate::node::{NodeId, Place};
-use crate::view::{bundles, endpoint_key, service_key, workload_key};
+use crate::view::{bundles, endpoint_key, export_key, service_key, way_key, workload_key};
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
-use byrnie_model::{Key, Kind, Resource, Route, Service, ServiceRef, Spec, Workload};
+use byrnie_model::{Endpoint, Key, Kind, Resource, Revision, Route, Service, ServiceRef, Site, Spec, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -53,6 +53,8 @@ impl Catalog {
             | Kind::Namespace
             | Kind::Secret => self.relate_edge(key, work),
             Kind::BackendTlsPolicy | Kind::ConfigMap => self.relate_outward(key, [old, new], work),
+            Kind::Site => self.relate_site(key, old.and_then(site_of), new, work),
+            Kind::ServiceExport => self.relate_export(key, work),
             Kind::Saga | Kind::Endpoint => {}
         }
     }
@@ -79,15 +81,20 @@ impl Catalog {
         for place in before.union(&after) {
             keys.extend(self.derive(&at, place, work));
         }
+        for site in self.sites.of(&at).cloned().collect::<Vec<_>>() {
+            keys.extend(self.derive_ways(&site, None, &at, work));
+        }
         if came_or_went {
             keys.extend(self.policies.traffic(&at).cloned());
+            keys.extend(self.sites.of(&at).cloned());
         }
         let nodes = self.viewers(&at, work);
         work.mark(&nodes, &keys);
         for place in before.union(&after) {
             work.mark(self.nodes.at(place), std::slice::from_ref(key));
         }
-        let policies: Vec<Key> = self.policies.access(&at).chain(self.policies.traffic(&at)).cloned().collect();
+        let mut policies: Vec<Key> = self.policies.access(&at).chain(self.policies.traffic(&at)).cloned().collect();
+        policies.extend(self.site_keys().chain([export_key(&at)]));
         for place in before.symmetric_difference(&after) {
             work.mark(self.nodes.at(place), &policies);
         }
@@ -151,6 +158,7 @@ impl Catalog {
         for service in before.symmetric_difference(&after) {
             keys.push(service_key(service));
             keys.extend(self.policies.access(service).chain(self.policies.traffic(service)).cloned());
+            keys.extend(self.site_keys().chain([export_key(service)]));
         }
         let who = |r: Option<&Resource>| r.and_then(workload_of).map(|(w, _)| (w.identity.clone(), w.uses.clone()));
         let other_view = who(old) != who(new);
@@ -287,14 +295,65 @@ impl Catalog {
         let (parent, member) = (self.resources.get(&service_key(at))?, self.resources.get(&workload_key(place))?);
         let (Spec::Service(service), Spec::Workload(running)) = (&parent.spec, &member.spec) else { return None };
         let endpoint = workload::endpoint(at, service, place, running, &member.labels)?;
-        Some(Resource {
-            key: key.clone(),
-            revision: parent.revision.max(member.revision),
-            created: member.created,
-            labels: member.labels.clone(),
-            origin: None,
-            spec: Spec::Endpoint(Box::new(endpoint)),
-        })
+        Some(derived(key, parent.revision.max(member.revision), member.created, endpoint))
+    }
+
+    /// A site that comes, goes or changes. Who is told of it depends on what it serves: everybody looks anew, as there are
+    /// few sites and they change seldom.
+    fn relate_site(&mut self, key: &Key, old: Option<&Site>, new: Option<&Resource>, work: &mut Work) {
+        self.sites.replace(key, old, new.and_then(site_of));
+        let services = |site: Option<&Site>| -> BTreeSet<ServiceRef> {
+            site.into_iter().flat_map(|site| &site.services).map(|import| import.service.clone()).collect()
+        };
+        for service in services(old).union(&services(new.and_then(site_of))) {
+            let changed = self.derive_ways(key, old, service, work);
+            let nodes = self.viewers(service, work);
+            work.mark(&nodes, &changed);
+        }
+        work.mark(self.nodes.by_id.keys(), std::slice::from_ref(key));
+    }
+
+    /// Whether other sites' callers are let in decides whether those who serve it know these.
+    fn relate_export(&mut self, key: &Key, work: &mut Work) {
+        work.mark(&self.nodes.gateways, std::slice::from_ref(key));
+        let sites: Vec<Key> = self.site_keys().chain([key.clone()]).collect();
+        for place in self.services.members(&ServiceRef::new(key.namespace.clone(), key.name.clone())) {
+            work.mark(self.nodes.at(place), &sites);
+        }
+    }
+
+    /// Derives the ways to a service at a site anew, those of the site as it was before among them; the keys of those that
+    /// changed, came or went.
+    fn derive_ways(&mut self, site: &Key, before: Option<&Site>, at: &ServiceRef, work: &mut Work) -> Vec<Key> {
+        let holder = self.resources.get(site).cloned();
+        let now = holder.as_deref().and_then(site_of);
+        let mut wanted: BTreeMap<Key, Option<Arc<Resource>>> = BTreeMap::new();
+        if let Some(before) = before {
+            wanted.extend(before.ways(&site.name).map(|(name, ..)| (way_key(at, &name), None)));
+        }
+        if let Some(now) = now {
+            let import = now.services.iter().find(|import| import.service == *at);
+            let parent = self.resources.get(&service_key(at)).cloned();
+            for way in now.ways(&site.name) {
+                let key = way_key(at, &way.0);
+                let made = import.zip(parent.as_deref()).and_then(|(import, parent)| {
+                    let Spec::Service(service) = &parent.spec else { return None };
+                    let endpoint = site::endpoint(service, import, way);
+                    let revision = parent.revision.max(holder.as_ref().map_or(Revision(0), |site| site.revision));
+                    Some(Arc::new(derived(&key, revision, parent.created, endpoint)))
+                });
+                wanted.insert(key, made);
+            }
+        }
+        let mut changed = Vec::new();
+        for (key, new) in wanted {
+            work.visited += 1;
+            if !same(self.resources.get(&key), new.as_ref()) {
+                self.store(&key, new);
+                changed.push(key);
+            }
+        }
+        changed
     }
 
     /// Nodes of the callers in a set.
@@ -331,6 +390,8 @@ impl Catalog {
     pub(crate) fn bundle(&self, service: &ServiceRef) -> Vec<Key> {
         let mut keys = vec![service_key(service)];
         keys.extend(self.services.members(service).map(|place| endpoint_key(service, place)));
+        keys.extend(self.way_keys(service));
+        keys.extend(self.sites.of(service).cloned());
         keys.extend(self.policies.traffic(service).cloned());
         keys
     }
@@ -345,6 +406,16 @@ impl Catalog {
         }
         keys
     }
+}
+
+/// An endpoint, as a resource.
+fn derived(key: &Key, revision: Revision, created: Revision, endpoint: Endpoint) -> Resource {
+    let labels = endpoint.labels.clone();
+    Resource { key: key.clone(), revision, created, labels, origin: None, spec: Spec::Endpoint(Box::new(endpoint)) }
+}
+
+fn site_of(resource: &Resource) -> Option<&Site> {
+    if let Spec::Site(site) = &resource.spec { Some(site) } else { None }
 }
 
 fn workload_of(resource: &Resource) -> Option<(&Workload, &byrnie_model::Labels)> {

@@ -25,6 +25,8 @@ impl Catalog {
             Kind::TrafficPolicy,
             Kind::BackendTlsPolicy,
             Kind::Saga,
+            Kind::Site,
+            Kind::ServiceExport,
         ];
         kinds
             .into_iter()
@@ -46,6 +48,8 @@ impl Catalog {
             Spec::Gateway(gateway) => lint::route::gateway(self, &resource.key, gateway),
             Spec::BackendTls(policy) => lint::outside::check(self, resource, policy),
             Spec::Saga(saga) => lint::saga::check(self, &resource.key, saga),
+            Spec::Site(site) => lint::site::check(self, site),
+            Spec::Export => lint::site::export(self, &resource.key),
             Spec::Namespace
             | Spec::Mesh(_)
             | Spec::Endpoint(_)

@@ -17,12 +17,14 @@ use byrnie_model::policy::traffic::Choice;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::route::{Backend, Destination, Match, Parent, Rule as RouteRule};
 use byrnie_model::service::{Health, Locality, ServicePort, TargetPort};
+use byrnie_model::site::Import;
 use byrnie_model::slice::{Address, Slice, SlicePort};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{
-    Change, Delta, Identity, Key, Kind, Labels, Protocol, Resource, Revision, Route, Service, ServiceRef, Spec,
+    Change, Delta, Identity, Key, Kind, Labels, Protocol, Resource, Revision, Route, Service, ServiceRef, Site, Spec,
     Workload,
 };
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 fn at(name: &str) -> ServiceRef {
@@ -98,6 +100,30 @@ fn backend_tls(name: &str, target: &str, bundle: &str) -> Change {
 
 fn bundle(name: &str) -> Change {
     put(Kind::ConfigMap, name, Labels::new(), Spec::Bundle(Bundle { pem: "PEM".into() }.into()))
+}
+
+fn site(name: &str, serves: &[&str], gateways: u8) -> Change {
+    let import = |service: &&str| Import {
+        service: at(service),
+        identity: Identity::new(&format!("{name}.test"), "ns", service).unwrap(),
+    };
+    let site = Site {
+        trust_domain: format!("{name}.test").into(),
+        authorities: "PEM".into(),
+        gateways: (1..=gateways).map(|last| SocketAddr::from(([192, 0, 2, last], 7790))).collect(),
+        services: serves.iter().map(import).collect(),
+    };
+    let Change::Put(mut put) = put(Kind::Site, name, Labels::new(), Spec::Site(site.into())) else { unreachable!() };
+    Arc::make_mut(&mut put).key.namespace = "".into();
+    Change::Put(put)
+}
+
+fn no_site(name: &str) -> Change {
+    Change::Delete { key: Key::new(Kind::Site, "", name), revision: Revision(2) }
+}
+
+fn export(name: &str) -> Change {
+    put(Kind::ServiceExport, name, Labels::new(), Spec::Export)
 }
 
 fn workload(name: &str, app: &str, account: &str, uses: &[&str]) -> Change {

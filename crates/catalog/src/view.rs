@@ -10,7 +10,7 @@ use byrnie_model::outside::{BackendTls, Trust};
 use byrnie_model::policy::access::Action;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::route::{ParentKind, Standing};
-use byrnie_model::{Identity, Key, Kind, Resource, Revision, Service, ServiceRef, Spec, Workload};
+use byrnie_model::{Identity, Key, Kind, Resource, Revision, Service, ServiceRef, Site, Spec, Workload};
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -35,11 +35,7 @@ impl Catalog {
         let mut keys: BTreeSet<Key> = self.iter(Kind::Mesh).map(|r| r.key.clone()).collect();
         match spec.role {
             Role::Gateway => {
-                for kind in [Kind::Service, Kind::Endpoint, Kind::TrafficPolicy, Kind::Secret]
-                    .into_iter()
-                    .chain(Kind::GATEWAYS)
-                    .chain(Kind::ROUTES)
-                {
+                for kind in GATEWAY_KINDS.into_iter().chain(Kind::GATEWAYS).chain(Kind::ROUTES) {
                     keys.extend(self.iter(kind).map(|r| r.key.clone()));
                 }
             }
@@ -47,9 +43,10 @@ impl Catalog {
                 let place = place(spec);
                 keys.insert(workload_key(&place));
                 for service in self.services.serves(&place) {
-                    keys.insert(service_key(service));
+                    keys.extend([service_key(service), export_key(service)]);
                     keys.extend(self.policies.access(service).chain(self.policies.traffic(service)).cloned());
                 }
+                keys.extend(self.site_keys());
                 if self.leads_out(&place) {
                     for service in self.services.serves(&place) {
                         keys.extend(self.services.slices(service).cloned());
@@ -80,6 +77,11 @@ impl Catalog {
             (Spec::Service(_) | Spec::Endpoint(_) | Spec::Route(_) | Spec::Traffic(_), Role::Gateway) => true,
             (Spec::Gateway(gateway), Role::Gateway) => self.is_served(key, gateway),
             (Spec::Secret(_), Role::Gateway) => self.is_shown(key),
+            (Spec::Site(_) | Spec::Export, Role::Gateway) => true,
+            (Spec::Site(site), Role::Sidecar) => self.meets(node, site),
+            (Spec::Export, Role::Sidecar) => {
+                self.services.is_member(&ServiceRef::new(key.namespace.clone(), key.name.clone()), &place(node))
+            }
             (Spec::Slice(slice), Role::Sidecar) => {
                 let at = slice.service_in(&key.namespace);
                 self.leads_out(&place(node)) && self.service(&at).is_some_and(|service| service.takes_slices())
@@ -160,6 +162,27 @@ impl Catalog {
     /// Whether calls leave the mesh by this workload.
     fn leads_out(&self, place: &Place) -> bool {
         self.workload(place).is_some_and(|workload| workload.identity.is_egress())
+    }
+
+    /// Whether a sidecar's program is called from other sites, or calls what this one serves.
+    fn meets(&self, node: &NodeSpec, site: &Site) -> bool {
+        self.services.serves(&place(node)).any(|service| self.is_exported(service))
+            || site.services.iter().any(|at| self.service(&at.service).is_some() && self.sees(node, &at.service))
+    }
+
+    /// Every site: there are few.
+    pub(crate) fn site_keys(&self) -> impl Iterator<Item = Key> + use<'_> {
+        self.iter(Kind::Site).map(|resource| resource.key.clone())
+    }
+
+    /// What the ways to a service at other sites are called.
+    pub(crate) fn way_keys(&self, service: &ServiceRef) -> Vec<Key> {
+        let sites = self.sites.of(service).filter_map(|key| Some((&key.name, self.spec(key)?)));
+        let ways = sites.flat_map(|(name, spec)| match spec {
+            Spec::Site(site) => site.ways(name).map(|(way, ..)| way_key(service, &way)).collect(),
+            _ => Vec::new(),
+        });
+        ways.collect()
     }
 
     /// Whether a policy for TLS towards hosts outside names these authorities.
@@ -278,12 +301,24 @@ pub(crate) fn endpoint_key(service: &ServiceRef, place: &Place) -> Key {
     Key::new(Kind::Endpoint, service.namespace.clone(), format!("{}/{}", service.name, place.name))
 }
 
+pub(crate) fn way_key(service: &ServiceRef, way: &str) -> Key {
+    Key::new(Kind::Endpoint, service.namespace.clone(), format!("{}/{way}", service.name))
+}
+
+pub(crate) fn export_key(service: &ServiceRef) -> Key {
+    Key::new(Kind::ServiceExport, service.namespace.clone(), service.name.clone())
+}
+
+/// What a proxy at the edge sees all of, beside gateways and routes.
+const GATEWAY_KINDS: [Kind; 6] =
+    [Kind::Service, Kind::Endpoint, Kind::TrafficPolicy, Kind::Secret, Kind::Site, Kind::ServiceExport];
+
 /// Make before break: what is named comes before what names it. Refusals come before permissions, and
 /// both before the service that they protect, so that no call slips in between.
 pub(crate) fn rank(resource: &Resource) -> (u8, Key) {
     let rank = match &resource.spec {
         Spec::Namespace | Spec::Mesh(_) | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => 0,
-        Spec::Workload(_) | Spec::Slice(_) | Spec::Bundle(_) | Spec::BackendTls(_) => 1,
+        Spec::Workload(_) | Spec::Site(_) | Spec::Export | Spec::Slice(_) | Spec::Bundle(_) | Spec::BackendTls(_) => 1,
         Spec::Access(policy) if policy.action == Action::Deny => 2,
         Spec::Access(_) => 3,
         Spec::Service(_) => 4,

@@ -4,6 +4,7 @@
 //! plane; nothing here decides by itself.
 
 mod past;
+mod sites;
 #[cfg(test)]
 mod tests;
 
@@ -98,6 +99,9 @@ pub fn ask(
     revision: Revision,
     now: Now,
 ) -> Result<Answer, Puzzle> {
+    if let Some((site, identity)) = sites::caller(catalog, trust_domain, question) {
+        return sites::ask(catalog, (&site, &identity), question, revision, now);
+    }
     let caller = caller(catalog, trust_domain, question)?;
     let head = head(question)?;
     let snapshot = compile(&caller.node, &caller.view, revision);
@@ -119,6 +123,10 @@ pub fn ask(
         let callee = NodeSpec::sidecar(on.namespace.clone(), on.endpoint.clone());
         (on.service.clone(), on.port, callee, on.path.to_string())
     });
+    if let Some(site) = first.onward.as_ref().and_then(|on| on.site.as_ref()) {
+        let detail = format!("decided at site {site}, by the policies there, for {source}: its gateway only passes on");
+        answer.step("access", "", &caller.spec, detail);
+    }
     let target = onward.or_else(|| unseen(catalog, asked.as_ref(), &first, question));
     if let Some((service, port, spec, path)) = target
         && let Some(node) = sidecar(catalog, &spec)

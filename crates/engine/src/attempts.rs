@@ -112,8 +112,13 @@ impl Attempts {
         self.iter().filter(|attempt| attempt.ending() != Some(Ending::Beaten)).count() > 1
     }
 
+    /// Whether there is no use in trying a member: it was tried, or another way by a gateway that lets nobody through.
     pub(crate) fn tried(&self, member: &Member) -> bool {
-        self.iter().any(|attempt| attempt.member.as_ref().is_some_and(|m| m.slot == member.slot))
+        self.iter().any(|attempt| {
+            let shut = matches!(attempt.ending(), Some(Ending::Failed(Failure::Connect | Failure::ConnectTimeout)));
+            let by = |m: &Member| m.site().is_some() && m.site() == member.site() && m.address() == member.address();
+            attempt.member.as_ref().is_some_and(|m| m.slot == member.slot || shut && by(m))
+        })
     }
 
     /// How many ended without having met anybody.

@@ -6,7 +6,7 @@
 use byrnie_base::Text;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source};
 use byrnie_model::{Identity, Key};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A call, as a policy sees it.
@@ -46,6 +46,8 @@ pub(crate) struct Access {
     namespaces: HashMap<Text, OfNamespace>,
     identities: HashMap<Identity, Bits>,
     trust_domain: Text,
+    /// Trust domains of the other sites that may call at all, where that is to count.
+    sites: Option<BTreeSet<Text>>,
 }
 
 #[derive(Debug)]
@@ -123,6 +125,11 @@ impl Access {
         access
     }
 
+    /// The same, where nobody is of another trust domain than these and the mesh's own.
+    pub(crate) fn among(self, sites: BTreeSet<Text>) -> Self {
+        Self { sites: Some(sites), ..self }
+    }
+
     fn index(&mut self, at: usize, rule: &Rule) {
         if rule.sources.is_empty() {
             self.anyone.set(at);
@@ -139,14 +146,24 @@ impl Access {
         }
     }
 
-    /// Decides on a call.
+    /// Decides on a call. Whoever is of another site has only what names it: what is for any source is for any of this mesh, and
+    /// so is what the mesh allows by default. Only denials are for everybody. One whose site is no more has nothing.
     pub(crate) fn rule_on(&self, call: &Call<'_>, default_allows: bool) -> Ruling {
-        let mut ruling = Ruling { allowed: default_allows, rule: None, shadow: None };
+        let foreign = call.source.filter(|identity| *identity.trust_domain() != self.trust_domain);
+        let mut ruling = Ruling { allowed: default_allows && foreign.is_none(), rule: None, shadow: None };
+        let gone = |identity: &Identity| self.sites.as_ref().is_some_and(|s| !s.contains(identity.trust_domain()));
+        if foreign.is_some_and(gone) {
+            return ruling;
+        }
         let mut shadow = None;
         // Ascending order is the order of classes: the first enforced rule that fits decides.
         self.each_of_source(call.source, |item| {
             let enforced = matches!(item.class, Class::Deny | Class::Allow);
             if (enforced && ruling.rule.is_some()) || shadow.is_some() || !fits(item.rule(), call) {
+                return;
+            }
+            let allows = matches!(item.class, Class::Allow | Class::ShadowAllow);
+            if allows && foreign.is_some() && item.rule().sources.is_empty() {
                 return;
             }
             match item.class {
@@ -198,11 +215,12 @@ impl Access {
         let scored = allow.map(|item| (item, self.conditions(item.rule(), call)));
         let (item, conditions) =
             scored.reduce(|best, next| if rank(next.0, &next.1) > rank(best.0, &best.1) { next } else { best })?;
-        Some(conditions.describe(item, call))
+        Some(conditions.describe(item, call, &self.trust_domain))
     }
 
     fn conditions(&self, rule: &Rule, call: &Call<'_>) -> Conditions {
-        let source = rule.sources.is_empty()
+        let own = call.source.is_none_or(|identity| *identity.trust_domain() == self.trust_domain);
+        let source = rule.sources.is_empty() && own
             || call
                 .source
                 .is_some_and(|identity| rule.sources.iter().any(|s| is_source(s, identity, &self.trust_domain)));
@@ -238,12 +256,17 @@ impl Conditions {
         3 * u32::from(self.source) + u32::from(self.port) + u32::from(self.method) + u32::from(self.path)
     }
 
-    fn describe(&self, item: &Item, call: &Call<'_>) -> String {
+    fn describe(&self, item: &Item, call: &Call<'_>, domain: &Text) -> String {
         let rule = item.rule();
         let mut lacks = Vec::new();
         if !self.source {
-            let you = call.source.map_or("unknown", |identity| identity.service_account());
-            lacks.push(format!("allows {}; you are {you}", names(rule)));
+            let foreign = call.source.filter(|identity| *identity.trust_domain() != *domain);
+            let you = match (call.source, foreign) {
+                (_, Some(identity)) => identity.to_string(),
+                (source, None) => source.map_or("unknown", |identity| identity.service_account()).to_string(),
+            };
+            let whom = if rule.sources.is_empty() { "callers of this mesh".to_string() } else { names(rule) };
+            lacks.push(format!("allows {whom}; you are {you}"));
         }
         if !self.port {
             lacks.push(format!("is for port {}; this is port {}", list(&rule.ports), call.port));

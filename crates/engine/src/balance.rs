@@ -27,6 +27,9 @@ const DRAWS_MAX: u32 = 4;
 /// Of two costs within this factor (in halves) the smaller says nothing: the less busy endpoint is taken.
 const ALIKE_HALVES: u128 = 3;
 
+/// Endpoints of this mesh that one exchange tries before another site is asked, if one serves it too.
+const HOME_TRIES_MAX: usize = 2;
+
 /// What came before this try.
 #[derive(Clone, Copy)]
 pub(crate) struct Past<'a> {
@@ -64,29 +67,60 @@ pub(crate) fn pick<'c>(
     now: Instant,
 ) -> Option<&'c Arc<Member>> {
     let all = (0, cluster.members.len());
-    let near = tiers::draw(cluster, shard, now);
+    let away = away(cluster, past.tried);
+    let range = away.unwrap_or_else(|| tiers::draw(cluster, shard, now));
     let careful = !tiers::panics(cluster, shard, now);
     // Where no zone is in doubt, none has to be looked at.
     let zoned = !past.zones.is_empty() || zone::any(shard);
-    let near = Wish { range: near, fresh: true, in_service: careful, beyond: zoned.then_some(ZoneSet::NONE) };
+    let near = Wish { range, fresh: true, in_service: careful, beyond: zoned.then_some(ZoneSet::NONE) };
     // Where one found nobody another is worth less than one elsewhere, whatever is near: as Envoy's
     // `previous_priorities`, and as for previous hosts.
-    let first = if past.zones.is_empty() { near } else { Wish { range: all, beyond: Some(past.zones), ..near } };
+    let home = (0, cluster.at_home().len());
+    let elsewhere = Wish { range: home, beyond: Some(past.zones), ..near };
+    let moves = away.is_none() && !past.zones.is_empty();
     let any_zone = Wish { range: all, beyond: None, ..near };
     let wishes = [
-        first,
-        Wish { range: all, ..near },
-        any_zone,
+        moves.then_some(elsewhere),
+        Some(near),
+        Some(Wish { range: all, ..near }),
+        zoned.then_some(any_zone),
         // One that was left out may be back; one that this exchange has just seen fail is not.
-        Wish { in_service: false, ..any_zone },
-        Wish { fresh: false, ..any_zone },
-        Wish { fresh: false, in_service: false, ..any_zone },
+        Some(Wish { in_service: false, ..any_zone }),
+        Some(Wish { fresh: false, ..any_zone }),
+        Some(Wish { fresh: false, in_service: false, ..any_zone }),
     ];
-    let wishes = wishes.iter().enumerate().filter(|(at, _)| zoned || *at != 2).map(|(_, wish)| wish);
-    let mut found = wishes.filter_map(|wish| Search { cluster, past, now, wish: *wish }.choose(shard, key));
+    let wishes = wishes.into_iter().flatten();
+    let mut found = wishes.filter_map(|wish| Search { cluster, past, now, wish }.choose(shard, key));
     let member = &cluster.members[found.next()?];
     outlier::chosen(shard, member, now);
     Some(member)
+}
+
+/// The one for a connection from another site: of this mesh, so that none goes to and fro between sites.
+pub(crate) fn pick_at_home<'c>(
+    cluster: &'c Cluster,
+    shard: &mut Shard,
+    past: Past<'_>,
+    now: Instant,
+) -> Option<&'c Arc<Member>> {
+    let range = (0, cluster.at_home().len());
+    let wishes = [true, false].map(|in_service| Wish { range, fresh: true, in_service, beyond: None });
+    let mut found = wishes.iter().filter_map(|wish| {
+        let search = Search { cluster, past, now, wish: *wish };
+        search.better_of_two(shard, less_busy)
+    });
+    let member = cluster.members.get(found.next()?)?;
+    outlier::chosen(shard, member, now);
+    Some(member)
+}
+
+/// The ways to other sites, once enough of this mesh were tried: what they have in common may be why they fail, and
+/// the last try is better made elsewhere.
+fn away(cluster: &Cluster, tried: &dyn Fn(&Member) -> bool) -> Option<(usize, usize)> {
+    let (home, all) = (cluster.at_home().len(), cluster.members.len());
+    let enough =
+        || cluster.at_home().iter().filter(|member| tried(member)).take(HOME_TRIES_MAX).count() == HOME_TRIES_MAX;
+    (home < all && enough()).then_some((home, all))
 }
 
 impl Search<'_> {

@@ -54,6 +54,11 @@ impl Member {
         self.endpoint.health
     }
 
+    /// The site to which it is a way; `None` for an endpoint of this mesh.
+    pub fn site(&self) -> Option<&Text> {
+        self.endpoint.way.as_ref().map(|way| &way.site)
+    }
+
     /// Where it runs.
     pub fn locality(&self) -> &Locality {
         &self.endpoint.locality
@@ -130,6 +135,8 @@ pub struct Cluster {
     pub(crate) tiers: Box<[Tier]>,
     /// The order of endpoints for a key.
     pub(crate) table: Table,
+    /// `members[..home]` are of this mesh; those behind are ways to other sites.
+    pub(crate) home: u32,
     /// Endpoints of the service that are draining or unhealthy.
     pub(crate) away: u32,
     pub(crate) call: Arc<Call>,
@@ -256,6 +263,11 @@ impl Cluster {
     /// Requests that the own program is given at once, if that has to be limited (inbound).
     pub fn concurrency_limit(&self) -> Option<u64> {
         self.call.share.gate.limit()
+    }
+
+    /// Endpoints of this mesh that may be sent requests; behind them are the ways to other sites.
+    pub fn at_home(&self) -> &[Arc<Member>] {
+        self.members.get(..self.home as usize).unwrap_or(&self.members)
     }
 
     /// Where the members of a tier begin and end.

@@ -42,6 +42,8 @@ pub(crate) struct Course {
     pub(crate) gate: Option<Slot>,
     /// What the request hashes to, where the cluster's rule asks.
     pub(crate) key: Option<NonZeroU64>,
+    /// Another site asks: only endpoints of this mesh answer.
+    pub(crate) at_home: bool,
     /// Who is asked first, whatever the balance says: the endpoint of the caller's session.
     pub(crate) first: Option<Arc<Member>>,
 }
@@ -84,6 +86,7 @@ impl Course {
             pending: None,
             key: None,
             gate: None,
+            at_home: false,
             first: None,
         }
     }
@@ -125,17 +128,26 @@ impl Course {
     }
 
     fn dispatch_to(&mut self, cluster: &Arc<Cluster>, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
-        let had = self.first.take().filter(|member| !outlier::out_of_service(shard, member, now));
+        // What became of a key is known to this mesh's ledger alone.
+        let at_home = self.at_home || self.policy.keyed;
+        let fits = |member: &Arc<Member>| {
+            !(at_home && member.site().is_some()) && !outlier::out_of_service(shard, member, now)
+        };
+        let had = self.first.take().filter(fits);
         let attempts = &self.attempts;
         let member = match had {
             Some(member) => member,
             None => {
                 let past = Past { tried: &|member| attempts.tried(member), zones: attempts.lost_zones() };
-                let picked = balance::pick(cluster, shard, self.key, past, now);
+                let picked = match at_home {
+                    true => balance::pick_at_home(cluster, shard, past, now),
+                    false => balance::pick(cluster, shard, self.key, past, now),
+                };
                 Arc::clone(picked.ok_or(Reason::NoEndpoint)?)
             }
         };
         let tried = attempts.tried(&member);
+        shard.counts.elsewhere += u64::from(member.site().is_some());
         let delay = self.pause(tried, shard);
         let late = self.deadline.is_some_and(|deadline| deadline.since(now) < delay + TRY_MIN);
         if late || tried && self.limits.hold > HOLD_MAX {
@@ -359,6 +371,10 @@ pub(crate) fn give_up(reason: Reason, failure: Option<Failure>, side: Side, grpc
     let tries = course.attempts.count();
     let detail = match (reason, failure) {
         (Reason::NoEndpoint, _) => match course.cluster() {
+            Some(cluster) if course.policy.keyed && cluster.at_home().len() < cluster.members.len() => {
+                let name = &cluster.name.label;
+                format!("{name} has no healthy endpoint here, and no other site knows what became of the key")
+            }
             Some(cluster) if cluster.away > 0 => {
                 format!("{} has no healthy endpoint ({} draining or unhealthy)", cluster.name.label, cluster.away)
             }

@@ -38,6 +38,8 @@ pub enum Served {
     Tcp,
     /// The same under TLS, by host; for some hosts it ends elsewhere.
     Tls(Vec<Site>),
+    /// What other sites ask of exported services, under the mesh's own TLS, which ends elsewhere.
+    Sites,
 }
 
 impl Served {
@@ -47,6 +49,7 @@ impl Served {
             Carries::Https(_) => Self::Https(Vec::new()),
             Carries::Tcp => Self::Tcp,
             Carries::Tls(_) | Carries::Passthrough => Self::Tls(Vec::new()),
+            Carries::Sites => Self::Sites,
         }
     }
 
@@ -54,14 +57,14 @@ impl Served {
     pub fn sites(&self) -> Option<&[Site]> {
         match self {
             Self::Https(sites) | Self::Tls(sites) => Some(sites),
-            Self::Http | Self::Tcp => None,
+            Self::Http | Self::Tcp | Self::Sites => None,
         }
     }
 
     fn sites_mut(&mut self) -> Option<&mut Vec<Site>> {
         match self {
             Self::Https(sites) | Self::Tls(sites) => Some(sites),
-            Self::Http | Self::Tcp => None,
+            Self::Http | Self::Tcp | Self::Sites => None,
         }
     }
 }

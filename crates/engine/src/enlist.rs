@@ -83,7 +83,7 @@ impl Exchange {
             return Ok(None);
         };
         // What the coordinator calls is part of a transaction already.
-        if arrival.source.is_some_and(is_coordinator) {
+        if arrival.source.is_some_and(|source| is_coordinator(source, self.snapshot.node.identity.trust_domain())) {
             return Ok(None);
         }
         let (method, path) = (head.method(), head.path());

@@ -9,10 +9,10 @@ use byrnie_codec::headers::{Sender, add_forwarded, set_client_identity, strip_ho
 use byrnie_codec::{Head, Known};
 use byrnie_model::Identity;
 
-/// Makes `head` trustworthy.
+/// Makes `head` trustworthy, at a node of the trust domain `own`.
 ///
 /// A head that has no room for what the mesh adds goes on without it: what is removed is what matters.
-pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, head: &mut Head) {
+pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head: &mut Head) {
     let sender = match (arrival.direction.side(), arrival.source) {
         (Side::Outbound, _) => Sender::Program,
         (Side::Inbound, Some(_)) => Sender::Mesh,
@@ -29,7 +29,7 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, head: &mut Head)
             add_forwarded(head, arrival.remote.ip(), arrival.tls != Tls::None).ok();
         }
         Side::Inbound => {
-            if !arrival.source.is_some_and(is_coordinator) {
+            if !arrival.source.is_some_and(|source| is_coordinator(source, own)) {
                 drop_coordinator_words(head);
             }
             shard.scratch.clear();
@@ -45,9 +45,11 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, head: &mut Head)
 /// The service account of the coordinator of transactions, in the system's namespace.
 const COORDINATOR: &str = "transactions";
 
-/// Whether it's the coordinator of transactions.
-pub(crate) fn is_coordinator(identity: &Identity) -> bool {
-    **identity.namespace() == *Identity::SYSTEM_NAMESPACE && **identity.service_account() == *COORDINATOR
+/// Whether it's the coordinator of transactions of the mesh with this trust domain: another site's is nobody here.
+pub(crate) fn is_coordinator(identity: &Identity, own: &str) -> bool {
+    **identity.trust_domain() == *own
+        && **identity.namespace() == *Identity::SYSTEM_NAMESPACE
+        && **identity.service_account() == *COORDINATOR
 }
 
 /// Takes from a call what only the coordinator may say: that it takes back, confirms or asks about a part of a

@@ -76,7 +76,7 @@ impl Exchange {
         now: Now,
     ) -> (Self, Effect) {
         let mut exchange = Self::open(snapshot, shard, arrival, head, now.mono);
-        enter::request(shard, arrival, head);
+        enter::request(shard, arrival, snapshot.node.identity.trust_domain(), head);
         if let Some(trace) = snapshot.mesh.traces.and_then(|of| Trace::enter(of, shard, arrival, head, now.mono)) {
             exchange.aside().trace = Some(trace);
         }
@@ -630,7 +630,7 @@ impl Refusal {
 pub(crate) fn source_label(snapshot: &Snapshot, shard: &mut Shard, arrival: &Arrival<'_>) -> Text {
     match (arrival.direction.side(), arrival.source) {
         (Side::Outbound | Side::Edge, _) => snapshot.words.own.clone(),
-        (Side::Inbound, Some(identity)) => shard.caller(identity),
+        (Side::Inbound, Some(identity)) => shard.caller(identity, snapshot.node.identity.trust_domain()),
         (Side::Inbound, None) => snapshot.words.unknown.clone(),
     }
 }
@@ -657,7 +657,9 @@ fn retries_allowed(head: &Head) -> Option<u8> {
 
 fn unknown_service(arrival: &Arrival<'_>, head: &Head) -> String {
     match arrival.direction {
-        crate::Direction::Service { service, port } | crate::Direction::Inbound { service, port } => {
+        crate::Direction::Service { service, port }
+        | crate::Direction::Site { service, port }
+        | crate::Direction::Inbound { service, port } => {
             format!("no service {service} with port {port} is known here")
         }
         crate::Direction::Forward | crate::Direction::Edge(Gate::Own) => {

@@ -65,6 +65,8 @@ pub struct Onward {
     pub endpoint: Text,
     /// The workload's namespace, which isn't the service's where it leads out of the mesh.
     pub namespace: Text,
+    /// The site behind whose gateway it is, if that's not this mesh.
+    pub site: Option<Text>,
     /// The path as it would arrive there.
     pub path: Text,
 }
@@ -138,6 +140,7 @@ fn onward(effect: &Effect, path: &str) -> Option<Onward> {
         port: hop.cluster.port(),
         endpoint: hop.endpoint().clone(),
         namespace: hop.identity().namespace().clone(),
+        site: hop.member.site().cloned(),
         path: path.into(),
     })
 }
@@ -332,12 +335,13 @@ fn explain_endpoint(cluster: &Cluster, effect: &Effect, shard: &Shard, now: Now,
             1..100 => format!(", in a tier that gets {share}%"),
             _ => String::new(),
         };
+        let site = member.site().map(|site| format!(" of site {site}")).unwrap_or_default();
         let quick = member.load.latency(now.mono).map_or(String::new(), |nanos| {
             format!(", answers in {:.1} ms", std::time::Duration::from_nanos(nanos).as_secs_f64() * 1000.0)
         });
         let verb = if chosen { "chosen" } else { "candidate" };
         let (name, address) = (member.name(), member.address());
-        let detail = format!("{verb}: {name} at {address}, {busy} under way, weight {weight}{quick}{far}");
+        let detail = format!("{verb}: {name} at {address}{site}, {busy} under way, weight {weight}{quick}{far}");
         steps.push(step("endpoint", "", "", detail));
     }
     if cluster.away > 0 {

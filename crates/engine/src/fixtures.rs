@@ -55,6 +55,7 @@ pub(crate) fn endpoint(service: &str, workload: &str, last_byte: u8) -> Endpoint
         identity: Identity::new("demo.local", &service.namespace, &service.name).unwrap(),
         service,
         workload: workload.into(),
+        way: None,
         address: SocketAddr::from(([10, 0, 0, last_byte], 7781)),
         ports: vec![PortPair { service: 80, target: 8080 }],
         labels: Labels::new(),

@@ -60,6 +60,14 @@ pub enum Direction<'a> {
     Forward,
     /// The edge: the host names the service.
     Edge(Gate<'a>),
+    /// A gateway for other sites: SNI names the service. Nothing of what comes is read, and nobody's word is taken for who
+    /// it is; that is for the proxy to which it's passed on.
+    Site {
+        /// The service asked for.
+        service: &'a ServiceRef,
+        /// Its port, as callers name it.
+        port: u16,
+    },
     /// The mTLS listener: SNI names the service.
     Inbound {
         /// The service asked for.
@@ -82,7 +90,7 @@ impl Direction<'_> {
     pub const fn side(&self) -> Side {
         match self {
             Self::Service { .. } | Self::Forward => Side::Outbound,
-            Self::Edge(_) => Side::Edge,
+            Self::Edge(_) | Self::Site { .. } => Side::Edge,
             Self::Inbound { .. } => Side::Inbound,
         }
     }

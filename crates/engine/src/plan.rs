@@ -157,6 +157,11 @@ impl Hop {
         self.cluster.protocol()
     }
 
+    /// Which of several ways to another site this is; 0 for an endpoint of this mesh. Ways share no connection.
+    pub fn way(&self) -> u8 {
+        self.member.endpoint.way.as_ref().map_or(0, |way| way.number + 1)
+    }
+
     /// The workload.
     pub fn endpoint(&self) -> &Text {
         self.member.name()

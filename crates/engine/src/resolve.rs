@@ -24,6 +24,10 @@ pub(crate) fn resolve<'s, 'h>(
         Direction::Service { service, port } | Direction::Inbound { service, port } => {
             snapshot.port(service, *port).ok_or(Reason::UnknownService)
         }
+        // What isn't exported is as if it weren't there.
+        Direction::Site { service, port } => {
+            snapshot.exports.get(*service).and_then(|_| snapshot.port(service, *port)).ok_or(Reason::UnknownService)
+        }
         Direction::Forward => {
             let (host, port) = authority();
             let (name, namespace) = split(strip(host).unwrap_or(host), &snapshot.node.namespace);

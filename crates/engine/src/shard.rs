@@ -83,6 +83,8 @@ pub struct Counts {
     pub hedges_won: u64,
     /// Endpoints left out.
     pub ejections: u64,
+    /// Tries sent to other sites.
+    pub elsewhere: u64,
     /// Requests under quotas that instances share, counted by this one alone as nobody could be asked.
     pub quotas_alone: u64,
     /// Requests and connections refused as the proxy was short of something, by [`Short`](crate::Short).
@@ -156,13 +158,13 @@ impl Shard {
         cluster.members().iter().filter(|member| outlier::ejected(self, member, now)).count()
     }
 
-    /// The metric label of a caller: `ACCOUNT.NAMESPACE`, made once.
-    pub(crate) fn caller(&mut self, identity: &Identity) -> Text {
+    /// The metric label of a caller: `ACCOUNT.NAMESPACE`, and `@DOMAIN` if it's not of the trust domain `own`. Made once.
+    pub(crate) fn caller(&mut self, identity: &Identity, own: &str) -> Text {
         if let Some(caller) = self.callers.get(identity) {
             return caller.label.clone();
         }
         let full = self.callers.len() >= CALLERS_MAX;
-        let label = if full { Text::from("other") } else { label_of(identity) };
+        let label = if full { Text::from("other") } else { label_within(identity, own) };
         if !full {
             let caller = Caller { label: label.clone(), traffic: Traffic::default() };
             self.callers.insert(identity.clone(), caller);
@@ -182,6 +184,15 @@ impl Shard {
             self.mean = (now, sum.checked_div(count).unwrap_or(0));
         }
         2 * own > 3 * self.mean.1
+    }
+}
+
+/// How a caller is called in the mesh of the trust domain `own`.
+fn label_within(identity: &Identity, own: &str) -> Text {
+    let label = label_of(identity);
+    match **identity.trust_domain() == *own {
+        true => label,
+        false => format!("{label}@{}", identity.trust_domain()).into(),
     }
 }
 

@@ -40,6 +40,10 @@ pub struct Snapshot {
     pub(crate) check: Option<Arc<(ServiceRef, Probe)>>,
     /// Services outside the mesh, by the name of their host.
     pub(crate) outside: Arc<BTreeMap<Text, BTreeSet<ServiceRef>>>,
+    /// Other meshes, by name, whose identities are believed here.
+    pub(crate) sites: Arc<BTreeMap<Text, Arc<byrnie_model::Site>>>,
+    /// What other sites may reach: by this node, if it's a gateway, or else of what its program serves.
+    pub(crate) exports: Arc<BTreeSet<ServiceRef>>,
     /// Where requests enter from outside.
     pub(crate) edge: Arc<crate::edge::Edge>,
     pub(crate) words: Words,
@@ -110,6 +114,11 @@ impl Snapshot {
     /// Whose snapshot this is.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Other meshes, by name, whose identities are believed here.
+    pub fn sites(&self) -> &Arc<BTreeMap<Text, Arc<byrnie_model::Site>>> {
+        &self.sites
     }
 
     /// Where traces and metrics are sent, if they are.

@@ -172,6 +172,13 @@ impl Tunnel {
     fn decide_outbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
         self.spare(shard, arrival, now)?;
         let cluster = self.find(shard, arrival)?;
+        if let Direction::Site { .. } = arrival.direction {
+            // Limits and budgets are the callers' own; here nothing but the endpoint is chosen.
+            self.course.at_home = true;
+            self.course.policy = Policy { tries_max: TRIES_MAX, body_held: true, ..Policy::NEVER };
+            self.course.goal = Goal::Cluster(cluster);
+            return self.dispatch(shard, now);
+        }
         if let Some(most) = cluster.call.pending.map(|pending| pending.max) {
             let busy = Busy::on(&cluster.call.share.pending);
             if cluster.call.share.pending.value() > u64::from(most) {
@@ -208,7 +215,9 @@ impl Tunnel {
         let found = resolve::resolve(&snapshot, &arrival.direction, || ("", None));
         let (tree, port) = found.map_err(|reason| refuse(reason, "no such service port is known here"))?;
         self.service = Some(Arc::clone(tree));
-        match port.table.first().filter(|_| !port.protocol.is_http()) {
+        // Routes are for callers of this mesh: other sites have their own.
+        let own = !matches!(arrival.direction, Direction::Site { .. });
+        match port.table.first().filter(|_| own && !port.protocol.is_http()) {
             Some(chosen) => self.follow(shard, chosen),
             None => snapshot.cluster(port.cluster).cloned().ok_or_else(|| refuse(Reason::Internal, "no cluster")),
         }

@@ -89,6 +89,7 @@ fn endpoint(n: u8) -> Arc<Resource> {
     let endpoint = Endpoint {
         service: ServiceRef::new("shop", "payments"),
         workload: format!("p{n}").into(),
+        way: None,
         identity: identity("payments"),
         address: ([10, 0, 0, n], 7781).into(),
         ports: vec![PortPair { service: 80, target: 8080 }],

@@ -270,6 +270,22 @@ registry! {
         "the EndpointSlices of a service have more addresses than are used",
         "Those beyond, in the order of the slices' names, are sent nothing.",
         "Make several services of it, and split calls by a route.";
+    SITE_UNFIT: "BYR-C080",
+        "what is said of another site can not be followed",
+        "Nobody of that site is let in, and nothing there is called.",
+        "Write a trust domain that is not this mesh's, and its authorities' certificates: `byrnie site` prints them there.";
+    SITE_SERVICE_ABSENT: "BYR-C081",
+        "a site or an export names a service that does not exist here",
+        "It has no effect for this service.",
+        "Create the Service of the same name and ports, or correct the name.";
+    EXPORT_UNREACHED: "BYR-C082",
+        "a service is exported, and no other site can reach it",
+        "Calls from other sites are not let in.",
+        "Export a service with workloads, and give a Gateway a listener of protocol mesh.byrnie.dev/sites.";
+    SITE_ENDS: "BYR-C083",
+        "the authorities of another site end soon, or have ended",
+        "When they have, nobody of that site is let in and nothing there is called.",
+        "Run `byrnie site` there and apply what it prints here.";
     CLASS_UNSERVED: "BYR-C053",
         "gateway is of a class that nobody here serves",
         "The gateway and the routes on it have no effect.",
@@ -512,6 +528,14 @@ registry! {
         "a proxy's listeners could not be handed to a new process",
         "The one that runs goes on serving; nothing was lost.",
         "See what the message says of the new binary; `byrnie upgrade` may be tried again.";
+    ELSEWHERE: "BYR-S030",
+        "a service has no healthy endpoint here and is served by other sites",
+        "Its calls take longer, and end if that site can not be reached either.",
+        "Look why its workloads here are gone: `byrnie get workload`.";
+    SITE_UNREACHED: "BYR-S031",
+        "a service is not reached at another site",
+        "Nothing takes over when it fails here.",
+        "Check the gateway there, that the service is exported and has workloads: `byrnie status` there.";
     UPGRADING: "BYR-S021",
         "an upgrade of this proxy is under way",
         "Nothing was begun; the earlier process still ends what it has.",

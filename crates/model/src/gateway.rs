@@ -67,7 +67,12 @@ pub enum Carries {
     Tls(Vec<CertificateRef>),
     /// TLS that ends at the backend: the gateway reads the host that the handshake asks for, and no more.
     Passthrough,
+    /// The mesh's own TLS from other sites, which ends at the proxies of exported services.
+    Sites,
 }
+
+/// The protocol of listeners that let other sites in.
+pub const SITES: &str = "mesh.byrnie.dev/sites";
 
 impl Carries {
     /// What Gateway API calls it.
@@ -77,12 +82,13 @@ impl Carries {
             Self::Https(_) => "HTTPS",
             Self::Tcp => "TCP",
             Self::Tls(_) | Self::Passthrough => "TLS",
+            Self::Sites => SITES,
         }
     }
 
     /// Whether both can be told apart by host at one port.
     pub fn goes_with(&self, other: &Self) -> bool {
-        *self != Self::Tcp && self.name() == other.name()
+        !matches!(self, Self::Tcp | Self::Sites) && self.name() == other.name()
     }
 
     /// Whether routes of this kind make sense of it.
@@ -92,6 +98,8 @@ impl Carries {
             Self::Tcp => matches!(kind, Kind::TcpRoute),
             Self::Tls(_) => matches!(kind, Kind::TcpRoute | Kind::TlsRoute),
             Self::Passthrough => matches!(kind, Kind::TlsRoute),
+            // What is exported is reached, and nothing else: routes have no part in it.
+            Self::Sites => false,
         }
     }
 
@@ -103,7 +111,7 @@ impl Carries {
     /// The certificates that it's to show.
     pub fn certificates(&self) -> &[CertificateRef] {
         match self {
-            Self::Http | Self::Tcp | Self::Passthrough => &[],
+            Self::Http | Self::Tcp | Self::Passthrough | Self::Sites => &[],
             Self::Https(certificates) | Self::Tls(certificates) => certificates,
         }
     }
@@ -111,7 +119,7 @@ impl Carries {
     /// The same, to be changed.
     pub fn certificates_mut(&mut self) -> Option<&mut Vec<CertificateRef>> {
         match self {
-            Self::Http | Self::Tcp | Self::Passthrough => None,
+            Self::Http | Self::Tcp | Self::Passthrough | Self::Sites => None,
             Self::Https(certificates) | Self::Tls(certificates) => Some(certificates),
         }
     }

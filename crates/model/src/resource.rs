@@ -5,7 +5,7 @@ use crate::gateway::{Gateway, GatewayClass, Grant};
 use crate::outside::{BackendTls, Bundle};
 use crate::policy::{AccessPolicy, TrafficPolicy};
 use crate::telemetry::Otlp;
-use crate::{Endpoint, Route, Saga, Secret, Service, Slice, Workload};
+use crate::{Endpoint, Route, Saga, Secret, Service, Site, Slice, Workload};
 use byrnie_base::Text;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,13 +55,17 @@ pub enum Kind {
     TrafficPolicy,
     /// The definition of a transaction.
     Saga,
+    /// Another mesh.
+    Site,
+    /// multicluster.x-k8s.io `ServiceExport`: other sites may reach the service of this name.
+    ServiceExport,
     /// An address that serves a service. Derived by the catalog, never stored, never applied.
     Endpoint,
 }
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 19] = [
+    pub const APPLICABLE: [Self; 21] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
@@ -81,6 +85,8 @@ impl Kind {
         Self::AccessPolicy,
         Self::TrafficPolicy,
         Self::Saga,
+        Self::Site,
+        Self::ServiceExport,
     ];
 
     /// The name in `kind:`.
@@ -105,6 +111,8 @@ impl Kind {
             Self::AccessPolicy => "AccessPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::Saga => "Saga",
+            Self::Site => "Site",
+            Self::ServiceExport => "ServiceExport",
             Self::Endpoint => "Endpoint",
         }
     }
@@ -123,9 +131,14 @@ impl Kind {
             | Self::ReferenceGrant
             | Self::BackendTlsPolicy => "gateway.networking.k8s.io/v1",
             Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
-            Self::Mesh | Self::Workload | Self::AccessPolicy | Self::TrafficPolicy | Self::Saga | Self::Endpoint => {
-                "mesh.byrnie.dev/v1alpha1"
-            }
+            Self::ServiceExport => "multicluster.x-k8s.io/v1alpha1",
+            Self::Mesh
+            | Self::Workload
+            | Self::AccessPolicy
+            | Self::TrafficPolicy
+            | Self::Saga
+            | Self::Site
+            | Self::Endpoint => "mesh.byrnie.dev/v1alpha1",
         }
     }
 
@@ -152,6 +165,8 @@ impl Kind {
             "accesspolicy" | "accesspolicies" | "ap" => Self::AccessPolicy,
             "trafficpolicy" | "trafficpolicies" | "tp" => Self::TrafficPolicy,
             "saga" | "sagas" => Self::Saga,
+            "site" | "sites" => Self::Site,
+            "serviceexport" | "serviceexports" | "svcex" => Self::ServiceExport,
             _ => return None,
         })
     }
@@ -194,7 +209,7 @@ impl Kind {
 
     /// Whether objects of this kind live in a namespace. The others have an empty namespace.
     pub const fn namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Mesh | Self::GatewayClass)
+        !matches!(self, Self::Namespace | Self::Mesh | Self::GatewayClass | Self::Site)
     }
 }
 
@@ -296,6 +311,10 @@ pub enum Spec {
     Traffic(Arc<TrafficPolicy>),
     /// The definition of a transaction.
     Saga(Arc<Saga>),
+    /// Another mesh.
+    Site(Arc<Site>),
+    /// Other sites may reach the service of the same name.
+    Export,
     /// One address that serves a service.
     Endpoint(Box<Endpoint>),
 }

@@ -4,7 +4,7 @@
 
 use crate::Kind;
 use crate::secret::TLS_TYPE;
-use crate::yaml::{AccessSpec, MeshSpec, SagaSpec, TrafficSpec, WorkloadSpec};
+use crate::yaml::{AccessSpec, MeshSpec, SagaSpec, SiteSpec, TrafficSpec, WorkloadSpec};
 use k8s_openapi::api::discovery::v1 as discovery;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
@@ -15,12 +15,13 @@ use serde_json::{Value, json};
 pub fn of(kind: Kind) -> Option<Value> {
     let mut generator = SchemaGenerator::default();
     let spec = match kind {
-        Kind::Namespace | Kind::EndpointSlice | Kind::Secret | Kind::ConfigMap => None,
+        Kind::Namespace | Kind::EndpointSlice | Kind::Secret | Kind::ConfigMap | Kind::ServiceExport => None,
         Kind::Mesh => Some(spec::<MeshSpec>(&mut generator)),
         Kind::Workload => Some(spec::<WorkloadSpec>(&mut generator)),
         Kind::AccessPolicy => Some(spec::<AccessSpec>(&mut generator)),
         Kind::TrafficPolicy => Some(spec::<TrafficSpec>(&mut generator)),
         Kind::Saga => Some(spec::<SagaSpec>(&mut generator)),
+        Kind::Site => Some(spec::<SiteSpec>(&mut generator)),
         Kind::Service => Some(spec::<k8s_openapi::api::core::v1::ServiceSpec>(&mut generator)),
         Kind::HttpRoute => Some(spec::<gateway_api::experimental::httproutes::HttpRouteSpec>(&mut generator)),
         Kind::GrpcRoute => Some(spec::<gateway_api::experimental::grpcroutes::GrpcRouteSpec>(&mut generator)),
@@ -120,7 +121,7 @@ mod tests {
 
     #[test]
     fn own_kinds_refuse_unknown_fields_in_their_schema_too() {
-        for kind in [Kind::Mesh, Kind::Workload, Kind::AccessPolicy, Kind::TrafficPolicy, Kind::Saga] {
+        for kind in [Kind::Mesh, Kind::Workload, Kind::AccessPolicy, Kind::TrafficPolicy, Kind::Saga, Kind::Site] {
             let schema = of(kind).unwrap();
             let name = schema["properties"]["spec"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
             assert_eq!(schema["$defs"][name]["additionalProperties"], false, "{}", kind.name());

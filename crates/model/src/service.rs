@@ -2,6 +2,7 @@
 //! What callers ask for (`Service`) and what serves it (`Endpoint`).
 
 use crate::outside::is_pattern;
+use crate::site::Way;
 use crate::{Identity, Labels};
 use byrnie_base::Text;
 use std::fmt;
@@ -134,11 +135,13 @@ impl Protocol {
 pub struct Endpoint {
     /// The service that it serves: the parent.
     pub service: ServiceRef,
-    /// The workload behind it, in the service's namespace.
+    /// The workload behind it, in the service's namespace. Of a way to another site, the way's name.
     pub workload: Text,
+    /// The site behind whose gateway it is; `None` for what is of this mesh.
+    pub way: Option<Way>,
     /// Who must be found there.
     pub identity: Identity,
-    /// The inbound listener of the workload's proxy.
+    /// The inbound listener of the workload's proxy, or the site's gateway, which passes on to one.
     pub address: SocketAddr,
     /// For each port of the service, the workload's own.
     pub ports: Vec<PortPair>,

@@ -112,6 +112,7 @@ async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: Sock
     let (tls, opaque) = match gates.way(port) {
         Way::Http => return serve_http(core, clear(None), tcp.into()).await,
         Way::Tcp => return Box::pin(tunnel::serve(core, &clear(None), Stream::from(tcp).into(), Vec::new())).await,
+        Way::Sites => return Box::pin(serve_site(core, tcp, remote)).await,
         Way::Https(tls) => (tls, false),
         Way::Tls(tls, sites) => {
             if sites.iter().any(|site| site.passes) {
@@ -139,6 +140,19 @@ async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: Sock
         Some(ALPN_H2) => Box::pin(serve_h2(core, caller, stream, Vec::new())).await,
         _ => serve_http(core, caller, stream).await,
     }
+}
+
+/// A connection from another site: passed on to whoever serves what its TLS asks for, which ends there. Nothing else of it
+/// is read, and nothing can be changed.
+async fn serve_site(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
+    let Ok(Ok(name)) = runtime::timeout(HEAD_MAX, http::server_name(&tcp)).await else { return };
+    let Some((service, port)) = name.as_deref().and_then(server_name) else {
+        tracing::debug!(%remote, sni = name.as_deref().unwrap_or_default(), "a connection from another site asks for no service port");
+        core.count(|counts| counts.handshakes_failed.increment());
+        return;
+    };
+    let caller = Caller::plain(Entry::Site(service, port), remote);
+    tunnel::serve(core, &caller, Stream::from(tcp).into(), Vec::new()).await;
 }
 
 /// Who a connection comes from: where balancers are in front, whom one of them names. `None` if that isn't said as it has

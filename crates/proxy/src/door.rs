@@ -98,6 +98,8 @@ pub(crate) enum Entry {
         /// The name that the handshake asked for.
         sni: Option<Text>,
     },
+    /// From another site, through a gateway that lets it in.
+    Site(ServiceRef, u16),
     /// From another proxy, to a service of this workload.
     Inbound(ServiceRef, u16),
 }
@@ -115,6 +117,7 @@ impl Caller {
             Entry::Forward => Direction::Forward,
             Entry::Edge => Direction::Edge(Gate::Own),
             Entry::Gate { port, sni, .. } => Direction::Edge(Gate::Port { number: *port, sni: sni.as_deref() }),
+            Entry::Site(service, port) => Direction::Site { service, port: *port },
             Entry::Inbound(service, port) => Direction::Inbound { service, port: *port },
         };
         let tls = match (&self.source, &self.entry) {

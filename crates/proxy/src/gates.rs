@@ -39,6 +39,8 @@ pub(crate) enum Way<'a> {
     Tcp,
     /// The same under TLS, which for some hosts is only passed on.
     Tls(&'a ServerTls, &'a [Site]),
+    /// From another site, to be passed on by the service that its TLS asks for.
+    Sites,
     /// Nothing is served there, or nothing that can be.
     Closed,
 }
@@ -68,6 +70,7 @@ impl Gates {
             Some(Served::Http) => Way::Http,
             Some(Served::Https(_)) => self.tls.get(&port).map_or(Way::Closed, Way::Https),
             Some(Served::Tcp) => Way::Tcp,
+            Some(Served::Sites) => Way::Sites,
             Some(Served::Tls(sites)) => self.tls.get(&port).map_or(Way::Closed, |tls| Way::Tls(tls, sites)),
             None => Way::Closed,
         }

@@ -3,7 +3,9 @@
 //! agent when a certificate comes, handed to cores beside the snapshot.
 
 use crate::Error;
-use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP, ClientTls, Credentials, ServerTls};
+use byrnie_engine::Snapshot;
+use byrnie_model::code::SITE_UNFIT;
+use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP, ClientTls, Credentials, Roots, ServerTls};
 
 /// What a core needs to open and accept mesh connections.
 #[derive(Clone, Debug)]
@@ -19,14 +21,27 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// From credentials.
-    pub(crate) fn new(credentials: &Credentials, generation: u64) -> Result<Self, Error> {
+    /// From credentials; `sites` vouch for peers of other meshes.
+    pub(crate) fn new(credentials: &Credentials, sites: &[Roots], generation: u64) -> Result<Self, Error> {
         let unusable = |error: tls::Error| Error::Credentials { cause: error.to_string() };
         Ok(Self {
-            server: tls::server(credentials, &[ALPN_HOP, ALPN_H2, ALPN_HTTP1, ALPN_TCP]).map_err(unusable)?,
-            client: tls::client(credentials).map_err(unusable)?,
+            server: tls::server_among(credentials, sites, &[ALPN_HOP, ALPN_H2, ALPN_HTTP1, ALPN_TCP])
+                .map_err(unusable)?,
+            client: tls::client_among(credentials, sites).map_err(unusable)?,
             generation,
             not_after: credentials.not_after().as_secs(),
         })
     }
+}
+
+/// Who vouches for the identities of other sites. One whose authorities can't be read, or that would speak for the `own` trust
+/// domain, vouches for nobody.
+pub(crate) fn of_sites(snapshot: &Snapshot, own: &str) -> Vec<Roots> {
+    let sites = snapshot.sites().iter().filter(|(_, site)| *site.trust_domain != *own);
+    let read = sites.filter_map(|(name, site)| {
+        Roots::from_pem(&site.authorities, &site.trust_domain)
+            .inspect_err(|error| tracing::warn!(code = SITE_UNFIT.id, %name, %error, "nobody of this site is believed"))
+            .ok()
+    });
+    read.collect()
 }

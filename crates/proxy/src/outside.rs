@@ -103,7 +103,7 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, to: &Outside, protocol: P
     let speaks = if protocol.is_h2() { Speaks::Http2 } else { Speaks::Http1 };
     let generation = check.as_ref().map_or(0, Outward::id);
     first(core, plan, to, async |address, limit| {
-        let asked = Asked { address, hop: None, generation, speaks };
+        let asked = Asked { address, hop: None, generation, way: 0, speaks };
         upstream::open_at(core, plan, &asked, limit).await
     })
     .await

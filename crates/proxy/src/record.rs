@@ -39,6 +39,8 @@ pub(crate) struct CoreCounts {
     pub(crate) tries: Tries,
     /// Endpoints left out.
     pub(crate) ejections: Counter,
+    /// Tries sent to other sites.
+    pub(crate) elsewhere: Counter,
     /// What was dropped for want of room.
     pub(crate) dropped: DroppedCounts,
     /// What is done for want of memory, files or processor time.

@@ -3,7 +3,7 @@
 //! Called for services that speak TCP. It never looks at what passes.
 
 use crate::connection::TUNNEL_IDLE_MAX;
-use crate::door::Caller;
+use crate::door::{Caller, Entry};
 use crate::outside;
 use crate::record::Seen;
 use crate::upstream::{self, Hopped};
@@ -11,6 +11,7 @@ use crate::worker::Core;
 use byrnie_codec::hop::code;
 use byrnie_engine::{Effect, Failure, Outcome, Plan, Program, Reason, Target, Tunnel};
 use byrnie_net::http::Error;
+use byrnie_net::io::{self, Stream};
 use byrnie_net::relay::{self, End, Pipe, Relayed};
 use byrnie_net::{runtime, tls};
 use std::future::poll_fn;
@@ -39,7 +40,7 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut 
                     Err(failure) => effect = core.with_shard(|shard, now| tunnel.on_failure(shard, failure, now)),
                 }
             }
-            Effect::Send(plan) => match open(core, &plan).await {
+            Effect::Send(plan) => match open(core, &plan, caller).await {
                 Ok(upstream) => break Some((upstream, plan.idle_timeout.unwrap_or(TUNNEL_IDLE_MAX))),
                 Err(failure) => {
                     elsewhere = true;
@@ -112,12 +113,17 @@ async fn open_named(core: &Rc<Core>, plan: &Plan, down: &mut Pipe, bytes: &mut V
     outside::open_opaque(core, plan, &one).await.map(Pipe::from)
 }
 
-async fn open(core: &Rc<Core>, plan: &Plan) -> Result<Pipe, Failure> {
+async fn open(core: &Rc<Core>, plan: &Plan, caller: &Caller) -> Result<Pipe, Failure> {
     if !plan.delay.is_zero() {
         runtime::sleep(plan.delay).await;
     }
     if let Target::Program { program: Program::Outside(to), .. } = &plan.target {
         return outside::open_opaque(core, plan, to).await.map(Pipe::from);
+    }
+    // Its own TLS goes through to the callee's proxy.
+    if let (Entry::Site(..), Target::Mesh(to)) = (&caller.entry, &plan.target) {
+        let opened = io::connect(to.address(), plan.connect_timeout).await;
+        return opened.map(|tcp| Stream::from(tcp).into()).map_err(upstream::failure_to_connect);
     }
     match upstream::open_hop(core, plan, tls::ALPN_TCP, false).await? {
         Hopped::Flow(mut flow) => {

@@ -47,7 +47,7 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, reads: bool) -> Result<Up
         }
         Target::Program { program: Program::Beside(address), protocol } => {
             let speaks = if protocol.is_h2() { Speaks::Http2 } else { Speaks::Http1 };
-            let asked = Asked { address: *address, hop: None, generation: 0, speaks };
+            let asked = Asked { address: *address, hop: None, generation: 0, way: 0, speaks };
             return open_at(core, plan, &asked, plan.connect_timeout).await;
         }
     };
@@ -62,9 +62,10 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, reads: bool) -> Result<Up
 }
 
 fn asked<'a>(core: &Core, to: &'a engine::Hop, speaks: Speaks) -> Asked<'a> {
-    // A hop serves whatever its streams ask for.
-    let sni = if speaks == Speaks::Hop { "" } else { to.sni() };
-    Asked { address: to.address(), hop: Some((to.identity(), sni)), generation: core.generation(), speaks }
+    // A hop serves whatever its streams ask for; behind a gateway it is to one of those who serve what was asked for first.
+    let sni = if speaks == Speaks::Hop && to.way() == 0 { "" } else { to.sni() };
+    let (generation, way) = (core.generation(), to.way());
+    Asked { address: to.address(), hop: Some((to.identity(), sni)), generation, way, speaks }
 }
 
 /// Gets a connection of HTTP to the very place that is `asked` for, opened within `limit`.

@@ -222,6 +222,7 @@ impl Core {
         counts.tries.hedges_won.add(now.hedges_won.saturating_sub(counted.hedges_won));
         counts.quotas_alone.add(now.quotas_alone.saturating_sub(counted.quotas_alone));
         counts.ejections.add(now.ejections.saturating_sub(counted.ejections));
+        counts.elsewhere.add(now.elsewhere.saturating_sub(counted.elsewhere));
         for (counter, (now, counted)) in counts.strain.shed.iter().zip(now.shed.iter().zip(counted.shed)) {
             counter.add(now.saturating_sub(counted));
         }

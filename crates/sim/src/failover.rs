@@ -528,6 +528,7 @@ fn endpoint_resource(number: usize, size: Size) -> Resource {
         locality: locality(zone_of(number)),
         weight: 1,
         health: Health::Healthy,
+        way: None,
     };
     resource(Kind::Endpoint, shop::NAMESPACE, &name, Spec::Endpoint(Box::new(endpoint)))
 }

@@ -13,7 +13,7 @@ pub const NAME_BYTES_MAX: usize = 800;
 /// The kinds that proxies are sent, in the order in which a change is sent: what others name comes
 /// before what names it, and policies before the services that they protect, so that no state in
 /// between is weaker than the one before or the one after. Removals go the other way round.
-pub const ORDER: [Kind; 16] = [
+pub const ORDER: [Kind; 18] = [
     Kind::Mesh,
     Kind::AccessPolicy,
     Kind::TrafficPolicy,
@@ -21,6 +21,8 @@ pub const ORDER: [Kind; 16] = [
     Kind::ConfigMap,
     Kind::BackendTlsPolicy,
     Kind::EndpointSlice,
+    Kind::Site,
+    Kind::ServiceExport,
     Kind::Service,
     Kind::Endpoint,
     Kind::Secret,
@@ -49,6 +51,8 @@ pub const fn type_url(kind: Kind) -> Option<&'static str> {
         Kind::HttpRoute => "type.googleapis.com/byrnie.v1.Route",
         Kind::Secret => "type.googleapis.com/byrnie.v1.Secret",
         Kind::EndpointSlice => "type.googleapis.com/byrnie.v1.Slice",
+        Kind::Site => "type.googleapis.com/byrnie.v1.Site",
+        Kind::ServiceExport => "type.googleapis.com/byrnie.v1.ServiceExport",
         Kind::ConfigMap => "type.googleapis.com/byrnie.v1.Bundle",
         Kind::BackendTlsPolicy => "type.googleapis.com/byrnie.v1.BackendTls",
         Kind::Gateway => "type.googleapis.com/byrnie.v1.Gateway",
@@ -72,6 +76,8 @@ pub fn kind(type_url: &str) -> Option<Kind> {
         "Route" => Kind::HttpRoute,
         "Secret" => Kind::Secret,
         "Slice" => Kind::EndpointSlice,
+        "Site" => Kind::Site,
+        "ServiceExport" => Kind::ServiceExport,
         "Bundle" => Kind::ConfigMap,
         "BackendTls" => Kind::BackendTlsPolicy,
         "Gateway" => Kind::Gateway,
@@ -96,7 +102,7 @@ pub fn parse(kind: Kind, name: &str) -> Option<Key> {
     }
     let mut parts = name.split('/');
     let slashes = match kind {
-        Kind::Mesh | Kind::Namespace | Kind::GatewayClass => 0,
+        Kind::Mesh | Kind::Namespace | Kind::GatewayClass | Kind::Site => 0,
         Kind::Endpoint => 2,
         _ => 1,
     };

@@ -82,7 +82,8 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
         Kind::TrafficPolicy => ["TARGETS", "SETTINGS"],
         Kind::Saga => ["STEPS", "DEADLINE"],
         Kind::Mesh => ["TRUST DOMAIN", "DEFAULT ACCESS"],
-        Kind::Namespace | Kind::Endpoint => ["LABELS", ""],
+        Kind::Site => ["TRUST DOMAIN", "GATEWAYS"],
+        Kind::Namespace | Kind::ServiceExport | Kind::Endpoint => ["LABELS", ""],
     };
     let mut table = Table::new(&["NAMESPACE", "NAME", says[0], says[1], "REVISION", "ACCEPTED"]).narrow(5);
     for item in items {
@@ -143,7 +144,11 @@ fn summary(kind: Kind, item: &Value) -> [String; 2] {
         }
         Kind::Saga => [names(&spec["steps"], "name"), cell(spec, "deadline")],
         Kind::Mesh => [cell(spec, "trustDomain"), cell(spec, "defaultAccess")],
-        Kind::Namespace | Kind::Endpoint => [String::new(), String::new()],
+        Kind::Site => {
+            let gateways = joined(&spec["gateways"], |gateway| gateway.as_str().unwrap_or_default().to_owned());
+            [cell(spec, "trustDomain"), gateways]
+        }
+        Kind::Namespace | Kind::ServiceExport | Kind::Endpoint => [String::new(), String::new()],
     }
 }
 

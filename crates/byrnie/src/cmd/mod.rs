@@ -24,6 +24,7 @@ mod outbox;
 mod proxies;
 mod run;
 mod saga;
+mod site;
 mod stat;
 mod status;
 mod successor;
@@ -74,6 +75,7 @@ enum Command {
     Saga(saga::Args),
     Outbox(outbox::Args),
     Cert(cert::Args),
+    Site(site::Args),
     Token(token::Args),
     #[command(hide = true)]
     Child(child::Args),
@@ -110,6 +112,7 @@ fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
         Command::Explain(args) => explain::run(&args, globals),
         Command::Saga(args) => saga::run(&args, globals),
         Command::Cert(args) => cert::run(&args, globals),
+        Command::Site(args) => site::run(&args, globals),
         Command::Outbox(args) => outbox::run(&args, globals),
         Command::Token(args) => token::run(&args, globals),
         Command::Child(args) => child::run(&args),

@@ -10,7 +10,7 @@ use crate::handover::{self, Done, FORMAT, Inherited, News, Will};
 use crate::mesh::{self, Mesh};
 use crate::supervise::{self, Process, Signal, Signals};
 use anyhow::{Context, Result};
-use byrnie_base::{Instant, Rng};
+use byrnie_base::{Instant, Rng, Text};
 use byrnie_net::{machine, runtime};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Where the console listens, on loopback; the other ports are on the same address
     #[arg(long, value_name = "IP[:PORT]", default_value = "127.0.0.1:7777")]
     listen: String,
+    /// The trust domain of a new mesh, of which each that is to know the others has one of its own (mesh.local)
+    #[arg(long, value_name = "DOMAIN", value_parser = trust_domain)]
+    trust_domain: Option<String>,
     /// Refuse a busy port instead of taking the next free one
     #[arg(long)]
     strict_ports: bool,
@@ -71,6 +74,10 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> Result<Exit> {
         return Ok(Exit::Fine);
     }
     runtime::block_on(serve(args, globals, console)).context("cannot start the runtime")?
+}
+
+fn trust_domain(text: &str) -> Result<String, String> {
+    byrnie_model::identity::check_domain(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn console_address(text: &str) -> Result<SocketAddr, Failure> {
@@ -105,6 +112,7 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
         console,
         strict_ports: args.strict_ports,
         demo: args.demo,
+        trust_domain: args.trust_domain.as_deref().map(Text::from),
         workers: args.workers.map_or_else(mesh::processors, usize::from),
         transactions: Some(args.transactions.clone()).filter(|url| url != REDB),
     };

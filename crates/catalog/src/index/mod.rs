@@ -5,6 +5,7 @@
 pub(crate) mod policy;
 pub(crate) mod route;
 pub(crate) mod service;
+pub(crate) mod site;
 pub(crate) mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};

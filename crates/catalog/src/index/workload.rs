@@ -98,6 +98,7 @@ pub(crate) fn endpoint(
     Some(Endpoint {
         service: at.clone(),
         workload: place.name.clone(),
+        way: None,
         identity: workload.identity.clone(),
         address,
         ports,

@@ -69,8 +69,12 @@ fn sources_exist(catalog: &Catalog, rule: &Rule, at: &str, found: &mut Vec<Diagn
             }
             Source::Identity(identity) => {
                 let foreign = |spec: &Spec| matches!(spec, Spec::Mesh(m) if m.trust_domain != *identity.trust_domain());
-                if catalog.iter(Kind::Mesh).any(|resource| foreign(&resource.spec)) {
-                    let message = format!("\"{}\" is not the trust domain of this mesh", identity.trust_domain());
+                let known = super::site::has_domain(catalog, identity.trust_domain());
+                if !known && catalog.iter(Kind::Mesh).any(|resource| foreign(&resource.spec)) {
+                    let message = format!(
+                        "\"{}\" is neither the trust domain of this mesh nor that of a Site",
+                        identity.trust_domain()
+                    );
                     found.push(Diagnostic::error(&code::FOREIGN_DOMAIN, format!("{at}.spiffe"), message));
                 }
             }

@@ -7,6 +7,7 @@ pub(crate) mod outside;
 pub(crate) mod route;
 pub(crate) mod saga;
 pub(crate) mod service;
+pub(crate) mod site;
 pub(crate) mod slice;
 pub(crate) mod traffic;
 pub(crate) mod workload;

@@ -24,9 +24,10 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, service: &Service) -> Vec<Diag
     found
 }
 
-/// A service that only holds routes to others, or is outside, needs no workloads of its own.
+/// A service that only holds routes to others, or is outside or at another site, needs no workloads of its own.
 fn selects_nothing(catalog: &Catalog, at: &ServiceRef, service: &Service) -> Option<Diagnostic> {
-    if service.outside.is_some() || catalog.routes.of_parent(at).next().is_some() {
+    let elsewhere = catalog.sites.of(at).next().is_some();
+    if service.outside.is_some() || elsewhere || catalog.routes.of_parent(at).next().is_some() {
         return None;
     }
     if service.selector.is_empty() {

@@ -6,7 +6,9 @@ use byrnie_model::outside::Trust;
 use byrnie_model::policy::access::{Action, Mode, Source};
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::service::{PortPair, TargetPort};
-use byrnie_model::{Endpoint, Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload};
+use byrnie_model::{
+    Endpoint, Health, Identity, Key, Kind, Labels, Resource, Service, ServiceRef, Site, Spec, Workload,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -79,7 +81,7 @@ impl<'a> World<'a> {
         };
         self.all().filter(|r| r.key.kind == Kind::Mesh).for_each(&mut show);
         if node.role == Role::Gateway {
-            let open = [Kind::Service, Kind::HttpRoute, Kind::TrafficPolicy];
+            let open = [Kind::Service, Kind::HttpRoute, Kind::TrafficPolicy, Kind::Site, Kind::ServiceExport];
             let attached = |r: &&Resource| !matches!(&r.spec, Spec::Route(route) if route.parents.is_empty());
             self.all().filter(|r| open.contains(&r.key.kind)).filter(attached).for_each(&mut show);
             let all: Vec<ServiceRef> = self.services().into_iter().map(|(at, _)| at).collect();
@@ -106,6 +108,10 @@ impl<'a> World<'a> {
         let exists = |at: &ServiceRef| self.services().iter().any(|(other, _)| other == at);
         for (at, service) in self.services() {
             if self.serves(&at, service, own) {
+                self.0
+                    .get(&Key::new(Kind::ServiceExport, at.namespace.clone(), at.name.clone()))
+                    .into_iter()
+                    .for_each(|r| show(r));
                 show(&self.0[&Key::new(Kind::Service, at.namespace.clone(), at.name.clone())]);
                 let policies =
                     self.all().filter(|r| matches!(&r.spec, Spec::Access(p) if self.applies(&r.key, p, &at)));
@@ -144,12 +150,49 @@ impl<'a> World<'a> {
                 show(r);
             }
         }
+        let exported = |at: &ServiceRef| {
+            self.0.contains_key(&Key::new(Kind::ServiceExport, at.namespace.clone(), at.name.clone()))
+        };
+        let called = self.services().into_iter().any(|(at, service)| self.serves(&at, service, own) && exported(&at));
+        for (r, site) in self.sites() {
+            if called || site.services.iter().any(|import| exists(&import.service) && seen.contains(&import.service)) {
+                show(r);
+            }
+        }
         self.endpoints(&seen, &mut view);
         view
     }
 
+    fn sites(&self) -> impl Iterator<Item = (&'a Resource, &'a Site)> {
+        self.all().filter_map(|r| if let Spec::Site(site) = &r.spec { Some((r, &**site)) } else { None })
+    }
+
     fn endpoints(&self, seen: &[ServiceRef], view: &mut BTreeMap<Key, Spec>) {
         for (at, service) in self.services().into_iter().filter(|(at, _)| seen.contains(at)) {
+            for (r, site) in self.sites() {
+                for import in site.services.iter().filter(|import| import.service == at) {
+                    for (name, address, way) in site.ways(&r.key.name) {
+                        let key = Key::new(Kind::Endpoint, at.namespace.clone(), format!("{}/{name}", at.name));
+                        let pair = |port: &byrnie_model::service::ServicePort| PortPair {
+                            service: port.port,
+                            target: port.port,
+                        };
+                        let endpoint = Endpoint {
+                            service: at.clone(),
+                            workload: name,
+                            way: Some(way),
+                            identity: import.identity.clone(),
+                            address,
+                            ports: service.ports.iter().map(pair).collect(),
+                            labels: Labels::new(),
+                            locality: byrnie_model::service::Locality::default(),
+                            weight: 1,
+                            health: Health::Healthy,
+                        };
+                        view.insert(key, Spec::Endpoint(Box::new(endpoint)));
+                    }
+                }
+            }
             for (r, workload) in self.workloads().into_iter().filter(|(r, _)| self.serves(&at, service, r)) {
                 let Some(address) = workload.inbound else { continue };
                 let pair = |port: &byrnie_model::service::ServicePort| {
@@ -164,6 +207,7 @@ impl<'a> World<'a> {
                 let endpoint = Endpoint {
                     service: at.clone(),
                     workload: r.key.name.clone(),
+                    way: None,
                     identity: workload.identity.clone(),
                     address,
                     ports,

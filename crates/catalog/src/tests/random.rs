@@ -89,6 +89,17 @@ fn change() -> impl Strategy<Value = Change> {
         1 => (select(vec!["t1", "t2"]), select(&SERVICES[..])).prop_map(|(n, target)| checked(n, target)),
         3 => gone,
         2 => outward(),
+        2 => sites(),
+    ]
+}
+
+/// What concerns other meshes: sites with what they serve, and what is exported.
+fn sites() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        3 => (select(vec!["east", "north"]), some(&SERVICES), 1u8..3).prop_map(|(name, serves, gateways)| site(name, &serves, gateways)),
+        1 => select(vec!["east", "north"]).prop_map(no_site),
+        2 => select(&SERVICES[..]).prop_map(export),
+        1 => select(&SERVICES[..]).prop_map(|name| delete(Kind::ServiceExport, name)),
     ]
 }
 

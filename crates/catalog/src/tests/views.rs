@@ -235,3 +235,34 @@ fn the_exit_alone_is_told_where_slices_say_a_service_is() {
     assert_eq!(told(&catalog.delta(&"ns/web-1".into())), ["+Service/ns/db"], "the endpoint came and went");
     assert!(told(&catalog.delta(&"byrnie/out".into())).contains(&"-Service/ns/db".to_owned()));
 }
+
+#[test]
+fn another_site_is_known_to_those_who_call_it_and_those_it_calls() {
+    let mut catalog = with(&shop());
+    for name in ["web-1", "one-1"] {
+        catalog.join(format!("ns/{name}").into(), sidecar(name));
+        catalog.delta(&format!("ns/{name}").into());
+    }
+    let mut then = |change: Change| {
+        catalog.apply(&change);
+        let mut tell = |node: &str| told(&catalog.delta(&node.into()));
+        (tell("ns/web-1"), tell("ns/one-1"))
+    };
+    // The site serves `pay1`, which lies behind what `web` calls: four ways there, and whose word counts.
+    let (caller, callee) = then(site("east", &["pay1"], 1));
+    let ways = (0..4).map(|n| format!("+Endpoint/ns/pay1/east.{n}"));
+    assert_eq!(caller, std::iter::once("+Site/east".to_owned()).chain(ways).collect::<Vec<_>>());
+    assert!(callee.is_empty(), "{callee:?}");
+    // Once it may be called from there, it's told who vouches for those who call.
+    assert_eq!(then(export("pay1")), (vec![], vec!["+Site/east".to_owned(), "+ServiceExport/ns/pay1".to_owned()]));
+    // A second gateway is four more ways.
+    let (caller, callee) = then(site("east", &["pay1"], 2));
+    assert_eq!((caller.len(), callee), (5, vec!["+Site/east".to_owned()]));
+    assert_eq!(
+        then(delete(Kind::ServiceExport, "pay1")),
+        (vec![], vec!["-ServiceExport/ns/pay1".to_owned(), "-Site/east".to_owned()])
+    );
+    let (caller, _) = then(no_site("east"));
+    assert_eq!(caller.len(), 9, "{caller:?}");
+    assert!(caller.iter().all(|line| line.starts_with('-')), "{caller:?}");
+}

@@ -5,10 +5,10 @@
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::outside::BUNDLE;
 use byrnie_model::secret::{CHAIN, KEY};
-use byrnie_model::{Diagnostic, Resource, Spec, code};
-use byrnie_net::tls::Error;
+use byrnie_model::{Diagnostic, Resource, Site, Spec, code};
 use byrnie_net::tls::edge::Certificate;
 use byrnie_net::tls::outward;
+use byrnie_net::tls::{Error, Roots};
 use std::time::Duration;
 
 /// One that ends sooner is a warning, or one that has less than a quarter of its life left, whichever is later: those of
@@ -20,6 +20,7 @@ pub(super) fn judge(resource: &Resource, now: Timestamp) -> Option<Diagnostic> {
     let secret = match &resource.spec {
         Spec::Secret(secret) => secret,
         Spec::Bundle(bundle) => return roots(resource, &code::BUNDLE_ABSENT, at(BUNDLE), &bundle.pem),
+        Spec::Site(site) => return of_site(resource, site, now),
         Spec::Mesh(mesh) => {
             let place = "spec.telemetry.otlp.ca".to_owned();
             return roots(resource, &code::BAD_VALUE, place, mesh.otlp.as_ref()?.ca.as_ref()?);
@@ -46,6 +47,27 @@ pub(super) fn judge(resource: &Resource, now: Timestamp) -> Option<Diagnostic> {
             let entry = if matches!(error, Error::Malformed("key PEM" | "key")) { KEY } else { CHAIN };
             Diagnostic::error(&code::CERTIFICATE_UNFIT, at(entry), error.to_string())
         }
+    };
+    diagnostic.subject = Some(resource.key.clone());
+    Some(diagnostic)
+}
+
+/// What is wrong with the authorities of another site, or will be soon.
+fn of_site(resource: &Resource, site: &Site, now: Timestamp) -> Option<Diagnostic> {
+    let place = "spec.authorities".to_owned();
+    let mut diagnostic = match Roots::from_pem(&site.authorities, &site.trust_domain) {
+        Ok(roots) => {
+            let left = roots.not_after().as_millis().saturating_sub(now.as_millis());
+            if Duration::from_millis(left) >= WARNING {
+                return None;
+            }
+            let message = match left / 3_600_000 {
+                _ if left == 0 => format!("the authorities of {} have ended", site.trust_domain),
+                hours => format!("the last authority of {} ends in {hours} h", site.trust_domain),
+            };
+            Diagnostic::warning(&code::SITE_ENDS, place, message)
+        }
+        Err(error) => Diagnostic::error(&code::SITE_UNFIT, place, error.to_string()),
     };
     diagnostic.subject = Some(resource.key.clone());
     Some(diagnostic)

@@ -8,6 +8,7 @@ use crate::ads::Proxy;
 use crate::observe::Observer;
 use crate::state::REPORT_FRESH;
 use crate::{State, ca, history};
+use byrnie_base::Text;
 use byrnie_catalog::Catalog;
 use byrnie_model::diagnostic::nearest;
 use byrnie_model::policy::access::Action;
@@ -17,6 +18,7 @@ use byrnie_net::serve::{Request, Response};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A proxy whose certificate ends sooner is a warning: it should have been renewed at half its life.
@@ -158,10 +160,16 @@ fn warnings(console: &Console) -> Vec<Value> {
         let place = diagnostic.subject.map_or_else(String::new, |key| key.to_string());
         warn("warning", diagnostic.code, place, diagnostic.message);
     }
-    let secrets = console.state.catalog(|catalog| catalog.iter(Kind::Secret).cloned().collect::<Vec<_>>());
-    for diagnostic in secrets.iter().filter_map(|resource| super::certificate::judge(resource, now.wall)) {
+    let held = [Kind::Secret, Kind::Site];
+    let held = console
+        .state
+        .catalog(|catalog| held.into_iter().flat_map(|kind| catalog.iter(kind)).cloned().collect::<Vec<_>>());
+    for diagnostic in held.iter().filter_map(|resource| super::certificate::judge(resource, now.wall)) {
         let place = diagnostic.subject.map_or_else(String::new, |key| key.to_string());
         warn("warning", diagnostic.code, place, diagnostic.message);
+    }
+    for (code, place, message) in elsewhere(console) {
+        warn("warning", code, place, message);
     }
     console.state.observe(|observer| {
         for (name, node) in observer.nodes() {
@@ -184,6 +192,41 @@ fn warnings(console: &Console) -> Vec<Value> {
         }
     });
     out
+}
+
+/// Services that other sites serve alone, and those that can't be reached there.
+fn elsewhere(console: &Console) -> Vec<(&'static code::Code, String, String)> {
+    let ejected: Vec<(String, String)> = console.state.observe(|observer| ejections(observer));
+    console.state.catalog(|catalog| {
+        let mut out = Vec::new();
+        for resource in catalog.iter(Kind::Service) {
+            let at = ServiceRef::new(resource.key.namespace.clone(), resource.key.name.clone());
+            let mut sites: BTreeMap<&Text, (usize, usize)> = BTreeMap::new();
+            for way in catalog.ways(&at) {
+                let Spec::Endpoint(way) = &way.spec else { continue };
+                let Some(to) = &way.way else { continue };
+                let (all, out) = sites.entry(&to.site).or_default();
+                *all += 1;
+                *out += usize::from(ejected.iter().any(|(_, name)| **name == *way.workload));
+            }
+            if sites.is_empty() {
+                continue;
+            }
+            let place = resource.key.to_string();
+            for (site, _) in sites.iter().filter(|(_, (all, out))| all == out) {
+                let message = format!("{at} is not reached at site {site}");
+                out.push((&code::SITE_UNREACHED, place.clone(), message));
+            }
+            let here = |r: &Arc<Resource>| matches!(&r.spec, Spec::Endpoint(e) if e.health == Health::Healthy);
+            let Spec::Service(service) = &resource.spec else { continue };
+            if !service.selector.is_empty() && !catalog.endpoints(&at).any(here) {
+                let names: Vec<&str> = sites.keys().map(|site| site.as_str()).collect();
+                let message = format!("{at} has no healthy endpoint here; other sites serve it: {}", names.join(", "));
+                out.push((&code::ELSEWHERE, place, message));
+            }
+        }
+        out
+    })
 }
 
 /// Why a proxy isn't in sync; `None` if it is.
@@ -335,6 +378,8 @@ pub(super) fn services(console: &Console) -> Value {
                 "selector": service.selector,
                 "endpoints": endpoints,
                 "addresses": addresses(catalog, &name, service),
+                "sites": list(catalog.ways(&name), |way| way_row(way, &ejected)),
+                "exported": catalog.is_exported(&name),
                 "healthy": healthy,
                 "attached": attached(catalog, &name),
                 "revision": resource.revision,
@@ -359,6 +404,18 @@ fn endpoint_row(resource: &Resource, ejected: &[(String, String)]) -> Option<Val
         "health": health(endpoint.health),
         "ejectedBy": ejected.iter().filter(|(_, workload)| *endpoint.workload == **workload).count(),
     }))
+}
+
+/// A way to a service at another site.
+fn way_row(resource: &Resource, ejected: &[(String, String)]) -> Value {
+    let Spec::Endpoint(endpoint) = &resource.spec else { return Value::Null };
+    json!({
+        "site": endpoint.way.as_ref().map(|way| &way.site),
+        "way": endpoint.workload,
+        "gateway": endpoint.address,
+        "identity": endpoint.identity,
+        "ejectedBy": ejected.iter().filter(|(_, workload)| *endpoint.workload == **workload).count(),
+    })
 }
 
 /// Where EndpointSlices say a service is: reached by the egress.

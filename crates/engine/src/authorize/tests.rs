@@ -171,7 +171,9 @@ fn any_rule() -> impl Strategy<Value = Rule> {
 fn naive(policies: &[Arc<CompiledPolicy>], call: &Call<'_>, default: bool) -> bool {
     let fits = |policy: &CompiledPolicy| {
         policy.spec.rules.iter().any(|rule| {
-            let source = rule.sources.is_empty()
+            // What is for any source is for any of this mesh, unless it denies.
+            let foreign = call.source.is_some_and(|id| **id.trust_domain() != *"demo.local");
+            let source = rule.sources.is_empty() && (!foreign || policy.spec.action == Action::Deny)
                 || rule.sources.iter().any(|source| match (source, call.source) {
                     (_, None) => false,
                     (Source::ServiceAccount { namespace, name }, Some(id)) => {
@@ -197,6 +199,7 @@ fn naive(policies: &[Arc<CompiledPolicy>], call: &Call<'_>, default: bool) -> bo
     if enforced(Action::Deny).any(|p| fits(p)) {
         return false;
     }
+    let default = default && call.source.is_none_or(|id| **id.trust_domain() == *"demo.local");
     enforced(Action::Allow).any(|p| fits(p)) || default && !enforced(Action::Allow).any(|p| fits(p))
 }
 
@@ -221,4 +224,25 @@ proptest! {
         prop_assert_eq!(ruling.allowed, naive(&policies, &call, default));
         access.nearest(&call);
     }
+}
+
+#[test]
+fn who_is_of_another_site_has_what_names_it_and_nothing_else() {
+    let web = Identity::new("east.test", "shop", "web").unwrap();
+    let on = |policies: &[Arc<CompiledPolicy>], default: bool, sites: &[&str]| {
+        let access =
+            Access::new(policies, &"demo.local".into()).among(sites.iter().map(|site| Text::from(*site)).collect());
+        access.rule_on(&Call { source: Some(&web), port: 1, http: None }, default).allowed
+    };
+    let anybody = allow("a", vec![from(vec![])]);
+    let named = allow("b", vec![from(vec![Source::Identity(web.clone())])]);
+    let nobody = policy("c", Action::Deny, Mode::Enforce, vec![from(vec![])]);
+    let sites = ["east.test", "north.test"];
+    // Neither what is for any source, nor the mesh's default, nor the same names here.
+    let alike = allow("d", vec![from(vec![account("web"), Source::Namespace("shop".into())])]);
+    assert!(!on(&[anybody.clone(), alike], true, &sites));
+    assert!(on(std::slice::from_ref(&named), false, &sites));
+    // What denies everybody denies it too, and whose site is no more has nothing.
+    assert!(!on(&[named.clone(), nobody], false, &sites));
+    assert!(!on(&[named], false, &["north.test"]));
 }

@@ -6,7 +6,8 @@ use crate::fixtures::*;
 use crate::outlier::{Sign, note};
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::traffic::{Choice, Eject, Failover, Hash, HashOn, Nearness};
-use byrnie_model::{Endpoint, Health, Protocol};
+use byrnie_model::site::Way;
+use byrnie_model::{Endpoint, Health, Identity, Protocol};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -654,4 +655,54 @@ proptest! {
             prop_assert!(fresh.is_empty() || fresh.contains(&picked));
         }
     }
+}
+
+/// `home` endpoints here, and the ways to a site by one gateway.
+fn with_site(home: u8, policy: TrafficPolicy) -> World {
+    let mut all = some(home, |_, _| {});
+    for number in 0..4 {
+        let mut way = endpoint("s", &format!("east.{number}"), 200);
+        way.way = Some(Way { site: "east".into(), number });
+        way.identity = Identity::new("east.test", "shop", "s").unwrap();
+        all.push(way);
+    }
+    world(all, policy)
+}
+
+#[test]
+fn another_site_is_asked_once_nobody_is_left_here_and_no_more_when_somebody_is_back() {
+    let mut world = with_site(2, TrafficPolicy::default());
+    assert_eq!(spread(&mut world, 200).into_keys().collect::<Vec<_>>(), ["e0", "e1"]);
+    // One that is ill leaves the other, not the other site.
+    let mut ill = some(2, |_, e| e.health = Health::Unhealthy);
+    world.put(vec![of_endpoint(ill[0].clone())]);
+    assert_eq!(spread(&mut world, 200).into_keys().collect::<Vec<_>>(), ["e1"]);
+    world.put(vec![of_endpoint(ill[1].clone())]);
+    assert_eq!(spread(&mut world, 200).into_keys().collect::<Vec<_>>(), ["east.0", "east.1", "east.2", "east.3"]);
+    ill[1].health = Health::Healthy;
+    world.put(vec![of_endpoint(ill[1].clone())]);
+    assert_eq!(spread(&mut world, 200).into_keys().collect::<Vec<_>>(), ["e1"]);
+}
+
+#[test]
+fn the_last_try_is_made_elsewhere_and_a_site_that_asks_is_never_sent_on() {
+    let mut world = with_site(3, TrafficPolicy::default());
+    let cluster = cluster(&world);
+    let mut next = |tried: &[&str]| {
+        let was = |member: &Member| tried.contains(&&**member.name());
+        pick(&cluster, &mut world.shard, None, Past { tried: &was, ..NOTHING }, ms(0).mono).unwrap().name().to_string()
+    };
+    assert!(next(&["e0"]).starts_with('e') && !next(&["e0"]).contains('.'));
+    assert!(next(&["e0", "e1"]).starts_with("east."), "the third try");
+    let mut world = with_site(1, TrafficPolicy::default());
+    let cluster = self::cluster(&world);
+    let mut at_home = |tried: bool| {
+        let picked = pick_at_home(&cluster, &mut world.shard, Past { tried: &|_| tried, ..NOTHING }, ms(0).mono);
+        picked.map(|member| member.name().to_string())
+    };
+    assert_eq!((at_home(false).as_deref(), at_home(true)), (Some("e0"), None));
+    let mut none = with_site(0, TrafficPolicy::default());
+    let cluster = self::cluster(&none);
+    assert!(pick_at_home(&cluster, &mut none.shard, NOTHING, ms(0).mono).is_none());
+    assert!(pick(&cluster, &mut none.shard, None, NOTHING, ms(0).mono).is_some());
 }

@@ -10,8 +10,8 @@ use crate::shard::Shard;
 use byrnie_base::Instant;
 use std::sync::Arc;
 
-/// Tiers that a cluster can have: one for each nearness, and one for whoever fits none.
-pub(crate) const TIERS_MAX: usize = 4;
+/// Tiers that a cluster can have: one for each nearness, one for whoever fits none, and one for other sites.
+pub(crate) const TIERS_MAX: usize = 5;
 /// Loads are in thousandths.
 pub(crate) const WHOLE: u64 = 1000;
 

@@ -111,6 +111,7 @@ fn endpoints<'a>(
                 let one = found.entry(at).or_insert_with(|| Endpoint {
                     service: name.clone(),
                     workload: at.to_string().into(),
+                    way: None,
                     identity: node.identity.clone(),
                     address: at,
                     ports: Vec::new(),

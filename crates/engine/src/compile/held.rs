@@ -65,7 +65,7 @@ impl Compiler {
     }
 
     /// The services of which the own workload is an instance: only these have access policies joined.
-    fn touch_served(&self, dirty: &mut Dirty) {
+    pub(super) fn touch_served(&self, dirty: &mut Dirty) {
         let Some((_, labels)) = &self.held.own else { return };
         let served = self.held.services.iter().filter(|(name, service)| self.serves(name, service, labels));
         dirty.extend(served.map(|(name, _)| name.clone()));

@@ -24,7 +24,7 @@ use byrnie_model::gateway::Gateway;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::resource::{DefaultAccess, Spec};
 use byrnie_model::service::Service;
-use byrnie_model::{Delta, Endpoint, Key, Kind, Labels, Resource, Revision, ServiceRef, Workload};
+use byrnie_model::{Delta, Endpoint, Key, Kind, Labels, Resource, Revision, ServiceRef, Site, Workload};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -87,7 +87,11 @@ struct Held {
 struct AtEdge {
     gateways: BTreeMap<Key, (Revision, Arc<Gateway>)>,
     secrets: BTreeMap<Key, Arc<Secret>>,
-    /// Whether any of it, or a route on a gateway, has changed since.
+    /// Other meshes, by name.
+    sites: Arc<BTreeMap<byrnie_base::Text, Arc<Site>>>,
+    /// What they may reach.
+    exports: Arc<BTreeSet<ServiceRef>>,
+    /// Whether a gateway, a secret or a route on a gateway has changed since.
     dirty: bool,
 }
 
@@ -122,6 +126,8 @@ impl Compiler {
             clusters: Vec::new(),
             check: None,
             outside: Arc::default(),
+            sites: Arc::default(),
+            exports: Arc::default(),
             edge: Arc::default(),
             words,
             spent: Arc::default(),
@@ -174,6 +180,8 @@ impl Compiler {
             self.compile_service(service, &mut snapshot);
         }
         self.name_outside(dirty, &mut snapshot);
+        snapshot.sites = Arc::clone(&self.held.edge.sites);
+        snapshot.exports = Arc::clone(&self.held.edge.exports);
         snapshot.check = self.own_check();
         if std::mem::take(&mut self.held.edge.dirty) {
             let mut gateways: Vec<_> = self.held.edge.gateways.iter().collect();
@@ -215,6 +223,14 @@ impl Compiler {
             }
             Spec::Slice(slice) => dirty.extend(self.held.far.put(key, Some(Arc::clone(slice)))),
             Spec::Bundle(bundle) => dirty.extend(self.held.outward.put_bundle(key, Some(Arc::clone(bundle)))),
+            Spec::Site(site) => {
+                Arc::make_mut(&mut self.held.edge.sites).insert(key.name.clone(), Arc::clone(site));
+                self.touch_served(dirty);
+            }
+            Spec::Export => {
+                Arc::make_mut(&mut self.held.edge.exports).insert(service_of(key));
+                dirty.insert(service_of(key));
+            }
             Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => {}
         }
         Ok(())
@@ -240,6 +256,14 @@ impl Compiler {
             Kind::BackendTlsPolicy => dirty.extend(self.held.outward.put_policy(key, None)),
             Kind::EndpointSlice => dirty.extend(self.held.far.put(key, None)),
             Kind::ConfigMap => dirty.extend(self.held.outward.put_bundle(key, None)),
+            Kind::Site => {
+                Arc::make_mut(&mut self.held.edge.sites).remove(&key.name);
+                self.touch_served(dirty);
+            }
+            Kind::ServiceExport => {
+                Arc::make_mut(&mut self.held.edge.exports).remove(&service_of(key));
+                dirty.insert(service_of(key));
+            }
             Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Saga => {}
         }
     }
@@ -284,6 +308,11 @@ impl ClusterSlots {
 fn endpoint_key(key: &Key) -> Option<(ServiceRef, &str)> {
     let (service, workload) = key.name.split_once('/')?;
     Some((ServiceRef::new(key.namespace.clone(), service), workload))
+}
+
+/// The service of which a resource has the name.
+fn service_of(key: &Key) -> ServiceRef {
+    ServiceRef::new(key.namespace.clone(), key.name.clone())
 }
 
 /// Why an endpoint can't be used.

@@ -163,7 +163,10 @@ impl Compiler {
         let protects = |policy: &CompiledPolicy| policy.is_for(name) || wholes.iter().any(|whole| policy.is_for(whole));
         let policies: Vec<_> = self.held.policies.values().filter(|policy| protects(policy)).cloned().collect();
         let domain = self.held.mesh.as_ref().map_or_else(|| own.trust_domain(), |mesh| &mesh.trust_domain);
-        Access::new(&policies, domain)
+        // What isn't exported is for nobody else, whichever way they come.
+        let exported = self.held.edge.exports.contains(name);
+        let sites = self.held.edge.sites.values().filter(|_| exported).map(|site| site.trust_domain.clone()).collect();
+        Access::new(&policies, domain).among(sites)
     }
 
     /// How keyed requests are protected. Where the own program serves the service, a policy for the whole
@@ -243,15 +246,21 @@ impl Compiler {
         let failover = keys.filter_map(|key| self.held.traffic.get(key)?.failover.as_ref()).next();
         let (prefer, shares) = failover.map_or((&[][..], &[][..]), |policy| (&policy.prefer, &policy.shares));
         // Whoever fits no preference comes after all of them.
-        let prefer = &prefer[..prefer.len().min(TIERS_MAX - 1)];
+        let prefer = &prefer[..prefer.len().min(TIERS_MAX - 2)];
         let share =
             |tier: usize| shares.get(tier).copied().unwrap_or(if tier == 0 && shares.is_empty() { 100 } else { 0 });
         let mut tiers: Vec<Nearby> =
             (0..=prefer.len()).map(|tier| Nearby { share_percent: share(tier), members: Vec::new() }).collect();
+        // Other sites come after all that is here.
+        let mut sites = Vec::new();
         let found = self.held.far.members(name).or_else(|| self.held.endpoints.get(name));
         for member in found.into_iter().flat_map(|of| of.values()) {
             let labels = &member.endpoint.labels;
             if !choice.labels.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+                continue;
+            }
+            if member.site().is_some() {
+                sites.push(Arc::clone(member));
                 continue;
             }
             let near = |nearness: &Nearness| is_near(*nearness, &snapshot.node.locality, member.locality());
@@ -260,6 +269,9 @@ impl Compiler {
         }
         if let Some(most) = choice.most {
             tiers.iter_mut().for_each(|tier| subset(&mut tier.members, most, &snapshot.node));
+        }
+        if !sites.is_empty() {
+            tiers.push(Nearby { share_percent: 0, members: sites });
         }
         tiers
     }
@@ -282,6 +294,7 @@ impl Compiler {
             cumulative: Box::default(),
             tiers: Box::default(),
             table: hash::Table::None,
+            home: 0,
             away: 0,
             call: Arc::clone(call),
         };
@@ -348,6 +361,7 @@ fn fill(cluster: &mut Cluster, tiers: &[Nearby], port: u16) {
         cluster.cumulative = sums.collect();
     }
     cluster.table = hash::Table::new(cluster.call.balance, &members);
+    cluster.home = u32::try_from(members.iter().filter(|member| member.site().is_none()).count()).unwrap_or(u32::MAX);
     cluster.members = members.into();
     cluster.tiers = ends.into();
 }

@@ -241,6 +241,9 @@ fn only_the_coordinator_takes_back_or_confirms() {
     for op in ["compensate", "cancel", "confirm", "complete", "check"] {
         assert_eq!(said(&coordinator, op), [true; 3], "{op}");
         assert_eq!(said(&identity("bob"), op), [false; 3], "{op}");
+        // Another site's is nobody here.
+        let other = Identity::new("east.test", "byrnie", "transactions").unwrap();
+        assert_eq!(said(&other, op), [false; 3], "{op}");
     }
     // What a program passes on, and a try that its creator makes, are anybody's.
     for op in ["action", "try"] {

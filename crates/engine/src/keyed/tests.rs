@@ -423,3 +423,16 @@ fn what_was_unknown_stays_so_if_its_repetition_never_arrives() {
         assert!(matches!(effect, Effect::Settle(said, _) if said == told), "{again}: {effect:?}");
     }
 }
+
+#[test]
+fn a_request_under_a_key_never_leaves_for_another_site() {
+    let mut way = endpoint("payments", "east.0", 200);
+    way.way = Some(byrnie_model::site::Way { site: "east".into(), number: 0 });
+    let mut world = caller(0, policy(KeyMode::Optional));
+    assert_eq!(world.put(vec![of_endpoint(way)]), []);
+    let mut ask = |headers: &[(&str, &str)]| world.begin(&mut head("POST", "payments/charge", headers), ms(0)).1;
+    assert_eq!(endpoint_of(&plan(ask(&[]))), "east.0");
+    let refused = answer(ask(&[KEY]));
+    assert_eq!((refused.status, refused.reason), (503, Reason::NoEndpoint));
+    assert!(refused.detail.contains("no other site knows"), "{}", refused.detail);
+}

@@ -6,7 +6,7 @@ use super::names;
 use super::reader::Reader;
 use crate::gateway::{
     BALANCERS, Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer,
-    Selector, Wanted,
+    SITES, Selector, Wanted,
 };
 use crate::range::Range;
 use crate::{ServiceRef, code};
@@ -181,6 +181,7 @@ fn carries(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> Ca
     let carries = match said.protocol.as_str() {
         "HTTP" => Carries::Http,
         "TCP" => Carries::Tcp,
+        SITES => Carries::Sites,
         "HTTPS" => {
             if passes {
                 let message = "the TLS of a listener of protocol HTTPS ends there";
@@ -211,8 +212,9 @@ fn carries(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> Ca
     if said.tls.is_some() {
         reader.fault(&code::CONTRADICTION, of_tls, format!("a listener of protocol {name} has no tls"));
     }
-    if carries == Carries::Tcp && said.hostname.as_ref().is_some_and(|name| !name.is_empty()) {
-        let message = "connections of protocol TCP name no host";
+    let hostless = matches!(carries, Carries::Tcp | Carries::Sites);
+    if hostless && said.hostname.as_ref().is_some_and(|name| !name.is_empty()) {
+        let message = format!("a listener of protocol {name} is for no host");
         reader.fault(&code::CONTRADICTION, format!("{at}.hostname"), message);
     }
     carries

@@ -20,6 +20,7 @@ mod route;
 mod saga;
 mod secret;
 mod service;
+mod site;
 mod slice;
 mod split;
 mod traffic;
@@ -40,6 +41,7 @@ use std::collections::BTreeMap;
 pub(crate) use access::AccessSpec;
 pub(crate) use mesh::MeshSpec;
 pub(crate) use saga::SagaSpec;
+pub(crate) use site::SiteSpec;
 pub(crate) use traffic::TrafficSpec;
 pub(crate) use workload::WorkloadSpec;
 
@@ -186,7 +188,7 @@ pub fn to_json(resource: &Resource) -> Value {
         metadata.insert("labels".to_owned(), json!(resource.labels));
     }
     let spec = match &resource.spec {
-        Spec::Namespace | Spec::Slice(_) | Spec::Secret(_) | Spec::Bundle(_) => None,
+        Spec::Namespace | Spec::Export | Spec::Slice(_) | Spec::Secret(_) | Spec::Bundle(_) => None,
         Spec::Mesh(mesh) => Some(to_value(&MeshSpec::from(mesh))),
         Spec::Service(service) => Some(service::to_value(service)),
         Spec::Workload(workload) => Some(to_value(&WorkloadSpec::write(workload, &key.namespace))),
@@ -198,6 +200,7 @@ pub fn to_json(resource: &Resource) -> Value {
         Spec::Access(policy) => Some(to_value(&AccessSpec::write(policy, &key.namespace))),
         Spec::Traffic(policy) => Some(to_value(&TrafficSpec::from(&**policy))),
         Spec::Saga(saga) => Some(to_value(&SagaSpec::from(&**saga))),
+        Spec::Site(site) => Some(to_value(&SiteSpec::from(&**site))),
         Spec::Endpoint(endpoint) => Some(workload::endpoint_value(endpoint)),
     };
     let mut document = json!({"apiVersion": key.kind.api_version(), "kind": key.kind.name(), "metadata": metadata});
@@ -282,6 +285,8 @@ fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
         Kind::Secret => secret::read(reader).map(|secret| Spec::Secret(secret.into())),
         Kind::ConfigMap => outside::bundle(reader).map(|bundle| Spec::Bundle(bundle.into())),
         Kind::BackendTlsPolicy => outside::read(reader).map(|policy| Spec::BackendTls(policy.into())),
+        Kind::Site => site::read(reader).map(|site| Spec::Site(site.into())),
+        Kind::ServiceExport => site::export(reader),
         Kind::Endpoint => None,
     }?;
     Some(Resource {

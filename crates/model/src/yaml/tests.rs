@@ -11,6 +11,7 @@ mod bad_slice;
 mod good;
 mod integers;
 mod random;
+mod site;
 mod telemetry;
 
 use super::*;

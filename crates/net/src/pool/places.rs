@@ -19,6 +19,8 @@ pub struct Key {
     /// Which of our own credentials were shown; raised when they are renewed. For what isn't a mesh hop, which check a
     /// host outside has passed; 0 for none.
     pub generation: u64,
+    /// Tells several connections to one place apart that aren't the same to who asks: 0 where that plays no part.
+    pub way: u8,
     /// What is spoken on it.
     pub speaks: Speaks,
 }
@@ -32,6 +34,8 @@ pub struct Asked<'a> {
     pub hop: Option<(&'a Identity, &'a str)>,
     /// Which of our own credentials are shown, or which check a host outside has to pass.
     pub generation: u64,
+    /// Which of several connections to one place is wanted.
+    pub way: u8,
     /// What is spoken on it.
     pub speaks: Speaks,
 }
@@ -49,18 +53,18 @@ pub enum Speaks {
 
 impl Key {
     fn asked(&self) -> Asked<'_> {
-        let Self { address, hop, generation, speaks } = self;
+        let Self { address, hop, generation, way, speaks } = self;
         let hop = hop.as_ref().map(|(identity, name)| (identity, name.as_str()));
-        Asked { address: *address, hop, generation: *generation, speaks: *speaks }
+        Asked { address: *address, hop, generation: *generation, way: *way, speaks: *speaks }
     }
 }
 
 impl Asked<'_> {
     /// The key, to be kept.
     pub fn key(&self) -> Rc<Key> {
-        let Self { address, hop, generation, speaks } = *self;
+        let Self { address, hop, generation, way, speaks } = *self;
         let hop = hop.map(|(identity, name)| (identity.clone(), name.into()));
-        Rc::new(Key { address, hop, generation, speaks })
+        Rc::new(Key { address, hop, generation, way, speaks })
     }
 }
 

@@ -15,7 +15,7 @@ async fn pooled() -> (Pool, Asked<'static>, io::TcpStream) {
     let address = listener.local_addr();
     let stream = io::connect(address, Duration::from_secs(1)).await.unwrap();
     let (other, _) = listener.accept().await;
-    let key = Asked { address, hop: None, generation: 0, speaks: Speaks::Http1 };
+    let key = Asked { address, hop: None, generation: 0, way: 0, speaks: Speaks::Http1 };
     let conn = Box::new(Conn::new(stream.into(), Vec::new(), Limits::default()));
     let mut pool = Pool::default();
     pool.give(conn, Lease { key: key.key(), reused: false, not_after: None }, runtime::now().mono);

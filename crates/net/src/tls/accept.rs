@@ -3,7 +3,7 @@
 //! socket; they get a stream and the proven peer, or a reason. It never reads beyond the handshake.
 
 use super::verify::{Verifier, read_verified};
-use super::{Credentials, Error, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, TURN};
+use super::{Credentials, Error, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, Roots, TURN};
 use crate::io::{Stream, TcpStream, Tls};
 use crate::socket::Socket;
 use byrnie_base::Text;
@@ -42,7 +42,15 @@ impl ServerTls {
 /// # Errors
 /// If the key can't be used.
 pub fn server(credentials: &Credentials, alpn: &[&[u8]]) -> Result<ServerTls, Error> {
-    server_with(credentials, alpn, true)
+    server_with(credentials, alpn, (true, &[]))
+}
+
+/// As [`server`], and also accepts peers of the trust domains that `foreign` roots vouch for, each for its own.
+///
+/// # Errors
+/// If the key can't be used.
+pub fn server_among(credentials: &Credentials, foreign: &[Roots], alpn: &[&[u8]]) -> Result<ServerTls, Error> {
+    server_with(credentials, alpn, (true, foreign))
 }
 
 /// As [`server`], but a peer may show no certificate at all: then its [`Peer::identity`] is `None`. For the
@@ -51,11 +59,16 @@ pub fn server(credentials: &Credentials, alpn: &[&[u8]]) -> Result<ServerTls, Er
 /// # Errors
 /// If the key can't be used.
 pub fn server_optional_client(credentials: &Credentials, alpn: &[&[u8]]) -> Result<ServerTls, Error> {
-    server_with(credentials, alpn, false)
+    server_with(credentials, alpn, (false, &[]))
 }
 
-fn server_with(credentials: &Credentials, alpn: &[&[u8]], mandatory: bool) -> Result<ServerTls, Error> {
-    let verifier = Verifier { roots: credentials.roots().clone(), expected: None, mandatory };
+fn server_with(
+    credentials: &Credentials,
+    alpn: &[&[u8]],
+    (mandatory, foreign): (bool, &[Roots]),
+) -> Result<ServerTls, Error> {
+    let (roots, foreign) = (credentials.roots().clone(), foreign.into());
+    let verifier = Verifier { roots, foreign, expected: None, mandatory };
     let shown = rustls::sign::CertifiedKey::new(credentials.chain.clone(), credentials.key().signing()?);
     let mut config = ServerConfig::builder_with_provider(super::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])

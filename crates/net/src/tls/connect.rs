@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 pub struct ClientTls {
     shown: Option<Arc<rustls::sign::CertifiedKey>>,
     pub(super) roots: Roots,
+    foreign: Arc<[Roots]>,
 }
 
 impl ClientTls {
@@ -28,18 +29,26 @@ impl ClientTls {
     }
 }
 
+/// Opens connections as `credentials`, to peers of the same trust domain and to those of the domains that `foreign` roots vouch for.
+///
+/// # Errors
+/// If the key can't be used.
+pub fn client_among(credentials: &Credentials, foreign: &[Roots]) -> Result<ClientTls, Error> {
+    Ok(ClientTls { foreign: foreign.into(), ..client(credentials)? })
+}
+
 /// Opens connections as `credentials`.
 ///
 /// # Errors
 /// If the key can't be used.
 pub fn client(credentials: &Credentials) -> Result<ClientTls, Error> {
     let shown = rustls::sign::CertifiedKey::new(credentials.chain.clone(), credentials.key().signing()?);
-    Ok(ClientTls { shown: Some(Arc::new(shown)), roots: credentials.roots().clone() })
+    Ok(ClientTls { shown: Some(Arc::new(shown)), roots: credentials.roots().clone(), foreign: Arc::default() })
 }
 
 /// Opens connections as nobody, for one who has only the roots yet and asks for a first certificate.
 pub fn client_without_certificate(roots: &Roots) -> ClientTls {
-    ClientTls { shown: None, roots: roots.clone() }
+    ClientTls { shown: None, roots: roots.clone(), foreign: Arc::default() }
 }
 
 /// Carries out the handshake on a connected socket, within [`HANDSHAKE_TIMEOUT`]: the peer must prove to be
@@ -73,7 +82,8 @@ pub async fn connect(
 /// One configuration per connection: the expected identity is part of the verifier, so that it can't be
 /// mixed up between connections that share anything.
 fn config(tls: &ClientTls, expected: &Identity, alpn: &[&[u8]]) -> Result<ClientConfig, Error> {
-    let verifier = Verifier { roots: tls.roots.clone(), expected: Some(expected.clone()), mandatory: true };
+    let (roots, foreign) = (tls.roots.clone(), Arc::clone(&tls.foreign));
+    let verifier = Verifier { roots, foreign, expected: Some(expected.clone()), mandatory: true };
     let builder = ClientConfig::builder_with_provider(super::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(Error::Handshake)?

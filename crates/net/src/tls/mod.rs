@@ -18,8 +18,8 @@ pub mod secret;
 pub(crate) mod session;
 mod verify;
 
-pub use accept::{ServerTls, accept, server, server_optional_client};
-pub use connect::{ClientTls, client, client_without_certificate, connect};
+pub use accept::{ServerTls, accept, server, server_among, server_optional_client};
+pub use connect::{ClientTls, client, client_among, client_without_certificate, connect};
 pub use keys::{Key, Outlives, csr};
 pub use seal::Seal;
 pub use verify::{CHAIN_CERTIFICATES_MAX, Expected, Refusal, Usage, verify};
@@ -197,6 +197,11 @@ impl Roots {
     /// The domain whose identities these roots vouch for.
     pub const fn trust_domain(&self) -> &Text {
         &self.trust_domain
+    }
+
+    /// When the last of them ends.
+    pub fn not_after(&self) -> Timestamp {
+        self.anchors.not_after.iter().copied().max().unwrap_or_default()
     }
 
     /// The bundle's text.

@@ -390,3 +390,39 @@ fn callers_that_stall_keep_nobody_else_waiting() {
     })
     .unwrap();
 }
+
+#[test]
+fn authorities_of_other_domains_vouch_for_their_own_and_for_nobody_else() {
+    block_on(async {
+        let of = |domain: &str, account: &str| Identity::new(domain, "default", account).unwrap();
+        let (home, far) =
+            (Authority::create("west.test", now()).unwrap(), Authority::create("east.test", now()).unwrap());
+        let (web, pay) = (of("west.test", "web"), of("east.test", "pay"));
+        let (near, away) = (credentials(&home, &web, HOUR), credentials(&far, &pay, HOUR));
+        let (west, east) = (home.roots().unwrap(), far.roots().unwrap());
+        let alpn: &[&[u8]] = &[ALPN_HOP];
+        let among = |credentials, foreign: &[Roots]| {
+            (server_among(credentials, foreign, alpn).unwrap(), client_among(credentials, foreign).unwrap())
+        };
+        let (_, caller) = among(&near, std::slice::from_ref(&east));
+        let (callee, _) = among(&away, std::slice::from_ref(&west));
+        let (accepted, opened) = shake(&callee, &caller, &pay, alpn).await;
+        assert_eq!(accepted.unwrap().1.identity, Some(web.clone()));
+        assert_eq!(opened.unwrap().1.identity, Some(pay.clone()));
+        // The same names in the own domain are somebody else.
+        let (_, opened) = shake(&callee, &caller, &of("west.test", "pay"), alpn).await;
+        assert!(matches!(opened.unwrap_err().refusal(), Some(Refusal::Identity { .. } | Refusal::UnknownIssuer)));
+        // Nobody is believed of whom nobody was told; nor is one whose authority was replaced.
+        let (unaware, _) = among(&away, &[]);
+        let (accepted, _) = shake(&unaware, &caller, &pay, alpn).await;
+        assert!(accepted.unwrap_err().refusal().is_some());
+        let renewed = Authority::create("west.test", now()).unwrap().roots().unwrap();
+        let (moved, _) = among(&away, std::slice::from_ref(&renewed));
+        let (accepted, _) = shake(&moved, &caller, &pay, alpn).await;
+        assert_eq!(accepted.unwrap_err().refusal(), Some(&Refusal::UnknownIssuer));
+        callee.renew(&moved);
+        let (accepted, _) = shake(&callee, &caller, &pay, alpn).await;
+        assert_eq!(accepted.unwrap_err().refusal(), Some(&Refusal::UnknownIssuer));
+    })
+    .unwrap();
+}

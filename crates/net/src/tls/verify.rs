@@ -414,11 +414,23 @@ fn into_tls(refusal: Refusal) -> rustls::Error {
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) roots: Roots,
+    /// Those of other trust domains, each of which vouches for its own identities alone.
+    pub(super) foreign: Arc<[Roots]>,
     pub(super) expected: Option<Identity>,
     pub(super) mandatory: bool,
 }
 
 impl Verifier {
+    /// Whose word counts for the identity that a leaf claims. An own one is vouched for by the own roots alone, and so is
+    /// what isn't read, which then is refused.
+    fn vouching(&self, leaf: &CertificateDer<'_>) -> Vec<&Roots> {
+        let claimed =
+            (!self.foreign.is_empty()).then(|| parse(leaf).and_then(|leaf| identity_of(&leaf)).ok()).flatten();
+        let domain = claimed.as_ref().map(Identity::trust_domain).filter(|domain| *domain != self.roots.trust_domain());
+        let foreign: Vec<&Roots> = self.foreign.iter().filter(|roots| Some(roots.trust_domain()) == domain).collect();
+        if foreign.is_empty() { vec![&self.roots] } else { foreign }
+    }
+
     fn check(
         &self,
         leaf: &CertificateDer<'_>,
@@ -432,7 +444,14 @@ impl Verifier {
         let chain: Vec<_> = std::iter::once(leaf).chain(issuers).cloned().collect();
         let expected = self.expected.as_ref().map_or(Expected::AnyOfDomain, Expected::Identity);
         let now = Timestamp::from_millis(now.as_secs().saturating_mul(1000));
-        verify(&chain, &self.roots, usage, expected, now).map(|_| ()).map_err(into_tls)
+        let mut last = None;
+        for roots in self.vouching(leaf) {
+            match verify(&chain, roots, usage, expected, now) {
+                Ok(_) => return Ok(()),
+                Err(refusal) => last = Some(refusal),
+            }
+        }
+        Err(into_tls(last.unwrap_or(Refusal::UnknownIssuer)))
     }
 }
 

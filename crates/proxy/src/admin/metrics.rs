@@ -192,6 +192,7 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("byrnie_accepted_total", "Connections accepted.", |counts| &counts.accepted),
     ("byrnie_handshakes_failed_total", "Inbound handshakes that failed.", |counts| &counts.handshakes_failed),
     ("byrnie_ejections_total", "Endpoints left out for a while.", |counts| &counts.ejections),
+    ("byrnie_site_tries_total", "Tries sent to other sites.", |counts| &counts.elsewhere),
     ("byrnie_copies_dropped_total", "Mirrored requests not sent for want of room.", |counts| &counts.dropped.copies),
     ("byrnie_log_lines_dropped_total", "Access-log lines lost for want of room.", |counts| &counts.dropped.lines),
     ("byrnie_accept_pauses_total", "Times that no connection was accepted for want of a resource.", |counts| {
@@ -218,7 +219,11 @@ fn configuration(state: &State, out: &mut String) {
     let mut lines = BTreeMap::new();
     for cluster in in_force.snapshot.clusters() {
         let destination = Escaped(&cluster.service().to_string()).to_string();
-        lines.insert((destination.clone(), "healthy"), cluster.members().len());
+        let elsewhere = cluster.members().len() - cluster.at_home().len();
+        if elsewhere > 0 {
+            lines.insert((destination.clone(), "elsewhere"), elsewhere);
+        }
+        lines.insert((destination.clone(), "healthy"), cluster.at_home().len());
         lines.insert((destination, "away"), cluster.away() as usize);
     }
     let mut limits = BTreeMap::new();

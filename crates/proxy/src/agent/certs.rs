@@ -6,7 +6,6 @@ use super::link::{Backoff, Link};
 use super::publish::Publisher;
 use crate::config::{Config, Control, Tokens};
 use crate::error::Error;
-use crate::keys::Keys;
 use byrnie_base::{Rng, Timestamp};
 use byrnie_model::Identity;
 use byrnie_net::grpc::{Channel, Code, Status};
@@ -184,10 +183,10 @@ async fn once(renewal: &Renewal, link: &Link, publisher: &Publisher) -> Result<(
     if let Err(error) = save(&renewal.path, &credentials) {
         tracing::warn!(%error, "renewed certificate can't be kept; it's used all the same");
     }
-    let keys = Keys::new(&credentials, publisher.generation() + 1).map_err(|error| error.to_string())?;
+    let credentials = Arc::new(credentials);
+    publisher.renew(Arc::clone(&credentials)).map_err(|error| error.to_string())?;
     tracing::info!(not_after = credentials.not_after().as_secs(), "certificate renewed");
-    link.renew(Arc::new(credentials)).await;
-    publisher.keys(keys);
+    link.renew(credentials).await;
     Ok(())
 }
 

@@ -13,7 +13,6 @@ use super::registry::Joining;
 use super::{Asked, Own, State, ads, probe, quota, registry, report};
 use crate::config::{Address, Config, Control};
 use crate::error::Error;
-use crate::keys::Keys;
 use crate::running::Goodbye;
 use crate::worker::InForce;
 use byrnie_base::Rng;
@@ -137,9 +136,8 @@ pub(super) async fn begin(
     let left = || patience.saturating_sub(runtime::now().mono.since(began));
     let unreachable = |cause: &str| Error::Unreachable { address: control.address.now(), cause: cause.to_owned() };
     let credentials = Arc::new(certs::first(config, control, &roots).await?);
-    let keys = Arc::new(Keys::new(&credentials, 0)?);
+    let (publisher, mut first) = Publisher::new(Arc::clone(&credentials))?;
     let link = Rc::new(Link::new(control, credentials));
-    let (publisher, mut first) = Publisher::new(keys);
     let publisher = Rc::new(publisher);
     let (tell_health, health) = watch::channel(Health::default());
     let registered = match registry::join(config, own, &link, (health, goodbye, state.handing()), stop) {

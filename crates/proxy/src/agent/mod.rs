@@ -27,7 +27,7 @@ use self::ledger::Inquiries;
 use self::quota::Quotas;
 use crate::config::{Config, Source};
 use crate::error::Error;
-use crate::keys::Keys;
+use crate::keys::{self, Keys};
 use crate::running::Goodbye;
 use crate::worker::InForce;
 use byrnie_base::mailbox::Receiver;
@@ -118,7 +118,15 @@ pub(crate) async fn begin(
     let (in_force, registered) = match &config.source {
         Source::Given { snapshots, credentials } => {
             runtime::spawn_local("records", report::keep_only(records, Arc::clone(&state)));
-            (given(snapshots.clone(), Keys::new(credentials, 0)?, &state, stop), None)
+            (
+                given(
+                    snapshots.clone(),
+                    Keys::new(credentials, &keys::of_sites(&snapshots.borrow(), credentials.trust_domain()), 0)?,
+                    &state,
+                    stop,
+                ),
+                None,
+            )
         }
         Source::Control(control) => {
             link::begin(config, control, (own, kept), Arc::clone(&state), (records, goodbye, asked), stop).await?

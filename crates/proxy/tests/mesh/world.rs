@@ -264,6 +264,7 @@ pub(crate) fn endpoint_of(name: &str, at: usize, address: SocketAddr) -> Resourc
     let endpoint = Endpoint {
         service: service(name),
         workload: workload.as_str().into(),
+        way: None,
         identity: identity(name),
         address,
         ports: vec![PortPair { service: 80, target: 1 }],

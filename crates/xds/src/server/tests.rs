@@ -32,6 +32,7 @@ fn endpoint(service: &str, workload: &str, revision: u64) -> Arc<Resource> {
     let spec = Endpoint {
         service: ServiceRef::new("default", service),
         workload: workload.into(),
+        way: None,
         identity: Identity::new("mesh.local", "default", service).unwrap(),
         address: "127.0.0.1:7781".parse().unwrap(),
         ports: vec![PortPair { service: 80, target: 8080 }],

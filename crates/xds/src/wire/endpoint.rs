@@ -6,6 +6,7 @@ use super::check::{self, PORTS_MAX, invalid, labels, labels_out, message, missin
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_model::service::{Endpoint, PortPair};
+use byrnie_model::site::{WAYS, Way};
 use byrnie_model::{Key, Labels, Spec};
 
 pub(super) fn encode(endpoint: &Endpoint, _labels: &Labels) -> Bytes {
@@ -20,6 +21,7 @@ pub(super) fn encode(endpoint: &Endpoint, _labels: &Labels) -> Bytes {
         locality: check::locality_out(&endpoint.locality),
         weight: endpoint.weight,
         health: check::health_out(endpoint.health),
+        way: endpoint.way.as_ref().map(|way| pb::Way { site: way.site.to_string(), number: way.number.into() }),
     };
     message.encode_to_vec().into()
 }
@@ -41,6 +43,7 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<(Spec, Labels), Error> {
     let spec = Endpoint {
         service,
         workload,
+        way: endpoint.way.map(way).transpose()?,
         identity: check::identity("identity", &endpoint.identity)?,
         address: check::address("address", &endpoint.address.ok_or_else(|| missing("address"))?)?,
         ports: check::list("ports", PORTS_MAX, endpoint.ports, pair)?,
@@ -50,4 +53,9 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         health: check::health(endpoint.health)?,
     };
     Ok((Spec::Endpoint(Box::new(spec)), Labels::new()))
+}
+
+fn way(way: pb::Way) -> Result<Way, Error> {
+    let number = u8::try_from(way.number).ok().filter(|number| *number < WAYS).ok_or_else(|| invalid("way.number"))?;
+    Ok(Way { site: check::name("way.site", &way.site)?, number })
 }

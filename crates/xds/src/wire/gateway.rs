@@ -79,6 +79,7 @@ const fn carries_out(carries: &Carries) -> pb::Carries {
         Carries::Tcp => pb::Carries::Tcp,
         Carries::Tls(_) => pb::Carries::Tls,
         Carries::Passthrough => pb::Carries::Passthrough,
+        Carries::Sites => pb::Carries::Sites,
     }
 }
 
@@ -93,6 +94,7 @@ fn carries(number: i32, certificates: Vec<CertificateRef>) -> Result<Carries, Er
         pb::Carries::Tcp => Carries::Tcp,
         pb::Carries::Tls => Carries::Tls(certificates),
         pb::Carries::Passthrough => Carries::Passthrough,
+        pb::Carries::Sites => Carries::Sites,
     })
 }
 

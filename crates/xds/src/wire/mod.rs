@@ -16,6 +16,7 @@ mod policy;
 mod route;
 mod secret;
 mod service;
+mod site;
 mod slice;
 mod workload;
 
@@ -81,6 +82,8 @@ pub fn encode(resource: &Resource) -> Bytes {
         Spec::Workload(spec) => workload::encode(spec, labels),
         Spec::Endpoint(spec) => endpoint::encode(spec, labels),
         Spec::Slice(spec) => slice::encode(spec, labels),
+        Spec::Site(spec) => site::encode(spec, labels),
+        Spec::Export => site::encode_export(labels),
         Spec::Secret(spec) => secret::encode(spec, labels),
         Spec::Bundle(spec) => outside::encode_bundle(spec, labels),
         Spec::BackendTls(spec) => outside::encode(spec, resource.created, labels),
@@ -121,6 +124,8 @@ pub fn decode(key: Key, revision: Revision, bytes: &[u8]) -> Result<Resource, Er
             return Ok(Resource { key, revision, created, labels, origin: None, spec });
         }
         Kind::EndpointSlice => slice::decode(bytes)?,
+        Kind::Site => site::decode(bytes)?,
+        Kind::ServiceExport => site::decode_export(bytes)?,
         Kind::Secret => secret::decode(bytes)?,
         Kind::ConfigMap => outside::decode_bundle(bytes)?,
         Kind::AccessPolicy => policy::decode_access(bytes)?,

@@ -18,6 +18,7 @@ use byrnie_model::range::Range;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::route::*;
 use byrnie_model::service::{Endpoint, Locality, PortPair, Service, ServicePort, TargetPort};
+use byrnie_model::site::{Import, Site, WAYS, Way};
 use byrnie_model::slice::{Address, Slice, SlicePort};
 use byrnie_model::telemetry::{self, Otlp, Share};
 use byrnie_model::workload::{Workload, WorkloadPort};
@@ -120,10 +121,12 @@ fn workload() -> impl Strategy<Value = Spec> {
 
 fn endpoint() -> impl Strategy<Value = Spec> {
     let pair = (1_u16.., 1_u16..).prop_map(|(service, target)| PortPair { service, target });
-    let names = (service_ref(), name(), identity());
+    let way = of((name(), 0..WAYS).prop_map(|(site, number)| Way { site, number }));
+    let names = (service_ref(), (name(), way), identity());
     (names, address(), vec(pair, 0..4), labels(), locality(), 1_u32.., health()).prop_map(
-        |((service, workload, identity), address, ports, labels, locality, weight, health)| {
-            let endpoint = Endpoint { service, workload, identity, address, ports, labels, locality, weight, health };
+        |((service, (workload, way), identity), address, ports, labels, locality, weight, health)| {
+            let endpoint =
+                Endpoint { service, workload, way, identity, address, ports, labels, locality, weight, health };
             Spec::Endpoint(Box::new(endpoint))
         },
     )
@@ -418,6 +421,19 @@ fn slice() -> impl Strategy<Value = Spec> {
         .prop_map(|(service, ports, endpoints)| Spec::Slice(Arc::new(Slice { service, ports, endpoints })))
 }
 
+fn site() -> impl Strategy<Value = Spec> {
+    let import = (service_ref(), name()).prop_map(|(service, account)| Import {
+        service,
+        identity: Identity::new("far.test", "ns", &account).unwrap(),
+    });
+    (text("[A-Z \n]{1,9}"), vec(address(), 0..3), vec(import, 0..2)).prop_map(
+        |(authorities, gateways, mut services)| {
+            services.dedup_by(|a, b| a.service == b.service);
+            Spec::Site(Site { trust_domain: "far.test".into(), authorities, gateways, services }.into())
+        },
+    )
+}
+
 fn kind_of(spec: &Spec, age: u64) -> Kind {
     match spec {
         Spec::Service(_) => Kind::Service,
@@ -427,6 +443,7 @@ fn kind_of(spec: &Spec, age: u64) -> Kind {
         Spec::Gateway(_) => Kind::GATEWAYS[usize::try_from(age % 2).unwrap()],
         Spec::Secret(_) => Kind::Secret,
         Spec::Slice(_) => Kind::EndpointSlice,
+        Spec::Export => Kind::ServiceExport,
         Spec::Bundle(_) => Kind::ConfigMap,
         Spec::BackendTls(_) => Kind::BackendTlsPolicy,
         Spec::Route(_) => Kind::ROUTES[usize::try_from(age % 4).unwrap()],
@@ -492,6 +509,8 @@ fn resource() -> impl Strategy<Value = Resource> {
         secret().boxed(),
         bundle().boxed(),
         slice().boxed(),
+        site().boxed(),
+        Just(Spec::Export).boxed(),
         backend_tls().boxed(),
         access(),
         traffic().boxed(),
@@ -505,6 +524,7 @@ fn resource() -> impl Strategy<Value = Resource> {
                 (Key::new(Kind::Endpoint, endpoint.service.namespace.clone(), name), Labels::new())
             }
             Spec::Mesh(_) => (Key::new(Kind::Mesh, "", name), labels),
+            Spec::Site(_) => (Key::new(Kind::Site, "", name), labels),
             other => (Key::new(kind_of(other, age), namespace, name), labels),
         };
         let created = Revision(if key.kind.is_route() || key.kind.is_gateway() { age } else { 0 });
@@ -591,6 +611,18 @@ fn what_the_model_forbids_is_not_decoded() {
     check(Kind::AccessPolicy, &unknown_source, "rules[].sources[] is missing");
     check(Kind::TrafficPolicy, &pb::TrafficPolicy::default(), "targetRefs is missing");
     check(Kind::HttpRoute, &pb::Route::default(), "parentRefs is missing");
+    check(Kind::Site, &pb::Site::default(), "trustDomain is invalid");
+    let site = |identity: &str| pb::Site {
+        trust_domain: "far.test".into(),
+        authorities: "PEM".into(),
+        services: vec![pb::Import {
+            service: Some(pb::ServiceRef { namespace: "a".into(), name: "b".into() }),
+            identity: identity.into(),
+        }],
+        ..Default::default()
+    };
+    // A site speaks for nobody but its own.
+    check(Kind::Site, &site("spiffe://demo.local/ns/a/sa/b"), "services[].identity is invalid");
     let foreign = pb::Endpoint {
         service: Some(pb::ServiceRef { namespace: "default".into(), name: "other".into() }),
         workload: "b".into(),

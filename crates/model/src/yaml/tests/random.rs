@@ -24,6 +24,7 @@ use crate::route::{
 };
 use crate::secret::{Private, Secret};
 use crate::service::{Health, Locality, Service, ServicePort, TargetPort};
+use crate::site::{Import, Site};
 use crate::slice::{Address, SERVICE_LABEL, Slice, SlicePort};
 use crate::workload::{Workload, WorkloadPort};
 use crate::{Identity, Labels, Protocol, ServiceRef};
@@ -31,6 +32,7 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +93,18 @@ fn backend_tls() -> impl Strategy<Value = BackendTls> {
             BackendTls { targets: targets.collect(), hostname, names, trust }
         },
     )
+}
+
+fn site(account: &str, gateway: SocketAddr) -> Spec {
+    let service = ServiceRef::new("ns", account);
+    let identity = Identity::new("far.test", "ns", account).unwrap();
+    let reached = !gateway.ip().is_unspecified() && !gateway.ip().is_multicast() && gateway.port() != 0;
+    let gateway = if reached { gateway } else { SocketAddr::from(([192, 0, 2, 1], 7790)) };
+    // Zones of IPv6 mean something on one machine only.
+    let gateway = SocketAddr::new(gateway.ip(), gateway.port());
+    let authorities = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".into();
+    let services = vec![Import { service, identity }];
+    Spec::Site(Site { trust_domain: "far.test".into(), authorities, gateways: vec![gateway], services }.into())
 }
 
 fn slice() -> impl Strategy<Value = Slice> {
@@ -686,6 +700,8 @@ fn resource() -> impl Strategy<Value = Resource> {
             (Kind::Service, Spec::Service(service))
         }),
         slice().prop_map(|slice| (Kind::EndpointSlice, Spec::Slice(slice.into()))),
+        (label(), any::<SocketAddr>()).prop_map(|(account, gateway)| (Kind::Site, site(&account, gateway))),
+        Just((Kind::ServiceExport, Spec::Export)),
         backend_tls().prop_map(|policy| (Kind::BackendTlsPolicy, Spec::BackendTls(policy.into()))),
         "[ -~\n]{0,40}".prop_map(|text| (Kind::ConfigMap, Spec::Bundle(bundle(&text).into()))),
         "[ -~\n]{0,40}".prop_map(|text| (Kind::Secret, Spec::Secret(secret(&text).into()))),

@@ -542,3 +542,26 @@ fn no_more_chains_are_remembered_than_the_limit_and_none_that_was_refused() {
     let long = [CertificateDer::from(vec![0; 9 * 1024])];
     assert!(Fingerprint::of(&long, &world.roots, Usage::Client).is_none(), "hashed for nothing");
 }
+
+#[test]
+fn each_authority_vouches_for_its_own_domain_alone() {
+    let (home, far) = (ca("home", None, |_| {}), ca("far", None, |_| {}));
+    let pem = |ca: &Ca| crate::tls::keys::pem("CERTIFICATE", &ca.der);
+    let roots = |ca: &Ca, domain: &str| Roots::from_pem(&pem(ca), domain).unwrap();
+    let foreign: Arc<[Roots]> = [roots(&far, "far.test")].into();
+    let verifier = Verifier { roots: roots(&home, "mesh.local"), foreign, expected: None, mandatory: true };
+    let key = KeyPair::generate().unwrap();
+    let of = |domain: &str| format!("spiffe://{domain}/ns/default/sa/web");
+    let check = |issuer: &Ca, domain: &str| {
+        let leaf = leaf_for(issuer, &key, |params| params.subject_alt_names = vec![uri(&of(domain))]);
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
+        verifier.check(&leaf, &[], Usage::Client, now).map_err(|error| refusal_of(&error).unwrap().label())
+    };
+    assert_eq!(check(&home, "mesh.local"), Ok(()));
+    assert_eq!(check(&far, "far.test"), Ok(()));
+    // Neither speaks for the other, nor for a third.
+    assert_eq!(check(&far, "mesh.local"), Err("unknown_issuer"));
+    assert_eq!(check(&home, "far.test"), Err("unknown_issuer"));
+    assert_eq!(check(&far, "third.test"), Err("unknown_issuer"));
+    assert_eq!(check(&home, "third.test"), Err("trust_domain"));
+}

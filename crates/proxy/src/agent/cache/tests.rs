@@ -35,6 +35,7 @@ fn endpoint(port: u16, revision: u64) -> Arc<Resource> {
     let endpoint = Endpoint {
         service: ServiceRef::new("default", "web"),
         workload: "web-1".into(),
+        way: None,
         identity: Identity::new("mesh.local", "default", "web").unwrap(),
         address: ([127, 0, 0, 1], port).into(),
         ports: vec![byrnie_model::service::PortPair { service: 80, target: 8080 }],

@@ -197,6 +197,15 @@ pub struct Endpoint {
     pub weight: u32,
     #[prost(enumeration = "Health", tag = "9")]
     pub health: i32,
+    #[prost(message, optional, tag = "10")]
+    pub way: ::core::option::Option<Way>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Way {
+    #[prost(string, tag = "1")]
+    pub site: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub number: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PortPair {
@@ -545,6 +554,37 @@ pub struct TlsTarget {
     pub service: ::core::option::Option<ServiceRef>,
     #[prost(string, optional, tag = "2")]
     pub section: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Site {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, tag = "2")]
+    pub trust_domain: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub authorities: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "4")]
+    pub gateways: ::prost::alloc::vec::Vec<SocketAddress>,
+    #[prost(message, repeated, tag = "5")]
+    pub services: ::prost::alloc::vec::Vec<Import>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Import {
+    #[prost(message, optional, tag = "1")]
+    pub service: ::core::option::Option<ServiceRef>,
+    #[prost(string, tag = "2")]
+    pub identity: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ServiceExport {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Bundle {
@@ -1095,6 +1135,7 @@ pub enum Carries {
     Tcp = 2,
     Tls = 3,
     Passthrough = 4,
+    Sites = 5,
 }
 impl Carries {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1108,6 +1149,7 @@ impl Carries {
             Self::Tcp => "CARRIES_TCP",
             Self::Tls => "CARRIES_TLS",
             Self::Passthrough => "CARRIES_PASSTHROUGH",
+            Self::Sites => "CARRIES_SITES",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1118,6 +1160,7 @@ impl Carries {
             "CARRIES_TCP" => Some(Self::Tcp),
             "CARRIES_TLS" => Some(Self::Tls),
             "CARRIES_PASSTHROUGH" => Some(Self::Passthrough),
+            "CARRIES_SITES" => Some(Self::Sites),
             _ => None,
         }
     }

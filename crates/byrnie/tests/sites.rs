@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Two meshes, each with a control plane and authorities of its own, that fail over to each other through gateways.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod mesh;
+
+use mesh::{Mesh, Program, file, free_port, until};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// What a mesh needs to let others in to `orders`, by a gateway at this port.
+fn export(port: u16) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: sites}}
+spec:
+  gatewayClassName: byrnie
+  listeners: [{{name: sites, port: {port}, protocol: mesh.byrnie.dev/sites}}]
+---
+apiVersion: multicluster.x-k8s.io/v1alpha1
+kind: ServiceExport
+metadata: {{name: orders}}
+"
+    )
+}
+
+/// Who of another mesh may call `orders`, if only by GET.
+fn admit(identity: &str) -> String {
+    format!(
+        "apiVersion: mesh.byrnie.dev/v1alpha1
+kind: AccessPolicy
+metadata: {{name: from-afar}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: orders}}]
+  action: ALLOW
+  rules: [{{sources: [{{type: SPIFFE, spiffe: '{identity}'}}]}}]
+"
+    )
+}
+
+/// Answers each request with its own word and who the mesh says has called.
+const ORDERS: &str = "import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def do_GET(self):
+        body = (sys.argv[2] + ' ' + str(self.headers.get('forwarded-client-identity'))).encode()
+        self.send_response(200)
+        self.send_header('content-length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    do_POST = do_GET
+    def log_message(self, *args): pass
+http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
+";
+
+/// Asks again and again, in lines of `STATUS WORD IDENTITY`.
+const CALLER: &str = "import http.client, os, sys, time, urllib.parse
+url = urllib.parse.urlparse(os.environ['BYRNIE_ORDERS_URL'])
+while True:
+    began = time.monotonic()
+    try:
+        one = http.client.HTTPConnection(url.hostname, url.port, timeout=9)
+        one.request('GET', '/x')
+        answer = one.getresponse()
+        said = '%d %s' % (answer.status, answer.read().decode().replace('\\n', ' ')[:120])
+        one.close()
+    except Exception as error:
+        said = 'broken ' + str(error)
+    print(said, '%dms' % ((time.monotonic() - began) * 1000), flush=True)
+    time.sleep(0.01)
+";
+
+fn orders(mesh: &Mesh, word: &str) -> Program {
+    let (script, port) = (file(mesh, "orders.py", ORDERS), free_port().to_string());
+    let program = mesh.run(&["--name", "orders", "--port", &port], &["python3", &script, &port, word]);
+    program.wait_for_line("joined as");
+    program
+}
+
+/// The lines of a caller's log since it had so many, by their first two words.
+fn since(caller: &Program, from: usize) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for line in caller.log().lines().skip(from) {
+        let words: Vec<&str> = line.split(' ').take(2).collect();
+        *counts.entry(words.join(" ")).or_default() += 1;
+    }
+    counts
+}
+
+fn lines(caller: &Program) -> usize {
+    caller.log().lines().count()
+}
+
+/// Lets each mesh know the other; `port` is that of the east's gateway.
+fn introduce(west: &Mesh, east: &Mesh, port: u16) {
+    east.ok(&["apply", "-f", &file(east, "export.yaml", &export(port))]);
+    let site = west.ok(&["site", "west"]);
+    assert!(!site.contains("PRIVATE"), "{site}");
+    east.ok(&["apply", "-f", &file(east, "west.yaml", &site)]);
+    let site = east.ok(&["site", "east"]);
+    assert!(site.contains(&format!("127.0.0.1:{port}")) && site.contains("serviceAccount: orders"), "{site}");
+    west.ok(&["apply", "-f", &file(west, "east.yaml", &site)]);
+}
+
+#[test]
+fn calls_go_to_another_site_when_nobody_is_left_here_and_come_home_again() {
+    let (west, east) = (Mesh::up(&["--trust-domain", "west.test"]), Mesh::up(&["--trust-domain", "east.test"]));
+    let (near, far) = ([orders(&west, "near-1"), orders(&west, "near-2")], orders(&east, "far"));
+    introduce(&west, &east, free_port());
+    west.ok(&["allow", "web", "orders"]);
+    let caller = file(&west, "caller.py", CALLER);
+    let web = west.run(&["--name", "web", "--port", "1", "--uses", "orders"], &["python3", &caller]);
+    web.wait_for_line("200 near");
+    // Nobody of another mesh may anything until a policy names it.
+    let foreign = "spiffe://west.test/ns/default/sa/web";
+    let why = ["explain", "GET http://orders/x", "--from", foreign];
+    let denied = String::from_utf8_lossy(&east.cli(&why).stdout).into_owned();
+    assert!(denied.starts_with("DENIED 403") && denied.contains("type: SPIFFE"), "{denied}");
+    east.ok(&["apply", "-f", &file(&east, "admit.yaml", &admit(foreign))]);
+    let told = east.ok(&why);
+    assert!(told.contains("ServiceExport/default/orders") && told.contains(foreign), "{told}");
+    let seen = west.ok(&["explain", "GET http://orders/x", "--from", "web"]);
+    assert!(seen.contains("of site east") && seen.contains("farther away"), "{seen}");
+
+    // All that serve it here are killed at once: no request fails, and within a second the other site is asked.
+    let before = lines(&web);
+    assert!(since(&web, 0).keys().all(|words| words.starts_with("200 near") || !words.starts_with(char::is_numeric)));
+    let killed = Instant::now();
+    near.iter().for_each(|program| program.signal("KILL"));
+    until("the other site answers", || web.log(), || since(&web, before).contains_key("200 far"));
+    let moved = killed.elapsed();
+    let at = lines(&web);
+    until("it goes on", || web.log(), || since(&web, at).get("200 far").is_some_and(|count| *count > 50));
+    let counts = since(&web, before);
+    assert!(counts.keys().all(|words| words.starts_with("200 ")), "{counts:?}");
+    assert!(moved.as_millis() < 1000, "{moved:?}");
+    // The callee sees who really calls: what stands between has no part in it.
+    assert!(web.log().contains(&format!("200 far {foreign}")), "{}", web.log());
+    until(
+        "status tells of it",
+        || west.ok(&["status"]),
+        || String::from_utf8_lossy(&west.cli(&["status"]).stdout).contains("BYR-S030"),
+    );
+    let edges = || east.ok(&["edges"]);
+    until("the callee's mesh names the caller", edges, || edges().contains("web.default@west.test"));
+    assert!(since(&web, before).keys().all(|words| words.starts_with("200 ")), "{:?}", since(&web, before));
+
+    // Back home as soon as somebody serves it there.
+    let at = lines(&web);
+    let _home = orders(&west, "near-3");
+    until("it's answered at home", || web.log(), || since(&web, at).contains_key("200 near-3"));
+    let at = lines(&web);
+    until("it stays", || web.log(), || lines(&web) > at + 50);
+    let counts = since(&web, at);
+    assert!(counts.keys().all(|words| *words == "200 near-3"), "{counts:?}");
+    drop(far);
+}
+
+/// A service that nobody serves here.
+fn empty(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: {name}}}, ports: [{{port: 80}}]}}\n"
+    )
+}
+
+#[test]
+fn a_gateway_lets_nobody_in_but_to_what_is_exported_and_whom_a_policy_names() {
+    let (west, east) = (Mesh::up(&["--trust-domain", "west.test"]), Mesh::up(&["--trust-domain", "east.test"]));
+    let _orders = orders(&east, "far");
+    let port = free_port();
+    west.ok(&["apply", "-f", &file(&west, "empty.yaml", &empty("orders"))]);
+    introduce(&west, &east, port);
+    // Known, exported, and named by no policy; then another is named, and at last the one that asks.
+    let refused = west.ask_until("orders", "/x", |answer| answer.status == 403);
+    assert!(refused.body.contains("spiffe://west.test/ns/byrnie/sa/edge"), "{}", refused.body);
+    east.ok(&["apply", "-f", &file(&east, "other.yaml", &admit("spiffe://west.test/ns/default/sa/web"))]);
+    assert_eq!(west.ask("orders", "/x").unwrap().status, 403);
+    let edge = "spiffe://west.test/ns/byrnie/sa/edge";
+    east.ok(&["apply", "-f", &file(&east, "edge.yaml", &admit(edge))]);
+    let answer = west.ask_until("orders", "/x", |answer| answer.status == 200);
+    assert_eq!(answer.body, format!("far {edge}"));
+
+    // What is no more exported is closed at once, whoever has a connection already; and again open when it is.
+    east.ok(&["delete", "serviceexport", "orders"]);
+    until("it's closed", || String::new(), || west.ask("orders", "/x").is_ok_and(|answer| answer.status != 200));
+    east.ok(&["apply", "-f", &file(&east, "again.yaml", &export(port))]);
+    west.ask_until("orders", "/x", |answer| answer.status == 200);
+
+    // A site whose authorities are replaced by others' is another one; so is one that claims to be this mesh.
+    let site = east.ok(&["site", "east"]);
+    let own = west.cli(&["apply", "-f", &file(&west, "own.yaml", &site.replace("east.test", "west.test"))]);
+    let told = String::from_utf8_lossy(&own.stderr).into_owned() + &String::from_utf8_lossy(&own.stdout);
+    assert!(told.contains("BYR-C080"), "{told}");
+    west.ok(&["apply", "-f", &file(&west, "east.yaml", &site)]);
+    west.ask_until("orders", "/x", |answer| answer.status == 200);
+
+    // Without its gateway the answer is quick and says so.
+    east.up.as_ref().unwrap().signal("KILL");
+    let gone = west.ask_until("orders", "/x", |answer| answer.status == 503);
+    let began = Instant::now();
+    let again = west.ask("orders", "/x").unwrap();
+    assert!(again.status == 503 && began.elapsed().as_millis() < 1000, "{:?} {again:?}", began.elapsed());
+    assert!(gone.body.contains("east.") && again.body.contains("connect failed"), "{} {}", gone.body, again.body);
+}
