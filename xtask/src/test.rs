@@ -64,6 +64,7 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("h2spec", true, |root| judged("go", || peers::conformance(root))),
         ("grpc", true, |root| judged("python3", || peers::grpc(root))),
         ("websocket", true, |root| judged("python3", || peers::websocket(root))),
+        ("http3", true, |root| judged("python3", || peers::http3(root))),
         ("barrier", true, |root| Ok(if super::barrier::run(root)? { Outcome::Passed } else { Outcome::Failed })),
         ("postgres", true, postgres),
         ("supply chain", true, deny),

@@ -166,6 +166,14 @@ impl Known {
         NAMES[self as usize]
     }
 
+    /// How many there are, [`Known::Other`] among them.
+    pub(crate) const COUNT: usize = NAMES.len();
+
+    /// The name of the one whose number this is.
+    pub(crate) const fn name_at(number: usize) -> &'static str {
+        NAMES[number]
+    }
+
     /// A bit of its own for each id.
     pub(crate) const fn bit(self) -> u128 {
         1 << self as u8

@@ -9,6 +9,7 @@
 pub mod grpc;
 pub mod h1;
 pub mod h2;
+pub mod h3;
 pub mod headers;
 pub mod hop;
 pub mod idempotency;

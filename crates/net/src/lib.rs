@@ -15,6 +15,8 @@ pub mod machine;
 pub mod names;
 pub mod otlp;
 pub mod pool;
+#[cfg(feature = "http3")]
+pub mod quic;
 pub mod relay;
 pub mod runtime;
 pub mod serve;

@@ -5,6 +5,8 @@
 
 use crate::connection::TUNNEL_IDLE_MAX;
 use crate::door::Caller;
+#[cfg(feature = "http3")]
+use crate::door::Entry;
 use crate::keyed::Ticket;
 use crate::mirror;
 use crate::record::Seen;
@@ -422,6 +424,8 @@ impl<'a> Trip<'a> {
         }
         let keep = self.keeps_client();
         fit_downstream(self.response, self.client.version, keep);
+        #[cfg(feature = "http3")]
+        self.offer_http3();
         if let Err(_gone) = self.down.send_response(self.response) {
             return self.cut(status, Failure::DownstreamGone, CANCEL);
         }
@@ -591,6 +595,8 @@ impl<'a> Trip<'a> {
                 self.swallow(cx);
                 keep = self.keeps_client();
                 fit_downstream(self.response, self.client.version, keep);
+                #[cfg(feature = "http3")]
+                self.offer_http3();
                 self.down.send_response(self.response)?;
                 if !body.is_empty() {
                     self.down.push(cx, Chunk::Slice(&body))?;
@@ -605,6 +611,20 @@ impl<'a> Trip<'a> {
         })
         .await;
         if sent.is_err() { self.gone() } else { self.next(keep) }
+    }
+
+    /// Tells a client that came by another version where HTTP/3 is served, unless the service says so itself.
+    #[cfg(feature = "http3")]
+    fn offer_http3(&mut self) {
+        const NAME: &str = "alt-svc";
+        let Entry::Gate { port, secure: true, .. } = self.client.caller.entry else { return };
+        if self.client.version == Version::Http3 || self.response.status() == 101 || self.response.get(NAME).is_some() {
+            return;
+        }
+        if let Some(offer) = self.core.offer(port) {
+            // A head that is full already goes without.
+            let _ = self.response.append(NAME, offer.as_bytes());
+        }
     }
 
     fn alarm_for_stall(&self) -> Option<Instant> {
@@ -662,6 +682,7 @@ impl Request {
         self.protocol = match head.version() {
             _ if grpc::is_grpc(head) => "grpc",
             Version::Http2 => "http/2",
+            Version::Http3 => "http/3",
             Version::Http10 | Version::Http11 => "http/1.1",
         };
         for (kept, text) in

@@ -34,9 +34,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 /// How long a client may stay silent between two requests.
-const IDLE_MAX: Duration = Duration::from_secs(75);
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(75);
 /// How long the head of a request may take once it has begun, and the first bytes of a connection.
-const HEAD_MAX: Duration = Duration::from_secs(15);
+pub(crate) const HEAD_MAX: Duration = Duration::from_secs(15);
 /// How long a tunnel may be silent in both directions.
 pub(crate) const TUNNEL_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Tasks kept for exchanges to come, per HTTP/2 connection.

@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
+#[cfg(feature = "http3")]
+mod quic;
+
 /// How often a port that couldn't be opened is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -26,7 +29,16 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Gates {
     served: Arc<BTreeMap<u16, Served>>,
     /// Of those under TLS. One that can't be made lets nobody in.
-    tls: BTreeMap<u16, ServerTls>,
+    tls: BTreeMap<u16, Shown>,
+}
+
+/// What callers of a port are shown.
+#[derive(Clone, Debug)]
+struct Shown {
+    tls: ServerTls,
+    /// The same for HTTP/3, where that is served.
+    #[cfg(feature = "http3")]
+    quic: Option<byrnie_net::quic::Config>,
 }
 
 /// What a connection at a port is.
@@ -68,16 +80,22 @@ impl Gates {
     pub(crate) fn way(&self, port: u16) -> Way<'_> {
         match self.served.get(&port) {
             Some(Served::Http) => Way::Http,
-            Some(Served::Https(_)) => self.tls.get(&port).map_or(Way::Closed, Way::Https),
+            Some(Served::Https(_)) => self.tls.get(&port).map_or(Way::Closed, |shown| Way::Https(&shown.tls)),
             Some(Served::Tcp) => Way::Tcp,
             Some(Served::Sites) => Way::Sites,
-            Some(Served::Tls(sites)) => self.tls.get(&port).map_or(Way::Closed, |tls| Way::Tls(tls, sites)),
+            Some(Served::Tls(sites)) => self.tls.get(&port).map_or(Way::Closed, |shown| Way::Tls(&shown.tls, sites)),
             None => Way::Closed,
         }
     }
+
+    /// What callers by HTTP/3 are shown at `port`, if that is served there.
+    #[cfg(feature = "http3")]
+    pub(crate) fn quic(&self, port: u16) -> Option<&byrnie_net::quic::Config> {
+        self.tls.get(&port).and_then(|shown| shown.quic.as_ref())
+    }
 }
 
-fn make(port: u16, sites: &[Site], alpn: Alpn) -> Option<ServerTls> {
+fn make(port: u16, sites: &[Site], alpn: Alpn) -> Option<Shown> {
     let code = byrnie_model::code::CERTIFICATE_UNFIT.id;
     let read = |site: &Site| {
         let certificates = site.certificates.iter().filter_map(|(key, secret)| {
@@ -87,9 +105,21 @@ fn make(port: u16, sites: &[Site], alpn: Alpn) -> Option<ServerTls> {
         });
         edge::Site { hostname: site.hostname.clone(), certificates: certificates.collect() }
     };
-    edge::server(sites.iter().filter(|site| !site.passes).map(read).collect(), alpn)
+    let sites: Vec<_> = sites.iter().filter(|site| !site.passes).map(read).collect();
+    #[cfg(feature = "http3")]
+    let quic = (alpn == Alpn::Http)
+        .then(|| byrnie_net::quic::config(sites.clone()))
+        .transpose()
+        .inspect_err(|error| tracing::warn!(code, port, %error, "no HTTP/3 at this port"))
+        .unwrap_or_default();
+    let tls = edge::server(sites, alpn)
         .inspect_err(|error| tracing::warn!(code, port, %error, "no TLS at this port"))
-        .ok()
+        .ok()?;
+    Some(Shown {
+        tls,
+        #[cfg(feature = "http3")]
+        quic,
+    })
 }
 
 /// Gives each core a listener, or more where an earlier proxy had more cores; a core without one gets its connections from
@@ -97,7 +127,7 @@ fn make(port: u16, sites: &[Site], alpn: Alpn) -> Option<ServerTls> {
 pub(crate) fn give(cores: &[mpsc::UnboundedSender<Entrance>], door: &Door, listeners: Vec<Listener>, until: &Shutdown) {
     for (core, listener) in cores.iter().cycle().zip(listeners) {
         // A core that has ended already is noticed by its absence in the counters.
-        let _ = core.send(Entrance { door: door.clone(), listener, until: until.clone() });
+        let _ = core.send(Entrance::Listener(door.clone(), listener, until.clone()));
     }
 }
 
@@ -113,8 +143,11 @@ pub(crate) async fn attend(
 ) {
     let mut open: BTreeMap<u16, Trigger> = BTreeMap::new();
     let mut closed: BTreeMap<u16, String> = BTreeMap::new();
+    #[cfg(feature = "http3")]
+    let mut quic = quic::Ports::default();
     loop {
-        let served = Arc::clone(&in_force.borrow_and_update().gates.served);
+        let now = in_force.borrow_and_update().clone();
+        let served = Arc::clone(&now.gates.served);
         open.retain(|port, _| {
             let stays = served.contains_key(port);
             if !stays {
@@ -153,11 +186,15 @@ pub(crate) async fn attend(
         // What no gateway names any more is closed.
         left.clear();
         state.set_closed(&closed);
+        #[cfg(feature = "http3")]
+        let waits = quic.attend(own, &cores, &now) || !closed.is_empty();
+        #[cfg(not(feature = "http3"))]
+        let waits = !closed.is_empty();
         tokio::select! {
             changed = in_force.changed() => if changed.is_err() {
                 return stop.wait().await;
             },
-            () = runtime::sleep(RETRY), if !closed.is_empty() => {}
+            () = runtime::sleep(RETRY), if waits => {}
             () = stop.wait() => return,
         }
     }

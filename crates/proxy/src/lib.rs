@@ -21,6 +21,8 @@ mod mirror;
 mod mount;
 mod outside;
 mod proxy;
+#[cfg(feature = "http3")]
+mod quic;
 mod race;
 mod record;
 mod rest;

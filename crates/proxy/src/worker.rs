@@ -35,6 +35,9 @@ use tokio::sync::{mpsc, watch};
 const TICK: Duration = Duration::from_millis(500);
 /// How often it wakes up while it works, to learn how late it is and what is left of memory and files.
 const GLANCE: Duration = Duration::from_millis(100);
+/// How long a client may remember that HTTP/3 is served (RFC 7838 3.1): one that finds it gone comes back by itself.
+#[cfg(feature = "http3")]
+const OFFER_AGE: Duration = Duration::from_secs(3600);
 /// How long it rests while it may not accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -71,13 +74,16 @@ impl InForce {
     }
 }
 
-/// A listener, and what it stands for.
-#[derive(Debug)]
-pub(crate) struct Entrance {
-    pub(crate) door: Door,
-    pub(crate) listener: Listener,
-    /// When it closes.
-    pub(crate) until: Shutdown,
+/// What a core is given to serve.
+pub(crate) enum Entrance {
+    /// A listener, what it stands for, and when it closes.
+    Listener(Door, Listener, Shutdown),
+    /// A port of HTTP/3.
+    #[cfg(feature = "http3")]
+    Quic(crate::quic::Port),
+    /// At these ports HTTP/3 is served by now, by whichever core.
+    #[cfg(feature = "http3")]
+    Offers(std::collections::BTreeSet<u16>),
 }
 
 /// What a core is given when it starts.
@@ -122,6 +128,9 @@ pub(crate) struct Core {
     pub(crate) outside: Outsides,
     /// What is left of memory and files, and what is under way.
     pub(crate) gauge: Gauge,
+    /// Where HTTP/3 is served, and what clients of other versions are told of it.
+    #[cfg(feature = "http3")]
+    offers: RefCell<std::collections::BTreeMap<u16, Rc<str>>>,
 }
 
 impl Core {
@@ -140,6 +149,8 @@ impl Core {
             laggards: Rc::default(),
             outside: Outsides::new(seat.own_machine),
             gauge: Gauge::new(seat.meter),
+            #[cfg(feature = "http3")]
+            offers: RefCell::default(),
         }
     }
 
@@ -247,8 +258,7 @@ pub(crate) async fn run(mut seat: Seat) {
             }
             Some(moved) = seat.place.moved.receive() => core.receive(moved),
             Some(entrance) = seat.entrances.recv() => {
-                let core = Rc::clone(&core);
-                runtime::spawn_local("accept", accept(core, entrance));
+                core.open(entrance);
             }
             // However much else happens meanwhile.
             () = runtime::sleep(due.since(runtime::now().mono)) => {
@@ -267,12 +277,11 @@ pub(crate) async fn run(mut seat: Seat) {
 }
 
 /// Accepts connections until the drain begins, or the listener is closed.
-async fn accept(core: Rc<Core>, entrance: Entrance) {
-    let Entrance { door, listener, mut until } = entrance;
+async fn accept(core: Rc<Core>, door: Door, listener: Listener, mut until: Shutdown) {
     let door = Arc::new(door);
     let mut draining = core.drain_of(*door == Door::Inbound).draining();
     loop {
-        while core.spread.is_full() || core.closes() && !core.spread.has_few() {
+        while core.is_full() {
             if core.closes() {
                 core.count(|counts| counts.strain.accepts_paused.increment());
                 core.measure();
@@ -299,6 +308,57 @@ async fn accept(core: Rc<Core>, entrance: Entrance) {
 }
 
 impl Core {
+    /// Serves what it is given from now on.
+    fn open(self: &Rc<Self>, entrance: Entrance) {
+        let core = Rc::clone(self);
+        match entrance {
+            Entrance::Listener(door, listener, until) => {
+                runtime::spawn_local("accept", accept(core, door, listener, until));
+            }
+            #[cfg(feature = "http3")]
+            Entrance::Quic(port) => {
+                runtime::spawn_local("accept", crate::quic::accept(core, port));
+            }
+            #[cfg(feature = "http3")]
+            Entrance::Offers(ports) => {
+                let told = |port| (port, Rc::from(format!("h3=\":{port}\"; ma={}", OFFER_AGE.as_secs())));
+                *self.offers.borrow_mut() = ports.into_iter().map(told).collect();
+            }
+        }
+    }
+
+    /// What a client that came to this port is told of HTTP/3 there.
+    #[cfg(feature = "http3")]
+    pub(crate) fn offer(&self, port: u16) -> Option<Rc<str>> {
+        self.offers.borrow().get(&port).filter(|_| !self.drain().is_draining()).cloned()
+    }
+
+    /// Whether it lets nobody in for now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.spread.is_full() || self.closes() && !self.spread.has_few()
+    }
+
+    /// One more connection is served, which counts as this core's.
+    #[cfg(feature = "http3")]
+    pub(crate) fn enters(&self) {
+        self.spread.enter();
+        self.rises();
+    }
+
+    fn rises(&self) {
+        self.begins();
+        self.count(|counts| {
+            counts.accepted.increment();
+            counts.connections.rise();
+        });
+    }
+
+    /// One less is.
+    pub(crate) fn leaves(&self) {
+        self.spread.leave();
+        self.count(|counts| counts.connections.fall());
+    }
+
     /// Gives a connection to another core; serves it here if that isn't possible.
     fn give(self: &Rc<Self>, other: usize, tcp: TcpStream, remote: SocketAddr, door: &Arc<Door>) {
         // One that can't be taken from the reactor is broken.
@@ -322,11 +382,7 @@ impl Core {
     }
 
     fn serve(self: &Rc<Self>, tcp: TcpStream, remote: SocketAddr, door: Arc<Door>) {
-        self.begins();
-        self.count(|counts| {
-            counts.accepted.increment();
-            counts.connections.rise();
-        });
+        self.rises();
         let (core, inbound) = (Rc::clone(self), *door == Door::Inbound);
         runtime::spawn_local("connection", async move {
             let guards = (core.drain().guard(), inbound.then(|| core.drain_of(inbound).guard()));
@@ -334,8 +390,7 @@ impl Core {
             if served.is_err() {
                 core.panicked();
             }
-            core.spread.leave();
-            core.count(|counts| counts.connections.fall());
+            core.leaves();
             drop(guards);
         });
     }

@@ -17,7 +17,9 @@ pub(crate) struct Args {}
 pub(crate) fn run(_: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     let version = env!("CARGO_PKG_VERSION");
     let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
-    let answer = json!({"version": version, "os": system, "arch": machine});
-    output::print(globals, &answer, |_| format!("byrnie {version} {system}/{machine}\n"))?;
+    let features: &[&str] = if cfg!(feature = "http3") { &["http3"] } else { &[] };
+    let answer = json!({"version": version, "os": system, "arch": machine, "features": features});
+    let with: String = features.iter().map(|feature| format!(" {feature}")).collect();
+    output::print(globals, &answer, |_| format!("byrnie {version} {system}/{machine}{with}\n"))?;
     Ok(Exit::Fine)
 }

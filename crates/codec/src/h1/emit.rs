@@ -55,7 +55,7 @@ pub fn emit_response(head: &Head, out: &mut Vec<u8>) {
         out.extend_from_slice(CHUNKED);
     }
     match (head.upgrade(), head.keep_alive(), head.version()) {
-        (Some(_), ..) | (None, true, Version::Http11 | Version::Http2) => {}
+        (Some(_), ..) | (None, true, Version::Http11 | Version::Http2 | Version::Http3) => {}
         (None, true, Version::Http10) => out.extend_from_slice(b"connection: keep-alive\r\n"),
         (None, false, _) => out.extend_from_slice(b"connection: close\r\n"),
     }

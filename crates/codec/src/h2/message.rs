@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Between header blocks and the one `Head`. Strict: pseudo-headers obey RFC 9113 8.3, headers of one connection
 //! never pass, `host` never contradicts `:authority`. A block is always read to its end, whatever is wrong
-//! with its message, as the tables of the connection depend on it.
+//! with its message, as the tables of the connection depend on it. Messages of HTTP/3 obey the same rules
+//! (RFC 9114 4.2, 4.3), so `h3` reads its blocks here too.
 
 use super::HEADER_LIST_BYTES_MAX;
-use super::hpack::{Broken, Decoder, Encoder, Line, Named, Place};
+use super::hpack::{Broken, Encoder, Line, Named, Place};
 use crate::fields::{Fields, is_token_byte};
 use crate::head::{Framing, Head, Version, status_has_no_body};
 use crate::known::Known;
@@ -15,9 +16,18 @@ const LINE_BYTES: usize = 32;
 /// The longest decimal number of 64 bits.
 const DIGITS_MAX: usize = 20;
 
+/// What takes header blocks apart, by whichever compression.
+pub(crate) trait Blocks {
+    /// Reads a whole block and hands out its lines.
+    ///
+    /// # Errors
+    /// If it can't be read, and so nothing after it.
+    fn read(&mut self, block: &[u8], take: impl FnMut(Line<'_>)) -> Result<(), Broken>;
+}
+
 /// What is wrong with a message whose block was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flaw {
+pub(crate) enum Flaw {
     /// It is malformed (RFC 9113 8.1.1): an error of its stream.
     Malformed(Reject),
     /// It is a message, which is to be refused with this.
@@ -26,14 +36,14 @@ pub(super) enum Flaw {
 
 impl Flaw {
     /// As an answer's reader is told.
-    pub(super) const fn reject(self) -> Reject {
+    pub(crate) const fn reject(self) -> Reject {
         match self {
             Self::Malformed(reject) | Self::Refused(reject) => reject,
         }
     }
 }
 
-fn malformed(reason: RejectReason) -> Flaw {
+pub(crate) fn malformed(reason: RejectReason) -> Flaw {
     Flaw::Malformed(reason.into())
 }
 
@@ -98,8 +108,8 @@ const STATUS: u8 = 32;
 
 /// Reads the head of a request into `head`. `ended`: no body follows. An extended CONNECT (RFC 8441) becomes a GET
 /// that asks for its protocol. `path` is memory to be used.
-pub(super) fn read_request(
-    decoder: &mut Decoder,
+pub(crate) fn read_request(
+    decoder: &mut impl Blocks,
     block: &[u8],
     ended: bool,
     head: &mut Head,
@@ -234,7 +244,7 @@ const fn is_of_one_connection(known: Known) -> bool {
 
 /// Reads the head of a response into `head`. `ended`: no body follows.
 pub(super) fn read_response(
-    decoder: &mut Decoder,
+    decoder: &mut impl Blocks,
     block: &[u8],
     ended: bool,
     head: &mut Head,
@@ -307,7 +317,7 @@ fn finish_response(tally: &Tally, ended: bool, head: &mut Head) {
 }
 
 /// Reads trailers. Pseudo-headers among them go nowhere.
-pub(super) fn read_trailers(decoder: &mut Decoder, block: &[u8]) -> Result<Result<Fields, Flaw>, Broken> {
+pub(crate) fn read_trailers(decoder: &mut impl Blocks, block: &[u8]) -> Result<Result<Fields, Flaw>, Broken> {
     let mut fields = Fields::new();
     let mut tally = Tally::new();
     decoder.read(block, |line| {
@@ -369,11 +379,16 @@ pub(super) fn write_response(encoder: &mut Encoder, head: &Head, status: u16, bu
 }
 
 fn write_fields(encoder: &mut Encoder, head: &Head, but: Option<&str>, out: &mut Vec<u8>) {
+    each_field(head, but, |known, name, value| encoder.field(known, name, value, out));
+}
+
+/// Hands out the header lines that go with a head, but not the one called `but`.
+pub(crate) fn each_field(head: &Head, but: Option<&str>, mut take: impl FnMut(Known, &[u8], &[u8])) {
     for (known, name, value) in head.fields.entries() {
         let te = known == Known::Te && value != b"trailers";
         let left_out = te || is_of_one_connection(known) || but.is_some_and(|but| but.as_bytes() == name);
         if !left_out {
-            encoder.field(known, name, value, out);
+            take(known, name, value);
         }
     }
     let length = match head.framing() {
@@ -383,7 +398,7 @@ fn write_fields(encoder: &mut Encoder, head: &Head, but: Option<&str>, out: &mut
     };
     if let Some(length) = length {
         let mut digits = [0; DIGITS_MAX];
-        encoder.field(Known::ContentLength, b"", decimal(length, &mut digits), out);
+        take(Known::ContentLength, b"", decimal(length, &mut digits));
     }
 }
 
@@ -403,9 +418,11 @@ fn decimal(mut number: u64, digits: &mut [u8; DIGITS_MAX]) -> &[u8] {
 /// Writes trailers.
 pub(super) fn write_trailers(encoder: &mut Encoder, fields: &Fields, out: &mut Vec<u8>) {
     encoder.begin(out);
-    for (known, name, value) in fields.entries() {
-        if !is_of_one_connection(known) && known != Known::Te {
-            encoder.field(known, name, value, out);
-        }
-    }
+    each_trailer(fields, |known, name, value| encoder.field(known, name, value, out));
+}
+
+/// Hands out the lines that may stand in trailers.
+pub(crate) fn each_trailer(fields: &Fields, mut take: impl FnMut(Known, &[u8], &[u8])) {
+    let fit = fields.entries().filter(|(known, ..)| !is_of_one_connection(*known) && *known != Known::Te);
+    fit.for_each(|(known, name, value)| take(known, name, value));
 }

@@ -4,8 +4,8 @@
 //! bytes and knows who waits for what. Nothing here reads a clock or panics on what a peer sends.
 
 mod frame;
-mod hpack;
-mod message;
+pub(crate) mod hpack;
+pub(crate) mod message;
 mod reader;
 mod send;
 mod session;

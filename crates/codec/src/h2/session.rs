@@ -5,7 +5,7 @@
 
 use super::frame::{Frame, flag, kind};
 use super::hpack::{Decoder, Encoder};
-use super::message::{self, Flaw};
+use super::message::{self, Blocks, Flaw};
 use super::reader::{Piece, Reader};
 use super::settings::{self, Settings};
 use super::streams::{Direction, Stream, Streams};

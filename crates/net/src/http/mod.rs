@@ -6,6 +6,8 @@
 pub mod alarm;
 pub mod h1;
 pub mod h2;
+#[cfg(feature = "http3")]
+pub mod h3;
 mod pump;
 pub(crate) mod scratch;
 mod websocket;
@@ -178,7 +180,7 @@ async fn read_more(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<()> {
     if read.await? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
-/// One side of an exchange: an HTTP/1 connection, or one stream of an HTTP/2 connection or of a mesh hop.
+/// One side of an exchange: an HTTP/1 connection, or one stream of an HTTP/2 or HTTP/3 connection or of a mesh hop.
 #[derive(Debug)]
 pub enum Wire {
     /// A whole HTTP/1 connection; it carries one exchange after the other.
@@ -187,6 +189,9 @@ pub enum Wire {
     H2(Box<h2::Flow>),
     /// One stream of a mesh hop.
     Hop(hop::Flow),
+    /// One HTTP/3 stream, of a client.
+    #[cfg(feature = "http3")]
+    H3(Box<h3::Flow>),
 }
 
 impl Wire {
@@ -199,6 +204,8 @@ impl Wire {
             Self::H1(conn) => conn.send_request(head),
             Self::H2(flow) => return flow.send_request(head),
             Self::Hop(flow) => return flow.send_request(head),
+            #[cfg(feature = "http3")]
+            Self::H3(_) => return Err(Error::Refused),
         }
         Ok(())
     }
@@ -212,6 +219,8 @@ impl Wire {
             Self::H1(conn) => conn.send_response(head),
             Self::H2(flow) => return flow.send_response(head),
             Self::Hop(flow) => return flow.send_response(head),
+            #[cfg(feature = "http3")]
+            Self::H3(flow) => return flow.send_response(head),
         }
         Ok(())
     }
@@ -227,6 +236,8 @@ impl Wire {
             Self::H1(conn) => conn.poll_response(cx, asked, head),
             Self::H2(flow) => flow.poll_response(cx, head),
             Self::Hop(flow) => flow.poll_response(cx, asked, head),
+            #[cfg(feature = "http3")]
+            Self::H3(_) => Poll::Ready(Err(Error::Closed)),
         }
     }
 
@@ -236,6 +247,8 @@ impl Wire {
             Self::H1(conn) => conn.poll_body(cx, sink),
             Self::H2(flow) => flow.poll_body(cx, sink),
             Self::Hop(flow) => flow.poll_body(cx, sink),
+            #[cfg(feature = "http3")]
+            Self::H3(flow) => flow.poll_body(cx, sink),
         }
     }
 
@@ -248,6 +261,8 @@ impl Wire {
             Self::H1(conn) => conn.push(cx, chunk.as_slice()),
             Self::H2(flow) => flow.push(chunk.as_slice()),
             Self::Hop(flow) => flow.push(chunk.as_slice()),
+            #[cfg(feature = "http3")]
+            Self::H3(flow) => flow.push(cx, chunk.as_slice()),
         }
     }
 
@@ -260,6 +275,8 @@ impl Wire {
             Self::H1(conn) => conn.end(trailers),
             Self::H2(flow) => flow.end(trailers),
             Self::Hop(flow) => flow.end(trailers),
+            #[cfg(feature = "http3")]
+            Self::H3(flow) => flow.end(trailers),
         }
     }
 
@@ -269,6 +286,8 @@ impl Wire {
             Self::H1(conn) => conn.poll_flush(cx),
             Self::H2(flow) => flow.poll_flush(cx),
             Self::Hop(flow) => flow.poll_flush(cx),
+            #[cfg(feature = "http3")]
+            Self::H3(flow) => flow.poll_flush(cx),
         }
     }
 
@@ -278,6 +297,8 @@ impl Wire {
             Self::H1(_) | Self::H2(_) => UNSENT_BYTES_MAX.min(scratch::head_read_max()),
             // They only have to be put into frames.
             Self::Hop(_) => 1,
+            #[cfg(feature = "http3")]
+            Self::H3(_) => UNSENT_BYTES_MAX,
         }
     }
 
@@ -288,6 +309,8 @@ impl Wire {
             // A socket tells only what it didn't take.
             Self::H1(_) | Self::H2(_) => Poll::Ready(usize::MAX),
             Self::Hop(flow) => flow.poll_room(cx),
+            #[cfg(feature = "http3")]
+            Self::H3(_) => Poll::Ready(usize::MAX),
         }
     }
 
@@ -304,6 +327,8 @@ impl Wire {
             Self::H1(conn) => conn.unsent(),
             Self::H2(flow) => flow.unsent(),
             Self::Hop(flow) => flow.unsent(),
+            #[cfg(feature = "http3")]
+            Self::H3(flow) => flow.unsent(),
         }
     }
 
@@ -313,6 +338,8 @@ impl Wire {
             Self::H1(conn) => conn.unread(),
             Self::H2(flow) => flow.unread(),
             Self::Hop(flow) => flow.unread(),
+            #[cfg(feature = "http3")]
+            Self::H3(flow) => flow.unread(),
         }
     }
 
@@ -329,6 +356,8 @@ impl Wire {
             Self::H1(conn) => conn.has_sent(),
             Self::H2(_) => true,
             Self::Hop(flow) => flow.has_sent(),
+            #[cfg(feature = "http3")]
+            Self::H3(_) => true,
         }
     }
 
@@ -338,6 +367,8 @@ impl Wire {
             Self::H1(conn) => conn.poll_gone(cx),
             Self::H2(flow) => flow.poll_gone(cx),
             Self::Hop(flow) => flow.poll_gone(cx),
+            #[cfg(feature = "http3")]
+            Self::H3(flow) => flow.poll_gone(cx),
         }
     }
 
@@ -352,6 +383,8 @@ impl Wire {
                 h2::REFUSED_STREAM => code::REFUSED,
                 _ => code::BROKEN,
             }),
+            #[cfg(feature = "http3")]
+            Self::H3(flow) => flow.reset(h3::code_of(code)),
         }
     }
 
@@ -361,6 +394,8 @@ impl Wire {
             Self::H1(conn) => conn.has_read_all(),
             Self::H2(flow) => flow.has_read_all(),
             Self::Hop(flow) => flow.has_read_all(),
+            #[cfg(feature = "http3")]
+            Self::H3(flow) => flow.has_read_all(),
         }
     }
 
@@ -369,6 +404,8 @@ impl Wire {
     pub fn may_be_answered_by(&self, response: &Head) -> bool {
         match self {
             Self::H1(_) | Self::Hop(_) => true,
+            #[cfg(feature = "http3")]
+            Self::H3(_) => response.status() != 101,
             Self::H2(flow) => flow.may_be_answered_by(response),
         }
     }
@@ -382,6 +419,8 @@ impl Wire {
             }
             Self::H2(flow) => flow.into_tube().map(|tube| (tube.into(), Vec::new())),
             Self::Hop(flow) => Some((flow.into_bytes().into(), Vec::new())),
+            #[cfg(feature = "http3")]
+            Self::H3(_) => None,
         }
     }
 }

@@ -10,6 +10,7 @@ use super::accept::ServerTls;
 use super::{ALPN_H2, ALPN_HTTP1, Error, PEM_BYTES_MAX, certificates};
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::gateway::{host_fits, host_rank};
+use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
@@ -123,18 +124,31 @@ pub enum Alpn {
 /// # Errors
 /// If the crypto library fails.
 pub fn server(sites: Vec<Site>, alpn: Alpn) -> Result<ServerTls, Error> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(Error::Handshake)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Sites(sites)));
+    let mut config = config(sites, &[&rustls::version::TLS13, &rustls::version::TLS12])?;
     if alpn == Alpn::Http {
         config.alpn_protocols = [ALPN_H2, ALPN_HTTP1].map(<[u8]>::to_vec).into();
     }
+    Ok(ServerTls::new(config))
+}
+
+/// The same for HTTP/3, whose TLS is part of QUIC and of no earlier version than 1.3 (RFC 9001 4.2).
+#[cfg(feature = "http3")]
+pub(crate) fn quic(sites: Vec<Site>) -> Result<ServerConfig, Error> {
+    let mut config = config(sites, &[&rustls::version::TLS13])?;
+    config.alpn_protocols = vec![super::ALPN_H3.to_vec()];
+    Ok(config)
+}
+
+fn config(sites: Vec<Site>, versions: &[&'static SupportedProtocolVersion]) -> Result<ServerConfig, Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .map_err(Error::Handshake)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Sites(sites)));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = Ticketer::new().map_err(|_| Error::Crypto("ticket keys"))?;
     config.max_early_data_size = 0;
-    Ok(ServerTls::new(config))
+    Ok(config)
 }
 
 #[derive(Debug)]

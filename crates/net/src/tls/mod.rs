@@ -60,6 +60,9 @@ pub const PEM_BYTES_MAX: usize = 1024 * 1024;
 
 /// ALPN name of HTTP/2.
 pub const ALPN_H2: &[u8] = b"h2";
+/// ALPN name of HTTP/3.
+#[cfg(feature = "http3")]
+pub const ALPN_H3: &[u8] = b"h3";
 /// ALPN name of HTTP/1.1.
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// ALPN name of the framing between two proxies (`docs/reference/hop.md`), with its version.

@@ -143,7 +143,11 @@ impl Telling<'_> {
                 attributes.push(("http.response.status_code", Value::Int(verdict.status.into())));
             }
         }
-        let version = if seen.protocol == "http/1.1" { "1.1" } else { "2" };
+        let version = match seen.protocol {
+            "http/1.1" => "1.1",
+            "http/3" => "3",
+            _ => "2",
+        };
         attributes.push(("network.protocol.name", "http".into()));
         attributes.push(("network.protocol.version", version.into()));
         let (host, port) = address(cut(seen.host), if self.trace.secure { 443 } else { 80 });

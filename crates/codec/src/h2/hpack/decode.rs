@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Header blocks to lines. What is refused of a line is its reader's to say; here a block is only broken or not.
 
+use super::super::message::Blocks;
 use super::table::{STATIC, Table};
 use super::{Broken, Named, TABLE_BYTES, huffman, is_clean, read_integer};
 use std::ops::Range;
 
 /// One header line.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::h2) struct Line<'a> {
-    pub(in crate::h2) named: Named,
-    pub(in crate::h2) name: &'a [u8],
-    pub(in crate::h2) value: &'a [u8],
+pub(crate) struct Line<'a> {
+    pub(crate) named: Named,
+    pub(crate) name: &'a [u8],
+    pub(crate) value: &'a [u8],
     /// Whether the value may stand in a header.
-    pub(in crate::h2) clean: bool,
+    pub(crate) clean: bool,
 }
 
 /// Reads the header blocks of one direction of a connection, all of them and in order.
@@ -37,12 +38,9 @@ impl Default for Decoder {
     }
 }
 
-impl Decoder {
-    /// Reads a whole block and hands out its lines.
-    ///
-    /// # Errors
-    /// If it breaks a rule of RFC 7541, after which nothing of the connection can be read any more.
-    pub(in crate::h2) fn read(&mut self, block: &[u8], mut take: impl FnMut(Line<'_>)) -> Result<(), Broken> {
+impl Blocks for Decoder {
+    /// As RFC 7541 has them.
+    fn read(&mut self, block: &[u8], mut take: impl FnMut(Line<'_>)) -> Result<(), Broken> {
         let mut rest = block;
         let mut begun = false;
         while let Some(first) = rest.first() {
@@ -68,7 +66,9 @@ impl Decoder {
         }
         Ok(())
     }
+}
 
+impl Decoder {
     fn indexed(&self, index: usize, take: &mut impl FnMut(Line<'_>)) -> Result<(), Broken> {
         let at = index.checked_sub(1).ok_or(Broken)?;
         if let Some((named, name, value)) = STATIC.get(at) {

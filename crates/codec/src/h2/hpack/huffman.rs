@@ -78,7 +78,7 @@ const TABLES: Tables = {
 ///
 /// # Errors
 /// If it holds the end symbol, or is padded with anything but up to seven ones (RFC 7541 5.2).
-pub(super) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), Broken> {
+pub(crate) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), Broken> {
     // The next bits, from the top; those below the first `count` are zeros.
     let (mut bits, mut count, mut rest) = (0_u64, 0_u32, coded);
     // A byte takes five bits at least.

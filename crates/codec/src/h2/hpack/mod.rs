@@ -4,10 +4,11 @@
 
 mod decode;
 mod encode;
-mod huffman;
+pub(crate) mod huffman;
 mod table;
 
-pub(super) use decode::{Decoder, Line};
+pub(super) use decode::Decoder;
+pub(crate) use decode::Line;
 pub(super) use encode::{Encoder, Place};
 
 use crate::fields::{is_token_byte, is_value_byte};
@@ -21,11 +22,11 @@ pub(super) const TABLE_BYTES: usize = 4096;
 
 /// A header block that can't be read: the tables of the two sides are apart from here on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Broken;
+pub(crate) struct Broken;
 
 /// What a line is, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Named {
+pub(crate) enum Named {
     Authority,
     Method,
     Path,
@@ -39,7 +40,7 @@ pub(super) enum Named {
 }
 
 impl Named {
-    fn of(name: &[u8]) -> Self {
+    pub(crate) fn of(name: &[u8]) -> Self {
         match name {
             b":authority" => Self::Authority,
             b":method" => Self::Method,
@@ -59,12 +60,12 @@ fn is_name(name: &[u8]) -> bool {
 }
 
 /// Whether a header may have this value.
-fn is_clean(value: &[u8]) -> bool {
+pub(crate) fn is_clean(value: &[u8]) -> bool {
     value.iter().fold(true, |fine, byte| fine & is_value_byte(*byte))
 }
 
 /// Writes a number whose first byte shares `prefix` bits with `pattern` (RFC 7541 5.1).
-fn write_integer(value: usize, prefix: u32, pattern: u8, out: &mut Vec<u8>) {
+pub(crate) fn write_integer(value: usize, prefix: u32, pattern: u8, out: &mut Vec<u8>) {
     let most = (1 << prefix) - 1;
     if value < most {
         return out.push(pattern | value as u8);
@@ -82,7 +83,7 @@ fn write_integer(value: usize, prefix: u32, pattern: u8, out: &mut Vec<u8>) {
 const INTEGER_BYTES_MAX: u32 = 4;
 
 /// Reads a number.
-fn read_integer(rest: &mut &[u8], prefix: u32) -> Result<usize, Broken> {
+pub(crate) fn read_integer(rest: &mut &[u8], prefix: u32) -> Result<usize, Broken> {
     let (first, mut after) = rest.split_first().ok_or(Broken)?;
     let most = (1 << prefix) - 1;
     let mut value = usize::from(*first) & most;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
+use crate::h2::message::Blocks;
 use proptest::prelude::*;
 
 type Lines = Vec<(Vec<u8>, Vec<u8>)>;
