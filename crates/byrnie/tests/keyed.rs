@@ -198,7 +198,7 @@ struct World {
 
 impl World {
     fn start(fire: Fire, folder: &Path) -> Self {
-        let database = (fire.control_planes > 1).then(|| mesh::database("payments"));
+        let database = (fire.control_planes > 1).then(|| mesh::database(&format!("payments_{}", fire.seed)));
         let meshes = (0..fire.control_planes).map(|_| Mesh::up_by(up(database.as_deref()))).collect();
         let (port, books) = (free_port(), folder.join("books"));
         let mut world = Self { fire, meshes, port, books, sidecars: Vec::new(), database };

@@ -23,6 +23,7 @@ use byrnie_xds::server::Session;
 use byrnie_xds::{Bytes, DELTA_PATH, JOIN_PATH, LEDGER_PATH, REPORT_PATH, SIGN_PATH, wire};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -38,6 +39,8 @@ pub(crate) struct Plane {
     pub(crate) world: World,
     /// The bare rules of the ledger.
     pub(crate) keys: Mutex<BTreeMap<Name, Entry>>,
+    /// So many asks it answers by an error, though it has done what they ask: it isn't sure of that.
+    pub(crate) unsure: AtomicUsize,
     view: watch::Sender<(Vec<Arc<Resource>>, u64)>,
     events: Mutex<Vec<String>>,
     reports: Mutex<Vec<ReportRequest>>,
@@ -49,6 +52,7 @@ impl Plane {
         Arc::new(Self {
             world: World::new(),
             keys: Mutex::default(),
+            unsure: AtomicUsize::new(0),
             view,
             events: Mutex::default(),
             reports: Mutex::default(),
@@ -126,6 +130,8 @@ impl Plane {
             Change::Put(entry) => keys.insert(name, entry),
             Change::Remove => keys.remove(&name),
         };
+        let unsure = self.unsure.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        let what = if unsure { ledger_answer::What::Error("the disk is strange".to_owned()) } else { what };
         LedgerAnswer { what: Some(what) }
     }
 }

@@ -360,6 +360,21 @@ fn an_answer_that_could_not_be_kept_is_not_given() {
 }
 
 #[test]
+fn an_ending_that_the_ledger_is_not_sure_of_is_told_again() {
+    let shop = shop();
+    let mesh = Mesh::new(shop.program.port, POLICY);
+    let mut first = mesh.client();
+    first.send(post("/slow", "k", ""));
+    shop.slow.recv().unwrap();
+    mesh.plane.unsure.store(2, Ordering::SeqCst);
+    shop.gate.send(()).unwrap();
+    let (head, _) = first.response();
+    assert_eq!((status(&head), header(&head, "idempotency-status")), (201, None));
+    assert_eq!(&*ask(&mesh, &post("/slow", "k", "")).1, "replayed");
+    assert_eq!((shop.acts.load(Ordering::SeqCst), mesh.plane.unsure.load(Ordering::SeqCst)), (1, 0));
+}
+
+#[test]
 fn an_answer_too_large_to_keep_arrives_whole_and_its_status_is_replayed() {
     let shop = shop();
     let mesh = Mesh::new(shop.program.port, POLICY);

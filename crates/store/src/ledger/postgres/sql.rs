@@ -31,8 +31,12 @@ const DONE: i16 = 2;
 const AMBIGUOUS: i16 = 3;
 const UNDER_WAY_AGAIN: i16 = 4;
 
+/// A plan that was made while the table was small is kept while it grows: keys are always to be found by their index.
+const BY_INDEX: &str = "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off";
+
 /// Makes the tables if they aren't there.
 pub(super) async fn prepare(connection: &mut PgConnection) -> Result<(), OpenError> {
+    sqlx::raw_sql(BY_INDEX).execute(&mut *connection).await.map_err(unusable)?;
     let found = version(connection).await.map_err(unusable)?;
     if found > VERSION { Err(OpenError::Newer { found, known: VERSION }) } else { Ok(()) }
 }

@@ -142,6 +142,29 @@ fn keys_beside_each_other_share_a_commit() {
     database.check_counts();
 }
 
+#[test]
+#[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
+fn no_key_is_looked_for_in_the_whole_table() {
+    let database = Database::make("keys_found");
+    let ledger = database.ledger();
+    let ask = |n: u64| {
+        let (name, ask) = (key(&format!("{n}")), begin_of(1, n, LONG, LONG, false));
+        wait(ledger.begin(name.clone(), ask)).unwrap();
+        wait(ledger.finish(name.clone(), Claim(n), ending_of(2, 9))).unwrap();
+        wait(ledger.begin(name, ask)).unwrap();
+    };
+    let scans = |of: &str| {
+        database.count(&format!("select coalesce({of}, 0) from pg_stat_user_tables where relname = 'ledger_key'"))
+    };
+    // What was done is counted within a second or so.
+    let mut n = 0;
+    while scans("idx_scan") < 100 {
+        ask(n);
+        n += 1;
+    }
+    assert_eq!(scans("seq_tup_read"), 0);
+}
+
 /// All of one key in one group: one after the other, as they came.
 #[test]
 #[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
