@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two meshes, each with a control plane and authorities of its own, that fail over to each other through gateways.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "how long a move takes is measured")]
 
 mod mesh;
 
@@ -173,7 +173,7 @@ fn a_gateway_lets_nobody_in_but_to_what_is_exported_and_whom_a_policy_names() {
     introduce(&west, &east, port);
     // Known, exported, and named by no policy; then another is named, and at last the one that asks.
     let refused = west.ask_until("orders", "/x", |answer| answer.status == 403);
-    assert!(refused.body.contains("spiffe://west.test/ns/byrnie/sa/edge"), "{}", refused.body);
+    assert!(refused.body.contains("BYR-R001"), "{}", refused.body);
     east.ok(&["apply", "-f", &file(&east, "other.yaml", &admit("spiffe://west.test/ns/default/sa/web"))]);
     assert_eq!(west.ask("orders", "/x").unwrap().status, 403);
     let edge = "spiffe://west.test/ns/byrnie/sa/edge";
@@ -183,7 +183,7 @@ fn a_gateway_lets_nobody_in_but_to_what_is_exported_and_whom_a_policy_names() {
 
     // What is no more exported is closed at once, whoever has a connection already; and again open when it is.
     east.ok(&["delete", "serviceexport", "orders"]);
-    until("it's closed", || String::new(), || west.ask("orders", "/x").is_ok_and(|answer| answer.status != 200));
+    until("it's closed", String::new, || west.ask("orders", "/x").is_ok_and(|answer| answer.status != 200));
     east.ok(&["apply", "-f", &file(&east, "again.yaml", &export(port))]);
     west.ask_until("orders", "/x", |answer| answer.status == 200);
 

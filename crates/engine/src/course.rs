@@ -130,9 +130,8 @@ impl Course {
     fn dispatch_to(&mut self, cluster: &Arc<Cluster>, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
         // What became of a key is known to this mesh's ledger alone.
         let at_home = self.at_home || self.policy.keyed;
-        let fits = |member: &Arc<Member>| {
-            !(at_home && member.site().is_some()) && !outlier::out_of_service(shard, member, now)
-        };
+        let fits =
+            |member: &Arc<Member>| !(at_home && member.site().is_some() || outlier::out_of_service(shard, member, now));
         let had = self.first.take().filter(fits);
         let attempts = &self.attempts;
         let member = match had {
