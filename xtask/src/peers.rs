@@ -188,7 +188,7 @@ pub(crate) fn http3(root: &Path) -> Result<bool> {
     let wheels = std::path::absolute(wheels(root)?)?;
     // The workspace's features and one more: what knows nothing of it is used again.
     let feature = ["--locked", "--workspace", "--features", "byrnie/http3"];
-    let lints = ["--all-targets", "--", "-D", "warnings"];
+    let lints = ["--lib", "--bins", "--test", "http3", "--", "-D", "warnings"];
     let mut clippy = Command::new(env!("CARGO"));
     let mut test = Command::new(env!("CARGO"));
     clippy.arg("clippy").args(feature).args(lints).current_dir(root);

@@ -15,7 +15,7 @@ use byrnie_base::Text;
 use byrnie_codec::h1::fit_downstream;
 use byrnie_codec::proxy_protocol::Source;
 use byrnie_codec::sniff::Sniff;
-use byrnie_codec::{Framing, Head, Reject, RejectReason};
+use byrnie_codec::{Framing, Head, Limits, Reject, RejectReason};
 use byrnie_engine::Site;
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::balancer;
@@ -220,7 +220,7 @@ async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
 }
 
 async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
-    let mut wire = Wire::H1(Box::new(Conn::new(stream, bytes, core.limits)));
+    let mut wire = Wire::H1(Box::new(Conn::new(stream, bytes, Limits::default())));
     let mut desk = Desk::default();
     // One for the whole connection: to register anew takes a lock that all cores share.
     let mut closing = core.closing(caller.is_proxy());

@@ -8,6 +8,7 @@ use crate::door::{Caller, Entry};
 use crate::tunnel;
 use crate::worker::Core;
 use byrnie_base::Text;
+use byrnie_codec::Limits;
 use byrnie_codec::hop::code;
 use byrnie_net::hop::{Accepted, Asked, Server};
 use byrnie_net::http::Wire;
@@ -26,7 +27,7 @@ const CALLERS_KEPT_MAX: usize = 16;
 
 /// Serves the streams of a connection until it ends.
 pub(crate) async fn serve(core: &Rc<Core>, stream: Stream, peer: Peer, remote: SocketAddr) {
-    let mut server = Server::new(stream, core.limits);
+    let mut server = Server::new(stream, Limits::default());
     let mut callers = Callers { peer, remote, kept: Vec::new() };
     let crew = Crew::new(RUNNERS_SPARE_MAX);
     let mut draining = core.drain_of(true).draining();

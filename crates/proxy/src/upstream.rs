@@ -7,6 +7,7 @@ use crate::config::Hop;
 use crate::outside;
 use crate::worker::Core;
 use byrnie_base::Timestamp;
+use byrnie_codec::Limits;
 use byrnie_codec::hop::STREAMS_MAX;
 use byrnie_engine::{self as engine, Failure, Plan, Program, Target};
 use byrnie_net::hop::{self, Flow};
@@ -56,7 +57,7 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, reads: bool) -> Result<Up
     }
     match open_hop(core, plan, tls::ALPN_HTTP1, reads).await? {
         Hopped::Flow(flow) => Ok(Upstream { wire: Wire::Hop(flow), lease: None }),
-        Hopped::Foreign(stream, not_after) => Ok(fresh_h1(core, &asked(core, to, Speaks::Http1), stream, not_after)),
+        Hopped::Foreign(stream, not_after) => Ok(fresh_h1(&asked(core, to, Speaks::Http1), stream, not_after)),
         Hopped::No => open_at(core, plan, &asked(core, to, Speaks::Http1), plan.connect_timeout).await,
     }
 }
@@ -148,7 +149,7 @@ async fn one_more_hop(
     }
     match connect(core, plan, None, (&[tls::ALPN_HOP, otherwise], plan.connect_timeout)).await {
         Ok((stream, peer)) if peer.alpn.as_deref() == Some(tls::ALPN_HOP) => {
-            let client = hop::connect(stream, core.limits);
+            let client = hop::connect(stream, Limits::default());
             shared.add(client.clone(), peer.not_after);
             Ok(Ok(client))
         }
@@ -171,11 +172,11 @@ async fn open_h1(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>, limit: Duratio
     }
     let opening = connect(core, plan, Some(asked.address), (&[tls::ALPN_HTTP1], limit));
     let (stream, peer) = Box::pin(opening).await?;
-    Ok(fresh_h1(core, asked, stream, peer.not_after))
+    Ok(fresh_h1(asked, stream, peer.not_after))
 }
 
-fn fresh_h1(core: &Core, asked: &Asked<'_>, stream: Stream, not_after: Option<Timestamp>) -> Upstream {
-    let conn = h1::Conn::new(stream, Vec::new(), core.limits);
+fn fresh_h1(asked: &Asked<'_>, stream: Stream, not_after: Option<Timestamp>) -> Upstream {
+    let conn = h1::Conn::new(stream, Vec::new(), Limits::default());
     let lease = Lease { key: asked.key(), reused: false, not_after };
     Upstream { wire: Wire::H1(Box::new(conn)), lease: Some(lease) }
 }

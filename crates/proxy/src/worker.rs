@@ -17,7 +17,6 @@ use crate::spread::{Moved, Place, Spread};
 use crate::strain::Gauge;
 use byrnie_base::Now;
 use byrnie_base::drain::Watch;
-use byrnie_codec::Limits;
 use byrnie_engine::{Shard, Snapshot, Verdict};
 use byrnie_net::io::TcpStream;
 use byrnie_net::listen::{self, Listener};
@@ -117,7 +116,6 @@ pub(crate) struct Core {
     ledger: RefCell<Ledger>,
     /// Where it asks the control plane.
     pub(crate) lines: Lines,
-    pub(crate) limits: Limits,
     /// What is spoken to other proxies.
     pub(crate) hop: Hop,
     drain: Watches,
@@ -142,7 +140,6 @@ impl Core {
             pool: RefCell::default(),
             ledger: RefCell::new(ledger),
             lines: seat.lines.clone(),
-            limits: Limits::default(),
             hop: seat.hop,
             drain: seat.drain.clone(),
             spread: seat.place.spread.clone(),
