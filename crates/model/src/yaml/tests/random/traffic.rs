@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Traffic policies with anything in them that may be.
+
+use super::*;
+
+pub(super) fn traffic() -> impl Strategy<Value = TrafficPolicy> {
+    let plain = option::of(select(vec![
+        Balance::PeakEwma,
+        Balance::LeastRequest,
+        Balance::RoundRobin,
+        Balance::Random,
+        Balance::WeightedRoundRobin,
+    ]))
+    .prop_map(|balance| (balance, None));
+    let on = prop_oneof![
+        Just(HashOn::Source),
+        label().prop_map(HashOn::Header),
+        label().prop_map(HashOn::Cookie),
+        label().prop_map(HashOn::Query)
+    ];
+    let hash = (on, option::of(101u32..=1000)).prop_map(|(on, load_percent_max)| Hash { on, load_percent_max });
+    let hashing = (select(vec![Balance::RingHash, Balance::Maglev]), hash)
+        .prop_map(|(balance, hash)| (Some(balance), Some(hash)));
+    let balance = prop_oneof![plain, hashing];
+    let choice = (labels(), option::of(1u32..10_000), option::of(span()), option::of(0u8..101)).prop_map(
+        |(labels, most, slow_start, panic_percent)| Choice {
+            labels,
+            most,
+            slow_start,
+            panic_percent,
+            health_check: None,
+        },
+    );
+    let prefer = select(vec![vec![Nearness::Any], vec![Nearness::SameZone, Nearness::SameRegion, Nearness::Any]]);
+    let failover = (prefer, 0u8..101, option::of(0u8..101)).prop_map(|(prefer, below_percent, first)| {
+        let shares = match (first, prefer.len()) {
+            (Some(first), 3) => vec![first, 100 - first, 0],
+            (Some(_), 1) => vec![100],
+            _ => vec![],
+        };
+        Failover { prefer, below_percent, shares }
+    });
+    let parts = (option::of(1u32..10_000), option::of(1u8..101), option::of(101u32..10_000), 1u32..1000, span());
+    let rows = (1u32..1000, option::of(1u32..1000), option::of(1u32..1000));
+    let eject = (rows, parts, span(), 0u8..101).prop_map(|(rows, parts, span, ejected_percent_max)| Eject {
+        consecutive_errors: Some(rows.0),
+        consecutive_gateway_errors: rows.1,
+        consecutive_local_errors: rows.2,
+        deviation_percent: parts.0,
+        failure_percent: parts.1,
+        latency_percent: parts.2,
+        volume: parts.3,
+        interval: parts.4,
+        span,
+        ejected_percent_max,
+    });
+    let rate = || (1u32..1000, span()).prop_map(|(requests, per)| Rate { requests, per });
+    let limits = (1u32..1000, option::of(rate()), option::of(span()), vec(quota(), 0..2));
+    let limits = limits.prop_map(|(pending, rate, idle_max, mut quotas)| {
+        // No two of them for the same.
+        quotas.dedup_by_key(|quota: &mut Quota| std::mem::discriminant(&quota.by));
+        Limits { pending_max: Some(pending), queued_max: Some(pending), rate, idle_max, quotas }
+    });
+    let hedge = prop_oneof![(50u8..=99).prop_map(Hedge::Percentile), span().prop_map(Hedge::Delay)];
+    let budget = (0u8..101, span(), rate(), option::of(hedge))
+        .prop_map(|(percent, interval, least, hedge)| RetryBudget { percent, interval, least, hedge });
+    let connect = option::of((1u64..60_000).prop_map(Duration::from_millis));
+    let strings = || option::of("[A-Z]{1,6}".prop_map(Text::from));
+    let what = prop_oneof![
+        span().prop_map(|delay| (Some(delay), None, false, None)),
+        (200u16..600).prop_map(|abort| (None, Some(abort), false, None)),
+        span().prop_map(|slow| (None, None, false, Some(slow))),
+        Just((None, None, true, None)),
+    ];
+    let header = option::of((label(), "[a-z]{1,5}".prop_map(Text::from)));
+    let fault = (what, 0u8..101, strings(), option::of(path()), header, 0u64..4_000_000_000_000).prop_map(
+        |((delay, abort, reset, slow), percent, method, path_prefix, header, until)| Fault {
+            percent,
+            delay: delay.map(|span| span.min(Duration::from_secs(300))),
+            abort,
+            reset,
+            slow_body: slow.map(|span| span.min(Duration::from_secs(300))),
+            method,
+            path_prefix,
+            header,
+            until: byrnie_base::Timestamp::from_millis(until),
+        },
+    );
+    let rest = (option::of(fault), option::of(limits), option::of(budget), any::<bool>(), connect);
+    let targets = proptest::collection::btree_set(label(), 1..3);
+    let chosen = (balance, option::of(choice), option::of(failover));
+    (targets, chosen, option::of(eject), rest).prop_map(
+        |(
+            targets,
+            ((balance, hash), endpoints, failover),
+            eject,
+            (fault, limits, retry_budget, unsafe_retry, connect_timeout),
+        )| TrafficPolicy {
+            targets: targets.into_iter().map(|name| ServiceRef::new("ns", name)).collect(),
+            balance,
+            hash,
+            endpoints,
+            failover,
+            eject,
+            limits,
+            retry_budget,
+            unsafe_retry,
+            fault,
+            connect_timeout,
+            idempotency: None,
+        },
+    )
+}
+
+pub(super) fn checked() -> impl Strategy<Value = TrafficPolicy> {
+    let how = select(vec![
+        Check::Http("/healthz?deep=1".into()),
+        Check::Grpc("shop.Cart".into()),
+        Check::Grpc("".into()),
+        Check::Tcp,
+    ]);
+    let port = select(vec![None, Some(1), Some(u16::MAX)]);
+    (traffic(), how, port, 100_u64..3_600_000, 1_u64..=100, 1_u8..=100, 1_u8..=100).prop_map(
+        |(policy, how, port, interval, part, sick_after, well_after)| {
+            let timeout = Duration::from_millis((interval * part / 100).max(1));
+            let interval = Duration::from_millis(interval);
+            let health_check = Some(HealthCheck { how, port, interval, timeout, sick_after, well_after });
+            let endpoints = Choice { health_check, ..policy.endpoints.clone().unwrap_or_default() };
+            TrafficPolicy { endpoints: Some(endpoints), ..policy }
+        },
+    )
+}
+
+pub(super) fn keyed() -> impl Strategy<Value = TrafficPolicy> {
+    let off = (Just(KeyMode::Off), Just(Guarantee::G0), Just(false));
+    let modes = select(vec![KeyMode::Optional, KeyMode::Required]);
+    let on = (modes, select(vec![Guarantee::G1, Guarantee::G2]), any::<bool>());
+    let choice = (
+        select(vec![OnAmbiguous::Hold, OnAmbiguous::Reexecute, OnAmbiguous::Probe("/keys".into())]),
+        select(vec![OnServerError::Ambiguous, OnServerError::Keep, OnServerError::Release]),
+    );
+    let lease = (1u64..1000).prop_map(Duration::from_secs);
+    (traffic(), prop_oneof![off, on], choice, lease).prop_map(
+        |(policy, (mode, guarantee, mint_keys), (on_ambiguous, on_server_error), lease)| {
+            let key_ttl = lease * 2;
+            let act = |method: &str, path: &str| Act { method: method.into(), path: path.into() };
+            let enlist = vec![
+                Enlist { call: act("POST", "/a/*"), compensate: act("DELETE", "/b"), complete: None },
+                Enlist { call: act("PUT", "/c"), compensate: act("PUT", "/d"), complete: Some(act("POST", "/e")) },
+            ];
+            let (enlist, status_only) = if mint_keys { (enlist, true) } else { (Vec::new(), false) };
+            let idempotency = Idempotency {
+                mode,
+                guarantee,
+                key_ttl,
+                lease,
+                on_ambiguous,
+                on_server_error,
+                mint_keys,
+                status_only,
+                enlist,
+            };
+            TrafficPolicy { idempotency: Some(idempotency), ..policy }
+        },
+    )
+}
