@@ -37,6 +37,8 @@ pub(crate) struct Past<'a> {
     pub(crate) tried: &'a dyn Fn(&Member) -> bool,
     /// Zones in which it found nobody.
     pub(crate) zones: ZoneSet,
+    /// Whether it may not leave for another site.
+    pub(crate) stays: bool,
 }
 
 /// What a candidate must be.
@@ -66,16 +68,17 @@ pub(crate) fn pick<'c>(
     past: Past<'_>,
     now: Instant,
 ) -> Option<&'c Arc<Member>> {
-    let all = (0, cluster.members.len());
-    let away = away(cluster, past.tried);
+    let home = (0, cluster.at_home().len());
+    let all = if past.stays { home } else { (0, cluster.members.len()) };
+    let away = if past.stays { None } else { away(cluster, past.tried) };
     let range = away.unwrap_or_else(|| tiers::draw(cluster, shard, now));
+    let range = if range.1 <= all.1 { range } else { all };
     let careful = !tiers::panics(cluster, shard, now);
     // Where no zone is in doubt, none has to be looked at.
     let zoned = !past.zones.is_empty() || zone::any(shard);
     let near = Wish { range, fresh: true, in_service: careful, beyond: zoned.then_some(ZoneSet::NONE) };
     // Where one found nobody another is worth less than one elsewhere, whatever is near: as Envoy's
     // `previous_priorities`, and as for previous hosts.
-    let home = (0, cluster.at_home().len());
     let elsewhere = Wish { range: home, beyond: Some(past.zones), ..near };
     let moves = away.is_none() && !past.zones.is_empty();
     let any_zone = Wish { range: all, beyond: None, ..near };

@@ -129,16 +129,16 @@ impl Course {
 
     fn dispatch_to(&mut self, cluster: &Arc<Cluster>, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
         // What became of a key is known to this mesh's ledger alone.
-        let at_home = self.at_home || self.policy.keyed;
+        let stays = self.at_home || self.policy.keyed;
         let fits =
-            |member: &Arc<Member>| !(at_home && member.site().is_some() || outlier::out_of_service(shard, member, now));
+            |member: &Arc<Member>| !(stays && member.site().is_some() || outlier::out_of_service(shard, member, now));
         let had = self.first.take().filter(fits);
         let attempts = &self.attempts;
         let member = match had {
             Some(member) => member,
             None => {
-                let past = Past { tried: &|member| attempts.tried(member), zones: attempts.lost_zones() };
-                let picked = match at_home {
+                let past = Past { tried: &|member| attempts.tried(member), zones: attempts.lost_zones(), stays };
+                let picked = match self.at_home {
                     true => balance::pick_at_home(cluster, shard, past, now),
                     false => balance::pick(cluster, shard, self.key, past, now),
                 };

@@ -436,3 +436,17 @@ fn a_request_under_a_key_never_leaves_for_another_site() {
     assert_eq!((refused.status, refused.reason), (503, Reason::NoEndpoint));
     assert!(refused.detail.contains("no other site knows"), "{}", refused.detail);
 }
+
+#[test]
+fn a_request_under_a_key_comes_back_to_the_only_one_that_can_know_it() {
+    let mut way = endpoint("payments", "east.0", 200);
+    way.way = Some(byrnie_model::site::Way { site: "east".into(), number: 0 });
+    let mut world = caller(1, policy(KeyMode::Optional));
+    assert_eq!(world.put(vec![of_endpoint(way)]), []);
+    let (mut exchange, effect) = world.begin(&mut head("POST", "payments/charge", &[KEY]), ms(0));
+    let first = endpoint_of(&plan(effect));
+    for _ in 0..2 {
+        let again = plan(exchange.on_failure(&mut world.shard, Failure::Connect, ms(0)));
+        assert_eq!(endpoint_of(&again), first);
+    }
+}

@@ -196,8 +196,14 @@ fn thousands_of_answers_that_nobody_reads_cost_little_each() {
             let mut link = Link::client(entry, out().setting(4, WINDOW_BYTES));
             (0..STREAMS).for_each(|n| link.send(out().whole(1 + 2 * n, Block::get("/16777216"))));
             greedy.push(link);
-            let (status, body) = good.ask(&get("/2"));
-            assert!(status == 200 || body.contains("\"reason\":\"strain\""), "{status}: {body}");
+            // While a burst is taken in, room may be short for a moment.
+            let served = (0..20).any(|_| {
+                let (status, body) = good.ask(&get("/2"));
+                let short = ["strain", "overload"].iter().any(|why| body.contains(&format!("\"reason\":\"{why}\"")));
+                assert!(status == 200 || short, "{status}: {body}");
+                status == 200
+            });
+            assert!(served, "twenty times in a row");
         }
         let each = (held() - before) / i64::from(CLIENTS * STREAMS);
         println!("{} answers that nobody reads: {each} bytes for each", CLIENTS * STREAMS);

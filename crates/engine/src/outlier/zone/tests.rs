@@ -44,7 +44,7 @@ fn is_out(world: &World, zone: &str, at: u64) -> bool {
 /// How many of a hundred first tries go to the zone.
 fn share(world: &mut World, zone: &str, at: u64) -> usize {
     let cluster = cluster(world);
-    let past = Past { tried: &|_| false, zones: ZoneSet::NONE };
+    let past = Past { tried: &|_| false, zones: ZoneSet::NONE, stays: false };
     let mut picks = (0..100).map(|_| pick(&cluster, &mut world.shard, None, past, ms(at).mono).unwrap().clone());
     picks.by_ref().filter(|member| *member.locality().zone == *zone).count()
 }
@@ -106,7 +106,7 @@ fn a_second_try_goes_to_another_zone() {
     let mut world = world(&["a", "b"], 20);
     let cluster = cluster(&world);
     let first = of_zone(&cluster, "a").remove(0);
-    let past = Past { tried: &|member| member.slot == first.slot, zones: ZoneSet::NONE.with(first.zone) };
+    let past = Past { tried: &|member| member.slot == first.slot, zones: ZoneSet::NONE.with(first.zone), stays: false };
     for _ in 0..50 {
         let second = pick(&cluster, &mut world.shard, None, past, ms(0).mono).unwrap();
         assert_eq!(*second.locality().zone, *"b");
