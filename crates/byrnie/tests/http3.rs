@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! HTTP/3 at the edge, asked by aioquic. It needs the feature `http3`, and aioquic where Python finds it.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod mesh;
 
@@ -129,7 +129,7 @@ fn a_gateway_answers_http_3_as_it_does_the_other_versions() {
     let edge = Edge::open();
     let rpc = load::rpc();
     let _rpc = edge.mesh.beside("rpc", Some((rpc.port, "grpc")), &[]);
-    let large = 6 * 1024 * 1024;
+    let large = 3 * 1024 * 1024;
     let call = [("content-type", "application/grpc"), ("te", "trailers")];
     let plan = json!([
         {"path": "/a?b=c", "headers": [["cookie", "a=1"], ["cookie", "b=2"], ["x-forwarded-for", "9.9.9.9"]]},
