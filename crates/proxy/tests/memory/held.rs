@@ -10,9 +10,13 @@ use byrnie_codec::hop::STREAM_CREDIT_BYTES;
 use byrnie_net::runtime;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 const KIB: i64 = 1024;
 const MIB: i64 = 1024 * KIB;
+
+/// How long a client waits for what a burst leaves of processor time.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The least that isn't taken for none.
 const WINDOW_BYTES: u32 = 4 * 1024;
@@ -179,6 +183,20 @@ fn slow_readers_hold_less_than_two_windows_and_stop_no_other_stream() {
     });
 }
 
+/// A client is answered. While a burst is taken in, processor time and what the program is given may be short for a
+/// moment, never streams.
+fn serves(client: &mut Peer) {
+    let deadline = runtime::now().mono + PATIENCE;
+    loop {
+        let (status, body) = client.ask(&get("/2"));
+        if status == 200 {
+            return;
+        }
+        let short = ["strain", "overload"].iter().any(|why| body.contains(&format!("\"reason\":\"{why}\"")));
+        assert!(short && runtime::now().mono < deadline, "{status}: {body}");
+    }
+}
+
 /// More of them than there are streams between two proxies.
 #[test]
 fn thousands_of_answers_that_nobody_reads_cost_little_each() {
@@ -196,14 +214,7 @@ fn thousands_of_answers_that_nobody_reads_cost_little_each() {
             let mut link = Link::client(entry, out().setting(4, WINDOW_BYTES));
             (0..STREAMS).for_each(|n| link.send(out().whole(1 + 2 * n, Block::get("/16777216"))));
             greedy.push(link);
-            // While a burst is taken in, room may be short for a moment.
-            let served = (0..20).any(|_| {
-                let (status, body) = good.ask(&get("/2"));
-                let short = ["strain", "overload"].iter().any(|why| body.contains(&format!("\"reason\":\"{why}\"")));
-                assert!(status == 200 || short, "{status}: {body}");
-                status == 200
-            });
-            assert!(served, "twenty times in a row");
+            serves(&mut good);
         }
         let each = (held() - before) / i64::from(CLIENTS * STREAMS);
         println!("{} answers that nobody reads: {each} bytes for each", CLIENTS * STREAMS);
@@ -232,7 +243,7 @@ fn the_last_streams_to_another_proxy_are_for_clients_that_have_read_an_answer() 
             tries += 1;
         }
         assert_eq!(refused, 503, "one that nothing is known of");
-        (0..50).for_each(|_| assert_eq!(known.ask(&get("/2")).0, 200));
+        (0..50).for_each(|_| serves(&mut known));
     });
 }
 
