@@ -6,12 +6,12 @@ mod mesh;
 
 use mesh::{Mesh, file, free_port, until};
 use rcgen::{CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// An authority.
 struct Authority {
@@ -322,4 +322,208 @@ spec:
     }
     mesh.ok(&["apply", "-f", &file(&mesh, "false.yaml", &legacy(port, &["127.0.0.2"]))]);
     mesh.ask_until("legacy", "/", |answer| answer.status == 502);
+}
+
+/// A certificate for a caller and its key, as PEM, and what a host says that it was shown.
+struct Shown {
+    chain: String,
+    key: String,
+    mark: String,
+}
+
+impl Authority {
+    fn caller(&self) -> Shown {
+        let key = KeyPair::generate().unwrap();
+        let signed =
+            CertificateParams::new(vec!["mesh.test".to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        Shown { chain: signed.pem(), key: key.serialize_pem(), mark: mark(signed.der()) }
+    }
+}
+
+/// What tells a certificate from others: its last bytes, which are of its signature.
+fn mark(certificate: &CertificateDer<'_>) -> String {
+    certificate.iter().rev().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn secret(chain: &str, key: &str) -> String {
+    let block = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: own}}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
+        block(chain),
+        block(key)
+    )
+}
+
+/// A host that lets in only callers with a certificate of `callers`. It speaks HTTP/1.1 and HTTP/2, keeps connections
+/// open, and answers with what it was shown and the number of the request on its connection. Beside it: how many
+/// connections it has taken.
+fn strict(address: SocketAddr, own: &Authority, names: &[&str], callers: &Authority) -> (Host, Arc<AtomicUsize>) {
+    let key = KeyPair::generate().unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let signed = CertificateParams::new(names).unwrap().signed_by(&key, &own.issuer).unwrap();
+    let private = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(callers.pem.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider))
+        .build()
+        .unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![signed.der().clone()], private)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let (config, taken) = (Arc::new(config), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&taken);
+    let host = Host::serving(address, move |tcp| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let mut stream = rustls::StreamOwned::new(rustls::ServerConnection::new(Arc::clone(&config)).unwrap(), tcp);
+        // An error is the refusal of a caller, who is told why.
+        while stream.conn.is_handshaking() {
+            if stream.conn.complete_io(&mut stream.sock).is_err() {
+                return;
+            }
+        }
+        let shown = mark(&stream.conn.peer_certificates().unwrap()[0]);
+        let _ = match stream.conn.alpn_protocol() {
+            Some(b"h2") => answer_h2(&mut stream, &shown),
+            _ => answer_all(&mut stream, &shown),
+        };
+    });
+    (host, taken)
+}
+
+/// Answers requests of HTTP/1.1 without bodies, until the caller goes.
+fn answer_all(stream: &mut (impl Read + Write), shown: &str) -> std::io::Result<()> {
+    for number in 1.. {
+        let (mut asked, mut byte) = (Vec::new(), [0]);
+        while !asked.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte)?;
+            asked.push(byte[0]);
+        }
+        let body = format!("{shown} {number}");
+        stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
+        stream.flush()?;
+    }
+    Ok(())
+}
+
+/// The same of HTTP/2 (RFC 9113), of which this knows as much as it takes.
+fn answer_h2(stream: &mut (impl Read + Write), shown: &str) -> std::io::Result<()> {
+    const PREFACE: usize = 24;
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    let frame = |kind: u8, flags: u8, id: [u8; 4], payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &id, payload].concat()
+    };
+    stream.read_exact(&mut [0; PREFACE])?;
+    stream.write_all(&frame(SETTINGS, 0, [0; 4], &[]))?;
+    let mut number = 0;
+    loop {
+        stream.flush()?;
+        let mut head = [0; 9];
+        stream.read_exact(&mut head)?;
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut payload)?;
+        let id = [head[5], head[6], head[7], head[8]];
+        match (head[3], head[4] & 1) {
+            (SETTINGS, 0) => stream.write_all(&frame(SETTINGS, 1, id, &[]))?,
+            (HEADERS, _) => {
+                number += 1;
+                // 8 of HPACK's table is `:status: 200`; flags end the headers, and the stream.
+                stream.write_all(&frame(HEADERS, 4, id, &[0x88]))?;
+                stream.write_all(&frame(DATA, 1, id, format!("{shown} {number}").as_bytes()))?;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_host_that_asks_who_calls_is_shown_the_certificate_of_a_secret_and_nothing_leaves_without_it() {
+    const HOSTS: [&str; 3] = ["bank", "ledger", "legacy"];
+    let mesh = Mesh::up(&[]);
+    let (trusted, callers, strangers, port) = (authority(), authority(), authority(), free_port());
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let (_host, taken) = strict(address, &trusted, &["api.bank.test"], &callers);
+    let apply = |text: &str| mesh.ok(&["apply", "-f", &file(&mesh, "some.yaml", text)]);
+    let all = |wanted: &dyn Fn(&mesh::Answer) -> bool| HOSTS.map(|host| mesh.ask_until(host, "/", wanted));
+
+    // By HTTP/1.1, by HTTP/2, and at an address.
+    let outside = |name: &str, protocol: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  type: ExternalName\n  externalName: localhost\n  \
+             ports: [{{name: api, port: 80, targetPort: {port}, appProtocol: {protocol}}}]\n---\n"
+        )
+    };
+    let policy = |options: &str| {
+        let target = |host: &str| format!("{{group: '', kind: Service, name: {host}}}");
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: bank}}\nspec:\n  targetRefs: [{}]\n  \
+             validation: {{hostname: api.bank.test, caCertificateRefs: [{{group: '', kind: ConfigMap, name: bank-ca}}]}}\n  \
+             options: {{{options}}}\n",
+            HOSTS.map(target).join(", ")
+        )
+    };
+    let presenting = policy("mesh.byrnie.dev/client-certificate: own");
+    let services = [outside("bank", "http"), outside("ledger", "kubernetes.io/h2c"), legacy(port, &["127.0.0.1"])];
+    let text = services.concat() + "---\n" + &bundle(&trusted.pem) + "---\n" + &presenting;
+    let told = mesh.cli(&["apply", "-f", &file(&mesh, "bank.yaml", &text)]);
+    let warned = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.status.success() && warned.contains("BYR-C069"), "{warned}");
+
+    // Without the Secret nothing is sent, not even a handshake.
+    for refused in all(&|answer| answer.status == 500) {
+        assert!(refused.body.contains("names Secret/default/own, which is absent"), "{}", refused.body);
+    }
+    assert_eq!(taken.load(Ordering::SeqCst), 0);
+    assert!(mesh.ok(&["status"]).contains("BYR-C069"), "{}", mesh.ok(&["status"]));
+
+    // With it, connections are let in, and used again.
+    let (first, second) = (callers.caller(), callers.caller());
+    apply(&secret(&first.chain, &first.key));
+    all(&|answer| answer.status == 200 && answer.body.contains(&format!("{} 3", first.mark)));
+    let why = mesh.ok(&["explain", "GET http://bank.mesh.localhost/", "--from", "edge"]);
+    assert!(why.contains("(TLS, verified as api.bank.test, shown Secret/default/own)"), "{why}");
+    let unfit = mesh.cli(&["apply", "-f", &file(&mesh, "unfit.yaml", &secret(&first.chain, &second.key))]);
+    let said = String::from_utf8_lossy(&unfit.stderr).into_owned() + &String::from_utf8_lossy(&unfit.stdout);
+    assert!(!unfit.status.success() && said.contains("BYR-C058"), "{said}");
+
+    // Once it's renewed no connection that was opened by the old one is used again.
+    apply(&secret(&second.chain, &second.key));
+    for host in HOSTS {
+        let mut in_a_row = 0;
+        until(
+            "the new certificate is shown",
+            || mesh.ok(&["status"]),
+            || {
+                let renewed = mesh.ask(host, "/").is_ok_and(|answer| answer.body.contains(&second.mark));
+                in_a_row = if renewed { in_a_row + 1 } else { 0 };
+                in_a_row == 20
+            },
+        );
+    }
+
+    // The host refuses a certificate that isn't of its callers, and callers without any.
+    let stranger = strangers.caller();
+    apply(&secret(&stranger.chain, &stranger.key));
+    all(&|answer| answer.status == 503);
+    apply(&secret(&first.chain, &first.key));
+    all(&|answer| answer.body.contains(&first.mark));
+    apply(&policy(""));
+    all(&|answer| answer.status == 503);
+    apply(&presenting);
+    all(&|answer| answer.body.contains(&first.mark));
+    mesh.ok(&["delete", "secret", "own"]);
+    all(&|answer| answer.status == 500 && answer.body.contains("Secret/default/own"));
+
+    // Nobody but the egress has seen a key.
+    for shown in [&first, &second, &stranger] {
+        let line = shown.key.lines().nth(1).unwrap();
+        assert!(!mesh.up.as_ref().unwrap().log().contains(line) && !mesh.ok(&["history"]).contains(line));
+    }
 }

@@ -7,7 +7,7 @@ use crate::index::policy::{Caller, callers};
 use crate::index::route::{backends, parents};
 use crate::index::{service, site, workload};
 use crate::node::{NodeId, Place};
-use crate::view::{bundles, endpoint_key, export_key, service_key, way_key, workload_key};
+use crate::view::{bundles, certificate, endpoint_key, export_key, service_key, way_key, workload_key};
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::{Endpoint, Key, Kind, Resource, Revision, Route, Service, ServiceRef, Site, Spec, Workload};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,12 +46,13 @@ impl Catalog {
             Kind::Mesh => work.mark(self.nodes.by_id.keys(), std::slice::from_ref(key)),
             // Who may attach where, and refer to what, is decided anew for each route on a gateway: there
             // are few, and these change seldom.
-            Kind::Gateway
-            | Kind::ListenerSet
-            | Kind::GatewayClass
-            | Kind::ReferenceGrant
-            | Kind::Namespace
-            | Kind::Secret => self.relate_edge(key, work),
+            Kind::Gateway | Kind::ListenerSet | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Namespace => {
+                self.relate_edge(key, work)
+            }
+            Kind::Secret => {
+                self.relate_edge(key, work);
+                self.relate_outward(key, [old, new], work);
+            }
             Kind::BackendTlsPolicy | Kind::ConfigMap => self.relate_outward(key, [old, new], work),
             Kind::Site => self.relate_site(key, old.and_then(site_of), new, work),
             Kind::ServiceExport => self.relate_export(key, work),
@@ -238,7 +239,7 @@ impl Catalog {
             Spec::BackendTls(policy) => Some(policy),
             _ => None,
         });
-        keys.extend(policies.flat_map(|policy| bundles(key, policy)));
+        keys.extend(policies.flat_map(|policy| bundles(key, policy).chain(certificate(key, policy))));
         for place in self.workloads.egress() {
             work.mark(self.nodes.at(place), &keys);
         }

@@ -6,7 +6,7 @@
 use crate::attach::{GROUP, Refused, admits_kind, gateway_key, is_kind};
 use crate::catalog::Catalog;
 use crate::lint::outside;
-use crate::view::{bundles, service_key};
+use crate::view::{bundles, certificate, service_key};
 use byrnie_base::Text;
 use byrnie_model::gateway::{CONTROLLER, Carries, Gateway, Listener};
 use byrnie_model::outside::{BackendTls, Target, is_pattern};
@@ -229,20 +229,20 @@ impl Catalog {
     fn ancestors(&self, resource: &Resource, policy: &BackendTls) -> Vec<Value> {
         let absent: Vec<Key> =
             bundles(&resource.key, policy).filter(|bundle| self.resource(bundle).is_none()).collect();
-        let resolved = match absent.first() {
-            None => Ok("ResolvedRefs"),
-            Some(bundle) => {
-                Err(Refused { reason: "InvalidCACertificateRef", message: format!("there is no {bundle}") })
-            }
+        let secret = certificate(&resource.key, policy).filter(|secret| self.resource(secret).is_none());
+        let refuse = |reason, message| Err(Refused { reason, message });
+        let resolved = match (absent.first(), &secret) {
+            (None, None) => Ok("ResolvedRefs"),
+            (Some(bundle), _) => refuse("InvalidCACertificateRef", format!("there is no {bundle}")),
+            (None, Some(secret)) => refuse("InvalidClientCertificateRef", format!("there is no {secret}")),
         };
         let without = !absent.is_empty() && absent.len() == bundles(&resource.key, policy).count();
         let mut found: Vec<(Key, Verdict)> = Vec::new();
         for target in &policy.targets {
-            let accepted = self.accepts(resource, target).and_then(|()| match without {
-                true => {
-                    Err(Refused { reason: "NoValidCACertificate", message: "nobody could vouch for a host".into() })
-                }
-                false => Ok("Accepted"),
+            let accepted = self.accepts(resource, target).and_then(|()| match (without, &secret) {
+                (true, _) => refuse("NoValidCACertificate", "nobody could vouch for a host".to_owned()),
+                (false, Some(secret)) => refuse("Invalid", format!("nothing leaves without {secret}")),
+                (false, None) => Ok("Accepted"),
             });
             let gateways = self.gateways_to(target);
             for key in gateways.into_iter().chain([service_key(&target.service)]) {

@@ -94,8 +94,16 @@ fn exit() -> Change {
 fn backend_tls(name: &str, target: &str, bundle: &str) -> Change {
     let trust = if bundle.is_empty() { Trust::System } else { Trust::Bundles(vec![bundle.into()]) };
     let targets = vec![Target { service: at(target), section: None }];
-    let policy = BackendTls { targets, hostname: "api.test".into(), names: Vec::new(), trust };
+    let policy = BackendTls { targets, hostname: "api.test".into(), names: Vec::new(), trust, certificate: None };
     put(Kind::BackendTlsPolicy, name, Labels::new(), Spec::BackendTls(policy.into()))
+}
+
+/// The same policy, by which hosts are shown the certificate of a Secret.
+fn showing(secret: &str, policy: Change) -> Change {
+    let Change::Put(resource) = policy else { panic!() };
+    let Spec::BackendTls(spec) = &resource.spec else { panic!() };
+    let spec = BackendTls { certificate: Some(secret.into()), ..(**spec).clone() };
+    Change::Put(Arc::new(Resource { spec: Spec::BackendTls(spec.into()), ..(*resource).clone() }))
 }
 
 fn bundle(name: &str) -> Change {

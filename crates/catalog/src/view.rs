@@ -54,7 +54,7 @@ impl Catalog {
                     for policy in self.iter(Kind::BackendTlsPolicy) {
                         keys.insert(policy.key.clone());
                         if let Spec::BackendTls(spec) = &policy.spec {
-                            keys.extend(bundles(&policy.key, spec));
+                            keys.extend(bundles(&policy.key, spec).chain(certificate(&policy.key, spec)));
                         }
                     }
                 }
@@ -87,12 +87,14 @@ impl Catalog {
                 self.leads_out(&place(node)) && self.service(&at).is_some_and(|service| service.takes_slices())
             }
             (Spec::BackendTls(_), Role::Sidecar) => self.leads_out(&place(node)),
-            (Spec::Bundle(_), Role::Sidecar) => self.leads_out(&place(node)) && self.is_trusted(key),
+            (Spec::Bundle(_) | Spec::Secret(_), Role::Sidecar) => {
+                self.leads_out(&place(node)) && self.is_named_outward(key)
+            }
             (
                 Spec::Workload(_) | Spec::Access(_) | Spec::Slice(_) | Spec::BackendTls(_) | Spec::Bundle(_),
                 Role::Gateway,
             )
-            | (Spec::Gateway(_) | Spec::Secret(_), Role::Sidecar) => false,
+            | (Spec::Gateway(_), Role::Sidecar) => false,
             (Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_), _) => false,
             (Spec::Workload(_), Role::Sidecar) => key.namespace == node.namespace && key.name == node.workload,
             (Spec::Service(_), Role::Sidecar) => {
@@ -185,10 +187,12 @@ impl Catalog {
         ways.collect()
     }
 
-    /// Whether a policy for TLS towards hosts outside names these authorities.
-    fn is_trusted(&self, key: &Key) -> bool {
+    /// Whether a policy for TLS towards hosts outside names these authorities, or this certificate.
+    fn is_named_outward(&self, key: &Key) -> bool {
         let names = |resource: &Arc<Resource>| match &resource.spec {
-            Spec::BackendTls(policy) => bundles(&resource.key, policy).any(|bundle| bundle == *key),
+            Spec::BackendTls(policy) => {
+                bundles(&resource.key, policy).chain(certificate(&resource.key, policy)).any(|named| named == *key)
+            }
             _ => false,
         };
         self.iter(Kind::BackendTlsPolicy).any(names)
@@ -284,6 +288,11 @@ pub(crate) fn bundles<'a>(key: &'a Key, policy: &'a BackendTls) -> impl Iterator
     names.iter().map(|name| Key::new(Kind::ConfigMap, key.namespace.clone(), name.clone()))
 }
 
+/// The Secret that a policy names.
+pub(crate) fn certificate(key: &Key, policy: &BackendTls) -> Option<Key> {
+    policy.certificate.as_ref().map(|name| Key::new(Kind::Secret, key.namespace.clone(), name.clone()))
+}
+
 pub(crate) fn place(spec: &NodeSpec) -> Place {
     Place { namespace: spec.namespace.clone(), name: spec.workload.clone() }
 }
@@ -318,12 +327,13 @@ const GATEWAY_KINDS: [Kind; 6] =
 pub(crate) fn rank(resource: &Resource) -> (u8, Key) {
     let rank = match &resource.spec {
         Spec::Namespace | Spec::Mesh(_) | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => 0,
-        Spec::Workload(_) | Spec::Site(_) | Spec::Export | Spec::Slice(_) | Spec::Bundle(_) | Spec::BackendTls(_) => 1,
+        Spec::Workload(_) | Spec::Site(_) | Spec::Export | Spec::Slice(_) => 1,
+        Spec::Secret(_) | Spec::Bundle(_) | Spec::BackendTls(_) => 1,
         Spec::Access(policy) if policy.action == Action::Deny => 2,
         Spec::Access(_) => 3,
         Spec::Service(_) => 4,
         Spec::Endpoint(_) => 5,
-        Spec::Traffic(_) | Spec::Secret(_) => 6,
+        Spec::Traffic(_) => 6,
         Spec::Gateway(_) => 7,
         Spec::Route(_) => 8,
     };

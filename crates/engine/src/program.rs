@@ -7,6 +7,7 @@ use byrnie_codec::Head;
 use byrnie_codec::headers::strip_internal;
 use byrnie_model::gateway::host_fits;
 use byrnie_model::outside::{AltName, is_pattern};
+use byrnie_model::{Key, Secret};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub struct Verify {
     pub names: Vec<AltName>,
     /// Certificates of those whose word counts, PEM; `None` means whom the system trusts.
     pub roots: Option<Text>,
+    /// What is shown to a host that asks who calls, and the name of the Secret that it's in.
+    pub certificate: Option<(Key, Arc<Secret>)>,
 }
 
 impl Outside {
@@ -132,7 +135,11 @@ impl fmt::Display for Program {
                     Security::Plain => Ok(()),
                     Security::Tls(verify) => {
                         let names: Vec<String> = verify.names.iter().map(AltName::to_string).collect();
-                        write!(f, " (TLS, verified as {})", names.join(" or "))
+                        write!(f, " (TLS, verified as {}", names.join(" or "))?;
+                        match &verify.certificate {
+                            Some((key, _)) => write!(f, ", shown {key})"),
+                            None => f.write_str(")"),
+                        }
                     }
                     Security::Broken(why) => write!(f, " (no TLS: {why})"),
                 }

@@ -243,8 +243,8 @@ registry! {
         "The document was refused.",
         "Apply the certificate (with those that vouch for it after it) and the key that belongs to it, as PEM.";
     CERTIFICATE_ENDS: "BYR-C059",
-        "a certificate that a gateway shows ends soon, or has ended",
-        "Callers refuse the connection once it has.",
+        "a certificate that a gateway or the egress shows ends soon, or has ended",
+        "Callers of the gateway, or hosts outside, refuse the connection once it has.",
         "Apply the Secret with a renewed certificate; connections that are open go on.";
     OUTSIDE_IN_CLEAR: "BYR-C064",
         "calls leave the mesh without TLS",
@@ -262,6 +262,10 @@ registry! {
         "authorities for TLS to a service outside are absent or unfit",
         "Calls of the service are refused, as nobody could tell who answers them.",
         "Apply the ConfigMap with certificates of authorities, as PEM, in data[\"ca.crt\"].";
+    CLIENT_CERTIFICATE_ABSENT: "BYR-C069",
+        "the certificate to be shown to a service outside is absent",
+        "Calls of the service are refused: nothing leaves without it.",
+        "Apply the Secret, of type kubernetes.io/tls, in the policy's namespace.";
     SLICE_UNUSED: "BYR-C074",
         "addresses of an EndpointSlice serve nothing",
         "No request is sent to them.",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What lies outside the mesh: how a proxy that leads out to a service there makes sure whom it reached
-//! (`BackendTLSPolicy`), and the authorities it trusts for that (`ConfigMap`). The service itself is a `Service`
-//! with the name of a host.
+//! (`BackendTLSPolicy`) and what it shows of itself, and the authorities it trusts for that (`ConfigMap`). The service
+//! itself is a `Service` with the name of a host.
 
 use crate::ServiceRef;
 use byrnie_base::Text;
@@ -9,6 +9,8 @@ use std::fmt;
 
 /// The entry of a ConfigMap's `data` with certificates of authorities.
 pub const BUNDLE: &str = "ca.crt";
+/// The entry of a BackendTLSPolicy's `options` that names a Secret of its namespace.
+pub const CLIENT_CERTIFICATE: &str = "mesh.byrnie.dev/client-certificate";
 
 /// Whether the host of a service outside is a pattern (`*.DOMAIN`), for all hosts below a domain.
 pub fn is_pattern(host: &str) -> bool {
@@ -26,6 +28,8 @@ pub struct BackendTls {
     pub names: Vec<AltName>,
     /// Whose word counts.
     pub trust: Trust,
+    /// The Secret, in the policy's own namespace, with the certificate that is shown to a host which asks for one.
+    pub certificate: Option<Text>,
 }
 
 /// A name that a certificate may be for.

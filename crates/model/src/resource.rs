@@ -25,7 +25,7 @@ pub enum Kind {
     Service,
     /// discovery.k8s.io `EndpointSlice`: addresses that serve a service.
     EndpointSlice,
-    /// core/v1 `Secret`: a certificate and its key, for a gateway.
+    /// core/v1 `Secret`: a certificate and its key, for a gateway or for calls that leave the mesh.
     Secret,
     /// core/v1 `ConfigMap`: certificates of authorities, for calls that leave the mesh.
     ConfigMap,

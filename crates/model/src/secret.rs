@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What only its owner may know (`Secret`): the certificate and key that a gateway shows to callers from
-//! outside. Nothing here prints a key.
+//! outside, or the egress to hosts there. Nothing here prints a key.
 
 use byrnie_base::Text;
 use std::fmt;

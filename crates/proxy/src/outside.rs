@@ -6,12 +6,13 @@ use crate::upstream::{self, Upstream};
 use crate::worker::Core;
 use byrnie_codec::sniff::{HELLO_BYTES_MAX, ServerName, server_name};
 use byrnie_engine::{Failure, Outside, Plan, Security, Verify};
-use byrnie_model::Protocol;
+use byrnie_model::{Key, Protocol, Secret, code};
 use byrnie_net::io::{self, Stream};
 use byrnie_net::names::Names;
 use byrnie_net::pool::{Asked, Speaks};
 use byrnie_net::relay::Pipe;
 use byrnie_net::runtime;
+use byrnie_net::tls::edge::Certificate;
 use byrnie_net::tls::outward::{self, Outward};
 use byrnie_net::tls::{self, Peer};
 use std::cell::RefCell;
@@ -58,12 +59,7 @@ impl Outsides {
         if checks.len() >= CHECKS_MAX {
             checks.clear();
         }
-        let made = Outward::new(&verify.hostname, &verify.names, verify.roots.as_deref())
-            .inspect_err(|error| {
-                let code = byrnie_model::code::BUNDLE_ABSENT.id;
-                tracing::warn!(code, %error, host = %verify.hostname, "hosts outside can't be verified");
-            })
-            .ok();
+        let made = make(verify);
         checks.push((Arc::clone(verify), made.clone()));
         made.ok_or(Failure::TlsIdentity).map(Some)
     }
@@ -82,6 +78,23 @@ impl Outsides {
         }
         Ok(reached)
     }
+}
+
+/// What is to be checked, and shown; `None` if it's of no use.
+fn make(verify: &Verify) -> Option<Outward> {
+    let read = |(key, secret): &(Key, Arc<Secret>)| {
+        Certificate::from_pem(&secret.chain, secret.key.expose()).inspect_err(|error| {
+            let code = code::CERTIFICATE_UNFIT.id;
+            tracing::warn!(code, %key, %error, "a certificate for hosts outside is of no use");
+        })
+    };
+    let shown = verify.certificate.as_ref().map(read).transpose().ok()?;
+    Outward::new(&verify.hostname, &verify.names, verify.roots.as_deref(), shown.as_ref())
+        .inspect_err(|error| {
+            let code = code::BUNDLE_ABSENT.id;
+            tracing::warn!(code, %error, host = %verify.hostname, "hosts outside can't be verified");
+        })
+        .ok()
 }
 
 /// Whether an address is a loopback's or of the link: there whoever may write a Service would reach what trusts its

@@ -3,7 +3,8 @@
 //! isn't there.
 
 use crate::catalog::Catalog;
-use byrnie_model::outside::{BackendTls, Target, Trust, is_pattern};
+use crate::view::certificate;
+use byrnie_model::outside::{BackendTls, CLIENT_CERTIFICATE, Target, Trust, is_pattern};
 use byrnie_model::{Diagnostic, Key, Kind, Resource, Service, ServiceRef, Spec, code};
 use std::net::Ipv4Addr;
 
@@ -75,6 +76,11 @@ pub(crate) fn check(catalog: &Catalog, resource: &Resource, policy: &BackendTls)
             let message = format!("no ConfigMap \"{name}\" in namespace \"{}\"", key.namespace);
             found.push(Diagnostic::error(&code::BUNDLE_ABSENT, at, message));
         }
+    }
+    if let Some(secret) = certificate(key, policy).filter(|secret| catalog.resource(secret).is_none()) {
+        let at = format!("spec.options[\"{CLIENT_CERTIFICATE}\"]");
+        let message = format!("no Secret \"{}\" in namespace \"{}\"", secret.name, secret.namespace);
+        found.push(Diagnostic::error(&code::CLIENT_CERTIFICATE_ABSENT, at, message));
     }
     found
 }

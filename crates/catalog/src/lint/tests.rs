@@ -199,6 +199,13 @@ fn planted_mistakes_in_slices() {
     let (told, text) =
         said(&(service("db", "ports: [{port: 80}]") + &slice("db", &here.replace("127.0.0.1", "192.0.2.1")) + tls));
     assert!(told.is_empty(), "{text}");
+    check(
+        &(service("db", "ports: [{port: 80}]")
+            + &slice("db", here)
+            + tls
+            + "  options: {mesh.byrnie.dev/client-certificate: own}\n"),
+        "C069 own",
+    );
     let many = (0..=5000).map(|n| format!("{{addresses: [10.0.{}.{}]}}", n / 250, 1 + n % 250)).collect::<Vec<_>>();
     let slices = many.chunks(1000).enumerate().map(|(i, some)| {
         let rest = format!("ports: [{{name: sql, port: 5432}}]\nendpoints: [{}]", some.join(","));

@@ -172,7 +172,7 @@ fn a_sidecar_never_hears_of_gateways() {
     assert!(view.find(&key(Kind::Gateway, "gw")).is_none() && view.find(&key(Kind::HttpRoute, "r")).is_none());
 }
 
-fn secret(namespace: &str, name: &str) -> Change {
+pub(super) fn secret(namespace: &str, name: &str) -> Change {
     let spec = Secret { chain: "c".into(), key: Private::new("k") };
     let Change::Put(any) = put(Kind::Secret, name, Labels::new(), Spec::Secret(spec.into())) else { panic!() };
     let key = Key::new(Kind::Secret, namespace, name);

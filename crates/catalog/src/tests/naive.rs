@@ -97,13 +97,17 @@ impl<'a> World<'a> {
         if leads_out(own) {
             let policies = || self.all().filter(|r| r.key.kind == Kind::BackendTlsPolicy);
             policies().for_each(&mut show);
-            let named = |bundle: &Resource| {
+            let named = |by: &Resource| {
                 policies().any(|r| match &r.spec {
-                    Spec::BackendTls(policy) => policy.trust == Trust::Bundles(vec![bundle.key.name.clone()]),
+                    Spec::BackendTls(policy) if by.key.kind == Kind::Secret => {
+                        policy.certificate.as_ref() == Some(&by.key.name)
+                    }
+                    Spec::BackendTls(policy) => policy.trust == Trust::Bundles(vec![by.key.name.clone()]),
                     _ => false,
                 })
             };
-            self.all().filter(|r| r.key.kind == Kind::ConfigMap && named(r)).for_each(&mut show);
+            let kinds = [Kind::ConfigMap, Kind::Secret];
+            self.all().filter(|r| kinds.contains(&r.key.kind) && named(r)).for_each(&mut show);
         }
         let exists = |at: &ServiceRef| self.services().iter().any(|(other, _)| other == at);
         for (at, service) in self.services() {

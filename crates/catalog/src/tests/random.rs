@@ -2,6 +2,7 @@
 //! After any sequence of changes, joins and asks, what a node was told piece by piece equals its view
 //! computed from scratch, by the catalog and without it.
 
+use super::attach::secret;
 use super::naive::World;
 use super::*;
 use crate::NodeId;
@@ -112,7 +113,11 @@ fn outward() -> impl Strategy<Value = Change> {
         (0u8..1).prop_map(move |_| at_exit(Kind::Workload, "out")),
         (select(vec!["b1", "b2"]), select(&SERVICES[..]), select(vec!["", "c1", "c2"]))
             .prop_map(|(name, target, bundle)| backend_tls(name, target, bundle)),
+        (select(vec!["b1", "b2"]), select(&SERVICES[..]), select(vec!["k1", "k2"]))
+            .prop_map(|(name, target, shown)| showing(shown, backend_tls(name, target, ""))),
         select(vec!["c1", "c2"]).prop_map(bundle),
+        select(vec!["k1", "k2"]).prop_map(|name| secret("ns", name)),
+        select(vec!["k1", "k2"]).prop_map(|name| delete(Kind::Secret, name)),
         (select(vec!["s1", "s2"]), select(&SERVICES[..])).prop_map(|(name, of)| slice(name, of)),
         select(vec!["s1", "s2"]).prop_map(|name| delete(Kind::EndpointSlice, name)),
         select(&SERVICES[..]).prop_map(|name| service(name, "")),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is said of Gateway API's resources, in its own words.
 
+use super::attach::secret;
 use super::*;
 use byrnie_model::gateway::{Carries, From, Gateway, GatewayClass, Listener};
 use byrnie_model::range::Range;
@@ -179,6 +180,10 @@ fn a_policy_for_tls_says_for_each_ancestor_what_it_comes_to() {
         catalog.apply(&change);
         assert_eq!(of(&catalog, "late").last().unwrap(), wanted);
     }
+    catalog.apply(&aged(showing("own", backend_tls("first", "bank", "ca")), 1, 1));
+    assert_eq!(of(&catalog, "first")[1], "Service/bank: False Invalid, False InvalidClientCertificateRef");
+    catalog.apply(&secret("ns", "own"));
+    assert_eq!(of(&catalog, "first")[1], "Service/bank: True Accepted, True ResolvedRefs");
     catalog.apply(&delete(Kind::ConfigMap, "ca"));
     assert_eq!(of(&catalog, "first")[1], "Service/bank: False NoValidCACertificate, False InvalidCACertificateRef");
     catalog.apply(&delete(Kind::Service, "bank"));

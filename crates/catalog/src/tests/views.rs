@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What each node is told, step by step.
 
+use super::attach::secret;
 use super::*;
 
 /// A shop: `web` may call `pay`, which splits to `pay1` and `pay2`.
@@ -196,6 +197,24 @@ fn hosts_outside_are_reached_by_the_exit_which_alone_knows_whom_to_trust() {
         told(&catalog.delta(&"byrnie/out".into())),
         ["+ConfigMap/ns/other", "+BackendTLSPolicy/ns/tls", "-ConfigMap/ns/ca"]
     );
+    // A key is sent to the exit alone, and only while a policy says that its certificate is shown.
+    catalog.join("byrnie/edge".into(), NodeSpec::gateway("byrnie", "edge"));
+    catalog.delta(&"byrnie/edge".into());
+    for name in ["own", "spare"] {
+        catalog.apply(&secret("ns", name));
+        catalog.apply(&secret("else", name));
+    }
+    assert!(catalog.delta(&"byrnie/out".into()).is_empty());
+    catalog.apply(&showing("own", backend_tls("tls", "bank", "other")));
+    assert_eq!(told(&catalog.delta(&"byrnie/out".into())), ["+Secret/ns/own", "+BackendTLSPolicy/ns/tls"]);
+    assert!(catalog.delta(&"ns/web-1".into()).is_empty() && catalog.delta(&"byrnie/edge".into()).is_empty());
+    catalog.apply(&showing("spare", backend_tls("tls", "bank", "other")));
+    assert_eq!(
+        told(&catalog.delta(&"byrnie/out".into())),
+        ["+Secret/ns/spare", "+BackendTLSPolicy/ns/tls", "-Secret/ns/own"]
+    );
+    catalog.apply(&delete(Kind::Secret, "spare"));
+    assert_eq!(told(&catalog.delta(&"byrnie/out".into())), ["-Secret/ns/spare"]);
     // A policy of the service reaches the exit, where it's enforced.
     catalog.apply(&access("no", Action::Deny, &["bank"], Vec::new()));
     assert_eq!(told(&catalog.delta(&"byrnie/out".into())), ["+AccessPolicy/ns/no"]);

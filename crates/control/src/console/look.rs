@@ -150,10 +150,13 @@ fn warnings(console: &Console) -> Vec<Value> {
     }
     let now = console.state.now();
     let unfit = console.state.catalog(|catalog| {
-        let gateways = Kind::GATEWAYS.into_iter().flat_map(|kind| catalog.iter(kind));
-        gateways
-            .flat_map(|gateway| catalog.check_one(gateway))
-            .filter(|d| [code::CERTIFICATE_ABSENT.id, code::PORT_CLASH.id].contains(&d.code.id))
+        let told =
+            [&code::CERTIFICATE_ABSENT, &code::PORT_CLASH, &code::BUNDLE_ABSENT, &code::CLIENT_CERTIFICATE_ABSENT];
+        let kinds = Kind::GATEWAYS.into_iter().chain([Kind::BackendTlsPolicy]);
+        kinds
+            .flat_map(|kind| catalog.iter(kind))
+            .flat_map(|resource| catalog.check_one(resource))
+            .filter(|d| told.iter().any(|code| code.id == d.code.id))
             .collect::<Vec<_>>()
     });
     for diagnostic in unfit {

@@ -217,6 +217,7 @@ impl Compiler {
             Spec::Secret(secret) => {
                 self.held.edge.dirty = true;
                 self.held.edge.secrets.insert(key.clone(), Arc::clone(secret));
+                dirty.extend(self.held.outward.put_secret(key, Some(Arc::clone(secret))));
             }
             Spec::BackendTls(policy) => {
                 dirty.extend(self.held.outward.put_policy(key, Some((resource.created, Arc::clone(policy)))));
@@ -252,6 +253,7 @@ impl Compiler {
             Kind::Secret => {
                 self.held.edge.dirty = true;
                 self.held.edge.secrets.remove(key);
+                dirty.extend(self.held.outward.put_secret(key, None));
             }
             Kind::BackendTlsPolicy => dirty.extend(self.held.outward.put_policy(key, None)),
             Kind::EndpointSlice => dirty.extend(self.held.far.put(key, None)),

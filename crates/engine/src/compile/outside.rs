@@ -7,15 +7,16 @@ use crate::snapshot::Snapshot;
 use byrnie_base::Text;
 use byrnie_model::outside::{AltName, BackendTls, Bundle, Trust, is_pattern};
 use byrnie_model::service::{ServicePort, TargetPort};
-use byrnie_model::{Key, Kind, Revision, ServiceRef};
+use byrnie_model::{Key, Kind, Revision, Secret, ServiceRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Policies for TLS towards hosts outside, and the authorities that they name.
+/// Policies for TLS towards hosts outside, and the authorities and certificates that they name.
 #[derive(Debug, Default)]
 pub(super) struct Outward {
     policies: BTreeMap<Key, (Revision, Arc<BackendTls>)>,
     bundles: BTreeMap<Key, Arc<Bundle>>,
+    secrets: BTreeMap<Key, Arc<Secret>>,
 }
 
 impl Outward {
@@ -43,6 +44,20 @@ impl Outward {
             Trust::System => false,
             Trust::Bundles(bundles) => bundles.contains(&key.name),
         };
+        self.targeted(key, names)
+    }
+
+    /// Takes a certificate with its key in or out; answers whose TLS that may change.
+    pub(super) fn put_secret(&mut self, key: &Key, secret: Option<Arc<Secret>>) -> BTreeSet<ServiceRef> {
+        match secret {
+            Some(secret) => self.secrets.insert(key.clone(), secret),
+            None => self.secrets.remove(key),
+        };
+        self.targeted(key, |policy| policy.certificate.as_ref() == Some(&key.name))
+    }
+
+    /// The services for which policies are that name what `key` is.
+    fn targeted(&self, key: &Key, names: impl Fn(&BackendTls) -> bool) -> BTreeSet<ServiceRef> {
         let policies = self.policies.iter().filter(|(of, (_, policy))| of.namespace == key.namespace && names(policy));
         policies.flat_map(|(_, (_, policy))| &policy.targets).map(|target| target.service.clone()).collect()
     }
@@ -66,24 +81,29 @@ impl Outward {
         if is_pattern(host) {
             return Security::Broken(format!("{key} names one host, and the service stands for {host}").into());
         }
+        let absent = |at: &Key| Security::Broken(format!("{key} names {at}, which is absent").into());
         let roots = match &policy.trust {
             Trust::System => None,
             Trust::Bundles(names) => {
                 let mut roots = String::new();
                 for name in names {
                     let at = Key::new(Kind::ConfigMap, key.namespace.clone(), name.clone());
-                    let Some(bundle) = self.bundles.get(&at) else {
-                        return Security::Broken(format!("{key} names {at}, which is absent").into());
-                    };
+                    let Some(bundle) = self.bundles.get(&at) else { return absent(&at) };
                     roots.push_str(&bundle.pem);
                     roots.push('\n');
                 }
                 Some(roots.into())
             }
         };
+        let mut certificate = None;
+        if let Some(name) = &policy.certificate {
+            let at = Key::new(Kind::Secret, key.namespace.clone(), name.clone());
+            let Some(secret) = self.secrets.get(&at) else { return absent(&at) };
+            certificate = Some((at, Arc::clone(secret)));
+        }
         let hostname = policy.hostname.clone();
         let names = if policy.names.is_empty() { vec![AltName::Host(hostname.clone())] } else { policy.names.clone() };
-        Security::Tls(Arc::new(Verify { hostname, names, roots }))
+        Security::Tls(Arc::new(Verify { hostname, names, roots, certificate }))
     }
 }
 

@@ -6,7 +6,7 @@ use super::de;
 use super::names;
 use super::reader::{Reader, TargetRef};
 use crate::code;
-use crate::outside::{AltName, BUNDLE, BackendTls, Bundle, Target, Trust};
+use crate::outside::{AltName, BUNDLE, BackendTls, Bundle, CLIENT_CERTIFICATE, Target, Trust};
 use byrnie_base::Text;
 use gateway_api::backendtlspolicies as upstream;
 use gateway_api::backendtlspolicies::BackendTlsPolicyValidationSubjectAltNamesType as Kind;
@@ -21,15 +21,29 @@ const NAMES_MAX: usize = 5;
 
 pub(crate) fn read(reader: &mut Reader<'_>) -> Option<BackendTls> {
     let spec: upstream::BackendTlsPolicySpec = reader.spec()?;
-    if spec.options.is_some_and(|options| !options.is_empty()) {
-        reader.unenforced("spec.options", "options of TLS");
-    }
+    let certificate = certificate(reader, &spec.options.unwrap_or_default());
     let targets = targets(reader, &spec.target_refs);
     let said = &spec.validation;
     let hostname = host(reader, &said.hostname, "spec.validation.hostname");
     let names = names(reader, said.subject_alt_names.as_deref().unwrap_or_default());
     let trust = trust(reader, said)?;
-    Some(BackendTls { targets, hostname, names, trust })
+    Some(BackendTls { targets, hostname, names, trust, certificate })
+}
+
+/// The Secret that `options` name; nothing else may stand there.
+fn certificate(reader: &mut Reader<'_>, said: &BTreeMap<String, String>) -> Option<Text> {
+    let mut found = None;
+    for (option, value) in said {
+        let at = format!("spec.options[\"{option}\"]");
+        if option != CLIENT_CERTIFICATE {
+            reader.unenforced(at, &format!("the option \"{option}\" of TLS; only \"{CLIENT_CERTIFICATE}\""));
+            continue;
+        }
+        let message = format!("\"{value}\" is not the name of a Secret in the policy's own namespace");
+        reader.require(names::is_subdomain(value), &at, message);
+        found = Some(value.as_str().into());
+    }
+    found
 }
 
 fn targets(reader: &mut Reader<'_>, said: &[upstream::BackendTlsPolicyTargetRefs]) -> Vec<Target> {
@@ -152,7 +166,12 @@ pub(crate) fn to_value(policy: &BackendTls) -> Value {
             validation["caCertificateRefs"] = bundles.iter().map(bundle).collect();
         }
     }
-    json!({"targetRefs": policy.targets.iter().map(target).collect::<Vec<_>>(), "validation": validation})
+    let mut value =
+        json!({"targetRefs": policy.targets.iter().map(target).collect::<Vec<_>>(), "validation": validation});
+    if let Some(certificate) = &policy.certificate {
+        value["options"] = json!({CLIENT_CERTIFICATE: certificate});
+    }
+    value
 }
 
 pub(crate) fn bundle(reader: &mut Reader<'_>) -> Option<Bundle> {

@@ -56,7 +56,7 @@ impl Collector {
     pub(crate) fn new(otlp: Arc<Otlp>) -> Result<Self, tls::Error> {
         let Endpoint { https, host, .. } = &otlp.endpoint;
         let name = AltName::Host(host.clone());
-        let tls = https.then(|| Outward::new(host, &[name], otlp.ca.as_deref())).transpose()?;
+        let tls = https.then(|| Outward::new(host, &[name], otlp.ca.as_deref(), None)).transpose()?;
         Ok(Self { otlp, tls, kept: None })
     }
 

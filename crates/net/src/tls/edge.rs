@@ -29,7 +29,7 @@ const CHAIN_CERTIFICATES_MAX: usize = 10;
 /// A certificate for hosts, with those that vouch for it and its key.
 #[derive(Clone, Debug)]
 pub struct Certificate {
-    shown: Arc<CertifiedKey>,
+    pub(super) shown: Arc<CertifiedKey>,
     names: Vec<Text>,
     not_before: Timestamp,
     not_after: Timestamp,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TLS towards hosts outside the mesh. This side shows nobody's identity; the other proves by a certificate of the public
+//! TLS towards hosts outside the mesh. This side shows no identity of the mesh, but perhaps a certificate that was made
+//! for the host; the other proves by a certificate of the public
 //! kind, or of an authority that is named, that it's one of the hosts expected. The proxies by which calls leave the
 //! mesh make one [`Outward`] for each policy and hold on to it: sessions are resumed by it.
 
+use super::edge::Certificate;
 use super::{ALPN_H2, ALPN_HTTP1, CHAIN_CERTIFICATES_MAX, Error, HANDSHAKE_TIMEOUT, Peer, ROOTS_MAX, certificates};
 use crate::io::{Stream, TcpStream, Tls};
 use crate::socket::Socket;
@@ -14,6 +16,7 @@ use rustls::client::{
 };
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::server::ParsedCertificate;
+use rustls::sign::SingleCertAndKey;
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +37,7 @@ pub enum Speaks {
     Opaque,
 }
 
-/// How hosts outside are verified.
+/// How hosts outside are verified, and what they are shown.
 #[derive(Clone, Debug)]
 pub struct Outward {
     id: u64,
@@ -46,11 +49,16 @@ pub struct Outward {
 
 impl Outward {
     /// Asks for `hostname`, and accepts a certificate for one of `names` that leads to one of `roots` (PEM) or, without
-    /// these, to an authority that the system trusts.
+    /// these, to an authority that the system trusts. A host that asks for a certificate is shown `shown`, or none.
     ///
     /// # Errors
     /// If a name isn't a host's, or the roots aren't certificates, are too many or none.
-    pub fn new(hostname: &str, names: &[AltName], roots: Option<&str>) -> Result<Self, Error> {
+    pub fn new(
+        hostname: &str,
+        names: &[AltName],
+        roots: Option<&str>,
+        shown: Option<&Certificate>,
+    ) -> Result<Self, Error> {
         static IDS: AtomicU64 = AtomicU64::new(1);
         let name = |name: &str| ServerName::try_from(name.to_owned()).map_err(|_| Error::ServerName(name.to_owned()));
         let hostname_sent = name(hostname)?;
@@ -72,8 +80,13 @@ impl Outward {
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(Error::Handshake)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(OneOf { inner, roots, algorithms, names }))
-            .with_no_client_auth();
+            .with_custom_certificate_verifier(Arc::new(OneOf { inner, roots, algorithms, names }));
+        let base = match shown {
+            Some(certificate) => {
+                base.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&certificate.shown))))
+            }
+            None => base.with_no_client_auth(),
+        };
         let speaking = |alpn: &[&[u8]]| {
             let mut config = base.clone();
             config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();

@@ -26,6 +26,7 @@ pub(super) fn encode(policy: &BackendTls, created: Revision, labels: &Labels) ->
         names: policy.names.iter().map(AltName::to_string).collect(),
         bundles,
         created: created.0,
+        certificate: policy.certificate.as_ref().map(Text::to_string),
     };
     message.encode_to_vec().into()
 }
@@ -46,6 +47,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
         targets,
         hostname: check::name("hostname", &policy.hostname)?,
         names: check::list("subjectAltNames", LIST_MAX, policy.names, alt_name)?,
+        certificate: policy.certificate.map(|text| check::name("options", &text)).transpose()?,
         trust: if bundles.is_empty() { Trust::System } else { Trust::Bundles(bundles) },
     };
     Ok((Spec::BackendTls(spec.into()), labels("labels", policy.labels)?, Revision(policy.created)))

@@ -407,9 +407,11 @@ fn backend_tls() -> impl Strategy<Value = Spec> {
     let target = (service_ref(), of(name())).prop_map(|(service, section)| Target { service, section });
     let trust = prop_oneof![Just(Trust::System), vec(name(), 1..3).prop_map(Trust::Bundles)];
     let alt = prop_oneof![name().prop_map(AltName::Host), text("[a-z]{1,4}://[a-z./]{1,9}").prop_map(AltName::Uri)];
-    (vec(target, 1..3), name(), vec(alt, 0..3), trust).prop_map(|(targets, hostname, names, trust)| {
-        Spec::BackendTls(Arc::new(BackendTls { targets, hostname, names, trust }))
-    })
+    (vec(target, 1..3), name(), vec(alt, 0..3), trust, of(name())).prop_map(
+        |(targets, hostname, names, trust, certificate)| {
+            Spec::BackendTls(Arc::new(BackendTls { targets, hostname, names, trust, certificate }))
+        },
+    )
 }
 
 fn slice() -> impl Strategy<Value = Spec> {

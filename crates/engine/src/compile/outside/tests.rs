@@ -10,6 +10,7 @@ use byrnie_model::outside::{BackendTls, Bundle, Target as TlsTarget, Trust};
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
 use byrnie_model::resource::Spec;
 use byrnie_model::route::{Rewrite, RouteFilter};
+use byrnie_model::secret::{Private, Secret};
 use byrnie_model::service::{Locality, ServicePort, TargetPort};
 use byrnie_model::{Delta, Identity, Key, Kind, Labels, Protocol, Resource, Revision, Service};
 use std::net::SocketAddr;
@@ -31,7 +32,8 @@ fn bank() -> Resource {
 
 fn policy(name: &str, section: Option<&str>, trust: Trust, age: u64) -> Resource {
     let targets = vec![TlsTarget { service: sref("bank"), section: section.map(Into::into) }];
-    let spec = BackendTls { targets, hostname: format!("{name}.test").into(), names: Vec::new(), trust };
+    let spec =
+        BackendTls { targets, hostname: format!("{name}.test").into(), names: Vec::new(), trust, certificate: None };
     let resource = resource(Kind::BackendTlsPolicy, "shop", name, Spec::BackendTls(spec.into()));
     Resource { created: Revision(age), ..resource }
 }
@@ -167,6 +169,38 @@ fn a_policy_that_cannot_be_followed_lets_nothing_out() {
     plan(exit.begin("web", 80, &mut head("GET", "api.bank.test/", &[])));
     exit.apply(Vec::new(), vec![Key::new(Kind::ConfigMap, "shop", "one")]);
     assert_eq!(exit.security(80), "BackendTLSPolicy/shop/p names ConfigMap/shop/one, which is absent");
+}
+
+#[test]
+fn nothing_leaves_without_the_certificate_that_a_policy_says_is_shown() {
+    let mut showing = policy("p", None, Trust::System, 1);
+    let Spec::BackendTls(spec) = &mut showing.spec else { panic!() };
+    Arc::make_mut(spec).certificate = Some("own".into());
+    let secret = |namespace: &str, chain: &str| {
+        let spec = Secret { chain: chain.into(), key: Private::new("KEY") };
+        resource(Kind::Secret, namespace, "own", Spec::Secret(spec.into()))
+    };
+    let mut exit = Exit::new(vec![bank(), allowed("web"), showing, secret("else", "ELSE")]);
+    let absent = "BackendTLSPolicy/shop/p names Secret/shop/own, which is absent";
+    assert_eq!(exit.security(80), absent);
+    let refused = answer(exit.begin("web", 80, &mut head("GET", "api.bank.test/", &[])));
+    assert_eq!(refused.status, 500);
+    assert!(refused.detail.contains(absent), "{}", refused.detail);
+    let sent = |exit: &Exit| {
+        let plan = plan(exit.begin("web", 80, &mut head("GET", "api.bank.test/", &[])));
+        let crate::Target::Program { program: Program::Outside(to), .. } = &plan.target else { panic!() };
+        let Security::Tls(verify) = &to.security else { panic!("{:?}", to.security) };
+        assert!(!format!("{to:?}").contains("KEY"), "{to:?}");
+        let shown = verify.certificate.as_ref().unwrap().1.chain.to_string();
+        (shown, target(&plan))
+    };
+    for chain in ["ONE", "TWO"] {
+        exit.apply(vec![secret("shop", chain)], Vec::new());
+        let words = "api.bank.test:443 outside the mesh (TLS, verified as p.test, shown Secret/shop/own)";
+        assert_eq!(sent(&exit), (chain.to_owned(), words.to_owned()));
+    }
+    exit.apply(Vec::new(), vec![Key::new(Kind::Secret, "shop", "own")]);
+    assert_eq!(exit.security(80), absent);
 }
 
 /// `web`, which calls `bank` by the exit.

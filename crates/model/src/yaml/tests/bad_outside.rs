@@ -76,6 +76,10 @@ fn policies_for_tls_are_read() {
     let Spec::BackendTls(read) = good(&policy(BANK, uri)).remove(0).spec else { panic!() };
     assert_eq!(read.names, [AltName::Uri("spiffe://x/y".into())]);
     let Spec::BackendTls(read) = good(&policy(BANK, SYSTEM)).remove(0).spec else { panic!() };
+    assert_eq!(read.certificate, None);
+    let own = policy(BANK, SYSTEM) + "  options: {mesh.byrnie.dev/client-certificate: own}\n";
+    let Spec::BackendTls(shown) = good(&own).remove(0).spec else { panic!() };
+    assert_eq!(shown.certificate.as_deref(), Some("own"));
     let whole = |target: &Target| target.section.is_none() && *target.service.namespace == *"default";
     assert!(whole(&read.targets[0]) && read.trust == Trust::System);
     good(&bundle(&format!("data: {{ca.crt: \"{PEM}\"}}")));
@@ -116,7 +120,14 @@ fn policies_that_would_trust_nobody_knows_whom() {
     ] {
         check_bad(&policy(targets, validation), code, place);
     }
-    check_bad(&(policy(BANK, SYSTEM) + "  options: {a.test/x: y}\n"), "C010", "options");
+    for (options, code, place) in [
+        ("a.test/x: y", "C010", "y"),
+        ("mesh.byrnie.dev/client-certificate: own, mesh.byrnie.dev/x: y", "C010", "y"),
+        ("mesh.byrnie.dev/client-certificate: ''", "C011", "''"),
+        ("mesh.byrnie.dev/client-certificate: ns/own", "C011", "ns/own"),
+    ] {
+        check_bad(&(policy(BANK, SYSTEM) + &format!("  options: {{{options}}}\n")), code, place);
+    }
 }
 
 #[test]

@@ -89,11 +89,11 @@ fn backend_tls() -> impl Strategy<Value = BackendTls> {
     let uri = label().prop_map(|path| AltName::Uri(format!("spiffe://a.test/{path}").into()));
     let alt = prop_oneof![host().prop_map(AltName::Host), uri];
     let trust = prop_oneof![Just(Trust::System), vec(label(), 1..3).prop_map(Trust::Bundles)];
-    (btree_set(label(), 1..3), option::of(label()), host(), vec(alt, 0..3), trust).prop_map(
-        |(names_of, section, hostname, names, trust)| {
+    (btree_set(label(), 1..3), option::of(label()), host(), vec(alt, 0..3), trust, option::of(label())).prop_map(
+        |(names_of, section, hostname, names, trust, certificate)| {
             let service = |name: Text| ServiceRef::new("ns", name);
             let targets = names_of.into_iter().map(|name| Target { service: service(name), section: section.clone() });
-            BackendTls { targets: targets.collect(), hostname, names, trust }
+            BackendTls { targets: targets.collect(), hostname, names, trust, certificate }
         },
     )
 }

@@ -71,7 +71,7 @@ fn outward(names: &[&str], roots: &str) -> Outward {
         false => AltName::Host((*name).into()),
     };
     let names: Vec<AltName> = names.iter().map(name).collect();
-    Outward::new("api.bank.test", &names, Some(roots)).unwrap()
+    Outward::new("api.bank.test", &names, Some(roots), None).unwrap()
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_host_is_believed_by_its_name_and_whose_word_counts() {
     // Both of two authorities count; whom the system trusts doesn't vouch for this one.
     let both = outward(&["api.bank.test"], &format!("{}\n{}", other.pem, trusted.pem));
     asks(&good, &both).unwrap();
-    if let Ok(system) = Outward::new("api.bank.test", &[AltName::Host("api.bank.test".into())], None) {
+    if let Ok(system) = Outward::new("api.bank.test", &[AltName::Host("api.bank.test".into())], None, None) {
         refused(&good, &system);
     }
     // Other names take the place of the one that is asked for.
@@ -141,4 +141,61 @@ fn authorities_are_certificates() {
     }
     let many: String = (0..=ROOTS_MAX).map(|_| authority().pem).collect();
     assert!(matches!(check_roots(&many), Err(Error::Amount(_))));
+}
+
+/// What comes of calling a host that lets in callers of an authority alone, by one version of TLS: what it was shown.
+fn shown_to(
+    host: &Certificate,
+    callers: &Authority,
+    outward: &Outward,
+    (speaks, version): (Speaks, &'static rustls::SupportedProtocolVersion),
+) -> Option<CertificateDer<'static>> {
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+        read(&callers.pem).unwrap().into(),
+        edge::provider(),
+    );
+    let mut config = rustls::ServerConfig::builder_with_provider(edge::provider())
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&host.shown))));
+    config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_HTTP1.to_vec()];
+    block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let serving = async {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+            let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.ok()?;
+            stream.write_all(b"x").await.unwrap();
+            stream.flush().await.unwrap();
+            Some(stream.get_ref().1.peer_certificates().unwrap()[0].clone())
+        };
+        let calling = async { connect(tcp, outward, speaks).await.ok()?.0.read_exact(&mut [0]).await.ok() };
+        let (shown, called) = tokio::join!(serving, calling);
+        assert_eq!(shown.is_some(), called.is_some());
+        shown
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_host_that_asks_who_calls_is_shown_a_certificate_whatever_is_spoken() {
+    let (trusted, callers) = (authority(), authority());
+    let host = trusted.sign(&["api.bank.test"], 4096);
+    let (own, strange) = (callers.sign(&["mesh.test"], 4096), trusted.sign(&["mesh.test"], 4096));
+    let names = [AltName::Host("api.bank.test".into())];
+    let showing = |shown| Outward::new("api.bank.test", &names, Some(&trusted.pem), shown).unwrap();
+    let (with, without, with_another) = (showing(Some(&own)), showing(None), showing(Some(&strange)));
+    for speaks in [Speaks::Http1, Speaks::Http2, Speaks::Opaque] {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let how = (speaks, version);
+            assert_eq!(shown_to(&host, &callers, &with, how).as_ref(), Some(&own.shown.cert[0]), "{how:?}");
+            for refused in [&without, &with_another] {
+                assert!(shown_to(&host, &callers, refused, how).is_none(), "{how:?}");
+            }
+        }
+    }
+    // Nobody who can't prove to be the host is shown it.
+    let other = callers.sign(&["api.bank.test"], 4096);
+    assert!(shown_to(&other, &callers, &with, (Speaks::Http1, &rustls::version::TLS13)).is_none());
 }

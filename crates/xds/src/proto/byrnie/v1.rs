@@ -547,6 +547,8 @@ pub struct BackendTls {
     pub bundles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint64, tag = "6")]
     pub created: u64,
+    #[prost(string, optional, tag = "7")]
+    pub certificate: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TlsTarget {
