@@ -127,7 +127,9 @@ macro_rules! size {
     };
 }
 
-/// A key that nobody remembers is granted; an execution under way that still holds its key ends. Anything else is left.
+/// A key that nobody remembers is granted; an execution under way that still holds its key ends. Anything else is left. The
+/// `+ 0` keeps the index of `expires` out of it: of an empty table, by which plans are made, all that hasn't expired looks like
+/// less than one name, and that would be read for every group.
 const PLAIN: &str = concat!(
     "
 with t as materialized (select byrnie.ledger_now() as now),
@@ -145,7 +147,7 @@ granted as (
 ended as (
   update byrnie.ledger_key k set state = e.state, kept = e.kept
   from unnest($7::bytea[], $8::int8[], $9::int2[], $10::bytea[]) as e(name, claim, state, kept), t
-  where k.name = e.name and k.claim = e.claim and k.state in (1, 4) and k.expires > t.now
+  where k.name = e.name and k.claim = e.claim and k.state in (1, 4) and k.expires + 0 > t.now
   returning k.name, octet_length(k.kept) as more),
 counted as (
   update byrnie.ledger_part
