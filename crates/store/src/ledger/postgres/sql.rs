@@ -10,7 +10,7 @@ use byrnie_base::Timestamp;
 use byrnie_saga::ledger::{self, Begun, Change, Claim, Ending, Entry, Fingerprint, State};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, PgConnection, Row as _};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 type Sql<T> = Result<T, sqlx::Error>;
@@ -171,6 +171,43 @@ pub(super) async fn write_plain(
     Ok(query.fetch_all(connection).await?.into_iter().collect())
 }
 
+/// What the rules make of jobs that change nothing, such as repetitions, without a lock or a commit. What others have committed
+/// is durable. Jobs of a key of which one changes something are left, and so is whatever the time since may have changed.
+pub(super) async fn look(connection: &mut PgConnection, jobs: &[Placed<'_>]) -> Sql<Vec<Outcome>> {
+    const LOOK: &str = "
+        select name, fingerprint, claim, state, lapses, kept, expires, byrnie.ledger_now() as now from byrnie.ledger_key
+        where name = any($1)";
+    let mut found = HashMap::new();
+    for row in sqlx::query(LOOK).bind(names_of(jobs)).fetch_all(connection).await? {
+        let ((name, entry), now) = (read(&row)?, timestamp(row.try_get("now")?));
+        if !entry.is_over(now) && entry.standing(now) == entry.state {
+            found.insert(name, (entry, now));
+        }
+    }
+    let mut outcomes = Vec::with_capacity(jobs.len());
+    for (at, job) in jobs {
+        let Some(name) = job.name().map(key_of) else { continue };
+        let Some((entry, now)) = found.get(&name) else { continue };
+        match job.decide(Some(entry), *now) {
+            // One that is granted again is subject to limits.
+            (done, Change::None) if !matches!(done, Done::Begun(Begun::Granted { .. })) => {
+                outcomes.push((name, (*at, Ok(done))));
+            }
+            _ => drop(found.remove(&name)),
+        }
+    }
+    outcomes.retain(|(name, _)| found.contains_key(name));
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+/// The keys that jobs are about, in order, each once.
+fn names_of(jobs: &[Placed<'_>]) -> Vec<Vec<u8>> {
+    let mut names: Vec<Vec<u8>> = jobs.iter().filter_map(|(_, job)| job.name()).map(key_of).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// What the rules make of each job, with the keys locked. `None` if somebody else began one of them meanwhile.
 pub(super) async fn decide(
     connection: &mut PgConnection,
@@ -178,9 +215,7 @@ pub(super) async fn decide(
     jobs: &[Placed<'_>],
 ) -> Sql<Option<Vec<Outcome>>> {
     let mut tx = connection.begin().await?;
-    let mut names: Vec<Vec<u8>> = jobs.iter().filter_map(|(_, job)| job.name()).map(key_of).collect();
-    names.sort_unstable();
-    names.dedup();
+    let names = names_of(jobs);
     let found = "
         select name, fingerprint, claim, state, lapses, kept, expires from byrnie.ledger_key
         where name = any($1) order by name for update";
