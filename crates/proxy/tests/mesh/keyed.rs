@@ -375,6 +375,22 @@ fn an_ending_that_the_ledger_is_not_sure_of_is_told_again() {
 }
 
 #[test]
+fn a_claim_that_the_ledger_is_not_sure_of_is_taken_back() {
+    let shop = shop();
+    let mesh = Mesh::new(shop.program.port, POLICY);
+    mesh.plane.unsure.store(1, Ordering::SeqCst);
+    // Nothing was forwarded, so it may be tried again, and nobody is left to say for long that it is under way.
+    let answer = loop {
+        let answer = ask(&mesh, &post("/charge", "k", ""));
+        if answer.0 != 503 && answer.1 != "in-flight" {
+            break answer;
+        }
+    };
+    assert_eq!((answer.0, &*answer.1), (201, ""));
+    assert_eq!((shop.acts.load(Ordering::SeqCst), mesh.plane.unsure.load(Ordering::SeqCst)), (1, 0));
+}
+
+#[test]
 fn an_answer_too_large_to_keep_arrives_whole_and_its_status_is_replayed() {
     let shop = shop();
     let mesh = Mesh::new(shop.program.port, POLICY);

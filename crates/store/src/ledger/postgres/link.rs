@@ -66,6 +66,13 @@ impl Link {
             }
         }
         if !careful.is_empty() {
+            match self.look(&careful).await {
+                Ok(found) => found.into_iter().for_each(|(at, result)| results[at] = Some(result)),
+                Err(error) => careful.iter().for_each(|(at, _)| results[*at] = Some(Err(error.clone()))),
+            }
+            careful.retain(|(at, _)| results[*at].is_none());
+        }
+        if !careful.is_empty() {
             match self.careful(&careful).await {
                 Ok(found) => found.into_iter().for_each(|(at, result)| results[at] = Some(result)),
                 Err(error) => careful.iter().for_each(|(at, _)| results[*at] = Some(Err(error.clone()))),
@@ -86,6 +93,11 @@ impl Link {
         let plain = Plain::of(jobs);
         let part = self.part;
         self.step(async |connection| sql::write_plain(connection, part, &plain).await.map(Some)).await
+    }
+
+    /// Decides what changes nothing.
+    async fn look(&mut self, jobs: &[Placed<'_>]) -> Result<Vec<Outcome>, Error> {
+        self.step(async |connection| sql::look(connection, jobs).await.map(Some)).await
     }
 
     /// Decides the rest by the rules, under lock.

@@ -10,7 +10,7 @@ use byrnie_base::Timestamp;
 use byrnie_saga::ledger::{self, Begun, Change, Claim, Ending, Entry, Fingerprint, State};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, PgConnection, Row as _};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 type Sql<T> = Result<T, sqlx::Error>;
@@ -127,7 +127,9 @@ macro_rules! size {
     };
 }
 
-/// A key that nobody remembers is granted; an execution under way that still holds its key ends. Anything else is left.
+/// A key that nobody remembers is granted; an execution under way that still holds its key ends. Anything else is left. The
+/// `+ 0` keeps the index of `expires` out of it: of an empty table, by which plans are made, all that hasn't expired looks like
+/// less than one name, and that would be read for every group.
 const PLAIN: &str = concat!(
     "
 with t as materialized (select byrnie.ledger_now() as now),
@@ -145,7 +147,7 @@ granted as (
 ended as (
   update byrnie.ledger_key k set state = e.state, kept = e.kept
   from unnest($7::bytea[], $8::int8[], $9::int2[], $10::bytea[]) as e(name, claim, state, kept), t
-  where k.name = e.name and k.claim = e.claim and k.state in (1, 4) and k.expires > t.now
+  where k.name = e.name and k.claim = e.claim and k.state in (1, 4) and k.expires + 0 > t.now
   returning k.name, octet_length(k.kept) as more),
 counted as (
   update byrnie.ledger_part
@@ -169,6 +171,43 @@ pub(super) async fn write_plain(
     Ok(query.fetch_all(connection).await?.into_iter().collect())
 }
 
+/// What the rules make of jobs that change nothing, such as repetitions, without a lock or a commit. What others have committed
+/// is durable. Jobs of a key of which one changes something are left, and so is whatever the time since may have changed.
+pub(super) async fn look(connection: &mut PgConnection, jobs: &[Placed<'_>]) -> Sql<Vec<Outcome>> {
+    const LOOK: &str = "
+        select name, fingerprint, claim, state, lapses, kept, expires, byrnie.ledger_now() as now from byrnie.ledger_key
+        where name = any($1)";
+    let mut found = HashMap::new();
+    for row in sqlx::query(LOOK).bind(names_of(jobs)).fetch_all(connection).await? {
+        let ((name, entry), now) = (read(&row)?, timestamp(row.try_get("now")?));
+        if !entry.is_over(now) && entry.standing(now) == entry.state {
+            found.insert(name, (entry, now));
+        }
+    }
+    let mut outcomes = Vec::with_capacity(jobs.len());
+    for (at, job) in jobs {
+        let Some(name) = job.name().map(key_of) else { continue };
+        let Some((entry, now)) = found.get(&name) else { continue };
+        match job.decide(Some(entry), *now) {
+            // One that is granted again is subject to limits.
+            (done, Change::None) if !matches!(done, Done::Begun(Begun::Granted { .. })) => {
+                outcomes.push((name, (*at, Ok(done))));
+            }
+            _ => drop(found.remove(&name)),
+        }
+    }
+    outcomes.retain(|(name, _)| found.contains_key(name));
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+/// The keys that jobs are about, in order, each once.
+fn names_of(jobs: &[Placed<'_>]) -> Vec<Vec<u8>> {
+    let mut names: Vec<Vec<u8>> = jobs.iter().filter_map(|(_, job)| job.name()).map(key_of).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// What the rules make of each job, with the keys locked. `None` if somebody else began one of them meanwhile.
 pub(super) async fn decide(
     connection: &mut PgConnection,
@@ -176,9 +215,7 @@ pub(super) async fn decide(
     jobs: &[Placed<'_>],
 ) -> Sql<Option<Vec<Outcome>>> {
     let mut tx = connection.begin().await?;
-    let mut names: Vec<Vec<u8>> = jobs.iter().filter_map(|(_, job)| job.name()).map(key_of).collect();
-    names.sort_unstable();
-    names.dedup();
+    let names = names_of(jobs);
     let found = "
         select name, fingerprint, claim, state, lapses, kept, expires from byrnie.ledger_key
         where name = any($1) order by name for update";

@@ -144,7 +144,7 @@ fn keys_beside_each_other_share_a_commit() {
 
 #[test]
 #[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
-fn no_key_is_looked_for_in_the_whole_table() {
+fn no_key_is_looked_for_among_all() {
     let database = Database::make("keys_found");
     let ledger = database.ledger();
     let ask = |n: u64| {
@@ -163,6 +163,27 @@ fn no_key_is_looked_for_in_the_whole_table() {
         n += 1;
     }
     assert_eq!(scans("seq_tup_read"), 0);
+    let (read, found) = (scans("idx_tup_fetch"), scans("idx_scan"));
+    assert!(read <= found, "{read} rows read to find {found}");
+}
+
+#[test]
+#[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
+fn a_repetition_is_answered_without_a_write() {
+    let database = Database::make("keys_repeated");
+    let ledger = database.ledger();
+    let ask = |claim| wait(ledger.begin(key("k"), begin_of(1, claim, LONG, LONG, false))).unwrap();
+    // Neither by a lock, which is a write, too.
+    let touched = "select xmax::text::int8 from byrnie.ledger_key";
+    assert_eq!(ask(1), Begun::Granted { again: false });
+    assert!(matches!(ask(2), Begun::InFlight(_)));
+    assert_eq!(database.count(touched), 0);
+    assert_eq!(wait(ledger.finish(key("k"), Claim(1), ending_of(2, 9))), Ok(Finished::Recorded));
+    assert!(matches!(ask(3), Begun::Done(_)));
+    assert_eq!(wait(ledger.finish(key("k"), Claim(1), ending_of(2, 9))), Ok(Finished::Recorded));
+    assert_eq!(wait(ledger.finish(key("k"), Claim(3), ending_of(2, 9))), Ok(Finished::Fenced));
+    assert!(matches!(wait(ledger.read(key("k"))), Ok(Some(_))));
+    assert_eq!(database.count(touched), 0);
 }
 
 /// All of one key in one group: one after the other, as they came.
