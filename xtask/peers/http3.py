@@ -238,8 +238,11 @@ async def ask(port, ca, host, plan):
                     session.transmit()
                 answers.append(session.send(wanted, host))
             answers = [answer for answer in answers if answer is not None]
+            # What comes too late is told as it is by then.
+            if answers:
+                await asyncio.wait([answer["done"] for answer in answers], timeout=PATIENCE)
             for answer in answers:
-                await asyncio.wait_for(answer["done"], PATIENCE)
+                answer["late"] = not answer["done"].done()
             if any("opens" in wanted for wanted in plan if wanted != "stay"):
                 await asyncio.wait_for(asyncio.shield(session.closed), PATIENCE)
             closed = session.closed.result() if session.closed.done() else None

@@ -18,6 +18,8 @@ use std::process::{Command, Stdio};
 /// Requests of the short and of the long run.
 const SHORT: u64 = 500;
 const LONG: u64 = 2500;
+/// Requests while system calls are counted: what 64 connections need to begin is hardly seen beside them.
+const CALLS_REQUESTS: u64 = 20_000;
 /// Connections while instructions are counted: the order of events hardly matters then.
 const CONNECTIONS: usize = 8;
 
@@ -93,8 +95,8 @@ fn start(stage: &Stage, name: &str, app: &App, under: &[String]) -> Result<(Proc
 /// What one request may cost at most in a build without optimisation, where the same code makes about six times
 /// as many instructions (129,800 when last looked at). A quarter above that: rare enough to be raised by accident.
 const UNOPTIMISED_INSTRUCTIONS_MAX: f64 = 160_000.0;
-/// Two receives, two sends, and a share of one wait for many.
-const SYSCALLS_MAX: f64 = 4.3;
+/// Two receives, two sends, a share of one wait for many, and of what the process does by the clock.
+const SYSCALLS_MAX: f64 = 4.2;
 /// How often calls are counted. A neighbour that takes the processor cuts a batch of events short, which only ever adds
 /// waits: the least count is the code's own.
 const CALLS_ROUNDS: usize = 3;
@@ -160,25 +162,36 @@ fn outputs(stage: &Stage) -> Result<Vec<PathBuf>> {
     Ok(std::fs::read_dir(&stage.dir)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_output).collect())
 }
 
-/// System calls of each request.
+/// System calls of each request, on connections of which many have been asked before.
 fn calls(stage: &Stage, workload: &Workload, name: &str, app: &App) -> Result<f64> {
     let (process, entry) = start(stage, name, app, &["env".to_owned()])?;
-    let mut words = round::words(stage, workload, entry);
-    words.extend(["requests=200000".to_owned(), "secs=1".to_owned()]);
-    let args: Vec<&str> = words.iter().map(String::as_str).collect();
+    let ask = |requests: u64| -> Result<u64> {
+        let mut words = round::words(stage, workload, entry);
+        words.extend([format!("requests={requests}"), "secs=60".to_owned()]);
+        let args: Vec<&str> = words.iter().map(String::as_str).collect();
+        let seen: round::Seen =
+            serde_json::from_slice(&stage.client(&args).output()?.stdout).context("the client's output")?;
+        if seen.errors > 0 || seen.requests < requests {
+            bail!("{} errors, {} of {requests} requests", seen.errors, seen.requests);
+        }
+        Ok(seen.requests)
+    };
+    // What only the first requests need isn't a request's price.
+    ask(SHORT)?;
     let file = stage.dir.join("strace");
     let mut strace = Command::new("strace");
     strace.args(["-f", "-c", "-U", "calls,name", "-o"]).arg(&file);
-    for pid in cpu::tree(&[process.pid()]) {
+    let traced = cpu::tree(&[process.pid()]);
+    for pid in &traced {
         strace.args(["-p", &pid.to_string()]);
     }
-    let tracer = Process::of(strace.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?);
-    let output = stage.client(&args).output()?;
+    let mut tracer = Process::of(strace.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?);
+    tracer.wait_for(" attached", traced.len())?;
+    let requests = ask(CALLS_REQUESTS)?;
     drop(tracer);
-    let seen: round::Seen = serde_json::from_slice(&output.stdout).context("the client's output")?;
     let text = std::fs::read_to_string(&file)?;
     let calls = total_calls(&text).context("strace's table")?;
-    Ok(calls as f64 / seen.requests.max(1) as f64)
+    Ok(calls as f64 / requests as f64)
 }
 
 /// The number of calls in the last line of strace's table.

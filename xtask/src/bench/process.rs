@@ -6,7 +6,7 @@ use super::{LIFE_MAX, now};
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -141,6 +141,17 @@ impl Process {
     pub(super) fn signal(&self, signal: &str) -> Result<()> {
         let status = Command::new("kill").args([signal, &self.pid().to_string()]).status()?;
         if status.success() { Ok(()) } else { bail!("kill {signal} {}: {status}", self.pid()) }
+    }
+
+    /// Reads its standard error, which is piped here, until so many lines have said `word`. What follows stays in the pipe.
+    pub(super) fn wait_for(&mut self, word: &str, times: usize) -> Result<()> {
+        let mut lines = BufReader::new(self.0.stderr.as_mut().context("no pipe")?).lines();
+        let mut left = times;
+        while left > 0 {
+            let line = lines.next().with_context(|| format!("it ended before it said{word}"))??;
+            left -= usize::from(line.contains(word));
+        }
+        Ok(())
     }
 
     pub(super) fn has_ended(&mut self) -> bool {

@@ -71,6 +71,13 @@ pub struct Answer {
     pub body: String,
 }
 
+impl Answer {
+    /// Whether an echo program of this version has given it: the ids of a refusal may hold any two letters.
+    pub fn is_of(&self, version: &str) -> bool {
+        self.status == 200 && self.body.starts_with(&format!("echo version {version}:"))
+    }
+}
+
 /// What every program of a test finds in its environment.
 pub static ENVIRONMENT: std::sync::OnceLock<Vec<(String, String)>> = std::sync::OnceLock::new();
 
