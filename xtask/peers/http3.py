@@ -29,6 +29,12 @@ def body_of(length):
     return (CHUNK * (length // len(CHUNK) + 1))[:length]
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    # Five, as it is otherwise: what comes beyond that the kernel drops, to be sent again after a second, two, four ...
+    request_queue_size = 1024
+
+
 class Program(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     came, left = threading.Event(), threading.Event()
@@ -87,9 +93,7 @@ class Program(http.server.BaseHTTPRequestHandler):
 
 
 def serve(port):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Program)
-    server.daemon_threads = True
-    server.serve_forever()
+    Server(("127.0.0.1", port), Program).serve_forever()
 
 
 def client():
