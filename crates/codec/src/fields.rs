@@ -125,7 +125,11 @@ impl Fields {
 
     /// Drops the kept lines named `name` (any case).
     pub fn remove(&mut self, name: &str) {
-        let known = Known::of(name.as_bytes());
+        self.remove_as(Known::of(name.as_bytes()), name);
+    }
+
+    /// As [`Fields::remove`], of a name whose id has been found already.
+    pub(crate) fn remove_as(&mut self, known: Known, name: &str) {
         if known != Known::Other {
             return self.remove_known(known);
         }
@@ -249,6 +253,11 @@ impl Fields {
     /// Bytes that [`Fields::emit`] writes at most.
     pub(crate) fn bytes_len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// False if there surely is no line of any of these names, of which [`Known::bits`] made one word.
+    pub(crate) fn has_any(&self, names: u128) -> bool {
+        self.present & names != 0
     }
 
     /// False if there surely is no such line. Unknown names share a bit.

@@ -3,7 +3,7 @@
 //! at a time. Heads and trailer sections are read by it. Strict by RFC 9112 5: every line ends in CRLF, no blank
 //! before a colon, no line is continued.
 
-use crate::fields::{Fields, is_token_byte, is_value_byte};
+use crate::fields::{Fields, is_token_byte};
 use crate::known::Known;
 use crate::reject::RejectReason;
 use crate::{Limits, Parsed};
@@ -21,12 +21,7 @@ pub(super) fn take(section: &[u8], limits: &Limits, fields: &mut Fields) -> Resu
 }
 
 /// `normal` becomes false where a line isn't in normal form.
-fn tokenise(
-    section: &[u8],
-    limits: &Limits,
-    fields: &mut Fields,
-    normal: &mut bool,
-) -> Result<Parsed, RejectReason> {
+fn tokenise(section: &[u8], limits: &Limits, fields: &mut Fields, normal: &mut bool) -> Result<Parsed, RejectReason> {
     let mut rest = section;
     let mut lines = 0;
     loop {
@@ -42,7 +37,11 @@ fn tokenise(
         }
         lines += 1;
         let Some((name, after)) = split_at_colon(rest) else {
-            return if rest.iter().all(|b| is_token_byte(*b)) { Ok(Parsed::Partial) } else { Err(RejectReason::HeaderName) };
+            return if rest.iter().all(|b| is_token_byte(*b)) {
+                Ok(Parsed::Partial)
+            } else {
+                Err(RejectReason::HeaderName)
+            };
         };
         let known = Known::of(name);
         // What has an id is one of a list of tokens.
@@ -107,22 +106,30 @@ fn split_at_colon(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 pub(super) fn split_value(bytes: &[u8]) -> (&[u8], &[u8]) {
     let mut rest = bytes;
     loop {
-        let Some((word, after)) = rest.split_first_chunk() else { break };
-        let word = u64::from_le_bytes(*word);
-        // Below a space, or DEL.
-        let marks = (word.wrapping_sub(ONES * b' ' as u64) & !word & TOPS) | zeros(word ^ ONES * 0x7f);
-        if marks == 0 {
-            rest = after;
-            continue;
-        }
-        rest = &rest[first(marks)..];
-        match rest {
+        let (_, end) = split_visible::<b' '>(rest);
+        match end {
             [b'\t', after @ ..] => rest = after,
-            _ => return bytes.split_at(bytes.len() - rest.len()),
+            _ => return bytes.split_at(bytes.len() - end.len()),
         }
     }
+}
+
+/// The bytes at the start that are at least `LEAST`, a control character or the space behind them, and not DEL; and what
+/// follows them.
+pub(super) fn split_visible<const LEAST: u8>(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let mut rest = bytes;
+    while let Some((word, after)) = rest.split_first_chunk() {
+        let word = u64::from_le_bytes(*word);
+        let below = word.wrapping_sub(ONES * LEAST as u64) & !word & TOPS;
+        let marks = below | zeros(word ^ ONES * 0x7f);
+        if marks != 0 {
+            return bytes.split_at(bytes.len() - rest.len() + first(marks));
+        }
+        rest = after;
+    }
     while let [b, after @ ..] = rest
-        && is_value_byte(*b)
+        && *b >= LEAST
+        && *b != 0x7f
     {
         rest = after;
     }
@@ -132,6 +139,7 @@ pub(super) fn split_value(bytes: &[u8]) -> (&[u8], &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fields::is_value_byte;
 
     #[test]
     fn values_and_names_end_where_they_do_byte_by_byte() {
@@ -143,6 +151,8 @@ mod tests {
                     bytes.extend_from_slice(&[b'\t', 0xff, b' ', b':', 0, b':']);
                     let end = bytes.iter().position(|b| !is_value_byte(*b)).unwrap_or(bytes.len());
                     assert_eq!(split_value(&bytes), bytes.split_at(end), "{}", bytes.escape_ascii());
+                    let end = bytes.iter().position(|b| *b <= b' ' || *b == 0x7f).unwrap_or(bytes.len());
+                    assert_eq!(split_visible::<b'!'>(&bytes), bytes.split_at(end), "{}", bytes.escape_ascii());
                     let colon = bytes.iter().position(|b| *b == b':').unwrap();
                     let found = split_at_colon(&bytes).unwrap();
                     assert_eq!(found, (&bytes[..colon], &bytes[colon + 1..]), "{}", bytes.escape_ascii());

@@ -47,7 +47,7 @@ fn parse(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Parsed, RejectR
     let Parsed::Complete(used) = lines::take(section, limits, &mut head.fields)? else {
         return check::partial(buf, limits, head);
     };
-    head.write_method(line.method)?;
+    head.write_token(line.method)?;
     write_target(head, line.target, last)?;
     frame(head)?;
     Ok(Parsed::Complete(skipped + line.len + 2 + used))
@@ -56,7 +56,7 @@ fn parse(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Parsed, RejectR
 /// A request line.
 struct Line<'a> {
     method: &'a str,
-    target: &'a str,
+    target: &'a [u8],
     version: Version,
     /// Without its end.
     len: usize,
@@ -67,28 +67,29 @@ fn request_line(message: &[u8]) -> Result<Option<Line<'_>>, RejectReason> {
     let Some(space) = message.iter().position(|b| !is_token_byte(*b)) else { return Ok(None) };
     let (method, rest) = message.split_at(space);
     let Some(rest) = rest.strip_prefix(b" ").filter(|_| space > 0) else { return Err(RejectReason::RequestLine) };
-    let Some(end) = rest.iter().position(|b| !is_target_byte(*b)) else { return Ok(None) };
-    let (target, rest) = rest.split_at(end);
-    let Some(rest) = rest.strip_prefix(b" ").filter(|_| end > 0) else { return Err(RejectReason::RequestLine) };
+    // Which of these bytes have a meaning, the target's form says.
+    let (target, rest) = lines::split_visible::<b'!'>(rest);
+    let Some((b' ', rest)) = rest.split_first().filter(|_| !target.is_empty()) else {
+        return if rest.is_empty() { Ok(None) } else { Err(RejectReason::RequestLine) };
+    };
     let Some((version, rest)) = check::version(rest)? else { return Ok(None) };
     match rest {
         [b'\r', b'\n', ..] => {}
         [] | [b'\r'] => return Ok(None),
         _ => return Err(RejectReason::LineEnd),
     }
-    // Both are ASCII, but for what a target may not hold.
-    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| RejectReason::RequestLine);
-    Ok(Some(Line { method: text(method)?, target: text(target)?, version, len: message.len() - rest.len() }))
+    let method = match method {
+        b"GET" => "GET",
+        b"POST" => "POST",
+        // A token is ASCII.
+        _ => std::str::from_utf8(method).map_err(|_| RejectReason::RequestLine)?,
+    };
+    Ok(Some(Line { method, target, version, len: message.len() - rest.len() }))
 }
 
-/// A byte that may stand in a target; which of them have a meaning, the target's form says.
-const fn is_target_byte(b: u8) -> bool {
-    b > b' ' && b != 0x7f
-}
-
-fn write_target(head: &mut Head, target: &str, last: String) -> Result<(), RejectReason> {
+fn write_target(head: &mut Head, target: &[u8], last: String) -> Result<(), RejectReason> {
     let host = host_line(head, last)?;
-    match (head.method(), target.as_bytes()) {
+    match (head.method(), target) {
         ("CONNECT", bytes) => {
             if bytes.iter().any(|b| matches!(b, b'/' | b'?' | b'#' | b'*')) {
                 return Err(RejectReason::TargetForm);
@@ -100,10 +101,13 @@ fn write_target(head: &mut Head, target: &str, last: String) -> Result<(), Rejec
             if let Host::Name(name) = host {
                 *head.authority_mut() = name;
             }
-            head.write_target(target.as_bytes())
+            head.write_target(target)
         }
         (_, b"*") => Err(RejectReason::TargetForm),
-        _ => write_absolute(head, target, host),
+        _ => {
+            let target = std::str::from_utf8(target).map_err(|_| RejectReason::RequestLine)?;
+            write_absolute(head, target, host)
+        }
     }
 }
 
