@@ -121,6 +121,7 @@ impl fmt::Debug for SpanId {
 }
 
 const ONES: u64 = u64::MAX / 255;
+const HALVES: u64 = ONES * 15;
 
 /// The digits of eight values below 16, a byte each.
 const fn digits(values: u64) -> u64 {
@@ -137,7 +138,7 @@ fn unhex<const N: usize>(text: &[u8], bytes: &mut [u8; N]) -> bool {
         let word = u64::from_be_bytes(*eight);
         // Of these only letters have the bit 0x40. What isn't written so was no digit.
         let letters = (word >> 6) & ONES;
-        let mut values = (word & ONES * 15).wrapping_add(letters.wrapping_mul(9)) & ONES * 15;
+        let mut values = (word & HALVES).wrapping_add(letters.wrapping_mul(9)) & HALVES;
         fine &= digits(values) == word;
         values = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
         values = (values | values >> 8) & 0x0000_ffff_0000_ffff;
@@ -151,7 +152,7 @@ fn hex<const N: usize>(bytes: &[u8; N], text: &mut [u8]) {
         let mut values = u64::from(u32::from_be_bytes(*four));
         values = (values | values << 16) & 0x0000_ffff_0000_ffff;
         values = (values | values << 8) & 0x00ff_00ff_00ff_00ff;
-        *eight = digits((values | values << 4) & ONES * 15).to_be_bytes();
+        *eight = digits((values | values << 4) & HALVES).to_be_bytes();
     }
 }
 

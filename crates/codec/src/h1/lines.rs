@@ -74,6 +74,8 @@ const fn is_blank(b: u8) -> bool {
 
 const ONES: u64 = u64::MAX / 255;
 const TOPS: u64 = ONES << 7;
+const COLONS: u64 = ONES * b':' as u64;
+const DELS: u64 = ONES * 0x7f;
 
 /// The top bit of each byte that is 0, and perhaps of bytes behind (above) the first such one.
 const fn zeros(word: u64) -> u64 {
@@ -90,7 +92,7 @@ fn split_at_colon(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut rest = bytes;
     let mut at = loop {
         let Some((word, after)) = rest.split_first_chunk() else { break bytes.len() - rest.len() };
-        let marks = zeros(u64::from_le_bytes(*word) ^ ONES * b':' as u64);
+        let marks = zeros(u64::from_le_bytes(*word) ^ COLONS);
         if marks != 0 {
             break bytes.len() - rest.len() + first(marks);
         }
@@ -103,32 +105,37 @@ fn split_at_colon(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// The bytes of a value at the start, blanks around it included, and what follows them.
+#[inline]
 pub(super) fn split_value(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let mut rest = bytes;
-    loop {
-        let (_, end) = split_visible::<b' '>(rest);
-        match end {
-            [b'\t', after @ ..] => rest = after,
-            _ => return bytes.split_at(bytes.len() - end.len()),
-        }
-    }
+    split::<b' ', true>(bytes)
 }
 
-/// The bytes at the start that are at least `LEAST`, a control character or the space behind them, and not DEL; and what
-/// follows them.
-pub(super) fn split_visible<const LEAST: u8>(bytes: &[u8]) -> (&[u8], &[u8]) {
+/// The visible bytes at the start, and what follows them.
+#[inline]
+pub(super) fn split_visible(bytes: &[u8]) -> (&[u8], &[u8]) {
+    split::<b'!', false>(bytes)
+}
+
+/// Bytes of at least `LEAST`, but DEL, and tabs if `TABS` says so; and what follows them.
+#[inline]
+fn split<const LEAST: u8, const TABS: bool>(bytes: &[u8]) -> (&[u8], &[u8]) {
     let mut rest = bytes;
     while let Some((word, after)) = rest.split_first_chunk() {
         let word = u64::from_le_bytes(*word);
         let below = word.wrapping_sub(ONES * LEAST as u64) & !word & TOPS;
-        let marks = below | zeros(word ^ ONES * 0x7f);
-        if marks != 0 {
-            return bytes.split_at(bytes.len() - rest.len() + first(marks));
+        let marks = below | zeros(word ^ DELS);
+        if marks == 0 {
+            rest = after;
+            continue;
         }
-        rest = after;
+        rest = &rest[first(marks)..];
+        match rest {
+            [b'\t', after @ ..] if TABS => rest = after,
+            _ => return bytes.split_at(bytes.len() - rest.len()),
+        }
     }
     while let [b, after @ ..] = rest
-        && *b >= LEAST
+        && (*b >= LEAST || TABS && *b == b'\t')
         && *b != 0x7f
     {
         rest = after;
@@ -152,7 +159,7 @@ mod tests {
                     let end = bytes.iter().position(|b| !is_value_byte(*b)).unwrap_or(bytes.len());
                     assert_eq!(split_value(&bytes), bytes.split_at(end), "{}", bytes.escape_ascii());
                     let end = bytes.iter().position(|b| *b <= b' ' || *b == 0x7f).unwrap_or(bytes.len());
-                    assert_eq!(split_visible::<b'!'>(&bytes), bytes.split_at(end), "{}", bytes.escape_ascii());
+                    assert_eq!(split_visible(&bytes), bytes.split_at(end), "{}", bytes.escape_ascii());
                     let colon = bytes.iter().position(|b| *b == b':').unwrap();
                     let found = split_at_colon(&bytes).unwrap();
                     assert_eq!(found, (&bytes[..colon], &bytes[colon + 1..]), "{}", bytes.escape_ascii());

@@ -68,7 +68,7 @@ fn request_line(message: &[u8]) -> Result<Option<Line<'_>>, RejectReason> {
     let (method, rest) = message.split_at(space);
     let Some(rest) = rest.strip_prefix(b" ").filter(|_| space > 0) else { return Err(RejectReason::RequestLine) };
     // Which of these bytes have a meaning, the target's form says.
-    let (target, rest) = lines::split_visible::<b'!'>(rest);
+    let (target, rest) = lines::split_visible(rest);
     let Some((b' ', rest)) = rest.split_first().filter(|_| !target.is_empty()) else {
         return if rest.is_empty() { Ok(None) } else { Err(RejectReason::RequestLine) };
     };

@@ -52,7 +52,7 @@ fn parse(buf: &[u8], limits: &Limits, asked: Asked, head: &mut Head) -> Result<P
     if matches!(buf, [b'\r' | b'\n', ..]) {
         return Err(RejectReason::LeadingLine);
     }
-    let Some((version, status, section)) = status_line(buf)? else { return check::partial(buf, limits, head) };
+    let Some(Line { version, status, section }) = status_line(buf)? else { return check::partial(buf, limits, head) };
     head.set_version(version);
     head.set_status(status);
     let Parsed::Complete(used) = lines::take(section, limits, &mut head.fields)? else {
@@ -62,9 +62,17 @@ fn parse(buf: &[u8], limits: &Limits, asked: Asked, head: &mut Head) -> Result<P
     Ok(Parsed::Complete(buf.len() - section.len() + used))
 }
 
-/// Reads exactly `HTTP/1.x SP 3DIGIT [SP reason] CRLF`: version, status, and what follows the line; `None` if it isn't
-/// whole. The space before an empty reason is left out by many servers.
-fn status_line(message: &[u8]) -> Result<Option<(Version, u16, &[u8])>, RejectReason> {
+/// A status line.
+struct Line<'a> {
+    version: Version,
+    status: u16,
+    /// What follows it.
+    section: &'a [u8],
+}
+
+/// Reads exactly `HTTP/1.x SP 3DIGIT [SP reason] CRLF`; `None` if it isn't whole. The space before an empty reason is left
+/// out by many servers.
+fn status_line(message: &[u8]) -> Result<Option<Line<'_>>, RejectReason> {
     let Some((version, rest)) = check::version(message)? else { return Ok(None) };
     let (Some(&[b' ', a, b, c]), Some(after)) = (rest.first_chunk(), rest.get(4..)) else {
         let digits = rest.strip_prefix(b" ").unwrap_or(rest);
@@ -80,7 +88,7 @@ fn status_line(message: &[u8]) -> Result<Option<(Version, u16, &[u8])>, RejectRe
         _ => (&[][..], after),
     };
     match end {
-        [b'\r', b'\n', section @ ..] if (100..=599).contains(&status) => Ok(Some((version, status, section))),
+        [b'\r', b'\n', section @ ..] if (100..=599).contains(&status) => Ok(Some(Line { version, status, section })),
         [] | [b'\r'] => Ok(None),
         [b'\n', ..] => Err(RejectReason::LineEnd),
         _ => Err(RejectReason::StatusLine),
