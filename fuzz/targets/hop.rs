@@ -17,7 +17,7 @@ fn read(input: &[u8], step: usize, side: Side) -> Result<Vec<(Frame, Vec<u8>)>, 
                 frames.push((piece.frame, Vec::new()));
                 if session.receive(&piece.frame, Instant::from_nanos(1))? == (Action::Open { key: None }) {
                     session.bind(piece.frame.stream, 0);
-                    let _ = parse_preamble(piece.payload);
+                    let _ = parse_preamble(piece.payload, "");
                 }
             }
             frames.last_mut().expect("a first piece came before").1.extend_from_slice(piece.payload);

@@ -5,6 +5,7 @@
 
 use crate::known::Known;
 use crate::reject::RejectReason;
+use std::ops::Range;
 
 /// Most bytes of one arena, edits included. Far above any head limit: it bounds what edits can add.
 const ARENA_BYTES_MAX: usize = 1024 * 1024;
@@ -59,6 +60,11 @@ impl Fields {
     /// The kept lines as (name as received, value), in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.kept().map(|line| (self.name(line), self.value(line)))
+    }
+
+    /// The names of all lines, typed ones too.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().map(|line| self.name(line))
     }
 
     /// As [`Fields::iter`], with the ids of the names.
@@ -119,7 +125,11 @@ impl Fields {
 
     /// Drops the kept lines named `name` (any case).
     pub fn remove(&mut self, name: &str) {
-        let known = Known::of(name.as_bytes());
+        self.remove_as(Known::of(name.as_bytes()), name);
+    }
+
+    /// As [`Fields::remove`], of a name whose id has been found already.
+    pub(crate) fn remove_as(&mut self, known: Known, name: &str) {
         if known != Known::Other {
             return self.remove_known(known);
         }
@@ -164,19 +174,40 @@ impl Fields {
         if self.has(known) { self.kept().filter(|line| line.known == known).count() } else { 0 }
     }
 
-    /// Takes a section of header bytes as received. Lines are then told by [`Fields::received`] with
-    /// offsets into it.
-    pub(crate) fn take_section(&mut self, section: &[u8], lines: usize) {
+    /// Takes the section whose lines were [`Fields::received`]; `normal`: all are stored as they came.
+    pub(crate) fn take_section(&mut self, section: &[u8], normal: bool) {
         self.bytes.extend_from_slice(section);
-        self.lines.reserve(lines);
+        if !normal {
+            self.straighten();
+        }
     }
 
-    /// A line at `start` of the section, already in normal form.
-    pub(crate) fn received(&mut self, start: usize, name_len: usize, end: usize, known: Known) {
+    /// A line at `place` of a section that is taken once it's whole. Until then no line may be asked for.
+    pub(crate) fn received(&mut self, place: Range<usize>, name_len: usize, known: Known) {
         let state = if known.is_typed() { State::Typed } else { State::Kept };
         // The section is bounded by the limits of a head, far below 4 GiB; names by theirs.
-        self.lines.push(Line { start: start as u32, end: end as u32, name_len: name_len as u16, known, state });
+        let (start, end) = (place.start as u32, place.end as u32);
+        self.lines.push(Line { start, end, name_len: name_len as u16, known, state });
         self.present |= known.bit();
+    }
+
+    /// Writes lines that came with other blanks around their values anew, in normal form, behind the section.
+    fn straighten(&mut self) {
+        for line in &mut self.lines {
+            let name = line.start as usize..line.start as usize + usize::from(line.name_len);
+            let raw = name.end + 1..line.end as usize - 2;
+            let begun = self.bytes[raw.clone()].trim_ascii_start().len();
+            let value = raw.end - begun..raw.end - begun + self.bytes[raw.clone()].trim_ascii().len();
+            if self.bytes[name.end + 1] == b' ' && value.start == name.end + 2 && value.end == raw.end {
+                continue;
+            }
+            line.start = self.bytes.len() as u32;
+            self.bytes.extend_from_within(name);
+            self.bytes.extend_from_slice(b": ");
+            self.bytes.extend_from_within(value);
+            self.bytes.extend_from_slice(b"\r\n");
+            line.end = self.bytes.len() as u32;
+        }
     }
 
     /// Appends a line whose parts are known to be clean.
@@ -224,8 +255,13 @@ impl Fields {
         self.bytes.len()
     }
 
+    /// False if there surely is no line of any of these names, of which [`Known::bits`] made one word.
+    pub(crate) fn has_any(&self, names: u128) -> bool {
+        self.present & names != 0
+    }
+
     /// False if there surely is no such line. Unknown names share a bit.
-    fn has(&self, known: Known) -> bool {
+    pub(crate) fn has(&self, known: Known) -> bool {
         self.present & known.bit() != 0
     }
 

@@ -122,6 +122,12 @@ impl Head {
         self.progress = Progress::default();
     }
 
+    /// Says that bytes of another message come next, of which none has been seen. What the head holds stays until they
+    /// are parsed.
+    pub fn begin(&mut self) {
+        self.progress = Progress::default();
+    }
+
     /// Makes this the head of a request without headers and body. `scheme` is `http` or `https`;
     /// `authority` may be empty only where HTTP/1.0 allows it; `path_and_query` may be empty (`/`).
     ///
@@ -325,8 +331,9 @@ impl Head {
     /// # Errors
     /// As [`Head::append`].
     pub fn set(&mut self, name: &str, value: &[u8]) -> Result<(), Reject> {
-        self.fields.remove(name);
-        self.append(name, value)
+        let known = Known::of(name.as_bytes());
+        self.fields.remove_as(known, name);
+        self.append_as(known, name, value)
     }
 
     /// How the end of the body is found.
@@ -392,7 +399,15 @@ impl Head {
     }
 
     pub(crate) fn write_method(&mut self, method: &str) -> Result<(), RejectReason> {
-        if method.is_empty() || method.len() > METHOD_BYTES_MAX || !method.bytes().all(crate::fields::is_token_byte) {
+        if method.is_empty() || !method.bytes().all(crate::fields::is_token_byte) {
+            return Err(RejectReason::Method);
+        }
+        self.write_token(method)
+    }
+
+    /// As [`Head::write_method`], of what is a token.
+    pub(crate) fn write_token(&mut self, method: &str) -> Result<(), RejectReason> {
+        if method.len() > METHOD_BYTES_MAX {
             return Err(RejectReason::Method);
         }
         self.method.clear();

@@ -33,6 +33,19 @@ pub enum Sender {
 /// there would hide it from the next server), and those that always do. An upgrade that is under
 /// way keeps its line; `te: trailers` of an HTTP/2 or HTTP/3 message stays, as gRPC servers ask for it.
 pub fn strip_hop_by_hop(head: &mut Head) {
+    // Hardly any message has one of them.
+    const NAMES: u128 = Known::bits(&[
+        Known::Connection,
+        Known::Upgrade,
+        Known::Te,
+        Known::ProxyAuthenticate,
+        Known::ProxyAuthorization,
+        Known::ProxyAuthenticationInfo,
+        Known::Http2Settings,
+    ]);
+    if !head.fields.has_any(NAMES) {
+        return;
+    }
     let tokens = head.fields.typed(Known::Connection).flat_map(crate::h1::tokens);
     let named = tokens.filter(|token| !is_meant(token) && token.len() <= NOMINATED_BYTES_MAX);
     // Copied, so that the head can be edited; hardly any message has one.
@@ -148,7 +161,7 @@ fn is_lookalike(name: &[u8]) -> bool {
 /// them later would take the first, the last or none. An idempotency key is left as it is: where it
 /// counts, a bad one is refused, as dropping it would leave the request unprotected.
 fn drop_malformed(head: &mut Head) {
-    let checks: [(Known, Check); 7] = [
+    const CHECKS: [(Known, Check); 7] = [
         (Known::XRequestId, is_request_id),
         (Known::Traceparent, is_traceparent),
         (Known::GrpcTimeout, |v| crate::grpc::parse_timeout(v).is_some()),
@@ -157,7 +170,12 @@ fn drop_malformed(head: &mut Head) {
         (Known::ByrnieCriticality, is_short_token),
         (Known::TxnAttempt, is_short_token),
     ];
-    for (known, is_valid) in checks {
+    const NAMES: u128 =
+        Known::bits(&[CHECKS[0].0, CHECKS[1].0, CHECKS[2].0, CHECKS[3].0, CHECKS[4].0, CHECKS[5].0, CHECKS[6].0]);
+    if !head.fields.has_any(NAMES) {
+        return;
+    }
+    for (known, is_valid) in CHECKS {
         let Some(value) = head.header(known) else { continue };
         if is_valid(value) && head.fields.count(known) == 1 {
             continue;
@@ -174,7 +192,9 @@ fn drop_malformed(head: &mut Head) {
 type Check = fn(&[u8]) -> bool;
 
 fn is_request_id(value: &[u8]) -> bool {
-    !value.is_empty() && value.len() <= REQUEST_ID_BYTES_MAX && value.iter().all(|&b| b.is_ascii_graphic() && b != b'"')
+    // Without an early end, so that many bytes are looked at by one instruction.
+    let fine = value.iter().fold(true, |fine, &b| fine & b.is_ascii_graphic() & (b != b'"'));
+    fine && !value.is_empty() && value.len() <= REQUEST_ID_BYTES_MAX
 }
 
 fn is_short_token(value: &[u8]) -> bool {

@@ -85,80 +85,72 @@ known! {
 
 const _: () = assert!(NAMES.len() <= 128, "an id must have a bit of a u128");
 
-/// Buckets of the name table, and how many names may share one.
+/// Buckets of the name table, each for one name at most.
 const BUCKETS: usize = 256;
-const SHARED_MAX: usize = 4;
 
-/// Mixes what tells names apart cheaply: the length and three letters, whatever their case.
+/// Mixes what tells names apart cheaply: the length and three letters, whatever their case. The factors are found by
+/// trying: no two names may share a bucket.
 const fn bucket(name: &[u8]) -> usize {
     let n = name.len();
     if n == 0 {
         return 0;
     }
-    let first = (name[0] | 0x20) as usize;
     let middle = (name[n / 2] | 0x20) as usize;
+    let late = (name[n.wrapping_mul(3) / 4] | 0x20) as usize;
     let last = (name[n - 1] | 0x20) as usize;
-    let mixed = n.wrapping_mul(29).wrapping_add(first.wrapping_mul(5));
-    mixed.wrapping_add(middle.wrapping_mul(17)).wrapping_add(last.wrapping_mul(71)) % BUCKETS
+    let mixed = n.wrapping_mul(MIX[0]).wrapping_add(middle.wrapping_mul(MIX[1]));
+    mixed.wrapping_add(last.wrapping_mul(MIX[2])).wrapping_add(late.wrapping_mul(MIX[3])) % BUCKETS
 }
 
-const TABLE: [[u8; SHARED_MAX]; BUCKETS] = {
-    let mut table = [[0u8; SHARED_MAX]; BUCKETS];
+const MIX: [usize; 4] = [159, 37, 245, 161];
+
+const TABLE: [u8; BUCKETS] = {
+    let mut table = [0; BUCKETS];
     let mut id = 1;
     while id < NAMES.len() {
         let b = bucket(NAMES[id].as_bytes());
-        let mut slot = 0;
-        // Running past the bucket is an error of compilation, not of the running program.
-        while table[b][slot] != 0 {
-            slot += 1;
-        }
-        table[b][slot] = id as u8;
+        assert!(table[b] == 0, "two names share a bucket: the factors of the hash have to change");
+        assert!(NAMES[id].len() <= 32, "names are compared by their first and last 16 bytes");
+        table[b] = id as u8;
         id += 1;
     }
     table
 };
 
-/// Compares a name of the table with one in any case, eight bytes at a time. Names of the table are
-/// lower-case letters, digits and dashes: of these only letters have the bit 0x40, and only where it is
-/// set may the bit 0x20, the case, differ.
+/// Compares the first and the last bytes of two names of one length, which may overlap, as words. Names of the table are
+/// lower-case letters, digits and dashes: of these only letters have the bit 0x40, and only where it is set may the bit
+/// 0x20, the case, differ.
+macro_rules! same_ends {
+    ($known:ident, $name:ident, $word:ty, $size:literal) => {
+        if let (Some(first), Some(last)) = ($known.first_chunk::<$size>(), $known.last_chunk::<$size>())
+            && let (Some(name_first), Some(name_last)) = ($name.first_chunk::<$size>(), $name.last_chunk::<$size>())
+        {
+            let differ = |known: &[u8; $size], name: &[u8; $size]| {
+                let lower = <$word>::from_ne_bytes(*known);
+                let case = (lower & <$word>::from_ne_bytes([0x40; $size])) >> 1;
+                (lower ^ <$word>::from_ne_bytes(*name)) & !case
+            };
+            return differ(first, name_first) | differ(last, name_last) == 0;
+        }
+    };
+}
+
+/// Compares a name of the table with one in any case.
 fn is_same(known: &[u8], name: &[u8]) -> bool {
     if known.len() != name.len() {
         return false;
     }
-    let (Some(last), Some(other_last)) = (known.last_chunk::<8>(), name.last_chunk::<8>()) else {
-        let (Some(last), Some(other_last)) = (known.last_chunk::<4>(), name.last_chunk::<4>()) else {
-            return known.eq_ignore_ascii_case(name);
-        };
-        let first = known.first_chunk::<4>().zip(name.first_chunk::<4>());
-        return first.is_some_and(|(a, b)| is_same_half(*a, *b)) && is_same_half(*last, *other_last);
-    };
-    // The last words may overlap with the one before.
-    let words = known.as_chunks::<8>().0.iter().zip(name.as_chunks::<8>().0);
-    words.into_iter().all(|(a, b)| is_same_word(*a, *b)) && is_same_word(*last, *other_last)
-}
-
-fn is_same_word(known: [u8; 8], name: [u8; 8]) -> bool {
-    let lower = u64::from_ne_bytes(known);
-    (lower ^ u64::from_ne_bytes(name)) & !((lower & 0x4040_4040_4040_4040) >> 1) == 0
-}
-
-fn is_same_half(known: [u8; 4], name: [u8; 4]) -> bool {
-    let lower = u32::from_ne_bytes(known);
-    (lower ^ u32::from_ne_bytes(name)) & !((lower & 0x4040_4040) >> 1) == 0
+    same_ends!(known, name, u128, 16);
+    same_ends!(known, name, u64, 8);
+    same_ends!(known, name, u32, 4);
+    known.eq_ignore_ascii_case(name)
 }
 
 impl Known {
     /// The id of `name`, in whatever case.
     pub fn of(name: &[u8]) -> Self {
-        for id in TABLE[bucket(name)] {
-            if id == 0 {
-                break;
-            }
-            if is_same(NAMES[id as usize].as_bytes(), name) {
-                return IDS[id as usize];
-            }
-        }
-        Self::Other
+        let id = usize::from(TABLE[bucket(name)]);
+        if is_same(NAMES[id].as_bytes(), name) { IDS[id] } else { Self::Other }
     }
 
     /// The name in lower case; empty for [`Known::Other`].
@@ -177,6 +169,16 @@ impl Known {
     /// A bit of its own for each id.
     pub(crate) const fn bit(self) -> u128 {
         1 << self as u8
+    }
+
+    /// The bits of several.
+    pub(crate) const fn bits(names: &[Self]) -> u128 {
+        let (mut bits, mut at) = (0, 0);
+        while at < names.len() {
+            bits |= names[at].bit();
+            at += 1;
+        }
+        bits
     }
 
     /// True for what a [`crate::Head`] keeps as typed state instead of as a line (Host, framing,

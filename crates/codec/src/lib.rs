@@ -51,7 +51,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The most header lines that any setting can allow: the tokeniser's table lives on the stack.
+    /// The most header lines that any setting can allow.
     pub const HEADERS_CEILING: usize = 256;
 }
 

@@ -4,6 +4,7 @@
 //! enforced. No regular expression ever looks at an identity; whatever can't be read doesn't fit.
 
 use byrnie_base::Text;
+use byrnie_base::hash::BuildQuick;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source};
 use byrnie_model::{Identity, Key};
 use std::collections::{BTreeSet, HashMap};
@@ -43,8 +44,8 @@ pub(crate) struct Access {
     rules: Box<[Item]>,
     /// Rules for any source.
     anyone: Bits,
-    namespaces: HashMap<Text, OfNamespace>,
-    identities: HashMap<Identity, Bits>,
+    namespaces: HashMap<Text, OfNamespace, BuildQuick>,
+    identities: HashMap<Identity, Bits, BuildQuick>,
     trust_domain: Text,
     /// Trust domains of the other sites that may call at all, where that is to count.
     sites: Option<BTreeSet<Text>>,
@@ -70,7 +71,7 @@ enum Class {
 #[derive(Debug, Default)]
 struct OfNamespace {
     every: Bits,
-    accounts: HashMap<Text, Bits>,
+    accounts: HashMap<Text, Bits, BuildQuick>,
 }
 
 /// Which rules: one bit each.

@@ -81,20 +81,24 @@ pub(crate) fn pick<'c>(
     // `previous_priorities`, and as for previous hosts.
     let elsewhere = Wish { range: home, beyond: Some(past.zones), ..near };
     let moves = away.is_none() && !past.zones.is_empty();
+    let mut choose = |wish| Search { cluster, past, now, wish }.choose(shard, key);
+    // Nearly always this is all that has to be asked.
+    let first = if moves { None } else { choose(near) };
     let any_zone = Wish { range: all, beyond: None, ..near };
-    let wishes = [
-        moves.then_some(elsewhere),
-        Some(near),
-        Some(Wish { range: all, ..near }),
-        zoned.then_some(any_zone),
-        // One that was left out may be back; one that this exchange has just seen fail is not.
-        Some(Wish { in_service: false, ..any_zone }),
-        Some(Wish { fresh: false, ..any_zone }),
-        Some(Wish { fresh: false, in_service: false, ..any_zone }),
-    ];
-    let wishes = wishes.into_iter().flatten();
-    let mut found = wishes.filter_map(|wish| Search { cluster, past, now, wish }.choose(shard, key));
-    let member = &cluster.members[found.next()?];
+    let others = || {
+        [
+            moves.then_some(elsewhere),
+            moves.then_some(near),
+            Some(Wish { range: all, ..near }),
+            zoned.then_some(any_zone),
+            // One that was left out may be back; one that this exchange has just seen fail is not.
+            Some(Wish { in_service: false, ..any_zone }),
+            Some(Wish { fresh: false, ..any_zone }),
+            Some(Wish { fresh: false, in_service: false, ..any_zone }),
+        ]
+    };
+    let found = first.or_else(|| others().into_iter().flatten().find_map(choose));
+    let member = &cluster.members[found?];
     outlier::chosen(shard, member, now);
     Some(member)
 }

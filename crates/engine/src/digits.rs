@@ -2,6 +2,7 @@
 //! Short texts on the stack: decimal numbers for headers, and the ids of decision records.
 
 use byrnie_base::{Rng, Text};
+use byrnie_codec::trace::TraceId;
 use std::fmt;
 
 /// A decimal number as text, without asking for memory.
@@ -76,12 +77,5 @@ impl fmt::Debug for DecisionId {
 
 /// 128 random bits in lower-case hexadecimal, for `x-request-id`.
 pub(crate) fn request_id(rng: &mut Rng) -> [u8; 32] {
-    const ALPHABET: &[u8; 16] = b"0123456789abcdef";
-    let (high, low) = (rng.next_u64(), rng.next_u64());
-    let mut id = [0; 32];
-    for (place, byte) in id.iter_mut().enumerate() {
-        let half = if place < 16 { high } else { low };
-        *byte = ALPHABET[((half >> (4 * (place % 16))) & 15) as usize];
-    }
-    id
+    TraceId::of(rng.next_u64(), rng.next_u64()).text()
 }

@@ -81,8 +81,8 @@ impl Exchange {
             exchange.aside().trace = Some(trace);
         }
         let decided = match arrival.direction.side() {
-            Side::Inbound => exchange.decide_inbound(shard, arrival, head, now.mono),
-            Side::Outbound | Side::Edge => exchange.decide_outbound(shard, arrival, head, now),
+            Side::Inbound => exchange.decide_inbound(snapshot, shard, arrival, head, now.mono),
+            Side::Outbound | Side::Edge => exchange.decide_outbound(snapshot, shard, arrival, head, now),
         };
         let effect = exchange.effect_of(decided, head, now);
         (exchange, effect)
@@ -314,17 +314,19 @@ impl Exchange {
 
     fn decide_outbound(
         &mut self,
+        snapshot: &Snapshot,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
         head: &mut Head,
         at: Now,
     ) -> Result<Decision, Box<Answer>> {
         let now = at.mono;
-        let snapshot = Arc::clone(&self.snapshot);
-        let found = resolve::resolve(&snapshot, &arrival.direction, || (head.host(), head.port()));
+        let found = resolve::resolve(snapshot, &arrival.direction, || (head.host(), head.port()));
         let (tree, port) = match found {
             Ok(found) => found,
-            Err(_) if arrival.direction.side() == Side::Edge => return self.decide_edge(shard, arrival, head, at),
+            Err(_) if arrival.direction.side() == Side::Edge => {
+                return self.decide_edge(snapshot, shard, arrival, head, at);
+            }
             Err(reason) => return Err(self.refuse(reason, unknown_service(arrival, head))),
         };
         self.service = Some(Arc::clone(tree));
@@ -337,19 +339,19 @@ impl Exchange {
         let logical = snapshot.cluster(port.cluster).ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
         overload::admit(self, shard, arrival, head, now)?;
         let keyed = keyed::prepare(tree.protection.as_deref(), &mut shard.rng, head);
-        let cluster = self.route(shard, (tree, port), head, at)?;
+        let cluster = self.route(snapshot, shard, (tree, port), head, at)?;
         self.park_or_launch(shard, arrival, head, (Arc::clone(logical), cluster, keyed), at)
     }
 
     /// What comes from outside and names no service of the mesh: the routes on gateways decide.
     fn decide_edge(
         &mut self,
+        snapshot: &Snapshot,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
         head: &mut Head,
         at: Now,
     ) -> Result<Decision, Box<Answer>> {
-        let snapshot = Arc::clone(&self.snapshot);
         let gate = arrival.direction.gate();
         if snapshot.edge.is_misdirected(gate, head) {
             let detail = format!("{} is not served on a connection made for another host", head.host());
@@ -368,7 +370,7 @@ impl Exchange {
         };
         self.forwardable(head)?;
         self.course.deadline = deadline::read(head, at.mono);
-        let cluster = self.follow(shard, chosen, head, at)?;
+        let cluster = self.follow(snapshot, shard, chosen, head, at)?;
         let to = cluster.service();
         self.service = snapshot.subtree(&to.namespace, &to.name).cloned();
         if head.authority().is_empty() {
@@ -445,12 +447,12 @@ impl Exchange {
     /// The cluster that the routes of the port lead to, with their filters done.
     fn route(
         &mut self,
+        snapshot: &Snapshot,
         shard: &mut Shard,
         (tree, port): (&Subtree, &Port),
         head: &mut Head,
         now: Now,
     ) -> Result<Arc<Cluster>, Box<Answer>> {
-        let snapshot = Arc::clone(&self.snapshot);
         if port.table.is_empty() {
             let own = snapshot.cluster(port.cluster).map(Arc::clone);
             let own = own.ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
@@ -462,20 +464,20 @@ impl Exchange {
             let detail = format!("{} has routes, but none of their rules fits the request", tree.label);
             return Err(self.refuse(Reason::NoRoute, detail));
         };
-        self.follow(shard, chosen, head, now)
+        self.follow(snapshot, shard, chosen, head, now)
     }
 
     /// The cluster that a rule leads to, with its filters done.
     fn follow(
         &mut self,
+        snapshot: &Snapshot,
         shard: &mut Shard,
         mut chosen: Chosen,
         head: &mut Head,
         now: Now,
     ) -> Result<Arc<Cluster>, Box<Answer>> {
-        let snapshot = Arc::clone(&self.snapshot);
         let visit = chosen.rule().session.as_ref().map(|session| Visit::of(session, head, now.wall));
-        let had = visit.as_ref().and_then(|visit| visit.find(&snapshot, chosen.clusters()));
+        let had = visit.as_ref().and_then(|visit| visit.find(snapshot, chosen.clusters()));
         let slot = match had {
             Some((at, member)) => {
                 chosen.take_backend(at);

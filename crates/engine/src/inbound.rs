@@ -8,7 +8,7 @@ use crate::concurrency::{self, Criticality};
 use crate::course::Goal;
 use crate::exchange::{Decision, Exchange, Refusal};
 use crate::shard::Shard;
-use crate::snapshot::{Port, Subtree};
+use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::{Answer, Arrival, Program, Reason, answer::FAILURE_UNSENT, authorize, deadline, overload, resolve};
 use byrnie_base::Instant;
 use byrnie_codec::{Head, Known};
@@ -17,15 +17,15 @@ use std::sync::Arc;
 impl Exchange {
     pub(crate) fn decide_inbound(
         &mut self,
+        snapshot: &Snapshot,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
         head: &mut Head,
         now: Instant,
     ) -> Result<Decision, Box<Answer>> {
         self.forwardable(head)?;
-        let snapshot = Arc::clone(&self.snapshot);
         self.course.deadline = deadline::read(head, now);
-        let found = resolve::resolve(&snapshot, &arrival.direction, || (head.host(), head.port()));
+        let found = resolve::resolve(snapshot, &arrival.direction, || (head.host(), head.port()));
         let served =
             found.ok().and_then(|(tree, port)| Some((tree, port, port.program.as_ref()?, tree.access.as_ref()?)));
         let Some((tree, port, program, access)) = served else {
@@ -47,27 +47,27 @@ impl Exchange {
         if let Some(why) = program.broken() {
             return Err(self.refuse(Reason::BackendAbsent, format!("{} is not reached: {why}", tree.label)));
         }
-        let program = program.named(head.host()).map_err(|why| {
+        let program = program.named(|| head.host()).map_err(|why| {
             self.refuse(Reason::UnknownService, format!("{} is asked for a host by its own name: {why}", tree.label))
         })?;
         overload::admit(self, shard, arrival, head, now)?;
         match self.count(shard, arrival, head, now)? {
             Some(asked) => Ok(Decision::Lease(asked)),
-            None => self.enter_inbound(shard, (tree, port, program), arrival, head, now),
+            None => self.enter_inbound(snapshot, shard, (tree, port, program), arrival, head, now),
         }
     }
 
     /// What is left once the request is within all quotas.
     fn enter_inbound(
         &mut self,
+        snapshot: &Snapshot,
         shard: &mut Shard,
         (tree, port, program): (&Subtree, &Port, Program),
         arrival: &Arrival<'_>,
         head: &Head,
         now: Instant,
     ) -> Result<Decision, Box<Answer>> {
-        self.admit_inbound(shard, (tree, port), arrival, head, now)?;
-        let snapshot = Arc::clone(&self.snapshot);
+        self.admit_inbound(snapshot, shard, (tree, port), arrival, head, now)?;
         match snapshot.cluster(port.cluster).filter(|cluster| cluster.beyond.is_some()) {
             Some(cluster) => {
                 if let Some(on) = cluster.call.hash.as_ref().map(|hash| &hash.on) {
@@ -93,9 +93,11 @@ impl Exchange {
     ) -> Result<Decision, Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
         let found = resolve::resolve(&snapshot, &arrival.direction, || (head.host(), head.port())).ok();
-        let program = found.and_then(|(_, port)| port.program.as_ref()?.named(head.host()).ok());
+        let program = found.and_then(|(_, port)| port.program.as_ref()?.named(|| head.host()).ok());
         match (found, program) {
-            (Some((tree, port)), Some(program)) => self.enter_inbound(shard, (tree, port, program), arrival, head, now),
+            (Some((tree, port)), Some(program)) => {
+                self.enter_inbound(&snapshot, shard, (tree, port, program), arrival, head, now)
+            }
             // The snapshot is the one in which it was found.
             _ => Err(self.refuse(Reason::Internal, "it was served a moment ago")),
         }
@@ -104,13 +106,13 @@ impl Exchange {
     /// What the own program can take.
     fn admit_inbound(
         &mut self,
+        snapshot: &Snapshot,
         shard: &mut Shard,
         (tree, port): (&Subtree, &Port),
         arrival: &Arrival<'_>,
         head: &Head,
         now: Instant,
     ) -> Result<(), Box<Answer>> {
-        let snapshot = Arc::clone(&self.snapshot);
         let Some(cluster) = snapshot.cluster(port.cluster) else { return Ok(()) };
         let class = Criticality::of(head.header(Known::ByrnieCriticality));
         let admitted = Busy::admit(&cluster.call.share, class, || shard.is_greedy(arrival.source, now));

@@ -80,12 +80,15 @@ impl Outside {
 
 impl Program {
     /// Who answers for `host`, where a program stands for many; an error if that's none of them.
-    pub(crate) fn named(&self, host: &str) -> Result<Self, String> {
+    pub(crate) fn named<'h>(&self, host: impl FnOnce() -> &'h str) -> Result<Self, String> {
         match self {
-            Self::Outside(outside) if outside.is_pattern() => match outside.of(host) {
-                Some(one) => Ok(Self::Outside(Arc::new(one))),
-                None => Err(format!("it stands for {}, and \"{host}\" is none of these", outside.host)),
-            },
+            Self::Outside(outside) if outside.is_pattern() => {
+                let host = host();
+                match outside.of(host) {
+                    Some(one) => Ok(Self::Outside(Arc::new(one))),
+                    None => Err(format!("it stands for {}, and \"{host}\" is none of these", outside.host)),
+                }
+            }
             Self::Outside(_) | Self::Beside(_) => Ok(self.clone()),
         }
     }

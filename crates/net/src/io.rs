@@ -9,9 +9,9 @@ use byrnie_base::Timestamp;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 pub use crate::socket::Socket;
 pub use tokio::net::TcpStream;
@@ -57,9 +57,29 @@ impl Tls {
     /// Reads, as much at once as the reader has room for.
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if buf.remaining() >= session::ROOM_BYTES_MIN {
-            session::poll_read(&mut self.stream, cx, buf)
-        } else {
-            Pin::new(&mut self.stream).poll_read(cx, buf)
+            return session::poll_read(&mut self.stream, cx, buf);
+        }
+        // The library makes room before it looks.
+        if self.is_dry() && self.stream.get_ref().0.0.poll_read_ready(cx).is_pending() {
+            return Poll::Pending;
+        }
+        loop {
+            let piece = ready!(Pin::new(&mut self.stream).poll_fill_buf(cx))?;
+            let count = piece.len().min(buf.remaining());
+            buf.put_slice(&piece[..count]);
+            Pin::new(&mut self.stream).consume(count);
+            // All that was decrypted, so that nothing is left where only the socket is looked at.
+            if count == 0 || buf.remaining() == 0 || self.is_dry() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Whether nothing is decrypted that waits to be read, nor the end.
+    fn is_dry(&self) -> bool {
+        match &self.stream {
+            tokio_rustls::TlsStream::Client(tls) => tls.get_ref().1.wants_read(),
+            tokio_rustls::TlsStream::Server(tls) => tls.get_ref().1.wants_read(),
         }
     }
 
@@ -132,6 +152,12 @@ impl Stream {
             Self::Tls(tls) if scratch::read_max() >= session::ROOM_BYTES_MIN => tls.poll_pieces(cx, take),
             stream => scratch::poll_read(stream, cx, |_, bytes| take(bytes)),
         }
+    }
+
+    /// Whether nothing waits to be read, as far as the reactor has noted; whoever polls is woken once there is something.
+    /// Cheaper than a read, and only known of what isn't encrypted.
+    pub(crate) fn is_silent(&self, cx: &mut Context<'_>) -> bool {
+        matches!(self, Self::Plain(socket) if socket.0.poll_read_ready(cx).is_pending())
     }
 
     /// The socket below.

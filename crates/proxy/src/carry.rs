@@ -171,10 +171,9 @@ impl<'a> Trip<'a> {
         let core = self.core;
         let _underway = core.enter();
         core.begins();
-        let snapshot = core.snapshot();
-        let (mut exchange, mut effect) = core.with_shard(|shard, now| {
+        let (mut exchange, mut effect) = core.with_snapshot(|snapshot, shard, now| {
             shard.set_underway(core.gauge.underway());
-            Exchange::begin(&snapshot, shard, &self.client.caller.arrival(), self.request, now)
+            Exchange::begin(snapshot, shard, &self.client.caller.arrival(), self.request, now)
         });
         let delivered = loop {
             let event = match effect {

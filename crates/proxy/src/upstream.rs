@@ -17,8 +17,10 @@ use byrnie_net::io::{self, Stream};
 use byrnie_net::pool::{self, Asked, Lease, Shared, Speaks};
 use byrnie_net::tls::{Peer, outward};
 use byrnie_net::{runtime, tls};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// A connection or stream on which one request may be sent.
@@ -41,6 +43,9 @@ const EVICTED_MAX: u8 = 4;
 
 /// Gets a connection for `plan`; `reads` as [`open_hop`] has it.
 pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, reads: bool) -> Result<Upstream, Failure> {
+    if let Some(upstream) = poll_fn(|cx| Poll::Ready(at_hand(core, plan, reads, cx))).await {
+        return Ok(upstream);
+    }
     let to = match &plan.target {
         Target::Mesh(to) => to,
         Target::Program { program: Program::Outside(to), protocol } => {
@@ -48,8 +53,7 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, reads: bool) -> Result<Up
         }
         Target::Program { program: Program::Beside(address), protocol } => {
             let speaks = if protocol.is_h2() { Speaks::Http2 } else { Speaks::Http1 };
-            let asked = Asked { address: *address, hop: None, generation: 0, way: 0, speaks };
-            return open_at(core, plan, &asked, plan.connect_timeout).await;
+            return open_at(core, plan, &beside(*address, speaks), plan.connect_timeout).await;
         }
     };
     if to.protocol().is_h2() {
@@ -60,6 +64,36 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, reads: bool) -> Result<Up
         Hopped::Foreign(stream, not_after) => Ok(fresh_h1(&asked(core, to, Speaks::Http1), stream, not_after)),
         Hopped::No => open_at(core, plan, &asked(core, to, Speaks::Http1), plan.connect_timeout).await,
     }
+}
+
+/// A connection or stream for HTTP/1 that can be had at once: nearly always there is one.
+fn at_hand(core: &Core, plan: &Plan, reads: bool, cx: &mut Context<'_>) -> Option<Upstream> {
+    let now = runtime::coarse();
+    let asked = match &plan.target {
+        target if target.protocol().is_h2() => return None,
+        Target::Mesh(to) => {
+            if matches!(core.hop, Hop::Framed) {
+                let shared = core.pool.borrow_mut().hops(&asked(core, to, Speaks::Hop));
+                if let Some(client) = shared.with_room(now.wall) {
+                    let room = reads || shared.open_streams() < STREAMS_FOR_ALL;
+                    let flow = room.then(|| client.open(to.sni().clone()).ok()).flatten()?;
+                    return Some(Upstream { wire: Wire::Hop(flow), lease: None });
+                }
+                if !shared.is_foreign(now.mono) {
+                    return None;
+                }
+            }
+            asked(core, to, Speaks::Http1)
+        }
+        Target::Program { program: Program::Beside(address), .. } => beside(*address, Speaks::Http1),
+        Target::Program { .. } => return None,
+    };
+    let (conn, lease) = core.pool.borrow_mut().take(cx, &asked, now.wall)?;
+    Some(Upstream { wire: Wire::H1(conn), lease: Some(lease) })
+}
+
+fn beside(address: SocketAddr, speaks: Speaks) -> Asked<'static> {
+    Asked { address, hop: None, generation: 0, way: 0, speaks }
 }
 
 fn asked<'a>(core: &Core, to: &'a engine::Hop, speaks: Speaks) -> Asked<'a> {
@@ -166,7 +200,7 @@ async fn one_more_hop(
 
 async fn open_h1(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>, limit: Duration) -> Result<Upstream, Failure> {
     let wall = runtime::coarse().wall;
-    let pooled = std::future::poll_fn(|cx| std::task::Poll::Ready(core.pool.borrow_mut().take(cx, asked, wall))).await;
+    let pooled = poll_fn(|cx| Poll::Ready(core.pool.borrow_mut().take(cx, asked, wall))).await;
     if let Some((conn, lease)) = pooled {
         return Ok(Upstream { wire: Wire::H1(conn), lease: Some(lease) });
     }

@@ -176,6 +176,12 @@ impl Core {
         decide(&mut self.shard.borrow_mut(), runtime::precise())
     }
 
+    /// The same, with the configuration in force.
+    pub(crate) fn with_snapshot<T>(&self, decide: impl FnOnce(&Arc<Snapshot>, &mut Shard, Now) -> T) -> T {
+        let in_force = self.in_force.borrow();
+        self.with_shard(|shard, now| decide(&in_force.snapshot, shard, now))
+    }
+
     /// Writes down how an exchange went.
     pub(crate) fn record(&self, verdict: &Verdict, seen: &Seen<'_>) {
         self.ledger.borrow_mut().write(verdict, seen);

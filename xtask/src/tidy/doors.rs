@@ -12,7 +12,6 @@ const DOORS: &[(&str, &[&str])] = &[
     ("webpki", &["crates/net/src/tls"]),
     ("rcgen", &["crates/net/src/tls"]),
     ("x509_parser", &["crates/net/src/tls"]),
-    ("httparse", &["crates/codec/src/h1"]),
     ("tonic", &["crates/net/src/grpc"]),
     ("hyper", &["crates/net/src/serve", "crates/net/src/grpc"]),
     ("hyper_util", &["crates/net/src/serve", "crates/net/src/grpc"]),

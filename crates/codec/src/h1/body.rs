@@ -3,12 +3,12 @@
 //! passes the payload ranges on; nothing is copied. Chunk lines and trailers are checked strictly
 //! and never passed on as they came: whoever sends writes its own with [`chunk_start`] and the like.
 
-use super::check;
+use super::lines;
 use crate::fields::Fields;
 use crate::head::Framing;
 use crate::known::Known;
 use crate::reject::{Reject, RejectReason};
-use crate::{Limits, uri};
+use crate::{Limits, Parsed, uri};
 
 /// Longest chunk size in digits, leading zeros included.
 const SIZE_DIGITS_MAX: u8 = 16;
@@ -254,17 +254,14 @@ impl Trailers {
         if self.bytes == b"\r\n" {
             return Ok(());
         }
-        let mut table = [httparse::EMPTY_HEADER; Limits::HEADERS_CEILING];
-        let rows = lines_max.min(Limits::HEADERS_CEILING);
-        let parsed = httparse::parse_headers(&self.bytes, &mut table[..rows]);
-        let headers = match parsed {
-            Ok(httparse::Status::Complete((used, headers))) if used == self.bytes.len() => headers,
-            Err(httparse::Error::TooManyHeaders) => return Err(RejectReason::TrailersTooLarge),
-            Err(error) => return Err(check::reason(error, RejectReason::HeaderName)),
+        let limits = Limits { headers_max: lines_max, ..Limits::default() };
+        match lines::take(&self.bytes, &limits, &mut self.fields) {
+            Ok(Parsed::Complete(used)) if used == self.bytes.len() => {}
+            Err(RejectReason::TooManyHeaders) => return Err(RejectReason::TrailersTooLarge),
+            Err(reason) => return Err(reason),
             Ok(_) => return Err(RejectReason::LineEnd),
-        };
-        check::take_lines(&self.bytes, headers, &Limits::default(), &mut self.fields)?;
-        if headers.iter().any(|header| is_forbidden(header.name)) {
+        }
+        if self.fields.names().any(is_forbidden) {
             return Err(RejectReason::TrailerForbidden);
         }
         self.bytes = Vec::new();

@@ -2,8 +2,6 @@
 //! What requests and responses have in common: the shape of lines, and the headers that frame a
 //! message. Called by the two parsers and by the trailer parser; knows nothing of start lines.
 
-use std::mem::MaybeUninit;
-
 use crate::fields::Fields;
 use crate::head::{Head, Version};
 use crate::known::Known;
@@ -12,25 +10,6 @@ use crate::{Limits, Parsed};
 
 /// Above this many bytes a partial head isn't tokenised again before it has doubled or ended.
 const RETOKENISE_BYTES: usize = 1024;
-
-/// The tokeniser's table: on the stack, never initialised as a whole.
-pub(super) type Table<'b> = [MaybeUninit<httparse::Header<'b>>; Limits::HEADERS_CEILING];
-
-pub(super) fn table<'b>() -> Table<'b> {
-    [const { MaybeUninit::uninit() }; Limits::HEADERS_CEILING]
-}
-
-/// The reason that a tokeniser's error stands for.
-pub(super) fn reason(error: httparse::Error, start_line: RejectReason) -> RejectReason {
-    match error {
-        httparse::Error::HeaderName => RejectReason::HeaderName,
-        httparse::Error::HeaderValue => RejectReason::HeaderValue,
-        httparse::Error::NewLine => RejectReason::LineEnd,
-        httparse::Error::TooManyHeaders => RejectReason::TooManyHeaders,
-        httparse::Error::Version => RejectReason::Version,
-        httparse::Error::Status | httparse::Error::Token => start_line,
-    }
-}
 
 /// True if the buffer was seen before but for a few bytes that end nothing, so that it needn't be
 /// tokenised again. Between two calls with one head a buffer may only grow.
@@ -59,45 +38,14 @@ pub(super) fn partial(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Pa
     Ok(Parsed::Partial)
 }
 
-/// Checks that `section` is exactly the lines that the tokeniser found, each ended by CRLF, and an
-/// empty line; then moves them into `fields` in normal form.
-pub(super) fn take_lines(
-    section: &[u8],
-    headers: &[httparse::Header<'_>],
-    limits: &Limits,
-    fields: &mut Fields,
-) -> Result<(), RejectReason> {
-    fields.take_section(section, headers.len());
-    let mut at = 0;
-    for header in headers {
-        let name_len = header.name.len();
-        if name_len > limits.name_bytes_max {
-            return Err(RejectReason::HeaderNameTooLong);
-        }
-        let colon = at + name_len;
-        if section.get(colon) != Some(&b':') {
-            return Err(RejectReason::HeaderName);
-        }
-        let blank = blanks(section, colon + 1);
-        let value = colon + 1 + blank;
-        let value_end = value + header.value.len();
-        let end = value_end + blanks(section, value_end);
-        if section.get(end..end + 2) != Some(b"\r\n") {
-            return Err(RejectReason::LineEnd);
-        }
-        let known = Known::of(header.name.as_bytes());
-        if blank == 1 && section[colon + 1] == b' ' && end == value_end {
-            fields.received(at, name_len, end + 2, known);
-        } else {
-            fields.push(header.name.as_bytes(), &section[value..value_end], known)?;
-        }
-        at = end + 2;
+/// Reads `HTTP/1.0` or `HTTP/1.1` at the start, and what follows it; `None` if it isn't whole.
+pub(super) fn version(bytes: &[u8]) -> Result<Option<(Version, &[u8])>, RejectReason> {
+    match bytes.split_first_chunk() {
+        Some((b"HTTP/1.1", rest)) => Ok(Some((Version::Http11, rest))),
+        Some((b"HTTP/1.0", rest)) => Ok(Some((Version::Http10, rest))),
+        None if b"HTTP/1.".starts_with(bytes) => Ok(None),
+        _ => Err(RejectReason::Version),
     }
-    if section.get(at..) == Some(b"\r\n") { Ok(()) } else { Err(RejectReason::LineEnd) }
-}
-
-fn blanks(bytes: &[u8], from: usize) -> usize {
-    bytes.get(from..).unwrap_or_default().iter().take_while(|&&b| b == b' ' || b == b'\t').count()
 }
 
 /// What the headers say of the body.
@@ -110,6 +58,9 @@ pub(super) enum Announced {
 
 /// What Content-Length and Transfer-Encoding say together, if it is one thing.
 pub(super) fn announced(fields: &Fields, version: Version) -> Result<Announced, RejectReason> {
+    if !fields.has(Known::TransferEncoding) && !fields.has(Known::ContentLength) {
+        return Ok(Announced::Nothing);
+    }
     let mut encodings = fields.typed(Known::TransferEncoding);
     let mut lengths = fields.typed(Known::ContentLength);
     let (encoding, length) = (encodings.next(), lengths.next());
@@ -157,6 +108,9 @@ pub(super) struct Connection {
 }
 
 pub(super) fn connection(fields: &Fields, version: Version) -> Connection {
+    if !fields.has(Known::Connection) {
+        return Connection { keep_alive: version == Version::Http11, upgrade: false };
+    }
     let (mut close, mut keep, mut upgrade) = (false, false, false);
     for token in fields.typed(Known::Connection).flat_map(tokens) {
         close |= token.eq_ignore_ascii_case(b"close");

@@ -6,6 +6,7 @@
 mod body;
 mod check;
 mod emit;
+mod lines;
 mod request;
 mod response;
 

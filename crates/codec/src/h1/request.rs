@@ -3,6 +3,8 @@
 //! has of a message; uses none of them before the head is whole.
 
 use super::check::{self, Announced};
+use super::lines;
+use crate::fields::is_token_byte;
 use crate::head::{Framing, Head, Version};
 use crate::known::Known;
 use crate::reject::{Reject, RejectReason};
@@ -22,6 +24,8 @@ pub fn parse_request(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Par
 }
 
 fn parse(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Parsed, RejectReason> {
+    // Whoever asks again asks the same host, most often.
+    let last = std::mem::take(head.authority_mut());
     head.clear();
     let buf = &buf[..buf.len().min(limits.head_bytes_max)];
     let skipped = match buf {
@@ -31,49 +35,61 @@ fn parse(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Parsed, RejectR
         _ => 0,
     };
     let message = &buf[skipped..];
-    let mut table = check::table();
-    let rows = limits.headers_max.min(Limits::HEADERS_CEILING);
-    let mut request = httparse::Request::new(&mut []);
-    let status = request
-        .parse_with_uninit_headers(message, &mut table[..rows])
-        .map_err(|e| check::reason(e, RejectReason::RequestLine))?;
-    let httparse::Status::Complete(used) = status else {
-        let unended = message.len() > limits.request_line_bytes_max
-            && !message[..=limits.request_line_bytes_max].contains(&b'\n');
+    let Some(line) = request_line(message)? else {
+        let unended = message.len() > limits.request_line_bytes_max + 1;
         return if unended { Err(RejectReason::RequestLineTooLong) } else { check::partial(buf, limits, head) };
     };
-    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
-        return Err(RejectReason::RequestLine);
-    };
-    let line = request_line(message, method, target)?;
-    if line > limits.request_line_bytes_max {
+    if line.len > limits.request_line_bytes_max {
         return Err(RejectReason::RequestLineTooLong);
     }
-    head.set_version(if minor == 0 { Version::Http10 } else { Version::Http11 });
-    check::take_lines(&message[line + 2..used], request.headers, limits, &mut head.fields)?;
-    head.write_method(method)?;
-    write_target(head, target)?;
+    head.set_version(line.version);
+    let section = &message[line.len + 2..];
+    let Parsed::Complete(used) = lines::take(section, limits, &mut head.fields)? else {
+        return check::partial(buf, limits, head);
+    };
+    head.write_token(line.method)?;
+    write_target(head, line.target, last)?;
     frame(head)?;
-    Ok(Parsed::Complete(skipped + used))
+    Ok(Parsed::Complete(skipped + line.len + 2 + used))
 }
 
-/// Length of the request line, if it is exactly `method SP target SP HTTP/1.x CRLF`.
-fn request_line(message: &[u8], method: &str, target: &str) -> Result<usize, RejectReason> {
-    let target_at = method.len() + 1;
-    let version_at = target_at + target.len() + 1;
-    let end = version_at + "HTTP/1.x".len();
-    let shaped = message.get(method.len()) == Some(&b' ')
-        && message.get(version_at - 1) == Some(&b' ')
-        && message.get(version_at..version_at + 7) == Some(b"HTTP/1.");
-    if !shaped {
-        return Err(RejectReason::RequestLine);
+/// A request line.
+struct Line<'a> {
+    method: &'a str,
+    target: &'a [u8],
+    version: Version,
+    /// Without its end.
+    len: usize,
+}
+
+/// Reads exactly `method SP target SP HTTP/1.x CRLF`; `None` if it isn't whole.
+fn request_line(message: &[u8]) -> Result<Option<Line<'_>>, RejectReason> {
+    let Some(space) = message.iter().position(|b| !is_token_byte(*b)) else { return Ok(None) };
+    let (method, rest) = message.split_at(space);
+    let Some(rest) = rest.strip_prefix(b" ").filter(|_| space > 0) else { return Err(RejectReason::RequestLine) };
+    // Which of these bytes have a meaning, the target's form says.
+    let (target, rest) = lines::split_visible(rest);
+    let Some((b' ', rest)) = rest.split_first().filter(|_| !target.is_empty()) else {
+        return if rest.is_empty() { Ok(None) } else { Err(RejectReason::RequestLine) };
+    };
+    let Some((version, rest)) = check::version(rest)? else { return Ok(None) };
+    match rest {
+        [b'\r', b'\n', ..] => {}
+        [] | [b'\r'] => return Ok(None),
+        _ => return Err(RejectReason::LineEnd),
     }
-    if message.get(end..end + 2) == Some(b"\r\n") { Ok(end) } else { Err(RejectReason::LineEnd) }
+    let method = match method {
+        b"GET" => "GET",
+        b"POST" => "POST",
+        // A token is ASCII.
+        _ => std::str::from_utf8(method).map_err(|_| RejectReason::RequestLine)?,
+    };
+    Ok(Some(Line { method, target, version, len: message.len() - rest.len() }))
 }
 
-fn write_target(head: &mut Head, target: &str) -> Result<(), RejectReason> {
-    let host = host_line(head)?;
-    match (head.method(), target.as_bytes()) {
+fn write_target(head: &mut Head, target: &[u8], last: String) -> Result<(), RejectReason> {
+    let host = host_line(head, last)?;
+    match (head.method(), target) {
         ("CONNECT", bytes) => {
             if bytes.iter().any(|b| matches!(b, b'/' | b'?' | b'#' | b'*')) {
                 return Err(RejectReason::TargetForm);
@@ -85,10 +101,13 @@ fn write_target(head: &mut Head, target: &str) -> Result<(), RejectReason> {
             if let Host::Name(name) = host {
                 *head.authority_mut() = name;
             }
-            head.write_target(target.as_bytes())
+            head.write_target(target)
         }
         (_, b"*") => Err(RejectReason::TargetForm),
-        _ => write_absolute(head, target, host),
+        _ => {
+            let target = std::str::from_utf8(target).map_err(|_| RejectReason::RequestLine)?;
+            write_absolute(head, target, host)
+        }
     }
 }
 
@@ -136,18 +155,19 @@ enum Host {
     Name(String),
 }
 
-fn host_line(head: &mut Head) -> Result<Host, RejectReason> {
-    // The authority's own memory is borrowed for the canonical form and given back by the caller.
-    let mut name = std::mem::take(head.authority_mut());
+/// `name` is the authority of the request before, and its memory is used again: what is in canonical form stays.
+fn host_line(head: &Head, mut name: String) -> Result<Host, RejectReason> {
     let mut lines = head.fields.typed(Known::Host);
-    let found = match (lines.next(), lines.next()) {
-        (Some(value), None) => uri::authority(value, &mut name).map(|()| Host::Name(name)),
+    match (lines.next(), lines.next()) {
+        (Some(value), None) if !name.is_empty() && value == name.as_bytes() => Ok(Host::Name(name)),
+        (Some(value), None) => {
+            name.clear();
+            uri::authority(value, &mut name).map(|()| Host::Name(name))
+        }
         (Some(_), Some(_)) => Err(RejectReason::HostRepeated),
         (None, _) if head.version() == Version::Http10 => Ok(Host::Absent),
         (None, _) => Err(RejectReason::HostMissing),
-    };
-    drop(lines);
-    found
+    }
 }
 
 fn frame(head: &mut Head) -> Result<(), RejectReason> {

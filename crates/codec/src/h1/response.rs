@@ -3,6 +3,7 @@
 //! means depends on what was asked, so the caller says that.
 
 use super::check::{self, Announced};
+use super::lines;
 use crate::head::{Framing, Head, Version, status_has_no_body};
 use crate::known::Known;
 use crate::reject::{Reject, RejectReason};
@@ -51,37 +52,46 @@ fn parse(buf: &[u8], limits: &Limits, asked: Asked, head: &mut Head) -> Result<P
     if matches!(buf, [b'\r' | b'\n', ..]) {
         return Err(RejectReason::LeadingLine);
     }
-    let mut table = check::table();
-    let rows = limits.headers_max.min(Limits::HEADERS_CEILING);
-    let mut response = httparse::Response::new(&mut []);
-    let status = httparse::ParserConfig::default()
-        .parse_response_with_uninit_headers(&mut response, buf, &mut table[..rows])
-        .map_err(|e| check::reason(e, RejectReason::StatusLine))?;
-    let httparse::Status::Complete(used) = status else {
+    let Some(Line { version, status, section }) = status_line(buf)? else { return check::partial(buf, limits, head) };
+    head.set_version(version);
+    head.set_status(status);
+    let Parsed::Complete(used) = lines::take(section, limits, &mut head.fields)? else {
         return check::partial(buf, limits, head);
     };
-    let (Some(code @ 100..=599), Some(minor)) = (response.code, response.version) else {
-        return Err(RejectReason::StatusLine);
-    };
-    let line = status_line(buf)?;
-    head.set_version(if minor == 0 { Version::Http10 } else { Version::Http11 });
-    head.set_status(code);
-    check::take_lines(&buf[line + 2..used], response.headers, limits, &mut head.fields)?;
     frame(head, asked)?;
-    Ok(Parsed::Complete(used))
+    Ok(Parsed::Complete(buf.len() - section.len() + used))
 }
 
-/// Length of the status line, if it is `HTTP/1.x SP 3DIGIT [SP reason] CRLF`. The space before an
-/// empty reason is left out by many servers.
-fn status_line(message: &[u8]) -> Result<usize, RejectReason> {
-    const CODE_END: usize = "HTTP/1.x 200".len();
-    let shaped = message.starts_with(b"HTTP/1.") && message.get(8) == Some(&b' ');
-    if !shaped || !matches!(message.get(CODE_END), Some(b' ' | b'\r')) {
+/// A status line.
+struct Line<'a> {
+    version: Version,
+    status: u16,
+    /// What follows it.
+    section: &'a [u8],
+}
+
+/// Reads exactly `HTTP/1.x SP 3DIGIT [SP reason] CRLF`; `None` if it isn't whole. The space before an empty reason is left
+/// out by many servers.
+fn status_line(message: &[u8]) -> Result<Option<Line<'_>>, RejectReason> {
+    let Some((version, rest)) = check::version(message)? else { return Ok(None) };
+    let (Some(&[b' ', a, b, c]), Some(after)) = (rest.first_chunk(), rest.get(4..)) else {
+        let digits = rest.strip_prefix(b" ").unwrap_or(rest);
+        let so_far = digits.len() < rest.len() || rest.is_empty();
+        return if so_far && digits.iter().all(u8::is_ascii_digit) { Ok(None) } else { Err(RejectReason::StatusLine) };
+    };
+    if ![a, b, c].iter().all(u8::is_ascii_digit) {
         return Err(RejectReason::StatusLine);
     }
-    match message.iter().position(|&b| b == b'\n') {
-        Some(end) if message[end - 1] == b'\r' && !message[..end - 1].contains(&b'\r') => Ok(end - 1),
-        _ => Err(RejectReason::LineEnd),
+    let status = [a, b, c].iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
+    let (_, end) = match after {
+        [b' ', reason @ ..] => lines::split_value(reason),
+        _ => (&[][..], after),
+    };
+    match end {
+        [b'\r', b'\n', section @ ..] if (100..=599).contains(&status) => Ok(Some(Line { version, status, section })),
+        [] | [b'\r'] => Ok(None),
+        [b'\n', ..] => Err(RejectReason::LineEnd),
+        _ => Err(RejectReason::StatusLine),
     }
 }
 

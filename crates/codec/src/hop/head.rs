@@ -28,11 +28,12 @@ pub fn emit_preamble(asks: Asks, target: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(target);
 }
 
-/// What an OPEN asks for, the target, and what follows.
+/// What an OPEN asks for, the target, and what follows. `last` is a target that was found well formed before, as most
+/// often the next is the same.
 ///
 /// # Errors
 /// If it doesn't begin so.
-pub fn parse_preamble(payload: &[u8]) -> Result<(Asks, &str, &[u8]), Wrong> {
+pub fn parse_preamble<'a>(payload: &'a [u8], last: &'a str) -> Result<(Asks, &'a str, &'a [u8]), Wrong> {
     let [asks, length, rest @ ..] = payload else { return Err(Wrong::Preamble) };
     let asks = match asks {
         1 => Asks::Exchange,
@@ -40,6 +41,9 @@ pub fn parse_preamble(payload: &[u8]) -> Result<(Asks, &str, &[u8]), Wrong> {
         _ => return Err(Wrong::Preamble),
     };
     let (target, rest) = rest.split_at_checked(usize::from(*length)).ok_or(Wrong::Preamble)?;
+    if !target.is_empty() && target == last.as_bytes() {
+        return Ok((asks, last, rest));
+    }
     let named = !target.is_empty() && target.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'));
     match std::str::from_utf8(target) {
         Ok(target) if named => Ok((asks, target, rest)),

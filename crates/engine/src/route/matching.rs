@@ -118,6 +118,11 @@ impl CompiledMatch {
         }
     }
 
+    /// Whether the path is one of those that are meant: what most matches lack.
+    pub(crate) fn fits_path(&self, path: &str) -> bool {
+        self.path.fits(path)
+    }
+
     /// The first condition that `head` does not meet; `None` if it meets all.
     pub(crate) fn miss(&self, head: &Head) -> Option<Miss<'_>> {
         if !self.path.fits(head.path()) {

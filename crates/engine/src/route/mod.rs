@@ -98,7 +98,9 @@ impl Table {
 
     /// The rule for `head`.
     pub(crate) fn choose(&self, head: &Head) -> Option<Chosen> {
-        let entry = self.entries.iter().find(|entry| entry.matched().miss(head).is_none())?;
+        let path = head.path();
+        let entry = self.entries.iter().map(|entry| (entry, entry.matched()));
+        let (entry, _) = entry.filter(|(_, matched)| matched.fits_path(path)).find(|(_, m)| m.miss(head).is_none())?;
         Some(Chosen { route: Arc::clone(&entry.route), rule: entry.rule, matched: entry.matched, backend: None })
     }
 

@@ -99,7 +99,8 @@ impl State {
     /// A new stream.
     pub(super) fn arrive(&mut self, frame: &Frame, payload: &[u8]) -> Result<(), Wrong> {
         let id = frame.stream;
-        let (asks, target, rest) = parse_preamble(payload)?;
+        let last = self.inward.target.clone();
+        let (asks, target, rest) = parse_preamble(payload, &last)?;
         let mut lane = Lane::new();
         lane.headed = true;
         if frame.end {
@@ -121,10 +122,8 @@ impl State {
         let head_bytes = payload.len() - (rest.len() - used);
         let grants = self.session.consume(id, head_bytes);
         self.grant(id, grants);
-        if self.inward.target.as_str() != target {
-            self.inward.target = Text::from(target);
-        }
-        let target = self.inward.target.clone();
+        let target = if last.as_str() == target { last } else { Text::from(target) };
+        self.inward.target = target.clone();
         self.inward.arrivals.push_back(Arrival { key, id, target, asked });
         Ok(())
     }

@@ -174,8 +174,8 @@ impl Conn {
                 return Poll::Ready(Ok(Arrived::Head));
             }
         } else {
-            // A head that is half filled by an earlier, broken message must not be taken for progress.
-            head.clear();
+            // What is known of an earlier, broken message must not be taken for progress.
+            head.begin();
         }
         loop {
             if self.state.ended {
@@ -403,7 +403,7 @@ impl Conn {
             if self.state.ended {
                 return Poll::Ready(());
             }
-            if self.inbox.len() - self.used >= PIPELINED_BYTES_MAX {
+            if self.inbox.len() - self.used >= PIPELINED_BYTES_MAX || self.stream.is_silent(cx) {
                 return Poll::Pending;
             }
             let Self { stream, inbox, used, state, .. } = self;

@@ -95,9 +95,11 @@ fn an_open_names_its_service_port() {
     let mut out = Vec::new();
     emit_preamble(Asks::Bytes, "80.mail.default.mesh", &mut out);
     out.extend_from_slice(b"rest");
-    assert_eq!(parse_preamble(&out), Ok((Asks::Bytes, "80.mail.default.mesh", &b"rest"[..])));
+    for last in ["", "80.mail.default.mesh", "80.mail.default.mesh2"] {
+        assert_eq!(parse_preamble(&out, last), Ok((Asks::Bytes, "80.mail.default.mesh", &b"rest"[..])));
+    }
     for payload in [&b""[..], b"\x01", b"\x01\x00", b"\x03\x01a", b"\x01\x02a", b"\x01\x02A.", b"\x01\x01\xff"] {
-        assert_eq!(parse_preamble(payload), Err(Wrong::Preamble), "{payload:?}");
+        assert_eq!(parse_preamble(payload, ""), Err(Wrong::Preamble), "{payload:?}");
     }
 }
 
