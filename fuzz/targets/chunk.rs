@@ -1,28 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Chunked bodies: where the input is cut (by its first byte) must not matter.
+//! Feeds `bodies/chunk.rs`.
 #![no_main]
 
-use byrnie_codec::h1::Body;
-use byrnie_codec::{Framing, Limits, Reject};
-use libfuzzer_sys::fuzz_target;
+#[path = "../bodies/chunk.rs"]
+mod body;
 
-fn read(input: &[u8], step: usize) -> Result<(Vec<u8>, usize), Reject> {
-    let mut body = Body::new(Framing::Chunked, &Limits::default());
-    let (mut payload, mut at, mut end) = (Vec::new(), 0, 0);
-    while at < input.len() && !body.is_done() {
-        end = input.len().min(end.max(at) + step);
-        while at < end && !body.is_done() {
-            let piece = body.decode(&input[at..end])?;
-            assert!(piece.consumed > 0 && piece.payload.end <= piece.consumed);
-            payload.extend_from_slice(&input[at..end][piece.payload]);
-            at += piece.consumed;
-        }
-    }
-    body.end()?;
-    Ok((payload, at))
-}
-
-fuzz_target!(|bytes: &[u8]| {
-    let Some((step, input)) = bytes.split_first() else { return };
-    assert_eq!(read(input, usize::from(*step).max(1)), read(input, input.len().max(1)));
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::run(bytes));

@@ -1,23 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Expressions of definitions: read or refused, and what has a value has the same one every time.
+//! Feeds `bodies/expression.rs`.
 #![no_main]
 
-use byrnie_model::expr;
-use libfuzzer_sys::fuzz_target;
-use serde_json::json;
+#[path = "../bodies/expression.rs"]
+mod body;
 
-fuzz_target!(|text: &str| {
-    let values = json!({
-        "input": {"id": 7, "items": [{"sku": "a1", "n": 2.5}], "vip": true, "none": null},
-        "a": {"id": "x-1", "list": [1, 2, 3]},
-    });
-    let values = values.as_object().cloned().unwrap_or_default();
-    let _ = expr::names(text);
-    if let Ok(value) = expr::evaluate(text, &values) {
-        let again = expr::evaluate(text, &values).map(|value| value.to_string());
-        assert_eq!(again, Ok(value.to_string()));
-    }
-    if let Ok(path) = expr::path(text, &values) {
-        assert!(path.len() <= text.len() * 64 + 64);
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::run(bytes));

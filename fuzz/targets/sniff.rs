@@ -1,17 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! First bytes: a verdict stands whatever follows.
+//! Feeds `bodies/sniff.rs`.
 #![no_main]
 
-use byrnie_codec::sniff::{ServerName, Sniff, server_name, sniff};
-use libfuzzer_sys::fuzz_target;
+#[path = "../bodies/sniff.rs"]
+mod body;
 
-fuzz_target!(|bytes: &[u8]| {
-    let whole = sniff(bytes);
-    let name = server_name(bytes);
-    for cut in 0..bytes.len().min(64) {
-        let part = sniff(&bytes[..cut]);
-        assert!(part == Sniff::NeedMore || part == whole);
-        let part = server_name(&bytes[..cut]);
-        assert!(part == ServerName::NeedMore || part == name);
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::run(bytes));

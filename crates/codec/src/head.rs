@@ -56,6 +56,10 @@ pub struct Head {
     pub(crate) progress: Progress,
 }
 
+/// Memory that a head may keep from one message to the next, in bytes: one as large as hardly any may pass by, and connections
+/// that rest keep none that large.
+pub(crate) const HEAD_KEPT_BYTES_MAX: usize = 2 * 1024;
+
 // There is one for each message under way.
 byrnie_base::assert_size!(Head, 256);
 
@@ -126,6 +130,19 @@ impl Head {
     /// are parsed.
     pub fn begin(&mut self) {
         self.progress = Progress::default();
+    }
+
+    /// Bytes of memory that it keeps for the next message.
+    pub fn kept_bytes(&self) -> usize {
+        let Target { authority, path_and_query, .. } = &self.target;
+        self.fields.capacity() + self.method.capacity() + authority.capacity() + path_and_query.capacity()
+    }
+
+    /// Lets go of that memory if it is more than most messages need.
+    pub fn slim(&mut self) {
+        if self.kept_bytes() > HEAD_KEPT_BYTES_MAX {
+            *self = Self::default();
+        }
     }
 
     /// Makes this the head of a request without headers and body. `scheme` is `http` or `https`;

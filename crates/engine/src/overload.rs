@@ -10,7 +10,8 @@
 //!
 //! Processor time shows as lag: by how much later than asked a core wakes up. One late wake-up says nothing (the
 //! machine has others to serve), so the least lag of a window counts, as in "Controlling Queue Delay" (Nichols,
-//! Jacobson, 2012): only a standing queue delays all of them.
+//! Jacobson, 2012): only a standing queue delays all of them. While most of what begins is asked by clients that have
+//! never taken an answer, only they are refused for it: a crowd of them pays for the lag that it makes.
 
 use crate::concurrency::{Criticality, RETRY_AFTER};
 use crate::exchange::Exchange;
@@ -67,6 +68,8 @@ impl Reading {
 pub struct Strain {
     percents: [u8; 3],
     lag: Lag,
+    /// Most of what began in the last window was of strangers.
+    crowded: bool,
 }
 
 /// The least lag of a window.
@@ -74,10 +77,15 @@ pub struct Strain {
 struct Lag {
     least: Option<Duration>,
     ends: Instant,
+    /// What began within the window, of strangers and of others.
+    began: [u32; 2],
 }
 
 /// From here on it saves, in percent.
 const SAVES: u8 = 80;
+/// From here on clients that do nothing have to make room, in percent: before anybody is refused who isn't less important
+/// than others.
+const EVICTS: u8 = bounds(Criticality::SheddablePlus).0;
 /// From here on no connection is accepted.
 const CLOSES: u8 = 95;
 /// What is measured falls by so much at once at most: what was just freed is soon used again.
@@ -134,10 +142,18 @@ impl Strain {
         let least = self.lag.least.map_or(late, |least| least.min(late));
         self.lag.least = Some(least);
         if now >= self.lag.ends {
-            self.lag = Lag { least: None, ends: now + LAG_WINDOW };
+            let [strangers, others] = self.lag.began;
+            self.crowded = strangers > others;
+            self.lag = Lag { ends: now + LAG_WINDOW, ..Lag::default() };
             let percent = least.min(LAG_MAX).as_micros() * 100 / LAG_MAX.as_micros();
             self.percents[2] = u8::try_from(percent).unwrap_or(100);
         }
+    }
+
+    /// An exchange or tunnel begins.
+    const fn begins(&mut self, known: bool) {
+        let count = &mut self.lag.began[known as usize];
+        *count = count.saturating_add(1);
     }
 
     /// How short it is, in percent.
@@ -149,6 +165,11 @@ impl Strain {
     /// takes more of it.
     pub fn saves(&self) -> bool {
         self.percents[0].max(self.percents[1]) >= SAVES
+    }
+
+    /// Whether exchanges that wait for their clients are to make room, the first to have waited first.
+    pub fn evicts(&self) -> bool {
+        self.percents[0] >= EVICTS
     }
 
     /// Whether no connection is to be accepted.
@@ -168,9 +189,10 @@ impl Strain {
         usize::try_from(each).unwrap_or(usize::MAX)
     }
 
-    /// What a request of this class is refused for, if it is.
-    fn refuses(&self, class: Criticality, dice: &mut Rng) -> Option<Short> {
-        Short::ALL.into_iter().find(|short| {
+    /// What a request of this class is refused for, if it is; `known`: its client has taken an answer before.
+    fn refuses(&self, class: Criticality, dice: &mut Rng, known: bool) -> Option<Short> {
+        let spared = known && self.crowded;
+        Short::ALL.into_iter().filter(|short| !spared || *short != Short::Time).find(|short| {
             let percent = self.percent(*short);
             let (from, all) = if *short == Short::Time { lag_bounds(class) } else { bounds(class) };
             percent >= all || percent > from && dice.below(u64::from(all - from)) < u64::from(percent - from)
@@ -192,6 +214,8 @@ pub(crate) struct Overload {
     pub(crate) strain: Strain,
     /// Exchanges and tunnels of this core.
     pub(crate) underway: usize,
+    /// Whether the client of the one that begins has taken an answer before.
+    pub(crate) known: bool,
 }
 
 impl Overload {
@@ -203,7 +227,7 @@ impl Overload {
     /// What one more request of this class is refused for, if it is; of a greedy caller it counts two classes lower.
     fn refuses(&self, class: Criticality, dice: &mut Rng, greedy: bool) -> Option<Short> {
         let class = if greedy { class.lower().lower() } else { class };
-        if self.is_well() { None } else { self.strain.refuses(class, dice) }
+        if self.is_well() { None } else { self.strain.refuses(class, dice, self.known) }
     }
 
     /// What the caller is told, and the record keeps.
@@ -236,6 +260,7 @@ pub(crate) fn admit(
 
 /// Why one more exchange or tunnel can't be had, if it can't. Counted.
 pub(crate) fn refusal(shard: &mut Shard, arrival: &Arrival<'_>, class: Criticality, now: Instant) -> Option<Text> {
+    shard.overload.strain.begins(shard.overload.known);
     let overload = shard.overload;
     if overload.is_well() {
         return None;
@@ -334,5 +359,33 @@ mod tests {
             overload.strain.woke(Duration::ZERO, at(n * 100));
         }
         assert_eq!(overload.strain.percent(Short::Time), 0);
+    }
+
+    #[test]
+    fn a_crowd_that_never_took_an_answer_pays_for_the_lag_alone() {
+        let lagging = |strangers, others| {
+            let mut overload = Overload { underway: 1000, ..Overload::default() };
+            for n in 0..20 {
+                (0..strangers).for_each(|_| overload.strain.begins(false));
+                (0..others).for_each(|_| overload.strain.begins(true));
+                overload.strain.woke(Duration::from_millis(600), at(n * 100));
+            }
+            [false, true].map(|known| refused(&Overload { known, ..overload }, Criticality::Critical, false))
+        };
+        assert_eq!(lagging(100, 10), [1000, 0]);
+        // Without a crowd there is nobody else to pay.
+        assert_eq!(lagging(10, 100), [1000, 1000]);
+        assert_eq!(lagging(0, 0), [1000, 1000]);
+        let mut overload = Overload { known: true, ..strained(98) };
+        (0..10).for_each(|_| overload.strain.begins(false));
+        overload.strain.woke(Duration::ZERO, at(0));
+        assert_eq!(refused(&overload, Criticality::Critical, false), 1000, "memory is nobody's to give");
+    }
+
+    #[test]
+    fn clients_that_do_nothing_make_room_before_ordinary_requests_are_refused() {
+        let seen =
+            |memory| (strained(memory).strain.evicts(), refused(&strained(memory), Criticality::Critical, false));
+        assert_eq!((seen(83), seen(84), seen(88)), ((false, 0), (true, 0), (true, 0)));
     }
 }

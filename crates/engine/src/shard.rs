@@ -100,7 +100,8 @@ struct Caller {
 
 /// How long the mean of what callers send is taken to hold.
 const MEAN_AGE_MAX: Duration = Duration::from_millis(100);
-/// Most callers whose names are kept. More distinct callers are counted together as `other`.
+/// Callers of which a core remembers how they are called and what they have just sent. One more, and it begins anew: no crowd of
+/// names that never come again makes those that come later strangers.
 const CALLERS_MAX: usize = 4096;
 
 impl Shard {
@@ -143,9 +144,10 @@ impl Shard {
         &mut self.overload.strain
     }
 
-    /// How many exchanges and tunnels this core has under way, to be told before each begins.
-    pub fn set_underway(&mut self, count: usize) {
-        self.overload.underway = count;
+    /// How many exchanges and tunnels this core has under way, and whether the client of the one that begins is known to take its
+    /// answers: to be told before each begins.
+    pub fn set_underway(&mut self, count: usize, known: bool) {
+        (self.overload.underway, self.overload.known) = (count, known);
     }
 
     /// An id for the record of something that never became an exchange.
@@ -163,12 +165,12 @@ impl Shard {
         if let Some(caller) = self.callers.get(identity) {
             return caller.label.clone();
         }
-        let full = self.callers.len() >= CALLERS_MAX;
-        let label = if full { Text::from("other") } else { label_within(identity, own) };
-        if !full {
-            let caller = Caller { label: label.clone(), traffic: Traffic::default() };
-            self.callers.insert(identity.clone(), caller);
+        if self.callers.len() >= CALLERS_MAX {
+            self.callers.clear();
         }
+        let label = label_within(identity, own);
+        let caller = Caller { label: label.clone(), traffic: Traffic::default() };
+        self.callers.insert(identity.clone(), caller);
         label
     }
 
@@ -201,4 +203,28 @@ pub(crate) fn label_of(identity: &Identity) -> Text {
     let mut label = String::new();
     write!(label, "{}.{}", identity.service_account(), identity.namespace()).ok();
     label.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_of_names_takes_no_more_memory_and_makes_none_that_comes_later_a_stranger() {
+        const OWN: &str = "demo.local";
+        let mut shard = Shard::new(1);
+        let named = |n: u32| Identity::new(OWN, "shop", &format!("a{n}")).unwrap();
+        for n in 0..200_000 {
+            shard.caller(&named(n), OWN);
+            assert!(shard.callers.len() <= CALLERS_MAX);
+        }
+        let late = [named(1_000_000), named(1_000_001)];
+        assert_eq!(&*shard.caller(&late[0], OWN), "a1000000.shop");
+        assert_eq!(&*shard.caller(&late[1], OWN), "a1000001.shop");
+        let greedy = (0..100).map(|n| {
+            let now = Instant::from_nanos(5_000_000_000 + n * 100_000_000);
+            late.iter().any(|caller| shard.is_greedy(Some(caller), now))
+        });
+        assert!(greedy.skip(10).all(|greedy| !greedy), "both ask as often");
+    }
 }

@@ -219,6 +219,15 @@ impl<C: Connection> Shared<C> {
         clients.iter().find(|(client, _)| !client.is_full() && !client.is_short()).map(|(client, _)| client.clone())
     }
 
+    /// The same for a client that isn't known to take its answers: the first connection, until that has no more streams to give.
+    /// What such clients leave lying lies there then, and not on all of them.
+    pub fn with_room_for_unknown(&self, wall: Timestamp) -> Option<C> {
+        let found = self.with_room(wall);
+        let clients = self.clients.borrow();
+        let first = clients.first().map(|(client, _)| client).filter(|client| !client.is_full());
+        first.cloned().or(found)
+    }
+
     /// The same, where no further connection may be opened.
     pub fn with_any_room(&self) -> Option<C> {
         self.clients.borrow().iter().map(|(client, _)| client).find(|client| !client.is_full()).cloned()

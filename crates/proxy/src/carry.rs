@@ -70,6 +70,23 @@ pub(crate) struct Desk {
     seen: Request,
 }
 
+/// A text of a request that is longer than this isn't kept for the next one.
+const TEXT_KEPT_BYTES_MAX: usize = 512;
+
+impl Desk {
+    /// Lets go of what messages larger than most have left, so that a connection that rests keeps little.
+    pub(crate) fn rest(&mut self) {
+        self.request.slim();
+        self.response.slim();
+        let Request { method, host, path, .. } = &mut self.seen;
+        for text in [method, host, path] {
+            if text.capacity() > TEXT_KEPT_BYTES_MAX {
+                *text = String::new();
+            }
+        }
+    }
+}
+
 /// The request as it came: routes may rewrite the head.
 #[derive(Debug, Default)]
 struct Request {
@@ -172,7 +189,7 @@ impl<'a> Trip<'a> {
         let _underway = core.enter();
         core.begins();
         let (mut exchange, mut effect) = core.with_snapshot(|snapshot, shard, now| {
-            shard.set_underway(core.gauge.underway());
+            shard.set_underway(core.gauge.underway(), self.client.caller.is_known());
             Exchange::begin(snapshot, shard, &self.client.caller.arrival(), self.request, now)
         });
         let delivered = loop {
@@ -507,7 +524,7 @@ impl<'a> Trip<'a> {
             if self.tempo.lags(self.core, lagging, stirs, cx) {
                 return Poll::Ready(Some((Failure::Deadline, CANCEL)));
             }
-            if lagging && !stirs {
+            if lagging {
                 self.slim();
             }
             if rest.is_heavy(now) && self.core.saves() {
@@ -666,6 +683,12 @@ impl<'a> Trip<'a> {
 
     /// Breaks the answer off, so that the client can't take it for complete.
     fn cut(&mut self, status: u16, failure: Failure, code: u32) -> Delivered {
+        if matches!(failure, Failure::Deadline | Failure::Strained)
+            && let Wire::H1(conn) = self.down
+            && conn.unsent() > 0
+        {
+            conn.forsake();
+        }
         self.down.abort(code);
         Delivered { outcome: Outcome { status, failure: Some(failure) }, next: Next::Drop }
     }

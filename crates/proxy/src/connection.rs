@@ -246,7 +246,7 @@ async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
             return Box::pin(connect(core, &caller, wire, desk)).await;
         }
         match Trip::new(core, &caller, &mut wire, &mut desk).run().await {
-            Next::Again => {}
+            Next::Again => desk.rest(),
             Next::Close => return Box::pin(linger(wire)).await,
             Next::Drop => return,
             Next::Tunnel(upstream) => return Box::pin(switch(wire, *upstream)).await,

@@ -88,6 +88,7 @@ async fn run(core: Rc<Core>, spare: Rc<Spare>, runner: Rc<Runner>) {
         .await;
         let Some(work) = work else { return };
         carry(&core, work, &mut desk, &runner).await;
+        desk.rest();
         if spare.over.get() || spare.runners.borrow().len() >= spare.most {
             return;
         }

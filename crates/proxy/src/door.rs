@@ -133,6 +133,11 @@ impl Caller {
         matches!(self.entry, Entry::Inbound(..))
     }
 
+    /// Whether it is known to take its answers; a proxy that speaks for many clients has told them apart itself.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_proxy() || self.reads.get()
+    }
+
     /// Whether the caller's certificate has ended.
     pub(crate) fn is_expired(&self, wall: Timestamp) -> bool {
         self.not_after.is_some_and(|end| end <= wall)

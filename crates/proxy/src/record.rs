@@ -8,7 +8,7 @@ mod series;
 mod span;
 
 pub(crate) use line::Line;
-pub(crate) use series::{Book, Cells, Series};
+pub(crate) use series::{Book, Cells, SERIES_MAX, Series};
 
 use byrnie_base::count::{Counter, Gauge};
 use byrnie_base::mailbox::Sender;

@@ -194,6 +194,9 @@ impl Core {
         });
         self.gauge.strain.set(strain);
         self.measure();
+        if self.gauge.strain.get().evicts() {
+            self.laggards.evict_some(runtime::coarse().mono);
+        }
     }
 
     fn follow(&self, before: Strain, strain: Strain) {

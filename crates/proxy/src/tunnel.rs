@@ -24,7 +24,7 @@ pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut 
     let _underway = core.enter();
     core.begins();
     let (mut tunnel, mut effect) = core.with_shard(|shard, now| {
-        shard.set_underway(core.gauge.underway());
+        shard.set_underway(core.gauge.underway(), caller.is_known());
         Tunnel::begin(&snapshot, shard, &arrival, now)
     });
     // Whether another endpoint might do better.

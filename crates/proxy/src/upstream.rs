@@ -143,11 +143,13 @@ pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], rea
 async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], reads: bool) -> Result<Hopped, Failure> {
     let (Target::Mesh(target), Hop::Framed) = (&plan.target, core.hop) else { return Ok(Hopped::No) };
     let shared = core.pool.borrow_mut().hops(&asked(core, target, Speaks::Hop));
-    if !reads && shared.open_streams() >= STREAMS_FOR_ALL {
+    let refuses = || !reads && shared.open_streams() >= STREAMS_FOR_ALL;
+    if refuses() {
         return Err(Failure::Refused);
     }
     let now = runtime::coarse();
-    let client = match shared.with_room(now.wall) {
+    let room = if reads { shared.with_room(now.wall) } else { shared.with_room_for_unknown(now.wall) };
+    let client = match room {
         Some(client) => client,
         None if shared.is_foreign(now.mono) => return Ok(Hopped::No),
         None => match Box::pin(one_more_hop(core, plan, &shared, otherwise)).await? {
@@ -155,6 +157,10 @@ async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], reads: bo
             Err(foreign) => return Ok(foreign),
         },
     };
+    // Others may have waited for the same connection meanwhile.
+    if refuses() {
+        return Err(Failure::Refused);
+    }
     let opened = client.open(target.sni().clone());
     opened.map(Hopped::Flow).map_err(|_| Failure::Refused)
 }

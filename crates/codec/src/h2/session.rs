@@ -15,15 +15,15 @@ use super::{
     RESETS_FOR_ERRORS_MAX, STARVED_MAX, STREAMS_MAX, WINDOW_BYTES_MAX, WINDOW_SMALL_BYTES, Wrong, code,
 };
 use crate::fields::Fields;
-use crate::head::{Framing, Head};
+use crate::head::{Framing, HEAD_KEPT_BYTES_MAX, Head};
 use crate::hop::Window;
 use crate::reject::Reject;
 use std::borrow::Cow;
 
 /// Heads kept for messages to come: one for each stream that a connection may have ...
 const HEADS_SPARE_MAX: usize = STREAMS_MAX as usize;
-/// ... but none that has grown larger than this.
-const SPARE_BYTES_MAX: usize = 4096;
+/// ... but no more bytes than these in all, for as long as the connection lasts.
+const SPARES_BYTES_MAX: usize = 64 * 1024;
 /// The payload of the PING that tells that a goodbye has been heard.
 pub(super) const GOODBYE_PING: [u8; 8] = *b"goodbye?";
 
@@ -160,6 +160,8 @@ struct Block {
 struct Spare {
     #[expect(clippy::vec_box, reason = "heads change hands, and a box is moved at a sixteenth of the price")]
     heads: Vec<Box<Head>>,
+    /// What these keep beside themselves.
+    bytes: usize,
     path: Vec<u8>,
 }
 
@@ -303,7 +305,7 @@ impl Session {
 
     fn request(&mut self, id: u32, end: bool, block: &[u8]) -> Came<'static> {
         self.ids.heard = id;
-        let mut head = self.spare.heads.pop().unwrap_or_default();
+        let mut head = self.spare_head();
         let read = message::read_request(&mut self.decoder, block, end, &mut head, &mut self.spare.path)?;
         let full = self.streams.len() >= STREAMS_MAX as usize || self.is_starved();
         if full || self.ids.last.is_some_and(|last| id > last) {
@@ -341,7 +343,7 @@ impl Session {
     }
 
     fn answer(&mut self, id: u32, stream: &Stream, end: bool, block: &[u8]) -> Came<'static> {
-        let mut head = self.spare.heads.pop().unwrap_or_default();
+        let mut head = self.spare_head();
         let read = message::read_response(&mut self.decoder, block, end, &mut head)?;
         let interim = (100..=199).contains(&head.status());
         if let Err(flaw) = read {
@@ -597,9 +599,21 @@ impl Session {
 
     /// Gives the memory of a head back.
     pub fn reuse(&mut self, head: Box<Head>) {
-        if self.spare.heads.len() < HEADS_SPARE_MAX && head.fields.capacity() <= SPARE_BYTES_MAX {
-            self.spare.heads.push(head);
+        let (spare, bytes) = (&mut self.spare, head.kept_bytes());
+        if spare.heads.len() < HEADS_SPARE_MAX
+            && bytes <= HEAD_KEPT_BYTES_MAX
+            && spare.bytes + bytes <= SPARES_BYTES_MAX
+        {
+            spare.bytes += bytes;
+            spare.heads.push(head);
         }
+    }
+
+    /// A head to be filled.
+    fn spare_head(&mut self) -> Box<Head> {
+        let head = self.spare.heads.pop().unwrap_or_default();
+        self.spare.bytes -= head.kept_bytes();
+        head
     }
 }
 

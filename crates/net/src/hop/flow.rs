@@ -345,6 +345,11 @@ impl Flow {
         if !self.backlog.is_empty() {
             self.framed += state.write(self.id, &self.backlog[self.framed..])?;
             if self.framed < self.backlog.len() {
+                // What is in frames needn't lie here too, for as long as the rest waits.
+                if self.framed > self.backlog.len() / 2 {
+                    self.backlog.drain(..std::mem::take(&mut self.framed));
+                    self.backlog.shrink_to(2 * self.backlog.len());
+                }
                 state.wait_for_room(self.key, cx);
                 state.wrote();
                 return Poll::Pending;

@@ -65,6 +65,10 @@ impl Lane {
         if self.taken > self.inbox.len() / 2 {
             self.inbox.drain(..std::mem::take(&mut self.taken));
         }
+        // To double it would leave half of it empty, for as long as nobody reads.
+        if self.inbox.capacity() - self.inbox.len() < bytes.len() {
+            self.inbox.reserve_exact(bytes.len().max(self.inbox.len() / 4));
+        }
         self.inbox.extend_from_slice(bytes);
     }
 

@@ -420,13 +420,20 @@ impl Conn {
     /// Gives the message up: nothing more is written, and the connection must be closed.
     pub fn abort(&mut self) {
         if self.writing == Writing::UntilClose {
-            // An orderly close would make a cut body look complete. Best effort: the socket may be gone.
-            let _ = self.stream.tcp().set_zero_linger();
+            // An orderly close would make a cut body look complete.
+            self.forsake();
         }
         self.state.broken = true;
         self.outbox.clear();
         self.sent = 0;
         self.writing = Writing::Nothing;
+    }
+
+    /// The other side takes nothing: what waits for it is forgotten with the connection, by the system too, which would keep it for
+    /// minutes else.
+    pub fn forsake(&mut self) {
+        // Best effort: the socket may be gone.
+        let _ = self.stream.tcp().set_zero_linger();
     }
 
     /// Says that nothing more will be sent, after what waits.

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-use super::{Asked, IDLE_TIMEOUT, Lease, Pool, Speaks};
+use super::{Asked, Connection, IDLE_TIMEOUT, Lease, Pool, Shared, Speaks};
 use crate::http::h1::Conn;
 use crate::io;
 use crate::listen::{Share, bind};
 use crate::runtime;
 use byrnie_codec::Limits;
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -73,4 +75,42 @@ fn what_was_idle_for_too_long_is_closed() {
         assert_eq!(take(&mut pool, &key).await, None);
     })
     .unwrap();
+}
+
+/// A connection that streams share: which one, and whether it's full or short.
+#[derive(Clone)]
+struct Hop(usize, Rc<Cell<(bool, bool)>>);
+
+impl Connection for Hop {
+    fn is_ended(&self) -> bool {
+        false
+    }
+
+    fn is_full(&self) -> bool {
+        self.1.get().0
+    }
+
+    fn is_short(&self) -> bool {
+        self.1.get().1
+    }
+}
+
+#[test]
+fn clients_of_which_nothing_is_known_share_the_first_connection_until_it_is_full() {
+    let (shared, wall) = (Shared::<Hop>::default(), runtime::now().wall);
+    let states: Vec<_> = (0..2).map(|_| Rc::new(Cell::new((false, false)))).collect();
+    let chosen = |known| {
+        let found = if known { shared.with_room(wall) } else { shared.with_room_for_unknown(wall) };
+        found.map(|Hop(which, _)| which)
+    };
+    assert_eq!((chosen(true), chosen(false)), (None, None));
+    shared.add(Hop(0, Rc::clone(&states[0])), None);
+    assert_eq!((chosen(true), chosen(false)), (Some(0), Some(0)));
+    // Its clients don't read: those that do are given another one.
+    states[0].set((false, true));
+    assert_eq!((chosen(true), chosen(false)), (None, Some(0)));
+    shared.add(Hop(1, Rc::clone(&states[1])), None);
+    assert_eq!((chosen(true), chosen(false)), (Some(1), Some(0)));
+    states[0].set((true, true));
+    assert_eq!((chosen(true), chosen(false)), (Some(1), Some(1)));
 }

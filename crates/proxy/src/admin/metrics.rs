@@ -3,7 +3,7 @@
 //! short fixed lists, never from requests, and are escaped all the same.
 
 use crate::agent::State;
-use crate::record::{CoreCounts, Series};
+use crate::record::{CoreCounts, SERIES_MAX, Series};
 use byrnie_base::count::{Counter, Distribution};
 use byrnie_codec::RejectReason;
 use byrnie_engine::Short;
@@ -14,6 +14,11 @@ use std::time::Duration;
 
 /// Bounds of the buckets shown, as powers of two of a microsecond (256 us to 67 s): there the counts are exact.
 const BOUNDS: std::ops::RangeInclusive<u32> = 8..=26;
+
+/// Label sets that are counted apart, whichever cores tell them; three lines each. What is more is counted under `other`.
+const COUNTED_MAX: usize = SERIES_MAX;
+/// Label sets whose durations are told apart; a line for each bound.
+const TIMED_MAX: usize = 256;
 
 /// All metrics of the proxy.
 pub(crate) fn render(state: &State) -> String {
@@ -37,11 +42,11 @@ fn requests(state: &State, out: &mut String) {
     let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
     let mut durations: BTreeMap<String, Distribution> = BTreeMap::new();
     for (series, cells) in state.book.entries() {
-        let sum = sums.entry(labels(&series, true)).or_default();
+        let sum = place(&mut sums, &series, true, COUNTED_MAX);
         sum.requests += cells.requests.value();
         sum.received += cells.received.value();
         sum.sent += cells.sent.value();
-        durations.entry(labels(&series, false)).or_default().gather(&cells.durations);
+        place(&mut durations, &series, false, TIMED_MAX).gather(&cells.durations);
     }
     family(out, "byrnie_requests_total", "counter", "Exchanges and tunnels that have ended.");
     for (labels, sum) in &sums {
@@ -59,6 +64,20 @@ fn requests(state: &State, out: &mut String) {
     for (labels, distribution) in &durations {
         histogram(out, labels, distribution);
     }
+}
+
+/// Where a label set is summed up: the first `most` that came stand for themselves.
+fn place<'a, V: Default>(
+    all: &'a mut BTreeMap<String, V>,
+    series: &Series,
+    with_reason: bool,
+    most: usize,
+) -> &'a mut V {
+    let mut own = labels(series, with_reason);
+    if all.len() >= most && !all.contains_key(&own) {
+        own = labels(&series.among_others(), with_reason);
+    }
+    all.entry(own).or_default()
 }
 
 fn histogram(out: &mut String, labels: &str, distribution: &Distribution) {

@@ -30,6 +30,16 @@ pub(crate) struct Series {
     pub(crate) reason: Option<Reason>,
 }
 
+impl Series {
+    /// What stands for this and all others of the same side and class of status.
+    pub(crate) fn among_others(&self) -> Self {
+        let labels =
+            Labels { source: "other".into(), destination: "other".into(), method: "OTHER", ..self.labels.clone() };
+        let status = self.status / 100 * 100;
+        Self { labels, route: "other".into(), rule: "other".into(), status, reason: None }
+    }
+}
+
 /// What is counted for one label set by one core.
 #[derive(Debug, Default)]
 pub(crate) struct Cells {
@@ -99,7 +109,7 @@ impl Index {
                 self.add(hash, of(verdict), book)
             }
             None => {
-                let series = other(verdict);
+                let series = of(verdict).among_others();
                 // By side and status class alone, so that there are a dozen of them at most.
                 hash = u64::from(series.status) << 8 | series.labels.side as u64;
                 let known =
@@ -127,13 +137,6 @@ fn of(verdict: &Verdict) -> Series {
         status: verdict.status,
         reason: verdict.reason,
     }
-}
-
-fn other(verdict: &Verdict) -> Series {
-    let labels =
-        Labels { source: "other".into(), destination: "other".into(), method: "OTHER", ..verdict.labels.clone() };
-    let status = verdict.status / 100 * 100;
-    Series { labels, route: "other".into(), rule: "other".into(), status, reason: None }
 }
 
 fn is_of(series: &Series, verdict: &Verdict) -> bool {

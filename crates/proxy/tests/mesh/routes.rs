@@ -4,7 +4,10 @@
 use crate::world::{PATIENCE, Peer, Program, World, endpoint_of, get, header, route_of, service_of, status};
 use byrnie_model::Protocol;
 use byrnie_model::route::{Backend, Carrier, Cors, Destination, Mirror, RouteFilter, Rule, Session};
+use byrnie_net::runtime;
+use std::io::{Read, Write};
 use std::sync::mpsc;
+use std::time::Duration;
 
 fn to(name: &str) -> Destination {
     Destination::new(crate::world::service(name), 80)
@@ -112,6 +115,51 @@ fn a_cookie_brings_a_caller_back_to_its_instance() {
         let (head, body) = client.response();
         assert_eq!((body, header(&head, "set-cookie")), (first.clone(), None));
     }
+}
+
+/// The system would keep what it holds of an answer for minutes, and tell nobody.
+#[test]
+fn what_a_client_leaves_lying_is_forgotten_with_its_connection() {
+    let world = World::new();
+    let program = Program::start(|mut peer| {
+        while let Some(head) = peer.read_head() {
+            let pieces = if head.starts_with("GET /large") { 1024 } else { 0 };
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", pieces * 64 * 1024));
+            if (0..pieces).any(|_| peer.stream.write_all(&[b'x'; 64 * 1024]).is_err()) {
+                return;
+            }
+        }
+    });
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let mut caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    let session = Session { name: "stick".into(), carrier: Carrier::Cookie, absolute: None, idle: None };
+    let limited = Rule { timeout: Some(Duration::from_secs(1)), session: Some(session), ..rule(vec![], &["echo"]) };
+    caller.apply(vec![route_of("echo", vec![limited])]);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    loop {
+        client.send(get("/"));
+        if header(&client.response().0, "set-cookie").is_some() {
+            break;
+        }
+    }
+    drop(client);
+    let mut lazy = Peer::connect(caller.outbound("echo"));
+    lazy.send(get("/large"));
+    assert_eq!(status(&lazy.read_head().unwrap()), 200);
+    let mut admin = Peer::connect(caller.ports.admin);
+    let deadline = runtime::now().mono + PATIENCE;
+    while !admin.ask("GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n").1.contains("byrnie_connections{core=\"0\"} 0\n") {
+        assert!(runtime::now().mono < deadline);
+    }
+    let mut chunk = vec![0; 64 * 1024];
+    let end = loop {
+        match lazy.stream.read(&mut chunk) {
+            Ok(0) => break None,
+            Ok(_) => {}
+            Err(error) => break Some(error.kind()),
+        }
+    };
+    assert_eq!(end, Some(std::io::ErrorKind::ConnectionReset));
 }
 
 #[test]

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//! First bytes: a verdict stands whatever follows.
+
+use byrnie_codec::sniff::{ServerName, Sniff, server_name, sniff};
+
+/// One input.
+pub(crate) fn run(bytes: &[u8]) {
+    let whole = sniff(bytes);
+    let name = server_name(bytes);
+    for cut in 0..bytes.len().min(64) {
+        let part = sniff(&bytes[..cut]);
+        assert!(part == Sniff::NeedMore || part == whole);
+        let part = server_name(&bytes[..cut]);
+        assert!(part == ServerName::NeedMore || part == name);
+    }
+}
