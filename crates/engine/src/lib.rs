@@ -46,6 +46,7 @@ mod slot;
 mod snapshot;
 mod trace;
 mod tunnel;
+mod undeclared;
 mod verdict;
 
 pub use answer::Answer;
@@ -71,4 +72,5 @@ pub use shard::{Counts, Shard};
 pub use snapshot::Snapshot;
 pub use trace::Trace;
 pub use tunnel::Tunnel;
+pub use undeclared::SILENCE_MAX;
 pub use verdict::{Decided, Labels, Verdict};

@@ -322,7 +322,7 @@ registry! {
         "Use the workload's own port, as in targetPort.";
     NOTHING_ENFORCES: "BYR-A007",
         "policy looks at requests, but the port carries opaque TCP",
-        "Nothing enforces the rule: it never fits, and without another policy traffic stays denied.",
+        "Nobody can tell what it is for: an ALLOW lets nothing pass, a DENY refuses every connection.",
         "Set appProtocol of the port, or write the rule without `http`.";
     USES_DENIED: "BYR-A008",
         "workload uses a service that no policy lets it call",

@@ -30,6 +30,7 @@ pub mod running;
 mod spread;
 mod strain;
 mod tunnel;
+mod undeclared;
 mod upstream;
 mod whole;
 mod worker;

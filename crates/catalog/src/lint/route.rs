@@ -76,7 +76,7 @@ pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Di
 fn opaque_backends(catalog: &Catalog, rule: &Rule, at: &str) -> Vec<Diagnostic> {
     let refused = rule.backends.iter().enumerate().filter_map(|(i, backend)| {
         let to = &backend.to;
-        let port = port(catalog.service(&to.service)?, to.port).filter(|port| port.protocol.is_http())?;
+        let port = port(catalog.service(&to.service)?, to.port).filter(|port| !port.protocol.is_opaque())?;
         let message = format!("port {} of Service \"{}\" serves {}", to.port, to.service.name, port.protocol.name());
         Some(Diagnostic::error(&code::OPAQUE_TO_HTTP, format!("{at}.backendRefs[{i}].port"), message))
     });

@@ -16,5 +16,6 @@ mod otlp;
 mod queue;
 mod routes;
 mod tcp;
+mod undeclared;
 mod websocket;
 mod world;
