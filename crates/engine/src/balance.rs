@@ -96,6 +96,9 @@ pub(crate) fn pick<'c>(
     let mut found = wishes.filter_map(|wish| Search { cluster, past, now, wish }.choose(shard, key));
     let member = &cluster.members[found.next()?];
     outlier::chosen(shard, member, now);
+    if let Some(memory) = shard.clusters.entry(cluster.slot) {
+        memory.used = now;
+    }
     Some(member)
 }
 
@@ -144,7 +147,7 @@ impl Search<'_> {
     fn fits(&self, shard: &Shard, index: usize) -> bool {
         let Some(member) = self.cluster.members.get(index) else { return false };
         let within = (self.wish.range.0..self.wish.range.1).contains(&index);
-        let out = self.wish.in_service && outlier::ejected(shard, member, self.now);
+        let out = self.wish.in_service && outlier::waits(shard, member, self.now);
         let lost = |beyond: ZoneSet| beyond.has(member.zone) || zone::out(shard, member, self.now);
         let stale = self.wish.fresh && (self.past.tried)(member);
         within && !(out || stale || self.wish.beyond.is_some_and(lost))

@@ -3,6 +3,7 @@
 //! event. Proxies perform what it wants done; `explain`, `plan` and the simulator run the same code.
 //! Never sees a socket, a clock, a protobuf or a runtime.
 
+mod ahead;
 mod answer;
 mod aside;
 mod attempts;

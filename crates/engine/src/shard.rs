@@ -57,6 +57,8 @@ pub(crate) struct ClusterMemory {
     pub(crate) typical: u64,
     /// How long the own program takes, if it serves this.
     pub(crate) samples: Samples,
+    /// When it was last asked.
+    pub(crate) used: Instant,
     /// Whether, where nothing is declared, it was the server that spoke first.
     pub(crate) server_first: bool,
 }

@@ -5,6 +5,7 @@
 
 mod admin;
 mod agent;
+mod ahead;
 mod carry;
 pub mod config;
 mod connection;
