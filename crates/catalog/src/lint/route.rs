@@ -60,8 +60,9 @@ pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Di
         let refused = |(path, to)| Some((path, catalog.certificate(key, to).err()?.message));
         let warning = |(path, message): (String, String)| Diagnostic::warning(&code::CERTIFICATE_ABSENT, path, message);
         let clashes = gateway.listeners.iter().enumerate().filter_map(|(at, listener)| {
-            let message = catalog.clash(key, listener)?;
-            Some(Diagnostic::warning(&code::PORT_CLASH, format!("spec.listeners[{at}].port"), message))
+            let at = format!("spec.listeners[{at}].port");
+            let message = catalog.clash(key, listener).or_else(|| catalog.namesake(key, listener))?;
+            Some(Diagnostic::warning(&code::PORT_CLASH, at, message))
         });
         return refs.filter_map(refused).map(warning).chain(clashes).collect();
     };
