@@ -64,7 +64,7 @@ pub use keyed::{Claim, Heard, KEYED_BODY_BYTES_MAX, REPLAYED, Recall, Recalled, 
 pub use node::{Arrival, Direction, Gate, Node, Role, Side, Tls};
 pub use overload::{Reading, Short, Strain};
 pub use plan::{Again, Effect, Failure, Hop, Outcome, Plan, Target};
-pub use probe::{Probe, Pulse};
+pub use probe::{Checked, Probe, Pulse};
 pub use program::{Outside, Program, Security, Verify};
 pub use queue::Place;
 pub use quota::{Allowance, QuotaAsk};

@@ -82,7 +82,8 @@ pub(crate) fn ejected(shard: &Shard, member: &Member, now: Instant) -> bool {
 
 /// Whether it is, or others are to be asked first as there's no connection to it yet.
 pub(crate) fn waits(shard: &Shard, member: &Member, now: Instant) -> bool {
-    shard.members.peek(member.slot).is_some_and(|standing| standing.is_out(now) || standing.cold_until > now)
+    let waits = |standing: &Standing| standing.is_out(now) || standing.cold_until > now;
+    member.load.is_sick() || shard.members.peek(member.slot).is_some_and(waits)
 }
 
 /// The endpoint gets a try: its probe, if it is to prove itself.
@@ -95,9 +96,9 @@ pub(crate) fn chosen(shard: &mut Shard, member: &Member, now: Instant) {
     }
 }
 
-/// Whether it or its whole zone is left out now.
+/// Whether it or its whole zone is left out now, or it fails its checks.
 pub(crate) fn out_of_service(shard: &Shard, member: &Member, now: Instant) -> bool {
-    zone::out(shard, member, now) || ejected(shard, member, now)
+    member.load.is_sick() || zone::out(shard, member, now) || ejected(shard, member, now)
 }
 
 /// Takes note of how a try ended, after `span`.
