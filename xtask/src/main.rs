@@ -12,6 +12,7 @@ mod sim;
 mod test;
 mod tidy;
 mod transfers;
+mod upgrades;
 
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                   keyed payments to a program without a barrier, under the same fire
   takeover [--count N]
                   one coordinator is killed with so many unfinished, another goes on
+  upgrades [--rounds N]
+                  every proxy is replaced again and again under load, and nothing is refused or cut
   tidy            floors, sizes, names, purity, doors
   bench [NAME] [--list] [--peer P]... [-o json]
                   the data plane beside its peers (bench --help says more)
@@ -62,6 +65,7 @@ fn run() -> Result<()> {
         ["transfers", rest @ ..] => with_postgres(transfers::run(&root, Extent::of(rest)?)?),
         ["payments", rest @ ..] => with_postgres(transfers::pay(&root, rest)?),
         ["takeover", rest @ ..] => with_postgres(transfers::take_over(&root, rest)?),
+        ["upgrades", rest @ ..] => upgrades::run(&root, rest),
         ["tidy"] => tidy::run(&root),
         ["bench", rest @ ..] => bench::run(&root, rest),
         ["help" | "--help" | "-h"] => {

@@ -43,6 +43,16 @@ impl Host {
 
     /// The same, at an address of this machine.
     fn at(address: SocketAddr, authority: &Authority, names: &[&str]) -> Self {
+        Self::secure(address, authority, names, answer)
+    }
+
+    /// The same with other answers.
+    fn secure(
+        address: SocketAddr,
+        authority: &Authority,
+        names: &[&str],
+        serve: impl Fn(&mut rustls::StreamOwned<rustls::ServerConnection, TcpStream>) + Clone + Send + 'static,
+    ) -> Self {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let signed = CertificateParams::new(names).unwrap().signed_by(&key, &authority.issuer).unwrap();
@@ -57,7 +67,7 @@ impl Host {
         let config = Arc::new(config);
         Self::serving(address, move |tcp| {
             let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
-            answer(&mut rustls::StreamOwned::new(session, tcp));
+            serve(&mut rustls::StreamOwned::new(session, tcp));
         })
     }
 
@@ -296,6 +306,69 @@ fn addresses_of_slices_are_reached_by_those_whom_a_policy_allows_and_one_that_fa
     assert_eq!(mesh.ask("legacy", "/").unwrap().body, "127.0.0.3");
     mesh.ok(&["delete", "endpointslice", "legacy-1"]);
     mesh.ask_until("legacy", "/", |answer| answer.status == 503);
+}
+
+/// Answers whatever it's asked by where it is, but may say of itself that it can't work.
+fn confess(stream: &mut (impl Read + Write), here: &str, sick: &AtomicBool) {
+    let mut asked = [0; 4096];
+    let count = stream.read(&mut asked).unwrap_or(0);
+    let checked = asked[..count].starts_with(b"GET /healthz ");
+    let status = if checked && sick.load(Ordering::SeqCst) { "500 Sick" } else { "200 OK" };
+    let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{here}", here.len());
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.flush());
+}
+
+/// Two addresses, of which the second fails its check for a while.
+fn one_fails_its_check(more: &str, host: impl Fn(SocketAddr, Arc<AtomicBool>) -> Host) {
+    let mesh = Mesh::up(&[]);
+    let (port, sick) = (free_port(), Arc::new(AtomicBool::new(false)));
+    let at = |address: &str| SocketAddr::new(address.parse().unwrap(), port);
+    let _one = host(at("127.0.0.1"), Arc::default());
+    let _two = host(at("127.0.0.2"), Arc::clone(&sick));
+    let policy = "---\napiVersion: mesh.byrnie.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: legacy}\nspec:\n  \
+                  targetRefs: [{group: '', kind: Service, name: legacy}]\n  \
+                  balance: RoundRobin\n  \
+                  endpoints: {healthCheck: {http: {path: /healthz}, interval: 1s, unhealthyThreshold: 2}}\n";
+    let text = legacy(port, &["127.0.0.1", "127.0.0.2"]) + policy + more;
+    mesh.ok(&["apply", "-f", &file(&mesh, "legacy.yaml", &text)]);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 200);
+    let reached = || {
+        let answers = (0..20).map(|_| mesh.ask("legacy", "/").unwrap());
+        let bodies = answers.inspect(|answer| assert_eq!(answer.status, 200)).map(|answer| answer.body);
+        bodies.collect::<std::collections::BTreeSet<String>>()
+    };
+    until("both are asked", || mesh.ok(&["status"]), || reached().len() == 2);
+    sick.store(true, Ordering::SeqCst);
+    until("one is left out", || mesh.ok(&["status"]), || reached().len() == 1);
+    assert_eq!(reached(), ["127.0.0.1".to_owned()].into());
+    sick.store(false, Ordering::SeqCst);
+    until("it's back", || mesh.ok(&["status"]), || reached().len() == 2);
+}
+
+#[test]
+fn addresses_of_slices_that_fail_their_check_are_left_out_though_they_answer() {
+    one_fails_its_check("", |address, sick| {
+        let here = address.ip().to_string();
+        Host::serving(address, move |mut tcp| confess(&mut tcp, &here, &sick))
+    });
+}
+
+#[test]
+fn addresses_of_slices_are_checked_under_the_tls_that_their_policy_says() {
+    let trusted = authority();
+    let tls = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: legacy}
+spec:
+  targetRefs: [{group: '', kind: Service, name: legacy, sectionName: web}]
+  validation: {hostname: legacy.test, caCertificateRefs: [{group: '', kind: ConfigMap, name: bank-ca}]}
+---
+";
+    one_fails_its_check(&format!("{tls}{}", bundle(&trusted.pem)), |address, sick| {
+        let here = address.ip().to_string();
+        Host::secure(address, &trusted, &["legacy.test"], move |stream| confess(stream, &here, &sick))
+    });
 }
 
 #[test]

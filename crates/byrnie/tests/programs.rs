@@ -233,3 +233,34 @@ fn a_program_that_writes_in_pieces_is_not_kept_waiting_for_its_acknowledgements(
     let best = spans[40..].iter().min().unwrap();
     assert!(best.as_millis() < 35, "{spans:?}");
 }
+
+#[test]
+fn a_program_of_which_nobody_says_what_it_speaks_is_reached_whoever_speaks_first() {
+    let mesh = Mesh::up(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            // A probe may be gone before it's greeted.
+            let _ = stream.unwrap().write_all(b"220 welcome\r\n");
+        }
+    });
+    let idle = ["tail", "-f", "/dev/null"];
+    let mail = mesh.run(&["--name", "mail", "--port", &port], &idle);
+    mail.wait_for_line("joined as");
+    mesh.ok(&["allow", "caller", "mail"]);
+    let caller = mesh.run(&["--name", "caller", "--uses", "mail"], &idle);
+    caller.wait_for_line("BYRNIE_MAIL_URL=");
+    let log = caller.log();
+    let address = log.split("BYRNIE_MAIL_URL=http://").nth(1).unwrap().split_whitespace().next().unwrap();
+    until(
+        "the greeting",
+        || caller.log(),
+        || {
+            let mut said = String::new();
+            let mut stream = TcpStream::connect(address).unwrap();
+            // Before the policy is in force the connection ends without a word.
+            stream.read_to_string(&mut said).is_ok() && said == "220 welcome\r\n"
+        },
+    );
+}

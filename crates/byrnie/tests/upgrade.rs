@@ -39,6 +39,8 @@ spec:
 
 #[test]
 fn every_proxy_is_replaced_under_load_and_nothing_is_refused_cut_or_lost() {
+    // `cargo xtask upgrades` has time for more.
+    let rounds: u32 = std::env::var("UPGRADES").map_or(5, |rounds| rounds.parse().unwrap());
     let mesh = Mesh::up(&["--workers", "2"]);
     let _web = mesh.beside("web", Some((load::web().port, "http")), &["--workers", "2"]);
     let _rpc = mesh.beside("rpc", Some((load::rpc().port, "grpc")), &[]);
@@ -77,7 +79,7 @@ fn every_proxy_is_replaced_under_load_and_nothing_is_refused_cut_or_lost() {
         let each = kinds.iter().flat_map(|kind| std::iter::repeat_n(kind, 3));
         let loads: Vec<_> = each.map(|(name, run)| (name, scope.spawn(move || run(over)))).collect();
         let upgraded = std::panic::catch_unwind(|| {
-            for round in 0..5 {
+            for round in 0..rounds {
                 let output = mesh.cli(&["upgrade", "--drain", "30s", "-o", "json"]);
                 assert!(output.status.success(), "round {round}: {}", words(&output));
                 let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -92,6 +94,7 @@ fn every_proxy_is_replaced_under_load_and_nothing_is_refused_cut_or_lost() {
         for (name, load) in loads {
             let done = load.join().unwrap().unwrap_or_else(|error| panic!("{name}: {error}"));
             assert!(done > 3, "{name}: only {done}");
+            println!("{rounds} upgrades, {name}: {done}");
         }
         upgraded.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });

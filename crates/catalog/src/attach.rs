@@ -8,7 +8,7 @@ use byrnie_base::Text;
 use byrnie_model::gateway::{CLASS, CONTROLLER, CertificateRef, From, Gateway, Listener, intersection};
 use byrnie_model::range::Range;
 use byrnie_model::route::{Destination, Parent, ParentKind, Standing};
-use byrnie_model::{Key, Kind, Route, Spec};
+use byrnie_model::{Key, Kind, Revision, Route, Spec};
 
 pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 /// The label that every namespace has.
@@ -64,6 +64,19 @@ impl Catalog {
                 key.namespace
             );
             return refused("NotAllowedByListeners", message);
+        }
+        let mut taken = None;
+        let listeners: Vec<&Listener> = listeners
+            .into_iter()
+            .filter(|listener| {
+                let first = self.namesake(&gateway_key(parent), listener);
+                let is_free = first.is_none();
+                taken = taken.take().or(first);
+                is_free
+            })
+            .collect();
+        if let Some(message) = taken.filter(|_| listeners.is_empty()) {
+            return refused("NoMatchingParent", message);
         }
         let shares = |listener: &&Listener| {
             let host = listener.hostname.as_deref();
@@ -177,9 +190,10 @@ impl Catalog {
         })
     }
 
-    /// A gateway as its proxy gets it: without certificates that it may not show.
+    /// A gateway as its proxy gets it: without listeners whose place is taken, and certificates that it may not show.
     pub(crate) fn permitted(&self, key: &Key, gateway: &Gateway) -> Gateway {
         let mut permitted = gateway.clone();
+        permitted.listeners.retain(|listener| self.namesake(key, listener).is_none());
         for listener in &mut permitted.listeners {
             if let Some(certificates) = listener.carries.certificates_mut() {
                 certificates.retain(|to| self.certificate(key, to).is_ok());
@@ -227,10 +241,7 @@ impl Catalog {
 
     /// What is said if an older gateway speaks something else at a listener's port.
     pub(crate) fn clash(&self, gateway: &Key, listener: &Listener) -> Option<String> {
-        let order = |key: &Key| {
-            let created = self.resource(key).map(|resource| resource.created);
-            (key.kind, created, key.namespace.clone(), key.name.clone())
-        };
+        let order = |key: &Key| self.age(key);
         // Whoever was at the port first: others have had no part in it.
         let at = |of: &Gateway| of.listeners.iter().find(|l| l.port == listener.port).cloned();
         let here = self.gateways().filter_map(|(key, of)| Some((key, at(of).filter(|_| self.is_served(key, of))?)));
@@ -244,6 +255,33 @@ impl Catalog {
         }
         let clashes = !first.carries.goes_with(&listener.carries);
         clashes.then(|| format!("port {port} is {key}'s, which comes first and speaks {speaks} there"))
+    }
+
+    /// What is said of a set's listener if the gateway to which it adds, or an older set of that, has one for the same host at
+    /// the same port. Within one resource that is refused.
+    pub(crate) fn namesake(&self, set: &Key, listener: &Listener) -> Option<String> {
+        let Some(Spec::Gateway(own)) = self.spec(set) else { return None };
+        let owner = own.parent.as_ref()?;
+        let is_owner =
+            |key: &Key| key.kind == Kind::Gateway && (&key.namespace, &key.name) == (&owner.namespace, &owner.name);
+        let alike = |other: &Listener| {
+            (other.port, &other.hostname) == (listener.port, &listener.hostname)
+                && other.carries.goes_with(&listener.carries)
+        };
+        let before = self.gateways().filter(|(key, of)| {
+            let beside = is_owner(key) || of.parent.as_ref() == Some(owner);
+            beside && self.age(key) < self.age(set) && self.is_served(key, of) && of.listeners.iter().any(alike)
+        });
+        let (first, _) = before.min_by_key(|(key, _)| self.age(key))?;
+        let host =
+            listener.hostname.as_deref().map_or_else(|| "any host".to_owned(), |host| format!("host \"{host}\""));
+        Some(format!("{host} at port {} is {first}'s, which comes first", listener.port))
+    }
+
+    /// By this gateways come before each other, and all of them before sets: as Gateway API has it, by age and then by name.
+    fn age(&self, key: &Key) -> (Kind, Option<Revision>, Text, Text) {
+        let created = self.resource(key).map(|resource| resource.created);
+        (key.kind, created, key.namespace.clone(), key.name.clone())
     }
 
     /// Why a reference can't be followed from this parent.

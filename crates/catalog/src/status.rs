@@ -134,6 +134,9 @@ impl Catalog {
         let shows = !listener.carries.ends_tls() || certificates.iter().any(|to| self.certificate(gateway, to).is_ok());
         let clear = listener.carries == Carries::Http;
         let clash = self.clash(gateway, listener).map(|message| Refused { reason: "ProtocolConflict", message });
+        let namesake =
+            || self.namesake(gateway, listener).map(|message| Refused { reason: "HostnameConflict", message });
+        let clash = clash.or_else(namesake);
         let port = closed.map(|why| match clear {
             false => format!("port {}: {why}", listener.port),
             true => format!("port {}: {why}; served on the edge's own port", listener.port),
@@ -144,7 +147,7 @@ impl Catalog {
             _ => Ok("Accepted"),
         };
         let programmed = match &accepted {
-            Err(why) if why.reason == "ProtocolConflict" => Err(why.clone()),
+            Err(why) if clash.is_some() => Err(why.clone()),
             Ok(_) if !kinds.is_empty() && shows => Ok("Programmed"),
             _ => Err(Refused { reason: "Invalid", message: port.clone().unwrap_or_default() }),
         };

@@ -123,10 +123,15 @@ impl Catalog {
             if permitted == **gateway {
                 return Some(Arc::clone(resource));
             }
-            let listeners = permitted.listeners.iter().map(|listener| listener.carries.certificates());
+            if permitted.listeners.is_empty() {
+                return None;
+            }
             let judged = stamp(resource.revision, |hash| {
-                listeners
-                    .for_each(|shown| shown.iter().map(|to| (&to.namespace, &to.name)).for_each(|to| to.hash(hash)));
+                for listener in &permitted.listeners {
+                    listener.name.hash(hash);
+                    let shown = listener.carries.certificates();
+                    shown.iter().map(|to| (&to.namespace, &to.name)).for_each(|to| to.hash(hash));
+                }
             });
             return Some(Arc::new(Resource {
                 spec: Spec::Gateway(permitted.into()),

@@ -16,7 +16,8 @@ pub(crate) struct Call<'a> {
     pub(crate) source: Option<&'a Identity>,
     /// The workload's own port.
     pub(crate) port: u16,
-    /// Method and canonical path; `None` for opaque TCP.
+    /// Method and canonical path; `None` for opaque TCP: a rule that looks at requests allows none of it, and denies all, as
+    /// nobody can tell what passes (Istio's policies do the same).
     pub(crate) http: Option<(&'a str, &'a str)>,
 }
 
@@ -160,10 +161,13 @@ impl Access {
         // Ascending order is the order of classes: the first enforced rule that fits decides.
         self.each_of_source(call.source, |item| {
             let enforced = matches!(item.class, Class::Deny | Class::Allow);
-            if (enforced && ruling.rule.is_some()) || shadow.is_some() || !fits(item.rule(), call) {
+            if (enforced && ruling.rule.is_some()) || shadow.is_some() {
                 return;
             }
             let allows = matches!(item.class, Class::Allow | Class::ShadowAllow);
+            if !fits(item.rule(), call, !allows) {
+                return;
+            }
             if allows && foreign.is_some() && item.rule().sources.is_empty() {
                 return;
             }
@@ -333,14 +337,14 @@ fn is_source(source: &Source, identity: &Identity, trust_domain: &Text) -> bool 
     }
 }
 
-/// Whether a rule whose sources fit also fits otherwise.
-fn fits(rule: &Rule, call: &Call<'_>) -> bool {
+/// Whether a rule whose sources fit also fits otherwise; `unseen` is what to say if it looks at requests and there are none.
+fn fits(rule: &Rule, call: &Call<'_>, unseen: bool) -> bool {
     if !rule.ports.is_empty() && !rule.ports.contains(&call.port) {
         return false;
     }
     match call.http {
         _ if rule.http.is_empty() => true,
-        None => false,
+        None => unseen,
         Some((method, path)) => rule.http.iter().any(|http| method_fits(http, method) && path_fits(http, path)),
     }
 }

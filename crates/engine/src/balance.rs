@@ -100,6 +100,9 @@ pub(crate) fn pick<'c>(
     let found = first.or_else(|| others().into_iter().flatten().find_map(choose));
     let member = &cluster.members[found?];
     outlier::chosen(shard, member, now);
+    if let Some(memory) = shard.clusters.entry(cluster.slot) {
+        memory.used = now;
+    }
     Some(member)
 }
 
@@ -148,7 +151,7 @@ impl Search<'_> {
     fn fits(&self, shard: &Shard, index: usize) -> bool {
         let Some(member) = self.cluster.members.get(index) else { return false };
         let within = (self.wish.range.0..self.wish.range.1).contains(&index);
-        let out = self.wish.in_service && outlier::ejected(shard, member, self.now);
+        let out = self.wish.in_service && outlier::waits(shard, member, self.now);
         let lost = |beyond: ZoneSet| beyond.has(member.zone) || zone::out(shard, member, self.now);
         let stale = self.wish.fresh && (self.past.tried)(member);
         within && !(out || stale || self.wish.beyond.is_some_and(lost))

@@ -44,6 +44,8 @@ pub(crate) struct Course {
     pub(crate) key: Option<NonZeroU64>,
     /// Another site asks: only endpoints of this mesh answer.
     pub(crate) at_home: bool,
+    /// Whether HTTP/2 is spoken where nothing is declared.
+    pub(crate) h2: bool,
     /// Who is asked first, whatever the balance says: the endpoint of the caller's session.
     pub(crate) first: Option<Arc<Member>>,
 }
@@ -87,6 +89,7 @@ impl Course {
             key: None,
             gate: None,
             at_home: false,
+            h2: false,
             first: None,
         }
     }
@@ -116,7 +119,7 @@ impl Course {
         match &self.goal {
             Goal::None => Err(Reason::Internal),
             Goal::Program { program, protocol } => {
-                let target = Target::Program { program: program.clone(), protocol: *protocol };
+                let target = Target::Program { program: program.clone(), protocol: protocol.for_request(self.h2) };
                 self.attempts.begin(None, now);
                 Ok(self.plan(target, LOCAL_CONNECT_TIMEOUT, None, Duration::ZERO))
             }
@@ -156,13 +159,14 @@ impl Course {
         let soft = self.soft_timeout(cluster, shard);
         self.limits.soft = self.limits.timeout.is_none();
         let timeout = self.limits.timeout.or(soft);
+        let protocol = cluster.protocol.for_request(self.h2);
         let target = match &cluster.beyond {
-            None => Target::Mesh(Hop { member, cluster: Arc::clone(cluster) }),
+            None => Target::Mesh(Hop { member, cluster: Arc::clone(cluster), protocol }),
             Some(security) => {
                 let (address, security) = (member.address(), security.clone());
                 let host = address.ip().to_string().into();
                 let program = Program::Outside(Arc::new(Outside { host, port: address.port(), security }));
-                Target::Program { program, protocol: cluster.protocol }
+                Target::Program { program, protocol }
             }
         };
         let try_deadline = timeout.map(|timeout| now + delay + timeout);

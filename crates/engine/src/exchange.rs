@@ -24,7 +24,7 @@ use crate::{cors, deadline, enter, fault, filter, overload, quota, resolve, retr
 use byrnie_base::{Instant, Now, Text, assert_size};
 use byrnie_codec::grpc::{self, Status};
 use byrnie_codec::headers::{Sender, strip_untrusted_response};
-use byrnie_codec::{Fields, Head, Known};
+use byrnie_codec::{Fields, Head, Known, Version};
 use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::traffic::Balance;
 use byrnie_model::route::Standing;
@@ -104,18 +104,21 @@ impl Exchange {
 
     fn open(snapshot: &Arc<Snapshot>, shard: &mut Shard, arrival: &Arrival<'_>, head: &Head, now: Instant) -> Self {
         let side = arrival.direction.side();
+        let grpc = grpc::is_grpc(head);
         let facts = Facts {
             id: DecisionId::draw(&mut shard.rng),
             side,
             method: method_label(head.method()),
-            grpc: grpc::is_grpc(head),
+            grpc,
             tls: arrival.tls,
             begun: now,
         };
+        // What speaks HTTP/2 to the edge is a browser, which says nothing of the program; gRPC is nothing else anywhere.
+        let h2 = grpc || head.version() == Version::Http2 && side != Side::Edge;
         Self {
             snapshot: Arc::clone(snapshot),
             facts,
-            course: Course::new(),
+            course: Course { h2, ..Course::new() },
             chosen: None,
             access: None,
             source: source_label(snapshot, shard, arrival),

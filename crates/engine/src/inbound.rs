@@ -75,7 +75,12 @@ impl Exchange {
                 }
                 self.course.aim_far(Arc::clone(cluster), shard, now);
             }
-            None => self.course.goal = Goal::Program { program, protocol: port.protocol },
+            None => {
+                // What a caller speaks says nothing of a host outside.
+                let outside = matches!(program, Program::Outside(_));
+                let protocol = if outside { port.protocol.for_request(self.is_grpc()) } else { port.protocol };
+                self.course.goal = Goal::Program { program, protocol };
+            }
         }
         if let Some(enlistment) = self.enlistment(shard, (tree, port), arrival, head)? {
             return Ok(Decision::Enlist(enlistment));

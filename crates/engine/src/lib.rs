@@ -3,6 +3,7 @@
 //! event. Proxies perform what it wants done; `explain`, `plan` and the simulator run the same code.
 //! Never sees a socket, a clock, a protobuf or a runtime.
 
+mod ahead;
 mod answer;
 mod aside;
 mod attempts;
@@ -46,6 +47,7 @@ mod slot;
 mod snapshot;
 mod trace;
 mod tunnel;
+mod undeclared;
 mod verdict;
 
 pub use answer::Answer;
@@ -62,7 +64,7 @@ pub use keyed::{Claim, Heard, KEYED_BODY_BYTES_MAX, REPLAYED, Recall, Recalled, 
 pub use node::{Arrival, Direction, Gate, Node, Role, Side, Tls};
 pub use overload::{Reading, Short, Strain};
 pub use plan::{Again, Effect, Failure, Hop, Outcome, Plan, Target};
-pub use probe::{Probe, Pulse};
+pub use probe::{Checked, Probe, Pulse};
 pub use program::{Outside, Program, Security, Verify};
 pub use queue::Place;
 pub use quota::{Allowance, QuotaAsk};
@@ -71,4 +73,5 @@ pub use shard::{Counts, Shard};
 pub use snapshot::Snapshot;
 pub use trace::Trace;
 pub use tunnel::Tunnel;
+pub use undeclared::SILENCE_MAX;
 pub use verdict::{Decided, Labels, Verdict};

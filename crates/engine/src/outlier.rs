@@ -43,6 +43,10 @@ pub(crate) struct Standing {
     /// When its probe was sent.
     probed: Option<Instant>,
     window: Window,
+    /// Others are asked first until then: a connection is being opened.
+    pub(crate) cold_until: Instant,
+    /// From then on one may be opened ahead of requests.
+    pub(crate) ahead_at: Instant,
 }
 
 /// How an endpoint did in the interval under way.
@@ -73,10 +77,13 @@ const LATENCY_NOISE_MICROS: u64 = 5_000;
 
 /// Whether the endpoint is left out now.
 pub(crate) fn ejected(shard: &Shard, member: &Member, now: Instant) -> bool {
-    shard.members.peek(member.slot).is_some_and(|standing| {
-        let waits = standing.probed.is_some_and(|at| now.since(at) < PROBE_MAX);
-        standing.until > now || standing.probation && waits
-    })
+    shard.members.peek(member.slot).is_some_and(|standing| standing.is_out(now))
+}
+
+/// Whether it is, or others are to be asked first as there's no connection to it yet.
+pub(crate) fn waits(shard: &Shard, member: &Member, now: Instant) -> bool {
+    let waits = |standing: &Standing| standing.is_out(now) || standing.cold_until > now;
+    member.load.is_sick() || shard.members.peek(member.slot).is_some_and(waits)
 }
 
 /// The endpoint gets a try: its probe, if it is to prove itself.
@@ -89,9 +96,9 @@ pub(crate) fn chosen(shard: &mut Shard, member: &Member, now: Instant) {
     }
 }
 
-/// Whether it or its whole zone is left out now.
+/// Whether it or its whole zone is left out now, or it fails its checks.
 pub(crate) fn out_of_service(shard: &Shard, member: &Member, now: Instant) -> bool {
-    zone::out(shard, member, now) || ejected(shard, member, now)
+    member.load.is_sick() || zone::out(shard, member, now) || ejected(shard, member, now)
 }
 
 /// Takes note of how a try ended, after `span`.
@@ -143,6 +150,11 @@ fn praise(shard: &mut Shard, cluster: &Cluster, member: &Member, took: Duration,
 }
 
 impl Standing {
+    fn is_out(&self, now: Instant) -> bool {
+        let waits = self.probed.is_some_and(|at| now.since(at) < PROBE_MAX);
+        self.until > now || self.probation && waits
+    }
+
     /// Counts an error; whether it's one too many.
     fn blame(&mut self, sign: Sign, most: [Option<u32>; 3]) -> bool {
         let counts = match sign {

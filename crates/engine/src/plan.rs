@@ -134,6 +134,7 @@ impl Target {
 pub struct Hop {
     pub(crate) member: Arc<Member>,
     pub(crate) cluster: Arc<Cluster>,
+    pub(crate) protocol: Protocol,
 }
 
 impl Hop {
@@ -152,9 +153,9 @@ impl Hop {
         self.cluster.sni()
     }
 
-    /// What the service speaks.
+    /// What is spoken there: what the service declares or, if it declares nothing, what the caller began with.
     pub fn protocol(&self) -> Protocol {
-        self.cluster.protocol()
+        self.protocol
     }
 
     /// Which of several ways to another site this is; 0 for an endpoint of this mesh. Ways share no connection.

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Judges the own program by what checks of it find. The proxy of each instance checks, and the registry tells
+//! Judges programs by what checks of them find. The proxy of each instance checks its own, and the registry tells
 //! all callers: their number doesn't multiply the checks, as it does where every caller's proxy asks every
-//! endpoint (Envoy's active health checking, whose thresholds these are).
+//! endpoint (Envoy's active health checking, whose thresholds these are). The addresses of slices have no proxy beside
+//! them: each proxy by which calls leave the mesh checks them, as it alone asks them, and there are few.
 
+use crate::Member;
+use crate::program::Security;
 use byrnie_model::Protocol;
 use byrnie_model::policy::HealthCheck;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Time between checks of a program that has never done well: one that just starts is waited for.
@@ -18,8 +22,26 @@ pub struct Probe {
     pub address: SocketAddr,
     /// What it speaks there.
     pub protocol: Protocol,
+    /// How connections there are protected.
+    pub security: Security,
     /// How it is asked.
     pub check: HealthCheck,
+}
+
+/// An address of slices that is to be checked.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// How.
+    pub probe: Probe,
+    /// The endpoints there: one for each port.
+    pub(crate) members: Vec<Arc<Member>>,
+}
+
+impl Checked {
+    /// What is thought of it, for every core of the process.
+    pub fn judge(&self, well: bool) {
+        self.members.iter().for_each(|member| member.load.judge(well));
+    }
 }
 
 /// What is known of a program by its checks.

@@ -57,6 +57,10 @@ pub(crate) struct ClusterMemory {
     pub(crate) typical: u64,
     /// How long the own program takes, if it serves this.
     pub(crate) samples: Samples,
+    /// When it was last asked.
+    pub(crate) used: Instant,
+    /// Whether, where nothing is declared, it was the server that spoke first.
+    pub(crate) server_first: bool,
 }
 
 impl ClusterMemory {
@@ -157,7 +161,9 @@ impl Shard {
 
     /// How many endpoints of a cluster this core leaves out now, for `byrnie_endpoints`.
     pub fn ejected(&self, cluster: &Cluster, now: Instant) -> usize {
-        cluster.members().iter().filter(|member| outlier::ejected(self, member, now)).count()
+        let out =
+            |member: &&std::sync::Arc<crate::Member>| member.load.is_sick() || outlier::ejected(self, member, now);
+        cluster.members().iter().filter(out).count()
     }
 
     /// The metric label of a caller: `ACCOUNT.NAMESPACE`, and `@DOMAIN` if it's not of the trust domain `own`. Made once.

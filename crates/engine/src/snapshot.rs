@@ -8,7 +8,7 @@ use crate::authorize::Access;
 use crate::cluster::{Cluster, Member};
 use crate::edge::Served;
 use crate::keyed::Protection;
-use crate::probe::Probe;
+use crate::probe::{Checked, Probe};
 use crate::program::Program;
 use crate::quota::Counted;
 use crate::route::Table;
@@ -92,6 +92,8 @@ pub(crate) struct Subtree {
     pub(crate) quotas: Arc<[Counted]>,
     /// How the own program is checked, if it serves this and a policy says so.
     pub(crate) probe: Option<Box<Probe>>,
+    /// Which addresses of slices are checked, if this node leads there and a policy says so.
+    pub(crate) checked: Box<[Checked]>,
 }
 
 /// One port of a service.
@@ -153,6 +155,12 @@ impl Snapshot {
         let all = self.services.values().flat_map(|names| names.values());
         let by_service = all.filter_map(|subtree| Some((&subtree.service, subtree.probe.as_deref()?)));
         by_service.chain(self.check.iter().map(|check| (&check.0, &check.1)))
+    }
+
+    /// Addresses of slices that are to be checked by this node, in no order.
+    pub fn checked(&self) -> impl Iterator<Item = (&ServiceRef, &Checked)> {
+        let all = self.services.values().flat_map(|names| names.values());
+        all.flat_map(|tree| tree.checked.iter().map(|one| (&tree.service, one)))
     }
 
     /// Services that this node serves itself, as (service, port, who answers).

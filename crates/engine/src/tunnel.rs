@@ -12,7 +12,7 @@ use crate::exchange::{Refusal, absent_backend, source_label};
 use crate::retry::{Policy, TRIES_MAX};
 use crate::route::Chosen;
 use crate::shard::Shard;
-use crate::snapshot::{Snapshot, Subtree};
+use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::verdict::{Decided, Labels, Verdict};
 use crate::{Arrival, DecisionId, Direction, Effect, Failure, Outcome, Plan, Reason, Side, Tls, overload, resolve};
 use byrnie_base::{Instant, Now, Text};
@@ -140,11 +140,7 @@ impl Tunnel {
             return Err(refuse(Reason::NotServed, "this workload does not serve that service port"));
         };
         self.service = Some(Arc::clone(tree));
-        if port.protocol.is_http() {
-            // Rules that look at requests don't fit opaque bytes: a caller that chose to send them would
-            // pass by every DENY of that sort.
-            let detail =
-                format!("{} speaks {} on port {}, not opaque TCP", tree.label, port.protocol.name(), port.number);
+        if let Some(detail) = looks_at_requests(tree, port) {
             self.nearest = Some(detail.as_str().into());
             return Err(refuse(Reason::AccessDenied, detail));
         }
@@ -240,6 +236,17 @@ impl Tunnel {
         let planned = self.course.dispatch(shard, now);
         planned.map_err(|reason| Box::new(give_up(reason, None, self.side, false, &self.course)))
     }
+}
+
+/// Why opaque bytes may not pass to a port: what is decided on requests doesn't fit them, and a caller that chose to send
+/// them would pass it by.
+fn looks_at_requests(tree: &Subtree, port: &Port) -> Option<String> {
+    let (name, number) = (&tree.label, port.number);
+    if !port.protocol.is_opaque() {
+        return Some(format!("{name} speaks {} on port {number}, not opaque TCP", port.protocol.name()));
+    }
+    let counts = port.protocol.is_http() && (tree.protection.is_some() || !tree.quotas.is_empty());
+    counts.then(|| format!("policies for {name} look at requests, and bytes on port {number} begin none"))
 }
 
 fn refuse(reason: Reason, detail: impl Into<Text>) -> Box<Answer> {

@@ -231,9 +231,9 @@ registry! {
         "Without another certificate the listener lets nobody in.",
         "Apply the Secret, or a ReferenceGrant in its namespace.";
     PORT_CLASH: "BYR-C062",
-        "an older gateway speaks something else at this port",
-        "The listener is not served: connections there are the older gateway's.",
-        "Name another port, or agree on one protocol.";
+        "another listener was at this port first, for the same host or speaking something else",
+        "The listener is not served: connections there are the first one's.",
+        "Name another port or host, or agree on one protocol.";
     SET_UNSERVED: "BYR-C063",
         "a ListenerSet adds to a gateway that does not take it",
         "Its listeners are not served.",
@@ -322,7 +322,7 @@ registry! {
         "Use the workload's own port, as in targetPort.";
     NOTHING_ENFORCES: "BYR-A007",
         "policy looks at requests, but the port carries opaque TCP",
-        "Nothing enforces the rule: it never fits, and without another policy traffic stays denied.",
+        "Nobody can tell what it is for: an ALLOW lets nothing pass, a DENY refuses every connection.",
         "Set appProtocol of the port, or write the rule without `http`.";
     USES_DENIED: "BYR-A008",
         "workload uses a service that no policy lets it call",

@@ -106,22 +106,40 @@ pub enum Protocol {
     Grpc,
     /// Opaque bytes.
     Tcp,
+    /// Nobody said: HTTP where a client begins so, of the version that it speaks; opaque bytes otherwise.
+    Undeclared,
 }
 
 impl Protocol {
-    /// The word for it on a command line and in `appProtocol`.
+    /// The word for it on a command line and in `appProtocol`, where what is undeclared is left out.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Http1 => "http",
             Self::Http2 => "http2",
             Self::Grpc => "grpc",
             Self::Tcp => "tcp",
+            Self::Undeclared => "undeclared",
         }
     }
 
-    /// Whether requests can be told apart.
+    /// Whether requests can be told apart, if there are any.
     pub const fn is_http(self) -> bool {
         !matches!(self, Self::Tcp)
+    }
+
+    /// Whether opaque bytes may pass.
+    pub const fn is_opaque(self) -> bool {
+        matches!(self, Self::Tcp | Self::Undeclared)
+    }
+
+    /// What is spoken for a request where this may be undeclared.
+    #[must_use]
+    pub const fn for_request(self, h2: bool) -> Self {
+        match self {
+            Self::Undeclared if h2 => Self::Http2,
+            Self::Undeclared => Self::Http1,
+            declared => declared,
+        }
     }
 
     /// Whether HTTP/2 is spoken.

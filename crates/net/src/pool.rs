@@ -10,6 +10,7 @@ pub use places::{Asked, Key, Speaks};
 use crate::hop;
 use crate::http::h2;
 use crate::http::{Error, h1};
+use crate::runtime;
 use byrnie_base::{Instant, Timestamp};
 use places::Places;
 use std::cell::{Cell, RefCell};
@@ -150,6 +151,16 @@ impl Pool {
         known.unwrap_or_else(|| Rc::clone(self.hops.of(asked.key())))
     }
 
+    /// What is left of the mesh hops to another proxy under earlier credentials, which are good until [`Pool::retire`].
+    pub fn older_hops(&mut self, asked: &Asked<'_>) -> Option<Rc<Shared<hop::Client>>> {
+        self.hops.older(asked).map(Rc::clone)
+    }
+
+    /// The same of HTTP/2 connections.
+    pub fn older_shared(&mut self, asked: &Asked<'_>) -> Option<Rc<Shared<h2::Client>>> {
+        self.shared.older(asked).map(Rc::clone)
+    }
+
     /// Closes what has been idle for too long, and forgets what has ended. Call it every few seconds.
     pub fn sweep(&mut self, now: Instant) {
         let mut left = 0;
@@ -228,6 +239,12 @@ impl<C: Connection> Shared<C> {
         first.cloned().or(found)
     }
 
+    /// Whether there is a connection with room that lasts until then.
+    pub fn lasts(&self, until: Timestamp) -> bool {
+        let lasts = |end: &Option<Timestamp>| end.is_none_or(|end| end > until);
+        self.clients.borrow().iter().any(|(client, end)| !client.is_ended() && !client.is_full() && lasts(end))
+    }
+
     /// The same, where no further connection may be opened.
     pub fn with_any_room(&self) -> Option<C> {
         self.clients.borrow().iter().map(|(client, _)| client).find(|client| !client.is_full()).cloned()
@@ -237,6 +254,25 @@ impl<C: Connection> Shared<C> {
     pub fn crowded(&self) -> Option<C> {
         let clients = self.clients.borrow();
         if clients.len() < SHARED_PER_KEY_MAX { None } else { clients.first().map(|(client, _)| client.clone()) }
+    }
+
+    /// Adds what comes of `opening`, unless there is one meanwhile that lasts until then, or as many as there may be; whether there
+    /// is one now.
+    pub async fn ahead(&self, until: Timestamp, opening: impl Future<Output = Option<(C, Option<Timestamp>)>>) -> bool {
+        let mut failed_at = self.opening.lock().await;
+        if self.lasts(until) {
+            return true;
+        }
+        if self.crowded().is_some() {
+            return false;
+        }
+        let opened = opening.await;
+        let is_open = opened.is_some();
+        if !is_open {
+            *failed_at = Some(runtime::now().mono);
+        }
+        self.clients.borrow_mut().extend(opened);
+        is_open
     }
 
     /// Adds a connection.

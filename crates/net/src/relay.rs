@@ -31,18 +31,21 @@ pub enum Pipe {
 }
 
 impl Pipe {
-    /// Reads what comes next to the end of `into`, up to `most` bytes; 0 at the end.
+    /// Reads what comes next to the end of `into`, up to `most` bytes; 0 at the end. Dropped before its end, it loses nothing.
     ///
     /// # Errors
     /// If the connection failed.
     pub async fn read_on(&mut self, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
-        let had = into.len();
-        into.resize(had + most, 0);
-        let mut buf = ReadBuf::new(&mut into[had..]);
-        let read = poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut buf)).await;
-        let count = buf.filled().len();
-        into.truncate(had + count);
-        read.map(|()| count)
+        poll_fn(|cx| {
+            let had = into.len();
+            into.resize(had + most, 0);
+            let mut buf = ReadBuf::new(&mut into[had..]);
+            let read = Pin::new(&mut *self).poll_read(cx, &mut buf);
+            let count = buf.filled().len();
+            into.truncate(had + count);
+            read.map_ok(|()| count)
+        })
+        .await
     }
 }
 

@@ -10,6 +10,7 @@ use crate::gates::Way;
 use crate::hop;
 use crate::running::Closing;
 use crate::tunnel;
+use crate::undeclared;
 use crate::worker::Core;
 use byrnie_base::Text;
 use byrnie_codec::h1::fit_downstream;
@@ -51,12 +52,12 @@ pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: 
         Door::Inbound => Box::pin(serve_mesh(core, tcp, remote)).await,
         Door::Service(service, port) => {
             let entry = Entry::Service(service.clone(), *port);
-            serve_service(core, Caller::plain(entry, remote), tcp.into()).await;
+            serve_service(core, Caller::plain(entry, remote), tcp.into(), Vec::new()).await;
         }
         Door::Main(service) => {
             let first = core.snapshot().ports(service).next().map_or(UNKNOWN_PORT, |(port, _)| port);
             let entry = Entry::Service(service.clone(), first);
-            serve_service(core, Caller::plain(entry, remote), tcp.into()).await;
+            serve_service(core, Caller::plain(entry, remote), tcp.into(), Vec::new()).await;
         }
         Door::Forward(_) => serve_http(core, Caller::plain(Entry::Forward, remote), tcp.into()).await,
         Door::Edge => {
@@ -183,25 +184,21 @@ pub(crate) fn server_name(sni: &str) -> Option<(ServiceRef, u16)> {
     Some((ServiceRef::new(namespace, name), port.parse().ok()?)).filter(|_| whole)
 }
 
-/// A connection to one service port: what the service speaks decides.
-async fn serve_service(core: &Rc<Core>, caller: Caller, stream: Stream) {
-    let opaque = match &caller.entry {
-        Entry::Service(service, port) => core.snapshot().ports(service).any(|p| p == (*port, Protocol::Tcp)),
-        _ => false,
-    };
-    if opaque {
+/// A connection to one service port: what the service speaks decides. `bytes` have been read of it already.
+async fn serve_service(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
+    match spoken(core, &caller.entry) {
         // Never looked at: the server may be the one who speaks first.
-        return Box::pin(tunnel::serve(core, &caller, stream.into(), Vec::new())).await;
+        Some(Protocol::Tcp) => Box::pin(tunnel::serve(core, &caller, stream.into(), bytes)).await,
+        Some(Protocol::Undeclared) => Box::pin(undeclared::serve(core, caller, stream, bytes)).await,
+        _ if bytes.is_empty() => Box::pin(serve_http(core, caller, stream)).await,
+        _ => Box::pin(serve_h1(core, caller, stream, bytes)).await,
     }
-    serve_http(core, caller, stream).await;
 }
 
-/// Whether what is served by `entry` is declared to speak HTTP/2.
-fn speaks_h2(core: &Core, entry: &Entry) -> bool {
-    match entry {
-        Entry::Service(service, port) => core.snapshot().ports(service).any(|p| p.0 == *port && p.1.is_h2()),
-        _ => false,
-    }
+/// What is declared to be spoken at the service port that `entry` is for.
+fn spoken(core: &Core, entry: &Entry) -> Option<Protocol> {
+    let Entry::Service(service, port) = entry else { return None };
+    core.snapshot().ports(service).find(|known| known.0 == *port).map(|known| known.1)
 }
 
 /// A connection whose client must speak HTTP, of either version.
@@ -219,7 +216,7 @@ async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
     }
 }
 
-async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
+pub(crate) async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
     let mut wire = Wire::H1(Box::new(Conn::new(stream, bytes, Limits::default())));
     let mut desk = Desk::default();
     // One for the whole connection: to register anew takes a lock that all cores share.
@@ -230,7 +227,7 @@ async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8
             Asked::Malformed(reject) => {
                 // Where HTTP/2 is declared, what is no HTTP at all is a broken preface (RFC 9113 3.4).
                 let no_http = matches!(reject.reason, RejectReason::RequestLine | RejectReason::Version);
-                if no_http && speaks_h2(core, &caller.entry) {
+                if no_http && spoken(core, &caller.entry).is_some_and(Protocol::is_h2) {
                     core.count(|counts| counts.rejected.of(reject.reason).increment());
                     return;
                 }
@@ -391,16 +388,11 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
     let Ok(Ok(())) = runtime::timeout(LINGER_MAX, agreed).await else { return };
     let Wire::H1(conn) = wire else { return };
     let (stream, bytes) = conn.into_tunnel();
-    let caller = Caller::plain(Entry::Service(service.clone(), port), caller.remote);
-    let opaque = snapshot.ports(&service).any(|p| p == (port, Protocol::Tcp));
-    match (opaque, bytes.is_empty()) {
-        (true, _) => Box::pin(tunnel::serve(core, &caller, stream.into(), bytes)).await,
-        (false, true) => Box::pin(serve_http(core, caller, stream)).await,
-        (false, false) => Box::pin(serve_h1(core, caller, stream, bytes)).await,
-    }
+    let caller = Caller::plain(Entry::Service(service, port), caller.remote);
+    Box::pin(serve_service(core, caller, stream, bytes)).await;
 }
 
-async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
+pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
     let sender = if caller.source.is_some() { Sender::Proxy } else { Sender::Client };
     let handshake = Box::pin(runtime::timeout(HEAD_MAX, Server::handshake(stream, bytes, sender))).await;
     let Ok(Ok(server)) = handshake else { return };

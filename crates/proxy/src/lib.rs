@@ -5,6 +5,7 @@
 
 mod admin;
 mod agent;
+mod ahead;
 mod carry;
 pub mod config;
 mod connection;
@@ -30,6 +31,7 @@ pub mod running;
 mod spread;
 mod strain;
 mod tunnel;
+mod undeclared;
 mod upstream;
 mod whole;
 mod worker;

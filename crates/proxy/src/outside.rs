@@ -81,7 +81,7 @@ impl Outsides {
 }
 
 /// What is to be checked, and shown; `None` if it's of no use.
-fn make(verify: &Verify) -> Option<Outward> {
+pub(crate) fn make(verify: &Verify) -> Option<Outward> {
     let read = |(key, secret): &(Key, Arc<Secret>)| {
         Certificate::from_pem(&secret.chain, secret.key.expose()).inspect_err(|error| {
             let code = code::CERTIFICATE_UNFIT.id;
@@ -99,7 +99,7 @@ fn make(verify: &Verify) -> Option<Outward> {
 
 /// Whether an address is a loopback's or of the link: there whoever may write a Service would reach what trusts its
 /// neighbours, such as admin ports and the metadata of clouds.
-fn is_inside(ip: IpAddr) -> bool {
+pub(crate) fn is_inside(ip: IpAddr) -> bool {
     let ip = match ip {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
         IpAddr::V4(_) => ip,

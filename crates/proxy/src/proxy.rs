@@ -291,12 +291,12 @@ fn ports(bound: &[(Wanted, Vec<Listener>)], snapshot: &Snapshot) -> Ports {
     let outbound = bound.iter().filter_map(|(wanted, listeners)| match &wanted.door {
         Door::Service(service, port) => {
             let protocol =
-                snapshot.ports(service).find(|known| known.0 == *port).map_or(Protocol::Http1, |known| known.1);
+                snapshot.ports(service).find(|known| known.0 == *port).map_or(Protocol::Undeclared, |known| known.1);
             Some(Outbound { service: service.clone(), port: *port, protocol, address: at(listeners) })
         }
         Door::Main(service) => {
             let (service, address) = (service.clone(), at(listeners));
-            Some(Outbound { service, port: UNKNOWN_PORT, protocol: Protocol::Http1, address })
+            Some(Outbound { service, port: UNKNOWN_PORT, protocol: Protocol::Undeclared, address })
         }
         Door::Forward(_) | Door::Inbound | Door::Admin | Door::Edge | Door::Gate(_) => None,
     });

@@ -6,6 +6,7 @@ use crate::connection::TUNNEL_IDLE_MAX;
 use crate::door::{Caller, Entry};
 use crate::outside;
 use crate::record::Seen;
+use crate::strain::Underway;
 use crate::upstream::{self, Hopped};
 use crate::worker::Core;
 use byrnie_codec::hop::code;
@@ -16,77 +17,125 @@ use byrnie_net::relay::{self, End, Pipe, Relayed};
 use byrnie_net::{runtime, tls};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Serves an opaque connection to its end; `bytes` have been read of it already.
 pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut bytes: Vec<u8>) {
-    let snapshot = core.snapshot();
-    let arrival = caller.arrival();
-    let _underway = core.enter();
-    core.begins();
-    let (mut tunnel, mut effect) = core.with_shard(|shard, now| {
-        shard.set_underway(core.gauge.underway(), caller.is_known());
-        Tunnel::begin(&snapshot, shard, &arrival, now)
-    });
-    // Whether another endpoint might do better.
-    let mut elsewhere = false;
-    let mut agreed = false;
-    let opened = loop {
-        match effect {
-            Effect::Send(plan) if is_for_many(&plan) => {
-                // The caller's first bytes say which host it means, and come only once it's told that the connection stands.
-                agreed = agree(&mut down);
-                match open_named(core, &plan, &mut down, &mut bytes).await {
-                    Ok(upstream) => break Some((upstream, plan.idle_timeout.unwrap_or(TUNNEL_IDLE_MAX))),
-                    Err(failure) => effect = core.with_shard(|shard, now| tunnel.on_failure(shard, failure, now)),
+    let way = Way::open(core, caller, Some((&mut down, &mut bytes))).await;
+    way.pass(core, caller, down, bytes, Vec::new()).await;
+}
+
+/// What became of asking where an opaque connection may go. Dropped, it gives back all that it holds, and nothing is recorded.
+pub(crate) struct Way<'a> {
+    tunnel: Tunnel,
+    /// What it leads to, if it leads anywhere, and how long it may rest.
+    opened: Option<(Pipe, Duration)>,
+    /// Whether another endpoint might do better.
+    elsewhere: bool,
+    /// Whether the caller's proxy has been told that the connection stands.
+    agreed: bool,
+    _underway: Underway<'a>,
+}
+
+impl<'a> Way<'a> {
+    /// Asks, and opens the way. `down` is the caller's side with what has been read of it: who is served by one of many hosts
+    /// is known by that alone.
+    pub(crate) async fn open(core: &'a Rc<Core>, caller: &Caller, mut down: Option<(&mut Pipe, &mut Vec<u8>)>) -> Self {
+        let snapshot = core.snapshot();
+        let arrival = caller.arrival();
+        let underway = core.enter();
+        core.begins();
+        let (tunnel, mut effect) = core.with_shard(|shard, now| {
+            shard.set_underway(core.gauge.underway(), caller.is_known());
+            Tunnel::begin(&snapshot, shard, &arrival, now)
+        });
+        let mut way = Self { tunnel, opened: None, elsewhere: false, agreed: false, _underway: underway };
+        loop {
+            let (opened, rests) = match &effect {
+                Effect::Send(plan) => {
+                    let rests = plan.idle_timeout.unwrap_or(TUNNEL_IDLE_MAX);
+                    match down.as_mut().filter(|_| is_for_many(plan)) {
+                        // The caller's first bytes say which host it means, and come only once it's told that the
+                        // connection stands.
+                        Some((down, bytes)) => {
+                            way.agreed = agree(down);
+                            (open_named(core, plan, down, bytes).await, rests)
+                        }
+                        None => {
+                            let opened = open(core, plan, caller).await;
+                            way.elsewhere |= opened.is_err();
+                            (opened, rests)
+                        }
+                    }
                 }
-            }
-            Effect::Send(plan) => match open(core, &plan, caller).await {
-                Ok(upstream) => break Some((upstream, plan.idle_timeout.unwrap_or(TUNNEL_IDLE_MAX))),
-                Err(failure) => {
-                    elsewhere = true;
-                    effect = core.with_shard(|shard, now| tunnel.on_failure(shard, failure, now));
+                // To a tunnel the rest says: close.
+                Effect::Reply(answer) => {
+                    way.elsewhere |= answer.reason == Reason::NotServed;
+                    return way;
                 }
-            },
-            // To a tunnel the rest says: close.
-            Effect::Reply(answer) => {
-                elsewhere |= answer.reason == Reason::NotServed;
-                break None;
+                Effect::Forward | Effect::Wait => return way,
+                // A tunnel has no key and no transaction, and waits in no line.
+                Effect::Lease(_) | Effect::Enlist(_) | Effect::Queue(_) | Effect::Claim(_) | Effect::Replay => {
+                    return way;
+                }
+                Effect::Recall(_) | Effect::Keep | Effect::Settle(..) => return way,
+            };
+            match opened {
+                Ok(upstream) => {
+                    way.opened = Some((upstream, rests));
+                    return way;
+                }
+                Err(failure) => effect = core.with_shard(|shard, now| way.tunnel.on_failure(shard, failure, now)),
             }
-            Effect::Forward | Effect::Wait => break None,
-            // A tunnel has no key and no transaction, and waits in no line.
-            Effect::Lease(_) | Effect::Enlist(_) | Effect::Queue(_) | Effect::Claim(_) | Effect::Replay => break None,
-            Effect::Recall(_) | Effect::Keep | Effect::Settle(..) => break None,
-        }
-    };
-    let mut outcome = Outcome::default();
-    let mut moved = (0, 0);
-    if let Pipe::Hop(flow) = &mut down {
-        match &opened {
-            // A stream that is gone shows in the relay.
-            Some(_) if !agreed => drop(flow.agree()),
-            Some(_) => {}
-            None => flow.reset(if elsewhere { code::REFUSED } else { code::CANCEL }),
         }
     }
-    if let Some((mut upstream, idle)) = opened {
-        core.with_shard(|shard, now| tunnel.on_connect(shard, now));
-        let relayed = relay::relay(&mut down, bytes, &mut upstream, Vec::new(), idle).await;
-        outcome.failure = failure(&relayed);
-        moved = (relayed.sent, relayed.received);
+
+    /// What it leads to, and how long that may rest.
+    pub(crate) fn upstream(&mut self) -> Option<(&mut Pipe, Duration)> {
+        self.opened.as_mut().map(|(upstream, rests)| (upstream, *rests))
     }
-    drop(down);
-    let verdict = core.with_shard(|shard, now| tunnel.finish(shard, outcome, now));
-    let seen = Seen {
-        protocol: "tcp",
-        method: "",
-        host: "",
-        path: "",
-        client: caller.remote,
-        source: caller.source.as_ref(),
-        bytes: moved,
-        ended: runtime::coarse().wall,
-    };
-    core.record(&verdict, &seen);
+
+    /// Relays between the caller's side and what the way leads to, until that ends, and records it. `bytes` have been read of the
+    /// one already, `from_upstream` of the other.
+    pub(crate) async fn pass(
+        self,
+        core: &Rc<Core>,
+        caller: &Caller,
+        mut down: Pipe,
+        bytes: Vec<u8>,
+        from_upstream: Vec<u8>,
+    ) {
+        let Self { mut tunnel, opened, elsewhere, agreed, _underway } = self;
+        let mut outcome = Outcome::default();
+        let mut moved = (0, 0);
+        if let Pipe::Hop(flow) = &mut down {
+            match &opened {
+                // A stream that is gone shows in the relay.
+                Some(_) if !agreed => drop(flow.agree()),
+                Some(_) => {}
+                None => flow.reset(if elsewhere { code::REFUSED } else { code::CANCEL }),
+            }
+        }
+        if let Some((mut upstream, idle)) = opened {
+            core.with_shard(|shard, now| tunnel.on_connect(shard, now));
+            let relayed = relay::relay(&mut down, bytes, &mut upstream, from_upstream, idle).await;
+            outcome.failure = failure(&relayed);
+            moved = (relayed.sent, relayed.received);
+        }
+        drop(down);
+        let verdict = core.with_shard(|shard, now| tunnel.finish(shard, outcome, now));
+        let seen = Seen {
+            protocol: "tcp",
+            method: "",
+            host: "",
+            path: "",
+            client: caller.remote,
+            source: caller.source.as_ref(),
+            bytes: moved,
+            ended: runtime::coarse().wall,
+        };
+        core.record(&verdict, &seen);
+    }
 }
 
 /// Whether a connection is for one of many hosts outside, and it isn't known yet for which.

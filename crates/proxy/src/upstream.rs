@@ -152,6 +152,7 @@ async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], reads: bo
     let client = match room {
         Some(client) => client,
         None if shared.is_foreign(now.mono) => return Ok(Hopped::No),
+        None if let Some(older) = older_hop(core, target, now.wall) => older,
         None => match Box::pin(one_more_hop(core, plan, &shared, otherwise)).await? {
             Ok(client) => client,
             Err(foreign) => return Ok(foreign),
@@ -163,6 +164,15 @@ async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], reads: bo
     }
     let opened = client.open(target.sni().clone());
     opened.map(Hopped::Flow).map_err(|_| Failure::Refused)
+}
+
+/// A hop under credentials that have just been renewed, until there is one under the new ones. Not to another site: what is
+/// believed of one may have changed.
+fn older_hop(core: &Core, to: &engine::Hop, wall: Timestamp) -> Option<hop::Client> {
+    if to.way() != 0 {
+        return None;
+    }
+    core.pool.borrow_mut().older_hops(&asked(core, to, Speaks::Hop))?.with_room(wall)
 }
 
 /// Opens one more mesh hop, or waits for the one that somebody else is opening.
@@ -223,7 +233,10 @@ fn fresh_h1(asked: &Asked<'_>, stream: Stream, not_after: Option<Timestamp>) -> 
 
 async fn open_h2(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>, limit: Duration) -> Result<Upstream, Failure> {
     let shared = core.pool.borrow_mut().shared(asked);
-    let client = match shared.with_room(runtime::coarse().wall) {
+    let wall = runtime::coarse().wall;
+    let renewed = asked.hop.is_some() && asked.way == 0;
+    let older = || core.pool.borrow_mut().older_shared(asked).filter(|_| renewed)?.with_room(wall);
+    let client = match shared.with_room(wall).or_else(older) {
         Some(client) => client,
         None => Box::pin(one_more(core, plan, &shared, (asked.address, limit))).await?,
     };
@@ -262,6 +275,54 @@ async fn one_more(
             Err(failure)
         }
     }
+}
+
+/// Whether there is a connection to an endpoint that lasts until then, or none is wanted.
+pub(crate) fn lasts(core: &Core, to: &engine::Hop, until: Timestamp) -> bool {
+    let mut pool = core.pool.borrow_mut();
+    match (to.protocol().is_h2(), core.hop) {
+        (true, _) => pool.shared(&asked(core, to, Speaks::Http2)).lasts(until),
+        (false, Hop::Framed) => {
+            let shared = pool.hops(&asked(core, to, Speaks::Hop));
+            shared.lasts(until) || shared.is_foreign(runtime::coarse().mono)
+        }
+        (false, Hop::Http1) => true,
+    }
+}
+
+/// Whether there is one that is good now, be it under earlier credentials.
+pub(crate) fn stands(core: &Core, to: &engine::Hop) -> bool {
+    let wall = runtime::coarse().wall;
+    if lasts(core, to, wall) {
+        return true;
+    }
+    if !to.protocol().is_h2() {
+        return older_hop(core, to, wall).is_some();
+    }
+    core.pool.borrow_mut().older_shared(&asked(core, to, Speaks::Http2)).is_some_and(|older| older.lasts(wall))
+}
+
+/// Opens a connection to the endpoint of `plan` that lasts until then, ahead of requests; whether there is one now.
+pub(crate) async fn open_ahead(core: &Rc<Core>, plan: &Plan, until: Timestamp) -> bool {
+    let Target::Mesh(to) = &plan.target else { return false };
+    if to.protocol().is_h2() {
+        let shared = core.pool.borrow_mut().shared(&asked(core, to, Speaks::Http2));
+        let opening = connect(core, plan, None, (&[tls::ALPN_H2], plan.connect_timeout));
+        return shared
+            .ahead(until, async { opening.await.ok().map(|(s, peer)| (http2::connect(s), peer.not_after)) })
+            .await;
+    }
+    let shared = core.pool.borrow_mut().hops(&asked(core, to, Speaks::Hop));
+    let opening = async {
+        let (stream, peer) =
+            connect(core, plan, None, (&[tls::ALPN_HOP, tls::ALPN_HTTP1], plan.connect_timeout)).await.ok()?;
+        if peer.alpn.as_deref() == Some(tls::ALPN_HOP) {
+            return Some((hop::connect(stream, Limits::default()), peer.not_after));
+        }
+        shared.is_foreign_until(runtime::now().mono + FOREIGN_FOR);
+        None
+    };
+    shared.ahead(until, opening).await
 }
 
 /// Opens a connection for `plan` that speaks one of `alpn`, within `limit`; to `address`, if the target has several.

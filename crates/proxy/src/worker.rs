@@ -37,6 +37,9 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// How long a client may remember that HTTP/3 is served (RFC 7838 3.1): one that finds it gone comes back by itself.
 #[cfg(feature = "http3")]
 const OFFER_AGE: Duration = Duration::from_secs(3600);
+/// How long connections under earlier credentials still serve after these were renewed: until there are others, no request
+/// waits for them.
+const RETIRE_AFTER: Duration = Duration::from_secs(2);
 /// How long it rests while it may not accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -214,11 +217,17 @@ impl Core {
         self.pool.borrow_mut().clear();
     }
 
-    fn take(&self, in_force: &InForce) {
-        if in_force.keys.generation != self.generation() {
-            self.pool.borrow_mut().retire(in_force.keys.generation);
-        }
+    fn take(self: &Rc<Self>, in_force: &InForce) {
+        let renewed = in_force.keys.generation != self.generation();
         *self.in_force.borrow_mut() = in_force.of_its_own();
+        self.look_ahead();
+        if renewed {
+            let core = Rc::clone(self);
+            runtime::spawn_local("retire", async move {
+                runtime::sleep(RETIRE_AFTER).await;
+                core.pool.borrow_mut().retire(core.generation());
+            });
+        }
     }
 
     fn tidy(&self, counted: &mut byrnie_engine::Counts) {
@@ -271,6 +280,7 @@ pub(crate) async fn run(mut seat: Seat) {
                 if now.since(tidied) >= TICK {
                     tidied = now;
                     core.tidy(&mut counted);
+                    core.look_ahead();
                 }
             }
             () = seat.stop.wait() => break,

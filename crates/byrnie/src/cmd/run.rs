@@ -59,9 +59,9 @@ pub(crate) struct Args {
     /// Port on which the program listens, if it's called; repeat as PORT/PROTOCOL for further ones
     #[arg(long = "port", value_name = "PORT[/PROTOCOL]")]
     ports: Vec<String>,
-    /// What the program speaks on its first port
-    #[arg(long, value_parser = ["http", "http2", "grpc", "tcp"], default_value = "http")]
-    protocol: String,
+    /// What the program speaks on its first port; unless given, told from what comes
+    #[arg(long, value_parser = ["http", "http2", "grpc", "tcp"])]
+    protocol: Option<String>,
     /// Labels of this instance, beside app=NAME
     #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE")]
     labels: Vec<String>,
@@ -165,7 +165,7 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
     let mut labels = labels(&args.labels)?;
     labels.insert("app".into(), args.name.as_str().into());
     let (region, zone) = args.locality.split_once('/').unwrap_or((&args.locality, ""));
-    let ports = ports(&args.ports, &args.protocol)?;
+    let ports = ports(&args.ports, args.protocol.as_deref())?;
     let health = args.health.as_deref().map(|path| check_of(path, &ports)).transpose()?;
     let workload = Workload {
         identity: grant.identity.clone(),
@@ -243,21 +243,27 @@ fn labels(words: &[String]) -> Result<Labels, Failure> {
     Ok(labels)
 }
 
-/// The program's ports. The first is named after the protocol of `--protocol`; a further one after its own.
-fn ports(words: &[String], protocol: &str) -> Result<Vec<WorkloadPort>, Failure> {
+/// The program's ports. The first is named after the protocol of `--protocol`; a further one after its own. One that nobody
+/// declared has the name of HTTP, which most are.
+fn ports(words: &[String], protocol: Option<&str>) -> Result<Vec<WorkloadPort>, Failure> {
     let mut ports: Vec<WorkloadPort> = Vec::new();
     for word in words {
-        let (number, protocol) = word.split_once('/').unwrap_or((word, protocol));
+        let (number, protocol) = word.split_once('/').map_or((word.as_str(), protocol), |(n, p)| (n, Some(p)));
         let port = number.parse().ok().filter(|&n: &u16| n > 0);
         let port = port.ok_or_else(|| Failure::usage(format!("--port: `{word}` is not a port number")))?;
-        let protocol = [Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tcp]
-            .into_iter()
-            .find(|p| p.name() == protocol)
-            .ok_or_else(|| Failure::usage(format!("--port: `{protocol}` is not http, http2, grpc or tcp")))?;
-        if ports.iter().any(|p| p.port == port || p.name == protocol.name()) {
+        let known = [Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tcp];
+        let protocol = match protocol {
+            None => Protocol::Undeclared,
+            Some(said) => known
+                .into_iter()
+                .find(|p| p.name() == said)
+                .ok_or_else(|| Failure::usage(format!("--port: `{said}` is not http, http2, grpc or tcp")))?,
+        };
+        let name = protocol.for_request(false).name();
+        if ports.iter().any(|p| p.port == port || p.name == name) {
             return Err(Failure::usage(format!("--port: `{word}` repeats a number or a protocol")));
         }
-        ports.push(WorkloadPort { name: protocol.name().into(), port, protocol });
+        ports.push(WorkloadPort { name: name.into(), port, protocol });
     }
     Ok(ports)
 }
@@ -338,7 +344,7 @@ async fn supervise_program(
     signals: &mut Signals,
 ) -> Result<supervise::Exit> {
     let (program, rest) = args.command.split_first().context("no program given")?;
-    let port = ports(&args.ports, &args.protocol)?.first().map(|p| p.port);
+    let port = ports(&args.ports, args.protocol.as_deref())?.first().map(|p| p.port);
     let mut pause = RESTART_PAUSE;
     loop {
         let started = runtime::now().mono;

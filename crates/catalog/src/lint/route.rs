@@ -60,8 +60,9 @@ pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Di
         let refused = |(path, to)| Some((path, catalog.certificate(key, to).err()?.message));
         let warning = |(path, message): (String, String)| Diagnostic::warning(&code::CERTIFICATE_ABSENT, path, message);
         let clashes = gateway.listeners.iter().enumerate().filter_map(|(at, listener)| {
-            let message = catalog.clash(key, listener)?;
-            Some(Diagnostic::warning(&code::PORT_CLASH, format!("spec.listeners[{at}].port"), message))
+            let at = format!("spec.listeners[{at}].port");
+            let message = catalog.clash(key, listener).or_else(|| catalog.namesake(key, listener))?;
+            Some(Diagnostic::warning(&code::PORT_CLASH, at, message))
         });
         return refs.filter_map(refused).map(warning).chain(clashes).collect();
     };
@@ -76,7 +77,7 @@ pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Di
 fn opaque_backends(catalog: &Catalog, rule: &Rule, at: &str) -> Vec<Diagnostic> {
     let refused = rule.backends.iter().enumerate().filter_map(|(i, backend)| {
         let to = &backend.to;
-        let port = port(catalog.service(&to.service)?, to.port).filter(|port| port.protocol.is_http())?;
+        let port = port(catalog.service(&to.service)?, to.port).filter(|port| !port.protocol.is_opaque())?;
         let message = format!("port {} of Service \"{}\" serves {}", to.port, to.service.name, port.protocol.name());
         Some(Diagnostic::error(&code::OPAQUE_TO_HTTP, format!("{at}.backendRefs[{i}].port"), message))
     });

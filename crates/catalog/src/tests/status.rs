@@ -200,7 +200,8 @@ fn two_gateways_of_one_port_have_the_same_balancers_in_front() {
         Change::Put(Arc::new(Resource { spec: Spec::Gateway(spec.into()), ..(*resource).clone() }))
     };
     let of = |name: &str| gateway(name, "byrnie", None, vec![listener(name, 80, Carries::Http)]);
-    let set = aged(gateway("set", "", Some("gw"), vec![listener("s", 80, Carries::Http)]), 9, 9);
+    let set = Listener { hostname: Some("s.test".into()), ..listener("s", 80, Carries::Http) };
+    let set = aged(gateway("set", "", Some("gw"), vec![set]), 9, 9);
     let mut catalog = with(&[behind(of("gw"), "10.0.0.0/8"), aged(of("late"), 9, 9), set]);
     let conflicted = |catalog: &Catalog, kind: Kind, name: &str| {
         said(&status(catalog, &key(kind, name))["listeners"][0], "Conflicted")
@@ -209,4 +210,55 @@ fn two_gateways_of_one_port_have_the_same_balancers_in_front() {
     assert_eq!(conflicted(&catalog, Kind::ListenerSet, "set"), "False NoConflicts");
     catalog.apply(&aged(behind(of("late"), "10.0.0.0/8"), 9, 9));
     assert_eq!(conflicted(&catalog, Kind::Gateway, "late"), "False NoConflicts");
+}
+
+#[test]
+fn a_set_adds_no_listener_for_a_host_that_its_gateway_or_an_older_set_has() {
+    let on = |name: &str, host: &str| Listener { hostname: Some(host.into()), ..listener(name, 80, Carries::Http) };
+    let set = |name: &str, age: u64, listeners| aged(gateway(name, "", Some("gw"), listeners), age, age);
+    let mut catalog = with(&[
+        service("pay", "pay"),
+        gateway("gw", "byrnie", None, vec![on("own", "a.test")]),
+        // Of another gateway: what it has is nothing to these.
+        aged(gateway("other", "byrnie", None, vec![on("own", "c.test")]), 1, 1),
+        set("old", 5, vec![on("same", "a.test"), on("more", "b.test")]),
+        set("new", 9, vec![on("late", "b.test"), on("free", "c.test")]),
+    ]);
+    let conflicted = |catalog: &Catalog, name: &str| -> Vec<String> {
+        let status = status(catalog, &key(Kind::ListenerSet, name));
+        let all = status["listeners"].as_array().unwrap().iter();
+        all.map(|one| ["Conflicted", "Accepted", "Programmed"].map(|kind| said(one, kind)).join(", ")).collect()
+    };
+    let taken = "True HostnameConflict, False HostnameConflict, False HostnameConflict";
+    let free = "False NoConflicts, True Accepted, True Programmed";
+    assert_eq!(conflicted(&catalog, "old"), [taken, free]);
+    assert_eq!(conflicted(&catalog, "new"), [taken, free]);
+    let told: Vec<_> = catalog.check().into_iter().filter(|d| d.code.id == "BYR-C062").map(|d| d.message).collect();
+    assert_eq!(
+        told,
+        [
+            "host \"b.test\" at port 80 is ListenerSet/ns/old's, which comes first",
+            "host \"a.test\" at port 80 is Gateway/ns/gw's, which comes first"
+        ]
+    );
+    // Nothing of it is served, and no route is attached to it.
+    let view = catalog.view(&NodeSpec::gateway("byrnie", "edge"));
+    let Spec::Gateway(shown) = &view.find(&key(Kind::ListenerSet, "old")).unwrap().spec else { unreachable!() };
+    assert_eq!(shown.listeners.iter().map(|listener| &*listener.name).collect::<Vec<_>>(), ["more"]);
+    let Change::Put(plain) = on_gateway("r", "old", "pay") else { unreachable!() };
+    let Spec::Route(spec) = &plain.spec else { unreachable!() };
+    let mut spec = (**spec).clone();
+    spec.parents[0].kind = ParentKind::ListenerSet;
+    spec.parents[0].section = Some("same".into());
+    catalog.apply(&Change::Put(Arc::new(Resource { spec: Spec::Route(spec.into()), ..(*plain).clone() })));
+    let attached = |catalog: &Catalog| said(&status(catalog, &key(Kind::HttpRoute, "r"))["parents"][0], "Accepted");
+    assert_eq!(attached(&catalog), "False NoMatchingParent");
+    // Once the place is free, it's taken.
+    catalog.apply(&gateway("gw", "byrnie", None, vec![on("own", "d.test")]));
+    assert_eq!(conflicted(&catalog, "old"), [free, free]);
+    assert_eq!(attached(&catalog), "True Accepted");
+    // One that has nothing left isn't shown at all.
+    catalog.apply(&set("new", 9, vec![on("late", "b.test")]));
+    let view = catalog.view(&NodeSpec::gateway("byrnie", "edge"));
+    assert!(view.find(&key(Kind::ListenerSet, "new")).is_none());
 }

@@ -6,7 +6,9 @@ use crate::ingest::{self, RESOURCES, document, store_key};
 use crate::{State, history};
 use byrnie_base::Text;
 use byrnie_model::service::{Service, ServicePort, TargetPort};
-use byrnie_model::{Health, Identity, Key, Kind, Labels, Resource, Revision, ServiceRef, Spec, Workload, yaml};
+use byrnie_model::{
+    Health, Identity, Key, Kind, Labels, Protocol, Resource, Revision, ServiceRef, Spec, Workload, yaml,
+};
 use byrnie_net::runtime;
 use byrnie_store::{Entry, Expect, Lease, Txn};
 use std::collections::BTreeMap;
@@ -422,7 +424,10 @@ fn fits(state: &State, existing: &Resource, service: &ServiceRef, workload: &Wor
             TargetPort::Name(name) => own.name == *name,
         });
         served |= target.is_some() || matches!(port.target, TargetPort::Number(_));
-        if let Some(own) = target.filter(|own| own.protocol != port.protocol) {
+        // Whoever declares nothing goes with all.
+        let says = |protocol: Protocol| Some(protocol).filter(|says| *says != Protocol::Undeclared);
+        let differ = |own: Protocol| says(own).zip(says(port.protocol)).is_some_and(|(ours, theirs)| ours != theirs);
+        if let Some(own) = target.filter(|own| differ(own.protocol)) {
             let (theirs, ours) = (port.protocol.name(), own.protocol.name());
             return taken(format!("its port {} speaks {theirs}, and this {ours}", port.port));
         }

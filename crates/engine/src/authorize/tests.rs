@@ -186,7 +186,8 @@ fn naive(policies: &[Arc<CompiledPolicy>], call: &Call<'_>, default: bool) -> bo
                 });
             let port = rule.ports.is_empty() || rule.ports.contains(&call.port);
             let http = rule.http.is_empty()
-                || call.http.is_some_and(|(method, path)| {
+                // Of what can't be told, all is denied and nothing allowed.
+                || call.http.map_or(policy.spec.action == Action::Deny, |(method, path)| {
                     rule.http.iter().any(|h| {
                         (h.methods.is_empty() || h.methods.contains(&Text::from(method)))
                             && (h.paths.is_empty() || h.paths.iter().any(|p| pattern_fits(p, path)))

@@ -24,6 +24,8 @@ const LATENCY_AT: usize = 2;
 /// Requests per second at full use, in thousandths; 0 if nothing was reported.
 const CAPACITY: usize = 3;
 const CAPACITY_AT: usize = 4;
+/// Whether it fails the checks that this proxy itself makes.
+const SICK: usize = 5;
 
 /// An estimate halves in this time, unless new answers confirm it. Finagle takes ten seconds to 37 %; ours
 /// is shorter, as an endpoint that is slow once should be back before anybody notices its absence.
@@ -53,6 +55,16 @@ impl Load {
     /// Tries under way.
     pub(crate) fn in_flight(&self) -> u64 {
         self.0.value(IN_FLIGHT)
+    }
+
+    /// What is thought of it by checks.
+    pub(crate) fn judge(&self, well: bool) {
+        self.0.set(SICK, u64::from(!well));
+    }
+
+    /// Whether checks find that it can't work.
+    pub(crate) fn is_sick(&self) -> bool {
+        self.0.value(SICK) != 0
     }
 
     /// An answer came after `span`.

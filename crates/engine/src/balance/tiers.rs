@@ -67,7 +67,8 @@ pub(crate) fn panics(cluster: &Cluster, shard: &Shard, now: Instant) -> bool {
 
 /// Whether nobody is left out.
 fn is_quiet(cluster: &Cluster, shard: &Shard, now: Instant) -> bool {
-    !zone::any(shard) && shard.clusters.peek(cluster.slot).is_none_or(|memory| memory.ejected_until <= now)
+    let checked = cluster.beyond.is_some();
+    !checked && !zone::any(shard) && shard.clusters.peek(cluster.slot).is_none_or(|memory| memory.ejected_until <= now)
 }
 
 fn usable(members: &[Arc<Member>], shard: &Shard, now: Instant) -> usize {

@@ -8,7 +8,7 @@ use crate::balance::hash::{self, hash};
 use crate::balance::tiers::TIERS_MAX;
 use crate::cluster::{Call, Cluster, Ejection, Member, Name, Patience, Pending, Share, Tier};
 use crate::keyed::Protection;
-use crate::probe::Probe;
+use crate::probe::{Checked, Probe};
 use crate::program::Program;
 use crate::quota::Counted;
 use crate::route::{Side, Table};
@@ -16,11 +16,12 @@ use crate::slot::Slot;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::{Node, Security};
 use byrnie_base::Text;
-use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::traffic::{Choice, Nearness, Rate, RetryBudget};
+use byrnie_model::policy::{HealthCheck, TrafficPolicy};
 use byrnie_model::service::{Locality, ServicePort, TargetPort};
 use byrnie_model::{Health, Labels, Service, ServiceRef, Workload};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,7 @@ impl Compiler {
         let access = own.map(|(workload, _)| self.access(name, service, workload, &snapshot.node.identity));
         let protection = self.protection(name, service, own.map(|(workload, _)| workload)).map(Arc::new);
         let probe = own.and_then(|_| self.probe(name, &ports)).map(Box::new);
+        let checked = if far { self.checked(name, service) } else { Vec::new() };
         Subtree {
             service: name.clone(),
             label: name.to_string().into(),
@@ -99,15 +101,42 @@ impl Compiler {
             protection,
             quotas: Arc::default(),
             probe,
+            checked: checked.into(),
         }
     }
 
-    /// How the own program is checked, by the first policy for the service that says so.
+    /// How programs behind a service are checked, by the first policy for it that says so.
+    fn health_check(&self, name: &ServiceRef) -> Option<HealthCheck> {
+        let mut policies = self.held.by_target.get(name)?.iter().filter_map(|key| self.held.traffic.get(key));
+        policies.find_map(|policy| policy.health_check().cloned())
+    }
+
+    /// How the own program is checked.
     fn probe(&self, name: &ServiceRef, ports: &[Port]) -> Option<Probe> {
-        let policies = self.held.by_target.get(name)?.iter().filter_map(|key| self.held.traffic.get(key));
-        let check = policies.into_iter().find_map(|policy| policy.health_check().cloned())?;
+        let check = self.health_check(name)?;
         let port = ports.iter().find(|port| check.port.is_none_or(|number| number == port.number))?;
-        Some(Probe { address: port.program.as_ref()?.beside()?, protocol: port.protocol, check })
+        let address = port.program.as_ref()?.beside()?;
+        Some(Probe { address, protocol: port.protocol, security: Security::Plain, check })
+    }
+
+    /// How the addresses of slices are checked: each at one port, for all that is there.
+    fn checked(&self, name: &ServiceRef, service: &Service) -> Vec<Checked> {
+        let Some(check) = self.health_check(name) else { return Vec::new() };
+        let Some(port) = service.ports.iter().find(|port| check.port.is_none_or(|number| number == port.port)) else {
+            return Vec::new();
+        };
+        let security = self.held.outward.security(name, "", port);
+        let mut at: BTreeMap<IpAddr, Vec<Arc<Member>>> = BTreeMap::new();
+        for member in self.held.far.members(name).into_iter().flat_map(|of| of.values()) {
+            at.entry(member.address().ip()).or_default().push(Arc::clone(member));
+        }
+        let checked = at.into_values().filter_map(|members| {
+            let serves = |member: &&Arc<Member>| member.endpoint.ports.iter().any(|pair| pair.service == port.port);
+            let address = members.iter().find(serves)?.address();
+            let probe = Probe { address, protocol: port.protocol, security: security.clone(), check: check.clone() };
+            Some(Checked { probe, members })
+        });
+        checked.collect()
     }
 
     /// How the own program is checked, if the workload itself says so. No service can have its name.
@@ -119,7 +148,7 @@ impl Compiler {
         let protocol = declared.map(|port| port.protocol).unwrap_or_default();
         let node = &self.snapshot.node;
         let name = ServiceRef::new(node.namespace.clone(), format!("workload {}", node.name));
-        Some(Arc::new((name, Probe { address: at(number), protocol, check })))
+        Some(Arc::new((name, Probe { address: at(number), protocol, security: Security::Plain, check })))
     }
 
     pub(super) fn serves(&self, name: &ServiceRef, service: &Service, labels: &Labels) -> bool {

@@ -5,10 +5,13 @@ use super::*;
 use crate::fixtures::*;
 use crate::{Arrival, Direction, Target};
 use byrnie_model::gateway::{Carries, From, Gateway, Listener};
+use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
+use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::route::{Match, Parent, ParentKind, Route, Rule};
 use byrnie_model::{Identity, Kind, Resource, ServiceRef, Spec};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 fn arrival<'a>(direction: Direction<'a>, source: Option<&'a Identity>) -> Arrival<'a> {
     Arrival { direction, source, remote: SocketAddr::from(([10, 0, 0, 9], 1)), tls: Tls::None }
@@ -96,6 +99,56 @@ fn opaque_bytes_can_not_pass_by_the_rules_of_an_http_port() {
     let arrival = arrival(Direction::Inbound { service: &service, port: 80 }, Some(&bob));
     let (_, effect) = Tunnel::begin(&world.snapshot(), &mut world.shard, &arrival, ms(0));
     assert_eq!(answer(effect).reason, Reason::AccessDenied);
+}
+
+fn once() -> Idempotency {
+    Idempotency {
+        mode: KeyMode::Optional,
+        guarantee: Guarantee::G1,
+        key_ttl: Duration::from_secs(3600),
+        lease: Duration::from_secs(60),
+        on_ambiguous: OnAmbiguous::Hold,
+        on_server_error: OnServerError::Ambiguous,
+        mint_keys: false,
+        status_only: false,
+        enlist: Vec::new(),
+    }
+}
+
+#[test]
+fn opaque_bytes_pass_an_undeclared_port_by_rules_that_need_no_request() {
+    let begin = |others: Vec<Resource>| {
+        let everyone = access("web", "web", Action::Allow, Mode::Enforce, vec![AccessRule::default()]);
+        let mut world = World::new(vec![own_workload(), service("web", Protocol::Undeclared), everyone]);
+        assert_eq!(world.put(others), []);
+        let (service, bob) = (sref("web"), identity("bob"));
+        let arrival = arrival(Direction::Inbound { service: &service, port: 80 }, Some(&bob));
+        Tunnel::begin(&world.snapshot(), &mut world.shard, &arrival, ms(0)).1
+    };
+    plan(begin(vec![]));
+    // Whether it is a POST, nobody can tell.
+    let no_posts = AccessRule { http: vec![http(&["POST"], &[])], ..AccessRule::default() };
+    let denied = answer(begin(vec![access("no-posts", "web", Action::Deny, Mode::Enforce, vec![no_posts.clone()])]));
+    assert_eq!(denied.reason, Reason::AccessDenied);
+    plan(begin(vec![access("no-posts", "web", Action::Deny, Mode::Shadow, vec![no_posts])]));
+    // Nor whether it carries a key that is to take effect once.
+    let keyed = TrafficPolicy { idempotency: Some(once()), ..TrafficPolicy::default() };
+    let refused = answer(begin(vec![traffic("web", keyed)]));
+    assert_eq!(refused.reason, Reason::AccessDenied);
+    assert!(refused.detail.contains("look at requests"), "{}", refused.detail);
+}
+
+#[test]
+fn who_speaks_first_is_remembered_where_nothing_is_declared() {
+    let world = World::new(vec![service("db", Protocol::Undeclared), service("web", Protocol::Undeclared)]);
+    let (snapshot, mut shard) = (world.snapshot(), Shard::new(1));
+    let silence = |shard: &Shard, name| shard.silence(&snapshot, &sref(name), 80);
+    assert_eq!(silence(&shard, "db"), crate::SILENCE_MAX);
+    shard.spoken(&snapshot, &sref("db"), 80, true);
+    assert_eq!((silence(&shard, "db"), silence(&shard, "web")), (Duration::ZERO, crate::SILENCE_MAX));
+    shard.spoken(&snapshot, &sref("db"), 80, false);
+    assert_eq!(silence(&shard, "db"), crate::SILENCE_MAX);
+    assert_eq!(silence(&shard, "nobody"), crate::SILENCE_MAX);
 }
 
 /// A route for connections on `parents`, with these backends and weights.

@@ -147,7 +147,7 @@ fn service_port(reader: &mut Reader<'_>, said: &core::ServicePort, at: &str, sev
             TargetPort::Name(target.as_str().into())
         }
     };
-    let protocol = said.app_protocol.as_deref().map_or(Protocol::Http1, |word| app_protocol(reader, word, at));
+    let protocol = said.app_protocol.as_deref().map_or(Protocol::Undeclared, |word| app_protocol(reader, word, at));
     ServicePort { name, port: number, target, protocol }
 }
 
@@ -183,7 +183,9 @@ pub(crate) fn to_value(service: &Service) -> Value {
             TargetPort::Number(number) => json!(number),
             TargetPort::Name(name) => json!(name),
         };
-        value["appProtocol"] = json!(port.protocol.name());
+        if port.protocol != Protocol::Undeclared {
+            value["appProtocol"] = json!(port.protocol.name());
+        }
         value
     };
     let mut value = json!({"ports": service.ports.iter().map(port).collect::<Vec<_>>()});

@@ -50,15 +50,14 @@ struct PortSpec {
     name: String,
     /// Its number.
     port: i64,
-    /// `http`, `http2`, `grpc` or `tcp`; `http` unless given.
-    #[serde(default)]
-    protocol: ProtocolWord,
+    /// `http`, `http2`, `grpc` or `tcp`; unless given, it is told from what comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    protocol: Option<ProtocolWord>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum ProtocolWord {
-    #[default]
     Http,
     Http2,
     Grpc,
@@ -157,10 +156,11 @@ fn ports(reader: &mut Reader<'_>, said: &[PortSpec]) -> Vec<WorkloadPort> {
             reader.fault(&code::CONTRADICTION, at, format!("the port name \"{name}\" stands twice"));
         }
         let protocol = match port.protocol {
-            ProtocolWord::Http => Protocol::Http1,
-            ProtocolWord::Http2 => Protocol::Http2,
-            ProtocolWord::Grpc => Protocol::Grpc,
-            ProtocolWord::Tcp => Protocol::Tcp,
+            None => Protocol::Undeclared,
+            Some(ProtocolWord::Http) => Protocol::Http1,
+            Some(ProtocolWord::Http2) => Protocol::Http2,
+            Some(ProtocolWord::Grpc) => Protocol::Grpc,
+            Some(ProtocolWord::Tcp) => Protocol::Tcp,
         };
         ports.push(WorkloadPort { name: name.as_str().into(), port: number, protocol });
     }
@@ -220,10 +220,11 @@ impl WorkloadSpec {
             name: port.name.to_string(),
             port: port.port.into(),
             protocol: match port.protocol {
-                Protocol::Http1 => ProtocolWord::Http,
-                Protocol::Http2 => ProtocolWord::Http2,
-                Protocol::Grpc => ProtocolWord::Grpc,
-                Protocol::Tcp => ProtocolWord::Tcp,
+                Protocol::Undeclared => None,
+                Protocol::Http1 => Some(ProtocolWord::Http),
+                Protocol::Http2 => Some(ProtocolWord::Http2),
+                Protocol::Grpc => Some(ProtocolWord::Grpc),
+                Protocol::Tcp => Some(ProtocolWord::Tcp),
             },
         };
         let word = |service: &ServiceRef| match &*service.namespace == namespace {

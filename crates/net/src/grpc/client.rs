@@ -108,6 +108,14 @@ impl Channel {
         Self::over(io::Stream::from(tcp), address, None).await
     }
 
+    /// Over a connection to `address` that is open already.
+    ///
+    /// # Errors
+    /// If HTTP/2 isn't spoken there.
+    pub async fn connect_over(stream: io::Stream, address: SocketAddr) -> Result<Self, ConnectError> {
+        Self::over(stream, address, None).await
+    }
+
     async fn over(
         stream: io::Stream,
         address: SocketAddr,

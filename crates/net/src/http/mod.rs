@@ -142,12 +142,25 @@ impl From<Reject> for Error {
 pub async fn sniff(stream: &mut Stream) -> io::Result<(Sniff, Vec<u8>)> {
     let mut bytes = Vec::new();
     loop {
-        read_more(stream, &mut bytes).await?;
-        match byrnie_codec::sniff::sniff(&bytes) {
+        match hear(stream, &mut bytes).await? {
             Sniff::NeedMore => {}
             found => return Ok((found, bytes)),
         }
     }
+}
+
+/// Tells what `bytes` of a connection are, if need be with what comes next, which it adds. Dropped before its end, it loses
+/// nothing.
+///
+/// # Errors
+/// If the connection failed or closed before more came.
+pub async fn hear(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<Sniff> {
+    let found = byrnie_codec::sniff::sniff(bytes);
+    if found != Sniff::NeedMore {
+        return Ok(found);
+    }
+    read_more(stream, bytes).await?;
+    Ok(byrnie_codec::sniff::sniff(bytes))
 }
 
 /// Waits until it's clear for which host a client begins a TLS handshake, and takes nothing of it. No host if it names

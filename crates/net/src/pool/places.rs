@@ -83,6 +83,13 @@ impl<V> Places<V> {
         self.0.get_mut(&asked.address)?.iter_mut().find(|(key, _)| key.asked() == *asked)
     }
 
+    /// What is kept for the same under an earlier generation.
+    pub(super) fn older(&mut self, asked: &Asked<'_>) -> Option<&V> {
+        let same = |key: &Key| key.asked() == Asked { generation: key.generation, ..*asked };
+        let found = self.0.get(&asked.address)?.iter();
+        found.filter(|(key, _)| key.generation < asked.generation && same(key)).map(|(_, value)| value).next_back()
+    }
+
     /// The value of `key`, made if there is none.
     pub(super) fn of(&mut self, key: Rc<Key>) -> &mut V
     where

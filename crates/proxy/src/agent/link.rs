@@ -139,6 +139,7 @@ pub(super) async fn begin(
     let (publisher, mut first) = Publisher::new(Arc::clone(&credentials))?;
     let link = Rc::new(Link::new(control, credentials));
     let publisher = Rc::new(publisher);
+    let own_machine = own.inbound.is_some_and(|address| address.ip().is_loopback());
     let (tell_health, health) = watch::channel(Health::default());
     let registered = match registry::join(config, own, &link, (health, goodbye, state.handing()), stop) {
         None => None,
@@ -177,7 +178,7 @@ pub(super) async fn begin(
     runtime::spawn_local("quotas", quota::run(asked.quotas, Arc::from(&*state.node), Rc::clone(&link)));
     runtime::spawn_local("report", report::run(records, link, state));
     if registered.is_some() {
-        runtime::spawn_local("health", probe::run(in_force.clone(), tell_health));
+        runtime::spawn_local("health", probe::run(in_force.clone(), tell_health, own_machine));
     }
     Ok((in_force, registered))
 }

@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Checks the own program as policies say, and lets the registry know how it is. One task for each service that
-//! has a check asks; what is made of the answers is `engine/probe`'s.
+//! Checks the own program as policies say, and lets the registry know how it is; on a proxy by which calls leave the mesh
+//! also the addresses of slices, and lets the cores know. One task for each of them asks; what is made of the
+//! answers is `engine/probe`'s.
 
+use crate::outside;
 use crate::worker::InForce;
 use byrnie_base::Rng;
 use byrnie_codec::grpc::health;
 use byrnie_codec::h1::Asked;
 use byrnie_codec::{Head, Limits, Version};
-use byrnie_engine::{Probe, Pulse};
+use byrnie_engine::{Checked, Probe, Pulse, Security};
 use byrnie_model::policy::health::Check;
-use byrnie_model::{Health, Protocol, ServiceRef};
+use byrnie_model::{Health, ServiceRef};
 use byrnie_net::grpc::Channel;
 use byrnie_net::http::h2 as http2;
 use byrnie_net::http::{Answered, Error, Wire, h1};
-use byrnie_net::io;
+use byrnie_net::io::{self, Stream};
 use byrnie_net::runtime::{self, Task};
+use byrnie_net::tls::outward::{self, Outward, Speaks};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -24,18 +27,25 @@ use tokio::sync::{mpsc, watch};
 
 /// Findings that wait to be judged: one for each check, as each waits for its own.
 const FINDINGS_MAX: usize = 64;
+/// Addresses of slices that are checked, the first by service and address; more are judged by their answers alone.
+const CHECKED_MAX: usize = 1024;
 /// A check comes later than it is due by up to this part of its interval, so that those of one machine spread.
 const JITTER_PART: u32 = 10;
 
+/// What is checked: a service's own program, or what is at an address of its slices.
+type Subject = (ServiceRef, Option<SocketAddr>);
+
 /// What a check found.
 struct Finding {
-    service: ServiceRef,
+    subject: Subject,
     well: Result<(), String>,
 }
 
 /// A check that runs until it's dropped.
 struct Running {
     probe: Probe,
+    /// The endpoints that are judged by it, if it isn't the own program.
+    far: Option<Checked>,
     pulse: watch::Sender<Pulse>,
     task: Task,
 }
@@ -43,17 +53,29 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
+        // Nobody knows any more.
+        self.judge(true);
     }
 }
 
-/// Follows the configuration, checks, and tells `health` what is thought of the program.
-pub(super) async fn run(mut in_force: watch::Receiver<InForce>, health: watch::Sender<Health>) {
+impl Running {
+    fn judge(&self, well: bool) {
+        if let Some(far) = &self.far {
+            far.judge(well);
+        }
+    }
+}
+
+/// Follows the configuration, checks, and tells `health` what is thought of the program. Addresses of this machine itself
+/// and of its link are asked only where the whole mesh is on it (`own_machine`), as for calls.
+pub(super) async fn run(mut in_force: watch::Receiver<InForce>, health: watch::Sender<Health>, own_machine: bool) {
     let (tell, mut findings) = mpsc::channel(FINDINGS_MAX);
-    let mut running: BTreeMap<ServiceRef, Running> = BTreeMap::new();
+    let mut running: BTreeMap<Subject, Running> = BTreeMap::new();
     loop {
-        renew(&mut running, &in_force.borrow_and_update(), &tell);
+        renew(&mut running, &in_force.borrow_and_update(), &tell, own_machine);
         loop {
-            let all_well = running.values().all(|one| one.pulse.borrow().is_well());
+            let mut own = running.values().filter(|one| one.far.is_none());
+            let all_well = own.all(|one| one.pulse.borrow().is_well());
             let now = if all_well { Health::Healthy } else { Health::Unhealthy };
             health.send_if_modified(|health| std::mem::replace(health, now) != now);
             tokio::select! {
@@ -68,26 +90,40 @@ pub(super) async fn run(mut in_force: watch::Receiver<InForce>, health: watch::S
 }
 
 /// Starts the checks that are new, and ends those that are no more.
-fn renew(running: &mut BTreeMap<ServiceRef, Running>, in_force: &InForce, tell: &mpsc::Sender<Finding>) {
-    let asked: BTreeMap<&ServiceRef, &Probe> = in_force.snapshot.probes().collect();
-    running.retain(|service, one| asked.get(service).is_some_and(|probe| **probe == one.probe));
-    for (service, probe) in asked {
-        if running.contains_key(service) {
+fn renew(
+    running: &mut BTreeMap<Subject, Running>,
+    in_force: &InForce,
+    tell: &mpsc::Sender<Finding>,
+    own_machine: bool,
+) {
+    let own = in_force.snapshot.probes().map(|(service, probe)| ((service.clone(), None), (probe, None)));
+    let reached =
+        in_force.snapshot.checked().filter(|(_, far)| own_machine || !outside::is_inside(far.probe.address.ip()));
+    let far: BTreeMap<Subject, &Checked> =
+        reached.map(|(service, far)| ((service.clone(), Some(far.probe.address)), far)).collect();
+    let far = far.into_iter().take(CHECKED_MAX).map(|(subject, far)| (subject, (&far.probe, Some(far))));
+    let asked: BTreeMap<Subject, (&Probe, Option<&Checked>)> = own.chain(far).collect();
+    running.retain(|subject, one| asked.get(subject).is_some_and(|(probe, _)| **probe == one.probe));
+    for (subject, (probe, far)) in asked {
+        if let Some(one) = running.get_mut(&subject) {
+            // Endpoints that are new at an address are as well as it is.
+            one.far = far.cloned();
+            one.judge(one.pulse.borrow().is_well());
             continue;
         }
         let (pulse, known) = watch::channel(Pulse::default());
-        let check = check(service.clone(), probe.clone(), known, tell.clone());
-        let task = runtime::spawn_local("health check", check);
-        running.insert(service.clone(), Running { probe: probe.clone(), pulse, task });
+        let task = runtime::spawn_local("health check", check(subject.clone(), probe.clone(), known, tell.clone()));
+        running.insert(subject, Running { probe: probe.clone(), far: far.cloned(), pulse, task });
     }
 }
 
-fn judge(running: &BTreeMap<ServiceRef, Running>, Finding { service, well }: Finding) {
-    let Some(one) = running.get(&service) else { return };
+fn judge(running: &BTreeMap<Subject, Running>, Finding { subject, well }: Finding) {
+    let Some(one) = running.get(&subject) else { return };
     let (before, mut pulse) = (one.pulse.borrow().is_well(), *one.pulse.borrow());
     pulse.take(&one.probe.check, well.is_ok());
     one.pulse.send_replace(pulse);
-    let address = one.probe.address;
+    one.judge(pulse.is_well());
+    let (service, address) = (&subject.0, one.probe.address);
     match well {
         Err(cause) if before && !pulse.is_well() => {
             let code = byrnie_model::code::PROGRAM_SICK.id;
@@ -99,12 +135,23 @@ fn judge(running: &BTreeMap<ServiceRef, Running>, Finding { service, well }: Fin
 }
 
 /// Asks again and again.
-async fn check(service: ServiceRef, probe: Probe, mut pulse: watch::Receiver<Pulse>, tell: mpsc::Sender<Finding>) {
+async fn check(subject: Subject, probe: Probe, mut pulse: watch::Receiver<Pulse>, tell: mpsc::Sender<Finding>) {
     let mut rng = Rng::new(super::seed());
+    let outward = match &probe.security {
+        Security::Plain => Ok(None),
+        Security::Tls(verify) => outside::make(verify).map(Some).ok_or("who is there can't be verified"),
+        Security::Broken(_) => Err("the policy for its TLS can't be followed"),
+    };
     loop {
-        let asked = runtime::timeout(probe.check.timeout, ask(&probe)).await;
-        let well = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-        if tell.send(Finding { service: service.clone(), well }).await.is_err() || pulse.changed().await.is_err() {
+        let asked = async {
+            match &outward {
+                Ok(outward) => ask(&probe, outward.as_ref()).await,
+                Err(why) => Err((*why).to_owned()),
+            }
+        };
+        let well = runtime::timeout(probe.check.timeout, asked).await;
+        let well = well.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        if tell.send(Finding { subject: subject.clone(), well }).await.is_err() || pulse.changed().await.is_err() {
             return;
         }
         let pause = pulse.borrow_and_update().pause(&probe.check);
@@ -114,12 +161,23 @@ async fn check(service: ServiceRef, probe: Probe, mut pulse: watch::Receiver<Pul
 }
 
 /// Asks once; an error says what was wrong.
-async fn ask(Probe { address, protocol, check }: &Probe) -> Result<(), String> {
-    match &check.how {
-        Check::Tcp => io::connect(*address, check.timeout).await.map(drop).map_err(|error| error.to_string()),
-        Check::Http(path) => get(*address, *protocol, path, check.timeout).await,
+async fn ask(probe: &Probe, outward: Option<&Outward>) -> Result<(), String> {
+    let h2 = probe.protocol.is_h2();
+    let speaks = match &probe.check.how {
+        Check::Tcp => Speaks::Opaque,
+        Check::Http(_) if !h2 => Speaks::Http1,
+        Check::Http(_) | Check::Grpc(_) => Speaks::Http2,
+    };
+    let tcp = io::connect(probe.address, probe.check.timeout).await.map_err(|error| error.to_string())?;
+    let stream = match outward {
+        None => Stream::from(tcp),
+        Some(outward) => outward::connect(tcp, outward, speaks).await.map_err(|error| error.to_string())?.0,
+    };
+    match &probe.check.how {
+        Check::Tcp => Ok(()),
+        Check::Http(path) => get(stream, probe.address, h2, path).await,
         Check::Grpc(service) => {
-            let channel = Channel::connect_plain(*address).await.map_err(|error| error.to_string())?;
+            let channel = Channel::connect_over(stream, probe.address).await.map_err(|error| error.to_string())?;
             let answer = channel.unary(health::PATH, health::question(service).into()).await;
             let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
             health::is_serving(&answer).map_err(str::to_owned)
@@ -128,17 +186,16 @@ async fn ask(Probe { address, protocol, check }: &Probe) -> Result<(), String> {
 }
 
 /// GETs a path, by whatever the program speaks.
-async fn get(address: SocketAddr, protocol: Protocol, path: &str, limit: Duration) -> Result<(), String> {
-    let tcp = io::connect(address, limit).await.map_err(|error| error.to_string())?;
+async fn get(stream: Stream, address: SocketAddr, h2: bool, path: &str) -> Result<(), String> {
     let words = |error: Error| error.to_string();
     let mut head = Head::new();
     let started = head.start_request("GET", "http", &address.to_string(), path);
     started.and_then(|()| head.append("user-agent", b"byrnie-health-check")).map_err(|reject| reject.to_string())?;
-    let mut wire = if matches!(protocol, Protocol::Http2 | Protocol::Grpc) {
+    let mut wire = if h2 {
         head.set_version(Version::Http2);
-        Wire::H2(Box::new(http2::connect(tcp.into()).open()))
+        Wire::H2(Box::new(http2::connect(stream).open()))
     } else {
-        Wire::H1(Box::new(h1::Conn::new(tcp.into(), Vec::new(), Limits::default())))
+        Wire::H1(Box::new(h1::Conn::new(stream, Vec::new(), Limits::default())))
     };
     match exchange(&mut wire, &mut head).await.map_err(words)? {
         200..400 => Ok(()),

@@ -75,12 +75,13 @@ fn a_short_answer_that_breaks_off_costs_no_idempotent_request() {
         while let Some(head) = peer.read_head() {
             peer.read_body_of(&head);
             let dies = count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
-            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n");
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n";
             if dies {
-                peer.send("bo");
+                // At once, so that hardly anything can come between its head and its end.
+                peer.send(format!("{head}bo"));
                 return;
             }
-            peer.send("body");
+            peer.send(format!("{head}body"));
         }
     });
     let world = World::new();

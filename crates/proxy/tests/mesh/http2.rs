@@ -238,3 +238,20 @@ fn an_answer_that_needs_no_more_of_the_body_is_heard_before_the_body_is_refused(
     })
     .unwrap();
 }
+
+#[test]
+fn http2_stays_http2_where_nothing_is_declared() {
+    through(Protocol::Undeclared, async |send, _| {
+        for kind in ["application/grpc", "text/plain"] {
+            let mut asked = request("/");
+            asked.headers_mut().insert("content-type", kind.parse().unwrap());
+            let (response, mut body) = send.clone().ready().await.unwrap().send_request(asked, false).unwrap();
+            body.send_data(Bytes::from_static(b"hello"), true).unwrap();
+            let (said, trailers) = read(response.await.unwrap().into_body()).await.unwrap();
+            assert_eq!(
+                (said.as_slice(), trailers.unwrap().get("grpc-status").unwrap().as_bytes()),
+                (&b"hello"[..], &b"0"[..])
+            );
+        }
+    });
+}

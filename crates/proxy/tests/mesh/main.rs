@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod admin;
+mod ahead;
 mod control;
 mod faults;
 mod hedge;
@@ -16,5 +17,6 @@ mod otlp;
 mod queue;
 mod routes;
 mod tcp;
+mod undeclared;
 mod websocket;
 mod world;

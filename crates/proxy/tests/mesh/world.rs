@@ -206,7 +206,7 @@ impl Proxy {
 }
 
 pub(crate) fn resource(kind: Kind, name: impl Into<Text>, spec: Spec) -> Resource {
-    let namespace = if kind == Kind::Mesh { "" } else { "default" };
+    let namespace = if kind.namespaced() { "default" } else { "" };
     Resource {
         key: Key::new(kind, namespace, name),
         revision: Revision(1),

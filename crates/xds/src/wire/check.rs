@@ -197,8 +197,9 @@ pub const fn health_out(health: Health) -> i32 {
     }) as i32
 }
 
-pub(super) fn protocol(number: i32) -> Result<Protocol, Error> {
+pub(super) fn protocol(number: i32, undeclared: bool) -> Result<Protocol, Error> {
     match pb::Protocol::try_from(number) {
+        Ok(pb::Protocol::Http1) if undeclared => Ok(Protocol::Undeclared),
         Ok(pb::Protocol::Http1) => Ok(Protocol::Http1),
         Ok(pb::Protocol::Http2) => Ok(Protocol::Http2),
         Ok(pb::Protocol::Grpc) => Ok(Protocol::Grpc),
@@ -207,9 +208,10 @@ pub(super) fn protocol(number: i32) -> Result<Protocol, Error> {
     }
 }
 
+/// The number of a protocol; of one that nobody declared that of HTTP/1.
 pub(super) const fn protocol_out(protocol: Protocol) -> i32 {
     (match protocol {
-        Protocol::Http1 => pb::Protocol::Http1,
+        Protocol::Http1 | Protocol::Undeclared => pb::Protocol::Http1,
         Protocol::Http2 => pb::Protocol::Http2,
         Protocol::Grpc => pb::Protocol::Grpc,
         Protocol::Tcp => pb::Protocol::Tcp,

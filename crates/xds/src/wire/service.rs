@@ -6,7 +6,7 @@ use super::{Error, Problem};
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_model::service::{Service, ServicePort, TargetPort};
-use byrnie_model::{Labels, Spec};
+use byrnie_model::{Labels, Protocol, Spec};
 use std::collections::BTreeSet;
 
 pub(super) fn encode(service: &Service, labels: &Labels) -> Bytes {
@@ -55,7 +55,7 @@ fn port(port: &pb::ServicePort) -> Result<ServicePort, Error> {
         name: check::optional_name("ports[].name", &port.name)?,
         port: check::port("ports[].port", port.port)?,
         target,
-        protocol: check::protocol(port.protocol)?,
+        protocol: check::protocol(port.protocol, port.undeclared)?,
     })
 }
 
@@ -69,5 +69,6 @@ fn port_out(port: &ServicePort) -> pb::ServicePort {
         port: port.port.into(),
         target: Some(target),
         protocol: check::protocol_out(port.protocol),
+        undeclared: port.protocol == Protocol::Undeclared,
     }
 }

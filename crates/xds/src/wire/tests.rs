@@ -55,7 +55,13 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 }
 
 fn protocol() -> impl Strategy<Value = Protocol> {
-    prop_oneof![Just(Protocol::Http1), Just(Protocol::Http2), Just(Protocol::Grpc), Just(Protocol::Tcp)]
+    prop_oneof![
+        Just(Protocol::Http1),
+        Just(Protocol::Http2),
+        Just(Protocol::Grpc),
+        Just(Protocol::Tcp),
+        Just(Protocol::Undeclared)
+    ]
 }
 
 fn health() -> impl Strategy<Value = Health> {
@@ -577,6 +583,7 @@ fn what_the_model_forbids_is_not_decoded() {
         port: number,
         target: Some(pb::service_port::Target::TargetNumber(1)),
         protocol: 1,
+        undeclared: false,
     };
     let service = |ports| pb::Service { ports, ..Default::default() };
     check(Kind::Service, &service(vec![]), "ports is missing");

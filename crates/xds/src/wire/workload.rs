@@ -7,13 +7,14 @@ use super::health;
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_model::workload::{Workload, WorkloadPort};
-use byrnie_model::{Labels, Spec};
+use byrnie_model::{Labels, Protocol, Spec};
 
 pub(super) fn encode(workload: &Workload, labels: &Labels) -> Bytes {
     let port = |port: &WorkloadPort| pb::WorkloadPort {
         name: port.name.to_string(),
         port: port.port.into(),
         protocol: check::protocol_out(port.protocol),
+        undeclared: port.protocol == Protocol::Undeclared,
     };
     let message = pb::Workload {
         labels: labels_out(labels),
@@ -37,7 +38,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         Ok(WorkloadPort {
             name: check::optional_name("ports[].name", &port.name)?,
             port: check::port("ports[].port", port.port)?,
-            protocol: check::protocol(port.protocol)?,
+            protocol: check::protocol(port.protocol, port.undeclared)?,
         })
     };
     let spec = Workload {

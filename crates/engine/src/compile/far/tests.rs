@@ -8,7 +8,8 @@ use crate::{
 };
 use byrnie_codec::Head;
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
-use byrnie_model::policy::traffic::{Balance, Failover, Nearness, TrafficPolicy};
+use byrnie_model::policy::health::{Check, HealthCheck};
+use byrnie_model::policy::traffic::{Balance, Choice, Failover, Nearness, TrafficPolicy};
 use byrnie_model::resource::Spec;
 use byrnie_model::service::{Locality, ServicePort, TargetPort};
 use byrnie_model::slice::{ADDRESSES_MAX, Address, Slice, SlicePort};
@@ -244,4 +245,31 @@ fn a_workload_beside_a_program_leads_to_no_addresses() {
     let world = World::new(vec![own, db(), slice("one", PORTS, vec![address("192.0.2.1")])]);
     assert_eq!(world.snapshot().served().count(), 0);
     assert!(world.snapshot().endpoints(&sref("db")).is_empty());
+}
+
+#[test]
+fn addresses_that_fail_their_check_are_asked_last() {
+    let check = HealthCheck::new(Check::Http("/healthz".into()), None);
+    let choice = Choice { health_check: Some(check), ..Choice::default() };
+    let policy = TrafficPolicy { endpoints: Some(choice), ..TrafficPolicy::default() };
+    let addresses = ["10.9.0.1", "10.9.0.2"].map(address).to_vec();
+    let mut exit = Exit::new(vec![db(), slice("db-1", PORTS, addresses), traffic("db", policy)]);
+    let snapshot = exit.snapshot();
+    let checked: Vec<_> = snapshot.checked().map(|(_, one)| one).collect();
+    let at = [0, 1].map(|one: usize| checked[one].probe.address.to_string());
+    assert_eq!(at, ["10.9.0.1:8080", "10.9.0.2:8080"], "each once, at the first port");
+    assert_eq!(snapshot.probes().count(), 0, "the own program has no check");
+    let both = set(&at.each_ref().map(String::as_str));
+    assert_eq!(exit.reached(), both);
+    checked[0].judge(false);
+    assert_eq!(exit.reached(), set(&[&at[1]]));
+    // If nobody is left, all are asked.
+    checked[1].judge(false);
+    assert_eq!(exit.reached(), both);
+    checked[0].judge(true);
+    assert_eq!(exit.reached(), set(&[&at[0]]));
+    // What is known of an address outlives a change of its slice.
+    let more = ["10.9.0.1", "10.9.0.2", "10.9.0.3"].map(address).to_vec();
+    exit.apply(vec![slice("db-1", PORTS, more)], Vec::new());
+    assert_eq!(exit.reached(), set(&[&at[0], "10.9.0.3:8080"]));
 }

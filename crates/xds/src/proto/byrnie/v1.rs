@@ -101,6 +101,8 @@ pub struct WorkloadPort {
     pub port: u32,
     #[prost(enumeration = "Protocol", tag = "3")]
     pub protocol: i32,
+    #[prost(bool, tag = "4")]
+    pub undeclared: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Service {
@@ -161,6 +163,8 @@ pub struct ServicePort {
     pub port: u32,
     #[prost(enumeration = "Protocol", tag = "5")]
     pub protocol: i32,
+    #[prost(bool, tag = "6")]
+    pub undeclared: bool,
     #[prost(oneof = "service_port::Target", tags = "3, 4")]
     pub target: ::core::option::Option<service_port::Target>,
 }

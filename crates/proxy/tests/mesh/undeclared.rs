@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ports whose protocol nobody declared: whoever speaks first, and in whatever tongue, is understood.
+
+use crate::world::{self, PATIENCE, Peer, Program, Proxy, World, get, resource};
+use byrnie_engine::SILENCE_MAX;
+use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule};
+use byrnie_model::{Kind, Protocol, Resource, Spec};
+use byrnie_net::runtime;
+use byrnie_proxy::Hop;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A program that begins with a banner, as mail servers and MySQL do, and then repeats line by line.
+fn greeter() -> Program {
+    Program::start(|mut peer| {
+        peer.send("220 welcome\r\n");
+        while let Some(line) = peer.read_until(b"\r\n") {
+            peer.send(line);
+        }
+    })
+}
+
+/// A program that repeats whatever comes, and at the end how much it was.
+fn repeater() -> Program {
+    Program::start(|mut peer| {
+        let said = peer.read_to_end();
+        peer.send(&said);
+        peer.send(format!("{} bytes", said.len()));
+    })
+}
+
+fn mesh(world: &World, program: &Program) -> (Proxy, Proxy) {
+    let server = world.serving("echo", program.port, Protocol::Undeclared);
+    let caller = world.calling(&[("echo", Protocol::Undeclared, &[&server])]);
+    (server, caller)
+}
+
+/// Waits until a program has been connected to so often.
+fn until_accepted(program: &Program, times: usize) {
+    let begun = runtime::now().mono;
+    while program.accepted.load(Ordering::SeqCst) < times {
+        assert!(runtime::now().mono.since(begun) < PATIENCE, "nobody came");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard_at_once_without_being_declared() {
+    for hop in [Hop::Framed, Hop::Http1] {
+        let (mut world, program) = (World::new(), greeter());
+        world.hop = hop;
+        let (_server, caller) = mesh(&world, &program);
+        let address = caller.outbound("echo");
+        let greet = || {
+            let mut client = Peer::connect(address);
+            assert_eq!(client.read_until(b"\r\n").unwrap(), b"220 welcome\r\n");
+            // Words of HTTP mean nothing once the server has spoken.
+            client.send("GET / HTTP/1.1\r\n");
+            assert_eq!(client.read_until(b"\r\n").unwrap(), b"GET / HTTP/1.1\r\n");
+        };
+        greet();
+        // From then on it's known who begins: nobody waits.
+        let begun = runtime::now().mono;
+        (0..40).for_each(|_| greet());
+        let took = runtime::now().mono.since(begun);
+        assert!(took < SILENCE_MAX * 40, "{took:?}");
+        assert_eq!(program.accepted.load(Ordering::SeqCst), 41);
+    }
+}
+
+#[test]
+fn a_client_that_speaks_first_is_passed_on_byte_by_byte() {
+    let hello = [0x16, 3, 1, 0, 5, 1, 0, 0, 1, 3];
+    let firsts: [&[u8]; 6] =
+        [b"*1\r\n$4\r\nPING\r\n", b"\0\0\0\x08\x04\xd2\x16\x2f", &hello, b"P", b"PRI * HTTP/1.0", b"\r\n\r\n"];
+    let (world, program) = (World::new(), repeater());
+    let (_server, caller) = mesh(&world, &program);
+    for first in firsts {
+        let mut client = Peer::connect(caller.outbound("echo"));
+        client.send(first);
+        client.stream.shutdown(Shutdown::Write).unwrap();
+        let expected = [first, format!("{} bytes", first.len()).as_bytes()].concat();
+        assert_eq!(client.read_to_end(), expected, "{}", first.escape_ascii());
+    }
+    assert_eq!(program.accepted.load(Ordering::SeqCst), firsts.len());
+    // One that stops amid a word isn't kept either.
+    let program = Program::start(|mut peer| {
+        let said = peer.read_exact(3);
+        peer.send(said);
+    });
+    let (_server, caller) = mesh(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    client.send("GET");
+    assert_eq!(client.read_exact(3), b"GET");
+}
+
+#[test]
+fn a_client_of_http_that_takes_its_time_is_served_as_one() {
+    let (world, program) = (World::new(), Program::echo());
+    let (_server, caller) = mesh(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    // By now the server has been asked whether it begins.
+    until_accepted(&program, 1);
+    // As it reads paths, it's HTTP to the mesh.
+    for (path, canonical) in [("/%61", "/a"), ("/b", "/b")] {
+        assert_eq!(client.ask(&get(path)), (200, format!("GET {canonical} HTTP/1.1\n")));
+    }
+    // One connection to be asked on, one for the requests.
+    assert_eq!(program.accepted.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_tunnel_through_the_forward_listener_is_heard_as_well() {
+    let (world, program) = (World::new(), greeter());
+    let (_server, caller) = mesh(&world, &program);
+    let mut client = Peer::connect(caller.ports.forward.unwrap());
+    client.send("CONNECT echo:80 HTTP/1.1\r\nhost: echo:80\r\n\r\n");
+    assert_eq!(world::status(&client.read_head().unwrap()), 200);
+    assert_eq!(client.read_until(b"\r\n").unwrap(), b"220 welcome\r\n");
+}
+
+fn policy(action: Action, http: Vec<HttpMatch>) -> Resource {
+    let rule = Rule { http, ..Rule::default() };
+    let policy = AccessPolicy { mode: Mode::Enforce, targets: vec![world::service("echo")], action, rules: vec![rule] };
+    resource(Kind::AccessPolicy, format!("{action:?}").to_lowercase(), Spec::Access(Arc::new(policy)))
+}
+
+#[test]
+fn bytes_pass_by_no_rule_that_looks_at_requests() {
+    let only = |path: &str| vec![HttpMatch { methods: Vec::new(), paths: vec![PathPattern::Exact(path.into())] }];
+    let open = vec![world::mesh(byrnie_model::resource::DefaultAccess::Deny), policy(Action::Allow, only("/open"))];
+    let shut = vec![policy(Action::Deny, only("/shut"))];
+    for (rules, refused) in [(open, "/other"), (shut, "/shut")] {
+        let (world, program) = (World::new(), Program::echo());
+        let (mut server, caller) = mesh(&world, &program);
+        server.apply(rules);
+        let address = caller.outbound("echo");
+        // The new rules are in force once a request is refused by them.
+        let begun = runtime::now().mono;
+        while Peer::connect(address).ask(&get(refused)).0 != 403 {
+            assert!(runtime::now().mono.since(begun) < PATIENCE, "the rules aren't in force");
+        }
+        let before = program.accepted.load(Ordering::SeqCst);
+        let mut bytes = Peer::connect(address);
+        bytes.send("GETS /shut\r\n");
+        assert_eq!(bytes.read_to_end(), b"");
+        // One who stops amid a word becomes opaque, and may not go on with a request.
+        let mut torn = Peer::connect(address);
+        torn.send("GET");
+        assert_eq!(torn.read_to_end(), b"");
+        // A silent one isn't let in either, but its request is.
+        let mut silent = Peer::connect(address);
+        assert_eq!(program.accepted.load(Ordering::SeqCst), before);
+        assert_eq!(silent.ask(&get("/open")).0, 200);
+        assert_eq!(silent.ask(&get(refused)).0, 403);
+    }
+}
