@@ -58,6 +58,10 @@ impl LogFile {
     /// Opens what is on `disk`, with a log of `log_bytes` on `log`; empty disks included.
     pub(crate) fn open(disk: Arc<dyn Disk>, log: Arc<dyn Disk>, log_bytes: usize) -> Result<Self, OpenError> {
         let (guard, (format, last)) = Guard::open(disk, CACHE_BYTES, initialize)?;
+        // There was one before the file was told so.
+        if format == LOGGED && log.len()? < log_bytes as u64 {
+            return Err(OpenError::Corrupt("its log (.wal), which has what came last, isn't beside it".to_owned()));
+        }
         let wal = Wal::open(log, log_bytes, guard.sync_failed())?;
         let steps = last + wal.read(last)?.len() as u64;
         // What can't be taken over shows now.
@@ -412,5 +416,18 @@ mod tests {
         medium.flip(100);
         let refused = open(&medium).map(drop).unwrap_err().to_string();
         assert!(refused.contains("damaged") && refused.contains("step 3 where 2 should come first"), "{refused}");
+    }
+
+    #[test]
+    fn a_missing_log_is_told() {
+        let (medium, log) = (RamDisk::new(), RamDisk::new());
+        let both = |log: &RamDisk| LogFile::open(medium.attach(), log.attach(), LOG_BYTES);
+        let mut file = both(&log).unwrap();
+        (0..5).for_each(|after| append(&mut file, after));
+        medium.crash();
+        drop(file);
+        let refused = both(&RamDisk::new()).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("isn't beside it"), "{refused}");
+        assert_eq!(both(&log).unwrap().steps, 5);
     }
 }
