@@ -27,7 +27,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   gen [--check]   Rust from the protobuf files (--check: only say whether it is fresh)
   sim [--seeds N] [--seed S]
                   the simulated mesh, each seed twice; --seed S shows the run of one
-  transfers [--count N] [--kills N] [--seed S] [--coordinators N]
+  transfers [--count N] [--kills N] [--seed S] [--coordinators N] [--beside dtm]
                   money between three banks while everything is killed
   payments [--count N] [--kills N] [--seed S] [--coordinators 1..8] [--programs 0|1]
                   keyed payments to a program without a barrier, under the same fire

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask transfers`: money between three banks while everything is killed, for as long as one has time for; see
-//! `crates/byrnie/tests/transfers.rs`. `cargo xtask takeover`: one coordinator is killed and another goes on with all that it left; see
+//! `crates/byrnie/tests/transfers.rs`, and `crates/byrnie/tests/beside.rs` for dtm under the same fire (`--beside dtm`). `cargo xtask takeover`: one coordinator is killed and another goes on with all that it left; see
 //! `crates/byrnie/tests/coordinators.rs`. `cargo xtask payments`: keyed payments to a program without a barrier, under the same fire; see
 //! `crates/byrnie/tests/keyed.rs`. A PostgreSQL of its own is started for each.
 
@@ -21,11 +21,13 @@ pub(crate) struct Extent {
     seed: u64,
     late_ms: u64,
     coordinators: u64,
+    /// Whether dtm is asked for the same, by sagas of its own API.
+    dtm: bool,
 }
 
 impl Extent {
     /// What a run of all tests has time for.
-    pub(crate) const USUAL: Self = Self { count: 2_000, kills: 40, seed: 1, late_ms: 500, coordinators: 1 };
+    pub(crate) const USUAL: Self = Self { count: 2_000, kills: 40, seed: 1, late_ms: 500, coordinators: 1, dtm: false };
 
     /// And for that by several coordinators on one database.
     pub(crate) const SHARED: Self = Self { count: 500, kills: 10, coordinators: 3, ..Self::USUAL };
@@ -38,7 +40,11 @@ impl Extent {
         let mut extent = Self { late_ms: 3_000, ..Self::USUAL };
         let mut words = args.iter();
         while let Some(word) = words.next() {
-            let number = words.next().with_context(|| format!("{word} needs a number"))?;
+            let number = words.next().with_context(|| format!("{word} needs a value"))?;
+            if (*word, *number) == ("--beside", "dtm") {
+                extent.dtm = true;
+                continue;
+            }
             let number = number.parse().with_context(|| format!("{word}: {number} is no number"))?;
             match *word {
                 "--count" => extent.count = number,
@@ -47,7 +53,7 @@ impl Extent {
                 "--coordinators" if (1..=COORDINATORS_MAX).contains(&number) => extent.coordinators = number,
                 _ => bail!(
                     "unknown argument {word} {number}; usage: cargo xtask transfers [--count N] [--kills N] [--seed S] \
-                     [--coordinators 1..{COORDINATORS_MAX}]"
+                     [--coordinators 1..{COORDINATORS_MAX}] [--beside dtm]"
                 ),
             }
         }
@@ -61,7 +67,26 @@ impl Extent {
 /// If something can't be started.
 pub(crate) fn run(root: &Path, extent: Extent) -> Result<Option<bool>> {
     let Some(postgres) = start(root)? else { return Ok(None) };
+    if extent.dtm {
+        return beside_dtm(root, &postgres, extent).map(Some);
+    }
     transfers(root, &postgres, extent, &[]).map(Some)
+}
+
+/// byrnie and dtm, each asked for the same by dtm's API; what dtm makes of it is printed and fails nothing.
+fn beside_dtm(root: &Path, postgres: &Postgres, extent: Extent) -> Result<bool> {
+    let program = crate::bench::install_dtm(root)?;
+    let mut passed = true;
+    for dtm in [None, Some(&program)] {
+        let mut test = test(root, postgres, &["--test", "beside"]);
+        test.args(["--", "--ignored", "--nocapture", "sagas_by_dtms_api"]);
+        for (name, value) in [("TRANSFERS", extent.count), ("KILLS", extent.kills), ("SEED", extent.seed)] {
+            test.env(name, value.to_string());
+        }
+        test.envs(dtm.map(|program| ("DTM", program)));
+        passed &= test.status()?.success();
+    }
+    Ok(passed)
 }
 
 /// Kills a coordinator with so many unfinished transactions (`[--count N]`, 10,000 unless given); the same.
@@ -91,7 +116,7 @@ pub(crate) fn pay(root: &Path, args: &[&str]) -> Result<Option<bool>> {
         [["--programs", "1"]] => 1,
         _ => bail!("--programs is 0 or 1"),
     };
-    let Extent { count, kills, seed, late_ms, coordinators } = Extent::of(&others.concat())?;
+    let Extent { count, kills, seed, late_ms, coordinators, .. } = Extent::of(&others.concat())?;
     let Some(postgres) = start(root)? else { return Ok(None) };
     let mut test = test(root, &postgres, &["--test", "keyed"]);
     test.args(["--", "--ignored", "--nocapture", "several_control_planes"]);
@@ -130,7 +155,7 @@ fn transfers(root: &Path, postgres: &Postgres, extent: Extent, others: &[&str]) 
     let mut test = test(root, postgres, &["--test", "transfers"]);
     test.args(others.iter().flat_map(|other| ["--test", *other]));
     test.args(["--", "--ignored", "--nocapture"]);
-    let Extent { count, kills, seed, late_ms, coordinators } = extent;
+    let Extent { count, kills, seed, late_ms, coordinators, .. } = extent;
     let told =
         [("TRANSFERS", count), ("KILLS", kills), ("SEED", seed), ("LATE_MS", late_ms), ("COORDINATORS", coordinators)];
     for (name, value) in told {

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/byrnie.v1.Ledger/Batch`: what proxies ask about idempotency keys. A proxy speaks for the services of its
-//! own workload alone. `neighbours` lets those of control planes that keep the same ledger ask here, too. All asks of a call are put to the store at once, so that they share one durable
+//! own workload alone. `neighbours` lets those of control planes that keep the same ledger ask here, too; `sealed` is what answers rest under. All asks of a call are put to the store at once, so that they share one durable
 //! step with each other and with those of other proxies. Called by `port` with the peer's proven identity.
 
 pub(crate) mod neighbours;
+mod sealed;
+
+pub use sealed::Sealed;
 
 use crate::State;
 use byrnie_base::{Instant, Text};

@@ -586,6 +586,10 @@ registry! {
         "the database for transactions can not be used",
         "byrnie does not start, so that nothing is acknowledged that may be lost.",
         "Mend what the message names; docs/how-to/coordinators.md says what the database needs.";
+    TXN_KEYS: "BYR-T009",
+        "the keys under which answers to keyed requests rest can not be used",
+        "byrnie does not start, so that nothing is kept for others to read.",
+        "Mend the file: 64 digits of base 16 on each line, mode 0600; docs/how-to/idempotent-requests.md shows how keys are changed.";
 }
 
 #[cfg(test)]

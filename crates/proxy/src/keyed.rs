@@ -17,7 +17,7 @@ use byrnie_model::code;
 use byrnie_model::policy::enlist::Act;
 use byrnie_net::http::{Answered, Gathered, Pump};
 use byrnie_net::runtime;
-use byrnie_saga::ledger::{Fingerprint, Fingerprinting, KEPT_BYTES_MAX};
+use byrnie_saga::ledger::{ANSWER_BYTES_MAX, Fingerprint, Fingerprinting};
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1 as wire;
 use byrnie_xds::proto::byrnie::v1::{
@@ -212,7 +212,7 @@ impl Trip<'_> {
             trailers: Vec::new(),
             omitted: false,
         };
-        let fits = answer.encoded_len() <= KEPT_BYTES_MAX;
+        let fits = answer.encoded_len() <= ANSWER_BYTES_MAX;
         Ok(if fits { answer } else { wire::KeptAnswer { status, omitted: true, ..Default::default() } })
     }
 
@@ -326,7 +326,7 @@ impl Trip<'_> {
                 omitted: false,
             };
             let bytes = answer.encode_to_vec();
-            if bytes.len() <= KEPT_BYTES_MAX {
+            if bytes.len() <= ANSWER_BYTES_MAX {
                 return bytes;
             }
         }

@@ -18,8 +18,10 @@ use std::time::Duration;
 pub const KEY_BYTES_MAX: usize = 255;
 /// Longest name of a service, and longest identity of a caller, in bytes.
 pub const SCOPE_BYTES_MAX: usize = 512;
-/// Largest answer that is kept for replay, its head included, in bytes.
+/// Most bytes that are kept of one answer, in the form in which they rest.
 pub const KEPT_BYTES_MAX: usize = 80 * 1024;
+/// Largest answer that is kept for replay, its head included, in bytes: there is room for a seal around it.
+pub const ANSWER_BYTES_MAX: usize = KEPT_BYTES_MAX - 64;
 /// Longest time that one execution may be under way before it counts as ambiguous.
 pub const LEASE_MAX: Duration = Duration::from_secs(3600);
 /// Longest time that a key is remembered.

@@ -12,6 +12,7 @@ pub use ram::{Fate, RamDisk};
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 /// One growable array of bytes that survives, up to the last [`Disk::sync`], a loss of power.
 #[expect(clippy::len_without_is_empty, reason = "nobody asks whether a disk is empty")]
@@ -26,4 +27,38 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes every earlier write durable.
     fn sync(&self) -> io::Result<()>;
+}
+
+/// The first `at` bytes of a disk, and the rest of it, each as a disk of its own.
+pub(crate) fn split(disk: Arc<dyn Disk>, at: u64) -> (Arc<dyn Disk>, Arc<dyn Disk>) {
+    (Arc::new(Part { disk: Arc::clone(&disk), from: 0 }), Arc::new(Part { disk, from: at }))
+}
+
+/// A disk from an offset on. Nobody writes behind the end of the first.
+#[derive(Debug)]
+struct Part {
+    disk: Arc<dyn Disk>,
+    from: u64,
+}
+
+impl Disk for Part {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.disk.len()?.saturating_sub(self.from))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.disk.read(self.from + offset, out)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.write(self.from + offset, bytes)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.set_len(self.from + len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync()
+    }
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Bytes on the disk for entries and for the events of a revision. Used by `persist` alone. Decoding
+//! Bytes on the disk for entries, for the events of a revision, and for what is appended to a journal. Used by `persist` alone. Decoding
 //! answers `None` for anything that `encode` can't have written; it never panics.
 
+use crate::log::Append;
 use crate::state::Batch;
 use crate::store::{Entry, Event, Lease};
-use byrnie_base::Text;
+use byrnie_base::{Text, Timestamp};
 use byrnie_model::Revision;
+use byrnie_saga::Term;
 
 /// The bytes of everything about `entry` but its key.
 pub(crate) fn entry(entry: &Entry) -> Vec<u8> {
@@ -41,6 +43,36 @@ pub(crate) fn read_events(revision: Revision, bytes: &[u8]) -> Option<Batch> {
         events.push(Event { key, before, after });
     }
     Some(Batch { revision, events, ..Batch::default() })
+}
+
+/// Adds the bytes of an append.
+pub(crate) fn append(out: &mut Vec<u8>, append: &Append) {
+    let count = append.entries.len() as u64;
+    for number in [u64::from(append.term.shard), append.term.epoch, u64::from(append.after), count] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    // 0 is for what hasn't ended, as in the tables.
+    out.extend_from_slice(&append.ended.map_or(0, Timestamp::as_millis).to_le_bytes());
+    put_chunk(out, append.id.as_bytes());
+    put_chunk(out, &append.summary);
+    append.entries.iter().for_each(|entry| put_chunk(out, entry));
+}
+
+/// All that [`append`] has added.
+pub(crate) fn read_appends(bytes: &[u8]) -> Option<Vec<Append>> {
+    let mut reader = Reader(bytes);
+    let mut appends = Vec::new();
+    while !reader.0.is_empty() {
+        let term = Term { shard: u16::try_from(reader.number()?).ok()?, epoch: reader.number()? };
+        let (after, count) = (u32::try_from(reader.number()?).ok()?, reader.number()?);
+        let ended = Some(reader.number()?).filter(|ended| *ended > 0).map(Timestamp::from_millis);
+        let id = Text::from(std::str::from_utf8(reader.chunk()?).ok()?);
+        let summary = reader.chunk()?.into();
+        // Each takes four bytes at least, so that a false number ends with the bytes.
+        let entries = (0..count).map(|_| Some(reader.chunk()?.into())).collect::<Option<_>>()?;
+        appends.push(Append { term, id, after, entries, summary, ended });
+    }
+    Some(appends)
 }
 
 fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
@@ -117,9 +149,26 @@ mod tests {
         }
 
         #[test]
+        fn what_is_appended_is_read(told in proptest::collection::vec((any::<u16>(), any::<u32>(), proptest::option::of(1..u64::MAX), proptest::collection::vec(".{0,9}", 0..4)), 0..5)) {
+            let value = |text: &String| crate::Value::from(text.as_bytes());
+            let appends: Vec<Append> = told.into_iter().map(|(shard, after, ended, texts)| Append {
+                term: Term { shard, epoch: u64::from(after) << 20 },
+                id: format!("id-{after}").into(),
+                after,
+                entries: texts.iter().map(value).collect(),
+                summary: value(&format!("{shard}")),
+                ended: ended.map(Timestamp::from_millis),
+            }).collect();
+            let mut bytes = Vec::new();
+            appends.iter().for_each(|append| super::append(&mut bytes, append));
+            prop_assert_eq!(read_appends(&bytes), Some(appends));
+        }
+
+        #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read_events(Revision(1), &bytes);
             let _ = read_entry("/k", &bytes);
+            let _ = read_appends(&bytes);
         }
     }
 }

@@ -47,10 +47,12 @@ pub enum OpenError {
     #[error("the store is damaged ({0}): restore a backup, or move the file away to start empty")]
     Corrupt(String),
     /// A newer program wrote it.
-    #[error("the store has format {found}, this program knows up to {SCHEMA}: use the newer program that wrote it")]
+    #[error("the store has format {found}, this program knows up to {known}: use the newer program that wrote it")]
     Newer {
         /// The format found.
         found: u64,
+        /// The newest that this program knows.
+        known: u64,
     },
 }
 
@@ -89,7 +91,7 @@ impl Persist {
 
 fn initialize(database: &Database) -> Result<(), OpenError> {
     match stored_schema(database).map_err(open_error)? {
-        Some(found) if found > SCHEMA => Err(OpenError::Newer { found }),
+        Some(found) if found > SCHEMA => Err(OpenError::Newer { found, known: SCHEMA }),
         Some(_) => Ok(()),
         None => create_tables(database).map_err(open_error),
     }

@@ -249,6 +249,9 @@ pub enum Error {
     /// The connection broke while the database made a write durable: whether it did shows only when the shard is taken over anew.
     #[error("the database didn't say whether a write is durable: {0}")]
     Doubtful(Text),
+    /// What is kept is sealed by a key that this process doesn't have, or was changed.
+    #[error("what is kept can't be read: {0}; look at the keys of the ledger (docs/how-to/idempotent-requests.md)")]
+    Sealed(Text),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -265,7 +265,7 @@ fn a_newer_format_is_refused_unchanged() {
     txn.commit().unwrap();
     drop(database);
     let Err(error) = open(&path) else { panic!("opened a newer format") };
-    assert!(matches!(error, OpenError::Newer { found } if found == crate::SCHEMA + 1), "{error:?}");
+    assert!(matches!(error, OpenError::Newer { found, .. } if found == crate::SCHEMA + 1), "{error:?}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use figures::Figures;
 use options::Options;
 use postgres::Postgres;
 use std::path::Path;
+pub(crate) use subjects::install as install_dtm;
 use subjects::{Subject, missing};
 
 pub(super) const ABOUT: &str = "sagas beside dtm: rate, latency, a crash with many unfinished; keyed posts";

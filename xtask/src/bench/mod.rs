@@ -21,6 +21,7 @@ mod round;
 mod workload;
 
 use anyhow::{Result, bail};
+pub(crate) use consistency::install_dtm;
 use options::Options;
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -14,6 +14,7 @@ use byrnie_base::{Instant, Rng, Text};
 use byrnie_net::{machine, runtime};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -57,6 +58,10 @@ pub(crate) struct Args {
     /// password may stand in ~/.pgpass, or here by way of the variable
     #[arg(long, value_name = "redb|URL", env = TRANSACTIONS, hide_env_values = true, default_value = REDB)]
     transactions: String,
+    /// Keys under which answers to keyed requests rest: 64 digits of base 16 on each line, of which the first seals. The same
+    /// for all who share the PostgreSQL; without it, those in the database aren't sealed (a file has a key of its own)
+    #[arg(long, value_name = "FILE")]
+    ledger_keys: Option<PathBuf>,
     /// An earlier program in this process has left its mesh, in this form; 0 asks whether these arguments are understood.
     #[arg(long, hide = true, value_name = "FORMAT")]
     resume: Option<u32>,
@@ -115,6 +120,7 @@ async fn serve(args: &Args, globals: &Globals, console: SocketAddr) -> Result<Ex
         trust_domain: args.trust_domain.as_deref().map(Text::from),
         workers: args.workers.map_or_else(mesh::processors, usize::from),
         transactions: Some(args.transactions.clone()).filter(|url| url != REDB),
+        ledger_keys: args.ledger_keys.clone(),
     };
     let (mesh, children, resumed) = match args.resume {
         Some(format) => resume(format, &options, globals).await?,

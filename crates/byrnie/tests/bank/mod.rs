@@ -146,8 +146,16 @@ impl Bank {
     /// One call as the network has it: late, twice, or with its answer lost after what it asked for was done.
     async fn take(self: Rc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, &'static str> {
         let path = request.uri().path().to_owned();
-        let headers: Vec<(String, Vec<u8>)> =
+        let mut headers: Vec<(String, Vec<u8>)> =
             request.headers().iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+        // dtm says in the query which call it is.
+        if !request.headers().contains_key("txn-id") {
+            let words = request.uri().query().unwrap_or_default().split('&').filter_map(|word| word.split_once('='));
+            for (word, name) in [("gid", "txn-id"), ("branch_id", "txn-branch"), ("op", "txn-op")] {
+                let value = words.clone().find(|(key, _)| *key == word).map(|(_, value)| value.as_bytes().to_vec());
+                headers.extend(value.map(|value| (name.to_owned(), value)));
+            }
+        }
         let body = request.into_body().collect().await.map_err(|_| "cut off")?.to_bytes();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let (late, twice, lost) = {

@@ -11,6 +11,7 @@ mod accept;
 pub mod ca;
 mod connect;
 pub mod edge;
+mod keyring;
 pub mod keys;
 pub mod outward;
 mod seal;
@@ -20,6 +21,7 @@ mod verify;
 
 pub use accept::{ServerTls, accept, server, server_among, server_optional_client};
 pub use connect::{ClientTls, client, client_among, client_without_certificate, connect};
+pub use keyring::{Keyring, Unreadable};
 pub use keys::{Key, Outlives, csr};
 pub use seal::Seal;
 pub use verify::{CHAIN_CERTIFICATES_MAX, Expected, Refusal, Usage, verify};

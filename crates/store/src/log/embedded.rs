@@ -4,7 +4,7 @@
 
 use super::run::{Done, Job, Run};
 use super::{GROUP_BYTES_MAX, GROUP_MAX};
-use crate::disk::{Disk, FileDisk};
+use crate::disk::{Disk, FileDisk, split};
 use crate::persist::OpenError;
 use crate::persist::log::LogFile;
 use crate::queue::{Limits, Queue};
@@ -16,7 +16,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A journal in a file. Dropping it finishes what was begun, then closes the file.
+/// Size of the log beside the file. The tables take it over as a whole, which holds up appends for as long as they write.
+const LOG_BYTES: usize = 8 << 20;
+
+/// A journal in a file, and its log in another beside it. Dropping it finishes what was begun, then closes the file.
 pub struct Embedded {
     queue: Arc<Queue<Job, Done>>,
     writer: Option<JoinHandle<()>>,
@@ -30,15 +33,21 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`], in words for the person who started the program.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::on(Arc::new(FileDisk::open(path)?))
+        let disk = Arc::new(FileDisk::open(path)?);
+        Self::start(disk, Arc::new(FileDisk::open(&path.with_extension("wal"))?))
     }
 
-    /// As [`Embedded::open`], on any disk.
+    /// As [`Embedded::open`], both on one disk.
     ///
     /// # Errors
     /// As [`Embedded::open`].
     pub fn on(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
-        let mut file = LogFile::open(disk)?;
+        let (log, disk) = split(disk, LOG_BYTES as u64);
+        Self::start(disk, log)
+    }
+
+    fn start(disk: Arc<dyn Disk>, log: Arc<dyn Disk>) -> Result<Self, OpenError> {
+        let mut file = LogFile::open(disk, log, LOG_BYTES)?;
         let queue = Arc::new(Queue::new(Limits { jobs: GROUP_MAX, bytes: GROUP_BYTES_MAX, weigh: Job::bytes }));
         let jobs = Arc::clone(&queue);
         let write = move || {

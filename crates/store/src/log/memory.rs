@@ -3,7 +3,7 @@
 //! run is repeatable; every append is a durable step of its own. Several coordinators may share it.
 
 use super::run::{Done, Job, Run};
-use crate::disk::RamDisk;
+use crate::disk::{RamDisk, split};
 use crate::persist::OpenError;
 use crate::persist::log::LogFile;
 use crate::store::{Error, Pending};
@@ -12,6 +12,9 @@ use byrnie_saga::shards::LEASE;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// Size of the log before the tables: few steps, so that it's often full.
+const LOG_BYTES: usize = 64 << 10;
 
 /// A journal without threads.
 pub struct Memory {
@@ -26,7 +29,8 @@ impl Memory {
     /// # Errors
     /// As for a file: a medium that fails, is damaged or was written by a newer program.
     pub fn open(medium: &RamDisk, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let file = Mutex::new(LogFile::open(medium.attach())?);
+        let (log, disk) = split(medium.attach(), LOG_BYTES as u64);
+        let file = Mutex::new(LogFile::open(disk, log, LOG_BYTES)?);
         Ok(Self { file, clock, news: watch::Sender::new(()) })
     }
 

@@ -297,7 +297,7 @@ fn transactions_beside_each_other_share_a_sync() {
 /// Power is lost after every number of disk operations; what was acknowledged is there, whole, and nothing else.
 #[test]
 fn a_loss_of_power_keeps_what_was_acknowledged() {
-    for cut in 1..60 {
+    for cut in 1..120 {
         for torn in [false, true] {
             let medium = RamDisk::new();
             let journal = open(&medium);
@@ -330,16 +330,49 @@ fn a_full_disk_refuses_whole_appends_until_there_is_room() {
     assert_eq!(wait(journal.unfinished(vec![0])).unwrap(), ["a"], "reads go on");
     medium.limit(None);
     wait(journal.append(append("b", 0, &[&large], None))).unwrap();
+    // Not even the log takes it.
+    medium.limit(Some(0));
+    wait(journal.append(append("b", 1, &["2"], None))).unwrap_err();
+    medium.limit(None);
+    assert_eq!(wait(journal.read("b")).unwrap().entries.len(), 1);
+    wait(journal.append(append("b", 1, &["2"], None))).unwrap();
+    medium.crash();
+    assert_eq!(wait(open(&medium).read("b")).unwrap().entries.len(), 2);
 }
 
 #[test]
 fn a_failed_sync_is_never_taken_for_a_good_one() {
+    // At the tables, and at the log.
+    for before in 0..3 {
+        let medium = RamDisk::new();
+        let journal = open(&medium);
+        for n in 0..before {
+            wait(journal.append(append("a", n, &["1"], None))).unwrap();
+        }
+        medium.fail_syncs(1);
+        assert!(matches!(wait(journal.append(append("a", before, &["1"], None))), Err(Error::Uncertain(_))));
+        assert!(
+            matches!(wait(journal.append(append("b", 0, &["1"], None))), Err(Error::Uncertain(_))),
+            "until a restart"
+        );
+        medium.crash();
+        let journal = open(&medium);
+        let found = wait(journal.read("a")).unwrap().entries.len();
+        assert!((before..=before + 1).contains(&u32::try_from(found).unwrap()), "{found} of {before}");
+        wait(journal.append(append("b", 0, &["1"], None))).unwrap();
+    }
+}
+
+#[test]
+fn what_was_appended_costs_one_write_and_one_sync() {
     let medium = RamDisk::new();
     let journal = open(&medium);
-    medium.fail_syncs(1);
-    assert!(matches!(wait(journal.append(append("a", 0, &["1"], None))), Err(Error::Uncertain(_))));
-    assert!(matches!(wait(journal.append(append("b", 0, &["1"], None))), Err(Error::Uncertain(_))), "until a restart");
+    wait(journal.append(append("a", 0, &["1"], None))).unwrap();
+    // Enough for each, and for nothing else.
+    medium.cut_power_after(2 * 5);
+    for n in 1..6 {
+        wait(journal.append(append("a", n, &["1"], None))).unwrap();
+    }
     medium.crash();
-    let journal = open(&medium);
-    wait(journal.append(append("b", 0, &["1"], None))).unwrap();
+    assert_eq!(wait(open(&medium).read("a")).unwrap().entries.len(), 6);
 }

@@ -43,6 +43,11 @@ impl Guard {
         Ok((Self { disk, cache_bytes, sync_failed, file: File::Open(database) }, found))
     }
 
+    /// Set once a sync has failed.
+    pub(super) fn sync_failed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.sync_failed)
+    }
+
     /// Has `read` look at it.
     pub(super) fn read<T>(&self, read: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, OpenError> {
         match &self.file {

@@ -85,7 +85,7 @@ fn initialize(database: &Database) -> Result<Totals, OpenError> {
         Err(error) => return Err(open_error(error.into())),
     };
     match schema {
-        Some(found) if found > SCHEMA => return Err(OpenError::Newer { found }),
+        Some(found) if found > SCHEMA => return Err(OpenError::Newer { found, known: SCHEMA }),
         Some(_) => {}
         None => create(database).map_err(open_error)?,
     }

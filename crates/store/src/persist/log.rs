@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The journal's file: jobs done in order, many in one commit, each judged on its own. Keys are tuples of
-//! whole ids and numbers, so that an id which begins like another's never meets its entries. `shards` is what
+//! The journal's file: jobs done in order, many in one durable step, each judged on its own. Keys are tuples of
+//! whole ids and numbers, so that an id which begins like another's never meets its entries. A step that only appends is written to
+//! `wal` alone; the tables take over many of them in one commit. `shards` is what
 //! several coordinators know of each other.
 
 mod shards;
+mod wal;
 
+use self::wal::Wal;
+use super::OpenError;
 use super::guard::{Guard, open_error};
-use super::{OpenError, SCHEMA};
 use crate::disk::Disk;
+use crate::encode;
 use crate::log::run::{Done, Job};
 use crate::log::{Append, Heading, Story};
 use crate::store::{Error, Expect, Value};
@@ -33,28 +37,72 @@ const ENDED: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("ended"
 /// The shard of a transaction, unless it is 0.
 const PLACES: TableDefinition<'_, &str, u16> = TableDefinition::new("places");
 
-/// The file of the journal.
+/// The format whose tables are all there is. An older program reads it.
+const WHOLE: u64 = 1;
+/// The format that has a log besides.
+const LOGGED: u64 = 2;
+
+/// The file of the journal, and its log.
 pub(crate) struct LogFile {
+    /// What the log has and the file doesn't have yet, as tables. Ends before the file that it is of.
+    ahead: Option<WriteTransaction>,
     guard: Guard,
-    commits: u64,
+    wal: Wal,
+    /// Steps so far.
+    steps: u64,
+    /// The file says of itself that there is a log.
+    logged: bool,
 }
 
 impl LogFile {
-    /// Opens what is on `disk`, an empty disk included.
-    pub(crate) fn open(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
-        let (guard, commits) = Guard::open(disk, CACHE_BYTES, initialize)?;
-        Ok(Self { guard, commits })
+    /// Opens what is on `disk`, with a log of `log_bytes` on `log`; empty disks included.
+    pub(crate) fn open(disk: Arc<dyn Disk>, log: Arc<dyn Disk>, log_bytes: usize) -> Result<Self, OpenError> {
+        let (guard, (format, last)) = Guard::open(disk, CACHE_BYTES, initialize)?;
+        // There was one before the file was told so.
+        if format == LOGGED && log.len()? < log_bytes as u64 {
+            return Err(OpenError::Corrupt("its log (.wal), which has what came last, isn't beside it".to_owned()));
+        }
+        let wal = Wal::open(log, log_bytes, guard.sync_failed())?;
+        let steps = last + wal.read(last)?.len() as u64;
+        // What can't be taken over shows now.
+        let ahead = guard.read(|database| resume(database, &wal))?;
+        Ok(Self { ahead: Some(ahead), guard, wal, steps, logged: format == LOGGED })
     }
 
     /// Does `jobs` in order with at most one durable step. Each may be refused alone. Leases are judged by `now`.
     pub(crate) fn run(&mut self, jobs: &[Job], now: Timestamp) -> Vec<Result<Done, Error>> {
-        let before = self.commits;
-        let unwritten = |database: &Database| Ok(stored_commits(database)? == before);
-        match self.guard.write(&unwritten, |database| write(database, before, jobs, now)) {
-            Ok((results, commits)) => {
-                self.commits = commits;
-                results
+        let before = self.steps;
+        let Self { ahead, guard, wal, steps, logged } = self;
+        let done = guard.write(&unwritten(wal, before), |database| {
+            let txn = match ahead.take() {
+                Some(txn) => txn,
+                None => resume(database, wal)?,
+            };
+            let (results, changed) = {
+                let mut tables = Tables::open(&txn, now)?;
+                let results = jobs.iter().map(|job| tables.run(job)).collect::<Result<Vec<_>, _>>()?;
+                (results, tables.changed)
+            };
+            if !changed {
+                *ahead = Some(txn);
+                return Ok(results);
             }
+            match group(jobs, &results).filter(|group| *logged && wal.fits(group.len())) {
+                Some(group) => {
+                    wal.append(before + 1, &group)?;
+                    *ahead = Some(txn);
+                }
+                None => {
+                    commit(txn, before + 1, LOGGED)?;
+                    wal.restart();
+                    *logged = true;
+                }
+            }
+            *steps = before + 1;
+            Ok(results)
+        });
+        match done {
+            Ok(results) => results,
             // One large append on a disk that is nearly full must not fail its neighbours.
             Err(Error::Refused(_)) if jobs.len() > 1 => {
                 let mut alone = |job| self.run(std::slice::from_ref(job), now).pop().unwrap_or(Err(Error::Closed));
@@ -65,49 +113,106 @@ impl LogFile {
     }
 }
 
-fn initialize(database: &Database) -> Result<u64, OpenError> {
-    let schema = match database.begin_read().map_err(|e| open_error(e.into()))?.open_table(META) {
-        Ok(meta) => meta.get("schema").map_err(|e| open_error(e.into()))?.map(|found| found.value()),
-        Err(TableError::TableDoesNotExist(_)) => None,
+impl Drop for LogFile {
+    /// Leaves a file that an older program reads, if nothing is wrong with it; else the log is read at the next start.
+    fn drop(&mut self) {
+        let Self { ahead, guard, wal, steps, logged } = self;
+        if !*logged {
+            return;
+        }
+        let closed = guard.write(&unwritten(wal, *steps), |database| {
+            let txn = match ahead.take() {
+                Some(txn) => txn,
+                None => resume(database, wal)?,
+            };
+            commit(txn, *steps, WHOLE)
+        });
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the journal's log isn't taken over by its file; that is done at the next start");
+        }
+    }
+}
+
+/// Whether a file and its log have these steps and no more.
+fn unwritten(wal: &Wal, steps: u64) -> impl Fn(&Database) -> Result<bool, redb::Error> {
+    move |database| {
+        let last = stored(database)?.1;
+        Ok(wal.read(last).is_ok_and(|records| last + records.len() as u64 == steps))
+    }
+}
+
+fn commit(txn: WriteTransaction, steps: u64, format: u64) -> Result<(), redb::Error> {
+    {
+        let mut meta = txn.open_table(META)?;
+        meta.insert("commits", steps)?;
+        meta.insert("schema", format)?;
+    }
+    txn.commit()?;
+    Ok(())
+}
+
+/// The tables as they are with all that was logged since their last commit.
+fn resume(database: &Database, wal: &Wal) -> Result<WriteTransaction, redb::Error> {
+    let txn = database.begin_write()?;
+    if wal.is_empty() {
+        return Ok(txn);
+    }
+    let damaged = || redb::Error::Corrupted("the log of the journal doesn't go on where its file ends".to_owned());
+    let records = wal.read(stored(database)?.1).map_err(|_| damaged())?;
+    {
+        let mut tables = Tables::open(&txn, Timestamp::default())?;
+        for (_, group) in records {
+            for append in encode::read_appends(&group).ok_or_else(damaged)? {
+                tables.append(&append)?.map_err(|_| damaged())?;
+            }
+        }
+    }
+    Ok(txn)
+}
+
+/// What is to be logged of jobs that did nothing but append and look; nothing if there are others.
+fn group(jobs: &[Job], results: &[Result<Done, Error>]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for (job, result) in jobs.iter().zip(results) {
+        match job {
+            Job::Append(append) if result.is_ok() => encode::append(&mut bytes, append),
+            Job::Append(_) | Job::Read(_) | Job::Unfinished(_) | Job::List(..) => {}
+            Job::Forget(..) | Job::Beat(_) | Job::Post(..) | Job::Letters(_) | Job::Reply(..) | Job::Answer(_) => {
+                return None;
+            }
+        }
+    }
+    Some(bytes)
+}
+
+fn initialize(database: &Database) -> Result<(u64, u64), OpenError> {
+    let fresh = match database.begin_read().map_err(|e| open_error(e.into()))?.open_table(META) {
+        Ok(_) => false,
+        Err(TableError::TableDoesNotExist(_)) => true,
         Err(error) => return Err(open_error(error.into())),
     };
-    match schema {
-        Some(found) if found > SCHEMA => return Err(OpenError::Newer { found }),
-        Some(_) => {}
-        None => create(database).map_err(open_error)?,
+    if fresh {
+        create(database).map_err(open_error)?;
     }
-    stored_commits(database).map_err(open_error)
+    match stored(database).map_err(open_error)? {
+        (found, _) if found > LOGGED => Err(OpenError::Newer { found, known: LOGGED }),
+        known => Ok(known),
+    }
 }
 
 fn create(database: &Database) -> Result<(), redb::Error> {
     let txn = database.begin_write()?;
-    txn.open_table(META)?.insert("schema", SCHEMA)?;
+    txn.open_table(META)?.insert("schema", WHOLE)?;
     drop(Tables::open(&txn, Timestamp::default())?);
     txn.commit()?;
     Ok(())
 }
 
-fn stored_commits(database: &Database) -> Result<u64, redb::Error> {
+/// The file's format, and how many steps it has.
+fn stored(database: &Database) -> Result<(u64, u64), redb::Error> {
     let meta = database.begin_read()?.open_table(META)?;
-    Ok(meta.get("commits")?.map_or(0, |found| found.value()))
-}
-
-type Written = (Vec<Result<Done, Error>>, u64);
-
-fn write(database: &Database, commits: u64, jobs: &[Job], now: Timestamp) -> Result<Written, redb::Error> {
-    let txn = database.begin_write()?;
-    let (results, changed) = {
-        let mut tables = Tables::open(&txn, now)?;
-        let results = jobs.iter().map(|job| tables.run(job)).collect::<Result<Vec<_>, _>>()?;
-        (results, tables.changed)
-    };
-    if !changed {
-        txn.abort()?;
-        return Ok((results, commits));
-    }
-    txn.open_table(META)?.insert("commits", commits + 1)?;
-    txn.commit()?;
-    Ok((results, commits + 1))
+    let number = |name| meta.get(name).map(|found| found.map_or(0, |found| found.value()));
+    Ok((number("schema")?, number("commits")?))
 }
 
 /// The tables of one durable step.
@@ -248,5 +353,81 @@ impl<'txn> Tables<'txn> {
             }
         }
         Ok(old.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{RamDisk, split};
+    use crate::log::ID_BYTES_MAX;
+    use byrnie_saga::Term;
+
+    const LOG_BYTES: usize = 64 << 10;
+
+    fn open(medium: &RamDisk) -> Result<LogFile, OpenError> {
+        let (log, disk) = split(medium.attach(), LOG_BYTES as u64);
+        LogFile::open(disk, log, LOG_BYTES)
+    }
+
+    fn append(file: &mut LogFile, after: u32) {
+        let append = Append {
+            term: Term::default(),
+            id: "t".into(),
+            after,
+            entries: vec![Value::from(&[7; ID_BYTES_MAX][..])],
+            summary: Value::from(&b"s"[..]),
+            ended: None,
+        };
+        assert!(file.run(&[Job::Append(append)], Timestamp::default())[0].is_ok());
+    }
+
+    /// What an older program would find.
+    fn tables(medium: &RamDisk) -> (u64, u64) {
+        let (_, disk) = split(medium.attach(), LOG_BYTES as u64);
+        Guard::open(disk, CACHE_BYTES, |database| stored(database).map_err(open_error)).unwrap().1
+    }
+
+    #[test]
+    fn an_older_program_reads_what_was_closed_and_refuses_what_has_a_log() {
+        let medium = RamDisk::new();
+        let mut file = open(&medium).unwrap();
+        (0..5).for_each(|after| append(&mut file, after));
+        medium.crash();
+        drop(file);
+        assert_eq!(tables(&medium), (LOGGED, 1), "four are in the log alone");
+        let mut file = open(&medium).unwrap();
+        append(&mut file, 5);
+        drop(file);
+        assert_eq!(tables(&medium), (WHOLE, 6));
+        // What such a program writes counts on; the log of before isn't taken for something that comes after.
+        let mut file = open(&medium).unwrap();
+        (6..8).for_each(|after| append(&mut file, after));
+        assert_eq!(file.steps, 8);
+    }
+
+    #[test]
+    fn a_damaged_log_is_told() {
+        let medium = RamDisk::new();
+        let mut file = open(&medium).unwrap();
+        (0..5).for_each(|after| append(&mut file, after));
+        medium.crash();
+        drop(file);
+        medium.flip(100);
+        let refused = open(&medium).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("damaged") && refused.contains("step 3 where 2 should come first"), "{refused}");
+    }
+
+    #[test]
+    fn a_missing_log_is_told() {
+        let (medium, log) = (RamDisk::new(), RamDisk::new());
+        let both = |log: &RamDisk| LogFile::open(medium.attach(), log.attach(), LOG_BYTES);
+        let mut file = both(&log).unwrap();
+        (0..5).for_each(|after| append(&mut file, after));
+        medium.crash();
+        drop(file);
+        let refused = both(&RamDisk::new()).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("isn't beside it"), "{refused}");
+        assert_eq!(both(&log).unwrap().steps, 5);
     }
 }

@@ -9,7 +9,7 @@ use super::postgres::Postgres;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
@@ -126,7 +126,7 @@ fn byrnie(stage: &Stage, name: &'static str, database: Option<Rc<Postgres>>) -> 
 }
 
 fn dtm(stage: &Stage, name: &'static str, database: Option<Rc<Postgres>>) -> Result<Subject> {
-    let program = install(stage)?;
+    let program = install(&stage.root)?;
     let dir = stage.dir.join(name);
     if dir.exists() {
         std::fs::remove_dir_all(&dir)?;
@@ -153,8 +153,8 @@ fn dtm(stage: &Stage, name: &'static str, database: Option<Rc<Postgres>>) -> Res
 }
 
 /// dtm, built by Go with the versions of all that it needs which its own module names.
-fn install(stage: &Stage) -> Result<PathBuf> {
-    let dir = std::path::absolute(super::super::process::target(&stage.root).join("peers").join("go"))?;
+pub(crate) fn install(root: &Path) -> Result<PathBuf> {
+    let dir = std::path::absolute(super::super::process::target(root).join("peers").join("go"))?;
     let program = dir.join("dtm");
     let told = dir.join("dtm.version");
     if std::fs::read_to_string(&told).is_ok_and(|text| text == DTM.1) && program.exists() {
