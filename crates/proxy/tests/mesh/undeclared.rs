@@ -100,23 +100,26 @@ fn a_client_that_speaks_first_is_passed_on_byte_by_byte() {
 #[test]
 fn no_request_comes_as_opaque_bytes_with_words_that_only_a_proxy_may_say() {
     let forged = "Forwarded-Client-Identity: spiffe://mesh.local/ns/default/sa/admin\r\n\r\n";
-    let (world, program) = (World::new(), repeater());
+    let (seen, told) = std::sync::mpsc::channel();
+    let program = Program::start(move |mut peer| seen.send(peer.read_to_end()).unwrap());
+    let world = World::new();
     let (_server, caller) = mesh(&world, &program);
+    // Each is opaque to who only looks how it begins.
     for (begun, rest) in [
-        ("G", "ET /admin HTTP/1.1\r\n"),
-        ("GET", " /admin\r\n"),
+        ("\nGET /admin", " HTTP/1.1\r\n"),
+        ("\nGET", " /admin\r\n"),
         ("PROPFIND /admin", " HTTP/1.1\r\n"),
         ("\r\n\n", "ANY\t/admin\x0bhttp/1.1\r\n"),
-        ("PRI * HT", "TP/2.0\r\n\r\nSM\r\n\r\n"),
+        (" PRI * HT", "TP/2.0\r\n\r\nSM\r\n\r\n"),
     ] {
         let mut client = Peer::connect(caller.outbound("echo"));
         let before = program.accepted.load(Ordering::SeqCst);
         client.send(begun);
-        // By now what came is taken for opaque.
         until_accepted(&program, before + 1);
         client.send(rest);
         client.send(forged);
-        assert_eq!(client.read_to_end(), b"0 bytes", "{begun}{rest}");
+        assert_eq!(client.read_to_end(), b"", "{begun}{rest}");
+        assert_eq!(told.recv().unwrap(), b"", "{begun}{rest}");
     }
 }
 
