@@ -338,7 +338,16 @@ fn run(fire: Fire) {
     // Whoever is asked again says the same, or knows by now.
     let (counted, mut asked) = (world.counted("ambiguous"), 0);
     for (n, (key, end)) in ends.iter().enumerate() {
-        let again = pay(&doors[n % doors.len()], key);
+        // Who was killed last may not be there again yet.
+        let mut again = None;
+        until(
+            "an answer",
+            || key.clone(),
+            || {
+                again = pay(&doors[n % doors.len()], key);
+                end_of(again.as_ref()).is_some()
+            },
+        );
         match (end, end_of(again.as_ref())) {
             (End::Ambiguous, Some(End::Ambiguous)) => asked += 1,
             (told, Some(now)) if *told == now || *told == End::Ambiguous => {

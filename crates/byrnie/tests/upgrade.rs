@@ -359,9 +359,11 @@ fn the_old_or_the_new_one_may_be_killed_in_the_middle() {
     };
     let mut upgrade = begin(Some(&sleeper));
     let new = || descendants(caller.pid()).into_iter().find(|&pid| mesh::command(pid).contains("successor"));
-    let tail = || descendants(caller.pid()).into_iter().filter(|&pid| mesh::command(pid).starts_with("tail")).max();
-    let before = tail();
-    until("the new process", || format!("{:?}", descendants(caller.pid())), || new().is_some() || tail() != before);
+    let tails = || descendants(caller.pid()).into_iter().filter(|&pid| mesh::command(pid).starts_with("tail"));
+    let before: Vec<u32> = tails().collect();
+    // Numbers of processes begin anew some time: the new one needn't have the highest.
+    let tail = || tails().find(|pid| !before.contains(pid));
+    until("the new process", || format!("{:?}", descendants(caller.pid())), || new().or_else(tail).is_some());
     let killed = new().or_else(tail).unwrap();
     mesh::kill(killed, "KILL");
     assert_eq!(upgrade.wait().code(), Some(1), "{}", upgrade.log());

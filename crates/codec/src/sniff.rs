@@ -3,6 +3,8 @@
 //! ClientHello. Listeners peek with it. It decides as soon as it can, and the listener must not wait
 //! for bytes of a protocol whose server speaks first: no answer is needed to connect upstream then.
 
+use crate::fields::is_token_byte;
+
 /// Most bytes that [`sniff`] ever asks for: the preface of HTTP/2 is the longest thing it must see.
 pub const BYTES_MAX: usize = PREFACE.len();
 
@@ -55,6 +57,51 @@ pub fn sniff(bytes: &[u8]) -> Sniff {
     let begins = |whole: &[u8]| whole.starts_with(bytes);
     let may_be_request = matches!(bytes, b"\r") || METHODS.iter().any(|method| method.starts_with(request));
     if begins(PREFACE) || may_be_request { Sniff::NeedMore } else { Sniff::Other }
+}
+
+/// Most bytes that [`opening`] is asked about: no server takes a longer request line.
+pub const OPENING_BYTES_MAX: usize = 64 * 1024;
+
+/// What bytes that shall not be a request begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// It can't be told yet; more bytes are needed.
+    NeedMore,
+    /// Nothing that a server of HTTP could take for a request with header lines.
+    Opaque,
+    /// A request line, or what a lenient server might take for one.
+    Request,
+}
+
+/// Tells whether the first line could be one of HTTP, whatever its method, and however leniently it is read: blank lines before it are passed
+/// over, words are apart by anything that any language takes for a blank, and the version is wherever `HTTP/` is. Unlike [`sniff`] it never
+/// guesses: bytes are opaque once they can't be HTTP.
+pub fn opening(bytes: &[u8]) -> Opening {
+    // As Unicode's `White_Space` in Latin-1, and what Python's `str.split` adds.
+    let is_blank = |b: &u8| matches!(b, b'\t'..=b'\r' | 0x1c..=0x20 | 0x85 | 0xa0);
+    let Some(begin) = bytes.iter().position(|b| !is_blank(b)) else {
+        return if bytes.len() < OPENING_BYTES_MAX { Opening::NeedMore } else { Opening::Request };
+    };
+    let line = &bytes[begin..];
+    let word = line.iter().position(|b| !is_token_byte(*b)).unwrap_or(line.len());
+    if word == 0 || line.get(word).is_some_and(|b| !is_blank(b)) {
+        return Opening::Opaque;
+    }
+    // A line without a version is one of HTTP/0.9, and there are servers that read header lines even so.
+    let is_method = |method: &&[u8]| method.strip_suffix(b" ") == Some(&line[..word]);
+    if word < line.len() && METHODS.iter().any(is_method) {
+        return Opening::Request;
+    }
+    let end = line.iter().position(|b| *b == b'\n');
+    let seen = &line[..end.unwrap_or(line.len())];
+    if seen.windows(5).any(|window| window.eq_ignore_ascii_case(b"HTTP/")) {
+        return Opening::Request;
+    }
+    match end {
+        Some(_) => Opening::Opaque,
+        None if bytes.len() < OPENING_BYTES_MAX => Opening::NeedMore,
+        None => Opening::Request,
+    }
 }
 
 /// What a ClientHello says of the name it asks for.

@@ -35,6 +35,7 @@ pub struct Tunnel {
     access: Option<Ruling>,
     nearest: Option<Text>,
     reason: Option<Reason>,
+    takes_no_request: bool,
 }
 
 impl Tunnel {
@@ -53,6 +54,7 @@ impl Tunnel {
             access: None,
             nearest: None,
             reason: None,
+            takes_no_request: false,
         };
         let decided = match tunnel.side {
             Side::Inbound => tunnel.decide_inbound(shard, arrival, now.mono),
@@ -75,8 +77,30 @@ impl Tunnel {
         &self.id
     }
 
+    /// Whether it leads to a program that may speak HTTP: a request would pass there with whatever its caller wrote in it, by who it
+    /// is and what it is for, which only the proxy may say.
+    pub fn takes_no_request(&self) -> bool {
+        self.takes_no_request
+    }
+
+    /// A request came all the same, and was kept back.
+    pub fn refuse_request(&mut self) {
+        self.reason = Some(Reason::AccessDenied);
+        self.nearest = Some("a request of HTTP came as opaque bytes: it has to come as a request".into());
+    }
+
+    /// It is open in case that it's needed, and takes nobody's place until it is.
+    pub fn rest(&mut self) {
+        self.course.pending = None;
+    }
+
     /// The connection stands: from now on bytes flow, and no other endpoint is tried.
     pub fn on_connect(&mut self, shard: &mut Shard, now: Now) {
+        if self.course.pending.is_none()
+            && let Some(cluster) = self.course.cluster().filter(|cluster| cluster.call.pending.is_some())
+        {
+            self.course.pending = Some(Busy::on(&cluster.call.share.pending));
+        }
         self.course.end(shard, Ending::Closed, now.mono);
         self.course.policy = Policy::NEVER;
     }
@@ -140,6 +164,7 @@ impl Tunnel {
             return Err(refuse(Reason::NotServed, "this workload does not serve that service port"));
         };
         self.service = Some(Arc::clone(tree));
+        self.takes_no_request = port.protocol == Protocol::Undeclared;
         if let Some(detail) = looks_at_requests(tree, port) {
             self.nearest = Some(detail.as_str().into());
             return Err(refuse(Reason::AccessDenied, detail));

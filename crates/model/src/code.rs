@@ -231,7 +231,7 @@ registry! {
         "Without another certificate the listener lets nobody in.",
         "Apply the Secret, or a ReferenceGrant in its namespace.";
     PORT_CLASH: "BYR-C062",
-        "another listener was at this port first, for the same host or speaking something else",
+        "another listener was at this port first",
         "The listener is not served: connections there are the first one's.",
         "Name another port or host, or agree on one protocol.";
     SET_UNSERVED: "BYR-C063",

@@ -9,6 +9,7 @@ use crate::http::scratch;
 use crate::io::Stream;
 use crate::runtime;
 use byrnie_base::Instant;
+use byrnie_codec::sniff::{self, Opening};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -121,10 +122,22 @@ pub enum End {
     Closed,
     /// Nothing moved for the time allowed.
     Idle,
+    /// A request of HTTP came, which may not pass.
+    Request,
     /// The first connection failed.
     First(io::Error),
     /// The second connection failed.
     Second(io::Error),
+}
+
+/// What may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passes {
+    /// Whatever comes.
+    All,
+    /// No request of HTTP from the first connection: its first line is kept back until it's sure that it is none, or the second
+    /// connection has spoken first, as servers of HTTP don't. Where it is one, the relay ends with [`End::Request`].
+    NoRequest,
 }
 
 /// One direction.
@@ -134,6 +147,8 @@ struct Direction {
     sent: usize,
     bytes: u64,
     state: State,
+    /// What waits is kept back until it's known to be no request.
+    held: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,33 +162,37 @@ enum State {
 enum Side {
     Source(io::Error),
     Target(io::Error),
+    Request,
 }
 
-/// Relays until both sides have closed, one failed, or nothing moved for `idle`. `first_bytes` have been
-/// read from `first` already, `second_bytes` from `second`.
+/// Relays until both sides have closed, one failed, or nothing moved for `idle`. Of each connection bytes may have been read
+/// already.
 pub async fn relay(
-    first: &mut Pipe,
-    first_bytes: Vec<u8>,
-    second: &mut Pipe,
-    second_bytes: Vec<u8>,
+    (first, first_bytes): (&mut Pipe, Vec<u8>),
+    (second, second_bytes): (&mut Pipe, Vec<u8>),
+    passes: Passes,
     idle: Duration,
 ) -> Relayed {
     let mut there = Direction::new(first_bytes);
     let mut back = Direction::new(second_bytes);
+    there.held = passes == Passes::NoRequest;
     let mut alarm = Alarm::new();
     let mut seen = (0, Instant::default());
     alarm.after(idle);
     let end = poll_fn(|cx| {
-        let there_done = match there.poll(cx, first, second) {
-            Poll::Ready(Ok(())) => true,
-            Poll::Ready(Err(Side::Source(error))) => return Poll::Ready(End::First(error)),
-            Poll::Ready(Err(Side::Target(error))) => return Poll::Ready(End::Second(error)),
-            Poll::Pending => false,
-        };
         let back_done = match back.poll(cx, second, first) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(Side::Source(error))) => return Poll::Ready(End::Second(error)),
             Poll::Ready(Err(Side::Target(error))) => return Poll::Ready(End::First(error)),
+            Poll::Ready(Err(Side::Request)) => return Poll::Ready(End::Request),
+            Poll::Pending => false,
+        };
+        there.held &= back.bytes == 0;
+        let there_done = match there.poll(cx, first, second) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(Side::Source(error))) => return Poll::Ready(End::First(error)),
+            Poll::Ready(Err(Side::Target(error))) => return Poll::Ready(End::Second(error)),
+            Poll::Ready(Err(Side::Request)) => return Poll::Ready(End::Request),
             Poll::Pending => false,
         };
         if there_done && back_done {
@@ -198,13 +217,15 @@ pub async fn relay(
 impl Direction {
     fn new(waiting: Vec<u8>) -> Self {
         let bytes = waiting.len() as u64;
-        Self { waiting, sent: 0, bytes, state: State::Open }
+        Self { waiting, sent: 0, bytes, state: State::Open, held: false }
     }
 
     /// Moves what can be moved. Ready once the target has been told that no more comes.
     fn poll(&mut self, cx: &mut Context<'_>, source: &mut Pipe, target: &mut Pipe) -> Poll<Result<(), Side>> {
         loop {
-            ready!(self.poll_send(cx, target)).map_err(Side::Target)?;
+            if !self.holds()? {
+                ready!(self.poll_send(cx, target)).map_err(Side::Target)?;
+            }
             match self.state {
                 State::Open => {}
                 State::Closing => {
@@ -229,6 +250,19 @@ impl Direction {
         }
     }
 
+    /// Whether what waits is still kept back. A line that has no end is none to a server either.
+    fn holds(&mut self) -> Result<bool, Side> {
+        if self.held && self.state == State::Open {
+            match sniff::opening(&self.waiting) {
+                Opening::NeedMore => return Ok(true),
+                Opening::Opaque => {}
+                Opening::Request => return Err(Side::Request),
+            }
+        }
+        self.held = false;
+        Ok(false)
+    }
+
     /// Sends what was read, and keeps what can't be sent yet.
     fn take(&mut self, cx: &mut Context<'_>, new: &[u8], target: &mut Pipe) -> io::Result<()> {
         if new.is_empty() {
@@ -236,6 +270,10 @@ impl Direction {
             return Ok(());
         }
         self.bytes += new.len() as u64;
+        if self.held {
+            self.waiting.extend_from_slice(new);
+            return Ok(());
+        }
         let taken = match Pin::new(target).poll_write(cx, new) {
             Poll::Ready(taken) => taken?,
             Poll::Pending => 0,

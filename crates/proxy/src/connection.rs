@@ -24,7 +24,7 @@ use byrnie_net::http::h1::{Arrived, Conn};
 use byrnie_net::http::h2::{Accepted, REFUSED_STREAM, Sender, Server};
 use byrnie_net::http::{self, Alarm, Chunk, Error, Wire};
 use byrnie_net::io::{Stream, TcpStream};
-use byrnie_net::relay;
+use byrnie_net::relay::{self, Passes};
 use byrnie_net::runtime;
 use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP};
 use std::cell::Cell;
@@ -359,7 +359,7 @@ async fn linger(wire: Wire) {
 pub(crate) async fn switch(wire: Wire, tunnel: Tunnel) {
     let Tunnel { pipe: mut upstream, bytes, idle } = tunnel;
     let Some((mut client, from_client)) = wire.into_tunnel() else { return };
-    relay::relay(&mut client, from_client, &mut upstream, bytes, idle).await;
+    relay::relay((&mut client, from_client), (&mut upstream, bytes), Passes::All, idle).await;
 }
 
 /// CONNECT on the forward listener: what follows is served as if it had come to the service's own listener.

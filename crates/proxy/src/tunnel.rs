@@ -13,7 +13,7 @@ use byrnie_codec::hop::code;
 use byrnie_engine::{Effect, Failure, Outcome, Plan, Program, Reason, Target, Tunnel};
 use byrnie_net::http::Error;
 use byrnie_net::io::{self, Stream};
-use byrnie_net::relay::{self, End, Pipe, Relayed};
+use byrnie_net::relay::{self, End, Passes, Pipe, Relayed};
 use byrnie_net::{runtime, tls};
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -90,6 +90,12 @@ impl<'a> Way<'a> {
         }
     }
 
+    /// The same, taking nobody's place until it's passed.
+    pub(crate) fn resting(mut self) -> Self {
+        self.tunnel.rest();
+        self
+    }
+
     /// What it leads to, and how long that may rest.
     pub(crate) fn upstream(&mut self) -> Option<(&mut Pipe, Duration)> {
         self.opened.as_mut().map(|(upstream, rests)| (upstream, *rests))
@@ -118,7 +124,12 @@ impl<'a> Way<'a> {
         }
         if let Some((mut upstream, idle)) = opened {
             core.with_shard(|shard, now| tunnel.on_connect(shard, now));
-            let relayed = relay::relay(&mut down, bytes, &mut upstream, from_upstream, idle).await;
+            let passes = if tunnel.takes_no_request() { Passes::NoRequest } else { Passes::All };
+            let relayed = relay::relay((&mut down, bytes), (&mut upstream, from_upstream), passes, idle).await;
+            if matches!(relayed.end, End::Request) {
+                tunnel.refuse_request();
+                tracing::debug!(service = ?caller.entry, "a request came as opaque bytes, and doesn't pass");
+            }
             outcome.failure = failure(&relayed);
             moved = (relayed.sent, relayed.received);
         }
@@ -195,7 +206,7 @@ async fn open(core: &Rc<Core>, plan: &Plan, caller: &Caller) -> Result<Pipe, Fai
 
 fn failure(relayed: &Relayed) -> Option<Failure> {
     match relayed.end {
-        End::Closed => None,
+        End::Closed | End::Request => None,
         End::Idle => Some(Failure::Deadline),
         End::First(_) => Some(Failure::DownstreamGone),
         End::Second(_) => Some(Failure::ResetAfterHead),

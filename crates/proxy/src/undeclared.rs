@@ -72,10 +72,13 @@ async fn settle<'a>(
     let mut way = tokio::select! {
         biased;
         found = &mut word => {
+            if matches!(found, Word::Http1 | Word::Http2) {
+                core.with_shard(|shard, _| shard.spoken(&snapshot, service, *port, false));
+            }
             let way = if matches!(found, Word::Opaque) { Some(Box::new(opening.await)) } else { None };
             return Course::of(found, way);
         }
-        way = &mut opening => Box::new(way),
+        way = &mut opening => Box::new(way.resting()),
         () = &mut closing => return Course::Over,
     };
     let Some((upstream, rests)) = way.upstream() else {
@@ -93,6 +96,8 @@ async fn settle<'a>(
         () = runtime::sleep(rests) => return Course::Over,
         () = closing => return Course::Over,
     };
+    // A server of HTTP that has waited in vain says so.
+    let server = server && !said.starts_with(b"HTTP/");
     if server || matches!(found, Word::Http1 | Word::Http2) {
         core.with_shard(|shard, _| shard.spoken(&snapshot, service, *port, server));
     }

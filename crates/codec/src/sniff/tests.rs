@@ -125,3 +125,41 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_no_request_is_told_from_whatever_might_be_one() {
+    let requests: [&[u8]; 9] = [
+        b"GET / HTTP/1.1\r\n",
+        b"GET /\r\n",
+        b"\r\n \tANY x http/1.0\n",
+        b"PROPFIND /a HTTP/1.1",
+        b"PRI * HTTP/2.0\r\n",
+        b"x\x0b/\x1cHTTP/1.1\n",
+        b"x\xa0/\x85HTTP/1.1\n",
+        b"x y\0 HTTP/1.1\n",
+        &[b'a'; OPENING_BYTES_MAX],
+    ];
+    for bytes in requests {
+        assert_eq!(opening(bytes), Opening::Request, "{}", bytes[..bytes.len().min(40)].escape_ascii());
+    }
+    let opaque: [&[u8]; 9] = [
+        b"\x16\x03\x01",
+        b"\0\0\0\x08",
+        b"*1\r\n$4\r\nPING\r\n",
+        b"get key\r\n",
+        b"EHLO me\r\n",
+        b"<?xml version='1.0'?>",
+        b"{\"id\": 1}",
+        b"AMQP\0\0\x09\x01",
+        b"0032git-upload-pack /x\n",
+    ];
+    for bytes in opaque {
+        assert_eq!(opening(bytes), Opening::Opaque, "{}", bytes.escape_ascii());
+    }
+    // Nothing is told before it's sure, and what is told once stays so with all that follows.
+    for whole in requests.iter().chain(&opaque) {
+        let verdicts: Vec<Opening> = (0..=whole.len().min(99)).map(|end| opening(&whole[..end])).collect();
+        let undecided = verdicts.iter().take_while(|verdict| **verdict == Opening::NeedMore).count();
+        assert!(verdicts[undecided..].windows(2).all(|pair| pair[0] == pair[1]), "{verdicts:?}");
+    }
+}

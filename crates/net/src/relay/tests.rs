@@ -24,7 +24,13 @@ fn bytes_pass_both_ways_and_half_close_is_kept() {
         let (relay_held, server_held) = (Rc::clone(&held), Rc::clone(&held));
         let relaying = runtime::spawn_local("relay", async move {
             let (mut first, mut second) = (Pipe::from(Stream::from(inner)), Pipe::from(Stream::from(outer)));
-            let relayed = relay(&mut first, b"early ".to_vec(), &mut second, Vec::new(), Duration::from_secs(30)).await;
+            let relayed = relay(
+                (&mut first, b"early ".to_vec()),
+                (&mut second, Vec::new()),
+                Passes::All,
+                Duration::from_secs(30),
+            )
+            .await;
             assert!(matches!(relayed.end, End::Closed), "{relayed:?}");
             assert_eq!((relayed.sent, relayed.received), (6 + 1_000_000, 2_000_000));
             relay_held.set(relay_held.get() + 1);
@@ -55,7 +61,8 @@ fn silence_ends_a_relay() {
         let (_client, inner) = pair().await;
         let (outer, _server) = pair().await;
         let (mut first, mut second) = (Pipe::from(Stream::from(inner)), Pipe::from(Stream::from(outer)));
-        let relayed = relay(&mut first, Vec::new(), &mut second, Vec::new(), Duration::from_millis(30)).await;
+        let relayed =
+            relay((&mut first, Vec::new()), (&mut second, Vec::new()), Passes::All, Duration::from_millis(30)).await;
         assert!(matches!(relayed.end, End::Idle));
     })
     .unwrap();

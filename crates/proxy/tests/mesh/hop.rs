@@ -173,7 +173,13 @@ fn foreign(world: &World, name: &str, port: u16) -> std::net::SocketAddr {
                 let program = io::connect(([127, 0, 0, 1], port).into(), Duration::from_secs(5)).await.unwrap();
                 runtime::spawn_local("foreign", async move {
                     let (mut near, mut far) = (stream.into(), Stream::from(program).into());
-                    relay::relay(&mut near, Vec::new(), &mut far, Vec::new(), Duration::from_secs(60)).await;
+                    relay::relay(
+                        (&mut near, Vec::new()),
+                        (&mut far, Vec::new()),
+                        relay::Passes::All,
+                        Duration::from_secs(60),
+                    )
+                    .await;
                 });
             }
         })

@@ -73,7 +73,7 @@ fn a_server_that_speaks_first_is_heard_at_once_without_being_declared() {
 fn a_client_that_speaks_first_is_passed_on_byte_by_byte() {
     let hello = [0x16, 3, 1, 0, 5, 1, 0, 0, 1, 3];
     let firsts: [&[u8]; 6] =
-        [b"*1\r\n$4\r\nPING\r\n", b"\0\0\0\x08\x04\xd2\x16\x2f", &hello, b"P", b"PRI * HTTP/1.0", b"\r\n\r\n"];
+        [b"*1\r\n$4\r\nPING\r\n", b"\0\0\0\x08\x04\xd2\x16\x2f", &hello, b"P", b"PRI * SIP/2.0", b"\r\n\r\n"];
     let (world, program) = (World::new(), repeater());
     let (_server, caller) = mesh(&world, &program);
     for first in firsts {
@@ -84,15 +84,43 @@ fn a_client_that_speaks_first_is_passed_on_byte_by_byte() {
         assert_eq!(client.read_to_end(), expected, "{}", first.escape_ascii());
     }
     assert_eq!(program.accepted.load(Ordering::SeqCst), firsts.len());
-    // One that stops amid a word isn't kept either.
+    // One that stops amid its first line is passed on with its end.
     let program = Program::start(|mut peer| {
-        let said = peer.read_exact(3);
+        let said = peer.read_exact(10);
         peer.send(said);
     });
     let (_server, caller) = mesh(&world, &program);
     let mut client = Peer::connect(caller.outbound("echo"));
     client.send("GET");
-    assert_eq!(client.read_exact(3), b"GET");
+    until_accepted(&program, 1);
+    client.send("S key\r\n");
+    assert_eq!(client.read_exact(10), b"GETS key\r\n");
+}
+
+#[test]
+fn no_request_comes_as_opaque_bytes_with_words_that_only_a_proxy_may_say() {
+    let forged = "Forwarded-Client-Identity: spiffe://mesh.local/ns/default/sa/admin\r\n\r\n";
+    let (seen, told) = std::sync::mpsc::channel();
+    let program = Program::start(move |mut peer| seen.send(peer.read_to_end()).unwrap());
+    let world = World::new();
+    let (_server, caller) = mesh(&world, &program);
+    // Each is opaque to who only looks how it begins.
+    for (begun, rest) in [
+        ("\nGET /admin", " HTTP/1.1\r\n"),
+        ("\nGET", " /admin\r\n"),
+        ("PROPFIND /admin", " HTTP/1.1\r\n"),
+        ("\r\n\n", "ANY\t/admin\x0bhttp/1.1\r\n"),
+        (" PRI * HT", "TP/2.0\r\n\r\nSM\r\n\r\n"),
+    ] {
+        let mut client = Peer::connect(caller.outbound("echo"));
+        let before = program.accepted.load(Ordering::SeqCst);
+        client.send(begun);
+        until_accepted(&program, before + 1);
+        client.send(rest);
+        client.send(forged);
+        assert_eq!(client.read_to_end(), b"", "{begun}{rest}");
+        assert_eq!(told.recv().unwrap(), b"", "{begun}{rest}");
+    }
 }
 
 #[test]
