@@ -245,9 +245,9 @@ impl Fields {
         out.extend_from_slice(&self.bytes[run]);
     }
 
-    /// Bytes of memory that the text of the lines may take without asking for more.
+    /// Bytes of memory that the lines may take without asking for more.
     pub(crate) fn capacity(&self) -> usize {
-        self.bytes.capacity()
+        self.bytes.capacity() + self.lines.capacity() * size_of::<Line>()
     }
 
     /// Bytes that [`Fields::emit`] writes at most.

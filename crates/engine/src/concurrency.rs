@@ -82,6 +82,15 @@ impl Criticality {
         }
     }
 
+    /// One class more.
+    pub(crate) const fn higher(self) -> Self {
+        match self {
+            Self::Sheddable => Self::SheddablePlus,
+            Self::SheddablePlus => Self::Critical,
+            Self::Critical | Self::CriticalPlus => Self::CriticalPlus,
+        }
+    }
+
     /// One class less.
     pub(crate) const fn lower(self) -> Self {
         match self {

@@ -11,7 +11,8 @@
 //! Processor time shows as lag: by how much later than asked a core wakes up. One late wake-up says nothing (the
 //! machine has others to serve), so the least lag of a window counts, as in "Controlling Queue Delay" (Nichols,
 //! Jacobson, 2012): only a standing queue delays all of them. While most of what begins is asked by clients that have
-//! never taken an answer, only they are refused for it: a crowd of them pays for the lag that it makes.
+//! never taken an answer, what the others ask counts one class higher here: a crowd of them pays first for the lag that it
+//! makes, and the others too if that isn't enough, for an answer is soon taken.
 
 use crate::concurrency::{Criticality, RETRY_AFTER};
 use crate::exchange::Exchange;
@@ -191,10 +192,13 @@ impl Strain {
 
     /// What a request of this class is refused for, if it is; `known`: its client has taken an answer before.
     fn refuses(&self, class: Criticality, dice: &mut Rng, known: bool) -> Option<Short> {
-        let spared = known && self.crowded;
-        Short::ALL.into_iter().filter(|short| !spared || *short != Short::Time).find(|short| {
+        Short::ALL.into_iter().find(|short| {
             let percent = self.percent(*short);
-            let (from, all) = if *short == Short::Time { lag_bounds(class) } else { bounds(class) };
+            let (from, all) = match *short {
+                Short::Time if known && self.crowded => lag_bounds(class.higher()),
+                Short::Time => lag_bounds(class),
+                Short::Memory | Short::Files => bounds(class),
+            };
             percent >= all || percent > from && dice.below(u64::from(all - from)) < u64::from(percent - from)
         })
     }
@@ -362,20 +366,27 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_that_never_took_an_answer_pays_for_the_lag_alone() {
-        let lagging = |strangers, others| {
+    fn a_crowd_that_never_took_an_answer_pays_first_for_the_lag_and_not_alone() {
+        let lagging = |millis, strangers, others| {
             let mut overload = Overload { underway: 1000, ..Overload::default() };
             for n in 0..20 {
                 (0..strangers).for_each(|_| overload.strain.begins(false));
                 (0..others).for_each(|_| overload.strain.begins(true));
-                overload.strain.woke(Duration::from_millis(600), at(n * 100));
+                overload.strain.woke(Duration::from_millis(millis), at(n * 100));
             }
             [false, true].map(|known| refused(&Overload { known, ..overload }, Criticality::Critical, false))
         };
-        assert_eq!(lagging(100, 10), [1000, 0]);
-        // Without a crowd there is nobody else to pay.
-        assert_eq!(lagging(10, 100), [1000, 1000]);
-        assert_eq!(lagging(0, 0), [1000, 1000]);
+        let [strangers, others] = lagging(350, 100, 10);
+        assert!((400..600).contains(&strangers) && others == 0, "{strangers} and {others} of 1000");
+        let [strangers, others] = lagging(450, 100, 10);
+        assert!(strangers == 1000 && (560..760).contains(&others), "{strangers} and {others} of 1000");
+        // The lag is as great as can be though all of them are refused: those who have taken one answer make it.
+        assert_eq!(lagging(600, 100, 10), [1000, 1000]);
+        // Without a crowd nobody pays before others.
+        let [strangers, others] = lagging(350, 10, 100);
+        assert!((400..600).contains(&strangers) && strangers == others, "{strangers} and {others} of 1000");
+        assert_eq!(lagging(600, 10, 100), [1000, 1000]);
+        assert_eq!(lagging(600, 0, 0), [1000, 1000]);
         let mut overload = Overload { known: true, ..strained(98) };
         (0..10).for_each(|_| overload.strain.begins(false));
         overload.strain.woke(Duration::ZERO, at(0));

@@ -100,12 +100,14 @@ pub struct Counts {
 struct Caller {
     label: Text,
     traffic: Traffic,
+    /// Whether it was found greedy since callers were last forgotten.
+    greedy: bool,
 }
 
 /// How long the mean of what callers send is taken to hold.
 const MEAN_AGE_MAX: Duration = Duration::from_millis(100);
-/// Callers of which a core remembers how they are called and what they have just sent. One more, and it begins anew: no crowd of
-/// names that never come again makes those that come later strangers.
+/// Callers of which a core remembers how they are called and what they have just sent. One more, and it forgets all but the greedy
+/// ones: no crowd of names that never come again makes those that come later strangers, or a greedy one ordinary.
 const CALLERS_MAX: usize = 4096;
 
 impl Shard {
@@ -172,10 +174,13 @@ impl Shard {
             return caller.label.clone();
         }
         if self.callers.len() >= CALLERS_MAX {
-            self.callers.clear();
+            self.callers.retain(|_, caller| std::mem::take(&mut caller.greedy));
+            if self.callers.len() > CALLERS_MAX / 2 {
+                self.callers.clear();
+            }
         }
         let label = label_within(identity, own);
-        let caller = Caller { label: label.clone(), traffic: Traffic::default() };
+        let caller = Caller { label: label.clone(), traffic: Traffic::default(), greedy: false };
         self.callers.insert(identity.clone(), caller);
         label
     }
@@ -191,7 +196,11 @@ impl Shard {
             let (sum, count) = rates.fold((0u64, 0u64), |(sum, count), rate| (sum + rate, count + 1));
             self.mean = (now, sum.checked_div(count).unwrap_or(0));
         }
-        2 * own > 3 * self.mean.1
+        let greedy = 2 * own > 3 * self.mean.1;
+        if greedy && let Some(caller) = identity.and_then(|identity| self.callers.get_mut(identity)) {
+            caller.greedy = true;
+        }
+        greedy
     }
 }
 
@@ -232,5 +241,27 @@ mod tests {
             late.iter().any(|caller| shard.is_greedy(Some(caller), now))
         });
         assert!(greedy.skip(10).all(|greedy| !greedy), "both ask as often");
+    }
+
+    #[test]
+    fn a_crowd_of_names_makes_no_greedy_caller_ordinary() {
+        const OWN: &str = "demo.local";
+        let mut shard = Shard::new(1);
+        let named = |name: String| Identity::new(OWN, "shop", &name).unwrap();
+        let (one, other) = (named("one".to_owned()), named("other".to_owned()));
+        let at = |millis: u64| Instant::from_nanos(5_000_000_000 + millis * 1_000_000);
+        let mut asks = |identity: &Identity, now| {
+            shard.caller(identity, OWN);
+            shard.is_greedy(Some(identity), now)
+        };
+        (0..10).for_each(|n| _ = asks(&other, at(n)));
+        assert!((0..100).map(|n| asks(&one, at(100 + n))).last().unwrap_or_default());
+        (0..CALLERS_MAX).for_each(|n| _ = asks(&named(format!("a{n}")), at(300)));
+        assert!(!asks(&other, at(400)) && asks(&one, at(400)));
+        // Once it asks no more than others it is forgotten like them, the next time but one.
+        for round in 0..2 * CALLERS_MAX {
+            asks(&named(format!("b{round}")), at(10_000));
+        }
+        assert!(!shard.callers.contains_key(&one));
     }
 }

@@ -29,6 +29,8 @@ pub const IDLE_MAX: usize = 4096;
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// HTTP/2 connections to one upstream; the second is opened when the first is full.
 pub const SHARED_PER_KEY_MAX: usize = 4;
+/// Those of them that clients have to share that aren't known to take their answers, until these have no more streams to give.
+pub const CROWD_PER_KEY_MAX: usize = 2;
 
 /// Connections of one core.
 #[derive(Debug, Default)]
@@ -230,13 +232,18 @@ impl<C: Connection> Shared<C> {
         clients.iter().find(|(client, _)| !client.is_full() && !client.is_short()).map(|(client, _)| client.clone())
     }
 
-    /// The same for a client that isn't known to take its answers: the first connection, until that has no more streams to give.
-    /// What such clients leave lying lies there then, and not on all of them.
+    /// The same for a client that isn't known to take its answers: one of the first [`CROWD_PER_KEY_MAX`], until these have no more
+    /// streams to give. What such clients leave lying lies there then, and not on all of them; and who takes answers after all gets
+    /// none that is short of room as long as another of these may be opened.
     pub fn with_room_for_unknown(&self, wall: Timestamp) -> Option<C> {
         let found = self.with_room(wall);
         let clients = self.clients.borrow();
-        let first = clients.first().map(|(client, _)| client).filter(|client| !client.is_full());
-        first.cloned().or(found)
+        let mut crowd =
+            clients.iter().map(|(client, _)| client).take(CROWD_PER_KEY_MAX).filter(|client| !client.is_full());
+        match crowd.clone().find(|client| !client.is_short()) {
+            None if clients.len() < CROWD_PER_KEY_MAX => None,
+            roomy => roomy.or_else(|| crowd.next()).cloned().or(found),
+        }
     }
 
     /// Whether there is a connection with room that lasts until then.

@@ -11,7 +11,7 @@ use crate::keyed::Ticket;
 use crate::mirror;
 use crate::record::Seen;
 use crate::rest::{HEAVY_MAX, Rest, STALL_MAX, Tempo, earlier};
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, Room, Upstream};
 use crate::worker::Core;
 use byrnie_base::Instant;
 use byrnie_codec::h1::{Asked, fit_downstream};
@@ -296,7 +296,7 @@ impl<'a> Trip<'a> {
             plan.stamp(self.request, runtime::coarse());
             self.up.rewind();
         }
-        let mut upstream = match upstream::open(self.core, plan, self.client.caller.reads.get()).await {
+        let mut upstream = match upstream::open(self.core, plan, Room::of(self.client.caller.reads.get())).await {
             Ok(upstream) => upstream,
             Err(failure) => return Event::Failed(failure),
         };

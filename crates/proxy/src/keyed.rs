@@ -4,7 +4,7 @@
 //! engine says so; a request without a protected key never comes here.
 
 use crate::carry::{Delivered, Event, Times, Trip, from_client, late, pass_interim};
-use crate::upstream;
+use crate::upstream::{self, Room};
 use byrnie_base::Text;
 use byrnie_codec::h1::Asked;
 use byrnie_codec::headers::{self, Sender, strip_untrusted_response};
@@ -176,7 +176,8 @@ impl Trip<'_> {
         }
         let end = runtime::now().mono + RECALL_MAX;
         let limits = Times { deadline: Some(plan.deadline.map_or(end, |at| at.min(end))), ..Times::default() };
-        let mut upstream = upstream::open(self.core, plan, true).await.map_err(|_| Text::from("it isn't reached"))?;
+        let mut upstream =
+            upstream::open(self.core, plan, Room::All).await.map_err(|_| Text::from("it isn't reached"))?;
         let asked = Asked::by(&head);
         upstream.wire.send_request(&head).map_err(|error| words(&error))?;
         upstream.wire.end(None).map_err(|error| words(&error))?;

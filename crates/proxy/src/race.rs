@@ -4,7 +4,7 @@
 //! nobody goes on working for it. Called by `carry`; what counts, the engine decides.
 
 use crate::carry::{Event, Times, Trip, Wait, late};
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, Room, Upstream};
 use crate::worker::Core;
 use byrnie_codec::h1::Asked;
 use byrnie_codec::{Framing, Head, Known};
@@ -120,7 +120,7 @@ async fn beside(core: Rc<Core>, plan: Plan, mut head: Head, body: Rc<[u8]>) -> A
 /// Sends a request whose body is here, and waits for the head of its answer, which takes the place of `head`.
 pub(crate) async fn ask(core: &Rc<Core>, plan: &Plan, head: &mut Head, body: &[u8]) -> Result<Upstream, Failure> {
     // Nothing that can't be done without.
-    let mut upstream = upstream::open(core, plan, false).await?;
+    let mut upstream = upstream::open(core, plan, Room::Most).await?;
     let framed = !matches!(head.framing(), Framing::None);
     head.set_framing(if framed || !body.is_empty() { Framing::Length(body.len() as u64) } else { Framing::None });
     head.set_keep_alive(true);

@@ -7,7 +7,7 @@ use crate::door::{Caller, Entry};
 use crate::outside;
 use crate::record::Seen;
 use crate::strain::Underway;
-use crate::upstream::{self, Hopped};
+use crate::upstream::{self, Hopped, Room};
 use crate::worker::Core;
 use byrnie_codec::hop::code;
 use byrnie_engine::{Effect, Failure, Outcome, Plan, Program, Reason, Target, Tunnel};
@@ -185,7 +185,7 @@ async fn open(core: &Rc<Core>, plan: &Plan, caller: &Caller) -> Result<Pipe, Fai
         let opened = io::connect(to.address(), plan.connect_timeout).await;
         return opened.map(|tcp| Stream::from(tcp).into()).map_err(upstream::failure_to_connect);
     }
-    match upstream::open_hop(core, plan, tls::ALPN_TCP, false).await? {
+    match upstream::open_hop(core, plan, tls::ALPN_TCP, Room::Most).await? {
         Hopped::Flow(mut flow) => {
             flow.ask_for_bytes().map_err(|_| Failure::Refused)?;
             let agreed = runtime::timeout(plan.connect_timeout, poll_fn(|cx| flow.poll_agreed(cx))).await;

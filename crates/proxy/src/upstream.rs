@@ -41,9 +41,40 @@ const STREAMS_FOR_ALL: usize = pool::SHARED_PER_KEY_MAX * STREAMS_MAX as usize /
 /// Clients that may have to make room for one other: they may wait for other upstreams.
 const EVICTED_MAX: u8 = 4;
 
-/// Gets a connection for `plan`; `reads` as [`open_hop`] has it.
-pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, reads: bool) -> Result<Upstream, Failure> {
-    if let Some(upstream) = poll_fn(|cx| Poll::Ready(at_hand(core, plan, reads, cx))).await {
+/// Which streams of mesh hops are for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// All: for clients that are known to take their answers.
+    All,
+    /// All but the last: for tunnels, which last, and for what can be done without.
+    Most,
+    /// Of those the ones of a few connections: for clients that aren't known to take their answers.
+    Crowd,
+}
+
+impl Room {
+    /// For a client that has taken an answer before, or hasn't.
+    pub(crate) const fn of(reads: bool) -> Self {
+        if reads { Self::All } else { Self::Crowd }
+    }
+
+    /// Whether only streams are left that aren't for it.
+    fn is_spent(self, shared: &Shared<hop::Client>) -> bool {
+        self != Self::All && shared.open_streams() >= STREAMS_FOR_ALL
+    }
+
+    /// The connection on which it is to be had.
+    fn choose(self, shared: &Shared<hop::Client>, wall: Timestamp) -> Option<hop::Client> {
+        match self {
+            Self::All | Self::Most => shared.with_room(wall),
+            Self::Crowd => shared.with_room_for_unknown(wall),
+        }
+    }
+}
+
+/// Gets a connection for `plan`; `room` as [`open_hop`] has it.
+pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, room: Room) -> Result<Upstream, Failure> {
+    if let Some(upstream) = poll_fn(|cx| Poll::Ready(at_hand(core, plan, room, cx))).await {
         return Ok(upstream);
     }
     let to = match &plan.target {
@@ -59,7 +90,7 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, reads: bool) -> Result<Up
     if to.protocol().is_h2() {
         return open_at(core, plan, &asked(core, to, Speaks::Http2), plan.connect_timeout).await;
     }
-    match open_hop(core, plan, tls::ALPN_HTTP1, reads).await? {
+    match open_hop(core, plan, tls::ALPN_HTTP1, room).await? {
         Hopped::Flow(flow) => Ok(Upstream { wire: Wire::Hop(flow), lease: None }),
         Hopped::Foreign(stream, not_after) => Ok(fresh_h1(&asked(core, to, Speaks::Http1), stream, not_after)),
         Hopped::No => open_at(core, plan, &asked(core, to, Speaks::Http1), plan.connect_timeout).await,
@@ -67,16 +98,15 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, reads: bool) -> Result<Up
 }
 
 /// A connection or stream for HTTP/1 that can be had at once: nearly always there is one.
-fn at_hand(core: &Core, plan: &Plan, reads: bool, cx: &mut Context<'_>) -> Option<Upstream> {
+fn at_hand(core: &Core, plan: &Plan, room: Room, cx: &mut Context<'_>) -> Option<Upstream> {
     let now = runtime::coarse();
     let asked = match &plan.target {
         target if target.protocol().is_h2() => return None,
         Target::Mesh(to) => {
             if matches!(core.hop, Hop::Framed) {
                 let shared = core.pool.borrow_mut().hops(&asked(core, to, Speaks::Hop));
-                if let Some(client) = shared.with_room(now.wall) {
-                    let room = reads || shared.open_streams() < STREAMS_FOR_ALL;
-                    let flow = room.then(|| client.open(to.sni().clone()).ok()).flatten()?;
+                if let Some(client) = room.choose(&shared, now.wall) {
+                    let flow = (!room.is_spent(&shared)).then(|| client.open(to.sni().clone()).ok()).flatten()?;
                     return Some(Upstream { wire: Wire::Hop(flow), lease: None });
                 }
                 if !shared.is_foreign(now.mono) {
@@ -127,39 +157,37 @@ pub(crate) enum Hopped {
 }
 
 /// A stream to the other proxy, if `plan` leads to one that knows hops; `otherwise` is what it may choose to
-/// speak instead. Where there is no room, clients that do nothing make some; the last streams are for clients that are known
-/// to take their answers (`reads`), so that a burst of others doesn't keep them out.
-pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], reads: bool) -> Result<Hopped, Failure> {
+/// speak instead. Where there is no `room`, clients that do nothing make some; the last streams are for clients that are known
+/// to take their answers, so that a burst of others doesn't keep them out.
+pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], room: Room) -> Result<Hopped, Failure> {
     for _ in 0..EVICTED_MAX {
-        match open_hop_once(core, plan, otherwise, reads).await {
+        match open_hop_once(core, plan, otherwise, room).await {
             // Whoever has to go is woken before this one.
             Err(Failure::Refused) if core.laggards.evict(runtime::now().mono) => tokio::task::yield_now().await,
             other => return other,
         }
     }
-    open_hop_once(core, plan, otherwise, reads).await
+    open_hop_once(core, plan, otherwise, room).await
 }
 
-async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], reads: bool) -> Result<Hopped, Failure> {
+async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], room: Room) -> Result<Hopped, Failure> {
     let (Target::Mesh(target), Hop::Framed) = (&plan.target, core.hop) else { return Ok(Hopped::No) };
     let shared = core.pool.borrow_mut().hops(&asked(core, target, Speaks::Hop));
-    let refuses = || !reads && shared.open_streams() >= STREAMS_FOR_ALL;
-    if refuses() {
+    if room.is_spent(&shared) {
         return Err(Failure::Refused);
     }
     let now = runtime::coarse();
-    let room = if reads { shared.with_room(now.wall) } else { shared.with_room_for_unknown(now.wall) };
-    let client = match room {
+    let client = match room.choose(&shared, now.wall) {
         Some(client) => client,
         None if shared.is_foreign(now.mono) => return Ok(Hopped::No),
         None if let Some(older) = older_hop(core, target, now.wall) => older,
-        None => match Box::pin(one_more_hop(core, plan, &shared, otherwise)).await? {
+        None => match Box::pin(one_more_hop(core, plan, &shared, (otherwise, room))).await? {
             Ok(client) => client,
             Err(foreign) => return Ok(foreign),
         },
     };
     // Others may have waited for the same connection meanwhile.
-    if refuses() {
+    if room.is_spent(&shared) {
         return Err(Failure::Refused);
     }
     let opened = client.open(target.sni().clone());
@@ -180,11 +208,11 @@ async fn one_more_hop(
     core: &Rc<Core>,
     plan: &Plan,
     shared: &Shared<hop::Client>,
-    otherwise: &[u8],
+    (otherwise, room): (&[u8], Room),
 ) -> Result<Result<hop::Client, Hopped>, Failure> {
     let asked = runtime::now();
     let mut failed_at = shared.opening.lock().await;
-    if let Some(client) = shared.with_room(asked.wall) {
+    if let Some(client) = room.choose(shared, asked.wall) {
         return Ok(Ok(client));
     }
     if shared.is_foreign(asked.mono) {

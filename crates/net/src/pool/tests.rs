@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-use super::{Asked, Connection, IDLE_TIMEOUT, Lease, Pool, Shared, Speaks};
+use super::{Asked, Connection, IDLE_TIMEOUT, Lease, Pool, SHARED_PER_KEY_MAX, Shared, Speaks};
 use crate::http::h1::Conn;
 use crate::io;
 use crate::listen::{Share, bind};
@@ -96,21 +96,35 @@ impl Connection for Hop {
 }
 
 #[test]
-fn clients_of_which_nothing_is_known_share_the_first_connection_until_it_is_full() {
+fn clients_of_which_nothing_is_known_share_two_connections_until_these_are_full() {
+    const ROOM: (bool, bool) = (false, false);
+    const SHORT: (bool, bool) = (false, true);
+    const FULL: (bool, bool) = (true, true);
     let (shared, wall) = (Shared::<Hop>::default(), runtime::now().wall);
-    let states: Vec<_> = (0..2).map(|_| Rc::new(Cell::new((false, false)))).collect();
-    let chosen = |known| {
-        let found = if known { shared.with_room(wall) } else { shared.with_room_for_unknown(wall) };
-        found.map(|Hop(which, _)| which)
-    };
-    assert_eq!((chosen(true), chosen(false)), (None, None));
-    shared.add(Hop(0, Rc::clone(&states[0])), None);
-    assert_eq!((chosen(true), chosen(false)), (Some(0), Some(0)));
-    // Its clients don't read: those that do are given another one.
-    states[0].set((false, true));
-    assert_eq!((chosen(true), chosen(false)), (None, Some(0)));
-    shared.add(Hop(1, Rc::clone(&states[1])), None);
-    assert_eq!((chosen(true), chosen(false)), (Some(1), Some(0)));
-    states[0].set((true, true));
-    assert_eq!((chosen(true), chosen(false)), (Some(1), Some(1)));
+    let states: Vec<_> = (0..SHARED_PER_KEY_MAX).map(|_| Rc::new(Cell::new(ROOM))).collect();
+    let open = |which: usize| shared.add(Hop(which, Rc::clone(&states[which])), None);
+    let chosen =
+        || [shared.with_room(wall), shared.with_room_for_unknown(wall)].map(|found| found.map(|Hop(which, _)| which));
+    assert_eq!(chosen(), [None, None]);
+    open(0);
+    assert_eq!(chosen(), [Some(0), Some(0)]);
+    // Its clients don't read: whoever comes next is given another one, which must be opened.
+    states[0].set(SHORT);
+    assert_eq!(chosen(), [None, None]);
+    open(1);
+    assert_eq!(chosen(), [Some(1), Some(1)]);
+    // Nor do those: the others are for clients that do.
+    states[1].set(SHORT);
+    assert_eq!(chosen(), [None, Some(0)]);
+    open(2);
+    assert_eq!(chosen(), [Some(2), Some(0)]);
+    states[0].set(FULL);
+    assert_eq!(chosen(), [Some(2), Some(1)]);
+    states[1].set(FULL);
+    assert_eq!(chosen(), [Some(2), Some(2)]);
+    states[2].set(SHORT);
+    assert_eq!(chosen(), [None, None]);
+    // Where there is room again, they go back.
+    states[1].set(ROOM);
+    assert_eq!(chosen(), [Some(1), Some(1)]);
 }
