@@ -364,6 +364,26 @@ fn a_failed_sync_is_never_taken_for_a_good_one() {
 }
 
 #[test]
+fn what_is_read_after_a_failed_sync_is_made_durable_first() {
+    let medium = RamDisk::new();
+    let journal = open(&medium);
+    for n in 0..3 {
+        wait(journal.append(append("a", n, &["1"], None))).unwrap();
+    }
+    medium.fail_syncs(1);
+    assert!(matches!(wait(journal.append(append("a", 3, &["1"], None))), Err(Error::Uncertain(_))));
+    drop(journal);
+    // The program starts anew, the machine doesn't.
+    let journal = open(&medium);
+    assert_eq!(wait(journal.read("a")).unwrap().entries.len(), 4);
+    wait(journal.append(append("b", 0, &["1"], None))).unwrap();
+    medium.crash();
+    let journal = open(&medium);
+    assert_eq!(wait(journal.read("a")).unwrap().entries.len(), 4, "somebody acted on all of them");
+    assert_eq!(wait(journal.read("b")).unwrap().entries.len(), 1);
+}
+
+#[test]
 fn what_was_appended_costs_one_write_and_one_sync() {
     let medium = RamDisk::new();
     let journal = open(&medium);

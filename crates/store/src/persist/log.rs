@@ -64,9 +64,18 @@ impl LogFile {
         }
         let wal = Wal::open(log, log_bytes, guard.sync_failed())?;
         let steps = last + wal.read(last)?.len() as u64;
-        // What can't be taken over shows now.
-        let ahead = guard.read(|database| resume(database, &wal))?;
-        Ok(Self { ahead: Some(ahead), guard, wal, steps, logged: format == LOGGED })
+        // What can't be taken over shows now. What was read may be in memory alone, as after a failed sync, or if its writer died before
+        // it: the tables make it durable before anybody acts on it.
+        let ahead = guard.read(|database| {
+            let ahead = resume(database, &wal)?;
+            if wal.is_empty() {
+                return Ok(Some(ahead));
+            }
+            commit(ahead, steps, LOGGED)?;
+            wal.restart();
+            Ok(None)
+        })?;
+        Ok(Self { ahead, guard, wal, steps, logged: format == LOGGED })
     }
 
     /// Does `jobs` in order with at most one durable step. Each may be refused alone. Leases are judged by `now`.
