@@ -16,8 +16,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Size of the log beside the file. The tables take it over as a whole, which holds up appends for as long as they write.
-const LOG_BYTES: usize = 8 << 20;
+/// Size of the log beside the file, which is taken up from the start. The tables take it over as a whole, which holds up appends for as long
+/// as they write; that is a hundred small steps.
+const LOG_BYTES: usize = 512 << 10;
 
 /// A journal in a file, and its log in another beside it. Dropping it finishes what was begun, then closes the file.
 pub struct Embedded {
