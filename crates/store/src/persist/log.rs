@@ -58,11 +58,16 @@ impl LogFile {
     /// Opens what is on `disk`, with a log of `log_bytes` on `log`; empty disks included.
     pub(crate) fn open(disk: Arc<dyn Disk>, log: Arc<dyn Disk>, log_bytes: usize) -> Result<Self, OpenError> {
         let (guard, (format, last)) = Guard::open(disk, CACHE_BYTES, initialize)?;
+        let logged = format == LOGGED;
         // There was one before the file was told so.
-        if format == LOGGED && log.len()? < log_bytes as u64 {
+        if logged && log.len()? < log_bytes as u64 {
             return Err(OpenError::Corrupt("its log (.wal), which has what came last, isn't beside it".to_owned()));
         }
-        let wal = Wal::open(log, log_bytes, guard.sync_failed())?;
+        let wal = Wal::new(log, log_bytes, guard.sync_failed());
+        if !logged {
+            // One that its maker didn't finish looks as whole as any.
+            wal.clear()?;
+        }
         let steps = last + wal.read(last)?.len() as u64;
         // What can't be taken over shows now. What was read may be in memory alone, as after a failed sync, or if its writer died before
         // it: the tables make it durable before anybody acts on it.
@@ -75,7 +80,7 @@ impl LogFile {
             wal.restart();
             Ok(None)
         })?;
-        Ok(Self { ahead, guard, wal, steps, logged: format == LOGGED })
+        Ok(Self { ahead, guard, wal, steps, logged })
     }
 
     /// Does `jobs` in order with at most one durable step. Each may be refused alone. Leases are judged by `now`.
@@ -425,6 +430,24 @@ mod tests {
         medium.flip(100);
         let refused = open(&medium).map(drop).unwrap_err().to_string();
         assert!(refused.contains("damaged") && refused.contains("step 3 where 2 should come first"), "{refused}");
+    }
+
+    #[test]
+    fn a_half_made_log_is_made_again() {
+        let (medium, log) = (RamDisk::new(), RamDisk::new());
+        let both = || LogFile::open(medium.attach(), log.attach(), LOG_BYTES);
+        // Its length is as it should be, and none of it is durable.
+        let half = log.attach();
+        half.write(LOG_BYTES as u64 - 1, &[0]).unwrap();
+        log.fail_syncs(1);
+        half.sync().unwrap_err();
+        let mut file = both().unwrap();
+        (0..5).for_each(|after| append(&mut file, after));
+        medium.crash();
+        log.crash();
+        drop(file);
+        assert_eq!(log.used_bytes(), LOG_BYTES);
+        assert_eq!(both().unwrap().steps, 5);
     }
 
     #[test]

@@ -31,18 +31,16 @@ pub(super) struct Wal {
 pub(super) type Record = (u64, Vec<u8>);
 
 impl Wal {
-    /// A log of `size` bytes, a multiple of a block, on `disk`, which is made as large if it is smaller.
-    pub(super) fn open(disk: Arc<dyn Disk>, size: usize, sync_failed: Arc<AtomicBool>) -> Result<Self, OpenError> {
-        let has = disk.len()?;
-        if has < size as u64 {
-            // Room that is there already is made durable more quickly than room that has to be found.
-            disk.set_len(size as u64)?;
-            for at in (0..size).step_by(BLOCK) {
-                disk.write(at as u64, &[0; BLOCK])?;
-            }
-            disk.sync()?;
-        }
-        Ok(Self { disk, size, sync_failed, at: Cell::new(0) })
+    /// A log of `size` bytes, a multiple of a block, on `disk`.
+    pub(super) fn new(disk: Arc<dyn Disk>, size: usize, sync_failed: Arc<AtomicBool>) -> Self {
+        Self { disk, size, sync_failed, at: Cell::new(0) }
+    }
+
+    /// Makes it empty and durable, whatever was left of it: room that is there already is made durable more quickly than room that has to be
+    /// found.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        self.disk.write(0, &vec![0; self.size])?;
+        self.disk.sync()
     }
 
     /// Whether a group of so many bytes finds room.
@@ -136,13 +134,19 @@ mod tests {
     use crate::disk::{Fate, RamDisk};
 
     fn open(medium: &RamDisk) -> Wal {
-        Wal::open(medium.attach(), 8 * BLOCK, Arc::default()).unwrap()
+        Wal::new(medium.attach(), 8 * BLOCK, Arc::default())
+    }
+
+    fn create(medium: &RamDisk) -> Wal {
+        let wal = open(medium);
+        wal.clear().unwrap();
+        wal
     }
 
     #[test]
     fn groups_are_read_in_order_lap_after_lap() {
         let medium = RamDisk::new();
-        let wal = open(&medium);
+        let wal = create(&medium);
         let mut last = 0;
         for number in 1..50 {
             let group = vec![number as u8; usize::try_from(number * 311 % 9000).unwrap()];
@@ -166,7 +170,7 @@ mod tests {
     fn a_torn_end_is_left_out_and_a_hole_is_told() {
         for torn in [0, 7, 30, BLOCK, BLOCK + 1] {
             let medium = RamDisk::new();
-            let wal = open(&medium);
+            let wal = create(&medium);
             wal.append(1, b"one").unwrap();
             wal.append(2, &[2; BLOCK]).unwrap();
             medium.cut_power_after(1);
@@ -182,7 +186,7 @@ mod tests {
         }
         // A log whose tables are gone.
         let medium = RamDisk::new();
-        open(&medium).append(7, b"seven").unwrap();
+        create(&medium).append(7, b"seven").unwrap();
         assert!(matches!(open(&medium).read(0), Err(OpenError::Corrupt(_))));
     }
 }
