@@ -34,8 +34,15 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`], in words for the person who started the program.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let log = path.with_extension("wal");
         let disk = Arc::new(FileDisk::open(path)?);
-        Self::start(disk, Arc::new(FileDisk::open(&path.with_extension("wal"))?))
+        Self::start(disk, Arc::new(FileDisk::open(&log)?)).map_err(|error| match error {
+            OpenError::Corrupt(why) => {
+                let files = format!("{} and {} belong together", path.display(), log.display());
+                OpenError::Corrupt(format!("{why}; {files}, restore or move both"))
+            }
+            other => other,
+        })
     }
 
     /// As [`Embedded::open`], both on one disk.
