@@ -21,22 +21,21 @@ pub struct Sealed {
 struct Files {
     /// Those of all who keep the ledger.
     shared: Option<PathBuf>,
-    /// Those of this control plane alone.
-    own: PathBuf,
+    /// Those of this control plane alone, if it has any.
+    own: Option<PathBuf>,
 }
 
 impl Files {
     fn read(&self) -> Result<Keyring, tls::Error> {
-        let shared = self.shared.as_deref().map(Keyring::read).transpose()?.unwrap_or_default();
-        let own = if self.own.exists() { Keyring::read(&self.own)? } else { Keyring::default() };
-        Ok(shared.and(own))
+        let read = |path: &Option<PathBuf>| path.as_deref().map(Keyring::read).transpose();
+        Ok(read(&self.shared)?.unwrap_or_default().and(read(&self.own)?.unwrap_or_default()))
     }
 }
 
 impl Sealed {
     /// Seals what `ledger` is given by the first key of the file `shared`, or of `own`, which is made if it isn't there. A ledger that others
     /// keep as well gets what all can read: without `shared` nothing is sealed. All keys of both files open. They are read again with each
-    /// sweep, so that keys are changed without a restart.
+    /// sweep, so that keys are changed without a restart; what can't be read then, or is gone, leaves those that were read before.
     ///
     /// # Errors
     /// If a file can't be read, or may be read by others, or isn't one of keys.
@@ -44,6 +43,8 @@ impl Sealed {
         if shared.is_none() && !ledger.is_shared() {
             Keyring::open(&own)?;
         }
+        // Looked for now alone: one that goes away later is an error, not a control plane without keys.
+        let own = own.try_exists().map_err(tls::Error::File)?.then_some(own);
         let files = Files { shared, own };
         Ok(Self { ledger, keys: RwLock::new(Arc::new(files.read()?)), files })
     }
@@ -94,6 +95,10 @@ fn purpose(name: &Name) -> Vec<u8> {
 impl Ledger for Sealed {
     fn begin(&self, name: Name, ask: Begin) -> Pending<'_, Begun> {
         Box::pin(async move {
+            // Else the request would run, and what it answers couldn't be kept.
+            if self.seals() && self.keys().is_empty() {
+                return Err(Error::Refused("there is no key that seals its answer".into()));
+            }
             match self.ledger.begin(name.clone(), ask).await? {
                 Begun::Done(kept) => Ok(Begun::Done(self.unseal(&name, kept)?)),
                 other => Ok(other),
@@ -162,6 +167,28 @@ mod tests {
         let read = ledger.read(name(key)).await?.map(|entry| entry.state);
         assert_eq!(read, Some(State::Done(answer.clone())));
         Ok(answer.to_vec())
+    }
+
+    #[test]
+    fn keys_go_on_when_their_file_goes_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("ledger.keys");
+        runtime::block_on(async {
+            let bare: Arc<dyn Ledger> = Arc::new(Memory::open(&RamDisk::new(), Arc::new(*runtime::clock())).unwrap());
+            let sealed = Sealed::open(Arc::clone(&bare), None, own.clone()).unwrap();
+            keep(&sealed, "before", b"card 4711").await;
+            std::fs::remove_file(&own).unwrap();
+            sealed.sweep().await.unwrap();
+            keep(&sealed, "after", b"card 4712").await;
+            assert!(Keyring::is_sealed(&kept(&*bare, "after").await.unwrap()));
+            assert_eq!(kept(&sealed, "before").await.unwrap(), b"card 4711");
+            assert!(!own.exists(), "another key would seal what the old one has to open");
+            // Without any nothing begins.
+            *sealed.keys.write().unwrap() = Arc::default();
+            assert!(matches!(sealed.begin(name("none"), ask(1)).await, Err(Error::Refused(_))));
+            assert_eq!(bare.read(name("none")).await.unwrap(), None);
+        })
+        .unwrap();
     }
 
     #[test]

@@ -84,6 +84,11 @@ impl Keyring {
         self
     }
 
+    /// Whether there are none: then nothing is sealed or opened.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether bytes are sealed, rather than as they were before anything was.
     pub fn is_sealed(bytes: &[u8]) -> bool {
         bytes.first() == Some(&FORM)

@@ -28,7 +28,6 @@ impl FileDisk {
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let fresh = !path.exists();
         let file = options.open(path).map_err(at)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -37,9 +36,8 @@ impl FileDisk {
         }
         // For the message above, in whoever comes second; without it the message names nobody.
         let _ = std::fs::write(pid_path(path), format!("{}\n", std::process::id()));
-        if fresh {
-            sync_directory(path).map_err(at)?;
-        }
+        // Always: whoever made the file may have died before this.
+        sync_directory(path).map_err(at)?;
         Ok(Self { file })
     }
 }

@@ -28,6 +28,8 @@ struct Medium {
     /// What a reader sees.
     live: Vec<u8>,
     unsynced: Vec<Unsynced>,
+    /// How many of these a failed sync gave up: no later one makes them durable.
+    given_up: usize,
     /// Counts losses of power; who was attached before one gets errors only.
     power: u64,
     capacity: Option<usize>,
@@ -72,6 +74,7 @@ impl RamDisk {
         let mut medium = self.medium();
         let medium = &mut *medium;
         medium.power += 1;
+        medium.given_up = 0;
         for (index, unsynced) in std::mem::take(&mut medium.unsynced).into_iter().enumerate() {
             match (fate(index), unsynced) {
                 (Fate::Lost, _) => {}
@@ -86,7 +89,8 @@ impl RamDisk {
         medium.live = medium.durable.clone();
     }
 
-    /// The next `count` syncs fail; what they should have made durable is as uncertain as ever.
+    /// The next `count` syncs fail. What they should have made durable is read still and as uncertain as ever, and a later sync leaves it
+    /// so, unless it's written again: the pages count as clean (as on Linux, fsync(2)).
     pub fn fail_syncs(&self, count: u32) {
         self.medium().failing_syncs = count;
     }
@@ -178,10 +182,12 @@ impl Disk for Attached {
         let mut medium = self.burn()?;
         if medium.failing_syncs > 0 {
             medium.failing_syncs -= 1;
+            medium.given_up = medium.unsynced.len();
             return Err(io::Error::other("the disk failed to sync"));
         }
         let medium = &mut *medium;
-        for unsynced in std::mem::take(&mut medium.unsynced) {
+        let given_up = std::mem::take(&mut medium.given_up);
+        for unsynced in std::mem::take(&mut medium.unsynced).into_iter().skip(given_up) {
             match unsynced {
                 Unsynced::Write(offset, written) => write_at(&mut medium.durable, offset, &written),
                 Unsynced::Length(len) => medium.durable.resize(len, 0),

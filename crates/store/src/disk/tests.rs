@@ -30,7 +30,14 @@ fn a_full_disk_and_a_cut_cable_refuse() {
     disk.write(2, b"abc").unwrap();
     medium.fail_syncs(1);
     assert!(disk.sync().is_err());
+    disk.write(0, b"y").unwrap();
     disk.sync().unwrap();
+    let mut out = vec![0; 5];
+    disk.read(0, &mut out).unwrap();
+    assert_eq!(&out, b"y\0abc");
+    medium.crash();
+    let disk = medium.attach();
+    assert_eq!(disk.len().unwrap(), 1, "what a failed sync gave up isn't durable by the next");
     medium.cut_power_after(1);
     disk.write(0, b"x").unwrap();
     assert!(disk.write(0, b"y").is_err());

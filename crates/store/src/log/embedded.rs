@@ -16,8 +16,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Size of the log beside the file. The tables take it over as a whole, which holds up appends for as long as they write.
-const LOG_BYTES: usize = 8 << 20;
+/// Size of the log beside the file, which is taken up from the start. The tables take it over as a whole, which holds up appends for as long
+/// as they write; that is a hundred small steps.
+const LOG_BYTES: usize = 512 << 10;
 
 /// A journal in a file, and its log in another beside it. Dropping it finishes what was begun, then closes the file.
 pub struct Embedded {
@@ -33,8 +34,15 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`], in words for the person who started the program.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let log = path.with_extension("wal");
         let disk = Arc::new(FileDisk::open(path)?);
-        Self::start(disk, Arc::new(FileDisk::open(&path.with_extension("wal"))?))
+        Self::start(disk, Arc::new(FileDisk::open(&log)?)).map_err(|error| match error {
+            OpenError::Corrupt(why) => {
+                let files = format!("{} and {} belong together", path.display(), log.display());
+                OpenError::Corrupt(format!("{why}; {files}, restore or move both"))
+            }
+            other => other,
+        })
     }
 
     /// As [`Embedded::open`], both on one disk.

@@ -364,6 +364,54 @@ fn a_failed_sync_is_never_taken_for_a_good_one() {
 }
 
 #[test]
+fn what_is_read_after_a_failed_sync_is_made_durable_first() {
+    let medium = RamDisk::new();
+    let journal = open(&medium);
+    for n in 0..3 {
+        wait(journal.append(append("a", n, &["1"], None))).unwrap();
+    }
+    medium.fail_syncs(1);
+    assert!(matches!(wait(journal.append(append("a", 3, &["1"], None))), Err(Error::Uncertain(_))));
+    drop(journal);
+    // The program starts anew, the machine doesn't.
+    let journal = open(&medium);
+    assert_eq!(wait(journal.read("a")).unwrap().entries.len(), 4);
+    wait(journal.append(append("b", 0, &["1"], None))).unwrap();
+    medium.crash();
+    let journal = open(&medium);
+    assert_eq!(wait(journal.read("a")).unwrap().entries.len(), 4, "somebody acted on all of them");
+    assert_eq!(wait(journal.read("b")).unwrap().entries.len(), 1);
+}
+
+#[test]
+fn damage_names_both_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["redb", "wal"].map(|name| folder.path().join("transactions").with_extension(name));
+    let named = |error: String| paths.iter().all(|path| error.contains(&*path.to_string_lossy()));
+    let journal = crate::log::Embedded::open(&paths[0]).unwrap();
+    for n in 0..3 {
+        wait(journal.append(append("a", n, &["1"], None))).unwrap();
+    }
+    // As it would be after a crash.
+    let files = paths.clone().map(|path| std::fs::read(path).unwrap());
+    drop(journal);
+    let damaged = |file: usize, at: usize| {
+        for (path, bytes) in paths.iter().zip(&files) {
+            std::fs::write(path, bytes).unwrap();
+        }
+        let mut bytes = files[file].clone();
+        bytes[at] ^= 0x5a;
+        std::fs::write(&paths[file], bytes).unwrap();
+        crate::log::Embedded::open(&paths[0]).map(drop).unwrap_err().to_string()
+    };
+    // The magic number of the tables; the log's own block, and its first record of two.
+    for (file, at) in [(0, 0), (1, 0), (1, 4096 + 30)] {
+        let error = damaged(file, at);
+        assert!(error.contains("damaged") && named(error.clone()), "{error}");
+    }
+}
+
+#[test]
 fn what_was_appended_costs_one_write_and_one_sync() {
     let medium = RamDisk::new();
     let journal = open(&medium);

@@ -18,12 +18,13 @@ use crate::store::{Error, Expect, Value};
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::Revision;
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 /// Memory for pages of the file.
 const CACHE_BYTES: usize = 32 << 20;
 
-/// `schema`, `commits`: how many durable steps there were, and `letters`: the number of the last one.
+/// `schema`, `commits`: how many durable steps there were, `salt`: of the log, and `letters`: the number of the last one.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Transaction and number to entry.
 const ENTRIES: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("entries");
@@ -57,16 +58,34 @@ pub(crate) struct LogFile {
 impl LogFile {
     /// Opens what is on `disk`, with a log of `log_bytes` on `log`; empty disks included.
     pub(crate) fn open(disk: Arc<dyn Disk>, log: Arc<dyn Disk>, log_bytes: usize) -> Result<Self, OpenError> {
-        let (guard, (format, last)) = Guard::open(disk, CACHE_BYTES, initialize)?;
+        let (guard, Stored { format, steps: last, salt }) = Guard::open(disk, CACHE_BYTES, initialize)?;
+        let logged = format == LOGGED;
         // There was one before the file was told so.
-        if format == LOGGED && log.len()? < log_bytes as u64 {
+        if logged && log.len()? < log_bytes as u64 {
             return Err(OpenError::Corrupt("its log (.wal), which has what came last, isn't beside it".to_owned()));
         }
-        let wal = Wal::open(log, log_bytes, guard.sync_failed())?;
+        let salt = if logged { salt } else { random() };
+        let wal = Wal::new(log, log_bytes, salt, guard.sync_failed());
+        if logged && !wal.is_own()? {
+            return Err(OpenError::Corrupt("the log (.wal) beside it is damaged, or of another journal".to_owned()));
+        }
+        if !logged {
+            // One that its maker didn't finish looks as whole as any.
+            wal.clear()?;
+        }
         let steps = last + wal.read(last)?.len() as u64;
-        // What can't be taken over shows now.
-        let ahead = guard.read(|database| resume(database, &wal))?;
-        Ok(Self { ahead: Some(ahead), guard, wal, steps, logged: format == LOGGED })
+        // What can't be taken over shows now. What was read may be in memory alone, as after a failed sync, or if its writer died before
+        // it: the tables make it durable before anybody acts on it.
+        let ahead = guard.read(|database| {
+            let ahead = resume(database, &wal)?;
+            if wal.is_empty() {
+                return Ok(Some(ahead));
+            }
+            commit(ahead, steps, LOGGED, salt)?;
+            wal.restart();
+            Ok(None)
+        })?;
+        Ok(Self { ahead, guard, wal, steps, logged })
     }
 
     /// Does `jobs` in order with at most one durable step. Each may be refused alone. Leases are judged by `now`.
@@ -93,7 +112,7 @@ impl LogFile {
                     *ahead = Some(txn);
                 }
                 None => {
-                    commit(txn, before + 1, LOGGED)?;
+                    commit(txn, before + 1, LOGGED, wal.salt())?;
                     wal.restart();
                     *logged = true;
                 }
@@ -125,7 +144,7 @@ impl Drop for LogFile {
                 Some(txn) => txn,
                 None => resume(database, wal)?,
             };
-            commit(txn, *steps, WHOLE)
+            commit(txn, *steps, WHOLE, wal.salt())
         });
         if let Err(error) = closed {
             tracing::warn!(%error, "the journal's log isn't taken over by its file; that is done at the next start");
@@ -136,16 +155,17 @@ impl Drop for LogFile {
 /// Whether a file and its log have these steps and no more.
 fn unwritten(wal: &Wal, steps: u64) -> impl Fn(&Database) -> Result<bool, redb::Error> {
     move |database| {
-        let last = stored(database)?.1;
+        let last = stored(database)?.steps;
         Ok(wal.read(last).is_ok_and(|records| last + records.len() as u64 == steps))
     }
 }
 
-fn commit(txn: WriteTransaction, steps: u64, format: u64) -> Result<(), redb::Error> {
+fn commit(txn: WriteTransaction, steps: u64, format: u64, salt: u64) -> Result<(), redb::Error> {
     {
         let mut meta = txn.open_table(META)?;
         meta.insert("commits", steps)?;
         meta.insert("schema", format)?;
+        meta.insert("salt", salt)?;
     }
     txn.commit()?;
     Ok(())
@@ -158,7 +178,7 @@ fn resume(database: &Database, wal: &Wal) -> Result<WriteTransaction, redb::Erro
         return Ok(txn);
     }
     let damaged = || redb::Error::Corrupted("the log of the journal doesn't go on where its file ends".to_owned());
-    let records = wal.read(stored(database)?.1).map_err(|_| damaged())?;
+    let records = wal.read(stored(database)?.steps).map_err(|_| damaged())?;
     {
         let mut tables = Tables::open(&txn, Timestamp::default())?;
         for (_, group) in records {
@@ -185,7 +205,7 @@ fn group(jobs: &[Job], results: &[Result<Done, Error>]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn initialize(database: &Database) -> Result<(u64, u64), OpenError> {
+fn initialize(database: &Database) -> Result<Stored, OpenError> {
     let fresh = match database.begin_read().map_err(|e| open_error(e.into()))?.open_table(META) {
         Ok(_) => false,
         Err(TableError::TableDoesNotExist(_)) => true,
@@ -195,7 +215,7 @@ fn initialize(database: &Database) -> Result<(u64, u64), OpenError> {
         create(database).map_err(open_error)?;
     }
     match stored(database).map_err(open_error)? {
-        (found, _) if found > LOGGED => Err(OpenError::Newer { found, known: LOGGED }),
+        Stored { format: found, .. } if found > LOGGED => Err(OpenError::Newer { found, known: LOGGED }),
         known => Ok(known),
     }
 }
@@ -208,11 +228,22 @@ fn create(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// The file's format, and how many steps it has.
-fn stored(database: &Database) -> Result<(u64, u64), redb::Error> {
+/// The file's format, how many steps it has, and the salt of its log if it has one.
+struct Stored {
+    format: u64,
+    steps: u64,
+    salt: u64,
+}
+
+/// A number that nobody outside foresees: std seeds its hashers by the system's randomness.
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+fn stored(database: &Database) -> Result<Stored, redb::Error> {
     let meta = database.begin_read()?.open_table(META)?;
     let number = |name| meta.get(name).map(|found| found.map_or(0, |found| found.value()));
-    Ok((number("schema")?, number("commits")?))
+    Ok(Stored { format: number("schema")?, steps: number("commits")?, salt: number("salt")? })
 }
 
 /// The tables of one durable step.
@@ -385,7 +416,8 @@ mod tests {
     /// What an older program would find.
     fn tables(medium: &RamDisk) -> (u64, u64) {
         let (_, disk) = split(medium.attach(), LOG_BYTES as u64);
-        Guard::open(disk, CACHE_BYTES, |database| stored(database).map_err(open_error)).unwrap().1
+        let found = Guard::open(disk, CACHE_BYTES, |database| stored(database).map_err(open_error)).unwrap().1;
+        (found.format, found.steps)
     }
 
     #[test]
@@ -413,9 +445,27 @@ mod tests {
         (0..5).for_each(|after| append(&mut file, after));
         medium.crash();
         drop(file);
-        medium.flip(100);
+        medium.flip(4096 + 100);
         let refused = open(&medium).map(drop).unwrap_err().to_string();
         assert!(refused.contains("damaged") && refused.contains("step 3 where 2 should come first"), "{refused}");
+    }
+
+    #[test]
+    fn a_half_made_log_is_made_again() {
+        let (medium, log) = (RamDisk::new(), RamDisk::new());
+        let both = || LogFile::open(medium.attach(), log.attach(), LOG_BYTES);
+        // Its length is as it should be, and none of it is durable.
+        let half = log.attach();
+        half.write(LOG_BYTES as u64 - 1, &[0]).unwrap();
+        log.fail_syncs(1);
+        half.sync().unwrap_err();
+        let mut file = both().unwrap();
+        (0..5).for_each(|after| append(&mut file, after));
+        medium.crash();
+        log.crash();
+        drop(file);
+        assert_eq!(log.used_bytes(), LOG_BYTES);
+        assert_eq!(both().unwrap().steps, 5);
     }
 
     #[test]
@@ -428,6 +478,11 @@ mod tests {
         drop(file);
         let refused = both(&RamDisk::new()).map(drop).unwrap_err().to_string();
         assert!(refused.contains("isn't beside it"), "{refused}");
+        let other = RamDisk::new();
+        let mut file = LogFile::open(RamDisk::new().attach(), other.attach(), LOG_BYTES).unwrap();
+        (0..5).for_each(|after| append(&mut file, after));
+        let refused = both(&other).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("of another journal"), "{refused}");
         assert_eq!(both(&log).unwrap().steps, 5);
     }
 }

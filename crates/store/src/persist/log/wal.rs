@@ -3,7 +3,8 @@
 //! together (as in ARIES, Mohan et al. 1992, but redone only: nothing reaches the tables before it is whole). A group is one record: it begins at a block, says
 //! which group it is and carries a digest. Groups have consecutive numbers; the next lap begins at the front once the tables have all of them.
 //! A record is written only after the one before it is durable, so only the last can be torn: a hole before a whole one is damage,
-//! and is told, not skipped.
+//! and is told, not skipped. The digests begin with a salt that nobody outside knows: what a client has written into a group never looks like
+//! a record, and the log of another journal, whose first block tells, isn't taken for this one's.
 
 use super::super::OpenError;
 use crate::disk::Disk;
@@ -14,6 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What records are aligned to, in bytes.
 const BLOCK: usize = 4096;
+/// Where the first record begins.
+const FIRST: usize = BLOCK;
 /// Number, length and digest, 8 bytes each.
 const HEAD_BYTES: usize = 24;
 
@@ -21,6 +24,8 @@ const HEAD_BYTES: usize = 24;
 pub(super) struct Wal {
     disk: Arc<dyn Disk>,
     size: usize,
+    /// The journal's own.
+    salt: u64,
     /// Set when a sync fails; shared with the tables' file.
     sync_failed: Arc<AtomicBool>,
     /// Where the next record goes.
@@ -31,18 +36,35 @@ pub(super) struct Wal {
 pub(super) type Record = (u64, Vec<u8>);
 
 impl Wal {
-    /// A log of `size` bytes, a multiple of a block, on `disk`, which is made as large if it is smaller.
-    pub(super) fn open(disk: Arc<dyn Disk>, size: usize, sync_failed: Arc<AtomicBool>) -> Result<Self, OpenError> {
-        let has = disk.len()?;
-        if has < size as u64 {
-            // Room that is there already is made durable more quickly than room that has to be found.
-            disk.set_len(size as u64)?;
-            for at in (0..size).step_by(BLOCK) {
-                disk.write(at as u64, &[0; BLOCK])?;
-            }
-            disk.sync()?;
-        }
-        Ok(Self { disk, size, sync_failed, at: Cell::new(0) })
+    /// A log of `size` bytes, a multiple of a block, on `disk`.
+    pub(super) fn new(disk: Arc<dyn Disk>, size: usize, salt: u64, sync_failed: Arc<AtomicBool>) -> Self {
+        Self { disk, size, salt, sync_failed, at: Cell::new(FIRST) }
+    }
+
+    /// What the digests of the journal begin with.
+    pub(super) fn salt(&self) -> u64 {
+        self.salt
+    }
+
+    /// Whether it was made for the journal.
+    pub(super) fn is_own(&self) -> io::Result<bool> {
+        let mut head = [0; 8];
+        self.disk.read(0, &mut head)?;
+        Ok(head == self.head())
+    }
+
+    /// What its first block begins with.
+    fn head(&self) -> [u8; 8] {
+        digest(self.salt, 0, &[]).to_le_bytes()
+    }
+
+    /// Makes it empty and durable, whatever was left of it: room that is there already is made durable more quickly than room that has to be
+    /// found.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        let mut bytes = vec![0; self.size];
+        bytes[..8].copy_from_slice(&self.head());
+        self.disk.write(0, &bytes)?;
+        self.disk.sync()
     }
 
     /// Whether a group of so many bytes finds room.
@@ -52,7 +74,7 @@ impl Wal {
 
     /// Whether anything was logged that the tables don't have.
     pub(super) fn is_empty(&self) -> bool {
-        self.at.get() == 0
+        self.at.get() == FIRST
     }
 
     /// Makes a group durable.
@@ -60,7 +82,7 @@ impl Wal {
         let mut record = Vec::with_capacity(blocks(group.len()));
         record.extend_from_slice(&number.to_le_bytes());
         record.extend_from_slice(&(group.len() as u64).to_le_bytes());
-        record.extend_from_slice(&digest(number, group).to_le_bytes());
+        record.extend_from_slice(&digest(self.salt, number, group).to_le_bytes());
         record.extend_from_slice(group);
         record.resize(blocks(group.len()), 0);
         self.disk.write(self.at.get() as u64, &record)?;
@@ -71,16 +93,16 @@ impl Wal {
 
     /// The tables have everything.
     pub(super) fn restart(&self) {
-        self.at.set(0);
+        self.at.set(FIRST);
     }
 
     /// The groups after the one that the tables have last. What comes next goes behind them.
     pub(super) fn read(&self, last: u64) -> Result<Vec<Record>, OpenError> {
         let mut bytes = vec![0; self.size];
         self.disk.read(0, &mut bytes)?;
-        let (mut records, mut at) = (Vec::new(), 0);
-        self.at.set(0);
-        while let Some((number, group)) = record(&bytes[at..]) {
+        let (mut records, mut at) = (Vec::new(), FIRST);
+        self.at.set(FIRST);
+        while let Some((number, group)) = record(self.salt, &bytes[at..]) {
             let next = last + records.len() as u64 + 1;
             if number > next || (number < next && !records.is_empty()) {
                 break;
@@ -92,7 +114,7 @@ impl Wal {
             }
         }
         let next = last + records.len() as u64 + 1;
-        let later = (0..self.size).step_by(BLOCK).filter_map(|at| record(&bytes[at..]));
+        let later = (FIRST..self.size).step_by(BLOCK).filter_map(|at| record(self.salt, &bytes[at..]));
         match later.map(|(number, _)| number).find(|number| *number >= next) {
             Some(found) => Err(OpenError::Corrupt(format!("its log has step {found} where {next} should come first"))),
             None => Ok(records),
@@ -106,12 +128,12 @@ const fn blocks(bytes: usize) -> usize {
 }
 
 /// The record that begins here, if one does and it is whole.
-fn record(bytes: &[u8]) -> Option<(u64, &[u8])> {
+fn record(salt: u64, bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = number(bytes)?;
     let (len, rest) = self::number(rest)?;
     let (sum, rest) = self::number(rest)?;
     let group = rest.get(..usize::try_from(len).ok()?)?;
-    (number > 0 && sum == digest(number, group)).then_some((number, group))
+    (number > 0 && sum == digest(salt, number, group)).then_some((number, group))
 }
 
 fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
@@ -120,12 +142,14 @@ fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 /// Tells a record from one of which a part didn't reach the disk: each step is a bijection, so that no change of one word goes unseen.
-fn digest(number: u64, group: &[u8]) -> u64 {
+fn digest(salt: u64, number: u64, group: &[u8]) -> u64 {
     let step = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
     let (words, rest) = group.as_chunks();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
-    let sum = words.iter().fold(step(number, group.len() as u64), |sum, word| step(sum, u64::from_le_bytes(*word)));
+    let sum = words
+        .iter()
+        .fold(step(step(salt, number), group.len() as u64), |sum, word| step(sum, u64::from_le_bytes(*word)));
     let sum = step(sum, u64::from_le_bytes(last));
     sum ^ (sum >> 32)
 }
@@ -136,13 +160,19 @@ mod tests {
     use crate::disk::{Fate, RamDisk};
 
     fn open(medium: &RamDisk) -> Wal {
-        Wal::open(medium.attach(), 8 * BLOCK, Arc::default()).unwrap()
+        Wal::new(medium.attach(), 9 * BLOCK, 1, Arc::default())
+    }
+
+    fn create(medium: &RamDisk) -> Wal {
+        let wal = open(medium);
+        wal.clear().unwrap();
+        wal
     }
 
     #[test]
     fn groups_are_read_in_order_lap_after_lap() {
         let medium = RamDisk::new();
-        let wal = open(&medium);
+        let wal = create(&medium);
         let mut last = 0;
         for number in 1..50 {
             let group = vec![number as u8; usize::try_from(number * 311 % 9000).unwrap()];
@@ -163,10 +193,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_client_wrote_is_never_taken_for_a_record() {
+        // What it would be in another's log.
+        let medium = RamDisk::new();
+        let other = Wal::new(medium.attach(), 9 * BLOCK, 2, Arc::default());
+        other.clear().unwrap();
+        other.append(9, b"nine").unwrap();
+        let mut forged = vec![0; BLOCK];
+        medium.attach().read(FIRST as u64, &mut forged).unwrap();
+        let group = [vec![0; BLOCK - HEAD_BYTES], forged].concat();
+        let medium = RamDisk::new();
+        create(&medium).append(1, &group).unwrap();
+        assert_eq!(open(&medium).read(0).unwrap(), [(1, group)]);
+    }
+
+    #[test]
     fn a_torn_end_is_left_out_and_a_hole_is_told() {
         for torn in [0, 7, 30, BLOCK, BLOCK + 1] {
             let medium = RamDisk::new();
-            let wal = open(&medium);
+            let wal = create(&medium);
             wal.append(1, b"one").unwrap();
             wal.append(2, &[2; BLOCK]).unwrap();
             medium.cut_power_after(1);
@@ -176,13 +221,13 @@ mod tests {
             assert_eq!(again.read(0).unwrap().len(), 2, "torn after {torn}");
             again.append(3, b"another").unwrap();
             assert_eq!(again.read(0).unwrap()[2], (3, b"another".to_vec()));
-            medium.flip(BLOCK + 100);
+            medium.flip(2 * BLOCK + 100);
             let damaged = open(&medium).read(0).unwrap_err().to_string();
             assert!(damaged.contains("step 3 where 2 should come first"), "{damaged}");
         }
         // A log whose tables are gone.
         let medium = RamDisk::new();
-        open(&medium).append(7, b"seven").unwrap();
+        create(&medium).append(7, b"seven").unwrap();
         assert!(matches!(open(&medium).read(0), Err(OpenError::Corrupt(_))));
     }
 }
