@@ -46,6 +46,8 @@ pub(crate) struct Course {
     pub(crate) at_home: bool,
     /// Whether HTTP/2 is spoken where nothing is declared.
     pub(crate) h2: bool,
+    /// Whether no request may be hidden in what passes.
+    pub(crate) takes_no_request: bool,
     /// Who is asked first, whatever the balance says: the endpoint of the caller's session.
     pub(crate) first: Option<Arc<Member>>,
 }
@@ -90,6 +92,7 @@ impl Course {
             gate: None,
             at_home: false,
             h2: false,
+            takes_no_request: false,
             first: None,
         }
     }

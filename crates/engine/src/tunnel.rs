@@ -35,7 +35,6 @@ pub struct Tunnel {
     access: Option<Ruling>,
     nearest: Option<Text>,
     reason: Option<Reason>,
-    takes_no_request: bool,
 }
 
 impl Tunnel {
@@ -54,7 +53,6 @@ impl Tunnel {
             access: None,
             nearest: None,
             reason: None,
-            takes_no_request: false,
         };
         let decided = match tunnel.side {
             Side::Inbound => tunnel.decide_inbound(shard, arrival, now.mono),
@@ -80,7 +78,7 @@ impl Tunnel {
     /// Whether it leads to a program that may speak HTTP: a request would pass there with whatever its caller wrote in it, by who it
     /// is and what it is for, which only the proxy may say.
     pub fn takes_no_request(&self) -> bool {
-        self.takes_no_request
+        self.course.takes_no_request
     }
 
     /// A request came all the same, and was kept back.
@@ -164,7 +162,7 @@ impl Tunnel {
             return Err(refuse(Reason::NotServed, "this workload does not serve that service port"));
         };
         self.service = Some(Arc::clone(tree));
-        self.takes_no_request = port.protocol == Protocol::Undeclared;
+        self.course.takes_no_request = port.protocol == Protocol::Undeclared;
         if let Some(detail) = looks_at_requests(tree, port) {
             self.nearest = Some(detail.as_str().into());
             return Err(refuse(Reason::AccessDenied, detail));

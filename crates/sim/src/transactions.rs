@@ -563,7 +563,9 @@ impl World {
 
     fn perform(&mut self, id: &Text, branch: u16, op: Op) -> Said {
         let fresh = !self.truth.parts.contains_key(&(id.clone(), branch));
-        let after_all = self.truth.known.get(id).is_none_or(|spec| spec.branches[usize::from(branch)].pivot);
+        // A disk that lies may have had another transaction of this id begin.
+        let known = self.truth.known.get(id).and_then(|spec| spec.branches.get(usize::from(branch)));
+        let after_all = known.is_none_or(|branch| branch.pivot);
         let refuses = fresh && self.dice.percent(if after_all { 5 } else { 12 });
         let part = self.truth.parts.entry((id.clone(), branch)).or_default();
         part.refuses |= refuses && op == Op::Action;

@@ -2,6 +2,7 @@
 use super::{End, Pipe, relay};
 use crate::io::{self, Stream, TcpStream};
 use crate::listen::{Share, bind};
+use crate::relay::Passes;
 use crate::runtime;
 use std::cell::Cell;
 use std::rc::Rc;

@@ -117,7 +117,7 @@ fn origin(world: &World, port: u16) -> SocketAddr {
                 program.write_all(format!("{}\r\n", peer.identity.unwrap()).as_bytes()).await.unwrap();
                 runtime::spawn_local("origin", async move {
                     let (mut near, mut far) = (stream.into(), Stream::from(program).into());
-                    relay::relay(&mut near, Vec::new(), &mut far, Vec::new(), PATIENCE).await;
+                    relay::relay((&mut near, Vec::new()), (&mut far, Vec::new()), relay::Passes::All, PATIENCE).await;
                 });
             }
         })

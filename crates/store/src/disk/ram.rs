@@ -30,6 +30,8 @@ struct Medium {
     unsynced: Vec<Unsynced>,
     /// How many of these a failed sync gave up: no later one makes them durable.
     given_up: usize,
+    /// The next failing sync gives up.
+    gives_up: bool,
     /// Counts losses of power; who was attached before one gets errors only.
     power: u64,
     capacity: Option<usize>,
@@ -61,6 +63,7 @@ impl RamDisk {
         let mut medium = self.medium();
         medium.fuse = None;
         medium.failing_syncs = 0;
+        medium.gives_up = false;
         Arc::new(Attached { medium: self.0.clone(), power: medium.power })
     }
 
@@ -89,10 +92,17 @@ impl RamDisk {
         medium.live = medium.durable.clone();
     }
 
-    /// The next `count` syncs fail. What they should have made durable is read still and as uncertain as ever, and a later sync leaves it
-    /// so, unless it's written again: the pages count as clean (as on Linux, fsync(2)).
+    /// The next `count` syncs fail; what they should have made durable is as uncertain as ever.
     pub fn fail_syncs(&self, count: u32) {
         self.medium().failing_syncs = count;
+    }
+
+    /// The next sync fails. What it should have made durable is read still, but no later sync makes it durable, unless it's written again:
+    /// the pages count as clean (as on Linux, fsync(2)).
+    pub fn give_up_a_sync(&self) {
+        let mut medium = self.medium();
+        medium.failing_syncs = 1;
+        medium.gives_up = true;
     }
 
     /// Power is lost after `operations` more writes and syncs; [`RamDisk::crash_with`] then decides what is left.
@@ -182,7 +192,9 @@ impl Disk for Attached {
         let mut medium = self.burn()?;
         if medium.failing_syncs > 0 {
             medium.failing_syncs -= 1;
-            medium.given_up = medium.unsynced.len();
+            if std::mem::take(&mut medium.gives_up) {
+                medium.given_up = medium.unsynced.len();
+            }
             return Err(io::Error::other("the disk failed to sync"));
         }
         let medium = &mut *medium;

@@ -28,7 +28,7 @@ fn a_full_disk_and_a_cut_cable_refuse() {
     assert_eq!(disk.write(2, b"abc").unwrap_err().kind(), io::ErrorKind::StorageFull);
     medium.limit(None);
     disk.write(2, b"abc").unwrap();
-    medium.fail_syncs(1);
+    medium.give_up_a_sync();
     assert!(disk.sync().is_err());
     disk.write(0, b"y").unwrap();
     disk.sync().unwrap();

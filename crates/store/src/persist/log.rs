@@ -457,7 +457,7 @@ mod tests {
         // Its length is as it should be, and none of it is durable.
         let half = log.attach();
         half.write(LOG_BYTES as u64 - 1, &[0]).unwrap();
-        log.fail_syncs(1);
+        log.give_up_a_sync();
         half.sync().unwrap_err();
         let mut file = both().unwrap();
         (0..5).for_each(|after| append(&mut file, after));
