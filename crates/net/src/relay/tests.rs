@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-use super::{End, Pipe, relay};
+use super::{End, Passes, Pipe, relay};
 use crate::io::{self, Stream, TcpStream};
 use crate::listen::{Share, bind};
-use crate::relay::Passes;
 use crate::runtime;
 use std::cell::Cell;
 use std::rc::Rc;
