@@ -5,6 +5,7 @@
 mod barrier;
 mod bench;
 mod databases;
+mod dist;
 mod dtm;
 mod r#gen;
 mod peers;
@@ -36,6 +37,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   upgrades [--rounds N]
                   every proxy is replaced again and again under load, and nothing is refused or cut
   tidy            floors, sizes, names, purity, doors
+  dist            byrnie as it's released, built by what its bench's loads do most, in target/dist
   bench [NAME] [--list] [--peer P]... [-o json]
                   the data plane beside its peers (bench --help says more)
 ";
@@ -67,6 +69,7 @@ fn run() -> Result<()> {
         ["takeover", rest @ ..] => with_postgres(transfers::take_over(&root, rest)?),
         ["upgrades", rest @ ..] => upgrades::run(&root, rest),
         ["tidy"] => tidy::run(&root),
+        ["dist"] => dist::run(&root),
         ["bench", rest @ ..] => bench::run(&root, rest),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

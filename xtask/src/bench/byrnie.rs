@@ -4,7 +4,7 @@
 //! One hop alone is a proxy of the same code and defaults, whose configuration is given to it.
 
 use super::peers::version_in;
-use super::process::{Process, Side, Stage, binary, free_port, life, loopback, wait_for};
+use super::process::{Process, Side, Stage, free_port, life, loopback, wait_for};
 use super::round::Subject;
 use super::workload::Path;
 use anyhow::{Context, Result, bail};
@@ -49,7 +49,8 @@ fn hop(stage: &Stage, words: &[String]) -> Result<Subject> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let proxy = stage.tool(Side::Proxy, "byrnie-hop", &words)?;
     let entry = said_ready(stage, "byrnie-hop")?;
-    Ok(Subject { name: "byrnie", version: VERSION.to_owned(), entry, proxies: vec![proxy], beside: Vec::new() })
+    let version = stage.version(VERSION);
+    Ok(Subject { name: "byrnie", version, entry, proxies: vec![proxy], beside: Vec::new() })
 }
 
 /// Where the proxy whose log this is says that it takes connections.
@@ -69,7 +70,7 @@ pub(super) fn ready_in(stage: &Stage, name: &str) -> Option<SocketAddr> {
 }
 
 /// The version of everything in the workspace.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Starts a mesh with one app and one caller.
 fn pair(stage: &Stage, app: SocketAddr) -> Result<Subject> {
@@ -125,9 +126,9 @@ pub(super) struct Mesh {
 impl Mesh {
     /// A mesh that is kept in `dir` of the stage and has nothing yet, not started; and the version of the program.
     pub(super) fn new(stage: &Stage, dir: &str) -> Result<(Self, String)> {
-        let binary = binary(&stage.root, "BYRNIE", "byrnie")?;
+        let binary = stage.byrnie()?;
         let said = Command::new(&binary).arg("version").output().context("cannot start byrnie")?;
-        let version = version_in(&String::from_utf8_lossy(&said.stdout));
+        let version = stage.version(&version_in(&String::from_utf8_lossy(&said.stdout)));
         let data = stage.dir.join(dir);
         if data.exists() {
             std::fs::remove_dir_all(&data)?;

@@ -53,6 +53,22 @@ pub(super) fn run(root: &Path, args: &[&str]) -> Result<()> {
     if bench.bad.is_empty() { Ok(()) } else { bail!("failed:\n  {}", bench.bad.join("\n  ")) }
 }
 
+/// Loads byrnie alone with sagas, then with keyed posts, for so many seconds each; how many of both were done.
+pub(super) fn train(stage: &Stage, secs: u64) -> Result<(u64, u64)> {
+    let subject = Subject::own(stage)?;
+    subject.wait()?;
+    let sagas = driver::load(stage, &subject, 1, Load { clients: CLIENTS, rate: None, secs })?;
+    if sagas.errors > 0 {
+        bail!("{} sagas failed", sagas.errors);
+    }
+    let pids = subject.processes();
+    drop(subject);
+    stage.have_counted(&pids)?;
+    let mut pair = keys::Pair::start(stage, "keys", None)?;
+    let posts = pair.load(stage, pair.entries[0], 0, secs)?;
+    Ok((sagas.requests, posts.requests))
+}
+
 struct Bench {
     stage: Stage,
     options: Options,

@@ -54,7 +54,8 @@ fn row(stage: &Stage, workload: &Workload, name: &'static str, app: &App) -> Res
     let each = long.saturating_sub(short) as f64 / (LONG - SHORT) as f64;
     let calls = calls(stage, workload, name, app)?;
     let figures = [each, calls].into_iter().map(|figure| Figure::among(vec![figure])).collect();
-    Ok(Row { subject: name, version: String::new(), figures, remark: String::new() })
+    let version = if name == "byrnie" { stage.version(byrnie::VERSION) } else { String::new() };
+    Ok(Row { subject: name, version, figures, remark: String::new() })
 }
 
 /// How one hop of a subject is started, and where it takes connections if that's known before.

@@ -18,11 +18,13 @@ mod peers;
 pub(crate) mod process;
 mod report;
 mod round;
+pub(crate) mod train;
 mod workload;
 
 use anyhow::{Result, bail};
 pub(crate) use consistency::install_dtm;
 use options::Options;
+use process::Build;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use workload::WORKLOADS;
@@ -48,7 +50,7 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
         }
         _ => Options::parse(args)?,
     };
-    let stage = process::Stage::new(root)?;
+    let stage = process::Stage::with(root, options.build())?;
     let mut failed = Vec::new();
     for workload in options.workloads() {
         let table = match workload.bench {
@@ -67,7 +69,7 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
 
 /// Whether one hop still costs what it should, by a build that the tests have made already.
 pub(crate) fn check_counts(root: &Path) -> Result<()> {
-    let stage = process::Stage::with(root, process::target(root).join("debug").join("byrnie-bench"))?;
+    let stage = process::Stage::with(root, Build::Plain(process::target(root).join("debug")))?;
     count::check(&stage)
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the bench is asked for.
 
+use super::process::Build;
 use super::workload::{Load, WORKLOADS, Workload};
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
@@ -16,6 +17,7 @@ usage: cargo xtask bench [NAME] [OPTIONS]
   --connections N      connections that the client keeps open, in place of the workload's own
   --rate R             requests a second in all, in place of the workload's own; 0: as fast as answers come
   --size BYTES         size of the answer's body, in place of the workload's own
+  --dist               byrnie as `cargo xtask dist` has built it; its version says so
   -o json              machine-readable
 
 BYRNIE and BYRNIE_BENCH name binaries to use (else they are built with --release), ENVOY_BIN one of Envoy.
@@ -35,6 +37,7 @@ pub(super) struct Options {
     connections: Option<usize>,
     rate: Option<u64>,
     size: Option<usize>,
+    dist: bool,
     pub(super) json: bool,
 }
 
@@ -48,6 +51,10 @@ impl Options {
                     bail!("no bench is called `{word}`; --list names them");
                 }
                 options.name = Some(word.to_owned());
+                continue;
+            }
+            if word == "--dist" {
+                options.dist = true;
                 continue;
             }
             let value = words.next().with_context(|| format!("unknown option, or one without a value: {word}"))?;
@@ -69,6 +76,11 @@ impl Options {
             _ => bail!("not understood\n{USAGE}"),
         }
         Ok(())
+    }
+
+    /// Which build is measured.
+    pub(super) fn build(&self) -> Build {
+        if self.dist { Build::Dist } else { Build::Release }
     }
 
     /// The workloads to run, with the load that was asked for.
@@ -118,5 +130,7 @@ mod tests {
         assert!(Options::parse(&["unknown"]).is_err());
         let asked = Options::parse(&["h2", "--connections", "2", "--size", "5"]).unwrap().workloads()[0].load;
         assert_eq!((asked.connections, asked.streams, asked.size), (2, 32, 5));
+        assert!(matches!(Options::parse(&["h2", "--dist", "--secs", "1"]).unwrap().build(), Build::Dist));
+        assert!(matches!(Options::parse(&["h2"]).unwrap().build(), Build::Release));
     }
 }

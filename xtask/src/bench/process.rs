@@ -25,10 +25,41 @@ pub(super) enum Side {
     Load,
 }
 
+/// Which build of byrnie and of the bench's own programs takes part.
+#[derive(Clone, Debug)]
+pub(crate) enum Build {
+    /// What `BYRNIE` and `BYRNIE_BENCH` name, or else a release build, made now.
+    Release,
+    /// What `cargo xtask dist` has left in its folder.
+    Dist,
+    /// In this folder, whatever it is.
+    Plain(PathBuf),
+    /// In the first folder; each process writes into the second, as it exits, how often it went which way.
+    Counting(PathBuf, PathBuf),
+}
+
+impl Build {
+    /// A program of it, which `variable` may name.
+    fn program(&self, root: &Path, variable: &str, name: &str) -> Result<PathBuf> {
+        match self {
+            Self::Release => binary(root, variable, name),
+            Self::Plain(dir) | Self::Counting(dir, _) => Ok(dir.join(name)),
+            Self::Dist => {
+                let path = target(root).join("dist").join(name);
+                if path.is_file() {
+                    return Ok(path);
+                }
+                bail!("{} isn't there: `cargo xtask dist` makes it", path.display())
+            }
+        }
+    }
+}
+
 /// Where a bench happens.
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) root: PathBuf,
+    build: Build,
     /// Scratch files and logs of this run.
     pub(super) dir: PathBuf,
     /// The program of the client, the app and the relay.
@@ -40,13 +71,14 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// With the bench's programs built for measuring.
+    /// With what is built for measuring.
     pub(super) fn new(root: &Path) -> Result<Self> {
-        Self::with(root, binary(root, "BYRNIE_BENCH", "byrnie-bench")?)
+        Self::with(root, Build::Release)
     }
 
-    /// With these programs.
-    pub(super) fn with(root: &Path, tool: PathBuf) -> Result<Self> {
+    /// With this build.
+    pub(super) fn with(root: &Path, build: Build) -> Result<Self> {
+        let tool = build.program(root, "BYRNIE_BENCH", "byrnie-bench")?;
         let dir = target(root).join("bench-run");
         std::fs::create_dir_all(&dir)?;
         let cpu = |name: &str, other: &str| std::env::var(name).unwrap_or_else(|_| other.to_owned());
@@ -55,11 +87,33 @@ impl Stage {
             bail!("taskset is needed (Debian: util-linux)");
         }
         let pki = dir.join("pki");
-        let made = Command::new(&tool).arg("pki").arg(format!("dir={}", pki.display())).status()?;
-        if !made.success() {
+        let stage = Self { root: root.to_owned(), build, dir, tool, pki, proxy_cpu, load_cpu };
+        if !stage.client(&["pki", &format!("dir={}", stage.pki.display())]).status()?.success() {
             bail!("no certificates could be made");
         }
-        Ok(Self { root: root.to_owned(), dir, tool, pki, proxy_cpu, load_cpu })
+        Ok(stage)
+    }
+
+    /// The program that is measured.
+    pub(super) fn byrnie(&self) -> Result<PathBuf> {
+        self.build.program(&self.root, "BYRNIE", "byrnie")
+    }
+
+    /// A version of byrnie's, with the build that it is of, as tables show it.
+    pub(super) fn version(&self, version: &str) -> String {
+        match self.build {
+            Build::Dist => format!("{version} dist"),
+            Build::Release | Build::Plain(_) | Build::Counting(..) => version.to_owned(),
+        }
+    }
+
+    /// Fails if one of these processes, which have ended, has left no counts where it had to.
+    pub(super) fn have_counted(&self, pids: &[u32]) -> Result<()> {
+        let Build::Counting(_, counts) = &self.build else { return Ok(()) };
+        match pids.iter().find(|pid| !counts.join(format!("{pid}.profraw")).is_file()) {
+            Some(pid) => bail!("process {pid} was killed before it had written its counts"),
+            None => Ok(()),
+        }
     }
 
     /// Starts a program on the processor of `side`; what it says goes to NAME.log.
@@ -77,7 +131,12 @@ impl Stage {
             Side::Load => &self.load_cpu,
         };
         let mut command = Command::new("taskset");
-        command.args(["-c", cpu]).arg(program).args(args);
+        command.args(["-c", cpu]).arg(&program).args(args);
+        if let Build::Counting(_, counts) = &self.build {
+            // The client and the app are made of the same code, but aren't what has to be fast.
+            let is_load = matches!(side, Side::Load) && program.as_ref() == self.tool.as_os_str();
+            command.env("LLVM_PROFILE_FILE", if is_load { "/dev/null".into() } else { counts.join("%p.profraw") });
+        }
         command
     }
 
@@ -105,7 +164,7 @@ pub(crate) fn target(root: &Path) -> PathBuf {
 }
 
 /// The binary that `variable` names, or that of `package`, built now.
-pub(super) fn binary(root: &Path, variable: &str, package: &str) -> Result<PathBuf> {
+fn binary(root: &Path, variable: &str, package: &str) -> Result<PathBuf> {
     if let Some(named) = std::env::var_os(variable) {
         return Ok(named.into());
     }
@@ -228,4 +287,15 @@ pub(crate) fn is_on_path(name: &str) -> bool {
 /// A time limit for programs that have none of their own, as a word.
 pub(super) fn life() -> String {
     LIFE_MAX.as_secs().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_that_isnt_there_is_named_with_what_makes_it() {
+        let error = Build::Dist.program(Path::new("/nowhere"), "BYRNIE", "no-such-program").unwrap_err().to_string();
+        assert!(error.contains("dist/no-such-program isn't there: `cargo xtask dist` makes it"), "{error}");
+    }
 }

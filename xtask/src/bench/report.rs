@@ -80,7 +80,7 @@ impl Table {
             return Ok(());
         }
         println!("\n{}: {}\n{}\n", self.workload.name, self.workload.about, self.head);
-        let mut title = format!("{:<10} {:<8}", "subject", "version");
+        let mut title = format!("{:<10} {:<10}", "subject", "version");
         for metric in &self.metrics {
             title.push_str(&match metric.draw {
                 Draw::Main => format!(" {:>22} {:>7}", metric.title, "ratio"),
@@ -101,7 +101,7 @@ impl Table {
     }
 
     fn line(&self, row: &Row, base: Option<&Row>) -> String {
-        let mut line = format!("{:<10} {:<8}", row.subject, row.version);
+        let mut line = format!("{:<10} {:<10}", row.subject, row.version);
         for (at, (metric, figure)) in self.metrics.iter().zip(&row.figures).enumerate() {
             line.push_str(&match metric.draw {
                 Draw::Main => {

@@ -120,14 +120,31 @@ pub(super) fn measure(stage: &Stage, options: &Options, workload: &Workload) -> 
 pub(super) fn subjects(stage: &Stage, options: &Options, path: Path, app: &App) -> Result<Vec<Subject>> {
     let mut subjects = peers::start(stage, options, path, &app.clear)?;
     subjects.push(byrnie::start(stage, path, app.clear[0], &app.secure)?);
-    for subject in &subjects {
-        match path {
-            Path::Hop | Path::Pair => wait_well(subject.name, subject.entry)?,
-            // What asks for more than a plain request shows in the warm-up.
-            Path::Edits | Path::Tls | Path::Http2 => wait_open(subject.name, subject.entry)?,
-        }
-    }
+    subjects.iter().try_for_each(|subject| wait(subject, path))?;
     Ok(subjects)
+}
+
+fn wait(subject: &Subject, path: Path) -> Result<()> {
+    match path {
+        Path::Hop | Path::Pair => wait_well(subject.name, subject.entry),
+        // What asks for more than a plain request shows in the warm-up.
+        Path::Edits | Path::Tls | Path::Http2 => wait_open(subject.name, subject.entry),
+    }
+}
+
+/// Loads byrnie alone, until its processes have ended; how many requests it answered.
+pub(super) fn train(stage: &Stage, workload: &Workload) -> Result<u64> {
+    let app = App::start(stage)?;
+    let subject = byrnie::start(stage, workload.path, app.clear[0], &app.secure)?;
+    wait(&subject, workload.path)?;
+    let seen = sample(stage, workload, &subject, &app)?.seen;
+    if seen.errors > 0 {
+        bail!("{} errors", seen.errors);
+    }
+    let pids: Vec<u32> = subject.proxies.iter().chain(&subject.beside).map(Process::pid).collect();
+    drop(subject);
+    stage.have_counted(&pids)?;
+    Ok(seen.requests)
 }
 
 fn cell(workload: Workload, subject: &Subject) -> Cell {

@@ -61,7 +61,7 @@ impl Way {
 impl Subject {
     /// Starts everybody that was asked for, or is there.
     pub(super) fn all(stage: &Stage, options: &Options) -> Result<Vec<Self>> {
-        let mut subjects = vec![byrnie(stage, "byrnie", None)?];
+        let mut subjects = vec![Self::own(stage)?];
         let mut database: Option<Rc<Postgres>> = None;
         for name in PEERS {
             let missing = match name {
@@ -83,6 +83,11 @@ impl Subject {
             }
         }
         Ok(subjects)
+    }
+
+    /// Starts byrnie alone, with its own store.
+    pub(super) fn own(stage: &Stage) -> Result<Self> {
+        byrnie(stage, "byrnie", None)
     }
 
     /// The processes whose CPU time counts.
