@@ -4,6 +4,7 @@
 
 use crate::config::Users;
 use byrnie_base::{Text, Timestamp};
+use byrnie_codec::{Head, Known};
 use byrnie_engine::{Arrival, Direction, Gate, Tls};
 use byrnie_model::{Identity, ServiceRef};
 use std::cell::Cell;
@@ -133,9 +134,9 @@ impl Caller {
         matches!(self.entry, Entry::Inbound(..))
     }
 
-    /// Whether it is known to take its answers; a proxy that speaks for many clients has told them apart itself.
-    pub(crate) fn is_known(&self) -> bool {
-        self.is_proxy() || self.reads.get()
+    /// Whether it is known to take its answers; a proxy that speaks for many clients says of which it isn't known.
+    pub(crate) fn is_known(&self, request: &Head) -> bool {
+        if self.is_proxy() { request.header(Known::ByrnieNewcomer).is_none() } else { self.reads.get() }
     }
 
     /// Whether the caller's certificate has ended.
