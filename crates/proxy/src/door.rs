@@ -150,6 +150,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn another_proxy_says_of_which_clients_it_is_not_known_that_they_take_answers() {
+        let remote = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut head = Head::new();
+        head.start_request("GET", "http", "cart", "/").unwrap();
+        let proxy = Caller::plain(Entry::Inbound(ServiceRef::new("shop", "cart"), 80), remote);
+        let program = Caller::plain(Entry::Forward, remote);
+        assert_eq!((proxy.is_known(&head), program.is_known(&head)), (true, false));
+        head.append("x-byrnie-newcomer", b"1").unwrap();
+        program.reads.set(true);
+        assert_eq!((proxy.is_known(&head), program.is_known(&head)), (false, true));
+    }
+
+    #[test]
     fn a_door_is_known_by_its_words_in_another_process() {
         let service = || ServiceRef::new("shop", "cart");
         for door in [

@@ -256,6 +256,7 @@ fn the_last_streams_to_another_proxy_are_for_clients_that_have_read_an_answer() 
 #[test]
 fn connections_that_rest_keep_little_of_what_they_have_carried() {
     const CLIENTS: i64 = 20;
+    const WARMING: i64 = 5;
     const STREAMS: u32 = 100;
     alone(|| {
         for (lines, value) in [(3, 1000), (13, 4000)] {
@@ -266,9 +267,9 @@ fn connections_that_rest_keep_little_of_what_they_have_carried() {
             assert_eq!(good.ask(&get("/2")).0, 200);
             let value = "v".repeat(value);
             let (mut streamed, mut plain, mut before) = (Vec::new(), Vec::new(), 0);
-            for n in 0..=CLIENTS {
-                // What the first makes both proxies keep, others use too.
-                if n == 1 {
+            for n in 0..WARMING + CLIENTS {
+                // What the first make both proxies keep, others use too: the more the more of a burst runs at once.
+                if n == WARMING {
                     before = held();
                 }
                 let mut link = Link::client(entry, out());
