@@ -90,6 +90,54 @@ fn listener(mesh: &Mesh, condition: &str) -> String {
     format!("{} {}", one["status"].as_str().unwrap(), one["reason"].as_str().unwrap())
 }
 
+/// So many names, unless `BYRNIE_SNI_NAMES` says otherwise.
+const NAMES: u64 = 1_000;
+
+/// Every connection asks for another host by its handshake, another path and under another agent; half of the hosts are served.
+#[test]
+fn hosts_that_never_come_twice_leave_little_behind_at_a_port_under_tls() {
+    let wanted = std::env::var("BYRNIE_SNI_NAMES").map_or(NAMES, |text| text.parse().unwrap());
+    let mesh = Mesh::up(&[]);
+    let _hello = mesh.echo("hello", "v1", &[]);
+    mesh.ask_until("hello", "/", |answer| answer.status == 200);
+    let (pair, secure) = (pair(&["*.shop.test"]), free_port());
+    mesh.ok(&["apply", "-f", &file(&mesh, "secret.yaml", &secret("shop-tls", &pair.chain, &pair.key))]);
+    mesh.ok(&["apply", "-f", &file(&mesh, "gateway.yaml", &gateway(secure, free_port()))]);
+    let url = format!("https://www.shop.test:{secure}/");
+    let said = || curl(&mesh, &pair.chain, &url, &[]);
+    until("the gateway", said, || said() == "200 2");
+    // One process of curl, and a handshake for each name.
+    let ask = |from: u64, to: u64| {
+        let mut command = Command::new("curl");
+        command.args(["-sk", "-o", "/dev/null", "-w", "%{http_code}\n", "--connect-to", "::127.0.0.1:"]);
+        for domain in ["shop", "other"] {
+            command.arg(format!("https://h[{from}-{to}].{domain}.test:{secure}/p?q=#1"));
+        }
+        let output = command.output().unwrap();
+        let statuses = String::from_utf8(output.stdout).unwrap();
+        let served = statuses.lines().filter(|status| *status == "200").count() as u64;
+        assert_eq!(served, to - from + 1, "those that are served");
+        assert_eq!(statuses.lines().count() as u64, 2 * served, "those that aren't");
+    };
+    let seen = || {
+        let (pid, console) = (mesh.up.as_ref().unwrap().pid(), mesh.json(&["proxies"]));
+        let edge = console.as_array().unwrap().iter().find(|proxy| proxy["name"].as_str().unwrap().ends_with("/edge"));
+        let admin = edge.unwrap_or_else(|| panic!("{console}"))["admin"].as_str().unwrap().parse().unwrap();
+        let metrics = mesh::http(admin, "localhost", "/metrics").unwrap().body;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kib: i64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+        (kib, metrics.lines().filter(|line| !line.starts_with('#')).count())
+    };
+    ask(1, 100);
+    let before = seen();
+    ask(101, wanted / 2);
+    let after = seen();
+    println!("{wanted} names: {} KiB more, {} series, where there were {}", after.0 - before.0, after.1, before.1);
+    assert!(after.0 - before.0 <= 32 * 1024, "{before:?}, then {after:?} KiB");
+    assert!(after.1 <= before.1 + 10 && after.1 <= 10_000, "{before:?}, then {after:?} series");
+}
+
 #[test]
 fn callers_from_outside_are_let_in_under_tls() {
     let mut mesh = Mesh::up(&[]);

@@ -95,8 +95,8 @@ fn is_own(name: &[u8]) -> bool {
 pub fn strip_untrusted(head: &mut Head, sender: Sender) {
     head.fields.remove_where(|known, name| match known {
         Known::ForwardedClientIdentity | Known::XForwardedClientCert => true,
-        // Verdicts of the mesh; they travel in responses only.
-        Known::ByrnieDecision | Known::IdempotencyStatus => sender != Sender::Mesh,
+        // Verdicts of the mesh: some travel in responses only, one proxy tells another the rest.
+        Known::ByrnieDecision | Known::IdempotencyStatus | Known::ByrnieNewcomer => sender != Sender::Mesh,
         Known::Forwarded
         | Known::XForwardedFor
         | Known::XForwardedProto
@@ -124,7 +124,8 @@ pub fn strip_internal(head: &mut Head) {
         | Known::ByrnieDecision
         | Known::ByrnieDeadlineMs
         | Known::ByrnieRetryBudget
-        | Known::ByrnieCriticality => true,
+        | Known::ByrnieCriticality
+        | Known::ByrnieNewcomer => true,
         Known::Other => is_own(name),
         _ => false,
     });

@@ -73,6 +73,7 @@ known! {
     ByrnieDeadlineMs "x-byrnie-deadline-ms",
     ByrnieRetryBudget "x-byrnie-retry-budget",
     ByrnieCriticality "x-byrnie-criticality",
+    ByrnieNewcomer "x-byrnie-newcomer",
     IdempotencyKey "idempotency-key",
     IdempotencyStatus "idempotency-status",
     TxnId "txn-id",

@@ -23,6 +23,9 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head:
     if head.header(Known::XRequestId).is_none() {
         head.append_known(Known::XRequestId, &request_id(&mut shard.rng)).ok();
     }
+    if sender != Sender::Mesh && shard.overload.newcomer {
+        head.append_known(Known::ByrnieNewcomer, b"1").ok();
+    }
     match arrival.direction.side() {
         Side::Outbound => {}
         Side::Edge => {

@@ -11,8 +11,9 @@
 //! Processor time shows as lag: by how much later than asked a core wakes up. One late wake-up says nothing (the
 //! machine has others to serve), so the least lag of a window counts, as in "Controlling Queue Delay" (Nichols,
 //! Jacobson, 2012): only a standing queue delays all of them. While most of what begins is asked by clients that have
-//! never taken an answer, what the others ask counts one class higher here: a crowd of them pays first for the lag that it
-//! makes, and the others too if that isn't enough, for an answer is soon taken.
+//! never taken an answer, what the others ask counts one class higher here, and nothing of it is refused that matters to a user: a
+//! crowd of them pays first for the lag that it makes, and the others too if that isn't enough after a while, for an answer is
+//! soon taken. A caller's proxy tells the callee's which of its clients these are (`x-byrnie-newcomer`).
 
 use crate::concurrency::{Criticality, RETRY_AFTER};
 use crate::exchange::Exchange;
@@ -71,6 +72,10 @@ pub struct Strain {
     lag: Lag,
     /// Most of what began in the last window was of strangers.
     crowded: bool,
+    /// Since when all that they ask is refused for the lag, and it stands all the same.
+    futile: Option<Instant>,
+    /// It has been so for [`PATIENCE`].
+    impatient: bool,
 }
 
 /// The least lag of a window.
@@ -95,6 +100,9 @@ const FALL_MAX: u8 = 2;
 const LAG_MAX: Duration = Duration::from_millis(500);
 /// Lags are judged so much time at once.
 const LAG_WINDOW: Duration = Duration::from_millis(500);
+/// For so long a crowd of strangers is refused all that it asks before others pay too for a lag that stands: some thousand
+/// connections take a second or two to be let in and told no.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Below this percentage nothing is refused, whatever it is.
 const REFUSES_MIN: u8 = lag_bounds(Criticality::Sheddable).0;
 /// So many exchanges of a core are let through whatever it is short of: then it isn't they who use it up.
@@ -148,6 +156,9 @@ impl Strain {
             self.lag = Lag { ends: now + LAG_WINDOW, ..Lag::default() };
             let percent = least.min(LAG_MAX).as_micros() * 100 / LAG_MAX.as_micros();
             self.percents[2] = u8::try_from(percent).unwrap_or(100);
+            let futile = self.crowded && self.percents[2] >= lag_bounds(Criticality::Critical).1;
+            self.futile = futile.then(|| self.futile.unwrap_or(now));
+            self.impatient = self.futile.is_some_and(|since| now.since(since) >= PATIENCE);
         }
     }
 
@@ -195,6 +206,9 @@ impl Strain {
         Short::ALL.into_iter().find(|short| {
             let percent = self.percent(*short);
             let (from, all) = match *short {
+                Short::Time if known && self.crowded && !self.impatient && class >= Criticality::Critical => {
+                    return false;
+                }
                 Short::Time if known && self.crowded => lag_bounds(class.higher()),
                 Short::Time => lag_bounds(class),
                 Short::Memory | Short::Files => bounds(class),
@@ -218,8 +232,8 @@ pub(crate) struct Overload {
     pub(crate) strain: Strain,
     /// Exchanges and tunnels of this core.
     pub(crate) underway: usize,
-    /// Whether the client of the one that begins has taken an answer before.
-    pub(crate) known: bool,
+    /// Whether the client of the one that begins has taken no answer yet.
+    pub(crate) newcomer: bool,
 }
 
 impl Overload {
@@ -231,7 +245,7 @@ impl Overload {
     /// What one more request of this class is refused for, if it is; of a greedy caller it counts two classes lower.
     fn refuses(&self, class: Criticality, dice: &mut Rng, greedy: bool) -> Option<Short> {
         let class = if greedy { class.lower().lower() } else { class };
-        if self.is_well() { None } else { self.strain.refuses(class, dice, self.known) }
+        if self.is_well() { None } else { self.strain.refuses(class, dice, !self.newcomer) }
     }
 
     /// What the caller is told, and the record keeps.
@@ -264,7 +278,7 @@ pub(crate) fn admit(
 
 /// Why one more exchange or tunnel can't be had, if it can't. Counted.
 pub(crate) fn refusal(shard: &mut Shard, arrival: &Arrival<'_>, class: Criticality, now: Instant) -> Option<Text> {
-    shard.overload.strain.begins(shard.overload.known);
+    shard.overload.strain.begins(!shard.overload.newcomer);
     let overload = shard.overload;
     if overload.is_well() {
         return None;
@@ -367,15 +381,18 @@ mod tests {
 
     #[test]
     fn a_crowd_that_never_took_an_answer_pays_first_for_the_lag_and_not_alone() {
-        let lagging = |millis, strangers, others| {
+        let lagging_for = |windows: u64, millis, strangers, others| {
             let mut overload = Overload { underway: 1000, ..Overload::default() };
-            for n in 0..20 {
+            for n in 0..5 * windows {
                 (0..strangers).for_each(|_| overload.strain.begins(false));
                 (0..others).for_each(|_| overload.strain.begins(true));
                 overload.strain.woke(Duration::from_millis(millis), at(n * 100));
             }
-            [false, true].map(|known| refused(&Overload { known, ..overload }, Criticality::Critical, false))
+            [true, false].map(|newcomer| refused(&Overload { newcomer, ..overload }, Criticality::Critical, false))
         };
+        let lagging = |millis, strangers, others| lagging_for(20, millis, strangers, others);
+        // As long as it may be that to refuse them is enough, nobody else is.
+        assert_eq!(lagging_for(9, 450, 100, 10), [1000, 0]);
         let [strangers, others] = lagging(350, 100, 10);
         assert!((400..600).contains(&strangers) && others == 0, "{strangers} and {others} of 1000");
         let [strangers, others] = lagging(450, 100, 10);
@@ -387,7 +404,7 @@ mod tests {
         assert!((400..600).contains(&strangers) && strangers == others, "{strangers} and {others} of 1000");
         assert_eq!(lagging(600, 10, 100), [1000, 1000]);
         assert_eq!(lagging(600, 0, 0), [1000, 1000]);
-        let mut overload = Overload { known: true, ..strained(98) };
+        let mut overload = strained(98);
         (0..10).for_each(|_| overload.strain.begins(false));
         overload.strain.woke(Duration::ZERO, at(0));
         assert_eq!(refused(&overload, Criticality::Critical, false), 1000, "memory is nobody's to give");

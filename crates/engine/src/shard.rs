@@ -153,7 +153,7 @@ impl Shard {
     /// How many exchanges and tunnels this core has under way, and whether the client of the one that begins is known to take its
     /// answers: to be told before each begins.
     pub fn set_underway(&mut self, count: usize, known: bool) {
-        (self.overload.underway, self.overload.known) = (count, known);
+        (self.overload.underway, self.overload.newcomer) = (count, !known);
     }
 
     /// An id for the record of something that never became an exchange.

@@ -5,6 +5,8 @@
 
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use std::io::{self, IoSlice};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -37,6 +39,34 @@ impl Socket {
                 (None, _) => {}
             }
         }
+    }
+}
+
+/// Whether the other side's system has acknowledged anything that was sent on a connection; `None` where that isn't known.
+///
+/// A connection may stand on this side alone: a server whose queue of connections is full drops the last step of the handshake, and
+/// whatever comes after it, until there is room or about a minute has passed.
+pub(crate) fn has_acknowledged(tcp: &TcpStream) -> Option<bool> {
+    #[cfg(target_os = "linux")]
+    {
+        // No library has a call for it that is safe: `struct tcp_info` grows with the kernel.
+        unsafe extern "C" {
+            safe fn getsockopt(fd: i32, level: i32, name: i32, value: &mut [u8; INFO_BYTES], length: &mut u32) -> i32;
+        }
+        const IPPROTO_TCP: i32 = 6;
+        const TCP_INFO: i32 = 11;
+        /// Up to and with `tcpi_bytes_acked`, whose place is fixed (Linux 4.1).
+        const INFO_BYTES: usize = 128;
+        let (mut info, mut length) = ([0; INFO_BYTES], INFO_BYTES as u32);
+        let told = getsockopt(tcp.as_raw_fd(), IPPROTO_TCP, TCP_INFO, &mut info, &mut length);
+        let acknowledged = u64::from_ne_bytes(*info.last_chunk()?);
+        // The first step of the handshake counts as one byte.
+        (told == 0 && length as usize == INFO_BYTES).then_some(acknowledged > 1)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = tcp;
+        None
     }
 }
 

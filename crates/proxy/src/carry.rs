@@ -16,8 +16,9 @@ use crate::worker::Core;
 use byrnie_base::Instant;
 use byrnie_codec::h1::{Asked, fit_downstream};
 use byrnie_codec::headers;
+use byrnie_codec::hop::CURB_BYTES;
 use byrnie_codec::{Fields, Framing, Head, Version, grpc};
-use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan};
+use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan, Target};
 use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
 use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, READ_BYTES_MIN, Wire};
 use byrnie_net::relay::Pipe;
@@ -124,6 +125,8 @@ pub(crate) struct Client<'a> {
     pub(crate) version: Version,
     /// Whether its connection may carry another exchange after this one.
     keep_alive: bool,
+    /// Whether it had taken an answer before it asked.
+    known: bool,
 }
 
 /// Until when what must have happened.
@@ -135,6 +138,8 @@ pub(crate) struct Times {
     pub(crate) hedge_at: Option<Instant>,
     /// Most time in which no byte of a body moves.
     pub(crate) idle: Option<Duration>,
+    /// When something of the request must have been acknowledged, on a connection that may stand on this side alone.
+    pub(crate) acknowledged: Option<Instant>,
 }
 
 /// What came of a try.
@@ -175,7 +180,8 @@ impl<'a> Trip<'a> {
     pub(crate) fn new(core: &'a Rc<Core>, caller: &'a Caller, down: &'a mut Wire, desk: &'a mut Desk) -> Self {
         let Desk { request, response, alarm, seen } = desk;
         seen.take(request);
-        let client = Client { caller, seen, version: request.version(), keep_alive: request.keep_alive() };
+        let (version, keep_alive) = (request.version(), request.keep_alive());
+        let client = Client { caller, seen, version, keep_alive, known: caller.is_known(request) };
         let (up, back) = (Pump::new(false), Pump::new(false));
         let limits = Times::default();
         // A proxy of the mesh has seen to its own client.
@@ -189,7 +195,7 @@ impl<'a> Trip<'a> {
         let _underway = core.enter();
         core.begins();
         let (mut exchange, mut effect) = core.with_snapshot(|snapshot, shard, now| {
-            shard.set_underway(core.gauge.underway(), self.client.caller.is_known());
+            shard.set_underway(core.gauge.underway(), self.client.known);
             Exchange::begin(snapshot, shard, &self.client.caller.arrival(), self.request, now)
         });
         let delivered = loop {
@@ -283,7 +289,7 @@ impl<'a> Trip<'a> {
     /// One try, up to the response's head.
     async fn attempt(&mut self, plan: &Plan, copied: bool) -> Event {
         self.upstream = None;
-        self.back = Pump::new(false);
+        self.back = if self.client.known { Pump::new(false) } else { Pump::curbed() };
         if !plan.delay.is_zero() && self.rest(plan.delay).await.is_err() {
             return Event::Failed(Failure::DownstreamGone);
         }
@@ -302,7 +308,12 @@ impl<'a> Trip<'a> {
         };
         let hedge_at = plan.hedge_at.filter(|_| self.request.upgrade().is_none());
         let (deadline, try_deadline, idle) = (plan.deadline, plan.try_deadline, plan.idle_timeout);
-        self.limits = Times { deadline, try_deadline, hedge_at, idle };
+        let fresh = upstream.lease.as_ref().is_some_and(|lease| !lease.reused);
+        let acknowledged = match plan.target {
+            Target::Program { .. } if fresh => Some(runtime::coarse().mono + plan.connect_timeout),
+            _ => None,
+        };
+        self.limits = Times { deadline, try_deadline, hedge_at, idle, acknowledged };
         if self.request.upgrade().is_some()
             && let Wire::H2(flow) = &upstream.wire
         {
@@ -317,6 +328,9 @@ impl<'a> Trip<'a> {
         self.request.set_keep_alive(true);
         if let Err(error) = upstream.wire.send_request(self.request) {
             return Event::Failed(upstream::failure_before_head(&error, false));
+        }
+        if !self.client.known {
+            upstream.wire.read_at_most(CURB_BYTES as usize);
         }
         self.upstream = Some(upstream);
         self.await_head().await
@@ -400,12 +414,22 @@ impl<'a> Trip<'a> {
         }
         // Not before all of the request is on its way: until then it's the caller who is slow.
         let hedge_at = self.limits.hedge_at.filter(|_| self.up.is_done());
-        let soon = earlier(hedge_at, self.lighten());
+        let soon = earlier(earlier(hedge_at, self.lighten()), self.limits.acknowledged);
         let try_deadline = earlier(self.limits.try_deadline, soon);
         let limits = Times { deadline: earlier(self.limits.deadline, step), try_deadline, ..self.limits };
         match late(self.alarm, limits, cx) {
             Poll::Ready(Failure::TryTimeout) if hedge_at.is_some() && hedge_at == limits.try_deadline => {
                 Poll::Ready(Event::Slow)
+            }
+            Poll::Ready(Failure::TryTimeout)
+                if self.limits.acknowledged.is_some_and(|due| due <= runtime::coarse().mono) =>
+            {
+                self.limits.acknowledged = None;
+                if self.upstream.as_ref().is_some_and(|upstream| upstream.wire.is_unacknowledged()) {
+                    return Poll::Ready(Event::Failed(Failure::ResetBeforeHead { request_sent: true }));
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             late => late.map(|failure| match step {
                 Some(step) if step <= runtime::coarse().mono => Event::BadBody(REQUEST_TIMEOUT),

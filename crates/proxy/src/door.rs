@@ -4,6 +4,7 @@
 
 use crate::config::Users;
 use byrnie_base::{Text, Timestamp};
+use byrnie_codec::{Head, Known};
 use byrnie_engine::{Arrival, Direction, Gate, Tls};
 use byrnie_model::{Identity, ServiceRef};
 use std::cell::Cell;
@@ -133,9 +134,9 @@ impl Caller {
         matches!(self.entry, Entry::Inbound(..))
     }
 
-    /// Whether it is known to take its answers; a proxy that speaks for many clients has told them apart itself.
-    pub(crate) fn is_known(&self) -> bool {
-        self.is_proxy() || self.reads.get()
+    /// Whether it is known to take its answers; a proxy that speaks for many clients says of which it isn't known.
+    pub(crate) fn is_known(&self, request: &Head) -> bool {
+        if self.is_proxy() { request.header(Known::ByrnieNewcomer).is_none() } else { self.reads.get() }
     }
 
     /// Whether the caller's certificate has ended.
@@ -147,6 +148,19 @@ impl Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_proxy_says_of_which_clients_it_is_not_known_that_they_take_answers() {
+        let remote = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut head = Head::new();
+        head.start_request("GET", "http", "cart", "/").unwrap();
+        let proxy = Caller::plain(Entry::Inbound(ServiceRef::new("shop", "cart"), 80), remote);
+        let program = Caller::plain(Entry::Forward, remote);
+        assert_eq!((proxy.is_known(&head), program.is_known(&head)), (true, false));
+        head.append("x-byrnie-newcomer", b"1").unwrap();
+        program.reads.set(true);
+        assert_eq!((proxy.is_known(&head), program.is_known(&head)), (false, true));
+    }
 
     #[test]
     fn a_door_is_known_by_its_words_in_another_process() {

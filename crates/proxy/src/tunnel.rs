@@ -46,7 +46,7 @@ impl<'a> Way<'a> {
         let underway = core.enter();
         core.begins();
         let (tunnel, mut effect) = core.with_shard(|shard, now| {
-            shard.set_underway(core.gauge.underway(), caller.is_known());
+            shard.set_underway(core.gauge.underway(), caller.is_proxy() || caller.reads.get());
             Tunnel::begin(&snapshot, shard, &arrival, now)
         });
         let mut way = Self { tunnel, opened: None, elsewhere: false, agreed: false, _underway: underway };

@@ -82,6 +82,7 @@ fn untrusted() {
     check(both, both, both, both);
     check("Forwarded-Client-Identity: spiffe://x", "", "", "");
     check("X-Forwarded-Client-Cert: x", "", "", "");
+    check("X-Byrnie-Newcomer: 1", "", "", "X-Byrnie-Newcomer: 1");
     for lookalike in
         ["Forwarded_Client_Identity: x", "forwarded-client_identity: x", "Content_Length: 5", "x_byrnie_new: 1"]
     {

@@ -24,6 +24,11 @@ impl Window {
         Self { step, left: size as i64, owed: 0 }
     }
 
+    /// Gives back in steps of `step` from now on.
+    pub const fn set_step(&mut self, step: u32) {
+        self.step = step;
+    }
+
     /// What may still come; negative if the last frame overdrew it.
     pub const fn left(&self) -> i64 {
         self.left

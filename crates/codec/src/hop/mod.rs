@@ -35,7 +35,10 @@ pub const JOIN_BYTES_MAX: usize = 32 * 1024;
 pub const STREAMS_MAX: u32 = 1024;
 /// What may be under way on one stream in one direction, in bytes, before the receiver has passed it on.
 pub const STREAM_CREDIT_BYTES: u32 = 256 * 1024;
-/// The same for all streams of a connection together.
+/// The same of an answer to a newcomer, which isn't known to take its answers, until it has taken so much: about half of what a
+/// TCP connection begins with (RFC 6928).
+pub const CURB_BYTES: u32 = 8 * 1024;
+/// What may be under way on all streams of a connection together.
 pub const CONNECTION_CREDIT_BYTES: u32 = 8 * 1024 * 1024;
 /// Heads and trailers need no credit but are counted; this far below zero is too far.
 pub const HEADS_OVERDRAW_BYTES_MAX: i64 = 4 * 1024 * 1024;

@@ -4,9 +4,9 @@
 //! does what the [`Action`] says.
 
 use super::{
-    Budget, CONNECTION_CREDIT_BYTES, CREDIT_BYTES_MAX, FRAME_BYTES_MAX, Frame, HEADS_OVERDRAW_BYTES_MAX, INTERIMS_MAX,
-    Kind, PINGS_BURST, PINGS_EVERY, RESETS_BURST, RESETS_EVERY, STREAM_CREDIT_BYTES, STREAMS_MAX, StreamId, Window,
-    Wrong,
+    Budget, CONNECTION_CREDIT_BYTES, CREDIT_BYTES_MAX, CURB_BYTES, FRAME_BYTES_MAX, Frame, HEADS_OVERDRAW_BYTES_MAX,
+    INTERIMS_MAX, Kind, PINGS_BURST, PINGS_EVERY, RESETS_BURST, RESETS_EVERY, STREAM_CREDIT_BYTES, STREAMS_MAX,
+    StreamId, Window, Wrong,
 };
 use byrnie_base::Instant;
 
@@ -133,13 +133,15 @@ struct Stream {
     sent_end: bool,
     send: i64,
     window: Window,
+    /// What has still to be given back of an answer before it's like others; see [`CURB_BYTES`].
+    curb: u32,
 }
 
 impl Stream {
     const fn new(key: u32, headed: bool) -> Self {
         let window = Window::new(STREAM_CREDIT_BYTES);
         let send = STREAM_CREDIT_BYTES as i64;
-        Self { key, headed, interims: 0, got_end: false, sent_end: false, send, window }
+        Self { key, headed, interims: 0, got_end: false, sent_end: false, send, window, curb: 0 }
     }
 
     /// What was sent and hasn't been given back.
@@ -149,6 +151,16 @@ impl Stream {
 
     fn reserved(&self) -> i64 {
         self.under_way().min(RESERVED_BYTES)
+    }
+
+    /// So much was given back, by the side that reads the answer.
+    const fn gave(&mut self, bytes: u32) {
+        if self.curb > 0 {
+            self.curb = self.curb.saturating_sub(bytes);
+            if self.curb == 0 {
+                self.window.set_step(STREAM_CREDIT_BYTES / 2);
+            }
+        }
     }
 }
 
@@ -220,6 +232,17 @@ impl Session {
         }
     }
 
+    /// What is answered on the stream is for a newcomer: see [`CURB_BYTES`]. Of no effect where the other side doesn't know of it.
+    pub fn curb(&mut self, id: StreamId) {
+        let side = self.side;
+        if let Some(stream) = self.stream(id) {
+            stream.curb = CURB_BYTES;
+            if side == Side::Opener {
+                stream.window.set_step(CURB_BYTES);
+            }
+        }
+    }
+
     /// Whether the stream is still open in any direction.
     pub fn is_open(&mut self, id: StreamId) -> bool {
         self.stream(id).is_some()
@@ -241,12 +264,14 @@ impl Session {
 
     /// How much of a body may be sent on the stream in one frame. It may overdraw the stream's credit, but none follows.
     pub fn may_send(&mut self, id: StreamId) -> usize {
-        let (left, others) = (self.send, RESERVED_BYTES_ALL - self.reserved);
+        let (left, others, side) = (self.send, RESERVED_BYTES_ALL - self.reserved, self.side);
         let Some(stream) = self.stream(id).filter(|stream| left > 0 && stream.send > 0) else { return 0 };
         let (under_way, reserved) = (stream.under_way(), stream.reserved());
         let share = ((left - others) / SHARE - (under_way - reserved)).max(0);
+        let curb = if side == Side::Server && stream.curb > 0 { i64::from(CURB_BYTES) - under_way } else { i64::MAX };
         let room = RESERVED_BYTES - reserved + share;
-        if room < SHARE_BYTES_MIN { 0 } else { usize::try_from(room).unwrap_or(0).min(FRAME_BYTES_MAX) }
+        let room = if room < SHARE_BYTES_MIN { 0 } else { room.min(curb) };
+        usize::try_from(room).unwrap_or(0).min(FRAME_BYTES_MAX)
     }
 
     /// Whether a head may be sent.
@@ -279,9 +304,13 @@ impl Session {
         let connection = self.discard(bytes);
         let short = self.short;
         let stream = self.stream(id).filter(|stream| !stream.got_end);
-        let stream = stream.map_or(0, |stream| match stream.window.consume(bytes) {
-            0 if short => stream.window.give_back(),
-            granted => granted,
+        let stream = stream.map_or(0, |stream| {
+            let granted = match stream.window.consume(bytes) {
+                0 if short => stream.window.give_back(),
+                granted => granted,
+            };
+            stream.gave(granted);
+            granted
         });
         Grants { stream, connection }
     }
@@ -296,6 +325,7 @@ impl Session {
         self.slots.iter_mut().enumerate().filter_map(|(slot, Slot { generation, stream })| {
             let stream = stream.as_mut().filter(|stream| !stream.got_end)?;
             let granted = stream.window.give_back();
+            stream.gave(granted);
             let id = StreamId::new(u32::try_from(slot).ok()?, *generation);
             (granted > 0).then_some((id, granted))
         })
@@ -444,6 +474,7 @@ impl Session {
             let Some(stream) = self.stream(frame.stream) else { return Ok(Action::Nothing) };
             let before = stream.reserved();
             stream.send += granted;
+            stream.curb = stream.curb.saturating_sub(frame.value);
             let (held, key, back) = (stream.send, stream.key, before - stream.reserved());
             self.reserved -= back;
             (held, Some(key))

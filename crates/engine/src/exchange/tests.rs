@@ -770,3 +770,18 @@ fn where_a_route_says_how_often_so_often_it_is() {
     world.put(vec![route("once", "payments", vec![once])]);
     assert_eq!(tries(&mut world, "GET", Failure::Connect).0.len(), 2);
 }
+
+/// Whatever the program says itself.
+#[test]
+fn the_other_proxy_is_told_which_clients_have_taken_no_answer_yet() {
+    let mut world = World::payments(1);
+    for (known, said, told) in
+        [(false, None, true), (true, None, false), (true, Some("1"), false), (false, Some("0"), true)]
+    {
+        world.shard.set_underway(1, known);
+        let lines: Vec<_> = said.map(|said| ("x-byrnie-newcomer", said)).into_iter().collect();
+        let mut request = head("GET", "payments/", &lines);
+        plan(world.begin(&mut request, ms(0)).1);
+        assert_eq!(request.get("x-byrnie-newcomer"), told.then_some(&b"1"[..]), "{known} {said:?}");
+    }
+}

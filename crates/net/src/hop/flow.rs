@@ -11,7 +11,7 @@ use byrnie_codec::hop::{
     Asks, FRAME_BYTES_MAX, Frame, Kind, StreamId, code, emit_preamble, emit_request, emit_response, emit_trailers,
     parse_response,
 };
-use byrnie_codec::{Fields, Framing, Head, Reject, RejectReason};
+use byrnie_codec::{Fields, Framing, Head, Known, Reject, RejectReason};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -115,6 +115,9 @@ impl Flow {
             Writing::UntilEnd => Writing::Bare,
             other => other,
         };
+        if head.header(Known::ByrnieNewcomer).is_some() {
+            self.link.0.borrow_mut().session.curb(self.id);
+        }
         self.send_head(Kind::Open, |out| {
             emit_preamble(Asks::Exchange, target.as_ref().map_or("", Text::as_str), out);
             emit_request(head, out);

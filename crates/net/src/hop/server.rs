@@ -7,7 +7,7 @@ use super::link::{Link, State};
 use crate::io::Stream;
 use byrnie_base::Text;
 use byrnie_codec::hop::{Asks, Frame, Side, StreamId, Wrong, parse_preamble, parse_request};
-use byrnie_codec::{Head, Limits, Reject};
+use byrnie_codec::{Head, Known, Limits, Reject};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -106,12 +106,16 @@ impl State {
         if frame.end {
             lane.end = End::Ended;
         }
+        let mut newcomer = false;
         let (asked, used) = match asks {
             Asks::Bytes => (Asked::Bytes, 0),
             Asks::Exchange => {
                 let mut head = self.inward.heads.pop().unwrap_or_default();
                 match parse_request(rest, frame.end, &self.inward.limits, &mut head) {
-                    Ok(used) => (Asked::Request(head), used),
+                    Ok(used) => {
+                        newcomer = head.header(Known::ByrnieNewcomer).is_some();
+                        (Asked::Request(head), used)
+                    }
                     Err(reject) => (Asked::Malformed(reject), rest.len()),
                 }
             }
@@ -119,6 +123,9 @@ impl State {
         lane.keep(&rest[used..]);
         let key = self.lanes.add(lane);
         self.session.bind(id, key);
+        if newcomer {
+            self.session.curb(id);
+        }
         let head_bytes = payload.len() - (rest.len() - used);
         let grants = self.session.consume(id, head_bytes);
         self.grant(id, grants);

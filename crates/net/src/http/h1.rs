@@ -32,7 +32,7 @@ pub struct Conn {
     /// Read and not used: a partial head, the beginning of a body, following requests.
     inbox: Vec<u8>,
     used: usize,
-    /// Most bytes of a body that are read at once.
+    /// Most bytes of the message that are read at once.
     read_max: usize,
     /// Written and not sent.
     outbox: Vec<u8>,
@@ -182,8 +182,8 @@ impl Conn {
                 let result = if self.has_pipelined() { Err(Error::Closed) } else { Ok(Arrived::Closed) };
                 return Poll::Ready(result);
             }
-            let Self { stream, inbox, used, limits, state, .. } = self;
-            let most = scratch::head_read_max();
+            let Self { stream, inbox, used, limits, state, read_max, .. } = self;
+            let most = scratch::head_read_max().min(*read_max);
             let parsed = ready!(scratch::poll_read_most(stream, most, cx, |_, new| -> Result<Parsed, Error> {
                 if new.is_empty() {
                     state.ended = true;
@@ -222,7 +222,7 @@ impl Conn {
         }
     }
 
-    /// Reads no more than so many bytes of a body at once.
+    /// Reads no more than so many bytes at once until the next head is written.
     pub fn read_at_most(&mut self, bytes: usize) {
         self.read_max = bytes;
     }
@@ -253,6 +253,7 @@ impl Conn {
             return Poll::Ready(Ok(Progress::More));
         }
         let body = self.reading.take();
+        self.read_max = usize::MAX;
         let trailers = body.as_ref().and_then(Body::trailers).filter(|fields| !fields.is_empty());
         Poll::Ready(Ok(Progress::End(trailers.cloned().map(Box::new))))
     }
@@ -276,6 +277,7 @@ impl Conn {
 
     fn begin_message(&mut self, head: &Head, request: bool) {
         self.own_outbox();
+        self.read_max = usize::MAX;
         self.state.sent_any = false;
         self.writing = match head.framing() {
             Framing::None | Framing::Length(0) => Writing::Nothing,

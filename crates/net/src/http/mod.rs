@@ -18,6 +18,7 @@ pub use pump::{Fault, Gathered, Pump, REPLAY_BYTES_MAX};
 use crate::hop;
 use crate::io::{Stream, TcpStream};
 use crate::relay::Pipe;
+use crate::socket::has_acknowledged;
 use byrnie_codec::h1::Asked;
 use byrnie_codec::hop::code;
 use byrnie_codec::sniff::{HELLO_BYTES_MAX, ServerName, Sniff};
@@ -360,6 +361,15 @@ impl Wire {
     pub fn acknowledge(&self) {
         if let Self::H1(conn) = self {
             conn.acknowledge();
+        }
+    }
+
+    /// Whether all of what was sent on a connection of HTTP/1 is known to have gone nowhere: the other side's system has acknowledged
+    /// nothing. A call to the system, for when an answer is overdue.
+    pub fn is_unacknowledged(&self) -> bool {
+        match self {
+            Self::H1(conn) => conn.has_sent() && has_acknowledged(conn.stream().tcp()) == Some(false),
+            _ => false,
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Pump {
     ended: bool,
     /// Nothing more is read until the target takes more.
     blocked: bool,
+    /// Nothing is read as long as anything waits for the target.
+    curbed: bool,
     copy: Copy,
 }
 
@@ -60,7 +62,13 @@ impl Pump {
     /// A direction that has moved nothing; `keep` says that a copy is wanted.
     pub fn new(keep: bool) -> Self {
         let copy = if keep { Copy::Kept { bytes: Vec::new(), replay: false } } else { Copy::Off };
-        Self { bytes: 0, source_ended: false, trailers: None, ended: false, blocked: false, copy }
+        Self { bytes: 0, source_ended: false, trailers: None, ended: false, blocked: false, curbed: false, copy }
+    }
+
+    /// The same towards a client of which it isn't known that it takes anything: nothing more is read before it has taken what
+    /// came, so that its credit isn't given back for what only lies here.
+    pub fn curbed() -> Self {
+        Self { curbed: true, ..Self::new(false) }
     }
 
     /// Whether the whole body has been written to the target (perhaps not sent yet).
@@ -147,7 +155,9 @@ impl Pump {
         self.replay(cx, target).map_err(Fault::Target)?;
         while !self.source_ended {
             self.blocked = true;
-            if target.unsent() >= target.unsent_max() {
+            // The head goes out with the first piece.
+            let most = if self.curbed && self.bytes > 0 { 1 } else { target.unsent_max() };
+            if target.unsent() >= most {
                 ready!(target.poll_flush(cx)).map_err(Fault::Target)?;
             }
             source.read_at_most(ready!(target.poll_room(cx)));

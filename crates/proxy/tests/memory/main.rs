@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Memory, counted by the allocator: what a request asks for on its way through two real proxies, and what hostile
-//! clients make them hold. Everything in a process is counted, so each test has one of its own, and clients and programs
-//! here use none of their own while it matters.
+//! clients make them hold. Everything in a process is counted but what threads ask for that are [`aside`], so each test has one of
+//! its own, and clients and programs here use none of their own while it matters, or are aside.
 
 #![expect(unsafe_code, reason = "an allocator can't be written without; nothing else here is unsafe")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
@@ -20,6 +20,7 @@ mod world;
 
 use byrnie_model::Protocol;
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -33,6 +34,23 @@ static ASKED: AtomicU64 = AtomicU64::new(0);
 /// Bytes that are held.
 static HELD: AtomicI64 = AtomicI64::new(0);
 
+thread_local! {
+    /// Whether what this thread asks for is not counted.
+    static ASIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What this thread holds from now on isn't counted: it's neither proxy's.
+fn aside() {
+    ASIDE.set(true);
+}
+
+/// So many bytes more are held, or less.
+fn hold(bytes: i64) {
+    if !ASIDE.get() {
+        HELD.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
 #[expect(clippy::cast_possible_wrap, reason = "no object is larger than isize::MAX")]
 const fn signed(bytes: usize) -> i64 {
     bytes as i64
@@ -42,20 +60,20 @@ const fn signed(bytes: usize) -> i64 {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ASKED.fetch_add(1, Ordering::Relaxed);
-        HELD.fetch_add(signed(layout.size()), Ordering::Relaxed);
+        hold(signed(layout.size()));
         // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(signed(layout.size()), Ordering::Relaxed);
+        hold(-signed(layout.size()));
         // SAFETY: `pointer` came from `System` with this layout.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ASKED.fetch_add(1, Ordering::Relaxed);
-        HELD.fetch_add(signed(size) - signed(layout.size()), Ordering::Relaxed);
+        hold(signed(size) - signed(layout.size()));
         // SAFETY: `pointer` came from `System` with this layout.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -114,11 +132,12 @@ fn giving() -> Program {
 }
 
 /// The same for very many at once: of more than so many bytes it sends what the system takes, and then keeps the connection; as it
-/// does of whoever asks for `/nothing`.
+/// does of whoever asks for `/nothing`. It is aside.
 fn giving_to_many() -> Program {
     const SMALL_BYTES: usize = 100_000;
     let kept = Mutex::new(Vec::new());
     Program::start(move |mut peer| {
+        aside();
         while let Some(head) = peer.read_head() {
             let path = head.split(' ').nth(1).unwrap_or_default();
             if path == "/nothing" {

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Clients that do next to nothing, and a log that nobody reads: both cost their own, and nobody else.
 
-use crate::frame::Link;
+use crate::frame::{DATA, END_STREAM, Link};
 use crate::front::out;
 use crate::hpack::Block;
 use crate::world::{Peer, Program, Proxy, World, get, status};
 use byrnie_model::Protocol;
 use byrnie_net::runtime;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// A head, and the first message of a handshake, may take so long, a step of a body so long.
@@ -165,4 +167,77 @@ fn a_log_that_nobody_reads_delays_nobody_and_counts_what_it_lost() {
     };
     println!("{lost} lines lost, none of the requests");
     drop(unread);
+}
+
+/// What waits to be accepted by a program that accepts nobody: one more has room behind these.
+#[cfg(target_os = "linux")]
+const QUEUED: i32 = 8;
+
+/// A program with a short queue of connections, into which the system puts one when its first bytes come (`TCP_DEFER_ACCEPT`): so
+/// several are let in before the first of them fills it.
+#[cfg(target_os = "linux")]
+fn short_queue() -> TcpListener {
+    unsafe extern "C" {
+        safe fn listen(socket: i32, backlog: i32) -> i32;
+        safe fn setsockopt(socket: i32, level: i32, name: i32, value: &i32, bytes: u32) -> i32;
+    }
+    const IPPROTO_TCP: i32 = 6;
+    const TCP_DEFER_ACCEPT: i32 = 9;
+    const SECONDS: i32 = 100;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(listen(listener.as_raw_fd(), QUEUED), 0);
+    assert_eq!(setsockopt(listener.as_raw_fd(), IPPROTO_TCP, TCP_DEFER_ACCEPT, &SECONDS, 4), 0);
+    listener
+}
+
+#[cfg(target_os = "linux")]
+fn answer(listener: &TcpListener) {
+    let mut program = Peer::new(listener.accept().unwrap().0);
+    program.read_head().unwrap();
+    program.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok");
+}
+
+/// The connections stand on this side alone: the program's system drops what comes on them, for about a minute.
+#[cfg(target_os = "linux")]
+#[test]
+fn requests_that_nobody_acknowledges_are_given_up_when_a_connection_would_have_been() {
+    const REQUESTS: u32 = 6;
+    let (listener, world) = (short_queue(), World::new());
+    let address = listener.local_addr().unwrap();
+    let server = world.serving("echo", address.port(), Protocol::Http1);
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    let mut client = Link::client(caller.outbound("echo"), out());
+    let read = |client: &mut Link, wanted: u32| {
+        let (begun, mut ended, mut said) = (runtime::now().mono, 0, String::new());
+        while ended < wanted {
+            let Some(frame) = client.read() else {
+                assert!(client.silent && runtime::now().mono.since(begun) < PATIENCE, "{ended} have ended: {said}");
+                continue;
+            };
+            said.push_str(&String::from_utf8_lossy(&frame.payload));
+            ended += u32::from(frame.id > 0 && frame.kind == DATA && frame.has(END_STREAM));
+        }
+        said
+    };
+    // The proxies know each other before it's tight.
+    client.send(out().whole(1, Block::get("/2")));
+    answer(&listener);
+    read(&mut client, 1);
+    let fill = |_| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream
+    };
+    let waiting: Vec<TcpStream> = (0..QUEUED).map(fill).collect();
+    let posts = (1..=REQUESTS).fold(out(), |out, n| {
+        let id = 1 + 2 * n;
+        out.head(id, Block::post("/2")).last(id, "x")
+    });
+    client.send(posts);
+    let said = read(&mut client, REQUESTS - 1);
+    assert!(said.contains("\"reason\":\"upstream_reset\""), "their connections stood: {said}");
+    // The one whose connection the system keeps for the program has its answer as soon as that is back.
+    waiting.iter().for_each(|_| drop(listener.accept().unwrap()));
+    answer(&listener);
+    assert!(read(&mut client, 1).contains("ok"));
 }

@@ -260,3 +260,57 @@ fn streams_that_nobody_reads_leave_the_others_their_share() {
     let unread: usize = receiver.streams.values().map(|open| open.unread).sum();
     assert!(unread <= CONNECTION_CREDIT_BYTES as usize, "{unread}");
 }
+
+/// Until it has taken some of its answer, hardly anything of it is under way; then it's like others.
+#[test]
+fn an_answer_to_a_newcomer_is_curbed_until_it_takes_some() {
+    const BODY: usize = 1024 * 1024;
+    for crowded in [false, true] {
+        let (mut opener, mut server) = (Party::new(Side::Opener), Party::new(Side::Server));
+        if crowded {
+            // Nobody reads these, so that credit is given back at once whatever it is.
+            for _ in 0..60 {
+                opener.open(100);
+                settle(&mut opener, &mut server, &[]);
+                let key = server.next_key - 1;
+                while let room @ 1.. = server.session.may_send(server.streams[&key].id) {
+                    server.write(key, server.streams[&key], room);
+                    settle(&mut opener, &mut server, &[]);
+                }
+            }
+        }
+        opener.open(100);
+        let (key, id) = (opener.next_key - 1, opener.streams[&(opener.next_key - 1)].id);
+        opener.session.curb(id);
+        settle(&mut opener, &mut server, &[]);
+        let served = *server.streams.iter().find(|(_, open)| open.id == id).unwrap().0;
+        server.session.curb(id);
+        let send = |opener: &mut Party, server: &mut Party| {
+            let mut sent = 0;
+            while let room @ 1.. = server.session.may_send(id) {
+                server.write(served, server.streams[&served], room);
+                settle(opener, server, &[]);
+                sent += room;
+            }
+            sent
+        };
+        server.write(served, server.streams[&served], 100);
+        settle(&mut opener, &mut server, &[]);
+        let begun = 100 + send(&mut opener, &mut server);
+        assert!(begun <= CURB_BYTES as usize && begun >= 1024, "{begun}");
+        let mut passed = 0;
+        while passed < BODY {
+            let open = opener.streams[&key];
+            assert!(open.unread > 0, "it stops after {passed}");
+            passed += open.unread;
+            opener.read(key, open);
+            settle(&mut opener, &mut server, &[]);
+            send(&mut opener, &mut server);
+            let under_way = opener.streams[&key].unread;
+            assert!(
+                crowded || passed < CURB_BYTES as usize || under_way > STREAM_CREDIT_BYTES as usize / 2,
+                "{under_way}"
+            );
+        }
+    }
+}
