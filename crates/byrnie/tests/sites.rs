@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two meshes, each with a control plane and authorities of its own, that fail over to each other through gateways.
-#![expect(clippy::disallowed_methods, reason = "how long a move takes is measured")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "how long a move takes is measured, and a test fails by panicking"
+)]
 
 mod mesh;
 
-use mesh::{Mesh, Program, file, free_port, until};
+use byrnie_net::runtime;
+use byrnie_net::tls::ca::Authority;
+use mesh::{Mesh, Program, file, free_port, http, load, until};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What a mesh needs to let others in to `orders`, by a gateway at this port.
@@ -202,4 +210,85 @@ fn a_gateway_lets_nobody_in_but_to_what_is_exported_and_whom_a_policy_names() {
     let again = west.ask("orders", "/x").unwrap();
     assert!(again.status == 503 && began.elapsed().as_millis() < 1000, "{:?} {again:?}", began.elapsed());
     assert!(gone.body.contains("east.") && again.body.contains("connect failed"), "{} {}", gone.body, again.body);
+}
+
+/// What is spoken across sites, by whom: programs of this process, in the east.
+const KINDS: [(&str, &str); 3] = [("web", "http"), ("rpc", "grpc"), ("db", "tcp")];
+
+/// The east serves all kinds and exports them to one identity of the west, where nobody serves any of them, through a gateway
+/// at this port.
+fn of_all_kinds(west: &Mesh, east: &Mesh, port: u16) -> [Program; 3] {
+    let ports = [load::web().port, load::rpc().port, load::repeater().port];
+    let programs = [0, 1, 2].map(|at| east.beside(KINDS[at].0, Some((ports[at], KINDS[at].1)), &[]));
+    let mut exports = export(port).replace("orders", KINDS[0].0);
+    let mut empties = String::new();
+    for (name, protocol) in KINDS {
+        if name != KINDS[0].0 {
+            exports += &format!(
+                "---\napiVersion: multicluster.x-k8s.io/v1alpha1\nkind: ServiceExport\nmetadata: {{name: {name}}}\n"
+            );
+        }
+        let policy = admit("spiffe://west.test/ns/default/sa/caller");
+        exports += &format!("---\n{}", policy.replace("from-afar", name).replace("orders", name));
+        empties += &empty(name).replace("{port: 80}", &format!("{{port: 80, appProtocol: {protocol}}}"));
+        empties += "---\n";
+    }
+    east.ok(&["apply", "-f", &file(east, "exports.yaml", &exports)]);
+    west.ok(&["apply", "-f", &file(west, "empties.yaml", &empties)]);
+    east.ok(&["apply", "-f", &file(east, "west.yaml", &west.ok(&["site", "west"]))]);
+    programs
+}
+
+fn caller(west: &Mesh) -> (Program, [SocketAddr; 3]) {
+    let names = KINDS.map(|(name, _)| name).join(",");
+    let caller = west.beside("caller", None, &["--uses", &names]);
+    let to = KINDS.map(|(name, _)| caller.address(&format!("BYRNIE_{}_URL", name.to_uppercase())));
+    let works = || http(to[0], "web", "/").is_ok_and(|answer| answer.status == 200);
+    until("the other site answers", || format!("{:?}", http(to[0], "web", "/")), works);
+    (caller, to)
+}
+
+/// The same Site, for which one more authority vouches.
+fn with_another_authority(site: &str) -> String {
+    let other = Authority::create("east.test", runtime::now().wall).unwrap().roots_pem();
+    site.replacen("authorities: \"", &format!("authorities: \"{}", other.replace('\n', "\\n")), 1)
+}
+
+#[test]
+fn what_is_spoken_goes_on_between_sites_while_their_authorities_change() {
+    let (west, east) = (Mesh::up(&["--trust-domain", "west.test"]), Mesh::up(&["--trust-domain", "east.test"]));
+    let _programs = of_all_kinds(&west, &east, free_port());
+    let one = east.ok(&["site", "east"]);
+    let two = with_another_authority(&one);
+    assert_eq!(two.matches("BEGIN CERTIFICATE").count(), 2, "{two}");
+    west.ok(&["apply", "-f", &file(&west, "east.yaml", &one)]);
+    let (_caller, to) = caller(&west);
+    let over = AtomicBool::new(false);
+    type Load<'a> = (&'static str, Box<dyn Fn(&AtomicBool) -> load::Outcome + Send + Sync + 'a>);
+    let kinds: Vec<Load> = vec![
+        ("HTTP/1", Box::new(move |over| load::keep_asking(to[0], "web", over))),
+        ("new connections", Box::new(move |over| load::ask_anew(to[0], "web", over))),
+        ("WebSocket", Box::new(move |over| load::talk_by_websocket(to[0], "web", over))),
+        ("HTTP/2", Box::new(move |over| load::call(to[1], "rpc", over))),
+        ("gRPC streams", Box::new(move |over| load::stream(to[1], "rpc", over))),
+        ("TCP", Box::new(move |over| load::talk(to[2], over))),
+    ];
+    std::thread::scope(|scope| {
+        let over = &over;
+        let loads: Vec<_> = kinds.iter().map(|(name, run)| (name, scope.spawn(move || run(over)))).collect();
+        // Both vouch, as while the one takes the other's place; then only one does again.
+        let changed = std::panic::catch_unwind(|| {
+            for (round, site) in [&two, &one, &two, &one].into_iter().enumerate() {
+                west.ok(&["apply", "-f", &file(&west, &format!("east-{round}.yaml"), site)]);
+                let begun = Instant::now();
+                until("some calls under these", String::new, || begun.elapsed().as_millis() > 500);
+            }
+        });
+        over.store(true, Ordering::SeqCst);
+        for (name, load) in loads {
+            let done = load.join().unwrap().unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(done > 1, "{name}: only {done}");
+        }
+        changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
 }
