@@ -87,10 +87,8 @@ pub(crate) fn pick<'c>(
     let lost = past.silent_since.map_or(past.zones, |then| past.zones.unheard(shard, then));
     let elsewhere = Wish { range: home, beyond: Some(lost), ..near };
     let moves = away.is_none() && !lost.is_empty();
-    let first = match past.silent_since.filter(|_| away.is_none()) {
-        Some(then) => recent(cluster, shard, key, past, (near, home, then, moves), now),
-        None => None,
-    };
+    let since = past.silent_since.filter(|_| away.is_none());
+    let first = since.and_then(|then| recent(cluster, shard, key, past, (near, home, then, moves), now));
     let mut choose = |wish| Search { cluster, past, now, wish }.choose(shard, key);
     // Nearly always this is all that has to be asked.
     let first = first.or_else(|| if moves { None } else { choose(near) });

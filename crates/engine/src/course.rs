@@ -235,7 +235,8 @@ impl Course {
         if failure == Failure::TryTimeout && self.limits.soft && !self.allows_another(shard, failure, now) {
             return Step::Wait;
         }
-        let again = self.allows_another(shard, failure, now) && self.withdraw(shard, now);
+        let again = self.allows_another(shard, failure, now)
+            && (self.is_free(shard, failure, now) || self.withdraw(shard, now));
         if failure == Failure::TryTimeout && self.limits.soft && !again {
             return Step::Wait;
         }
@@ -258,6 +259,15 @@ impl Course {
         let held =
             policy.body_held || matches!(failure, Failure::Connect | Failure::ConnectTimeout | Failure::TlsIdentity);
         may && held && self.has_tries(shard, failure, now) && self.has_time(now)
+    }
+
+    /// Whether a try after this failure is for nothing in the budget: nobody has the request, so the next endpoint is no more than
+    /// the first to get it (gRPC's transparent retries, proposal A6). Where none is left in service the budget bounds the looking.
+    fn is_free(&self, shard: &Shard, failure: Failure, now: Instant) -> bool {
+        let good = |member: &Arc<Member>| !self.attempts.tried(member) && !outlier::out_of_service(shard, member, now);
+        failure.unmet()
+            && self.attempts.count() < usize::from(self.policy.tries_max)
+            && self.cluster().is_some_and(|cluster| cluster.members.iter().any(good))
     }
 
     /// How many tries there are if the one under way meets nobody either.
