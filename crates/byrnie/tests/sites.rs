@@ -13,6 +13,7 @@ use byrnie_net::tls::ca::Authority;
 use mesh::{Mesh, Program, file, free_port, http, load, until};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -291,4 +292,81 @@ fn what_is_spoken_goes_on_between_sites_while_their_authorities_change() {
         }
         changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
+}
+
+/// Stands before a gateway as a machine of its own: passes on what comes.
+const RELAY: &str = "import socket, sys, threading
+def copy(one, other):
+    try:
+        while True:
+            some = one.recv(65536)
+            if not some: break
+            other.sendall(some)
+        other.shutdown(socket.SHUT_WR)
+    except OSError: pass
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+print('relays', flush=True)
+while True:
+    one, _ = listener.accept()
+    other = socket.create_connection(('127.0.0.1', int(sys.argv[2])))
+    for pair in [(one, other), (other, one)]:
+        threading.Thread(target=copy, args=pair, daemon=True).start()
+";
+
+#[test]
+fn one_of_two_gateways_of_a_site_dies_and_calls_go_on_through_the_other() {
+    let (west, east) = (Mesh::up(&["--trust-domain", "west.test"]), Mesh::up(&["--trust-domain", "east.test"]));
+    let port = free_port();
+    let _programs = of_all_kinds(&west, &east, port);
+    let script = file(&east, "relay.py", RELAY);
+    let ways = [free_port(), free_port()];
+    let relay = |at: u16| {
+        let mut command = Command::new("python3");
+        command.args([&script, &at.to_string(), &port.to_string()]);
+        let relay = Program::spawn(command);
+        relay.wait_for_line("relays");
+        relay
+    };
+    let mut relays = ways.map(relay);
+    let addresses = ways.map(|way| format!("127.0.0.1:{way}"));
+    let site = east.ok(&["site", "east", "--gateway", &addresses[0], "--gateway", &addresses[1]]);
+    west.ok(&["apply", "-f", &file(&west, "east.yaml", &site)]);
+    let (_caller, to) = caller(&west);
+    let once = |run: fn(SocketAddr, &str, &AtomicBool) -> load::Outcome, to, name| {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| run(to, name, &over));
+            let begun = Instant::now();
+            until("one", String::new, || begun.elapsed().as_millis() > 50 || load.is_finished());
+            over.store(true, Ordering::SeqCst);
+            let done = load.join().unwrap();
+            assert!(done.as_ref().is_ok_and(|done| *done > 0), "{name}: {done:?}");
+        });
+    };
+    for dies in [0, 1] {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let asks = scope.spawn(|| {
+                let mut answered = 0;
+                while !over.load(Ordering::SeqCst) {
+                    let answer = http(to[0], "web", "/").unwrap();
+                    assert_eq!(answer.status, 200, "after {answered}: {}", answer.body);
+                    answered += 1;
+                }
+                answered
+            });
+            relays[dies].signal("KILL");
+            relays[dies].wait();
+            // What is opened from now on goes by the other.
+            let others = std::panic::catch_unwind(|| {
+                once(load::call, to[1], "rpc");
+                once(load::stream, to[1], "rpc");
+                once(|to, _, over| load::talk(to, over), to[2], "db");
+            });
+            over.store(true, Ordering::SeqCst);
+            assert!(asks.join().unwrap() > 10);
+            others.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
+        relays[dies] = relay(ways[dies]);
+    }
 }
