@@ -420,3 +420,49 @@ fn connections_from_outside_are_passed_on() {
     let explained = mesh.ok(&["explain", &format!("tcp://www.shop.test:{passes}"), "--from", "edge"]);
     assert!(explained.contains("TLSRoute/default/raw") && explained.contains("raw.default"), "{explained}");
 }
+
+/// `db`, whose connections go by the host that their TLS asks for to one of two.
+fn by_host(ports: [u16; 2]) -> String {
+    let mut text = String::new();
+    for (name, app, port) in [("db", "one", ports[0]), ("first", "one", ports[0]), ("second", "two", ports[1])] {
+        text += &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  selector: {{app: {app}}}\n  \
+             ports: [{{port: 5432, targetPort: {port}, appProtocol: tcp}}]\n---\n"
+        );
+    }
+    for (name, host) in [("first", "'*.db.test'"), ("second", "two.db.test")] {
+        text += &format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {{name: {name}}}\nspec:\n  \
+             parentRefs: [{{group: '', kind: Service, name: db}}]\n  hostnames: [{host}]\n  \
+             rules: [{{backendRefs: [{{name: {name}, port: 5432}}]}}]\n---\n"
+        );
+    }
+    text
+}
+
+#[test]
+fn connections_in_the_mesh_go_by_the_host_that_their_tls_asks_for() {
+    let mesh = Mesh::up(&[]);
+    let shown = [pair(&["one.db.test", "other.test"]), pair(&["two.db.test"])];
+    let raw = [echo_server(&shown[0]), echo_server(&shown[1])];
+    let run = |name: &str, raw: u16| mesh.beside(name, Some((raw, "tcp")), &[]);
+    let _programs = [run("one", raw[0]), run("two", raw[1])];
+    mesh.ok(&["apply", "-f", &file(&mesh, "by-host.yaml", &by_host(raw))]);
+    assert!(!mesh.ok(&["lint"]).contains("TLSRoute"));
+    mesh.ok(&["allow", "web", "first"]);
+    let web = mesh.beside("web", None, &["--uses", "db"]);
+    let to = web.address("BYRNIE_DB_URL").port();
+    let asks = |at: usize, host: &str| echo(secured(to, &shown[at], host));
+    until("the first answers", || web.log(), || asks(0, "one.db.test").as_deref() == Some("ping\n"));
+    // What a route leads to decides itself who may.
+    assert_eq!(asks(1, "two.db.test"), None, "no policy lets it in there");
+    mesh.ok(&["allow", "web", "second"]);
+    until("the second answers", || web.log(), || asks(1, "two.db.test").as_deref() == Some("ping\n"));
+    assert_eq!(asks(0, "other.test"), None, "no route is for this host");
+    let plain = TcpStream::connect(("127.0.0.1", to)).unwrap();
+    assert_ne!(echo(plain).as_deref(), Some("ping\n"), "what asks for no host is for nobody");
+    let told = mesh.ok(&["explain", "tcp://db:5432", "--from", "web", "--header", "sni: two.db.test"]);
+    assert!(told.contains("TLSRoute/default/second") && told.contains("second.default"), "{told}");
+    let status = mesh.json(&["get", "tlsroute", "second"]).to_string();
+    assert!(status.contains("\"Accepted\"") && status.contains("\"ResolvedRefs\""), "{status}");
+}

@@ -43,27 +43,28 @@ impl Host {
 
     /// The same, at an address of this machine.
     fn at(address: SocketAddr, authority: &Authority, names: &[&str]) -> Self {
-        Self::secure(address, authority, names, answer)
+        Self::secure(address, (authority, names), &[], answer)
     }
 
     /// The same with other answers.
     fn secure(
         address: SocketAddr,
-        authority: &Authority,
-        names: &[&str],
+        (authority, names): (&Authority, &[&str]),
+        speaks: &[&str],
         serve: impl Fn(&mut rustls::StreamOwned<rustls::ServerConnection, TcpStream>) + Clone + Send + 'static,
     ) -> Self {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let signed = CertificateParams::new(names).unwrap().signed_by(&key, &authority.issuer).unwrap();
         let private = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
-        let config =
+        let mut config =
             rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
                 .with_safe_default_protocol_versions()
                 .unwrap()
                 .with_no_client_auth()
                 .with_single_cert(vec![signed.der().clone()], private)
                 .unwrap();
+        config.alpn_protocols = speaks.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let config = Arc::new(config);
         Self::serving(address, move |tcp| {
             let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
@@ -308,6 +309,20 @@ fn addresses_of_slices_are_reached_by_those_whom_a_policy_allows_and_one_that_fa
     mesh.ask_until("legacy", "/", |answer| answer.status == 503);
 }
 
+/// How `legacy` proves who it is.
+const SECURE: &str = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: legacy}
+spec:
+  targetRefs: [{group: '', kind: Service, name: legacy, sectionName: web}]
+  validation: {hostname: legacy.test, caCertificateRefs: [{group: '', kind: ConfigMap, name: bank-ca}]}
+";
+
+const BY_HTTP: &str = "http: {path: /healthz}";
+/// The service after which a check by gRPC asks.
+const CHECKED: &str = "legacy.Health";
+
 /// Answers whatever it's asked by where it is, but may say of itself that it can't work.
 fn confess(stream: &mut (impl Read + Write), here: &str, sick: &AtomicBool) {
     let mut asked = [0; 4096];
@@ -319,17 +334,19 @@ fn confess(stream: &mut (impl Read + Write), here: &str, sick: &AtomicBool) {
 }
 
 /// Two addresses, of which the second fails its check for a while.
-fn one_fails_its_check(more: &str, host: impl Fn(SocketAddr, Arc<AtomicBool>) -> Host) {
+fn one_fails_its_check(check: &str, more: &str, host: impl Fn(SocketAddr, Arc<AtomicBool>) -> Host) {
     let mesh = Mesh::up(&[]);
     let (port, sick) = (free_port(), Arc::new(AtomicBool::new(false)));
     let at = |address: &str| SocketAddr::new(address.parse().unwrap(), port);
     let _one = host(at("127.0.0.1"), Arc::default());
     let _two = host(at("127.0.0.2"), Arc::clone(&sick));
-    let policy = "---\napiVersion: mesh.byrnie.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: legacy}\nspec:\n  \
-                  targetRefs: [{group: '', kind: Service, name: legacy}]\n  \
-                  balance: RoundRobin\n  \
-                  endpoints: {healthCheck: {http: {path: /healthz}, interval: 1s, unhealthyThreshold: 2}}\n";
-    let text = legacy(port, &["127.0.0.1", "127.0.0.2"]) + policy + more;
+    let policy = format!(
+        "---\napiVersion: mesh.byrnie.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: legacy}}\nspec:\n  \
+         targetRefs: [{{group: '', kind: Service, name: legacy}}]\n  \
+         balance: RoundRobin\n  \
+         endpoints: {{healthCheck: {{{check}, interval: 1s, unhealthyThreshold: 2}}}}\n"
+    );
+    let text = legacy(port, &["127.0.0.1", "127.0.0.2"]) + &policy + more;
     mesh.ok(&["apply", "-f", &file(&mesh, "legacy.yaml", &text)]);
     mesh.ask_until("legacy", "/", |answer| answer.status == 200);
     let reached = || {
@@ -347,7 +364,7 @@ fn one_fails_its_check(more: &str, host: impl Fn(SocketAddr, Arc<AtomicBool>) ->
 
 #[test]
 fn addresses_of_slices_that_fail_their_check_are_left_out_though_they_answer() {
-    one_fails_its_check("", |address, sick| {
+    one_fails_its_check(BY_HTTP, "", |address, sick| {
         let here = address.ip().to_string();
         Host::serving(address, move |mut tcp| confess(&mut tcp, &here, &sick))
     });
@@ -356,18 +373,30 @@ fn addresses_of_slices_that_fail_their_check_are_left_out_though_they_answer() {
 #[test]
 fn addresses_of_slices_are_checked_under_the_tls_that_their_policy_says() {
     let trusted = authority();
-    let tls = "---
-apiVersion: gateway.networking.k8s.io/v1
-kind: BackendTLSPolicy
-metadata: {name: legacy}
-spec:
-  targetRefs: [{group: '', kind: Service, name: legacy, sectionName: web}]
-  validation: {hostname: legacy.test, caCertificateRefs: [{group: '', kind: ConfigMap, name: bank-ca}]}
----
-";
-    one_fails_its_check(&format!("{tls}{}", bundle(&trusted.pem)), |address, sick| {
+    one_fails_its_check(BY_HTTP, &format!("{SECURE}---\n{}", bundle(&trusted.pem)), |address, sick| {
         let here = address.ip().to_string();
-        Host::secure(address, &trusted, &["legacy.test"], move |stream| confess(stream, &here, &sick))
+        Host::secure(address, (&trusted, &["legacy.test"]), &[], move |stream| confess(stream, &here, &sick))
+    });
+}
+
+#[test]
+fn addresses_of_slices_are_checked_by_grpc_under_the_tls_that_their_policy_says() {
+    let trusted = authority();
+    let check = format!("grpc: {{service: {CHECKED}}}");
+    one_fails_its_check(&check, &format!("{SECURE}---\n{}", bundle(&trusted.pem)), |address, sick| {
+        let here = address.ip().to_string();
+        Host::secure(address, (&trusted, &["legacy.test"]), &["h2", "http/1.1"], move |stream| {
+            // Calls are of HTTP/1.1, and only the check is of HTTP/2.
+            while stream.conn.is_handshaking() {
+                if stream.conn.complete_io(&mut stream.sock).is_err() {
+                    return;
+                }
+            }
+            match stream.conn.alpn_protocol() {
+                Some(b"h2") => drop(tell_health(stream, &sick)),
+                _ => confess(stream, &here, &sick),
+            }
+        })
     });
 }
 
@@ -378,15 +407,7 @@ fn addresses_of_slices_prove_by_tls_who_they_are() {
     let at = |address: &str| SocketAddr::new(address.parse().unwrap(), port);
     let _true = Host::at(at("127.0.0.1"), &trusted, &["legacy.test"]);
     let _false = Host::at(at("127.0.0.2"), &other, &["legacy.test"]);
-    let tls = "---
-apiVersion: gateway.networking.k8s.io/v1
-kind: BackendTLSPolicy
-metadata: {name: legacy}
-spec:
-  targetRefs: [{group: '', kind: Service, name: legacy, sectionName: web}]
-  validation: {hostname: legacy.test, caCertificateRefs: [{group: '', kind: ConfigMap, name: bank-ca}]}
-";
-    let text = legacy(port, &["127.0.0.1", "127.0.0.2"]) + tls + "---\n" + &bundle(&trusted.pem);
+    let text = legacy(port, &["127.0.0.1", "127.0.0.2"]) + SECURE + "---\n" + &bundle(&trusted.pem);
     mesh.ok(&["apply", "-f", &file(&mesh, "legacy.yaml", &text)]);
     mesh.ask_until("legacy", "/", |answer| answer.status == 200);
     // One that is somebody else is never asked, and another is in its place.
@@ -483,19 +504,24 @@ fn answer_all(stream: &mut (impl Read + Write), shown: &str) -> std::io::Result<
     Ok(())
 }
 
-/// The same of HTTP/2 (RFC 9113), of which this knows as much as it takes.
-fn answer_h2(stream: &mut (impl Read + Write), shown: &str) -> std::io::Result<()> {
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+
+/// A frame of HTTP/2 (RFC 9113 4.1).
+fn frame(kind: u8, flags: u8, id: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &id, payload].concat()
+}
+
+/// Serves HTTP/2, of which this knows as much as it takes: `answer` says what follows a frame of this kind, on this stream and with this payload.
+fn serve_h2(
+    stream: &mut (impl Read + Write),
+    mut answer: impl FnMut(u8, [u8; 4], &[u8]) -> Vec<u8>,
+) -> std::io::Result<()> {
     const PREFACE: usize = 24;
-    const DATA: u8 = 0;
-    const HEADERS: u8 = 1;
     const SETTINGS: u8 = 4;
-    let frame = |kind: u8, flags: u8, id: [u8; 4], payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags], &id, payload].concat()
-    };
     stream.read_exact(&mut [0; PREFACE])?;
     stream.write_all(&frame(SETTINGS, 0, [0; 4], &[]))?;
-    let mut number = 0;
     loop {
         stream.flush()?;
         let mut head = [0; 9];
@@ -505,15 +531,40 @@ fn answer_h2(stream: &mut (impl Read + Write), shown: &str) -> std::io::Result<(
         let id = [head[5], head[6], head[7], head[8]];
         match (head[3], head[4] & 1) {
             (SETTINGS, 0) => stream.write_all(&frame(SETTINGS, 1, id, &[]))?,
-            (HEADERS, _) => {
-                number += 1;
-                // 8 of HPACK's table is `:status: 200`; flags end the headers, and the stream.
-                stream.write_all(&frame(HEADERS, 4, id, &[0x88]))?;
-                stream.write_all(&frame(DATA, 1, id, format!("{shown} {number}").as_bytes()))?;
-            }
-            _ => {}
+            (kind, _) => stream.write_all(&answer(kind, id, &payload))?,
         }
     }
+}
+
+/// The same of HTTP/2.
+fn answer_h2(stream: &mut (impl Read + Write), shown: &str) -> std::io::Result<()> {
+    let mut number = 0;
+    serve_h2(stream, |kind, id, _| {
+        if kind != HEADERS {
+            return Vec::new();
+        }
+        number += 1;
+        // 8 of HPACK's table is `:status: 200`; flags end the headers, and the stream.
+        [frame(HEADERS, 4, id, &[0x88]), frame(DATA, 1, id, format!("{shown} {number}").as_bytes())].concat()
+    })
+}
+
+/// Answers `grpc.health.v1.Health/Check` of the one service there is.
+fn tell_health(stream: &mut (impl Read + Write), sick: &AtomicBool) -> std::io::Result<()> {
+    const SERVING: u8 = 1;
+    const NOT_SERVING: u8 = 2;
+    serve_h2(stream, |kind, id, asked| {
+        if kind != DATA || asked.is_empty() {
+            return Vec::new();
+        }
+        assert!(asked.ends_with(CHECKED.as_bytes()), "{asked:?}");
+        let status = if sick.load(Ordering::SeqCst) { NOT_SERVING } else { SERVING };
+        // `:status: 200`, then literals of HPACK: 31 of its table is `content-type`.
+        let head = [&[0x88, 0x0f, 0x10, 16][..], b"application/grpc"].concat();
+        let trailers = [&[0, 11][..], b"grpc-status", &[1], b"0"].concat();
+        let message = [0, 0, 0, 0, 2, 8, status];
+        [frame(HEADERS, 4, id, &head), frame(DATA, 0, id, &message), frame(HEADERS, 5, id, &trailers)].concat()
+    })
 }
 
 #[test]

@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two meshes, each with a control plane and authorities of its own, that fail over to each other through gateways.
-#![expect(clippy::disallowed_methods, reason = "how long a move takes is measured")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "how long a move takes is measured, and a test fails by panicking"
+)]
 
 mod mesh;
 
-use mesh::{Mesh, Program, file, free_port, until};
+use byrnie_net::runtime;
+use byrnie_net::tls::ca::Authority;
+use mesh::{Mesh, Program, file, free_port, http, load, until};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What a mesh needs to let others in to `orders`, by a gateway at this port.
@@ -202,4 +211,162 @@ fn a_gateway_lets_nobody_in_but_to_what_is_exported_and_whom_a_policy_names() {
     let again = west.ask("orders", "/x").unwrap();
     assert!(again.status == 503 && began.elapsed().as_millis() < 1000, "{:?} {again:?}", began.elapsed());
     assert!(gone.body.contains("east.") && again.body.contains("connect failed"), "{} {}", gone.body, again.body);
+}
+
+/// What is spoken across sites, by whom: programs of this process, in the east.
+const KINDS: [(&str, &str); 3] = [("web", "http"), ("rpc", "grpc"), ("db", "tcp")];
+
+/// The east serves all kinds and exports them to one identity of the west, where nobody serves any of them, through a gateway
+/// at this port.
+fn of_all_kinds(west: &Mesh, east: &Mesh, port: u16) -> [Program; 3] {
+    let ports = [load::web().port, load::rpc().port, load::repeater().port];
+    let programs = [0, 1, 2].map(|at| east.beside(KINDS[at].0, Some((ports[at], KINDS[at].1)), &[]));
+    let mut exports = export(port).replace("orders", KINDS[0].0);
+    let mut empties = String::new();
+    for (name, protocol) in KINDS {
+        if name != KINDS[0].0 {
+            exports += &format!(
+                "---\napiVersion: multicluster.x-k8s.io/v1alpha1\nkind: ServiceExport\nmetadata: {{name: {name}}}\n"
+            );
+        }
+        let policy = admit("spiffe://west.test/ns/default/sa/caller");
+        exports += &format!("---\n{}", policy.replace("from-afar", name).replace("orders", name));
+        empties += &empty(name).replace("{port: 80}", &format!("{{port: 80, appProtocol: {protocol}}}"));
+        empties += "---\n";
+    }
+    east.ok(&["apply", "-f", &file(east, "exports.yaml", &exports)]);
+    west.ok(&["apply", "-f", &file(west, "empties.yaml", &empties)]);
+    east.ok(&["apply", "-f", &file(east, "west.yaml", &west.ok(&["site", "west"]))]);
+    programs
+}
+
+fn caller(west: &Mesh) -> (Program, [SocketAddr; 3]) {
+    let names = KINDS.map(|(name, _)| name).join(",");
+    let caller = west.beside("caller", None, &["--uses", &names]);
+    let to = KINDS.map(|(name, _)| caller.address(&format!("BYRNIE_{}_URL", name.to_uppercase())));
+    let works = || http(to[0], "web", "/").is_ok_and(|answer| answer.status == 200);
+    until("the other site answers", || format!("{:?}", http(to[0], "web", "/")), works);
+    (caller, to)
+}
+
+/// The same Site, for which one more authority vouches.
+fn with_another_authority(site: &str) -> String {
+    let other = Authority::create("east.test", runtime::now().wall).unwrap().roots_pem();
+    site.replacen("authorities: \"", &format!("authorities: \"{}", other.replace('\n', "\\n")), 1)
+}
+
+#[test]
+fn what_is_spoken_goes_on_between_sites_while_their_authorities_change() {
+    let (west, east) = (Mesh::up(&["--trust-domain", "west.test"]), Mesh::up(&["--trust-domain", "east.test"]));
+    let _programs = of_all_kinds(&west, &east, free_port());
+    let one = east.ok(&["site", "east"]);
+    let two = with_another_authority(&one);
+    assert_eq!(two.matches("BEGIN CERTIFICATE").count(), 2, "{two}");
+    west.ok(&["apply", "-f", &file(&west, "east.yaml", &one)]);
+    let (_caller, to) = caller(&west);
+    let over = AtomicBool::new(false);
+    type Load<'a> = (&'static str, Box<dyn Fn(&AtomicBool) -> load::Outcome + Send + Sync + 'a>);
+    let kinds: Vec<Load> = vec![
+        ("HTTP/1", Box::new(move |over| load::keep_asking(to[0], "web", over))),
+        ("new connections", Box::new(move |over| load::ask_anew(to[0], "web", over))),
+        ("WebSocket", Box::new(move |over| load::talk_by_websocket(to[0], "web", over))),
+        ("HTTP/2", Box::new(move |over| load::call(to[1], "rpc", over))),
+        ("gRPC streams", Box::new(move |over| load::stream(to[1], "rpc", over))),
+        ("TCP", Box::new(move |over| load::talk(to[2], over))),
+    ];
+    std::thread::scope(|scope| {
+        let over = &over;
+        let loads: Vec<_> = kinds.iter().map(|(name, run)| (name, scope.spawn(move || run(over)))).collect();
+        // Both vouch, as while the one takes the other's place; then only one does again.
+        let changed = std::panic::catch_unwind(|| {
+            for (round, site) in [&two, &one, &two, &one].into_iter().enumerate() {
+                west.ok(&["apply", "-f", &file(&west, &format!("east-{round}.yaml"), site)]);
+                let begun = Instant::now();
+                until("some calls under these", String::new, || begun.elapsed().as_millis() > 500);
+            }
+        });
+        over.store(true, Ordering::SeqCst);
+        for (name, load) in loads {
+            let done = load.join().unwrap().unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(done > 1, "{name}: only {done}");
+        }
+        changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+/// Stands before a gateway as a machine of its own: passes on what comes.
+const RELAY: &str = "import socket, sys, threading
+def copy(one, other):
+    try:
+        while True:
+            some = one.recv(65536)
+            if not some: break
+            other.sendall(some)
+        other.shutdown(socket.SHUT_WR)
+    except OSError: pass
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+print('relays', flush=True)
+while True:
+    one, _ = listener.accept()
+    other = socket.create_connection(('127.0.0.1', int(sys.argv[2])))
+    for pair in [(one, other), (other, one)]:
+        threading.Thread(target=copy, args=pair, daemon=True).start()
+";
+
+#[test]
+fn one_of_two_gateways_of_a_site_dies_and_calls_go_on_through_the_other() {
+    let (west, east) = (Mesh::up(&["--trust-domain", "west.test"]), Mesh::up(&["--trust-domain", "east.test"]));
+    let port = free_port();
+    let _programs = of_all_kinds(&west, &east, port);
+    let script = file(&east, "relay.py", RELAY);
+    let ways = [free_port(), free_port()];
+    let relay = |at: u16| {
+        let mut command = Command::new("python3");
+        command.args([&script, &at.to_string(), &port.to_string()]);
+        let relay = Program::spawn(command);
+        relay.wait_for_line("relays");
+        relay
+    };
+    let mut relays = ways.map(relay);
+    let addresses = ways.map(|way| format!("127.0.0.1:{way}"));
+    let site = east.ok(&["site", "east", "--gateway", &addresses[0], "--gateway", &addresses[1]]);
+    west.ok(&["apply", "-f", &file(&west, "east.yaml", &site)]);
+    let (_caller, to) = caller(&west);
+    let once = |run: fn(SocketAddr, &str, &AtomicBool) -> load::Outcome, to, name| {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| run(to, name, &over));
+            let begun = Instant::now();
+            until("one", String::new, || begun.elapsed().as_millis() > 50 || load.is_finished());
+            over.store(true, Ordering::SeqCst);
+            let done = load.join().unwrap();
+            assert!(done.as_ref().is_ok_and(|done| *done > 0), "{name}: {done:?}");
+        });
+    };
+    for dies in [0, 1] {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let asks = scope.spawn(|| {
+                let mut answered = 0;
+                while !over.load(Ordering::SeqCst) {
+                    let answer = http(to[0], "web", "/").unwrap();
+                    assert_eq!(answer.status, 200, "after {answered}: {}", answer.body);
+                    answered += 1;
+                }
+                answered
+            });
+            relays[dies].signal("KILL");
+            relays[dies].wait();
+            // What is opened from now on goes by the other.
+            let others = std::panic::catch_unwind(|| {
+                once(load::call, to[1], "rpc");
+                once(load::stream, to[1], "rpc");
+                once(|to, _, over| load::talk(to, over), to[2], "db");
+            });
+            over.store(true, Ordering::SeqCst);
+            assert!(asks.join().unwrap() > 10);
+            others.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
+        relays[dies] = relay(ways[dies]);
+    }
 }

@@ -2,6 +2,8 @@
 //! Where a request stands in a trace, as its header `traceparent` says (W3C Trace Context 3.2). Read and written by
 //! the engine, and by the coordinator of transactions; who samples is decided there.
 
+pub mod b3;
+
 use std::fmt;
 
 /// Bytes of a `traceparent` as it's written.

@@ -64,7 +64,7 @@ pub struct Question {
     pub authority: String,
     /// Path and query.
     pub path: String,
-    /// Headers that routes may look at.
+    /// Headers that routes may look at; of an opaque connection `sni`, the host that its TLS asks for.
     pub headers: Vec<(String, String)>,
     /// The caller: a workload, a service account, an identity, or `edge`.
     pub from: String,
@@ -86,6 +86,11 @@ struct Caller {
     spec: NodeSpec,
     node: Node,
     view: View,
+}
+
+/// The host that the TLS of an opaque connection asks for.
+fn sni(question: &Question) -> Option<&str> {
+    question.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("sni")).map(|(_, host)| host.as_str())
 }
 
 /// What would happen to a request now.
@@ -110,7 +115,7 @@ pub fn ask(
     let asked = service_asked(&head, &caller.node.namespace);
     let direction = match (gateway, question.scheme.as_str(), &asked) {
         (true, ..) => Direction::Edge(gate(&snapshot, question, &head)),
-        (false, "tcp", Some((service, port))) => Direction::Service { service, port: *port },
+        (false, "tcp", Some((service, port))) => Direction::Service { service, port: *port, sni: sni(question) },
         _ => Direction::Forward,
     };
     let tls = if gateway && question.scheme == "https" { Tls::Simple } else { Tls::None };

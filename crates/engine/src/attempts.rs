@@ -126,6 +126,23 @@ impl Attempts {
         self.iter().filter(|one| matches!(one.ending(), Some(Ending::Failed(failure)) if failure.unmet())).count()
     }
 
+    /// When the first try was begun of which nothing was heard until its time was over.
+    pub(crate) fn silent_since(&self) -> Option<Instant> {
+        let late = |ending| matches!(ending, Ending::Failed(Failure::ConnectTimeout | Failure::TryTimeout));
+        self.iter().find(|attempt| attempt.ending().is_some_and(late)).map(Attempt::begun)
+    }
+
+    /// How many were given up as they took too long.
+    pub(crate) fn given_up(&self) -> usize {
+        self.iter().filter(|one| one.ending() == Some(Ending::Failed(Failure::TryTimeout))).count()
+    }
+
+    /// Whether nobody has said anything in any of those that ended.
+    pub(crate) fn all_silent(&self) -> bool {
+        let silent = |ending| matches!(ending, Ending::Failed(failure) if failure.silent());
+        self.iter().all(|attempt| attempt.ending().is_none_or(silent))
+    }
+
     /// Zones in which nobody answered.
     pub(crate) fn lost_zones(&self) -> ZoneSet {
         let lost = self.iter().filter(|attempt| matches!(attempt.ending(), Some(Ending::Failed(_))));

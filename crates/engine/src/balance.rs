@@ -37,6 +37,8 @@ pub(crate) struct Past<'a> {
     pub(crate) tried: &'a dyn Fn(&Member) -> bool,
     /// Zones in which it found nobody.
     pub(crate) zones: ZoneSet,
+    /// When the first try was begun that waited for an answer in vain.
+    pub(crate) silent_since: Option<Instant>,
     /// Whether it may not leave for another site.
     pub(crate) stays: bool,
 }
@@ -50,6 +52,8 @@ struct Wish {
     in_service: bool,
     /// In these zones nobody may be chosen, nor in one that is left out; `None`: the zone doesn't matter.
     beyond: Option<ZoneSet>,
+    /// It has answered somebody since then.
+    heard_since: Option<Instant>,
 }
 
 /// A choice under way.
@@ -76,14 +80,18 @@ pub(crate) fn pick<'c>(
     let careful = !tiers::panics(cluster, shard, now);
     // Where no zone is in doubt, none has to be looked at.
     let zoned = !past.zones.is_empty() || zone::any(shard);
-    let near = Wish { range, fresh: true, in_service: careful, beyond: zoned.then_some(ZoneSet::NONE) };
+    let beyond = zoned.then_some(ZoneSet::NONE);
+    let near = Wish { range, fresh: true, in_service: careful, beyond, heard_since: None };
     // Where one found nobody another is worth less than one elsewhere, whatever is near: as Envoy's
     // `previous_priorities`, and as for previous hosts.
-    let elsewhere = Wish { range: home, beyond: Some(past.zones), ..near };
-    let moves = away.is_none() && !past.zones.is_empty();
+    let lost = past.silent_since.map_or(past.zones, |then| past.zones.unheard(shard, then));
+    let elsewhere = Wish { range: home, beyond: Some(lost), ..near };
+    let moves = away.is_none() && !lost.is_empty();
+    let since = past.silent_since.filter(|_| away.is_none());
+    let first = since.and_then(|then| recent(cluster, shard, key, past, (near, home, then, moves), now));
     let mut choose = |wish| Search { cluster, past, now, wish }.choose(shard, key);
     // Nearly always this is all that has to be asked.
-    let first = if moves { None } else { choose(near) };
+    let first = first.or_else(|| if moves { None } else { choose(near) });
     let any_zone = Wish { range: all, beyond: None, ..near };
     let others = || {
         [
@@ -106,6 +114,27 @@ pub(crate) fn pick<'c>(
     Some(member)
 }
 
+/// Whom to ask after a try, begun `then`, that waited in vain: one of those who have answered somebody since is there for certain,
+/// however much was lost at that moment. If there is none, but others of the zone have answered, so that it's not lost as a whole,
+/// the one who answered last is the likeliest to be there.
+fn recent(
+    cluster: &Cluster,
+    shard: &mut Shard,
+    key: Option<NonZeroU64>,
+    past: Past<'_>,
+    (near, home, then, moves): (Wish, (usize, usize), Instant, bool),
+    now: Instant,
+) -> Option<usize> {
+    let since = Wish { heard_since: Some(then), ..near };
+    let mut of = |wish| Search { cluster, past, now, wish }.choose(shard, key);
+    if let Some(found) = of(since).or_else(|| of(Wish { range: home, ..since })) {
+        return Some(found);
+    }
+    let ever = Search { cluster, past, now, wish: Wish { heard_since: Some(Instant::default()), ..near } };
+    let all = (near.range.0..near.range.1).filter(|_| !moves);
+    all.filter(|index| ever.fits(shard, *index)).max_by_key(|index| cluster.members[*index].load.heard_at())
+}
+
 /// The one for a connection from another site: of this mesh, so that none goes to and fro between sites.
 pub(crate) fn pick_at_home<'c>(
     cluster: &'c Cluster,
@@ -114,7 +143,8 @@ pub(crate) fn pick_at_home<'c>(
     now: Instant,
 ) -> Option<&'c Arc<Member>> {
     let range = (0, cluster.at_home().len());
-    let wishes = [true, false].map(|in_service| Wish { range, fresh: true, in_service, beyond: None });
+    let wishes =
+        [true, false].map(|in_service| Wish { range, fresh: true, in_service, beyond: None, heard_since: None });
     let mut found = wishes.iter().filter_map(|wish| {
         let search = Search { cluster, past, now, wish: *wish };
         search.better_of_two(shard, less_busy)
@@ -154,7 +184,8 @@ impl Search<'_> {
         let out = self.wish.in_service && outlier::waits(shard, member, self.now);
         let lost = |beyond: ZoneSet| beyond.has(member.zone) || zone::out(shard, member, self.now);
         let stale = self.wish.fresh && (self.past.tried)(member);
-        within && !(out || stale || self.wish.beyond.is_some_and(lost))
+        let heard = self.wish.heard_since.is_none_or(|then| member.load.heard_at() > then);
+        within && heard && !(out || stale || self.wish.beyond.is_some_and(lost))
     }
 
     fn warm(&self, shard: &mut Shard, index: usize) -> bool {

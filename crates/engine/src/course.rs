@@ -3,7 +3,7 @@
 //! other, within the retry rules, the budget and the deadline. No head is ever seen here.
 
 use crate::answer::{Answer, FAILURE_LOST, FAILURE_UNSENT};
-use crate::attempts::{Attempts, Ending};
+use crate::attempts::{Attempt, Attempts, Ending};
 use crate::balance::Past;
 use crate::balance::report;
 use crate::cluster::{Busy, Cluster, Member};
@@ -143,7 +143,8 @@ impl Course {
         let member = match had {
             Some(member) => member,
             None => {
-                let past = Past { tried: &|member| attempts.tried(member), zones: attempts.lost_zones(), stays };
+                let (zones, silent_since) = (attempts.lost_zones(), attempts.silent_since());
+                let past = Past { tried: &|member| attempts.tried(member), zones, silent_since, stays };
                 let picked = match self.at_home {
                     true => balance::pick_at_home(cluster, shard, past, now),
                     false => balance::pick(cluster, shard, self.key, past, now),
@@ -184,7 +185,7 @@ impl Course {
             (Target::Mesh(_), ..=1) => Some(self.policy.tries_max.saturating_sub(1)),
             (Target::Mesh(_), _) => Some(0),
         };
-        let keep_body = attempt < self.policy.tries_max && self.policy.body_held;
+        let keep_body = attempt < self.tries_max() && self.policy.body_held;
         Plan {
             target,
             deadline: self.deadline,
@@ -221,7 +222,7 @@ impl Course {
     /// Another endpoint is asked when one takes far longer than usual; only for requests that may be
     /// processed twice, and never on the last try.
     fn soft_timeout(&self, cluster: &Cluster, shard: &Shard) -> Option<Duration> {
-        let more = self.attempts.count() < usize::from(self.policy.tries_max);
+        let more = self.attempts.count() < usize::from(self.tries_max());
         if !(more && self.policy.repeatable && self.policy.body_held && cluster.members.len() > 1) || self.policy.keyed
         {
             return None;
@@ -231,10 +232,11 @@ impl Course {
 
     /// The try under way failed: another one, if the rules and the budget allow it.
     pub(crate) fn fail(&mut self, shard: &mut Shard, failure: Failure, now: Instant) -> Step {
-        if failure == Failure::TryTimeout && self.limits.soft && !self.allows_another(failure, now) {
+        if failure == Failure::TryTimeout && self.limits.soft && !self.allows_another(shard, failure, now) {
             return Step::Wait;
         }
-        let again = self.allows_another(failure, now) && self.withdraw(shard, now);
+        let again = self.allows_another(shard, failure, now)
+            && (self.is_free(shard, failure, now) || self.withdraw(shard, now));
         if failure == Failure::TryTimeout && self.limits.soft && !again {
             return Step::Wait;
         }
@@ -249,28 +251,47 @@ impl Course {
         }
     }
 
-    fn allows_another(&self, failure: Failure, now: Instant) -> bool {
+    fn allows_another(&self, shard: &Shard, failure: Failure, now: Instant) -> bool {
         let policy = &self.policy;
         let may = failure.unsent() || (failure.lost() && policy.repeatable);
         // What was written in part can't be written again unless it is still held; a connection that
         // never came up has taken nothing.
         let held =
             policy.body_held || matches!(failure, Failure::Connect | Failure::ConnectTimeout | Failure::TlsIdentity);
-        may && held && self.has_tries(failure, now) && self.has_time(now)
+        may && held && self.has_tries(shard, failure, now) && self.has_time(now)
+    }
+
+    /// Whether a try after this failure is for nothing in the budget: nobody has the request, so the next endpoint is no more than
+    /// the first to get it (gRPC's transparent retries, proposal A6). Where none is left in service the budget bounds the looking.
+    fn is_free(&self, shard: &Shard, failure: Failure, now: Instant) -> bool {
+        let good = |member: &Arc<Member>| !self.attempts.tried(member) && !outlier::out_of_service(shard, member, now);
+        failure.unmet()
+            && self.attempts.count() < usize::from(self.policy.tries_max)
+            && self.cluster().is_some_and(|cluster| cluster.members.iter().any(good))
+    }
+
+    /// How many tries there are if the one under way meets nobody either.
+    fn tries_max(&self) -> u8 {
+        let others = self.cluster().is_some_and(|cluster| cluster.members.len() > self.attempts.count());
+        if others && self.attempts.all_silent() { self.policy.tries_unmet_max } else { self.policy.tries_max }
     }
 
     /// Whether the try under way, which ends by `failure`, isn't the last.
-    fn has_tries(&self, failure: Failure, now: Instant) -> bool {
+    fn has_tries(&self, shard: &Shard, failure: Failure, now: Instant) -> bool {
         let (count, policy) = (self.attempts.count(), &self.policy);
         let unmet = self.attempts.unmet() + 1;
         let fresh = |members: &[Arc<Member>]| members.iter().any(|member| !self.attempts.tried(member));
-        let free = || {
-            count < usize::from(policy.tries_unmet_max)
-                && count - unmet < usize::from(policy.tries_max)
-                && self.attempts.iter().next().is_some_and(|first| now.since(first.begun()) < retry::UNMET_FOR)
+        let lookable = failure.unmet() && count - unmet < usize::from(policy.tries_max);
+        let begun = self.attempts.iter().next().map_or(now, Attempt::begun);
+        // Where nobody at all answers any more, it's rather this proxy that is cut off.
+        let alone = shard.zones.heard <= begun;
+        let silent = failure.silent() && self.attempts.all_silent() && !alone && self.limits.timeout.is_none();
+        let most = if alone { retry::UNMET_FOR } else { retry::SILENT_FOR };
+        count < usize::from(policy.tries_max)
+            || (lookable || silent)
+                && count < usize::from(policy.tries_unmet_max)
+                && now.since(begun) < most
                 && self.cluster().is_some_and(|cluster| fresh(&cluster.members))
-        };
-        count < usize::from(policy.tries_max) || failure.unmet() && free()
     }
 
     pub(crate) fn has_time(&self, now: Instant) -> bool {
@@ -294,9 +315,11 @@ impl Course {
         let span = self.attempts.end(ending, now);
         let (Some(member), Some(cluster)) = (member, self.cluster()) else { return };
         zone::note(shard, &member, ending, span, now);
+        // One that was given up would have taken longer still; but the first of an exchange may be its endpoint's own affair, and
+        // what all the others take is not to be waited for three times as long by that.
+        let slow = ending == Ending::Failed(Failure::TryTimeout) && self.attempts.given_up() > 1;
         let patience = shard.clusters.entry(cluster.slot).map(|memory| {
-            // One that was given up would have taken longer still.
-            if matches!(ending, Ending::Status(_) | Ending::Beaten | Ending::Failed(Failure::TryTimeout)) {
+            if slow || matches!(ending, Ending::Status(_) | Ending::Beaten) {
                 memory.note(span);
             }
             retry::patience(memory.latency.p99())
@@ -349,6 +372,9 @@ impl Course {
 
 /// What balancing learns from a try that speaks for or against its endpoint.
 fn learn(member: &Member, ending: Ending, span: Duration, now: Instant) {
+    if matches!(ending, Ending::Status(_) | Ending::Closed) {
+        member.load.heard(now);
+    }
     match ending {
         Ending::Closed => {}
         Ending::Status(429 | 503) | Ending::Failed(_) => member.load.refused(Duration::ZERO, now),

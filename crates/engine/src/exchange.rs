@@ -662,7 +662,7 @@ fn retries_allowed(head: &Head) -> Option<u8> {
 
 fn unknown_service(arrival: &Arrival<'_>, head: &Head) -> String {
     match arrival.direction {
-        crate::Direction::Service { service, port }
+        crate::Direction::Service { service, port, .. }
         | crate::Direction::Site { service, port }
         | crate::Direction::Inbound { service, port } => {
             format!("no service {service} with port {port} is known here")

@@ -118,6 +118,13 @@ pub fn explain_tunnel(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, now: Now)
         }
         _ => explain_service(snapshot, arrival, &Head::new(), &mut steps),
     }
+    if let Direction::Service { service, port, sni: Some(host) } = arrival.direction
+        && let Some((_, port)) = snapshot.port(service, port).filter(|_| snapshot.asks_for_hosts(service, port))
+        && let Some(chosen) = port.table.of_host(host)
+    {
+        let at = resource(chosen.kind().name(), chosen.label());
+        steps.push(step("route", chosen.label(), &at, "for every connection that asks for this host"));
+    }
     if let Some(cluster) = tunnel.cluster() {
         explain_endpoint(cluster, &effect, &shard, now, &mut steps);
     }

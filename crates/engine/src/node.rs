@@ -55,6 +55,8 @@ pub enum Direction<'a> {
         service: &'a ServiceRef,
         /// Its port.
         port: u16,
+        /// The host that its client's TLS asks for, where routes tell connections apart by it.
+        sni: Option<&'a str>,
     },
     /// The forward HTTP proxy: the authority names the service.
     Forward,

@@ -224,6 +224,11 @@ impl Failure {
         matches!(self, Self::Connect | Self::ConnectTimeout)
     }
 
+    /// Whether nothing was heard of the endpoint at all.
+    pub const fn silent(self) -> bool {
+        self.unmet() || matches!(self, Self::TryTimeout)
+    }
+
     /// Whether another try could help a request that may be processed twice.
     pub const fn lost(self) -> bool {
         matches!(self, Self::ResetBeforeHead { request_sent: true } | Self::TryTimeout)

@@ -21,7 +21,7 @@ pub(crate) fn resolve<'s, 'h>(
     authority: impl FnOnce() -> (&'h str, Option<u16>),
 ) -> Result<(&'s Arc<Subtree>, &'s Port), Reason> {
     match direction {
-        Direction::Service { service, port } | Direction::Inbound { service, port } => {
+        Direction::Service { service, port, .. } | Direction::Inbound { service, port } => {
             snapshot.port(service, *port).ok_or(Reason::UnknownService)
         }
         // What isn't exported is as if it weren't there.

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 /// Tries of one exchange, the first included, unless its route says otherwise.
 pub(crate) const TRIES_MAX: u8 = 3;
-/// Tries of one exchange if all but the last found nobody who could have taken the request: they cost the other side
-/// nothing, and where a third of many endpoints is gone at once, three tries in a row meet them in one of 27 cases.
+/// Tries of one exchange if none but the last met anybody who answered, or could have: where a third of many endpoints is gone at
+/// once, three tries in a row meet such in one of 27 cases. What has been sent without an answer counts only if it may be repeated.
 pub(crate) const TRIES_UNMET_MAX: u8 = 8;
-/// Such tries go on for no longer than this.
+/// Such tries go on for no longer than this while nobody of the mesh answers this core.
 pub(crate) const UNMET_FOR: Duration = Duration::from_secs(3);
+/// And for no longer than this while others answer: by then the registry knows who is silent.
+pub(crate) const SILENT_FOR: Duration = Duration::from_secs(5);
 /// A try is never given up sooner than this, however quick the cluster usually is.
 const PATIENCE_MIN: Duration = Duration::from_millis(250);
 /// When a try is given up while the cluster's usual time isn't known.

@@ -139,6 +139,13 @@ impl Snapshot {
         ports.unwrap_or_default().iter().map(|port| (port.number, port.protocol))
     }
 
+    /// Whether connections to a service port are told apart by the host that their TLS asks for: then it has to be known
+    /// before one is begun.
+    pub fn asks_for_hosts(&self, service: &ServiceRef, port: u16) -> bool {
+        let port = self.port(service, port).map(|(_, port)| port);
+        port.is_some_and(|port| !port.protocol.is_http() && port.table.asks_for_hosts())
+    }
+
     /// What is served at the ports that gateways name.
     pub fn gates(&self) -> &Arc<BTreeMap<u16, Served>> {
         &self.edge.ports

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where a request stands in its trace at this proxy, and whether its spans are sent. Who brings a `traceparent` has
-//! decided that already; for a trace that begins here a share of all is drawn by the trace's id (parent-based
+//! Where a request stands in its trace at this proxy, and whether its spans are sent. Who brings a `traceparent`, or a
+//! decision in B3's headers, has decided that already; for a trace that begins here a share of all is drawn by the trace's id (parent-based
 //! sampling by ratio, as OpenTelemetry's SDKs do). Called once per exchange, and only where a Mesh asks for traces.
 
 use crate::shard::Shard;
 use crate::{Arrival, Side, Tls};
 use byrnie_base::Instant;
 use byrnie_codec::grpc::Status;
+use byrnie_codec::trace::b3::B3;
 use byrnie_codec::trace::{Context, SpanId, TraceId};
 use byrnie_codec::{Head, Known};
 use byrnie_model::telemetry::Share;
@@ -43,16 +44,20 @@ impl Trace {
         begun: Instant,
     ) -> Option<Box<Self>> {
         let from = head.header(Known::Traceparent).and_then(Context::parse);
-        if from.is_some_and(|from| !from.sampled) {
+        let b3 = if from.is_none() { B3::read(|name| head.get(name)) } else { None };
+        let decided = from.map(|from| from.sampled).or(b3.and_then(|b3| b3.sampled));
+        if decided == Some(false) {
             return None;
         }
-        let (id, sampled) = match &from {
-            Some(from) => (from.trace, true),
+        let from = from.map(|from| (from.trace, from.span));
+        let (id, sampled) = match from {
+            Some((trace, _)) => (trace, true),
             None => {
-                let id = TraceId::of(shard.rng.next_u64(), shard.rng.next_u64());
+                let drawn = || TraceId::of(shard.rng.next_u64(), shard.rng.next_u64());
+                let id = b3.and_then(|b3| b3.from).map_or_else(drawn, |(trace, _)| trace);
                 // Without its parent the state says nothing (W3C trace context 3.3).
                 head.remove_known(Known::Tracestate);
-                (id, share.holds(id.low()))
+                (id, decided.unwrap_or_else(|| share.holds(id.low())))
             }
         };
         let span = SpanId::of(shard.rng.next_u64());
@@ -61,7 +66,7 @@ impl Trace {
         let context = Context { trace: id, span: onward, sampled };
         // A head without room goes on as it came.
         head.set_known(Known::Traceparent, &context.write()).ok();
-        let parent = from.map(|from| from.span);
+        let parent = from.or(b3.and_then(|b3| b3.from)).map(|(_, span)| span);
         let secure = edge && arrival.tls != Tls::None;
         Some(Box::new(Self { id, parent, span, onward, sampled, secure, begun, grpc: None }))
     }

@@ -236,7 +236,16 @@ impl Tunnel {
         self.service = Some(Arc::clone(tree));
         // Routes are for callers of this mesh: other sites have their own.
         let own = !matches!(arrival.direction, Direction::Site { .. });
-        match port.table.first().filter(|_| own && !port.protocol.is_http()) {
+        let routed = own && !port.protocol.is_http() && !port.table.is_empty();
+        if routed && port.table.asks_for_hosts() {
+            let Direction::Service { sni: Some(host), .. } = arrival.direction else {
+                let detail = format!("routes of {} ask for a host, and the connection begins with none", tree.label);
+                return Err(refuse(Reason::NoRoute, detail));
+            };
+            let none = || refuse(Reason::NoRoute, format!("no route of {} is for the host {host}", tree.label));
+            return self.follow(shard, port.table.of_host(&host.to_ascii_lowercase()).ok_or_else(none)?);
+        }
+        match port.table.first().filter(|_| routed) {
             Some(chosen) => self.follow(shard, chosen),
             None => snapshot.cluster(port.cluster).cloned().ok_or_else(|| refuse(Reason::Internal, "no cluster")),
         }

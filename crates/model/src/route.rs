@@ -13,8 +13,8 @@ use std::time::Duration;
 pub struct Route {
     /// What the rules are attached to; at least one.
     pub parents: Vec<Parent>,
-    /// Hosts that it's for, in lower case, perhaps with a leading `*.`; empty means any. Not used with
-    /// a Service as parent.
+    /// Hosts that it's for, in lower case, perhaps with a leading `*.`; empty means any. With
+    /// a Service as parent only those of a TLSRoute are used.
     pub hostnames: Vec<Text>,
     /// In the order written.
     pub rules: Vec<Rule>,

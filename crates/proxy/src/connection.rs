@@ -95,7 +95,7 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
     };
     let entry = Entry::Inbound(service, port);
     let (source, not_after) = (peer.identity, peer.not_after);
-    let caller = Caller { entry, source, remote, not_after, reads: Cell::new(false) };
+    let caller = Caller { entry, source, remote, not_after, sni: None, reads: Cell::new(false) };
     match peer.alpn.as_deref() {
         Some(ALPN_H2) => Box::pin(serve_h2(core, caller, stream, Vec::new())).await,
         Some(ALPN_TCP) => Box::pin(tunnel::serve(core, &caller, stream.into(), Vec::new())).await,

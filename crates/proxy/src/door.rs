@@ -77,6 +77,8 @@ pub(crate) struct Caller {
     pub(crate) remote: SocketAddr,
     /// When its certificate ends: no new work after that.
     pub(crate) not_after: Option<Timestamp>,
+    /// The host that its TLS asks for, where routes tell connections to a service apart by it.
+    pub(crate) sni: Option<Text>,
     /// Whether it has taken an answer to its end on this connection.
     pub(crate) reads: Cell<bool>,
 }
@@ -108,13 +110,13 @@ pub(crate) enum Entry {
 impl Caller {
     /// A caller without certificate.
     pub(crate) fn plain(entry: Entry, remote: SocketAddr) -> Self {
-        Self { entry, source: None, remote, not_after: None, reads: Cell::new(false) }
+        Self { entry, source: None, remote, not_after: None, sni: None, reads: Cell::new(false) }
     }
 
     /// As the engine wants it.
     pub(crate) fn arrival(&self) -> Arrival<'_> {
         let direction = match &self.entry {
-            Entry::Service(service, port) => Direction::Service { service, port: *port },
+            Entry::Service(service, port) => Direction::Service { service, port: *port, sni: self.sni.as_deref() },
             Entry::Forward => Direction::Forward,
             Entry::Edge => Direction::Edge(Gate::Own),
             Entry::Gate { port, sni, .. } => Direction::Edge(Gate::Port { number: *port, sni: sni.as_deref() }),

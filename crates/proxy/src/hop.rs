@@ -91,6 +91,7 @@ impl Callers {
             source: self.peer.identity.clone(),
             remote: self.remote,
             not_after: self.peer.not_after,
+            sni: None,
             reads: Cell::new(false),
         });
         if self.kept.len() >= CALLERS_KEPT_MAX {

@@ -132,10 +132,15 @@ pub(crate) async fn open_opaque(core: &Core, plan: &Plan, to: &Outside) -> Resul
 
 /// Which of many hosts a connection is for, by the name that its TLS asks for; `bytes` have been read of it already.
 pub(crate) async fn of_hello(to: &Outside, down: &mut Pipe, bytes: &mut Vec<u8>) -> Option<Outside> {
+    to.of(&asked(down, bytes).await?)
+}
+
+/// The host that the TLS of a connection asks for, which begins with `bytes` and goes on as `down`; what is read of it is added.
+pub(crate) async fn asked(down: &mut Pipe, bytes: &mut Vec<u8>) -> Option<String> {
     let asked = async {
         loop {
             match server_name(bytes) {
-                ServerName::Name(name) => return to.of(&name),
+                ServerName::Name(name) => return Some(name),
                 ServerName::Absent | ServerName::Malformed => return None,
                 ServerName::NeedMore => {}
             }

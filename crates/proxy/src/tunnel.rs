@@ -9,6 +9,7 @@ use crate::record::Seen;
 use crate::strain::Underway;
 use crate::upstream::{self, Hopped, Room};
 use crate::worker::Core;
+use byrnie_base::Text;
 use byrnie_codec::hop::code;
 use byrnie_engine::{Effect, Failure, Outcome, Plan, Program, Reason, Target, Tunnel};
 use byrnie_net::http::Error;
@@ -21,6 +22,14 @@ use std::time::Duration;
 
 /// Serves an opaque connection to its end; `bytes` have been read of it already.
 pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut bytes: Vec<u8>) {
+    let named = match &caller.entry {
+        Entry::Service(service, port) if core.snapshot().asks_for_hosts(service, *port) => {
+            let sni = Box::pin(outside::asked(&mut down, &mut bytes)).await.map(Text::from);
+            Some(Caller { sni, ..caller.clone() })
+        }
+        _ => None,
+    };
+    let caller = named.as_ref().unwrap_or(caller);
     let way = Way::open(core, caller, Some((&mut down, &mut bytes))).await;
     way.pass(core, caller, down, bytes, Vec::new()).await;
 }

@@ -260,7 +260,7 @@ impl Sim {
         let authority = format!("{}.{}", service.name, service.namespace);
         head.start_request(if post { "POST" } else { "GET" }, "http", &authority, "/").ok();
         let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 40_000));
-        let direction = Direction::Service { service: &service, port: shop::PORT };
+        let direction = Direction::Service { service: &service, port: shop::PORT, sni: None };
         let arrival = Arrival { direction, source: None, remote, tls: Tls::None };
         let caller = &mut self.callers[which];
         let (exchange, effect) =

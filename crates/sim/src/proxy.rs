@@ -172,7 +172,7 @@ impl Published {
         let request = Request { service: service.clone(), caller: None, method: "GET", path: "/a" };
         let edge = self.snapshot.node().role == Role::Gateway;
         let direction =
-            if edge { Direction::Edge(Gate::Own) } else { Direction::Service { service, port: shop::PORT } };
+            if edge { Direction::Edge(Gate::Own) } else { Direction::Service { service, port: shop::PORT, sni: None } };
         self.decide(direction, &request, Tls::None, now)
     }
 

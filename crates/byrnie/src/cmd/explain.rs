@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Who would ask: a workload, its service account, or `edge`
     #[arg(long, value_name = "WORKLOAD")]
     from: Option<String>,
-    /// A header of the request, as NAME:VALUE
+    /// A header of the request, as NAME:VALUE; of a tcp:// connection sni, the host that its TLS asks for
     #[arg(short = 'H', long = "header", value_name = "NAME:VALUE")]
     headers: Vec<String>,
     /// With `last`: the newest of this status (else the newest failure)

@@ -202,6 +202,7 @@ fn reachable(catalog: &Catalog, key: &Key, route: &Route, index: usize) -> Optio
         if same_side
             && rank(other) < own
             && let Some(Spec::Route(other_route)) = catalog.spec(other)
+            && (key.kind != Kind::TlsRoute || route.hostnames.iter().all(|name| other_route.hostnames.contains(name)))
         {
             others.push((other, other_route));
         }

@@ -26,6 +26,8 @@ const CAPACITY: usize = 3;
 const CAPACITY_AT: usize = 4;
 /// Whether it fails the checks that this proxy itself makes.
 const SICK: usize = 5;
+/// When it last gave an answer, an error too; 0 if it never did.
+const HEARD_AT: usize = 6;
 
 /// An estimate halves in this time, unless new answers confirm it. Finagle takes ten seconds to 37 %; ours
 /// is shorter, as an endpoint that is slow once should be back before anybody notices its absence.
@@ -92,6 +94,16 @@ impl Load {
     /// The endpoint refused or failed; it wants to be left alone for `hold`.
     pub(crate) fn refused(&self, hold: Duration, now: Instant) {
         self.estimate(self.faded(now).max(nanos(PENALTY)), now + hold.min(HOLD_MAX));
+    }
+
+    /// An answer came, whatever it said.
+    pub(crate) fn heard(&self, now: Instant) {
+        self.0.set(HEARD_AT, now.as_nanos());
+    }
+
+    /// When the last one came; the clock's start if none ever did.
+    pub(crate) fn heard_at(&self) -> Instant {
+        Instant::from_nanos(self.0.value(HEARD_AT))
     }
 
     /// The endpoint has reported the load under which it stands (see [`crate::balance::report`]).

@@ -14,7 +14,8 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Nothing was tried yet.
-pub(super) const NOTHING: Past<'static> = Past { tried: &|_| false, zones: ZoneSet::NONE, stays: false };
+pub(super) const NOTHING: Past<'static> =
+    Past { tried: &|_| false, zones: ZoneSet::NONE, silent_since: None, stays: false };
 
 fn world(endpoints: Vec<Endpoint>, policy: TrafficPolicy) -> World {
     let mut resources = vec![service("s", Protocol::Http1), traffic("s", policy)];

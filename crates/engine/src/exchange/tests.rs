@@ -109,6 +109,18 @@ fn the_budget_bounds_retries() {
 }
 
 #[test]
+fn whoever_is_not_there_costs_none_of_the_budget() {
+    let mut world = World::payments(20);
+    let least = Rate { requests: 1, per: Duration::from_secs(1) };
+    let budget = RetryBudget { percent: 0, interval: Duration::from_secs(10), least, hedge: None };
+    world.put(vec![traffic("payments", TrafficPolicy { retry_budget: Some(budget), ..TrafficPolicy::default() })]);
+    let sent: Vec<usize> = (0..100).map(|_| tries(&mut world, "POST", Failure::Connect).0.len()).collect();
+    assert!(sent[..20].iter().all(|count| *count >= 3), "{sent:?}");
+    assert!(sent[1..20].iter().all(|count| *count == 3), "looking further is within it");
+    assert!(sent[50..].iter().all(|count| *count == 1), "nobody is left in service");
+}
+
+#[test]
 fn a_caller_may_forbid_retries_and_retries_forbid_them_behind() {
     let mut world = World::payments(3);
     let mut request = head("GET", "payments/", &[("x-byrnie-retry-budget", "1")]);

@@ -57,6 +57,12 @@ impl ZoneSet {
     /// No zone.
     pub(crate) const NONE: Self = Self(0);
 
+    /// Those of which nobody has answered since then.
+    pub(crate) fn unheard(self, shard: &Shard, then: Instant) -> Self {
+        let heard = |(at, zone): (usize, &Zone)| (zone.heard > then).then_some(1 << at);
+        Self(self.0 & !shard.zones.zones.iter().enumerate().filter_map(heard).fold(0, |all: u64, one| all | one))
+    }
+
     /// The same and one more, if that has a name.
     pub(crate) const fn with(self, zone: ZoneNumber) -> Self {
         Self((self.0 | 1 << zone.0) & !1)
@@ -81,6 +87,8 @@ pub(crate) struct Zones {
     zones: Vec<Zone>,
     /// Those that are left out or to be probed.
     out: ZoneSet,
+    /// When anybody last answered, in whatever zone.
+    pub(crate) heard: Instant,
 }
 
 /// What a core knows of one zone.
@@ -96,6 +104,17 @@ struct Zone {
     until: Instant,
     /// When its probe was sent.
     probed: Option<Instant>,
+    /// When somebody there last answered.
+    heard: Instant,
+}
+
+impl Zones {
+    fn zone(&mut self, index: usize) -> &mut Zone {
+        if self.zones.len() <= index {
+            self.zones.resize_with(index + 1, Zone::default);
+        }
+        &mut self.zones[index]
+    }
 }
 
 /// Whether the endpoint's zone is left out now.
@@ -147,38 +166,38 @@ fn silent(shard: &mut Shard, member: &Member, now: Instant) {
     if index == 0 {
         return;
     }
-    let zones = &mut shard.zones;
-    if zones.zones.len() <= index {
-        zones.zones.resize_with(index + 1, Zone::default);
-    }
-    let zone = &mut zones.zones[index];
+    let zone = shard.zones.zone(index);
     zone.row = zone.row.saturating_add(1);
     let slot = member.slot.index;
     if !zone.silent.contains(&slot) && zone.silent.len() < ENDPOINTS_MIN {
         zone.silent.push(slot);
     }
-    let was_out = zones.out.has(member.zone);
-    if was_out && zone.until > now {
+    let (until, due) = (zone.until, zone.row >= ROW_MIN && zone.silent.len() >= ENDPOINTS_MIN);
+    let was_out = shard.zones.out.has(member.zone);
+    if was_out && until > now {
         // Asked before, or for want of another.
         return;
     }
-    if was_out || zone.row >= ROW_MIN && zone.silent.len() >= ENDPOINTS_MIN {
+    if was_out || due {
+        let zone = shard.zones.zone(index);
         (zone.since, zone.until, zone.probed) = (now, now + SPAN, None);
-        zones.out = zones.out.with(member.zone);
+        shard.zones.out = shard.zones.out.with(member.zone);
     }
 }
 
 fn alive(shard: &mut Shard, member: &Member, span: Duration, now: Instant) {
-    let zones = &mut shard.zones;
-    let Some(zone) = zones.zones.get_mut(usize::from(member.zone.0)) else { return };
+    shard.zones.heard = now;
+    let is_out = shard.zones.out.has(member.zone);
+    let zone = shard.zones.zone(usize::from(member.zone.0));
+    zone.heard = now;
     // An answer to what was asked before it was left out says nothing new.
-    if zone.row == 0 || zones.out.has(member.zone) && now.since(zone.since) < span {
+    if zone.row == 0 || is_out && now.since(zone.since) < span {
         return;
     }
     zone.row = 0;
     zone.silent.clear();
     zone.probed = None;
-    zones.out = zones.out.without(member.zone);
+    shard.zones.out = shard.zones.out.without(member.zone);
 }
 
 #[cfg(test)]

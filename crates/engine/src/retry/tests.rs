@@ -192,3 +192,37 @@ fn a_user_stays_with_an_endpoint() {
     };
     assert_eq!(retry(&mut world), retry(&mut world));
 }
+
+/// The endpoints that a GET tries while none of them says anything for a second each; one of the others answers somebody else
+/// meanwhile, if `one_answers`.
+fn tries_in_silence(one_answers: bool) -> (Vec<String>, Option<String>) {
+    let mut world = World::payments(20);
+    let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(10_000));
+    let mut asked = vec![endpoint_of(&plan(effect))];
+    let answered = one_answers.then(|| {
+        loop {
+            let (mut other, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(10_001));
+            let endpoint = endpoint_of(&plan(effect));
+            if endpoint != asked[0] {
+                other.on_response(&mut world.shard, &mut response(200, &[]), ms(10_005));
+                break endpoint;
+            }
+        }
+    });
+    for second in 11.. {
+        match exchange.on_failure(&mut world.shard, Failure::TryTimeout, ms(second * 1_000)) {
+            Effect::Send(plan) => asked.push(endpoint_of(&plan)),
+            Effect::Wait => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    (asked, answered)
+}
+
+#[test]
+fn in_silence_one_is_asked_who_has_answered_meanwhile_and_others_as_long_as_anybody_does() {
+    let (asked, answered) = tries_in_silence(true);
+    assert_eq!(asked.get(1), answered.as_ref());
+    assert_eq!(asked.len(), 5, "one a second, for five seconds");
+    assert_eq!(tries_in_silence(false).0.len(), 3, "where nobody answers it's rather this proxy that is cut off");
+}

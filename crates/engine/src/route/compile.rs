@@ -4,6 +4,7 @@
 use super::{CompiledMatch, CompiledRule, Copied};
 use crate::slot::Slot;
 use byrnie_base::Text;
+use byrnie_model::gateway::{host_fits, host_rank};
 use byrnie_model::route::{Destination, Mirror, Parent, Route, RouteFilter, mirrors};
 use byrnie_model::{Key, Kind, Revision, ServiceRef};
 use std::sync::Arc;
@@ -60,6 +61,12 @@ impl CompiledRoute {
             return Some(Side::Producer);
         }
         (*self.namespace == *caller).then_some(Side::Consumer)
+    }
+
+    /// How special the most special of its host names is that fits; `None` if none does.
+    pub(crate) fn host_rank(&self, host: &str) -> Option<(bool, usize)> {
+        let names = self.spec.hostnames.iter().map(|name| Some(&**name));
+        names.filter(|name| host_fits(*name, host)).map(host_rank).max()
     }
 
     /// Its place among routes of equal rank: the oldest comes first, then the first by name.

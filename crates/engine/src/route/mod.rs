@@ -110,6 +110,18 @@ impl Table {
         Some(Chosen { route: Arc::clone(&entry.route), rule: entry.rule, matched: entry.matched, backend: None })
     }
 
+    /// Whether connections are told apart by the host that their TLS asks for.
+    pub(crate) fn asks_for_hosts(&self) -> bool {
+        self.entries.first().is_some_and(|entry| entry.kind() == Kind::TlsRoute)
+    }
+
+    /// The rule for a connection to `host`: of the route with the most special name that fits, the oldest of several.
+    pub(crate) fn of_host(&self, host: &str) -> Option<Chosen> {
+        let fits = |entry: &&Entry| entry.route.host_rank(host).is_some();
+        let entry = self.entries.iter().rev().filter(fits).max_by_key(|entry| entry.route.host_rank(host))?;
+        Some(Chosen { route: Arc::clone(&entry.route), rule: entry.rule, matched: entry.matched, backend: None })
+    }
+
     /// Every match in the order asked, with what `head` lacks for it (`None`: it fits).
     pub(crate) fn misses<'a>(&'a self, head: &'a Head) -> impl Iterator<Item = (&'a Entry, Option<Miss<'a>>)> {
         self.entries.iter().map(|entry| (entry, entry.matched().miss(head)))

@@ -19,7 +19,12 @@ fn arrival<'a>(direction: Direction<'a>, source: Option<&'a Identity>) -> Arriva
 
 fn outbound(world: &mut World, service: &ServiceRef) -> (Tunnel, Effect) {
     let snapshot = world.snapshot();
-    Tunnel::begin(&snapshot, &mut world.shard, &arrival(Direction::Service { service, port: 80 }, None), ms(0))
+    Tunnel::begin(
+        &snapshot,
+        &mut world.shard,
+        &arrival(Direction::Service { service, port: 80, sni: None }, None),
+        ms(0),
+    )
 }
 
 fn ledger(endpoints: u8) -> World {
@@ -179,6 +184,38 @@ fn a_route_on_a_service_spreads_its_connections() {
         assert_eq!((&*verdict.labels.destination, &*verdict.decided.route), ("ledger.shop", "shop/split[0]"));
     }
     assert!((250..350).contains(&counts["o1"]) && counts["l1"] > 50, "{counts:?}");
+}
+
+#[test]
+fn connections_to_a_service_are_told_apart_by_the_host_that_their_tls_asks_for() {
+    let parent = Parent::service(sref("ledger"), None);
+    let mut world = World::new(vec![
+        service("ledger", Protocol::Tcp),
+        of_endpoint(endpoint("ledger", "l1", 1)),
+        service("old", Protocol::Tcp),
+        of_endpoint(endpoint("old", "o1", 2)),
+        connections(Kind::TlsRoute, "all", vec![parent.clone()], &["*.db.test"], &[("ledger", 1)]),
+        connections(Kind::TlsRoute, "one", vec![parent.clone()], &["old.db.test", "b.test"], &[("old", 1)]),
+        // What knows no hosts has no say beside them (GEP-1294).
+        connections(Kind::TcpRoute, "any", vec![parent], &[], &[("old", 1)]),
+    ]);
+    let snapshot = world.snapshot();
+    assert!(snapshot.asks_for_hosts(&sref("ledger"), 80) && !snapshot.asks_for_hosts(&sref("old"), 80));
+    for (sni, expected) in [
+        (Some("a.db.test"), Ok("l1")),
+        (Some("OLD.db.test"), Ok("o1")),
+        (Some("b.test"), Ok("o1")),
+        (Some("db.test"), Err(Reason::NoRoute)),
+        (None, Err(Reason::NoRoute)),
+    ] {
+        let service = sref("ledger");
+        let arrival = arrival(Direction::Service { service: &service, port: 80, sni }, None);
+        let (_tunnel, effect) = Tunnel::begin(&snapshot, &mut world.shard, &arrival, ms(0));
+        match expected {
+            Ok(endpoint) => assert_eq!(endpoint_of(&plan(effect)), endpoint, "{sni:?}"),
+            Err(reason) => assert_eq!(answer(effect).reason, reason, "{sni:?}"),
+        }
+    }
 }
 
 #[test]

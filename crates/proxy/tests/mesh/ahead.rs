@@ -103,6 +103,30 @@ fn an_endpoint_that_joins_is_asked_by_no_request_before_there_is_a_connection() 
 }
 
 #[test]
+fn before_a_peers_certificate_ends_there_is_another_connection_and_no_request_waits_for_it() {
+    let program = named("it");
+    // It's replaced half a minute before the end: that is three seconds from now.
+    let mut world = World::new();
+    world.lifetime = Duration::from_secs(33);
+    let server = world.serving("echo", program.port, Protocol::Undeclared);
+    world.lifetime = world::HOUR;
+    let counted = Counted::before(server.inbound());
+    let caller = world.calling_at("echo", Protocol::Undeclared, counted.address());
+    assert_eq!(ask(&caller), "it");
+    assert_eq!(counted.connections(), 1);
+    counted.set_open(false);
+    until("no connection was opened before the end", || {
+        assert_eq!(ask(&caller), "it");
+        counted.connections() == 2
+    });
+    // Its handshake hangs, and no request does.
+    (0..10).for_each(|_| assert_eq!(ask(&caller), "it"));
+    counted.set_open(true);
+    (0..20).for_each(|_| assert_eq!(ask(&caller), "it"));
+    assert_eq!(counted.connections(), 2, "a request opened one of its own");
+}
+
+#[test]
 fn no_request_waits_while_the_credentials_are_renewed() {
     let program = named("it");
     let plane = Plane::new(vec![

@@ -89,6 +89,28 @@ fn collect(listener: TcpListener, script: fn(usize) -> &'static str) -> Heard {
 }
 
 #[test]
+fn what_b3_says_of_a_trace_holds_where_no_traceparent_came() {
+    let (mut world, program) = (World::new(), mirror());
+    world.logs = false;
+    let (_server, mut caller) = pair(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    caller.apply(vec![telling(TcpListener::bind(loopback()).unwrap().local_addr().unwrap())]);
+    until("a trace", || ask(&mut client, "").ends_with("-01"));
+    let (trace, span) = (&PARENT[3..35], &PARENT[36..52]);
+    for said in [
+        format!("b3: {trace}-{span}-1\r\n"),
+        format!("x-b3-traceid: {trace}\r\nx-b3-spanid: {span}\r\nx-b3-sampled: 1\r\n"),
+        format!("traceparent: {PARENT}\r\nb3: 0\r\n"),
+    ] {
+        let told = ask(&mut client, &said);
+        assert!(told.starts_with(&PARENT[..36]) && told.ends_with("-01") && told != PARENT, "{said}: {told}");
+    }
+    for said in [format!("b3: {trace}-{span}-0\r\n"), "x-b3-sampled: 0\r\n".to_owned()] {
+        assert_eq!(ask(&mut client, &said), "none", "{said}: whoever asks has decided that");
+    }
+}
+
+#[test]
 fn a_collector_that_is_away_full_or_picky_holds_no_request_up() {
     let (mut world, program) = (World::new(), mirror());
     world.logs = false;

@@ -26,6 +26,7 @@ pub(crate) const DOMAIN: &str = "test.local";
 pub(crate) const ADMIN_TOKEN: &str = "operator";
 /// Longer than anything here takes: a test that waits so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
@@ -49,6 +50,8 @@ pub(crate) struct World {
     pub(crate) workers: usize,
     /// Whether they write access logs.
     pub(crate) logs: bool,
+    /// How long the certificates last that are signed from now on.
+    pub(crate) lifetime: Duration,
 }
 
 /// A running proxy, its configuration in hand.
@@ -63,7 +66,14 @@ pub(crate) struct Proxy {
 impl World {
     pub(crate) fn new() -> Self {
         let authority = Authority::create(DOMAIN, runtime::now().wall).unwrap();
-        Self { authority, state: tempfile::tempdir().unwrap(), hop: Hop::Framed, workers: 1, logs: true }
+        Self {
+            authority,
+            state: tempfile::tempdir().unwrap(),
+            hop: Hop::Framed,
+            workers: 1,
+            logs: true,
+            lifetime: HOUR,
+        }
     }
 
     pub(crate) fn credentials(&self, account: &str) -> Credentials {
@@ -78,7 +88,7 @@ impl World {
     }
 
     pub(crate) fn sign(&self, csr: &[u8], identity: &Identity) -> String {
-        self.authority.sign(csr, identity, Duration::from_secs(3600), &[], runtime::now().wall).unwrap()
+        self.authority.sign(csr, identity, self.lifetime, &[], runtime::now().wall).unwrap()
     }
 
     pub(crate) fn roots_pem(&self) -> String {

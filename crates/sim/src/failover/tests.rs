@@ -37,6 +37,17 @@ fn a_third_of_each_service_is_killed_at_once_and_no_request_is_lost() {
 }
 
 #[test]
+fn a_third_of_each_service_falls_silent_at_once_and_no_request_is_lost() {
+    // To each endpoint as many as in a mesh ten times as large with 10,000 a second.
+    let wide = Size { services: 100, endpoints: 100, rate: 1_000 };
+    for (seed, size) in (0..4).map(|seed| (seed, wide)).chain((0..3).map(|seed| (seed, SMALL))) {
+        let report = run(seed, size, Loss::Third, Way::Silent);
+        assert_eq!((report.failed, report.posts_doubled), (0, 0), "{report}");
+        assert!(report.tries * 5 <= report.requests * 6, "{report}");
+    }
+}
+
+#[test]
 fn a_seed_is_a_run_here_too() {
     let one = || run(7, Size { services: 5, ..SMALL }, Loss::Third, Way::Silent);
     assert_eq!(one(), one());

@@ -44,7 +44,7 @@ fn is_out(world: &World, zone: &str, at: u64) -> bool {
 /// How many of a hundred first tries go to the zone.
 fn share(world: &mut World, zone: &str, at: u64) -> usize {
     let cluster = cluster(world);
-    let past = Past { tried: &|_| false, zones: ZoneSet::NONE, stays: false };
+    let past = Past { tried: &|_| false, zones: ZoneSet::NONE, silent_since: None, stays: false };
     let mut picks = (0..100).map(|_| pick(&cluster, &mut world.shard, None, past, ms(at).mono).unwrap().clone());
     picks.by_ref().filter(|member| *member.locality().zone == *zone).count()
 }
@@ -106,10 +106,47 @@ fn a_second_try_goes_to_another_zone() {
     let mut world = world(&["a", "b"], 20);
     let cluster = cluster(&world);
     let first = of_zone(&cluster, "a").remove(0);
-    let past = Past { tried: &|member| member.slot == first.slot, zones: ZoneSet::NONE.with(first.zone), stays: false };
+    let zones = ZoneSet::NONE.with(first.zone);
+    let past = Past { tried: &|member| member.slot == first.slot, zones, silent_since: Some(ms(0).mono), stays: false };
     for _ in 0..50 {
         let second = pick(&cluster, &mut world.shard, None, past, ms(0).mono).unwrap();
         assert_eq!(*second.locality().zone, *"b");
+    }
+}
+
+#[test]
+fn a_second_try_goes_to_one_who_has_answered_since_the_first_was_begun_or_else_last() {
+    let mut world = world(&["a", "b"], 20);
+    let cluster = cluster(&world);
+    let (near, far) = (of_zone(&cluster, "a"), of_zone(&cluster, "b"));
+    let zones = ZoneSet::NONE.with(near[0].zone);
+    let past = Past { tried: &|m| m.slot == near[0].slot, zones, silent_since: Some(ms(100).mono), stays: false };
+    let mut second = || {
+        let mut picks = (0..50).map(|_| pick(&cluster, &mut world.shard, None, past, ms(1_000).mono).unwrap().clone());
+        let first = picks.next().unwrap();
+        (picks.all(|other| other.slot == first.slot), first)
+    };
+    near[1].load.heard(ms(99).mono);
+    assert_eq!(*second().1.locality().zone, *"b", "nobody of the zone has answered since");
+    far[3].load.heard(ms(101).mono);
+    let (always, who) = second();
+    assert!(always && who.slot == far[3].slot, "one has, wherever it is");
+}
+
+#[test]
+fn while_the_zone_lives_the_one_is_asked_who_answered_last() {
+    let mut world = world(&["a", "b"], 20);
+    let cluster = cluster(&world);
+    let near = of_zone(&cluster, "a");
+    let zones = ZoneSet::NONE.with(near[0].zone);
+    let past = Past { tried: &|m| m.slot == near[0].slot, zones, silent_since: Some(ms(100).mono), stays: false };
+    (0..10).for_each(|n| near[n].load.heard(ms(90 - (n as u64).abs_diff(4)).mono));
+    // An endpoint of some other service there answers.
+    note(&mut world.shard, &near[9], Ending::Status(200), Duration::ZERO, ms(150).mono);
+    for _ in 0..50 {
+        let member = pick(&cluster, &mut world.shard, None, past, ms(1_000).mono).unwrap();
+        // Zones come second where no policy prefers them.
+        assert_eq!(member.slot, near[4].slot);
     }
 }
 

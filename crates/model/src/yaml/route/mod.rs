@@ -67,7 +67,8 @@ fn whole(
     }
     let parents = backend::parents(reader, parents);
     let hostnames = hostnames(reader, said.unwrap_or_default());
-    if !hostnames.is_empty() && parents.iter().all(|parent| parent.kind == ParentKind::Service) {
+    let requests = !reader.key.as_ref().is_some_and(|key| key.kind.is_opaque());
+    if requests && !hostnames.is_empty() && parents.iter().all(|parent| parent.kind == ParentKind::Service) {
         let message = "hostnames have no meaning for a route on a Service: they are ignored, as upstream says";
         reader.warnings.push(super::Fault::new(&code::NOT_ENFORCED, "spec.hostnames", message));
     }

@@ -5,7 +5,7 @@
 
 use super::{Parts, Rules, same};
 use crate::code;
-use crate::route::{Match, ParentKind};
+use crate::route::Match;
 use crate::yaml::reader::Reader;
 use crate::{Kind, Route};
 use gateway_api::experimental::{tcproutes, tlsroutes};
@@ -16,11 +16,7 @@ pub(crate) fn tls(reader: &mut Reader<'_>) -> Option<Route> {
     let read = self::rules(reader, &rules);
     reader.require(!spec.hostnames.is_empty(), "spec.hostnames", "at least one host name");
     let parents = same(&spec.parent_refs.unwrap_or_default());
-    let route = super::whole(reader, &parents, Some(&spec.hostnames), spec.use_default_gateways.is_some(), read)?;
-    for (i, _) in route.parents.iter().enumerate().filter(|(_, parent)| parent.kind == ParentKind::Service) {
-        reader.unenforced(format!("spec.parentRefs[{i}]"), "a TLSRoute on a Service; only on a Gateway");
-    }
-    Some(route)
+    super::whole(reader, &parents, Some(&spec.hostnames), spec.use_default_gateways.is_some(), read)
 }
 
 pub(crate) fn tcp(reader: &mut Reader<'_>) -> Option<Route> {
