@@ -8,7 +8,7 @@ mod mesh;
 use mesh::{Mesh, Meter, Program, byrnie, file, free_port, http, http_by_proxy, limited, until};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// Runs `up` on a data directory that it can't use; returns what it said.
 fn refused_up(data: &Path) -> String {
@@ -97,6 +97,24 @@ fn a_wrong_token_is_said_to_be_wrong() {
 }
 
 #[test]
+fn what_makes_no_policy_is_said_in_words_of_the_command_line() {
+    let mesh = Mesh::up(&[]);
+    for (args, status, says) in [
+        (
+            &["allow", "web/shop", "payments"][..],
+            2,
+            "\"web/shop\" and \"payments\" are not both NAME or NAME.NAMESPACE",
+        ),
+        (&["deny", "web", "payments", "POST /a*"], 1, "error[BYR-C011]: "),
+    ] {
+        let output = mesh.cli(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {said}");
+        assert!(said.contains(says) && said.contains("= next: ") && !said.contains("line 1"), "{args:?}: {said}");
+    }
+}
+
+#[test]
 fn a_program_that_never_listens_is_named_and_its_callers_get_503() {
     let mesh = Mesh::up(&[]);
     let port = free_port().to_string();
@@ -148,6 +166,13 @@ fn on_small_disk(folder: &Path) -> Program {
     up
 }
 
+/// Starts a saga of one call, to a service that answers anything.
+fn saga(mesh: &Mesh, folder: &Path) -> Output {
+    let path = folder.join("saga.json");
+    std::fs::write(&path, r#"{"branches": [{"name": "one", "action": "GET hello/"}]}"#).unwrap();
+    mesh.cli(&["saga", "start", &path.to_string_lossy(), "--wait", "10"])
+}
+
 #[test]
 fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -184,7 +209,20 @@ fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
     let said = said.unwrap();
     assert!(said.contains("error[BYR-S015]") && said.contains("= next: "), "{said}");
     assert_eq!(mesh.ask("hello", "/").unwrap().status, 200, "traffic goes on");
+    // The journal has its log in advance.
+    let refused = (0..2_000).map(|_| saga(&mesh, folder.path())).find(|begun| !begun.status.success()).unwrap();
+    let refused = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.contains("error[BYR-T007]") && refused.contains("No space left"), "{refused}");
+    assert!(!saga(&mesh, folder.path()).status.success());
+    let told = || mesh.json(&["status"])["warnings"].to_string();
+    assert!(told().contains("BYR-T007") && told().contains("No space left"), "{}", told());
     std::fs::remove_file(&filling).unwrap();
+    let begun = saga(&mesh, folder.path());
+    assert!(begun.status.success(), "{}", String::from_utf8_lossy(&begun.stderr));
+    assert!(!told().contains("BYR-T007"), "{}", told());
+    let log = mesh.up.as_ref().unwrap().log();
+    assert_eq!(log.matches("the journal of transactions can't be written").count(), 1, "{log}");
+    assert_eq!(log.matches("can be written again").count(), 1, "{log}");
     let after = service("after");
     assert!(after.status.success(), "{}", String::from_utf8_lossy(&after.stderr));
     kept.push("after".to_owned());

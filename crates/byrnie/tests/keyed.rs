@@ -255,7 +255,7 @@ impl World {
             }
             _ => {
                 for pid in mesh::descendants(self.sidecars[0].pid()) {
-                    mesh::kill(pid, "KILL");
+                    mesh::strike(pid);
                 }
                 self.sidecars[0].wait();
                 self.sidecars[0] = self.sidecar(0);

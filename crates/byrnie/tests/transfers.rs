@@ -260,8 +260,9 @@ impl World {
                 "proxy and bank"
             }
             _ => {
+                // The program goes with the first of them, perhaps before it's struck itself.
                 for pid in mesh::descendants(self.banks[at].pid()) {
-                    mesh::kill(pid, "KILL");
+                    mesh::strike(pid);
                 }
                 self.banks[at].wait();
                 self.banks[at] = self.bank(at);

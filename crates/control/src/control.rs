@@ -195,7 +195,7 @@ pub async fn resume(config: Config, sockets: Option<Sockets>) -> Result<Running,
     let operator = Operator::new(config.operator_token, config.names);
     let seed = tls::secret::random()?;
     let coordinator = Coordinator::new(Arc::clone(&state), config.journal, number(&seed), shutdown.clone());
-    let aside = Arc::new(Aside { answer: by_operator(&coordinator), metrics: metrics(&coordinator) });
+    let aside = Arc::new(aside(&coordinator));
     let scrape = scrape(&state, &aside);
     let answer = console::serve(Console::new(Arc::clone(&state), operator, config.assets).beside(aside));
     let keeper = Arc::new(Keeper::new(config.ledger));
@@ -270,9 +270,14 @@ fn by_workload(coordinator: &Arc<Coordinator>) -> serve::Answer {
     })
 }
 
-fn metrics(coordinator: &Arc<Coordinator>) -> Arc<dyn Fn() -> String + Send + Sync> {
-    let coordinator = Arc::clone(coordinator);
-    Arc::new(move || coordinator.metrics())
+/// What the console answers of transactions.
+fn aside(coordinator: &Arc<Coordinator>) -> Aside {
+    let (counted, judged) = (Arc::clone(coordinator), Arc::clone(coordinator));
+    Aside {
+        answer: by_operator(coordinator),
+        metrics: Arc::new(move || counted.metrics()),
+        warnings: Arc::new(move || judged.warnings()),
+    }
 }
 
 /// What `/metrics` shows.

@@ -590,6 +590,10 @@ registry! {
         "the keys under which answers to keyed requests rest can not be used",
         "byrnie does not start, so that nothing is kept for others to read.",
         "Mend the file: 64 digits of base 16 on each line, mode 0600; docs/how-to/idempotent-requests.md shows how keys are changed.";
+    TXN_STUCK: "BYR-T010",
+        "transactions wait for an operator's decision",
+        "What was done of them is neither finished nor taken back.",
+        "`byrnie saga list --state STUCK` names them; `byrnie saga show ID` says why, `retry` and `resolve` end them.";
 }
 
 #[cfg(test)]

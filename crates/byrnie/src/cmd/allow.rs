@@ -6,7 +6,8 @@ use crate::console::{self, Console};
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
 use crate::output::{self, yaml};
-use byrnie_model::{Kind, ServiceRef};
+use byrnie_model::yaml::{Defaults, parse};
+use byrnie_model::{Diagnostic, Kind, ServiceRef, code};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -60,6 +61,7 @@ fn run(pair: &Pair, verb: &str, globals: &Globals) -> anyhow::Result<Exit> {
     let source = ServiceRef::from_word(&pair.source, globals.namespace());
     let target = ServiceRef::from_word(&pair.destination, globals.namespace());
     let rule = rule(&source, &target, pair.request.as_deref())?;
+    check(pair, &policy(verb, &source, &target, &[], vec![rule.clone()]))?;
     if let Some(path) = &pair.to {
         // The file is written without a mesh too; then only the service itself is named.
         let backends = Console::find(globals).and_then(|console| backends(&console, &target)).unwrap_or_default();
@@ -93,6 +95,19 @@ fn run(pair: &Pair, verb: &str, globals: &Globals) -> anyhow::Result<Exit> {
         warn_of_denial(&console, &source, &target);
     }
     Ok(Exit::Fine)
+}
+
+/// Refuses what would make no valid policy, in words of the command line: the policy is nothing that the user wrote.
+fn check(pair: &Pair, policy: &Value) -> Result<(), Failure> {
+    let parsed = parse("", &yaml::emit(policy), &Defaults::default());
+    let Some(found) = parsed.diagnostics.iter().find(|found| Diagnostic::is_error(found)) else { return Ok(()) };
+    if found.code.id == code::BAD_NAME.id {
+        let detail = format!("{:?} and {:?} are not both NAME or NAME.NAMESPACE", pair.source, pair.destination);
+        return Err(
+            Failure::usage(detail).next("write them as `byrnie get services` shows them, such as payments.shop")
+        );
+    }
+    Err(Failure::new(found.code.id, found.message.clone()).at("the arguments").next(found.code.next))
 }
 
 /// Services of the same namespace to which routes send calls of `target`: access is decided where the

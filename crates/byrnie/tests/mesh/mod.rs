@@ -416,6 +416,11 @@ pub fn kill(pid: u32, name: &str) {
     assert!(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap().success());
 }
 
+/// Kills a process, if it's still there.
+pub fn strike(pid: u32) {
+    drop(Command::new("kill").arg("-KILL").arg(pid.to_string()).stderr(Stdio::null()).status().unwrap());
+}
+
 /// The command line of a process.
 pub fn command(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")

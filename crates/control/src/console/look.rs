@@ -131,12 +131,15 @@ pub(super) fn status(console: &Console) -> Value {
 }
 
 /// What an operator should know: refused resources, proxies behind, certificates near their end,
-/// entries of the store that can't be read.
+/// entries of the store that can't be read, transactions that don't go on.
 fn warnings(console: &Console) -> Vec<Value> {
     let mut out = Vec::new();
     let mut warn = |severity: &str, code: &code::Code, place: String, message: String| {
         out.push(json!({"code": code.id, "severity": severity, "where": place, "message": message, "next": code.next}));
     };
+    for (severity, code, message) in console.aside.iter().flat_map(|aside| (aside.warnings)()) {
+        warn(severity.name(), code, "transactions".to_owned(), message.to_string());
+    }
     for (entry, why) in console.state.bad_entries() {
         warn("error", &code::UNREADABLE, entry.to_string(), why.to_string());
     }

@@ -21,6 +21,9 @@ pub(crate) use look::metrics;
 
 use crate::State;
 use crate::access::Operator;
+use byrnie_base::Text;
+use byrnie_model::Severity;
+use byrnie_model::code::Code;
 use byrnie_net::serve::unary::{self, Refusal, Status};
 use byrnie_net::serve::{HeaderName, Request, Response, header};
 use bytes::Bytes;
@@ -40,12 +43,17 @@ pub struct Asset {
 /// The dashboard's files by path, without leading `/`. The binary embeds them.
 pub type Assets = Arc<dyn Fn(&str) -> Option<Asset> + Send + Sync>;
 
+/// What `status` says of another role: how grave, its code, what it is.
+pub type Warning = (Severity, &'static Code, Text);
+
 /// What another role answers under the console's port.
 pub struct Aside {
     /// Answers requests of whoever has shown the operator's token.
     pub answer: byrnie_net::serve::Answer,
     /// Its numbers, as Prometheus text.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// What of it `status` warns of.
+    pub warnings: Arc<dyn Fn() -> Vec<Warning> + Send + Sync>,
 }
 
 /// What the console answers from.

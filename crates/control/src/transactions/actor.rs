@@ -107,7 +107,7 @@ impl Actor {
         if let Err(error) = lived
             && !self.coordinator.shaken(self.office.term, &error)
         {
-            tracing::error!(id = %self.id, %error, "a transaction stands still, as its journal can't be written; it is read again");
+            tracing::debug!(id = %self.id, %error, "a transaction stands still, as its journal can't be written; it is read again");
             runtime::spawn("transaction reload", Arc::clone(&self.coordinator).reload(self.id.clone()));
         }
     }
@@ -211,7 +211,7 @@ impl Actor {
         self.entries = self.entries.saturating_add(u32::try_from(entries.len()).unwrap_or(u32::MAX));
         let written = self.coordinator.journal.append(append);
         if durable {
-            written.await?;
+            self.coordinator.noted(written.await)?;
         }
         Ok(())
     }

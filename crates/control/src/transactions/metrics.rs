@@ -3,6 +3,7 @@
 //! operator should look at.
 
 use super::run::Coordinator;
+use super::trouble::Trouble;
 use byrnie_saga::{End, Mode, Outcome};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ pub(super) struct Counts {
     started: [AtomicU64; 4],
     ended: [[AtomicU64; 3]; 4],
     calls: [AtomicU64; 5],
+    pub(super) trouble: Trouble,
 }
 
 impl Counts {
@@ -77,6 +79,11 @@ impl Coordinator {
         for (outcome, count) in OUTCOMES.iter().zip(&self.counts.calls) {
             let _ = writeln!(out, "byrnie_txn_calls_total{{outcome=\"{outcome}\"}} {}", count.load(Ordering::Relaxed));
         }
+        let refused = self.counts.trouble.refused();
+        let _ = writeln!(
+            out,
+            "# HELP byrnie_txn_journal_refused_total Writes that the journal refused.\n# TYPE byrnie_txn_journal_refused_total counter\nbyrnie_txn_journal_refused_total {refused}"
+        );
         let now = self.now().as_millis();
         let shards = u64::try_from(self.terms.shards().len()).unwrap_or(u64::MAX);
         let (mut running, mut stuck, mut oldest) = (0, 0, 0);

@@ -23,6 +23,7 @@ mod run;
 mod shards;
 mod spec;
 mod trace;
+mod trouble;
 mod unary;
 mod view;
 

@@ -147,7 +147,7 @@ impl Coordinator {
                 summary: super::view::summary(machine.state()),
                 ended: None,
             };
-            match self.journal.append(append).await {
+            match self.noted(self.journal.append(append).await) {
                 Ok(()) => {
                     self.counts.started(spec.mode);
                     self.start(&id, office, machine, 1);
