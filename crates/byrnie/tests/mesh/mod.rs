@@ -418,7 +418,8 @@ pub fn kill(pid: u32, name: &str) {
 
 /// Kills a process, if it's still there.
 pub fn strike(pid: u32) {
-    drop(Command::new("kill").arg("-KILL").arg(pid.to_string()).stderr(Stdio::null()).status().unwrap());
+    let _gone_or_killed =
+        Command::new("kill").arg("-KILL").arg(pid.to_string()).stderr(Stdio::null()).status().unwrap();
 }
 
 /// The command line of a process.
