@@ -11,7 +11,7 @@ use crate::outbound::ThroughProxy;
 use anyhow::{Context, Result};
 use byrnie_base::{Clock as _, Instant, Text};
 use byrnie_control::apply::{self, Action};
-use byrnie_control::ledger::Sealed;
+use byrnie_control::keys::Keys;
 use byrnie_control::{State, ca, control, history, ingest, transactions};
 use byrnie_model::service::Locality;
 use byrnie_model::workload::WorkloadPort;
@@ -105,7 +105,7 @@ pub(crate) struct Options {
     pub workers: usize,
     /// The database of transactions, instead of a file in the data directory.
     pub transactions: Option<String>,
-    /// Keys under which answers to keyed requests rest, of all control planes that keep them.
+    /// Keys under which answers to keyed requests and of transactions rest, of all control planes that keep them.
     pub ledger_keys: Option<PathBuf>,
 }
 
@@ -142,8 +142,9 @@ pub(crate) async fn start(options: &Options, globals: &Globals, will: Option<&Wi
     let trust_domain = trust_domain(store.as_ref(), options).await?;
     let token = operator_token(&dir.join("token"))?;
     let asked_control = control_port(options);
-    let journal = open_journal(options, &trust_domain).await?;
-    let ledger = sealed(options, open_ledger(options, &trust_domain)?)?;
+    let keys = open_keys(options)?;
+    let journal = Arc::new(transactions::Sealed::new(open_journal(options, &trust_domain).await?, Arc::clone(&keys)));
+    let ledger = Arc::new(byrnie_control::ledger::Sealed::new(open_ledger(options, &trust_domain)?, keys));
     let config = control::Config {
         store,
         journal,
@@ -447,20 +448,20 @@ fn open_ledger(options: &Options, trust_domain: &Text) -> Result<Arc<dyn Ledger>
     Ok(Arc::new(ledger.map_err(|error| of_open(&error).at(path.display().to_string()))?))
 }
 
-/// The same, with answers sealed.
-fn sealed(options: &Options, ledger: Arc<dyn Ledger>) -> Result<Arc<dyn Ledger>> {
+/// Under which both rest.
+fn open_keys(options: &Options) -> Result<Arc<Keys>> {
     let (shared, own) = (options.ledger_keys.clone(), options.data_dir.join("ledger.keys"));
     let at = shared.as_ref().unwrap_or(&own).display().to_string();
-    let ledger = Sealed::open(ledger, shared, own).map_err(|error| {
+    let keys = Keys::open(shared, own, options.transactions.is_some()).map_err(|error| {
         let code = &code::TXN_KEYS;
         Failure::new(code.id, format!("the keys of kept answers: {error}")).at(at).next(code.next)
     })?;
-    if !ledger.seals() {
+    if !keys.seals() {
         tracing::warn!(
-            "answers to keyed requests rest in the database for all to read who read it: give --ledger-keys"
+            "answers to keyed requests, and of transactions, rest in the database for all to read who read it: give --ledger-keys"
         );
     }
-    Ok(Arc::new(ledger))
+    Ok(keys)
 }
 
 fn of_database(detail: String) -> Failure {

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -200,6 +201,11 @@ impl World {
     fn start(fire: Fire, folder: &Path) -> Self {
         let database = (fire.control_planes > 1).then(|| mesh::database(&format!("payments_{}", fire.seed)));
         let meshes = (0..fire.control_planes).map(|_| Mesh::up_by(up(database.as_deref()))).collect();
+        Self::on(meshes, database, fire, folder)
+    }
+
+    /// The same, on meshes that run.
+    fn on(meshes: Vec<Mesh>, database: Option<String>, fire: Fire, folder: &Path) -> Self {
         let (port, books) = (free_port(), folder.join("books"));
         let mut world = Self { fire, meshes, port, books, sidecars: Vec::new(), database };
         if !fire.programs {
@@ -403,6 +409,63 @@ fn what_dies_with_the_program_is_reported() {
     run(Fire { payments: 120, kills: 6, seed: 2, programs: true, ..SMALL });
 }
 
+/// Asks a control plane to stop, and waits until it has.
+fn end(mesh: &mut Mesh) {
+    let mut up = mesh.up.take().unwrap();
+    up.signal("TERM");
+    up.wait();
+}
+
+/// An operator who loses the keys loses neither payments nor transactions, and has nothing run twice; with the keys everything is back, without a
+/// restart.
+#[test]
+fn answers_come_back_with_the_keys_that_sealed_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    let (first, second) = ("a1".repeat(32), "b2".repeat(32));
+    let write = |lines: &[&str]| {
+        let new = folder.path().join("keys.new");
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new).unwrap();
+        file.write_all(lines.join("\n").as_bytes()).unwrap();
+        std::fs::rename(&new, &keys).unwrap();
+    };
+    write(&[&first]);
+    let args = ["--ledger-keys", keys.to_str().unwrap()];
+    let mut world = World::on(vec![Mesh::up(&args)], None, SMALL, folder.path());
+    let ports = world.doors().remove(0);
+    let paid = pay(&ports, "k").unwrap();
+    assert_eq!((paid.0, &*paid.1), (201, ""));
+    let saga = r#"{"id": "s", "branches": [{"name": "pay", "action": "POST payments/pay", "compensate": "POST payments/back", "body": {}}]}"#;
+    let saga = mesh::file(&world.meshes[0], "saga.json", saga);
+    let told = world.meshes[0].ok(&["saga", "start", &saga, "--wait", "20"]);
+    assert!(told.contains("SUCCEEDED"), "{told}");
+    let replayed = || pay(&ports, "k").is_some_and(|again| again.1 == "replayed" && again.2 == paid.2);
+    let state = || format!("{:?}", pay(&ports, "k"));
+
+    end(&mut world.meshes[0]);
+    world.meshes[0].start(&args);
+    until("the payment to be replayed", state, replayed);
+    assert!(world.meshes[0].ok(&["saga", "show", "s"]).contains("SUCCEEDED"));
+
+    // Another file, and the ledger answers for what comes new.
+    write(&[&second]);
+    end(&mut world.meshes[0]);
+    world.meshes[0].start(&args);
+    until("new payments", String::new, || pay(&ports, "new").is_some_and(|paid| paid.0 == 201));
+    let refused = pay(&ports, "k").unwrap();
+    assert!(refused.0 == 503 && refused.2.contains("BYR-R044"), "{refused:?}");
+    let log = world.meshes[0].up.as_ref().unwrap().log();
+    assert!(log.contains("put its key back") && log.contains("sealed by the key "), "{log}");
+    let refused = world.meshes[0].cli(&["saga", "show", "s"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("BYR-T010") && said.contains("sealed by the key "), "{said}");
+
+    write(&[&second, &first]);
+    until("the payment to be replayed again", state, replayed);
+    assert!(world.meshes[0].ok(&["saga", "show", "s"]).contains("SUCCEEDED"));
+    assert_eq!(world.made()["k"], 1, "it was never made again");
+}
+
 #[test]
 #[ignore = "it needs PostgreSQL, which `cargo xtask test postgres` starts"]
 fn several_control_planes_know_each_others_payments() {
@@ -488,11 +551,6 @@ fn what_a_file_remembers_goes_on_in_the_database() {
     let ports = world.doors().remove(0);
     let paid = pay(&ports, "k").unwrap();
     assert_eq!((paid.0, &*paid.1), (201, ""));
-    let end = |mesh: &mut Mesh| {
-        let mut up = mesh.up.take().unwrap();
-        up.signal("TERM");
-        up.wait();
-    };
     end(&mut world.meshes[0]);
     world.meshes[0].start_by(up(Some(&url)), &[]);
     let replayed = || pay(&ports, "k").is_some_and(|again| again.1 == "replayed" && again.2 == paid.2);

@@ -95,8 +95,19 @@ impl Keeper {
                     Box::pin(async move { outcome(self.ledger.begin(name, begin).await, begun) })
                 }
                 ask::What::Finish(finish) => {
+                    let request = match &*finish.fingerprint {
+                        // As proxies say of before.
+                        [] => None,
+                        bytes => Some(fingerprint_of(bytes)?),
+                    };
                     let ending = ending_of(finish)?;
-                    Box::pin(async move { outcome(self.ledger.finish(name, claim, ending).await, finished) })
+                    Box::pin(async move {
+                        let ended = match request {
+                            Some(request) => self.ledger.finish_request(name, request, claim, ending),
+                            None => self.ledger.finish(name, claim, ending),
+                        };
+                        outcome(ended.await, finished)
+                    })
                 }
                 ask::What::Read(_) => {
                     let now = state.now().wall;
@@ -206,15 +217,17 @@ async fn all<T>(mut pending: Vec<Pin<Box<dyn Future<Output = T> + Send + '_>>>) 
 }
 
 fn begin_of(claim: Claim, from: &wire::LedgerBegin) -> Result<Begin, Status> {
-    let fingerprint = from.fingerprint.as_ref().try_into().map(Fingerprint);
-    let fingerprint = fingerprint.map_err(|_| Status::invalid_argument("a fingerprint has 32 bytes"))?;
     Ok(Begin {
-        fingerprint,
+        fingerprint: fingerprint_of(&from.fingerprint)?,
         claim,
         lease: Duration::from_millis(from.lease_millis).min(LEASE_MAX),
         ttl: Duration::from_millis(from.ttl_millis).min(TTL_MAX),
         again: from.again,
     })
+}
+
+fn fingerprint_of(bytes: &[u8]) -> Result<Fingerprint, Status> {
+    bytes.try_into().map(Fingerprint).map_err(|_| Status::invalid_argument("a fingerprint has 32 bytes"))
 }
 
 fn ending_of(from: wire::LedgerFinish) -> Result<Ending, Status> {

@@ -14,6 +14,7 @@ pub mod explain;
 mod export;
 pub mod history;
 pub mod ingest;
+pub mod keys;
 pub mod ledger;
 pub mod observe;
 pub mod port;

@@ -587,10 +587,14 @@ registry! {
         "byrnie does not start, so that nothing is acknowledged that may be lost.",
         "Mend what the message names; docs/how-to/coordinators.md says what the database needs.";
     TXN_KEYS: "BYR-T009",
-        "the keys under which answers to keyed requests rest can not be used",
+        "the keys under which answers to keyed requests and transactions rest can not be used",
         "byrnie does not start, so that nothing is kept for others to read.",
         "Mend the file: 64 digits of base 16 on each line, mode 0600; docs/how-to/idempotent-requests.md shows how keys are changed.";
-    TXN_STUCK: "BYR-T010",
+    TXN_SEALED: "BYR-T010",
+        "a transaction is sealed by a key that is not there",
+        "It stands still, and nothing of it is lost; it goes on within ten seconds of the key's return.",
+        "Put the key that the message names back into the file of --ledger-keys, or into ledger.keys of the data directory.";
+    TXN_STUCK: "BYR-T011",
         "transactions wait for an operator's decision",
         "What was done of them is neither finished nor taken back.",
         "`byrnie saga list --state STUCK` names them; `byrnie saga show ID` says why, `retry` and `resolve` end them.";

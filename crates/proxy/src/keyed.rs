@@ -18,11 +18,11 @@ use byrnie_model::policy::enlist::Act;
 use byrnie_net::http::{Answered, Gathered, Pump};
 use byrnie_net::runtime;
 use byrnie_saga::ledger::{ANSWER_BYTES_MAX, Fingerprint, Fingerprinting};
-use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1 as wire;
 use byrnie_xds::proto::byrnie::v1::{
     enlist_response, ledger_answer as answer, ledger_ask as ask, ledger_finish as finish,
 };
+use byrnie_xds::proto::{Bytes, Message};
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
@@ -40,6 +40,7 @@ const FINISH_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Ticket {
     claim: Box<Claim>,
+    fingerprint: Bytes,
     /// The answer that the ledger keeps.
     kept: Option<wire::KeptAnswer>,
 }
@@ -51,14 +52,15 @@ impl Trip<'_> {
         if !self.gather_request(Times { deadline: Some(end), ..Times::default() }).await? {
             return Ok(Word::BodyTooLarge);
         }
+        let fingerprint = Bytes::from(self.fingerprint().0.to_vec());
         let begin = wire::LedgerBegin {
-            fingerprint: self.fingerprint().0.to_vec().into(),
+            fingerprint: fingerprint.clone(),
             lease_millis: millis(claim.lease),
             ttl_millis: millis(claim.ttl),
             again: claim.again,
         };
         let question = ask_of(&claim, ask::What::Begin(begin));
-        self.ticket = Some(Box::new(Ticket { claim, kept: None }));
+        self.ticket = Some(Box::new(Ticket { claim, fingerprint, kept: None }));
         let Some(found) = self.core.lines.ledger.ask(question.clone(), BEGIN_MAX).await else {
             self.core.lines.ledger.take_back(question);
             return Ok(Word::Unreachable);
@@ -302,7 +304,8 @@ impl Trip<'_> {
 
     async fn finish(&mut self, ending: finish::Ending) -> Heard {
         let Some(ticket) = &self.ticket else { return Heard::Unreachable };
-        let question = ask_of(&ticket.claim, ask::What::Finish(wire::LedgerFinish { ending: Some(ending) }));
+        let finish = wire::LedgerFinish { fingerprint: ticket.fingerprint.clone(), ending: Some(ending) };
+        let question = ask_of(&ticket.claim, ask::What::Finish(finish));
         match self.core.lines.ledger.ask(question, FINISH_MAX).await {
             Some(answer::What::Recorded(_)) => Heard::Recorded,
             Some(answer::What::Fenced(_)) => Heard::Fenced,

@@ -27,6 +27,31 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes every earlier write durable.
     fn sync(&self) -> io::Result<()>;
+    /// Remembers beyond the end of the program that a sync has failed, or that all of it was written anew since.
+    fn doubt(&self, doubted: bool) -> io::Result<()>;
+    /// Whether that is so.
+    fn is_doubted(&self) -> io::Result<bool>;
+}
+
+/// How much is written anew at a time, in bytes.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Makes sure of what a failed sync has left: it may be in memory alone, where it's read, and no later sync makes it durable unless it's written
+/// again (fsync(2); Rebello et al., "Can Applications Recover from fsync Failures?", 2020). Whoever opens a disk does this before it believes anything there.
+pub(crate) fn make_sure(disk: &dyn Disk) -> io::Result<()> {
+    if !disk.is_doubted()? {
+        return Ok(());
+    }
+    let (mut at, len) = (0, disk.len()?);
+    let mut piece = vec![0; PIECE_BYTES];
+    while at < len {
+        let bytes = usize::try_from(len - at).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+        disk.read(at, &mut piece[..bytes])?;
+        disk.write(at, &piece[..bytes])?;
+        at += bytes as u64;
+    }
+    disk.sync()?;
+    disk.doubt(false)
 }
 
 /// The first `at` bytes of a disk, and the rest of it, each as a disk of its own.
@@ -60,5 +85,13 @@ impl Disk for Part {
 
     fn sync(&self) -> io::Result<()> {
         self.disk.sync()
+    }
+
+    fn doubt(&self, doubted: bool) -> io::Result<()> {
+        self.disk.doubt(doubted)
+    }
+
+    fn is_doubted(&self) -> io::Result<bool> {
+        self.disk.is_doubted()
     }
 }

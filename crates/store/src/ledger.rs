@@ -19,7 +19,7 @@ pub use postgres::Postgres;
 
 use crate::store::Pending;
 use byrnie_base::Text;
-use byrnie_saga::ledger::{Begin, Begun, Claim, Ending, Entry, Finished, Name};
+use byrnie_saga::ledger::{Begin, Begun, Claim, Ending, Entry, Fingerprint, Finished, Name};
 use std::time::Duration;
 
 /// Keys, each with what became of its request.
@@ -32,6 +32,11 @@ pub trait Ledger: Send + Sync {
 
     /// The execution `claim` has ended.
     fn finish(&self, name: Name, claim: Claim, ending: Ending) -> Pending<'_, Finished>;
+
+    /// The same, by whoever knows which request it was: where answers are sealed, this one is for that request alone.
+    fn finish_request(&self, name: Name, _: Fingerprint, claim: Claim, ending: Ending) -> Pending<'_, Finished> {
+        self.finish(name, claim, ending)
+    }
 
     /// What is remembered of a key.
     fn read(&self, name: Name) -> Pending<'_, Option<Entry>>;

@@ -171,6 +171,29 @@ fn a_failed_sync_acknowledges_nothing_more_until_a_restart() {
     wait(store.commit(Txn::new().put("/k", *b"3"))).unwrap();
 }
 
+#[test]
+fn what_is_read_after_a_failed_sync_is_made_durable_first() {
+    let (clock, medium) = (Arc::new(Stopped::default()), RamDisk::new());
+    let store = Memory::open(&medium, clock.clone()).unwrap();
+    // So many that what is written later leaves most pages as they are.
+    for n in 0..100 {
+        wait(store.commit(Txn::new().put(format!("/k{n:02}"), vec![1; 2000]))).unwrap();
+    }
+    medium.give_up_a_sync();
+    assert!(matches!(wait(store.commit(Txn::new().put("/k00", *b"2"))), Err(Error::Uncertain(_))));
+    drop(store);
+    // The program starts anew, the machine doesn't.
+    let store = Memory::open(&medium, clock.clone()).unwrap();
+    let seen = wait(store.get("/k00")).unwrap();
+    wait(store.commit(Txn::new().put("/other", *b"3"))).unwrap();
+    medium.crash();
+    drop(store);
+    let store = Memory::open(&medium, clock).unwrap();
+    assert_eq!(wait(store.get("/k00")).unwrap(), seen, "somebody acted on it");
+    assert!(wait(store.get("/other")).unwrap().is_some());
+    assert_eq!(wait(store.list("/k")).unwrap().0.len(), 100);
+}
+
 /// A disk that counts its syncs.
 #[derive(Debug)]
 pub(crate) struct Counted(pub(crate) Arc<dyn Disk>, pub(crate) Arc<AtomicUsize>);
@@ -191,6 +214,14 @@ impl Disk for Counted {
     fn sync(&self) -> io::Result<()> {
         self.1.fetch_add(1, Ordering::SeqCst);
         self.0.sync()
+    }
+
+    fn doubt(&self, doubted: bool) -> io::Result<()> {
+        self.0.doubt(doubted)
+    }
+
+    fn is_doubted(&self) -> io::Result<bool> {
+        self.0.is_doubted()
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) struct Args {
     /// password may stand in ~/.pgpass, or here by way of the variable
     #[arg(long, value_name = "redb|URL", env = TRANSACTIONS, hide_env_values = true, default_value = REDB)]
     transactions: String,
-    /// Keys under which answers to keyed requests rest: 64 digits of base 16 on each line, of which the first seals. The same
+    /// Keys under which answers to keyed requests and transactions rest: 64 digits of base 16 on each line, of which the first seals. The same
     /// for all who share the PostgreSQL; without it, those in the database aren't sealed (a file has a key of its own)
     #[arg(long, value_name = "FILE")]
     ledger_keys: Option<PathBuf>,

@@ -466,7 +466,8 @@ fn a_proxy_asks_the_ledger_for_its_own_services_alone() {
         while let Ok(Some(_)) = incoming.next().await {}
         plane.until(|catalog| catalog.iter(Kind::Workload).count() == 0).await;
         assert_eq!(ask(&channel, "default/web-1", vec![first(3)]).await.unwrap_err().code(), Code::PermissionDenied);
-        let finish = LedgerFinish { ending: Some(ledger_finish::Ending::Done(vec![7].into())) };
+        let finish =
+            LedgerFinish { ending: Some(ledger_finish::Ending::Done(vec![7].into())), ..LedgerFinish::default() };
         let finish = |claim| asked("web", claim, ledger_ask::What::Finish(finish.clone()));
         let refused = ask(&stranger, "default/web-1", vec![finish(1)]).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied);

@@ -20,6 +20,7 @@ mod problem;
 mod reach;
 mod recover;
 mod run;
+mod sealed;
 mod shards;
 mod spec;
 mod trace;
@@ -31,6 +32,7 @@ pub use api::answer;
 pub use audit::Line;
 pub(crate) use join::answer as enlist;
 pub use run::Coordinator;
+pub use sealed::Sealed;
 
 use byrnie_base::Text;
 use byrnie_model::Identity;

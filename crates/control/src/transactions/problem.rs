@@ -54,11 +54,12 @@ impl Problem {
 
 impl From<byrnie_store::Error> for Problem {
     fn from(error: byrnie_store::Error) -> Self {
-        let status = match error {
-            byrnie_store::Error::Limit { .. } | byrnie_store::Error::Malformed(_) => 413,
-            _ => 503,
+        let (status, code) = match error {
+            byrnie_store::Error::Limit { .. } | byrnie_store::Error::Malformed(_) => (413, &code::TXN_JOURNAL),
+            byrnie_store::Error::Sealed(_) => (503, &code::TXN_SEALED),
+            _ => (503, &code::TXN_JOURNAL),
         };
-        Self::new(status, &code::TXN_JOURNAL, error.to_string())
+        Self::new(status, code, error.to_string())
     }
 }
 

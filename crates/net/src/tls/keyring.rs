@@ -15,8 +15,15 @@ const KEYS_MAX: usize = 16;
 /// How many bytes are more when they are sealed.
 const SEALED_BYTES: usize = 1 + NAME_BYTES + NONCE_LEN + 16;
 
-/// The first byte of everything that is sealed: the form that follows it.
-const FORM: u8 = 1;
+/// What was sealed for what, as the first byte of everything that is sealed says. Whoever seals decides what a form is sealed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// It is opened, and sealed no more.
+    Older = 1,
+    /// What [`Keyring::seal`] makes.
+    Newest = 2,
+}
+
 /// Bytes of a key's name.
 const NAME_BYTES: usize = 8;
 /// Bytes of a key.
@@ -89,9 +96,10 @@ impl Keyring {
         self.0.is_empty()
     }
 
-    /// Whether bytes are sealed, rather than as they were before anything was.
-    pub fn is_sealed(bytes: &[u8]) -> bool {
-        bytes.first() == Some(&FORM)
+    /// The form of sealed bytes; none of those that are as they were before anything was sealed.
+    pub fn form(bytes: &[u8]) -> Option<Form> {
+        let first = *bytes.first()?;
+        [Form::Older, Form::Newest].into_iter().find(|form| *form as u8 == first)
     }
 
     /// Seals bytes for `purpose`: they can't be opened for another.
@@ -103,7 +111,7 @@ impl Keyring {
         let random = secret::random()?;
         let (nonce, _) = random.split_first_chunk().ok_or(Error::Crypto("randomness"))?;
         let mut sealed = Vec::with_capacity(bytes.len() + SEALED_BYTES);
-        sealed.push(FORM);
+        sealed.push(Form::Newest as u8);
         sealed.extend_from_slice(name);
         sealed.extend_from_slice(nonce);
         let mut body = bytes.to_vec();
@@ -119,7 +127,7 @@ impl Keyring {
     /// # Errors
     /// [`Unreadable`].
     pub fn unseal(&self, purpose: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Unreadable> {
-        let rest = sealed.strip_prefix(&[FORM]).ok_or(Unreadable::Changed)?;
+        let (_, rest) = Self::form(sealed).zip(sealed.get(1..)).ok_or(Unreadable::Changed)?;
         let (name, rest) = rest.split_first_chunk::<NAME_BYTES>().ok_or(Unreadable::Changed)?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Unreadable::Changed)?;
         let key = self.0.iter().find(|(known, _)| known == name);
@@ -171,14 +179,14 @@ mod tests {
         let sealed = made.seal(b"order-1", b"card 4711").unwrap();
         assert_eq!(sealed.len(), 9 + SEALED_BYTES);
         assert!(!sealed.windows(4).any(|four| four == b"4711"));
-        assert!(Keyring::is_sealed(&sealed) && !Keyring::is_sealed(b"\x08\x01"));
+        assert_eq!((Keyring::form(&sealed), Keyring::form(b"\x08\x01")), (Some(Form::Newest), None));
         assert_ne!(sealed, made.seal(b"order-1", b"card 4711").unwrap(), "nobody sees that two are the same");
         let again = Keyring::open(&path).unwrap();
         assert_eq!(again.unseal(b"order-1", &sealed).unwrap(), b"card 4711");
         assert_eq!(again.unseal(b"order-2", &sealed), Err(Unreadable::Changed));
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();
-            changed[at] ^= 1;
+            changed[at] ^= 4;
             assert!(again.unseal(b"order-1", &changed).is_err(), "byte {at} changed");
             assert!(again.unseal(b"order-1", &sealed[..at]).is_err(), "cut at {at}");
         }

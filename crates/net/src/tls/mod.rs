@@ -21,7 +21,7 @@ mod verify;
 
 pub use accept::{ServerTls, accept, server, server_among, server_optional_client};
 pub use connect::{ClientTls, client, client_among, client_without_certificate, connect};
-pub use keyring::{Keyring, Unreadable};
+pub use keyring::{Form, Keyring, Unreadable};
 pub use keys::{Key, Outlives, csr};
 pub use seal::Seal;
 pub use verify::{CHAIN_CERTIFICATES_MAX, Expected, Refusal, Usage, verify};

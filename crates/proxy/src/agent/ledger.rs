@@ -73,7 +73,8 @@ impl Inquiries {
     /// Takes back a claim whose answer never came: it may stand, and nothing was forwarded under it.
     pub(crate) fn take_back(&self, ask: wire::LedgerAsk) {
         let unsent = ledger_finish::Ending::Unsent(wire::LedgerUnsent {});
-        let what = ledger_ask::What::Finish(wire::LedgerFinish { ending: Some(unsent) });
+        let what =
+            ledger_ask::What::Finish(wire::LedgerFinish { ending: Some(unsent), ..wire::LedgerFinish::default() });
         self.mention(wire::LedgerAsk { what: Some(what), ..ask }, TAKE_BACK_MAX);
     }
 }

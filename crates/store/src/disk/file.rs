@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct FileDisk {
     file: File,
+    /// A file that is there while it's doubted.
+    doubt: PathBuf,
 }
 
 impl FileDisk {
@@ -38,7 +40,7 @@ impl FileDisk {
         let _ = std::fs::write(pid_path(path), format!("{}\n", std::process::id()));
         // Always: whoever made the file may have died before this.
         sync_directory(path).map_err(at)?;
-        Ok(Self { file })
+        Ok(Self { file, doubt: beside(path, ".doubt") })
     }
 }
 
@@ -69,6 +71,15 @@ impl Disk for FileDisk {
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
+
+    /// It has to outlive the program alone: with the machine, what was in memory is gone as well.
+    fn doubt(&self, doubted: bool) -> io::Result<()> {
+        if doubted { std::fs::write(&self.doubt, b"") } else { std::fs::remove_file(&self.doubt) }
+    }
+
+    fn is_doubted(&self) -> io::Result<bool> {
+        self.doubt.try_exists()
+    }
 }
 
 /// A new file survives a loss of power only once its directory is durable too.
@@ -78,8 +89,12 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 fn pid_path(path: &Path) -> PathBuf {
+    beside(path, ".pid")
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".pid");
+    name.push(end);
     PathBuf::from(name)
 }
 

@@ -32,6 +32,8 @@ struct Medium {
     given_up: usize,
     /// The next failing sync gives up.
     gives_up: bool,
+    /// What outlives a program and not the machine.
+    doubted: bool,
     /// Counts losses of power; who was attached before one gets errors only.
     power: u64,
     capacity: Option<usize>,
@@ -78,6 +80,7 @@ impl RamDisk {
         let medium = &mut *medium;
         medium.power += 1;
         medium.given_up = 0;
+        medium.doubted = false;
         for (index, unsynced) in std::mem::take(&mut medium.unsynced).into_iter().enumerate() {
             match (fate(index), unsynced) {
                 (Fate::Lost, _) => {}
@@ -206,6 +209,15 @@ impl Disk for Attached {
             }
         }
         Ok(())
+    }
+
+    fn doubt(&self, doubted: bool) -> io::Result<()> {
+        self.medium()?.doubted = doubted;
+        Ok(())
+    }
+
+    fn is_doubted(&self) -> io::Result<bool> {
+        Ok(self.medium()?.doubted)
     }
 }
 

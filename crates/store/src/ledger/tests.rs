@@ -149,6 +149,33 @@ fn a_disk_that_fails_answers_nobody_as_if_it_had_written() {
 }
 
 #[test]
+fn what_is_read_after_a_failed_sync_is_made_durable_first() {
+    let (clock, medium) = (Arc::new(Stopped::default()), RamDisk::new());
+    let open = || ledger::Memory::open(&medium, clock.clone()).unwrap();
+    let name = |n: u64| Name { key: format!("{n:03}").into(), ..name(0) };
+    let begin = |ledger: &ledger::Memory, n| wait(ledger.begin(name(n), begin_of(1, 9, 1000, 1000, false)));
+    let first = open();
+    // So many that what is written later leaves most pages as they are.
+    for n in 1..400 {
+        begin(&first, n).unwrap();
+    }
+    medium.give_up_a_sync();
+    assert!(matches!(begin(&first, 0), Err(Error::Uncertain(_))));
+    drop(first);
+    // The program starts anew, the machine doesn't.
+    let second = open();
+    let seen = wait(second.read(name(0))).unwrap();
+    begin(&second, 999).unwrap();
+    medium.crash();
+    drop(second);
+    let third = open();
+    assert_eq!(wait(third.read(name(0))).unwrap(), seen, "somebody acted on it");
+    for n in [1, 399, 999] {
+        assert!(wait(third.read(name(n))).unwrap().is_some(), "{n}");
+    }
+}
+
+#[test]
 fn a_damaged_or_newer_file_is_refused_not_guessed_at() {
     let (clock, medium) = (Arc::new(Stopped::default()), RamDisk::new());
     let ledger = ledger::Memory::open(&medium, clock.clone()).unwrap();

@@ -6,7 +6,7 @@ use super::run::{Done, Job, Run};
 use super::{GROUP_BYTES_MAX, GROUP_MAX};
 use crate::disk::{Disk, FileDisk, split};
 use crate::persist::OpenError;
-use crate::persist::log::LogFile;
+use crate::persist::log::{LogFile, Pace};
 use crate::queue::{Limits, Queue};
 use crate::store::{Error, Pending};
 use byrnie_base::Timestamp;
@@ -16,8 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Size of the log beside the file, which is taken up from the start. The tables take it over as a whole, which holds up appends for as long
-/// as they write; that is a hundred small steps.
+/// Size of the log beside the file, which is taken up from the start. The tables take over one half of it while the other fills.
 const LOG_BYTES: usize = 512 << 10;
 
 /// A journal in a file, and its log in another beside it. Dropping it finishes what was begun, then closes the file.
@@ -55,7 +54,7 @@ impl Embedded {
     }
 
     fn start(disk: Arc<dyn Disk>, log: Arc<dyn Disk>) -> Result<Self, OpenError> {
-        let mut file = LogFile::open(disk, log, LOG_BYTES)?;
+        let mut file = LogFile::open(disk, log, LOG_BYTES, Pace::Beside)?;
         let queue = Arc::new(Queue::new(Limits { jobs: GROUP_MAX, bytes: GROUP_BYTES_MAX, weigh: Job::bytes }));
         let jobs = Arc::clone(&queue);
         let write = move || {

@@ -5,7 +5,7 @@
 use super::run::{Done, Job, Run};
 use crate::disk::{RamDisk, split};
 use crate::persist::OpenError;
-use crate::persist::log::LogFile;
+use crate::persist::log::{LogFile, Pace};
 use crate::store::{Error, Pending};
 use byrnie_base::Clock;
 use byrnie_saga::shards::LEASE;
@@ -30,7 +30,7 @@ impl Memory {
     /// As for a file: a medium that fails, is damaged or was written by a newer program.
     pub fn open(medium: &RamDisk, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let (log, disk) = split(medium.attach(), LOG_BYTES as u64);
-        let file = Mutex::new(LogFile::open(disk, log, LOG_BYTES)?);
+        let file = Mutex::new(LogFile::open(disk, log, LOG_BYTES, Pace::Late)?);
         Ok(Self { file, clock, news: watch::Sender::new(()) })
     }
 

@@ -49,6 +49,11 @@ impl Job {
         }
     }
 
+    /// Whether it appends or looks, and so is done without the tables.
+    pub(crate) fn is_logged(&self) -> bool {
+        matches!(self, Self::Append(_) | Self::Read(_) | Self::Unfinished(_) | Self::List(..))
+    }
+
     /// Whether it can be done at all.
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self {

@@ -3,7 +3,7 @@
 //! then later ones may succeed; if nobody can tell, nothing is written any more.
 
 use super::OpenError;
-use crate::disk::Disk;
+use crate::disk::{Disk, make_sure};
 use crate::store::Error;
 use byrnie_base::Text;
 use redb::{Database, StorageBackend};
@@ -20,7 +20,7 @@ pub(super) struct Guard {
 }
 
 enum File {
-    Open(Database),
+    Open(Arc<Database>),
     /// A write failed and the file couldn't be opened again; the next write tries that first.
     Lost(Text),
     /// Only a restart tells what is durable.
@@ -37,15 +37,21 @@ impl Guard {
         cache_bytes: usize,
         read: impl FnOnce(&Database) -> Result<T, OpenError>,
     ) -> Result<(Self, T), OpenError> {
+        make_sure(&*disk)?;
         let sync_failed = Arc::new(AtomicBool::new(false));
         let database = database(disk.clone(), cache_bytes, sync_failed.clone())?;
         let found = read(&database)?;
-        Ok((Self { disk, cache_bytes, sync_failed, file: File::Open(database) }, found))
+        Ok((Self { disk, cache_bytes, sync_failed, file: File::Open(Arc::new(database)) }, found))
     }
 
     /// Set once a sync has failed.
     pub(super) fn sync_failed(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.sync_failed)
+    }
+
+    /// Whether one has.
+    pub(super) fn has_failed_to_sync(&self) -> bool {
+        self.sync_failed.load(Ordering::Acquire)
     }
 
     /// Has `read` look at it.
@@ -62,15 +68,34 @@ impl Guard {
         unwritten: Unwritten<'_>,
         write: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, Error> {
+        let database = self.database(unwritten)?;
+        let written = write(&database);
+        drop(database);
+        self.judge(unwritten, written)
+    }
+
+    /// The file, if it's known what is in it: for a write that happens meanwhile. Whoever holds it lets go of it before it's judged.
+    pub(super) fn database(&mut self, unwritten: Unwritten<'_>) -> Result<Arc<Database>, Error> {
         if let File::Lost(_) = self.file {
             self.reopen(unwritten);
         }
-        let database = match &self.file {
-            File::Open(database) => database,
-            File::Lost(why) => return Err(Error::Refused(why.clone())),
-            File::Uncertain(why) => return Err(Error::Uncertain(why.clone())),
-        };
-        let error = match write(database) {
+        match &self.file {
+            File::Open(database) => Ok(Arc::clone(database)),
+            File::Lost(why) => Err(Error::Refused(why.clone())),
+            File::Uncertain(why) => Err(Error::Uncertain(why.clone())),
+        }
+    }
+
+    /// Nothing is written any more: nobody can tell what is.
+    pub(super) fn doubt(&mut self, why: &io::Error) -> Error {
+        let why = Text::from(why.to_string());
+        self.file = File::Uncertain(why.clone());
+        Error::Uncertain(why)
+    }
+
+    /// What came of a write. An error means that the caller must go on as if nothing was written.
+    pub(super) fn judge<T>(&mut self, unwritten: Unwritten<'_>, written: Result<T, redb::Error>) -> Result<T, Error> {
+        let error = match written {
             Ok(written) => return Ok(written),
             Err(error) => error,
         };
@@ -95,7 +120,7 @@ impl Guard {
             File::Open(_) | File::Uncertain(_) => return,
         };
         self.file = match database(self.disk.clone(), self.cache_bytes, self.sync_failed.clone()) {
-            Ok(database) if unwritten(&database).is_ok_and(|unwritten| unwritten) => File::Open(database),
+            Ok(database) if unwritten(&database).is_ok_and(|unwritten| unwritten) => File::Open(Arc::new(database)),
             Ok(_) => File::Uncertain(why),
             Err(_) => File::Lost(why),
         };
@@ -146,6 +171,9 @@ impl StorageBackend for Bridge {
         let synced = self.disk.sync();
         if synced.is_err() {
             self.sync_failed.store(true, Ordering::Release);
+            if let Err(error) = self.disk.doubt(true) {
+                tracing::error!(%error, "that a sync has failed can't be remembered: restart the machine, not the program alone");
+            }
         }
         synced
     }

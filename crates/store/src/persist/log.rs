@@ -1,25 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The journal's file: jobs done in order, many in one durable step, each judged on its own. Keys are tuples of
 //! whole ids and numbers, so that an id which begins like another's never meets its entries. A step that only appends is written to
-//! `wal` alone; the tables take over many of them in one commit. `shards` is what
+//! `wal` alone; the tables take over many of them in one commit, beside the steps that come meanwhile (`ahead`). `shards` is what
 //! several coordinators know of each other.
 
+mod ahead;
 mod shards;
+#[cfg(test)]
+mod tests;
 mod wal;
 
+use self::ahead::{Ahead, Look};
 use self::wal::Wal;
 use super::OpenError;
 use super::guard::{Guard, open_error};
 use crate::disk::Disk;
 use crate::encode;
 use crate::log::run::{Done, Job};
-use crate::log::{Append, Heading, Story};
-use crate::store::{Error, Expect, Value};
+use crate::store::Error;
 use byrnie_base::{Text, Timestamp};
-use byrnie_model::Revision;
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 /// Memory for pages of the file.
 const CACHE_BYTES: usize = 32 << 20;
@@ -40,26 +43,58 @@ const PLACES: TableDefinition<'_, &str, u16> = TableDefinition::new("places");
 
 /// The format whose tables are all there is. An older program reads it.
 const WHOLE: u64 = 1;
-/// The format that has a log besides.
-const LOGGED: u64 = 2;
+/// The format that has a log besides, in one piece: it is read, and written no more.
+const LOGGED_WHOLE: u64 = 2;
+/// The format that has a log besides, in two halves.
+const LOGGED: u64 = 3;
+
+/// Whether the tables take over what was logged while further steps are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// In a thread of their own.
+    Beside,
+    /// When the room is needed, in the caller's thread: a run is repeatable.
+    Late,
+}
 
 /// The file of the journal, and its log.
 pub(crate) struct LogFile {
-    /// What the log has and the file doesn't have yet, as tables. Ends before the file that it is of.
-    ahead: Option<WriteTransaction>,
     guard: Guard,
     wal: Wal,
+    pace: Pace,
+    /// What this half of the log has and the tables don't have.
+    fresh: Ahead,
+    /// The other half, which they take over.
+    going: Option<Going>,
+    /// They couldn't, or a group may stand half-written in the log: nothing is logged before they have everything.
+    stuck: bool,
     /// Steps so far.
     steps: u64,
     /// The file says of itself that there is a log.
     logged: bool,
 }
 
+/// A half of the log on its way into the tables.
+struct Going {
+    ahead: Arc<Ahead>,
+    work: Work,
+}
+
+enum Work {
+    Later(Box<dyn FnOnce() -> Result<(), redb::Error> + Send>),
+    Thread(JoinHandle<Result<(), redb::Error>>),
+}
+
 impl LogFile {
     /// Opens what is on `disk`, with a log of `log_bytes` on `log`; empty disks included.
-    pub(crate) fn open(disk: Arc<dyn Disk>, log: Arc<dyn Disk>, log_bytes: usize) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        log: Arc<dyn Disk>,
+        log_bytes: usize,
+        pace: Pace,
+    ) -> Result<Self, OpenError> {
         let (guard, Stored { format, steps: last, salt }) = Guard::open(disk, CACHE_BYTES, initialize)?;
-        let logged = format == LOGGED;
+        let logged = format >= LOGGED_WHOLE;
         // There was one before the file was told so.
         if logged && log.len()? < log_bytes as u64 {
             return Err(OpenError::Corrupt("its log (.wal), which has what came last, isn't beside it".to_owned()));
@@ -73,61 +108,164 @@ impl LogFile {
             // One that its maker didn't finish looks as whole as any.
             wal.clear()?;
         }
-        let steps = last + wal.read(last)?.len() as u64;
+        let records = wal.read(last)?;
+        let steps = last + records.len() as u64;
         // What can't be taken over shows now. What was read may be in memory alone, as after a failed sync, or if its writer died before
-        // it: the tables make it durable before anybody acts on it.
-        let ahead = guard.read(|database| {
-            let ahead = resume(database, &wal)?;
-            if wal.is_empty() {
-                return Ok(Some(ahead));
-            }
-            commit(ahead, steps, LOGGED, salt)?;
-            wal.restart();
-            Ok(None)
-        })?;
-        Ok(Self { ahead, guard, wal, steps, logged })
+        // it: the tables make it durable before anybody acts on it. So does a log in one piece begin anew in halves.
+        if !records.is_empty() || format == LOGGED_WHOLE {
+            guard.read(|database| take_over(database, &[&read_again(database, &records)?], steps, salt))?;
+        }
+        let fresh = Ahead::default();
+        Ok(Self { guard, wal, pace, fresh, going: None, stuck: false, steps, logged })
     }
 
-    /// Does `jobs` in order with at most one durable step. Each may be refused alone. Leases are judged by `now`.
+    /// Does `jobs` in order, with one durable step for those that follow each other and append. Each may be refused alone. Leases are
+    /// judged by `now`.
     pub(crate) fn run(&mut self, jobs: &[Job], now: Timestamp) -> Vec<Result<Done, Error>> {
-        let before = self.steps;
-        let Self { ahead, guard, wal, steps, logged } = self;
-        let done = guard.write(&unwritten(wal, before), |database| {
-            let txn = match ahead.take() {
-                Some(txn) => txn,
-                None => resume(database, wal)?,
-            };
+        let mut all = Vec::with_capacity(jobs.len());
+        for jobs in jobs.chunk_by(|one, next| one.is_logged() == next.is_logged()) {
+            self.settle(false);
+            let done = if jobs[0].is_logged() { self.log(jobs) } else { self.write(jobs, now) };
+            match done {
+                Ok(results) => all.extend(results),
+                // One large append on a disk that is nearly full must not fail its neighbours.
+                Err(Error::Refused(_)) if jobs.len() > 1 => {
+                    let mut alone = |job| self.run(std::slice::from_ref(job), now).pop().unwrap_or(Err(Error::Closed));
+                    all.extend(jobs.iter().map(&mut alone));
+                }
+                Err(error) => all.extend(jobs.iter().map(|_| Err(error.clone()))),
+            }
+        }
+        all
+    }
+
+    /// Jobs that append or look: judged by what was logged, and logged.
+    fn log(&mut self, jobs: &[Job]) -> Result<Vec<Result<Done, Error>>, Error> {
+        let database = self.database()?;
+        let mut staged = Ahead::default();
+        let going = self.going.as_ref().map(|going| Arc::clone(&going.ahead));
+        let layers = going.as_deref().into_iter().chain([&self.fresh]).collect();
+        let looked = Look::new(&database, layers)
+            .and_then(|look| jobs.iter().map(|job| answer(&look, &mut staged, job)).collect::<Result<Vec<_>, _>>());
+        // Whoever holds it keeps it from being opened anew.
+        drop((database, going));
+        let results = match looked {
+            Ok(results) => results,
+            Err(error) => return Err(self.fail(error)),
+        };
+        if staged.is_empty() {
+            return Ok(results);
+        }
+        let group = group(jobs, &results);
+        if self.logged && !self.stuck && !self.wal.fits(group.len()) && self.wal.may_fit(group.len()) {
+            self.turn()?;
+        }
+        if self.logged && !self.stuck && self.wal.fits(group.len()) {
+            if let Err(error) = self.wal.append(self.steps + 1, &group) {
+                // Nobody writes to the file meanwhile that may be opened anew.
+                self.settle(true);
+                self.stuck = true;
+                let known = !self.guard.has_failed_to_sync() && !self.wal.may_hold(self.steps + 1);
+                return Err(if known { Error::Refused(error.to_string().into()) } else { self.guard.doubt(&error) });
+            }
+            self.steps += 1;
+            self.fresh.merge(staged);
+            return Ok(results);
+        }
+        self.settle(true);
+        let (before, salt) = (self.steps, self.wal.salt());
+        self.guard.write(&unwritten(&self.wal, before), |database| {
+            take_over(database, &[&self.fresh, &staged], before + 1, salt)
+        })?;
+        self.all_written();
+        Ok(results)
+    }
+
+    /// Jobs that are for the tables themselves, with all that was logged before.
+    fn write(&mut self, jobs: &[Job], now: Timestamp) -> Result<Vec<Result<Done, Error>>, Error> {
+        self.settle(true);
+        let (before, salt) = (self.steps, self.wal.salt());
+        let (results, changed) = self.guard.write(&unwritten(&self.wal, before), |database| {
+            let txn = database.begin_write()?;
             let (results, changed) = {
                 let mut tables = Tables::open(&txn, now)?;
+                self.fresh.apply(&mut tables)?;
                 let results = jobs.iter().map(|job| tables.run(job)).collect::<Result<Vec<_>, _>>()?;
                 (results, tables.changed)
             };
-            if !changed {
-                *ahead = Some(txn);
-                return Ok(results);
+            if changed {
+                commit(txn, before + 1, LOGGED, salt)?;
+            } else {
+                txn.abort()?;
             }
-            match group(jobs, &results).filter(|group| *logged && wal.fits(group.len())) {
-                Some(group) => {
-                    wal.append(before + 1, &group)?;
-                    *ahead = Some(txn);
-                }
-                None => {
-                    commit(txn, before + 1, LOGGED, wal.salt())?;
-                    wal.restart();
-                    *logged = true;
-                }
+            Ok((results, changed))
+        })?;
+        if changed {
+            self.all_written();
+        }
+        Ok(results)
+    }
+
+    /// The tables have everything, by one step more.
+    fn all_written(&mut self) {
+        self.steps += 1;
+        self.fresh = Ahead::default();
+        self.wal.restart();
+        (self.stuck, self.logged) = (false, true);
+    }
+
+    /// Goes on in the other half of the log, while the tables take over this one.
+    fn turn(&mut self) -> Result<(), Error> {
+        self.settle(true);
+        if self.stuck {
+            return Ok(());
+        }
+        let database = self.database()?;
+        let ahead = Arc::new(std::mem::take(&mut self.fresh));
+        let (taken, steps, salt) = (Arc::clone(&ahead), self.steps, self.wal.salt());
+        let work = move || take_over(&database, &[&taken], steps, salt);
+        let work = match self.pace {
+            Pace::Late => Work::Later(Box::new(work)),
+            Pace::Beside => match std::thread::Builder::new().name("journal tables".into()).spawn(work) {
+                Ok(thread) => Work::Thread(thread),
+                // It is taken over by the step that finds no room.
+                Err(error) => Work::Later(Box::new(|| Err(redb::Error::Io(error)))),
+            },
+        };
+        self.going = Some(Going { ahead, work });
+        self.wal.turn();
+        Ok(())
+    }
+
+    /// Hears of the half that the tables take over, if they are done; waits for that if it's asked for.
+    fn settle(&mut self, wait: bool) {
+        let done = |going: &mut Going| wait || matches!(&going.work, Work::Thread(thread) if thread.is_finished());
+        let Some(Going { ahead, work }) = self.going.take_if(done) else { return };
+        let taken = match work {
+            Work::Later(work) => work(),
+            Work::Thread(thread) => {
+                thread.join().unwrap_or_else(|_| Err(redb::Error::Corrupted("the tables' thread panicked".into())))
             }
-            *steps = before + 1;
-            Ok(results)
-        });
-        match done {
-            Ok(results) => results,
-            // One large append on a disk that is nearly full must not fail its neighbours.
-            Err(Error::Refused(_)) if jobs.len() > 1 => {
-                let mut alone = |job| self.run(std::slice::from_ref(job), now).pop().unwrap_or(Err(Error::Closed));
-                jobs.iter().map(&mut alone).collect()
-            }
-            Err(error) => jobs.iter().map(|_| Err(error.clone())).collect(),
+        };
+        if let Err(error) = self.guard.judge(&unwritten(&self.wal, self.steps), taken) {
+            tracing::warn!(%error, "the journal's file can't take over its log; it is tried again");
+            let mut all = Ahead::clone(&ahead);
+            all.merge(std::mem::take(&mut self.fresh));
+            (self.fresh, self.stuck) = (all, true);
+        }
+    }
+
+    fn database(&mut self) -> Result<Arc<Database>, Error> {
+        self.guard.database(&unwritten(&self.wal, self.steps))
+    }
+
+    /// What a look that failed comes to.
+    fn fail(&mut self, error: redb::Error) -> Error {
+        // Nobody writes to the file meanwhile that may be opened anew.
+        self.settle(true);
+        match self.guard.judge::<()>(&unwritten(&self.wal, self.steps), Err(error)) {
+            Err(error) => error,
+            Ok(()) => Error::Closed,
         }
     }
 }
@@ -135,16 +273,15 @@ impl LogFile {
 impl Drop for LogFile {
     /// Leaves a file that an older program reads, if nothing is wrong with it; else the log is read at the next start.
     fn drop(&mut self) {
-        let Self { ahead, guard, wal, steps, logged } = self;
-        if !*logged {
+        self.settle(true);
+        if !self.logged {
             return;
         }
-        let closed = guard.write(&unwritten(wal, *steps), |database| {
-            let txn = match ahead.take() {
-                Some(txn) => txn,
-                None => resume(database, wal)?,
-            };
-            commit(txn, *steps, WHOLE, wal.salt())
+        let (steps, salt) = (self.steps, self.wal.salt());
+        let closed = self.guard.write(&unwritten(&self.wal, steps), |database| {
+            let txn = database.begin_write()?;
+            self.fresh.apply(&mut Tables::open(&txn, Timestamp::default())?)?;
+            commit(txn, steps, WHOLE, salt)
         });
         if let Err(error) = closed {
             tracing::warn!(%error, "the journal's log isn't taken over by its file; that is done at the next start");
@@ -160,6 +297,16 @@ fn unwritten(wal: &Wal, steps: u64) -> impl Fn(&Database) -> Result<bool, redb::
     }
 }
 
+/// Has the tables take over what was logged up to a step, lowest first.
+fn take_over(database: &Database, layers: &[&Ahead], steps: u64, salt: u64) -> Result<(), redb::Error> {
+    let txn = database.begin_write()?;
+    {
+        let mut tables = Tables::open(&txn, Timestamp::default())?;
+        layers.iter().try_for_each(|ahead| ahead.apply(&mut tables))?;
+    }
+    commit(txn, steps, LOGGED, salt)
+}
+
 fn commit(txn: WriteTransaction, steps: u64, format: u64, salt: u64) -> Result<(), redb::Error> {
     {
         let mut meta = txn.open_table(META)?;
@@ -171,38 +318,42 @@ fn commit(txn: WriteTransaction, steps: u64, format: u64, salt: u64) -> Result<(
     Ok(())
 }
 
-/// The tables as they are with all that was logged since their last commit.
-fn resume(database: &Database, wal: &Wal) -> Result<WriteTransaction, redb::Error> {
-    let txn = database.begin_write()?;
-    if wal.is_empty() {
-        return Ok(txn);
-    }
+/// What was logged and the tables don't have.
+fn read_again(database: &Database, records: &[wal::Record]) -> Result<Ahead, redb::Error> {
     let damaged = || redb::Error::Corrupted("the log of the journal doesn't go on where its file ends".to_owned());
-    let records = wal.read(stored(database)?.steps).map_err(|_| damaged())?;
-    {
-        let mut tables = Tables::open(&txn, Timestamp::default())?;
-        for (_, group) in records {
-            for append in encode::read_appends(&group).ok_or_else(damaged)? {
-                tables.append(&append)?.map_err(|_| damaged())?;
-            }
+    let look = Look::new(database, Vec::new())?;
+    let mut ahead = Ahead::default();
+    for (_, group) in records {
+        for append in encode::read_appends(group).ok_or_else(damaged)? {
+            look.append(&mut ahead, &append)?.map_err(|_| damaged())?;
         }
     }
-    Ok(txn)
+    Ok(ahead)
 }
 
-/// What is to be logged of jobs that did nothing but append and look; nothing if there are others.
-fn group(jobs: &[Job], results: &[Result<Done, Error>]) -> Option<Vec<u8>> {
+/// The outer error fails the whole step, the inner one this job alone.
+fn answer(look: &Look<'_>, staged: &mut Ahead, job: &Job) -> Result<Result<Done, Error>, redb::Error> {
+    Ok(match job {
+        Job::Append(append) => look.append(staged, append)?.map(|()| Done::Appended),
+        Job::Read(id) => Ok(Done::Story(look.story(staged, id)?)),
+        Job::Unfinished(shards) => Ok(Done::Ids(look.unfinished(staged, shards)?)),
+        Job::List(below, limit) => Ok(Done::Headings(look.list(staged, below.as_ref(), *limit)?)),
+        // Asked of the tables alone.
+        Job::Forget(..) | Job::Beat(_) | Job::Post(..) | Job::Letters(_) | Job::Reply(..) | Job::Answer(_) => {
+            Err(Error::Closed)
+        }
+    })
+}
+
+/// What is to be logged of jobs that append or look.
+fn group(jobs: &[Job], results: &[Result<Done, Error>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (job, result) in jobs.iter().zip(results) {
-        match job {
-            Job::Append(append) if result.is_ok() => encode::append(&mut bytes, append),
-            Job::Append(_) | Job::Read(_) | Job::Unfinished(_) | Job::List(..) => {}
-            Job::Forget(..) | Job::Beat(_) | Job::Post(..) | Job::Letters(_) | Job::Reply(..) | Job::Answer(_) => {
-                return None;
-            }
+        if let (Job::Append(append), Ok(_)) = (job, result) {
+            encode::append(&mut bytes, append);
         }
     }
-    Some(bytes)
+    bytes
 }
 
 fn initialize(database: &Database) -> Result<Stored, OpenError> {
@@ -246,6 +397,11 @@ fn stored(database: &Database) -> Result<Stored, redb::Error> {
     Ok(Stored { format: number("schema")?, steps: number("commits")?, salt: number("salt")? })
 }
 
+/// The newest epoch of a shard; 0 before the first.
+fn epoch_in(seats: &impl ReadableTable<u16, (u64, &'static str)>, shard: u16) -> Result<u64, redb::Error> {
+    Ok(seats.get(shard)?.map_or(0, |seat| seat.value().0))
+}
+
 /// The tables of one durable step.
 struct Tables<'txn> {
     entries: Table<'txn, (&'static str, u32), &'static [u8]>,
@@ -281,23 +437,6 @@ impl<'txn> Tables<'txn> {
     /// The outer error fails the whole step, the inner one this job alone.
     fn run(&mut self, job: &Job) -> Result<Result<Done, Error>, redb::Error> {
         match job {
-            Job::Append(append) => Ok(self.append(append)?.map(|()| Done::Appended)),
-            Job::Read(id) => {
-                let rows = self.entries.range((&**id, 0)..=(&**id, u32::MAX))?;
-                let entries = rows.map(|row| Ok(Value::from(row?.1.value()))).collect::<Result<_, redb::Error>>()?;
-                Ok(Ok(Done::Story(Story { shard: self.place(id)?, entries })))
-            }
-            Job::Unfinished(shards) => {
-                let mut ids = Vec::new();
-                for row in self.unfinished.iter()? {
-                    let id = Text::from(row?.0.value());
-                    if shards.contains(&self.place(&id)?) {
-                        ids.push(id);
-                    }
-                }
-                Ok(Ok(Done::Ids(ids)))
-            }
-            Job::List(below, limit) => Ok(Ok(Done::Headings(self.list(below.as_deref(), *limit)?))),
             Job::Forget(before, limit) => Ok(Ok(Done::Forgotten(self.forget(before.as_millis(), *limit)?))),
             Job::Beat(beat) => Ok(Ok(Done::Board(self.beat(beat)?))),
             Job::Post(shard, body) => Ok(self.post(*shard, body)?.map(Done::Posted)),
@@ -307,63 +446,9 @@ impl<'txn> Tables<'txn> {
                 Ok(Ok(Done::Replied))
             }
             Job::Answer(number) => Ok(Ok(Done::Answer(self.answer(*number)?))),
+            // Answered by what was logged as well.
+            Job::Append(_) | Job::Read(_) | Job::Unfinished(_) | Job::List(..) => Ok(Err(Error::Closed)),
         }
-    }
-
-    /// The shard of a transaction that is there.
-    fn place(&self, id: &str) -> Result<u16, redb::Error> {
-        Ok(self.places.get(id)?.map_or(0, |place| place.value()))
-    }
-
-    fn append(&mut self, append: &Append) -> Result<Result<(), Error>, redb::Error> {
-        let (id, term): (&str, _) = (&append.id, append.term);
-        if self.epoch(term.shard)? != term.epoch {
-            return Ok(Err(Error::Deposed { shard: term.shard }));
-        }
-        let known = self.headings.get(id)?.map(|heading| (heading.value().0, heading.value().1));
-        let (count, was_ended) = known.unwrap_or((0, 0));
-        let elsewhere = known.is_some() && self.place(id)? != term.shard;
-        if count != append.after || elsewhere {
-            let found = known.map(|(count, _)| Revision(u64::from(count)));
-            let expect = Expect::At(Revision(u64::from(append.after)));
-            return Ok(Err(Error::Conflict { key: append.id.clone(), expect, found }));
-        }
-        self.changed = true;
-        if known.is_none() && term.shard > 0 {
-            self.places.insert(id, term.shard)?;
-        }
-        for (number, entry) in (count..).zip(&append.entries) {
-            self.entries.insert((id, number), &**entry)?;
-        }
-        let count = count.saturating_add(u32::try_from(append.entries.len()).unwrap_or(u32::MAX));
-        let ended = append.ended.map_or(0, Timestamp::as_millis);
-        self.headings.insert(id, (count, ended, &*append.summary))?;
-        if was_ended > 0 {
-            self.ended.remove((was_ended, id))?;
-        }
-        if ended > 0 {
-            self.unfinished.remove(id)?;
-            self.ended.insert((ended, id), ())?;
-        } else if known.is_none() || was_ended > 0 {
-            self.unfinished.insert(id, ())?;
-        }
-        Ok(Ok(()))
-    }
-
-    fn list(&self, below: Option<&str>, limit: usize) -> Result<Vec<Heading>, redb::Error> {
-        let rows = match below {
-            Some(below) => self.headings.range(..below)?,
-            None => self.headings.iter()?,
-        };
-        rows.rev()
-            .take(limit)
-            .map(|row| {
-                let (id, heading) = row?;
-                let (_, ended, summary) = heading.value();
-                let ended = Some(ended).filter(|ended| *ended > 0).map(Timestamp::from_millis);
-                Ok(Heading { id: id.value().into(), summary: summary.into(), ended })
-            })
-            .collect()
     }
 
     fn forget(&mut self, before: u64, limit: usize) -> Result<usize, redb::Error> {
@@ -384,105 +469,5 @@ impl<'txn> Tables<'txn> {
             }
         }
         Ok(old.len())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::{RamDisk, split};
-    use crate::log::ID_BYTES_MAX;
-    use byrnie_saga::Term;
-
-    const LOG_BYTES: usize = 64 << 10;
-
-    fn open(medium: &RamDisk) -> Result<LogFile, OpenError> {
-        let (log, disk) = split(medium.attach(), LOG_BYTES as u64);
-        LogFile::open(disk, log, LOG_BYTES)
-    }
-
-    fn append(file: &mut LogFile, after: u32) {
-        let append = Append {
-            term: Term::default(),
-            id: "t".into(),
-            after,
-            entries: vec![Value::from(&[7; ID_BYTES_MAX][..])],
-            summary: Value::from(&b"s"[..]),
-            ended: None,
-        };
-        assert!(file.run(&[Job::Append(append)], Timestamp::default())[0].is_ok());
-    }
-
-    /// What an older program would find.
-    fn tables(medium: &RamDisk) -> (u64, u64) {
-        let (_, disk) = split(medium.attach(), LOG_BYTES as u64);
-        let found = Guard::open(disk, CACHE_BYTES, |database| stored(database).map_err(open_error)).unwrap().1;
-        (found.format, found.steps)
-    }
-
-    #[test]
-    fn an_older_program_reads_what_was_closed_and_refuses_what_has_a_log() {
-        let medium = RamDisk::new();
-        let mut file = open(&medium).unwrap();
-        (0..5).for_each(|after| append(&mut file, after));
-        medium.crash();
-        drop(file);
-        assert_eq!(tables(&medium), (LOGGED, 1), "four are in the log alone");
-        let mut file = open(&medium).unwrap();
-        append(&mut file, 5);
-        drop(file);
-        assert_eq!(tables(&medium), (WHOLE, 6));
-        // What such a program writes counts on; the log of before isn't taken for something that comes after.
-        let mut file = open(&medium).unwrap();
-        (6..8).for_each(|after| append(&mut file, after));
-        assert_eq!(file.steps, 8);
-    }
-
-    #[test]
-    fn a_damaged_log_is_told() {
-        let medium = RamDisk::new();
-        let mut file = open(&medium).unwrap();
-        (0..5).for_each(|after| append(&mut file, after));
-        medium.crash();
-        drop(file);
-        medium.flip(4096 + 100);
-        let refused = open(&medium).map(drop).unwrap_err().to_string();
-        assert!(refused.contains("damaged") && refused.contains("step 3 where 2 should come first"), "{refused}");
-    }
-
-    #[test]
-    fn a_half_made_log_is_made_again() {
-        let (medium, log) = (RamDisk::new(), RamDisk::new());
-        let both = || LogFile::open(medium.attach(), log.attach(), LOG_BYTES);
-        // Its length is as it should be, and none of it is durable.
-        let half = log.attach();
-        half.write(LOG_BYTES as u64 - 1, &[0]).unwrap();
-        log.give_up_a_sync();
-        half.sync().unwrap_err();
-        let mut file = both().unwrap();
-        (0..5).for_each(|after| append(&mut file, after));
-        medium.crash();
-        log.crash();
-        drop(file);
-        assert_eq!(log.used_bytes(), LOG_BYTES);
-        assert_eq!(both().unwrap().steps, 5);
-    }
-
-    #[test]
-    fn a_missing_log_is_told() {
-        let (medium, log) = (RamDisk::new(), RamDisk::new());
-        let both = |log: &RamDisk| LogFile::open(medium.attach(), log.attach(), LOG_BYTES);
-        let mut file = both(&log).unwrap();
-        (0..5).for_each(|after| append(&mut file, after));
-        medium.crash();
-        drop(file);
-        let refused = both(&RamDisk::new()).map(drop).unwrap_err().to_string();
-        assert!(refused.contains("isn't beside it"), "{refused}");
-        let other = RamDisk::new();
-        let mut file = LogFile::open(RamDisk::new().attach(), other.attach(), LOG_BYTES).unwrap();
-        (0..5).for_each(|after| append(&mut file, after));
-        let refused = both(&other).map(drop).unwrap_err().to_string();
-        assert!(refused.contains("of another journal"), "{refused}");
-        assert_eq!(both(&log).unwrap().steps, 5);
     }
 }

@@ -22,3 +22,19 @@ fn a_child_that_has_not_yet_closed_the_file_does_not_keep_it() {
     FileDisk::open(&path).unwrap();
     drop(inherited);
 }
+
+#[test]
+fn a_doubt_outlives_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let disk = FileDisk::open(&path).unwrap();
+    disk.write(0, b"seen").unwrap();
+    assert!(!disk.is_doubted().unwrap());
+    disk.doubt(true).unwrap();
+    drop(disk);
+    let disk = FileDisk::open(&path).unwrap();
+    assert!(disk.is_doubted().unwrap());
+    crate::disk::make_sure(&disk).unwrap();
+    assert!(!disk.is_doubted().unwrap());
+    assert_eq!(std::fs::read(&path).unwrap(), b"seen");
+}

@@ -19,7 +19,7 @@ pub(super) const LETTERS: TableDefinition<'_, u64, (u16, u64, bool, &[u8])> = Ta
 impl Tables<'_> {
     /// The newest epoch of a shard; 0 before the first.
     pub(super) fn epoch(&self, shard: u16) -> Result<u64, redb::Error> {
-        Ok(self.seats.get(shard)?.map_or(0, |seat| seat.value().0))
+        super::epoch_in(&self.seats, shard)
     }
 
     /// Whose a shard is, if it's still there.

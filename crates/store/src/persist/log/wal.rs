@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The write-ahead log of the journal: groups of appends, each made durable by one write and one sync, until the tables take them over
 //! together (as in ARIES, Mohan et al. 1992, but redone only: nothing reaches the tables before it is whole). A group is one record: it begins at a block, says
-//! which group it is and carries a digest. Groups have consecutive numbers; the next lap begins at the front once the tables have all of them.
+//! which group it is and carries a digest. Groups have consecutive numbers. The log has two halves: while the tables take over what is in one, groups go
+//! to the other, which begins at its front once the tables have all that it had.
 //! A record is written only after the one before it is durable, so only the last can be torn: a hole before a whole one is damage,
 //! and is told, not skipped. The digests begin with a salt that nobody outside knows: what a client has written into a group never looks like
 //! a record, and the log of another journal, whose first block tells, isn't taken for this one's.
 
 use super::super::OpenError;
 use crate::disk::Disk;
-use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,8 +29,9 @@ pub(super) struct Wal {
     salt: u64,
     /// Set when a sync fails; shared with the tables' file.
     sync_failed: Arc<AtomicBool>,
-    /// Where the next record goes.
-    at: Cell<usize>,
+    /// Where the next record goes, and where the half ends in which that is.
+    at: usize,
+    end: usize,
 }
 
 /// One group as it was logged: its number, and what was appended.
@@ -38,7 +40,14 @@ pub(super) type Record = (u64, Vec<u8>);
 impl Wal {
     /// A log of `size` bytes, a multiple of a block, on `disk`.
     pub(super) fn new(disk: Arc<dyn Disk>, size: usize, salt: u64, sync_failed: Arc<AtomicBool>) -> Self {
-        Self { disk, size, salt, sync_failed, at: Cell::new(FIRST) }
+        let mut wal = Self { disk, size, salt, sync_failed, at: FIRST, end: FIRST };
+        wal.restart();
+        wal
+    }
+
+    /// Where the second half begins.
+    fn middle(&self) -> usize {
+        FIRST + (self.size - FIRST) / 2 / BLOCK * BLOCK
     }
 
     /// What the digests of the journal begin with.
@@ -67,53 +76,73 @@ impl Wal {
         self.disk.sync()
     }
 
-    /// Whether a group of so many bytes finds room.
+    /// Whether a group of so many bytes finds room in this half.
     pub(super) fn fits(&self, bytes: usize) -> bool {
-        self.at.get() + blocks(bytes) <= self.size
+        self.at + blocks(bytes) <= self.end
     }
 
-    /// Whether anything was logged that the tables don't have.
-    pub(super) fn is_empty(&self) -> bool {
-        self.at.get() == FIRST
+    /// Whether it would in an empty one.
+    pub(super) fn may_fit(&self, bytes: usize) -> bool {
+        FIRST + blocks(bytes) <= self.middle()
     }
 
     /// Makes a group durable.
-    pub(super) fn append(&self, number: u64, group: &[u8]) -> io::Result<()> {
+    pub(super) fn append(&mut self, number: u64, group: &[u8]) -> io::Result<()> {
         let mut record = Vec::with_capacity(blocks(group.len()));
         record.extend_from_slice(&number.to_le_bytes());
         record.extend_from_slice(&(group.len() as u64).to_le_bytes());
         record.extend_from_slice(&digest(self.salt, number, group).to_le_bytes());
         record.extend_from_slice(group);
         record.resize(blocks(group.len()), 0);
-        self.disk.write(self.at.get() as u64, &record)?;
+        self.disk.write(self.at as u64, &record)?;
         self.disk.sync().inspect_err(|_| self.sync_failed.store(true, Ordering::Release))?;
-        self.at.set(self.at.get() + record.len());
+        if self.sync_failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("a sync of the tables has failed"));
+        }
+        self.at += record.len();
         Ok(())
     }
 
-    /// The tables have everything.
-    pub(super) fn restart(&self) {
-        self.at.set(FIRST);
+    /// Whether a group is there as a whole although its write failed.
+    pub(super) fn may_hold(&self, number: u64) -> bool {
+        let mut bytes = vec![0; self.size - self.at];
+        self.disk.read(self.at as u64, &mut bytes).is_err()
+            || record(self.salt, &bytes).is_some_and(|(found, _)| found == number)
     }
 
-    /// The groups after the one that the tables have last. What comes next goes behind them.
+    /// The tables have everything.
+    pub(super) fn restart(&mut self) {
+        (self.at, self.end) = (FIRST, self.middle());
+    }
+
+    /// The tables have all of the other half: what comes goes there.
+    pub(super) fn turn(&mut self) {
+        let middle = self.middle();
+        (self.at, self.end) = if self.end == middle { (middle, self.size) } else { (FIRST, middle) };
+    }
+
+    /// The groups after the one that the tables have last.
     pub(super) fn read(&self, last: u64) -> Result<Vec<Record>, OpenError> {
         let mut bytes = vec![0; self.size];
         self.disk.read(0, &mut bytes)?;
-        let (mut records, mut at) = (Vec::new(), FIRST);
-        self.at.set(FIRST);
-        while let Some((number, group)) = record(self.salt, &bytes[at..]) {
-            let next = last + records.len() as u64 + 1;
-            if number > next || (number < next && !records.is_empty()) {
-                break;
-            }
-            at += blocks(group.len());
-            if number == next {
-                records.push((number, group.to_vec()));
-                self.at.set(at);
+        let mut found = BTreeMap::new();
+        for front in [FIRST, self.middle()] {
+            let (mut at, mut next) = (front, None);
+            // One of before follows when the half isn't as full as it was then.
+            while let Some((number, group)) = record(self.salt, &bytes[at..])
+                && next.is_none_or(|next| number == next)
+            {
+                found.insert(number, group);
+                at += blocks(group.len());
+                next = Some(number + 1);
             }
         }
-        let next = last + records.len() as u64 + 1;
+        let mut records = Vec::new();
+        let mut next = last + 1;
+        while let Some(group) = found.get(&next) {
+            records.push((next, group.to_vec()));
+            next += 1;
+        }
         let later = (FIRST..self.size).step_by(BLOCK).filter_map(|at| record(self.salt, &bytes[at..]));
         match later.map(|(number, _)| number).find(|number| *number >= next) {
             Some(found) => Err(OpenError::Corrupt(format!("its log has step {found} where {next} should come first"))),
@@ -172,13 +201,13 @@ mod tests {
     #[test]
     fn groups_are_read_in_order_lap_after_lap() {
         let medium = RamDisk::new();
-        let wal = create(&medium);
-        let mut last = 0;
-        for number in 1..50 {
+        let mut wal = create(&medium);
+        let (mut last, mut turned) = (0, 0);
+        for number in 1..100 {
             let group = vec![number as u8; usize::try_from(number * 311 % 9000).unwrap()];
             if !wal.fits(group.len()) {
-                wal.restart();
-                last = number - 1;
+                wal.turn();
+                (last, turned) = (turned, number - 1);
             }
             wal.append(number, &group).unwrap();
             let again = open(&medium);
@@ -187,16 +216,29 @@ mod tests {
                 found.iter().map(|(number, _)| *number).collect::<Vec<_>>(),
                 (last + 1..=number).collect::<Vec<_>>()
             );
-            assert_eq!((&found.last().unwrap().1, again.at.get()), (&group, wal.at.get()));
+            assert_eq!(found.last().unwrap().1, group);
             assert_eq!(again.read(number).unwrap(), [], "what the tables have already isn't read again");
         }
+    }
+
+    /// As a program wrote it that had one lap for all of it.
+    #[test]
+    fn a_log_in_one_piece_is_read() {
+        let medium = RamDisk::new();
+        let mut wal = create(&medium);
+        wal.end = wal.size;
+        for (number, bytes) in [(1, 10), (2, 5000), (3, 5000), (4, 5000)] {
+            wal.append(number, &vec![7; bytes]).unwrap();
+        }
+        assert_eq!(open(&medium).read(0).unwrap().len(), 4);
+        assert_eq!(open(&medium).read(2).unwrap().len(), 2);
     }
 
     #[test]
     fn what_a_client_wrote_is_never_taken_for_a_record() {
         // What it would be in another's log.
         let medium = RamDisk::new();
-        let other = Wal::new(medium.attach(), 9 * BLOCK, 2, Arc::default());
+        let mut other = Wal::new(medium.attach(), 9 * BLOCK, 2, Arc::default());
         other.clear().unwrap();
         other.append(9, b"nine").unwrap();
         let mut forged = vec![0; BLOCK];
@@ -211,14 +253,15 @@ mod tests {
     fn a_torn_end_is_left_out_and_a_hole_is_told() {
         for torn in [0, 7, 30, BLOCK, BLOCK + 1] {
             let medium = RamDisk::new();
-            let wal = create(&medium);
+            let mut wal = create(&medium);
             wal.append(1, b"one").unwrap();
             wal.append(2, &[2; BLOCK]).unwrap();
             medium.cut_power_after(1);
             wal.append(3, &[3; BLOCK]).unwrap_err();
             medium.crash_with(|_| Fate::Torn(torn));
-            let again = open(&medium);
-            assert_eq!(again.read(0).unwrap().len(), 2, "torn after {torn}");
+            assert_eq!(open(&medium).read(0).unwrap().len(), 2, "torn after {torn}");
+            let mut again = open(&medium);
+            (again.at, again.end) = (wal.at, wal.end);
             again.append(3, b"another").unwrap();
             assert_eq!(again.read(0).unwrap()[2], (3, b"another".to_vec()));
             medium.flip(2 * BLOCK + 100);

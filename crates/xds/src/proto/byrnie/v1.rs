@@ -1671,6 +1671,8 @@ pub struct LedgerBegin {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LedgerFinish {
+    #[prost(bytes = "bytes", tag = "4")]
+    pub fingerprint: ::prost::bytes::Bytes,
     #[prost(oneof = "ledger_finish::Ending", tags = "1, 2, 3")]
     pub ending: ::core::option::Option<ledger_finish::Ending>,
 }
