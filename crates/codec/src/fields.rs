@@ -4,6 +4,7 @@
 //! marking lines dropped and appending others. A cleared arena keeps its memory.
 
 use crate::known::Known;
+use crate::ready::ReadyLine;
 use crate::reject::RejectReason;
 use std::ops::Range;
 
@@ -227,6 +228,22 @@ impl Fields {
         self.bytes.extend_from_slice(b"\r\n");
         let state = if known.is_typed() { State::Typed } else { State::Kept };
         self.lines.push(Line { start: start as u32, end: end as u32, name_len, known, state });
+        self.present |= known.bit();
+        Ok(())
+    }
+
+    /// Appends a line that was made before.
+    pub(crate) fn push_ready(&mut self, line: &ReadyLine) -> Result<(), RejectReason> {
+        let (known, name_len, bytes) = line.parts();
+        let start = self.bytes.len();
+        let end = start + bytes.len();
+        if end > ARENA_BYTES_MAX || self.lines.len() >= LINES_MAX {
+            return Err(RejectReason::HeadTooLarge);
+        }
+        self.bytes.extend_from_slice(bytes);
+        // A name too long for it was refused when the line was made.
+        let name_len = name_len as u16;
+        self.lines.push(Line { start: start as u32, end: end as u32, name_len, known, state: State::Kept });
         self.present |= known.bit();
         Ok(())
     }

@@ -22,11 +22,13 @@ pub mod uri;
 mod fields;
 mod head;
 mod known;
+mod ready;
 mod reject;
 
 pub use fields::Fields;
 pub use head::{Framing, Head, Version};
 pub use known::Known;
+pub use ready::{ReadyLine, ReadyName};
 pub use reject::{Reject, RejectReason};
 
 /// How much of a message is accepted before it is refused. A limit counts bytes as received.

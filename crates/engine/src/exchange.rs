@@ -20,7 +20,7 @@ use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::trace::Trace;
 use crate::verdict::{Decided, Labels, Verdict, method_label};
 use crate::{Arrival, DecisionId, Effect, Failure, Gate, Outcome, Plan, Reason, Side, Tls};
-use crate::{cors, deadline, enter, fault, filter, overload, quota, resolve, retry};
+use crate::{cors, deadline, enter, fault, filter, overload, quota, retry};
 use byrnie_base::{Instant, Now, Text, assert_size};
 use byrnie_codec::grpc::{self, Status};
 use byrnie_codec::headers::{Sender, strip_untrusted_response};
@@ -75,17 +75,23 @@ impl Exchange {
         head: &mut Head,
         now: Now,
     ) -> (Self, Effect) {
-        let mut exchange = Self::open(snapshot, shard, arrival, head, now.mono);
+        let mut exchange = Self::open(snapshot, shard, arrival, head, now);
+        let effect = exchange.decide(shard, arrival, head, now);
+        (exchange, effect)
+    }
+
+    /// The second half of [`Exchange::begin`]: decides, right after [`Exchange::open`] and once.
+    pub fn decide(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, head: &mut Head, now: Now) -> Effect {
+        let snapshot = &Arc::clone(&self.snapshot);
         enter::request(shard, arrival, snapshot.node.identity.trust_domain(), head);
         if let Some(trace) = snapshot.mesh.traces.and_then(|of| Trace::enter(of, shard, arrival, head, now.mono)) {
-            exchange.aside().trace = Some(trace);
+            self.aside().trace = Some(trace);
         }
         let decided = match arrival.direction.side() {
-            Side::Inbound => exchange.decide_inbound(snapshot, shard, arrival, head, now.mono),
-            Side::Outbound | Side::Edge => exchange.decide_outbound(snapshot, shard, arrival, head, now),
+            Side::Inbound => self.decide_inbound(snapshot, shard, arrival, head, now.mono),
+            Side::Outbound | Side::Edge => self.decide_outbound(snapshot, shard, arrival, head, now),
         };
-        let effect = exchange.effect_of(decided, head, now);
-        (exchange, effect)
+        self.effect_of(decided, head, now)
     }
 
     pub(crate) fn effect_of(&mut self, decided: Result<Decision, Box<Answer>>, head: &mut Head, now: Now) -> Effect {
@@ -102,7 +108,9 @@ impl Exchange {
         }
     }
 
-    fn open(snapshot: &Arc<Snapshot>, shard: &mut Shard, arrival: &Arrival<'_>, head: &Head, now: Instant) -> Self {
+    /// The first half of [`Exchange::begin`], for whoever keeps it in one place: half a KiB is copied each time that one is
+    /// handed on.
+    pub fn open(snapshot: &Arc<Snapshot>, shard: &mut Shard, arrival: &Arrival<'_>, head: &Head, now: Now) -> Self {
         let side = arrival.direction.side();
         let grpc = grpc::is_grpc(head);
         let facts = Facts {
@@ -111,7 +119,7 @@ impl Exchange {
             method: method_label(head.method()),
             grpc,
             tls: arrival.tls,
-            begun: now,
+            begun: now.mono,
         };
         // What speaks HTTP/2 to the edge is a browser, which says nothing of the program; gRPC is nothing else anywhere.
         let h2 = grpc || head.version() == Version::Http2 && side != Side::Edge;
@@ -200,8 +208,10 @@ impl Exchange {
             }
         }
         if let Some(chosen) = &self.chosen {
-            filter::edit_response(&chosen.rule().filters, head);
-            filter::edit_response(chosen.backend().map_or(&[], |backend| &backend.filters), head);
+            chosen.changes().edit_response(head);
+            if let Some(changes) = chosen.backend_changes() {
+                changes.edit_response(head);
+            }
             self.mark(head, at);
         }
         Effect::Forward
@@ -224,8 +234,8 @@ impl Exchange {
     /// What an answer says about its endpoint, beside its status.
     fn heed(&mut self, head: &Head, now: Instant) {
         // Who has used up its own quota learns nothing of the endpoint.
-        let own = head.get(quota::LEFT_FIELD).is_some();
-        let hold = head.header(Known::RetryAfter).filter(|_| !own).and_then(retry_after);
+        let others = |_: &&[u8]| head.get(quota::LEFT_FIELD).is_none();
+        let hold = head.header(Known::RetryAfter).filter(others).and_then(retry_after);
         if let (429 | 503, Some(hold)) = (head.status(), hold) {
             self.course.refused(hold, now);
         }
@@ -262,35 +272,48 @@ impl Exchange {
 
     /// Ends the exchange.
     pub fn finish(mut self, shard: &mut Shard, outcome: Outcome, now: Now) -> Verdict {
+        self.end(shard, outcome, now)
+    }
+
+    /// [`Exchange::finish`] where it stands; it's of no use afterwards.
+    pub fn end(&mut self, shard: &mut Shard, outcome: Outcome, now: Now) -> Verdict {
         if let Some(failure) = outcome.failure {
             self.course.break_off(shard, failure, now.mono);
             self.reason = self.reason.or(Some(Reason::of(failure)));
         }
+        self.course.pending = None;
         let words = &self.snapshot.words;
         let route = match (&self.chosen, &self.course.goal) {
             (Some(chosen), _) => chosen.label().clone(),
             (None, Goal::Cluster(_)) if self.facts.side != Side::Inbound => words.default.clone(),
             (None, _) => words.none.clone(),
         };
-        let (rule, shadow) = match self.access {
+        let (rule, shadow) = match self.access.take() {
             Some(ruling) => (ruling.rule.unwrap_or_else(|| words.default.clone()), ruling.shadow),
             None => (words.none.clone(), None),
         };
         let destination = self.service.as_ref().map_or(&words.unknown, |service| &service.label).clone();
-        let keyed = self.keyed.map(|keyed| (keyed.protection.policy.guarantee, keyed.note));
+        let keyed = self.keyed.take().map(|keyed| (keyed.protection.policy.guarantee, keyed.note));
         let Facts { id, side, method, tls, begun, .. } = self.facts;
         // Outbound, what counts is the connection that the mesh makes.
         let hopped = side != Side::Inbound && self.course.attempts.count() > 0;
         let tls = if hopped { Tls::Mutual } else { tls };
         Verdict {
             id,
-            labels: Labels { side, source: self.source, destination, method, tls },
-            decided: Decided { route, rule, shadow, nearest: self.nearest, keyed, revision: self.snapshot.revision },
+            labels: Labels { side, source: self.source.clone(), destination, method, tls },
+            decided: Decided {
+                route,
+                rule,
+                shadow,
+                nearest: self.nearest.take(),
+                keyed,
+                revision: self.snapshot.revision,
+            },
             status: outcome.status,
             reason: self.reason,
-            attempts: self.course.attempts,
+            attempts: std::mem::take(&mut self.course.attempts),
             duration: now.mono.since(begun),
-            trace: self.aside.and_then(|aside| aside.trace),
+            trace: self.aside.take().and_then(|aside| aside.trace),
         }
     }
 
@@ -317,22 +340,23 @@ impl Exchange {
 
     fn decide_outbound(
         &mut self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
         head: &mut Head,
         at: Now,
     ) -> Result<Decision, Box<Answer>> {
         let now = at.mono;
-        let found = resolve::resolve(snapshot, &arrival.direction, || (head.host(), head.port()));
-        let (tree, port) = match found {
+        let found = shard.recent.resolve(snapshot, &arrival.direction, || (head.host(), head.port()));
+        let (tree, at_port) = match found {
             Ok(found) => found,
             Err(_) if arrival.direction.side() == Side::Edge => {
                 return self.decide_edge(snapshot, shard, arrival, head, at);
             }
             Err(reason) => return Err(self.refuse(reason, unknown_service(arrival, head))),
         };
-        self.service = Some(Arc::clone(tree));
+        let port = &tree.ports[at_port];
+        self.service = Some(Arc::clone(&tree));
         self.forwardable(head)?;
         if head.authority().is_empty() {
             // HTTP/1.0 without Host: whoever comes next asks for one.
@@ -342,7 +366,7 @@ impl Exchange {
         let logical = snapshot.cluster(port.cluster).ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
         overload::admit(self, shard, arrival, head, now)?;
         let keyed = keyed::prepare(tree.protection.as_deref(), &mut shard.rng, head);
-        let cluster = self.route(snapshot, shard, (tree, port), head, at)?;
+        let cluster = self.route(snapshot, shard, (&tree, port), head, at)?;
         self.park_or_launch(shard, arrival, head, (Arc::clone(logical), cluster, keyed), at)
     }
 
@@ -517,14 +541,17 @@ impl Exchange {
         };
         let origin = cors.and_then(|cors| cors::granted(cors, head));
         cluster.address(head);
-        let edited = filter::edit_request(&rule.filters, head, prefix, &mut shard.scratch);
+        let edited = chosen.changes().edit_request(head, prefix, &mut shard.scratch);
         // Copies are what the rule makes of a request; what is done for one backend is for it alone.
         let mut copies = Vec::new();
         if chosen.has_copies() && edited.is_ok() {
             let clusters = chosen.draw_copies(&mut shard.rng).into_iter().filter_map(|slot| snapshot.cluster(slot));
             copies.extend(clusters.filter_map(|cluster| Copy::new(cluster, head, shard, now)));
         }
-        let edited = edited.and_then(|()| filter::edit_request(of_backend, head, prefix, &mut shard.scratch));
+        let edited = edited.and_then(|()| match chosen.backend_changes() {
+            Some(changes) => changes.edit_request(head, prefix, &mut shard.scratch),
+            None => Ok(()),
+        });
         if edited == Err(filter::Broken) {
             let detail = format!("the filters of {} do not yield a valid request", chosen.label());
             return Err(self.refuse(Reason::Internal, detail));

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a route changes in a request or a response on its way: header edits, rewrite, redirect. Called
-//! by `exchange` with the filters of the rule and of the backend drawn, in the order written.
+//! What a route changes in a request or a response on its way: header edits, rewrite, redirect. Edits are compiled with
+//! the route; `exchange` performs those of the rule and of the backend drawn, in the order written.
 
 use crate::Tls;
 use crate::digits::Digits;
 use byrnie_base::Text;
-use byrnie_codec::Head;
 use byrnie_codec::uri::split_port;
+use byrnie_codec::{Head, ReadyLine, ReadyName};
 use byrnie_model::route::{HeaderEdits, PathEdit, Redirect, Rewrite, RouteFilter};
 use std::fmt::Write as _;
 
@@ -14,34 +14,106 @@ use std::fmt::Write as _;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broken;
 
-/// Changes a request. `prefix` is the path prefix that the match fitted.
-pub(crate) fn edit_request(
-    filters: &[RouteFilter],
-    head: &mut Head,
-    prefix: Option<&str>,
-    scratch: &mut String,
-) -> Result<(), Broken> {
-    for filter in filters {
-        match filter {
-            RouteFilter::RequestHeaders(edits) => edit_headers(edits, head)?,
-            RouteFilter::Rewrite(rewrite) => rewrite_request(rewrite, head, prefix, scratch)?,
+/// The changes of one list of filters, compiled.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    request: Box<[Change]>,
+    /// Of each filter.
+    response: Box<[Box<[Edit]>]>,
+}
+
+/// A change of a request.
+#[derive(Debug)]
+enum Change {
+    Edits(Box<[Edit]>),
+    Rewrite(Rewrite),
+}
+
+/// One edit of a head's lines.
+#[derive(Debug)]
+enum Edit {
+    Set(ReadyLine),
+    Add(ReadyLine),
+    Remove(ReadyName),
+    /// Sets the authority.
+    Host(Text),
+    /// Of a header that isn't only a line: what becomes of it depends on the head.
+    SetTyped(Text, Text),
+    AddTyped(Text, Text),
+}
+
+impl Changes {
+    pub(crate) fn of(filters: &[RouteFilter]) -> Self {
+        let request = filters.iter().filter_map(|filter| match filter {
+            RouteFilter::RequestHeaders(edits) => Some(Change::Edits(compile(edits))),
+            RouteFilter::Rewrite(rewrite) => Some(Change::Rewrite(rewrite.clone())),
             RouteFilter::ResponseHeaders(_)
             | RouteFilter::Redirect(_)
             | RouteFilter::Mirror(_)
-            | RouteFilter::Cors(_) => {}
+            | RouteFilter::Cors(_) => None,
+        });
+        let response = filters.iter().filter_map(|filter| match filter {
+            RouteFilter::ResponseHeaders(edits) => Some(compile(edits)),
+            _ => None,
+        });
+        Self { request: request.collect(), response: response.collect() }
+    }
+
+    /// Changes a request. `prefix` is the path prefix that the match fitted.
+    pub(crate) fn edit_request(
+        &self,
+        head: &mut Head,
+        prefix: Option<&str>,
+        scratch: &mut String,
+    ) -> Result<(), Broken> {
+        for change in &self.request {
+            match change {
+                Change::Edits(edits) => edit(edits, head)?,
+                Change::Rewrite(rewrite) => rewrite_request(rewrite, head, prefix, scratch)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a response.
+    pub(crate) fn edit_response(&self, head: &mut Head) {
+        for edits in &self.response {
+            // An edit that doesn't fit any more is left out: the answer itself is worth more.
+            edit(edits, head).ok();
         }
     }
-    Ok(())
 }
 
-/// Changes a response.
-pub(crate) fn edit_response(filters: &[RouteFilter], head: &mut Head) {
-    for filter in filters {
-        if let RouteFilter::ResponseHeaders(edits) = filter {
-            // An edit that doesn't fit any more is left out: the answer itself is worth more.
-            edit_headers(edits, head).ok();
-        }
+fn compile(edits: &HeaderEdits) -> Box<[Edit]> {
+    let set = edits.set.iter().map(|(name, value)| match ReadyLine::new(name, value.as_bytes()) {
+        _ if name.eq_ignore_ascii_case("host") => Edit::Host(value.clone()),
+        Some(line) => Edit::Set(line),
+        None => Edit::SetTyped(name.clone(), value.clone()),
+    });
+    let add = edits.add.iter().map(|(name, value)| match ReadyLine::new(name, value.as_bytes()) {
+        Some(line) => Edit::Add(line),
+        None => Edit::AddTyped(name.clone(), value.clone()),
+    });
+    let remove = edits.remove.iter().map(|name| Edit::Remove(ReadyName::new(name)));
+    set.chain(add).chain(remove).collect()
+}
+
+fn edit(edits: &[Edit], head: &mut Head) -> Result<(), Broken> {
+    for edit in edits {
+        let edited = match edit {
+            Edit::Set(line) => head.set_ready(line),
+            Edit::Add(line) => head.append_ready(line),
+            Edit::Remove(name) => {
+                head.remove_ready(name);
+                Ok(())
+            }
+            Edit::Host(host) => head.set_authority(host),
+            Edit::SetTyped(name, value) => head.set(name, value.as_bytes()),
+            Edit::AddTyped(name, value) => head.append(name, value.as_bytes()),
+        };
+        edited.map_err(|_| Broken)?;
     }
+    Ok(())
 }
 
 /// The redirect among `filters`, if there is one.
@@ -50,23 +122,6 @@ pub(crate) fn redirect(filters: &[RouteFilter]) -> Option<&Redirect> {
         RouteFilter::Redirect(redirect) => Some(redirect),
         _ => None,
     })
-}
-
-fn edit_headers(edits: &HeaderEdits, head: &mut Head) -> Result<(), Broken> {
-    for (name, value) in &edits.set {
-        if name.eq_ignore_ascii_case("host") {
-            head.set_authority(value).map_err(|_| Broken)?;
-        } else {
-            head.set(name, value.as_bytes()).map_err(|_| Broken)?;
-        }
-    }
-    for (name, value) in &edits.add {
-        head.append(name, value.as_bytes()).map_err(|_| Broken)?;
-    }
-    for name in &edits.remove {
-        head.remove(name);
-    }
-    Ok(())
 }
 
 fn rewrite_request(

@@ -17,7 +17,7 @@ use std::sync::Arc;
 impl Exchange {
     pub(crate) fn decide_inbound(
         &mut self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
         head: &mut Head,
@@ -25,9 +25,11 @@ impl Exchange {
     ) -> Result<Decision, Box<Answer>> {
         self.forwardable(head)?;
         self.course.deadline = deadline::read(head, now);
-        let found = resolve::resolve(snapshot, &arrival.direction, || (head.host(), head.port()));
-        let served =
-            found.ok().and_then(|(tree, port)| Some((tree, port, port.program.as_ref()?, tree.access.as_ref()?)));
+        let found = shard.recent.resolve(snapshot, &arrival.direction, || (head.host(), head.port())).ok();
+        let served = found.as_ref().and_then(|(tree, at)| {
+            let port = &tree.ports[*at];
+            Some((tree, port, port.program.as_ref()?, tree.access.as_ref()?))
+        });
         let Some((tree, port, program, access)) = served else {
             let mut answer = self.refuse(Reason::NotServed, "this workload does not serve that service port");
             answer.failure = Some(FAILURE_UNSENT);

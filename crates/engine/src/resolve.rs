@@ -14,6 +14,58 @@ const HTTP_PORT: u16 = 80;
 /// The namespace that may be left out at the edge.
 const EDGE_NAMESPACE: &str = "default";
 
+/// What was asked for last, by service port: most requests ask for what one of the last few asked for. It holds for the one
+/// snapshot that it was found in.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    snapshot: Option<Arc<Snapshot>>,
+    found: [Option<Found>; RECENT_MAX],
+    /// Which of them makes room next.
+    turn: usize,
+}
+
+/// Service ports that a core knows without looking for them. Looking through more would cost what it saves.
+const RECENT_MAX: usize = 4;
+
+/// A service port that was asked for.
+#[derive(Debug)]
+struct Found {
+    service: ServiceRef,
+    number: u16,
+    tree: Arc<Subtree>,
+    /// Its place among the ports of the service.
+    at: usize,
+}
+
+impl Recent {
+    /// As [`resolve`]: the service, and the place of the port among its ports.
+    pub(crate) fn resolve<'h>(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        direction: &Direction<'_>,
+        authority: impl FnOnce() -> (&'h str, Option<u16>),
+    ) -> Result<(Arc<Subtree>, usize), Reason> {
+        let asked = match direction {
+            Direction::Service { service, port, .. } | Direction::Inbound { service, port } => Some((*service, *port)),
+            _ => None,
+        };
+        if !self.snapshot.as_ref().is_some_and(|held| Arc::ptr_eq(held, snapshot)) {
+            *self = Self { snapshot: Some(Arc::clone(snapshot)), ..Self::default() };
+        }
+        let known = self.found.iter().flatten().find(|found| asked == Some((&found.service, found.number)));
+        if let Some(known) = known {
+            return Ok((Arc::clone(&known.tree), known.at));
+        }
+        let (tree, port) = resolve(snapshot, direction, authority)?;
+        let at = tree.ports.iter().position(|other| std::ptr::eq(other, port)).unwrap_or_default();
+        if let Some((service, number)) = asked {
+            self.found[self.turn] = Some(Found { service: service.clone(), number, tree: Arc::clone(tree), at });
+            self.turn = (self.turn + 1) % RECENT_MAX;
+        }
+        Ok((Arc::clone(tree), at))
+    }
+}
+
 /// The service port asked for. `authority` tells host and port of the authority, where the door alone doesn't say.
 pub(crate) fn resolve<'s, 'h>(
     snapshot: &'s Snapshot,
@@ -82,3 +134,6 @@ fn strip(host: &str) -> Option<&str> {
 fn split<'a>(name: &'a str, namespace: &'a str) -> (&'a str, &'a str) {
     name.split_once('.').unwrap_or((name, namespace))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use crate::outlier::zone::Zones;
 use crate::outlier::{self, Standing};
 use crate::overload::{Overload, Strain};
 use crate::queue::Lines;
+use crate::resolve::Recent;
 use crate::retry::Budget;
 use crate::slot::Memory;
 use byrnie_base::hash::BuildQuick;
@@ -31,15 +32,15 @@ pub struct Shard {
     pub(crate) credits: Memory<i64>,
     pub(crate) warmth: Memory<Warmth>,
     pub(crate) counts: Counts,
-    callers: HashMap<Identity, Caller, BuildQuick>,
-    /// What callers send in the mean, and when that was reckoned.
-    mean: (Instant, u64),
+    callers: Callers,
     /// For building short texts without asking for memory.
     pub(crate) scratch: String,
     /// How short this core's proxy is of what it lives by.
     pub(crate) overload: Overload,
     /// Requests that wait for room.
     pub(crate) lines: Lines,
+    /// Service ports that were asked for last.
+    pub(crate) recent: Recent,
 }
 
 /// What a core knows of one cluster.
@@ -95,6 +96,14 @@ pub struct Counts {
     pub shed: [u64; 3],
 }
 
+/// Those who call.
+#[derive(Debug, Default)]
+struct Callers {
+    known: HashMap<Identity, Caller, BuildQuick>,
+    /// What they send in the mean, and when that was reckoned.
+    mean: (Instant, u64),
+}
+
 /// One caller.
 #[derive(Debug)]
 struct Caller {
@@ -121,12 +130,17 @@ impl Shard {
             credits: Memory::default(),
             warmth: Memory::default(),
             counts: Counts::default(),
-            callers: HashMap::default(),
-            mean: (Instant::default(), 0),
+            callers: Callers::default(),
             scratch: String::with_capacity(256),
             overload: Overload::default(),
             lines: Lines::default(),
+            recent: Recent::default(),
         }
+    }
+
+    /// Another snapshot is in force: lets go of what was found in the one before, which nothing else may hold any more.
+    pub fn forget_recent(&mut self) {
+        self.recent = Recent::default();
     }
 
     /// What happened so far.
@@ -170,34 +184,34 @@ impl Shard {
 
     /// The metric label of a caller: `ACCOUNT.NAMESPACE`, and `@DOMAIN` if it's not of the trust domain `own`. Made once.
     pub(crate) fn caller(&mut self, identity: &Identity, own: &str) -> Text {
-        if let Some(caller) = self.callers.get(identity) {
+        if let Some(caller) = self.callers.known.get(identity) {
             return caller.label.clone();
         }
-        if self.callers.len() >= CALLERS_MAX {
-            self.callers.retain(|_, caller| std::mem::take(&mut caller.greedy));
-            if self.callers.len() > CALLERS_MAX / 2 {
-                self.callers.clear();
+        if self.callers.known.len() >= CALLERS_MAX {
+            self.callers.known.retain(|_, caller| std::mem::take(&mut caller.greedy));
+            if self.callers.known.len() > CALLERS_MAX / 2 {
+                self.callers.known.clear();
             }
         }
         let label = label_within(identity, own);
         let caller = Caller { label: label.clone(), traffic: Traffic::default(), greedy: false };
-        self.callers.insert(identity.clone(), caller);
+        self.callers.known.insert(identity.clone(), caller);
         label
     }
 
     /// Counts a request of a caller; whether it sends half as much again as callers send in the mean (of two
     /// callers none can send more than twice the mean). Asked only while there is too much of it all. Callers without a name count as one.
     pub(crate) fn is_greedy(&mut self, identity: Option<&Identity>, now: Instant) -> bool {
-        let Some(caller) = identity.and_then(|identity| self.callers.get_mut(identity)) else { return true };
+        let Some(caller) = identity.and_then(|identity| self.callers.known.get_mut(identity)) else { return true };
         caller.traffic.count(now);
         let own = caller.traffic.rate(now);
-        if now.since(self.mean.0) >= MEAN_AGE_MAX {
-            let rates = self.callers.values_mut().map(|caller| caller.traffic.rate(now)).filter(|rate| *rate > 0);
+        if now.since(self.callers.mean.0) >= MEAN_AGE_MAX {
+            let rates = self.callers.known.values_mut().map(|caller| caller.traffic.rate(now)).filter(|rate| *rate > 0);
             let (sum, count) = rates.fold((0u64, 0u64), |(sum, count), rate| (sum + rate, count + 1));
-            self.mean = (now, sum.checked_div(count).unwrap_or(0));
+            self.callers.mean = (now, sum.checked_div(count).unwrap_or(0));
         }
-        let greedy = 2 * own > 3 * self.mean.1;
-        if greedy && let Some(caller) = identity.and_then(|identity| self.callers.get_mut(identity)) {
+        let greedy = 2 * own > 3 * self.callers.mean.1;
+        if greedy && let Some(caller) = identity.and_then(|identity| self.callers.known.get_mut(identity)) {
             caller.greedy = true;
         }
         greedy
@@ -231,7 +245,7 @@ mod tests {
         let named = |n: u32| Identity::new(OWN, "shop", &format!("a{n}")).unwrap();
         for n in 0..200_000 {
             shard.caller(&named(n), OWN);
-            assert!(shard.callers.len() <= CALLERS_MAX);
+            assert!(shard.callers.known.len() <= CALLERS_MAX);
         }
         let late = [named(1_000_000), named(1_000_001)];
         assert_eq!(&*shard.caller(&late[0], OWN), "a1000000.shop");
@@ -262,6 +276,6 @@ mod tests {
         for round in 0..2 * CALLERS_MAX {
             asks(&named(format!("b{round}")), at(10_000));
         }
-        assert!(!shard.callers.contains_key(&one));
+        assert!(!shard.callers.known.contains_key(&one));
     }
 }

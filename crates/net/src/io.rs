@@ -9,9 +9,9 @@ use byrnie_base::Timestamp;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use crate::socket::Socket;
 pub use tokio::net::TcpStream;
@@ -59,28 +59,7 @@ impl Tls {
         if buf.remaining() >= session::ROOM_BYTES_MIN {
             return session::poll_read(&mut self.stream, cx, buf);
         }
-        // The library makes room before it looks.
-        if self.is_dry() && self.stream.get_ref().0.0.poll_read_ready(cx).is_pending() {
-            return Poll::Pending;
-        }
-        loop {
-            let piece = ready!(Pin::new(&mut self.stream).poll_fill_buf(cx))?;
-            let count = piece.len().min(buf.remaining());
-            buf.put_slice(&piece[..count]);
-            Pin::new(&mut self.stream).consume(count);
-            // All that was decrypted, so that nothing is left where only the socket is looked at.
-            if count == 0 || buf.remaining() == 0 || self.is_dry() {
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
-
-    /// Whether nothing is decrypted that waits to be read, nor the end.
-    fn is_dry(&self) -> bool {
-        match &self.stream {
-            tokio_rustls::TlsStream::Client(tls) => tls.get_ref().1.wants_read(),
-            tokio_rustls::TlsStream::Server(tls) => tls.get_ref().1.wants_read(),
-        }
+        session::poll_few(&mut self.stream, cx, buf)
     }
 
     /// The same, handed on from where it was decrypted.
@@ -162,9 +141,14 @@ impl Stream {
 
     /// The socket below.
     pub fn tcp(&self) -> &TcpStream {
+        &self.socket().0
+    }
+
+    /// The same, as this crate has it.
+    pub(crate) fn socket(&self) -> &Socket {
         match self {
-            Self::Plain(socket) => &socket.0,
-            Self::Tls(tls) => &tls.stream.get_ref().0.0,
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => tls.stream.get_ref().0,
         }
     }
 

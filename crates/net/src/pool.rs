@@ -120,7 +120,7 @@ impl Pool {
             self.idle_count -= 1;
             let expired = found.not_after.is_some_and(|not_after| not_after <= wall);
             // Asks the reactor's note of readiness, without a system call.
-            let alive = found.conn.is_silent(cx) || found.conn.poll_gone(cx) == Poll::Pending && found.conn.is_clean();
+            let alive = found.conn.is_silent() || found.conn.poll_gone(cx) == Poll::Pending && found.conn.is_clean();
             if alive && !expired {
                 let lease = Lease { key: Rc::clone(key), reused: true, not_after: found.not_after };
                 return Some((found.conn, lease));

@@ -27,18 +27,40 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(if interest.is_readable() { self.0.poll_read_ready(cx) } else { self.0.poll_write_ready(cx) })?;
-            let mut moved = None;
-            let tried = self.0.try_io(interest, || {
-                let count = call()?;
-                moved = Some(count);
-                if (1..room).contains(&count) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match (moved, tried) {
-                (Some(count), _) => return Poll::Ready(Ok(count)),
-                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                (None, _) => {}
+            match self.try_move((interest, room), &mut call) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                moved => return Poll::Ready(moved),
             }
         }
+    }
+
+    /// The same if the system is ready, as far as the reactor has noted; `WouldBlock` if not.
+    fn try_move(
+        &self,
+        (interest, room): (Interest, usize),
+        call: impl FnOnce() -> rustix::io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut moved = None;
+        let tried = self.0.try_io(interest, || {
+            let count = call()?;
+            moved = Some(count);
+            if (1..room).contains(&count) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match moved {
+            Some(count) => Ok(count),
+            None => tried.and(Err(io::ErrorKind::WouldBlock.into())),
+        }
+    }
+
+    /// Reads without waiting; `WouldBlock` if there is nothing.
+    pub(crate) fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let room = bytes.len();
+        self.try_move((Interest::READABLE, room), || recv(&self.0, bytes, RecvFlags::empty()).map(|(_, count)| count))
+    }
+
+    /// Whether nothing waits to be read, as far as the reactor has noted. Nobody is woken once there is something.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.0.try_io(Interest::READABLE, || Ok(())).is_err()
     }
 }
 

@@ -194,10 +194,9 @@ impl<'a> Trip<'a> {
         let core = self.core;
         let _underway = core.enter();
         core.begins();
-        let (mut exchange, mut effect) = core.with_snapshot(|snapshot, shard, now| {
-            shard.set_underway(core.gauge.underway(), self.client.known);
-            Exchange::begin(snapshot, shard, &self.client.caller.arrival(), self.request, now)
-        });
+        let (arrival, now) = (self.client.caller.arrival(), runtime::precise());
+        let mut exchange = core.open_exchange(&arrival, self.client.known, self.request, now);
+        let mut effect = core.at(now, |shard, now| exchange.decide(shard, &arrival, self.request, now));
         let delivered = loop {
             let event = match effect {
                 Effect::Reply(answer) => break self.reply(&exchange, &answer).await,
@@ -257,18 +256,18 @@ impl<'a> Trip<'a> {
                 Event::Failed(failure) => self.core.with_shard(|shard, now| exchange.on_failure(shard, failure, now)),
             };
         };
-        self.close(exchange, delivered.outcome);
+        self.close(&mut exchange, delivered.outcome);
         delivered.next
     }
 
     /// Ends the exchange, and writes down how it went.
-    fn close(&mut self, mut exchange: Exchange, outcome: Outcome) {
+    fn close(&mut self, exchange: &mut Exchange, outcome: Outcome) {
         self.alarm.set(None);
         if let Some(trailers) = self.back.trailers() {
             exchange.on_trailers(trailers, runtime::coarse());
         }
-        self.send_copies(&mut exchange);
-        let verdict = self.core.with_shard(|shard, now| exchange.finish(shard, outcome, now));
+        self.send_copies(exchange);
+        let verdict = self.core.with_shard(|shard, now| exchange.end(shard, outcome, now));
         let seen = Seen {
             protocol: self.client.seen.protocol,
             method: &self.client.seen.method,
@@ -302,10 +301,20 @@ impl<'a> Trip<'a> {
             plan.stamp(self.request, runtime::coarse());
             self.up.rewind();
         }
-        let mut upstream = match upstream::open(self.core, plan, Room::of(self.client.caller.reads.get())).await {
-            Ok(upstream) => upstream,
-            Err(failure) => return Event::Failed(failure),
-        };
+        let room = Room::of(self.client.caller.reads.get());
+        // Nearly always there is one, which is put where it stays.
+        poll_fn(|cx| {
+            self.upstream = upstream::at_hand(self.core, plan, room, cx);
+            Poll::Ready(())
+        })
+        .await;
+        if self.upstream.is_none() {
+            match Box::pin(upstream::open_anew(self.core, plan, room)).await {
+                Ok(upstream) => self.upstream = Some(upstream),
+                Err(failure) => return Event::Failed(failure),
+            }
+        }
+        let Some(upstream) = &mut self.upstream else { return Event::Failed(Failure::Connect) };
         let hedge_at = plan.hedge_at.filter(|_| self.request.upgrade().is_none());
         let (deadline, try_deadline, idle) = (plan.deadline, plan.try_deadline, plan.idle_timeout);
         let fresh = upstream.lease.as_ref().is_some_and(|lease| !lease.reused);
@@ -327,12 +336,12 @@ impl<'a> Trip<'a> {
         // Whether the client's connection goes on is no concern of the upstream's.
         self.request.set_keep_alive(true);
         if let Err(error) = upstream.wire.send_request(self.request) {
+            self.upstream = None;
             return Event::Failed(upstream::failure_before_head(&error, false));
         }
         if !self.client.known {
             upstream.wire.read_at_most(CURB_BYTES as usize);
         }
-        self.upstream = Some(upstream);
         self.await_head().await
     }
 
@@ -452,9 +461,9 @@ impl<'a> Trip<'a> {
 
     /// Hands the response on.
     async fn forward(&mut self, exchange: &mut Exchange) -> Delivered {
-        let Some(mut upstream) = self.upstream.take() else {
+        if self.upstream.is_none() {
             return Delivered { outcome: Outcome { status: 0, failure: Some(Failure::BadResponse) }, next: Next::Drop };
-        };
+        }
         if !self.send_copies(exchange) {
             self.up.forget();
         }
@@ -470,14 +479,16 @@ impl<'a> Trip<'a> {
             return self.cut(status, Failure::DownstreamGone, CANCEL);
         }
         if status == 101 {
-            return self.switch(upstream).await;
+            return self.switch().await;
         }
-        let failed = self.relay_body(&mut upstream.wire, exchange.body_delay()).await;
+        let failed = self.relay_body(exchange.body_delay()).await;
+        let upstream = self.upstream.take();
         if let Some((failure, code)) = failed {
             return self.cut(status, failure, code);
         }
         if self.up.is_done()
-            && let (Wire::H1(conn), Some(lease), true) = (upstream.wire, upstream.lease, reusable)
+            && reusable
+            && let Some(Upstream { wire: Wire::H1(conn), lease: Some(lease) }) = upstream
         {
             self.core.pool.borrow_mut().give(conn, lease, runtime::coarse().mono);
         }
@@ -500,13 +511,16 @@ impl<'a> Trip<'a> {
 
     /// Moves the response's body, and what is left of the request's. `Some`: why it broke off, and the
     /// code that tells an HTTP/2 client. The response's waits for `delay` first.
-    async fn relay_body(&mut self, wire: &mut Wire, delay: Duration) -> Option<(Failure, u32)> {
+    async fn relay_body(&mut self, delay: Duration) -> Option<(Failure, u32)> {
         let mut up_broken = false;
         let mut held = (!delay.is_zero()).then(|| runtime::now().mono + delay);
         let mut rest = Rest::new(runtime::coarse().mono);
         let mut acknowledged = None;
         let limits = self.limits;
         poll_fn(|cx| {
+            let Some(Upstream { wire, .. }) = &mut self.upstream else {
+                return Poll::Ready(Some((Failure::ResetAfterHead, INTERNAL_ERROR)));
+            };
             if !self.up.is_done() && !up_broken {
                 match self.up.poll(cx, self.down, wire) {
                     Poll::Ready(Err(Fault::Source(_))) => return Poll::Ready(Some((Failure::DownstreamGone, CANCEL))),
@@ -577,9 +591,9 @@ impl<'a> Trip<'a> {
     }
 
     /// After a 101: what follows is not HTTP.
-    async fn switch(&mut self, upstream: Upstream) -> Delivered {
+    async fn switch(&mut self) -> Delivered {
         let flushed = poll_fn(|cx| self.down.poll_flush(cx)).await;
-        let Some((pipe, bytes)) = upstream.wire.into_tunnel() else {
+        let Some((pipe, bytes)) = self.upstream.take().and_then(|upstream| upstream.wire.into_tunnel()) else {
             return self.cut(101, Failure::BadResponse, INTERNAL_ERROR);
         };
         if flushed.is_err() {
@@ -707,6 +721,7 @@ impl<'a> Trip<'a> {
 
     /// Breaks the answer off, so that the client can't take it for complete.
     fn cut(&mut self, status: u16, failure: Failure, code: u32) -> Delivered {
+        self.upstream = None;
         if matches!(failure, Failure::Deadline | Failure::Strained)
             && let Wire::H1(conn) = self.down
             && conn.unsent() > 0

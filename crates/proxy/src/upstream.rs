@@ -74,9 +74,14 @@ impl Room {
 
 /// Gets a connection for `plan`; `room` as [`open_hop`] has it.
 pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, room: Room) -> Result<Upstream, Failure> {
-    if let Some(upstream) = poll_fn(|cx| Poll::Ready(at_hand(core, plan, room, cx))).await {
-        return Ok(upstream);
+    match poll_fn(|cx| Poll::Ready(at_hand(core, plan, room, cx))).await {
+        Some(upstream) => Ok(upstream),
+        None => open_anew(core, plan, room).await,
     }
+}
+
+/// The same where there is none [`at_hand`].
+pub(crate) async fn open_anew(core: &Rc<Core>, plan: &Plan, room: Room) -> Result<Upstream, Failure> {
     let to = match &plan.target {
         Target::Mesh(to) => to,
         Target::Program { program: Program::Outside(to), protocol } => {
@@ -98,7 +103,7 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, room: Room) -> Result<Ups
 }
 
 /// A connection or stream for HTTP/1 that can be had at once: nearly always there is one.
-fn at_hand(core: &Core, plan: &Plan, room: Room, cx: &mut Context<'_>) -> Option<Upstream> {
+pub(crate) fn at_hand(core: &Core, plan: &Plan, room: Room, cx: &mut Context<'_>) -> Option<Upstream> {
     let now = runtime::coarse();
     let asked = match &plan.target {
         target if target.protocol().is_h2() => return None,

@@ -17,7 +17,8 @@ use crate::spread::{Moved, Place, Spread};
 use crate::strain::Gauge;
 use byrnie_base::Now;
 use byrnie_base::drain::Watch;
-use byrnie_engine::{Shard, Snapshot, Verdict};
+use byrnie_codec::Head;
+use byrnie_engine::{Arrival, Exchange, Shard, Snapshot, Verdict};
 use byrnie_net::io::TcpStream;
 use byrnie_net::listen::{self, Listener};
 use byrnie_net::machine::Meter;
@@ -176,13 +177,19 @@ impl Core {
 
     /// Runs `decide` on the shard. It must not wait.
     pub(crate) fn with_shard<T>(&self, decide: impl FnOnce(&mut Shard, Now) -> T) -> T {
-        decide(&mut self.shard.borrow_mut(), runtime::precise())
+        self.at(runtime::precise(), decide)
     }
 
-    /// The same, with the configuration in force.
-    pub(crate) fn with_snapshot<T>(&self, decide: impl FnOnce(&Arc<Snapshot>, &mut Shard, Now) -> T) -> T {
-        let in_force = self.in_force.borrow();
-        self.with_shard(|shard, now| decide(&in_force.snapshot, shard, now))
+    /// The same at a moment that was read before.
+    pub(crate) fn at<T>(&self, now: Now, decide: impl FnOnce(&mut Shard, Now) -> T) -> T {
+        decide(&mut self.shard.borrow_mut(), now)
+    }
+
+    /// Opens an exchange under the configuration in force.
+    pub(crate) fn open_exchange(&self, arrival: &Arrival<'_>, known: bool, head: &Head, now: Now) -> Exchange {
+        let shard = &mut self.shard.borrow_mut();
+        shard.set_underway(self.gauge.underway(), known);
+        Exchange::open(&self.in_force.borrow().snapshot, shard, arrival, head, now)
     }
 
     /// Writes down how an exchange went.
@@ -220,6 +227,7 @@ impl Core {
     fn take(self: &Rc<Self>, in_force: &InForce) {
         let renewed = in_force.keys.generation != self.generation();
         *self.in_force.borrow_mut() = in_force.of_its_own();
+        self.shard.borrow_mut().forget_recent();
         self.look_ahead();
         if renewed {
             let core = Rc::clone(self);

@@ -2,8 +2,8 @@
 //! One request at a time through the whole state machine.
 
 use super::*;
-use crate::Target;
 use crate::fixtures::*;
+use crate::{Target, resolve};
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
 use byrnie_model::policy::traffic::{Balance, Eject, Limits, Rate, RetryBudget};

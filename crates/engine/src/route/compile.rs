@@ -2,6 +2,7 @@
 //! One route of whatever kind, compiled once when it changes and shared by the tables of all its parents.
 
 use super::{CompiledMatch, CompiledRule, Copied};
+use crate::filter::Changes;
 use crate::slot::Slot;
 use byrnie_base::Text;
 use byrnie_model::gateway::{host_fits, host_rank};
@@ -44,6 +45,8 @@ impl CompiledRoute {
                 clusters: rule.backends.iter().map(|backend| slot_of(&backend.to)).collect(),
                 weight_total: rule.backends.iter().map(|backend| u64::from(backend.weight)).sum(),
                 copies: copies.into(),
+                changes: Changes::of(&rule.filters),
+                of_backends: rule.backends.iter().map(|backend| Changes::of(&backend.filters)).collect(),
             });
         }
         let (namespace, kind) = (key.namespace.clone(), key.kind);

@@ -11,11 +11,13 @@ mod tests;
 pub(crate) use compile::{CompiledRoute, Side};
 pub(crate) use matching::{CompiledMatch, Miss};
 
+use crate::filter::Changes;
 use crate::slot::Slot;
 use byrnie_base::{Rng, Text};
 use byrnie_codec::Head;
 use byrnie_model::Kind;
 use byrnie_model::route::{Backend, Rule, Standing};
+use matching::Lead;
 use std::sync::Arc;
 
 /// A rule, compiled.
@@ -29,6 +31,9 @@ pub(crate) struct CompiledRule {
     pub(crate) weight_total: u64,
     /// Where copies of requests go.
     pub(crate) copies: Box<[Copied]>,
+    pub(crate) changes: Changes,
+    /// What its backends change besides, in the same order.
+    pub(crate) of_backends: Box<[Changes]>,
 }
 
 /// Where copies of a share of a rule's requests go.
@@ -48,6 +53,7 @@ pub(crate) struct Entry {
     route: Arc<CompiledRoute>,
     rule: u16,
     matched: u16,
+    lead: Lead,
 }
 
 impl Entry {
@@ -78,9 +84,9 @@ impl Table {
         let most = routes.iter().map(|route| route.speciality()).max();
         for route in routes.into_iter().filter(|route| Some(route.speciality()) == most) {
             for (r, rule) in route.rules.iter().enumerate() {
-                for m in 0..rule.matches.len() {
+                for (m, compiled) in rule.matches.iter().enumerate() {
                     let (Ok(rule), Ok(matched)) = (u16::try_from(r), u16::try_from(m)) else { continue };
-                    entries.push(Entry { route: Arc::clone(route), rule, matched });
+                    entries.push(Entry { route: Arc::clone(route), rule, matched, lead: compiled.lead() });
                 }
             }
         }
@@ -98,9 +104,9 @@ impl Table {
 
     /// The rule for `head`.
     pub(crate) fn choose(&self, head: &Head) -> Option<Chosen> {
-        let path = head.path();
-        let entry = self.entries.iter().map(|entry| (entry, entry.matched()));
-        let (entry, _) = entry.filter(|(_, matched)| matched.fits_path(path)).find(|(_, m)| m.miss(head).is_none())?;
+        let begins = Lead::word(head.path());
+        let mut may = self.entries.iter().filter(|entry| entry.lead.fits(begins));
+        let entry = may.find(|entry| entry.matched().miss(head).is_none())?;
         Some(Chosen { route: Arc::clone(&entry.route), rule: entry.rule, matched: entry.matched, backend: None })
     }
 
@@ -155,6 +161,16 @@ impl Chosen {
     /// `NAMESPACE/NAME[INDEX]`.
     pub(crate) fn label(&self) -> &Text {
         &self.compiled().label
+    }
+
+    /// What the rule changes.
+    pub(crate) fn changes(&self) -> &Changes {
+        &self.compiled().changes
+    }
+
+    /// What the backend drawn changes besides.
+    pub(crate) fn backend_changes(&self) -> Option<&Changes> {
+        self.compiled().of_backends.get(usize::from(self.backend?))
     }
 
     /// The match that fitted.

@@ -103,9 +103,9 @@ impl Conn {
     }
 
     /// Whether the connection is clean and the other side hasn't said or done anything since it was last read, as
-    /// far as the reactor has noted; whoever polls is woken when it does.
-    pub fn is_silent(&self, cx: &mut Context<'_>) -> bool {
-        self.is_clean() && self.stream.tcp().poll_read_ready(cx).is_pending()
+    /// far as the reactor has noted.
+    pub fn is_silent(&self) -> bool {
+        self.is_clean() && self.stream.socket().is_silent()
     }
 
     /// Whether the body of the message being read has been read to its end.

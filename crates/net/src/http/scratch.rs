@@ -25,6 +25,8 @@ const SPARE_BYTES: usize = 4 * 1024;
 
 thread_local! {
     static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// The one of the usual size that was given back last: most often the next that is asked for.
+    static LAST: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static SPARES: RefCell<Spares> = const { RefCell::new(Spares { buffers: Vec::new(), bytes: 0 }) };
     static READ_MAX: Cell<usize> = const { Cell::new(READ_BYTES_MAX) };
     static HEAD_READ_MAX: Cell<usize> = const { Cell::new(HEAD_READ_BYTES_MAX) };
@@ -92,6 +94,12 @@ pub(crate) fn buffer() -> Vec<u8> {
 /// The same for so many bytes, which somebody else may leave lying: not much larger than that.
 pub(crate) fn buffer_for(bytes: usize) -> Vec<u8> {
     let least = bytes.max(SPARE_BYTES);
+    if least == SPARE_BYTES {
+        let last = LAST.take();
+        if last.capacity() > 0 {
+            return last;
+        }
+    }
     let spare = SPARES.with_borrow_mut(|spares| {
         let last = spares.buffers.len().saturating_sub(SPARES_SEEN_MAX);
         let fits = |buffer: &Vec<u8>| (least..=2 * least).contains(&buffer.capacity());
@@ -118,6 +126,12 @@ pub(crate) fn recycle(mut buffer: Vec<u8>) {
         return;
     }
     buffer.clear();
+    if buffer.capacity() <= 2 * SPARE_BYTES {
+        buffer = LAST.replace(buffer);
+        if buffer.capacity() == 0 {
+            return;
+        }
+    }
     SPARES.with_borrow_mut(|spares| {
         if spares.buffers.len() < SPARES_MAX && spares.bytes + buffer.capacity() <= SPARES_BYTES_MAX {
             spares.bytes += buffer.capacity();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Large reads under TLS. The library takes four KiB from the socket at a time, which costs a bulk transfer
-//! and a batch of many small messages most of their system calls; here what the socket has is read at
-//! once and decrypted from memory. Called by `io` for readers with room for it.
+//! Reads under TLS. The library takes four KiB from the socket at a time, which costs a bulk transfer
+//! and a batch of many small messages most of their system calls; for readers with room for it, what the
+//! socket has is read at once and decrypted from memory. Called by `io`.
 
 use crate::socket::Socket;
-use rustls::ConnectionCommon;
+use rustls::{ConnectionCommon, IoState};
 use std::cell::Cell;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -30,6 +30,24 @@ pub(crate) fn poll_read(
     poll_pieces(tls, cx, &mut |piece| buf.put_slice(piece))
 }
 
+/// Reads into `buf` as much as it has room for, from the socket a few KiB at a time, which go nowhere else first.
+pub(crate) fn poll_few(
+    tls: &mut TlsStream<Socket>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    match tls {
+        TlsStream::Client(tls) => {
+            let (socket, session) = tls.get_mut();
+            fill(socket, session, cx, buf)
+        }
+        TlsStream::Server(tls) => {
+            let (socket, session) = tls.get_mut();
+            fill(socket, session, cx, buf)
+        }
+    }
+}
+
 /// Reads, and hands on what was decrypted, record by record from where it lies; nothing: the other side closed.
 pub(crate) fn poll_pieces(
     tls: &mut TlsStream<Socket>,
@@ -44,6 +62,47 @@ pub(crate) fn poll_pieces(
         TlsStream::Server(tls) => {
             let (socket, session) = tls.get_mut();
             read(socket, session, cx, take)
+        }
+    }
+}
+
+fn fill<Side>(
+    socket: &Socket,
+    session: &mut ConnectionCommon<Side>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let begun = buf.filled().len();
+    loop {
+        // It wants to read unless it holds something to be taken, or the end.
+        let mut ended = false;
+        if session.wants_read() {
+            // Before the library makes room: most often there is nothing.
+            ready!(socket.0.poll_read_ready(cx))?;
+            match session.read_tls(&mut AtOnce(socket)) {
+                Ok(count) => ended = count == 0,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            process(socket, session)?;
+        }
+        // All that was decrypted, so that nothing is left where only the socket is looked at.
+        while ended || !session.wants_read() {
+            let mut reader = session.reader();
+            let piece = match reader.fill_buf() {
+                // What came before the end, in order or not, is handed on first.
+                Err(_) | Ok([]) if buf.filled().len() > begun => return Poll::Ready(Ok(())),
+                piece => piece?,
+            };
+            let count = piece.len().min(buf.remaining());
+            buf.put_slice(&piece[..count]);
+            reader.consume(count);
+            if count == 0 || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        if buf.filled().len() > begun {
+            return Poll::Ready(Ok(()));
         }
     }
 }
@@ -91,14 +150,7 @@ fn open_all<Side>(
     let mut any = false;
     loop {
         session.read_tls(&mut sealed)?;
-        let state = match session.process_new_packets() {
-            Ok(state) => state,
-            Err(error) => {
-                // Tells the other side why, if the socket takes it.
-                let _ = session.write_tls(&mut AtOnce(socket));
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-            }
-        };
+        let state = process(socket, session)?;
         if state.plaintext_bytes_to_read() > 0 || state.peer_has_closed() || ended {
             match open(session, take) {
                 Ok(()) => any = true,
@@ -111,6 +163,15 @@ fn open_all<Side>(
             return Ok(any);
         }
     }
+}
+
+/// Decrypts what the library has read.
+fn process<Side>(socket: &Socket, session: &mut ConnectionCommon<Side>) -> io::Result<IoState> {
+    session.process_new_packets().map_err(|error| {
+        // Tells the other side why, if the socket takes it.
+        let _ = session.write_tls(&mut AtOnce(socket));
+        io::Error::new(io::ErrorKind::InvalidData, error)
+    })
 }
 
 /// Hands on what is decrypted, or nothing at the end. `WouldBlock`: there is nothing, and may be later.
@@ -133,8 +194,14 @@ fn open<Side>(session: &mut ConnectionCommon<Side>, take: &mut dyn FnMut(&[u8]))
     }
 }
 
-/// A socket written to without waiting.
+/// A socket read and written to without waiting.
 struct AtOnce<'a>(&'a Socket);
+
+impl Read for AtOnce<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(bytes)
+    }
+}
 
 impl Write for AtOnce<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What routes ask of a proxy beside choosing a backend.
 
-use crate::world::{PATIENCE, Peer, Program, World, endpoint_of, get, header, route_of, service_of, status};
+use crate::world::{PATIENCE, Peer, Program, World, endpoint_of, get, header, mesh, route_of, service_of, status};
 use byrnie_model::Protocol;
-use byrnie_model::route::{Backend, Carrier, Cors, Destination, Mirror, RouteFilter, Rule, Session};
+use byrnie_model::resource::DefaultAccess;
+use byrnie_model::route::{Backend, Carrier, Cors, Destination, Match, Mirror, PathMatch, RouteFilter, Rule, Session};
 use byrnie_net::runtime;
 use std::io::{Read, Write};
 use std::sync::mpsc;
 use std::time::Duration;
+
+/// Requests within which a change must be in force: some seconds of them.
+const ASKED_MAX: usize = 10_000;
 
 fn to(name: &str) -> Destination {
     Destination::new(crate::world::service(name), 80)
@@ -115,6 +119,32 @@ fn a_cookie_brings_a_caller_back_to_its_instance() {
         let (head, body) = client.response();
         assert_eq!((body, header(&head, "set-cookie")), (first.clone(), None));
     }
+}
+
+#[test]
+fn a_kept_connection_obeys_a_changed_route_and_a_changed_policy() {
+    let (world, program) = (World::new(), Program::echo());
+    let mut server = world.serving("echo", program.port, Protocol::Http1);
+    let mut caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    // The first requests may come before a change is in force. Once one has obeyed it, all do.
+    let mut obeys = |status: u16| {
+        assert!((0..ASKED_MAX).any(|_| client.ask(&get("/a")).0 == status), "never {status}");
+        (0..8).for_each(|_| assert_eq!(client.ask(&get("/a")).0, status));
+    };
+    obeys(200);
+    let below = |path: &str| {
+        let matched = Match { path: PathMatch::Prefix(path.into()), ..Match::default() };
+        route_of("echo", vec![Rule { matches: vec![matched], ..rule(vec![], &["echo"]) }])
+    };
+    caller.apply(vec![below("/b")]);
+    obeys(404);
+    caller.apply(vec![below("/")]);
+    obeys(200);
+    server.apply(vec![mesh(DefaultAccess::Deny)]);
+    obeys(403);
+    server.apply(vec![mesh(DefaultAccess::Allow)]);
+    obeys(200);
 }
 
 /// The system would keep what it holds of an answer for minutes, and tell nobody.
