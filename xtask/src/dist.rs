@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask dist`: byrnie as it's released. It's built twice: first so that it counts how often it goes which way
-//! while the bench's loads run, then by what was counted. What is in the folder of the result is whole: it gets
+//! while the bench's loads run, then by what was counted. A program in the folder of the result is whole: it gets
 //! there by a change of name.
 
 use super::bench::process::{Build, is_on_path, target};
@@ -25,8 +25,9 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     let toolchain = Toolchain::find(root)?;
     let dir = target(root).join("dist");
     let (build, counts) = (dir.join("build"), dir.join("counts"));
-    if counts.exists() {
-        fs::remove_dir_all(&counts)?;
+    // What is there is of another time, or of one that was broken off: a new program never stands beside an old one.
+    if dir.exists() {
+        fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
     }
     fs::create_dir_all(&counts).with_context(|| counts.display().to_string())?;
 

@@ -66,6 +66,9 @@ pub(super) fn train(stage: &Stage, secs: u64) -> Result<(u64, u64)> {
     stage.have_counted(&pids)?;
     let mut pair = keys::Pair::start(stage, "keys", None)?;
     let posts = pair.load(stage, pair.entries[0], 0, secs)?;
+    let pids = pair.pids();
+    drop(pair);
+    stage.have_counted(&pids)?;
     Ok((sagas.requests, posts.requests))
 }
 

@@ -45,6 +45,9 @@ impl Build {
             Self::Release => binary(root, variable, name),
             Self::Plain(dir) | Self::Counting(dir, _) => Ok(dir.join(name)),
             Self::Dist => {
+                if std::env::var_os(variable).is_some() {
+                    bail!("{variable} names one program and --dist another: leave one of them out");
+                }
                 let path = target(root).join("dist").join(name);
                 if path.is_file() {
                     return Ok(path);

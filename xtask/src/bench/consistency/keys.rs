@@ -29,7 +29,9 @@ pub(super) struct Pair {
     /// Where calls enter: to the service with the policy, and to the one without.
     pub(super) entries: [SocketAddr; 2],
     loads: u64,
-    _processes: Vec<Process>,
+    /// byrnie's: they end before the app.
+    processes: Vec<Process>,
+    _app: Process,
 }
 
 impl Pair {
@@ -52,8 +54,13 @@ impl Pair {
         let entries: [SocketAddr; 2] = entries.try_into().ok().context("two entries")?;
         wait_for("a repeated post is answered from the ledger", || status(entries[0]).is_ok_and(|kept| kept))?;
         wait_for("the service without a policy answers", || status(entries[1]).is_ok_and(|kept| !kept))?;
-        processes.extend([caller, up, program]);
-        Ok(Self { version, entries, loads: 0, _processes: processes })
+        processes.extend([caller, up]);
+        Ok(Self { version, entries, loads: 0, processes, _app: program })
+    }
+
+    /// The processes of byrnie's.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.processes.iter().map(Process::pid).collect()
     }
 
     /// Posts for `secs`, each under a key of its own, at `rate` or as fast as they are answered.
