@@ -152,6 +152,17 @@ impl Stream {
         }
     }
 
+    /// Whether nothing waits to be read: not in the session, where what came in one record with what was taken may be left, nor, as
+    /// far as the reactor has noted, in the socket. Nobody is woken once there is something.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let is_dry = match self {
+            Self::Plain(_) => true,
+            // Unless it holds something, or the end.
+            Self::Tls(tls) => tls.stream.get_ref().1.wants_read(),
+        };
+        is_dry && self.socket().is_silent()
+    }
+
     /// Whether the bytes are encrypted on the way.
     pub const fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))

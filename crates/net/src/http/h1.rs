@@ -105,7 +105,7 @@ impl Conn {
     /// Whether the connection is clean and the other side hasn't said or done anything since it was last read, as
     /// far as the reactor has noted.
     pub fn is_silent(&self) -> bool {
-        self.is_clean() && self.stream.socket().is_silent()
+        self.is_clean() && self.stream.is_at_rest()
     }
 
     /// Whether the body of the message being read has been read to its end.

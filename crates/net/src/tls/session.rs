@@ -86,7 +86,7 @@ fn fill<Side>(
             }
             process(socket, session)?;
         }
-        // All that was decrypted, so that nothing is left where only the socket is looked at.
+        // As much of what was decrypted as there is room for.
         while ended || !session.wants_read() {
             let mut reader = session.reader();
             let piece = match reader.fill_buf() {

@@ -337,6 +337,30 @@ fn large_reads_take_every_byte_and_see_how_the_connection_ends() {
     }
 }
 
+/// Or the next request on a pooled connection would be answered by what was never asked for.
+#[test]
+fn a_connection_of_whose_record_something_is_left_is_not_at_rest() {
+    let authority = authority();
+    let (web, cart) = (identity("web"), identity("cart"));
+    let server = server(&credentials(&authority, &web, HOUR), &[]).unwrap();
+    let client = client(&credentials(&authority, &cart, HOUR)).unwrap();
+    block_on(async {
+        let (accepted, connected) = shake(&server, &client, &web, &[]).await;
+        let (mut near, mut far) = (accepted.unwrap().0, connected.unwrap().0);
+        far.write_all(&[7; 100]).await.unwrap();
+        far.flush().await.unwrap();
+        let mut room = [0; 60];
+        near.read_exact(&mut room).await.unwrap();
+        assert!(!near.is_at_rest());
+        near.read_exact(&mut room[..40]).await.unwrap();
+        let more = std::future::poll_fn(|cx| {
+            std::task::Poll::Ready(std::pin::pin!(near.read(&mut room)).as_mut().poll(cx).is_ready())
+        });
+        assert!(!more.await && near.is_at_rest());
+    })
+    .unwrap();
+}
+
 #[test]
 fn what_follows_a_farewell_is_passed_over() {
     let authority = authority();
