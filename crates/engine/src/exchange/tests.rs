@@ -17,12 +17,8 @@ const NOT_SENT: Failure = Failure::ResetBeforeHead { request_sent: false };
 
 /// Endpoints tried for a request whose every try fails in the same way, and the status at last.
 fn tries(world: &mut World, method: &str, failure: Failure) -> (Vec<String>, u16) {
-    tries_at(world, method, failure, 0)
-}
-
-fn tries_at(world: &mut World, method: &str, failure: Failure, at: u64) -> (Vec<String>, u16) {
     let mut head = head(method, "payments/", &[]);
-    let (mut exchange, mut effect) = world.begin(&mut head, ms(at));
+    let (mut exchange, mut effect) = world.begin(&mut head, ms(0));
     let mut tried = Vec::new();
     loop {
         match effect {
@@ -32,7 +28,7 @@ fn tries_at(world: &mut World, method: &str, failure: Failure, at: u64) -> (Vec<
             Effect::Wait => return (tried, 1),
             other => panic!("{other:?}"),
         }
-        effect = exchange.on_failure(&mut world.shard, failure, ms(at));
+        effect = exchange.on_failure(&mut world.shard, failure, ms(0));
     }
 }
 
@@ -122,55 +118,6 @@ fn whoever_is_not_there_costs_none_of_the_budget() {
     assert!(sent[..20].iter().all(|count| *count >= 3), "{sent:?}");
     assert!(sent[1..20].iter().all(|count| *count == 3), "looking further is within it");
     assert!(sent[50..].iter().all(|count| *count == 1), "nobody is left in service");
-}
-
-/// `payments`, with one retry a second besides those that cost none of the budget.
-fn with_one_retry(endpoints: u8, policy: TrafficPolicy) -> World {
-    let mut world = World::payments(endpoints);
-    let least = Rate { requests: 1, per: Duration::from_secs(1) };
-    let budget = RetryBudget { percent: 0, interval: Duration::from_secs(10), least, hedge: None };
-    world.put(vec![traffic("payments", TrafficPolicy { retry_budget: Some(budget), ..policy })]);
-    world
-}
-
-#[test]
-fn no_more_than_two_tries_are_free_however_many_a_route_allows() {
-    let mut world = with_one_retry(20, TrafficPolicy::default());
-    let retry = Retry { codes: Vec::new(), attempts: 9, backoff: None };
-    let rule = Rule { retry: Some(retry), ..rule(vec![prefix("/")], vec![backend("payments", 1)]) };
-    world.put(vec![route("r", "payments", vec![rule])]);
-    let sent: Vec<usize> = (0..5).map(|_| tries(&mut world, "POST", Failure::Connect).0.len()).collect();
-    assert_eq!(sent, [4, 3, 3, 3, 3]);
-}
-
-#[test]
-fn where_the_absent_stay_in_service_looking_is_free_only_while_somebody_answers() {
-    let eject = Eject { consecutive_errors: None, failure_percent: Some(85), ..Eject::default() };
-    let mut world = with_one_retry(20, TrafficPolicy { eject: Some(eject), ..TrafficPolicy::default() });
-    let sent = |world: &mut World, at| tries_at(world, "POST", Failure::Connect, at).0.len();
-    assert_eq!([0, 1, 2].map(|at| sent(&mut world, at)), [2, 1, 1], "nobody ever has");
-    let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(3));
-    plan(effect);
-    exchange.on_response(&mut world.shard, &mut response(200, &[]), ms(4));
-    let often: Vec<usize> = (5..25).map(|at| sent(&mut world, at)).collect();
-    assert!(often.contains(&3) && often.iter().all(|count| *count <= 3), "{often:?}");
-    let late: Vec<usize> = (5_100..5_110).map(|at| sent(&mut world, at)).collect();
-    assert_eq!(late, [2, 1, 1, 1, 1, 1, 1, 1, 1, 1], "no more");
-}
-
-#[test]
-fn a_connection_to_one_who_answers_others_meanwhile_is_no_free_try() {
-    let answers = |meanwhile: bool| {
-        let mut world = with_one_retry(20, TrafficPolicy::default());
-        tries(&mut world, "GET", RESET);
-        let (mut exchange, effect) = world.begin(&mut head("POST", "payments/", &[]), ms(0));
-        let Target::Mesh(hop) = plan(effect).target else { panic!() };
-        if meanwhile {
-            hop.member().load.heard(ms(10).mono);
-        }
-        matches!(exchange.on_failure(&mut world.shard, Failure::ConnectTimeout, ms(20)), Effect::Send(_))
-    };
-    assert_eq!((answers(false), answers(true)), (true, false));
 }
 
 #[test]

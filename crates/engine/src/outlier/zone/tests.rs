@@ -165,7 +165,7 @@ fn without_a_zone_those_who_answered_lately_are_asked_if_anybody_answers_at_all(
         stays: false,
     };
     all[3].load.heard(ms(90).mono);
-    let mut asked = |world: &mut World| {
+    let asked = |world: &mut World| {
         let picks = (0..50).map(|_| pick(&cluster, &mut world.shard, None, past, ms(1_000).mono).unwrap().slot.index);
         picks.collect::<std::collections::BTreeSet<_>>()
     };
