@@ -55,6 +55,11 @@ impl Attempt {
         self.begun
     }
 
+    /// Whether its endpoint has answered nobody since it was begun: one that has is slow with this request rather than gone.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.member.as_ref().is_none_or(|member| member.load.heard_at() <= self.begun)
+    }
+
     fn end(&mut self, ending: Ending, now: Instant) -> Duration {
         self.ended = Some((now, ending));
         // A response's body still keeps the endpoint busy; what failed doesn't.
@@ -137,10 +142,13 @@ impl Attempts {
         self.iter().filter(|one| one.ending() == Some(Ending::Failed(Failure::TryTimeout))).count()
     }
 
-    /// Whether nobody has said anything in any of those that ended.
+    /// Whether nothing has been heard of any endpoint of those that ended.
     pub(crate) fn all_silent(&self) -> bool {
-        let silent = |ending| matches!(ending, Ending::Failed(failure) if failure.silent());
-        self.iter().all(|attempt| attempt.ending().is_none_or(silent))
+        self.iter().all(|attempt| match attempt.ending() {
+            None => true,
+            Some(Ending::Failed(failure)) => failure.unmet() || failure.silent() && attempt.is_unheard(),
+            Some(_) => false,
+        })
     }
 
     /// Zones in which nobody answered.

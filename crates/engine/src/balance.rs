@@ -27,6 +27,9 @@ const DRAWS_MAX: u32 = 4;
 /// Of two costs within this factor (in halves) the smaller says nothing: the less busy endpoint is taken.
 const ALIKE_HALVES: u128 = 3;
 
+/// Who has answered within so many milliseconds before a try that waits in vain is likely to be there still, the likelier the fewer.
+const LATELY: [u64; 3] = [100, 1_000, 10_000];
+
 /// Endpoints of this mesh that one exchange tries before another site is asked, if one serves it too.
 const HOME_TRIES_MAX: usize = 2;
 
@@ -116,7 +119,8 @@ pub(crate) fn pick<'c>(
 
 /// Whom to ask after a try, begun `then`, that waited in vain: one of those who have answered somebody since is there for certain,
 /// however much was lost at that moment. If there is none, but others of the zone have answered, so that it's not lost as a whole,
-/// the one who answered last is the likeliest to be there.
+/// one of those who answered lately is the likeliest to be there. Among each of them the service's rule chooses: whoever waits does so
+/// together with many.
 fn recent(
     cluster: &Cluster,
     shard: &mut Shard,
@@ -125,14 +129,20 @@ fn recent(
     (near, home, then, moves): (Wish, (usize, usize), Instant, bool),
     now: Instant,
 ) -> Option<usize> {
+    // A zone without a name is never lost, but where nobody at all has answered nothing is known of it.
+    let nobody = moves || shard.zones.heard <= then;
     let since = Wish { heard_since: Some(then), ..near };
     let mut of = |wish| Search { cluster, past, now, wish }.choose(shard, key);
     if let Some(found) = of(since).or_else(|| of(Wish { range: home, ..since })) {
         return Some(found);
     }
-    let ever = Search { cluster, past, now, wish: Wish { heard_since: Some(Instant::default()), ..near } };
-    let all = (near.range.0..near.range.1).filter(|_| !moves);
-    all.filter(|index| ever.fits(shard, *index)).max_by_key(|index| cluster.members[*index].load.heard_at())
+    if nobody {
+        return None;
+    }
+    LATELY.into_iter().find_map(|millis| {
+        let from = Instant::from_nanos(then.as_nanos().saturating_sub(millis * 1_000_000));
+        of(Wish { heard_since: Some(from), ..near })
+    })
 }
 
 /// The one for a connection from another site: of this mesh, so that none goes to and fro between sites.

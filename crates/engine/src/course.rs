@@ -104,13 +104,27 @@ impl Course {
         }
     }
 
+    /// What became of a key is known to this mesh's ledger alone, and whom another site asks for asks no third.
+    fn stays(&self) -> bool {
+        self.at_home || self.policy.keyed
+    }
+
+    /// Those that may be asked.
+    fn members(&self) -> &[Arc<Member>] {
+        match self.cluster() {
+            None => &[],
+            Some(cluster) if self.stays() => cluster.at_home(),
+            Some(cluster) => &cluster.members,
+        }
+    }
+
     /// Aims at addresses outside, of which this proxy chooses. Another is tried only if one can't have seen the request:
     /// everything else is up to the caller's proxy, which has its own retries.
     pub(crate) fn aim_far(&mut self, cluster: Arc<Cluster>, shard: &mut Shard, now: Instant) {
         if let Some(memory) = shard.clusters.entry(cluster.slot) {
             memory.budget.request(&cluster.call, now);
         }
-        self.policy = retry::Policy { tries_max: retry::TRIES_MAX, body_held: true, ..retry::Policy::NEVER };
+        self.policy = retry::Policy::FAR;
         self.goal = Goal::Cluster(cluster);
     }
 
@@ -134,8 +148,7 @@ impl Course {
     }
 
     fn dispatch_to(&mut self, cluster: &Arc<Cluster>, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
-        // What became of a key is known to this mesh's ledger alone.
-        let stays = self.at_home || self.policy.keyed;
+        let stays = self.stays();
         let fits =
             |member: &Arc<Member>| !(stays && member.site().is_some() || outlier::out_of_service(shard, member, now));
         let had = self.first.take().filter(fits);
@@ -262,36 +275,51 @@ impl Course {
     }
 
     /// Whether a try after this failure is for nothing in the budget: nobody has the request, so the next endpoint is no more than
-    /// the first to get it (gRPC's transparent retries, proposal A6). Where none is left in service the budget bounds the looking.
+    /// the first to get it (gRPC's transparent retries, proposal A6). Where none is left in service the budget bounds the looking,
+    /// and where the absent stay in service, whether anybody else has answered. One that answers others was met by somebody: it has
+    /// too much to do, and no connection comes for nothing.
     fn is_free(&self, shard: &Shard, failure: Failure, now: Instant) -> bool {
-        let good = |member: &Arc<Member>| !self.attempts.tried(member) && !outlier::out_of_service(shard, member, now);
+        let Some(cluster) = self.cluster() else { return false };
+        let leaves = cluster.call.eject.rule.counts_rows();
+        let heard = |member: &Member| {
+            let at = member.load.heard_at();
+            at > Instant::default() && now.since(at) < retry::FREE_FOR
+        };
+        let good = |member: &Arc<Member>| {
+            !self.attempts.tried(member) && !outlier::out_of_service(shard, member, now) && (leaves || heard(member))
+        };
         failure.unmet()
-            && self.attempts.count() < usize::from(self.policy.tries_max)
-            && self.cluster().is_some_and(|cluster| cluster.members.iter().any(good))
+            && self.attempts.count() < usize::from(self.policy.tries_max.min(retry::TRIES_MAX))
+            && self.attempts.open().is_some_and(Attempt::is_unheard)
+            && self.members().iter().any(good)
     }
 
     /// How many tries there are if the one under way meets nobody either.
     fn tries_max(&self) -> u8 {
-        let others = self.cluster().is_some_and(|cluster| cluster.members.len() > self.attempts.count());
+        let others = self.members().len() > self.attempts.count();
         if others && self.attempts.all_silent() { self.policy.tries_unmet_max } else { self.policy.tries_max }
     }
 
     /// Whether the try under way, which ends by `failure`, isn't the last.
     fn has_tries(&self, shard: &Shard, failure: Failure, now: Instant) -> bool {
         let (count, policy) = (self.attempts.count(), &self.policy);
-        let unmet = self.attempts.unmet() + 1;
-        let fresh = |members: &[Arc<Member>]| members.iter().any(|member| !self.attempts.tried(member));
-        let lookable = failure.unmet() && count - unmet < usize::from(policy.tries_max);
+        let sent = count - self.attempts.unmet() - usize::from(failure.unmet());
+        let lookable = failure.unmet() && sent < usize::from(policy.tries_max);
         let begun = self.attempts.iter().next().map_or(now, Attempt::begun);
         // Where nobody at all answers any more, it's rather this proxy that is cut off.
         let alone = shard.zones.heard <= begun;
-        let silent = failure.silent() && self.attempts.all_silent() && !alone && self.limits.timeout.is_none();
+        let unheard = failure.unmet() || failure.silent() && self.attempts.open().is_some_and(Attempt::is_unheard);
+        let silent = unheard
+            && self.attempts.all_silent()
+            && !alone
+            && self.limits.timeout.is_none()
+            && sent < usize::from(policy.tries_silent_max);
         let most = if alone { retry::UNMET_FOR } else { retry::SILENT_FOR };
         count < usize::from(policy.tries_max)
             || (lookable || silent)
                 && count < usize::from(policy.tries_unmet_max)
                 && now.since(begun) < most
-                && self.cluster().is_some_and(|cluster| fresh(&cluster.members))
+                && self.members().iter().any(|member| !self.attempts.tried(member))
     }
 
     pub(crate) fn has_time(&self, now: Instant) -> bool {
@@ -315,9 +343,10 @@ impl Course {
         let span = self.attempts.end(ending, now);
         let (Some(member), Some(cluster)) = (member, self.cluster()) else { return };
         zone::note(shard, &member, ending, span, now);
-        // One that was given up would have taken longer still; but the first of an exchange may be its endpoint's own affair, and
-        // what all the others take is not to be waited for three times as long by that.
-        let slow = ending == Ending::Failed(Failure::TryTimeout) && self.attempts.given_up() > 1;
+        // One that was given up would have taken longer still; but the first of an exchange at an endpoint that answers nobody may be
+        // that one's own affair, and what all the others take is not to be waited for three times as long by that.
+        let heard = || self.attempts.last().is_some_and(|attempt| !attempt.is_unheard());
+        let slow = ending == Ending::Failed(Failure::TryTimeout) && (self.attempts.given_up() > 1 || heard());
         let patience = shard.clusters.entry(cluster.slot).map(|memory| {
             if slow || matches!(ending, Ending::Status(_) | Ending::Beaten) {
                 memory.note(span);

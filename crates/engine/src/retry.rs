@@ -16,6 +16,8 @@ pub(crate) const TRIES_UNMET_MAX: u8 = 8;
 pub(crate) const UNMET_FOR: Duration = Duration::from_secs(3);
 /// And for no longer than this while others answer: by then the registry knows who is silent.
 pub(crate) const SILENT_FOR: Duration = Duration::from_secs(5);
+/// Where the absent stay in service, tries for nothing in the budget go on for so long after an endpoint has last answered.
+pub(crate) const FREE_FOR: Duration = Duration::from_secs(5);
 /// A try is never given up sooner than this, however quick the cluster usually is.
 const PATIENCE_MIN: Duration = Duration::from_millis(250);
 /// When a try is given up while the cluster's usual time isn't known.
@@ -41,6 +43,8 @@ pub(crate) struct Policy {
     pub(crate) tries_max: u8,
     /// The same, if all but the last found nobody.
     pub(crate) tries_unmet_max: u8,
+    /// Tries in which the request was sent, if nothing was heard of any of their endpoints.
+    pub(crate) tries_silent_max: u8,
     /// Whether the request may be processed twice.
     pub(crate) repeatable: bool,
     /// Whether the proxy still holds the whole request.
@@ -51,8 +55,18 @@ pub(crate) struct Policy {
 
 impl Policy {
     /// For the side that never retries.
-    pub(crate) const NEVER: Self =
-        Self { tries_max: 1, tries_unmet_max: 1, repeatable: false, body_held: false, keyed: false };
+    pub(crate) const NEVER: Self = Self {
+        tries_max: 1,
+        tries_unmet_max: 1,
+        tries_silent_max: 1,
+        repeatable: false,
+        body_held: false,
+        keyed: false,
+    };
+
+    /// For addresses outside: another only if one can't have seen the request, everything else is up to the caller's proxy.
+    pub(crate) const FAR: Self =
+        Self { tries_max: TRIES_MAX, tries_unmet_max: TRIES_MAX, body_held: true, ..Self::NEVER };
 
     /// For a request of `method`. `allowed` is what the caller left for us (`x-byrnie-retry-budget`).
     pub(crate) fn of(method: &str, call: &Call, route: Option<&Retry>, allowed: Option<u8>) -> Self {
@@ -60,8 +74,11 @@ impl Policy {
         let tries_max = allowed.map_or(wanted, |allowed| wanted.min(allowed.saturating_add(1)));
         // Where a route says how many, so many it is.
         let tries_unmet_max = if route.is_none() && tries_max > 1 { TRIES_UNMET_MAX } else { tries_max };
+        // Whoever falls silent may have the request all the same: it's sent no more often than the caller allows.
+        let tries_silent_max =
+            allowed.map_or(tries_unmet_max, |allowed| tries_unmet_max.min(allowed.saturating_add(1)));
         let repeatable = is_idempotent(method) || call.unsafe_retry;
-        Self { tries_max, tries_unmet_max, repeatable, body_held: true, keyed: false }
+        Self { tries_max, tries_unmet_max, tries_silent_max, repeatable, body_held: true, keyed: false }
     }
 }
 

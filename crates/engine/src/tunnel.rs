@@ -9,7 +9,7 @@ use crate::cluster::{Busy, Cluster};
 use crate::concurrency::Criticality;
 use crate::course::{Course, Goal, Step, give_up};
 use crate::exchange::{Refusal, absent_backend, source_label};
-use crate::retry::{Policy, TRIES_MAX};
+use crate::retry::Policy;
 use crate::route::Chosen;
 use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
@@ -194,7 +194,7 @@ impl Tunnel {
         if let Direction::Site { .. } = arrival.direction {
             // Limits and budgets are the callers' own; here nothing but the endpoint is chosen.
             self.course.at_home = true;
-            self.course.policy = Policy { tries_max: TRIES_MAX, body_held: true, ..Policy::NEVER };
+            self.course.policy = Policy::FAR;
             self.course.goal = Goal::Cluster(cluster);
             return self.dispatch(shard, now);
         }
@@ -211,7 +211,7 @@ impl Tunnel {
         if let Some(memory) = shard.clusters.entry(cluster.slot) {
             memory.budget.request(&cluster.call, now);
         }
-        self.course.policy = Policy { tries_max: TRIES_MAX, body_held: true, ..Policy::NEVER };
+        self.course.policy = Policy::FAR;
         self.course.goal = Goal::Cluster(cluster);
         self.dispatch(shard, now)
     }

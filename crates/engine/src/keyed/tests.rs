@@ -6,6 +6,7 @@ use crate::fixtures::*;
 use crate::{Outcome, Target};
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::idempotency::Guarantee;
+use byrnie_model::policy::traffic::{Rate, RetryBudget};
 use byrnie_model::resource::{DefaultAccess, Resource};
 use byrnie_model::{Labels, Protocol, Spec};
 
@@ -449,4 +450,27 @@ fn a_request_under_a_key_comes_back_to_the_only_one_that_can_know_it() {
         let again = plan(exchange.on_failure(&mut world.shard, Failure::Connect, ms(0)));
         assert_eq!(endpoint_of(&again), first);
     }
+    let effect = exchange.on_failure(&mut world.shard, Failure::Connect, ms(0));
+    assert!(matches!(effect, Effect::Reply(_)), "a way that it may not take is no further one: {effect:?}");
+}
+
+#[test]
+fn a_way_that_a_request_under_a_key_may_not_take_makes_no_try_free() {
+    let mut way = endpoint("payments", "east.0", 200);
+    way.way = Some(byrnie_model::site::Way { site: "east".into(), number: 0 });
+    let mut world = caller(1, policy(KeyMode::Optional));
+    let least = Rate { requests: 1, per: Duration::from_secs(10) };
+    let budget = RetryBudget { percent: 0, interval: Duration::from_secs(10), least, hedge: None };
+    let both = TrafficPolicy {
+        retry_budget: Some(budget),
+        idempotency: Some(policy(KeyMode::Optional)),
+        ..TrafficPolicy::default()
+    };
+    assert_eq!(world.put(vec![of_endpoint(way), traffic("payments", both)]), []);
+    let again = [0, 1].map(|at| {
+        let (mut exchange, effect) = world.begin(&mut head("POST", "payments/charge", &[KEY]), ms(at));
+        plan(effect);
+        matches!(exchange.on_failure(&mut world.shard, Failure::Connect, ms(at)), Effect::Send(_))
+    });
+    assert_eq!(again, [true, false], "both are within the budget");
 }

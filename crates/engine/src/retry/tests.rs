@@ -5,7 +5,7 @@ use crate::fixtures::*;
 use crate::{Effect, Failure};
 use byrnie_model::Protocol;
 use byrnie_model::policy::TrafficPolicy;
-use byrnie_model::policy::traffic::{Balance, Hash, HashOn};
+use byrnie_model::policy::traffic::{Balance, Eject, Hash, HashOn, Rate, RetryBudget};
 use byrnie_model::resource::DefaultAccess;
 use byrnie_model::route::{Match, Retry, Rule};
 use std::time::Duration;
@@ -195,9 +195,9 @@ fn a_user_stays_with_an_endpoint() {
 
 /// The endpoints that a GET tries while none of them says anything for a second each; one of the others answers somebody else
 /// meanwhile, if `one_answers`.
-fn tries_in_silence(one_answers: bool) -> (Vec<String>, Option<String>) {
+fn tries_in_silence(one_answers: bool, headers: &[(&str, &str)]) -> (Vec<String>, Option<String>) {
     let mut world = World::payments(20);
-    let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(10_000));
+    let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", headers), ms(10_000));
     let mut asked = vec![endpoint_of(&plan(effect))];
     let answered = one_answers.then(|| {
         loop {
@@ -221,8 +221,132 @@ fn tries_in_silence(one_answers: bool) -> (Vec<String>, Option<String>) {
 
 #[test]
 fn in_silence_one_is_asked_who_has_answered_meanwhile_and_others_as_long_as_anybody_does() {
-    let (asked, answered) = tries_in_silence(true);
+    let (asked, answered) = tries_in_silence(true, &[]);
     assert_eq!(asked.get(1), answered.as_ref());
     assert_eq!(asked.len(), 5, "one a second, for five seconds");
-    assert_eq!(tries_in_silence(false).0.len(), 3, "where nobody answers it's rather this proxy that is cut off");
+    assert_eq!(tries_in_silence(false, &[]).0.len(), 3, "where nobody answers it's rather this proxy that is cut off");
+}
+
+#[test]
+fn a_caller_that_allows_one_retry_gets_no_more_in_silence_but_as_much_looking() {
+    let one = [("x-byrnie-retry-budget", "1")];
+    assert_eq!(tries_in_silence(true, &one).0.len(), 2);
+    let mut world = World::payments(20);
+    let (mut exchange, mut effect) = world.begin(&mut head("GET", "payments/", &one), ms(0));
+    let mut tries = 0;
+    while let Effect::Send(_) = effect {
+        tries += 1;
+        effect = exchange.on_failure(&mut world.shard, Failure::Connect, ms(0));
+    }
+    assert_eq!(tries, 8, "no program has seen it");
+}
+
+/// Each of the endpoints answers somebody.
+fn all_answer(world: &mut World, at: u64) {
+    let cluster = std::sync::Arc::clone(world.snapshot().clusters().next().unwrap());
+    for _ in cluster.members() {
+        let (mut other, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(at - 5));
+        plan(effect);
+        other.on_response(&mut world.shard, &mut response(200, &[]), ms(at));
+    }
+    cluster.members().iter().for_each(|member| member.load.heard(ms(at).mono));
+}
+
+#[test]
+fn a_slow_request_is_no_silence_while_its_endpoints_answer_others() {
+    let mut world = World::payments(10);
+    all_answer(&mut world, 1_000);
+    all_answer(&mut world, 1_500);
+    let deadline = [("x-byrnie-deadline-ms", "3000")];
+    let (mut exchange, effect) = world.begin(&mut head("GET", "payments/report", &deadline), ms(2_000));
+    let first = plan(effect).try_deadline.unwrap();
+    assert_eq!(first, ms(2_250).mono);
+    let mut at = 2_250;
+    all_answer(&mut world, at - 50);
+    let mut effect = exchange.on_failure(&mut world.shard, Failure::TryTimeout, ms(at));
+    let mut tries = 1;
+    while let Effect::Send(_) = effect {
+        tries += 1;
+        at += 250;
+        all_answer(&mut world, at - 50);
+        effect = exchange.on_failure(&mut world.shard, Failure::TryTimeout, ms(at));
+    }
+    assert!(matches!(effect, Effect::Wait), "{effect:?}");
+    assert_eq!(tries, 3, "the third is waited for");
+}
+
+#[test]
+fn it_is_learned_at_once_how_slow_those_are_who_answer_others() {
+    let mut world = World::payments(10);
+    let cluster = std::sync::Arc::clone(world.snapshot().clusters().next().unwrap());
+    let patience = |world: &mut World, second: u64| {
+        let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(second * 1_000));
+        let given = plan(effect).try_deadline.unwrap().since(ms(second * 1_000).mono);
+        cluster.members().iter().for_each(|member| member.load.heard(ms(second * 1_000 + 500).mono));
+        exchange.on_failure(&mut world.shard, Failure::TryTimeout, ms(second * 1_000 + 1_000));
+        given
+    };
+    let given: Vec<Duration> = (1..=17).map(|second| patience(&mut world, second)).collect();
+    assert!(given[..16].iter().all(|given| *given == Duration::from_secs(1)), "{given:?}");
+    assert!(given[16] >= Duration::from_secs(3), "{given:?}");
+}
+
+/// How many tries there are for a request whose every try fails in the same way.
+fn tries_at(world: &mut World, method: &str, failure: Failure, at: u64) -> usize {
+    let (mut exchange, mut effect) = world.begin(&mut head(method, "payments/", &[]), ms(at));
+    let mut tries = 0;
+    while let Effect::Send(_) = effect {
+        tries += 1;
+        effect = exchange.on_failure(&mut world.shard, failure, ms(at));
+    }
+    tries
+}
+
+/// `payments`, with one retry a second besides those that cost none of the budget.
+fn with_one_retry(endpoints: u8, policy: TrafficPolicy) -> World {
+    let mut world = World::payments(endpoints);
+    let least = Rate { requests: 1, per: Duration::from_secs(1) };
+    let budget = RetryBudget { percent: 0, interval: Duration::from_secs(10), least, hedge: None };
+    world.put(vec![traffic("payments", TrafficPolicy { retry_budget: Some(budget), ..policy })]);
+    world
+}
+
+#[test]
+fn no_more_than_two_tries_are_free_however_many_a_route_allows() {
+    let mut world = with_one_retry(20, TrafficPolicy::default());
+    let retry = Retry { codes: Vec::new(), attempts: 9, backoff: None };
+    let rule = Rule { retry: Some(retry), ..rule(vec![Match::default()], vec![backend("payments", 1)]) };
+    world.put(vec![route("r", "payments", vec![rule])]);
+    let sent: Vec<usize> = (0..5).map(|_| tries_at(&mut world, "POST", Failure::Connect, 0)).collect();
+    assert_eq!(sent, [4, 3, 3, 3, 3]);
+}
+
+#[test]
+fn where_the_absent_stay_in_service_looking_is_free_only_while_somebody_answers() {
+    let eject = Eject { consecutive_errors: None, failure_percent: Some(85), ..Eject::default() };
+    let mut world = with_one_retry(20, TrafficPolicy { eject: Some(eject), ..TrafficPolicy::default() });
+    let sent = |world: &mut World, at| tries_at(world, "POST", Failure::Connect, at);
+    assert_eq!([0, 1, 2].map(|at| sent(&mut world, at)), [2, 1, 1], "nobody ever has");
+    let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(3));
+    plan(effect);
+    exchange.on_response(&mut world.shard, &mut response(200, &[]), ms(4));
+    let often: Vec<usize> = (5..25).map(|at| sent(&mut world, at)).collect();
+    assert!(often.contains(&3) && often.iter().all(|count| *count <= 3), "{often:?}");
+    let late: Vec<usize> = (5_100..5_110).map(|at| sent(&mut world, at)).collect();
+    assert_eq!(late, [2, 1, 1, 1, 1, 1, 1, 1, 1, 1], "no more");
+}
+
+#[test]
+fn a_connection_to_one_who_answers_others_meanwhile_is_no_free_try() {
+    let answers = |meanwhile: bool| {
+        let mut world = with_one_retry(20, TrafficPolicy::default());
+        tries_at(&mut world, "GET", RESET, 0);
+        let (mut exchange, effect) = world.begin(&mut head("POST", "payments/", &[]), ms(0));
+        let crate::Target::Mesh(hop) = plan(effect).target else { panic!() };
+        if meanwhile {
+            hop.member().load.heard(ms(10).mono);
+        }
+        matches!(exchange.on_failure(&mut world.shard, Failure::ConnectTimeout, ms(20)), Effect::Send(_))
+    };
+    assert_eq!((answers(false), answers(true)), (true, false));
 }

@@ -176,6 +176,13 @@ impl Eject {
     pub const fn compares(&self) -> bool {
         self.deviation_percent.is_some() || self.failure_percent.is_some() || self.latency_percent.is_some()
     }
+
+    /// Whether failures of the connection in a row are enough, so that whoever isn't there is left out soon.
+    pub const fn counts_rows(&self) -> bool {
+        self.consecutive_errors.is_some()
+            || self.consecutive_gateway_errors.is_some()
+            || self.consecutive_local_errors.is_some()
+    }
 }
 
 /// Without a policy, failures count and nothing is compared.

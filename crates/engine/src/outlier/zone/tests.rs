@@ -134,20 +134,44 @@ fn a_second_try_goes_to_one_who_has_answered_since_the_first_was_begun_or_else_l
 }
 
 #[test]
-fn while_the_zone_lives_the_one_is_asked_who_answered_last() {
+fn while_the_zone_lives_those_are_asked_who_answered_lately() {
     let mut world = world(&["a", "b"], 20);
     let cluster = cluster(&world);
     let near = of_zone(&cluster, "a");
     let zones = ZoneSet::NONE.with(near[0].zone);
-    let past = Past { tried: &|m| m.slot == near[0].slot, zones, silent_since: Some(ms(100).mono), stays: false };
-    (0..10).for_each(|n| near[n].load.heard(ms(90 - (n as u64).abs_diff(4)).mono));
+    let past = Past { tried: &|m| m.slot == near[0].slot, zones, silent_since: Some(ms(2_000).mono), stays: false };
+    (0..10).for_each(|n| near[n].load.heard(ms(if n < 5 { 1_500 } else { 500 }).mono));
     // An endpoint of some other service there answers.
-    note(&mut world.shard, &near[9], Ending::Status(200), Duration::ZERO, ms(150).mono);
-    for _ in 0..50 {
-        let member = pick(&cluster, &mut world.shard, None, past, ms(1_000).mono).unwrap();
+    note(&mut world.shard, &near[9], Ending::Status(200), Duration::ZERO, ms(2_050).mono);
+    let mut asked = [0; 10];
+    for _ in 0..200 {
+        let member = pick(&cluster, &mut world.shard, None, past, ms(3_000).mono).unwrap();
         // Zones come second where no policy prefers them.
-        assert_eq!(member.slot, near[4].slot);
+        asked[near.iter().position(|one| one.slot == member.slot).unwrap()] += 1;
+        member.load.enter();
     }
+    assert!(asked[1..5].iter().all(|count| (45..=55).contains(count)), "{asked:?}");
+}
+
+#[test]
+fn without_a_zone_those_who_answered_lately_are_asked_if_anybody_answers_at_all() {
+    let mut world = world(&[""], 20);
+    let cluster = cluster(&world);
+    let all = cluster.members();
+    let past = Past {
+        tried: &|m| m.slot == all[0].slot,
+        zones: ZoneSet::NONE,
+        silent_since: Some(ms(100).mono),
+        stays: false,
+    };
+    all[3].load.heard(ms(90).mono);
+    let asked = |world: &mut World| {
+        let picks = (0..50).map(|_| pick(&cluster, &mut world.shard, None, past, ms(1_000).mono).unwrap().slot.index);
+        picks.collect::<std::collections::BTreeSet<_>>()
+    };
+    assert!(asked(&mut world).len() > 5, "nobody has answered since");
+    world.shard.zones.heard = ms(150).mono;
+    assert_eq!(asked(&mut world).into_iter().collect::<Vec<_>>(), [all[3].slot.index]);
 }
 
 #[test]
