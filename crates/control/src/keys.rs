@@ -53,6 +53,11 @@ impl Keys {
         self.seals
     }
 
+    /// Whether there are keys that an operator has given, beside those that a control plane makes for itself.
+    pub(crate) fn is_given(&self) -> bool {
+        self.files.shared.is_some()
+    }
+
     /// Whether something is to be sealed and can't be.
     pub(crate) fn is_short(&self) -> bool {
         self.seals && self.ring().is_empty()

@@ -352,7 +352,8 @@ async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request
         below = Some(last.id.clone());
         looked += page.len();
         rows.extend(page.iter().map(view::row).filter(fits));
-        rows.sort_by_key(|row| Reverse(row["created"].as_u64()));
+        // Those that can't be read, of which it isn't known when they were begun, come first.
+        rows.sort_by_key(|row| Reverse(row["created"].as_u64().unwrap_or(u64::MAX)));
         rows.truncate(limit);
     }
     Ok(reply(200, &Value::Array(rows)))

@@ -34,6 +34,7 @@ struct Question {
 
 /// An answer; without a problem it is yes.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Said {
     problem: Option<Told>,
 }
@@ -52,8 +53,12 @@ pub(super) async fn ask(coordinator: &Coordinator, shard: u16, id: &Text, ask: A
     let number = coordinator.journal.post(shard, write(&Question { id: id.clone(), ask, by })).await?;
     let answered = async {
         loop {
-            if let Some(answer) = coordinator.journal.answer(number).await? {
-                let said: Said = serde_json::from_slice(&answer).unwrap_or_default();
+            let answer = match coordinator.journal.answer(number).await {
+                Err(byrnie_store::Error::Sealed(_)) => return Err(unheard(id, "is sealed by a key that isn't there")),
+                answer => answer?,
+            };
+            if let Some(answer) = answer {
+                let said: Said = serde_json::from_slice(&answer).map_err(|_| unheard(id, "isn't understood"))?;
                 return said.problem.map_or(Ok(()), |told| Err(told.problem()));
             }
             tokio::select! {
@@ -62,10 +67,13 @@ pub(super) async fn ask(coordinator: &Coordinator, shard: u16, id: &Text, ask: A
             }
         }
     };
-    runtime::timeout(PATIENCE, answered).await.unwrap_or_else(|runtime::Elapsed| {
-        let detail = format!("the coordinator that drives {id} doesn't answer; ask for its state before asking again");
-        Err(Problem::new(503, &code::TXN_JOURNAL, detail))
-    })
+    runtime::timeout(PATIENCE, answered).await.unwrap_or_else(|runtime::Elapsed| Err(unheard(id, "doesn't come")))
+}
+
+/// Nobody knows whether what was asked was done.
+fn unheard(id: &Text, why: &str) -> Problem {
+    let detail = format!("the answer of the coordinator that drives {id} {why}; ask for its state before asking again");
+    Problem::new(503, &code::TXN_JOURNAL, detail)
 }
 
 /// Answers what others ask of the shards that are held here.

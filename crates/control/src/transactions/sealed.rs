@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A journal whose entries rest sealed: they have the bodies of calls, and what participants answered. Each is sealed for its place in its transaction,
-//! so that none is taken for another; summaries and letters as well. Ids, shards and moments stand there as they are.
+//! so that none is taken for another; summaries and letters as well. Ids, shards and moments stand there as they are. It's sealed by
+//! keys alone that an operator has given: a saga that stands still for want of a key is worse than an answer that can't be replayed, so a key that a
+//! control plane made for itself, and that nobody may have kept, isn't enough.
 
 use crate::keys::Keys;
 use byrnie_base::{Text, Timestamp};
@@ -19,8 +21,12 @@ pub struct Sealed {
     keys: Arc<Keys>,
 }
 
-/// What letters are sealed for.
-const LETTER: &[u8] = b"txn letter";
+/// What questions are sealed for; answers are for the number of theirs.
+const QUESTION: &[u8] = b"txn question";
+
+fn answer_to(number: u64) -> Vec<u8> {
+    format!("txn answer\0{number}").into_bytes()
+}
 
 impl Sealed {
     /// Seals what `journal` is given.
@@ -28,7 +34,14 @@ impl Sealed {
         Self { journal, keys }
     }
 
+    fn keep(&self, purpose: &[u8], kept: Value) -> Result<Value, Error> {
+        if self.keys.is_given() { self.keys.seal(purpose, kept) } else { Ok(kept) }
+    }
+
     fn seal(&self, append: Append) -> Result<Append, Error> {
+        if !self.keys.is_given() {
+            return Ok(append);
+        }
         if self.keys.is_short() {
             return Err(Error::Refused("there is no key that seals it".into()));
         }
@@ -104,7 +117,7 @@ impl Peers for Sealed {
     }
 
     fn post(&self, shard: u16, body: Value) -> Pending<'static, u64> {
-        match self.keys.seal(LETTER, body) {
+        match self.keep(QUESTION, body) {
             Ok(body) => self.journal.post(shard, body),
             Err(error) => Box::pin(async move { Err(error) }),
         }
@@ -114,7 +127,7 @@ impl Peers for Sealed {
         let (reading, keys) = (self.journal.letters(shards), Arc::clone(&self.keys));
         Box::pin(async move {
             let letters = reading.await?;
-            let open = |Letter { number, body }| match keys.unseal(|_| LETTER.to_vec(), body) {
+            let open = |Letter { number, body }| match keys.unseal(|_| QUESTION.to_vec(), body) {
                 Ok(body) => Some(Letter { number, body }),
                 Err(why) => {
                     tracing::error!(number, %why, "a question of another coordinator can't be read, and isn't answered");
@@ -126,7 +139,7 @@ impl Peers for Sealed {
     }
 
     fn reply(&self, number: u64, body: Value) -> Pending<'static, ()> {
-        match self.keys.seal(LETTER, body) {
+        match self.keep(&answer_to(number), body) {
             Ok(body) => self.journal.reply(number, body),
             Err(error) => Box::pin(async move { Err(error) }),
         }
@@ -136,7 +149,7 @@ impl Peers for Sealed {
         let (reading, keys) = (self.journal.answer(number), Arc::clone(&self.keys));
         Box::pin(async move {
             let Some(body) = reading.await? else { return Ok(None) };
-            keys.unseal(|_| LETTER.to_vec(), body).map(Some).map_err(|why| sealed(&why))
+            keys.unseal(|_| answer_to(number), body).map(Some).map_err(|why| sealed(&why))
         })
     }
 

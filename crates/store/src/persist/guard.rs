@@ -121,9 +121,13 @@ impl Guard {
         };
         self.file = match database(self.disk.clone(), self.cache_bytes, self.sync_failed.clone()) {
             Ok(database) if unwritten(&database).is_ok_and(|unwritten| unwritten) => File::Open(Arc::new(database)),
-            Ok(_) => File::Uncertain(why),
-            Err(_) => File::Lost(why),
+            Ok(_) => File::Uncertain(why.clone()),
+            Err(_) => File::Lost(why.clone()),
         };
+        // To open it writes and syncs, too: the next sync would find the pages clean that this one gave up.
+        if self.sync_failed.load(Ordering::Acquire) {
+            self.file = File::Uncertain(why);
+        }
     }
 }
 
