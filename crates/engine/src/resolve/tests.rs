@@ -16,7 +16,7 @@ fn what_was_found_for_the_last_request_is_not_taken_for_the_next_once_something_
     assert_eq!(world.put(vec![own_workload(), service("web", Protocol::Http1)]), []);
     let (payments, web, caller) = (sref("payments"), sref("web"), identity("bob"));
     let remote = ([127, 0, 0, 1], 1).into();
-    let to_payments = Direction::Service { service: &payments, port: 80 };
+    let to_payments = Direction::Service { service: &payments, port: 80, sni: None };
     let to_web = Direction::Inbound { service: &web, port: 80 };
     let ask = |world: &mut World, direction, source| {
         let arrival = Arrival { direction, source, remote, tls: Tls::Mutual };
@@ -32,7 +32,7 @@ fn what_was_found_for_the_last_request_is_not_taken_for_the_next_once_something_
     for (to, endpoint) in [("other", "o1"), ("nobody", "500"), ("other", "o1")] {
         assert_eq!(world.put(vec![straight(to)]), []);
         assert_eq!(ask(&mut world, to_payments, None), [endpoint; 2]);
-        assert_eq!(ask(&mut world, Direction::Service { service: &payments, port: 81 }, None), ["404"; 2]);
+        assert_eq!(ask(&mut world, Direction::Service { service: &payments, port: 81, sni: None }, None), ["404"; 2]);
     }
     for (default, got) in [(DefaultAccess::Allow, "program"), (DefaultAccess::Deny, "403")] {
         assert_eq!(world.put(vec![mesh(default)]), []);
