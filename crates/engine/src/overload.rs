@@ -430,8 +430,8 @@ mod tests {
         assert_eq!(others_after(&[600; 9]), 0);
         assert_eq!(others_after(&[600; 4]), 1000);
         // It's less because they pay.
-        assert_eq!(others_after(&[300, 600]), 1000);
-        assert_eq!(others_after(&[100, 600]), 0, "it was over");
+        assert_eq!(others_after(&[300, 600, 600]), 1000);
+        assert_eq!(others_after(&[100, 600, 600]), 0, "it was over");
     }
 
     #[test]
