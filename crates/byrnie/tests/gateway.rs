@@ -108,12 +108,15 @@ fn hosts_that_never_come_twice_leave_little_behind_at_a_port_under_tls() {
     until("the gateway", said, || said() == "200 2");
     // One process of curl, and a handshake for each name.
     let ask = |from: u64, to: u64| {
-        let mut command = Command::new("curl");
-        command.args(["-sk", "-o", "/dev/null", "-w", "%{http_code}\n", "--connect-to", "::127.0.0.1:"]);
-        for domain in ["shop", "other"] {
-            command.arg(format!("https://h[{from}-{to}].{domain}.test:{secure}/p?q=#1"));
-        }
-        let output = command.output().unwrap();
+        let each = |(n, domain)| {
+            format!(
+                "url = \"https://h{n}.{domain}.test:{secure}/{domain}/{n}?q={n}\"\nuser-agent = \"{domain}/{n}\"\ninsecure\nsilent\n\
+                 output = \"/dev/null\"\nwrite-out = \"%{{http_code}}\\n\"\nconnect-to = \"::127.0.0.1:\"\n"
+            )
+        };
+        let asked = (from..=to).flat_map(|n| ["shop", "other"].map(|domain| (n, domain)));
+        let asked: Vec<String> = asked.map(each).collect();
+        let output = Command::new("curl").args(["-K", &file(&mesh, "names", &asked.join("next\n"))]).output().unwrap();
         let statuses = String::from_utf8(output.stdout).unwrap();
         let served = statuses.lines().filter(|status| *status == "200").count() as u64;
         assert_eq!(served, to - from + 1, "those that are served");

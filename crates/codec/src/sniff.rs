@@ -132,6 +132,20 @@ pub fn server_name(bytes: &[u8]) -> ServerName {
     }
 }
 
+/// How many bytes there must be until [`server_name`], which wants more than these, may say something else: up to the end of the record that
+/// they break off in, or of its header.
+pub fn hello_bytes_wanted(bytes: &[u8]) -> usize {
+    const HEADER_BYTES: usize = 5;
+    let mut end = 0;
+    while end <= bytes.len() {
+        end += match bytes[end..].first_chunk::<HEADER_BYTES>() {
+            Some(&[_, _, _, high, low]) => HEADER_BYTES + (usize::from(high) << 8 | usize::from(low)),
+            None => HEADER_BYTES,
+        };
+    }
+    end.min(HELLO_BYTES_MAX)
+}
+
 struct Malformed;
 
 /// The body of the ClientHello, put together from the records it came in; `None` if it isn't whole.

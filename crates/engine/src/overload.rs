@@ -74,7 +74,7 @@ pub struct Strain {
     crowded: bool,
     /// Since when all that they ask is refused for the lag, and it stands all the same.
     futile: Option<Instant>,
-    /// It has been so for [`PATIENCE`].
+    /// It has been so for [`PATIENCE`], and the lag hasn't come down to where nothing ordinary is refused since.
     impatient: bool,
 }
 
@@ -156,9 +156,12 @@ impl Strain {
             self.lag = Lag { ends: now + LAG_WINDOW, ..Lag::default() };
             let percent = least.min(LAG_MAX).as_micros() * 100 / LAG_MAX.as_micros();
             self.percents[2] = u8::try_from(percent).unwrap_or(100);
-            let futile = self.crowded && self.percents[2] >= lag_bounds(Criticality::Critical).1;
+            let (well, all) = lag_bounds(Criticality::Critical);
+            let futile = self.crowded && self.percents[2] >= all;
             self.futile = futile.then(|| self.futile.unwrap_or(now));
-            self.impatient = self.futile.is_some_and(|since| now.since(since) >= PATIENCE);
+            let waited = self.futile.is_some_and(|since| now.since(since) >= PATIENCE);
+            // That the others pay too is what helps, and no reason to let them off before it has.
+            self.impatient = waited || self.impatient && self.percents[2] > well;
         }
     }
 
@@ -408,6 +411,27 @@ mod tests {
         (0..10).for_each(|_| overload.strain.begins(false));
         overload.strain.woke(Duration::ZERO, at(0));
         assert_eq!(refused(&overload, Criticality::Critical, false), 1000, "memory is nobody's to give");
+    }
+
+    #[test]
+    fn who_pays_too_for_the_lag_of_a_crowd_does_so_until_it_is_over() {
+        let mut overload = Overload { underway: 1000, ..Overload::default() };
+        let mut windows = 0;
+        let mut others_after = |lags: &[u64]| {
+            for millis in lags {
+                for _ in 0..5 {
+                    (0..100).for_each(|_| overload.strain.begins(false));
+                    overload.strain.woke(Duration::from_millis(*millis), at(windows * 100));
+                    windows += 1;
+                }
+            }
+            refused(&overload, Criticality::Critical, false)
+        };
+        assert_eq!(others_after(&[600; 9]), 0);
+        assert_eq!(others_after(&[600; 4]), 1000);
+        // It's less because they pay.
+        assert_eq!(others_after(&[300, 600, 600]), 1000);
+        assert_eq!(others_after(&[100, 600, 600]), 0, "it was over");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! Made by `compile`, carried by plans. Nothing here decides.
 
 use byrnie_base::Text;
-use byrnie_codec::Head;
 use byrnie_codec::headers::strip_internal;
+use byrnie_codec::{Head, Known};
 use byrnie_model::gateway::host_fits;
 use byrnie_model::outside::{AltName, is_pattern};
 use byrnie_model::{Key, Secret};
@@ -120,10 +120,11 @@ impl Program {
         }
     }
 
-    /// Takes out of a request what is for the mesh alone, if it leaves it.
+    /// Takes out of a request what is for proxies alone, and what is for the mesh alone, if it leaves it.
     pub(crate) fn strip(&self, head: &mut Head) {
-        if matches!(self, Self::Outside(_)) {
-            strip_internal(head);
+        match self {
+            Self::Beside(_) => head.remove_known(Known::ByrnieNewcomer),
+            Self::Outside(_) => strip_internal(head),
         }
     }
 }

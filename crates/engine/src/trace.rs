@@ -35,7 +35,8 @@ pub struct Trace {
 
 impl Trace {
     /// Continues the trace of a request, or begins one, and writes into `head` what those behind go on from. `None` if
-    /// whoever asks has decided that nothing is sent: then the head stays as it is.
+    /// whoever asks has decided that nothing is sent: then a `traceparent` stays as it is, and one is written for those behind who don't
+    /// read B3 where that has decided.
     pub(crate) fn enter(
         share: Share,
         shard: &mut Shard,
@@ -47,6 +48,9 @@ impl Trace {
         let b3 = if from.is_none() { B3::read(|name| head.get(name)) } else { None };
         let decided = from.map(|from| from.sampled).or(b3.and_then(|b3| b3.sampled));
         if decided == Some(false) {
+            if from.is_none() {
+                refuse(shard, b3.and_then(|b3| b3.from), head);
+            }
             return None;
         }
         let from = from.map(|from| (from.trace, from.span));
@@ -75,4 +79,13 @@ impl Trace {
     pub(crate) fn note(&mut self, status: Option<&[u8]>) {
         self.grpc = status.map(Status::parse).or(self.grpc);
     }
+}
+
+/// Writes into `head` that its trace, which B3 tells as `told` or not at all, isn't sent.
+fn refuse(shard: &mut Shard, told: Option<(TraceId, SpanId)>, head: &mut Head) {
+    let mut random = || shard.rng.next_u64();
+    let (trace, span) = told.unwrap_or_else(|| (TraceId::of(random(), random()), SpanId::of(random())));
+    head.remove_known(Known::Tracestate);
+    // A head without room goes on as it came.
+    head.set_known(Known::Traceparent, &Context { trace, span, sampled: false }.write()).ok();
 }

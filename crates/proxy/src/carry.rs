@@ -18,7 +18,7 @@ use byrnie_codec::h1::{Asked, fit_downstream};
 use byrnie_codec::headers;
 use byrnie_codec::hop::CURB_BYTES;
 use byrnie_codec::{Fields, Framing, Head, Version, grpc};
-use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan, Target};
+use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan, Program, Target};
 use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
 use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, READ_BYTES_MIN, Wire};
 use byrnie_net::relay::Pipe;
@@ -319,7 +319,9 @@ impl<'a> Trip<'a> {
         let (deadline, try_deadline, idle) = (plan.deadline, plan.try_deadline, plan.idle_timeout);
         let fresh = upstream.lease.as_ref().is_some_and(|lease| !lease.reused);
         let acknowledged = match plan.target {
-            Target::Program { .. } if fresh => Some(runtime::coarse().mono + plan.connect_timeout),
+            Target::Program { program: Program::Beside(_), .. } if fresh => {
+                Some(runtime::coarse().mono + plan.connect_timeout)
+            }
             _ => None,
         };
         self.limits = Times { deadline, try_deadline, hedge_at, idle, acknowledged };
@@ -362,8 +364,10 @@ impl<'a> Trip<'a> {
         let mut wait = Wait::for_answer_to(self.request);
         let event = poll_fn(|cx| self.poll_head(cx, &mut wait)).await;
         self.tempo.rest();
-        if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout) {
-            self.upstream = None;
+        if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout)
+            && let Some(mut given_up) = self.upstream.take()
+        {
+            given_up.wire.forsake_unacknowledged();
         }
         match event {
             Event::Head => self.await_body().await,
@@ -434,7 +438,7 @@ impl<'a> Trip<'a> {
                 if self.limits.acknowledged.is_some_and(|due| due <= runtime::coarse().mono) =>
             {
                 self.limits.acknowledged = None;
-                if self.upstream.as_ref().is_some_and(|upstream| upstream.wire.is_unacknowledged()) {
+                if self.upstream.as_mut().is_some_and(|upstream| upstream.wire.forsake_unacknowledged()) {
                     return Poll::Ready(Event::Failed(Failure::ResetBeforeHead { request_sent: true }));
                 }
                 cx.waker().wake_by_ref();

@@ -4,7 +4,7 @@
 
 use crate::upstream::{self, Upstream};
 use crate::worker::Core;
-use byrnie_codec::sniff::{HELLO_BYTES_MAX, ServerName, server_name};
+use byrnie_codec::sniff::{HELLO_BYTES_MAX, ServerName, hello_bytes_wanted, server_name};
 use byrnie_engine::{Failure, Outside, Plan, Security, Verify};
 use byrnie_model::{Key, Protocol, Secret, code};
 use byrnie_net::io::{self, Stream};
@@ -138,11 +138,15 @@ pub(crate) async fn of_hello(to: &Outside, down: &mut Pipe, bytes: &mut Vec<u8>)
 /// The host that the TLS of a connection asks for, which begins with `bytes` and goes on as `down`; what is read of it is added.
 pub(crate) async fn asked(down: &mut Pipe, bytes: &mut Vec<u8>) -> Option<String> {
     let asked = async {
+        // A byte at a time would have all of them read anew with each.
+        let mut wanted = 0;
         loop {
-            match server_name(bytes) {
-                ServerName::Name(name) => return Some(name),
-                ServerName::Absent | ServerName::Malformed => return None,
-                ServerName::NeedMore => {}
+            if bytes.len() >= wanted {
+                match server_name(bytes) {
+                    ServerName::Name(name) => return Some(name),
+                    ServerName::Absent | ServerName::Malformed => return None,
+                    ServerName::NeedMore => wanted = hello_bytes_wanted(bytes),
+                }
             }
             if !matches!(down.read_on(bytes, HELLO_BYTES_MAX - bytes.len().min(HELLO_BYTES_MAX - 1)).await, Ok(1..)) {
                 return None;

@@ -24,7 +24,13 @@ use std::time::Duration;
 pub(crate) async fn serve(core: &Rc<Core>, caller: &Caller, mut down: Pipe, mut bytes: Vec<u8>) {
     let named = match &caller.entry {
         Entry::Service(service, port) if core.snapshot().asks_for_hosts(service, *port) => {
-            let sni = Box::pin(outside::asked(&mut down, &mut bytes)).await.map(Text::from);
+            // It takes a place as its tunnel will, and closes as others do on which nothing is asked.
+            let _underway = core.enter();
+            let sni = tokio::select! {
+                biased;
+                sni = Box::pin(outside::asked(&mut down, &mut bytes)) => sni.map(Text::from),
+                () = core.closing(false) => return,
+            };
             Some(Caller { sni, ..caller.clone() })
         }
         _ => None,

@@ -17,7 +17,9 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnost
     for (i, parent) in route.parents.iter().enumerate() {
         let at = format!("spec.parentRefs[{i}]");
         found.extend(match parent.kind {
-            ParentKind::Service => parent_fits(catalog, key.kind, parent, &at),
+            ParentKind::Service => {
+                parent_fits(catalog, key.kind, parent, &at).or_else(|| outranked(catalog, key, parent, &at))
+            }
             _ => {
                 let refused = catalog.attached(key, route, parent).err();
                 refused.map(|refused| Diagnostic::error(&code::NOT_ATTACHED, at, refused.message))
@@ -107,6 +109,24 @@ fn parent_fits(catalog: &Catalog, kind: Kind, parent: &Parent, at: &str) -> Opti
         }
         Some(_) => None,
     }
+}
+
+/// Of several kinds of routes at one port only the most special counts.
+fn outranked(catalog: &Catalog, key: &Key, parent: &Parent, at: &str) -> Option<Diagnostic> {
+    let higher = match key.kind {
+        Kind::TcpRoute => Kind::TlsRoute,
+        Kind::HttpRoute => Kind::GrpcRoute,
+        _ => return None,
+    };
+    let outranks = |other: &&Key| {
+        let Some(Spec::Route(route)) = catalog.spec(other) else { return false };
+        let is_here = other.kind == higher && other.namespace == key.namespace;
+        is_here && route.parents.iter().any(|wide| covers(wide, parent) || covers(parent, wide))
+    };
+    let other = catalog.routes.of_parent(parent.as_service()?).find(outranks)?;
+    let message = format!("{other} stands at the same port, where this route has no say beside it");
+    let effect = "All that comes to that port goes by the other; what fits none of its rules is refused.";
+    Some(Diagnostic::warning(&code::ROUTE_CONFLICT, at, message).so_that(effect))
 }
 
 fn no_port(at: &ServiceRef, number: u16, ports: &str, path: String) -> Diagnostic {

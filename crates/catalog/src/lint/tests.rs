@@ -112,6 +112,13 @@ fn a_shop_without_mistakes_is_told_nothing() {
     assert!(told.is_empty(), "{text}");
 }
 
+/// A route of connections whose bytes nobody looks at.
+fn opaque(kind: &str, parent: &str, hostnames: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}Route\nmetadata: {{name: db}}\nspec:\n  parentRefs: [{{group: '', kind: Service, name: {parent}}}]\n{hostnames}  rules: [{{backendRefs: [{{name: orders-db, port: 5432}}]}}]\n---\n"
+    )
+}
+
 #[test]
 fn planted_mistakes_in_routes() {
     let to = "{backendRefs: [{name: payments, port: 80}]}";
@@ -139,6 +146,10 @@ fn planted_mistakes_in_routes() {
             "C020 retry",
         ),
         (route("a", "name: payments", to) + &route("b", "name: payments, port: 80", to), "C024 {"),
+        (
+            opaque("TCP", "orders-db", "") + &opaque("TLS", "orders-db, port: 5432", "  hostnames: [a.db.test]\n"),
+            "C024 {",
+        ),
     ] {
         check(&mistake, expected);
     }

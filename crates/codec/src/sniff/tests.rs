@@ -85,6 +85,8 @@ fn server_names() {
             assert_eq!(server_name(&bytes), expected, "{extensions:?} in {record}");
             for cut in 0..bytes.len() {
                 assert_eq!(server_name(&bytes[..cut]), ServerName::NeedMore, "{cut} of {}", bytes.len());
+                let wanted = hello_bytes_wanted(&bytes[..cut]);
+                assert!(wanted > cut && wanted <= bytes.len(), "{wanted} after {cut} of {}", bytes.len());
             }
             assert_eq!(server_name(&[bytes, vec![23, 3, 3, 0, 1, 0]].concat()), expected);
         }

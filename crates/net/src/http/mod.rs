@@ -365,10 +365,14 @@ impl Wire {
     }
 
     /// Whether all of what was sent on a connection of HTTP/1 is known to have gone nowhere: the other side's system has acknowledged
-    /// nothing. A call to the system, for when an answer is overdue.
-    pub fn is_unacknowledged(&self) -> bool {
+    /// nothing. If so it's forgotten with the connection: the system would go on sending it, and a server that has room again would act
+    /// on what nobody waits for. A call to the system, for when an answer is overdue, or given up.
+    pub fn forsake_unacknowledged(&mut self) -> bool {
         match self {
-            Self::H1(conn) => conn.has_sent() && has_acknowledged(conn.stream().tcp()) == Some(false),
+            Self::H1(conn) if conn.has_sent() && has_acknowledged(conn.stream().tcp()) == Some(false) => {
+                conn.forsake();
+                true
+            }
             _ => false,
         }
     }

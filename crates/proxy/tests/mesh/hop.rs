@@ -313,3 +313,21 @@ fn an_opaque_connection_that_is_not_allowed_is_closed() {
     assert!(Peer::connect(address).read_to_end().is_empty());
     assert_eq!(program.accepted.load(Ordering::SeqCst), before);
 }
+
+/// As many as it may send: what its proxy adds for the other one makes them more.
+#[test]
+fn a_clients_last_header_line_is_left_room_beside_the_meshs_own() {
+    const LINES: usize = 100;
+    let program = Program::start(|mut peer| {
+        while let Some(head) = peer.read_head() {
+            let got = head.lines().filter(|line| line.starts_with("x-line-")).count().to_string();
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{got}", got.len()));
+        }
+    });
+    let world = world(Hop::Framed);
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    let lines: String = (1..LINES).map(|n| format!("x-line-{n}: 1\r\n")).collect();
+    let asked = format!("GET / HTTP/1.1\r\nhost: echo\r\n{lines}\r\n");
+    assert_eq!(Peer::connect(caller.outbound("echo")).ask(&asked), (200, (LINES - 1).to_string()));
+}

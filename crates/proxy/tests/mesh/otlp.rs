@@ -105,8 +105,11 @@ fn what_b3_says_of_a_trace_holds_where_no_traceparent_came() {
         let told = ask(&mut client, &said);
         assert!(told.starts_with(&PARENT[..36]) && told.ends_with("-01") && told != PARENT, "{said}: {told}");
     }
-    for said in [format!("b3: {trace}-{span}-0\r\n"), "x-b3-sampled: 0\r\n".to_owned()] {
-        assert_eq!(ask(&mut client, &said), "none", "{said}: whoever asks has decided that");
+    // Whoever asks has decided that nothing is sent, and those behind are told so, whether they read B3 or not.
+    assert_eq!(ask(&mut client, &format!("b3: {trace}-{span}-0\r\n")), format!("00-{trace}-{span}-00"));
+    for said in ["x-b3-sampled: 0\r\n", "b3: 0\r\n"] {
+        let told = ask(&mut client, said);
+        assert!(told.len() == PARENT.len() && told.ends_with("-00"), "{said}: {told}");
     }
 }
 

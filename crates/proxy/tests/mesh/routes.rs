@@ -17,7 +17,7 @@ fn to(name: &str) -> Destination {
     Destination::new(crate::world::service(name), 80)
 }
 
-fn rule(filters: Vec<RouteFilter>, backends: &[&str]) -> Rule {
+pub(crate) fn rule(filters: Vec<RouteFilter>, backends: &[&str]) -> Rule {
     Rule {
         name: "".into(),
         matches: vec![byrnie_model::route::Match::default()],

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-use crate::world::{Peer, Program, World};
-use byrnie_model::Protocol;
+use crate::routes::rule;
+use crate::world::{PATIENCE, Peer, Program, World, resource, route_of};
+use byrnie_model::{Kind, Protocol, Route, Spec};
+use byrnie_net::runtime;
 use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
 
 #[test]
 fn a_server_may_speak_first_and_half_close_is_kept() {
@@ -32,4 +36,34 @@ fn a_dead_endpoint_of_a_tcp_service_is_passed_over() {
     for _ in 0..20 {
         assert_eq!(Peer::connect(caller.outbound("mail")).read_to_end(), b"hello");
     }
+}
+
+/// For so long a hello is waited for.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
+/// Nobody has told it yet which host it's for.
+#[test]
+fn a_connection_whose_hello_is_waited_for_holds_no_drain_up() {
+    let program = Program::start(|mut peer| peer.send("hello"));
+    let world = World::new();
+    let server = world.serving("mail", program.port, Protocol::Tcp);
+    let mut caller = world.calling(&[("mail", Protocol::Tcp, &[&server])]);
+    assert_eq!(Peer::connect(caller.outbound("mail")).read_to_end(), b"hello");
+    let Spec::Route(route) = route_of("mail", vec![rule(Vec::new(), &["mail"])]).spec else { unreachable!() };
+    let hosts = Route { hostnames: vec!["a.mail.test".into()], ..Route::clone(&route) };
+    caller.apply(vec![resource(Kind::TlsRoute, "mail", Spec::Route(Arc::new(hosts)))]);
+    // Once it's in force, what is no hello goes nowhere.
+    let begun = runtime::now().mono;
+    let refused = || {
+        let mut peer = Peer::connect(caller.outbound("mail"));
+        peer.send("no hello");
+        peer.read_to_end().is_empty()
+    };
+    while !refused() {
+        assert!(runtime::now().mono.since(begun) < PATIENCE, "the route isn't in force");
+    }
+    let mut waits = Peer::connect(caller.outbound("mail"));
+    waits.send([0x16, 3, 1]);
+    assert!(caller.drain(HANDSHAKE_MAX - Duration::from_secs(1)), "it was cut");
+    assert!(waits.read_to_end().is_empty());
 }

@@ -197,6 +197,15 @@ fn answer(listener: &TcpListener) {
     program.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok");
 }
 
+/// Connections to `port` that were closed before what was sent on them was acknowledged: the system keeps trying.
+#[cfg(target_os = "linux")]
+fn orphans(port: u16) -> usize {
+    const FIN_WAIT_1: &str = "04";
+    let (table, to) = (std::fs::read_to_string("/proc/net/tcp").unwrap(), format!(":{port:04X}"));
+    let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[2].ends_with(&to) && row[3] == FIN_WAIT_1).count()
+}
+
 /// The connections stand on this side alone: the program's system drops what comes on them, for about a minute.
 #[cfg(target_os = "linux")]
 #[test]
@@ -236,6 +245,8 @@ fn requests_that_nobody_acknowledges_are_given_up_when_a_connection_would_have_b
     client.send(posts);
     let said = read(&mut client, REQUESTS - 1);
     assert!(said.contains("\"reason\":\"upstream_reset\""), "their connections stood: {said}");
+    // A program that has room again is sent none of them: what their callers were told has failed isn't to happen later.
+    assert_eq!(orphans(address.port()), 0, "the system goes on sending what was given up");
     // The one whose connection the system keeps for the program has its answer as soon as that is back.
     waiting.iter().for_each(|_| drop(listener.accept().unwrap()));
     answer(&listener);

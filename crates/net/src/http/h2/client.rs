@@ -46,10 +46,10 @@ impl Drop for Open {
     }
 }
 
-/// How long the other side's system may leave what was sent unacknowledged, or a full window closed, before the connection is given
-/// up: what gRPC waits for the answer to a keepalive, and sets as `TCP_USER_TIMEOUT` (its proposal A18). A server of HTTP/2 reads
-/// whatever its streams do, so that one that doesn't is gone, or has never accepted the connection.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
+/// How long the other side's system may leave what was sent unacknowledged, or its window closed, before the connection is given up with
+/// all its streams: as long as a body may stand still. A server that doesn't read for so long is gone, stands, or has never accepted the
+/// connection. gRPC sets `TCP_USER_TIMEOUT` too (its proposal A18), to 20 s, but only where keepalives are on.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 
 /// Speaks HTTP/2 on a fresh connection, and starts the task that moves its streams.
 pub fn connect(stream: Stream) -> Client {
