@@ -365,9 +365,9 @@ impl<'a> Trip<'a> {
         let event = poll_fn(|cx| self.poll_head(cx, &mut wait)).await;
         self.tempo.rest();
         if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout)
-            && let Some(mut given_up) = self.upstream.take()
+            && let Some(mut upstream) = self.upstream.take()
         {
-            given_up.wire.forsake_unacknowledged();
+            upstream.wire.forsake_unacknowledged();
         }
         match event {
             Event::Head => self.await_body().await,
