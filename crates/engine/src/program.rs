@@ -151,3 +151,18 @@ impl fmt::Display for Program {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::head;
+
+    #[test]
+    fn the_program_is_not_told_what_proxies_tell_each_other_of_its_callers() {
+        let lines = [("x-byrnie-newcomer", "1"), ("x-byrnie-criticality", "sheddable")];
+        let mut request = head("GET", "web/", &lines);
+        Program::Beside(([127, 0, 0, 1], 80).into()).strip(&mut request);
+        assert_eq!(request.get("x-byrnie-newcomer"), None);
+        assert_eq!(request.get("x-byrnie-criticality"), Some(&b"sheddable"[..]));
+    }
+}

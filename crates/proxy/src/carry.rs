@@ -12,6 +12,7 @@ use crate::mirror;
 use crate::record::Seen;
 use crate::rest::{HEAVY_MAX, Rest, STALL_MAX, Tempo, earlier};
 use crate::upstream::{self, Room, Upstream};
+use crate::whole::acknowledge;
 use crate::worker::Core;
 use byrnie_base::Instant;
 use byrnie_codec::h1::{Asked, fit_downstream};
@@ -30,8 +31,6 @@ use std::time::Duration;
 
 /// 1xx answers that one exchange may bring; more is an upstream gone wild.
 const INTERIM_MAX: u8 = 16;
-/// Bodies up to here are taken to be written in pieces.
-const PIECES_BYTES_MAX: u64 = 64 * 1024;
 /// Where more exchanges run than this, those that wait for their client keep no heads.
 const SLIM_FROM: usize = 64;
 /// The status that tells a client so (RFC 9110 15.5.9).
@@ -365,9 +364,9 @@ impl<'a> Trip<'a> {
         let event = poll_fn(|cx| self.poll_head(cx, &mut wait)).await;
         self.tempo.rest();
         if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout)
-            && let Some(mut given_up) = self.upstream.take()
+            && let Some(mut upstream) = self.upstream.take()
         {
-            given_up.wire.forsake_unacknowledged();
+            upstream.wire.forsake_unacknowledged();
         }
         match event {
             Event::Head => self.await_body().await,
@@ -797,12 +796,4 @@ pub(crate) fn late(alarm: &mut Alarm, limits: Times, cx: &mut Context<'_>) -> Po
     let now = runtime::coarse().mono;
     let over = limits.deadline.is_some_and(|deadline| deadline <= now);
     Poll::Ready(if over { Failure::Deadline } else { Failure::TryTimeout })
-}
-
-/// A body stands still after so many bytes: its sender may be waiting for a word that they have come. Once for each
-/// piece, and only while it's short: of a long one, acknowledgements go out anyway.
-fn acknowledge(wire: &Wire, bytes: u64, last: &mut Option<u64>) {
-    if bytes < PIECES_BYTES_MAX && last.replace(bytes) != Some(bytes) {
-        wire.acknowledge();
-    }
 }

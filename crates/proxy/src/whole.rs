@@ -7,6 +7,7 @@
 use crate::carry::{Event, Trip};
 use crate::upstream::failure_before_head;
 use byrnie_codec::Framing;
+use byrnie_net::http::Wire;
 use byrnie_net::runtime;
 use std::future::poll_fn;
 use std::task::Poll;
@@ -16,6 +17,8 @@ use std::time::Duration;
 const WHOLE_BYTES_MAX: usize = 16 * 1024;
 /// How long it's waited for.
 const WHOLE_WAIT_MAX: Duration = Duration::from_millis(100);
+/// Bodies up to here are taken to be written in pieces.
+const PIECES_BYTES_MAX: u64 = 64 * 1024;
 
 impl Trip<'_> {
     /// After the answer's head: waits for a short body. An answer that breaks off meanwhile never began.
@@ -46,5 +49,13 @@ impl Trip<'_> {
                 Event::Failed(failure_before_head(&error, true))
             }
         }
+    }
+}
+
+/// A body stands still after so many bytes: its sender may be waiting for a word that they have come. Once for each
+/// piece, and only while it's short: of a long one, acknowledgements go out anyway.
+pub(crate) fn acknowledge(wire: &Wire, bytes: u64, last: &mut Option<u64>) {
+    if bytes < PIECES_BYTES_MAX && last.replace(bytes) != Some(bytes) {
+        wire.acknowledge();
     }
 }

@@ -242,16 +242,6 @@ fn identity_headers_are_written_by_the_mesh_alone() {
 }
 
 #[test]
-fn the_program_is_not_told_what_proxies_tell_each_other_of_its_callers() {
-    let mut world = serving(vec![AccessRule::default()]);
-    let mut request = head("GET", "web/", &[("x-byrnie-newcomer", "1"), ("x-byrnie-criticality", "sheddable")]);
-    let (_, effect) = world.begin_inbound(Some(&identity("bob")), &mut request, ms(0));
-    plan(effect);
-    assert_eq!(request.get("x-byrnie-newcomer"), None);
-    assert_eq!(request.get("x-byrnie-criticality"), Some(&b"sheddable"[..]));
-}
-
-#[test]
 fn only_the_coordinator_takes_back_or_confirms() {
     let coordinator = Identity::new("demo.local", "byrnie", "transactions").unwrap();
     let said = |who: &Identity, op: &str| {
