@@ -214,7 +214,7 @@ fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
     let refused = String::from_utf8_lossy(&refused.stderr);
     assert!(refused.contains("error[BYR-T007]") && refused.contains("No space left"), "{refused}");
     assert!(!saga(&mesh, folder.path()).status.success());
-    let told = || mesh.json(&["status"])["warnings"].to_string();
+    let told = || String::from_utf8(mesh.cli(&["status"]).stdout).unwrap();
     assert!(told().contains("BYR-T007") && told().contains("No space left"), "{}", told());
     std::fs::remove_file(&filling).unwrap();
     let begun = saga(&mesh, folder.path());

@@ -587,7 +587,7 @@ registry! {
         "byrnie does not start, so that nothing is acknowledged that may be lost.",
         "Mend what the message names; docs/how-to/coordinators.md says what the database needs.";
     TXN_KEYS: "BYR-T009",
-        "the keys under which answers to keyed requests and transactions rest can not be used",
+        "the keys under which answers and transactions rest can not be used",
         "byrnie does not start, so that nothing is kept for others to read.",
         "Mend the file: 64 digits of base 16 on each line, mode 0600; docs/how-to/idempotent-requests.md shows how keys are changed.";
     TXN_SEALED: "BYR-T010",

@@ -194,6 +194,21 @@ fn what_is_read_after_a_failed_sync_is_made_durable_first() {
     assert_eq!(wait(store.list("/k")).unwrap().0.len(), 100);
 }
 
+#[test]
+fn a_sync_that_fails_while_the_file_is_opened_anew_is_not_forgotten() {
+    let (clock, medium) = (Arc::new(Stopped::default()), RamDisk::new());
+    let store = Memory::open(&medium, clock).unwrap();
+    wait(store.commit(Txn::new().put("/k", *b"1"))).unwrap();
+    // It finds no room, so the file is opened anew, which writes and syncs.
+    medium.limit(Some(medium.used_bytes()));
+    medium.fail_syncs(1);
+    assert!(wait(store.commit(Txn::new().put("/large", vec![2; 400_000]))).is_err());
+    medium.limit(None);
+    // What that sync gave up would not be written by the next one.
+    assert!(matches!(wait(store.commit(Txn::new().put("/k", *b"3"))), Err(Error::Uncertain(_))));
+    assert_eq!(&*wait(store.get("/k")).unwrap().unwrap().value, b"1");
+}
+
 /// A disk that counts its syncs.
 #[derive(Debug)]
 pub(crate) struct Counted(pub(crate) Arc<dyn Disk>, pub(crate) Arc<AtomicUsize>);
