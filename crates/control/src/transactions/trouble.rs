@@ -36,7 +36,7 @@ impl Trouble {
                 self.lasts.store(false, Ordering::Relaxed);
                 if let Some((_, before)) = self.why().take() {
                     let refused = self.refused().saturating_sub(before);
-                    tracing::info!(refused, "the journal of transactions can be written again");
+                    tracing::warn!(refused, "the journal of transactions can be written again");
                 }
             }
             Some(error @ (Error::Refused(_) | Error::Uncertain(_) | Error::Unreachable(_) | Error::Doubtful(_))) => {
