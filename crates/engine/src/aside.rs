@@ -2,6 +2,7 @@
 //! What some routes ask for beside sending a request: copies of it elsewhere, a session, permission for
 //! another origin. Kept apart so that exchanges without any of it pay one word.
 
+use crate::admission::Admitted;
 use crate::cluster::Cluster;
 use crate::course::{Course, Goal};
 use crate::quota::Left;
@@ -31,6 +32,8 @@ pub(crate) struct Aside {
     pub(crate) asking: Option<(usize, u64)>,
     /// What is done when it's its turn, while it waits.
     pub(crate) parked: Option<Parked>,
+    /// What a policy of admission counts it as.
+    pub(crate) admitted: Option<Admitted>,
     /// Where it stands in its trace.
     pub(crate) trace: Option<Box<Trace>>,
 }

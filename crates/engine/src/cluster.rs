@@ -12,7 +12,7 @@ use byrnie_base::share::{InFlight, Pace};
 use byrnie_base::{Instant, Text};
 use byrnie_codec::Head;
 use byrnie_model::policy::fault::Fault;
-use byrnie_model::policy::traffic::{Balance, Choice, Eject, Hash, Rate, RetryBudget};
+use byrnie_model::policy::traffic::{Admission, Balance, Choice, Eject, Hash, Rate, RetryBudget};
 use byrnie_model::service::Locality;
 use byrnie_model::{Endpoint, Health, Identity, Protocol, ServiceRef};
 use std::net::SocketAddr;
@@ -173,13 +173,20 @@ pub(crate) struct Call {
     /// A tier of which less than this share (percent) is usable hands the lacking part on.
     pub(crate) below_percent: u8,
     pub(crate) eject: Ejection,
-    pub(crate) pending: Option<Pending>,
-    pub(crate) rate: Option<Rate>,
+    pub(crate) bounds: Bounds,
     pub(crate) budget: RetryBudget,
     pub(crate) unsafe_retry: bool,
     pub(crate) fault: Option<Fault>,
     pub(crate) patience: Patience,
     pub(crate) share: Arc<Share>,
+}
+
+/// What is let through.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bounds {
+    pub(crate) pending: Option<Pending>,
+    pub(crate) rate: Option<Rate>,
+    pub(crate) admission: Option<Admission>,
 }
 
 /// How many may be under way at once.
@@ -278,7 +285,7 @@ impl Cluster {
 
     /// The rate limit's answer for one more request: how long to wait, if it's too many.
     pub(crate) fn over_rate(&self, now: Instant) -> Option<Duration> {
-        let rate = self.call.rate?;
+        let rate = self.call.bounds.rate?;
         self.call.share.rate.admit(now, rate.per / rate.requests.max(1), rate.requests).err()
     }
 }

@@ -250,7 +250,11 @@ impl Exchange {
     }
 
     fn note_grpc(&mut self, status: Option<&[u8]>) {
-        if let Some(trace) = self.aside.as_mut().and_then(|aside| aside.trace.as_mut()) {
+        let Some(aside) = &mut self.aside else { return };
+        if let (Some(admitted), Some(status)) = (&mut aside.admitted, status) {
+            admitted.note(Status::parse(status));
+        }
+        if let Some(trace) = &mut aside.trace {
             trace.note(status);
         }
     }
@@ -281,6 +285,7 @@ impl Exchange {
             self.course.break_off(shard, failure, now.mono);
             self.reason = self.reason.or(Some(Reason::of(failure)));
         }
+        self.learn_success(shard, outcome.status, now.mono);
         self.course.pending = None;
         let words = &self.snapshot.words;
         let route = match (&self.chosen, &self.course.goal) {
@@ -324,6 +329,10 @@ impl Exchange {
 
     pub(crate) const fn is_grpc(&self) -> bool {
         self.facts.grpc
+    }
+
+    pub(crate) const fn reason(&self) -> Option<Reason> {
+        self.reason
     }
 
     pub(crate) fn note_reason(&mut self, reason: Reason) {
@@ -585,7 +594,7 @@ impl Exchange {
     /// proxies are told that a retry was tried already (`x-byrnie-retry-budget: 0` in the answer): only the hop
     /// next to the failure retries, whether or not the programs in between pass headers on. The two calls
     /// aren't known to belong together: all that fail at one time are taken to.
-    fn spend(&self, now: Instant) {
+    pub(crate) fn spend(&self, now: Instant) {
         self.snapshot.spent.set(0, now.as_nanos());
     }
 

@@ -3,6 +3,7 @@
 //! event. Proxies perform what it wants done; `explain`, `plan` and the simulator run the same code.
 //! Never sees a socket, a clock, a protobuf or a runtime.
 
+mod admission;
 mod ahead;
 mod answer;
 mod aside;
@@ -49,6 +50,7 @@ mod trace;
 mod tunnel;
 mod undeclared;
 mod verdict;
+mod window;
 
 pub use answer::Answer;
 pub use aside::Copy;

@@ -95,7 +95,7 @@ impl Lines {
 
     /// A place at the end, unless there is none left.
     fn join(&mut self, cluster: &Cluster, typical: Duration, deadline: Option<Instant>, now: Instant) -> Option<Place> {
-        let (share, pending) = (&cluster.call.share, cluster.call.pending?);
+        let (share, pending) = (&cluster.call.share, cluster.call.bounds.pending?);
         let until = deadline.map(|deadline| Instant::from_nanos(deadline.as_nanos().saturating_sub(nanos(typical))));
         let known = self.lines.iter().position(|line| Arc::ptr_eq(&line.share, share));
         let waiting = known.map_or(0, |at| self.lines[at].waiting.len());
@@ -153,6 +153,7 @@ impl Exchange {
         (asked, cluster, keyed): (Arc<Cluster>, Arc<Cluster>, bool),
         at: Now,
     ) -> Result<Decision, Box<Answer>> {
+        self.heed_success(shard, &cluster, head, at.mono)?;
         if let Some(place) = self.admit(shard, &asked, at.mono)? {
             let (ticket, since) = (place.ticket, at.mono);
             self.aside().parked = Some(Parked { ticket, since, asked, cluster, keyed });
@@ -186,9 +187,9 @@ impl Exchange {
     /// Takes one of the places of the service asked for. A place in its line, if there is none now.
     fn admit(&mut self, shard: &mut Shard, asked: &Cluster, now: Instant) -> Result<Option<Place>, Box<Answer>> {
         let bounded = asked.call.hash.as_ref().is_some_and(|hash| hash.load_percent_max.is_some());
-        if asked.call.pending.is_some() || bounded {
+        if asked.call.bounds.pending.is_some() || bounded {
             let busy = Busy::on(&asked.call.share.pending);
-            if let Some(pending) = asked.call.pending
+            if let Some(pending) = asked.call.bounds.pending
                 && asked.call.share.pending.value() > u64::from(pending.max)
             {
                 drop(busy);
@@ -211,7 +212,7 @@ impl Exchange {
 
     /// Too many are under way, and it has waited in vain, if it has.
     fn too_many(&self, asked: &Cluster, waited: Option<Duration>) -> Box<Answer> {
-        let most = asked.call.pending.map_or(0, |pending| pending.max);
+        let most = asked.call.bounds.pending.map_or(0, |pending| pending.max);
         let waited = waited.map(|waited| format!("; it has waited for {} ms", waited.as_millis())).unwrap_or_default();
         let mut answer = self.refuse(Reason::Overload, format!("{most} requests are under way already{waited}"));
         answer.retry_after = Some(RETRY_AFTER);

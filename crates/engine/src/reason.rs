@@ -32,6 +32,8 @@ pub enum Reason {
     Overload,
     /// The proxy is short of memory, files or processor time.
     Strain,
+    /// Too many requests to the service have failed.
+    NotAdmitted,
     /// The rate limit is reached.
     RateLimited,
     /// A policy injects this fault on purpose.
@@ -89,7 +91,7 @@ pub enum Blame {
 
 impl Reason {
     /// All reasons, for tables of documentation and metrics.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::AccessDenied,
         Self::Redirect,
         Self::Preflight,
@@ -102,6 +104,7 @@ impl Reason {
         Self::Timeout,
         Self::Overload,
         Self::Strain,
+        Self::NotAdmitted,
         Self::RateLimited,
         Self::FaultInjected,
         Self::BadRequest,
@@ -136,6 +139,7 @@ impl Reason {
             Self::Timeout => &code::TIMEOUT,
             Self::Overload => &code::OVERLOAD,
             Self::Strain => &code::STRAIN,
+            Self::NotAdmitted => &code::NOT_ADMITTED,
             Self::RateLimited => &code::RATE_LIMITED,
             Self::FaultInjected => &code::FAULT_INJECTED,
             Self::BadRequest => &code::BAD_REQUEST,
@@ -174,6 +178,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Overload => "overload",
             Self::Strain => "strain",
+            Self::NotAdmitted => "not_admitted",
             Self::RateLimited => "rate_limited",
             Self::FaultInjected => "fault_injected",
             Self::BadRequest => "bad_request",
@@ -220,6 +225,7 @@ impl Reason {
             | Self::NoEndpoint
             | Self::Overload
             | Self::Strain
+            | Self::NotAdmitted
             | Self::FaultInjected
             | Self::ConnectFailure
             | Self::UpstreamReset
@@ -249,6 +255,7 @@ impl Reason {
             | Self::NoEndpoint
             | Self::Overload
             | Self::Strain
+            | Self::NotAdmitted
             | Self::FaultInjected
             | Self::ConnectFailure
             | Self::UpstreamReset
@@ -279,6 +286,7 @@ impl Reason {
             | Self::NoRoute
             | Self::BackendAbsent
             | Self::RateLimited
+            | Self::NotAdmitted
             | Self::FaultInjected
             | Self::CoordinatorOnly => Blame::Policy,
             Self::NoEndpoint
@@ -307,6 +315,7 @@ impl Reason {
                 | Self::Timeout
                 | Self::Overload
                 | Self::Strain
+                | Self::NotAdmitted
                 | Self::RateLimited
                 | Self::ConnectFailure
                 | Self::UpstreamReset

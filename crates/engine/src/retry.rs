@@ -3,6 +3,7 @@
 //! after each failure. An inbound proxy never retries: its caller's proxy does, at another endpoint.
 
 use crate::cluster::Call;
+use crate::window::Window;
 use byrnie_base::Instant;
 use byrnie_model::route::Retry;
 use std::time::Duration;
@@ -97,28 +98,28 @@ pub(crate) fn patience(p99: Option<Duration>) -> Duration {
 /// the plain path touches nothing shared; the least rate is shared by all cores and asked only when the
 /// share is used up.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Budget {
-    requests: [u32; PARTS],
-    retries: [u32; PARTS],
-    /// Number of the current part since the clock's start.
-    part: u64,
-}
+pub(crate) struct Budget(Window<Tally>);
 
-/// An interval is forgotten in so many steps.
-const PARTS: usize = 10;
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    requests: u32,
+    retries: u32,
+}
 
 impl Budget {
     /// Counts a request that isn't a retry.
     pub(crate) fn request(&mut self, call: &Call, now: Instant) {
-        let at = self.turn_to(call, now);
-        self.requests[at] = self.requests[at].saturating_add(1);
+        let tally = self.0.turn_to(call.budget.interval, now);
+        tally.requests = tally.requests.saturating_add(1);
     }
 
     /// Takes one retry out of the budget, if there is one.
     pub(crate) fn withdraw(&mut self, call: &Call, now: Instant) -> bool {
-        let at = self.turn_to(call, now);
-        let sum = |parts: &[u32; PARTS]| parts.iter().map(|n| u64::from(*n)).sum::<u64>();
-        let within = (sum(&self.retries) + 1) * 100 <= sum(&self.requests) * u64::from(call.budget.percent);
+        self.0.turn_to(call.budget.interval, now);
+        let (requests, retries) = self.0.iter().fold((0, 0), |(requests, retries), tally| {
+            (requests + u64::from(tally.requests), retries + u64::from(tally.retries))
+        });
+        let within = (retries + 1) * 100 <= requests * u64::from(call.budget.percent);
         let least = &call.budget.least;
         let step = least.per.checked_div(least.requests);
         let granted = match step {
@@ -131,21 +132,10 @@ impl Budget {
             None => within,
         };
         if granted {
-            self.retries[at] = self.retries[at].saturating_add(1);
+            let tally = self.0.turn_to(call.budget.interval, now);
+            tally.retries = tally.retries.saturating_add(1);
         }
         granted
-    }
-
-    fn turn_to(&mut self, call: &Call, now: Instant) -> usize {
-        let length = (call.budget.interval / PARTS as u32).as_nanos().max(1);
-        let part = u64::try_from(u128::from(now.as_nanos()) / length).unwrap_or(u64::MAX);
-        for step in 0..part.saturating_sub(self.part).min(PARTS as u64) {
-            let at = usize::try_from((part - step) % PARTS as u64).unwrap_or(0);
-            self.requests[at] = 0;
-            self.retries[at] = 0;
-        }
-        self.part = self.part.max(part);
-        usize::try_from(self.part % PARTS as u64).unwrap_or(0)
     }
 }
 

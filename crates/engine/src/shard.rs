@@ -3,6 +3,7 @@
 //! snapshots. The core that owns it passes it with each event; no other core ever sees it.
 
 use crate::DecisionId;
+use crate::admission::Seen;
 use crate::balance::warm::Warmth;
 use crate::cluster::Cluster;
 use crate::concurrency::{Samples, Traffic};
@@ -48,6 +49,8 @@ pub struct Shard {
 pub(crate) struct ClusterMemory {
     pub(crate) latency: Latency,
     pub(crate) budget: Budget,
+    /// How requests went, where a policy asks.
+    pub(crate) seen: Option<Box<Seen>>,
     /// When the last ejection now in force ends: until then members are asked one by one.
     pub(crate) ejected_until: Instant,
     /// When its endpoints were last compared.
@@ -65,6 +68,11 @@ pub(crate) struct ClusterMemory {
 }
 
 impl ClusterMemory {
+    /// How requests went, from now on at least.
+    pub(crate) fn seen(&mut self) -> &mut Seen {
+        self.seen.get_or_insert_default()
+    }
+
     /// Takes note of how long an answer took.
     pub(crate) fn note(&mut self, span: Duration) {
         self.latency.note(span);

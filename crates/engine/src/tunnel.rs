@@ -95,7 +95,7 @@ impl Tunnel {
     /// The connection stands: from now on bytes flow, and no other endpoint is tried.
     pub fn on_connect(&mut self, shard: &mut Shard, now: Now) {
         if self.course.pending.is_none()
-            && let Some(cluster) = self.course.cluster().filter(|cluster| cluster.call.pending.is_some())
+            && let Some(cluster) = self.course.cluster().filter(|cluster| cluster.call.bounds.pending.is_some())
         {
             self.course.pending = Some(Busy::on(&cluster.call.share.pending));
         }
@@ -198,7 +198,7 @@ impl Tunnel {
             self.course.goal = Goal::Cluster(cluster);
             return self.dispatch(shard, now);
         }
-        if let Some(most) = cluster.call.pending.map(|pending| pending.max) {
+        if let Some(most) = cluster.call.bounds.pending.map(|pending| pending.max) {
             let busy = Busy::on(&cluster.call.share.pending);
             if cluster.call.share.pending.value() > u64::from(most) {
                 return Err(refuse(Reason::Overload, "too many connections are open already"));

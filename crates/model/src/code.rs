@@ -370,6 +370,10 @@ registry! {
         "the proxy is short of memory, files or processor time",
         "The request was answered 503 with Retry-After and was not sent.",
         "The detail says of what; give the proxy more of it (BYRNIE_MEMORY_MAX, ulimit -n), or add instances.";
+    NOT_ADMITTED: "BYR-R035",
+        "too few of the service's requests succeed",
+        "The request was answered 503 with Retry-After and was not sent.",
+        "Look why requests to it fail; it ends by itself once they don't. limits.admission says when it begins.";
     RATE_LIMITED: "BYR-R007",
         "the rate limit of the service is reached",
         "The request was answered 429 and was not sent.",

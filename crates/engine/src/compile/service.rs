@@ -6,7 +6,7 @@ use super::Compiler;
 use crate::authorize::{Access, CompiledPolicy};
 use crate::balance::hash::{self, hash};
 use crate::balance::tiers::TIERS_MAX;
-use crate::cluster::{Call, Cluster, Ejection, Member, Name, Patience, Pending, Share, Tier};
+use crate::cluster::{Bounds, Call, Cluster, Ejection, Member, Name, Patience, Pending, Share, Tier};
 use crate::keyed::Protection;
 use crate::probe::{Checked, Probe};
 use crate::program::Program;
@@ -253,11 +253,14 @@ impl Compiler {
             choice: first(&policies, |p| p.endpoints.clone()).unwrap_or_default(),
             below_percent: first(&policies, |p| p.failover.as_ref()).map_or(0, |failover| failover.below_percent),
             eject: Ejection { statuses: eject.is_some(), rule: eject.unwrap_or_default() },
-            pending: first(&policies, |p| {
-                let limits = limits(p);
-                limits.pending_max.map(|max| Pending { max, queued_max: limits.queued_max.unwrap_or(0) })
-            }),
-            rate: first(&policies, |p| limits(p).rate),
+            bounds: Bounds {
+                pending: first(&policies, |p| {
+                    let limits = limits(p);
+                    limits.pending_max.map(|max| Pending { max, queued_max: limits.queued_max.unwrap_or(0) })
+                }),
+                rate: first(&policies, |p| limits(p).rate),
+                admission: first(&policies, |p| limits(p).admission),
+            },
             budget: first(&policies, |p| p.retry_budget).unwrap_or(RETRY_BUDGET),
             fault: first(&policies, |p| p.fault.clone()),
             unsafe_retry: policies.iter().any(|policy| policy.unsafe_retry),

@@ -217,6 +217,23 @@ pub struct Limits {
     pub idle_max: Option<Duration>,
     /// Requests per time to instances, counted at their own proxies; all of them hold.
     pub quotas: Vec<Quota>,
+    /// When requests are refused as too many of them fail.
+    pub admission: Option<Admission>,
+}
+
+/// When requests are refused as too many of them fail. The law, with its source, is in `engine/admission`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Where less than this share (percent) of them succeeds.
+    pub success_percent: u8,
+    /// Over which they are counted.
+    pub window: Duration,
+    /// While fewer have ended within it none is refused.
+    pub volume: u32,
+    /// Never more than this share (percent) is.
+    pub rejected_percent_max: u8,
+    /// Statuses of those that fail; empty: 429, and from 500 up.
+    pub codes: Vec<u16>,
 }
 
 /// So many requests per time to one instance, or to all together.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The document of a TrafficPolicy (the retry budget in the words of XBackendTrafficPolicy).
 
+use self::admission::AdmissionSpec;
 use self::balance::{BalanceWord, ChoiceSpec, FailoverSpec, HashSpec};
 use self::eject::EjectSpec;
 use self::fault::FaultSpec;
@@ -14,6 +15,7 @@ use crate::policy::traffic::{Balance, Hedge, Limits, Rate, RetryBudget};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+mod admission;
 mod balance;
 mod eject;
 mod fault;
@@ -85,6 +87,9 @@ struct LimitsSpec {
     /// Requests per time to one instance, counted at its own proxy; all of them hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     quotas: Vec<QuotaSpec>,
+    /// When requests are refused as too many of them fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    admission: Option<AdmissionSpec>,
 }
 
 /// Requests per time.
@@ -207,8 +212,10 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
 }
 
 fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
-    if spec.max_pending.is_none() && spec.rate.is_none() && spec.max_idle.is_none() && spec.quotas.is_empty() {
-        reader.fault(&code::MISSING_FIELD, "spec.limits", "limits need maxPending, rate, maxIdle or quotas");
+    let some = spec.max_pending.is_some() || spec.rate.is_some() || spec.max_idle.is_some();
+    if !some && spec.quotas.is_empty() && spec.admission.is_none() {
+        let message = "limits need maxPending, rate, maxIdle, quotas or admission";
+        reader.fault(&code::MISSING_FIELD, "spec.limits", message);
     }
     if let Some(pending) = spec.max_pending {
         reader.require((1..=COUNT_MAX).contains(&pending), "spec.limits.maxPending", "must be from 1 to 1000000");
@@ -234,6 +241,7 @@ fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
         rate,
         idle_max,
         quotas: quota::read(reader, &spec.quotas),
+        admission: spec.admission.as_ref().map(|admission| admission::read(reader, admission)),
     }
 }
 
@@ -288,6 +296,7 @@ impl From<&TrafficPolicy> for TrafficSpec {
                 rate: limits.rate.as_ref().map(rate),
                 max_idle: limits.idle_max.map(text),
                 quotas: limits.quotas.iter().map(QuotaSpec::from).collect(),
+                admission: limits.admission.as_ref().map(AdmissionSpec::from),
             }),
             retry_constraint: policy.retry_budget.as_ref().map(|budget| RetrySpec {
                 budget: BudgetSpec { percent: budget.percent, interval: text(budget.interval) },

@@ -10,7 +10,7 @@ use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source};
 use byrnie_model::policy::traffic::{
-    Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
+    Admission, Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
     TrafficPolicy,
 };
 use byrnie_model::{Labels, ServiceRef, Spec};
@@ -176,6 +176,7 @@ pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
             rate: limits.rate.as_ref().map(rate_out),
             idle_max: limits.idle_max.map(check::duration_out),
             quotas: limits.quotas.iter().map(quota_out).collect(),
+            admission: limits.admission.as_ref().map(admission_out),
         }),
         retry_budget: policy.retry_budget.map(|budget| pb::RetryBudget {
             percent: budget.percent.into(),
@@ -341,7 +342,37 @@ fn limits(from: pb::Limits) -> Result<Limits, Error> {
         rate: from.rate.map(|from| rate("limits.rate", from)).transpose()?,
         idle_max: check::optional_duration("limits.maxIdle", from.idle_max)?,
         quotas: list(QUOTAS, LIST_MAX, from.quotas, quota)?,
+        admission: from.admission.map(admission).transpose()?,
     })
+}
+
+fn admission(from: pb::Admission) -> Result<Admission, Error> {
+    const FIELD: &str = "limits.admission";
+    let share = |number| {
+        check::percent(FIELD, number).and_then(|share| match share {
+            0 => Err(invalid(FIELD)),
+            share => Ok(share),
+        })
+    };
+    let code = |code: u32| u16::try_from(code).map_err(|_| invalid(FIELD));
+    let window = check::duration(FIELD, from.window.ok_or_else(|| missing(FIELD))?)?;
+    Ok(Admission {
+        success_percent: share(from.success_percent)?,
+        window: if window.is_zero() { return Err(invalid(FIELD)) } else { window },
+        volume: from.volume,
+        rejected_percent_max: share(from.rejected_percent_max)?,
+        codes: list(FIELD, LIST_MAX, from.codes, code)?,
+    })
+}
+
+fn admission_out(from: &Admission) -> pb::Admission {
+    pb::Admission {
+        success_percent: from.success_percent.into(),
+        window: Some(check::duration_out(from.window)),
+        volume: from.volume,
+        rejected_percent_max: from.rejected_percent_max.into(),
+        codes: from.codes.iter().map(|code| u32::from(*code)).collect(),
+    }
 }
 
 const QUOTAS: &str = "limits.quotas";

@@ -10,7 +10,7 @@ use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::health::{Check, HealthCheck};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::traffic::{
-    Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
+    Admission, Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
     TrafficPolicy,
 };
 use byrnie_model::policy::{access, traffic};
@@ -311,13 +311,23 @@ fn traffic() -> impl Strategy<Value = Spec> {
     });
     let by = prop_oneof![Just(By::All), Just(By::Caller), text("x-[a-z]{1,5}").prop_map(By::Header)];
     let quota = (rate(), by, any::<bool>()).prop_map(|(rate, by, shared)| Quota { rate, by, shared });
-    let limits = ((of(any::<u32>()), of(any::<u32>())), of(rate()), of(span()), vec(quota, 0..3));
-    let limits = limits.prop_map(|((pending_max, queued_max), rate, idle_max, quotas)| Limits {
+    let admission = (1_u8..=100, rate(), any::<u32>(), 1_u8..=100, vec(400_u16..600, 0..3)).prop_map(
+        |(success_percent, rate, volume, rejected_percent_max, codes)| Admission {
+            success_percent,
+            window: rate.per,
+            volume,
+            rejected_percent_max,
+            codes,
+        },
+    );
+    let limits = ((of(any::<u32>()), of(any::<u32>())), of(rate()), of(span()), vec(quota, 0..3), of(admission));
+    let limits = limits.prop_map(|((pending_max, queued_max), rate, idle_max, quotas, admission)| Limits {
         pending_max,
         queued_max,
         rate,
         idle_max,
         quotas,
+        admission,
     });
     let hedge = prop_oneof![(50_u8..=99).prop_map(Hedge::Percentile), span().prop_map(Hedge::Delay)];
     let budget = (0_u8..=100, span(), rate(), of(hedge)).prop_map(|(percent, interval, least, hedge)| RetryBudget {

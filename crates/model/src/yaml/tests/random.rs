@@ -13,7 +13,7 @@ use crate::policy::fault::Fault;
 use crate::policy::health::{Check, HealthCheck};
 use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use crate::policy::traffic::{
-    Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
+    Admission, Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
     TrafficPolicy,
 };
 use crate::range::Range;

@@ -918,6 +918,21 @@ pub struct Limits {
     pub idle_max: ::core::option::Option<Duration>,
     #[prost(uint32, optional, tag = "5")]
     pub queued_max: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "6")]
+    pub admission: ::core::option::Option<Admission>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Admission {
+    #[prost(uint32, tag = "1")]
+    pub success_percent: u32,
+    #[prost(message, optional, tag = "2")]
+    pub window: ::core::option::Option<Duration>,
+    #[prost(uint32, tag = "3")]
+    pub volume: u32,
+    #[prost(uint32, tag = "4")]
+    pub rejected_percent_max: u32,
+    #[prost(uint32, repeated, tag = "5")]
+    pub codes: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Quota {

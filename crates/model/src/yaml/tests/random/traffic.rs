@@ -55,11 +55,16 @@ pub(super) fn traffic() -> impl Strategy<Value = TrafficPolicy> {
         ejected_percent_max,
     });
     let rate = || (1u32..1000, span()).prop_map(|(requests, per)| Rate { requests, per });
-    let limits = (1u32..1000, option::of(rate()), option::of(span()), vec(quota(), 0..2));
-    let limits = limits.prop_map(|(pending, rate, idle_max, mut quotas)| {
+    let admission = (1u8..101, 1u64..3600, 1u32..1000, 1u8..101, vec(400u16..600, 0..3));
+    let admission = option::of(admission.prop_map(|(success_percent, window, volume, rejected_percent_max, codes)| {
+        let window = Duration::from_secs(window);
+        Admission { success_percent, window, volume, rejected_percent_max, codes }
+    }));
+    let limits = (1u32..1000, option::of(rate()), option::of(span()), vec(quota(), 0..2), admission);
+    let limits = limits.prop_map(|(pending, rate, idle_max, mut quotas, admission)| {
         // No two of them for the same.
         quotas.dedup_by_key(|quota: &mut Quota| std::mem::discriminant(&quota.by));
-        Limits { pending_max: Some(pending), queued_max: Some(pending), rate, idle_max, quotas }
+        Limits { pending_max: Some(pending), queued_max: Some(pending), rate, idle_max, quotas, admission }
     });
     let hedge = prop_oneof![(50u8..=99).prop_map(Hedge::Percentile), span().prop_map(Hedge::Delay)];
     let budget = (0u8..101, span(), rate(), option::of(hedge))
