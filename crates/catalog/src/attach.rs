@@ -8,6 +8,7 @@ use byrnie_base::Text;
 use byrnie_model::gateway::{CLASS, CONTROLLER, CertificateRef, From, Gateway, Listener, intersection};
 use byrnie_model::range::Range;
 use byrnie_model::route::{Destination, Parent, ParentKind, Standing};
+use byrnie_model::service::ServicePort;
 use byrnie_model::{Key, Kind, Revision, Route, Spec};
 
 pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
@@ -27,6 +28,29 @@ fn refused<T>(reason: &'static str, message: String) -> Result<T, Refused> {
 }
 
 impl Catalog {
+    /// For each port of a service that a route of this kind may stand on by `parent`: the route of a more special kind beside
+    /// which it has no say there. Of several kinds at one port only the most special counts (GEP-1426).
+    pub(crate) fn outranked(&self, key: &Key, parent: &Parent) -> Vec<Option<&Key>> {
+        let Some((name, service)) = parent.as_service().and_then(|name| Some((name, self.service(name)?))) else {
+            return Vec::new();
+        };
+        let higher = match key.kind {
+            Kind::TcpRoute => Kind::TlsRoute,
+            Kind::HttpRoute => Kind::GrpcRoute,
+            _ => return Vec::new(),
+        };
+        let fits = |port: &&ServicePort| {
+            parent.port.is_none_or(|number| number == port.port) && port.protocol.is_http() != key.kind.is_opaque()
+        };
+        let stands = |other: &Key, port: u16| {
+            let Some(Spec::Route(route)) = self.spec(other) else { return false };
+            let here = |of: &Parent| of.as_service() == Some(name) && of.port.is_none_or(|number| number == port);
+            other.kind == higher && other.namespace == key.namespace && route.parents.iter().any(here)
+        };
+        let ports = service.ports.iter().filter(fits);
+        ports.map(|port| self.routes.of_parent(name).find(|other| stands(other, port.port))).collect()
+    }
+
     /// The listeners that a route is attached to by a parent that is a gateway.
     pub(crate) fn attached(&self, key: &Key, route: &Route, parent: &Parent) -> Result<Vec<Text>, Refused> {
         let at = &parent.name;

@@ -199,7 +199,7 @@ impl Catalog {
                 Some(Spec::Service(service))
                     if parent.port.is_none_or(|p| service.ports.iter().any(|o| o.port == p)) =>
                 {
-                    Ok("Accepted")
+                    self.ranks(key, parent)
                 }
                 Some(_) => absent(format!("Service \"{}\" has no such port", parent.name.name)),
                 None => absent(self.absent(&parent.name).0),
@@ -225,6 +225,18 @@ impl Catalog {
             "controllerName": CONTROLLER,
             "conditions": [condition("Accepted", accepted), condition("ResolvedRefs", resolved)],
         })
+    }
+
+    /// Whether a route has a say at a port of its service at least.
+    fn ranks(&self, key: &Key, parent: &Parent) -> Verdict {
+        let higher = self.outranked(key, parent);
+        match higher.first() {
+            Some(Some(other)) if higher.iter().all(Option::is_some) => {
+                let message = format!("{other} stands at the same port, where this route has no say beside it");
+                Err(Refused { reason: "Conflicted", message })
+            }
+            _ => Ok("Accepted"),
+        }
     }
 
     /// What a policy for TLS comes to: for each service that it targets, and for the gateways from which a route leads

@@ -113,17 +113,7 @@ fn parent_fits(catalog: &Catalog, kind: Kind, parent: &Parent, at: &str) -> Opti
 
 /// Of several kinds of routes at one port only the most special counts.
 fn outranked(catalog: &Catalog, key: &Key, parent: &Parent, at: &str) -> Option<Diagnostic> {
-    let higher = match key.kind {
-        Kind::TcpRoute => Kind::TlsRoute,
-        Kind::HttpRoute => Kind::GrpcRoute,
-        _ => return None,
-    };
-    let outranks = |other: &&Key| {
-        let Some(Spec::Route(route)) = catalog.spec(other) else { return false };
-        let is_here = other.kind == higher && other.namespace == key.namespace;
-        is_here && route.parents.iter().any(|wide| covers(wide, parent) || covers(parent, wide))
-    };
-    let other = catalog.routes.of_parent(parent.as_service()?).find(outranks)?;
+    let other = catalog.outranked(key, parent).into_iter().flatten().next()?;
     let message = format!("{other} stands at the same port, where this route has no say beside it");
     let effect = "All that comes to that port goes by the other; what fits none of its rules is refused.";
     Some(Diagnostic::warning(&code::ROUTE_CONFLICT, at, message).so_that(effect))

@@ -262,3 +262,44 @@ fn a_set_adds_no_listener_for_a_host_that_its_gateway_or_an_older_set_has() {
     let view = catalog.view(&NodeSpec::gateway("byrnie", "edge"));
     assert!(view.find(&key(Kind::ListenerSet, "new")).is_none());
 }
+
+#[test]
+fn a_route_that_another_kind_leaves_no_say_at_any_port_is_not_accepted() {
+    let opaque = || {
+        let Change::Put(plain) = service("db", "db") else { unreachable!() };
+        let mut resource = (*plain).clone();
+        if let Spec::Service(service) = &mut resource.spec {
+            service.ports.iter_mut().for_each(|port| port.protocol = Protocol::Tcp);
+        }
+        Change::Put(Arc::new(resource))
+    };
+    let of = |kind: Kind, name: &str, port: Option<u16>| {
+        let Change::Put(plain) = route(name, &[], &["db"]) else { unreachable!() };
+        let Spec::Route(spec) = &plain.spec else { unreachable!() };
+        let spec = Route { parents: vec![Parent::service(at("db"), port)], ..(**spec).clone() };
+        put(kind, name, Labels::new(), Spec::Route(spec.into()))
+    };
+    let mut catalog = with(&[opaque(), of(Kind::TcpRoute, "low", None)]);
+    let accepted =
+        |catalog: &Catalog, kind: Kind, name: &str| said(&status(catalog, &key(kind, name))["parents"][0], "Accepted");
+    assert_eq!(accepted(&catalog, Kind::TcpRoute, "low"), "True Accepted");
+    // At one of its two ports it goes on.
+    catalog.apply(&of(Kind::TlsRoute, "high", Some(80)));
+    assert_eq!(accepted(&catalog, Kind::TcpRoute, "low"), "True Accepted");
+    catalog.apply(&of(Kind::TcpRoute, "low", Some(80)));
+    assert_eq!(accepted(&catalog, Kind::TcpRoute, "low"), "False Conflicted");
+    assert_eq!(accepted(&catalog, Kind::TlsRoute, "high"), "True Accepted");
+    let message = &status(&catalog, &key(Kind::TcpRoute, "low"))["parents"][0]["conditions"][0]["message"];
+    assert!(message.as_str().unwrap().contains("TLSRoute/ns/high"), "{message}");
+    catalog.apply(&of(Kind::TcpRoute, "low", None));
+    catalog.apply(&of(Kind::TlsRoute, "high", None));
+    assert_eq!(accepted(&catalog, Kind::TcpRoute, "low"), "False Conflicted");
+    catalog.apply(&delete(Kind::TlsRoute, "high"));
+    assert_eq!(accepted(&catalog, Kind::TcpRoute, "low"), "True Accepted");
+    // Routes of requests and of gRPC calls are told apart in the same way.
+    catalog.apply(&service("db", "db"));
+    catalog.apply(&of(Kind::HttpRoute, "low", None));
+    catalog.apply(&of(Kind::GrpcRoute, "high", None));
+    assert_eq!(accepted(&catalog, Kind::HttpRoute, "low"), "False Conflicted");
+    assert_eq!(accepted(&catalog, Kind::GrpcRoute, "high"), "True Accepted");
+}
