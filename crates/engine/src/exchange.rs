@@ -611,7 +611,9 @@ impl Exchange {
             return self.try_again(shard, now);
         }
         let retry = self.chosen.as_ref()?.rule().retry.as_ref()?;
-        if !retry.codes.contains(&head.status()) {
+        // A call of gRPC that ends at once says how it went beside a status that is always 200.
+        let status = head.header(Known::GrpcStatus).map_or(head.status(), |said| Status::parse(said).http());
+        if !retry.codes.contains(&status) {
             return None;
         }
         let plan = self.try_again(shard, now);

@@ -100,6 +100,22 @@ fn an_error_after_retries_below_is_not_retried_above() {
 }
 
 #[test]
+fn a_call_that_ends_at_once_is_retried_by_what_its_status_is_in_http() {
+    let retried = |unsafe_retry: bool, status: &str| {
+        let mut world = retrying(2, 2, None);
+        world.put(vec![traffic("payments", TrafficPolicy { unsafe_retry, ..TrafficPolicy::default() })]);
+        let mut call = head("POST", "payments/shop.Cart/Add", &[("content-type", "application/grpc")]);
+        let (mut exchange, effect) = world.begin(&mut call, ms(0));
+        plan(effect);
+        let mut ended = response(200, &[("content-type", "application/grpc"), ("grpc-status", status)]);
+        matches!(exchange.on_response(&mut world.shard, &mut ended, ms(1)), Effect::Send(_))
+    };
+    // UNAVAILABLE is 503; OK, NOT_FOUND and INTERNAL aren't.
+    assert_eq!(["14", "0", "5", "13"].map(|status| retried(true, status)), [true, false, false, false]);
+    assert!(!retried(false, "14"), "a call may have had its effect, unless a policy says that it may be repeated");
+}
+
+#[test]
 fn pauses_are_drawn_from_a_growing_span() {
     let spans = |seed, endpoints, backoff: Option<Duration>| {
         let mut world = retrying(endpoints, 4, backoff);
