@@ -77,7 +77,7 @@ impl CompiledRoute {
         (self.created, &self.name)
     }
 
-    /// How special the kind is: of several on one port only the most special counts (GEP-1294).
+    /// How special the kind is: of several on one port only the most special counts (GEP-1426).
     pub(crate) fn speciality(&self) -> u8 {
         match self.kind {
             Kind::GrpcRoute => 3,
