@@ -18,7 +18,7 @@ fn fewer_requests_are_sent_where_most_fail_and_all_once_they_succeed() {
         while peer.read_head().is_some() {
             of_program.1.fetch_add(1, Ordering::SeqCst);
             let status = if of_program.0.load(Ordering::SeqCst) { "200 OK" } else { "503 Service Unavailable" };
-            peer.send(&format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nok"));
+            peer.send(format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nok"));
         }
     });
     let world = World::new();
