@@ -323,14 +323,25 @@ const BY_HTTP: &str = "http: {path: /healthz}";
 /// The service after which a check by gRPC asks.
 const CHECKED: &str = "legacy.Health";
 
-/// Answers whatever it's asked by where it is, but may say of itself that it can't work.
+/// Answers whatever it's asked by where it is, but may say of itself that it can't work, and does if it's asked by another name.
 fn confess(stream: &mut (impl Read + Write), here: &str, sick: &AtomicBool) {
     let mut asked = [0; 4096];
     let count = stream.read(&mut asked).unwrap_or(0);
-    let checked = asked[..count].starts_with(b"GET /healthz ");
-    let status = if checked && sick.load(Ordering::SeqCst) { "500 Sick" } else { "200 OK" };
+    let asked = String::from_utf8_lossy(&asked[..count]).to_ascii_lowercase();
+    let unwell = sick.load(Ordering::SeqCst) || !asked.contains(&format!("host: {here}:"));
+    let status = if asked.starts_with("get /healthz ") && unwell { "500 Sick" } else { "200 OK" };
     let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{here}", here.len());
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.flush());
+}
+
+/// How `legacy` is checked.
+fn checks(check: &str) -> String {
+    format!(
+        "---\napiVersion: mesh.byrnie.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: legacy}}\nspec:\n  \
+         targetRefs: [{{group: '', kind: Service, name: legacy}}]\n  \
+         balance: RoundRobin\n  \
+         endpoints: {{healthCheck: {{{check}, interval: 1s, unhealthyThreshold: 2}}}}\n"
+    )
 }
 
 /// Two addresses, of which the second fails its check for a while.
@@ -340,13 +351,7 @@ fn one_fails_its_check(check: &str, more: &str, host: impl Fn(SocketAddr, Arc<At
     let at = |address: &str| SocketAddr::new(address.parse().unwrap(), port);
     let _one = host(at("127.0.0.1"), Arc::default());
     let _two = host(at("127.0.0.2"), Arc::clone(&sick));
-    let policy = format!(
-        "---\napiVersion: mesh.byrnie.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: legacy}}\nspec:\n  \
-         targetRefs: [{{group: '', kind: Service, name: legacy}}]\n  \
-         balance: RoundRobin\n  \
-         endpoints: {{healthCheck: {{{check}, interval: 1s, unhealthyThreshold: 2}}}}\n"
-    );
-    let text = legacy(port, &["127.0.0.1", "127.0.0.2"]) + &policy + more;
+    let text = legacy(port, &["127.0.0.1", "127.0.0.2"]) + &checks(check) + more;
     mesh.ok(&["apply", "-f", &file(&mesh, "legacy.yaml", &text)]);
     mesh.ask_until("legacy", "/", |answer| answer.status == 200);
     let reached = || {
@@ -379,25 +384,88 @@ fn addresses_of_slices_are_checked_under_the_tls_that_their_policy_says() {
     });
 }
 
+/// A host under TLS that answers its check by gRPC.
+fn by_grpc(address: SocketAddr, trusted: &Authority, here: String, sick: Arc<AtomicBool>) -> Host {
+    Host::secure(address, (trusted, &["legacy.test"]), &["h2", "http/1.1"], move |stream| {
+        // Calls are of HTTP/1.1, and only the check is of HTTP/2.
+        while stream.conn.is_handshaking() {
+            if stream.conn.complete_io(&mut stream.sock).is_err() {
+                return;
+            }
+        }
+        match stream.conn.alpn_protocol() {
+            Some(b"h2") => drop(tell_health(stream, &sick)),
+            _ => confess(stream, &here, &sick),
+        }
+    })
+}
+
 #[test]
 fn addresses_of_slices_are_checked_by_grpc_under_the_tls_that_their_policy_says() {
     let trusted = authority();
     let check = format!("grpc: {{service: {CHECKED}}}");
     one_fails_its_check(&check, &format!("{SECURE}---\n{}", bundle(&trusted.pem)), |address, sick| {
-        let here = address.ip().to_string();
-        Host::secure(address, (&trusted, &["legacy.test"]), &["h2", "http/1.1"], move |stream| {
-            // Calls are of HTTP/1.1, and only the check is of HTTP/2.
-            while stream.conn.is_handshaking() {
-                if stream.conn.complete_io(&mut stream.sock).is_err() {
-                    return;
-                }
-            }
-            match stream.conn.alpn_protocol() {
-                Some(b"h2") => drop(tell_health(stream, &sick)),
-                _ => confess(stream, &here, &sick),
-            }
-        })
+        by_grpc(address, &trusted, address.ip().to_string(), sick)
     });
+}
+
+/// `legacy`, at a port of `localhost`.
+fn at_host(port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: legacy}}\nspec:\n  type: ExternalName\n  externalName: localhost\n  \
+         ports: [{{name: web, port: 80, targetPort: {port}}}]\n"
+    )
+}
+
+/// A host that fails its check for a while: nothing is sent there then, and all once it does well again.
+fn a_host_fails_its_check(check: &str, more: &str, host: impl Fn(SocketAddr, Arc<AtomicBool>) -> Host) {
+    let mesh = Mesh::up(&[]);
+    let (port, sick) = (free_port(), Arc::new(AtomicBool::new(false)));
+    let _host = host(SocketAddr::from(([127, 0, 0, 1], port)), Arc::clone(&sick));
+    let text = at_host(port) + &checks(check) + more;
+    mesh.ok(&["apply", "-f", &file(&mesh, "legacy.yaml", &text)]);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 200);
+    sick.store(true, Ordering::SeqCst);
+    let refused = mesh.ask_until("legacy", "/", |answer| answer.status == 503);
+    let why = "no address of localhost passes its health check";
+    assert!(refused.body.contains(why) && refused.body.contains("BYR-R003"), "{}", refused.body);
+    sick.store(false, Ordering::SeqCst);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 200);
+}
+
+#[test]
+fn a_host_that_fails_its_check_by_its_own_name_is_not_asked_though_it_answers() {
+    a_host_fails_its_check(BY_HTTP, "", |address, sick| {
+        Host::serving(address, move |mut tcp| confess(&mut tcp, "localhost", &sick))
+    });
+}
+
+#[test]
+fn a_host_is_checked_by_http_and_by_grpc_under_the_tls_that_its_policy_says() {
+    let trusted = authority();
+    let more = format!("{SECURE}---\n{}", bundle(&trusted.pem));
+    a_host_fails_its_check(BY_HTTP, &more, |address, sick| {
+        Host::secure(address, (&trusted, &["legacy.test"]), &[], move |stream| confess(stream, "localhost", &sick))
+    });
+    a_host_fails_its_check(&format!("grpc: {{service: {CHECKED}}}"), &more, |address, sick| {
+        by_grpc(address, &trusted, "localhost".to_owned(), sick)
+    });
+}
+
+#[test]
+fn a_host_where_nobody_listens_fails_its_check_and_is_asked_all_the_same_where_health_is_ignored() {
+    let mesh = Mesh::up(&[]);
+    let port = free_port();
+    mesh.ok(&["apply", "-f", &file(&mesh, "legacy.yaml", &(at_host(port) + &checks("tcp: {}")))]);
+    mesh.ask_until("legacy", "/", |answer| answer.body.contains("passes its health check"));
+    let ignored = checks("tcp: {}").replace("endpoints: {", "endpoints: {panicBelow: 1%, ");
+    mesh.ok(&["apply", "-f", &file(&mesh, "ignored.yaml", &ignored)]);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 503 && answer.body.contains("connect failed"));
+    mesh.ok(&["apply", "-f", &file(&mesh, "again.yaml", &checks("tcp: {}"))]);
+    mesh.ask_until("legacy", "/", |answer| answer.body.contains("passes its health check"));
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let _host = Host::serving(address, |mut tcp| confess(&mut tcp, "localhost", &AtomicBool::new(false)));
+    mesh.ask_until("legacy", "/", |answer| answer.status == 200);
 }
 
 #[test]

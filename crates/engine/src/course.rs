@@ -182,7 +182,7 @@ impl Course {
             Some(security) => {
                 let (address, security) = (member.address(), security.clone());
                 let host = address.ip().to_string().into();
-                let program = Program::Outside(Arc::new(Outside { host, port: address.port(), security }));
+                let program = Program::Outside(Arc::new(Outside { host, port: address.port(), security, watch: None }));
                 Target::Program { program, protocol }
             }
         };

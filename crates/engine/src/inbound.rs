@@ -52,6 +52,11 @@ impl Exchange {
         let program = program.named(|| head.host()).map_err(|why| {
             self.refuse(Reason::UnknownService, format!("{} is asked for a host by its own name: {why}", tree.label))
         })?;
+        if let Some(why) = program.sick() {
+            let mut answer = self.refuse(Reason::NoEndpoint, format!("{} is not reached: {why}", tree.label));
+            answer.failure = Some(FAILURE_UNSENT);
+            return Err(answer);
+        }
         overload::admit(self, shard, arrival, head, now)?;
         match self.count(shard, arrival, head, now)? {
             Some(asked) => Ok(Decision::Lease(asked)),

@@ -50,6 +50,7 @@ mod trace;
 mod tunnel;
 mod undeclared;
 mod verdict;
+mod watch;
 mod window;
 
 pub use answer::Answer;
@@ -77,3 +78,4 @@ pub use trace::Trace;
 pub use tunnel::Tunnel;
 pub use undeclared::SILENCE_MAX;
 pub use verdict::{Decided, Labels, Verdict};
+pub use watch::Watched;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Judges programs by what checks of them find. The proxy of each instance checks its own, and the registry tells
 //! all callers: their number doesn't multiply the checks, as it does where every caller's proxy asks every
-//! endpoint (Envoy's active health checking, whose thresholds these are). The addresses of slices have no proxy beside
-//! them: each proxy by which calls leave the mesh checks them, as it alone asks them, and there are few.
+//! endpoint (Envoy's active health checking, whose thresholds these are). The addresses of slices and hosts outside have no proxy
+//! beside them: each proxy by which calls leave the mesh checks them, as it alone asks them, and there are few.
 
 use crate::Member;
 use crate::program::Security;
+use crate::watch::Health;
+use byrnie_base::Text;
 use byrnie_model::Protocol;
 use byrnie_model::policy::HealthCheck;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,23 +26,36 @@ pub struct Probe {
     pub protocol: Protocol,
     /// How connections there are protected.
     pub security: Security,
+    /// By which name it is asked, if not by its address.
+    pub authority: Option<Text>,
     /// How it is asked.
     pub check: HealthCheck,
 }
 
-/// An address of slices that is to be checked.
+/// An address of slices, or of a host outside, that is to be checked.
 #[derive(Clone, Debug)]
 pub struct Checked {
     /// How.
     pub probe: Probe,
-    /// The endpoints there: one for each port.
-    pub(crate) members: Vec<Arc<Member>>,
+    pub(crate) judged: Judged,
+}
+
+/// Who is judged by a check.
+#[derive(Clone, Debug)]
+pub(crate) enum Judged {
+    /// The endpoints at an address: one for each port.
+    Members(Vec<Arc<Member>>),
+    /// One of the addresses of a host.
+    Host(Arc<Health>, IpAddr),
 }
 
 impl Checked {
     /// What is thought of it, for every core of the process.
     pub fn judge(&self, well: bool) {
-        self.members.iter().for_each(|member| member.load.judge(well));
+        match &self.judged {
+            Judged::Members(members) => members.iter().for_each(|member| member.load.judge(well)),
+            Judged::Host(health, ip) => health.judge(*ip, well),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! Who answers what is asked of this node: the program beside it or, where calls leave the mesh, a host outside.
 //! Made by `compile`, carried by plans. Nothing here decides.
 
+use crate::watch::Watch;
 use byrnie_base::Text;
 use byrnie_codec::headers::strip_internal;
 use byrnie_codec::{Head, Known};
@@ -30,6 +31,8 @@ pub struct Outside {
     pub port: u16,
     /// How connections to it are protected.
     pub security: Security,
+    /// How its health bears on calls, if it's checked.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// How connections to a host outside are protected.
@@ -74,7 +77,14 @@ impl Outside {
     pub fn of(&self, host: &str) -> Option<Self> {
         let fits = host_fits(Some(&self.host), host) && host.parse::<IpAddr>().is_err();
         let host = Text::from(host.to_ascii_lowercase());
-        fits.then(|| Self { host, port: self.port, security: self.security.clone() })
+        fits.then(|| Self { host, port: self.port, security: self.security.clone(), watch: None })
+    }
+
+    /// Leaves those of its addresses that may be asked, as far as checks know.
+    pub fn choose(&self, addresses: &mut Vec<SocketAddr>) {
+        if let Some(watch) = &self.watch {
+            watch.choose(addresses);
+        }
     }
 }
 
@@ -106,6 +116,16 @@ impl Program {
         match self {
             Self::Beside(address) => Some(*address),
             Self::Outside(_) => None,
+        }
+    }
+
+    /// Why there is no use in asking it, if its checks say so.
+    pub(crate) fn sick(&self) -> Option<String> {
+        match self {
+            Self::Outside(outside) if outside.watch.as_ref().is_some_and(Watch::is_sick) => {
+                Some(format!("no address of {} passes its health check", outside.host))
+            }
+            Self::Outside(_) | Self::Beside(_) => None,
         }
     }
 

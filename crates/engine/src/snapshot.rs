@@ -13,6 +13,7 @@ use crate::program::Program;
 use crate::quota::Counted;
 use crate::route::Table;
 use crate::slot::Slot;
+use crate::watch::Watched;
 use byrnie_base::Text;
 use byrnie_base::hash::BuildQuick;
 use byrnie_base::share::Line;
@@ -94,6 +95,8 @@ pub(crate) struct Subtree {
     pub(crate) probe: Option<Box<Probe>>,
     /// Which addresses of slices are checked, if this node leads there and a policy says so.
     pub(crate) checked: Box<[Checked]>,
+    /// How the host outside is checked, if this node leads there and a policy says so.
+    pub(crate) watched: Option<Box<Watched>>,
 }
 
 /// One port of a service.
@@ -168,6 +171,12 @@ impl Snapshot {
     pub fn checked(&self) -> impl Iterator<Item = (&ServiceRef, &Checked)> {
         let all = self.services.values().flat_map(|names| names.values());
         all.flat_map(|tree| tree.checked.iter().map(|one| (&tree.service, one)))
+    }
+
+    /// Hosts outside that are to be checked by this node, in no order.
+    pub fn watched(&self) -> impl Iterator<Item = (&ServiceRef, &Watched)> {
+        let all = self.services.values().flat_map(|names| names.values());
+        all.filter_map(|tree| Some((&tree.service, tree.watched.as_deref()?)))
     }
 
     /// Services that this node serves itself, as (service, port, who answers).

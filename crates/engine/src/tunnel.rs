@@ -180,6 +180,9 @@ impl Tunnel {
         if let Some(why) = program.broken() {
             return Err(refuse(Reason::BackendAbsent, format!("{} is not reached: {why}", tree.label)));
         }
+        if let Some(why) = program.sick() {
+            return Err(refuse(Reason::NoEndpoint, format!("{} is not reached: {why}", tree.label)));
+        }
         self.spare(shard, arrival, now)?;
         match self.snapshot.cluster(port.cluster).filter(|cluster| cluster.beyond.is_some()) {
             Some(cluster) => self.course.aim_far(Arc::clone(cluster), shard, now),

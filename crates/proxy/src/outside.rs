@@ -71,7 +71,8 @@ impl Outsides {
             Failure::Connect
         })?;
         let reached = found.into_iter().filter(|ip| self.own_machine || !is_inside(*ip));
-        let reached: Vec<SocketAddr> = reached.map(|ip| SocketAddr::new(ip, to.port)).collect();
+        let mut reached: Vec<SocketAddr> = reached.map(|ip| SocketAddr::new(ip, to.port)).collect();
+        to.choose(&mut reached);
         if reached.is_empty() {
             tracing::warn!(host = %to.host, "a host outside has only addresses of loopback or link: not reached");
             return Err(Failure::Connect);

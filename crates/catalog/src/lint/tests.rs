@@ -276,6 +276,11 @@ fn planted_mistakes_in_policies() {
         (traffic("x", "targetRefs: [{name: payment}]"), "C015 payment"),
         (traffic("x", "targetRefs: [{name: payments}], endpoints: {healthCheck: {tcp: {}, port: 81}}"), "C013 81"),
         (
+            service("many", "type: ExternalName, externalName: '*.many.test', ports: [{port: 443, appProtocol: tcp}]")
+                + &traffic("x", "targetRefs: [{name: many}], endpoints: {healthCheck: {tcp: {}}}"),
+            "C010 healthCheck",
+        ),
+        (
             traffic("x", "targetRefs: [{name: payments}]") + &traffic("y", "targetRefs: [{name: payments}]"),
             "C025 payments",
         ),

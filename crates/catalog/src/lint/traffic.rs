@@ -2,6 +2,7 @@
 //! Traffic policies: targets and ports that aren't there, and two that want the same target.
 
 use crate::catalog::Catalog;
+use byrnie_model::outside::is_pattern;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::{Diagnostic, Key, code};
 
@@ -19,8 +20,9 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, policy: &TrafficPolicy) -> Vec
             let message = format!("Service \"{}\" has no port {number}; it has {}", target.name, ports.join(", "));
             found.push(Diagnostic::error(&code::PORT_ABSENT, "spec.endpoints.healthCheck.port", message));
         }
-        if service.outside.is_some() && policy.health_check().is_some() {
-            let message = format!("Service \"{}\" is outside the mesh: no health checks are made there", target.name);
+        let many = service.outside.as_ref().filter(|host| is_pattern(host));
+        if let Some(many) = many.filter(|_| policy.health_check().is_some()) {
+            let message = format!("Service \"{}\" stands for {many}, and a health check asks one host", target.name);
             found.push(Diagnostic::error(&code::NOT_ENFORCED, "spec.endpoints.healthCheck", message));
         }
         if let Some(first) = catalog.policies.traffic(target).find(|other| *other < key) {

@@ -4,10 +4,11 @@
 use super::Compiler;
 use crate::program::{Outside, Program, Security, Verify};
 use crate::snapshot::Snapshot;
+use crate::watch::{Watch, Watched};
 use byrnie_base::Text;
 use byrnie_model::outside::{AltName, BackendTls, Bundle, Trust, is_pattern};
 use byrnie_model::service::{ServicePort, TargetPort};
-use byrnie_model::{Key, Kind, Revision, Secret, ServiceRef};
+use byrnie_model::{Key, Kind, Revision, Secret, Service, ServiceRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -132,14 +133,40 @@ impl Compiler {
             TargetPort::Name(_) => port.port,
         };
         let security = self.held.outward.security(service, "", port);
-        Program::Outside(Arc::new(Outside { host: service.to_string().into(), port: number, security }))
+        Program::Outside(Arc::new(Outside { host: service.to_string().into(), port: number, security, watch: None }))
     }
 
     /// Where a port of a service at `host` is.
-    pub(super) fn outside(&self, service: &ServiceRef, host: &Text, port: &ServicePort) -> Option<Program> {
+    pub(super) fn outside(
+        &self,
+        service: &ServiceRef,
+        host: &Text,
+        port: &ServicePort,
+        watch: Option<Watch>,
+    ) -> Option<Program> {
         let TargetPort::Number(number) = port.target else { return None };
         let security = self.held.outward.security(service, host, port);
-        Some(Program::Outside(Arc::new(Outside { host: host.clone(), port: number, security })))
+        Some(Program::Outside(Arc::new(Outside { host: host.clone(), port: number, security, watch })))
+    }
+
+    /// How the host outside of a service is checked: each of its addresses at one port, for all that is there. What is known of them
+    /// holds on as long as it's the same host.
+    pub(super) fn watched(&self, name: &ServiceRef, service: &Service, snapshot: &Snapshot) -> Option<Watched> {
+        let host = service.outside.as_ref().filter(|host| !is_pattern(host))?;
+        let check = self.health_check(name)?;
+        let port = service.ports.iter().find(|port| check.port.is_none_or(|number| number == port.port))?;
+        let TargetPort::Number(number) = port.target else { return None };
+        let known = snapshot.subtree(&name.namespace, &name.name).and_then(|tree| tree.watched.as_deref());
+        let health = known.filter(|known| known.host == *host).map(|known| Arc::clone(&known.health));
+        Some(Watched {
+            host: host.clone(),
+            port: number,
+            protocol: port.protocol,
+            security: self.held.outward.security(name, host, port),
+            authority: service.outside_authority(port),
+            check,
+            health: health.unwrap_or_default(),
+        })
     }
 }
 

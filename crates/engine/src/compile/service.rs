@@ -8,12 +8,13 @@ use crate::balance::hash::{self, hash};
 use crate::balance::tiers::TIERS_MAX;
 use crate::cluster::{Bounds, Call, Cluster, Ejection, Member, Name, Patience, Pending, Share, Tier};
 use crate::keyed::Protection;
-use crate::probe::{Checked, Probe};
+use crate::probe::{Checked, Judged, Probe};
 use crate::program::Program;
 use crate::quota::Counted;
 use crate::route::{Side, Table};
 use crate::slot::Slot;
 use crate::snapshot::{Port, Snapshot, Subtree};
+use crate::watch::Watch;
 use crate::{Node, Security};
 use byrnie_base::Text;
 use byrnie_model::policy::traffic::{Choice, Nearness, Rate, RetryBudget};
@@ -71,6 +72,11 @@ impl Compiler {
         let far = self.leads_far(name, service);
         let call = Arc::new(self.call(name));
         let members = self.members_of(name, &call.choice, snapshot);
+        let watched = own.and_then(|_| self.watched(name, service, snapshot)).map(Box::new);
+        let watch = || {
+            let health = Arc::clone(&watched.as_ref()?.health);
+            Some(Watch { health, panic_percent: call.choice.panic_percent.unwrap_or(0) })
+        };
         let mut ports = Vec::with_capacity(service.ports.len());
         for port in &service.ports {
             let Some(slot) = self.slots.find(name, port.port) else { continue };
@@ -83,7 +89,7 @@ impl Compiler {
                 cluster: slot,
                 table: self.table(name, port, &snapshot.node.namespace),
                 program: own.and_then(|(workload, _)| match &service.outside {
-                    Some(host) => self.outside(name, host, port),
+                    Some(host) => self.outside(name, host, port, watch()),
                     None if far => Some(self.beyond(name, port)),
                     None => program(port, workload).map(Program::Beside),
                 }),
@@ -102,11 +108,12 @@ impl Compiler {
             quotas: Arc::default(),
             probe,
             checked: checked.into(),
+            watched,
         }
     }
 
     /// How programs behind a service are checked, by the first policy for it that says so.
-    fn health_check(&self, name: &ServiceRef) -> Option<HealthCheck> {
+    pub(super) fn health_check(&self, name: &ServiceRef) -> Option<HealthCheck> {
         let mut policies = self.held.by_target.get(name)?.iter().filter_map(|key| self.held.traffic.get(key));
         policies.find_map(|policy| policy.health_check().cloned())
     }
@@ -116,7 +123,7 @@ impl Compiler {
         let check = self.health_check(name)?;
         let port = ports.iter().find(|port| check.port.is_none_or(|number| number == port.number))?;
         let address = port.program.as_ref()?.beside()?;
-        Some(Probe { address, protocol: port.protocol, security: Security::Plain, check })
+        Some(Probe { address, protocol: port.protocol, security: Security::Plain, authority: None, check })
     }
 
     /// How the addresses of slices are checked: each at one port, for all that is there.
@@ -133,8 +140,9 @@ impl Compiler {
         let checked = at.into_values().filter_map(|members| {
             let serves = |member: &&Arc<Member>| member.endpoint.ports.iter().any(|pair| pair.service == port.port);
             let address = members.iter().find(serves)?.address();
-            let probe = Probe { address, protocol: port.protocol, security: security.clone(), check: check.clone() };
-            Some(Checked { probe, members })
+            let (protocol, security, check) = (port.protocol, security.clone(), check.clone());
+            let probe = Probe { address, protocol, security, authority: None, check };
+            Some(Checked { probe, judged: Judged::Members(members) })
         });
         checked.collect()
     }
@@ -148,7 +156,10 @@ impl Compiler {
         let protocol = declared.map(|port| port.protocol).unwrap_or_default();
         let node = &self.snapshot.node;
         let name = ServiceRef::new(node.namespace.clone(), format!("workload {}", node.name));
-        Some(Arc::new((name, Probe { address: at(number), protocol, security: Security::Plain, check })))
+        Some(Arc::new((
+            name,
+            Probe { address: at(number), protocol, security: Security::Plain, authority: None, check },
+        )))
     }
 
     pub(super) fn serves(&self, name: &ServiceRef, service: &Service, labels: &Labels) -> bool {

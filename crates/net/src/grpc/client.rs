@@ -66,6 +66,7 @@ pub enum ConnectError {
 pub struct Channel {
     sender: SendRequest<Body>,
     token: Option<MetadataValue<tonic::metadata::Ascii>>,
+    authority: Arc<str>,
     closed: watch::Receiver<bool>,
     alive: Alive,
 }
@@ -108,12 +109,13 @@ impl Channel {
         Self::over(io::Stream::from(tcp), address, None).await
     }
 
-    /// Over a connection to `address` that is open already.
+    /// Over a connection to `address` that is open already; whoever is there is called by the name `authority`.
     ///
     /// # Errors
     /// If HTTP/2 isn't spoken there.
-    pub async fn connect_over(stream: io::Stream, address: SocketAddr) -> Result<Self, ConnectError> {
-        Self::over(stream, address, None).await
+    pub async fn connect_over(stream: io::Stream, address: SocketAddr, authority: &str) -> Result<Self, ConnectError> {
+        let channel = Self::over(stream, address, None).await?;
+        Ok(Self { authority: authority.into(), ..channel })
     }
 
     async fn over(
@@ -139,7 +141,7 @@ impl Channel {
             }
             ended.send_replace(true);
         });
-        Ok(Self { sender, token, closed, alive: Alive(Arc::new(task.abort_on_drop())) })
+        Ok(Self { sender, token, authority: SERVER_NAME.into(), closed, alive: Alive(Arc::new(task.abort_on_drop())) })
     }
 
     /// Calls the unary method at `path`, within [`CALL_TIMEOUT`].
@@ -194,7 +196,7 @@ impl Channel {
 
     fn call(&self, path: &str) -> Result<(tonic::client::Grpc<Sender>, PathAndQuery), Status> {
         let path = path.parse().map_err(|_| Status::internal("not a method path"))?;
-        let origin = http::Uri::builder().scheme("https").authority(SERVER_NAME).path_and_query("/").build();
+        let origin = http::Uri::builder().scheme("https").authority(&*self.authority).path_and_query("/").build();
         let origin = origin.map_err(|_| Status::internal("not an origin"))?;
         let grpc = tonic::client::Grpc::with_origin(Sender(self.sender.clone()), origin)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)

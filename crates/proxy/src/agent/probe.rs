@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Checks the own program as policies say, and lets the registry know how it is; on a proxy by which calls leave the mesh
-//! also the addresses of slices, and lets the cores know. One task for each of them asks; what is made of the
-//! answers is `engine/probe`'s.
+//! also the addresses of slices and of hosts outside, and lets the cores know. One task for each of them asks, and one for each host
+//! looks where it is; what is made of the answers is `engine/probe`'s.
 
 use crate::outside;
 use crate::worker::InForce;
-use byrnie_base::Rng;
+use byrnie_base::{Rng, Text};
 use byrnie_codec::grpc::health;
 use byrnie_codec::h1::Asked;
 use byrnie_codec::{Head, Limits, Version};
@@ -16,23 +16,27 @@ use byrnie_net::grpc::Channel;
 use byrnie_net::http::h2 as http2;
 use byrnie_net::http::{Answered, Error, Wire, h1};
 use byrnie_net::io::{self, Stream};
+use byrnie_net::names::{FRESH, HOSTS_MAX, Names};
 use byrnie_net::runtime::{self, Task};
 use byrnie_net::tls::outward::{self, Outward, Speaks};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// Findings that wait to be judged: one for each check, as each waits for its own.
 const FINDINGS_MAX: usize = 64;
-/// Addresses of slices that are checked, the first by service and address; more are judged by their answers alone.
+/// Addresses of slices and hosts that are checked, the first by service and address; more are judged by their answers alone.
 const CHECKED_MAX: usize = 1024;
+/// Places where hosts were found that wait to be noted: each waits for its own.
+const PLACES_MAX: usize = 64;
 /// A check comes later than it is due by up to this part of its interval, so that those of one machine spread.
 const JITTER_PART: u32 = 10;
 
-/// What is checked: a service's own program, or what is at an address of its slices.
+/// What is checked: a service's own program, or what is at an address of its slices or its host.
 type Subject = (ServiceRef, Option<SocketAddr>);
 
 /// What a check found.
@@ -58,6 +62,82 @@ impl Drop for Running {
     }
 }
 
+/// Where a host outside is; its task looks again and again until this is dropped.
+struct Place {
+    addresses: Vec<IpAddr>,
+    task: Task,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The hosts outside that are checked.
+struct Places {
+    names: Rc<Names>,
+    tell: mpsc::Sender<(Text, Vec<IpAddr>)>,
+    known: BTreeMap<Text, Place>,
+    /// Addresses of this machine itself and of its link are asked only where the whole mesh is on it, as for calls.
+    own_machine: bool,
+}
+
+impl Places {
+    /// Looks for the hosts of this configuration, and for no others.
+    fn follow(&mut self, in_force: &InForce) {
+        let wanted: BTreeSet<&Text> = in_force.snapshot.watched().map(|(_, watched)| &watched.host).collect();
+        self.known.retain(|host, _| wanted.contains(host));
+        for host in wanted {
+            if self.known.len() < HOSTS_MAX && !self.known.contains_key(host) {
+                let look = look(host.clone(), Rc::clone(&self.names), self.tell.clone());
+                let task = runtime::spawn_local("host of a health check", look);
+                self.known.insert(host.clone(), Place { addresses: Vec::new(), task });
+            }
+        }
+    }
+
+    fn note(&mut self, host: &Text, addresses: Vec<IpAddr>) {
+        if let Some(place) = self.known.get_mut(host) {
+            place.addresses = addresses;
+        }
+    }
+
+    /// What is to be checked at addresses: of slices, and of hosts as far as it's known where they are.
+    fn checked(&self, in_force: &InForce) -> BTreeMap<Subject, Checked> {
+        let reached = |ip: IpAddr| self.own_machine || !outside::is_inside(ip);
+        let slices = in_force.snapshot.checked().map(|(service, far)| (service, far.clone()));
+        let hosts = in_force.snapshot.watched().flat_map(|(service, watched)| {
+            let known = self.known.get(&watched.host).map(|place| &*place.addresses).unwrap_or_default();
+            let addresses: Vec<IpAddr> = known.iter().copied().filter(|ip| reached(*ip)).collect();
+            watched.located(addresses.len());
+            addresses.into_iter().map(move |ip| (service, watched.at(ip)))
+        });
+        let all = slices.chain(hosts).filter(|(_, far)| reached(far.probe.address.ip()));
+        all.map(|(service, far)| ((service.clone(), Some(far.probe.address)), far)).collect()
+    }
+}
+
+/// Looks again and again where a host is, and tells when that has changed.
+async fn look(host: Text, names: Rc<Names>, tell: mpsc::Sender<(Text, Vec<IpAddr>)>) {
+    let mut known = Vec::new();
+    loop {
+        match names.lookup(&host).await {
+            Ok(mut found) => {
+                found.sort_unstable();
+                if found != known {
+                    known.clone_from(&found);
+                    if tell.send((host.clone(), found)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%host, %error, "a host to be checked isn't found"),
+        }
+        runtime::sleep(FRESH).await;
+    }
+}
+
 impl Running {
     fn judge(&self, well: bool) {
         if let Some(far) = &self.far {
@@ -66,13 +146,15 @@ impl Running {
     }
 }
 
-/// Follows the configuration, checks, and tells `health` what is thought of the program. Addresses of this machine itself
-/// and of its link are asked only where the whole mesh is on it (`own_machine`), as for calls.
+/// Follows the configuration, checks, and tells `health` what is thought of the program. `own_machine`: the whole mesh is on this
+/// machine.
 pub(super) async fn run(mut in_force: watch::Receiver<InForce>, health: watch::Sender<Health>, own_machine: bool) {
     let (tell, mut findings) = mpsc::channel(FINDINGS_MAX);
+    let (found, mut places_found) = mpsc::channel(PLACES_MAX);
+    let mut places = Places { names: Rc::default(), tell: found, known: BTreeMap::new(), own_machine };
     let mut running: BTreeMap<Subject, Running> = BTreeMap::new();
     loop {
-        renew(&mut running, &in_force.borrow_and_update(), &tell, own_machine);
+        renew(&mut running, &in_force.borrow_and_update(), &tell, &mut places);
         loop {
             let mut own = running.values().filter(|one| one.far.is_none());
             let all_well = own.all(|one| one.pulse.borrow().is_well());
@@ -84,6 +166,10 @@ pub(super) async fn run(mut in_force: watch::Receiver<InForce>, health: watch::S
                     Err(_) => return,
                 },
                 Some(finding) = findings.recv() => judge(&running, finding),
+                Some((host, addresses)) = places_found.recv() => {
+                    places.note(&host, addresses);
+                    break;
+                }
             }
         }
     }
@@ -94,14 +180,12 @@ fn renew(
     running: &mut BTreeMap<Subject, Running>,
     in_force: &InForce,
     tell: &mpsc::Sender<Finding>,
-    own_machine: bool,
+    places: &mut Places,
 ) {
+    places.follow(in_force);
+    let far = places.checked(in_force);
     let own = in_force.snapshot.probes().map(|(service, probe)| ((service.clone(), None), (probe, None)));
-    let reached =
-        in_force.snapshot.checked().filter(|(_, far)| own_machine || !outside::is_inside(far.probe.address.ip()));
-    let far: BTreeMap<Subject, &Checked> =
-        reached.map(|(service, far)| ((service.clone(), Some(far.probe.address)), far)).collect();
-    let far = far.into_iter().take(CHECKED_MAX).map(|(subject, far)| (subject, (&far.probe, Some(far))));
+    let far = far.iter().take(CHECKED_MAX).map(|(subject, far)| (subject.clone(), (&far.probe, Some(far))));
     let asked: BTreeMap<Subject, (&Probe, Option<&Checked>)> = own.chain(far).collect();
     running.retain(|subject, one| asked.get(subject).is_some_and(|(probe, _)| **probe == one.probe));
     for (subject, (probe, far)) in asked {
@@ -173,11 +257,13 @@ async fn ask(probe: &Probe, outward: Option<&Outward>) -> Result<(), String> {
         None => Stream::from(tcp),
         Some(outward) => outward::connect(tcp, outward, speaks).await.map_err(|error| error.to_string())?.0,
     };
+    let authority = probe.authority.clone().unwrap_or_else(|| probe.address.to_string().into());
     match &probe.check.how {
         Check::Tcp => Ok(()),
-        Check::Http(path) => get(stream, probe.address, h2, path).await,
+        Check::Http(path) => get(stream, &authority, h2, path).await,
         Check::Grpc(service) => {
-            let channel = Channel::connect_over(stream, probe.address).await.map_err(|error| error.to_string())?;
+            let channel = Channel::connect_over(stream, probe.address, &authority).await;
+            let channel = channel.map_err(|error| error.to_string())?;
             let answer = channel.unary(health::PATH, health::question(service).into()).await;
             let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
             health::is_serving(&answer).map_err(str::to_owned)
@@ -186,10 +272,10 @@ async fn ask(probe: &Probe, outward: Option<&Outward>) -> Result<(), String> {
 }
 
 /// GETs a path, by whatever the program speaks.
-async fn get(stream: Stream, address: SocketAddr, h2: bool, path: &str) -> Result<(), String> {
+async fn get(stream: Stream, authority: &str, h2: bool, path: &str) -> Result<(), String> {
     let words = |error: Error| error.to_string();
     let mut head = Head::new();
-    let started = head.start_request("GET", "http", &address.to_string(), path);
+    let started = head.start_request("GET", "http", authority, path);
     started.and_then(|()| head.append("user-agent", b"byrnie-health-check")).map_err(|reject| reject.to_string())?;
     let mut wire = if h2 {
         head.set_version(Version::Http2);

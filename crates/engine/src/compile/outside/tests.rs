@@ -3,17 +3,20 @@
 
 use crate::fixtures::*;
 use crate::{
-    Arrival, Compiler, Direction, Effect, Exchange, Node, Plan, Program, Role, Security, Shard, Snapshot, Tls,
+    Arrival, Compiler, Direction, Effect, Exchange, Node, Plan, Program, Reason, Role, Security, Shard, Snapshot, Tls,
 };
 use byrnie_codec::Head;
 use byrnie_model::outside::{BackendTls, Bundle, Target as TlsTarget, Trust};
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
+use byrnie_model::policy::health::Check;
+use byrnie_model::policy::traffic::Choice;
+use byrnie_model::policy::{HealthCheck, TrafficPolicy};
 use byrnie_model::resource::Spec;
 use byrnie_model::route::{Rewrite, RouteFilter};
 use byrnie_model::secret::{Private, Secret};
 use byrnie_model::service::{Locality, ServicePort, TargetPort};
 use byrnie_model::{Delta, Identity, Key, Kind, Labels, Protocol, Resource, Revision, Service};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// `bank`, at `api.bank.test`: port 80 named `api` leads to 443, port 81 named `old` to 8080.
@@ -296,4 +299,44 @@ fn a_caller_names_one_of_many_hosts_and_the_nearest_service_stands_for_it() {
     assert_eq!((led("one.bank.test"), led("a.b.bank.test")), ("egress-1".to_owned(), "egress-1".to_owned()));
     assert_eq!(led("bank.test"), "for-all");
     assert_eq!(answer(world.begin(&mut head("GET", "test/", &[]), ms(0)).1).status, 404);
+}
+
+#[test]
+fn a_host_of_which_every_address_fails_its_check_is_not_asked() {
+    let check = HealthCheck::new(Check::Http("/healthz".into()), Some(81));
+    let choice = Choice { health_check: Some(check), ..Choice::default() };
+    let checked = |choice| traffic("bank", TrafficPolicy { endpoints: Some(choice), ..TrafficPolicy::default() });
+    let mut exit = Exit::new(vec![bank(), allowed("web"), checked(choice.clone())]);
+    let asks = |exit: &Exit| match exit.begin("web", 80, &mut head("GET", "bank/", &[])) {
+        Effect::Send(_) => Ok(()),
+        Effect::Reply(answer) => Err((answer.reason, answer.detail.to_string())),
+        other => panic!("{other:?}"),
+    };
+    let [first, second]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
+    let watched = |exit: &Exit| exit.snapshot().watched().map(|(_, watched)| watched.clone()).next().unwrap();
+    let probe = watched(&exit).at(first).probe;
+    assert_eq!(
+        (probe.address.to_string(), probe.authority.as_deref()),
+        ("192.0.2.1:8080".into(), Some("api.bank.test:8080"))
+    );
+    assert_eq!(asks(&exit), Ok(()), "nothing is known");
+    watched(&exit).located(2);
+    watched(&exit).at(first).judge(false);
+    assert_eq!(asks(&exit), Ok(()));
+    watched(&exit).at(second).judge(false);
+    let refused = (
+        Reason::NoEndpoint,
+        "bank.shop is not reached: no address of api.bank.test passes its health check".to_owned(),
+    );
+    assert_eq!(asks(&exit), Err(refused.clone()));
+    // What is known outlives a change of other things, unless health is ignored now.
+    exit.apply(vec![checked(Choice { panic_percent: Some(1), ..choice.clone() })], Vec::new());
+    assert_eq!(asks(&exit), Ok(()));
+    exit.apply(vec![checked(choice)], Vec::new());
+    assert_eq!(asks(&exit), Err(refused));
+    watched(&exit).at(second).judge(true);
+    assert_eq!(asks(&exit), Ok(()));
+    watched(&exit).at(second).judge(false);
+    exit.apply(Vec::new(), vec![Key::new(Kind::TrafficPolicy, "shop", "bank")]);
+    assert!(exit.snapshot().watched().next().is_none() && asks(&exit).is_ok());
 }
