@@ -410,7 +410,11 @@ async fn trust_domain(store: &dyn Store, options: &Options) -> Result<Text> {
 async fn open_journal(options: &Options, trust_domain: &str) -> Result<Arc<dyn Journal>> {
     let path = options.data_dir.join("transactions.redb");
     let file = || log::Embedded::open(&path).map_err(|error| of_open(&error).at(path.display().to_string()));
-    let Some(url) = &options.transactions else { return Ok(Arc::new(file()?)) };
+    let Some(url) = &options.transactions else {
+        let journal = file()?;
+        runtime::spawn("journal answers", journal.courier());
+        return Ok(Arc::new(journal));
+    };
     if path.exists() {
         // A file has one shard.
         let left = file()?.unfinished(vec![0]).await.map_err(|error| of_database(error.to_string()))?;

@@ -117,8 +117,12 @@ pub enum What {
 impl Entry {
     /// The bytes that are kept.
     pub fn encode(&self) -> Vec<u8> {
-        // Plain data with text keys: there is nothing that JSON can't say.
-        serde_json::to_vec(self).unwrap_or_default()
+        // Most find room at once.
+        let usual = if matches!(self.what, What::Begun { .. }) { 2048 } else { 256 };
+        let mut bytes = Vec::with_capacity(usual);
+        // Plain data with text keys: there is nothing that JSON can't say, and a vector takes everything.
+        let _ = serde_json::to_writer(&mut bytes, self);
+        bytes
     }
 
     /// The entry of these bytes.

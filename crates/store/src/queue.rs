@@ -30,7 +30,7 @@ pub(crate) struct Limits<J> {
 const BUSY_JOBS: usize = 8;
 /// A group this large isn't waited for any longer: what is the step's own is then less than what is its jobs'. Whoever comes
 /// later finds the processor free while the disk is busy.
-const GATHERED_JOBS: usize = 32;
+const GATHERED_JOBS: usize = 48;
 /// Nobody waits for company longer than this.
 const GATHER_MAX: Duration = Duration::from_millis(2);
 /// Company that hasn't come within this doesn't come.

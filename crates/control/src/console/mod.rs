@@ -25,7 +25,7 @@ use byrnie_base::Text;
 use byrnie_model::Severity;
 use byrnie_model::code::Code;
 use byrnie_net::serve::unary::{self, Refusal, Status};
-use byrnie_net::serve::{HeaderName, Request, Response, header};
+use byrnie_net::serve::{HeaderName, HeaderValue, Request, Response, header};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -197,17 +197,21 @@ fn asset(console: &Console, path: &str) -> Outcome {
 }
 
 /// What no page may do with an answer: run foreign scripts, frame it, guess its type, or leak its URL.
-fn secured(response: Response) -> Response {
-    let cached = response.headers.contains_key(header::CACHE_CONTROL);
-    let response = response
-        .with(
+fn secured(mut response: Response) -> Response {
+    let headers = [
+        (
             header::CONTENT_SECURITY_POLICY,
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
              font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        )
-        .with(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-        .with(header::REFERRER_POLICY, "no-referrer")
-        .with(HeaderName::from_static("cross-origin-opener-policy"), "same-origin")
-        .with(HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
-    if cached { response } else { response.with(header::CACHE_CONTROL, "no-store") }
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    for (name, value) in headers {
+        response.headers.append(name, HeaderValue::from_static(value));
+    }
+    response.headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
 }

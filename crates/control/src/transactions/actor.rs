@@ -59,6 +59,11 @@ impl Sight {
         let wait = |(target, limited): (&Target, bool)| Wait { place: target.place().into(), raw: target.raw, limited };
         Self { calls, waits: machine.waits_for().map(wait).collect(), state }
     }
+
+    /// Whether nothing more happens by itself: it has ended, is open, held or stuck.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self.state.phase, Phase::Ended(_) | Phase::Open | Phase::Held) || self.state.is_stuck()
+    }
 }
 
 /// Something for a transaction.
@@ -177,7 +182,11 @@ impl Actor {
             }
         }
         let sight = Arc::new(Sight::of(&self.machine, self.entries));
-        self.sight.send_replace(Arc::clone(&sight));
+        // Nobody waits for less than that nothing more happens by itself.
+        self.sight.send_if_modified(|seen| {
+            *seen = Arc::clone(&sight);
+            seen.is_settled()
+        });
         for order in calls {
             let (coordinator, id, sight) = (Arc::clone(&self.coordinator), self.id.clone(), Arc::clone(&sight));
             let own = self.own.clone();

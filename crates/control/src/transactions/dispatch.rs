@@ -8,7 +8,6 @@ use super::{Outbound, Request};
 use super::{authorize, late, nest, unary};
 use crate::explain::Admission;
 use byrnie_base::Text;
-use byrnie_net::runtime;
 use byrnie_net::serve::client::Reply as Answer;
 use byrnie_net::serve::{HeaderName, HeaderValue, StatusCode, header};
 use byrnie_saga::machine::State as Standing;
@@ -59,7 +58,7 @@ pub(super) async fn perform(
     let begun = coordinator.state.now().mono;
     let outcome = match call_of(state, &order) {
         Some((Some(branch @ Branch { child: Some(child), .. }), _)) => {
-            nest::perform(coordinator, term, (id, state), &order, branch, child).await
+            Box::pin(nest::perform(coordinator, term, (id, state), &order, branch, child)).await
         }
         Some((name, call)) => attempt_call(coordinator, term, id, state, &order, name, call).await,
         // The machine asks for calls only that the transaction has.
@@ -129,10 +128,7 @@ async fn attempt_call(
         request.headers.extend(trace.map(|trace| (HeaderName::from_static(TRACEPARENT), trace)));
     }
     let grpc = request.grpc;
-    let answer = match runtime::timeout(limit, outbound.call(request, limit)).await {
-        Ok(answer) => answer,
-        Err(runtime::Elapsed) => Err("no answer in time".into()),
-    };
+    let answer = outbound.call(request, limit).await;
     if call.target.raw {
         let place = &call.target.authority;
         match &answer {

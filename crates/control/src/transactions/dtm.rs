@@ -12,14 +12,14 @@ mod tests;
 use super::actor::Sight;
 use super::problem::Problem;
 use super::run::Coordinator;
-use super::spec::{check_id, fingerprint_of, headers};
+use super::spec::{check_id, digest, headers};
 use super::{Caller, api};
 use byrnie_base::Text;
 use byrnie_model::code;
 use byrnie_saga::transaction::BRANCHES_MAX;
 use byrnie_saga::{Ask, Branch, Call, End, Mode, Phase, Retry, Rules, Spec, plan};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -220,17 +220,10 @@ fn spec(asked: &Asked, id: &str, open: bool, caller: &Caller, coordinator: &Coor
     if open && mode == Mode::Message && check.is_none() {
         return Err(Problem::malformed("a prepared message needs query_prepared"));
     }
-    let mut content = json!([
-        kind,
-        asked.payloads,
-        asked.query_prepared,
-        asked.custom_data,
-        asked.steps.iter().flatten().map(|step| (&step.action, &step.compensate)).collect::<Vec<_>>()
-    ]);
-    if asked.came.grpc {
-        // Payloads in base64 aren't texts that look like them.
-        content = json!(["grpc", content]);
-    }
+    let steps: Vec<_> = asked.steps.iter().flatten().map(|step| (&step.action, &step.compensate)).collect();
+    let content = (kind, &asked.payloads, &asked.query_prepared, &asked.custom_data, steps);
+    // Payloads in base64 aren't texts that look like them.
+    let content = if asked.came.grpc { serde_json::to_vec(&("grpc", content)) } else { serde_json::to_vec(&content) };
     let spec = Spec {
         mode,
         creator: caller.name(),
@@ -242,7 +235,7 @@ fn spec(asked: &Asked, id: &str, open: bool, caller: &Caller, coordinator: &Coor
         rules: Rules { rejected: vec![409], patient: true, undo_rejected: true, dtm: true },
         definition: Text::default(),
         input: None,
-        fingerprint: fingerprint_of(mode, open, content),
+        fingerprint: digest(mode, open, &content.unwrap_or_default()),
         parent: None,
     };
     plan::check(&spec).map_err(|error| Problem::malformed(error.to_string()))?;

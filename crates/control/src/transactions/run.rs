@@ -296,8 +296,6 @@ impl Coordinator {
 
     /// How a transaction stands once nothing more happens by itself: it has ended, is open, held or stuck; or after `patience`.
     pub(super) async fn settled(self: &Arc<Self>, id: &Text, patience: Duration) -> Result<Arc<Sight>, Problem> {
-        let settled =
-            |state: &Standing| matches!(state.phase, Phase::Ended(_) | Phase::Open | Phase::Held) || state.is_stuck();
         let end = self.state.now().mono + patience;
         let (mut pause, longest) = WATCH;
         loop {
@@ -306,18 +304,19 @@ impl Coordinator {
                 None => return Err(Problem::absent(id)),
                 Some(Loaded::Ended(machine)) => return Ok(Arc::new(Sight::of(&machine, 0))),
                 Some(Loaded::Live(mut handle)) => {
-                    let seen = runtime::timeout(left, handle.sight.wait_for(|sight| settled(&sight.state)));
+                    let seen = runtime::timeout(left, handle.sight.wait_for(|sight| sight.is_settled()));
                     let ended = matches!(seen.await, Ok(Err(_)));
                     let sight = handle.sight.borrow().clone();
                     // That the sender is gone is the transaction's end, unless another drives it now.
-                    if settled(&sight.state) || !ended || left.is_zero() {
+                    if sight.is_settled() || !ended || left.is_zero() {
                         return Ok(sight);
                     }
                     self.gone(id, &handle);
                 }
                 Some(Loaded::Elsewhere(machine, _)) => {
-                    if settled(machine.state()) || left.is_zero() {
-                        return Ok(Arc::new(Sight::of(&machine, 0)));
+                    let sight = Sight::of(&machine, 0);
+                    if sight.is_settled() || left.is_zero() {
+                        return Ok(Arc::new(sight));
                     }
                     runtime::sleep(pause.min(left)).await;
                     pause = (2 * pause).min(longest);

@@ -9,10 +9,10 @@ use byrnie_model::{ServiceRef, saga};
 use byrnie_net::tls::secret::sha256;
 use byrnie_saga::transaction::{BODY_BYTES_MAX, ID_BYTES_MAX};
 use byrnie_saga::{Branch, Call, Child, Mode, Retry, Rules, Spec, Target, nested, plan};
+use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Longest time that a transaction may be given, in milliseconds: a year.
@@ -183,27 +183,16 @@ pub(super) fn check_id(id: &str) -> Result<Text, Problem> {
 pub(super) fn fingerprint(mode: Mode, prepare: bool, body: &[u8]) -> Text {
     // Spaces and the order of members say nothing.
     match serde_json::from_slice::<Value>(body) {
-        Ok(value) => fingerprint_of(mode, prepare, value),
+        Ok(value) => digest(mode, prepare, byrnie_model::expr::sorted(value).to_string().as_bytes()),
         Err(_) => digest(mode, prepare, body),
     }
 }
 
-/// The same, of content that has been read.
-pub(super) fn fingerprint_of(mode: Mode, prepare: bool, content: Value) -> Text {
-    digest(mode, prepare, byrnie_model::expr::sorted(content).to_string().as_bytes())
-}
-
-fn digest(mode: Mode, prepare: bool, content: &[u8]) -> Text {
+/// The same, of content in the one form that it's written in.
+pub(super) fn digest(mode: Mode, prepare: bool, content: &[u8]) -> Text {
     let mut all = format!("{} {prepare} ", mode.name()).into_bytes();
     all.extend_from_slice(content);
-    sha256(&all)
-        .iter()
-        .fold(String::with_capacity(64), |mut hex, byte| {
-            // A string takes everything.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
-        .into()
+    HEXLOWER.encode(&sha256(&all)).into()
 }
 
 fn deadline(now: Timestamp, span: u64) -> Result<Timestamp, Problem> {

@@ -264,6 +264,15 @@ impl Conn {
         h1::emit_request(head, &mut self.outbox);
     }
 
+    /// Writes a request whose bytes, all of them, were made elsewhere: with a target that no [`Head`] holds.
+    pub fn send_whole(&mut self, request: &[u8]) {
+        self.own_outbox();
+        self.read_max = usize::MAX;
+        self.state.sent_any = false;
+        self.writing = Writing::Nothing;
+        self.outbox.extend_from_slice(request);
+    }
+
     /// Writes the head of a response.
     pub fn send_response(&mut self, head: &Head) {
         if (100..=199).contains(&head.status()) && head.status() != 101 {

@@ -1,19 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A client for programs of the mesh that call services: HTTP/1.1, or HTTP/2 as gRPC needs it, over connections that
 //! are kept, with the caller's own header fields, and a whole answer up to a limit. Meant for a forward proxy on loopback, which
-//! gets absolute URIs and does the rest.
+//! gets absolute URIs and does the rest. HTTP/1.1 is the proxy's own (`http::h1`): asked and read in the task that calls.
 
 use super::client::{Error, Reply};
-use super::{Executor, HeaderName, HeaderValue, Method};
+use super::{Executor, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use crate::http::h1::Conn;
+use crate::http::{Answered, Progress};
 use crate::runtime::{spawn, timeout};
+use byrnie_codec::h1::Asked;
+use byrnie_codec::{Head, Limits};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 /// Idle connections kept for each address.
@@ -25,11 +31,9 @@ pub const SHARED_MAX: usize = 1024;
 /// Kept connections by address.
 #[derive(Debug, Default)]
 pub struct Caller {
-    idle: Mutex<BTreeMap<SocketAddr, Vec<Sender>>>,
+    idle: Mutex<BTreeMap<SocketAddr, Vec<Conn>>>,
     shared: Mutex<BTreeMap<SocketAddr, http2::SendRequest<Full<Bytes>>>>,
 }
-
-type Sender = http1::SendRequest<Full<Bytes>>;
 
 /// A request to be sent.
 #[derive(Clone, Debug)]
@@ -64,7 +68,8 @@ impl Caller {
     pub async fn send(&self, request: Outgoing, limit: Duration) -> Result<Reply, Error> {
         let exchange = async {
             match request.http2 {
-                true => self.exchange_shared(request).await,
+                // Boxed, as it takes more room than all the rest.
+                true => Box::pin(self.exchange_shared(request)).await,
                 false => self.exchange(request).await,
             }
         };
@@ -99,54 +104,56 @@ impl Caller {
 
     async fn exchange(&self, outgoing: Outgoing) -> Result<Reply, Error> {
         let (to, max) = (outgoing.to, outgoing.answer_bytes_max);
-        let mut request = build(outgoing)?;
-        while let Some(mut sender) = self.take(to) {
-            match sender.try_send_request(request).await {
-                Ok(response) => return self.read(to, sender, response, max).await,
-                Err(mut error) => match error.take_message() {
-                    // The connection had ended meanwhile: nothing of the request was sent.
-                    Some(unsent) => request = unsent,
-                    None => return Err(Error::Http(error.into_error())),
-                },
+        let asked = if outgoing.method == Method::HEAD { Asked::Head } else { Asked::Other };
+        let request = written(&outgoing)?;
+        while let Some(mut conn) = self.take(to) {
+            conn.send_whole(&request);
+            match answer(&mut conn, asked, max).await {
+                // The connection had ended meanwhile: nothing of the request was sent.
+                Err(Error::Wire(_)) if !conn.has_sent() => {}
+                answer => return self.keep(to, conn, answer?),
             }
         }
-        let mut sender = connect(to).await?;
-        let response = sender.send_request(request).await?;
-        self.read(to, sender, response, max).await
+        let mut conn = Box::pin(self.connect(to)).await?;
+        conn.send_whole(&request);
+        let answer = answer(&mut conn, asked, max).await?;
+        self.keep(to, conn, answer)
     }
 
-    async fn read(
-        &self,
-        to: SocketAddr,
-        sender: Sender,
-        response: http::Response<Incoming>,
-        max: usize,
-    ) -> Result<Reply, Error> {
-        let reply = Reply::read(response, max).await?;
-        self.keep(to, sender);
-        Ok(reply)
+    /// A new connection. Those that others have closed meanwhile, whoever they are, are let go at this opportunity.
+    async fn connect(&self, to: SocketAddr) -> Result<Conn, Error> {
+        self.idle().retain(|_, kept| {
+            kept.retain(Conn::is_silent);
+            !kept.is_empty()
+        });
+        let failed = |error| Error::Connect { server: to.to_string(), error };
+        let tcp = crate::io::connect(to, super::client::CONNECT_TIMEOUT).await.map_err(failed)?;
+        Ok(Conn::new(tcp.into(), Vec::new(), Limits::default()))
     }
 
-    fn take(&self, to: SocketAddr) -> Option<Sender> {
+    fn take(&self, to: SocketAddr) -> Option<Conn> {
         let mut idle = self.idle();
         let kept = idle.get_mut(&to)?;
-        while let Some(sender) = kept.pop() {
-            if !sender.is_closed() {
-                return Some(sender);
+        while let Some(conn) = kept.pop() {
+            if conn.is_silent() {
+                return Some(conn);
             }
         }
         None
     }
 
-    fn keep(&self, to: SocketAddr, sender: Sender) {
+    /// Keeps the connection, if it can carry another request after this answer.
+    fn keep(&self, to: SocketAddr, conn: Conn, (reply, reusable): (Reply, bool)) -> Result<Reply, Error> {
         let mut idle = self.idle();
         let kept = idle.entry(to).or_default();
-        if kept.len() < IDLE_MAX && !sender.is_closed() {
-            kept.push(sender);
+        if reusable && kept.len() < IDLE_MAX && conn.is_silent() {
+            kept.push(conn);
         }
+        drop(idle);
+        Ok(reply)
     }
 
-    fn idle(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Vec<Sender>>> {
+    fn idle(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Vec<Conn>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -155,15 +162,78 @@ impl Caller {
     }
 }
 
-async fn connect(to: SocketAddr) -> Result<Sender, Error> {
-    let failed = |error| Error::Connect { server: to.to_string(), error };
-    let tcp = crate::io::connect(to, super::client::CONNECT_TIMEOUT).await.map_err(failed)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
-    spawn("http caller", async move {
-        // Whoever reads the answer sees the same error there; the task ends with its sender.
-        let _ = connection.await;
-    });
-    Ok(sender)
+/// The bytes of a request.
+fn written(outgoing: &Outgoing) -> Result<Vec<u8>, Error> {
+    let Outgoing { method, uri, headers, body, .. } = outgoing;
+    let uri = http::Uri::try_from(uri).map_err(|error| Error::Request(error.into()))?;
+    let lines: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let mut out = Vec::with_capacity(outgoing.uri.len() + lines + body.len() + 64);
+    // A vector takes everything.
+    let _ = write!(out, "{method} {uri} HTTP/1.1\r\n");
+    for (name, value) in headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    if !body.is_empty() {
+        let _ = write!(out, "content-length: {}\r\n", body.len());
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body);
+    Ok(out)
+}
+
+/// Sends what waits and reads the whole answer, and whether another request may follow it.
+async fn answer(conn: &mut Conn, asked: Asked, max: usize) -> Result<(Reply, bool), Error> {
+    let mut head = Head::new();
+    loop {
+        let answered = poll_fn(|cx| {
+            // One that answers before it has read all gets the rest meanwhile.
+            let sent = conn.poll_flush(cx);
+            match (conn.poll_response(cx, asked, &mut head), sent) {
+                (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+                (answered, _) => answered,
+            }
+        });
+        if answered.await? == Answered::Final {
+            break;
+        }
+    }
+    let mut body = Vec::new();
+    let trailers = loop {
+        let mut fits = true;
+        let progress = poll_fn(|cx| {
+            // What can't be sent any more doesn't matter: it's being answered.
+            let _ = conn.poll_flush(cx);
+            conn.poll_body(cx, &mut |_, chunk| {
+                fits &= body.len() + chunk.as_slice().len() <= max;
+                if fits {
+                    body.extend_from_slice(chunk.as_slice());
+                }
+                Ok(())
+            })
+        });
+        let progress = progress.await?;
+        if !fits {
+            return Err(Error::TooLarge(max));
+        }
+        if let Progress::End(trailers) = progress {
+            break trailers;
+        }
+    };
+    let status = StatusCode::from_u16(head.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let trailers = trailers.map_or_else(HeaderMap::new, |trailers| lines(trailers.iter()));
+    Ok((Reply { status, headers: lines(head.headers()), body: body.into(), trailers }, head.keep_alive()))
+}
+
+fn lines<'l>(lines: impl Iterator<Item = (&'l str, &'l [u8])>) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in lines {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            map.append(name, value);
+        }
+    }
+    map
 }
 
 async fn connect_shared(to: SocketAddr) -> Result<http2::SendRequest<Full<Bytes>>, Error> {

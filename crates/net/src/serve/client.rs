@@ -43,6 +43,9 @@ pub enum Error {
     /// The connection broke, or what came isn't HTTP.
     #[error("connection broke: {0}")]
     Http(#[from] hyper::Error),
+    /// The same.
+    #[error("{0}")]
+    Wire(#[from] crate::http::Error),
     /// The answer, or one line of it, is larger than the limit.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),

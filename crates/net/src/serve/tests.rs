@@ -238,3 +238,81 @@ fn grpc_is_answered_beside_http_over_kept_connections() {
         assert!(call("/shop.v1.Shop/Echo", unary::body(b"")).await.is_err(), "the kept connection has ended");
     });
 }
+
+/// A server that answers as it's told, on each connection as many requests as there are answers, which it closes then if it isn't to
+/// `hold` it; it tells what came on which.
+async fn scripted(answers: &'static [&'static str]) -> (SocketAddr, mpsc::UnboundedReceiver<(usize, String)>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (told, came) = mpsc::unbounded_channel();
+    spawn("scripted", async move {
+        for number in 1.. {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            for answer in answers {
+                if *answer == "hold" {
+                    std::future::pending::<()>().await;
+                }
+                let mut request = vec![0; 4096];
+                let read = tcp.read(&mut request).await.unwrap();
+                let _ = told.send((number, String::from_utf8_lossy(&request[..read]).into_owned()));
+                tcp.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    });
+    (address, came)
+}
+
+fn asked(to: SocketAddr, uri: &str, body: impl Into<Bytes>) -> caller::Outgoing {
+    caller::Outgoing {
+        to,
+        method: Method::POST,
+        uri: uri.to_owned(),
+        headers: vec![
+            (header::HOST, HeaderValue::from_static("pay")),
+            (header::ACCEPT, HeaderValue::from_static("*/*")),
+        ],
+        body: body.into(),
+        answer_bytes_max: 1000,
+        http2: false,
+    }
+}
+
+#[test]
+fn calls_share_connections_as_long_as_these_live() {
+    run(async {
+        let answers = &[
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nretry-after: 1\r\n\r\nhi",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 409 Conflict\r\ntransfer-encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+        ];
+        let (to, mut came) = scripted(answers).await;
+        let caller = caller::Caller::new();
+        for number in [1, 2] {
+            let reply = caller.send(asked(to, "/do?id=1", "{}"), LIMIT).await.unwrap();
+            assert_eq!((reply.status, &*reply.body), (StatusCode::OK, &b"hi"[..]));
+            assert_eq!(reply.headers["retry-after"], "1");
+            let request = "POST /do?id=1 HTTP/1.1\r\nhost: pay\r\naccept: */*\r\ncontent-length: 2\r\n\r\n{}";
+            assert_eq!(came.recv().await.unwrap(), (number, request.to_owned()));
+            let reply = caller.send(asked(to, "http://pay/do", ""), LIMIT).await.unwrap();
+            assert_eq!((reply.status, &*reply.body), (StatusCode::CONFLICT, &b"no"[..]));
+            let request = "POST http://pay/do HTTP/1.1\r\nhost: pay\r\naccept: */*\r\n\r\n";
+            assert_eq!(came.recv().await.unwrap(), (number, request.to_owned()), "on the connection that was kept");
+        }
+        assert!(matches!(caller.send(asked(to, "/a b", ""), LIMIT).await, Err(Error::Request(_))));
+    });
+}
+
+#[test]
+fn an_answer_that_is_not_whole_or_too_large_is_none() {
+    run(async {
+        let caller = caller::Caller::new();
+        let cut = scripted(&["HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhi"]).await.0;
+        assert!(matches!(caller.send(asked(cut, "/", "{}"), LIMIT).await, Err(Error::Wire(_))));
+        let long = scripted(&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"]).await.0;
+        let little = caller::Outgoing { answer_bytes_max: 1, ..asked(long, "/", "{}") };
+        assert!(matches!(caller.send(little, LIMIT).await, Err(Error::TooLarge(1))));
+        // One that answers before it has read the request, and reads no more.
+        let early = scripted(&["HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n", "hold"]).await.0;
+        let reply = caller.send(asked(early, "/", vec![1; 32 << 20]), LIMIT).await.unwrap();
+        assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
+    });
+}

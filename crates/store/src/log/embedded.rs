@@ -11,18 +11,26 @@ use crate::queue::{Limits, Queue};
 use crate::store::{Error, Pending};
 use byrnie_base::Timestamp;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
-/// Size of the log beside the file, which is taken up from the start. The tables take over one half of it while the other fills.
-const LOG_BYTES: usize = 512 << 10;
+/// Size of the log beside the file, which is taken up from the start. The tables take over one half of it while the other fills: in
+/// a large one most transactions end where they began, and are written into the tables once.
+const LOG_BYTES: usize = 2 << 20;
+
+/// Steps whose answers may wait for the courier. The writer itself hands on those of more.
+const STEPS_MAX: usize = 64;
+
+/// What came of the jobs of a step, and who waits for that.
+type Answers = Vec<(oneshot::Sender<Result<Done, Error>>, Result<Done, Error>)>;
 
 /// A journal in a file, and its log in another beside it. Dropping it finishes what was begun, then closes the file.
 pub struct Embedded {
     queue: Arc<Queue<Job, Done>>,
     writer: Option<JoinHandle<()>>,
+    courier: Arc<OnceLock<mpsc::Sender<Answers>>>,
     /// There is nobody to be told.
     news: watch::Sender<()>,
 }
@@ -57,6 +65,8 @@ impl Embedded {
         let mut file = LogFile::open(disk, log, LOG_BYTES, Pace::Beside)?;
         let queue = Arc::new(Queue::new(Limits { jobs: GROUP_MAX, bytes: GROUP_BYTES_MAX, weigh: Job::bytes }));
         let jobs = Arc::clone(&queue);
+        let courier = Arc::new(OnceLock::<mpsc::Sender<Answers>>::new());
+        let hired = Arc::clone(&courier);
         let write = move || {
             let mut last = 0;
             loop {
@@ -64,14 +74,36 @@ impl Embedded {
                 let Some(group) = jobs.take(None) else { return };
                 last = group.len();
                 let (jobs, replies): (Vec<Job>, Vec<_>) = group.into_iter().map(|next| (next.job, next.reply)).unzip();
-                for (reply, result) in replies.into_iter().zip(file.run(&jobs, Timestamp::default())) {
-                    // Whoever no longer waits doesn't need the answer.
-                    let _ = reply.send(result);
-                }
+                let answers: Answers = replies.into_iter().zip(file.run(&jobs, Timestamp::default())).collect();
+                let left = match hired.get() {
+                    Some(courier) => courier.try_send(answers).err().map(mpsc::error::TrySendError::into_inner),
+                    None => Some(answers),
+                };
+                left.into_iter().for_each(hand_on);
             }
         };
         let writer = std::thread::Builder::new().name("journal".into()).spawn(write)?;
-        Ok(Self { queue, writer: Some(writer), news: watch::Sender::new(()) })
+        Ok(Self { queue, writer: Some(writer), courier, news: watch::Sender::new(()) })
+    }
+
+    /// Hands on the answers of each step as long as the journal is there: a task for the reactor on which those run who ask.
+    /// Without it the writer wakes each of them, which is a call to the system; and so it does once the task has ended.
+    pub fn courier(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (sender, mut answers) = mpsc::channel(STEPS_MAX);
+        // A second one has nothing to do.
+        let _ = self.courier.set(sender);
+        async move {
+            while let Some(answers) = answers.recv().await {
+                hand_on(answers);
+            }
+        }
+    }
+}
+
+fn hand_on(answers: Answers) {
+    for (reply, result) in answers {
+        // Whoever no longer waits doesn't need the answer.
+        let _ = reply.send(result);
     }
 }
 

@@ -424,3 +424,19 @@ fn what_was_appended_costs_one_write_and_one_sync() {
     medium.crash();
     assert_eq!(wait(open(&medium).read("a")).unwrap().entries.len(), 6);
 }
+
+#[test]
+fn answers_come_by_the_courier_and_without_it() {
+    for works in [true, false] {
+        let journal = Embedded::on(RamDisk::new().attach()).unwrap();
+        let courier = journal.courier();
+        let courier = works.then_some(courier).map(|courier| std::thread::spawn(move || wait(courier)));
+        for after in 0..100 {
+            wait(journal.append(append("t", after, &["e"], None))).unwrap();
+        }
+        assert_eq!(wait(journal.read("t")).unwrap().entries.len(), 100);
+        // It ends with the journal.
+        drop(journal);
+        courier.into_iter().for_each(|courier| courier.join().unwrap());
+    }
+}

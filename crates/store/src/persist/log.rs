@@ -24,6 +24,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+/// About as much takes an append in the log besides its own bytes.
+const APPEND_BYTES: usize = 64;
+
 /// Memory for pages of the file.
 const CACHE_BYTES: usize = 32 << 20;
 
@@ -45,8 +48,11 @@ const PLACES: TableDefinition<'_, &str, u16> = TableDefinition::new("places");
 const WHOLE: u64 = 1;
 /// The format that has a log besides, in one piece: it is read, and written no more.
 const LOGGED_WHOLE: u64 = 2;
-/// The format that has a log besides, in two halves.
-const LOGGED: u64 = 3;
+/// The format that has a log besides, in two halves. That of 3 was as large as [`SMALL_LOG_BYTES`] says: it is read, and made larger.
+const LOGGED: u64 = 4;
+
+/// The room of the log in formats before [`LOGGED`].
+const SMALL_LOG_BYTES: usize = 512 << 10;
 
 /// Whether the tables take over what was logged while further steps are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,12 +101,14 @@ impl LogFile {
     ) -> Result<Self, OpenError> {
         let (guard, Stored { format, steps: last, salt }) = Guard::open(disk, CACHE_BYTES, initialize)?;
         let logged = format >= LOGGED_WHOLE;
+        let older = logged && format < LOGGED;
+        let room = if older { log_bytes.min(SMALL_LOG_BYTES) } else { log_bytes };
         // There was one before the file was told so.
-        if logged && log.len()? < log_bytes as u64 {
+        if logged && log.len()? < room as u64 {
             return Err(OpenError::Corrupt("its log (.wal), which has what came last, isn't beside it".to_owned()));
         }
         let salt = if logged { salt } else { random() };
-        let wal = Wal::new(log, log_bytes, salt, guard.sync_failed());
+        let mut wal = Wal::new(log, room, salt, guard.sync_failed());
         if logged && !wal.is_own()? {
             return Err(OpenError::Corrupt("the log (.wal) beside it is damaged, or of another journal".to_owned()));
         }
@@ -111,8 +119,11 @@ impl LogFile {
         let records = wal.read(last)?;
         let steps = last + records.len() as u64;
         // What can't be taken over shows now. What was read may be in memory alone, as after a failed sync, or if its writer died before
-        // it: the tables make it durable before anybody acts on it. So does a log in one piece begin anew in halves.
-        if !records.is_empty() || format == LOGGED_WHOLE {
+        // it: the tables make it durable before anybody acts on it. So does a log in one piece, or of less room, begin anew.
+        if older {
+            wal.grow(log_bytes)?;
+        }
+        if !records.is_empty() || older {
             guard.read(|database| take_over(database, &[&read_again(database, &records)?], steps, salt))?;
         }
         let fresh = Ahead::default();
@@ -347,7 +358,7 @@ fn answer(look: &Look<'_>, staged: &mut Ahead, job: &Job) -> Result<Result<Done,
 
 /// What is to be logged of jobs that append or look.
 fn group(jobs: &[Job], results: &[Result<Done, Error>]) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(jobs.iter().map(|job| job.bytes() + APPEND_BYTES).sum());
     for (job, result) in jobs.iter().zip(results) {
         if let (Job::Append(append), Ok(_)) = (job, result) {
             encode::append(&mut bytes, append);

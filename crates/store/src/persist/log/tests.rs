@@ -236,6 +236,38 @@ fn a_log_in_one_piece_is_taken_over() {
     assert_eq!(count(&mut open(&medium).unwrap()), 40);
 }
 
+/// As a program of before left it when it was killed.
+#[test]
+fn a_log_of_less_room_is_taken_over_and_grows() {
+    let (medium, log) = (RamDisk::new(), RamDisk::new());
+    let open = |room| LogFile::open(medium.attach(), log.attach(), room, Pace::Late).unwrap();
+    let mut file = open(SMALL_LOG_BYTES);
+    (0..200).for_each(|after| append(&mut file, after));
+    assert!(file.steps == 200 && file.going.is_some(), "both halves are in use");
+    let salt = file.wal.salt();
+    file.settle(true);
+    file.guard
+        .read(|database| {
+            let last = stored(database)?.steps;
+            commit(database.begin_write()?, last, 3, salt)
+        })
+        .unwrap();
+    medium.crash();
+    log.crash();
+    drop(file);
+    for room in [4 * SMALL_LOG_BYTES, 4 * SMALL_LOG_BYTES] {
+        let mut file = open(room);
+        assert_eq!(log.used_bytes(), room);
+        let found = u32::try_from(count(&mut file)).unwrap();
+        assert!(found >= 200);
+        (found..found + 300).for_each(|after| append(&mut file, after));
+        medium.crash();
+        log.crash();
+        drop(file);
+    }
+    assert_eq!(count(&mut open(4 * SMALL_LOG_BYTES)), 800);
+}
+
 /// Power is lost after every number of disk operations of the tables, whatever the log is at meanwhile.
 #[test]
 fn a_loss_of_power_while_the_tables_take_over_keeps_what_was_acknowledged() {

@@ -76,6 +76,15 @@ impl Wal {
         self.disk.sync()
     }
 
+    /// Gives it more room, durably. What it has must have been read before, and stands in the tables before more is written.
+    pub(super) fn grow(&mut self, size: usize) -> io::Result<()> {
+        self.disk.write(self.size as u64, &vec![0; size - self.size])?;
+        self.disk.sync()?;
+        self.size = size;
+        self.restart();
+        Ok(())
+    }
+
     /// Whether a group of so many bytes finds room in this half.
     pub(super) fn fits(&self, bytes: usize) -> bool {
         self.at + blocks(bytes) <= self.end
