@@ -2,8 +2,8 @@
 //! The program at the end of every path: `GET /b/N` answers N bytes, `GET /p/N` the same with head and body each in a
 //! write of its own and Nagle's algorithm on, as programs do that think of neither; over HTTP/1.1 or HTTP/2, in clear or
 //! (with certificates) over mutual TLS; a gRPC call is answered with its own message and a status in the
-//! trailers. Over HTTP/1.1 also `/x/N/anything`: N bytes, counted from the head on and answered once the request's
-//! body has come; `GET /count` tells how many.
+//! trailers. Also `/x/N/anything`: N bytes, counted from the head on and answered once the request's body has come;
+//! `GET /count` over HTTP/1.1 tells how many.
 
 use crate::pki;
 use crate::words::Words;
@@ -190,6 +190,9 @@ async fn stream_of(mut flow: Flow, mut head: Box<Head>) -> Result<()> {
             bail!("too large");
         }
     }
+    if !grpc::is_grpc(&head) && head.path().starts_with("/x/") {
+        return counted_stream(flow, head).await;
+    }
     let mut trailers = None;
     if grpc::is_grpc(&head) {
         head.start_response(200);
@@ -214,6 +217,32 @@ async fn stream_of(mut flow: Flow, mut head: Box<Head>) -> Result<()> {
     })
     .await?;
     Ok(())
+}
+
+/// Serves a request for `/x/` over HTTP/2, in pieces as over HTTP/1.
+async fn counted_stream(mut flow: Flow, mut head: Box<Head>) -> Result<()> {
+    COUNTED.fetch_add(1, Ordering::Relaxed);
+    let mut left = size_of(head.path())?;
+    head.start_response(200);
+    head.append("content-type", b"text/plain").map_err(reject)?;
+    head.set_framing(Framing::Length(left as u64));
+    flow.send_response(&head)?;
+    loop {
+        let part = left.min(FILLING.len());
+        flow.push(&FILLING[..part])?;
+        left -= part;
+        if left == 0 {
+            flow.end(None)?;
+        }
+        poll_fn(|cx| match flow.poll_flush(cx) {
+            Poll::Pending if flow.poll_gone(cx).is_ready() => Poll::Ready(Err(byrnie_net::http::Error::Closed)),
+            flushed => flushed,
+        })
+        .await?;
+        if left == 0 {
+            return Ok(());
+        }
+    }
 }
 
 fn reject(reject: byrnie_codec::Reject) -> anyhow::Error {

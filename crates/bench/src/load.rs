@@ -188,7 +188,7 @@ async fn ask(stream: &mut Stream, request: &[u8], answer: &mut Vec<u8>, size: us
         if whole == usize::MAX
             && let Some(end) = end_of_head(answer)
         {
-            check(&answer[..end], size)?;
+            check(&answer[..end], size).with_context(|| reason(&answer[end..]))?;
             whole = end + size;
         }
     }
@@ -208,6 +208,13 @@ fn check(head: &[u8], size: usize) -> Result<()> {
         Some(length) if length == size => Ok(()),
         other => bail!("a length of {other:?} where {size} was expected"),
     }
+}
+
+/// Why a proxy of byrnie's refused, as far as the body that came with the head says so; else that it wasn't said.
+fn reason(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let said = text.split_once("\"reason\":\"").and_then(|(_, rest)| rest.split('"').next());
+    format!("refused, reason: {}", said.unwrap_or("not said"))
 }
 
 /// A request: as a small program sends it, or as one behind a browser does: eleven headers, about 650 bytes.
@@ -252,6 +259,12 @@ mod tests {
         put_key(&mut request, 0xab);
         let text = String::from_utf8(request).unwrap();
         assert!(text.ends_with("\r\nidempotency-key: \"00000000000000ab\"\r\n\r\n"), "{text}");
+    }
+
+    #[test]
+    fn a_refusal_is_told_by_its_reason() {
+        assert_eq!(reason(b"{\"status\":503,\"reason\":\"strain\",\"detail\":\"\"}"), "refused, reason: strain");
+        assert_eq!(reason(b"<html>"), "refused, reason: not said");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use anyhow::Result;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 pub(crate) const WARM_UP: Duration = Duration::from_millis(700);
 /// Latencies kept; later ones are left out.
 const LATENCIES_MAX: usize = 16 << 20;
+
+/// Kinds of errors that are told apart; what else goes wrong is only counted.
+const KINDS_MAX: usize = 16;
 
 /// What the client saw in the measured span.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -32,8 +36,9 @@ pub(crate) struct Tally {
     errors: Cell<u64>,
     measuring: Cell<bool>,
     latencies: RefCell<Vec<u32>>,
-    /// The first thing that went wrong, for the log.
-    first: RefCell<Option<String>>,
+    /// What went wrong, how often, and the first and last time in seconds: for the log.
+    kinds: RefCell<BTreeMap<String, (u64, [f64; 2])>>,
+    began: Cell<Option<Instant>>,
 }
 
 impl Tally {
@@ -47,7 +52,12 @@ impl Tally {
 
     pub(crate) fn failed(&self, error: &anyhow::Error) {
         self.errors.set(self.errors.get() + 1);
-        self.first.borrow_mut().get_or_insert_with(|| format!("{error:#}"));
+        let at = self.began.get().map_or(0.0, |began| began.elapsed().as_secs_f64());
+        let (mut kinds, kind) = (self.kinds.borrow_mut(), format!("{error:#}"));
+        if kinds.len() < KINDS_MAX || kinds.contains_key(&kind) {
+            let (count, [_, last]) = kinds.entry(kind).or_insert((0, [at; 2]));
+            (*count, *last) = (*count + 1, at);
+        }
     }
 
     pub(crate) fn count(&self) -> u64 {
@@ -57,9 +67,10 @@ impl Tally {
     /// Latencies count from now on.
     pub(crate) fn measure(&self) {
         self.measuring.set(true);
+        self.began.set(Some(now()));
     }
 
-    /// What was seen until now; the first error goes to the log.
+    /// What was seen until now; what went wrong goes to the log.
     pub(crate) fn seen(&self, requests: u64, seconds: f64) -> Seen {
         let mut latencies = self.latencies.take();
         latencies.sort_unstable();
@@ -67,8 +78,8 @@ impl Tally {
             let index = (latencies.len() as f64 * share) as usize;
             latencies.get(index.min(latencies.len().saturating_sub(1))).copied().map_or(0, u64::from)
         };
-        if let Some(first) = self.first.take() {
-            eprintln!("first error: {first}");
+        for (kind, (count, [first, last])) in self.kinds.take() {
+            eprintln!("{count} errors from {first:.1} to {last:.1} s: {kind}");
         }
         Seen { requests, errors: self.errors.get(), seconds, p50_us: at(0.5), p99_us: at(0.99) }
     }

@@ -92,8 +92,8 @@ impl Drop for Underway {
 pub(crate) enum Busy {
     /// Against the most that callers may have under way.
     Pending(Arc<InFlight>),
-    /// Against what the own program can take.
-    Admitted(Arc<Share>),
+    /// Against what the own program can take; and whether it's of a client that hasn't taken an answer yet.
+    Admitted(Arc<Share>, bool),
 }
 
 impl Busy {
@@ -103,8 +103,12 @@ impl Busy {
     }
 
     /// Through the gate of the own program, if there is room.
-    pub(crate) fn admit(share: &Arc<Share>, class: Criticality, greedy: impl FnOnce() -> bool) -> Option<Self> {
-        share.gate.enter(class, greedy).then(|| Self::Admitted(Arc::clone(share)))
+    pub(crate) fn admit(
+        share: &Arc<Share>,
+        (class, newcomer): (Criticality, bool),
+        greedy: impl FnOnce() -> bool,
+    ) -> Option<Self> {
+        share.gate.enter(class, newcomer, greedy).then(|| Self::Admitted(Arc::clone(share), newcomer))
     }
 }
 
@@ -112,7 +116,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         match self {
             Self::Pending(gauge) => gauge.leave(),
-            Self::Admitted(share) => share.gate.leave(),
+            Self::Admitted(share, newcomer) => share.gate.leave(*newcomer),
         }
     }
 }

@@ -13,7 +13,8 @@
 //!
 //! Near the limit the less important go first: each class of `x-byrnie-criticality` (the four of "Site
 //! Reliability Engineering", 2016, chapter 21) may use its share of the limit, and a caller that sends half
-//! as much again as the callers do in the mean counts as two classes lower: that leaves room for the others.
+//! as much again as the callers do in the mean counts as two classes lower: that leaves room for the others. Requests of clients
+//! that haven't taken an answer yet (`x-byrnie-newcomer`) count for each other alone: those who have share the limit among themselves.
 
 use byrnie_base::Instant;
 use byrnie_base::share::Line;
@@ -35,6 +36,8 @@ const MISSED_SINCE: usize = 4;
 const MISSED_LAST: usize = 5;
 /// The most in flight since then.
 const MISSED_MOST: usize = 6;
+/// Of those in flight, the ones of clients that haven't taken an answer yet.
+const NEWCOMERS: usize = 7;
 
 /// So many times the usual latency are still no sign of a queue.
 const TOLERANCE: u64 = 3;
@@ -112,23 +115,31 @@ impl Criticality {
 }
 
 impl Gate {
-    /// One more request, unless its class has no room. `greedy` is asked only when there is a limit.
-    pub(crate) fn enter(&self, class: Criticality, greedy: impl FnOnce() -> bool) -> bool {
-        let (before, limit) = (self.0.increment(IN_FLIGHT), self.0.value(LIMIT));
+    /// One more request, unless its class has no room. `newcomer`: its client hasn't taken an answer yet; such are here for all to
+    /// see but those who have, so that no crowd of them keeps these out. `greedy` is asked only when there is a limit.
+    pub(crate) fn enter(&self, class: Criticality, newcomer: bool, greedy: impl FnOnce() -> bool) -> bool {
+        let (all, limit) = (self.0.increment(IN_FLIGHT), self.0.value(LIMIT));
+        if newcomer {
+            self.0.increment(NEWCOMERS);
+        }
         if limit == 0 {
             return true;
         }
+        let before = if newcomer { all } else { all.saturating_sub(self.0.value(NEWCOMERS)) };
         let class = if greedy() { class.lower().lower() } else { class };
         let fits = before * 100 < limit * class.share();
         if !fits {
-            self.leave();
+            self.leave(newcomer);
         }
         fits
     }
 
     /// One less.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn leave(&self, newcomer: bool) {
         self.0.decrement(IN_FLIGHT);
+        if newcomer {
+            self.0.decrement(NEWCOMERS);
+        }
     }
 
     /// The limit now; `None`: there is none.
@@ -291,13 +302,13 @@ mod tests {
             while let Some(&Reverse((end, begun))) = done.peek().filter(|Reverse((end, _))| *end <= now) {
                 done.pop();
                 if gated {
-                    gate.leave();
+                    gate.leave(false);
                     samples.note(&gate, Duration::from_micros(end - begun), at(end));
                 }
                 let place = if end - begun <= 1_000_000 { 0 } else { 2 };
                 result[(begun / 1_000_000) as usize][place] += 1;
             }
-            if gated && !gate.enter(Criticality::Critical, NEVER) {
+            if gated && !gate.enter(Criticality::Critical, false, NEVER) {
                 result[(now / 1_000_000) as usize][1] += 1;
                 continue;
             }
@@ -331,14 +342,14 @@ mod tests {
     fn a_burst_that_is_being_worked_off_is_no_overload() {
         let gate = Gate::default();
         gate.adapt(1_000_000, at(0));
-        assert_eq!((0..800).filter(|_| gate.enter(Criticality::Critical, NEVER)).count(), 800);
+        assert_eq!((0..800).filter(|_| gate.enter(Criticality::Critical, false, NEVER)).count(), 800);
         // Four seconds, in which it gets shorter all the time.
         for n in 1..40 {
-            (0..20).for_each(|_| gate.leave());
+            (0..20).for_each(|_| gate.leave(false));
             gate.adapt(500_000_000, at(n * 100_000));
             assert_eq!(gate.limit(), None, "after {n} windows");
         }
-        assert_eq!((0..400).filter(|_| gate.enter(Criticality::Critical, NEVER)).count(), 400);
+        assert_eq!((0..400).filter(|_| gate.enter(Criticality::Critical, false, NEVER)).count(), 400);
         (40..52).for_each(|n| gate.adapt(500_000_000, at(n * 100_000)));
         assert!(gate.limit().is_some(), "one that stays is");
     }
@@ -354,19 +365,32 @@ mod tests {
     fn the_less_important_go_first() {
         let gate = Gate::default();
         gate.0.set(LIMIT, 100);
-        let fill = |class: Criticality| (0..200).filter(|_| gate.enter(class, NEVER)).count();
+        let fill = |class: Criticality| (0..200).filter(|_| gate.enter(class, false, NEVER)).count();
         assert_eq!(fill(Criticality::Sheddable), 50);
         assert_eq!(fill(Criticality::SheddablePlus), 25);
         assert_eq!(fill(Criticality::Critical), 20);
         assert_eq!(fill(Criticality::CriticalPlus), 5);
         for _ in 0..60 {
-            gate.leave();
+            gate.leave(false);
         }
         // 40 are left: a greedy caller counts two classes lower.
-        assert_eq!((0..200).filter(|_| gate.enter(Criticality::Critical, || true)).count(), 10);
-        assert!(gate.enter(Criticality::Critical, NEVER));
+        assert_eq!((0..200).filter(|_| gate.enter(Criticality::Critical, false, || true)).count(), 10);
+        assert!(gate.enter(Criticality::Critical, false, NEVER));
         assert!(Criticality::of(Some(b"Sheddable")) < Criticality::of(Some(b"nonsense")));
         assert_eq!(Criticality::of(None), Criticality::Critical);
+    }
+
+    #[test]
+    fn a_crowd_that_never_took_an_answer_keeps_nobody_out_who_has() {
+        let gate = Gate::default();
+        let fill = |newcomer| (0..400).filter(|_| gate.enter(Criticality::Critical, newcomer, NEVER)).count();
+        assert_eq!(fill(true), 400, "there is no limit yet");
+        gate.0.set(LIMIT, 100);
+        assert_eq!((fill(true), fill(false)), (0, 95));
+        (0..400).for_each(|_| gate.leave(true));
+        assert_eq!((fill(true), fill(false)), (0, 0), "of those who have there are as many as it can take");
+        (0..45).for_each(|_| gate.leave(false));
+        assert_eq!((fill(true), fill(false)), (45, 45));
     }
 
     #[test]
@@ -377,13 +401,13 @@ mod tests {
         for _ in 0..5 {
             for _ in 0..20 {
                 now += 25_000;
-                assert!(gate.enter(Criticality::Sheddable, NEVER));
-                gate.leave();
+                assert!(gate.enter(Criticality::Sheddable, false, NEVER));
+                gate.leave(false);
                 samples.note(&gate, Duration::from_micros(5000), at(now));
             }
-            assert!((0..300).all(|_| gate.enter(Criticality::Sheddable, || true)), "a burst is let in");
+            assert!((0..300).all(|_| gate.enter(Criticality::Sheddable, false, || true)), "a burst is let in");
             for n in 1..=300 {
-                gate.leave();
+                gate.leave(false);
                 samples.note(&gate, Duration::from_micros(n * 3000), at(now + n * 3000));
             }
             now += 1_500_000;

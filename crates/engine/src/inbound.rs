@@ -127,7 +127,8 @@ impl Exchange {
     ) -> Result<(), Box<Answer>> {
         let Some(cluster) = snapshot.cluster(port.cluster) else { return Ok(()) };
         let class = Criticality::of(head.header(Known::ByrnieCriticality));
-        let admitted = Busy::admit(&cluster.call.share, class, || shard.is_greedy(arrival.source, now));
+        let newcomer = head.header(Known::ByrnieNewcomer).is_some();
+        let admitted = Busy::admit(&cluster.call.share, (class, newcomer), || shard.is_greedy(arrival.source, now));
         if admitted.is_none() {
             let limit = cluster.call.share.gate.limit().unwrap_or(0);
             let detail = format!("{} has as many requests as it can take now ({limit})", tree.label);
@@ -142,7 +143,7 @@ impl Exchange {
 
     /// The own program has answered, or failed to: it has room for another request.
     pub(crate) fn release(&mut self, shard: &mut Shard, answered: bool, now: Instant) {
-        let Some(Busy::Admitted(share)) = &self.course.pending else { return };
+        let Some(Busy::Admitted(share, _)) = &self.course.pending else { return };
         let begun = self.course.attempts.last().map(|attempt| attempt.begun());
         if let (true, Some(begun), Some(slot)) = (answered, begun, self.course.gate)
             && let Some(memory) = shard.clusters.entry(slot)
@@ -150,5 +151,43 @@ impl Exchange {
             memory.samples.note(&share.gate, now.since(begun), now);
         }
         self.course.pending = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Effect;
+    use crate::fixtures::{World, answer, head, identity, mesh, ms, own_workload, response, service};
+    use byrnie_model::Protocol;
+    use byrnie_model::resource::DefaultAccess;
+    use std::collections::VecDeque;
+
+    /// Clients that haven't taken an answer yet make a program slow: they are refused then, and nobody else.
+    #[test]
+    fn a_crowd_of_newcomers_keeps_nobody_from_the_program_who_is_known() {
+        let mut world = World::payments(1);
+        world.put(vec![mesh(DefaultAccess::Allow), service("web", Protocol::Http1), own_workload()]);
+        let (mut waiting, mut refused) = (VecDeque::new(), [0; 2]);
+        for at in 0..10_000 {
+            while let Some((_, mut exchange)) = waiting.pop_front_if(|(end, _): &mut (u64, Exchange)| *end <= at) {
+                exchange.on_response(&mut world.shard, &mut response(200, &[]), ms(at));
+            }
+            // One in fifty is known. All is well for a second.
+            let newcomer = at >= 1000 && at % 50 > 0;
+            let lines: &[_] = if newcomer { &[("x-byrnie-newcomer", "1")] } else { &[] };
+            if at < 1000 && at % 50 > 0 {
+                continue;
+            }
+            let (exchange, effect) =
+                world.begin_inbound(Some(&identity("bob")), &mut head("GET", "web/", lines), ms(at));
+            if matches!(effect, Effect::Send(_)) {
+                waiting.push_back((at + if at < 1000 { 5 } else { 900 }, exchange));
+            } else {
+                assert_eq!(answer(effect).reason, Reason::Overload);
+                refused[usize::from(newcomer)] += 1;
+            }
+        }
+        assert!(refused[0] == 0 && refused[1] > 2000, "{refused:?} of 200 and 8,820");
     }
 }

@@ -293,6 +293,19 @@ impl<C: Connection> Shared<C> {
     }
 }
 
+impl Shared<h2::Client> {
+    /// Streams that are open on all of them, and how many there may be if there are as many connections as there may be; 0 before that.
+    pub fn streams(&self) -> (usize, usize) {
+        let clients = self.clients.borrow();
+        let (mut open, mut most) = (0, 0_usize);
+        for (client, _) in clients.iter() {
+            open += client.open_streams();
+            most = most.saturating_add(client.streams_max());
+        }
+        (open, if clients.len() < SHARED_PER_KEY_MAX { 0 } else { most })
+    }
+}
+
 impl Shared<hop::Client> {
     /// Streams that are open on all of them.
     pub fn open_streams(&self) -> usize {

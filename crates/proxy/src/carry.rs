@@ -17,7 +17,6 @@ use crate::worker::Core;
 use byrnie_base::Instant;
 use byrnie_codec::h1::{Asked, fit_downstream};
 use byrnie_codec::headers;
-use byrnie_codec::hop::CURB_BYTES;
 use byrnie_codec::{Fields, Framing, Head, Version, grpc};
 use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan, Program, Target};
 use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
@@ -300,7 +299,7 @@ impl<'a> Trip<'a> {
             plan.stamp(self.request, runtime::coarse());
             self.up.rewind();
         }
-        let room = Room::of(self.client.caller.reads.get());
+        let room = Room::of(self.client.known);
         // Nearly always there is one, which is put where it stays.
         poll_fn(|cx| {
             self.upstream = upstream::at_hand(self.core, plan, room, cx);
@@ -341,7 +340,7 @@ impl<'a> Trip<'a> {
             return Event::Failed(upstream::failure_before_head(&error, false));
         }
         if !self.client.known {
-            upstream.wire.read_at_most(CURB_BYTES as usize);
+            upstream.wire.curb();
         }
         self.await_head().await
     }

@@ -35,8 +35,15 @@ pub(crate) struct Upstream {
 /// How long a peer that chose another protocol than the hop's isn't asked for it again.
 const FOREIGN_FOR: Duration = Duration::from_secs(60);
 
-/// Streams to one upstream that anybody may take: of all that there can be seven in eight.
-const STREAMS_FOR_ALL: usize = pool::SHARED_PER_KEY_MAX * STREAMS_MAX as usize / 8 * 7;
+/// Streams to one upstream that may be taken by what can do without: of all that there can be seven in eight.
+const STREAMS_FOR_MOST: usize = pool::SHARED_PER_KEY_MAX * STREAMS_MAX as usize / 8 * 7;
+
+/// Those that clients may take of which it isn't known that they take their answers: half. Each answer that lies unread takes about
+/// half a megabyte of the system's own memory besides, on loopback, in the sockets of program, proxies and client.
+const STREAMS_FOR_CROWD: usize = pool::SHARED_PER_KEY_MAX * STREAMS_MAX as usize / 2;
+
+/// A service with fewer streams than this has none to keep for clients that are known to take their answers.
+const FEW_STREAMS: usize = 512;
 
 /// Clients that may have to make room for one other: they may wait for other upstreams.
 const EVICTED_MAX: u8 = 4;
@@ -60,7 +67,20 @@ impl Room {
 
     /// Whether only streams are left that aren't for it.
     fn is_spent(self, shared: &Shared<hop::Client>) -> bool {
-        self != Self::All && shared.open_streams() >= STREAMS_FOR_ALL
+        let most = match self {
+            Self::All => return false,
+            Self::Most => STREAMS_FOR_MOST,
+            Self::Crowd => STREAMS_FOR_CROWD,
+        };
+        shared.open_streams() >= most
+    }
+
+    /// The same of HTTP/2, where the other side says how many there are: a few are for whoever comes first.
+    fn is_spent_h2(self, shared: &Shared<Client>) -> bool {
+        self == Self::Crowd && {
+            let (open, most) = shared.streams();
+            most >= FEW_STREAMS && open >= most / 2
+        }
     }
 
     /// The connection on which it is to be had.
@@ -89,11 +109,11 @@ pub(crate) async fn open_anew(core: &Rc<Core>, plan: &Plan, room: Room) -> Resul
         }
         Target::Program { program: Program::Beside(address), protocol } => {
             let speaks = if protocol.is_h2() { Speaks::Http2 } else { Speaks::Http1 };
-            return open_at(core, plan, &beside(*address, speaks), plan.connect_timeout).await;
+            return open_in(core, plan, &beside(*address, speaks), (plan.connect_timeout, room)).await;
         }
     };
     if to.protocol().is_h2() {
-        return open_at(core, plan, &asked(core, to, Speaks::Http2), plan.connect_timeout).await;
+        return open_in(core, plan, &asked(core, to, Speaks::Http2), (plan.connect_timeout, room)).await;
     }
     match open_hop(core, plan, tls::ALPN_HTTP1, room).await? {
         Hopped::Flow(flow) => Ok(Upstream { wire: Wire::Hop(flow), lease: None }),
@@ -145,8 +165,17 @@ pub(crate) async fn open_at(
     asked: &Asked<'_>,
     limit: Duration,
 ) -> Result<Upstream, Failure> {
+    open_in(core, plan, asked, (limit, Room::All)).await
+}
+
+async fn open_in(
+    core: &Rc<Core>,
+    plan: &Plan,
+    asked: &Asked<'_>,
+    (limit, room): (Duration, Room),
+) -> Result<Upstream, Failure> {
     match asked.speaks {
-        Speaks::Http2 => open_h2(core, plan, asked, limit).await,
+        Speaks::Http2 => open_h2(core, plan, asked, (limit, room)).await,
         Speaks::Http1 | Speaks::Hop => open_h1(core, plan, asked, limit).await,
     }
 }
@@ -264,9 +293,26 @@ fn fresh_h1(asked: &Asked<'_>, stream: Stream, not_after: Option<Timestamp>) -> 
     Upstream { wire: Wire::H1(Box::new(conn)), lease: Some(lease) }
 }
 
-async fn open_h2(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>, limit: Duration) -> Result<Upstream, Failure> {
+/// A stream of HTTP/2. As of a hop's, clients that do nothing make room, and half are for clients that are known to take their answers.
+async fn open_h2(
+    core: &Rc<Core>,
+    plan: &Plan,
+    asked: &Asked<'_>,
+    (limit, room): (Duration, Room),
+) -> Result<Upstream, Failure> {
     let shared = core.pool.borrow_mut().shared(asked);
     let wall = runtime::coarse().wall;
+    for _ in 0..EVICTED_MAX {
+        let spent = room.is_spent_h2(&shared) || shared.crowded().is_some() && shared.with_room(wall).is_none();
+        if !spent || !core.laggards.evict(runtime::now().mono) {
+            break;
+        }
+        // Whoever has to go is woken before this one.
+        tokio::task::yield_now().await;
+    }
+    if room.is_spent_h2(&shared) {
+        return Err(Failure::Refused);
+    }
     let renewed = asked.hop.is_some() && asked.way == 0;
     let older = || core.pool.borrow_mut().older_shared(asked).filter(|_| renewed)?.with_room(wall);
     let client = match shared.with_room(wall).or_else(older) {
@@ -299,7 +345,8 @@ async fn one_more(
     }
     match connect(core, plan, Some(address), (&[tls::ALPN_H2], limit)).await {
         Ok((stream, peer)) => {
-            let client = http2::connect(stream);
+            let beside = matches!(plan.target, Target::Program { program: Program::Beside(_), .. });
+            let client = if beside { http2::connect_narrow(stream) } else { http2::connect(stream) };
             shared.add(client.clone(), peer.not_after);
             Ok(client)
         }

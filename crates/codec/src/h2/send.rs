@@ -62,10 +62,21 @@ impl Session {
         let Self { writer, encoder, .. } = self;
         writer.block(id, end, self.peer.frame, |out| message::write_request(encoder, head, connect, out));
         let mut stream = Stream::new(key, self.peer.window);
+        if self.narrow {
+            stream = stream.narrow();
+        }
         stream.heading = head.method() == "HEAD";
         stream.sent = if end { Direction::Ended } else { Direction::Headed };
         self.streams.add(id, stream);
         Some(id)
+    }
+
+    /// What is answered on the stream is for a newcomer: no more than [`crate::hop::CURB_BYTES`] are under way until so much was passed
+    /// on. The side that answers sees to it by itself where the other is told so too; else that one's window does, where it's narrow.
+    pub fn curb(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get(id) {
+            stream.set_curb();
+        }
     }
 
     /// Gives a new stream its key.
@@ -95,11 +106,12 @@ impl Session {
     /// # Errors
     /// If the stream has ended.
     pub fn write(&mut self, id: u32, piece: &[u8]) -> Result<usize, Wrong> {
-        let frame_max = self.peer.frame;
+        let (frame_max, side, window) = (self.peer.frame, self.side, self.peer.window);
         let Some(stream) = self.streams.get(id).filter(|stream| stream.sent == Direction::Headed) else {
             return Err(Wrong(code::STREAM_CLOSED));
         };
-        let allowed = usize::try_from(stream.send.min(self.windows.0)).unwrap_or(0);
+        let curbed = if side == Side::Server { stream.curbed(window) } else { i64::MAX };
+        let allowed = usize::try_from(stream.send.min(self.windows.0).min(curbed)).unwrap_or(0);
         let taken = piece.len().min(allowed).min(frame_max);
         if taken > 0 {
             stream.send -= taken as i64;
@@ -143,7 +155,7 @@ impl Session {
     pub fn consume(&mut self, id: u32, bytes: usize) {
         self.discard(bytes);
         if let Some(stream) = self.streams.get(id).filter(|stream| stream.got != Direction::Ended) {
-            let granted = stream.window.consume(bytes);
+            let granted = stream.consume(bytes);
             self.grant(id, granted);
         }
     }

@@ -12,11 +12,12 @@ use super::streams::{Direction, Stream, Streams};
 use super::writer::Writer;
 use super::{
     BLOCK_BYTES_MAX, CONNECTION_WINDOW_BYTES, CONTINUATIONS_MAX, INITIAL_WINDOW_BYTES, INTERIMS_MAX,
-    RESETS_FOR_ERRORS_MAX, STARVED_MAX, STREAMS_MAX, WINDOW_BYTES_MAX, WINDOW_SMALL_BYTES, Wrong, code,
+    RESETS_FOR_ERRORS_MAX, STARVED_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, WINDOW_BYTES_MAX, WINDOW_SMALL_BYTES, Wrong,
+    code,
 };
 use crate::fields::Fields;
 use crate::head::{Framing, HEAD_KEPT_BYTES_MAX, Head};
-use crate::hop::Window;
+use crate::hop::{CURB_BYTES, Window};
 use crate::reject::Reject;
 use std::borrow::Cow;
 
@@ -129,6 +130,8 @@ pub struct Session {
     spare: Spare,
     /// Streams that we reset for the peer's errors.
     faults: u32,
+    /// Streams of ours begin with little windows.
+    pub(super) narrow: bool,
 }
 
 /// Numbers of streams.
@@ -170,6 +173,16 @@ type Came<'a> = Result<Option<Event<'a>>, Wrong>;
 impl Session {
     /// A fresh connection; its SETTINGS wait to be sent.
     pub fn new(side: Side) -> Self {
+        Self::with(side, false)
+    }
+
+    /// The same to a server that is no proxy and near: streams begin with windows of [`CURB_BYTES`]. Of those that aren't curbed they
+    /// grow with the first message that isn't small.
+    pub fn narrow() -> Self {
+        Self::with(Side::Client, true)
+    }
+
+    fn with(side: Side, narrow: bool) -> Self {
         let mut session = Self {
             side,
             reader: Reader::new(side == Side::Server),
@@ -183,6 +196,7 @@ impl Session {
             block: None,
             spare: Spare::default(),
             faults: 0,
+            narrow,
         };
         session.greet();
         session
@@ -192,7 +206,12 @@ impl Session {
         if self.side == Side::Client {
             self.writer.raw(crate::sniff::PREFACE);
         }
-        self.writer.frame(kind::SETTINGS, 0, 0, &settings::own(self.side));
+        self.writer.frame(
+            kind::SETTINGS,
+            0,
+            0,
+            &settings::own(self.side, if self.narrow { CURB_BYTES } else { STREAM_WINDOW_BYTES }),
+        );
         self.grant(0, CONNECTION_WINDOW_BYTES - INITIAL_WINDOW_BYTES);
     }
 
@@ -437,12 +456,14 @@ impl Session {
         let broken = match stream.got {
             Direction::Ended => return Err(Wrong(code::STREAM_CLOSED)),
             Direction::Begun => Some(code::PROTOCOL_ERROR),
-            Direction::Headed if stream.window.left() < frame.length as i64 => Some(code::FLOW_CONTROL_ERROR),
+            Direction::Headed if stream.window.left() + stream.leeway() < frame.length as i64 => {
+                Some(code::FLOW_CONTROL_ERROR)
+            }
             Direction::Headed if stream.left.is_some_and(|left| left < length as u64) => Some(code::PROTOCOL_ERROR),
             Direction::Headed => None,
         };
         stream.window.receive(frame.length);
-        let granted = stream.window.consume(frame.length - length);
+        let granted = stream.consume(frame.length - length) + stream.widen();
         if let Some(code) = broken {
             return self.fault(id, code, Why::Broken(code));
         }
@@ -550,6 +571,9 @@ impl Session {
         }
         let Some(stream) = self.streams.get(id) else { return Ok(None) };
         stream.send += more;
+        if self.side == Side::Server {
+            stream.curb = stream.curb.saturating_sub(u32::try_from(more).unwrap_or(u32::MAX));
+        }
         let key = Some(stream.key);
         if stream.send > WINDOW_BYTES_MAX {
             return self.fault(id, code::FLOW_CONTROL_ERROR, Why::Broken(code::FLOW_CONTROL_ERROR));

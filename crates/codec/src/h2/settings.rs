@@ -3,7 +3,7 @@
 
 use super::{
     FRAME_BYTES_MAX, HEADER_LIST_BYTES_MAX, INITIAL_FRAME_BYTES, INITIAL_WINDOW_BYTES, SENT_FRAME_BYTES_MAX,
-    STREAM_WINDOW_BYTES, STREAMS_ASSUMED, STREAMS_MAX, Side, WINDOW_BYTES_MAX, Wrong, code,
+    STREAMS_ASSUMED, STREAMS_MAX, Side, WINDOW_BYTES_MAX, Wrong, code,
 };
 
 const HEADER_TABLE_SIZE: u16 = 1;
@@ -73,14 +73,14 @@ impl Settings {
     }
 }
 
-/// The payload of our own, which never change.
-pub(super) fn own(side: Side) -> Vec<u8> {
+/// The payload of our own, which never change; `window` is what each stream begins with.
+pub(super) fn own(side: Side, window: u32) -> Vec<u8> {
     let of_side = match side {
         Side::Server => [(MAX_CONCURRENT_STREAMS, STREAMS_MAX), (ENABLE_CONNECT_PROTOCOL, 1)],
         Side::Client => [(ENABLE_PUSH, 0), (MAX_CONCURRENT_STREAMS, 0)],
     };
     let of_both = [
-        (INITIAL_WINDOW_SIZE, STREAM_WINDOW_BYTES),
+        (INITIAL_WINDOW_SIZE, window),
         (MAX_FRAME_SIZE, FRAME_BYTES_MAX as u32),
         (MAX_HEADER_LIST_SIZE, HEADER_LIST_BYTES_MAX),
     ];

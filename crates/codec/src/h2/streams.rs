@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The streams of one connection that are open in any direction, and the numbers of those that we reset.
 
-use super::{RESETS_REMEMBERED, STREAM_WINDOW_BYTES};
-use crate::hop::Window;
+use super::{INITIAL_WINDOW_BYTES, RESETS_REMEMBERED, STREAM_WINDOW_BYTES};
+use crate::hop::{CURB_BYTES, Window};
 use byrnie_base::hash::BuildQuick;
 use std::collections::{HashMap, VecDeque};
 
@@ -14,6 +14,10 @@ pub(super) struct Stream {
     /// What may be sent; negative once SETTINGS took back what was sent already.
     pub(super) send: i64,
     pub(super) window: Window,
+    /// What has still to be given back of an answer before it's like others; see [`CURB_BYTES`].
+    pub(super) curb: u32,
+    /// Its window was made for newcomers, and is still that.
+    pub(super) narrow: bool,
     /// What must still come of a body whose length its head named.
     pub(super) left: Option<u64>,
     pub(super) interims: u8,
@@ -38,6 +42,8 @@ impl Stream {
             key,
             send: send as i64,
             window: Window::new(STREAM_WINDOW_BYTES),
+            curb: 0,
+            narrow: false,
             left: None,
             interims: 0,
             heading: false,
@@ -45,7 +51,56 @@ impl Stream {
             sent: Direction::Begun,
         }
     }
+
+    /// One of ours to a server that lets nobody have more than [`CURB_BYTES`] before it's told otherwise.
+    pub(super) const fn narrow(self) -> Self {
+        Self { window: Window::in_steps(CURB_BYTES, CURB_STEP_BYTES), narrow: true, ..self }
+    }
+
+    /// What is answered on it is for a newcomer.
+    pub(super) const fn set_curb(&mut self) {
+        self.curb = CURB_BYTES;
+        self.window.set_step(CURB_STEP_BYTES);
+    }
+
+    /// So much has been passed on. Answers what to give back now; 0: nothing yet.
+    pub(super) fn consume(&mut self, bytes: usize) -> u32 {
+        let granted = self.window.consume(bytes);
+        if self.curb == 0 || granted == 0 {
+            return granted;
+        }
+        self.curb = self.curb.saturating_sub(granted);
+        granted + if self.curb == 0 { self.open_up() } else { 0 }
+    }
+
+    /// Gives it the window that others have; what to give for it.
+    fn open_up(&mut self) -> u32 {
+        self.window.set_step(STREAM_WINDOW_BYTES / 2);
+        let more = if std::mem::take(&mut self.narrow) { STREAM_WINDOW_BYTES - CURB_BYTES } else { 0 };
+        self.window.widen(more);
+        more
+    }
+
+    /// More than a small message has come: what to give for a window that others have, if it's none yet and may be one.
+    pub(super) fn widen(&mut self) -> u32 {
+        let due = self.narrow && self.curb == 0 && self.window.left() <= i64::from(CURB_BYTES - CURB_STEP_BYTES);
+        if due { self.open_up() } else { 0 }
+    }
+
+    /// By how much more than its window may come: before it has heard of our SETTINGS a server goes by those of the protocol (RFC 9113 6.9.2).
+    pub(super) fn leeway(&self) -> i64 {
+        if self.narrow { i64::from(INITIAL_WINDOW_BYTES - CURB_BYTES) } else { 0 }
+    }
+
+    /// How much more may be sent now on a stream whose answer is for a newcomer, where the other side began with `window`.
+    pub(super) fn curbed(&self, window: u32) -> i64 {
+        let under_way = i64::from(window) - self.send;
+        if self.curb > 0 { (i64::from(CURB_BYTES) - under_way).max(0) } else { i64::MAX }
+    }
 }
+
+/// What is given back at once of what is curbed.
+const CURB_STEP_BYTES: u32 = CURB_BYTES / 2;
 
 /// The streams of a connection.
 #[derive(Debug, Default)]

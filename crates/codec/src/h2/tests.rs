@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::head::{Framing, Head};
+use crate::hop::CURB_BYTES;
 use crate::sniff::PREFACE;
 use crate::{Fields, Known};
 use byrnie_base::Rng;
@@ -401,4 +402,87 @@ fn heads_keep_what_they_say_on_their_way() {
     pass(&mut client, &mut server, &mut seen, || 1000);
     assert_eq!(seen.heads[5].1, "head_too_large");
     assert!(Known::of(b"te") == Known::Te && server.open_streams() == 6);
+}
+
+/// Moves what waits from one session to the other; how much came of bodies, which nobody passes on.
+fn deliver(from: &mut Session, to: &mut Session) -> usize {
+    let bytes = from.waiting().to_vec();
+    from.advance(bytes.len());
+    let (mut part, mut came) = (&bytes[..], 0);
+    while let Some(event) = to.next(&mut part).unwrap() {
+        match event {
+            Event::Opened { id, .. } => to.bind(id, id),
+            Event::Body { bytes, .. } => came += bytes.len(),
+            _ => {}
+        }
+    }
+    came
+}
+
+/// Until it has taken some of its answer, hardly anything of it is under way, be it from another proxy or from a program; then it's like
+/// others, which are never held back.
+#[test]
+fn an_answer_to_a_newcomer_is_curbed_until_it_takes_some() {
+    for (narrow, newcomer) in [(false, true), (true, true), (true, false)] {
+        let mut client = if narrow { Session::narrow() } else { Session::new(Side::Client) };
+        let mut server = Session::new(Side::Server);
+        let id = client.ask(1, &request("GET", "/", Framing::None, &[]), None, true).unwrap();
+        deliver(&mut client, &mut server);
+        if newcomer {
+            client.curb(id);
+            if !narrow {
+                server.curb(id);
+            }
+        }
+        server.answer_with(id, &answer(200, Framing::Stream, &[]), 200, None, false);
+        // What comes until nothing moves any more.
+        let come = |client: &mut Session, server: &mut Session| {
+            let mut come = 0;
+            loop {
+                while server.write(id, &[0; 1000]).unwrap() > 0 {}
+                let more = deliver(server, client);
+                deliver(client, server);
+                come += more;
+                if more == 0 {
+                    return come;
+                }
+            }
+        };
+        let mut unread = come(&mut client, &mut server);
+        if newcomer {
+            assert!((1000..=CURB_BYTES as usize).contains(&unread), "{unread} bytes, {narrow}");
+        } else {
+            assert_eq!(unread, STREAM_WINDOW_BYTES as usize);
+        }
+        let mut passed = 0;
+        for _ in 0..10 {
+            client.consume(id, unread);
+            passed += unread;
+            deliver(&mut client, &mut server);
+            unread = come(&mut client, &mut server);
+            assert!(
+                passed < CURB_BYTES as usize || unread > STREAM_WINDOW_BYTES as usize / 2,
+                "{unread} after {passed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_server_may_not_have_heard_of_little_windows_when_it_begins() {
+    let mut client = Session::narrow();
+    let mut server = Session::new(Side::Server);
+    let id = client.ask(1, &request("GET", "/", Framing::None, &[]), None, true).unwrap();
+    client.curb(id);
+    deliver(&mut client, &mut server);
+    server.answer_with(id, &answer(200, Framing::Stream, &[]), 200, None, false);
+    // As if the SETTINGS were still on their way.
+    server.streams.get(id).unwrap().send = i64::from(INITIAL_WINDOW_BYTES);
+    while server.write(id, &[0; 1000]).unwrap() > 0 {}
+    assert_eq!(deliver(&mut server, &mut client), INITIAL_WINDOW_BYTES as usize);
+    let mut seen = Seen::default();
+    seen.take(&mut client, &Frame { length: 1, kind: kind::DATA, flags: 0, stream: id }.to_bytes(), || 9);
+    seen.take(&mut client, &[0], || 1);
+    assert_eq!(seen.wrong, None);
+    assert!(seen.ends[0].1.contains("Broken(3)"), "{:?}", seen.ends);
 }

@@ -34,6 +34,11 @@ impl Window {
         self.left
     }
 
+    /// So much more may come from now on.
+    pub fn widen(&mut self, bytes: u32) {
+        self.left += i64::from(bytes);
+    }
+
     /// So much has come.
     pub fn receive(&mut self, bytes: usize) {
         self.left -= bytes as i64;

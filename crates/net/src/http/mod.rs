@@ -20,7 +20,7 @@ use crate::io::{Stream, TcpStream};
 use crate::relay::Pipe;
 use crate::socket::has_acknowledged;
 use byrnie_codec::h1::Asked;
-use byrnie_codec::hop::code;
+use byrnie_codec::hop::{CURB_BYTES, code};
 use byrnie_codec::sniff::{HELLO_BYTES_MAX, ServerName, Sniff};
 use byrnie_codec::{Fields, Head, Reject};
 use std::io;
@@ -332,6 +332,18 @@ impl Wire {
     pub fn read_at_most(&mut self, bytes: usize) {
         if let Self::H1(conn) = self {
             conn.read_at_most(bytes);
+        }
+    }
+
+    /// The answer to what was asked is for a newcomer: no more than [`CURB_BYTES`] of it come before they are passed on. A hop knows
+    /// that by the request's head.
+    pub fn curb(&mut self) {
+        match self {
+            Self::H1(conn) => conn.read_at_most(CURB_BYTES as usize),
+            Self::H2(flow) => flow.curb(),
+            Self::Hop(_) => {}
+            #[cfg(feature = "http3")]
+            Self::H3(_) => {}
         }
     }
 

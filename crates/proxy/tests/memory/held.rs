@@ -3,10 +3,11 @@
 
 use crate::frame::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Link, Out, RST_STREAM};
 use crate::hpack::Block;
-use crate::world::{Peer, get, identity, status};
-use crate::{alone, aside, giving, giving_to_many, held, metrics, pair};
+use crate::world::{Peer, Proxy, World, get, identity, status};
+use crate::{alone, aside, giving, giving_streams, giving_to_many, held, metrics, pair, pair_of};
 use byrnie_codec::h2::code::REFUSED_STREAM;
 use byrnie_codec::hop::STREAM_CREDIT_BYTES;
+use byrnie_model::Protocol;
 use byrnie_net::{io, runtime, tls};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -102,38 +103,52 @@ fn held_by_unread(clients: u32, streams: u32) -> i64 {
     each
 }
 
-/// A hundred clients with a hundred streams each, no window, and heads of ninety lines. The proxies alone are counted.
+/// What both proxies hold for each of a hundred clients with a hundred streams, no window, and heads of ninety lines. The proxies alone
+/// are counted.
+fn held_by_starved((_world, _server, caller): (World, Proxy, Proxy)) -> i64 {
+    const CLIENTS: i64 = 100;
+    let entry = caller.outbound("echo");
+    let mut good = Peer::connect(entry);
+    assert_eq!(good.ask(&get("/2")).0, 200);
+    aside();
+    let before = held();
+    let mut block = Block::get("/16777216").kept("cookie", &"v".repeat(40)).0;
+    block.extend(std::iter::repeat_n(0xbe, 90));
+    let mut starved = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut link = Link::client(entry, out().setting(4, 0));
+        for id in (1..200).step_by(2) {
+            link.send(bombing(id, &block));
+        }
+        let (mut heads, mut refused) = (0, 0);
+        while heads + refused < 100 {
+            let frame = link.read().expect("an answer or a refusal");
+            heads += usize::from(frame.kind == HEADERS);
+            refused += usize::from(frame.kind == RST_STREAM && frame.number(0) == REFUSED_STREAM);
+        }
+        assert!((1..=20).contains(&heads), "{heads} are served");
+        starved.push(link);
+        assert_eq!(good.ask(&get("/2")).0, 200);
+    }
+    let each = (held() - before) / CLIENTS;
+    println!("clients without windows: {each} bytes for each connection");
+    each
+}
+
 #[test]
 fn clients_without_windows_cost_little_and_are_refused_what_they_could_not_be_sent() {
-    const CLIENTS: i64 = 100;
     alone(|| {
         let program = giving_to_many();
-        let (_world, _server, caller) = pair(&program);
-        let entry = caller.outbound("echo");
-        let mut good = Peer::connect(entry);
-        assert_eq!(good.ask(&get("/2")).0, 200);
-        aside();
-        let before = held();
-        let mut block = Block::get("/16777216").kept("cookie", &"v".repeat(40)).0;
-        block.extend(std::iter::repeat_n(0xbe, 90));
-        let mut starved = Vec::new();
-        for _ in 0..CLIENTS {
-            let mut link = Link::client(entry, out().setting(4, 0));
-            for id in (1..200).step_by(2) {
-                link.send(bombing(id, &block));
-            }
-            let (mut heads, mut refused) = (0, 0);
-            while heads + refused < 100 {
-                let frame = link.read().expect("an answer or a refusal");
-                heads += usize::from(frame.kind == HEADERS);
-                refused += usize::from(frame.kind == RST_STREAM && frame.number(0) == REFUSED_STREAM);
-            }
-            assert!((1..=20).contains(&heads), "{heads} are served");
-            starved.push(link);
-            assert_eq!(good.ask(&get("/2")).0, 200);
-        }
-        let each = (held() - before) / CLIENTS;
-        println!("clients without windows: {each} bytes for each connection");
+        let each = held_by_starved(pair(&program));
+        assert!(each <= 256 * KIB, "{each}");
+    });
+}
+
+/// The same where the program speaks HTTP/2, and sends what it's given windows for. Others get all of a large answer at once.
+#[test]
+fn clients_without_windows_cost_little_where_the_program_speaks_http2_too() {
+    alone(|| {
+        let each = held_by_starved(pair_of(giving_streams(), Protocol::Http2));
         assert!(each <= 256 * KIB, "{each}");
     });
 }

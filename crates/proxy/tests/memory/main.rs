@@ -18,9 +18,13 @@ mod plain;
 #[path = "../mesh/world.rs"]
 mod world;
 
+use byrnie_codec::{Framing, Head};
 use byrnie_model::Protocol;
+use byrnie_net::http::h2::{Accepted, Flow, Sender, Server};
+use byrnie_net::{http, io, listen, runtime};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -155,12 +159,57 @@ fn giving_to_many() -> Program {
     })
 }
 
+/// The port of a program that answers `GET /BYTES` with so many over HTTP/2, to as many as ask at once. It is aside.
+fn giving_streams() -> u16 {
+    let listener = listen::bind(world::loopback(), listen::Share::Alone).unwrap();
+    let port = listener.local_addr().port();
+    std::thread::spawn(move || {
+        aside();
+        runtime::block_on(async {
+            loop {
+                let (tcp, _) = listener.accept().await;
+                runtime::spawn_local("program", give_streams(tcp.into()));
+            }
+        })
+    });
+    port
+}
+
+async fn give_streams(stream: io::Stream) {
+    let Ok(mut server) = Server::handshake(stream, Vec::new(), Sender::Client).await else { return };
+    while let Some(Accepted { flow, head }) = poll_fn(|cx| server.poll_accept(cx)).await {
+        runtime::spawn_local("answer", async move {
+            // Whoever asked may leave meanwhile.
+            let _ = give(flow, head.unwrap()).await;
+        });
+    }
+}
+
+async fn give(mut flow: Flow, mut head: Box<Head>) -> Result<(), http::Error> {
+    let mut left: usize = head.path()[1..].parse().unwrap();
+    head.start_response(200);
+    head.set_framing(Framing::Length(left as u64));
+    flow.send_response(&head)?;
+    while left > 0 {
+        let part = left.min(PIECE.len());
+        flow.push(&PIECE[..part])?;
+        poll_fn(|cx| flow.poll_flush(cx)).await?;
+        left -= part;
+    }
+    flow.end(None)?;
+    poll_fn(|cx| flow.poll_flush(cx)).await
+}
+
 /// A pair as it comes: without an access log.
 fn pair(program: &Program) -> (World, Proxy, Proxy) {
+    pair_of(program.port, Protocol::Http1)
+}
+
+fn pair_of(port: u16, protocol: Protocol) -> (World, Proxy, Proxy) {
     let mut world = World::new();
     world.logs = false;
-    let server = world.serving("echo", program.port, Protocol::Http1);
-    let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    let server = world.serving("echo", port, protocol);
+    let caller = world.calling(&[("echo", protocol, &[&server])]);
     (world, server, caller)
 }
 

@@ -7,6 +7,7 @@ use super::link::Link;
 use crate::http::Error;
 use crate::io::Stream;
 use crate::runtime;
+use byrnie_codec::h2::{Session, Side};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -53,12 +54,21 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 
 /// Speaks HTTP/2 on a fresh connection, and starts the task that moves its streams.
 pub fn connect(stream: Stream) -> Client {
+    begin(stream, Session::new(Side::Client))
+}
+
+/// The same to a program near by, which knows nothing of newcomers: see [`Session::narrow`].
+pub fn connect_narrow(stream: Stream) -> Client {
+    begin(stream, Session::narrow())
+}
+
+fn begin(stream: Stream, session: Session) -> Client {
     #[cfg(target_os = "linux")]
     {
         // Without it, it lasts longer.
         let _ = rustix::net::sockopt::set_tcp_user_timeout(stream.tcp(), UNACKNOWLEDGED_MAX.as_millis() as u32);
     }
-    let link = Rc::new(Link::new(stream, Vec::new(), Sender::Server));
+    let link = Rc::new(Link::with(session, stream, Vec::new(), Sender::Server));
     let driven = Gone(Rc::clone(&link));
     runtime::spawn_local("h2 client", async move {
         poll_fn(|cx| driven.0.drive(cx)).await;
@@ -86,7 +96,17 @@ impl Client {
 
     /// Whether the server takes no further stream just now.
     pub fn is_full(&self) -> bool {
-        self.hold.open.get() >= self.hold.link.0.borrow().session.streams_max()
+        self.open_streams() >= self.streams_max()
+    }
+
+    /// Streams that are open, or about to be.
+    pub fn open_streams(&self) -> usize {
+        self.hold.open.get()
+    }
+
+    /// How many the server takes.
+    pub fn streams_max(&self) -> usize {
+        self.hold.link.0.borrow().session.streams_max()
     }
 
     /// Ready when a stream may be opened.

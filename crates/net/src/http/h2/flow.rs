@@ -10,7 +10,7 @@ use super::tunnel::{self, Switch};
 use super::{CANCEL, Tube, UNREAD_BYTES_MAX};
 use crate::http::{Answered, Chunk, Error, Progress, Sink, scratch, websocket};
 use byrnie_codec::h2::code::NO_ERROR;
-use byrnie_codec::{Fields, Framing, Head, Reject};
+use byrnie_codec::{Fields, Framing, Head, Known, Reject};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -78,11 +78,20 @@ impl Flow {
         let key = state.lanes.next_key();
         self.id = state.session.ask(key, head, connect, end).ok_or(Error::Refused)?;
         self.key = state.lanes.add(End::Open);
+        // The other proxy is told so, too, and goes by what is given back.
+        if head.header(Known::ByrnieNewcomer).is_some() {
+            state.session.curb(self.id);
+        }
         if end {
             self.fin = Fin::Written;
         }
         state.wrote();
         Ok(())
+    }
+
+    /// The answer is for a newcomer: little of it comes before it's passed on.
+    pub(in crate::http) fn curb(&mut self) {
+        self.link.0.borrow_mut().session.curb(self.id);
     }
 
     /// Writes the head of a response.

@@ -12,6 +12,7 @@ use super::{
 use crate::http::{Alarm, Error, scratch};
 use crate::io::Stream;
 use crate::runtime;
+use byrnie_codec::Known;
 use byrnie_codec::h2::{Event, Session, Side, Why, Wrong, code};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -71,9 +72,14 @@ impl Link {
     /// `prefix` has been read of `stream` already; `sender` is at the other end.
     pub(super) fn new(stream: Stream, prefix: Vec<u8>, sender: Sender) -> Self {
         let side = if sender == Sender::Server { Side::Client } else { Side::Server };
+        Self::with(Session::new(side), stream, prefix, sender)
+    }
+
+    /// The same with this session.
+    pub(super) fn with(session: Session, stream: Stream, prefix: Vec<u8>, sender: Sender) -> Self {
         Self(RefCell::new(State {
             stream: Some(stream),
-            session: Session::new(side),
+            session,
             guard: Guard::new(sender, runtime::coarse().mono),
             lanes: Lanes::default(),
             prefix,
@@ -182,6 +188,11 @@ impl State {
                 let end = if ended { End::Ended } else { End::Open };
                 let key = self.lanes.add(end);
                 self.session.bind(id, key);
+                if self.guard.sender == Sender::Proxy
+                    && head.as_ref().is_ok_and(|head| head.header(Known::ByrnieNewcomer).is_some())
+                {
+                    self.session.curb(id);
+                }
                 self.arrivals.push_back(Arrival { key, id, head });
             }
             Event::Answered { key, head, interim, ended } => {

@@ -13,7 +13,7 @@ mod server;
 mod tunnel;
 
 pub use byrnie_codec::h2::code::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
-pub use client::{Client, connect};
+pub use client::{Client, connect, connect_narrow};
 pub use flow::Flow;
 pub use guard::Sender;
 pub use server::{Accepted, Server};
