@@ -20,6 +20,8 @@ pub struct Fields {
     lines: Vec<Line>,
     /// The known names that have ever had a line here, a bit each: most questions end at it.
     present: u128,
+    /// How many lines came with the section that was taken; they stand first.
+    received: u32,
 }
 
 /// One line: `bytes[start..end]` is `name: value CRLF`.
@@ -50,7 +52,7 @@ impl Fields {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.lines.clear();
-        self.present = 0;
+        (self.present, self.received) = (0, 0);
     }
 
     /// True if no line is kept.
@@ -175,20 +177,45 @@ impl Fields {
         if self.has(known) { self.kept().filter(|line| line.known == known).count() } else { 0 }
     }
 
-    /// Takes the section whose lines were [`Fields::received`]; `normal`: all are stored as they came.
-    pub(crate) fn take_section(&mut self, section: &[u8], normal: bool) {
+    /// Begins a section in place of the one that was taken before: until it's whole and taken no line may be asked for.
+    pub(crate) fn begin_section(&mut self) {
+        self.present = 0;
+    }
+
+    /// Takes the section of which so many lines were [`Fields::received`]; `normal`: all are stored as they came.
+    pub(crate) fn take_section(&mut self, section: &[u8], lines: usize, normal: bool) {
+        self.lines.truncate(lines);
+        self.received = self.lines.len() as u32;
+        self.bytes.clear();
         self.bytes.extend_from_slice(section);
         if !normal {
             self.straighten();
         }
     }
 
-    /// A line at `place` of a section that is taken once it's whole. Until then no line may be asked for.
-    pub(crate) fn received(&mut self, place: Range<usize>, name_len: usize, known: Known) {
+    /// Whether `bytes`, from `start` of the section on, begin with the very line that came in this place of the section
+    /// before, as most do that come on one connection: then it's taken, and needn't be read again. Answers its length.
+    pub(crate) fn received_again(&mut self, number: usize, start: usize, bytes: &[u8]) -> Option<usize> {
+        let line = *self.lines.get(number).filter(|_| number < self.received as usize)?;
+        let text = &self.bytes[line.start as usize..line.end as usize];
+        if !bytes.starts_with(text) {
+            return None;
+        }
+        let length = text.len();
+        self.received(number, start..start + length, usize::from(line.name_len), line.known);
+        Some(length)
+    }
+
+    /// The line of this number, at `place` of the section.
+    pub(crate) fn received(&mut self, number: usize, place: Range<usize>, name_len: usize, known: Known) {
         let state = if known.is_typed() { State::Typed } else { State::Kept };
         // The section is bounded by the limits of a head, far below 4 GiB; names by theirs.
         let (start, end) = (place.start as u32, place.end as u32);
-        self.lines.push(Line { start, end, name_len: name_len as u16, known, state });
+        let line = Line { start, end, name_len: name_len as u16, known, state };
+        match self.lines.get_mut(number) {
+            Some(place) => *place = line,
+            None => self.lines.push(line),
+        }
         self.present |= known.bit();
     }
 

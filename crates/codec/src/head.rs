@@ -114,6 +114,11 @@ impl Head {
     /// Forgets everything and keeps the memory.
     pub fn clear(&mut self) {
         self.fields.clear();
+        self.begin_anew();
+    }
+
+    /// The same but for the header lines, in whose place others come.
+    pub(crate) fn begin_anew(&mut self) {
         self.version = Version::Http11;
         self.status = 0;
         self.framing = Framing::None;

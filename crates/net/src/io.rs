@@ -133,6 +133,21 @@ impl Stream {
         }
     }
 
+    /// Takes as much as there is room for. Under TLS it's sealed, from where it lies, to be sent by the next flush; without, it's
+    /// sent at once.
+    pub(crate) fn seal(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => match Pin::new(socket).poll_write_vectored(cx, bufs) {
+                Poll::Ready(sent) => sent,
+                Poll::Pending => Ok(0),
+            },
+            Self::Tls(tls) => {
+                tls.check()?;
+                session::seal(&mut tls.stream, bufs)
+            }
+        }
+    }
+
     /// Whether nothing waits to be read, as far as the reactor has noted; whoever polls is woken once there is something.
     /// Cheaper than a read, and only known of what isn't encrypted.
     pub(crate) fn is_silent(&self, cx: &mut Context<'_>) -> bool {

@@ -38,6 +38,13 @@ pub(super) fn partial(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Pa
     Ok(Parsed::Partial)
 }
 
+/// Lines of the message before are nobody's where none has come in its place.
+pub(super) fn forget_unless_whole(parsed: &Result<Parsed, RejectReason>, head: &mut Head) {
+    if !matches!(parsed, Ok(Parsed::Complete(_))) {
+        head.fields.clear();
+    }
+}
+
 /// Reads `HTTP/1.0` or `HTTP/1.1` at the start, and what follows it; `None` if it isn't whole.
 pub(super) fn version(bytes: &[u8]) -> Result<Option<(Version, &[u8])>, RejectReason> {
     match bytes.split_first_chunk() {

@@ -8,22 +8,27 @@ use crate::known::Known;
 use crate::reject::RejectReason;
 use crate::{Limits, Parsed};
 
-/// Reads lines up to and including the empty one into `fields`, in normal form. `fields` must be empty, and is so
-/// again if the section isn't whole.
+/// Reads lines up to and including the empty one into `fields`, in normal form, in place of those that came before.
+/// It's empty if the section isn't whole.
 pub(super) fn take(section: &[u8], limits: &Limits, fields: &mut Fields) -> Result<Parsed, RejectReason> {
-    let mut normal = true;
-    let taken = tokenise(section, limits, fields, &mut normal);
+    let (mut lines, mut normal) = (0, true);
+    fields.begin_section();
+    let taken = tokenise(section, limits, fields, (&mut lines, &mut normal));
     match taken {
-        Ok(Parsed::Complete(used)) => fields.take_section(&section[..used], normal),
+        Ok(Parsed::Complete(used)) => fields.take_section(&section[..used], lines, normal),
         Ok(Parsed::Partial) | Err(_) => fields.clear(),
     }
     taken
 }
 
-/// `normal` becomes false where a line isn't in normal form.
-fn tokenise(section: &[u8], limits: &Limits, fields: &mut Fields, normal: &mut bool) -> Result<Parsed, RejectReason> {
+/// `lines` becomes their number, and `normal` false where a line isn't in normal form.
+fn tokenise(
+    section: &[u8],
+    limits: &Limits,
+    fields: &mut Fields,
+    (lines, normal): (&mut usize, &mut bool),
+) -> Result<Parsed, RejectReason> {
     let mut rest = section;
-    let mut lines = 0;
     loop {
         let start = section.len() - rest.len();
         match rest {
@@ -32,10 +37,15 @@ fn tokenise(section: &[u8], limits: &Limits, fields: &mut Fields, normal: &mut b
             [] | [b'\r'] => return Ok(Parsed::Partial),
             _ => {}
         }
-        if lines == limits.headers_max.min(Limits::HEADERS_CEILING) {
+        if *lines == limits.headers_max.min(Limits::HEADERS_CEILING) {
             return Err(RejectReason::TooManyHeaders);
         }
-        lines += 1;
+        let number = *lines;
+        *lines += 1;
+        if let Some(length) = fields.received_again(number, start, rest) {
+            rest = &rest[length..];
+            continue;
+        }
         let Some((name, after)) = split_at_colon(rest) else {
             return if rest.iter().all(|b| is_token_byte(*b)) {
                 Ok(Parsed::Partial)
@@ -58,18 +68,18 @@ fn tokenise(section: &[u8], limits: &Limits, fields: &mut Fields, normal: &mut b
             [b'\n', ..] => return Err(RejectReason::LineEnd),
             _ => return Err(RejectReason::HeaderValue),
         };
-        // In normal form one space precedes the value, and no blank is at its ends.
+        // In normal form one space precedes the value, and no blank is at its ends; nothing else of a value is as low.
         *normal &= match value {
             [b' ', first, .., last] => !is_blank(*first) && !is_blank(*last),
             [b' ', one] => !is_blank(*one),
             _ => value == b" ",
         };
-        fields.received(start..section.len() - rest.len(), name.len(), known);
+        fields.received(number, start..section.len() - rest.len(), name.len(), known);
     }
 }
 
 const fn is_blank(b: u8) -> bool {
-    matches!(b, b' ' | b'\t')
+    b <= b' '
 }
 
 const ONES: u64 = u64::MAX / 255;
@@ -182,5 +192,40 @@ mod tests {
         assert_eq!(take(&section[..9], &Limits::default(), &mut fields), Ok(Parsed::Partial));
         assert!(fields.is_empty());
         assert!(take(b"A: 1\r\nB\0: 2\r\n", &Limits::default(), &mut fields).is_err() && fields.is_empty());
+    }
+
+    #[test]
+    fn what_came_before_makes_no_difference() {
+        const LINES: [&str; 10] =
+            ["A: 1", "a: 1", "A:1", "A: 1 ", "A: 12", "A: ", "Host: b", "Content-Length: 0", "B\0: 2", " c: 3"];
+        let ones = LINES.map(|line| format!("{line}\r\n"));
+        let twos = ones.iter().flat_map(|one| ones.iter().map(move |other| format!("{one}{other}")));
+        let lines: Vec<String> = std::iter::once(String::new()).chain(ones.iter().cloned()).chain(twos).collect();
+        let whole = lines.iter().map(|lines| format!("{lines}\r\n"));
+        let sections: Vec<String> =
+            whole.chain(lines.iter().map(|lines| lines[..lines.len().max(1) - 1].into())).collect();
+        let seen = |fields: &Fields| {
+            let kept: Vec<_> = fields.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
+            let typed = [Known::Host, Known::ContentLength]
+                .map(|known| (fields.has(known), fields.typed(known).map(<[u8]>::to_vec).collect::<Vec<_>>()));
+            let mut out = Vec::new();
+            fields.emit(&mut out, |_| false);
+            (kept, typed, fields.known(Known::Accept).is_some(), out)
+        };
+        for before in &sections {
+            let mut used = Fields::new();
+            // Edits are no part of what came.
+            if take(before.as_bytes(), &Limits::default(), &mut used).is_ok() {
+                used.remove("a");
+                used.append("A", b"12").unwrap();
+                used.append("accept", b"1").unwrap();
+            }
+            for after in &sections {
+                let (mut fields, mut fresh) = (used.clone(), Fields::new());
+                let taken = take(after.as_bytes(), &Limits::default(), &mut fields);
+                assert_eq!(taken, take(after.as_bytes(), &Limits::default(), &mut fresh), "{before:?} {after:?}");
+                assert_eq!(seen(&fields), seen(&fresh), "{before:?} {after:?}");
+            }
+        }
     }
 }

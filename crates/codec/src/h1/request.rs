@@ -20,13 +20,15 @@ pub fn parse_request(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Par
     if check::is_still_partial(buf, limits, head) {
         return Ok(Parsed::Partial);
     }
-    Ok(parse(buf, limits, head)?)
+    let parsed = parse(buf, limits, head);
+    check::forget_unless_whole(&parsed, head);
+    Ok(parsed?)
 }
 
 fn parse(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Parsed, RejectReason> {
     // Whoever asks again asks the same host, most often.
     let last = std::mem::take(head.authority_mut());
-    head.clear();
+    head.begin_anew();
     let buf = &buf[..buf.len().min(limits.head_bytes_max)];
     let skipped = match buf {
         [b'\r', b'\n', b'\r' | b'\n', ..] | [b'\n', ..] => return Err(RejectReason::LeadingLine),

@@ -43,11 +43,13 @@ pub fn parse_response(buf: &[u8], limits: &Limits, asked: Asked, head: &mut Head
     if check::is_still_partial(buf, limits, head) {
         return Ok(Parsed::Partial);
     }
-    parse(buf, limits, asked, head).map_err(|reason| Reject::from(reason).upstream())
+    let parsed = parse(buf, limits, asked, head);
+    check::forget_unless_whole(&parsed, head);
+    parsed.map_err(|reason| Reject::from(reason).upstream())
 }
 
 fn parse(buf: &[u8], limits: &Limits, asked: Asked, head: &mut Head) -> Result<Parsed, RejectReason> {
-    head.clear();
+    head.begin_anew();
     let buf = &buf[..buf.len().min(limits.head_bytes_max)];
     if matches!(buf, [b'\r' | b'\n', ..]) {
         return Err(RejectReason::LeadingLine);

@@ -80,23 +80,24 @@ impl Writer {
 
     /// Adds a piece of a body, of at most [`FRAME_BYTES_MAX`].
     pub fn data(&mut self, stream: StreamId, piece: &[u8]) {
-        let most = |kind| if kind == Kind::Open { JOIN_BYTES_MAX } else { FRAME_BYTES_MAX };
-        if let Some(mut tail) = self.tail
-            && tail.frame.stream == stream
-            && matches!(tail.frame.kind, Kind::Open | Kind::Data)
-            && tail.frame.value as usize + piece.len() <= most(tail.frame.kind)
-        {
-            self.buffer.extend_from_slice(piece);
-            tail.frame.value += piece.len() as u32;
-            return self.place(tail);
-        }
         self.data_header(stream, piece.len());
         self.buffer.extend_from_slice(piece);
     }
 
-    /// Begins a frame whose payload is sent from elsewhere, or added next by [`Writer::rest`].
+    /// Begins a frame, or makes the stream's own last one longer, for a payload that is sent from elsewhere, or added next
+    /// by [`Writer::rest`].
     pub fn data_header(&mut self, stream: StreamId, length: usize) {
-        let frame = Frame::new(stream, Kind::Data, length.min(VALUE_MAX as usize) as u32);
+        let length = length.min(VALUE_MAX as usize) as u32;
+        let most = |kind| if kind == Kind::Open { JOIN_BYTES_MAX } else { FRAME_BYTES_MAX };
+        if let Some(mut tail) = self.tail
+            && tail.frame.stream == stream
+            && matches!(tail.frame.kind, Kind::Open | Kind::Data)
+            && (tail.frame.value + length) as usize <= most(tail.frame.kind)
+        {
+            tail.frame.value += length;
+            return self.place(tail);
+        }
+        let frame = Frame::new(stream, Kind::Data, length);
         let at = self.buffer.len();
         self.buffer.extend_from_slice(&frame.to_bytes());
         self.frames += 1;

@@ -9,7 +9,7 @@ use super::lane::{End, Lane, Lanes};
 use super::server::Arrival;
 use super::{
     BYPASS_BYTES, CORK_BYTES_MAX, CORK_FRAMES_MAX, GOODBYE_TIMEOUT, IDLE_OPENER, IDLE_SERVER, PING_AFTER, PING_TIMEOUT,
-    TEND_EVERY, TURN_BYTES_MAX,
+    REQUEST_BYPASS_BYTES, TEND_EVERY, TURN_BYTES_MAX,
 };
 use crate::http::{Alarm, Error};
 use crate::io::Stream;
@@ -70,8 +70,8 @@ struct Outward {
     called: bool,
     /// The socket takes no more.
     blocked: bool,
-    /// TLS holds records that the socket hasn't taken.
-    sealed: bool,
+    /// What was given to TLS since it last held no records that the socket hasn't taken.
+    sealed: usize,
     /// Lanes that wait for room or credit.
     queue: Vec<u32>,
 }
@@ -298,12 +298,17 @@ impl State {
 
     /// Sends at once if enough was gathered, and soon if not.
     pub(super) fn wrote(&mut self) {
-        if self.writer.frames() >= CORK_FRAMES_MAX || self.writer.waiting().len() >= CORK_BYTES_MAX {
+        if self.writer.frames() >= CORK_FRAMES_MAX || self.gathered() >= CORK_BYTES_MAX {
             self.flush();
         }
-        if !self.writer.waiting().is_empty() {
+        if self.gathered() > 0 {
             self.call_driver();
         }
+    }
+
+    /// Bytes that wait to be sent, sealed or not.
+    fn gathered(&self) -> usize {
+        self.writer.waiting().len() + self.outward.sealed
     }
 
     /// How much of a body may be written on a stream in one frame.
@@ -315,6 +320,10 @@ impl State {
     pub(super) fn write(&mut self, id: StreamId, piece: &[u8]) -> Result<usize, Error> {
         let mut taken = 0;
         while taken < piece.len() {
+            // Not right behind a piece: its end, if it's the last, goes with it.
+            if self.gathered() >= CORK_BYTES_MAX {
+                self.flush();
+            }
             if self.stream.is_none() || !self.session.is_open(id) {
                 return Err(Error::Closed);
             }
@@ -325,49 +334,40 @@ impl State {
             let part = &piece[taken..piece.len().min(taken + room)];
             self.session.sent(id, part.len());
             taken += part.len();
-            if part.len() < BYPASS_BYTES {
+            // What a request has sent counts: the longer it's known that nothing of it has left, the better.
+            let bypass = if self.care.side == Side::Server { BYPASS_BYTES } else { REQUEST_BYPASS_BYTES };
+            if part.len() < bypass {
                 self.writer.data(id, part);
             } else {
                 self.write_through(id, part);
-            }
-            if self.writer.waiting().len() >= CORK_BYTES_MAX {
-                self.flush();
             }
         }
         Ok(taken)
     }
 
-    /// Sends what was gathered and `part` without copying it together.
+    /// Seals what was gathered and `part` without copying it together. They are sent with what else there will be.
     fn write_through(&mut self, id: StreamId, part: &[u8]) {
         self.writer.data_header(id, part.len());
         let waited = self.writer.waiting().len();
         let slices = [IoSlice::new(self.writer.waiting()), IoSlice::new(part)];
-        let written = match (&mut self.stream, &self.outward.driver) {
-            (Some(stream), Some(driver)) => {
-                Pin::new(stream).poll_write_vectored(&mut Context::from_waker(driver), &slices)
-            }
-            _ => Poll::Pending,
-        };
-        match written {
-            Poll::Ready(Ok(written)) => {
-                self.outward.sealed = self.stream.as_ref().is_some_and(Stream::is_tls);
-                if written > waited {
-                    // As if it had been in the buffer.
-                    self.writer.advance(waited);
-                    self.writer.rest(&part[written - waited..]);
-                    self.writer.skip(written - waited);
-                } else {
-                    self.writer.rest(part);
-                    self.writer.advance(written);
-                }
-                // TLS may hold what the socket didn't take.
-                self.flush();
-            }
-            Poll::Ready(Err(_)) => self.end("broken"),
-            Poll::Pending => {
+        let taken = match (&mut self.stream, &self.outward.driver) {
+            (Some(stream), Some(driver)) => stream.seal(&mut Context::from_waker(driver), &slices),
+            _ => {
                 self.outward.blocked = true;
-                self.writer.rest(part);
+                Ok(0)
             }
+        };
+        let Ok(taken) = taken else { return self.end("broken") };
+        // As if it had been in the buffer.
+        self.writer.advance(taken.min(waited));
+        let left = part.len() - taken.saturating_sub(waited);
+        self.writer.skip(part.len() - left);
+        if self.stream.as_ref().is_some_and(Stream::is_tls) {
+            self.outward.sealed += taken;
+        }
+        if left > 0 {
+            self.writer.rest(&part[part.len() - left..]);
+            self.flush();
         }
     }
 
@@ -386,7 +386,7 @@ impl State {
                 Poll::Ready(Ok(0) | Err(_)) => break true,
                 Poll::Ready(Ok(written)) => {
                     self.writer.advance(written);
-                    self.outward.sealed = stream.is_tls();
+                    self.outward.sealed += if stream.is_tls() { written } else { 0 };
                 }
                 Poll::Pending => {
                     self.outward.blocked = true;
@@ -397,9 +397,9 @@ impl State {
         if broken {
             return self.end("broken");
         }
-        if self.outward.sealed {
+        if self.outward.sealed > 0 {
             match Pin::new(stream).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.outward.sealed = false,
+                Poll::Ready(Ok(())) => self.outward.sealed = 0,
                 Poll::Ready(Err(_)) => self.end("broken"),
                 Poll::Pending => self.outward.blocked = true,
             }
@@ -444,7 +444,7 @@ impl State {
 
     /// Notices who is gone, idle or done.
     fn tend(&mut self, cx: &mut Context<'_>) {
-        if self.session.is_over() && self.writer.waiting().is_empty() {
+        if self.session.is_over() && self.gathered() == 0 {
             return self.end("over");
         }
         while self.stream.is_some() && self.care.alarm.poll(cx).is_ready() {

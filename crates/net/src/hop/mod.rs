@@ -27,8 +27,11 @@ const CORK_FRAMES_MAX: usize = 16;
 const CORK_BYTES_MAX: usize = 64 * 1024;
 /// Bytes read before those for whom they came have their turn: what they take at once needn't be kept.
 const TURN_BYTES_MAX: usize = 64 * 1024;
-/// A piece of a body from here on is sealed from where it lies rather than copied.
-const BYPASS_BYTES: usize = 32 * 1024;
+/// A piece of an answer's body from here on is sealed from where it lies rather than copied behind what else goes into its record:
+/// a record of its own costs about as much as a copy of some KiB.
+const BYPASS_BYTES: usize = 8 * 1024;
+/// The same of a request's, of which it's to be known for as long as possible that nothing has left.
+const REQUEST_BYPASS_BYTES: usize = 32 * 1024;
 /// Silence on a connection with open streams after which the other side is asked whether it's there ...
 const PING_AFTER: Duration = Duration::from_secs(10);
 /// ... and how long it may take to answer anything.

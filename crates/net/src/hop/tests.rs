@@ -3,7 +3,7 @@ use super::*;
 use crate::http::{Answered, Chunk, Error, Progress, Wire};
 use crate::io::{self, Stream};
 use crate::listen::{Share, bind};
-use crate::runtime;
+use crate::{runtime, tls};
 use byrnie_codec::hop::{CONNECTION_CREDIT_BYTES, STREAM_CREDIT_BYTES, code};
 use byrnie_codec::{Framing, Head, Limits, h1};
 use std::future::poll_fn;
@@ -87,21 +87,27 @@ async fn ask(client: &Client, body: &[u8]) -> Result<Vec<u8>, Error> {
 #[test]
 fn exchanges_pass_side_by_side() {
     runtime::block_on(async {
-        let (client, server) = pair().await;
-        serve(server, |Accepted { flow, target, asked }| {
-            assert_eq!(target, TARGET);
-            assert!(matches!(asked, Asked::Request(head) if head.method() == "POST"));
-            runtime::spawn_local("echo", async move { echo(flow).await.unwrap() });
-        });
-        for size in [0, 1, 1000, 40_000, 100_000, 3_000_000] {
-            let body: Vec<u8> = (0..size).map(|n: u32| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
-            assert!(ask(&client, &body).await.unwrap() == body, "{size}");
+        let encrypted = tls::tests::ending(tls::tests::now() + tls::tests::HOUR).await;
+        for (near, far) in [sockets().await, encrypted] {
+            pass_side_by_side(connect(near, Limits::default()), Server::new(far, Limits::default())).await;
         }
-        let many: Vec<Vec<u8>> = (0..200u32).map(|n| vec![n as u8; 997 * n as usize % 70_000]).collect();
-        let asked = futures_util::future::join_all(many.iter().map(|body| ask(&client, body))).await;
-        assert!(asked.into_iter().map(Result::unwrap).eq(many));
     })
     .unwrap();
+}
+
+async fn pass_side_by_side(client: Client, server: Server) {
+    serve(server, |Accepted { flow, target, asked }| {
+        assert_eq!(target, TARGET);
+        assert!(matches!(asked, Asked::Request(head) if head.method() == "POST"));
+        runtime::spawn_local("echo", async move { echo(flow).await.unwrap() });
+    });
+    for size in [0, 1, 1000, 10_000, 40_000, 100_000, 3_000_000] {
+        let body: Vec<u8> = (0..size).map(|n: u32| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+        assert!(ask(&client, &body).await.unwrap() == body, "{size}");
+    }
+    let many: Vec<Vec<u8>> = (0..200u32).map(|n| vec![n as u8; 997 * n as usize % 70_000]).collect();
+    let asked = futures_util::future::join_all(many.iter().map(|body| ask(&client, body))).await;
+    assert!(asked.into_iter().map(Result::unwrap).eq(many));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use crate::socket::Socket;
 use rustls::{ConnectionCommon, IoState};
 use std::cell::Cell;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -63,6 +63,14 @@ pub(crate) fn poll_pieces(
             let (socket, session) = tls.get_mut();
             read(socket, session, cx, take)
         }
+    }
+}
+
+/// Seals as much as may wait for the socket, and sends nothing of it.
+pub(crate) fn seal(tls: &mut TlsStream<Socket>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    match tls {
+        TlsStream::Client(tls) => tls.get_mut().1.writer().write_vectored(bufs),
+        TlsStream::Server(tls) => tls.get_mut().1.writer().write_vectored(bufs),
     }
 }
 

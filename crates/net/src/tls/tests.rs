@@ -200,7 +200,7 @@ fn bytes_that_are_no_tls_are_refused() {
 }
 
 /// A connection of two ends, of which the client's ends with a certificate as given.
-async fn ending(not_after: Timestamp) -> (Stream, Stream) {
+pub(crate) async fn ending(not_after: Timestamp) -> (Stream, Stream) {
     let authority = authority();
     let web = identity("web");
     let own = credentials(&authority, &web, HOUR);

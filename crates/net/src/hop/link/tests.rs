@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
 use crate::hop::tests::sockets;
+use crate::tls;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -94,4 +95,28 @@ fn a_connection_with_a_stream_is_never_idle() {
         }
         assert!(!state.session.is_leaving() && !state.is_ended());
     });
+}
+
+#[test]
+fn a_body_is_sealed_from_where_it_lies_and_leaves_with_what_follows_it() {
+    runtime::block_on(async {
+        let (near, _far) = tls::tests::ending(tls::tests::now() + tls::tests::HOUR).await;
+        let link = Link::new(near, Side::Server, Limits::default());
+        let state = &mut *link.0.borrow_mut();
+        state.outward.driver = Some(Waker::noop().clone());
+        let id = StreamId::new(1, 1);
+        state.session.receive(&Frame::new(id, Kind::Open, 0), Instant::default()).unwrap();
+        state.writer.head(id, Kind::Open, false, |out| out.extend_from_slice(b"head"));
+        let mut written = 0;
+        while written < CORK_BYTES_MAX {
+            assert_eq!(state.write(id, &[7; BYPASS_BYTES]).unwrap(), BYPASS_BYTES);
+            written += BYPASS_BYTES;
+            assert!(state.writer.waiting().is_empty(), "copied");
+            assert!(state.gathered() > written, "sent before its end could go with it");
+        }
+        state.writer.end(id);
+        state.wrote();
+        assert_eq!(state.gathered(), 0, "as much as is gathered at most");
+    })
+    .unwrap();
 }
