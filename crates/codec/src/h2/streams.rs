@@ -57,9 +57,10 @@ impl Stream {
         Self { window: Window::in_steps(CURB_BYTES, CURB_STEP_BYTES), narrow: true, ..self }
     }
 
-    /// What is answered on it is for a newcomer.
+    /// What is answered on it is for a newcomer. Of what a program sends the first [`CURB_BYTES`] that are passed on may lie between two
+    /// proxies: only what is passed on after that says that somebody takes it.
     pub(super) const fn set_curb(&mut self) {
-        self.curb = CURB_BYTES;
+        self.curb = if self.narrow { 2 * CURB_BYTES } else { CURB_BYTES };
         self.window.set_step(CURB_STEP_BYTES);
     }
 
