@@ -6,6 +6,7 @@ use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
 use byrnie_base::Text;
 use byrnie_model::{Identity, code};
+use byrnie_net::runtime;
 use byrnie_net::serve::Method;
 use byrnie_net::serve::client::{Client, Outgoing, Reply};
 use byrnie_proxy::{Address, Tokens};
@@ -54,6 +55,9 @@ const PLACE_FILE: &str = "place.json";
 const LOCK_FILE: &str = "lock";
 /// How long the control plane may take to answer whether it's there.
 const GLANCE: Duration = Duration::from_millis(200);
+/// Longest wait for a mesh that has begun to start, and the pause between two looks.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+const START_LOOK: Duration = Duration::from_millis(50);
 
 impl Place {
     /// A new place, with who is here written down.
@@ -195,7 +199,13 @@ impl Console {
         let workloads = globals.data_dir.join(WORKLOADS_DIR);
         let instance = format!("{name}-{:x}", std::process::id());
         let state_dir = workloads.join(&instance);
-        let away = globals.server.is_none() && port(globals, "console").is_none();
+        let absent = || globals.server.is_none() && port(globals, "console").is_none();
+        let begun = runtime::now().mono;
+        // A mesh that starts has its store, and says only then where it is.
+        while absent() && starts(globals) && runtime::now().mono.since(begun) < START_PATIENCE {
+            runtime::sleep(START_LOOK).await;
+        }
+        let away = absent();
         let joined = match away {
             true => Err(Failure::new(code::UNREACHABLE.id, "no mesh runs here")),
             false => self.join(globals, who.0, who.1).await,
@@ -249,6 +259,11 @@ fn read(reply: &Reply) -> Result<Value, Failure> {
     }
     failure.exit = Exit::Problem;
     Err(failure)
+}
+
+/// Whether a mesh of this directory runs or is about to.
+fn starts(globals: &Globals) -> bool {
+    byrnie_store::disk::holder(&globals.data_dir.join("store.redb")).is_some_and(|holder| holder.contains("byrnie"))
 }
 
 /// A port of the mesh in the data directory.

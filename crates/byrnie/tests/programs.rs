@@ -26,6 +26,22 @@ fn family(mesh: &Mesh) -> (mesh::Program, Vec<u32>) {
     (run, all)
 }
 
+/// The mesh has its token long before it says where it is.
+#[test]
+fn a_program_that_is_started_right_after_its_mesh_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let command = |args: &[&str]| {
+        let mut command = mesh::byrnie();
+        command.arg("--data-dir").arg(&data).args(args);
+        command
+    };
+    let up = mesh::Program::spawn(command(&["up"]));
+    until("a token", || up.log(), || data.join("token").exists());
+    let joined = command(&["run", "--name", "early", "--", "true"]).output().unwrap();
+    assert!(joined.status.success(), "{}\n{}", String::from_utf8_lossy(&joined.stderr), up.log());
+}
+
 #[test]
 fn nothing_that_a_program_started_outlives_run() {
     let mesh = Mesh::up(&[]);

@@ -290,6 +290,10 @@ registry! {
         "the authorities of another site end soon, or have ended",
         "When they have, nobody of that site is let in and nothing there is called.",
         "Run `byrnie site` there and apply what it prints here.";
+    LEASE_SHORT: "BYR-C084",
+        "a call is waited for longer than its service may take for a keyed request",
+        "A program that takes longer is cut off with 504, and nobody knows how the call ended: its key is ambiguous.",
+        "Make `idempotency.lease` of the service's TrafficPolicy at least as long as the timeout, or the timeout shorter.";
     CLASS_UNSERVED: "BYR-C053",
         "gateway is of a class that nobody here serves",
         "The gateway and the routes on it have no effect.",
@@ -340,6 +344,11 @@ registry! {
         "the join token is unknown, used up or expired",
         "No certificate was signed.",
         "`byrnie token create --workload NS/SA` makes a new one.";
+
+    FOREIGN: "BYR-A012",
+        "a request is not meant for this console",
+        "It was refused, whatever token it shows.",
+        "Ask the console as localhost or by a name that it was given.";
 
     // Requests: why the mesh itself answered or failed
     ACCESS_DENIED: "BYR-R001",

@@ -6,9 +6,11 @@
 //! (`map`, `filter`, `all`, `exists`), so that evaluating it is linear in what it's given. It has no clock
 //! and no dice: the same values give the same result, after a crash as well.
 
-use cel::common::ast::{EntryExpr, Expr};
+use cel::common::ast::operators::{EQUALS, IN, INDEX, NOT_EQUALS};
+use cel::common::ast::{EntryExpr, Expr, LiteralValue};
+use cel::objects::Opaque;
 use cel::{Context, Env, IdedExpr, Program};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
@@ -44,20 +46,27 @@ pub fn names(text: &str) -> Result<BTreeSet<String>, Error> {
     Ok(program.references().variables().into_iter().map(str::to_owned).collect())
 }
 
-/// The value of an expression, where these names have these values.
+/// The value of an expression, where these names have these values. A number that CEL's types can't hold as it is written goes
+/// through unchanged, and nothing is computed with it.
 ///
 /// # Errors
-/// If it has none, such as for a member that isn't there.
+/// If it has none, such as for a member that isn't there, or where such a number is computed with or compared.
 pub fn evaluate(text: &str, values: &Map<String, Value>) -> Result<Value, Error> {
     let program = compile(text)?;
     refuse_loops(program.expression())?;
+    refuse_inexact(program.expression(), values)?;
     let mut context = Context::with_env(Arc::clone(&STANDARD));
     for name in program.references().variables() {
         if let Some(value) = values.get(name) {
             context.add_variable_from_value(name, from_json(value));
         }
     }
-    let failed = |error: &dyn std::fmt::Display| Error(format!("{text:?} has no value here: {error}"));
+    let failed = |error: &dyn std::fmt::Display| {
+        let references = program.references();
+        let number = references.variables().into_iter().filter_map(|name| values.get(name)).find_map(inexact);
+        let hint = number.map_or_else(String::new, |number| format!("; {}", Exact::refusal(number)));
+        Error(format!("{text:?} has no value here: {error}{hint}"))
+    };
     let value = program.execute(&context).map_err(|error| failed(&error))?;
     value.json().map(sorted).map_err(|_| failed(&"it is nothing that JSON can say"))
 }
@@ -96,20 +105,107 @@ fn compile(text: &str) -> Result<Program, Error> {
 }
 
 fn refuse_loops(at: &IdedExpr) -> Result<(), Error> {
-    let inner: Vec<&IdedExpr> = match &at.expr {
+    match &at.expr {
         Expr::Comprehension(_) => {
-            return Err(Error(
-                "an expression goes through no list: map, filter, all and exists are not served".to_owned(),
-            ));
+            Err(Error("an expression goes through no list: map, filter, all and exists are not served".to_owned()))
         }
+        Expr::Struct(_) => Err(Error("an expression makes no messages; a map is {\"name\": value}".to_owned())),
+        _ => inner(at).into_iter().try_for_each(refuse_loops),
+    }
+}
+
+/// What an expression is made of.
+fn inner(at: &IdedExpr) -> Vec<&IdedExpr> {
+    match &at.expr {
         Expr::Call(call) => call.target.iter().map(|target| &**target).chain(&call.args).collect(),
         Expr::List(list) => list.elements.iter().collect(),
         Expr::Select(select) => vec![&select.operand],
         Expr::Map(map) => map.entries.iter().flat_map(|entry| parts(&entry.expr)).collect(),
-        Expr::Struct(_) => return Err(Error("an expression makes no messages; a map is {\"name\": value}".to_owned())),
-        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
-    };
-    inner.into_iter().try_for_each(refuse_loops)
+        Expr::Comprehension(_) | Expr::Struct(_) | Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
+    }
+}
+
+/// Refuses comparisons that would be wrong rather than fail: a number as it is written equals no other.
+fn refuse_inexact(at: &IdedExpr, values: &Map<String, Value>) -> Result<(), Error> {
+    if let Expr::Call(call) = &at.expr
+        && [EQUALS, NOT_EQUALS, IN].contains(&&*call.func_name)
+        && let Some(number) = call.args.iter().find_map(|operand| inexact(member(operand, values)?))
+    {
+        return Err(Error(Exact::refusal(number)));
+    }
+    inner(at).into_iter().try_for_each(|part| refuse_inexact(part, values))
+}
+
+/// What a name, or a member by its name, stands for.
+fn member<'v>(at: &IdedExpr, values: &'v Map<String, Value>) -> Option<&'v Value> {
+    match &at.expr {
+        Expr::Ident(name) => values.get(name.as_str()),
+        Expr::Select(select) if !select.test => member(&select.operand, values)?.get(select.field.as_str()),
+        Expr::Call(call) if call.func_name == INDEX => {
+            let of = member(call.args.first()?, values)?;
+            match &call.args.get(1)?.expr {
+                Expr::Literal(LiteralValue::String(name)) => of.get(name.inner()),
+                // Any of them.
+                _ => Some(of),
+            }
+        }
+        _ => None,
+    }
+}
+
+/// A number within a value that CEL's types can't hold.
+fn inexact(value: &Value) -> Option<&Number> {
+    match value {
+        Value::Number(number) => held(number).is_none().then_some(number),
+        Value::Array(items) => items.iter().find_map(inexact),
+        Value::Object(members) => members.values().find_map(inexact),
+        Value::Null | Value::Bool(_) | Value::String(_) => None,
+    }
+}
+
+/// A number as CEL has it, if that is the number that was written. Whole numbers are `int`, so that `input.n + 1` has a meaning.
+fn held(number: &Number) -> Option<cel::Value> {
+    if let Some(int) = number.as_i64() {
+        return Some(int.into());
+    }
+    if let Some(uint) = number.as_u64() {
+        return Some(uint.into());
+    }
+    let float = number.as_f64()?;
+    (decimal(number.as_str()) == decimal(&float.to_string())).then(|| float.into())
+}
+
+/// The digits of a number without zeros at either end, and the power of ten behind them: two texts with the same are one number.
+fn decimal(text: &str) -> Option<(String, i64)> {
+    let (mantissa, power) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let mantissa = mantissa.trim_start_matches('-');
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let kept = digits.trim_end_matches('0');
+    let power = power.parse::<i64>().ok()?.checked_sub(i64::try_from(fraction.len()).ok()?)?;
+    let power = power.checked_add(i64::try_from(digits.len() - kept.len()).ok()?)?;
+    let kept = kept.trim_start_matches('0');
+    Some(if kept.is_empty() { (String::new(), 0) } else { (kept.to_owned(), power) })
+}
+
+/// A number that CEL's types can't hold, on its way through an expression.
+#[derive(Debug, PartialEq, Eq)]
+struct Exact(Number);
+
+impl Exact {
+    fn refusal(number: &Number) -> String {
+        format!("nothing is computed with {number}, as it can't be held exactly; as a text it can be compared")
+    }
+}
+
+impl Opaque for Exact {
+    fn runtime_type_name(&self) -> &str {
+        "byrnie.Number"
+    }
+
+    fn json(&self) -> Option<Value> {
+        Some(Value::Number(self.0.clone()))
+    }
 }
 
 fn parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
@@ -119,16 +215,11 @@ fn parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
     }
 }
 
-/// Whole numbers are `int`, so that `input.n + 1` has a meaning.
 fn from_json(value: &Value) -> cel::Value {
     match value {
         Value::Null => cel::Value::Null,
         Value::Bool(flag) => (*flag).into(),
-        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(int), _) => int.into(),
-            (None, Some(uint)) => uint.into(),
-            (None, None) => number.as_f64().unwrap_or_default().into(),
-        },
+        Value::Number(number) => held(number).unwrap_or_else(|| cel::Value::Opaque(Arc::new(Exact(number.clone())))),
         Value::String(text) => text.as_str().into(),
         Value::Array(items) => items.iter().map(from_json).collect::<Vec<_>>().into(),
         Value::Object(members) => members
@@ -239,6 +330,50 @@ mod tests {
             ("size(input.items) == 1 && charge.id.startsWith('ch')", json!(true)),
         ] {
             assert_eq!(evaluate(text, &values()).unwrap(), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_stay_as_written_and_are_never_rounded() {
+        let input = r#"{"id":12345678901234567890123,"sum":12345678901234567.89,"far":1e400,"price":1.10,"n":2,"to":[0.1,1E2]}"#;
+        let input: Value = serde_json::from_str(input).unwrap();
+        let values: Map<String, Value> = [("input".to_owned(), input)].into_iter().collect();
+        let made = |text: &str| evaluate(text, &values).map(|value| value.to_string());
+        assert_eq!(
+            made("{'a': input.id, 'b': [input.sum], 'c': input.far}").unwrap(),
+            r#"{"a":12345678901234567890123,"b":[12345678901234567.89],"c":1e+400}"#
+        );
+        for tiny in ["1e-400", "1.5e-9223372036854775808", "0e99999999999999999999", "1e99999999999999999999"] {
+            let number: Number = serde_json::from_str(tiny).unwrap();
+            assert!(held(&number).is_none(), "{tiny}");
+        }
+        assert_eq!(path("/x/{input.id}/{input.n}", &values).unwrap(), "/x/12345678901234567890123/2");
+        for (text, value) in [
+            ("input.price * 2.0", "2.2"),
+            ("input.to[0] == 0.1", "true"),
+            ("input.to[1] + 1.0", "101.0"),
+            ("input.n + 1", "3"),
+        ] {
+            assert_eq!(made(text).unwrap(), value, "{text}");
+        }
+        for text in [
+            "input.sum + 1.0",
+            "input.sum * 2.0",
+            "-input.id",
+            "input.sum > 5.0",
+            "input.sum < input.far",
+            "input.sum == 12345678901234567.89",
+            "input.id != 5",
+            "input.id in [1, 2]",
+            "input['sum'] == 1.0",
+            "true ? input.id + 1 : 2",
+            "string(input.id)",
+            "double(input.sum)",
+            "int(input.id)",
+            "input == {'id': 1}",
+        ] {
+            let said = made(text).unwrap_err().to_string();
+            assert!(said.contains("nothing is computed with 1"), "{text}: {said}");
         }
     }
 

@@ -214,18 +214,26 @@ impl Relay {
     }
 
     async fn hand_over(&self, id: &str, call: &str, body: Option<&str>) -> Handed {
-        let body: Value = body.and_then(|body| serde_json::from_str(body).ok()).unwrap_or(Value::Null);
-        let mut branch = json!({"name": "call", "action": call});
-        if !body.is_null() {
-            branch["body"] = body;
-        }
-        let message = json!({"id": id, "branches": [branch]}).to_string();
+        let message = match message(id, call, body) {
+            Ok(message) => message,
+            Err(error) => return Handed::Refused(format!("the body can't be sent as it is: {error}")),
+        };
         let request = Outgoing::with_body(Method::POST, "/txn/v1/messages", "application/json", message);
         match self.coordinator.send(request, HANDOVER_MAX).await {
             Ok(reply) => judge(&reply),
             Err(error) => Handed::Away(error),
         }
     }
+}
+
+/// The message that a row is. What PostgreSQL takes for JSON may be nested more deeply than anybody here reads.
+fn message(id: &str, call: &str, body: Option<&str>) -> serde_json::Result<String> {
+    let body: Value = body.map(serde_json::from_str).transpose()?.unwrap_or_default();
+    let mut branch = json!({"name": "call", "action": call});
+    if !body.is_null() {
+        branch["body"] = body;
+    }
+    Ok(json!({"id": id, "branches": [branch]}).to_string())
 }
 
 fn judge(reply: &Reply) -> Handed {
@@ -246,6 +254,18 @@ fn judge(reply: &Reply) -> Handed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_is_sent_as_it_was_committed_or_refused() {
+        let sent = |body| message("7", "POST mail/welcome", body).map_err(|error| error.to_string());
+        let body = r#"{"sum":12345678901234567.89,"id":12345678901234567890123,"far":1e+400,"price":1.10}"#;
+        assert!(sent(Some(body)).unwrap().contains(body));
+        for none in [None, Some("null")] {
+            assert_eq!(sent(none).unwrap(), r#"{"id":"7","branches":[{"name":"call","action":"POST mail/welcome"}]}"#);
+        }
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        assert!(sent(Some(&deep)).unwrap_err().contains("recursion"));
+    }
 
     #[test]
     fn a_name_that_would_need_quotes_is_refused() {

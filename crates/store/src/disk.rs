@@ -7,7 +7,7 @@ mod ram;
 #[cfg(test)]
 mod tests;
 
-pub use file::FileDisk;
+pub use file::{FileDisk, holder};
 pub use ram::{Fate, RamDisk};
 
 use std::fmt;

@@ -91,6 +91,12 @@ fn run(pair: &Pair, verb: &str, globals: &Globals) -> anyhow::Result<Exit> {
     let path = format!("/api/v1/apply{}", console::query(&[("user", &console::user()), ("why", verb)]));
     let answer = console.post(&path, &document)?;
     output::print(globals, &answer, |_| super::apply::draw(&answer, globals.quiet))?;
+    if console.get(&super::get::path(Kind::Service, &target.namespace, &target.name)).is_err() {
+        eprintln!("warning: there is no service {target} yet; the policy counts once there is");
+        eprintln!(
+            "   = next: byrnie get services shows those there are; one of another namespace is written NAME.NAMESPACE"
+        );
+    }
     if verb == "allow" {
         warn_of_denial(&console, &source, &target);
     }

@@ -317,14 +317,20 @@ fn variables(ports: &Ports) -> Vec<(String, String)> {
     variables
 }
 
+/// A name as commands take it without `--namespace`.
+fn word(name: &str, namespace: &str) -> String {
+    if namespace == "default" { name.to_owned() } else { format!("{name}.{namespace}") }
+}
+
 /// Says before the first 403 that a call will be refused.
 async fn warn_if_denied(console: &Console, globals: &Globals, name: &str, instance: &str, service: &ServiceRef) {
     let url = format!("GET http://{}.{}/", service.name, service.namespace);
     match console.decision(globals.namespace(), instance, &url).await {
         // A caller whom a rule names is let in for something, if not for this made-up request.
         Ok(answer) if answer.decision == "deny" && answer.is_stranger() => {
-            eprintln!("  ✗ {name} → {} is not allowed (access is denied by default)", service.name);
-            eprintln!("      allow it:  byrnie allow {name} {}", service.name);
+            let word = word(&service.name, &service.namespace);
+            eprintln!("  ✗ {name} → {word} is not allowed (access is denied by default)");
+            eprintln!("      allow it:  byrnie allow {} {word}", self::word(name, globals.namespace()));
         }
         Ok(answer) if answer.reason == byrnie_engine::Reason::UnknownService.label() => {
             eprintln!(

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Routes: parents and backends that aren't there, rules that nothing can reach, retries that do nothing.
 
+use super::traffic;
 use crate::catalog::Catalog;
 use crate::check::{port, port_list};
 use byrnie_model::gateway::Gateway;
-use byrnie_model::route::{Destination, Match, Parent, ParentKind, RouteFilter, Rule, Standing};
+use byrnie_model::route::{Backend, Destination, Match, Parent, ParentKind, RouteFilter, Rule, Standing};
 use byrnie_model::service::ServicePort;
 use byrnie_model::{Diagnostic, Key, Kind, Revision, Route, ServiceRef, Spec, code};
 
@@ -34,6 +35,11 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnost
         }
         found.extend(granted(catalog, (key, route), rule, &at));
         found.extend(retry_works(catalog, route, rule, &at));
+        if let Some(timeout) = rule.backend_timeout.or(rule.timeout) {
+            let path = || format!("{at}.timeouts");
+            let outlasts = |backend: &Backend| traffic::outlasts(catalog, &backend.to.service, timeout, path());
+            found.extend(rule.backends.iter().find_map(outlasts));
+        }
         found.extend(reachable(catalog, key, route, i));
     }
     found

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sagas: calls of services that aren't there, steps that are sagas which aren't there, and circles of these.
 
+use super::traffic;
 use crate::catalog::Catalog;
 use byrnie_base::Text;
 use byrnie_model::saga::{self, Does, Saga, Undo};
@@ -24,6 +25,9 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, definition: &Saga) -> Vec<Diag
         for (field, call) in call.into_iter().chain(undo) {
             let Some((_, authority, _)) = saga::target(call) else { continue };
             let service = saga::service(authority, &key.namespace);
+            let timeout = step.retry.timeout;
+            let path = || format!("spec.steps[{i}].retry.timeout");
+            found.extend(timeout.and_then(|timeout| traffic::outlasts(catalog, &service, timeout, path())));
             if catalog.service(&service).is_none() {
                 let path = format!("spec.steps[{i}].{field}");
                 let missing = catalog.absent_service(&code::STEP_SERVICE, path, &service);

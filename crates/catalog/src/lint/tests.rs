@@ -337,3 +337,19 @@ fn planted_mistakes_in_sagas() {
     let (told, text) = said(&saga("call: POST payments/charge, undo: 'POST payments.default:80/refund/{a.id}'"));
     assert!(told.is_empty(), "{text}");
 }
+
+#[test]
+fn a_lease_that_ends_before_callers_give_up_is_told() {
+    let keyed = |lease| {
+        traffic("t", &format!("targetRefs: [{{name: payments}}], idempotency: {{mode: Required, lease: {lease}}}"))
+    };
+    let route = route("r", "name: payments", "{timeouts: {request: 30s}, backendRefs: [{name: payments, port: 80}]}");
+    let saga = "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Saga\nmetadata: {name: s}\nspec: {steps: [{name: a, call: POST payments/charge, retry: {timeout: 30s}}]}\n";
+    for caller in [route.as_str(), saga] {
+        let (told, text) = said(&(keyed("5s") + caller));
+        assert_eq!(told.len(), 1, "{text}");
+        assert!(text.contains("C084") && text.contains("30s") && text.contains("5s"), "{text}");
+        let (told, text) = said(&(keyed("30s") + caller));
+        assert!(told.is_empty(), "{text}");
+    }
+}

@@ -4,7 +4,9 @@
 use crate::catalog::Catalog;
 use byrnie_model::outside::is_pattern;
 use byrnie_model::policy::TrafficPolicy;
-use byrnie_model::{Diagnostic, Key, code};
+use byrnie_model::policy::idempotency::KeyMode;
+use byrnie_model::{Diagnostic, Key, ServiceRef, Spec, code};
+use std::time::Duration;
 
 pub(crate) fn check(catalog: &Catalog, key: &Key, policy: &TrafficPolicy) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -31,4 +33,16 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, policy: &TrafficPolicy) -> Vec
         }
     }
     found
+}
+
+/// A call that is waited for longer than the service's lease for keyed requests, after which the program is cut off.
+pub(crate) fn outlasts(catalog: &Catalog, service: &ServiceRef, timeout: Duration, path: String) -> Option<Diagnostic> {
+    let key = catalog.policies.traffic(service).next()?;
+    let Some(Spec::Traffic(policy)) = catalog.spec(key) else { return None };
+    let keyed = policy.idempotency.as_ref().filter(|keyed| keyed.mode != KeyMode::Off && keyed.lease < timeout)?;
+    let message = format!(
+        "the answer of Service \"{}\" is waited for {timeout:?}, but {key} gives a keyed request {:?}",
+        service.name, keyed.lease
+    );
+    Some(Diagnostic::warning(&code::LEASE_SHORT, path, message))
 }

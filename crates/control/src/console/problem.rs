@@ -45,7 +45,7 @@ impl Problem {
 
     /// A request that isn't let in whatever token it shows.
     pub fn forbidden(detail: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { next: next.into(), ..Self::bare(403, detail) }
+        Self { next: next.into(), ..Self::new(403, &code::FOREIGN, detail) }
     }
 
     /// A request without the operator's token.

@@ -98,7 +98,8 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn holder(path: &Path) -> Option<String> {
+/// The process that has this file, or had it last and runs still, in words.
+pub fn holder(path: &Path) -> Option<String> {
     let pid: u32 = std::fs::read_to_string(pid_path(path)).ok()?.trim().parse().ok()?;
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(format!("process {pid} ({})", name.trim()))

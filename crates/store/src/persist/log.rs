@@ -99,7 +99,8 @@ impl LogFile {
         log_bytes: usize,
         pace: Pace,
     ) -> Result<Self, OpenError> {
-        let (guard, Stored { format, steps: last, salt }) = Guard::open(disk, CACHE_BYTES, initialize)?;
+        let (guard, Stored { format, steps: last, salt }) =
+            Guard::open(disk, CACHE_BYTES, |database| initialize(database, &*log))?;
         let logged = format >= LOGGED_WHOLE;
         let older = logged && format < LOGGED;
         let room = if older { log_bytes.min(SMALL_LOG_BYTES) } else { log_bytes };
@@ -367,13 +368,19 @@ fn group(jobs: &[Job], results: &[Result<Done, Error>]) -> Vec<u8> {
     bytes
 }
 
-fn initialize(database: &Database) -> Result<Stored, OpenError> {
+/// Looks at the file, or makes its tables: unless its log says that it had some before.
+fn initialize(database: &Database, log: &dyn Disk) -> Result<Stored, OpenError> {
     let fresh = match database.begin_read().map_err(|e| open_error(e.into()))?.open_table(META) {
         Ok(_) => false,
         Err(TableError::TableDoesNotExist(_)) => true,
         Err(error) => return Err(open_error(error.into())),
     };
     if fresh {
+        if wal::is_used(log)? {
+            let why = "it is missing or empty, and the log (.wal) beside it has what was acknowledged; \
+                       to start empty, that one is moved away too";
+            return Err(OpenError::Corrupt(why.to_owned()));
+        }
         create(database).map_err(open_error)?;
     }
     match stored(database).map_err(open_error)? {

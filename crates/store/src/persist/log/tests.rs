@@ -114,6 +114,24 @@ fn a_missing_log_is_told() {
     assert_eq!(both(&log).unwrap().steps, 5);
 }
 
+/// Neither the first start nor a later one clears a log whose file is gone.
+#[test]
+fn a_log_without_its_file_is_told_and_kept() {
+    let log = RamDisk::new();
+    let both = |medium: &RamDisk| LogFile::open(medium.attach(), log.attach(), LOG_BYTES, Pace::Late);
+    let medium = RamDisk::new();
+    let mut file = both(&medium).unwrap();
+    (0..5).for_each(|after| append(&mut file, after));
+    medium.crash();
+    drop(file);
+    let empty = RamDisk::new();
+    for _ in 0..2 {
+        let refused = both(&empty).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("missing or empty"), "{refused}");
+    }
+    assert_eq!(both(&medium).unwrap().steps, 5);
+}
+
 /// A disk that makes nothing durable while it's held.
 #[derive(Debug)]
 struct Held {

@@ -160,6 +160,17 @@ impl Wal {
     }
 }
 
+/// Whether anything was ever logged there, whichever journal's it is: the salt of its digests is in the tables.
+pub(super) fn is_used(disk: &dyn Disk) -> io::Result<bool> {
+    let mut block = [0; BLOCK];
+    if disk.len()? < (FIRST + BLOCK) as u64 {
+        return Ok(false);
+    }
+    // The first record is always here.
+    disk.read(FIRST as u64, &mut block)?;
+    Ok(block.iter().any(|byte| *byte != 0))
+}
+
 /// How many bytes a record of so many takes up.
 const fn blocks(bytes: usize) -> usize {
     (HEAD_BYTES + bytes).next_multiple_of(BLOCK)
