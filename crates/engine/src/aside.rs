@@ -31,6 +31,8 @@ pub(crate) struct Aside {
     pub(crate) asking: Option<(usize, u64)>,
     /// What is done when it's its turn, while it waits.
     pub(crate) parked: Option<Parked>,
+    /// It came with words that are the coordinator's alone, which are gone from it.
+    pub(crate) posed: bool,
     /// Where it stands in its trace.
     pub(crate) trace: Option<Box<Trace>>,
 }
