@@ -437,6 +437,7 @@ fn clients_of_dtm_get_what_it_promises_without_its_faults() {
         "/refuses" => (409, "{\"dtm_result\":\"FAILURE\"}".to_owned()),
         "/flaky" if before == 0 => (500, String::new()),
         "/slow" if before == 0 => (425, String::new()),
+        "/never" => (425, String::new()),
         _ => fine(),
     });
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
@@ -452,6 +453,14 @@ fn clients_of_dtm_get_what_it_promises_without_its_faults() {
             "passthrough_headers": [], "branch_headers": {}, "concurrent": false})
     };
     let ok = json!({"dtm_result": "SUCCESS"});
+    // What takes longer than Python's client waits for an answer is told to be under way before that.
+    let (console, token) = (SocketAddr::from(([127, 0, 0, 1], mesh.port("console"))), mesh.data.join("token"));
+    let headers = format!("Authorization: Bearer {}\r\n", std::fs::read_to_string(token).unwrap());
+    let long = saga("long", &[("/never", "/back")], true).to_string();
+    let waiting = std::thread::spawn(move || {
+        let begun = std::time::Instant::now();
+        (send(console, "POST", "/api/dtmsvr/submit", &headers, &long), begun.elapsed())
+    });
     let gid = operator(&mesh, "GET", "/api/dtmsvr/newGid", &Value::Null).1["gid"].as_str().unwrap().to_owned();
     // Words in a body mean nothing; every 2xx is a success; pauses are milliseconds.
     let all = [("/shouts", "/u1"), ("/created", "/u2"), ("/empty", "/u3"), ("/flaky", "/u4"), ("/slow", "/u5")];
@@ -508,6 +517,9 @@ fn clients_of_dtm_get_what_it_promises_without_its_faults() {
     let mut far = saga("far", &[("/fine", "/back")], false);
     far["steps"][0]["action"] = json!("http://192.0.2.1/steal");
     assert_eq!(dtm("submit", &far).0, 403);
+    let (answer, waited) = waiting.join().unwrap();
+    assert!(answer.status == 425 && answer.body.contains("ONGOING"), "{} {}", answer.status, answer.body);
+    assert!(waited < Duration::from_secs(8), "{waited:?}");
 }
 
 const PLACE_ORDER: &str = r#"
@@ -619,4 +631,99 @@ fn a_defined_saga_says_the_same_after_its_coordinator_was_killed() {
         seen.iter().map(|asked| (&*asked.headers["idempotency-key"], &*asked.body)).collect();
     assert_eq!(said.len(), 1, "one key stands for one request: {said:?}");
     assert!(seen.len() > 1 && seen[0].body == r#"{"amount":30,"stock":"r-9"}"#, "{seen:?}");
+}
+
+const KEYED: &str = r#"
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: keys}
+spec:
+  targetRefs: [{name: payments}]
+  idempotency: {mode: Required, guarantee: G1}
+---
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: Saga
+metadata: {name: by-header}
+spec:
+  key: request.headers["idempotency-key"]
+  steps: [{name: reserve, call: POST inventory/reserve}]
+"#;
+
+#[test]
+fn what_takes_its_time_or_is_never_known_is_neither_done_nor_asked_for_ever() {
+    let mesh = Mesh::up(&[]);
+    let inventory = Participant::new(&mesh, "inventory", |asked, before| match asked.path.as_str() {
+        "/jobs/new" => (202, "http://inventory.default/jobs/7".to_owned()),
+        "/jobs/far" => (202, "http://elsewhere/jobs/7".to_owned()),
+        "/jobs/7" if before == 0 => (202, String::new()),
+        "/slow" => (425, String::new()),
+        "/down" => (503, String::new()),
+        _ => fine(),
+    });
+    let payments = Participant::new(&mesh, "payments", |asked, _| match asked.path.as_str() {
+        "/refund" => fine(),
+        _ => (500, String::new()),
+    });
+    let file = mesh.data.join("keyed.yaml");
+    std::fs::write(&file, KEYED).unwrap();
+    mesh.ok(&["apply", "-f", file.to_str().unwrap()]);
+    let saga = |id: &str, branches: Value| {
+        operator(&mesh, "POST", "/txn/v1/sagas", &json!({"id": id, "branches": branches})).1
+    };
+    // A poll that says that it's still at it is no answer.
+    let done = saga("job", json!([{"name": "a", "action": "POST inventory/jobs/new", "compensate": "none"}]));
+    assert_eq!(done["state"], "SUCCEEDED", "{done}");
+    assert_eq!(inventory.calls(), ["/jobs/new", "/jobs/7", "/jobs/7"]);
+    // Where nobody of the mesh can be asked, an operator looks.
+    let far = saga("far", json!([{"name": "a", "action": "POST inventory/jobs/far", "compensate": "none"}]));
+    let why = far["branches"][0]["reason"].as_str().unwrap();
+    assert!(far["state"] == "STUCK" && why.contains("http://elsewhere/jobs/7"), "{far}");
+    // The ledger runs it no more. What has an undo is taken back, whatever became of it.
+    let charge = json!({"name": "pay", "action": "POST payments/charge", "compensate": "POST payments/refund"});
+    let back = saga("back", json!([charge]));
+    assert_eq!(back["state"], "COMPENSATED", "{back}");
+    assert!(back["reason"].as_str().unwrap().contains("pay: nobody knows whether it was done"), "{back}");
+    assert_eq!(payments.calls(), ["/charge", "/refund"]);
+    // What has none is an operator's, who may say that it was done.
+    let stuck = saga("stuck", json!([{"name": "pay", "action": "POST payments/final", "pivot": true}]));
+    let why = stuck["branches"][0]["reason"].as_str().unwrap();
+    assert!(stuck["state"] == "STUCK" && why.contains("nobody knows whether it was done"), "{stuck}");
+    assert_eq!(payments.calls(), ["/charge", "/refund", "/final"]);
+    let (_, skipped) = operator(&mesh, "POST", "/txn/v1/stuck:skip", &json!({"branch": "pay"}));
+    assert_eq!(skipped["state"], "SUCCEEDED", "{skipped}");
+    // Only a call that was made has an outcome, of no more than would be kept of an answer.
+    let token = std::fs::read_to_string(mesh.data.join("token")).unwrap();
+    let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
+    let headers = format!("Authorization: Bearer {token}\r\n");
+    let post = |path: &str, more: &str, body: Value| {
+        let answer = send(console, "POST", path, &format!("{headers}{more}"), &body.to_string());
+        (answer.status, serde_json::from_str::<Value>(&answer.body).unwrap_or_else(|_| json!(answer.body)))
+    };
+    let branches = json!([
+        {"name": "a", "action": "POST inventory/slow", "compensate": "none"},
+        {"name": "b", "action": "POST inventory/down", "pivot": true, "after": ["a"]}]);
+    assert_eq!(post("/txn/v1/sagas", "", json!({"id": "t", "branches": branches, "deadline_ms": 3_000})).0, 201);
+    let (status, why) = post("/txn/v1/t/branches/b:complete", "", json!({"outcome": "done"}));
+    assert!(status == 409 && why["detail"].as_str().unwrap().contains("not been called"), "{status} {why}");
+    let large = "x".repeat(64 * 1024);
+    for (told, named) in [
+        (json!({"outcome": "done", "response": large}), "response"),
+        (json!({"outcome": "rejected", "reason": large}), "reason"),
+    ] {
+        let (status, why) = post("/txn/v1/t/branches/a:complete", "", told);
+        assert!(status == 400 && why.to_string().contains(named), "{status} {why}");
+    }
+    let (status, why) = post("/txn/v1/far:resolve", "", json!({"reason": large}));
+    assert!(status == 400 && why.to_string().contains("512"), "{status} {why}");
+    // Past its deadline it goes on, as its pivot may have been done; that is said.
+    assert_eq!(post("/txn/v1/t/branches/a:complete", "", json!({"outcome": "done"})).0, 200);
+    let shown = || mesh.ok(&["saga", "show", "t"]);
+    until("its deadline", shown, || shown().contains("past its deadline"));
+    assert!(mesh.ok(&["saga", "list"]).contains("past its deadline"));
+    // A key in quotes and the same one bare are one.
+    let start = |key: &str| {
+        post("/txn/v1/sagas", &format!("Idempotency-Key: {key}\r\n"), json!({"definition": "default/by-header"})).1
+    };
+    let (one, same, other) = (start("\"k1\""), start("k1"), start("k2"));
+    assert!(one["id"].is_string() && one["id"] == same["id"] && one["id"] != other["id"], "{one} {same} {other}");
 }

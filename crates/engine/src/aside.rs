@@ -34,6 +34,8 @@ pub(crate) struct Aside {
     pub(crate) parked: Option<Parked>,
     /// What a policy of admission counts it as.
     pub(crate) admitted: Option<Admitted>,
+    /// It came with words that are the coordinator's alone, which are gone from it.
+    pub(crate) posed: bool,
     /// Where it stands in its trace.
     pub(crate) trace: Option<Box<Trace>>,
 }

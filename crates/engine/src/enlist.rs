@@ -94,6 +94,12 @@ impl Exchange {
         let Some(one) = protection.policy.enlist.iter().find(|one| one.call.covers(method, path)) else {
             return Ok(None);
         };
+        // Its Txn-Id went with them: forwarded, it would be in no transaction, and its caller believe that it is.
+        if self.aside.as_ref().is_some_and(|aside| aside.posed) {
+            let detail =
+                format!("{method} {path} takes part in a transaction; its Txn-Op is one of the coordinator's alone");
+            return Err(self.refuse(Reason::CoordinatorOnly, detail));
+        }
         let transaction = transaction_of(head)
             .map_err(|()| self.refuse(Reason::BadRequest, "Txn-Id is not the id of one transaction"))?;
         let Some(transaction) = transaction else { return Ok(None) };

@@ -11,8 +11,9 @@ use byrnie_model::Identity;
 
 /// Makes `head` trustworthy, at a node of the trust domain `own`.
 ///
-/// A head that has no room for what the mesh adds goes on without it: what is removed is what matters.
-pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head: &mut Head) {
+/// A head that has no room for what the mesh adds goes on without it: what is removed is what matters. Whether it said what
+/// only the coordinator may is told.
+pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head: &mut Head) -> bool {
     let sender = match (arrival.direction.side(), arrival.source) {
         (Side::Outbound, _) => Sender::Program,
         (Side::Inbound, Some(_)) => Sender::Mesh,
@@ -26,6 +27,7 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head:
     if sender != Sender::Mesh && shard.overload.newcomer {
         head.append_known(Known::ByrnieNewcomer, b"1").ok();
     }
+    let mut posed = false;
     match arrival.direction.side() {
         Side::Outbound => {}
         Side::Edge => {
@@ -33,7 +35,7 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head:
         }
         Side::Inbound => {
             if !arrival.source.is_some_and(|source| is_coordinator(source, own)) {
-                drop_coordinator_words(head);
+                posed = drop_coordinator_words(head);
             }
             shard.scratch.clear();
             let identity = arrival.source.map(|identity| {
@@ -43,6 +45,7 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head:
             set_client_identity(head, identity).ok();
         }
     }
+    posed
 }
 
 /// The service account of the coordinator of transactions, in the system's namespace.
@@ -56,12 +59,14 @@ pub(crate) fn is_coordinator(identity: &Identity, own: &str) -> bool {
 }
 
 /// Takes from a call what only the coordinator may say: that it takes back, confirms or asks about a part of a
-/// transaction. The call goes on as what it is, an ordinary one.
-fn drop_coordinator_words(head: &mut Head) {
+/// transaction; whether there was any. The call goes on as what it is, an ordinary one.
+fn drop_coordinator_words(head: &mut Head) -> bool {
     let own = |op: &[u8]| matches!(op, b"compensate" | b"cancel" | b"confirm" | b"complete" | b"check");
-    if head.header(Known::TxnOp).is_some_and(own) {
+    let posed = head.header(Known::TxnOp).is_some_and(own);
+    if posed {
         [Known::TxnOp, Known::TxnId, Known::TxnBranch, Known::TxnAttempt]
             .into_iter()
             .for_each(|k| head.remove_known(k));
     }
+    posed
 }

@@ -83,7 +83,9 @@ impl Exchange {
     /// The second half of [`Exchange::begin`]: decides, right after [`Exchange::open`] and once.
     pub fn decide(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, head: &mut Head, now: Now) -> Effect {
         let snapshot = &Arc::clone(&self.snapshot);
-        enter::request(shard, arrival, snapshot.node.identity.trust_domain(), head);
+        if enter::request(shard, arrival, snapshot.node.identity.trust_domain(), head) {
+            self.aside().posed = true;
+        }
         if let Some(trace) = snapshot.mesh.traces.and_then(|of| Trace::enter(of, shard, arrival, head, now.mono)) {
             self.aside().trace = Some(trace);
         }

@@ -302,6 +302,7 @@ impl Exchange {
 
     /// Takes in what the program said to [`Effect::Recall`]. `head` is the request's.
     pub fn on_recalled(&mut self, head: &mut Head, recalled: Recalled, now: Now) -> Effect {
+        let grpc = self.is_grpc();
         let Some(keyed) = &mut self.keyed else { return self.lost_track() };
         match recalled {
             Recalled::Answered(Heard::Recorded) => {
@@ -327,7 +328,9 @@ impl Exchange {
                 let detail = format!(
                     "an earlier request under this key began and nobody knows how it ended; the program was asked: {why}"
                 );
-                let answer = self.refuse(Reason::KeyAmbiguous, detail);
+                let mut answer = self.refuse(Reason::KeyAmbiguous, detail);
+                // It is asked again by then, and may know.
+                answer.retry_after = (!grpc).then_some(RETRY_AFTER_MAX);
                 self.settle(Told::Ambiguous, answer)
             }
         }
@@ -384,8 +387,10 @@ impl Exchange {
         keyed.note = AMBIGUOUS;
         let mut answer = self.refuse(Reason::KeyAmbiguous, detail);
         answer.idempotency = Some(AMBIGUOUS);
-        if heard == Heard::Unreachable {
-            answer.status = Reason::LedgerUnreachable.status();
+        match heard {
+            Heard::Unreachable => answer.status = Reason::LedgerUnreachable.status(),
+            // The other one's answer is kept for whoever comes again.
+            Heard::Fenced | Heard::Recorded => answer.retry_after = Some(RETRY_AFTER_MAX),
         }
         self.reply(answer)
     }

@@ -18,8 +18,12 @@ pub struct Seen {
     pub mesh: bool,
     /// `Retry-After`.
     pub retry_after: Option<Duration>,
-    /// `Location`.
+    /// `Location`, where that is a path at the same service.
     pub location: Option<Text>,
+    /// `Location`, where it is anything else: nobody can be asked there.
+    pub elsewhere: Option<Text>,
+    /// It answers the question what became of an earlier call, not that call itself.
+    pub poll: bool,
     /// The body, or why there is no answer.
     pub body: Text,
 }
@@ -51,6 +55,11 @@ pub enum Outcome {
         /// When to try again, if somebody says.
         after: Option<Duration>,
     },
+    /// It may or may not have been done, and to ask again won't tell: the ledger runs it no more.
+    Ambiguous {
+        /// What was seen.
+        reason: Text,
+    },
     /// The call can't be right: nobody refuses it for business reasons, and none will ever take it.
     Misdirected {
         /// What was seen.
@@ -60,6 +69,8 @@ pub enum Outcome {
 
 /// Longest reason that is kept, in bytes.
 pub const REASON_BYTES_MAX: usize = 512;
+/// What an operator reads of a call that is ambiguous.
+const NOBODY_KNOWS: &str = "nobody knows whether it was done, and it is not done again";
 
 /// Judges an answer to a call.
 pub fn judge(mode: Mode, op: Op, rules: &Rules, seen: &Seen) -> Outcome {
@@ -69,6 +80,11 @@ pub fn judge(mode: Mode, op: Op, rules: &Rules, seen: &Seen) -> Outcome {
     // neither done nor refused, whatever status carries that.
     match seen.ledger.as_deref() {
         Some("in-flight") => return Outcome::Ongoing { after: seen.retry_after, location: None },
+        // The ledger's own no is for good. What broke off only now may be run again by its policy, and whoever says when
+        // to come again may know more by then.
+        Some("ambiguous") if seen.mesh && status == 409 && seen.retry_after.is_none() => {
+            return Outcome::Ambiguous { reason: format!("{NOBODY_KNOWS}: {}", reason(seen)).into() };
+        }
         Some("ambiguous") => return unknown(),
         _ => {}
     }
@@ -76,7 +92,18 @@ pub fn judge(mode: Mode, op: Op, rules: &Rules, seen: &Seen) -> Outcome {
         if rules.patient && !seen.mesh { unknown() } else { Outcome::Misdirected { reason: reason(seen) } }
     };
     match status {
-        202 if seen.location.is_some() || op_may_take_time(mode, op) => {
+        // To do it again won't help the question where it can be asked for.
+        202 if seen.elsewhere.is_some() && !seen.poll => {
+            let place = seen.elsewhere.as_deref().unwrap_or_default();
+            let text = format!("202, to be asked for at {place:?}: that is no place at the same service");
+            let reason = short(&text);
+            if rules.patient {
+                Outcome::Unknown { reason, after: seen.retry_after }
+            } else {
+                Outcome::Misdirected { reason }
+            }
+        }
+        202 if seen.location.is_some() || seen.poll || op_may_take_time(mode, op) => {
             Outcome::Ongoing { after: seen.retry_after, location: seen.location.clone() }
         }
         200..=299 => Outcome::Done { answer: seen.body.clone() },
@@ -116,14 +143,18 @@ const fn op_may_take_time(mode: Mode, op: Op) -> bool {
 
 /// What was seen, in few words.
 fn reason(seen: &Seen) -> Text {
-    let body = seen.body.trim();
-    let short = body.char_indices().take_while(|(at, c)| at + c.len_utf8() <= REASON_BYTES_MAX).count();
-    let short: String = body.chars().take(short).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let short = short(seen.body.trim());
     match seen.status {
-        None => short.into(),
+        None => short,
         Some(status) if short.is_empty() => status.to_string().into(),
         Some(status) => format!("{status} {short}").into(),
     }
+}
+
+/// As much of a text as is kept of a reason, on one line.
+fn short(text: &str) -> Text {
+    let fits = text.char_indices().take_while(|(at, c)| at + c.len_utf8() <= REASON_BYTES_MAX).count();
+    text.chars().take(fits).map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().into()
 }
 
 #[cfg(test)]

@@ -107,7 +107,8 @@ pub struct Begin {
     pub claim: Claim,
     /// How long it may be under way: the proxy answers the caller, one way or another, before that.
     pub lease: Duration,
-    /// How long the key is remembered from now on.
+    /// How long the key is remembered from now on: from this execution or, while nobody knows how it ended, from the last
+    /// time that it was asked for.
     pub ttl: Duration,
     /// Run the request again if its end is unknown: its policy says that the program can take it.
     pub again: bool,
@@ -180,8 +181,17 @@ pub fn begin(entry: Option<&Entry>, ask: &Begin, now: Timestamp) -> (Begun, Chan
         State::Ambiguous if ask.again && entry.claim != ask.claim => {
             (Begun::Granted { again: true }, Change::Put(granted(ask, true, now)))
         }
-        State::Ambiguous => (Begun::Ambiguous, Change::None),
+        State::Ambiguous => (Begun::Ambiguous, remembered(entry, ask.ttl.min(TTL_MAX), now)),
     }
+}
+
+/// An ambiguous key that is asked for again is remembered from now on: forgotten, it would be run again silently. Whoever
+/// asks often has that written twice per `ttl` at most.
+fn remembered(entry: &Entry, ttl: Duration, now: Timestamp) -> Change {
+    if entry.expires >= now + ttl / 2 {
+        return Change::None;
+    }
+    Change::Put(Entry { expires: now + ttl, ..entry.clone() })
 }
 
 /// The execution `claim` of a request whose key has this entry has ended.

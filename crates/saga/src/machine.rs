@@ -21,7 +21,7 @@ use byrnie_base::{Text, Timestamp};
 use std::sync::Arc;
 
 /// How often a definite refusal is taken for a passing fault, where nobody may refuse for good: then an
-/// operator has to look.
+/// operator has to look. As often is asked what nobody knows; then the way back is taken, or an operator has to look.
 pub const REFUSALS_MAX: u32 = 3;
 /// Unsuccessful calls of one transaction that are written to its history; later ones are only counted.
 pub const TRIED_ENTRIES_MAX: u32 = 100;
@@ -378,6 +378,27 @@ impl Machine {
             }
             Phase::Open | Phase::Held | Phase::Ended(_) => Vec::new(),
         }
+    }
+
+    /// Whether a call is made as soon as nothing else of its branch is under way: it was called, or is again after a
+    /// crash. What is told of it before answers no call.
+    fn has_its_turn(&self, at: usize, op: Op) -> bool {
+        match op {
+            Op::Action => self.state.is_ready(at),
+            Op::Confirm => self.state.is_next(at),
+            Op::Undo => {
+                let clear = self.clear();
+                let other = self.live[at].in_flight && self.live[at].op != Some(Op::Undo);
+                !other && self.state.followers(at).all(|follower| clear[follower])
+            }
+            Op::Check => false,
+        }
+    }
+
+    /// Whether an action is called on the way back, as its undo needs its answer.
+    fn is_asked_first(&self, at: usize) -> bool {
+        let progress = &self.state.progress[at];
+        self.is_answered_first(at) && progress.action == Slot::Pending && progress.undo == Slot::Pending
     }
 
     /// Whether a branch can be undone only once its action is answered.

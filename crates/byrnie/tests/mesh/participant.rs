@@ -17,7 +17,7 @@ pub struct Asked {
 
 type Script = dyn Fn(&Asked, usize) -> (u16, String) + Send + Sync;
 
-/// A participant that the test plays itself, behind a sidecar of its own.
+/// A participant that the test plays itself; what it answers with 202 says where to ask. It is behind a sidecar of its own.
 pub struct Participant {
     pub seen: Arc<Mutex<Vec<Asked>>>,
     _run: Program,
@@ -99,7 +99,9 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, script: &Script) {
         if status == 0 {
             return;
         }
-        let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+        let (place, answer) = if status == 202 { (answer, String::new()) } else { (String::new(), answer) };
+        let place = if place.is_empty() { place } else { format!("location: {place}\r\n") };
+        let head = format!("HTTP/1.1 {status} X\r\n{place}content-length: {}\r\n\r\n{answer}", answer.len());
         if stream.write_all(head.as_bytes()).is_err() {
             return;
         }

@@ -10,6 +10,8 @@ use super::{Caller, definition, dispatch, dtm, nest, spec, trace, view};
 use byrnie_base::Text;
 use byrnie_model::{Identity, code};
 use byrnie_net::serve::{Request, Response, StatusCode, header};
+use byrnie_saga::judge::REASON_BYTES_MAX;
+use byrnie_saga::transaction::BODY_BYTES_MAX;
 use byrnie_saga::{Ask, Mode, Outcome, Phase};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -159,7 +161,7 @@ async fn perform(
 
 /// A transaction in full, and how the sagas within it stand.
 async fn with_children(coordinator: &Arc<Coordinator>, id: &Text, sight: &Sight) -> Value {
-    let mut shown = view::full(id, sight);
+    let mut shown = view::full(id, sight, coordinator.now());
     for (at, branch) in sight.state.spec.branches.iter().enumerate().filter(|(_, branch)| branch.child.is_some()) {
         let child = nest::id(id, branch);
         // One that isn't there hasn't begun; what can't be read now is left out.
@@ -195,7 +197,7 @@ async fn begin(
     let (id, new) = coordinator.begin(id, spec, trace::given(request)).await?;
     let sight = coordinator.settled(&id, patience(request)).await?;
     let place = format!("/txn/v1/{id}");
-    Ok(reply(if new { 201 } else { 200 }, &view::full(&id, &sight)).with(header::LOCATION, &place))
+    Ok(reply(if new { 201 } else { 200 }, &view::full(&id, &sight, coordinator.now())).with(header::LOCATION, &place))
 }
 
 /// `Prefer: wait=SECONDS` (RFC 7240), or `?wait=SECONDS` where headers are hard to set; none of either is no wait.
@@ -235,6 +237,7 @@ async fn command(
     } else {
         serde_json::from_slice(&request.body).map_err(|error| Problem::malformed(error.to_string()))?
     };
+    check_reason(body.reason.as_deref().unwrap_or_default())?;
     let reason = || body.reason.clone().unwrap_or_else(|| format!("{verb} by {caller}")).into();
     let fits = match verb {
         "submit" => sight.state.spec.mode == Mode::Message,
@@ -257,7 +260,14 @@ async fn command(
     };
     coordinator.ask(&id, ask, caller).await?;
     let sight = coordinator.settled(&id, patience(request)).await?;
-    Ok(reply(200, &view::full(&id, &sight)))
+    Ok(reply(200, &view::full(&id, &sight, coordinator.now())))
+}
+
+fn check_reason(reason: &str) -> Result<(), Problem> {
+    if reason.len() <= REASON_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Problem::malformed(format!("it has {} bytes; {REASON_BYTES_MAX} is the most", reason.len())).at("reason"))
 }
 
 /// What may go with a verb.
@@ -317,9 +327,16 @@ async fn complete(
     }
     let told: Told = serde_json::from_slice(&request.body)
         .map_err(|error| Problem::malformed(format!("{error}; {{\"outcome\": \"done\"}} is one")))?;
+    let answer = told.response.map(|value| value.to_string()).unwrap_or_default();
+    if answer.len() > BODY_BYTES_MAX {
+        let detail = format!("it has {} bytes; {BODY_BYTES_MAX} is the most: tell where the rest is", answer.len());
+        return Err(Problem::malformed(detail).at("response"));
+    }
+    let reason = told.reason.unwrap_or_default();
+    check_reason(&reason)?;
     let outcome = match told.outcome {
-        Word::Done => Outcome::Done { answer: told.response.map(|value| value.to_string()).unwrap_or_default().into() },
-        Word::Rejected => Outcome::Rejected { reason: told.reason.unwrap_or_default().into() },
+        Word::Done => Outcome::Done { answer: answer.into() },
+        Word::Rejected => Outcome::Rejected { reason: reason.into() },
     };
     coordinator.ask(&id, Ask::Complete { branch: branch.into(), outcome }, caller).await?;
     let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
@@ -345,13 +362,14 @@ async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request
             && service.as_ref().is_none_or(served)
             && since.is_none_or(|since| row["created"].as_u64().is_some_and(|created| created >= since))
     };
+    let now = coordinator.now();
     let (mut rows, mut below, mut looked) = (Vec::new(), None::<Text>, 0);
     while looked < LIST_MAX.1 {
         let page = coordinator.journal.list(below.as_deref(), PAGE).await?;
         let Some(last) = page.last() else { break };
         below = Some(last.id.clone());
         looked += page.len();
-        rows.extend(page.iter().map(view::row).filter(fits));
+        rows.extend(page.iter().map(|heading| view::row(heading, now)).filter(fits));
         // Those that can't be read, of which it isn't known when they were begun, come first.
         rows.sort_by_key(|row| Reverse(row["created"].as_u64().unwrap_or(u64::MAX)));
         rows.truncate(limit);

@@ -4,9 +4,10 @@
 
 use super::problem::Problem;
 use super::run::Coordinator;
-use super::spec::{self, Asked, AskedBranch, AskedRetry};
+use super::spec::{self, Asked, AskedBranch, AskedRetry, PAUSE_MS_MIN};
 use super::{Caller, late};
 use byrnie_base::{Text, Timestamp};
+use byrnie_codec::idempotency;
 use byrnie_model::expr::{self, Piece};
 use byrnie_model::saga::{self, Does, INPUT, REQUEST, Saga, Step, Undo};
 use byrnie_model::{Key, Kind, Spec as Said, code};
@@ -116,7 +117,14 @@ fn key_id(
 ) -> Result<Text, Problem> {
     let bad = |why: String| Problem::malformed(format!("the key of {namespace}/{name}: {why}")).at("spec.key");
     let texts = request.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-    let headers: Map<String, Value> = texts.map(|(name, value)| (name.to_owned(), json!(value))).collect();
+    // A key in quotes and the same one bare are one.
+    let spelled = |name: &str, value: &str| {
+        let key =
+            Some(value).filter(|_| name == "idempotency-key").and_then(|key| idempotency::parse(key.as_bytes()).ok());
+        key.unwrap_or_else(|| value.to_owned())
+    };
+    let headers: Map<String, Value> =
+        texts.map(|(name, value)| (name.to_owned(), json!(spelled(name, value)))).collect();
     let values = json!({INPUT: input, REQUEST: {"headers": headers}});
     let values = values.as_object().cloned().unwrap_or_default();
     let value = match expr::evaluate(key, &values).map_err(|error| bad(error.to_string()))? {
@@ -159,10 +167,11 @@ fn branch(
             .filter_map(|at| Some(definition.steps.get(usize::from(*at))?.name.to_string()))
             .collect(),
         retry: AskedRetry {
-            attempts: step.retry.attempts,
+            // Definitions that were kept before these were refused go on: none is no limit.
+            attempts: step.retry.attempts.filter(|attempts| *attempts > 0),
             for_ms: step.retry.span.map(millis),
             first_ms: step.retry.backoff.map(|(first, _)| millis(first)),
-            cap_ms: step.retry.backoff.map(|(_, longest)| millis(longest)),
+            cap_ms: step.retry.backoff.map(|(_, longest)| millis(longest).max(PAUSE_MS_MIN)),
             timeout_ms: step.retry.timeout.map(millis),
         },
         ..AskedBranch::default()

@@ -5,7 +5,7 @@
 use super::run::Coordinator;
 use super::trace::TRACEPARENT;
 use super::{Outbound, Request};
-use super::{authorize, late, nest, unary};
+use super::{authorize, late, location, nest, unary};
 use crate::explain::Admission;
 use byrnie_base::Text;
 use byrnie_net::serve::client::Reply as Answer;
@@ -142,7 +142,7 @@ async fn attempt_call(
             }
         }
     }
-    judge(state.spec.mode, order.op, &state.spec.rules, &seen(answer, grpc))
+    judge(state.spec.mode, order.op, &state.spec.rules, &seen(answer, grpc, &call.target, order.poll.as_deref()))
 }
 
 /// Whether somebody answers for a participant that isn't there, or it says so itself.
@@ -204,7 +204,7 @@ fn value(text: &str) -> Result<HeaderValue, &'static str> {
 }
 
 /// What matters of an answer.
-fn seen(answer: Result<Answer, Text>, grpc: bool) -> Seen {
+fn seen(answer: Result<Answer, Text>, grpc: bool, target: &Target, poll: Option<&str>) -> Seen {
     let answer = match answer {
         Ok(answer) => answer,
         Err(why) => return Seen { body: why, ..Seen::default() },
@@ -215,13 +215,21 @@ fn seen(answer: Result<Answer, Text>, grpc: bool) -> Seen {
     } else {
         String::from_utf8_lossy(&answer.body).into_owned()
     };
+    let location = text("location").map(|said| location::resolve(target, poll.unwrap_or(&target.path), &said));
+    let (location, elsewhere) = match location {
+        Some(Ok(path)) => (Some(path), None),
+        Some(Err(said)) => (None, Some(said)),
+        None => (None, None),
+    };
     let seen = Seen {
         status: Some(answer.status.as_u16()),
         ledger: text("idempotency-status"),
         mesh: answer.headers.contains_key("x-byrnie-decision"),
         retry_after: text("retry-after").and_then(|after| after.trim().parse().ok()).map(Duration::from_secs),
-        location: text("location").filter(|path| path.starts_with('/')),
+        location,
+        elsewhere,
         body: body.into(),
+        poll: poll.is_some(),
     };
     if grpc { unary::seen(&answer, seen) } else { seen }
 }

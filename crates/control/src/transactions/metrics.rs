@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const MODES: [Mode; 4] = [Mode::Saga, Mode::Message, Mode::Tcc, Mode::Scope];
 const ENDS: [(End, &str); 3] = [(End::Done, "done"), (End::Undone, "undone"), (End::Resolved, "resolved")];
-const OUTCOMES: [&str; 5] = ["done", "rejected", "ongoing", "unknown", "misdirected"];
+const OUTCOMES: [&str; 6] = ["done", "rejected", "ongoing", "unknown", "misdirected", "ambiguous"];
 
 /// Counters since the start of the process.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     started: [AtomicU64; 4],
     ended: [[AtomicU64; 3]; 4],
-    calls: [AtomicU64; 5],
+    calls: [AtomicU64; 6],
     pub(super) trouble: Trouble,
 }
 
@@ -39,6 +39,7 @@ impl Counts {
             Outcome::Ongoing { .. } => 2,
             Outcome::Unknown { .. } => 3,
             Outcome::Misdirected { .. } => 4,
+            Outcome::Ambiguous { .. } => 5,
         };
         add(self.calls.get(at));
     }

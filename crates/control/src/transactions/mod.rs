@@ -14,6 +14,7 @@ mod dtm;
 mod join;
 mod late;
 mod letters;
+mod location;
 mod metrics;
 mod nest;
 mod problem;

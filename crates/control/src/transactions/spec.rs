@@ -19,6 +19,8 @@ use std::time::Duration;
 const DEADLINE_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
 /// Longest time for one call, in milliseconds.
 const TIMEOUT_MS_MAX: u64 = 600_000;
+/// The least that the longest pause between two calls may be, in milliseconds: who doesn't answer isn't hammered on.
+pub(super) const PAUSE_MS_MIN: u64 = 100;
 /// When the creator of a prepared message is asked, unless it says.
 const CHECK_AFTER_MS: u64 = 10_000;
 /// How long TCC and scopes stay open, unless they say.
@@ -311,9 +313,21 @@ fn retry(asked: &AskedRetry) -> Result<Retry, Problem> {
         cap_ms: asked.cap_ms.unwrap_or(usual.cap_ms),
         timeout_ms: asked.timeout_ms.unwrap_or(usual.timeout_ms),
     };
-    if !(1..=TIMEOUT_MS_MAX).contains(&retry.timeout_ms) || retry.cap_ms.max(retry.for_ms) > DEADLINE_MS_MAX {
-        return Err(Problem::malformed(format!("`retry.timeout_ms` is 1 to {TIMEOUT_MS_MAX}")));
+    if asked.attempts == Some(0) || asked.for_ms == Some(0) {
+        return Err(Problem::malformed(
+            "`retry.attempts` and `retry.for_ms` are at least 1; without them there is no limit",
+        ));
     }
+    let within = |name: &str, value: u64, least: u64, most: u64| {
+        if (least..=most).contains(&value) {
+            return Ok(());
+        }
+        Err(Problem::malformed(format!("`retry.{name}` is {value}; it is {least} to {most}")))
+    };
+    within("timeout_ms", retry.timeout_ms, 1, TIMEOUT_MS_MAX)?;
+    within("for_ms", retry.for_ms, 0, DEADLINE_MS_MAX)?;
+    within("cap_ms", retry.cap_ms, PAUSE_MS_MIN, DEADLINE_MS_MAX)?;
+    within("first_ms", retry.first_ms, 1, DEADLINE_MS_MAX)?;
     Ok(retry)
 }
 
@@ -383,3 +397,6 @@ pub(super) fn headers(asked: &BTreeMap<String, String>) -> Result<Vec<(Text, Tex
     }
     Ok(headers)
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,6 +96,7 @@ impl Coordinator {
             Outcome::Ongoing { .. } => ("ongoing", false),
             Outcome::Rejected { .. } => ("rejected", true),
             Outcome::Unknown { .. } => ("unknown", true),
+            Outcome::Ambiguous { .. } => ("ambiguous", true),
             Outcome::Misdirected { .. } => ("misdirected", true),
         };
         let (branch, op) = (branch_of(state, order), state.spec.mode.op(order.op));

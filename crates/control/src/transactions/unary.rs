@@ -44,7 +44,7 @@ pub(super) fn seen(answer: &Answer, seen: Seen) -> Seen {
         other if text.is_empty() => other.name().to_owned(),
         other => format!("{}: {text}", other.name()),
     };
-    Seen { status: Some(status_of_grpc(status.code())), location: None, body: body.into(), ..seen }
+    Seen { status: Some(status_of_grpc(status.code())), location: None, elsewhere: None, body: body.into(), ..seen }
 }
 
 #[cfg(test)]

@@ -5,20 +5,24 @@ use super::actor::Sight;
 use byrnie_base::{Text, Timestamp};
 use byrnie_saga::journal::What;
 use byrnie_saga::machine::State as Standing;
-use byrnie_saga::{Child, Entry, Op, Slot, Spec};
+use byrnie_saga::{Child, Entry, Mode, Op, Phase, Slot, Spec};
 use byrnie_store::{Heading, Value as Bytes};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// A transaction in full.
-pub(super) fn full(id: &str, sight: &Sight) -> Value {
+/// What is shown of one that runs on past its deadline.
+const OVERDUE: &str =
+    "past its deadline; a step that can't be taken back may have been done, so it is called until it is answered";
+
+/// A transaction in full, as it is at `now`.
+pub(super) fn full(id: &str, sight: &Sight, now: Timestamp) -> Value {
     let state = &sight.state;
     let branches: Vec<Value> = (0..state.progress.len()).map(|at| branch(sight, at)).collect();
     json!({
         "id": id,
         "mode": state.spec.mode.name(),
         "state": state.name(),
-        "reason": state.reason,
+        "reason": reason(&state.reason, state.name(), state.spec.deadline, now),
         "creator": state.spec.creator,
         "created": state.spec.created,
         "deadline": state.spec.deadline,
@@ -26,6 +30,12 @@ pub(super) fn full(id: &str, sight: &Sight) -> Value {
         "parent": state.spec.parent.as_ref().map(|parent| json!({"id": parent.id, "branch": parent.branch})),
         "branches": branches,
     })
+}
+
+/// Why it stands where it does. A saga that runs past its deadline would have been taken back, if it could be.
+fn reason<'r>(own: &'r str, state: &str, deadline: Option<Timestamp>, now: Timestamp) -> &'r str {
+    let overdue = state == Mode::Saga.state(Phase::Acting) && deadline.is_some_and(|deadline| deadline <= now);
+    if own.is_empty() && overdue { OVERDUE } else { own }
 }
 
 fn branch(sight: &Sight, at: usize) -> Value {
@@ -85,6 +95,7 @@ pub(super) fn summary(state: &Standing) -> Bytes {
         reason: &state.reason,
         creator: &state.spec.creator,
         created: state.spec.created,
+        deadline: state.spec.deadline,
         services,
         parent: state.spec.parent.as_ref().map(|parent| &parent.id),
     };
@@ -99,13 +110,20 @@ struct Summary<'s> {
     reason: &'s Text,
     creator: &'s Text,
     created: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<Timestamp>,
     services: Vec<&'s str>,
     parent: Option<&'s Text>,
 }
 
-/// A row of a list.
-pub(super) fn row(heading: &Heading) -> Value {
+/// A row of a list, as it is at `now`.
+pub(super) fn row(heading: &Heading, now: Timestamp) -> Value {
     let mut row: Value = serde_json::from_slice(&heading.summary).unwrap_or_else(|_| json!({}));
+    let deadline = row["deadline"].as_u64().map(Timestamp::from_millis);
+    let own = row["reason"].as_str().unwrap_or_default();
+    if reason(own, row["state"].as_str().unwrap_or_default(), deadline, now) == OVERDUE {
+        row["reason"] = json!(OVERDUE);
+    }
     row["id"] = json!(heading.id);
     row["ended"] = json!(heading.ended);
     row

@@ -44,7 +44,7 @@ fn one_that_was_deposed_changes_nothing_by_what_it_hears_late() {
         let journal: Arc<dyn Journal> = Arc::new(log::Embedded::open(&folder.path().join("t.redb")).unwrap());
         let old = open(Arc::clone(&journal), shutdown.clone()).await;
         connect(&old, at);
-        let retry = json!({"first_ms": 1, "cap_ms": 1});
+        let retry = json!({"first_ms": 1, "cap_ms": 100});
         let saga = json!({"id": "t", "branches": [
             {"name": "a", "action": "POST shop/held", "compensate": "POST shop/fine", "retry": retry},
             {"name": "b", "action": "POST shop/no", "compensate": "POST shop/fine", "retry": retry, "after": ["a"]}]});

@@ -68,7 +68,7 @@ fn end(child: &Child, operator: impl Fn(&Value) -> std::io::Result<()>) -> std::
 }
 
 fn soon() -> Value {
-    json!({"first_ms": 1, "cap_ms": 1})
+    json!({"first_ms": 1, "cap_ms": 100})
 }
 
 /// Every branch in a row, each called again soon.

@@ -90,8 +90,31 @@ fn only_the_coordinator_ends_a_part() {
         let (_, effect, _) = begin(&mut world, &coordinator(), call, &[TXN, ("txn-op", "compensate")]);
         assert!(matches!(effect, Effect::Send(_)), "{call}: {effect:?}");
     }
+    // Nor do other spellings, which many programs serve by the same code.
+    for call in ["POST /undo/", "POST /UNDO", "POST /undo;x", "PUT /Done;a=1/", "DELETE /holds//"] {
+        let (_, effect, _) = begin(&mut world, &identity("checkout"), call, &[]);
+        assert!(matches!(&effect, Effect::Reply(answer) if answer.status == 403), "{call}: {effect:?}");
+    }
     let (_, effect, _) = begin(&mut world, &identity("checkout"), "GET /undo", &[]);
     assert!(matches!(effect, Effect::Send(_)), "another method is another call");
+}
+
+#[test]
+fn nothing_takes_part_that_speaks_as_the_coordinator() {
+    let mut world = callee(KeyMode::Off);
+    let by = identity("checkout");
+    for op in ["confirm", "cancel", "compensate", "complete", "check"] {
+        let (_, effect, _) = begin(&mut world, &by, "POST /orders", &[TXN, ("txn-op", op)]);
+        let Effect::Reply(answer) = effect else { panic!("{op}: {effect:?}") };
+        assert_eq!((answer.reason, answer.status), (Reason::CoordinatorOnly, 403), "{op}");
+        // A call that isn't declared goes on as an ordinary one, in no transaction.
+        let (_, effect, head) = begin(&mut world, &by, "POST /other", &[TXN, ("txn-op", op)]);
+        assert!(matches!(effect, Effect::Send(_)) && head.get("txn-id").is_none(), "{op}: {effect:?}");
+    }
+    for op in ["action", "try"] {
+        let (_, effect, _) = begin(&mut world, &by, "POST /orders", &[TXN, ("txn-op", op)]);
+        assert!(matches!(effect, Effect::Enlist(_)), "{op}: {effect:?}");
+    }
 }
 
 #[test]

@@ -223,6 +223,7 @@ fn an_answer_that_could_not_be_kept_is_not_given() {
         let answer = answer(exchange.on_heard(&mut head, Told::Done, heard));
         assert_eq!(status_of(&answer, &exchange), (status, Some("ambiguous".into())));
         assert_eq!(answer.failure, None, "nobody may try it elsewhere");
+        assert_eq!(answer.retry_after.is_some(), heard == Heard::Fenced, "the other one's answer can be come for");
     }
 }
 
@@ -405,13 +406,15 @@ fn nothing_is_run_again_before_the_program_has_said_what_became_of_it() {
     let Effect::Settle(Told::Ambiguous, answer) = effect else { panic!("{effect:?}") };
     assert_eq!(status_of(&answer, &exchange), (409, Some("ambiguous".into())));
     assert!(answer.detail.contains("status 500"));
+    assert!(answer.retry_after.is_some(), "it is asked again, and may know then");
     for (heard, status) in [(Heard::Fenced, 409), (Heard::Unreachable, 503)] {
         let (exchange, effect, _) = said(Recalled::Answered(heard));
         let Effect::Reply(answer) = effect else { panic!("{effect:?}") };
         assert_eq!(status_of(&answer, &exchange), (status, Some("ambiguous".into())), "{heard:?}");
     }
     let (_, _, effect, _) = recalled(true);
-    assert!(matches!(effect, Effect::Settle(Told::Ambiguous, _)), "a GET says nothing to gRPC: {effect:?}");
+    let Effect::Settle(Told::Ambiguous, answer) = effect else { panic!("a GET says nothing to gRPC: {effect:?}") };
+    assert_eq!(answer.retry_after, None, "nor will it");
 }
 
 #[test]

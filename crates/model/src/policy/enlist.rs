@@ -28,15 +28,28 @@ pub struct Enlist {
 pub const ENLIST_MAX: usize = 64;
 
 impl Act {
-    /// Whether a request is such a one. `path` is canonical.
+    /// Whether a request is such a one. `path` is canonical. A slash at the end, parameters of segments (`;x`) and the case of
+    /// letters say nothing: many programs serve all of these by the same code.
     pub fn covers(&self, method: &str, path: &str) -> bool {
-        *self.method == *method
-            && match self.path.strip_suffix('*') {
-                // All below, and not the place itself.
-                Some(above) => path.len() > above.len() && path.starts_with(above),
-                None => *self.path == *path,
-            }
+        if *self.method != *method {
+            return false;
+        }
+        let mut asked = segments(path);
+        // All below, and not the place itself.
+        let (own, below) = match self.path.strip_suffix("/*") {
+            Some(above) => (above, true),
+            None => (&*self.path, false),
+        };
+        let same = segments(own).all(|own| asked.next().is_some_and(|asked| own.eq_ignore_ascii_case(asked)));
+        same && asked.next().is_some() == below
     }
+}
+
+/// What programs look at of a path.
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/')
+        .map(move |segment| segment.split(';').next().unwrap_or_default())
+        .filter(|segment| !segment.is_empty())
 }
 
 impl Enlist {
@@ -56,5 +69,17 @@ mod tests {
         assert!(act("/a").covers("POST", "/a") && !act("/a").covers("PUT", "/a") && !act("/a").covers("POST", "/a/b"));
         assert!(act("/a/*").covers("POST", "/a/b/c") && !act("/a/*").covers("POST", "/a/"));
         assert!(!act("/a/*").covers("POST", "/ab") && act("/*").covers("POST", "/x"));
+    }
+
+    #[test]
+    fn other_spellings_are_the_same_call() {
+        let act = |path: &str| Act { method: "POST".into(), path: path.into() };
+        for path in ["/a/undo", "/a/undo/", "/a//undo", "/A/Undo", "/a/undo;x=1", "/a;v/undo/;x"] {
+            assert!(act("/a/undo").covers("POST", path) && act("/a/*").covers("POST", path), "{path}");
+        }
+        for path in ["/a", "/a/undo/b", "/a/un", "/a/undo2", "/", ""] {
+            assert!(!act("/a/undo").covers("POST", path), "{path}");
+        }
+        assert!(act("/").covers("POST", "/") && !act("/").covers("POST", "/a"));
     }
 }

@@ -3,7 +3,7 @@
 
 use super::*;
 
-/// A row: mode and op, who answers, status, the mesh's word on the key, location, body, and the meaning.
+/// A row: mode and op (a poll is the question what became of an action), who answers, status, the mesh's word on the key, location, body, and the meaning.
 type Row = (&'static str, &'static str, u16, &'static str, &'static str, &'static str, &'static str);
 
 const NATIVE: &[Row] = &[
@@ -28,8 +28,20 @@ const NATIVE: &[Row] = &[
     // The mesh's word on the key comes before the status.
     ("saga action", "mesh", 409, "in-flight", "", "", "ongoing"),
     ("saga action", "mesh", 425, "in-flight", "", "", "ongoing"),
-    ("saga action", "mesh", 409, "ambiguous", "", "", "unknown"),
+    ("saga action", "mesh", 409, "ambiguous", "", "", "ambiguous"),
     ("saga action", "mesh", 503, "ambiguous", "", "", "unknown"),
+    ("saga action", "app", 500, "ambiguous", "", "", "unknown"),
+    ("saga undo", "mesh", 409, "ambiguous", "", "", "ambiguous"),
+    // A poll is done once its answer isn't that it is still at it.
+    ("saga poll", "app", 202, "", "", "still at it", "ongoing"),
+    ("saga poll", "app", 202, "", "/jobs/2", "", "ongoing /jobs/2"),
+    ("saga poll", "app", 202, "", "http://other/jobs/2", "", "ongoing"),
+    ("saga poll", "app", 200, "", "", "", "done"),
+    ("saga poll", "app", 201, "", "", "", "done"),
+    ("saga poll", "app", 409, "", "", "", "rejected"),
+    // Where nobody can be asked, it isn't done for that.
+    ("saga action", "app", 202, "", "http://other/jobs/1", "", "stuck"),
+    ("scope undo", "app", 202, "", "http://other/jobs/1", "", "stuck"),
     ("saga action", "mesh", 200, "replayed", "", "ok", "done"),
     ("saga action", "mesh", 409, "replayed", "", "declined", "stuck"),
     ("saga action", "app", 409, "replayed", "", "declined", "rejected"),
@@ -81,6 +93,8 @@ const DTM: &[Row] = &[
     ("saga action", "app", 204, "", "", "", "done"),
     ("saga action", "app", 409, "", "", "", "rejected"),
     ("saga action", "app", 425, "", "", "", "ongoing"),
+    ("saga action", "app", 202, "", "http://other/jobs/1", "", "unknown"),
+    ("saga poll", "app", 202, "", "", "", "ongoing"),
     ("saga action", "app", 400, "", "", "", "unknown"),
     ("saga action", "app", 404, "", "", "", "unknown"),
     ("saga action", "app", 422, "", "", "", "unknown"),
@@ -93,7 +107,7 @@ fn check(rules: &Rules, row: &Row) {
     let text = |text: &str| Some(Text::from(text)).filter(|text| !text.is_empty());
     let (mode, op) = what.split_once(' ').unwrap();
     let op = match op {
-        "action" => Op::Action,
+        "action" | "poll" => Op::Action,
         "confirm" => Op::Confirm,
         "undo" => Op::Undo,
         _ => Op::Check,
@@ -103,7 +117,9 @@ fn check(rules: &Rules, row: &Row) {
         ledger: text(ledger),
         mesh: who == "mesh",
         retry_after: None,
-        location: text(location),
+        location: text(location).filter(|place| place.starts_with('/')),
+        elsewhere: text(location).filter(|place| !place.starts_with('/')),
+        poll: what.ends_with(" poll"),
         body: body.into(),
     };
     let meaning = match judge(Mode::from_word(mode).unwrap(), op, rules, &seen) {
@@ -112,6 +128,7 @@ fn check(rules: &Rules, row: &Row) {
         Outcome::Ongoing { location: Some(place), .. } => format!("ongoing {place}"),
         Outcome::Ongoing { .. } => "ongoing".to_owned(),
         Outcome::Unknown { .. } => "unknown".to_owned(),
+        Outcome::Ambiguous { .. } => "ambiguous".to_owned(),
         Outcome::Misdirected { .. } => "stuck".to_owned(),
     };
     assert_eq!(meaning, expected, "{row:?}");
@@ -130,6 +147,17 @@ fn a_reason_is_short_and_on_one_line() {
     let seen = Seen { status: Some(409), body: format!("a\nb{}", "ä".repeat(2_000)).into(), ..Seen::default() };
     let Outcome::Rejected { reason } = judge(Mode::Saga, Op::Action, &Rules::default(), &seen) else { panic!() };
     assert!(reason.starts_with("409 a b") && reason.len() < REASON_BYTES_MAX + 8, "{reason}");
+}
+
+#[test]
+fn who_may_know_more_later_is_asked_later() {
+    let ledger = || Some("ambiguous".into());
+    let seen = |retry_after| Seen { status: Some(409), ledger: ledger(), mesh: true, retry_after, ..Seen::default() };
+    let meaning = |seen: Seen| judge(Mode::Saga, Op::Action, &Rules::default(), &seen);
+    let after = Some(Duration::from_secs(5));
+    assert_eq!(meaning(seen(after)), Outcome::Unknown { reason: "409".into(), after });
+    let Outcome::Ambiguous { reason } = meaning(seen(None)) else { panic!() };
+    assert_eq!(&*reason, "nobody knows whether it was done, and it is not done again: 409");
 }
 
 #[test]

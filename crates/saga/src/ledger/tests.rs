@@ -242,6 +242,39 @@ fn no_course_acts_twice_unasked_or_tells_two_answers() {
     explore(&Setting { ttl: 0, lease: 3, end: 5, ..SAME }).unwrap();
 }
 
+#[test]
+fn an_ambiguous_key_is_not_forgotten_while_it_is_asked_for() {
+    let (day, lease) = (Duration::from_secs(24 * 3600), Duration::from_secs(60));
+    let ask = |claim| Begin { fingerprint: Fingerprint([1; 32]), claim: Claim(claim), lease, ttl: day, again: false };
+    let mut world =
+        World { entry: None, now: 0, runs: [Phase::Waiting; 3], acts: 0, admitted: 0, print_of_act: [0; 4] };
+    world.apply(begin(None, &ask(0), at(0)).1);
+    world.apply(finish(world.entry.as_ref(), Claim(0), Ending::Ambiguous, at(1)).1);
+    // Every hour of a month: no time is the last, and it is written twice a day at most.
+    let mut written = 0;
+    for hour in 1..24 * 30 {
+        let (begun, change) = begin(world.entry.as_ref(), &ask(hour), at(hour * 3_600_000));
+        assert_eq!(begun, Begun::Ambiguous, "in hour {hour}");
+        written += u32::from(change != Change::None);
+        world.apply(change);
+    }
+    assert!((30..=60).contains(&written), "{written}");
+    // Nobody asks any more: it is forgotten in its time. Another's request doesn't keep it.
+    let last = at((24 * 30 - 1) * 3_600_000);
+    let other = Begin { fingerprint: Fingerprint([2; 32]), ..ask(9) };
+    assert_eq!(begin(world.entry.as_ref(), &other, last), (Begun::Mismatch, Change::None));
+    assert!(world.entry.unwrap().is_over(last + day));
+    // One that nobody ended is kept as well.
+    let lapsed = Entry {
+        fingerprint: ask(0).fingerprint,
+        claim: Claim(0),
+        state: State::InFlight { lapses: at(60_000), again: false },
+        expires: at(120_000),
+    };
+    let (begun, change) = begin(Some(&lapsed), &ask(1), at(110_000));
+    assert_eq!((begun, change), (Begun::Ambiguous, Change::Put(Entry { expires: at(110_000) + day, ..lapsed })));
+}
+
 /// Breaks one rule, and expects the exploration to notice.
 fn plant(rules: Rules, again: bool, prints: [u8; 3], symptom: &str) {
     let fault = explore(&Setting { rules, again, prints, ..SAME }).unwrap_err();

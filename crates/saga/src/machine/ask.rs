@@ -198,22 +198,26 @@ impl Machine {
         let wanted = match self.state.phase {
             Phase::Acting => Some(Op::Action),
             Phase::Confirming => Some(Op::Confirm),
-            Phase::Undoing if self.is_answered_first(at) && self.state.progress[at].action == Slot::Pending => {
-                Some(Op::Action)
-            }
+            Phase::Undoing if self.is_asked_first(at) => Some(Op::Action),
             Phase::Undoing => Some(Op::Undo),
             Phase::Open | Phase::Held | Phase::Ended(_) => None,
         };
         let Some(op) = wanted.filter(|op| self.state.progress[at].slot(*op) == Slot::Pending) else {
             return Err(self.refuse("nothing of this branch is waited for"));
         };
+        if !self.has_its_turn(at, op) {
+            return Err(self.refuse("this branch has not been called yet"));
+        }
         match outcome {
             Outcome::Done { answer } => self.settle(log, at, op, Slot::Done, 0, answer),
             Outcome::Rejected { reason } if op == Op::Action && !self.state.pivot_is_done() => {
                 self.settle(log, at, op, Slot::Rejected, 0, reason);
             }
             Outcome::Rejected { reason } => self.settle(log, at, op, Slot::Stuck, 0, reason),
-            Outcome::Ongoing { .. } | Outcome::Unknown { .. } | Outcome::Misdirected { .. } => {
+            Outcome::Ongoing { .. }
+            | Outcome::Unknown { .. }
+            | Outcome::Ambiguous { .. }
+            | Outcome::Misdirected { .. } => {
                 return Err(self.refuse("an outcome is done or rejected"));
             }
         }

@@ -61,6 +61,7 @@ impl Machine {
             Outcome::Rejected { reason } | Outcome::Misdirected { reason } => {
                 self.on_refusal(log, at, op, reason, reply.roll);
             }
+            Outcome::Ambiguous { reason } => self.on_ambiguity(log, at, op, reason, reply.roll),
             Outcome::Ongoing { after, location } => self.on_ongoing(log, at, op, after, location),
             Outcome::Unknown { reason, after } => {
                 let retry = self.state.spec.branches[at].retry;
@@ -101,6 +102,21 @@ impl Machine {
         (live.failures, live.pauses, live.refusals, live.since) = (0, 0, 0, None);
         let branch = u16::try_from(at).unwrap_or(u16::MAX);
         self.enter(log, What::Settled { branch, op, slot, attempt, answer }, true);
+    }
+
+    /// Nobody knows what became of it, nor will: a late answer may still come in, so it's asked for a few times. An action
+    /// that can be taken back whatever became of it is; for anything else an operator has to look.
+    fn on_ambiguity(&mut self, log: &mut Log, at: usize, op: Op, reason: Text, roll: u64) {
+        let last = self.live[at].refusals.saturating_add(1) >= REFUSALS_MAX;
+        let acting = self.state.phase == Phase::Acting && op == Op::Action;
+        if last && acting && self.may_turn_back() && !self.is_answered_first(at) {
+            self.note(log, Some(at), op, self.live[at].attempt, reason.clone());
+            let text = format!("{}: {reason}", self.state.spec.branches[at].name);
+            let turned = self.turn(Phase::Undoing, &text, "");
+            self.enter(log, turned, true);
+        } else {
+            self.on_refusal(log, at, op, reason, roll);
+        }
     }
 
     /// A definite no where there can't be one: perhaps a fault of configuration that passes.
@@ -151,7 +167,7 @@ impl Machine {
             }
             Outcome::Ongoing { after, .. } => (Text::from("not decided yet"), after),
             Outcome::Unknown { reason, after } => (reason, after),
-            Outcome::Misdirected { reason } => (reason, None),
+            Outcome::Misdirected { reason } | Outcome::Ambiguous { reason } => (reason, None),
         };
         self.check.fail();
         self.check.due = again(log.now, &retry, self.check.pauses, after, reply.roll);

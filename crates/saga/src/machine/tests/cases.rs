@@ -357,6 +357,71 @@ fn work_that_takes_its_time_is_asked_for_or_told() {
 }
 
 #[test]
+fn what_nobody_knows_is_not_asked_for_ever() {
+    let nobody_knows = |run: &mut Run, name: &str| {
+        for _ in 0..REFUSALS_MAX - 1 {
+            run.answer(name, Outcome::Ambiguous { reason: "nobody knows".into() });
+            run.tick();
+        }
+        run.answer(name, Outcome::Ambiguous { reason: "nobody knows".into() });
+    };
+    // What can be taken back whatever became of it is.
+    let mut back = run(spec(Mode::Saga, vec![branch("a", &[]), branch("b", &[0])]));
+    back.done("a");
+    nobody_knows(&mut back, "b");
+    assert_eq!((back.state(), back.called()), ("COMPENSATING", vec![("b", Op::Undo)]));
+    assert_eq!(&*back.machine.state().reason, "b: nobody knows");
+    // Its compensation is for an operator, who may say that it is done.
+    nobody_knows(&mut back, "b");
+    assert_eq!((back.state(), back.called(), back.wake), ("STUCK", vec![], None));
+    assert_eq!(&*back.machine.state().progress[1].reason, "nobody knows");
+    back.ask(Ask::Skip { branch: "b".into() }).unwrap();
+    assert_eq!(back.called(), [("a", Op::Undo)]);
+    // What can't be taken back, or not without an answer, or isn't to be, is for an operator at once.
+    let confirmed = Branch { confirm: Some(call("/yes")), action: None, undo: None, ..branch("a", &[]) };
+    for spec in [
+        spec(Mode::Saga, vec![pivot("a", &[])]),
+        spec(Mode::Saga, vec![answered("a", &[])]),
+        spec(Mode::Message, vec![confirmed]),
+    ] {
+        let mut stuck = run(spec);
+        nobody_knows(&mut stuck, "a");
+        assert_eq!((stuck.state(), stuck.called(), stuck.wake), ("STUCK", vec![], None));
+        stuck.ask(Ask::Retry).unwrap();
+        assert_eq!(stuck.called().len(), 1);
+        // A late answer is one.
+        stuck.done("a");
+        assert!(stuck.machine.state().name() != "STUCK" && stuck.called().is_empty());
+    }
+}
+
+#[test]
+fn nobody_answers_a_call_that_was_not_made() {
+    let told = |name: &str| Ask::Complete { branch: name.into(), outcome: Outcome::Done { answer: "told".into() } };
+    let mut run = run(spec(Mode::Saga, vec![branch("a", &[]), branch("b", &[0]), pivot("c", &[1])]));
+    for early in ["b", "c"] {
+        let refused = run.ask(told(early)).unwrap_err();
+        assert_eq!(refused.to_string(), "it is RUNNING; this branch has not been called yet");
+    }
+    run.done("a");
+    // After a crash it is called again, if it isn't told before.
+    let mut other = Machine::replay(run.entries.clone()).unwrap();
+    other.on(run.now, Event::Ask { ask: told("b"), by: "b".into() }).unwrap();
+    run.ask(told("b")).unwrap();
+    run.answer("c", no("409"));
+    assert!(run.ask(told("b")).is_err(), "the action of b is still under way, and so its undo isn't called");
+    run.done("b");
+    assert_eq!(run.called(), [("b", Op::Undo)]);
+    assert!(run.ask(told("a")).is_err(), "b is undone first");
+    run.ask(told("b")).unwrap();
+    run.done("b");
+    assert_eq!(run.called(), [("a", Op::Undo)]);
+    run.ask(told("a")).unwrap();
+    run.done("a");
+    assert_eq!(run.state(), "COMPENSATED");
+}
+
+#[test]
 fn a_prepared_message_asks_its_creator() {
     let sent = Branch { action: None, undo: None, confirm: Some(call("/do")), ..branch("a", &[]) };
     let prepared = || Spec {
