@@ -8,7 +8,7 @@ use crate::view::service_key;
 use byrnie_base::Text;
 use byrnie_model::diagnostic::nearest;
 use byrnie_model::service::ServicePort;
-use byrnie_model::{Diagnostic, Key, Kind, Resource, Service, ServiceRef, Spec};
+use byrnie_model::{Diagnostic, Identity, Key, Kind, Resource, Service, ServiceRef, Spec};
 
 impl Catalog {
     /// Every finding about every resource, in order of resource and field. Line and column are those of
@@ -79,6 +79,8 @@ impl Catalog {
                 .filter(|r| matches!(&r.spec, Spec::Endpoint(e) if e.health == byrnie_model::Health::Healthy))
                 .count();
             message.push_str(&format!("; did you mean \"{meant}\" ({healthy} healthy)?"));
+        } else if self.service(&ServiceRef::new(Identity::SYSTEM_NAMESPACE, at.name.clone())).is_some() {
+            message.push_str(&format!("; did you mean \"{}.{}\"?", at.name, Identity::SYSTEM_NAMESPACE));
         }
         (message, meant)
     }
