@@ -7,6 +7,7 @@ use crate::lint;
 use crate::view::service_key;
 use byrnie_base::Text;
 use byrnie_model::diagnostic::nearest;
+use byrnie_model::policy::traffic::Choice;
 use byrnie_model::service::ServicePort;
 use byrnie_model::{Diagnostic, Identity, Key, Kind, Resource, Service, ServiceRef, Spec};
 
@@ -98,6 +99,14 @@ impl Catalog {
             Some(meant) => diagnostic.fixed_by(format!("Write \"{meant}\", or create the service.")),
             None => diagnostic,
         }
+    }
+
+    /// Which endpoints of a service its callers use, as the policy says that decides it.
+    pub fn choice(&self, at: &ServiceRef) -> Option<(&Key, &Choice)> {
+        self.policies.traffic(at).find_map(|key| match self.spec(key) {
+            Some(Spec::Traffic(policy)) => policy.choice().map(|choice| (key, choice)),
+            _ => None,
+        })
     }
 
     /// The services that a policy names or, if it names none, those of its namespace.
