@@ -115,6 +115,34 @@ fn what_makes_no_policy_is_said_in_words_of_the_command_line() {
 }
 
 #[test]
+fn a_word_that_is_meant_for_somebody_else_is_said_to_fit_nobody() {
+    let mesh = Mesh::up(&[]);
+    let _hello = mesh.echo("hello", "v1", &[]);
+    mesh.ask_until("hello", "/", |answer| answer.status == 200);
+    let warned = |args: &[&str]| {
+        let output = mesh.cli(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for (args, code, meant) in [
+        (&["deny", "helo", "hello"][..], "BYR-A003", "did you mean \"hello\"?"),
+        (&["allow", "hello", "helo"], "BYR-C015", "did you mean \"hello\" (1 healthy)?"),
+        (&["allow", "hello", "transactions"], "BYR-C015", "did you mean \"transactions.byrnie\"?"),
+        (&["fault", "helo", "--delay", "1ms", "--for", "1m"], "BYR-C015", "did you mean \"hello\""),
+    ] {
+        let said = warned(args);
+        assert!(said.contains(&format!("warning[{code}]: ")) && said.contains(meant), "{args:?}: {said}");
+    }
+    let again = warned(&["fault", "helo", "--abort", "418", "--for", "1m"]);
+    assert!(again.contains("takes the place of a fault of helo.default that would have lasted until "), "{again}");
+    // The edge is known by its bare name, as it is to `explain`.
+    assert_eq!(warned(&["deny", "edge", "hello"]), "");
+    mesh.ask_until("hello", "/", |answer| answer.status == 403);
+    let explained = mesh.json(&["explain", "GET http://hello/", "--from", "edge"]);
+    assert_eq!(explained["decision"], "deny", "{explained}");
+}
+
+#[test]
 fn a_program_that_never_listens_is_named_and_its_callers_get_503() {
     let mesh = Mesh::up(&[]);
     let port = free_port().to_string();

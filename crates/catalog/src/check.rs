@@ -7,8 +7,9 @@ use crate::lint;
 use crate::view::service_key;
 use byrnie_base::Text;
 use byrnie_model::diagnostic::nearest;
+use byrnie_model::policy::traffic::Choice;
 use byrnie_model::service::ServicePort;
-use byrnie_model::{Diagnostic, Key, Kind, Resource, Service, ServiceRef, Spec};
+use byrnie_model::{Diagnostic, Identity, Key, Kind, Resource, Service, ServiceRef, Spec};
 
 impl Catalog {
     /// Every finding about every resource, in order of resource and field. Line and column are those of
@@ -79,6 +80,8 @@ impl Catalog {
                 .filter(|r| matches!(&r.spec, Spec::Endpoint(e) if e.health == byrnie_model::Health::Healthy))
                 .count();
             message.push_str(&format!("; did you mean \"{meant}\" ({healthy} healthy)?"));
+        } else if self.service(&ServiceRef::new(Identity::SYSTEM_NAMESPACE, at.name.clone())).is_some() {
+            message.push_str(&format!("; did you mean \"{}.{}\"?", at.name, Identity::SYSTEM_NAMESPACE));
         }
         (message, meant)
     }
@@ -96,6 +99,14 @@ impl Catalog {
             Some(meant) => diagnostic.fixed_by(format!("Write \"{meant}\", or create the service.")),
             None => diagnostic,
         }
+    }
+
+    /// Which endpoints of a service its callers use, as the policy says that decides it.
+    pub fn choice(&self, at: &ServiceRef) -> Option<(&Key, &Choice)> {
+        self.policies.traffic(at).find_map(|key| match self.spec(key) {
+            Some(Spec::Traffic(policy)) => policy.choice().map(|choice| (key, choice)),
+            _ => None,
+        })
     }
 
     /// The services that a policy names or, if it names none, those of its namespace.

@@ -6,12 +6,14 @@
 use crate::attach::{GROUP, Refused, admits_kind, gateway_key, is_kind};
 use crate::catalog::Catalog;
 use crate::lint::outside;
+use crate::lint::traffic::{Overruled, overruled};
 use crate::view::{bundles, certificate, service_key};
 use byrnie_base::Text;
 use byrnie_model::gateway::{CONTROLLER, Carries, Gateway, Listener};
 use byrnie_model::outside::{BackendTls, Target, is_pattern};
+use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::route::{Parent, ParentKind};
-use byrnie_model::{Key, Kind, Resource, Revision, Route, Spec};
+use byrnie_model::{Key, Kind, Resource, Revision, Route, ServiceRef, Spec};
 use serde_json::{Value, json};
 
 /// Most ancestors of a policy that are listed, as upstream.
@@ -29,7 +31,7 @@ struct Heard {
 type Verdict = Result<&'static str, Refused>;
 
 impl Catalog {
-    /// The status of a resource in the words of Gateway API; `None` if it isn't one of its kinds. `closed`
+    /// The status of a resource in the words of Gateway API; `None` if its kind has none there. `closed`
     /// tells why the proxies don't serve a port.
     pub fn upstream_status(&self, resource: &Resource, closed: &dyn Fn(u16) -> Option<Text>) -> Option<Value> {
         let key = &resource.key;
@@ -48,6 +50,8 @@ impl Catalog {
                 json!({"parents": parents.collect::<Vec<_>>()})
             }
             Spec::BackendTls(policy) => json!({"ancestors": self.ancestors(resource, policy)}),
+            // byrnie's own, with the status of a policy all the same (GEP-713).
+            Spec::Traffic(policy) => json!({"ancestors": self.traffic_ancestors(key, policy)}),
             _ => return None,
         };
         observe(&mut status, resource.revision);
@@ -277,6 +281,29 @@ impl Catalog {
             })
         };
         found.into_iter().map(ancestor).collect()
+    }
+
+    /// What a traffic policy comes to, for each service that it targets.
+    fn traffic_ancestors(&self, key: &Key, policy: &TrafficPolicy) -> Vec<Value> {
+        let ancestor = |target: &ServiceRef| {
+            let why = overruled(self, key, policy, target);
+            let message = why.message().unwrap_or_default();
+            let accepted = match (self.service(target), why) {
+                (None, _) => {
+                    condition("Accepted", Err(Refused { reason: "TargetNotFound", message: self.absent(target).0 }))
+                }
+                (Some(_), Overruled::Wholly(_)) => {
+                    condition("Accepted", Err(Refused { reason: "Conflicted", message }))
+                }
+                (Some(_), _) => with("Accepted", "True", "Accepted", &message),
+            };
+            json!({
+                "ancestorRef": reference(&service_key(target)),
+                "controllerName": CONTROLLER,
+                "conditions": [accepted],
+            })
+        };
+        policy.targets.iter().take(ANCESTORS_MAX).map(ancestor).collect()
     }
 
     /// Whether a policy for TLS holds for a target.

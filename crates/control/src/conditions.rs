@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Kinds whose status has conditions.
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::ListenerSet,
@@ -22,6 +22,7 @@ const KINDS: [Kind; 8] = [
     Kind::TlsRoute,
     Kind::TcpRoute,
     Kind::BackendTlsPolicy,
+    Kind::TrafficPolicy,
 ];
 /// How late a transition may be noticed that nobody looks at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -68,10 +69,7 @@ impl Conditions {
     /// Takes note of changes that may bear on a condition.
     pub(crate) fn note(&mut self, changes: &[Change]) {
         let bears = |kind: Kind| {
-            !matches!(
-                kind,
-                Kind::Workload | Kind::AccessPolicy | Kind::TrafficPolicy | Kind::Saga | Kind::Mesh | Kind::Endpoint
-            )
+            !matches!(kind, Kind::Workload | Kind::AccessPolicy | Kind::Saga | Kind::Mesh | Kind::Endpoint)
         };
         self.stale |= changes.iter().any(|change| bears(change.key().kind));
     }

@@ -174,6 +174,8 @@ pub(crate) struct Call {
     pub(crate) balance: Balance,
     pub(crate) hash: Option<Hash>,
     pub(crate) choice: Choice,
+    /// The traffic policy that makes the choice, `NAMESPACE/NAME`; empty without one.
+    pub(crate) chosen_by: Text,
     /// A tier of which less than this share (percent) is usable hands the lacking part on.
     pub(crate) below_percent: u8,
     pub(crate) eject: Ejection,

@@ -133,8 +133,8 @@ registry! {
         "The older one wins, or the first by name; this rule has no effect.",
         "Remove one, or make them differ.";
     TRAFFIC_CONFLICT: "BYR-C025",
-        "two traffic policies target the same service",
-        "Only the first by name is in force.",
+        "two traffic policies decide the same matter of a service",
+        "What the first by name says of it is in force.",
         "Merge them into one.";
     SELECTOR_CONFLICT: "BYR-C026",
         "two services have the same selector and ports",
@@ -274,6 +274,10 @@ registry! {
         "the EndpointSlices of a service have more addresses than are used",
         "Those beyond, in the order of the slices' names, are sent nothing.",
         "Make several services of it, and split calls by a route.";
+    CHOICE_EMPTY: "BYR-C076",
+        "no endpoint has the labels that a traffic policy wants",
+        "Calls to the service are answered 503.",
+        "Correct `endpoints.labels` of the policy, or start a workload with these labels.";
     SITE_UNFIT: "BYR-C080",
         "what is said of another site can not be followed",
         "Nobody of that site is let in, and nothing there is called.",
@@ -553,6 +557,10 @@ registry! {
         "a service is not reached at another site",
         "Nothing takes over when it fails here.",
         "Check the gateway there, that the service is exported and has workloads: `byrnie status` there.";
+    UNSERVED: "BYR-S032",
+        "no endpoint of a service is healthy",
+        "Calls to the service are answered 503.",
+        "`byrnie get workload` shows which are unhealthy or draining; look at their logs, and at the health check of the service's TrafficPolicy.";
     UPGRADING: "BYR-S021",
         "an upgrade of this proxy is under way",
         "Nothing was begun; the earlier process still ends what it has.",

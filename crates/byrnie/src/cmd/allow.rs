@@ -3,11 +3,12 @@
 //! to a file. There is no hidden state: `get accesspolicy` shows what was written.
 
 use crate::console::{self, Console};
+use crate::documents;
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
 use crate::output::{self, yaml};
 use byrnie_model::yaml::{Defaults, parse};
-use byrnie_model::{Diagnostic, Kind, ServiceRef, code};
+use byrnie_model::{Diagnostic, Identity, Kind, ServiceRef, code};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -35,7 +36,7 @@ pub(crate) struct Deny {
 
 #[derive(clap::Args, Debug)]
 struct Pair {
-    /// The caller's service account: NAME or NAME.NAMESPACE
+    /// The caller's service account: NAME or NAME.NAMESPACE; `edge` is the mesh's own, unless the namespace has one
     #[arg(value_name = "A")]
     source: String,
     /// The service: NAME or NAME.NAMESPACE
@@ -58,13 +59,14 @@ pub(crate) fn run_deny(args: &Deny, globals: &Globals) -> anyhow::Result<Exit> {
 }
 
 fn run(pair: &Pair, verb: &str, globals: &Globals) -> anyhow::Result<Exit> {
-    let source = ServiceRef::from_word(&pair.source, globals.namespace());
+    let console = Console::find(globals);
+    let source = caller(&pair.source, globals.namespace(), console.as_ref().ok());
     let target = ServiceRef::from_word(&pair.destination, globals.namespace());
     let rule = rule(&source, &target, pair.request.as_deref())?;
     check(pair, &policy(verb, &source, &target, &[], vec![rule.clone()]))?;
     if let Some(path) = &pair.to {
         // The file is written without a mesh too; then only the service itself is named.
-        let backends = Console::find(globals).and_then(|console| backends(&console, &target)).unwrap_or_default();
+        let backends = console.and_then(|console| backends(&console, &target)).unwrap_or_default();
         let text = yaml::emit(&policy(verb, &source, &target, &backends, vec![rule]));
         std::fs::write(path, text)
             .map_err(|error| Failure::new("", error.to_string()).at(path.display().to_string()))?;
@@ -73,7 +75,7 @@ fn run(pair: &Pair, verb: &str, globals: &Globals) -> anyhow::Result<Exit> {
         }
         return Ok(Exit::Fine);
     }
-    let console = Console::find(globals)?;
+    let console = console?;
     let name = name(verb, &source, &target);
     let mut rules = match console.get(&super::get::path(Kind::AccessPolicy, &target.namespace, &name)) {
         Ok(present) => present["spec"]["rules"].as_array().cloned().unwrap_or_default(),
@@ -90,6 +92,7 @@ fn run(pair: &Pair, verb: &str, globals: &Globals) -> anyhow::Result<Exit> {
     let document = policy(verb, &source, &target, &backends(&console, &target)?, rules);
     let path = format!("/api/v1/apply{}", console::query(&[("user", &console::user()), ("why", verb)]));
     let answer = console.post(&path, &document)?;
+    super::apply::warn(documents::place(&answer["diagnostics"], &[]));
     output::print(globals, &answer, |_| super::apply::draw(&answer, globals.quiet))?;
     if console.get(&super::get::path(Kind::Service, &target.namespace, &target.name)).is_err() {
         eprintln!("warning: there is no service {target} yet; the policy counts once there is");
@@ -101,6 +104,21 @@ fn run(pair: &Pair, verb: &str, globals: &Globals) -> anyhow::Result<Exit> {
         warn_of_denial(&console, &source, &target);
     }
     Ok(Exit::Fine)
+}
+
+/// The account that a word means. Those of the mesh's own proxies go by their bare names, as `explain` has it, unless a
+/// workload of the namespace runs under such a name.
+fn caller(word: &str, namespace: &str, console: Option<&Console>) -> ServiceRef {
+    let named = ServiceRef::from_word(word, namespace);
+    let taken = |console: &Console| {
+        let workloads = console.get("/api/v1/workloads").unwrap_or_default();
+        let account = format!("/ns/{namespace}/sa/{word}");
+        each(&workloads).any(|workload| workload["identity"].as_str().is_some_and(|id| id.ends_with(&account)))
+    };
+    if matches!(word, "edge" | Identity::EGRESS_ACCOUNT) && !console.is_some_and(taken) {
+        return ServiceRef::new(Identity::SYSTEM_NAMESPACE, word);
+    }
+    named
 }
 
 /// Refuses what would make no valid policy, in words of the command line: the policy is nothing that the user wrote.

@@ -6,7 +6,7 @@ use crate::documents::{self, Files};
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
 use crate::output;
-use byrnie_model::{Severity, code};
+use byrnie_model::{Diagnostic, Severity, code};
 use serde_json::Value;
 
 /// Apply documents: all of them, or none
@@ -44,16 +44,19 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
         console::query(&[("namespace", globals.namespace()), ("dryRun", dry), ("user", &console::user()),])
     );
     let answer = Console::find(globals)?.post_yaml(&path, documents::stream(&documents))?;
-    for mut diagnostic in documents::place(&answer["diagnostics"], &documents) {
-        // It was applied: an error is what `lint` calls it, and the mesh answers calls accordingly.
-        diagnostic.severity = Severity::Warning;
-        // Warnings about one document by itself were shown above.
-        if !documents.iter().any(|d| d.parsed.diagnostics.iter().any(|known| known.message == diagnostic.message)) {
-            eprint!("{}", diagnostic.render());
-        }
-    }
+    let mut found = documents::place(&answer["diagnostics"], &documents);
+    // Warnings about one document by itself were shown above.
+    found.retain(|d| !documents.iter().flat_map(|of| &of.parsed.diagnostics).any(|known| known.message == d.message));
+    warn(found);
     output::print(globals, &answer, |_| draw(&answer, globals.quiet))?;
     Ok(Exit::Fine)
+}
+
+/// Shows what doesn't fit, of what was done: an error is what `lint` calls it, and the mesh answers calls accordingly.
+pub(super) fn warn(found: Vec<Diagnostic>) {
+    for diagnostic in found {
+        eprint!("{}", Diagnostic { severity: Severity::Warning, ..diagnostic }.render());
+    }
 }
 
 /// A line for each resource, and the revision.

@@ -2,6 +2,7 @@
 //! `byrnie delete KIND NAME`.
 
 use crate::console::{self, Console};
+use crate::documents;
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
 use crate::output;
@@ -24,6 +25,7 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     let name = name.ok_or_else(|| Failure::usage("which one? give its name").next("byrnie delete KIND NAME"))?;
     let path = super::get::path(kind, globals.namespace(), &name);
     let answer = Console::find(globals)?.delete(&(path + &console::query(&[("user", &console::user())])))?;
+    super::apply::warn(documents::place(&answer["diagnostics"], &[]));
     output::print(globals, &answer, |_| super::apply::draw(&answer, globals.quiet))?;
     Ok(Exit::Fine)
 }

@@ -3,6 +3,7 @@
 //! file. `byrnie canary SVC VERSION PERCENT`: writes an ordinary HTTPRoute that gives a version its part.
 
 use crate::console::{self, Console};
+use crate::documents;
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
 use crate::output::{self, yaml};
@@ -94,7 +95,23 @@ pub(crate) fn run_fault(args: &Fault, globals: &Globals) -> anyhow::Result<Exit>
     let span = args.span.as_deref().and_then(span_of).filter(|span| !span.is_zero() && *span <= SPAN_MAX);
     let span = span.ok_or_else(|| Failure::usage("--for is a time of at most 24h").next("--for 5m"))?;
     let until = SystemClock::new().now().wall.as_millis() + u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    write(&fault(args, &target, &name, until)?, "fault", args.to.as_ref(), globals)
+    let document = fault(args, &target, &name, until)?;
+    let path = super::get::path(Kind::TrafficPolicy, &target.namespace, &name);
+    let before = if args.to.is_some() { None } else { Console::find(globals)?.get(&path).ok() };
+    let exit = write(&document, "fault", args.to.as_ref(), globals)?;
+    if let Some(lasting) = before.as_ref().and_then(|before| lasting(before, SystemClock::new().now().wall.as_millis()))
+    {
+        eprintln!("warning: this takes the place of a fault of {target} that would have lasted until {lasting}");
+        eprintln!("   = next: a service has one fault at a time; `byrnie undo` brings the earlier one back");
+    }
+    Ok(exit)
+}
+
+/// Until when the fault of a policy strikes; nothing if it's over.
+fn lasting(policy: &Value, now_ms: u64) -> Option<&str> {
+    let until = policy["spec"]["fault"]["until"].as_str()?;
+    let ends = until.parse::<jiff::Timestamp>().ok()?.as_millisecond();
+    u64::try_from(ends).is_ok_and(|ends| ends > now_ms).then_some(until)
 }
 
 /// `300ms`, `90s`, `5m`, `1h`.
@@ -267,6 +284,7 @@ fn write(document: &Value, why: &str, to: Option<&PathBuf>, globals: &Globals) -
     }
     let path = format!("/api/v1/apply{}", console::query(&[("user", &console::user()), ("why", why)]));
     let answer = Console::find(globals)?.post(&path, document)?;
+    super::apply::warn(documents::place(&answer["diagnostics"], &[]));
     output::print(globals, &answer, |_| super::apply::draw(&answer, globals.quiet))?;
     Ok(Exit::Fine)
 }
@@ -324,6 +342,15 @@ mod tests {
         let three = route(&[("a", 3), ("b", 1)]);
         assert_eq!(weights(&shifted(three, "c", 80, 20).unwrap()), [3, 1, 1]);
         assert!(shifted(route(&[("c", 1)]), "c", 80, 20).is_err());
+    }
+
+    #[test]
+    fn a_fault_that_still_strikes_is_known_by_its_end() {
+        let policy = json!({"spec": {"fault": {"until": "2030-01-01T00:00:00Z"}}});
+        let end = 1_893_456_000_000;
+        assert_eq!(lasting(&policy, end - 1), Some("2030-01-01T00:00:00Z"));
+        assert_eq!(lasting(&policy, end), None);
+        assert_eq!(lasting(&json!({"spec": {}}), 0), None);
     }
 
     #[test]

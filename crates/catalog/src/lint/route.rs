@@ -218,7 +218,7 @@ fn reachable(catalog: &Catalog, key: &Key, route: &Route, index: usize) -> Optio
         if same_side
             && rank(other) < own
             && let Some(Spec::Route(other_route)) = catalog.spec(other)
-            && (key.kind != Kind::TlsRoute || route.hostnames.iter().all(|name| other_route.hostnames.contains(name)))
+            && (key.kind != Kind::TlsRoute || same_hosts(route, other_route))
         {
             others.push((other, other_route));
         }
@@ -232,6 +232,12 @@ fn reachable(catalog: &Catalog, key: &Key, route: &Route, index: usize) -> Optio
     let (hider, _) = route.parents.iter().map(hider).collect::<Option<Vec<_>>>()?.into_iter().next()?;
     let message = format!("{hider} matches the same requests and comes first: it is older, or earlier by name");
     Some(Diagnostic::warning(&code::ROUTE_CONFLICT, at, message))
+}
+
+/// Whether each host of a route is one of another's. One for any host yields to those that name theirs.
+fn same_hosts(route: &Route, other: &Route) -> bool {
+    let names = &other.hostnames;
+    names.is_empty() == route.hostnames.is_empty() && route.hostnames.iter().all(|name| names.contains(name))
 }
 
 fn covers(wide: &Parent, narrow: &Parent) -> bool {

@@ -284,6 +284,12 @@ fn planted_mistakes_in_policies() {
             traffic("x", "targetRefs: [{name: payments}]") + &traffic("y", "targetRefs: [{name: payments}]"),
             "C025 payments",
         ),
+        (
+            traffic("x", "targetRefs: [{name: payments}], balance: Random")
+                + &traffic("y", "targetRefs: [{name: payments}], balance: RoundRobin, unsafeRetry: true"),
+            "C025 payments",
+        ),
+        (traffic("x", "targetRefs: [{name: payments}], endpoints: {labels: {app: paymens}}"), "C076 labels"),
     ] {
         check(&mistake, expected);
     }
@@ -308,6 +314,13 @@ fn what_is_meant_is_no_mistake() {
         ),
         // A redirect needs no backend.
         route("r", "name: payments", "{filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}"),
+        // Two policies that speak of different matters, and labels that somebody has.
+        traffic("a", "targetRefs: [{name: payments}], balance: Random, endpoints: {healthCheck: {tcp: {}}}")
+            + &traffic("b", "targetRefs: [{name: payments}], endpoints: {labels: {app: payments}}"),
+        // Of a service that nobody serves yet, labels say nothing.
+        service("later", "ports: [{port: 80}]")
+            + &route("r", "name: later", "{backendRefs: [{name: payments, port: 80}]}")
+            + &traffic("a", "targetRefs: [{name: later}], endpoints: {labels: {version: v2}}"),
         // Repeating is said to be safe.
         route(
             "r",

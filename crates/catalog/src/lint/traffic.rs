@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Traffic policies: targets and ports that aren't there, and two that want the same target.
+//! Traffic policies: targets, ports and endpoints that aren't there, and two that decide the same matter.
 
 use crate::catalog::Catalog;
 use byrnie_model::outside::is_pattern;
@@ -27,9 +27,14 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, policy: &TrafficPolicy) -> Vec
             let message = format!("Service \"{}\" stands for {many}, and a health check asks one host", target.name);
             found.push(Diagnostic::error(&code::NOT_ENFORCED, "spec.endpoints.healthCheck", message));
         }
-        if let Some(first) = catalog.policies.traffic(target).find(|other| *other < key) {
-            let message = format!("{first} targets \"{}\" already and comes first by name", target.name);
-            found.push(Diagnostic::warning(&code::TRAFFIC_CONFLICT, at, message));
+        found.extend(chooses_nobody(catalog, key, target));
+        let why = overruled(catalog, key, policy, target);
+        if let Some(message) = why.message() {
+            let then = match why {
+                Overruled::Wholly(_) => "Nothing of this policy is in force for it.",
+                _ => "The rest of this policy is in force.",
+            };
+            found.push(Diagnostic::warning(&code::TRAFFIC_CONFLICT, at, message).so_that(then));
         }
     }
     found
@@ -45,4 +50,65 @@ pub(crate) fn outlasts(catalog: &Catalog, service: &ServiceRef, timeout: Duratio
         service.name, keyed.lease
     );
     Some(Diagnostic::warning(&code::LEASE_SHORT, path, message))
+}
+
+/// What of a policy others keep out of force for a service.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Overruled {
+    /// Nothing.
+    Nowhere,
+    /// These fields, each by a policy that comes first.
+    Partly(Vec<(&'static str, Key)>),
+    /// All that it says, by these.
+    Wholly(Vec<(&'static str, Key)>),
+}
+
+impl Overruled {
+    /// In words; nothing if there is nothing to say.
+    pub(crate) fn message(&self) -> Option<String> {
+        let (Self::Partly(fields) | Self::Wholly(fields)) = self else { return None };
+        let of = |(field, first): &(&str, Key)| format!("{first} decides {field}");
+        let all: Vec<String> = fields.iter().map(of).collect();
+        Some(format!("{} and comes first by name", all.join(", ")))
+    }
+}
+
+/// Of several policies for a service, the first by name that speaks of a matter decides it.
+pub(crate) fn overruled(catalog: &Catalog, key: &Key, policy: &TrafficPolicy, target: &ServiceRef) -> Overruled {
+    let earlier: Vec<(&Key, Vec<&str>)> = catalog
+        .policies
+        .traffic(target)
+        .filter(|other| *other < key)
+        .filter_map(|other| match catalog.spec(other) {
+            Some(Spec::Traffic(policy)) => Some((other, policy.matters())),
+            _ => None,
+        })
+        .collect();
+    let matters = policy.matters();
+    let first = |matter: &&'static str| {
+        let (first, _) = earlier.iter().find(|(_, decided)| decided.contains(matter))?;
+        Some((*matter, (*first).clone()))
+    };
+    let lost: Vec<_> = matters.iter().filter_map(first).collect();
+    match (lost.is_empty(), earlier.first()) {
+        // One that says nothing is of no use beside another.
+        (_, Some((first, _))) if matters.is_empty() => Overruled::Wholly(vec![("all", (*first).clone())]),
+        (true, _) => Overruled::Nowhere,
+        _ if lost.len() == matters.len() => Overruled::Wholly(lost),
+        _ => Overruled::Partly(lost),
+    }
+}
+
+/// Labels that no endpoint has, of a service that has some.
+fn chooses_nobody(catalog: &Catalog, key: &Key, target: &ServiceRef) -> Option<Diagnostic> {
+    let (_, choice) = catalog.choice(target).filter(|(decides, _)| *decides == key)?;
+    let mut there = catalog.endpoints(target).chain(catalog.ways(target)).peekable();
+    // Addresses of slices have no labels.
+    let far = catalog.service(target).is_some_and(|service| catalog.takes_slices(target, service));
+    let fits = |spec: &Spec| matches!(spec, Spec::Endpoint(endpoint) if choice.admits(&endpoint.labels));
+    if choice.labels.is_empty() || (there.peek().is_none() && !far) || there.any(|resource| fits(&resource.spec)) {
+        return None;
+    }
+    let message = format!("no endpoint of Service \"{}\" has the labels {}", target.name, choice.wanted());
+    Some(Diagnostic::warning(&code::CHOICE_EMPTY, "spec.endpoints.labels", message))
 }

@@ -191,6 +191,35 @@ fn a_policy_for_tls_says_for_each_ancestor_what_it_comes_to() {
 }
 
 #[test]
+fn a_traffic_policy_says_for_each_service_whether_it_is_in_force() {
+    let speaking =
+        |name: &str, of: TrafficPolicy| put(Kind::TrafficPolicy, name, Labels::new(), Spec::Traffic(Arc::new(of)));
+    let both = || vec![at("pay"), at("bank")];
+    let first = TrafficPolicy {
+        targets: vec![at("pay")],
+        unsafe_retry: true,
+        connect_timeout: Some(std::time::Duration::from_secs(2)),
+        ..TrafficPolicy::default()
+    };
+    let second = TrafficPolicy { targets: both(), unsafe_retry: true, ..TrafficPolicy::default() };
+    let third = TrafficPolicy { balance: Some(byrnie_model::policy::traffic::Balance::Random), ..second.clone() };
+    let catalog = with(&[service("pay", "pay"), speaking("a", first), speaking("b", second), speaking("c", third)]);
+    let of = |name: &str| -> Vec<String> {
+        let status = status(&catalog, &key(Kind::TrafficPolicy, name));
+        let line = |ancestor: &Value| {
+            let message = ancestor["conditions"][0]["message"].as_str().unwrap();
+            format!("{}: {}: {message}", ancestor["ancestorRef"]["name"].as_str().unwrap(), said(ancestor, "Accepted"))
+        };
+        status["ancestors"].as_array().unwrap().iter().map(line).collect()
+    };
+    assert_eq!(of("a"), ["pay: True Accepted: "]);
+    let decided = "TrafficPolicy/ns/a decides unsafeRetry and comes first by name";
+    let absent = "bank: False TargetNotFound: no Service \"bank\" in namespace \"ns\"";
+    assert_eq!(of("b"), [format!("pay: False Conflicted: {decided}"), absent.to_owned()]);
+    assert_eq!(of("c"), [format!("pay: True Accepted: {decided}"), absent.to_owned()]);
+}
+
+#[test]
 fn two_gateways_of_one_port_have_the_same_balancers_in_front() {
     let behind = |change: Change, text: &str| {
         let Change::Put(resource) = change else { unreachable!() };

@@ -8,10 +8,11 @@ use super::{Console, Outcome, Problem, certificate, write};
 use crate::explain::{self, Answer, Puzzle, Question};
 use crate::observe::Wanted;
 use byrnie_catalog::Catalog;
-use byrnie_model::{Change, Diagnostic, Kind, Resource, code};
+use byrnie_model::{Change, Diagnostic, Key, Kind, Resource, code};
 use byrnie_net::serve::Request;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Most headers in a question.
@@ -151,7 +152,24 @@ pub(super) fn judge(console: &Console, resources: &[Resource]) -> Vec<Diagnostic
             catalog.check().into_iter().chain(ending).collect()
         });
     }
-    // A catalog of its own, so that the real one is neither changed nor held up.
+    let trial = trial(console, resources);
+    let one = |resource: &Resource| trial.check_one(resource).into_iter().chain(certificate::judge(resource, now));
+    resources.iter().flat_map(one).collect()
+}
+
+/// What is wrong in a mesh without a resource, and isn't with it.
+pub(super) fn without(console: &Console, key: &Key) -> Vec<Diagnostic> {
+    fn what(found: &Diagnostic) -> (&'static str, Option<Key>, String) {
+        (found.code.id, found.subject.clone(), found.path.clone())
+    }
+    let mut trial = trial(console, &[]);
+    let before: BTreeSet<_> = trial.check().iter().map(what).collect();
+    trial.apply(&Change::Delete { key: key.clone(), revision: console.state.revision() });
+    trial.check().into_iter().filter(|found| !before.contains(&what(found))).collect()
+}
+
+/// What is in force, with these resources, in a catalog of its own, so that the real one is neither changed nor held up.
+fn trial(console: &Console, resources: &[Resource]) -> Catalog {
     let stored: Vec<_> = console
         .state
         .catalog(|catalog| Kind::APPLICABLE.into_iter().flat_map(|kind| catalog.iter(kind)).cloned().collect());
@@ -159,6 +177,5 @@ pub(super) fn judge(console: &Console, resources: &[Resource]) -> Vec<Diagnostic
     for resource in stored.into_iter().chain(resources.iter().cloned().map(Arc::new)) {
         trial.apply(&Change::Put(resource));
     }
-    let one = |resource: &Resource| trial.check_one(resource).into_iter().chain(certificate::judge(resource, now));
-    resources.iter().flat_map(one).collect()
+    trial
 }

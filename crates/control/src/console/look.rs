@@ -13,7 +13,9 @@ use byrnie_catalog::Catalog;
 use byrnie_model::diagnostic::nearest;
 use byrnie_model::policy::access::Action;
 use byrnie_model::slice::Address;
-use byrnie_model::{Health, Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload, code, yaml};
+use byrnie_model::{
+    Diagnostic, Health, Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload, code, yaml,
+};
 use byrnie_net::serve::{Request, Response};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -103,9 +105,16 @@ fn document(console: &Console, resource: &Resource) -> Value {
         document["status"]["notAfter"] = json!(not_after);
     }
     document["status"]["revision"] = json!(resource.revision);
-    document["status"]["accepted"] = json!(refusals.is_empty());
+    document["status"]["accepted"] = json!(refusals.is_empty() && !is_out_of_force(&document["status"]));
     document["status"]["refusals"] = list(&refusals, refusal);
     document
+}
+
+/// Whether a policy is in force for none of those that it's for.
+fn is_out_of_force(status: &Value) -> bool {
+    let ancestors = status["ancestors"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let refused = |ancestor: &Value| ancestor["conditions"][0]["status"] == "False";
+    !ancestors.is_empty() && ancestors.iter().all(refused)
 }
 
 /// `GET /api/v1/status`.
@@ -152,30 +161,15 @@ fn warnings(console: &Console) -> Vec<Value> {
         }
     }
     let now = console.state.now();
-    let unfit = console.state.catalog(|catalog| {
-        let told =
-            [&code::CERTIFICATE_ABSENT, &code::PORT_CLASH, &code::BUNDLE_ABSENT, &code::CLIENT_CERTIFICATE_ABSENT];
-        let kinds = Kind::GATEWAYS.into_iter().chain([Kind::BackendTlsPolicy]);
-        kinds
-            .flat_map(|kind| catalog.iter(kind))
-            .flat_map(|resource| catalog.check_one(resource))
-            .filter(|d| told.iter().any(|code| code.id == d.code.id))
-            .collect::<Vec<_>>()
-    });
-    for diagnostic in unfit {
-        let place = diagnostic.subject.map_or_else(String::new, |key| key.to_string());
-        warn("warning", diagnostic.code, place, diagnostic.message);
-    }
-    let held = [Kind::Secret, Kind::Site];
-    let held = console
-        .state
-        .catalog(|catalog| held.into_iter().flat_map(|kind| catalog.iter(kind)).cloned().collect::<Vec<_>>());
-    for diagnostic in held.iter().filter_map(|resource| super::certificate::judge(resource, now.wall)) {
+    for diagnostic in unfit(console) {
         let place = diagnostic.subject.map_or_else(String::new, |key| key.to_string());
         warn("warning", diagnostic.code, place, diagnostic.message);
     }
     for (code, place, message) in elsewhere(console) {
         warn("warning", code, place, message);
+    }
+    for (place, message) in unserved(console) {
+        warn("warning", &code::UNSERVED, place, message);
     }
     console.state.observe(|observer| {
         for (name, node) in observer.nodes() {
@@ -198,6 +192,30 @@ fn warnings(console: &Console) -> Vec<Value> {
         }
     });
     out
+}
+
+/// What `lint` finds and an operator should know though nobody asks, and certificates that end.
+fn unfit(console: &Console) -> Vec<Diagnostic> {
+    let told = [
+        &code::CERTIFICATE_ABSENT,
+        &code::PORT_CLASH,
+        &code::BUNDLE_ABSENT,
+        &code::CLIENT_CERTIFICATE_ABSENT,
+        &code::SELECTS_NOTHING,
+        &code::OUTSIDE_IN_CLEAR,
+        &code::TRAFFIC_CONFLICT,
+        &code::CHOICE_EMPTY,
+    ];
+    let now = console.state.now().wall;
+    let kinds = Kind::GATEWAYS.into_iter().chain([Kind::BackendTlsPolicy, Kind::TrafficPolicy, Kind::Service]);
+    let held = [Kind::Secret, Kind::Site];
+    let (mut found, held) = console.state.catalog(|catalog| {
+        let all = kinds.flat_map(|kind| catalog.iter(kind)).flat_map(|resource| catalog.check_one(resource));
+        let found: Vec<_> = all.filter(|found| told.iter().any(|code| code.id == found.code.id)).collect();
+        (found, held.into_iter().flat_map(|kind| catalog.iter(kind)).cloned().collect::<Vec<_>>())
+    });
+    found.extend(held.iter().filter_map(|resource| super::certificate::judge(resource, now)));
+    found
 }
 
 /// Services that other sites serve alone, and those that can't be reached there.
@@ -233,6 +251,27 @@ fn elsewhere(console: &Console) -> Vec<(&'static code::Code, String, String)> {
         }
         out
     })
+}
+
+/// Services none of whose endpoints is healthy, of those that callers use, and which no other site serves.
+fn unserved(console: &Console) -> Vec<(String, String)> {
+    let judge = |catalog: &Catalog, resource: &Resource| {
+        let at = ServiceRef::new(resource.key.namespace.clone(), resource.key.name.clone());
+        let choice = catalog.choice(&at).map(|(_, choice)| choice);
+        let used = catalog.endpoints(&at).filter_map(|found| match &found.spec {
+            Spec::Endpoint(endpoint) => Some(endpoint).filter(|e| choice.is_none_or(|c| c.admits(&e.labels))),
+            _ => None,
+        });
+        let (mut all, mut healthy) = (0, 0);
+        for endpoint in used {
+            all += 1;
+            healthy += usize::from(endpoint.health == Health::Healthy);
+        }
+        let alone = catalog.ways(&at).next().is_none();
+        let message = || format!("{at} has no healthy endpoint ({all} draining or unhealthy)");
+        (all > 0 && healthy == 0 && alone).then(|| (resource.key.to_string(), message()))
+    };
+    console.state.catalog(|catalog| catalog.iter(Kind::Service).filter_map(|r| judge(catalog, r)).collect())
 }
 
 /// Why a proxy isn't in sync; `None` if it is.

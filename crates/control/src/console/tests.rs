@@ -130,3 +130,88 @@ fn every_operation_described_is_served() {
         assert_eq!(ask(&console, "GET", "/api/v1/stats?window=2h", "").await.0, 400);
     });
 }
+
+/// The codes of `status`, with where each is.
+async fn warned(console: &Console) -> Vec<String> {
+    settle(console).await;
+    let (_, status) = ask(console, "GET", "/api/v1/status", "").await;
+    let line = |w: &Value| format!("{} {}", w["code"].as_str().unwrap(), w["where"].as_str().unwrap());
+    status["warnings"].as_array().unwrap().iter().map(line).collect()
+}
+
+fn workload(health: &str) -> String {
+    format!(
+        "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Workload\nmetadata: {{name: cart-1, labels: {{app: cart}}}}\n\
+         spec: {{address: 127.0.0.1, serviceAccount: cart, inbound: '127.0.0.1:7001', ports: [{{port: 80}}]}}\n{health}"
+    )
+}
+
+fn traffic(name: &str, says: &str) -> String {
+    format!(
+        "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}}}\n\
+         spec: {{targetRefs: [{{group: '', kind: Service, name: cart}}], {says}}}\n"
+    )
+}
+
+#[test]
+fn a_service_that_answers_nobody_is_a_warning() {
+    run(async |console| {
+        let mesh = format!("{SERVICE}---\n{}", workload(""));
+        ask(&console, "POST", "/api/v1/apply", &mesh).await;
+        assert_eq!(warned(&console).await, [""; 0]);
+        let (_, applied) =
+            ask(&console, "POST", "/api/v1/apply", &traffic("t", "endpoints: {labels: {version: v9}}")).await;
+        assert_eq!(applied["diagnostics"][0]["code"], "BYR-C076", "{applied}");
+        assert_eq!(warned(&console).await, ["BYR-C076 TrafficPolicy/default/t"]);
+        ask(&console, "DELETE", "/api/v1/resources/trafficpolicy/default/t", "").await;
+        for health in ["Unhealthy", "Draining"] {
+            ask(&console, "POST", "/api/v1/apply", &workload(&format!("status: {{health: {health}}}\n"))).await;
+            assert_eq!(warned(&console).await, ["BYR-S032 Service/default/cart"], "{health}");
+        }
+        // As after the last one fell silent and was taken out.
+        let (_, deleted) = ask(&console, "DELETE", "/api/v1/resources/workload/default/cart-1", "").await;
+        assert_eq!(deleted["diagnostics"][0]["code"], "BYR-C017", "{deleted}");
+        assert_eq!(warned(&console).await, ["BYR-C017 Service/default/cart"]);
+    });
+}
+
+#[test]
+fn a_policy_that_another_keeps_out_of_force_is_not_accepted() {
+    run(async |console| {
+        ask(&console, "POST", "/api/v1/apply", &format!("{SERVICE}---\n{}", workload(""))).await;
+        let both = format!(
+            "{}---\n{}",
+            traffic("aa", "unsafeRetry: true, connectTimeout: 2s"),
+            traffic("zz", "unsafeRetry: true")
+        );
+        ask(&console, "POST", "/api/v1/apply", &both).await;
+        assert_eq!(warned(&console).await, ["BYR-C025 TrafficPolicy/default/zz"]);
+        for (name, accepted, reason) in [("aa", true, "Accepted"), ("zz", false, "Conflicted")] {
+            let (_, read) = ask(&console, "GET", &format!("/api/v1/resources/tp/default/{name}"), "").await;
+            let status = &read["status"];
+            assert_eq!(status["accepted"], accepted, "{status}");
+            let condition = &status["ancestors"][0]["conditions"][0];
+            assert_eq!(condition["reason"], reason, "{status}");
+            assert!(condition["lastTransitionTime"].is_string(), "{status}");
+        }
+    });
+}
+
+#[test]
+fn what_is_wrong_once_a_resource_is_gone_is_told_with_its_deletion() {
+    run(async |console| {
+        let bank = "apiVersion: v1\nkind: Service\nmetadata: {name: bank}\nspec: {type: ExternalName, externalName: \
+                    api.bank.example, ports: [{port: 80, targetPort: 443}]}\n---\napiVersion: gateway.networking.k8s.io/v1\n\
+                    kind: BackendTLSPolicy\nmetadata: {name: bank}\nspec:\n  targetRefs: [{group: '', kind: Service, name: bank}]\n  \
+                    validation: {hostname: api.bank.example, wellKnownCACertificates: System}\n";
+        let (status, applied) = ask(&console, "POST", "/api/v1/apply", bank).await;
+        assert_eq!((status, &applied["diagnostics"]), (200, &json!([])), "{applied}");
+        assert_eq!(warned(&console).await, [""; 0]);
+        let (_, deleted) = ask(&console, "DELETE", "/api/v1/resources/backendtlspolicy/default/bank", "").await;
+        let told = &deleted["diagnostics"];
+        assert_eq!((told.as_array().unwrap().len(), &told[0]["code"]), (1, &json!("BYR-C064")), "{deleted}");
+        assert_eq!(warned(&console).await, ["BYR-C064 Service/default/bank"]);
+        let (_, deleted) = ask(&console, "DELETE", "/api/v1/resources/svc/default/bank", "").await;
+        assert_eq!(deleted["diagnostics"], json!([]), "what it ends is no news: {deleted}");
+    });
+}

@@ -28,11 +28,13 @@ pub(super) async fn apply(console: &Console, request: &Request) -> Outcome {
     Ok(found(&answer(applied.revision, false, outcomes(&applied), &diagnostics)))
 }
 
-/// `DELETE /api/v1/resources/...`.
+/// `DELETE /api/v1/resources/...`. What is wrong without it, and wasn't with it, is told.
 pub(super) async fn delete(console: &Console, request: &Request, kind: &str, namespace: &str, name: &str) -> Outcome {
-    let actions = [Action::Delete(look::key(kind, namespace, name)?)];
+    let key = look::key(kind, namespace, name)?;
+    let diagnostics = super::ask::without(console, &key);
+    let actions = [Action::Delete(key)];
     let applied = apply::apply(&console.state, &actions, &who(request), "delete").await?;
-    Ok(found(&json!({"revision": applied.revision, "results": outcomes(&applied)})))
+    Ok(found(&answer(applied.revision, false, outcomes(&applied), &diagnostics)))
 }
 
 /// `POST /api/v1/undo?revision=`: what the newest change (or the one named) did is taken back, unless

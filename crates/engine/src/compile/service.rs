@@ -251,6 +251,7 @@ impl Compiler {
     /// decides it.
     fn call(&self, name: &ServiceRef) -> Call {
         let keys = self.held.by_target.get(name).into_iter().flatten();
+        let choice = keys.clone().find_map(|key| Some((key, self.held.traffic.get(key)?.choice()?)));
         let policies: Vec<&TrafficPolicy> =
             keys.filter_map(|key| self.held.traffic.get(key)).map(|policy| &**policy).collect();
         fn first<'a, T>(policies: &[&'a TrafficPolicy], of: impl Fn(&'a TrafficPolicy) -> Option<T>) -> Option<T> {
@@ -261,7 +262,8 @@ impl Compiler {
         Call {
             balance: first(&policies, |p| p.balance).unwrap_or_default(),
             hash: first(&policies, |p| p.balance.map(|_| p.hash.clone())).flatten(),
-            choice: first(&policies, |p| p.endpoints.clone()).unwrap_or_default(),
+            choice: choice.map(|(_, choice)| choice.clone()).unwrap_or_default(),
+            chosen_by: choice.map_or_else(Text::default, |(key, _)| format!("{}/{}", key.namespace, key.name).into()),
             below_percent: first(&policies, |p| p.failover.as_ref()).map_or(0, |failover| failover.below_percent),
             eject: Ejection { statuses: eject.is_some(), rule: eject.unwrap_or_default() },
             bounds: Bounds {
@@ -298,8 +300,7 @@ impl Compiler {
         let mut sites = Vec::new();
         let found = self.held.far.members(name).or_else(|| self.held.endpoints.get(name));
         for member in found.into_iter().flat_map(|of| of.values()) {
-            let labels = &member.endpoint.labels;
-            if !choice.labels.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+            if !choice.admits(&member.endpoint.labels) {
                 continue;
             }
             if member.site().is_some() {

@@ -65,6 +65,21 @@ fn a_refusal_comes_with_code_and_nearest_rule() {
 }
 
 #[test]
+fn a_policy_that_leaves_no_endpoint_is_named() {
+    let mut world = World::payments(2);
+    let labels = [("version".into(), "v9".into())].into();
+    let endpoints = Some(byrnie_model::policy::traffic::Choice { labels, ..Default::default() });
+    world.put(vec![traffic("payments", byrnie_model::policy::TrafficPolicy { endpoints, ..Default::default() })]);
+    let request = head("GET", "payments/", &[]);
+    let explanation = explain(&world.snapshot(), &arrival(Direction::Forward, None), &request, ms(0));
+    assert_eq!((&*explanation.decision, explanation.status), ("answered", 503));
+    assert_eq!(
+        told(&explanation).pop().unwrap(),
+        "answer : 503 payments.shop has no endpoint with the labels version=v9, which TrafficPolicy shop/payments wants"
+    );
+}
+
+#[test]
 fn an_unknown_name_lists_the_known_ones() {
     let world = World::payments(1);
     let explanation =

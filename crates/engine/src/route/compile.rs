@@ -68,7 +68,8 @@ impl CompiledRoute {
 
     /// How special the most special of its host names is that fits; `None` if none does.
     pub(crate) fn host_rank(&self, host: &str) -> Option<(bool, usize)> {
-        let names = self.spec.hostnames.iter().map(|name| Some(&**name));
+        let any = self.spec.hostnames.is_empty().then_some(None);
+        let names = self.spec.hostnames.iter().map(|name| Some(&**name)).chain(any);
         names.filter(|name| host_fits(*name, host)).map(host_rank).max()
     }
 

@@ -198,8 +198,18 @@ fn connections_to_a_service_are_told_apart_by_the_host_that_their_tls_asks_for()
         connections(Kind::TlsRoute, "one", vec![parent.clone()], &["old.db.test", "b.test"], &[("old", 1)]),
         // What knows no hosts has no say beside them (GEP-1294).
         connections(Kind::TcpRoute, "any", vec![parent], &[], &[("old", 1)]),
+        service("open", Protocol::Tcp),
+        // One for every host, beside one that names its own.
+        connections(Kind::TlsRoute, "rest", vec![Parent::service(sref("open"), None)], &[], &[("old", 1)]),
+        connections(Kind::TlsRoute, "some", vec![Parent::service(sref("open"), None)], &["a.test"], &[("ledger", 1)]),
     ]);
     let snapshot = world.snapshot();
+    for (host, expected) in [("a.test", "l1"), ("any.test", "o1")] {
+        let service = sref("open");
+        let arrival = arrival(Direction::Service { service: &service, port: 80, sni: Some(host) }, None);
+        let (_tunnel, effect) = Tunnel::begin(&snapshot, &mut world.shard, &arrival, ms(0));
+        assert_eq!(endpoint_of(&plan(effect)), expected, "{host}");
+    }
     assert!(snapshot.asks_for_hosts(&sref("ledger"), 80) && !snapshot.asks_for_hosts(&sref("old"), 80));
     for (sni, expected) in [
         (Some("a.db.test"), Ok("l1")),

@@ -49,6 +49,37 @@ impl TrafficPolicy {
         }
     }
 
+    /// Which endpoints are used, if it says so; how they are checked is a matter of its own.
+    pub fn choice(&self) -> Option<&Choice> {
+        let says = |c: &Choice| {
+            !c.labels.is_empty() || c.most.is_some() || c.slow_start.is_some() || c.panic_percent.is_some()
+        };
+        self.endpoints.as_ref().filter(|choice| says(choice))
+    }
+
+    /// The matters on which it decides, by the fields that say it. Of several policies for a service, the first by name
+    /// that speaks of a matter decides it.
+    pub fn matters(&self) -> Vec<&'static str> {
+        let limited = |says: fn(&Limits) -> bool| self.limits.as_ref().is_some_and(says);
+        let said = [
+            ("balance", self.balance.is_some()),
+            ("endpoints", self.choice().is_some()),
+            ("endpoints.healthCheck", self.health_check().is_some()),
+            ("failover", self.failover.is_some()),
+            ("eject", self.eject.is_some()),
+            ("limits.maxPending", limited(|limits| limits.pending_max.is_some())),
+            ("limits.rate", limited(|limits| limits.rate.is_some())),
+            ("limits.maxIdle", limited(|limits| limits.idle_max.is_some())),
+            ("limits.quotas", limited(|limits| !limits.quotas.is_empty())),
+            ("retryConstraint", self.retry_budget.is_some()),
+            ("unsafeRetry", self.unsafe_retry),
+            ("connectTimeout", self.connect_timeout.is_some()),
+            ("fault", self.fault.is_some()),
+            ("idempotency", self.idempotency.is_some()),
+        ];
+        said.into_iter().filter(|(_, is)| *is).map(|(matter, _)| matter).collect()
+    }
+
     /// How instances are checked.
     pub const fn health_check(&self) -> Option<&HealthCheck> {
         match &self.endpoints {
@@ -122,6 +153,18 @@ pub struct Choice {
     pub panic_percent: Option<u8>,
     /// How the proxy of each instance checks its own program.
     pub health_check: Option<HealthCheck>,
+}
+
+impl Choice {
+    /// Whether an endpoint with these labels is one of those.
+    pub fn admits(&self, labels: &Labels) -> bool {
+        self.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
+    }
+
+    /// The labels as one writes them in a line: `a=1,b=2`.
+    pub fn wanted(&self) -> String {
+        self.labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+    }
 }
 
 /// Which endpoints are preferred.

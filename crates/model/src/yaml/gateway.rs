@@ -5,8 +5,8 @@ use super::meta;
 use super::names;
 use super::reader::Reader;
 use crate::gateway::{
-    BALANCERS, Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer,
-    SITES, Selector, Wanted,
+    BALANCERS, CONTROLLER, Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent,
+    Referrer, SITES, Selector, Wanted,
 };
 use crate::range::Range;
 use crate::{ServiceRef, code};
@@ -32,7 +32,8 @@ pub(crate) fn class(reader: &mut Reader<'_>) -> Option<GatewayClass> {
     let name = &spec.controller_name;
     let fits = name.split_once('/').is_some_and(|(domain, path)| names::is_subdomain(domain) && !path.is_empty());
     reader.require(fits, "spec.controllerName", format!("\"{name}\" is not DOMAIN/PATH"));
-    if spec.parameters_ref.is_some() {
+    // Another controller's parameters are its own affair, and not kept.
+    if spec.parameters_ref.is_some() && name == CONTROLLER {
         reader.unenforced("spec.parametersRef", "parameters of a class");
     }
     Some(GatewayClass { controller: name.as_str().into() })

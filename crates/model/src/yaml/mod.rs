@@ -203,7 +203,11 @@ pub fn to_json(resource: &Resource) -> Value {
         Spec::Site(site) => Some(to_value(&SiteSpec::from(&**site))),
         Spec::Endpoint(endpoint) => Some(workload::endpoint_value(endpoint)),
     };
-    let mut document = json!({"apiVersion": key.kind.api_version(), "kind": key.kind.name(), "metadata": metadata});
+    let version = match &resource.spec {
+        Spec::Route(route) if key.kind == Kind::TlsRoute && route.hostnames.is_empty() => Kind::TLS_ROUTE_EARLY,
+        _ => key.kind.api_version(),
+    };
+    let mut document = json!({"apiVersion": version, "kind": key.kind.name(), "metadata": metadata});
     if let Some(spec) = spec {
         document["spec"] = spec;
     }

@@ -407,6 +407,11 @@ fn gateways_and_grants() {
     }
     let class = HEAD.replace("HTTPRoute", "GatewayClass");
     check_bad(&format!("{class}spec: {{controllerName: me}}"), "C011", "me");
+    // Whose class it is, judges its parameters.
+    let parameters = "parametersRef: {group: a.b, kind: P, name: p}";
+    let own = format!("{class}spec: {{controllerName: mesh.byrnie.dev/gateway, {parameters}}}");
+    check_bad(&own, "C010", "parametersRef");
+    super::good(&format!("{class}spec: {{controllerName: acme.io/gateway-controller, {parameters}}}"));
 }
 
 #[test]
@@ -439,6 +444,11 @@ fn routes_for_connections() {
         "{tls}spec: {{parentRefs: [{{group: '', kind: Service, name: db}}], hostnames: [a.b], rules: [{{{to}}}]}}"
     );
     assert!(super::good(&on_service).len() == 1, "its hosts mean something there");
+    // The first version has none, and keeps none.
+    let anywhere = format!("{tls}spec: {{parentRefs: [{{name: gw}}], rules: [{{{to}}}]}}");
+    let mut read = super::good(&anywhere.replace("k8s.io/v1", "k8s.io/v1alpha2")).remove(0);
+    read.origin = None;
+    assert_eq!(crate::yaml::from_json(&crate::yaml::to_json(&read), &crate::yaml::Defaults::default()).unwrap(), read);
     let good = format!("{tls}spec: {{parentRefs: [{{name: gw}}], hostnames: [a.b], rules: [{{{to}}}]}}");
     for version in ["v1alpha2", "v1alpha3"] {
         assert_eq!(
