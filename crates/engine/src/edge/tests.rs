@@ -308,3 +308,26 @@ fn a_redirect_names_the_port_of_the_listener_that_was_asked() {
         assert_eq!(answer(effect).location.as_deref(), Some(expected), "{host}");
     }
 }
+
+#[test]
+fn a_refusal_for_want_of_a_backend_says_no_more_than_is_so() {
+    for (name, weight, detail) in [
+        ("nobody", 1, "shop/r[0] sends to nobody.shop:80, which does not exist"),
+        ("a", 0, "shop/r[0] has no backend with a weight above 0"),
+    ] {
+        let mut to = on("r", &["web/l0"], &[], "/", name);
+        let Spec::Route(route) = &to.spec else { panic!() };
+        let mut route = (**route).clone();
+        route.rules[0].backends[0].weight = weight;
+        to.spec = Spec::Route(Arc::new(route));
+        let mut world = world(vec![gateway("web", &[""]), to]);
+        let remote = SocketAddr::from(([192, 0, 2, 1], 5555));
+        let arrival = Arrival { direction: Direction::Edge(Gate::Own), source: None, remote, tls: Tls::None };
+        let mut asked = head("GET", "f.test/", &[]);
+        let (exchange, effect) = Exchange::begin(&world.snapshot(), &mut world.shard, &arrival, &mut asked, ms(0));
+        let answer = answer(effect);
+        let body = String::from_utf8(answer.body(exchange.id())).unwrap();
+        assert_eq!((answer.status, &*answer.detail), (500, detail));
+        assert_eq!(body.contains("exist"), weight > 0, "{body}");
+    }
+}
