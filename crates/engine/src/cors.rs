@@ -7,6 +7,7 @@ use crate::{Answer, Reason};
 use byrnie_base::Text;
 use byrnie_codec::{Head, Known};
 use byrnie_model::route::{Cors, RouteFilter};
+use std::net::Ipv6Addr;
 
 /// Longest origin, method or list of headers of a request that is looked at, in bytes.
 const REQUEST_BYTES_MAX: usize = 4096;
@@ -108,15 +109,24 @@ fn fits(pattern: &str, origin: &str) -> bool {
     wanted.0.eq_ignore_ascii_case(found.0) && host && wanted.2 == found.2
 }
 
-/// Scheme, host and port of an origin.
+/// Scheme, host and port of an origin; `None` if it's more than these.
 fn parts(origin: &str) -> Option<(&str, &str, u16)> {
     let (scheme, rest) = origin.split_once("://")?;
     let usual = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
     // A colon within brackets is the address's own.
     let after_address = rest.rfind(']').map_or(0, |at| at + 1);
-    match rest[after_address..].rfind(':').map(|at| at + after_address) {
-        Some(at) => Some((scheme, &rest[..at], rest[at + 1..].parse().ok()?)),
-        None => Some((scheme, rest, usual)),
+    let (host, port) = match rest[after_address..].rfind(':').map(|at| at + after_address) {
+        Some(at) => (&rest[..at], rest[at + 1..].parse().ok()?),
+        None => (rest, usual),
+    };
+    is_host(host).then_some((scheme, host, port))
+}
+
+/// Whether it's a host alone: a name (<https://url.spec.whatwg.org/#forbidden-domain-code-point>) or an address in brackets.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"#%/:<>?@[\\]^|".contains(&b)),
     }
 }
 
@@ -138,6 +148,17 @@ mod tests {
             ("https://*.bar.com", "https://bar.com", false),
             ("https://*.bar.com", "https://.evil.com", false),
             ("https://*.bar.com", "https://evilbar.com", false),
+            ("https://*.bar.com", "https://evil.com/.bar.com", false),
+            ("https://*.bar.com", "https://foo.com@a.bar.com", false),
+            ("https://*.bar.com", "https://evil.com:1/.bar.com", false),
+            ("https://*.bar.com", "https://evil.com?a.bar.com", false),
+            ("https://*.bar.com", "https://evil.com#a.bar.com", false),
+            ("https://*.bar.com", "https://evil.com\\a.bar.com", false),
+            ("https://*.bar.com", "https://a.bar.com/", false),
+            ("https://*.bar.com", "https://xn--a_b.bar.com:443", true),
+            ("https://*", "https://a/b", false),
+            ("https://*", "https://[::1]", true),
+            ("https://*", "https://[::1", false),
             ("https://*", "https://anything.example", true),
             ("https://*", "http://anything.example", false),
             ("http://*.a.b:8080", "http://x.a.b:8080", true),

@@ -408,7 +408,7 @@ impl Exchange {
         };
         self.forwardable(head)?;
         self.course.deadline = deadline::read(head, at.mono);
-        let cluster = self.follow(snapshot, shard, chosen, head, at)?;
+        let cluster = self.follow(snapshot, shard, (chosen, gate.port()), head, at)?;
         let to = cluster.service();
         self.service = snapshot.subtree(&to.namespace, &to.name).cloned();
         if head.authority().is_empty() {
@@ -502,15 +502,15 @@ impl Exchange {
             let detail = format!("{} has routes, but none of their rules fits the request", tree.label);
             return Err(self.refuse(Reason::NoRoute, detail));
         };
-        self.follow(snapshot, shard, chosen, head, now)
+        self.follow(snapshot, shard, (chosen, None), head, now)
     }
 
-    /// The cluster that a rule leads to, with its filters done.
+    /// The cluster that a rule leads to, with its filters done; `listener`: by a gateway's at this port.
     fn follow(
         &mut self,
         snapshot: &Snapshot,
         shard: &mut Shard,
-        mut chosen: Chosen,
+        (mut chosen, listener): (Chosen, Option<u16>),
         head: &mut Head,
         now: Now,
     ) -> Result<Arc<Cluster>, Box<Answer>> {
@@ -541,7 +541,7 @@ impl Exchange {
             return Err(Box::new(answer));
         }
         if let Some(redirect) = filter::redirect(&rule.filters).or_else(|| filter::redirect(of_backend)) {
-            let location = filter::location(redirect, head, prefix, self.facts.tls);
+            let location = filter::location(redirect, head, prefix, (self.facts.tls, listener));
             let mut answer = self.refuse(Reason::Redirect, format!("redirected to {location}"));
             (answer.status, answer.location, answer.grpc) = (redirect.status, Some(location), false);
             return Err(answer);

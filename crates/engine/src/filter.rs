@@ -170,15 +170,20 @@ fn edit_path(edit: &PathEdit, path: &str, prefix: Option<&str>, out: &mut String
     }
 }
 
-/// The target of a redirect.
-pub(crate) fn location(redirect: &Redirect, head: &Head, prefix: Option<&str>, tls: Tls) -> Text {
+/// The target of a redirect, at a gateway's listener of port `listener` or, without one, where the caller names the port.
+pub(crate) fn location(
+    redirect: &Redirect,
+    head: &Head,
+    prefix: Option<&str>,
+    (tls, listener): (Tls, Option<u16>),
+) -> Text {
     let own = if tls == Tls::None { head.scheme() } else { "https" };
     let scheme = redirect.scheme.as_deref().unwrap_or(own);
     let (host, port) = split_port(head.authority());
     let mut out = String::with_capacity(128);
     write!(out, "{scheme}://{}", redirect.hostname.as_deref().unwrap_or(host)).ok();
-    // A new scheme brings its own port; otherwise the caller's stays.
-    let kept = if redirect.scheme.is_some() { None } else { port };
+    // A new scheme brings its own port; otherwise it's the listener's, whatever the caller says (Gateway API, `RequestRedirect`).
+    let kept = if redirect.scheme.is_some() { None } else { listener.or(port) };
     let usual = if scheme == "https" { 443 } else { 80 };
     if let Some(port) = redirect.port.or(kept).filter(|port| *port != usual) {
         out.push(':');
@@ -222,10 +227,33 @@ mod tests {
         }
     }
 
-    fn check(redirect: Redirect, tls: Tls, expected: &str) {
+    fn target(redirect: &Redirect, authority: &str, at: (Tls, Option<u16>)) -> Text {
         let mut head = Head::new();
-        head.start_request("GET", "http", "shop.test:8080", "/a/b?q=1").unwrap();
-        assert_eq!(location(&redirect, &head, Some("/a"), tls), *expected);
+        head.start_request("GET", "http", authority, "/a/b?q=1").unwrap();
+        location(redirect, &head, Some("/a"), at)
+    }
+
+    fn check(redirect: Redirect, tls: Tls, expected: &str) {
+        assert_eq!(target(&redirect, "shop.test:8080", (tls, None)), *expected);
+    }
+
+    #[test]
+    fn the_port_of_a_redirect_is_the_listeners_whatever_the_caller_says() {
+        let plain = Redirect { scheme: None, hostname: None, path: None, port: None, status: 302 };
+        let secure = Redirect { scheme: Some("https".into()), ..plain.clone() };
+        let named = Redirect { port: Some(9000), ..plain.clone() };
+        for (redirect, tls, listener, expected) in [
+            (&plain, Tls::None, 8080, "http://shop.test:8080/a/b?q=1"),
+            (&plain, Tls::None, 80, "http://shop.test/a/b?q=1"),
+            (&plain, Tls::Simple, 8443, "https://shop.test:8443/a/b?q=1"),
+            (&plain, Tls::Simple, 443, "https://shop.test/a/b?q=1"),
+            (&secure, Tls::None, 8080, "https://shop.test/a/b?q=1"),
+            (&named, Tls::None, 8080, "http://shop.test:9000/a/b?q=1"),
+        ] {
+            for asked in ["shop.test", "shop.test:9999", "shop.test:80", "shop.test:443"] {
+                assert_eq!(target(redirect, asked, (tls, Some(listener))), *expected, "{asked} at {listener}");
+            }
+        }
     }
 
     #[test]

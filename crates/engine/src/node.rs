@@ -113,6 +113,14 @@ pub enum Gate<'a> {
 }
 
 impl<'a> Gate<'a> {
+    /// The port that listeners of gateways name.
+    pub(crate) const fn port(&self) -> Option<u16> {
+        match self {
+            Self::Own => None,
+            Self::Port { number, .. } => Some(*number),
+        }
+    }
+
     /// The name that the handshake asked for.
     pub(crate) const fn sni(&self) -> Option<&'a str> {
         match self {

@@ -24,7 +24,7 @@ pub enum Reason {
     NotServed,
     /// Not one endpoint may be sent requests.
     NoEndpoint,
-    /// The route names a backend that does not exist, or gives no backend any weight.
+    /// The route has no backend that exists, is granted and has any weight, or what is needed to reach it safely is absent.
     BackendAbsent,
     /// The time for the request, or for its last try, ran out.
     Timeout,

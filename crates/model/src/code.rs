@@ -368,9 +368,9 @@ registry! {
         "The request was answered 503.",
         "`byrnie get workloads` shows who serves it; start one, or look why it is unhealthy.";
     BACKEND_ABSENT: "BYR-R004",
-        "the route names a backend that does not exist",
-        "The request was answered 500.",
-        "`byrnie lint` names the route and the line.";
+        "there is no backend to which the request may be sent",
+        "The request was answered 500 and was not sent.",
+        "The detail says what a route or policy lacks; `byrnie lint` names it.";
     TIMEOUT: "BYR-R005",
         "the time for the request ran out",
         "The request was answered 504; the program may still be at work on it.",

@@ -6,7 +6,7 @@ use crate::{Arrival, Direction, Exchange, Gate, Served, Tls};
 use byrnie_model::gateway::{Carries, CertificateRef, From, Gateway, Listener};
 use byrnie_model::range::Range;
 use byrnie_model::resource::{Resource, Spec};
-use byrnie_model::route::{Parent, ParentKind, Route};
+use byrnie_model::route::{Parent, ParentKind, Redirect, Route, RouteFilter};
 use byrnie_model::secret::{Private, Secret};
 use byrnie_model::{Key, Kind, Protocol, Revision};
 use std::net::SocketAddr;
@@ -282,4 +282,52 @@ fn a_port_with_balancers_in_front_is_for_them_alone() {
     assert!(!finds(at(80), "b.test"), "whoever connects can't know that a header is asked for");
     assert!(!finds(Gate::Own, "a.test") && finds(Gate::Own, "c.test"), "at the edge's own port there is no balancer");
     assert!(snapshot.edge.fitting(at(80), "set.test").next().is_some(), "a set is as its gateway");
+}
+
+#[test]
+fn a_redirect_names_the_port_of_the_listener_that_was_asked() {
+    let mut away = on("away", &["web/l0"], &[], "/", "a");
+    let Spec::Route(route) = &away.spec else { panic!() };
+    let mut redirects = (**route).clone();
+    let redirect = Redirect { scheme: None, hostname: Some("o.test".into()), path: None, port: None, status: 302 };
+    redirects.rules[0].filters = vec![RouteFilter::Redirect(redirect)];
+    redirects.rules[0].backends.clear();
+    away.spec = Spec::Route(Arc::new(redirects));
+    let mut world = world(vec![gateway_at(8080, "web", &[""], |_| Carries::Http), away]);
+    let remote = SocketAddr::from(([192, 0, 2, 1], 5555));
+    let listener = Gate::Port { number: 8080, sni: None };
+    for (gate, host, expected) in [
+        (listener, "f.test", "http://o.test:8080/"),
+        (listener, "f.test:9999", "http://o.test:8080/"),
+        // The edge's own port is no listener's.
+        (Gate::Own, "f.test:7780", "http://o.test:7780/"),
+    ] {
+        let arrival = Arrival { direction: Direction::Edge(gate), source: None, remote, tls: Tls::None };
+        let mut asked = head("GET", &format!("{host}/"), &[]);
+        let (_, effect) = Exchange::begin(&world.snapshot(), &mut world.shard, &arrival, &mut asked, ms(0));
+        assert_eq!(answer(effect).location.as_deref(), Some(expected), "{host}");
+    }
+}
+
+#[test]
+fn a_refusal_for_want_of_a_backend_says_no_more_than_is_so() {
+    for (name, weight, detail) in [
+        ("nobody", 1, "shop/r[0] sends to nobody.shop:80, which does not exist"),
+        ("a", 0, "shop/r[0] has no backend with a weight above 0"),
+    ] {
+        let mut to = on("r", &["web/l0"], &[], "/", name);
+        let Spec::Route(route) = &to.spec else { panic!() };
+        let mut route = (**route).clone();
+        route.rules[0].backends[0].weight = weight;
+        to.spec = Spec::Route(Arc::new(route));
+        let mut world = world(vec![gateway("web", &[""]), to]);
+        let remote = SocketAddr::from(([192, 0, 2, 1], 5555));
+        let arrival = Arrival { direction: Direction::Edge(Gate::Own), source: None, remote, tls: Tls::None };
+        let mut asked = head("GET", "f.test/", &[]);
+        let (exchange, effect) = Exchange::begin(&world.snapshot(), &mut world.shard, &arrival, &mut asked, ms(0));
+        let answer = answer(effect);
+        let body = String::from_utf8(answer.body(exchange.id())).unwrap();
+        assert_eq!((answer.status, &*answer.detail), (500, detail));
+        assert_eq!(body.contains("exist"), weight > 0, "{body}");
+    }
 }

@@ -66,13 +66,14 @@ impl std::fmt::Display for Miss<'_> {
 
 /// Which of two matches comes first: the greater one
 /// (<https://gateway-api.sigs.k8s.io/reference/spec/#httprouterule>). Where Gateway API leaves the
-/// place of regular expressions open: after every prefix but `/`, which is no condition at all.
+/// place of regular expressions open: after every prefix but `/`, which is no condition at all, and of gRPC's after exact names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     path_class: u8,
-    /// Of a gRPC match: of the service.
+    /// Of a gRPC match: of the service, as is the class.
     path_len: usize,
     /// Of the gRPC method; else 0.
+    method_class: u8,
     method_len: usize,
     method: bool,
     headers: usize,
@@ -97,17 +98,17 @@ impl CompiledMatch {
 
     /// Its place among others.
     pub(crate) fn rank(&self) -> Rank {
-        let len = |expected: &Option<Expected>| expected.as_ref().map_or(0, Expected::len);
-        let (path_class, path_len, method_len) = match &self.path {
-            PathTest::Exact(path) => (3, path.len(), 0),
-            PathTest::Prefix(path) if path.len() > 1 => (2, path.len(), 0),
-            PathTest::Regex(regex) => (1, pattern_len(regex), 0),
-            PathTest::Prefix(_) => (0, 0, 0),
-            // Exact or regular expression makes no difference here, upstream.
-            PathTest::Grpc { service, method } => (0, len(service), len(method)),
+        let word = |expected: &Option<Expected>| expected.as_ref().map_or((0, 0), Expected::rank);
+        let none = (0, 0);
+        let ((path_class, path_len), (method_class, method_len)) = match &self.path {
+            PathTest::Exact(path) => ((3, path.len()), none),
+            PathTest::Prefix(path) if path.len() > 1 => ((2, path.len()), none),
+            PathTest::Regex(regex) => ((1, pattern_len(regex)), none),
+            PathTest::Prefix(_) => (none, none),
+            PathTest::Grpc { service, method } => (word(service), word(method)),
         };
         let (headers, query) = (self.headers.len(), self.query.len());
-        Rank { path_class, path_len, method_len, method: self.method.is_some(), headers, query }
+        Rank { path_class, path_len, method_class, method_len, method: self.method.is_some(), headers, query }
     }
 
     /// The prefix that the path fits, if it's a prefix match.
@@ -264,11 +265,11 @@ impl Expected {
         })
     }
 
-    /// Characters written.
-    fn len(&self) -> usize {
+    /// Its class and the characters written: how long a pattern is says nothing of how much it fits.
+    fn rank(&self) -> (u8, usize) {
         match self {
-            Self::Exact(text) => text.len(),
-            Self::Regex(regex) => pattern_len(regex),
+            Self::Exact(text) => (2, text.len()),
+            Self::Regex(regex) => (1, pattern_len(regex)),
         }
     }
 

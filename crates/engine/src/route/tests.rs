@@ -103,6 +103,11 @@ fn grpc_calls_are_told_apart_by_service_and_method() {
     }
     // A longer service counts more than any method, a method more than any header.
     check(vec![grpc("~.*", "LongMethodName"), grpc("a.Bcd", "")], "POST", "h/a.Bcd/LongMethodName", &[], Some(1));
+    // A name comes before a pattern, however long that is.
+    check(vec![grpc("~a[.]Bcd", "~(Hi|Hello)"), grpc("a.Bcd", "Hi")], "POST", "h/a.Bcd/Hi", &[], Some(1));
+    check(vec![grpc("a.Bcd", "~(Hi|Hello)"), grpc("a.Bcd", "Hi")], "POST", "h/a.Bcd/Hi", &[], Some(1));
+    check(vec![grpc("a.Bcd", "Hi"), grpc("~a[.]Bcd", "Hi")], "POST", "h/a.Bcd/Hi", &[], Some(0));
+    check(vec![grpc("a.Bcd", ""), grpc("a.Bcd", "~H.")], "POST", "h/a.Bcd/Hi", &[], Some(1));
     let headed = with_headers(&[("x", "1")], grpc("a.B", ""));
     check(vec![headed, grpc("a.B", "C")], "POST", "h/a.B/C", &[("x", "1")], Some(1));
 }

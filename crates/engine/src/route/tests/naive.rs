@@ -64,16 +64,21 @@ fn fits(m: &Match, request: &Request) -> bool {
 
 /// The criteria in their order, the smaller the better.
 fn criteria(m: &Match) -> impl Ord + use<> {
+    // The reference counts characters alone; which of them a pattern fits it doesn't say.
     let len = |value: &Option<ValueMatch>| match value {
-        Some(ValueMatch::Exact(text) | ValueMatch::Regex(text)) => text.len(),
-        None => 0,
+        Some(ValueMatch::Exact(text)) => (true, text.len()),
+        Some(ValueMatch::Regex(text)) => (false, text.len()),
+        None => (false, 0),
     };
     let exact = matches!(m.path, PathMatch::Exact(_));
     let prefix = if let PathMatch::Prefix(text) = &m.path { text.len() } else { 0 };
     // The reference leaves the place of regular expressions open; here: between `/` and other prefixes.
     let regex = if let PathMatch::Regex(text) = &m.path { text.len() } else { 0 };
-    let (service, method) =
-        if let PathMatch::Grpc { service, method } = &m.path { (len(service), len(method)) } else { (0, 0) };
+    let (service, method) = if let PathMatch::Grpc { service, method } = &m.path {
+        (len(service), len(method))
+    } else {
+        ((false, 0), (false, 0))
+    };
     let longer = if prefix > 1 { prefix } else { 0 };
     let words = (m.method.is_some(), m.headers.len(), m.query.len());
     Reverse((exact, longer, regex, service, method, words))
