@@ -71,6 +71,7 @@ impl TrafficPolicy {
             ("limits.rate", limited(|limits| limits.rate.is_some())),
             ("limits.maxIdle", limited(|limits| limits.idle_max.is_some())),
             ("limits.quotas", limited(|limits| !limits.quotas.is_empty())),
+            ("limits.admission", limited(|limits| limits.admission.is_some())),
             ("retryConstraint", self.retry_budget.is_some()),
             ("unsafeRetry", self.unsafe_retry),
             ("connectTimeout", self.connect_timeout.is_some()),
