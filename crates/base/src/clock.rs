@@ -95,7 +95,8 @@ impl SystemClock {
 
     /// The monotonic side alone.
     pub fn mono(&self) -> Instant {
-        Instant(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        let since = self.start.elapsed();
+        Instant(since.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(since.subsec_nanos())))
     }
 
     /// When a moment of the monotonic side was by the wall clock as it stands now, in nanoseconds since 1970.

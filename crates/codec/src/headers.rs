@@ -93,42 +93,58 @@ fn is_own(name: &[u8]) -> bool {
 /// knows (`content_length`). The client's identity is
 /// dropped whoever sent it: the proxy that verified it writes it anew with [`set_client_identity`].
 pub fn strip_untrusted(head: &mut Head, sender: Sender) {
-    head.fields.remove_where(|known, name| match known {
-        Known::ForwardedClientIdentity | Known::XForwardedClientCert => true,
-        // Verdicts of the mesh: some travel in responses only, one proxy tells another the rest.
-        Known::ByrnieDecision | Known::IdempotencyStatus | Known::ByrnieNewcomer => sender != Sender::Mesh,
-        Known::Forwarded
-        | Known::XForwardedFor
-        | Known::XForwardedProto
-        | Known::XForwardedHost
-        | Known::XForwardedPort
-        | Known::XRealIp
-        | Known::ByrnieDeadlineMs
-        | Known::ByrnieRetryBudget
-        | Known::ByrnieCriticality
-        | Known::TxnId
-        | Known::TxnBranch
-        | Known::TxnOp
-        | Known::TxnAttempt => sender == Sender::Outside,
-        Known::Other => (sender == Sender::Outside && is_own(name)) || is_lookalike(name),
-        _ => false,
-    });
+    const NEVER: u128 = Known::bits(&[Known::ForwardedClientIdentity, Known::XForwardedClientCert]);
+    // Verdicts of the mesh: some travel in responses only, one proxy tells another the rest.
+    const OF_PROXIES: u128 = Known::bits(&[Known::ByrnieDecision, Known::IdempotencyStatus, Known::ByrnieNewcomer]);
+    const FROM_WITHIN: u128 = Known::bits(&[
+        Known::Forwarded,
+        Known::XForwardedFor,
+        Known::XForwardedProto,
+        Known::XForwardedHost,
+        Known::XForwardedPort,
+        Known::XRealIp,
+        Known::ByrnieDeadlineMs,
+        Known::ByrnieRetryBudget,
+        Known::ByrnieCriticality,
+        Known::TxnId,
+        Known::TxnBranch,
+        Known::TxnOp,
+        Known::TxnAttempt,
+    ]);
+    let dropped = match sender {
+        Sender::Mesh => NEVER,
+        Sender::Program => NEVER | OF_PROXIES,
+        Sender::Outside => NEVER | OF_PROXIES | FROM_WITHIN,
+    };
+    strip(head, dropped, |name| (sender == Sender::Outside && is_own(name)) || is_lookalike(name));
     drop_malformed(head);
 }
+
+/// Drops the lines of these names, and of those that aren't known for which `drop` says so.
+fn strip(head: &mut Head, names: u128, drop: impl Fn(&[u8]) -> bool) {
+    // Most messages have none of them.
+    if head.fields.has_any(names | Known::Other.bit()) {
+        head.fields.remove_where(|known, name| match known {
+            Known::Other => drop(name),
+            _ => names & known.bit() != 0,
+        });
+    }
+}
+
+/// What is for the mesh alone.
+const INTERNAL: u128 = Known::bits(&[
+    Known::ForwardedClientIdentity,
+    Known::ByrnieDecision,
+    Known::ByrnieDeadlineMs,
+    Known::ByrnieRetryBudget,
+    Known::ByrnieCriticality,
+    Known::ByrnieNewcomer,
+]);
 
 /// Drops what is for the mesh alone from a request that leaves it: who calls, how much time and how many tries are left.
 /// What a participant of a transaction is to know stays.
 pub fn strip_internal(head: &mut Head) {
-    head.fields.remove_where(|known, name| match known {
-        Known::ForwardedClientIdentity
-        | Known::ByrnieDecision
-        | Known::ByrnieDeadlineMs
-        | Known::ByrnieRetryBudget
-        | Known::ByrnieCriticality
-        | Known::ByrnieNewcomer => true,
-        Known::Other => is_own(name),
-        _ => false,
-    });
+    strip(head, INTERNAL, is_own);
 }
 
 /// Drops what a server outside the proof of the mesh may not claim in a response: that the mesh decided
@@ -137,10 +153,7 @@ pub fn strip_untrusted_response(head: &mut Head, sender: Sender) {
     if sender == Sender::Mesh {
         return;
     }
-    head.fields.remove_where(|known, name| match known {
-        Known::ForwardedClientIdentity | Known::IdempotencyStatus => true,
-        _ => is_own(name) || is_lookalike(name),
-    });
+    strip(head, INTERNAL | Known::IdempotencyStatus.bit(), |name| is_own(name) || is_lookalike(name));
 }
 
 /// True for a name that is one the mesh knows but for `_` in place of `-`. Programs behind a CGI-like

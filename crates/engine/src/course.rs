@@ -142,12 +142,12 @@ impl Course {
             }
             Goal::Cluster(cluster) => {
                 let cluster = Arc::clone(cluster);
-                self.dispatch_to(&cluster, shard, now)
+                self.dispatch_to(cluster, shard, now)
             }
         }
     }
 
-    fn dispatch_to(&mut self, cluster: &Arc<Cluster>, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
+    fn dispatch_to(&mut self, cluster: Arc<Cluster>, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
         let stays = self.stays();
         let fits =
             |member: &Arc<Member>| !(stays && member.site().is_some() || outlier::out_of_service(shard, member, now));
@@ -159,8 +159,8 @@ impl Course {
                 let (zones, silent_since) = (attempts.lost_zones(), attempts.silent_since());
                 let past = Past { tried: &|member| attempts.tried(member), zones, silent_since, stays };
                 let picked = match self.at_home {
-                    true => balance::pick_at_home(cluster, shard, past, now),
-                    false => balance::pick(cluster, shard, self.key, past, now),
+                    true => balance::pick_at_home(&cluster, shard, past, now),
+                    false => balance::pick(&cluster, shard, self.key, past, now),
                 };
                 Arc::clone(picked.ok_or(Reason::NoEndpoint)?)
             }
@@ -173,12 +173,14 @@ impl Course {
             return Err(Reason::Timeout);
         }
         self.attempts.begin(Some(Arc::clone(&member)), now);
-        let soft = self.soft_timeout(cluster, shard);
+        let soft = self.soft_timeout(&cluster, shard);
         self.limits.soft = self.limits.timeout.is_none();
         let timeout = self.limits.timeout.or(soft);
         let protocol = cluster.protocol.for_request(self.h2);
+        let hedge_at = hedge::delay(self, &cluster, shard);
+        let connect = cluster.call.patience.connect;
         let target = match &cluster.beyond {
-            None => Target::Mesh(Hop { member, cluster: Arc::clone(cluster), protocol }),
+            None => Target::Mesh(Hop { member, cluster, protocol }),
             Some(security) => {
                 let (address, security) = (member.address(), security.clone());
                 let host = address.ip().to_string().into();
@@ -187,8 +189,8 @@ impl Course {
             }
         };
         let try_deadline = timeout.map(|timeout| now + delay + timeout);
-        let hedge_at = hedge::delay(self, cluster, shard).map(|span| now + delay + span);
-        Ok(Plan { hedge_at, ..self.plan(target, cluster.call.patience.connect, try_deadline, delay) })
+        let hedge_at = hedge_at.map(|span| now + delay + span);
+        Ok(Plan { hedge_at, ..self.plan(target, connect, try_deadline, delay) })
     }
 
     fn plan(&self, target: Target, connect: Duration, try_deadline: Option<Instant>, delay: Duration) -> Plan {
@@ -339,10 +341,13 @@ impl Course {
 
     /// Ends the try under way and learns from it.
     pub(crate) fn end(&mut self, shard: &mut Shard, ending: Ending, now: Instant) {
-        let Some(member) = self.attempts.open().map(|attempt| attempt.member.clone()) else { return };
+        if self.attempts.open().is_none() {
+            return;
+        }
         let span = self.attempts.end(ending, now);
+        let member = self.attempts.last().and_then(|attempt| attempt.member.as_ref());
         let (Some(member), Some(cluster)) = (member, self.cluster()) else { return };
-        zone::note(shard, &member, ending, span, now);
+        zone::note(shard, member, ending, span, now);
         // One that was given up would have taken longer still; but the first of an exchange at an endpoint that answers nobody may be
         // that one's own affair, and what all the others take is not to be waited for three times as long by that.
         let heard = || self.attempts.last().is_some_and(|attempt| !attempt.is_unheard());
@@ -355,7 +360,7 @@ impl Course {
         });
         let sign = match ending {
             Ending::Closed => Sign::Good,
-            Ending::Beaten => return learn(&member, ending, span, now),
+            Ending::Beaten => return learn(member, ending, span, now),
             Ending::Status(status) if status >= 500 && cluster.call.eject.statuses => {
                 Sign::Error { gateway: matches!(status, 502..=504) }
             }
@@ -366,8 +371,8 @@ impl Course {
             Ending::Failed(failure) if failure.speaks_against_endpoint() => Sign::Lost,
             Ending::Failed(_) => return,
         };
-        learn(&member, ending, span, now);
-        outlier::note(shard, cluster, &member, sign, span, now);
+        learn(member, ending, span, now);
+        outlier::note(shard, cluster, member, sign, span, now);
     }
 
     /// The answer of the last try asked to be left alone for a while.

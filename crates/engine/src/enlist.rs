@@ -12,6 +12,7 @@ use crate::{Answer, Arrival, Effect, Reason};
 use byrnie_base::{Instant, Now, Text};
 use byrnie_codec::{Head, Known};
 use byrnie_model::policy::enlist::Act;
+use std::sync::Arc;
 
 /// What the coordinator is asked before a call is forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,13 +120,12 @@ impl Exchange {
     /// What is left once the call takes part in what it is to take part in.
     pub(crate) fn pass_inbound(
         &mut self,
+        protection: Option<&Arc<Protection>>,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
         head: &Head,
         now: Instant,
     ) -> Result<Decision, Box<Answer>> {
-        let tree = self.service.clone();
-        let protection = tree.as_ref().and_then(|tree| tree.protection.as_ref());
         if let Some(claim) = self.claim(shard, protection, arrival, head, now)? {
             return Ok(Decision::Claim(claim));
         }
@@ -146,7 +146,9 @@ impl Exchange {
                 // The program's own barrier knows the call by these.
                 head.set(Known::TxnBranch.name(), branch.as_bytes()).ok();
                 head.set(Known::TxnOp.name(), b"action").ok();
-                let decided = self.pass_inbound(shard, arrival, head, now.mono);
+                let tree = self.service.clone();
+                let protection = tree.as_ref().and_then(|tree| tree.protection.as_ref());
+                let decided = self.pass_inbound(protection, shard, arrival, head, now.mono);
                 return self.effect_of(decided, head, now);
             }
             Joined::Refused { status: 403, detail } => self.refuse(Reason::TransactionDenied, detail),

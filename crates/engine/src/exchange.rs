@@ -39,7 +39,8 @@ pub struct Exchange {
     pub(crate) course: Course,
     pub(crate) chosen: Option<Chosen>,
     pub(crate) access: Option<Ruling>,
-    source: Text,
+    /// Until it ends.
+    source: Option<Text>,
     pub(crate) service: Option<Arc<Subtree>>,
     pub(crate) nearest: Option<Text>,
     reason: Option<Reason>,
@@ -76,13 +77,19 @@ impl Exchange {
         now: Now,
     ) -> (Self, Effect) {
         let mut exchange = Self::open(snapshot, shard, arrival, head, now);
-        let effect = exchange.decide(shard, arrival, head, now);
+        let effect = exchange.decide(snapshot, shard, arrival, head, now);
         (exchange, effect)
     }
 
-    /// The second half of [`Exchange::begin`]: decides, right after [`Exchange::open`] and once.
-    pub fn decide(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, head: &mut Head, now: Now) -> Effect {
-        let snapshot = &Arc::clone(&self.snapshot);
+    /// The second half of [`Exchange::begin`]: decides, right after [`Exchange::open`], under the same snapshot, and once.
+    pub fn decide(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        shard: &mut Shard,
+        arrival: &Arrival<'_>,
+        head: &mut Head,
+        now: Now,
+    ) -> Effect {
         if enter::request(shard, arrival, snapshot.node.identity.trust_domain(), head) {
             self.aside().posed = true;
         }
@@ -131,7 +138,7 @@ impl Exchange {
             course: Course { h2, ..Course::new() },
             chosen: None,
             access: None,
-            source: source_label(snapshot, shard, arrival),
+            source: Some(source_label(snapshot, shard, arrival)),
             service: None,
             nearest: None,
             reason: None,
@@ -300,6 +307,7 @@ impl Exchange {
             None => (words.none.clone(), None),
         };
         let destination = self.service.as_ref().map_or(&words.unknown, |service| &service.label).clone();
+        let source = self.source.take().unwrap_or_else(|| words.unknown.clone());
         let keyed = self.keyed.take().map(|keyed| (keyed.protection.policy.guarantee, keyed.note));
         let Facts { id, side, method, tls, begun, .. } = self.facts;
         // Outbound, what counts is the connection that the mesh makes.
@@ -307,7 +315,7 @@ impl Exchange {
         let tls = if hopped { Tls::Mutual } else { tls };
         Verdict {
             id,
-            labels: Labels { side, source: self.source.clone(), destination, method, tls },
+            labels: Labels { side, source, destination, method, tls },
             decided: Decided {
                 route,
                 rule,
@@ -357,7 +365,6 @@ impl Exchange {
         head: &mut Head,
         at: Now,
     ) -> Result<Decision, Box<Answer>> {
-        let now = at.mono;
         let found = shard.recent.resolve(snapshot, &arrival.direction, || (head.host(), head.port()));
         let (tree, at_port) = match found {
             Ok(found) => found,
@@ -366,8 +373,22 @@ impl Exchange {
             }
             Err(reason) => return Err(self.refuse(reason, unknown_service(arrival, head))),
         };
-        let port = &tree.ports[at_port];
-        self.service = Some(Arc::clone(&tree));
+        let decided = self.decide_service(snapshot, shard, (&tree, &tree.ports[at_port]), arrival, head, at);
+        self.service = Some(tree);
+        decided
+    }
+
+    /// What asks for a port of a service: its routes decide.
+    fn decide_service(
+        &mut self,
+        snapshot: &Snapshot,
+        shard: &mut Shard,
+        (tree, port): (&Subtree, &Port),
+        arrival: &Arrival<'_>,
+        head: &mut Head,
+        at: Now,
+    ) -> Result<Decision, Box<Answer>> {
+        let now = at.mono;
         self.forwardable(head)?;
         if head.authority().is_empty() {
             // HTTP/1.0 without Host: whoever comes next asks for one.
@@ -377,8 +398,8 @@ impl Exchange {
         let logical = snapshot.cluster(port.cluster).ok_or_else(|| self.refuse(Reason::Internal, "no cluster"))?;
         overload::admit(self, shard, arrival, head, now)?;
         let keyed = keyed::prepare(tree.protection.as_deref(), &mut shard.rng, head);
-        let cluster = self.route(snapshot, shard, (&tree, port), head, at)?;
-        self.park_or_launch(shard, arrival, head, (Arc::clone(logical), cluster, keyed), at)
+        let cluster = self.route(snapshot, shard, (tree, port), head, at)?;
+        self.park_or_launch(shard, arrival, head, (logical, cluster, keyed), at)
     }
 
     /// What comes from outside and names no service of the mesh: the routes on gateways decide.
@@ -417,7 +438,7 @@ impl Exchange {
         overload::admit(self, shard, arrival, head, at.mono)?;
         let protection = self.service.as_ref().and_then(|tree| tree.protection.as_deref());
         let keyed = keyed::prepare(protection, &mut shard.rng, head);
-        self.park_or_launch(shard, arrival, head, (Arc::clone(&cluster), cluster, keyed), at)
+        self.park_or_launch(shard, arrival, head, (&Arc::clone(&cluster), cluster, keyed), at)
     }
 
     /// The first try at a cluster, for a call of the service that was asked for.

@@ -2,6 +2,7 @@
 //! What is decided at the callee's proxy before a request goes to its program: whether it's served and allowed, whether there is
 //! room for it, and who has to be asked first.
 
+use crate::authorize::{self, Access};
 use crate::balance::hash;
 use crate::cluster::Busy;
 use crate::concurrency::{self, Criticality};
@@ -9,7 +10,7 @@ use crate::course::Goal;
 use crate::exchange::{Decision, Exchange, Refusal};
 use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
-use crate::{Answer, Arrival, Program, Reason, answer::FAILURE_UNSENT, authorize, deadline, overload, resolve};
+use crate::{Answer, Arrival, Program, Reason, answer::FAILURE_UNSENT, deadline, overload, resolve};
 use byrnie_base::Instant;
 use byrnie_codec::{Head, Known};
 use std::sync::Arc;
@@ -28,14 +29,28 @@ impl Exchange {
         let found = shard.recent.resolve(snapshot, &arrival.direction, || (head.host(), head.port())).ok();
         let served = found.as_ref().and_then(|(tree, at)| {
             let port = &tree.ports[*at];
-            Some((tree, port, port.program.as_ref()?, tree.access.as_ref()?))
+            Some(((&**tree, port), port.program.as_ref()?, tree.access.as_ref()?))
         });
-        let Some((tree, port, program, access)) = served else {
+        let Some((at, program, access)) = served else {
             let mut answer = self.refuse(Reason::NotServed, "this workload does not serve that service port");
             answer.failure = Some(FAILURE_UNSENT);
             return Err(answer);
         };
-        self.service = Some(Arc::clone(tree));
+        let decided = self.decide_served(snapshot, shard, (at, program, access), arrival, head, now);
+        self.service = found.map(|(tree, _)| tree);
+        decided
+    }
+
+    /// What is asked of a service port that is served here.
+    fn decide_served(
+        &mut self,
+        snapshot: &Snapshot,
+        shard: &mut Shard,
+        ((tree, port), program, access): ((&Subtree, &Port), &Program, &Access),
+        arrival: &Arrival<'_>,
+        head: &Head,
+        now: Instant,
+    ) -> Result<Decision, Box<Answer>> {
         let call =
             authorize::Call { source: arrival.source, port: program.port(), http: Some((head.method(), head.path())) };
         let ruling = access.rule_on(&call, snapshot.default_allows());
@@ -58,7 +73,7 @@ impl Exchange {
             return Err(answer);
         }
         overload::admit(self, shard, arrival, head, now)?;
-        match self.count(shard, arrival, head, now)? {
+        match self.count(tree, shard, arrival, head, now)? {
             Some(asked) => Ok(Decision::Lease(asked)),
             None => self.enter_inbound(snapshot, shard, (tree, port, program), arrival, head, now),
         }
@@ -92,7 +107,7 @@ impl Exchange {
         if let Some(enlistment) = self.enlistment(shard, (tree, port), arrival, head)? {
             return Ok(Decision::Enlist(enlistment));
         }
-        self.pass_inbound(shard, arrival, head, now)
+        self.pass_inbound(tree.protection.as_ref(), shard, arrival, head, now)
     }
 
     /// [`Exchange::enter_inbound`] after a while: the service is looked for again.

@@ -150,16 +150,16 @@ impl Exchange {
         shard: &mut Shard,
         arrival: &Arrival<'_>,
         head: &Head,
-        (asked, cluster, keyed): (Arc<Cluster>, Arc<Cluster>, bool),
+        (asked, cluster, keyed): (&Arc<Cluster>, Arc<Cluster>, bool),
         at: Now,
     ) -> Result<Decision, Box<Answer>> {
         self.heed_success(shard, &cluster, head, at.mono)?;
-        if let Some(place) = self.admit(shard, &asked, at.mono)? {
-            let (ticket, since) = (place.ticket, at.mono);
+        if let Some(place) = self.admit(shard, asked, at.mono)? {
+            let (ticket, since, asked) = (place.ticket, at.mono, Arc::clone(asked));
             self.aside().parked = Some(Parked { ticket, since, asked, cluster, keyed });
             return Ok(Decision::Queue(place));
         }
-        self.launch(shard, arrival, head, (&asked, cluster, keyed), at)
+        self.launch(shard, arrival, head, (asked, cluster, keyed), at)
     }
 
     /// It was called, or it's no longer worth to wait ([`Effect::Queue`]). `head` as it was left by [`Exchange::begin`].

@@ -6,6 +6,7 @@
 
 use crate::exchange::{Decision, Exchange};
 use crate::shard::Shard;
+use crate::snapshot::Subtree;
 use crate::{Answer, Arrival, Effect, Reason};
 use byrnie_base::share::{Admitted, Lease, Leased, Leases, Paces};
 use byrnie_base::{Instant, Now, Text};
@@ -157,25 +158,24 @@ impl Exchange {
     /// One more request under all quotas of its service.
     pub(crate) fn count(
         &mut self,
+        tree: &Subtree,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
         head: &Head,
         now: Instant,
     ) -> Result<Option<Box<QuotaAsk>>, Box<Answer>> {
-        self.count_from(0, None, shard, (arrival, head), now)
+        self.count_from(tree, (0, None), shard, (arrival, head), now)
     }
 
     /// One more request under the quotas from this place on, the first of which was granted what is given.
     fn count_from(
         &mut self,
-        first: usize,
-        mut granted: Option<(u64, Allowance)>,
+        tree: &Subtree,
+        (first, mut granted): (usize, Option<(u64, Allowance)>),
         shard: &mut Shard,
         (arrival, head): (&Arrival<'_>, &Head),
         now: Instant,
     ) -> Result<Option<Box<QuotaAsk>>, Box<Answer>> {
-        let limited = self.service.as_ref().filter(|tree| !tree.quotas.is_empty());
-        let Some(tree) = limited.cloned() else { return Ok(None) };
         for (at, counted) in tree.quotas.iter().enumerate().skip(first) {
             let verdict = match granted.take() {
                 Some((key, grant)) => counted.granted(key, grant, shard, now),
@@ -214,7 +214,10 @@ impl Exchange {
         now: Now,
     ) -> Effect {
         let (at, key) = self.aside().asking.take().unwrap_or_default();
-        let counted = self.count_from(at, Some((key, grant)), shard, (arrival, head), now.mono);
+        let counted = match self.service.clone() {
+            Some(tree) => self.count_from(&tree, (at, Some((key, grant))), shard, (arrival, head), now.mono),
+            None => Ok(None),
+        };
         let decided = match counted {
             Err(answer) => Err(answer),
             Ok(Some(asked)) => Ok(Decision::Lease(asked)),

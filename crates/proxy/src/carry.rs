@@ -194,7 +194,7 @@ impl<'a> Trip<'a> {
         core.begins();
         let (arrival, now) = (self.client.caller.arrival(), runtime::precise());
         let mut exchange = core.open_exchange(&arrival, self.client.known, self.request, now);
-        let mut effect = core.at(now, |shard, now| exchange.decide(shard, &arrival, self.request, now));
+        let mut effect = core.decide(&mut exchange, &arrival, self.request, now);
         let delivered = loop {
             let event = match effect {
                 Effect::Reply(answer) => break self.reply(&exchange, &answer).await,

@@ -54,8 +54,8 @@ impl Crew {
             return None;
         };
         *runner.work.borrow_mut() = Some(work);
-        if let Some(waker) = runner.waker.take() {
-            waker.wake();
+        if let Some(waker) = &*runner.waker.borrow() {
+            waker.wake_by_ref();
         }
         runner.head.take()
     }
@@ -82,7 +82,10 @@ async fn run(core: Rc<Core>, spare: Rc<Spare>, runner: Rc<Runner>) {
             if spare.over.get() {
                 return Poll::Ready(None);
             }
-            *runner.waker.borrow_mut() = Some(cx.waker().clone());
+            let waker = &mut *runner.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
             Poll::Pending
         })
         .await;

@@ -18,7 +18,7 @@ use crate::strain::Gauge;
 use byrnie_base::Now;
 use byrnie_base::drain::Watch;
 use byrnie_codec::Head;
-use byrnie_engine::{Arrival, Exchange, Shard, Snapshot, Verdict};
+use byrnie_engine::{Arrival, Effect, Exchange, Shard, Snapshot, Verdict};
 use byrnie_net::io::TcpStream;
 use byrnie_net::listen::{self, Listener};
 use byrnie_net::machine::Meter;
@@ -190,6 +190,12 @@ impl Core {
         let shard = &mut self.shard.borrow_mut();
         shard.set_underway(self.gauge.underway(), known);
         Exchange::open(&self.in_force.borrow().snapshot, shard, arrival, head, now)
+    }
+
+    /// Decides on an exchange right after it was opened.
+    pub(crate) fn decide(&self, exchange: &mut Exchange, arrival: &Arrival<'_>, head: &mut Head, now: Now) -> Effect {
+        let shard = &mut self.shard.borrow_mut();
+        exchange.decide(&self.in_force.borrow().snapshot, shard, arrival, head, now)
     }
 
     /// Writes down how an exchange went.

@@ -204,3 +204,11 @@ fn identities_and_ids() {
     ensure_request_id(&mut head, |id| id.push_str("two")).unwrap();
     assert_eq!(lines(&head), "x-request-id: one");
 }
+
+#[test]
+fn every_name_of_the_mesh_is_one_of_those_for_it_alone() {
+    for number in 0..Known::COUNT {
+        let own = is_own(Known::name_at(number).as_bytes());
+        assert!(!own || INTERNAL >> number & 1 == 1, "{}", Known::name_at(number));
+    }
+}

@@ -52,6 +52,8 @@ struct State {
     sent_any: bool,
     /// The message can't be completed: close.
     broken: bool,
+    /// While an answer was awaited the reactor was asked to wake whoever polls once the client says more.
+    watched: bool,
 }
 
 /// What may still be written of the message.
@@ -131,6 +133,11 @@ impl Conn {
 
     /// Reads the head of a request.
     pub fn poll_request(&mut self, cx: &mut Context<'_>, head: &mut Head) -> Poll<Result<Arrived, Error>> {
+        // What was asked of the reactor holds for as long as it has noted nothing since: one task serves a client.
+        if std::mem::take(&mut self.state.watched) && !self.has_pipelined() && self.stream.is_at_rest() {
+            head.begin();
+            return Poll::Pending;
+        }
         let parsed = ready!(self.poll_head(cx, head, h1::parse_request))?;
         if parsed == Arrived::Head {
             self.begin_body(head.framing());
@@ -414,7 +421,11 @@ impl Conn {
             if self.state.ended {
                 return Poll::Ready(());
             }
-            if self.inbox.len() - self.used >= PIPELINED_BYTES_MAX || self.stream.is_silent(cx) {
+            if self.inbox.len() - self.used >= PIPELINED_BYTES_MAX {
+                return Poll::Pending;
+            }
+            if self.stream.is_silent(cx) {
+                self.state.watched = true;
                 return Poll::Pending;
             }
             let Self { stream, inbox, used, state, .. } = self;

@@ -19,6 +19,8 @@ pub struct Pump {
     trailers: Option<Box<Fields>>,
     /// The end has been written to the target.
     ended: bool,
+    /// It has been sent, and everything before it.
+    sent: bool,
     /// Nothing more is read until the target takes more.
     blocked: bool,
     /// Nothing is read as long as anything waits for the target.
@@ -62,7 +64,16 @@ impl Pump {
     /// A direction that has moved nothing; `keep` says that a copy is wanted.
     pub fn new(keep: bool) -> Self {
         let copy = if keep { Copy::Kept { bytes: Vec::new(), replay: false } } else { Copy::Off };
-        Self { bytes: 0, source_ended: false, trailers: None, ended: false, blocked: false, curbed: false, copy }
+        Self {
+            bytes: 0,
+            source_ended: false,
+            trailers: None,
+            ended: false,
+            sent: false,
+            blocked: false,
+            curbed: false,
+            copy,
+        }
     }
 
     /// The same towards a client of which it isn't known that it takes anything: nothing more is read before it has taken what
@@ -97,7 +108,7 @@ impl Pump {
 
     /// Begins anew with the copy, towards another target.
     pub fn rewind(&mut self) {
-        self.ended = false;
+        (self.ended, self.sent) = (false, false);
         if let Copy::Kept { replay, .. } = &mut self.copy {
             *replay = true;
         }
@@ -152,6 +163,10 @@ impl Pump {
 
     /// Moves what can be moved. Ready when all is written and sent.
     pub fn poll(&mut self, cx: &mut Context<'_>, source: &mut Wire, target: &mut Wire) -> Poll<Result<(), Fault>> {
+        // Nearly always it's asked again only because the answer has come.
+        if self.sent {
+            return Poll::Ready(Ok(()));
+        }
         self.replay(cx, target).map_err(Fault::Target)?;
         while !self.source_ended {
             self.blocked = true;
@@ -178,7 +193,9 @@ impl Pump {
             target.end(self.trailers.as_deref()).map_err(Fault::Target)?;
             self.ended = true;
         }
-        target.poll_flush(cx).map_err(Fault::Target)
+        ready!(target.poll_flush(cx)).map_err(Fault::Target)?;
+        self.sent = true;
+        Poll::Ready(Ok(()))
     }
 
     fn pull(&mut self, cx: &mut Context<'_>, source: &mut Wire, target: &mut Wire) -> Poll<Result<Progress, Fault>> {
