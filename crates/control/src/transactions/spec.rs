@@ -9,10 +9,10 @@ use byrnie_model::{ServiceRef, saga};
 use byrnie_net::tls::secret::sha256;
 use byrnie_saga::transaction::{BODY_BYTES_MAX, ID_BYTES_MAX};
 use byrnie_saga::{Branch, Call, Child, Mode, Retry, Rules, Spec, Target, nested, plan};
-use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Longest time that a transaction may be given, in milliseconds: a year.
@@ -194,7 +194,14 @@ pub(super) fn fingerprint(mode: Mode, prepare: bool, body: &[u8]) -> Text {
 pub(super) fn digest(mode: Mode, prepare: bool, content: &[u8]) -> Text {
     let mut all = format!("{} {prepare} ", mode.name()).into_bytes();
     all.extend_from_slice(content);
-    HEXLOWER.encode(&sha256(&all)).into()
+    sha256(&all)
+        .iter()
+        .fold(String::with_capacity(64), |mut hex, byte| {
+            // A string takes everything.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+        .into()
 }
 
 fn deadline(now: Timestamp, span: u64) -> Result<Timestamp, Problem> {
