@@ -6,8 +6,8 @@ use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
 use byrnie_model::code;
 use byrnie_net::runtime;
-use byrnie_net::serve::Method;
 use byrnie_net::serve::client::{Client, Error, Outgoing};
+use byrnie_net::serve::{HeaderMap, Method};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -30,6 +30,12 @@ impl Console {
         self.ask(Outgoing::get(path))
     }
 
+    /// Reads; with a header field of the answer, if it's there.
+    pub(crate) fn get_with(&self, path: &str, header: &str) -> Result<(Value, Option<String>), Failure> {
+        let (headers, value) = self.answer(Outgoing::get(path))?;
+        Ok((value, headers.get(header).and_then(|value| value.to_str().ok()).map(str::to_owned)))
+    }
+
     /// Removes.
     pub(crate) fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.ask(Outgoing { method: Method::DELETE, ..Outgoing::get(path) })
@@ -46,12 +52,16 @@ impl Console {
     }
 
     fn ask(&self, request: Outgoing) -> Result<Value, Failure> {
+        self.answer(request).map(|(_, value)| value)
+    }
+
+    fn answer(&self, request: Outgoing) -> Result<(HeaderMap, Value), Failure> {
         let sent = runtime::block_on(self.0.send(request, TIMEOUT))
             .map_err(|e| Failure::new(code::INTERNAL.id, e.to_string()))?;
         let reply = sent.map_err(|error| self.unreachable(&error))?;
         if reply.status.is_success() {
             let bad = |error| Failure::new(code::INTERNAL.id, format!("the console's answer is not JSON: {error}"));
-            return serde_json::from_slice(&reply.body).map_err(bad);
+            return Ok((reply.headers, serde_json::from_slice(&reply.body).map_err(bad)?));
         }
         let mut failure: Failure = serde_json::from_slice(&reply.body).unwrap_or_default();
         if failure.detail.is_empty() {

@@ -6,9 +6,9 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Starts the log. `BYRNIE_LOG` takes `tracing` directives such as `info` or `byrnie_proxy=debug`;
-/// unless given, warnings and errors are shown.
+/// unless given, warnings and errors are shown, and who stepped into which transaction.
 pub(crate) fn start(globals: &Globals) {
-    let filter = EnvFilter::try_from_env("BYRNIE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("BYRNIE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,audit=info"));
     let format = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -103,6 +103,89 @@ fn an_order_succeeds_or_is_taken_back_and_a_repeated_request_is_the_same_order()
     assert!(shown.contains("card declined") && shown.contains("compensating"), "{shown}");
 }
 
+/// In a body, an input, an answer and a path; nothing is computed with what can't be held exactly.
+#[test]
+fn numbers_arrive_as_they_were_written() {
+    const NUMBERS: &str = r#"{"amount":12345678901234567.89,"id":12345678901234567890123,"price":1.10}"#;
+    let mesh = Mesh::up(&[]);
+    let shop = Participant::new(&mesh, "shop", |_, _| (200, NUMBERS.to_owned()));
+    let file = format!(
+        r#"{{"branches": [{{"name": "a", "action": "POST shop/do", "compensate": "none", "body": {NUMBERS}}}]}}"#
+    );
+    mesh.ok(&["saga", "start", &mesh::file(&mesh, "s.json", &file), "--wait", "20"]);
+    assert_eq!(shop.asked("/do").body, NUMBERS);
+    let saga = |name: &str, steps: &str| {
+        format!(
+            "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Saga\nmetadata: {{name: {name}}}\nspec: {{steps: [{steps}]}}\n"
+        )
+    };
+    let steps = r#"{name: x, call: "POST shop/x/{input.id}", body: input, undo: none}, {name: y, call: POST shop/y, body: "{'answer': x}", undo: none}"#;
+    mesh.ok(&["apply", "-f", &mesh::file(&mesh, "s.yaml", &saga("kept", steps))]);
+    mesh.ok(&["saga", "start", "kept", "--input", NUMBERS, "--wait", "20"]);
+    assert_eq!(shop.asked("/x/12345678901234567890123").body, NUMBERS);
+    assert_eq!(shop.asked("/y").body, format!("{{\"answer\":{}}}", NUMBERS.replace("1.10", "1.1")));
+    let steps = r#"{name: x, call: POST shop/sum, body: "input.amount * 2.0", undo: none}"#;
+    mesh.ok(&["apply", "-f", &mesh::file(&mesh, "s.yaml", &saga("sum", steps))]);
+    let refused = mesh.cli(&["saga", "start", "sum", "--input", NUMBERS]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("nothing is computed with 12345678901234567.89"), "{said}");
+}
+
+#[test]
+fn an_operator_is_told_how_it_stands() {
+    let mesh = Mesh::up(&[]);
+    let shop = Participant::new(&mesh, "shop", |_, _| (503, String::new()));
+    let said = |args: &[&str]| {
+        let done = mesh.cli(args);
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let branches = r#"{"branches": [{"name": "a", "action": "POST shop/do", "compensate": "none"}]}"#;
+    let file = mesh::file(&mesh, "s.json", branches);
+    // Whoever waited for an outcome and got none doesn't go on.
+    let (code, waited) = said(&["saga", "start", &file, "--id", "late", "--wait", "1"]);
+    assert!(code == Some(1) && waited.contains("still RUNNING after 1 s; `byrnie saga show late`"), "{waited}");
+    mesh.ok(&["saga", "start", &file, "--id", "late"]);
+    assert_eq!(mesh.json(&["saga", "list", "--state", "running"])[0]["id"], "late");
+    let (code, typo) = said(&["saga", "list", "--state", "RUNING"]);
+    assert!(code == Some(1) && typo.contains("COMPENSATING") && typo.contains("RUNNING"), "{typo}");
+    // What says one thing twice begins nothing, by the command line and by the API.
+    let twice = branches.replace("\"name\": \"a\"", "\"name\": \"a\", \"body\": {\"n\": 1, \"n\": 2}");
+    let (code, said_twice) = said(&["saga", "start", &mesh::file(&mesh, "twice.json", &twice)]);
+    assert!(code == Some(2) && said_twice.contains("\"n\" stands twice"), "{said_twice}");
+    let token = std::fs::read_to_string(mesh.data.join("token")).unwrap();
+    let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
+    let answer = send(console, "POST", "/txn/v1/sagas", &format!("Authorization: Bearer {token}\r\n"), &twice);
+    assert!(answer.status == 400 && answer.body.contains("stands twice"), "{}", answer.body);
+    // An id that the audit's path would hide.
+    let (code, reserved) = said(&["saga", "start", &file, "--id", "audit"]);
+    assert!(code == Some(1) && reserved.contains("an id is"), "{reserved}");
+    let steps = json!([{"action": "http://shop/do", "compensate": ""}]);
+    let one = json!({"gid": "from-dtm", "trans_type": "saga", "steps": steps, "payloads": ["{}"]});
+    assert_eq!(operator(&mesh, "POST", "/api/dtmsvr/submit", &one).0, 200);
+    let (_, audit) = operator(&mesh, "GET", "/txn/v1/audit", &Value::Null);
+    for (verb, id) in [("start", "late"), ("submit", "from-dtm")] {
+        let told = audit.as_array().unwrap().iter().any(|line| line["verb"] == verb && line["id"] == id);
+        assert!(told, "{verb} of {id}: {audit}");
+    }
+    drop(shop);
+}
+
+/// What is printed as the next command does what it says.
+#[test]
+fn the_leave_that_a_program_needs_is_named_whole() {
+    let mesh = Mesh::up(&[]);
+    let program = mesh.run(&["--name", "w4", "--uses", "transactions.byrnie"], &["sleep", "1000"]);
+    program.wait_for_line("byrnie allow w4 transactions.byrnie");
+    let said = |args: &[&str]| String::from_utf8_lossy(&mesh.cli(args).stderr).into_owned();
+    let unknown = said(&["allow", "w4", "transactions"]);
+    assert!(unknown.contains("there is no service transactions.default yet"), "{unknown}");
+    assert_eq!(said(&["allow", "w4", "transactions.byrnie"]), "");
+    // A request by another name is refused by a code.
+    let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
+    let foreign = mesh::http(console, "shop.example", "/api/v1/status").unwrap();
+    assert!(foreign.status == 403 && foreign.body.contains("BYR-A012"), "{}", foreign.body);
+}
+
 #[test]
 fn a_coordinator_that_is_killed_goes_on_where_it_was() {
     let mut mesh = Mesh::up(&[]);

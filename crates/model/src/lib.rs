@@ -10,6 +10,8 @@ pub mod diagnostic;
 pub mod expr;
 pub mod gateway;
 pub mod identity;
+#[cfg(feature = "yaml")]
+pub mod json;
 pub mod outside;
 pub mod policy;
 pub mod range;

@@ -15,6 +15,15 @@ const EXAMPLES: &str = "Examples:
   byrnie saga start order.json --wait 10
   byrnie saga start place-order --input '{\"order\": 42, \"sku\": \"a1\", \"amount\": 30}' --wait 10";
 
+const START_EXAMPLES: &str = "Examples:
+  byrnie saga start order.json --wait 10
+  byrnie saga start place-order --input '{\"order\": 42, \"sku\": \"a1\", \"amount\": 30}' --wait 10
+
+What order.json may hold:
+  {\"branches\": [
+    {\"name\": \"stock\", \"action\": \"POST inventory/reserve\", \"compensate\": \"POST inventory/release\", \"body\": {\"sku\": \"a1\"}},
+    {\"name\": \"pay\", \"action\": \"POST payments/charge\", \"pivot\": true, \"after\": [\"stock\"], \"body\": {\"amount\": 30}}]}";
+
 /// Transactions across services: list, show, start, cancel, retry, skip, resolve
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -41,16 +50,16 @@ enum Verb {
         /// Its id
         id: String,
     },
-    /// Begin a transaction
-    #[command(after_help = EXAMPLES)]
+    /// Begin a transaction; with --wait, the exit status says whether it was done within that time
+    #[command(after_help = START_EXAMPLES)]
     Start {
         /// A file with its JSON, `-` for standard input; with --input, the name of a Saga
         what: std::path::PathBuf,
         /// What to start a Saga with: JSON, or @FILE
         #[arg(long, value_name = "JSON", conflicts_with = "mode")]
         input: Option<String>,
-        /// The id of the run that is started; the same id is the same run
-        #[arg(long, requires = "input")]
+        /// The id of what is started; the same id is the same transaction
+        #[arg(long)]
         id: Option<String>,
         /// What a file holds
         #[arg(long, value_enum, default_value_t)]
@@ -115,8 +124,11 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     match &args.command {
         Verb::List { state, service } => {
             let path = format!("/txn/v1{}", query(&[("state", state), ("service", service)]));
-            let answer = console.get(&path)?;
+            let (answer, cut) = console.get_with(&path, "txn-list-cut")?;
             output::print(globals, &answer, |wide| list(&answer, wide))?;
+            if let Some(cut) = cut {
+                eprintln!("note: {cut}; --state and --service narrow the list");
+            }
             Ok(Exit::Fine)
         }
         Verb::Show { id } => {
@@ -132,7 +144,7 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
                     "input": read_input(input)?,
                     "id": id,
                 }),
-                None => read(what)?,
+                None => with_id(read(what)?, id.as_deref())?,
             };
             let place = match mode {
                 Mode::Saga => "sagas",
@@ -141,14 +153,35 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
             };
             let answer = console.post(&format!("/txn/v1/{place}?wait={wait}"), &asked)?;
             output::print(globals, &answer, |_| line(globals, &answer))?;
-            let failed = matches!(answer["state"].as_str(), Some("COMPENSATED" | "CANCELLED" | "ABORTED" | "STUCK"));
-            Ok(if failed { Exit::Problem } else { Exit::Fine })
+            Ok(match answer["state"].as_str().unwrap_or_default() {
+                "SUCCEEDED" | "DELIVERED" | "CONFIRMED" => Exit::Fine,
+                "COMPENSATED" | "CANCELLED" | "ABORTED" | "STUCK" | "RESOLVED" => Exit::Problem,
+                _ if *wait == 0 => Exit::Fine,
+                state => {
+                    let id = cell(&answer, "id");
+                    eprintln!("note: still {state} after {wait} s; `byrnie saga show {id}` says how it goes on");
+                    Exit::Problem
+                }
+            })
         }
         Verb::Cancel { id, reason } => command(id, "cancel", &json!({"reason": reason})),
         Verb::Retry { id } => command(id, "retry", &json!({})),
         Verb::Skip { id, branch } => command(id, "skip", &json!({"branch": branch})),
         Verb::Resolve { id, reason } => command(id, "resolve", &json!({"reason": reason})),
     }
+}
+
+/// A transaction as a file has it, under this id if one is given.
+fn with_id(mut asked: Value, id: Option<&str>) -> Result<Value, Failure> {
+    let Some(id) = id else { return Ok(asked) };
+    if let Some(other) = asked["id"].as_str().filter(|other| *other != id) {
+        return Err(Failure::usage(format!("--id is {id}, and the file says {other}")).next("give one of the two"));
+    }
+    // What is no object is refused as such by the console.
+    if let Some(members) = asked.as_object_mut() {
+        members.insert("id".to_owned(), json!(id));
+    }
+    Ok(asked)
 }
 
 /// `NAMESPACE/NAME` of a Saga.
@@ -165,9 +198,7 @@ fn named(what: &std::path::Path, globals: &Globals) -> Result<String, Failure> {
 fn read_input(input: &str) -> Result<Value, Failure> {
     match input.strip_prefix('@') {
         Some(file) => read(std::path::Path::new(file)),
-        None => serde_json::from_str(input).map_err(|error| {
-            Failure::usage(format!("--input: not JSON: {error}")).next("--input '{\"order\": 7}', or --input @FILE")
-        }),
+        None => parse(input, "--input", "--input '{\"order\": 7}', or --input @FILE"),
     }
 }
 
@@ -187,9 +218,18 @@ fn read(file: &std::path::Path) -> Result<Value, Failure> {
             failure
         }
     })?;
-    serde_json::from_str(&text).map_err(|error| {
-        Failure::usage(format!("{}: not JSON: {error}", file.display())).next("see examples/06-saga/order.json")
-    })
+    parse(&text, &file.display().to_string(), "see examples/06-saga/order.json")
+}
+
+fn parse(text: &str, place: &str, next: &str) -> Result<Value, Failure> {
+    let why = match serde_json::from_str(text) {
+        Ok(value) => match byrnie_model::json::repeated(text.as_bytes()) {
+            None => return Ok(value),
+            Some(why) => why,
+        },
+        Err(error) => format!("not JSON: {error}"),
+    };
+    Err(Failure::usage(format!("{place}: {why}")).next(next))
 }
 
 fn list(answer: &Value, wide: bool) -> String {

@@ -8,14 +8,17 @@ use super::problem::Problem;
 use super::run::Coordinator;
 use super::{Caller, definition, dispatch, dtm, nest, spec, trace, view};
 use byrnie_base::Text;
-use byrnie_model::{Identity, code};
-use byrnie_net::serve::{Request, Response, StatusCode, header};
+use byrnie_model::{Identity, code, json};
+use byrnie_net::serve::{HeaderName, Request, Response, StatusCode, header};
 use byrnie_saga::judge::REASON_BYTES_MAX;
+use byrnie_saga::shards::SHARDS;
 use byrnie_saga::transaction::BODY_BYTES_MAX;
 use byrnie_saga::{Ask, Mode, Outcome, Phase};
+use byrnie_store::Heading;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +26,8 @@ use std::time::Duration;
 const WAIT_MAX: u64 = 60;
 /// Most rows of a list, and most headings that are looked at for it.
 const LIST_MAX: (usize, usize) = (200, 20_000);
+/// Says of a list why it isn't all there is.
+const LIST_CUT: &str = "txn-list-cut";
 /// Headings read at once.
 const PAGE: usize = 500;
 
@@ -52,7 +57,9 @@ pub async fn answer(coordinator: &Arc<Coordinator>, caller: Option<Caller>, requ
         && (asked.changes() || response.status.as_u16() == 403)
     {
         let now = coordinator.now();
-        coordinator.audit.note(now, caller.as_ref(), asked.verb(), asked.id(), response.status.as_u16());
+        let begun = response.headers.get(header::LOCATION).and_then(|place| place.to_str().ok()?.rsplit('/').next());
+        let id = begun.unwrap_or(asked.id());
+        coordinator.audit.note(now, caller.as_ref(), asked.verb(), id, response.status.as_u16());
     }
     response
 }
@@ -182,12 +189,18 @@ async fn is_orphan(coordinator: &Arc<Coordinator>, sight: &Sight) -> Result<bool
     Ok(above.is_none_or(|above| matches!(above.state.phase, Phase::Ended(_))))
 }
 
+/// Refuses what says one thing twice: whoever reads it next may take the other.
+fn only_once(body: &[u8]) -> Result<(), Problem> {
+    json::repeated(body).map_or(Ok(()), |why| Err(Problem::malformed(format!("the body: {why}"))))
+}
+
 async fn begin(
     coordinator: &Arc<Coordinator>,
     caller: &Caller,
     mode: Mode,
     request: &Request,
 ) -> Result<Response, Problem> {
+    only_once(&request.body)?;
     let prepare = mode == Mode::Message && parameter(request, "prepare").is_some_and(|value| value != "false");
     let started = (mode == Mode::Saga).then(|| definition::read(coordinator, caller, request)).transpose()?.flatten();
     let (id, spec) = match started {
@@ -287,6 +300,7 @@ async fn enlist(
     let id = Text::from(id);
     let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
     let spec = &sight.state.spec;
+    only_once(&request.body)?;
     let mut branch = spec::read_branch(spec.mode, &request.body, caller, coordinator.now())?;
     coordinator.doorkeeper.admits_branch(&coordinator.state, caller, &spec.creator, &mut branch)?;
     let name = branch.name.clone();
@@ -343,38 +357,81 @@ async fn complete(
     Ok(reply(200, &json!({"id": id, "state": sight.state.name()})))
 }
 
-/// `GET /txn/v1?state=&service=&creator=&since=&limit=`: the newest first. The journal is in the order of ids,
-/// which is that of time only for those made here; so all headings are looked at, up to a limit.
+/// `GET /txn/v1?state=&service=&creator=&since=&limit=`: the newest first. None that hasn't ended is left out, of another
+/// coordinator's if a state is asked for. The journal is in the order of ids, which is that of time only for those made here; so of those
+/// that have, headings are looked at up to a limit, and `Txn-List-Cut` says so where there are more.
 async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request) -> Result<Response, Problem> {
     let word = |name: &str| parameter(request, name).filter(|value| !value.is_empty());
-    let (state, service, since) =
-        (word("state"), word("service"), word("since").and_then(|since| since.parse::<u64>().ok()));
+    let state = word("state").map(|state| view::state_of(&state)).transpose()?;
+    let (service, since) = (word("service"), word("since").and_then(|since| since.parse::<u64>().ok()));
     let creator = if *caller == Caller::Operator { word("creator") } else { Some(caller.to_string()) };
     let limit = word("limit").and_then(|limit| limit.parse().ok()).unwrap_or(LIST_MAX.0).min(LIST_MAX.0);
     let fits = |row: &Value| {
-        let same = |member: &str, wanted: &Option<String>| wanted.as_ref().is_none_or(|wanted| row[member] == **wanted);
         let served = |wanted: &String| {
             let of = |name: &str| *name == **wanted || name.split(['.', ':']).next() == Some(wanted);
             row["services"].as_array().is_some_and(|all| all.iter().filter_map(Value::as_str).any(of))
         };
-        same("state", &state)
-            && same("creator", &creator)
+        state.is_none_or(|state| row["state"] == state)
+            && creator.as_ref().is_none_or(|creator| row["creator"] == **creator)
             && service.as_ref().is_none_or(served)
             && since.is_none_or(|since| row["created"].as_u64().is_some_and(|created| created >= since))
     };
     let now = coordinator.now();
-    let (mut rows, mut below, mut looked) = (Vec::new(), None::<Text>, 0);
-    while looked < LIST_MAX.1 {
+    let settled = state.is_none_or(view::may_be_ended);
+    let (known, mut cut) = unfinished(coordinator, !settled).await?;
+    let known: HashMap<Text, Value> = known.iter().map(|heading| (heading.id.clone(), view::row(heading, now))).collect();
+    let mut rows: Vec<Value> = known.values().filter(|row| fits(row)).cloned().collect();
+    let (mut below, mut looked) = (None::<Text>, 0);
+    while settled && !cut {
         let page = coordinator.journal.list(below.as_deref(), PAGE).await?;
         let Some(last) = page.last() else { break };
+        cut = looked >= LIST_MAX.1;
         below = Some(last.id.clone());
         looked += page.len();
-        rows.extend(page.iter().map(|heading| view::row(heading, now)).filter(fits));
-        // Those that can't be read, of which it isn't known when they were begun, come first.
-        rows.sort_by_key(|row| Reverse(row["created"].as_u64().unwrap_or(u64::MAX)));
-        rows.truncate(limit);
+        rows.extend(page.iter().filter(|heading| !known.contains_key(&heading.id)).map(|heading| view::row(heading, now)).filter(fits));
+        newest(&mut rows, limit + 1);
     }
-    Ok(reply(200, &Value::Array(rows)))
+    let more = rows.len() > limit;
+    newest(&mut rows, limit);
+    let response = reply(200, &Value::Array(rows));
+    let why = match (cut, more) {
+        (true, _) => format!("only {} transactions were looked at, so there may be others", LIST_MAX.1),
+        (_, true) => format!("the newest {limit}; there are others"),
+        _ => return Ok(response),
+    };
+    Ok(response.with(HeaderName::from_static(LIST_CUT), &why))
+}
+
+/// Keeps the newest rows. Those that can't be read, of which it isn't known when they were begun, come first.
+fn newest(rows: &mut Vec<Value>, count: usize) {
+    rows.sort_by_key(|row| Reverse(row["created"].as_u64().unwrap_or(u64::MAX)));
+    rows.truncate(count);
+}
+
+/// Transactions that haven't ended: those that are driven here and, if `all` are asked for and there are other coordinators, theirs, as
+/// the journal has them; and whether there are more of them than are looked at.
+async fn unfinished(coordinator: &Coordinator, all: bool) -> Result<(Vec<Heading>, bool), Problem> {
+    let sights: Vec<_> =
+        coordinator.live().iter().map(|(id, handle)| (id.clone(), handle.sight.borrow().clone())).collect();
+    let driven = sights.into_iter().filter(|(_, sight)| !matches!(sight.state.phase, Phase::Ended(_)));
+    let heading = |(id, sight): (Text, Arc<Sight>)| Heading { id, summary: view::summary(&sight.state), ended: None };
+    let mut found: Vec<Heading> = driven.map(heading).collect();
+    if !all {
+        return Ok((found, false));
+    }
+    let known: HashSet<Text> = found.iter().map(|heading| heading.id.clone()).collect();
+    let mut others = coordinator.journal.unfinished((0..SHARDS).collect()).await?;
+    others.retain(|id| !known.contains(id));
+    let cut = others.len() > LIST_MAX.1;
+    others.truncate(LIST_MAX.1);
+    for ids in others.chunks(PAGE) {
+        // An id is the first below itself and a character more. All are asked before the first is waited for.
+        let asked: Vec<_> = ids.iter().map(|id| coordinator.journal.list(Some(&format!("{id}!")), 1)).collect();
+        for (id, heading) in ids.iter().zip(asked) {
+            found.extend(heading.await?.into_iter().filter(|heading| heading.id == *id && heading.ended.is_none()));
+        }
+    }
+    Ok((found, cut))
 }
 
 fn reply(status: u16, value: &Value) -> Response {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who asked what of the coordinator, and whether it was let in: one line each, the newest kept in memory for
-//! the operator and all of them in the log.
+//! the operator. The log has refusals and what changed the course of a transaction; who began one or joined it stands in
+//! its own history, for as long as that is kept.
 
 use super::Caller;
 use byrnie_base::{Text, Timestamp};
@@ -9,6 +10,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// Lines kept.
 pub(super) const LINES_MAX: usize = 10_000;
+
+/// What every transaction comes by, which would fill a log.
+const STEPS: [&str; 9] =
+    ["start", "enlist", "confirm", "close", "complete", "prepare", "submit", "registerBranch", "registerTccBranch"];
 
 /// One question and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -34,6 +39,8 @@ impl Audit {
         let caller = caller.map_or_else(|| Text::from("anonymous"), Caller::name);
         if matches!(status, 401 | 403) {
             tracing::warn!(target: "audit", %caller, verb, id, status, "refused");
+        } else if STEPS.contains(&verb) {
+            tracing::debug!(target: "audit", %caller, verb, id, status, "asked");
         } else {
             tracing::info!(target: "audit", %caller, verb, id, status, "asked");
         }

@@ -25,6 +25,8 @@ pub(super) const PAUSE_MS_MIN: u64 = 100;
 const CHECK_AFTER_MS: u64 = 10_000;
 /// How long TCC and scopes stay open, unless they say.
 const OPEN_MS: u64 = 60_000;
+/// Ids that would mean something else in a path.
+const RESERVED: [&str; 3] = [".", "..", "audit"];
 /// Header fields of a call that a creator may add.
 const HEADERS_MAX: usize = 32;
 
@@ -174,11 +176,13 @@ pub(super) fn read_branch(mode: Mode, body: &[u8], caller: &Caller, now: Timesta
 pub(super) fn check_id(id: &str) -> Result<Text, Problem> {
     let fits = (1..=ID_BYTES_MAX).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~'))
-        && !matches!(id, "." | "..");
+        && !RESERVED.contains(&id);
     if fits {
         return Ok(id.into());
     }
-    Err(Problem::malformed(format!("an id is 1 to {ID_BYTES_MAX} letters, digits, '-', '_', '.' and '~'")))
+    let detail =
+        format!("an id is 1 to {ID_BYTES_MAX} letters, digits, '-', '_', '.' and '~', and none of {RESERVED:?}");
+    Err(Problem::malformed(detail).at("id"))
 }
 
 /// Tells two requests apart.

@@ -2,14 +2,18 @@
 //! Transactions as JSON: one in full, one as a row of a list, and one entry of a history.
 
 use super::actor::Sight;
+use super::problem::Problem;
 use byrnie_base::{Text, Timestamp};
 use byrnie_saga::journal::What;
 use byrnie_saga::machine::State as Standing;
-use byrnie_saga::{Child, Entry, Mode, Op, Phase, Slot, Spec};
+use byrnie_saga::{Child, End, Entry, Mode, Op, Phase, Slot, Spec};
 use byrnie_store::{Heading, Value as Bytes};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+const MODES: [Mode; 4] = [Mode::Saga, Mode::Message, Mode::Tcc, Mode::Scope];
+/// The state of one that can't be read, as its key is missing.
+const SEALED: &str = "SEALED";
 /// What is shown of one that runs on past its deadline.
 const OVERDUE: &str =
     "past its deadline; a step that can't be taken back may have been done, so it is called until it is answered";
@@ -22,7 +26,7 @@ pub(super) fn full(id: &str, sight: &Sight, now: Timestamp) -> Value {
         "id": id,
         "mode": state.spec.mode.name(),
         "state": state.name(),
-        "reason": reason(&state.reason, state.name(), state.spec.deadline, now),
+        "reason": reason(cause(state), state.name(), state.spec.deadline, now),
         "creator": state.spec.creator,
         "created": state.spec.created,
         "deadline": state.spec.deadline,
@@ -36,6 +40,12 @@ pub(super) fn full(id: &str, sight: &Sight, now: Timestamp) -> Value {
 fn reason<'r>(own: &'r str, state: &str, deadline: Option<Timestamp>, now: Timestamp) -> &'r str {
     let overdue = state == Mode::Saga.state(Phase::Acting) && deadline.is_some_and(|deadline| deadline <= now);
     if own.is_empty() && overdue { OVERDUE } else { own }
+}
+
+/// Why it took its direction, or else why an operator has to look.
+fn cause(state: &Standing) -> &Text {
+    let stuck = state.progress.iter().find(|branch| branch.stuck().is_some()).filter(|_| state.is_stuck());
+    stuck.map_or(&state.reason, |branch| if state.reason.is_empty() { &branch.reason } else { &state.reason })
 }
 
 fn branch(sight: &Sight, at: usize) -> Value {
@@ -77,6 +87,28 @@ const fn word(slot: Slot) -> &'static str {
     }
 }
 
+/// The states of transactions that have ended. Messages are `ABORTED` before that as well.
+fn ended() -> impl Iterator<Item = &'static str> {
+    let ends = [End::Done, End::Undone, End::Resolved];
+    MODES.into_iter().flat_map(move |mode| ends.map(|end| mode.state(Phase::Ended(end))))
+}
+
+/// The state of this name, in whatever case it is written.
+pub(super) fn state_of(word: &str) -> Result<&'static str, Problem> {
+    let phases = [Phase::Acting, Phase::Open, Phase::Held, Phase::Confirming, Phase::Undoing];
+    let going = MODES.into_iter().flat_map(|mode| phases.map(|phase| mode.state(phase)));
+    let mut all: Vec<&str> = going.chain(ended()).chain(["STUCK", SEALED]).collect();
+    all.sort_unstable();
+    all.dedup();
+    let found = all.iter().find(|state| state.eq_ignore_ascii_case(word)).copied();
+    found.ok_or_else(|| Problem::malformed(format!("there is no state {word:?}: {}", all.join(", "))).at("state"))
+}
+
+/// Whether a transaction in this state may have ended.
+pub(super) fn may_be_ended(state: &str) -> bool {
+    state == SEALED || ended().any(|ended| ended == state)
+}
+
 /// What lists show of a transaction, as the journal keeps it.
 pub(super) fn summary(state: &Standing) -> Bytes {
     let mut services: Vec<&str> = state
@@ -92,7 +124,7 @@ pub(super) fn summary(state: &Standing) -> Bytes {
     let summary = Summary {
         mode: state.spec.mode.name(),
         state: state.name(),
-        reason: &state.reason,
+        reason: cause(state),
         creator: &state.spec.creator,
         created: state.spec.created,
         deadline: state.spec.deadline,

@@ -6,6 +6,7 @@ use super::super::problem::Problem;
 use super::super::run::Coordinator;
 use super::super::{Caller, trace, unary as payload};
 use super::{Asked, Came, Joins, Pace, Said};
+use byrnie_base::Text;
 use byrnie_net::serve::unary::{self, Refusal, Status};
 use byrnie_net::serve::{Request, Response, StatusCode};
 use byrnie_saga::transaction::BODY_BYTES_MAX;
@@ -43,8 +44,9 @@ pub(in super::super) async fn answer(
         let text = format!("{name} is not served: sagas, messages and TCC are, workflows and topics are not");
         return unary::answer(Err(Refusal::new(Status::Unimplemented, text)));
     };
+    let mut id = Text::default();
     let outcome = match super::admitted(caller) {
-        Ok(caller) => perform(coordinator, caller, verb, request).await,
+        Ok(caller) => perform(coordinator, caller, verb, request, &mut id).await,
         Err(problem) => Err(refusal(&problem)),
     };
     let status = match &outcome {
@@ -52,7 +54,7 @@ pub(in super::super) async fn answer(
         Err(refusal) => byrnie_saga::judge::status_of_grpc(refusal.status.code()),
     };
     if *verb != "newGid" || matches!(status, 401 | 403) {
-        coordinator.audit.note(coordinator.now(), caller, verb, "", status);
+        coordinator.audit.note(coordinator.now(), caller, verb, &id, status);
     }
     unary::answer(outcome)
 }
@@ -62,14 +64,23 @@ async fn perform(
     caller: &Caller,
     verb: &str,
     request: &Request,
+    id: &mut Text,
 ) -> Result<Vec<u8>, Refusal> {
+    let mut known = |asked: Asked| {
+        *id = asked.gid.as_deref().unwrap_or_default().into();
+        asked
+    };
     let message = unary::message(request, MESSAGE_BYTES_MAX)?;
     let answered = match verb {
         "newGid" => return Ok(DtmGidReply { gid: coordinator.new_id().to_string() }.encode_to_vec()),
-        "prepare" => super::prepare(coordinator, caller, &asked(request, message)?).await,
-        "submit" => super::submit(coordinator, caller, &asked(request, message)?).await,
-        "abort" => super::abort(coordinator, caller, &read(message)?).await,
-        _ => super::register(coordinator, caller, &read_branch(message)?).await,
+        "prepare" => super::prepare(coordinator, caller, &known(asked(request, message)?)).await,
+        "submit" => super::submit(coordinator, caller, &known(asked(request, message)?)).await,
+        "abort" => super::abort(coordinator, caller, &known(read(message)?)).await,
+        _ => {
+            let joins = read_branch(message)?;
+            *id = joins.gid.as_str().into();
+            super::register(coordinator, caller, &joins).await
+        }
     };
     match answered {
         // An Empty has no bytes.

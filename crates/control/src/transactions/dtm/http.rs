@@ -5,7 +5,8 @@ use super::super::problem::Problem;
 use super::super::run::Coordinator;
 use super::super::spec::check_id;
 use super::super::{Caller, api, trace};
-use super::{Asked, Came, Said, own};
+use super::{Asked, Came, Joins, Said, own};
+use byrnie_base::Text;
 use byrnie_model::code;
 use byrnie_net::serve::{Request, Response, StatusCode};
 use byrnie_saga::{End, Mode, Op, Phase, Slot};
@@ -20,8 +21,9 @@ pub(in super::super) async fn answer(
     request: &Request,
 ) -> Response {
     let verb = request.path.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut id = Text::default();
     let answered = match super::admitted(caller) {
-        Ok(caller) => perform(coordinator, caller, &verb, request).await,
+        Ok(caller) => perform(coordinator, caller, &verb, request, &mut id).await,
         Err(problem) => Err(problem),
     };
     let (status, body) = match answered {
@@ -33,23 +35,37 @@ pub(in super::super) async fn answer(
         Err(problem) => (if problem.status == 400 { 500 } else { problem.status }, json!({"message": problem.detail})),
     };
     if request.method == "POST" || status == 403 {
-        coordinator.audit.note(coordinator.now(), caller, &verb, "", status);
+        coordinator.audit.note(coordinator.now(), caller, &verb, &id, status);
     }
     Response::new(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), "application/json", body.to_string())
 }
 
 type Answered = Result<(u16, Value), Problem>;
 
-async fn perform(coordinator: &Arc<Coordinator>, caller: &Caller, verb: &str, request: &Request) -> Answered {
+/// Does what is asked, and tells of which transaction.
+async fn perform(
+    coordinator: &Arc<Coordinator>,
+    caller: &Caller,
+    verb: &str,
+    request: &Request,
+    id: &mut Text,
+) -> Answered {
+    let asked = |id: &mut Text| {
+        let asked = asked(request)?;
+        *id = asked.gid.as_deref().unwrap_or_default().into();
+        Ok::<_, Problem>(asked)
+    };
     match (request.method.as_str(), verb) {
         ("GET", "newGid") => Ok((200, json!({"dtm_result": "SUCCESS", "gid": coordinator.new_id()}))),
         ("GET", "version") => Ok((200, json!({"version": env!("CARGO_PKG_VERSION")}))),
         ("GET", "query") => query(coordinator, caller, request).await,
-        ("POST", "prepare") => super::prepare(coordinator, caller, &asked(request)?).await.map(told),
-        ("POST", "submit") => super::submit(coordinator, caller, &asked(request)?).await.map(told),
-        ("POST", "abort") => super::abort(coordinator, caller, &read(request)?).await.map(told),
+        ("POST", "prepare") => super::prepare(coordinator, caller, &asked(id)?).await.map(told),
+        ("POST", "submit") => super::submit(coordinator, caller, &asked(id)?).await.map(told),
+        ("POST", "abort") => super::abort(coordinator, caller, &asked(id)?).await.map(told),
         ("POST", "registerBranch" | "registerTccBranch") => {
-            super::register(coordinator, caller, &read(request)?).await.map(told)
+            let joins: Joins = read(request)?;
+            *id = joins.gid.as_str().into();
+            super::register(coordinator, caller, &joins).await.map(told)
         }
         _ => Err(Problem::new(404, &code::TXN_ABSENT, format!("{verb} is not served; the native API is /txn/v1/"))),
     }

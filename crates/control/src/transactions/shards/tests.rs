@@ -4,13 +4,13 @@
 use super::super::{Caller, Outbound, Request};
 use super::*;
 use crate::State;
-use byrnie_base::Text;
+use byrnie_base::{Text, Timestamp};
 use byrnie_net::BoxFuture;
 use byrnie_net::serve::client::Reply;
 use byrnie_net::serve::{HeaderMap, StatusCode};
 use byrnie_saga::{Ask, Branch, Call, Child, Mode, Parent, Retry, Rules, Spec, Target, nested};
 use byrnie_store::disk::RamDisk;
-use byrnie_store::{Journal, Memory, log};
+use byrnie_store::{Append, Journal, Memory, Value, log};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -165,6 +165,52 @@ fn a_saga_within_goes_with_the_one_above_and_is_asked_by_letter_where_it_does_no
         }
     };
     runtime::block_on(test).unwrap();
+}
+
+/// However many have ended since, and whatever ids they have.
+#[test]
+fn what_has_not_ended_is_always_listed() {
+    let test = async {
+        let journal: Arc<dyn Journal> =
+            Arc::new(log::Memory::open(&RamDisk::new(), Arc::new(*runtime::clock())).unwrap());
+        let shop = Arc::new(Shop::default());
+        let one = One::start(&journal, &shop, 1);
+        one.until_it_holds(64).await;
+        one.begin("a").await;
+        let term = one.coordinator.office().await.unwrap().term;
+        let summary = Value::from(&br#"{"state":"SUCCEEDED","created":1,"services":[]}"#[..]);
+        let ended = (0..20_500).map(|number| {
+            let (id, entries) = (Text::from(format!("later-{number}")), vec![Value::from(&b"{}"[..])]);
+            let ended = Some(Timestamp::from_millis(1));
+            journal.append(Append { term, id, after: 0, entries, summary: summary.clone(), ended })
+        });
+        for ended in ended.collect::<Vec<_>>() {
+            ended.await.unwrap();
+        }
+        let two = One::start(&journal, &shop, 2);
+        for coordinator in [&one.coordinator, &two.coordinator] {
+            let (listed, cut) = list(coordinator, "state=running").await;
+            assert_eq!((&listed[0]["id"], listed.as_array().unwrap().len(), cut), (&"a".into(), 1, None));
+            let (_, cut) = list(coordinator, "").await;
+            assert!(cut.is_some_and(|cut| cut.contains("20000")), "it says that it isn't all");
+        }
+    };
+    runtime::block_on(test).unwrap();
+}
+
+/// What an operator's list says, and why it isn't all.
+async fn list(coordinator: &Arc<Coordinator>, query: &str) -> (serde_json::Value, Option<String>) {
+    let request = byrnie_net::serve::Request {
+        method: byrnie_net::serve::Method::GET,
+        path: "/txn/v1".to_owned(),
+        query: Some(query.to_owned()),
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+        remote: ([127, 0, 0, 1], 1).into(),
+    };
+    let answer = super::super::api::answer(coordinator, Some(Caller::Operator), &request).await;
+    let cut = answer.headers.get("txn-list-cut").map(|cut| cut.to_str().unwrap().to_owned());
+    (serde_json::from_slice(answer.body.bytes().unwrap()).unwrap(), cut)
 }
 
 #[test]
