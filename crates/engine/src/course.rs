@@ -118,13 +118,12 @@ impl Course {
         }
     }
 
-    /// Aims at addresses outside, of which this proxy chooses. Another is tried only if one can't have seen the request:
-    /// everything else is up to the caller's proxy, which has its own retries.
-    pub(crate) fn aim_far(&mut self, cluster: Arc<Cluster>, shard: &mut Shard, now: Instant) {
+    /// Aims at addresses outside, of which this proxy chooses.
+    pub(crate) fn aim_far(&mut self, cluster: Arc<Cluster>, policy: retry::Policy, shard: &mut Shard, now: Instant) {
         if let Some(memory) = shard.clusters.entry(cluster.slot) {
             memory.budget.request(&cluster.call, now);
         }
-        self.policy = retry::Policy::FAR;
+        self.policy = policy;
         self.goal = Goal::Cluster(cluster);
     }
 

@@ -716,7 +716,7 @@ fn retry_after(value: &[u8]) -> Option<Duration> {
 }
 
 /// The retries that the caller left for this hop and all behind it.
-fn retries_allowed(head: &Head) -> Option<u8> {
+pub(crate) fn retries_allowed(head: &Head) -> Option<u8> {
     let value = head.header(Known::ByrnieRetryBudget)?;
     std::str::from_utf8(value).ok()?.parse::<u32>().ok().map(|n| u8::try_from(n).unwrap_or(u8::MAX))
 }

@@ -7,7 +7,8 @@ use crate::balance::hash;
 use crate::cluster::Busy;
 use crate::concurrency::{self, Criticality};
 use crate::course::Goal;
-use crate::exchange::{Decision, Exchange, Refusal};
+use crate::exchange::{Decision, Exchange, Refusal, retries_allowed};
+use crate::retry::Policy;
 use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::{Answer, Arrival, Program, Reason, answer::FAILURE_UNSENT, deadline, overload, resolve};
@@ -95,7 +96,8 @@ impl Exchange {
                 if let Some(on) = cluster.call.hash.as_ref().map(|hash| &hash.on) {
                     self.course.key = hash::key(on, head, arrival, &snapshot.node.name);
                 }
-                self.course.aim_far(Arc::clone(cluster), shard, now);
+                let policy = Policy::far(head.method(), &cluster.call, retries_allowed(head));
+                self.course.aim_far(Arc::clone(cluster), policy, shard, now);
             }
             None => {
                 // What a caller speaks says nothing of a host outside.

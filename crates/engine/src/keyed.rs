@@ -206,6 +206,8 @@ impl Exchange {
         let end = now + policy.lease;
         let deadline = self.course.deadline.map_or(end, |deadline| deadline.min(end));
         self.course.deadline = Some(deadline);
+        // The ledger is told of one try that may have been sent.
+        self.course.policy.repeatable = false;
         let transaction = head.header(Known::TxnId).is_some();
         self.keyed = Some(Box::new(Keyed {
             protection: Arc::clone(protection),

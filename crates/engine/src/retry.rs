@@ -65,9 +65,19 @@ impl Policy {
         keyed: false,
     };
 
-    /// For addresses outside: another only if one can't have seen the request, everything else is up to the caller's proxy.
+    /// For connections, and for what may not be repeated outside: another address only if one can't have seen it.
     pub(crate) const FAR: Self =
         Self { tries_max: TRIES_MAX, tries_unmet_max: TRIES_MAX, body_held: true, ..Self::NEVER };
+
+    /// For a request of `method` to addresses outside. Its caller's proxy sees the one by which it leaves, not them: what may be
+    /// repeated is repeated here, as often as that one leaves to those behind it (`allowed`).
+    pub(crate) fn far(method: &str, call: &Call, allowed: Option<u8>) -> Self {
+        let tries = allowed.map_or(TRIES_MAX, |allowed| TRIES_MAX.min(allowed.saturating_add(1)));
+        if tries < 2 || !(is_idempotent(method) || call.unsafe_retry) {
+            return Self::FAR;
+        }
+        Self { tries_max: tries, tries_silent_max: tries, repeatable: true, ..Self::FAR }
+    }
 
     /// For a request of `method`. `allowed` is what the caller left for us (`x-byrnie-retry-budget`).
     pub(crate) fn of(method: &str, call: &Call, route: Option<&Retry>, allowed: Option<u8>) -> Self {

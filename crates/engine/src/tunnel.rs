@@ -185,7 +185,7 @@ impl Tunnel {
         }
         self.spare(shard, arrival, now)?;
         match self.snapshot.cluster(port.cluster).filter(|cluster| cluster.beyond.is_some()) {
-            Some(cluster) => self.course.aim_far(Arc::clone(cluster), shard, now),
+            Some(cluster) => self.course.aim_far(Arc::clone(cluster), Policy::FAR, shard, now),
             None => self.course.goal = Goal::Program { program: program.clone(), protocol: Protocol::Tcp },
         }
         self.dispatch(shard, now)

@@ -4,11 +4,12 @@
 use crate::fixtures::*;
 use crate::{
     Arrival, Compiler, Direction, Effect, Exchange, Failure, Node, Outcome, Plan, Role, Shard, Snapshot, Target, Tls,
-    Tunnel,
+    Told, Tunnel, Word,
 };
 use byrnie_codec::Head;
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
 use byrnie_model::policy::health::{Check, HealthCheck};
+use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::traffic::{Balance, Choice, Failover, Nearness, TrafficPolicy};
 use byrnie_model::resource::Spec;
 use byrnie_model::service::{Locality, ServicePort, TargetPort};
@@ -17,6 +18,7 @@ use byrnie_model::{Delta, Health, Identity, Key, Kind, Labels, Protocol, Resourc
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// `db`: port 80 named `web`, port 81 named `raw` that carries bytes.
 fn db() -> Resource {
@@ -201,7 +203,7 @@ fn another_address_is_tried_if_one_cannot_have_seen_the_request_and_a_bad_one_is
     assert!(first.again.keep_body, "there may be another try");
     let (first, second) = (to(&first), to(&plan(exchange.on_failure(&mut exit.shard, Failure::Connect, ms(1)))));
     assert_ne!(first, second);
-    // What may have been seen is the caller's to decide on.
+    // What may have been seen and may not be repeated is the caller's to decide on.
     let lost = exchange.on_failure(&mut exit.shard, Failure::ResetBeforeHead { request_sent: true }, ms(2));
     let told = answer(lost);
     assert_eq!((told.status, told.failure), (503, Some(crate::answer::FAILURE_LOST)));
@@ -218,6 +220,63 @@ fn another_address_is_tried_if_one_cannot_have_seen_the_request_and_a_bad_one_is
     exit.apply(vec![slice("two", PORTS, vec![address("192.0.2.4")])], Vec::new());
     let reached = exit.reached();
     assert!(!reached.contains(&first) && reached.contains("192.0.2.4:8080"), "{reached:?} without {first}");
+}
+
+/// Three addresses, asked in turn.
+fn in_turn() -> Exit {
+    let turns = TrafficPolicy { balance: Some(Balance::RoundRobin), ..TrafficPolicy::default() };
+    let all = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(address).to_vec();
+    Exit::new(vec![db(), slice("one", PORTS, all), traffic("db", turns)])
+}
+
+#[test]
+fn what_may_be_repeated_waits_for_no_address_that_says_nothing() {
+    let mut exit = in_turn();
+    let (mut exchange, effect) = exit.begin("web", &mut head("GET", "db/", &[("x-byrnie-retry-budget", "2")]));
+    let first = plan(effect);
+    let waits = first.try_deadline.unwrap().since(ms(0).mono);
+    assert_eq!((waits, first.again.keep_body), (Duration::from_secs(1), true), "how long it takes isn't known yet");
+    let second = plan(exchange.on_failure(&mut exit.shard, Failure::TryTimeout, ms(1000)));
+    let third = plan(exchange.on_failure(&mut exit.shard, Failure::ResetBeforeHead { request_sent: true }, ms(1001)));
+    assert_eq!([&first, &second, &third].map(to).into_iter().collect::<BTreeSet<_>>().len(), 3);
+    assert_eq!(third.try_deadline, None, "the last one is waited for");
+    for (method, left, tries) in [("POST", "2", 1), ("GET", "0", 1), ("GET", "1", 2), ("PUT", "200", 3), ("GET", "", 3)]
+    {
+        let left: &[_] = if left.is_empty() { &[] } else { &[("x-byrnie-retry-budget", left)] };
+        let (mut exchange, mut effect) = exit.begin("web", &mut head(method, "db/", left));
+        let mut had = 0;
+        while let Effect::Send(sent) = effect {
+            had += 1;
+            assert_eq!(sent.try_deadline.is_some(), had < tries, "{method} {left:?}");
+            effect = exchange.on_failure(&mut exit.shard, Failure::ResetBeforeHead { request_sent: true }, ms(5000));
+        }
+        assert_eq!(had, tries, "{method} {left:?}");
+        assert_eq!(answer(effect).failure, Some(crate::answer::FAILURE_LOST));
+    }
+}
+
+#[test]
+fn a_request_under_a_key_is_sent_to_one_address() {
+    let keys = Idempotency {
+        mode: KeyMode::Required,
+        guarantee: Guarantee::G1,
+        key_ttl: Duration::from_secs(3600),
+        lease: Duration::from_secs(60),
+        on_ambiguous: OnAmbiguous::Hold,
+        on_server_error: OnServerError::Ambiguous,
+        mint_keys: false,
+        status_only: false,
+        enlist: Vec::new(),
+    };
+    let mut exit = in_turn();
+    exit.apply(vec![traffic("db", TrafficPolicy { idempotency: Some(keys), ..TrafficPolicy::default() })], Vec::new());
+    let mut asked = head("PUT", "db/", &[("idempotency-key", "\"k1\"")]);
+    let (mut exchange, effect) = exit.begin("web", &mut asked);
+    assert!(matches!(effect, Effect::Claim(_)), "{effect:?}");
+    let granted = exchange.on_word(&mut exit.shard, &mut asked, Word::Granted { again: false }, ms(1));
+    assert_eq!(plan(granted).try_deadline, None);
+    let lost = exchange.on_failure(&mut exit.shard, Failure::ResetBeforeHead { request_sent: true }, ms(2));
+    assert!(matches!(lost, Effect::Settle(Told::Ambiguous, _)), "{lost:?}");
 }
 
 #[test]
