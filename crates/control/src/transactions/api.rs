@@ -379,7 +379,8 @@ async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request
     let now = coordinator.now();
     let settled = state.is_none_or(view::may_be_ended);
     let (known, mut cut) = unfinished(coordinator, !settled).await?;
-    let known: HashMap<Text, Value> = known.iter().map(|heading| (heading.id.clone(), view::row(heading, now))).collect();
+    let known: HashMap<Text, Value> =
+        known.iter().map(|heading| (heading.id.clone(), view::row(heading, now))).collect();
     let mut rows: Vec<Value> = known.values().filter(|row| fits(row)).cloned().collect();
     let (mut below, mut looked) = (None::<Text>, 0);
     while settled && !cut {
@@ -388,7 +389,12 @@ async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request
         cut = looked >= LIST_MAX.1;
         below = Some(last.id.clone());
         looked += page.len();
-        rows.extend(page.iter().filter(|heading| !known.contains_key(&heading.id)).map(|heading| view::row(heading, now)).filter(fits));
+        rows.extend(
+            page.iter()
+                .filter(|heading| !known.contains_key(&heading.id))
+                .map(|heading| view::row(heading, now))
+                .filter(fits),
+        );
         newest(&mut rows, limit + 1);
     }
     let more = rows.len() > limit;
