@@ -309,6 +309,76 @@ fn addresses_of_slices_are_reached_by_those_whom_a_policy_allows_and_one_that_fa
     mesh.ask_until("legacy", "/", |answer| answer.status == 503);
 }
 
+/// A host outside that takes every request and answers none, as a program that is stopped does; and how many it took.
+fn mute(address: &str, port: u16) -> (Host, Arc<AtomicUsize>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&taken);
+    let host = Host::serving(SocketAddr::new(address.parse::<IpAddr>().unwrap(), port), move |mut tcp| {
+        let mut some = [0; 4096];
+        if tcp.read(&mut some).is_ok_and(|count| count > 0) {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+        while tcp.read(&mut some).is_ok_and(|count| count > 0) {}
+    });
+    (host, taken)
+}
+
+/// One POST to `legacy` by the edge, given up after more time than another address would be waited for; the body of its answer.
+fn post(edge: SocketAddr) -> Option<String> {
+    let mut stream = TcpStream::connect(edge).ok()?;
+    stream.set_read_timeout(Some(std::time::Duration::from_millis(1200))).ok()?;
+    let asked =
+        "POST / HTTP/1.1\r\nHost: legacy.default.mesh.localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    stream.write_all(asked.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+}
+
+#[test]
+fn an_address_that_takes_requests_and_answers_none_costs_none_that_may_be_repeated_and_is_left_out() {
+    let mesh = Mesh::up(&[]);
+    let port = free_port();
+    let _well = plain("127.0.0.1", port);
+    let (_silent, taken) = mute("127.0.0.2", port);
+    let rule = "---
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: legacy}
+spec:
+  targetRefs: [{group: '', kind: Service, name: legacy}]
+  balance: RoundRobin
+  eject: {consecutiveErrors: 2, for: 60s}
+";
+    let both = legacy(port, &["127.0.0.1", "127.0.0.2"]) + rule;
+    mesh.ok(&["apply", "-f", &file(&mesh, "legacy.yaml", &both)]);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 200);
+    let count = |taken: &AtomicUsize| taken.load(Ordering::SeqCst);
+    let asks = || {
+        let before = count(&taken);
+        for _ in 0..20 {
+            assert_eq!(mesh.ask("legacy", "/").unwrap().body, "127.0.0.1");
+        }
+        count(&taken) - before
+    };
+    until("it's left out", || count(&taken).to_string(), || asks() == 0 && count(&taken) > 0);
+
+    // What may not be repeated is given up by its callers, and that is learnt from too.
+    let (_other, taken) = mute("127.0.0.3", port);
+    mesh.ok(&["apply", "-f", &file(&mesh, "moved.yaml", &legacy(port, &["127.0.0.1", "127.0.0.3"]))]);
+    let edge = SocketAddr::from(([127, 0, 0, 1], mesh.port("edge")));
+    let posts = || {
+        let before = count(&taken);
+        let answered = std::thread::scope(|scope| {
+            let posts: Vec<_> = (0..16).map(|_| scope.spawn(|| post(edge))).collect();
+            posts.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+        });
+        answered.iter().all(|body| body.as_deref() == Some("127.0.0.1")) && count(&taken) == before
+    };
+    until("the other is asked", || count(&taken).to_string(), || !posts() && count(&taken) > 0);
+    until("it's left out too", || count(&taken).to_string(), posts);
+}
+
 /// How `legacy` proves who it is.
 const SECURE: &str = "---
 apiVersion: gateway.networking.k8s.io/v1

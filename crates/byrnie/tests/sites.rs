@@ -205,12 +205,17 @@ fn a_gateway_lets_nobody_in_but_to_what_is_exported_and_whom_a_policy_names() {
     west.ask_until("orders", "/x", |answer| answer.status == 200);
 
     // Without its gateway the answer is quick and says so.
+    let status = || String::from_utf8_lossy(&west.cli(&["status"]).stdout).into_owned();
+    until("nothing is said of it", status, || !status().contains("BYR-S031"));
     east.up.as_ref().unwrap().signal("KILL");
     let gone = west.ask_until("orders", "/x", |answer| answer.status == 503);
     let began = Instant::now();
     let again = west.ask("orders", "/x").unwrap();
     assert!(again.status == 503 && began.elapsed().as_millis() < 1000, "{:?} {again:?}", began.elapsed());
     assert!(gone.body.contains("east.") && again.body.contains("connect failed"), "{} {}", gone.body, again.body);
+    let told = || west.ask("orders", "/x").is_ok() && status().contains("orders.default is not reached at site east");
+    until("status tells of it", status, told);
+    assert!(status().contains("BYR-S031"), "{}", status());
 }
 
 /// What is spoken across sites, by whom: programs of this process, in the east.

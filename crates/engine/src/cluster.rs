@@ -64,6 +64,11 @@ impl Member {
         &self.endpoint.locality
     }
 
+    /// Whether this proxy leaves it out now: it fails the checks that the proxy itself makes of it, or a core has ejected it.
+    pub fn is_left_out(&self, now: Instant) -> bool {
+        self.load.is_sick() || self.load.is_left_out(now)
+    }
+
     /// Tries under way from this proxy, over all cores.
     pub fn in_flight(&self) -> u64 {
         self.load.in_flight()

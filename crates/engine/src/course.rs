@@ -349,8 +349,8 @@ impl Course {
         zone::note(shard, member, ending, span, now);
         // One that was given up would have taken longer still; but the first of an exchange at an endpoint that answers nobody may be
         // that one's own affair, and what all the others take is not to be waited for three times as long by that.
-        let heard = || self.attempts.last().is_some_and(|attempt| !attempt.is_unheard());
-        let slow = ending == Ending::Failed(Failure::TryTimeout) && (self.attempts.given_up() > 1 || heard());
+        let unheard = || self.attempts.last().is_some_and(Attempt::is_unheard);
+        let slow = ending == Ending::Failed(Failure::TryTimeout) && (self.attempts.given_up() > 1 || !unheard());
         let patience = shard.clusters.entry(cluster.slot).map(|memory| {
             if slow || matches!(ending, Ending::Status(_) | Ending::Beaten) {
                 memory.note(span);
@@ -366,6 +366,10 @@ impl Course {
             Ending::Status(_) => Sign::Good,
             // A caller's own short deadline says nothing; one that a usual answer would have met does.
             Ending::Failed(Failure::Deadline) if patience.is_some_and(|patience| span >= patience) => Sign::Lost,
+            // Nor does its leaving, unless nobody else was answered either in the time after which another would be asked.
+            Ending::Failed(Failure::Forsaken) if unheard() && patience.is_some_and(|patience| span >= patience) => {
+                Sign::Lost
+            }
             Ending::Failed(failure) if failure.speaks_against_endpoint() && failure.unsent() => Sign::Absent,
             Ending::Failed(failure) if failure.speaks_against_endpoint() => Sign::Lost,
             Ending::Failed(_) => return,

@@ -93,6 +93,7 @@ pub(crate) fn chosen(shard: &mut Shard, member: &Member, now: Instant) {
         && let Some(standing) = shard.members.entry(member.slot)
     {
         standing.probed = Some(now);
+        member.load.leave_out(now + PROBE_MAX);
     }
 }
 
@@ -145,6 +146,7 @@ fn praise(shard: &mut Shard, cluster: &Cluster, member: &Member, took: Duration,
         standing.ejections -= 1;
     }
     if back {
+        member.load.take_back();
         warm::restart(shard, member, now);
     }
 }
@@ -271,6 +273,7 @@ fn eject(shard: &mut Shard, cluster: &Cluster, member: &Member, (first, most): (
     standing.probation = true;
     standing.probed = None;
     let until = standing.until;
+    member.load.leave_out(until);
     shard.counts.ejections += 1;
     if let Some(memory) = shard.clusters.entry(cluster.slot) {
         memory.ejected_until = memory.ejected_until.max(until);

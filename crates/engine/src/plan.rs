@@ -200,6 +200,8 @@ pub enum Failure {
     ResetAfterHead,
     /// The caller went away.
     DownstreamGone,
+    /// The same, while the answer to a request that was sent whole was waited for.
+    Forsaken,
     /// The request's body exceeds the limit.
     BodyTooLarge,
     /// The proxy was short of memory, of which this exchange kept more than others.
@@ -236,7 +238,7 @@ impl Failure {
 
     /// Whether it speaks against the endpoint.
     pub const fn speaks_against_endpoint(self) -> bool {
-        !matches!(self, Self::DownstreamGone | Self::BodyTooLarge | Self::Deadline | Self::Strained)
+        !matches!(self, Self::DownstreamGone | Self::Forsaken | Self::BodyTooLarge | Self::Deadline | Self::Strained)
     }
 
     /// The words for it in a record.
@@ -252,7 +254,7 @@ impl Failure {
             Self::Deadline => "deadline passed",
             Self::BadResponse => "malformed answer",
             Self::ResetAfterHead => "closed within the answer",
-            Self::DownstreamGone => "caller gone",
+            Self::DownstreamGone | Self::Forsaken => "caller gone",
             Self::BodyTooLarge => "body too large",
             Self::Strained => "given up for want of memory",
         }

@@ -334,7 +334,7 @@ impl Reason {
             Failure::ResetBeforeHead { .. } | Failure::ResetAfterHead => Self::UpstreamReset,
             Failure::TryTimeout | Failure::Deadline => Self::Timeout,
             Failure::BadResponse => Self::BadResponse,
-            Failure::DownstreamGone => Self::DownstreamGone,
+            Failure::DownstreamGone | Failure::Forsaken => Self::DownstreamGone,
             Failure::BodyTooLarge => Self::BodyTooLarge,
             Failure::Strained => Self::Strain,
         }

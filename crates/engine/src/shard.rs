@@ -5,11 +5,10 @@
 use crate::DecisionId;
 use crate::admission::Seen;
 use crate::balance::warm::Warmth;
-use crate::cluster::Cluster;
 use crate::concurrency::{Samples, Traffic};
 use crate::latency::Latency;
+use crate::outlier::Standing;
 use crate::outlier::zone::Zones;
-use crate::outlier::{self, Standing};
 use crate::overload::{Overload, Strain};
 use crate::queue::Lines;
 use crate::resolve::Recent;
@@ -181,13 +180,6 @@ impl Shard {
     /// An id for the record of something that never became an exchange.
     pub fn draw_id(&mut self) -> DecisionId {
         DecisionId::draw(&mut self.rng)
-    }
-
-    /// How many endpoints of a cluster this core leaves out now, for `byrnie_endpoints`.
-    pub fn ejected(&self, cluster: &Cluster, now: Instant) -> usize {
-        let out =
-            |member: &&std::sync::Arc<crate::Member>| member.load.is_sick() || outlier::ejected(self, member, now);
-        cluster.members().iter().filter(out).count()
     }
 
     /// The metric label of a caller: `ACCOUNT.NAMESPACE`, and `@DOMAIN` if it's not of the trust domain `own`. Made once.

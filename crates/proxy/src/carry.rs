@@ -411,7 +411,8 @@ impl<'a> Trip<'a> {
             || self.up.is_done() && self.down.poll_gone(cx).is_ready();
         // Under a key the answer is worth having even so: the caller's next try is given it.
         if client_gone && self.ticket.is_none() {
-            return Poll::Ready(Event::Failed(Failure::DownstreamGone));
+            let gone = if self.up.is_done() { Failure::Forsaken } else { Failure::DownstreamGone };
+            return Poll::Ready(Event::Failed(gone));
         }
         let stirs = self.up.bytes != std::mem::replace(&mut wait.taken, self.up.bytes);
         self.poll_late(cx, stirs)

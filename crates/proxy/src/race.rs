@@ -55,7 +55,9 @@ impl Trip<'_> {
                 fell(exchange, first, Ending::Status(self.response.status()), second);
                 self.alone(other.as_mut()).await
             }
-            Lap::First(Event::Failed(failure)) if !matches!(failure, Failure::Deadline | Failure::DownstreamGone) => {
+            Lap::First(Event::Failed(failure))
+                if !matches!(failure, Failure::Deadline | Failure::DownstreamGone | Failure::Forsaken) =>
+            {
                 fell(exchange, first, Ending::Failed(failure), second);
                 self.alone(other.as_mut()).await
             }

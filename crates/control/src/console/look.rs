@@ -5,7 +5,7 @@
 use super::wire::{found, json_response, list, parameter};
 use super::{Aside, Console, Outcome, Problem};
 use crate::ads::Proxy;
-use crate::observe::Observer;
+use crate::observe::{Observer, short};
 use crate::state::REPORT_FRESH;
 use crate::{State, ca, history};
 use byrnie_base::Text;
@@ -14,11 +14,11 @@ use byrnie_model::diagnostic::nearest;
 use byrnie_model::policy::access::Action;
 use byrnie_model::slice::Address;
 use byrnie_model::{
-    Diagnostic, Health, Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload, code, yaml,
+    Diagnostic, Endpoint, Health, Identity, Key, Kind, Resource, Service, ServiceRef, Spec, Workload, code, yaml,
 };
 use byrnie_net::serve::{Request, Response};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -220,7 +220,7 @@ fn unfit(console: &Console) -> Vec<Diagnostic> {
 
 /// Services that other sites serve alone, and those that can't be reached there.
 fn elsewhere(console: &Console) -> Vec<(&'static code::Code, String, String)> {
-    let ejected: Vec<(String, String)> = console.state.observe(|observer| ejections(observer));
+    let ejected = console.state.observe(|observer| ejections(observer));
     console.state.catalog(|catalog| {
         let mut out = Vec::new();
         for resource in catalog.iter(Kind::Service) {
@@ -231,7 +231,7 @@ fn elsewhere(console: &Console) -> Vec<(&'static code::Code, String, String)> {
                 let Some(to) = &way.way else { continue };
                 let (all, out) = sites.entry(&to.site).or_default();
                 *all += 1;
-                *out += usize::from(ejected.iter().any(|(_, name)| **name == *way.workload));
+                *out += usize::from(ejected_by(&ejected, way) > 0);
             }
             if sites.is_empty() {
                 continue;
@@ -405,7 +405,7 @@ const fn health(health: Health) -> &'static str {
 
 /// `GET /api/v1/services`: each with its endpoints and what is attached to it.
 pub(super) fn services(console: &Console) -> Value {
-    let ejected: Vec<(String, String)> = console.state.observe(|observer| ejections(observer));
+    let ejected = console.state.observe(|observer| ejections(observer));
     console.state.catalog(|catalog| {
         list(catalog.iter(Kind::Service), |resource| {
             let Spec::Service(service) = &resource.spec else { return Value::Null };
@@ -433,12 +433,26 @@ pub(super) fn services(console: &Console) -> Value {
     })
 }
 
-fn ejections(observer: &Observer) -> Vec<(String, String)> {
-    let all = observer.nodes().flat_map(|(_, node)| &node.endpoints).filter(|endpoint| endpoint.ejected);
-    all.map(|endpoint| (endpoint.destination.to_string(), endpoint.workload.to_string())).collect()
+/// How many proxies leave out a workload of a service.
+type Ejected = BTreeMap<(Text, Text), usize>;
+
+fn ejections(observer: &Observer) -> Ejected {
+    let mut by = Ejected::new();
+    for (_, node) in observer.nodes() {
+        // One that serves several ports of the service is told of once for each.
+        let out = node.endpoints.iter().filter(|endpoint| endpoint.ejected);
+        let out: BTreeSet<_> = out.map(|endpoint| (endpoint.destination.clone(), endpoint.workload.clone())).collect();
+        out.into_iter().for_each(|one| *by.entry(one).or_default() += 1);
+    }
+    by
 }
 
-fn endpoint_row(resource: &Resource, ejected: &[(String, String)]) -> Option<Value> {
+fn ejected_by(ejected: &Ejected, endpoint: &Endpoint) -> usize {
+    let one = (short(&endpoint.service.to_string()), endpoint.workload.clone());
+    ejected.get(&one).copied().unwrap_or(0)
+}
+
+fn endpoint_row(resource: &Resource, ejected: &Ejected) -> Option<Value> {
     let Spec::Endpoint(endpoint) = &resource.spec else { return None };
     Some(json!({
         "workload": endpoint.workload,
@@ -447,19 +461,19 @@ fn endpoint_row(resource: &Resource, ejected: &[(String, String)]) -> Option<Val
         "labels": endpoint.labels,
         "weight": endpoint.weight,
         "health": health(endpoint.health),
-        "ejectedBy": ejected.iter().filter(|(_, workload)| *endpoint.workload == **workload).count(),
+        "ejectedBy": ejected_by(ejected, endpoint),
     }))
 }
 
 /// A way to a service at another site.
-fn way_row(resource: &Resource, ejected: &[(String, String)]) -> Value {
+fn way_row(resource: &Resource, ejected: &Ejected) -> Value {
     let Spec::Endpoint(endpoint) = &resource.spec else { return Value::Null };
     json!({
         "site": endpoint.way.as_ref().map(|way| &way.site),
         "way": endpoint.workload,
         "gateway": endpoint.address,
         "identity": endpoint.identity,
-        "ejectedBy": ejected.iter().filter(|(_, workload)| *endpoint.workload == **workload).count(),
+        "ejectedBy": ejected_by(ejected, endpoint),
     })
 }
 

@@ -28,6 +28,8 @@ const CAPACITY_AT: usize = 4;
 const SICK: usize = 5;
 /// When it last gave an answer, an error too; 0 if it never did.
 const HEARD_AT: usize = 6;
+/// Until when some core leaves it out; 0 if none does.
+const OUT_UNTIL: usize = 7;
 
 /// An estimate halves in this time, unless new answers confirm it. Finagle takes ten seconds to 37 %; ours
 /// is shorter, as an endpoint that is slow once should be back before anybody notices its absence.
@@ -104,6 +106,21 @@ impl Load {
     /// When the last one came; the clock's start if none ever did.
     pub(crate) fn heard_at(&self) -> Instant {
         Instant::from_nanos(self.0.value(HEARD_AT))
+    }
+
+    /// A core leaves it out until then.
+    pub(crate) fn leave_out(&self, until: Instant) {
+        self.0.set(OUT_UNTIL, self.0.value(OUT_UNTIL).max(until.as_nanos()));
+    }
+
+    /// It has answered a core that had left it out.
+    pub(crate) fn take_back(&self) {
+        self.0.set(OUT_UNTIL, 0);
+    }
+
+    /// Whether some core leaves it out now.
+    pub(crate) fn is_left_out(&self, now: Instant) -> bool {
+        self.0.value(OUT_UNTIL) > now.as_nanos()
     }
 
     /// The endpoint has reported the load under which it stands (see [`crate::balance::report`]).

@@ -171,7 +171,12 @@ fn ejections_end_and_grow() {
     let mut world = ejecting(2, 50);
     let cluster = cluster(&world);
     let member = &cluster.members()[0];
-    let out = |world: &World, at| outlier::ejected(&world.shard, member, ms(at).mono);
+    // What one core finds, whoever asks the proxy is told.
+    let out = |world: &World, at| {
+        let out = outlier::ejected(&world.shard, member, ms(at).mono);
+        assert_eq!(member.is_left_out(ms(at).mono), out, "at {at}");
+        out
+    };
     let fail =
         |world: &mut World, at| note(&mut world.shard, &cluster, member, Sign::Lost, Duration::ZERO, ms(at).mono);
     fail(&mut world, 0);

@@ -703,6 +703,7 @@ fn any_failure() -> impl Strategy<Value = Failure> {
         Failure::BadResponse,
         Failure::ResetAfterHead,
         Failure::DownstreamGone,
+        Failure::Forsaken,
         Failure::BodyTooLarge,
     ])
 }

@@ -7,7 +7,7 @@ use super::link::Link;
 use crate::record::{Cells, Series};
 use byrnie_base::count::Distribution;
 use byrnie_base::mailbox::Receiver;
-use byrnie_model::Record;
+use byrnie_model::{Health, Record};
 use byrnie_net::runtime;
 use byrnie_xds::REPORT_PATH;
 use byrnie_xds::proto::Message;
@@ -138,6 +138,7 @@ fn fill(
         next.push((place, now));
     }
     if let Some(in_force) = state.in_force() {
+        let now = runtime::now().mono;
         report.revision = in_force.snapshot.revision().0;
         report.certificate_not_after = in_force.keys.not_after;
         for cluster in in_force.snapshot.clusters() {
@@ -145,8 +146,8 @@ fn fill(
             report.endpoints.extend(cluster.members().iter().map(|member| wire::EndpointView {
                 destination,
                 workload: texts.of(member.name()),
-                health: wire::Health::Healthy.into(),
-                ejected: false,
+                health: health(member.health()).into(),
+                ejected: member.is_left_out(now),
                 in_flight: u32::try_from(member.in_flight()).unwrap_or(u32::MAX),
             }));
         }
@@ -155,6 +156,14 @@ fn fill(
     report.gauges.push(wire::Gauge { name: texts.of("connections"), value: connections as f64 });
     report.texts = texts.texts;
     next
+}
+
+fn health(health: Health) -> wire::Health {
+    match health {
+        Health::Healthy => wire::Health::Healthy,
+        Health::Draining => wire::Health::Draining,
+        Health::Unhealthy => wire::Health::Unhealthy,
+    }
 }
 
 fn difference(

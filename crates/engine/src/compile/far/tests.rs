@@ -6,6 +6,7 @@ use crate::{
     Arrival, Compiler, Direction, Effect, Exchange, Failure, Node, Outcome, Plan, Role, Shard, Snapshot, Target, Tls,
     Told, Tunnel, Word,
 };
+use byrnie_base::Now;
 use byrnie_codec::Head;
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
 use byrnie_model::policy::health::{Check, HealthCheck};
@@ -82,8 +83,12 @@ impl Exit {
     }
 
     fn begin(&mut self, from: &str, head: &mut Head) -> (Exchange, Effect) {
+        self.begin_at(ms(0), from, head)
+    }
+
+    fn begin_at(&mut self, at: Now, from: &str, head: &mut Head) -> (Exchange, Effect) {
         let (service, source) = (sref("db"), identity(from));
-        Exchange::begin(&self.snapshot(), &mut self.shard, &arrival(&service, &source, 80), head, ms(0))
+        Exchange::begin(&self.snapshot(), &mut self.shard, &arrival(&service, &source, 80), head, at)
     }
 
     /// Where calls go, of so many that each address would have been asked.
@@ -277,6 +282,33 @@ fn a_request_under_a_key_is_sent_to_one_address() {
     assert_eq!(plan(granted).try_deadline, None);
     let lost = exchange.on_failure(&mut exit.shard, Failure::ResetBeforeHead { request_sent: true }, ms(2));
     assert!(matches!(lost, Effect::Settle(Told::Ambiguous, _)), "{lost:?}");
+}
+
+#[test]
+fn an_address_at_which_callers_wait_in_vain_is_left_out() {
+    let frozen = |failure, waited: u64, others: bool| {
+        let mut exit = in_turn();
+        let mut bad = None;
+        for n in 0..40 {
+            let at = n * 10_000;
+            let (mut exchange, effect) = exit.begin_at(ms(at), "web", &mut head("POST", "db/", &[]));
+            let reached = to(&plan(effect));
+            if *bad.get_or_insert_with(|| reached.clone()) != reached {
+                continue;
+            }
+            if others {
+                // Somebody else is answered meanwhile: it's slow with this one.
+                exchange.course.attempts.last().unwrap().member.as_ref().unwrap().load.heard(ms(at + 1).mono);
+            }
+            exchange.on_failure(&mut exit.shard, failure, ms(at + waited));
+            exchange.finish(&mut exit.shard, Outcome::default(), ms(at + waited));
+        }
+        !exit.reached().contains(&bad.unwrap())
+    };
+    assert!(frozen(Failure::Forsaken, 1000, false));
+    assert!(!frozen(Failure::Forsaken, 999, false), "they left early");
+    assert!(!frozen(Failure::Forsaken, 1000, true));
+    assert!(!frozen(Failure::DownstreamGone, 1000, false), "their request wasn't sent whole");
 }
 
 #[test]
