@@ -138,7 +138,7 @@ fn a_word_that_is_meant_for_somebody_else_is_said_to_fit_nobody() {
     // The edge is known by its bare name, as it is to `explain`.
     assert_eq!(warned(&["deny", "edge", "hello"]), "");
     mesh.ask_until("hello", "/", |answer| answer.status == 403);
-    let explained = mesh.json(&["explain", "GET http://hello/", "--from", "edge"]);
+    let explained = mesh.json(&["explain", "GET http://hello.mesh.localhost/", "--from", "edge"]);
     assert_eq!(explained["decision"], "deny", "{explained}");
 }
 

@@ -252,7 +252,7 @@ impl Search<'_> {
         let mut fitting = (from..end).chain(start..from).filter(|index| self.fits(shard, *index));
         let first = fitting.next()?;
         let others: Vec<usize> =
-            if self.cluster.call.choice.slow_start.is_some() { fitting.collect() } else { Vec::new() };
+            if self.cluster.call.choice.rule.slow_start.is_some() { fitting.collect() } else { Vec::new() };
         let mut candidates = std::iter::once(first).chain(others);
         let index = candidates.find(|index| self.warm(shard, *index)).unwrap_or(first);
         if let Some(memory) = shard.clusters.entry(self.cluster.slot) {

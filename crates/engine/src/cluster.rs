@@ -173,14 +173,20 @@ pub(crate) struct Tier {
     pub(crate) share_percent: u8,
 }
 
+/// Which endpoints are used.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    pub(crate) rule: Choice,
+    /// The traffic policy that says so, `NAMESPACE/NAME`; empty without one.
+    pub(crate) by: Text,
+}
+
 /// How a service is called: its traffic policies over the mesh's defaults.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) balance: Balance,
     pub(crate) hash: Option<Hash>,
-    pub(crate) choice: Choice,
-    /// The traffic policy that makes the choice, `NAMESPACE/NAME`; empty without one.
-    pub(crate) chosen_by: Text,
+    pub(crate) choice: Selection,
     /// A tier of which less than this share (percent) is usable hands the lacking part on.
     pub(crate) below_percent: u8,
     pub(crate) eject: Ejection,

@@ -447,8 +447,8 @@ pub(crate) fn give_up(reason: Reason, failure: Option<Failure>, side: Side, grpc
             Some(cluster) if cluster.away > 0 => {
                 format!("{} has no healthy endpoint ({} draining or unhealthy)", cluster.name.label, cluster.away)
             }
-            Some(cluster) if !cluster.call.choice.labels.is_empty() => {
-                let (wanted, by) = (cluster.call.choice.wanted(), &cluster.call.chosen_by);
+            Some(cluster) if !cluster.call.choice.rule.labels.is_empty() => {
+                let (wanted, by) = (cluster.call.choice.rule.wanted(), &cluster.call.choice.by);
                 format!("{who} has no endpoint with the labels {wanted}, which TrafficPolicy {by} wants")
             }
             _ => format!("{who} has no endpoint"),

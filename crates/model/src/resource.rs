@@ -117,9 +117,6 @@ impl Kind {
         }
     }
 
-    /// The version of TLSRoute that needs no hosts.
-    pub(crate) const TLS_ROUTE_EARLY: &'static str = "gateway.networking.k8s.io/v1alpha2";
-
     /// The text in `apiVersion:`.
     pub const fn api_version(self) -> &'static str {
         match self {

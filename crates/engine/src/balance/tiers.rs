@@ -60,7 +60,7 @@ pub(crate) fn draw(cluster: &Cluster, shard: &mut Shard, now: Instant) -> (usize
 
 /// Whether so few are usable that health says more about the one who judges than about them.
 pub(crate) fn panics(cluster: &Cluster, shard: &Shard, now: Instant) -> bool {
-    let Some(least) = cluster.call.choice.panic_percent else { return false };
+    let Some(least) = cluster.call.choice.rule.panic_percent else { return false };
     let quiet = is_quiet(cluster, shard, now);
     !quiet && usable(&cluster.members, shard, now) * 100 < usize::from(least) * cluster.members.len()
 }

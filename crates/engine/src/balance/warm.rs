@@ -29,7 +29,7 @@ const WINDOWS_MAX: u32 = 4;
 
 /// Draws whether `member` may have this try.
 pub(crate) fn admits(cluster: &Cluster, member: &Member, shard: &mut Shard, now: Instant) -> bool {
-    let Some(window) = cluster.call.choice.slow_start else { return true };
+    let Some(window) = cluster.call.choice.rule.slow_start else { return true };
     let typical = shard.clusters.peek(cluster.slot).map_or(0, |memory| memory.typical);
     let Some(warmth) = shard.warmth.entry(member.slot) else { return true };
     let since = match *warmth {

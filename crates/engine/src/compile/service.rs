@@ -6,7 +6,7 @@ use super::Compiler;
 use crate::authorize::{Access, CompiledPolicy};
 use crate::balance::hash::{self, hash};
 use crate::balance::tiers::TIERS_MAX;
-use crate::cluster::{Bounds, Call, Cluster, Ejection, Member, Name, Patience, Pending, Share, Tier};
+use crate::cluster::{Bounds, Call, Cluster, Ejection, Member, Name, Patience, Pending, Selection, Share, Tier};
 use crate::keyed::Protection;
 use crate::probe::{Checked, Judged, Probe};
 use crate::program::Program;
@@ -71,11 +71,11 @@ impl Compiler {
         let own = self.held.own.as_ref().filter(|(_, labels)| self.serves(name, service, labels));
         let far = self.leads_far(name, service);
         let call = Arc::new(self.call(name));
-        let members = self.members_of(name, &call.choice, snapshot);
+        let members = self.members_of(name, &call.choice.rule, snapshot);
         let watched = own.and_then(|_| self.watched(name, service, snapshot)).map(Box::new);
         let watch = || {
             let health = Arc::clone(&watched.as_ref()?.health);
-            Some(Watch { health, panic_percent: call.choice.panic_percent.unwrap_or(0) })
+            Some(Watch { health, panic_percent: call.choice.rule.panic_percent.unwrap_or(0) })
         };
         let mut ports = Vec::with_capacity(service.ports.len());
         for port in &service.ports {
@@ -251,7 +251,10 @@ impl Compiler {
     /// decides it.
     fn call(&self, name: &ServiceRef) -> Call {
         let keys = self.held.by_target.get(name).into_iter().flatten();
-        let choice = keys.clone().find_map(|key| Some((key, self.held.traffic.get(key)?.choice()?)));
+        let choice = keys.clone().find_map(|key| {
+            let rule = self.held.traffic.get(key)?.choice()?.clone();
+            Some(Selection { rule, by: format!("{}/{}", key.namespace, key.name).into() })
+        });
         let policies: Vec<&TrafficPolicy> =
             keys.filter_map(|key| self.held.traffic.get(key)).map(|policy| &**policy).collect();
         fn first<'a, T>(policies: &[&'a TrafficPolicy], of: impl Fn(&'a TrafficPolicy) -> Option<T>) -> Option<T> {
@@ -262,8 +265,7 @@ impl Compiler {
         Call {
             balance: first(&policies, |p| p.balance).unwrap_or_default(),
             hash: first(&policies, |p| p.balance.map(|_| p.hash.clone())).flatten(),
-            choice: choice.map(|(_, choice)| choice.clone()).unwrap_or_default(),
-            chosen_by: choice.map_or_else(Text::default, |(key, _)| format!("{}/{}", key.namespace, key.name).into()),
+            choice: choice.unwrap_or_default(),
             below_percent: first(&policies, |p| p.failover.as_ref()).map_or(0, |failover| failover.below_percent),
             eject: Ejection { statuses: eject.is_some(), rule: eject.unwrap_or_default() },
             bounds: Bounds {
@@ -381,7 +383,7 @@ fn fill(cluster: &mut Cluster, tiers: &[Nearby], port: u16) {
     let having = || tiers.iter().flat_map(|tier| &tier.members).filter(has_port);
     let healthy = having().filter(|member| is(member, Health::Healthy)).count();
     let sick = having().filter(|member| is(member, Health::Unhealthy)).count();
-    let panics = healthy * 100 < usize::from(cluster.call.choice.panic_percent.unwrap_or(0)) * (healthy + sick);
+    let panics = healthy * 100 < usize::from(cluster.call.choice.rule.panic_percent.unwrap_or(0)) * (healthy + sick);
     let (mut members, mut ends) = (Vec::new(), Vec::new());
     for tier in tiers {
         let mut total = 0;

@@ -50,12 +50,15 @@ const FOREIGN_GROUPS: &[&str] = &[
     "telemetry.istio.io",
 ];
 
+/// The version of TLSRoute that needs no hosts.
+pub(crate) const TLS_ROUTE_EARLY: &str = "gateway.networking.k8s.io/v1alpha2";
+
 /// The kind that a document says it is.
 pub(crate) fn resolve(api_version: &str, kind: &str) -> Result<Kind, Fault> {
     // Served upstream in several versions, with the same fields (but that the first TLSRoute needs no host).
     let api_version = match (kind, api_version) {
         ("ReferenceGrant", "gateway.networking.k8s.io/v1beta1") => Kind::ReferenceGrant.api_version(),
-        ("TLSRoute", Kind::TLS_ROUTE_EARLY | "gateway.networking.k8s.io/v1alpha3") => Kind::TlsRoute.api_version(),
+        ("TLSRoute", TLS_ROUTE_EARLY | "gateway.networking.k8s.io/v1alpha3") => Kind::TlsRoute.api_version(),
         ("TCPRoute", "gateway.networking.k8s.io/v1") => Kind::TcpRoute.api_version(),
         ("BackendTLSPolicy", "gateway.networking.k8s.io/v1alpha3") => Kind::BackendTlsPolicy.api_version(),
         _ => api_version,

@@ -204,7 +204,7 @@ pub fn to_json(resource: &Resource) -> Value {
         Spec::Endpoint(endpoint) => Some(workload::endpoint_value(endpoint)),
     };
     let version = match &resource.spec {
-        Spec::Route(route) if key.kind == Kind::TlsRoute && route.hostnames.is_empty() => Kind::TLS_ROUTE_EARLY,
+        Spec::Route(route) if key.kind == Kind::TlsRoute && route.hostnames.is_empty() => kinds::TLS_ROUTE_EARLY,
         _ => key.kind.api_version(),
     };
     let mut document = json!({"apiVersion": version, "kind": key.kind.name(), "metadata": metadata});

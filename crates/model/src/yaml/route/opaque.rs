@@ -6,6 +6,7 @@
 use super::{Parts, Rules, same};
 use crate::code;
 use crate::route::Match;
+use crate::yaml::kinds::TLS_ROUTE_EARLY;
 use crate::yaml::node::Node;
 use crate::yaml::reader::Reader;
 use crate::{Kind, Route};
@@ -13,7 +14,7 @@ use gateway_api::experimental::{tcproutes, tlsroutes};
 
 pub(crate) fn tls(reader: &mut Reader<'_>) -> Option<Route> {
     let (version, said) = (reader.root.field("apiVersion"), reader.root.field("spec"));
-    let early = version.and_then(Node::text).is_some_and(|version| version == Kind::TLS_ROUTE_EARLY);
+    let early = version.and_then(Node::text).is_some_and(|version| version == TLS_ROUTE_EARLY);
     if early && said.is_some_and(|spec| spec.field("hostnames").is_none()) {
         // Every host, which only that version has.
         return tcp(reader);
