@@ -32,13 +32,13 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     fs::create_dir_all(&counts).with_context(|| counts.display().to_string())?;
 
     println!("== 1 of 4: a build that counts");
-    let built = toolchain.build(root, &build, &format!("-Cprofile-generate={}", counts.display()), Some("off"))?;
+    let built = toolchain.build(root, &build, &format!("-Cprofile-generate={}", counts.display()))?;
     println!("\n== 2 of 4: the bench's loads on it");
     train(root, Build::Counting(built, counts.clone()))?;
     println!("\n== 3 of 4: what was counted");
     let profile = toolchain.merge(&counts, &dir)?;
     println!("\n== 4 of 4: the build that uses it");
-    let built = toolchain.build(root, &build, &format!("-Cprofile-use={}", profile.display()), None)?;
+    let built = toolchain.build(root, &build, &format!("-Cprofile-use={}", profile.display()))?;
     for name in PROGRAMS {
         fs::rename(built.join(name), dir.join(name)).with_context(|| format!("{name} can't be put in its place"))?;
     }
@@ -74,13 +74,11 @@ impl Toolchain {
         Ok(Self { host: host.to_owned(), profdata })
     }
 
-    /// Builds with `flag` besides those of the environment, and with `lto` in place of the profile's; where the
-    /// programs are. Counters are put in before crates are optimised together, so a build that counts needs none of it.
-    fn build(&self, root: &Path, dir: &Path, flag: &str, lto: Option<&str>) -> Result<PathBuf> {
+    /// Builds with `flag` besides those of the environment; where the programs are.
+    fn build(&self, root: &Path, dir: &Path, flag: &str) -> Result<PathBuf> {
         let (encoded, plain) = (std::env::var("CARGO_ENCODED_RUSTFLAGS"), std::env::var("RUSTFLAGS"));
         let mut cargo = Command::new(env!("CARGO"));
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(encoded.ok(), plain.ok(), flag)).current_dir(root);
-        cargo.envs(lto.map(|lto| ("CARGO_PROFILE_RELEASE_LTO", lto)));
         // With a target of their own, build scripts and macros have neither flag.
         cargo.args(["build", "--release", "--locked", "--target", &self.host, "--target-dir"]).arg(dir);
         cargo.args(PROGRAMS.iter().flat_map(|name| ["-p", name]));
