@@ -31,7 +31,7 @@ impl Console {
     }
 
     /// Reads; with a header field of the answer, if it's there.
-    pub(crate) fn get_with(&self, path: &str, header: &str) -> Result<(Value, Option<String>), Failure> {
+    pub(crate) fn read_with(&self, path: &str, header: &str) -> Result<(Value, Option<String>), Failure> {
         let (headers, value) = self.answer(Outgoing::get(path))?;
         Ok((value, headers.get(header).and_then(|value| value.to_str().ok()).map(str::to_owned)))
     }

@@ -8,7 +8,7 @@ mod mesh;
 
 use mesh::{Mesh, descendants, free_port, is_alive, until};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 /// A program that starts others: one in the background, one in a session of its own, and one whose parent
 /// is gone at once. It says when all of them run.
@@ -279,4 +279,20 @@ fn a_program_of_which_nobody_says_what_it_speaks_is_reached_whoever_speaks_first
             stream.read_to_string(&mut said).is_ok() && said == "220 welcome\r\n"
         },
     );
+}
+
+/// What is printed as the next command does what it says.
+#[test]
+fn the_leave_that_a_program_needs_is_named_whole() {
+    let mesh = Mesh::up(&[]);
+    let program = mesh.run(&["--name", "w4", "--uses", "transactions.byrnie"], &["sleep", "1000"]);
+    program.wait_for_line("byrnie allow w4 transactions.byrnie");
+    let said = |args: &[&str]| String::from_utf8_lossy(&mesh.cli(args).stderr).into_owned();
+    let unknown = said(&["allow", "w4", "transactions"]);
+    assert!(unknown.contains("there is no service transactions.default yet"), "{unknown}");
+    assert_eq!(said(&["allow", "w4", "transactions.byrnie"]), "");
+    // A request by another name is refused by a code.
+    let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
+    let foreign = mesh::http(console, "shop.example", "/api/v1/status").unwrap();
+    assert!(foreign.status == 403 && foreign.body.contains("BYR-A012"), "{}", foreign.body);
 }

@@ -170,22 +170,6 @@ fn an_operator_is_told_how_it_stands() {
     drop(shop);
 }
 
-/// What is printed as the next command does what it says.
-#[test]
-fn the_leave_that_a_program_needs_is_named_whole() {
-    let mesh = Mesh::up(&[]);
-    let program = mesh.run(&["--name", "w4", "--uses", "transactions.byrnie"], &["sleep", "1000"]);
-    program.wait_for_line("byrnie allow w4 transactions.byrnie");
-    let said = |args: &[&str]| String::from_utf8_lossy(&mesh.cli(args).stderr).into_owned();
-    let unknown = said(&["allow", "w4", "transactions"]);
-    assert!(unknown.contains("there is no service transactions.default yet"), "{unknown}");
-    assert_eq!(said(&["allow", "w4", "transactions.byrnie"]), "");
-    // A request by another name is refused by a code.
-    let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
-    let foreign = mesh::http(console, "shop.example", "/api/v1/status").unwrap();
-    assert!(foreign.status == 403 && foreign.body.contains("BYR-A012"), "{}", foreign.body);
-}
-
 #[test]
 fn a_coordinator_that_is_killed_goes_on_where_it_was() {
     let mut mesh = Mesh::up(&[]);

@@ -6,6 +6,7 @@ use crate::digits::request_id;
 use crate::shard::Shard;
 use crate::{Arrival, Side, Tls};
 use byrnie_codec::headers::{Sender, add_forwarded, set_client_identity, strip_hop_by_hop, strip_untrusted};
+use byrnie_codec::hop::NEWCOMER;
 use byrnie_codec::{Head, Known};
 use byrnie_model::Identity;
 
@@ -25,7 +26,7 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head:
         head.append_known(Known::XRequestId, &request_id(&mut shard.rng)).ok();
     }
     if sender != Sender::Mesh && shard.overload.newcomer {
-        head.append_known(Known::ByrnieNewcomer, b"1").ok();
+        head.append_known(Known::ByrnieNewcomer, NEWCOMER).ok();
     }
     let mut posed = false;
     match arrival.direction.side() {

@@ -124,7 +124,7 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     match &args.command {
         Verb::List { state, service } => {
             let path = format!("/txn/v1{}", query(&[("state", state), ("service", service)]));
-            let (answer, cut) = console.get_with(&path, "txn-list-cut")?;
+            let (answer, cut) = console.read_with(&path, "txn-list-cut")?;
             output::print(globals, &answer, |wide| list(&answer, wide))?;
             if let Some(cut) = cut {
                 eprintln!("note: {cut}; --state and --service narrow the list");

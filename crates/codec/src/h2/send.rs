@@ -9,6 +9,7 @@ use super::streams::{Direction, Stream};
 use super::{Wrong, code};
 use crate::fields::Fields;
 use crate::head::Head;
+use crate::hop::CURB_BYTES;
 
 /// The highest number of a stream (RFC 9113 5.1.1).
 const ID_MAX: u32 = i32::MAX as u32;
@@ -62,7 +63,7 @@ impl Session {
         let Self { writer, encoder, .. } = self;
         writer.block(id, end, self.peer.frame, |out| message::write_request(encoder, head, connect, out));
         let mut stream = Stream::new(key, self.peer.window);
-        if self.narrow {
+        if self.streams.narrow {
             stream = stream.narrow();
         }
         stream.heading = head.method() == "HEAD";
@@ -74,8 +75,11 @@ impl Session {
     /// What is answered on the stream is for a newcomer: no more than [`crate::hop::CURB_BYTES`] are under way until so much was passed
     /// on. The side that answers sees to it by itself where the other is told so too; else that one's window does, where it's narrow.
     pub fn curb(&mut self, id: u32) {
-        if let Some(stream) = self.streams.get(id) {
-            stream.set_curb();
+        let side = self.side;
+        match self.streams.get(id) {
+            Some(stream) if side == Side::Client => stream.set_curb(),
+            Some(stream) => stream.curb = CURB_BYTES,
+            None => {}
         }
     }
 
@@ -154,8 +158,10 @@ impl Session {
     /// So much of what came on the stream has been passed on: the peer may send as much again.
     pub fn consume(&mut self, id: u32, bytes: usize) {
         self.discard(bytes);
+        let side = self.side;
         if let Some(stream) = self.streams.get(id).filter(|stream| stream.got != Direction::Ended) {
-            let granted = stream.consume(bytes);
+            // What is given back of a request says nothing of its answer.
+            let granted = if side == Side::Client { stream.consume(bytes) } else { stream.window.consume(bytes) };
             self.grant(id, granted);
         }
     }

@@ -130,8 +130,6 @@ pub struct Session {
     spare: Spare,
     /// Streams that we reset for the peer's errors.
     faults: u32,
-    /// Streams of ours begin with little windows.
-    pub(super) narrow: bool,
 }
 
 /// Numbers of streams.
@@ -189,14 +187,13 @@ impl Session {
             decoder: Decoder::default(),
             encoder: Encoder::default(),
             writer: Writer::default(),
-            streams: Streams::default(),
+            streams: Streams::new(narrow),
             peer: Settings::new(),
             windows: (i64::from(INITIAL_WINDOW_BYTES), Window::new(CONNECTION_WINDOW_BYTES)),
             ids: Ids { heard: 0, next: 1, last: None, leaving: false },
             block: None,
             spare: Spare::default(),
             faults: 0,
-            narrow,
         };
         session.greet();
         session
@@ -210,7 +207,7 @@ impl Session {
             kind::SETTINGS,
             0,
             0,
-            &settings::own(self.side, if self.narrow { CURB_BYTES } else { STREAM_WINDOW_BYTES }),
+            &settings::own(self.side, if self.streams.narrow { CURB_BYTES } else { STREAM_WINDOW_BYTES }),
         );
         self.grant(0, CONNECTION_WINDOW_BYTES - INITIAL_WINDOW_BYTES);
     }

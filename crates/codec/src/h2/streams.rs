@@ -110,9 +110,15 @@ pub(super) struct Streams {
     open: HashMap<u32, Stream, BuildQuick>,
     /// Those that we reset while the peer could still send, the last ones.
     reset: VecDeque<u32>,
+    /// Those of ours begin with little windows.
+    pub(super) narrow: bool,
 }
 
 impl Streams {
+    pub(super) fn new(narrow: bool) -> Self {
+        Self { narrow, ..Self::default() }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }

@@ -468,6 +468,26 @@ fn an_answer_to_a_newcomer_is_curbed_until_it_takes_some() {
 }
 
 #[test]
+fn what_a_newcomer_sends_says_nothing_of_what_it_takes() {
+    let (mut client, mut server) = (Session::new(Side::Client), Session::new(Side::Server));
+    let id = client.ask(1, &request("POST", "/", Framing::Stream, &[]), None, false).unwrap();
+    deliver(&mut client, &mut server);
+    deliver(&mut server, &mut client);
+    client.curb(id);
+    server.curb(id);
+    for _ in 0..8 {
+        while client.write(id, &[0; 16_384]).unwrap() > 0 {}
+        let came = deliver(&mut client, &mut server);
+        assert!(came > STREAM_WINDOW_BYTES as usize / 2, "a request is held back: {came}");
+        server.consume(id, came);
+        deliver(&mut server, &mut client);
+    }
+    server.answer_with(id, &answer(200, Framing::Stream, &[]), 200, None, false);
+    while server.write(id, &[0; 1000]).unwrap() > 0 {}
+    assert!(deliver(&mut server, &mut client) <= CURB_BYTES as usize);
+}
+
+#[test]
 fn a_server_may_not_have_heard_of_little_windows_when_it_begins() {
     let mut client = Session::narrow();
     let mut server = Session::new(Side::Server);

@@ -38,6 +38,9 @@ pub const STREAM_CREDIT_BYTES: u32 = 256 * 1024;
 /// The same of an answer to a newcomer, which isn't known to take its answers, until it has taken so much: about half of what a
 /// TCP connection begins with (RFC 6928).
 pub const CURB_BYTES: u32 = 8 * 1024;
+/// What `x-byrnie-newcomer` says, by which a proxy tells another that a request's answer is to be curbed. A proxy that says 1 knows of it
+/// between hops alone: over HTTP/2 it gives back what it has passed on in steps that are larger than [`CURB_BYTES`].
+pub const NEWCOMER: &[u8] = b"2";
 /// What may be under way on all streams of a connection together.
 pub const CONNECTION_CREDIT_BYTES: u32 = 8 * 1024 * 1024;
 /// Heads and trailers need no credit but are counted; this far below zero is too far.

@@ -302,14 +302,17 @@ impl Session {
     /// So much of what came on the stream has been passed on.
     pub fn consume(&mut self, id: StreamId, bytes: usize) -> Grants {
         let connection = self.discard(bytes);
-        let short = self.short;
+        let (short, side) = (self.short, self.side);
         let stream = self.stream(id).filter(|stream| !stream.got_end);
         let stream = stream.map_or(0, |stream| {
             let granted = match stream.window.consume(bytes) {
                 0 if short => stream.window.give_back(),
                 granted => granted,
             };
-            stream.gave(granted);
+            // What is given back of a request says nothing of its answer.
+            if side == Side::Opener {
+                stream.gave(granted);
+            }
             granted
         });
         Grants { stream, connection }
@@ -322,10 +325,13 @@ impl Session {
 
     /// What has been passed on and not been given back, of each stream.
     pub fn owed(&mut self) -> impl Iterator<Item = (StreamId, u32)> {
-        self.slots.iter_mut().enumerate().filter_map(|(slot, Slot { generation, stream })| {
+        let side = self.side;
+        self.slots.iter_mut().enumerate().filter_map(move |(slot, Slot { generation, stream })| {
             let stream = stream.as_mut().filter(|stream| !stream.got_end)?;
             let granted = stream.window.give_back();
-            stream.gave(granted);
+            if side == Side::Opener {
+                stream.gave(granted);
+            }
             let id = StreamId::new(u32::try_from(slot).ok()?, *generation);
             (granted > 0).then_some((id, granted))
         })

@@ -378,7 +378,7 @@ async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request
     };
     let now = coordinator.now();
     let settled = state.is_none_or(view::may_be_ended);
-    let (known, mut cut) = unfinished(coordinator, !settled).await?;
+    let (known, mut cut) = unfinished(coordinator, creator.as_deref(), !settled).await?;
     let known: HashMap<Text, Value> =
         known.iter().map(|heading| (heading.id.clone(), view::row(heading, now))).collect();
     let mut rows: Vec<Value> = known.values().filter(|row| fits(row)).cloned().collect();
@@ -416,10 +416,15 @@ fn newest(rows: &mut Vec<Value>, count: usize) {
 
 /// Transactions that haven't ended: those that are driven here and, if `all` are asked for and there are other coordinators, theirs, as
 /// the journal has them; and whether there are more of them than are looked at.
-async fn unfinished(coordinator: &Coordinator, all: bool) -> Result<(Vec<Heading>, bool), Problem> {
+async fn unfinished(
+    coordinator: &Coordinator,
+    creator: Option<&str>,
+    all: bool,
+) -> Result<(Vec<Heading>, bool), Problem> {
     let sights: Vec<_> =
         coordinator.live().iter().map(|(id, handle)| (id.clone(), handle.sight.borrow().clone())).collect();
-    let driven = sights.into_iter().filter(|(_, sight)| !matches!(sight.state.phase, Phase::Ended(_)));
+    let of = |sight: &Sight| creator.is_none_or(|creator| *sight.state.spec.creator == *creator);
+    let driven = sights.into_iter().filter(|(_, sight)| of(sight) && !matches!(sight.state.phase, Phase::Ended(_)));
     let heading = |(id, sight): (Text, Arc<Sight>)| Heading { id, summary: view::summary(&sight.state), ended: None };
     let mut found: Vec<Heading> = driven.map(heading).collect();
     if !all {

@@ -215,7 +215,9 @@ fn seen(answer: Result<Answer, Text>, grpc: bool, target: &Target, poll: Option<
     } else {
         String::from_utf8_lossy(&answer.body).into_owned()
     };
-    let location = text("location").map(|said| location::resolve(target, poll.unwrap_or(&target.path), &said));
+    // One that no text says is one that isn't understood, not none.
+    let said = answer.headers.get("location").map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let location = said.map(|said| location::resolve(target, poll.unwrap_or(&target.path), &said));
     let (location, elsewhere) = match location {
         Some(Ok(path)) => (Some(path), None),
         Some(Err(said)) => (None, Some(said)),

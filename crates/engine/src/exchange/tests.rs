@@ -795,6 +795,6 @@ fn the_other_proxy_is_told_which_clients_have_taken_no_answer_yet() {
         let lines: Vec<_> = said.map(|said| ("x-byrnie-newcomer", said)).into_iter().collect();
         let mut request = head("GET", "payments/", &lines);
         plan(world.begin(&mut request, ms(0)).1);
-        assert_eq!(request.get("x-byrnie-newcomer"), told.then_some(&b"1"[..]), "{known} {said:?}");
+        assert_eq!(request.get("x-byrnie-newcomer"), told.then_some(&b"2"[..]), "{known} {said:?}");
     }
 }

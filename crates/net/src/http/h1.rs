@@ -425,7 +425,8 @@ impl Conn {
                 return Poll::Pending;
             }
             if self.stream.is_silent(cx) {
-                self.state.watched = true;
+                // A task that has used its turn up is told to wait without anything having been asked of the reactor.
+                self.state.watched = tokio::task::coop::has_budget_remaining();
                 return Poll::Pending;
             }
             let Self { stream, inbox, used, state, .. } = self;

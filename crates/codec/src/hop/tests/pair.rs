@@ -314,3 +314,32 @@ fn an_answer_to_a_newcomer_is_curbed_until_it_takes_some() {
         }
     }
 }
+
+#[test]
+fn what_a_newcomer_sends_says_nothing_of_what_it_takes() {
+    let (mut opener, mut server) = (Party::new(Side::Opener), Party::new(Side::Server));
+    opener.open(100);
+    let (key, id) = (opener.next_key - 1, opener.streams[&(opener.next_key - 1)].id);
+    opener.session.curb(id);
+    settle(&mut opener, &mut server, &[]);
+    let served = *server.streams.iter().find(|(_, open)| open.id == id).unwrap().0;
+    server.session.curb(id);
+    let mut left = 4 * STREAM_CREDIT_BYTES as usize;
+    while left > 0 {
+        let room = opener.session.may_send(id).min(left);
+        assert!(room > 0, "a request is held back, {left} before its end");
+        opener.write(key, opener.streams[&key], room);
+        settle(&mut opener, &mut server, &[]);
+        let open = server.streams[&served];
+        server.read(served, open);
+        settle(&mut opener, &mut server, &[]);
+        left -= room;
+    }
+    let mut sent = 0;
+    while let room @ 1.. = server.session.may_send(id) {
+        server.write(served, server.streams[&served], room);
+        settle(&mut opener, &mut server, &[]);
+        sent += room;
+    }
+    assert!(sent <= CURB_BYTES as usize, "{sent}");
+}

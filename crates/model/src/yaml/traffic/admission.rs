@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// Shortest time over which requests are counted: a tenth of it is the least step.
 const WINDOW_MIN: Duration = Duration::from_secs(1);
+/// With more, those refused keep others from being let in long after all is well again; with all, for ever.
+const SUCCESS_PERCENT_MAX: u8 = 90;
 /// Most statuses: there are no more of them.
 const CODES_MAX: usize = 200;
 
@@ -44,13 +46,13 @@ impl Default for AdmissionSpec {
 
 pub(super) fn read(reader: &mut Reader<'_>, spec: &AdmissionSpec) -> Admission {
     let at = |name: &str| format!("spec.limits.admission.{name}");
-    let mut percent = |text: &str, name: &str| {
-        let share = names::percent(text).filter(|share| *share > 0);
-        reader.require(share.is_some(), &at(name), format!("\"{text}\" is not a share from 1% to 100%"));
-        share.unwrap_or(100)
+    let mut percent = |text: &str, name: &str, most: u8| {
+        let share = names::percent(text).filter(|share| (1..=most).contains(share));
+        reader.require(share.is_some(), &at(name), format!("\"{text}\" is not a share from 1% to {most}%"));
+        share.unwrap_or(most)
     };
-    let success_percent = percent(&spec.success_rate, "successRate");
-    let rejected_percent_max = percent(&spec.max_rejected, "maxRejected");
+    let success_percent = percent(&spec.success_rate, "successRate", SUCCESS_PERCENT_MAX);
+    let rejected_percent_max = percent(&spec.max_rejected, "maxRejected", 100);
     let window = reader.some_time(&spec.window, &at("window"));
     reader.require((WINDOW_MIN..=INTERVAL_MAX).contains(&window), &at("window"), "must be from 1s to 1h");
     reader.require((1..=COUNT_MAX).contains(&spec.volume), &at("volume"), "must be from 1 to 1000000");

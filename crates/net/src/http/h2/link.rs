@@ -14,6 +14,7 @@ use crate::io::Stream;
 use crate::runtime;
 use byrnie_codec::Known;
 use byrnie_codec::h2::{Event, Session, Side, Why, Wrong, code};
+use byrnie_codec::hop::NEWCOMER;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -189,7 +190,7 @@ impl State {
                 let key = self.lanes.add(end);
                 self.session.bind(id, key);
                 if self.guard.sender == Sender::Proxy
-                    && head.as_ref().is_ok_and(|head| head.header(Known::ByrnieNewcomer).is_some())
+                    && head.as_ref().is_ok_and(|head| head.header(Known::ByrnieNewcomer) == Some(NEWCOMER))
                 {
                     self.session.curb(id);
                 }

@@ -55,7 +55,7 @@ pub(super) fn traffic() -> impl Strategy<Value = TrafficPolicy> {
         ejected_percent_max,
     });
     let rate = || (1u32..1000, span()).prop_map(|(requests, per)| Rate { requests, per });
-    let admission = (1u8..101, 1u64..3600, 1u32..1000, 1u8..101, vec(400u16..600, 0..3));
+    let admission = (1u8..91, 1u64..3600, 1u32..1000, 1u8..101, vec(400u16..600, 0..3));
     let admission = option::of(admission.prop_map(|(success_percent, window, volume, rejected_percent_max, codes)| {
         let window = Duration::from_secs(window);
         Admission { success_percent, window, volume, rejected_percent_max, codes }
