@@ -169,6 +169,16 @@ impl Decision {
 pub(crate) struct Console(Client);
 
 impl Console {
+    /// Finds the console; waits for one that is about to be there.
+    pub(crate) async fn find_soon(globals: &Globals) -> Result<Self, Failure> {
+        let begun = runtime::now().mono;
+        // A mesh that starts has its store, and says only then where it is.
+        while is_absent(globals) && starts(globals) && runtime::now().mono.since(begun) < START_PATIENCE {
+            runtime::sleep(START_LOOK).await;
+        }
+        Self::find(globals)
+    }
+
     /// Finds the console.
     pub(crate) fn find(globals: &Globals) -> Result<Self, Failure> {
         let token = globals.operator_token()?;
@@ -199,13 +209,7 @@ impl Console {
         let workloads = globals.data_dir.join(WORKLOADS_DIR);
         let instance = format!("{name}-{:x}", std::process::id());
         let state_dir = workloads.join(&instance);
-        let absent = || globals.server.is_none() && port(globals, "console").is_none();
-        let begun = runtime::now().mono;
-        // A mesh that starts has its store, and says only then where it is.
-        while absent() && starts(globals) && runtime::now().mono.since(begun) < START_PATIENCE {
-            runtime::sleep(START_LOOK).await;
-        }
-        let away = absent();
+        let away = is_absent(globals);
         let joined = match away {
             true => Err(Failure::new(code::UNREACHABLE.id, "no mesh runs here")),
             false => self.join(globals, who.0, who.1).await,
@@ -259,6 +263,11 @@ fn read(reply: &Reply) -> Result<Value, Failure> {
     }
     failure.exit = Exit::Problem;
     Err(failure)
+}
+
+/// Whether nothing says where the console is.
+fn is_absent(globals: &Globals) -> bool {
+    globals.server.is_none() && port(globals, "console").is_none()
 }
 
 /// Whether a mesh of this directory runs or is about to.

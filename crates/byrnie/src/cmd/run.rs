@@ -117,7 +117,7 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Result<Exit> {
 
 async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     let mut signals = Signals::listen()?;
-    let console = Console::find(globals)?;
+    let console = Console::find_soon(globals).await?;
     let namespace = globals.namespace().to_owned();
     let account = args.service_account.clone().unwrap_or_else(|| args.name.clone());
     let place = console.place(globals, &args.name, (&namespace, &account)).await?;
