@@ -249,6 +249,10 @@ impl Course {
         if failure == Failure::TryTimeout && self.limits.soft && !self.allows_another(shard, failure, now) {
             return Step::Wait;
         }
+        // To ask somebody else would be no quicker.
+        if failure == Failure::CallerSlow && self.limits.soft && self.has_time(now) {
+            return Step::Wait;
+        }
         let again = self.allows_another(shard, failure, now)
             && (self.is_free(shard, failure, now) || self.withdraw(shard, now));
         if failure == Failure::TryTimeout && self.limits.soft && !again {

@@ -194,6 +194,8 @@ pub enum Failure {
     TryTimeout,
     /// [`Plan::deadline`] passed.
     Deadline,
+    /// One of both passed while the rest of the request was waited for, which nobody kept its caller from sending.
+    CallerSlow,
     /// The response was malformed before its head was handed on.
     BadResponse,
     /// The connection ended, or the rest was malformed, after the head had been handed on.
@@ -238,7 +240,15 @@ impl Failure {
 
     /// Whether it speaks against the endpoint.
     pub const fn speaks_against_endpoint(self) -> bool {
-        !matches!(self, Self::DownstreamGone | Self::Forsaken | Self::BodyTooLarge | Self::Deadline | Self::Strained)
+        !matches!(
+            self,
+            Self::DownstreamGone
+                | Self::Forsaken
+                | Self::CallerSlow
+                | Self::BodyTooLarge
+                | Self::Deadline
+                | Self::Strained
+        )
     }
 
     /// The words for it in a record.
@@ -252,6 +262,7 @@ impl Failure {
             Self::ResetBeforeHead { request_sent: true } => "closed before an answer",
             Self::TryTimeout => "no answer in time",
             Self::Deadline => "deadline passed",
+            Self::CallerSlow => "the request took too long to come",
             Self::BadResponse => "malformed answer",
             Self::ResetAfterHead => "closed within the answer",
             Self::DownstreamGone | Self::Forsaken => "caller gone",

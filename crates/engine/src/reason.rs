@@ -332,7 +332,7 @@ impl Reason {
             Failure::Connect | Failure::ConnectTimeout | Failure::Refused => Self::ConnectFailure,
             Failure::TlsIdentity => Self::IdentityMismatch,
             Failure::ResetBeforeHead { .. } | Failure::ResetAfterHead => Self::UpstreamReset,
-            Failure::TryTimeout | Failure::Deadline => Self::Timeout,
+            Failure::TryTimeout | Failure::Deadline | Failure::CallerSlow => Self::Timeout,
             Failure::BadResponse => Self::BadResponse,
             Failure::DownstreamGone | Failure::Forsaken => Self::DownstreamGone,
             Failure::BodyTooLarge => Self::BodyTooLarge,

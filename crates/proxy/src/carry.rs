@@ -10,7 +10,7 @@ use crate::door::Entry;
 use crate::keyed::Ticket;
 use crate::mirror;
 use crate::record::Seen;
-use crate::rest::{HEAVY_MAX, Rest, STALL_MAX, Tempo, earlier};
+use crate::rest::{HEAVY_MAX, Rest, STALL_MAX, Tempo, earlier, owes};
 use crate::upstream::{self, Room, Upstream};
 use crate::whole::acknowledge;
 use crate::worker::Core;
@@ -362,7 +362,7 @@ impl<'a> Trip<'a> {
         let mut wait = Wait::for_answer_to(self.request);
         let event = poll_fn(|cx| self.poll_head(cx, &mut wait)).await;
         self.tempo.rest();
-        if matches!(event, Event::Failed(failure) if failure != Failure::TryTimeout)
+        if matches!(event, Event::Failed(failure) if !matches!(failure, Failure::TryTimeout | Failure::CallerSlow))
             && let Some(mut upstream) = self.upstream.take()
         {
             upstream.wire.forsake_unacknowledged();
@@ -445,7 +445,7 @@ impl<'a> Trip<'a> {
             }
             late => late.map(|failure| match step {
                 Some(step) if step <= runtime::coarse().mono => Event::BadBody(REQUEST_TIMEOUT),
-                _ => Event::Failed(failure),
+                _ => Event::Failed(if owes(self.request, &self.up) { Failure::CallerSlow } else { failure }),
             }),
         }
     }
@@ -491,7 +491,7 @@ impl<'a> Trip<'a> {
         }
         if self.up.is_done()
             && reusable
-            && let Some(Upstream { wire: Wire::H1(conn), lease: Some(lease) }) = upstream
+            && let Some(Upstream { wire: Wire::H1(conn), lease: Some(lease), .. }) = upstream
         {
             self.core.pool.borrow_mut().give(conn, lease, runtime::coarse().mono);
         }

@@ -4,7 +4,7 @@
 use crate::laggards::Lag;
 use crate::worker::Core;
 use byrnie_base::Instant;
-use byrnie_codec::{Framing, Head};
+use byrnie_codec::{Framing, Head, Known};
 use byrnie_net::http::{Pump, READ_BYTES_MIN};
 use byrnie_net::runtime;
 use std::task::Context;
@@ -134,6 +134,15 @@ impl Tempo {
     pub(crate) fn rest(&mut self) {
         self.lag = None;
     }
+}
+
+/// Whether the rest of a request has to come from its client: it has begun a body that ends, of which `up` has moved a part. Until it
+/// is told to go on, one that asks first waits for the other side.
+pub(crate) fn owes(request: &Head, up: &Pump) -> bool {
+    let ends =
+        matches!(request.framing(), Framing::Length(_) | Framing::Chunked) || request.declared_length().is_some();
+    let asks = up.bytes == 0 && request.header(Known::Expect).is_some();
+    ends && !asks && !up.is_done() && !up.is_blocked()
 }
 
 pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {

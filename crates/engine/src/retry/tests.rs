@@ -366,3 +366,26 @@ fn a_connection_to_one_who_answers_others_meanwhile_is_no_free_try() {
     };
     assert_eq!((answers(false), answers(true)), (true, false));
 }
+
+#[test]
+fn a_request_that_is_slow_to_come_speaks_against_nobody() {
+    let ejected = |failure| {
+        let mut world = World::payments(3);
+        for n in 0..60 {
+            let at = n * 3000;
+            let mut head = head("PUT", "payments/", &[("x-byrnie-deadline-ms", "2000")]);
+            let (mut exchange, effect) = world.begin(&mut head, ms(at));
+            plan(effect);
+            if failure == Failure::CallerSlow {
+                // Its time for another try is over: nobody else would be quicker.
+                let waits = exchange.on_failure(&mut world.shard, failure, ms(at + 1000));
+                assert!(matches!(waits, Effect::Wait), "{waits:?}");
+            }
+            let told = answer(exchange.on_failure(&mut world.shard, failure, ms(at + 2000)));
+            assert_eq!((told.status, told.reason), (504, crate::Reason::Timeout));
+        }
+        world.shard.counts().ejections
+    };
+    assert!(ejected(Failure::Deadline) > 0);
+    assert_eq!(ejected(Failure::CallerSlow), 0);
+}

@@ -150,6 +150,31 @@ fn a_post_is_never_sent_twice_once_it_was_sent() {
 }
 
 #[test]
+fn a_request_that_is_slow_to_come_is_no_reason_to_ask_somebody_else() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let program = Program::start(move |mut peer| {
+        while let Some(head) = peer.read_head() {
+            count.fetch_add(1, Ordering::SeqCst);
+            let body = String::from_utf8(peer.read_body_of(&head)).unwrap();
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+        }
+    });
+    let world = World::new();
+    let servers: Vec<_> = (0..2).map(|_| world.serving("echo", program.port, Protocol::Http1)).collect();
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&servers[0], &servers[1]])]);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    client.send("PUT / HTTP/1.1\r\nhost: echo\r\ncontent-length: 4\r\n\r\nbo");
+    // Longer than another one would be asked after, if it were the first that says nothing.
+    let (_caller, pauses) = mpsc::channel::<()>();
+    let _ = pauses.recv_timeout(Duration::from_millis(1500));
+    client.send("dy");
+    let head = client.read_head().unwrap();
+    assert_eq!((status(&head), client.read_body_of(&head)), (200, b"body".to_vec()));
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn access_is_decided_where_the_program_is_by_who_calls_and_what() {
     let (world, program) = (World::new(), Program::echo());
     let (mut server, caller) = pair(&world, &program);
