@@ -57,11 +57,28 @@ pub struct Shared<C> {
     pub opening: tokio::sync::Mutex<Option<Instant>>,
     /// Until when the upstream is taken to speak something else.
     foreign: Cell<Option<Instant>>,
+    /// Streams of clients that aren't known to take their answers.
+    crowd: Rc<Cell<usize>>,
+}
+
+/// A stream of a client that isn't known to take its answers, counted until this is dropped.
+#[derive(Debug)]
+pub struct Crowd(Rc<Cell<usize>>);
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 impl<C> Default for Shared<C> {
     fn default() -> Self {
-        Self { clients: RefCell::default(), opening: tokio::sync::Mutex::default(), foreign: Cell::default() }
+        Self {
+            clients: RefCell::default(),
+            opening: tokio::sync::Mutex::default(),
+            foreign: Cell::default(),
+            crowd: Rc::default(),
+        }
     }
 }
 
@@ -246,6 +263,17 @@ impl<C: Connection> Shared<C> {
         }
     }
 
+    /// Counts a stream of such a client.
+    pub fn enter_crowd(&self) -> Crowd {
+        self.crowd.set(self.crowd.get() + 1);
+        Crowd(Rc::clone(&self.crowd))
+    }
+
+    /// How many of them there are.
+    pub fn crowd(&self) -> usize {
+        self.crowd.get()
+    }
+
     /// Whether there is a connection with room that lasts until then.
     pub fn lasts(&self, until: Timestamp) -> bool {
         let lasts = |end: &Option<Timestamp>| end.is_none_or(|end| end > until);
@@ -257,10 +285,9 @@ impl<C: Connection> Shared<C> {
         self.clients.borrow().iter().map(|(client, _)| client).find(|client| !client.is_full()).cloned()
     }
 
-    /// Whether no further connection may be opened; the answer is one to wait for.
-    pub fn crowded(&self) -> Option<C> {
-        let clients = self.clients.borrow();
-        if clients.len() < SHARED_PER_KEY_MAX { None } else { clients.first().map(|(client, _)| client.clone()) }
+    /// Whether no further connection may be opened.
+    pub fn is_crowded(&self) -> bool {
+        self.clients.borrow().len() >= SHARED_PER_KEY_MAX
     }
 
     /// Adds what comes of `opening`, unless there is one meanwhile that lasts until then, or as many as there may be; whether there
@@ -270,7 +297,7 @@ impl<C: Connection> Shared<C> {
         if self.lasts(until) {
             return true;
         }
-        if self.crowded().is_some() {
+        if self.is_crowded() {
             return false;
         }
         let opened = opening.await;
@@ -294,6 +321,25 @@ impl<C: Connection> Shared<C> {
 }
 
 impl Shared<h2::Client> {
+    /// Waits until one of them takes another stream.
+    ///
+    /// # Errors
+    /// If all have ended.
+    pub async fn ready(&self) -> Result<h2::Client, Error> {
+        std::future::poll_fn(|cx| {
+            let mut waits = false;
+            for (client, _) in self.clients.borrow_mut().iter_mut() {
+                match client.poll_ready(cx) {
+                    Poll::Ready(Ok(())) => return Poll::Ready(Ok(client.clone())),
+                    Poll::Ready(Err(_)) => {}
+                    Poll::Pending => waits = true,
+                }
+            }
+            if waits { Poll::Pending } else { Poll::Ready(Err(Error::Closed)) }
+        })
+        .await
+    }
+
     /// Streams that are open on all of them, and how many there may be if there are as many connections as there may be; 0 before that.
     pub fn streams(&self) -> (usize, usize) {
         let clients = self.clients.borrow();
@@ -325,12 +371,4 @@ impl Shared<hop::Client> {
     fn say_goodbye(&self) {
         self.clients.borrow().iter().for_each(|(client, _)| client.say_goodbye());
     }
-}
-
-/// Waits until `client` takes another stream.
-///
-/// # Errors
-/// If the connection ended.
-pub async fn ready(client: &mut h2::Client) -> Result<(), Error> {
-    std::future::poll_fn(|cx| client.poll_ready(cx)).await
 }

@@ -47,7 +47,7 @@ async fn one(core: &Rc<Core>, mut copy: Copy, body: &[u8]) {
 /// The status of the answer.
 async fn carry(core: &Rc<Core>, copy: &mut Copy, body: &[u8]) -> Result<u16, Failure> {
     let head = &mut copy.head;
-    let Upstream { mut wire, lease } = race::ask(core, &copy.plan, head, body).await?;
+    let Upstream { mut wire, lease, .. } = race::ask(core, &copy.plan, head, body).await?;
     let status = head.status();
     let (keep, mut seen) = (head.keep_alive() && status != 101, 0);
     while keep && seen <= ANSWER_BYTES_MAX {

@@ -201,7 +201,7 @@ async fn open(core: &Rc<Core>, plan: &Plan, caller: &Caller) -> Result<Pipe, Fai
         return opened.map(|tcp| Stream::from(tcp).into()).map_err(upstream::failure_to_connect);
     }
     match upstream::open_hop(core, plan, tls::ALPN_TCP, Room::Most).await? {
-        Hopped::Flow(mut flow) => {
+        Hopped::Flow(mut flow, _) => {
             flow.ask_for_bytes().map_err(|_| Failure::Refused)?;
             let agreed = runtime::timeout(plan.connect_timeout, poll_fn(|cx| flow.poll_agreed(cx))).await;
             match agreed {

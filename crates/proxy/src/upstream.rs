@@ -14,7 +14,7 @@ use byrnie_net::hop::{self, Flow};
 use byrnie_net::http::h2::{self as http2, Client};
 use byrnie_net::http::{Error, Wire, h1};
 use byrnie_net::io::{self, Stream};
-use byrnie_net::pool::{self, Asked, Lease, Shared, Speaks};
+use byrnie_net::pool::{self, Asked, Connection, Crowd, Lease, Shared, Speaks};
 use byrnie_net::tls::{Peer, outward};
 use byrnie_net::{runtime, tls};
 use std::future::poll_fn;
@@ -30,6 +30,9 @@ pub(crate) struct Upstream {
     pub(crate) wire: Wire,
     /// What it takes to give an HTTP/1 connection back; the others need nothing.
     pub(crate) lease: Option<Lease>,
+    /// Of a stream that others share with it: its client isn't known to take its answer.
+    #[expect(dead_code, reason = "it counts for as long as it's here")]
+    pub(crate) crowd: Option<Crowd>,
 }
 
 /// How long a peer that chose another protocol than the hop's isn't asked for it again.
@@ -38,8 +41,9 @@ const FOREIGN_FOR: Duration = Duration::from_secs(60);
 /// Streams to one upstream that may be taken by what can do without: of all that there can be seven in eight.
 const STREAMS_FOR_MOST: usize = pool::SHARED_PER_KEY_MAX * STREAMS_MAX as usize / 8 * 7;
 
-/// Those that clients may take of which it isn't known that they take their answers: half. Each answer that lies unread takes about
-/// half a megabyte of the system's own memory besides, on loopback, in the sockets of program, proxies and client.
+/// Those that clients may take of which it isn't known that they take their answers: half, and none of the last, whoever has the
+/// others. Each answer that lies unread takes about half a megabyte of the system's own memory besides, on loopback, in the sockets of
+/// program, proxies and client. So many they have of HTTP/2 too, where the other side names no limit.
 const STREAMS_FOR_CROWD: usize = pool::SHARED_PER_KEY_MAX * STREAMS_MAX as usize / 2;
 
 /// A service with fewer streams than this has none to keep for clients that are known to take their answers.
@@ -67,20 +71,18 @@ impl Room {
 
     /// Whether only streams are left that aren't for it.
     fn is_spent(self, shared: &Shared<hop::Client>) -> bool {
-        let most = match self {
-            Self::All => return false,
-            Self::Most => STREAMS_FOR_MOST,
-            Self::Crowd => STREAMS_FOR_CROWD,
-        };
-        shared.open_streams() >= most
+        let crowded = self == Self::Crowd && shared.crowd() >= STREAMS_FOR_CROWD;
+        self != Self::All && (crowded || shared.open_streams() >= STREAMS_FOR_MOST)
     }
 
     /// The same of HTTP/2, where the other side says how many there are: a few are for whoever comes first.
     fn is_spent_h2(self, shared: &Shared<Client>) -> bool {
-        self == Self::Crowd && {
-            let (open, most) = shared.streams();
-            most >= FEW_STREAMS && open >= most / 2
-        }
+        self == Self::Crowd && crowd_is_full(shared.crowd(), shared.streams())
+    }
+
+    /// Counts a stream, if it's one of those that aren't for all.
+    fn enter<C: Connection>(self, shared: &Shared<C>) -> Option<Crowd> {
+        (self == Self::Crowd).then(|| shared.enter_crowd())
     }
 
     /// The connection on which it is to be had.
@@ -90,6 +92,12 @@ impl Room {
             Self::Crowd => shared.with_room_for_unknown(wall),
         }
     }
+}
+
+/// Whether clients that aren't known to take their answers have as many streams of HTTP/2 as they may; of all so many are open, of so
+/// many that there can be, or 0 if nobody knows yet.
+const fn crowd_is_full(crowd: usize, (open, most): (usize, usize)) -> bool {
+    crowd >= STREAMS_FOR_CROWD || most >= FEW_STREAMS && (crowd >= most / 2 || open >= most / 8 * 7)
 }
 
 /// Gets a connection for `plan`; `room` as [`open_hop`] has it.
@@ -116,7 +124,7 @@ pub(crate) async fn open_anew(core: &Rc<Core>, plan: &Plan, room: Room) -> Resul
         return open_in(core, plan, &asked(core, to, Speaks::Http2), (plan.connect_timeout, room)).await;
     }
     match open_hop(core, plan, tls::ALPN_HTTP1, room).await? {
-        Hopped::Flow(flow) => Ok(Upstream { wire: Wire::Hop(flow), lease: None }),
+        Hopped::Flow(flow, crowd) => Ok(Upstream { wire: Wire::Hop(flow), lease: None, crowd }),
         Hopped::Foreign(stream, not_after) => Ok(fresh_h1(&asked(core, to, Speaks::Http1), stream, not_after)),
         Hopped::No => open_at(core, plan, &asked(core, to, Speaks::Http1), plan.connect_timeout).await,
     }
@@ -132,7 +140,7 @@ pub(crate) fn at_hand(core: &Core, plan: &Plan, room: Room, cx: &mut Context<'_>
                 let shared = core.pool.borrow_mut().hops(&asked(core, to, Speaks::Hop));
                 if let Some(client) = room.choose(&shared, now.wall) {
                     let flow = (!room.is_spent(&shared)).then(|| client.open(to.sni().clone()).ok()).flatten()?;
-                    return Some(Upstream { wire: Wire::Hop(flow), lease: None });
+                    return Some(Upstream { wire: Wire::Hop(flow), lease: None, crowd: room.enter(&shared) });
                 }
                 if !shared.is_foreign(now.mono) {
                     return None;
@@ -144,7 +152,7 @@ pub(crate) fn at_hand(core: &Core, plan: &Plan, room: Room, cx: &mut Context<'_>
         Target::Program { .. } => return None,
     };
     let (conn, lease) = core.pool.borrow_mut().take(cx, &asked, now.wall)?;
-    Some(Upstream { wire: Wire::H1(conn), lease: Some(lease) })
+    Some(Upstream { wire: Wire::H1(conn), lease: Some(lease), crowd: None })
 }
 
 fn beside(address: SocketAddr, speaks: Speaks) -> Asked<'static> {
@@ -182,8 +190,8 @@ async fn open_in(
 
 /// What came of asking for a stream of a mesh hop.
 pub(crate) enum Hopped {
-    /// A stream.
-    Flow(Flow),
+    /// A stream, and what counts it.
+    Flow(Flow, Option<Crowd>),
     /// A connection on which the peer chose to speak something else, and when its certificate ends.
     Foreign(Stream, Option<Timestamp>),
     /// This target is reached otherwise.
@@ -225,7 +233,7 @@ async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], room: Roo
         return Err(Failure::Refused);
     }
     let opened = client.open(target.sni().clone());
-    opened.map(Hopped::Flow).map_err(|_| Failure::Refused)
+    opened.map(|flow| Hopped::Flow(flow, room.enter(&shared))).map_err(|_| Failure::Refused)
 }
 
 /// A hop under credentials that have just been renewed, until there is one under the new ones. Not to another site: what is
@@ -256,7 +264,7 @@ async fn one_more_hop(
     if failed_at.is_some_and(|at| at >= asked.mono) {
         return Err(Failure::Connect);
     }
-    if shared.crowded().is_some() {
+    if shared.is_crowded() {
         return shared.with_any_room().map(Ok).ok_or(Failure::Refused);
     }
     match connect(core, plan, None, (&[tls::ALPN_HOP, otherwise], plan.connect_timeout)).await {
@@ -280,7 +288,7 @@ async fn open_h1(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>, limit: Duratio
     let wall = runtime::coarse().wall;
     let pooled = poll_fn(|cx| Poll::Ready(core.pool.borrow_mut().take(cx, asked, wall))).await;
     if let Some((conn, lease)) = pooled {
-        return Ok(Upstream { wire: Wire::H1(conn), lease: Some(lease) });
+        return Ok(Upstream { wire: Wire::H1(conn), lease: Some(lease), crowd: None });
     }
     let opening = connect(core, plan, Some(asked.address), (&[tls::ALPN_HTTP1], limit));
     let (stream, peer) = Box::pin(opening).await?;
@@ -290,7 +298,7 @@ async fn open_h1(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>, limit: Duratio
 fn fresh_h1(asked: &Asked<'_>, stream: Stream, not_after: Option<Timestamp>) -> Upstream {
     let conn = h1::Conn::new(stream, Vec::new(), Limits::default());
     let lease = Lease { key: asked.key(), reused: false, not_after };
-    Upstream { wire: Wire::H1(Box::new(conn)), lease: Some(lease) }
+    Upstream { wire: Wire::H1(Box::new(conn)), lease: Some(lease), crowd: None }
 }
 
 /// A stream of HTTP/2. As of a hop's, clients that do nothing make room, and half are for clients that are known to take their answers.
@@ -303,7 +311,7 @@ async fn open_h2(
     let shared = core.pool.borrow_mut().shared(asked);
     let wall = runtime::coarse().wall;
     for _ in 0..EVICTED_MAX {
-        let spent = room.is_spent_h2(&shared) || shared.crowded().is_some() && shared.with_room(wall).is_none();
+        let spent = room.is_spent_h2(&shared) || shared.is_crowded() && shared.with_room(wall).is_none();
         if !spent || !core.laggards.evict(runtime::now().mono) {
             break;
         }
@@ -319,7 +327,7 @@ async fn open_h2(
         Some(client) => client,
         None => Box::pin(one_more(core, plan, &shared, (asked.address, limit))).await?,
     };
-    Ok(Upstream { wire: Wire::H2(Box::new(client.open())), lease: None })
+    Ok(Upstream { wire: Wire::H2(Box::new(client.open())), lease: None, crowd: room.enter(&shared) })
 }
 
 /// Opens one more HTTP/2 connection, or waits for the one that somebody else is opening.
@@ -338,10 +346,10 @@ async fn one_more(
     if failed_at.is_some_and(|at| at >= asked.mono) {
         return Err(Failure::Connect);
     }
-    if let Some(mut client) = shared.crowded() {
+    if shared.is_crowded() {
         drop(failed_at);
-        let room = runtime::timeout(plan.connect_timeout, pool::ready(&mut client)).await;
-        return room.map_err(|_| Failure::Refused)?.map(|()| client).map_err(|_| Failure::Refused);
+        let room = runtime::timeout(plan.connect_timeout, shared.ready()).await;
+        return room.map_err(|_| Failure::Refused)?.map_err(|_| Failure::Refused);
     }
     match connect(core, plan, Some(address), (&[tls::ALPN_H2], limit)).await {
         Ok((stream, peer)) => {
@@ -456,5 +464,36 @@ pub(crate) fn failure_before_head(error: &Error, request_sent: bool) -> Failure 
         Error::Refused => Failure::Refused,
         Error::Reject(_) => Failure::BadResponse,
         Error::Io(_) | Error::Closed | Error::Reset(_) | Error::Length => Failure::ResetBeforeHead { request_sent },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_has_half_of_the_streams_whoever_has_the_others_and_none_of_the_last() {
+        for (crowd, of_all, spent) in [
+            (0, (0, 0), false),
+            (511, (600, 1024), false),
+            (512, (512, 1024), true),
+            // Those who take their answers have most of them.
+            (10, (800, 1024), false),
+            (10, (896, 1024), true),
+            // A few are for whoever comes first.
+            (300, (300, 400), false),
+            // Who names no limit gets no crowd without end.
+            (STREAMS_FOR_CROWD - 1, (50_000, 0), false),
+            (STREAMS_FOR_CROWD, (STREAMS_FOR_CROWD, 0), true),
+            (STREAMS_FOR_CROWD, (STREAMS_FOR_CROWD, usize::MAX), true),
+        ] {
+            assert_eq!(crowd_is_full(crowd, of_all), spent, "{crowd} of {of_all:?}");
+        }
+        let shared = Shared::<Client>::default();
+        let crowd: Vec<_> = (0..3).map(|_| Room::Crowd.enter(&shared)).collect();
+        assert!(Room::All.enter(&shared).is_none() && Room::Most.enter(&shared).is_none());
+        assert_eq!(shared.crowd(), 3);
+        drop(crowd);
+        assert_eq!(shared.crowd(), 0);
     }
 }

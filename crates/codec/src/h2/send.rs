@@ -64,7 +64,7 @@ impl Session {
         writer.block(id, end, self.peer.frame, |out| message::write_request(encoder, head, connect, out));
         let mut stream = Stream::new(key, self.peer.window);
         if self.streams.narrow {
-            stream = stream.narrow();
+            stream = stream.narrow(self.streams.heard);
         }
         stream.heading = head.method() == "HEAD";
         stream.sent = if end { Direction::Ended } else { Direction::Headed };

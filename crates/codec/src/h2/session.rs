@@ -496,6 +496,7 @@ impl Session {
             return Err(Wrong(code::PROTOCOL_ERROR));
         }
         if frame.has(flag::ACK) {
+            self.streams.heard = true;
             return if payload.is_empty() { Ok(None) } else { Err(Wrong(code::FRAME_SIZE_ERROR)) };
         }
         let before = self.peer.window;

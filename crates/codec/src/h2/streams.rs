@@ -18,6 +18,8 @@ pub(super) struct Stream {
     pub(super) curb: u32,
     /// Its window was made for newcomers, and is still that.
     pub(super) narrow: bool,
+    /// The other side may not have heard of that when it was opened.
+    early: bool,
     /// What must still come of a body whose length its head named.
     pub(super) left: Option<u64>,
     pub(super) interims: u8,
@@ -44,6 +46,7 @@ impl Stream {
             window: Window::new(STREAM_WINDOW_BYTES),
             curb: 0,
             narrow: false,
+            early: false,
             left: None,
             interims: 0,
             heading: false,
@@ -52,9 +55,10 @@ impl Stream {
         }
     }
 
-    /// One of ours to a server that lets nobody have more than [`CURB_BYTES`] before it's told otherwise.
-    pub(super) const fn narrow(self) -> Self {
-        Self { window: Window::in_steps(CURB_BYTES, CURB_STEP_BYTES), narrow: true, ..self }
+    /// One of ours to a server that lets nobody have more than [`CURB_BYTES`] before it's told otherwise; `heard`: it has said that it
+    /// knows.
+    pub(super) const fn narrow(self, heard: bool) -> Self {
+        Self { window: Window::in_steps(CURB_BYTES, CURB_STEP_BYTES), narrow: true, early: !heard, ..self }
     }
 
     /// What is answered on it is for a newcomer. Of what a program sends the first [`CURB_BYTES`] that are passed on may lie between two
@@ -90,7 +94,7 @@ impl Stream {
 
     /// By how much more than its window may come: before it has heard of our SETTINGS a server goes by those of the protocol (RFC 9113 6.9.2).
     pub(super) fn leeway(&self) -> i64 {
-        if self.narrow { i64::from(INITIAL_WINDOW_BYTES - CURB_BYTES) } else { 0 }
+        if self.narrow && self.early { i64::from(INITIAL_WINDOW_BYTES - CURB_BYTES) } else { 0 }
     }
 
     /// How much more may be sent now on a stream whose answer is for a newcomer, where the other side began with `window`.
@@ -112,6 +116,8 @@ pub(super) struct Streams {
     reset: VecDeque<u32>,
     /// Those of ours begin with little windows.
     pub(super) narrow: bool,
+    /// The other side has acknowledged our SETTINGS.
+    pub(super) heard: bool,
 }
 
 impl Streams {

@@ -505,3 +505,21 @@ fn a_server_may_not_have_heard_of_little_windows_when_it_begins() {
     assert_eq!(seen.wrong, None);
     assert!(seen.ends[0].1.contains("Broken(3)"), "{:?}", seen.ends);
 }
+
+#[test]
+fn a_server_that_has_heard_of_little_windows_has_no_more() {
+    let mut client = Session::narrow();
+    let mut server = Session::new(Side::Server);
+    deliver(&mut client, &mut server);
+    deliver(&mut server, &mut client);
+    let id = client.ask(1, &request("GET", "/", Framing::None, &[]), None, true).unwrap();
+    client.curb(id);
+    deliver(&mut client, &mut server);
+    server.answer_with(id, &answer(200, Framing::Stream, &[]), 200, None, false);
+    while server.write(id, &[0; 1000]).unwrap() > 0 {}
+    assert_eq!(deliver(&mut server, &mut client), CURB_BYTES as usize);
+    let mut seen = Seen::default();
+    seen.take(&mut client, &Frame { length: 1, kind: kind::DATA, flags: 0, stream: id }.to_bytes(), || 9);
+    seen.take(&mut client, &[0], || 1);
+    assert!(seen.ends[0].1.contains("Broken(3)"), "{:?}", seen.ends);
+}

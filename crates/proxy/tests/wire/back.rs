@@ -5,9 +5,13 @@
 use crate::frame::{ACK, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Link, Out, PREFACE, SETTINGS};
 use crate::front::out;
 use crate::hpack::Block;
-use crate::world::{Peer, Program, Proxy, World, status};
+use crate::world::{PATIENCE, Peer, Program, Proxy, World, status};
 use byrnie_model::Protocol;
-use std::sync::Arc;
+use byrnie_net::pool::SHARED_PER_KEY_MAX;
+use byrnie_net::runtime;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 type Answer = Box<dyn Fn(u32) -> Out + Send + Sync>;
 
@@ -289,4 +293,52 @@ fn answers_keep_rfc_9113() {
     assert!(failed.is_empty(), "{} of {} cases failed:\n{}", failed.len(), cases.len(), failed.join("\n"));
     assert!(cases.len() >= 100, "{}", cases.len());
     assert_eq!(byrnie_net::runtime::panics(), 0);
+}
+
+/// Where as many connections are open as there may be, the first stream that is free on any of them is the next one's.
+#[test]
+fn whoever_waits_for_a_stream_gets_the_first_that_is_free() {
+    let (begun, released) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, release) = (Arc::clone(&begun), Arc::clone(&released));
+    let program = Program::start(move |peer| {
+        let mut link = Link::over(peer.stream);
+        assert!(link.skip(PREFACE.len()));
+        // One stream at a time.
+        link.send(out().setting(3, 1).frame(SETTINGS, ACK, 0, []));
+        while let Some(frame) = link.read() {
+            if frame.kind != HEADERS {
+                continue;
+            }
+            if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                continue;
+            }
+            while !release.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            link.send(well(frame.id));
+        }
+    });
+    let world = World::new();
+    let server = world.serving("calls", program.port, Protocol::Http2);
+    let caller = Arc::new(world.calling(&[("calls", Protocol::Http2, &[&server])]));
+    let (answered, answers) = mpsc::channel();
+    let asks = || {
+        let (caller, answered) = (Arc::clone(&caller), answered.clone());
+        std::thread::spawn(move || answered.send(ask(&caller, "")))
+    };
+    for asked in 1..=SHARED_PER_KEY_MAX {
+        asks();
+        let deadline = runtime::now().mono + PATIENCE;
+        while begun.load(Ordering::SeqCst) < asked {
+            assert!(runtime::now().mono < deadline, "{asked}");
+            std::thread::yield_now();
+        }
+    }
+    asks();
+    // By then it waits.
+    assert!(answers.recv_timeout(Duration::from_millis(500)).is_err());
+    released.store(true, Ordering::SeqCst);
+    for _ in 0..SHARED_PER_KEY_MAX {
+        assert!(is_good(&answers.recv_timeout(Duration::from_secs(2)).unwrap()));
+    }
 }
