@@ -235,15 +235,14 @@ impl LogFile {
         let database = self.database()?;
         let ahead = Arc::new(std::mem::take(&mut self.fresh));
         let (taken, steps, salt) = (Arc::clone(&ahead), self.steps, self.wal.salt());
-        let work = move || take_over(&database, &[&taken], steps, salt);
-        let work = match self.pace {
-            Pace::Late => Work::Later(Box::new(work)),
-            Pace::Beside => match std::thread::Builder::new().name("journal tables".into()).spawn(work) {
-                Ok(thread) => Work::Thread(thread),
-                // It is taken over by the step that finds no room.
-                Err(error) => Work::Later(Box::new(|| Err(redb::Error::Io(error)))),
-            },
+        let work = move || {
+            let (database, taken) = (Arc::clone(&database), Arc::clone(&taken));
+            move || take_over(&database, &[&taken], steps, salt)
         };
+        let beside = || std::thread::Builder::new().name("journal tables".into()).spawn(work()).ok();
+        let thread = if self.pace == Pace::Beside { beside() } else { None };
+        // Without a thread it is taken over by the step that finds no room.
+        let work = thread.map_or_else(|| Work::Later(Box::new(work())), Work::Thread);
         self.going = Some(Going { ahead, work });
         self.wal.turn();
         Ok(())

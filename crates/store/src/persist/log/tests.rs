@@ -230,6 +230,29 @@ fn tables_that_find_no_room_hold_up_the_log_and_lose_nothing() {
     }
 }
 
+/// No thread gets the stack that this asks for.
+const STACK: &str = "RUST_MIN_STACK";
+
+#[test]
+fn a_system_that_gives_no_thread_costs_no_file() {
+    if std::env::var_os(STACK).is_none() {
+        let mut own = std::process::Command::new(std::env::current_exe().unwrap());
+        own.args(["--exact", "persist::log::tests::a_system_that_gives_no_thread_costs_no_file", "--test-threads=1"]);
+        let done = own.env(STACK, (1_u64 << 60).to_string()).output().unwrap();
+        let told = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && told.contains("1 passed"), "{told} {}", String::from_utf8_lossy(&done.stderr));
+        return;
+    }
+    assert!(std::thread::Builder::new().spawn(|| ()).is_err());
+    let (medium, log) = (RamDisk::new(), RamDisk::new());
+    let mut file = LogFile::open(medium.attach(), log.attach(), LOG_BYTES, Pace::Beside).unwrap();
+    append(&mut file, 0);
+    let opened = Arc::downgrade(&file.database().unwrap());
+    (1..60).for_each(|after| append(&mut file, after));
+    assert_eq!(count(&mut file), 60);
+    assert!(opened.ptr_eq(&Arc::downgrade(&file.database().unwrap())), "it's opened anew after a failure only");
+}
+
 #[test]
 fn a_log_in_one_piece_is_taken_over() {
     let medium = RamDisk::new();
