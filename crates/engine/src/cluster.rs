@@ -69,6 +69,12 @@ impl Member {
         self.load.is_sick() || self.load.is_left_out(now)
     }
 
+    /// The same of the last `span`, as long as it hasn't answered since: for whoever looks between two times.
+    pub fn was_left_out(&self, span: Duration, now: Instant) -> bool {
+        let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        self.is_left_out(Instant::from_nanos(now.as_nanos().saturating_sub(span)))
+    }
+
     /// Tries under way from this proxy, over all cores.
     pub fn in_flight(&self) -> u64 {
         self.load.in_flight()

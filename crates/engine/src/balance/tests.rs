@@ -167,6 +167,20 @@ fn if_all_are_out_all_are_used() {
 }
 
 #[test]
+fn one_that_was_left_out_is_told_of_for_a_while_unless_it_answers() {
+    let mut world = ejecting(2, 50);
+    let cluster = cluster(&world);
+    let member = &cluster.members()[0];
+    let mut hear = |sign, at| note(&mut world.shard, &cluster, member, sign, Duration::from_millis(1), ms(at).mono);
+    let told = |at| member.was_left_out(Duration::from_secs(60), ms(at).mono);
+    assert!(!told(0));
+    (0..2).for_each(|_| hear(Sign::Lost, 0));
+    assert!(told(0) && !member.is_left_out(ms(20_000).mono) && told(20_000) && !told(71_001));
+    hear(Sign::Good, 30_000);
+    assert!(!told(30_000));
+}
+
+#[test]
 fn ejections_end_and_grow() {
     let mut world = ejecting(2, 50);
     let cluster = cluster(&world);

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// Time between two reports.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// For so long after it was left out last an endpoint that hasn't answered since is told of: people look between two times too.
+const LEFT_OUT_FOR: Duration = Duration::from_secs(60);
 /// Records that wait for a report.
 const RECORDS_WAITING_MAX: usize = 2000;
 /// Records in one report.
@@ -147,7 +149,7 @@ fn fill(
                 destination,
                 workload: texts.of(member.name()),
                 health: health(member.health()).into(),
-                ejected: member.is_left_out(now),
+                ejected: member.was_left_out(LEFT_OUT_FOR, now),
                 in_flight: u32::try_from(member.in_flight()).unwrap_or(u32::MAX),
             }));
         }
