@@ -96,6 +96,9 @@ impl Exchange {
                 if let Some(on) = cluster.call.hash.as_ref().map(|hash| &hash.on) {
                     self.course.key = hash::key(on, head, arrival, &snapshot.node.name);
                 }
+                if cluster.outside.is_some() {
+                    self.course.h2 = self.is_grpc();
+                }
                 let policy = Policy::far(head.method(), &cluster.call, retries_allowed(head));
                 self.course.aim_far(Arc::clone(cluster), policy, shard, now);
             }

@@ -22,6 +22,13 @@ pub struct Node {
     pub role: Role,
 }
 
+impl Node {
+    /// Whether calls leave the mesh by it.
+    pub fn is_exit(&self) -> bool {
+        self.role == Role::Sidecar && self.identity.is_egress()
+    }
+}
+
 /// What a proxy is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {

@@ -45,17 +45,21 @@ pub struct Checked {
 pub(crate) enum Judged {
     /// The endpoints at an address: one for each port.
     Members(Vec<Arc<Member>>),
-    /// One of the addresses of a host.
-    Host(Arc<Health>, IpAddr),
+    /// One of the addresses of a host, and the endpoints there.
+    Host(Arc<Health>, IpAddr, Vec<Arc<Member>>),
 }
 
 impl Checked {
     /// What is thought of it, for every core of the process.
     pub fn judge(&self, well: bool) {
-        match &self.judged {
-            Judged::Members(members) => members.iter().for_each(|member| member.load.judge(well)),
-            Judged::Host(health, ip) => health.judge(*ip, well),
-        }
+        let members = match &self.judged {
+            Judged::Members(members) => members,
+            Judged::Host(health, ip, members) => {
+                health.judge(*ip, well);
+                members
+            }
+        };
+        members.iter().for_each(|member| member.load.judge(well));
     }
 }
 

@@ -17,6 +17,7 @@ use crate::watch::Watched;
 use byrnie_base::Text;
 use byrnie_base::hash::BuildQuick;
 use byrnie_base::share::Line;
+use byrnie_model::outside::is_pattern;
 use byrnie_model::range::Range;
 use byrnie_model::resource::DefaultAccess;
 use byrnie_model::telemetry::{Otlp, Share};
@@ -177,6 +178,12 @@ impl Snapshot {
     pub fn watched(&self) -> impl Iterator<Item = (&ServiceRef, &Watched)> {
         let all = self.services.values().flat_map(|names| names.values());
         all.filter_map(|tree| Some((&tree.service, tree.watched.as_deref()?)))
+    }
+
+    /// Hosts outside to which this node leads, one by one.
+    pub fn hosts(&self) -> impl Iterator<Item = &Text> {
+        let leads = self.node.is_exit();
+        self.outside.keys().filter(move |host| leads && !is_pattern(host))
     }
 
     /// Services that this node serves itself, as (service, port, who answers).

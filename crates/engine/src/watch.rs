@@ -3,6 +3,7 @@
 //! instead of waiting for a host that can't work. As among instances (`endpoints.panicBelow`), health is ignored where less than a share
 //! of them passes.
 
+use crate::Member;
 use crate::balance::hash::hash;
 use crate::probe::{Checked, Judged, Probe};
 use crate::program::Security;
@@ -105,6 +106,10 @@ pub struct Watched {
     pub(crate) authority: Option<Text>,
     pub(crate) check: HealthCheck,
     pub(crate) health: Arc<Health>,
+    /// Where it is, as far as that is known.
+    pub addresses: Vec<IpAddr>,
+    /// The endpoints at its addresses, if it has several.
+    pub(crate) members: Vec<Arc<Member>>,
 }
 
 impl Watched {
@@ -117,7 +122,8 @@ impl Watched {
             authority: self.authority.clone(),
             check: self.check.clone(),
         };
-        Checked { probe, judged: Judged::Host(Arc::clone(&self.health), ip) }
+        let members = self.members.iter().filter(|member| member.address().ip() == ip).map(Arc::clone).collect();
+        Checked { probe, judged: Judged::Host(Arc::clone(&self.health), ip, members) }
     }
 
     /// It has so many addresses that are checked; 0: nothing is known.

@@ -8,7 +8,7 @@ use byrnie_base::{Instant, Text};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Names {
         }
         // RFC 6761 6.3: these are this machine, and no resolver need know it.
         if host.ends_with(".localhost") {
-            return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
+            return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
         let entry = self.entry(host);
         if let Some(fresh) = entry.younger_than(FRESH) {
@@ -171,7 +171,8 @@ mod tests {
             let local = Text::from("localhost");
             let found = names.lookup(&local).await.unwrap();
             assert!(found.iter().all(IpAddr::is_loopback) && !found.is_empty(), "{found:?}");
-            assert_eq!(names.lookup(&"a.b.localhost".into()).await.unwrap(), [IpAddr::from([127, 0, 0, 1])]);
+            let both = [IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()];
+            assert_eq!(names.lookup(&"a.b.localhost".into()).await.unwrap(), both);
             let literal: IpAddr = "192.0.2.7".parse().unwrap();
             assert_eq!(names.lookup(&"192.0.2.7".into()).await.unwrap(), [literal]);
             let [a, b, c]: [IpAddr; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|text| text.parse().unwrap());

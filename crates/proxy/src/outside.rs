@@ -16,15 +16,17 @@ use byrnie_net::tls::edge::Certificate;
 use byrnie_net::tls::outward::{self, Outward};
 use byrnie_net::tls::{self, Peer};
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// Checks of hosts that a core holds on to; beyond, they are made anew.
 const CHECKS_MAX: usize = 256;
-/// Least time for one of several addresses.
-const ADDRESS_MIN: Duration = Duration::from_millis(500);
+/// How long an address is waited for before the next one is tried beside it (RFC 8305 5, "Connection Attempt Delay").
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// What one core knows of hosts outside.
 #[derive(Debug, Default)]
@@ -157,41 +159,59 @@ pub(crate) async fn asked(down: &mut Pipe, bytes: &mut Vec<u8>) -> Option<String
     runtime::timeout(tls::HANDSHAKE_TIMEOUT, asked).await.ok().flatten()
 }
 
-/// What comes of the first address that can be connected to, each in its turn, within the plan's limit in all.
+/// What comes of the first address that can be connected to, within the plan's limit in all.
 async fn first<T>(
     core: &Core,
     plan: &Plan,
     to: &Outside,
-    open: impl AsyncFnMut(SocketAddr, Duration) -> Result<T, Failure>,
+    open: impl AsyncFn(SocketAddr, Duration) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let left = plan.deadline.map_or(Duration::MAX, |deadline| deadline.since(runtime::coarse().mono));
-    let found = Box::pin(each(core, plan, to, open));
+    let found = Box::pin(async {
+        let addresses = core.outside.addresses(to).await?;
+        let best = addresses.first().copied();
+        let (address, opened) = race(addresses, plan.connect_timeout, open).await?;
+        if best != Some(address) {
+            core.outside.names.prefer(&to.host, address.ip());
+        }
+        Ok(opened)
+    });
     runtime::timeout(plan.connect_timeout.min(left), found).await.unwrap_or(Err(Failure::ConnectTimeout))
 }
 
-async fn each<T>(
-    core: &Core,
-    plan: &Plan,
-    to: &Outside,
-    mut open: impl AsyncFnMut(SocketAddr, Duration) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let addresses = core.outside.addresses(to).await?;
-    let share = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
-    let limit = (plan.connect_timeout / share).max(ADDRESS_MIN).min(plan.connect_timeout);
-    let mut failed = Failure::Connect;
-    for (at, address) in addresses.into_iter().enumerate() {
-        match open(address, limit).await {
-            Ok(opened) => {
-                if at > 0 {
-                    core.outside.names.prefer(&to.host, address.ip());
-                }
-                return Ok(opened);
-            }
-            Err(failure @ (Failure::Connect | Failure::ConnectTimeout)) => failed = failure,
-            Err(failure) => return Err(failure),
+/// The first address with which `open` succeeds, and what came of it. One that neither takes a connection nor refuses it doesn't hold
+/// up the next (RFC 8305, "Happy Eyeballs").
+async fn race<T>(
+    addresses: Vec<SocketAddr>,
+    limit: Duration,
+    open: impl AsyncFn(SocketAddr, Duration) -> Result<T, Failure>,
+) -> Result<(SocketAddr, T), Failure> {
+    let attempt = async |address| (address, open(address, limit).await);
+    let mut waiting = addresses.into_iter();
+    let (mut opening, mut failed) = (Vec::new(), Failure::Connect);
+    loop {
+        opening.extend(waiting.next().map(|address| Box::pin(attempt(address))));
+        if opening.is_empty() {
+            return Err(failed);
+        }
+        let ended = poll_fn(|cx| {
+            let ended = opening.iter_mut().enumerate().find_map(|(at, one)| match one.as_mut().poll(cx) {
+                Poll::Ready(ended) => Some((at, ended)),
+                Poll::Pending => None,
+            });
+            let Some((at, ended)) = ended else { return Poll::Pending };
+            drop(opening.swap_remove(at));
+            Poll::Ready(ended)
+        });
+        let patience = if waiting.len() > 0 { HEAD_START } else { limit };
+        match runtime::timeout(patience, ended).await {
+            Ok((address, Ok(opened))) => return Ok((address, opened)),
+            Ok((_, Err(failure @ (Failure::Connect | Failure::ConnectTimeout)))) => failed = failure,
+            Ok((_, Err(failure))) => return Err(failure),
+            // The next one is tried beside it.
+            Err(_) => {}
         }
     }
-    Err(failed)
 }
 
 /// Opens a connection to one address of `to`, and has it prove who it is.
@@ -223,6 +243,41 @@ pub(crate) async fn connect(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn an_address_that_says_nothing_holds_up_no_other() {
+        let at = |last| SocketAddr::from(([192, 0, 2, last], 443));
+        let all: Vec<SocketAddr> = (1..=4).map(at).collect();
+        let limit = Duration::from_secs(60);
+        runtime::block_on(async {
+            let begun = runtime::now().mono;
+            let tried = Cell::new(0);
+            let open = async |address, _| {
+                tried.set(tried.get() + 1);
+                match address {
+                    one if one == at(1) => std::future::pending().await,
+                    two if two == at(2) => Err(Failure::Connect),
+                    _ => Ok("open"),
+                }
+            };
+            assert_eq!(race(all.clone(), limit, open).await, Ok((at(3), "open")));
+            assert_eq!(tried.get(), 3, "one that refuses is waited for no longer");
+            assert!(runtime::now().mono.since(begun) < limit / 2);
+            // Who is late may be the one all the same.
+            let late = async |address, _| match address {
+                one if one == at(1) => {
+                    runtime::sleep(2 * HEAD_START).await;
+                    Ok("late")
+                }
+                _ => Err(Failure::ConnectTimeout),
+            };
+            assert_eq!(race(all.clone(), limit, late).await, Ok((at(1), "late")));
+            let none = async |_, _| Err::<(), _>(Failure::Connect);
+            assert_eq!(race(all, limit, none).await, Err(Failure::Connect));
+        })
+        .unwrap();
+    }
 
     #[test]
     fn this_machine_and_its_link_are_not_outside() {

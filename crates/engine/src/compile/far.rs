@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The addresses that slices say serve a service, on a node by which calls leave the mesh: all slices of the service
-//! together, each address once. To the balance they are endpoints like others; they have no identity of their own.
+//! together, each address once; and those of a host outside, where its name stands for several. To the balance they are endpoints
+//! like others; they have no identity of their own.
 
 use super::Compiler;
 use crate::Node;
 use crate::cluster::Member;
 use byrnie_base::Text;
-use byrnie_model::service::{Locality, PortPair};
-use byrnie_model::slice::{ADDRESSES_MAX, Address, Slice};
+use byrnie_model::service::{Locality, PortPair, ServicePort, TargetPort};
+use byrnie_model::slice::{ADDRESSES_MAX, Address, Slice, SlicePort};
 use byrnie_model::{Endpoint, Health, Key, Labels, Service, ServiceRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,8 @@ use std::sync::Arc;
 pub(super) struct Far {
     slices: BTreeMap<Key, Arc<Slice>>,
     by_service: BTreeMap<ServiceRef, BTreeSet<Key>>,
+    /// Where hosts are: first those of the kind, IPv4 or IPv6, that is to be asked first.
+    hosts: BTreeMap<Text, Vec<IpAddr>>,
     members: BTreeMap<ServiceRef, BTreeMap<Text, Arc<Member>>>,
 }
 
@@ -44,6 +47,23 @@ impl Far {
         touched
     }
 
+    /// Takes in where a host is; whether that is news.
+    pub(super) fn locate(&mut self, host: &Text, mut addresses: Vec<IpAddr>) -> bool {
+        let Some(first) = addresses.first().map(IpAddr::is_ipv4) else { return self.hosts.remove(host).is_some() };
+        // The order among those of one kind is the resolver's dice.
+        addresses.sort_unstable_by_key(|ip| (ip.is_ipv4() != first, *ip));
+        if self.hosts.get(host) == Some(&addresses) {
+            return false;
+        }
+        self.hosts.insert(host.clone(), addresses);
+        true
+    }
+
+    /// Where the host of a service is, as far as that is known.
+    pub(super) fn located(&self, service: &Service) -> &[IpAddr] {
+        service.outside.as_ref().and_then(|host| self.hosts.get(host)).map_or(&[], Vec::as_slice)
+    }
+
     /// Whether any slice says where a service is.
     pub(super) fn has(&self, service: &ServiceRef) -> bool {
         self.by_service.contains_key(service)
@@ -56,17 +76,25 @@ impl Far {
 }
 
 impl Compiler {
-    /// Whether calls of a service leave the mesh by this node for the addresses of slices.
+    /// Whether calls of a service leave the mesh by this node for addresses of which it chooses: those of slices, or of a host that
+    /// has several.
     pub(super) fn leads_far(&self, name: &ServiceRef, service: &Service) -> bool {
-        service.takes_slices() && self.is_exit() && self.held.far.has(name)
+        let far = &self.held.far;
+        self.is_exit() && (service.takes_slices() && far.has(name) || far.located(service).len() > 1)
     }
 
     /// Makes the endpoints of a service anew. What cores know of one holds as long as there is one at its address.
     pub(super) fn settle_far(&mut self, name: &ServiceRef) {
         let service = self.held.services.get(name).filter(|service| self.leads_far(name, service));
         let keys = self.held.far.by_service.get(name);
-        let slices = keys.into_iter().flatten().filter_map(|key| self.held.far.slices.get(key));
-        let wanted = service.map(|service| endpoints(name, service, slices, &self.snapshot.node));
+        let slices = keys.into_iter().flatten().filter_map(|key| self.held.far.slices.get(key)).map(|slice| &**slice);
+        let wanted = service.map(|service| {
+            let host = self.held.far.located(service);
+            if host.is_empty() {
+                return endpoints(name, service, slices, &self.snapshot.node);
+            }
+            endpoints(name, service, std::iter::once(&of_host(service, host)), &self.snapshot.node)
+        });
         let mut had = self.held.far.members.remove(name).unwrap_or_default();
         if let Some(wanted) = wanted {
             let members = wanted.into_iter().map(|endpoint| {
@@ -88,11 +116,26 @@ impl Compiler {
     }
 }
 
+/// Where a host is, as a slice would say it.
+fn of_host(service: &Service, addresses: &[IpAddr]) -> Slice {
+    let port = |port: &ServicePort| match port.target {
+        TargetPort::Number(number) => Some(SlicePort { name: port.name.clone(), port: number }),
+        TargetPort::Name(_) => None,
+    };
+    let address =
+        |ip: &IpAddr| Address { ip: *ip, health: Health::Healthy, locality: Locality::default(), zones: Vec::new() };
+    Slice {
+        service: Text::default(),
+        ports: service.ports.iter().filter_map(port).collect(),
+        endpoints: addresses.iter().map(address).collect(),
+    }
+}
+
 /// One endpoint for each address and port.
 fn endpoints<'a>(
     name: &ServiceRef,
     service: &Service,
-    slices: impl Iterator<Item = &'a Arc<Slice>>,
+    slices: impl Iterator<Item = &'a Slice>,
     node: &Node,
 ) -> Vec<Endpoint> {
     let mut found: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();

@@ -18,7 +18,8 @@ use crate::route::CompiledRoute;
 use crate::shard::label_of;
 use crate::slot::{Slot, Slots};
 use crate::snapshot::{MeshDefaults, Names, Snapshot, Words};
-use crate::{Node, Role, cluster::Member, edge};
+use crate::{Node, cluster::Member, edge};
+use byrnie_base::Text;
 use byrnie_model::Secret;
 use byrnie_model::gateway::Gateway;
 use byrnie_model::policy::TrafficPolicy;
@@ -26,6 +27,7 @@ use byrnie_model::resource::{DefaultAccess, Spec};
 use byrnie_model::service::Service;
 use byrnie_model::{Delta, Endpoint, Key, Kind, Labels, Resource, Revision, ServiceRef, Site, Workload};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Compiles one node's view.
@@ -159,6 +161,18 @@ impl Compiler {
         refusals
     }
 
+    /// Takes in where a host outside is by now, the address to be asked first at the beginning; none if that isn't known any more.
+    /// Whether that is news.
+    pub fn locate(&mut self, host: &Text, addresses: Vec<IpAddr>) -> bool {
+        let is_news = self.held.far.locate(host, addresses);
+        if is_news {
+            let at_host = self.held.services.iter().filter(|(_, service)| service.outside.as_ref() == Some(host));
+            let dirty = at_host.map(|(name, _)| name.clone()).collect();
+            self.publish(&dirty, self.snapshot.revision);
+        }
+        is_news
+    }
+
     /// The snapshot of what was applied so far.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot)
@@ -272,8 +286,7 @@ impl Compiler {
 
     /// Whether calls leave the mesh by this node.
     fn is_exit(&self) -> bool {
-        let node = &self.snapshot.node;
-        node.role == Role::Sidecar && node.identity.is_egress()
+        self.snapshot.node.is_exit()
     }
 
     fn is_own(&self, key: &Key) -> bool {

@@ -158,6 +158,7 @@ impl Compiler {
         let TargetPort::Number(number) = port.target else { return None };
         let known = snapshot.subtree(&name.namespace, &name.name).and_then(|tree| tree.watched.as_deref());
         let health = known.filter(|known| known.host == *host).map(|known| Arc::clone(&known.health));
+        let members = self.held.far.members(name).into_iter().flat_map(|of| of.values().map(Arc::clone));
         Some(Watched {
             host: host.clone(),
             port: number,
@@ -166,6 +167,8 @@ impl Compiler {
             authority: service.outside_authority(port),
             check,
             health: health.unwrap_or_default(),
+            addresses: self.held.far.located(service).to_vec(),
+            members: members.collect(),
         })
     }
 }

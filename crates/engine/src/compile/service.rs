@@ -98,7 +98,7 @@ impl Compiler {
         let access = own.map(|(workload, _)| self.access(name, service, workload, &snapshot.node.identity));
         let protection = self.protection(name, service, own.map(|(workload, _)| workload)).map(Arc::new);
         let probe = own.and_then(|_| self.probe(name, &ports)).map(Box::new);
-        let checked = if far { self.checked(name, service) } else { Vec::new() };
+        let checked = if far && service.takes_slices() { self.checked(name, service) } else { Vec::new() };
         Subtree {
             service: name.clone(),
             label: name.to_string().into(),
@@ -289,6 +289,11 @@ impl Compiler {
 
     /// The endpoints of a service by tier, nearest first: those that `choice` lets in.
     fn members_of(&self, name: &ServiceRef, choice: &Choice, snapshot: &Snapshot) -> Vec<Nearby> {
+        if let Some(first) = self.held.services.get(name).and_then(|of| self.held.far.located(of).first())
+            && let Some(members) = self.held.far.members(name)
+        {
+            return by_kind(members.values(), first.is_ipv4());
+        }
         let keys = self.held.by_target.get(name).into_iter().flatten();
         let failover = keys.filter_map(|key| self.held.traffic.get(key)?.failover.as_ref()).next();
         let (prefer, shares) = failover.map_or((&[][..], &[][..]), |policy| (&policy.prefer, &policy.shares));
@@ -362,6 +367,13 @@ fn cluster_name(service: &ServiceRef, port: u16) -> Name {
 struct Nearby {
     share_percent: u8,
     members: Vec<Arc<Member>>,
+}
+
+/// The addresses of a host: those of the other kind, of which the system's resolver knows that this machine had better not begin with
+/// them (RFC 6724), are for when those of the one kind fail.
+fn by_kind<'a>(members: impl Iterator<Item = &'a Arc<Member>>, v4: bool) -> Vec<Nearby> {
+    let (first, others) = members.cloned().partition(|member| member.address().is_ipv4() == v4);
+    vec![Nearby { share_percent: 100, members: first }, Nearby { share_percent: 0, members: others }]
 }
 
 /// Leaves `most` of the healthy members, and those that aren't. Each proxy keeps the ones that rank first in

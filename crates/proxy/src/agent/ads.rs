@@ -7,6 +7,7 @@ use super::State;
 use super::cache::{Cache, Kept};
 use super::link::{Backoff, Link};
 use super::publish::Publisher;
+use byrnie_base::Text;
 use byrnie_engine::{Compiler, Node};
 use byrnie_model::{Delta, Key};
 use byrnie_net::grpc::{Incoming, Status};
@@ -14,6 +15,8 @@ use byrnie_net::runtime;
 use byrnie_net::tls::Outlives;
 use byrnie_xds::client::{Client, Received, Refused};
 use byrnie_xds::{Bytes, DELTA_PATH, name};
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +26,36 @@ use tokio::sync::mpsc;
 /// of the process but not from the loss of power.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
 
-/// One subscriber with its compiler; both outlive their streams.
+/// The compiler, and whoever hands out what it makes: of what the control plane says, and of where hosts are.
+pub(super) struct Compiling {
+    compiler: RefCell<Compiler>,
+    publisher: Rc<Publisher>,
+    /// What is compiled may be in force: it's all of one revision.
+    whole: Cell<bool>,
+}
+
+impl Compiling {
+    pub(super) fn new(node: Node, kept: Option<&Kept>, publisher: Rc<Publisher>) -> Self {
+        let mut compiler = Compiler::new(node);
+        if let Some(kept) = kept {
+            compile(&mut compiler, kept);
+        }
+        Self { compiler: RefCell::new(compiler), publisher, whole: Cell::new(kept.is_some()) }
+    }
+
+    /// Takes in where a host outside is, once a first configuration is in force.
+    pub(super) fn locate(&self, host: &Text, addresses: Vec<IpAddr>) {
+        let mut compiler = self.compiler.borrow_mut();
+        if compiler.locate(host, addresses) && self.whole.get() {
+            self.publisher.snapshot(compiler.snapshot());
+        }
+    }
+}
+
+/// One subscriber; it outlives its streams.
 struct Subscription {
     client: Client,
-    compiler: Compiler,
-    publisher: Rc<Publisher>,
+    compiling: Rc<Compiling>,
     /// `None` if its folder can't be used.
     cache: Option<Cache>,
     /// Something in force must be on the disk before the next answer.
@@ -36,7 +64,6 @@ struct Subscription {
 
 /// What a subscription begins with.
 pub(super) struct Start {
-    pub(super) node: Node,
     pub(super) kept: Option<Kept>,
     pub(super) cache: Option<Cache>,
 }
@@ -52,14 +79,12 @@ enum Ended {
 }
 
 /// Keeps the configuration fresh for as long as the proxy runs.
-pub(super) async fn run(start: Start, link: Rc<Link>, publisher: Rc<Publisher>, state: Arc<State>) {
+pub(super) async fn run(start: Start, link: Rc<Link>, compiling: Rc<Compiling>, state: Arc<State>) {
     let mut client = Client::new(state.node.clone(), env!("CARGO_PKG_VERSION"));
-    let mut compiler = Compiler::new(start.node);
     if let Some(kept) = &start.kept {
         client.resume(&kept.resources);
-        compile(&mut compiler, kept);
     }
-    let mut subscription = Subscription { client, compiler, publisher, cache: start.cache, urgent: false };
+    let mut subscription = Subscription { client, compiling, cache: start.cache, urgent: false };
     let mut backoff = Backoff::new();
     let mut lost = false;
     let mut handing = state.handing();
@@ -154,7 +179,7 @@ impl Subscription {
             }
         };
         let revision = update.revision.unwrap_or_else(|| self.client.revision());
-        let refusals = self.compiler.apply(&update.delta, revision);
+        let refusals = self.compiling.compiler.borrow_mut().apply(&update.delta, revision);
         if let Some(cache) = &mut self.cache {
             let refused: Vec<Key> = refusals.iter().map(|refusal| refusal.key.clone()).collect();
             self.urgent |= cache.apply(&update.delta, &refused);
@@ -173,8 +198,10 @@ impl Subscription {
         // Before everything was heard once, a service may look as if it had no endpoints or policies. In the
         // middle of a batch, policies of one revision stand beside those of another, and both together may
         // let through what each of them refuses.
-        if update.revision.is_some() && self.client.is_complete() {
-            self.publisher.snapshot(self.compiler.snapshot());
+        let whole = update.revision.is_some() && self.client.is_complete();
+        self.compiling.whole.set(whole);
+        if whole {
+            self.compiling.publisher.snapshot(self.compiling.compiler.borrow().snapshot());
             if let Some(cache) = &mut self.cache {
                 cache.reached(revision);
             }

@@ -10,7 +10,7 @@ use super::enlist;
 use super::ledger;
 use super::publish::Publisher;
 use super::registry::Joining;
-use super::{Asked, Own, State, ads, probe, quota, registry, report};
+use super::{Asked, Own, State, ads, places, probe, quota, registry, report};
 use crate::config::{Address, Config, Control};
 use crate::error::Error;
 use crate::running::Goodbye;
@@ -156,8 +156,9 @@ pub(super) async fn begin(
     let origin = Origin { node: super::node_name(config).into(), inbound: own.inbound };
     let cache = control.keep_view.then(|| Cache::open(&config.state_dir, origin, kept.as_ref())).flatten();
     let node = crate::mount::node(config);
-    let start = ads::Start { node: node.clone(), kept: kept.clone(), cache };
-    runtime::spawn_local("ads", ads::run(start, Rc::clone(&link), Rc::clone(&publisher), Arc::clone(&state)));
+    let compiling = Rc::new(ads::Compiling::new(node.clone(), kept.as_ref(), Rc::clone(&publisher)));
+    let start = ads::Start { kept: kept.clone(), cache };
+    runtime::spawn_local("ads", ads::run(start, Rc::clone(&link), Rc::clone(&compiling), Arc::clone(&state)));
     let renewal =
         Renewal { path: certs::path(config), tokens: control.tokens.clone(), identity: config.identity.clone() };
     runtime::spawn_local("certs", certs::renew(renewal, Rc::clone(&link), Rc::clone(&publisher)));
@@ -173,6 +174,7 @@ pub(super) async fn begin(
             first.await.map_err(|_| Error::Stopped)?
         }
     };
+    runtime::spawn_local("places", places::run(in_force.clone(), compiling, own_machine));
     runtime::spawn_local("ledger", ledger::run(asked.ledger, Circle::new(Rc::clone(&link), Arc::clone(&state))));
     runtime::spawn_local("enlistments", enlist::run(asked.coordinator, Arc::from(&*state.node), Rc::clone(&link)));
     runtime::spawn_local("quotas", quota::run(asked.quotas, Arc::from(&*state.node), Rc::clone(&link)));

@@ -11,6 +11,7 @@ mod enlist;
 mod export;
 mod ledger;
 mod link;
+mod places;
 mod probe;
 mod publish;
 mod quota;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Checks the own program as policies say, and lets the registry know how it is; on a proxy by which calls leave the mesh
-//! also the addresses of slices and of hosts outside, and lets the cores know. One task for each of them asks, and one for each host
-//! looks where it is; what is made of the answers is `engine/probe`'s.
+//! also the addresses of slices and of hosts outside, and lets the cores know. One task for each of them asks; where hosts are `places`
+//! finds out, and what is made of the answers is `engine/probe`'s.
 
 use crate::outside;
 use crate::worker::InForce;
-use byrnie_base::{Rng, Text};
+use byrnie_base::Rng;
 use byrnie_codec::grpc::health;
 use byrnie_codec::h1::Asked;
 use byrnie_codec::{Head, Limits, Version};
@@ -16,13 +16,11 @@ use byrnie_net::grpc::Channel;
 use byrnie_net::http::h2 as http2;
 use byrnie_net::http::{Answered, Error, Wire, h1};
 use byrnie_net::io::{self, Stream};
-use byrnie_net::names::{FRESH, HOSTS_MAX, Names};
 use byrnie_net::runtime::{self, Task};
 use byrnie_net::tls::outward::{self, Outward, Speaks};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::net::SocketAddr;
 use std::task::{Poll, ready};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -31,8 +29,6 @@ use tokio::sync::{mpsc, watch};
 const FINDINGS_MAX: usize = 64;
 /// Addresses of slices and hosts that are checked, the first by service and address; more are judged by their answers alone.
 const CHECKED_MAX: usize = 1024;
-/// Places where hosts were found that wait to be noted: each waits for its own.
-const PLACES_MAX: usize = 64;
 /// A check comes later than it is due by up to this part of its interval, so that those of one machine spread.
 const JITTER_PART: u32 = 10;
 
@@ -62,82 +58,6 @@ impl Drop for Running {
     }
 }
 
-/// Where a host outside is; its task looks again and again until this is dropped.
-struct Place {
-    addresses: Vec<IpAddr>,
-    task: Task,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// The hosts outside that are checked.
-struct Places {
-    names: Rc<Names>,
-    tell: mpsc::Sender<(Text, Vec<IpAddr>)>,
-    known: BTreeMap<Text, Place>,
-    /// Addresses of this machine itself and of its link are asked only where the whole mesh is on it, as for calls.
-    own_machine: bool,
-}
-
-impl Places {
-    /// Looks for the hosts of this configuration, and for no others.
-    fn follow(&mut self, in_force: &InForce) {
-        let wanted: BTreeSet<&Text> = in_force.snapshot.watched().map(|(_, watched)| &watched.host).collect();
-        self.known.retain(|host, _| wanted.contains(host));
-        for host in wanted {
-            if self.known.len() < HOSTS_MAX && !self.known.contains_key(host) {
-                let look = look(host.clone(), Rc::clone(&self.names), self.tell.clone());
-                let task = runtime::spawn_local("host of a health check", look);
-                self.known.insert(host.clone(), Place { addresses: Vec::new(), task });
-            }
-        }
-    }
-
-    fn note(&mut self, host: &Text, addresses: Vec<IpAddr>) {
-        if let Some(place) = self.known.get_mut(host) {
-            place.addresses = addresses;
-        }
-    }
-
-    /// What is to be checked at addresses: of slices, and of hosts as far as it's known where they are.
-    fn checked(&self, in_force: &InForce) -> BTreeMap<Subject, Checked> {
-        let reached = |ip: IpAddr| self.own_machine || !outside::is_inside(ip);
-        let slices = in_force.snapshot.checked().map(|(service, far)| (service, far.clone()));
-        let hosts = in_force.snapshot.watched().flat_map(|(service, watched)| {
-            let known = self.known.get(&watched.host).map(|place| &*place.addresses).unwrap_or_default();
-            let addresses: Vec<IpAddr> = known.iter().copied().filter(|ip| reached(*ip)).collect();
-            watched.located(addresses.len());
-            addresses.into_iter().map(move |ip| (service, watched.at(ip)))
-        });
-        let all = slices.chain(hosts).filter(|(_, far)| reached(far.probe.address.ip()));
-        all.map(|(service, far)| ((service.clone(), Some(far.probe.address)), far)).collect()
-    }
-}
-
-/// Looks again and again where a host is, and tells when that has changed.
-async fn look(host: Text, names: Rc<Names>, tell: mpsc::Sender<(Text, Vec<IpAddr>)>) {
-    let mut known = Vec::new();
-    loop {
-        match names.lookup(&host).await {
-            Ok(mut found) => {
-                found.sort_unstable();
-                if found != known {
-                    known.clone_from(&found);
-                    if tell.send((host.clone(), found)).await.is_err() {
-                        return;
-                    }
-                }
-            }
-            Err(error) => tracing::debug!(%host, %error, "a host to be checked isn't found"),
-        }
-        runtime::sleep(FRESH).await;
-    }
-}
-
 impl Running {
     fn judge(&self, well: bool) {
         if let Some(far) = &self.far {
@@ -150,11 +70,9 @@ impl Running {
 /// machine.
 pub(super) async fn run(mut in_force: watch::Receiver<InForce>, health: watch::Sender<Health>, own_machine: bool) {
     let (tell, mut findings) = mpsc::channel(FINDINGS_MAX);
-    let (found, mut places_found) = mpsc::channel(PLACES_MAX);
-    let mut places = Places { names: Rc::default(), tell: found, known: BTreeMap::new(), own_machine };
     let mut running: BTreeMap<Subject, Running> = BTreeMap::new();
     loop {
-        renew(&mut running, &in_force.borrow_and_update(), &tell, &mut places);
+        renew(&mut running, &in_force.borrow_and_update(), &tell, own_machine);
         loop {
             let mut own = running.values().filter(|one| one.far.is_none());
             let all_well = own.all(|one| one.pulse.borrow().is_well());
@@ -166,13 +84,22 @@ pub(super) async fn run(mut in_force: watch::Receiver<InForce>, health: watch::S
                     Err(_) => return,
                 },
                 Some(finding) = findings.recv() => judge(&running, finding),
-                Some((host, addresses)) = places_found.recv() => {
-                    places.note(&host, addresses);
-                    break;
-                }
             }
         }
     }
+}
+
+/// What is to be checked at addresses: of slices, and of hosts as far as it's known where they are. Those of this machine itself and
+/// of its link are asked only where the whole mesh is on it, as for calls.
+fn far(in_force: &InForce, own_machine: bool) -> BTreeMap<Subject, Checked> {
+    let slices = in_force.snapshot.checked().map(|(service, far)| (service, far.clone()));
+    let hosts = in_force.snapshot.watched().flat_map(|(service, watched)| {
+        watched.located(watched.addresses.len());
+        watched.addresses.iter().map(move |ip| (service, watched.at(*ip)))
+    });
+    let reached = |far: &Checked| own_machine || !outside::is_inside(far.probe.address.ip());
+    let all = slices.chain(hosts).filter(|(_, far)| reached(far));
+    all.map(|(service, far)| ((service.clone(), Some(far.probe.address)), far)).collect()
 }
 
 /// Starts the checks that are new, and ends those that are no more.
@@ -180,10 +107,9 @@ fn renew(
     running: &mut BTreeMap<Subject, Running>,
     in_force: &InForce,
     tell: &mpsc::Sender<Finding>,
-    places: &mut Places,
+    own_machine: bool,
 ) {
-    places.follow(in_force);
-    let far = places.checked(in_force);
+    let far = far(in_force, own_machine);
     let own = in_force.snapshot.probes().map(|(service, probe)| ((service.clone(), None), (probe, None)));
     let far = far.iter().take(CHECKED_MAX).map(|(subject, far)| (subject.clone(), (&far.probe, Some(far))));
     let asked: BTreeMap<Subject, (&Probe, Option<&Checked>)> = own.chain(far).collect();

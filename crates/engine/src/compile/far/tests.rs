@@ -365,3 +365,78 @@ fn addresses_that_fail_their_check_are_asked_last() {
     exit.apply(vec![slice("db-1", PORTS, more)], Vec::new());
     assert_eq!(exit.reached(), set(&[&at[0], "10.9.0.3:8080"]));
 }
+
+/// `db`, at `db.test`: port 80 leads to 8080.
+fn at_host(protocol: Protocol) -> Resource {
+    let port = ServicePort { name: "web".into(), port: 80, target: TargetPort::Number(8080), protocol };
+    let spec = Service { ports: vec![port], outside: Some("db.test".into()), ..Service::default() };
+    resource(Kind::Service, "shop", "db", Spec::Service(spec))
+}
+
+#[test]
+fn the_addresses_of_a_host_are_asked_as_those_of_slices_are_once_they_are_known() {
+    let turns = TrafficPolicy { balance: Some(Balance::RoundRobin), ..TrafficPolicy::default() };
+    let mut exit = Exit::new(vec![at_host(Protocol::Http1), traffic("db", turns)]);
+    let locate = |exit: &mut Exit, all: &[&str]| {
+        exit.compiler.locate(&"db.test".into(), all.iter().map(|ip| ip.parse().unwrap()).collect())
+    };
+    assert_eq!(exit.reached(), set(&["db.test:8080"]), "whoever is asked first finds out");
+    assert!(locate(&mut exit, &["192.0.2.1"]));
+    assert_eq!(exit.reached(), set(&["db.test:8080"]), "nothing to choose from");
+    assert!(locate(&mut exit, &["192.0.2.2", "2001:db8::6", "192.0.2.1"]));
+    let (one, two) = ("192.0.2.1:8080", "192.0.2.2:8080");
+    assert_eq!(exit.reached(), set(&[one, two]), "the others are for when these fail");
+    assert!(!locate(&mut exit, &["192.0.2.1", "2001:db8::6", "192.0.2.2"]), "the resolver's dice");
+
+    // One that says nothing costs its caller no more than its patience, and then nobody.
+    let mut asked = |begun| {
+        let (mut exchange, effect) = exit.begin_at(ms(begun), "web", &mut head("GET", "db/", &[]));
+        let (mut sent, mut waited) = (plan(effect), 0);
+        while to(&sent) == one {
+            assert!(waited == 0 && sent.try_deadline.unwrap().since(ms(begun).mono) <= Duration::from_secs(1));
+            waited = 1000;
+            sent = plan(exchange.on_failure(&mut exit.shard, Failure::TryTimeout, ms(begun + waited)));
+        }
+        assert_eq!(to(&sent), two);
+        exchange.on_response(&mut exit.shard, &mut response(200, &[]), ms(begun + waited + 5));
+        waited > 0
+    };
+    let waits: Vec<bool> = (0..60).map(|at| asked(at * 10)).collect();
+    assert!(waits.contains(&true) && !waits[30..].contains(&true), "{waits:?}");
+    assert_eq!(exit.reached(), set(&[two]));
+    // It stays out while others come and go.
+    assert!(locate(&mut exit, &["192.0.2.1", "192.0.2.2", "192.0.2.3"]));
+    assert_eq!(exit.reached(), set(&[two, "192.0.2.3:8080"]));
+    // Where the one kind fails the other serves.
+    assert!(locate(&mut exit, &["192.0.2.1", "2001:db8::6"]));
+    assert_eq!(exit.reached(), set(&["[2001:db8::6]:8080"]));
+    assert!(locate(&mut exit, &[]));
+    assert_eq!(exit.reached(), set(&["db.test:8080"]));
+}
+
+#[test]
+fn an_address_of_a_host_that_fails_its_check_is_not_asked_and_what_the_caller_speaks_says_nothing_of_it() {
+    let check = HealthCheck::new(Check::Tcp, None);
+    let choice = Choice { health_check: Some(check), ..Choice::default() };
+    let checked = traffic("db", TrafficPolicy { endpoints: Some(choice), ..TrafficPolicy::default() });
+    let mut exit = Exit::new(vec![at_host(Protocol::Undeclared), checked]);
+    let both: Vec<IpAddr> = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap()).to_vec();
+    exit.compiler.locate(&"db.test".into(), both.clone());
+    assert_eq!(exit.reached(), set(&["192.0.2.1:8080", "192.0.2.2:8080"]));
+    let judge = |exit: &Exit, ip: IpAddr, well| {
+        let snapshot = exit.snapshot();
+        let (_, watched) = snapshot.watched().next().unwrap();
+        assert_eq!(watched.addresses, both);
+        watched.located(2);
+        watched.at(ip).judge(well);
+    };
+    judge(&exit, both[0], false);
+    assert_eq!(exit.reached(), set(&["192.0.2.2:8080"]));
+    judge(&exit, both[1], false);
+    assert_eq!(exit.reached(), set(&["503 no_endpoint"]));
+    judge(&exit, both[0], true);
+    assert_eq!(exit.reached(), set(&["192.0.2.1:8080"]));
+    let mut by_h2 = head("GET", "db/", &[]);
+    by_h2.set_version(byrnie_codec::Version::Http2);
+    assert_eq!(plan(exit.begin("web", &mut by_h2).1).target.protocol(), Protocol::Http1);
+}
