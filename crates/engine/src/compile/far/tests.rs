@@ -182,7 +182,12 @@ fn the_nearest_addresses_are_asked_first_and_farther_ones_when_these_fail() {
         zones: hints.iter().map(|zone| (*zone).into()).collect(),
         health: Health::Healthy,
     };
-    let failover = Failover { prefer: vec![Nearness::SameZone, Nearness::Any], below_percent: 0, shares: Vec::new() };
+    let failover = Failover {
+        prefer: vec![Nearness::SameZone, Nearness::Any],
+        below_percent: 0,
+        shares: Vec::new(),
+        distribute: Vec::new(),
+    };
     let near = traffic("db", TrafficPolicy { failover: Some(failover), ..TrafficPolicy::default() });
     let endpoints = |first: Address| vec![first, at(2, "eu", "b", &[]), at(3, "us", "a", &[])];
     let mut exit = Exit::new(vec![db(), near]);
