@@ -2,6 +2,8 @@
 //! Calls that leave the mesh, to real hosts outside it: who may make them, and whom they reach.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "outside/chosen.rs"]
+mod chosen;
 mod mesh;
 
 use mesh::{Mesh, file, free_port, until};

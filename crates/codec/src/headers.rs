@@ -95,7 +95,8 @@ fn is_own(name: &[u8]) -> bool {
 pub fn strip_untrusted(head: &mut Head, sender: Sender) {
     const NEVER: u128 = Known::bits(&[Known::ForwardedClientIdentity, Known::XForwardedClientCert]);
     // Verdicts of the mesh: some travel in responses only, one proxy tells another the rest.
-    const OF_PROXIES: u128 = Known::bits(&[Known::ByrnieDecision, Known::IdempotencyStatus, Known::ByrnieNewcomer]);
+    const OF_PROXIES: u128 =
+        Known::bits(&[Known::ByrnieDecision, Known::IdempotencyStatus, Known::ByrnieNewcomer, Known::ByrnieSession]);
     const FROM_WITHIN: u128 = Known::bits(&[
         Known::Forwarded,
         Known::XForwardedFor,
@@ -139,6 +140,7 @@ const INTERNAL: u128 = Known::bits(&[
     Known::ByrnieRetryBudget,
     Known::ByrnieCriticality,
     Known::ByrnieNewcomer,
+    Known::ByrnieSession,
 ]);
 
 /// Drops what is for the mesh alone from a request that leaves it: who calls, how much time and how many tries are left.

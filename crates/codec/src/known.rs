@@ -74,6 +74,7 @@ known! {
     ByrnieRetryBudget "x-byrnie-retry-budget",
     ByrnieCriticality "x-byrnie-criticality",
     ByrnieNewcomer "x-byrnie-newcomer",
+    ByrnieSession "x-byrnie-session",
     IdempotencyKey "idempotency-key",
     IdempotencyStatus "idempotency-status",
     TxnId "txn-id",

@@ -22,6 +22,8 @@ pub(crate) struct Aside {
     pub(crate) copies: Vec<Copy>,
     /// The session that the caller has or begins.
     pub(crate) visit: Option<Visit>,
+    /// The caller's proxy keeps a session among the addresses of which this one chooses, and is to be told which it was.
+    pub(crate) sticks: bool,
     /// The origin that is to be told of its permission.
     pub(crate) origin: Option<Text>,
     /// How long the body of the answer is held back on purpose.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which endpoint of a cluster gets a try. First the tier of nearness, then one of it by the service's rule;
+//! Which endpoint of a cluster gets a try. First the tier of nearness or the place by name, then one of it by the service's rule;
 //! whoever was tried already or is left out comes last. If all are left out, or so many that the policy
 //! calls it a panic, the ejections are ignored: they're more likely to share one cause than to be all
 //! broken. What the rules promise, and how they compare, is in `docs/explanation/balancing.md`.
@@ -78,7 +78,7 @@ pub(crate) fn pick<'c>(
     let home = (0, cluster.at_home().len());
     let all = if past.stays { home } else { (0, cluster.members.len()) };
     let away = if past.stays { None } else { away(cluster, past.tried) };
-    let range = away.unwrap_or_else(|| tiers::draw(cluster, shard, now));
+    let range = away.unwrap_or_else(|| tiers::draw(cluster, shard, key, now));
     let range = if range.1 <= all.1 { range } else { all };
     let careful = !tiers::panics(cluster, shard, now);
     // Where no zone is in doubt, none has to be looked at.
@@ -96,10 +96,14 @@ pub(crate) fn pick<'c>(
     // Nearly always this is all that has to be asked.
     let first = first.or_else(|| if moves { None } else { choose(near) });
     let any_zone = Wish { range: all, beyond: None, ..near };
+    // Places by name stand together.
+    let named = cluster.named().filter(|_| away.is_none());
     let others = || {
         [
+            named.filter(|_| moves).map(|range| Wish { range, ..elsewhere }),
             moves.then_some(elsewhere),
             moves.then_some(near),
+            named.map(|range| Wish { range, ..near }),
             Some(Wish { range: all, ..near }),
             zoned.then_some(any_zone),
             // One that was left out may be back; one that this exchange has just seen fail is not.
@@ -247,7 +251,10 @@ impl Search<'_> {
             return self.smooth(shard, |member| i64::from(member.endpoint.weight.max(1)));
         }
         let (start, end) = self.wish.range;
-        let turn = shard.clusters.entry(self.cluster.slot)?.turn as usize;
+        // Each tier has turns of its own.
+        let tier = self.cluster.tiers.iter().position(|tier| tier.end as usize >= end).unwrap_or(0);
+        let turns = &shard.clusters.entry(self.cluster.slot)?.turns;
+        let turn = turns.get(tier).copied().unwrap_or(0) as usize;
         let from = start + turn % (end - start).max(1);
         let mut fitting = (from..end).chain(start..from).filter(|index| self.fits(shard, *index));
         let first = fitting.next()?;
@@ -256,7 +263,10 @@ impl Search<'_> {
         let mut candidates = std::iter::once(first).chain(others);
         let index = candidates.find(|index| self.warm(shard, *index)).unwrap_or(first);
         if let Some(memory) = shard.clusters.entry(self.cluster.slot) {
-            memory.turn = u32::try_from(index + 1 - start).unwrap_or(0);
+            if memory.turns.len() <= tier {
+                memory.turns.resize(tier + 1, 0);
+            }
+            memory.turns[tier] = u32::try_from(index + 1 - start).unwrap_or(0);
         }
         Some(index)
     }

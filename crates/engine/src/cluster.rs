@@ -13,7 +13,7 @@ use byrnie_base::{Instant, Text};
 use byrnie_codec::Head;
 use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::traffic::{Admission, Balance, Choice, Eject, Hash, Rate, RetryBudget};
-use byrnie_model::service::Locality;
+use byrnie_model::service::{Area, Locality};
 use byrnie_model::{Endpoint, Health, Identity, Protocol, ServiceRef};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -148,6 +148,8 @@ pub struct Cluster {
     pub(crate) cumulative: Box<[u64]>,
     /// From near to far; never empty.
     pub(crate) tiers: Box<[Tier]>,
+    /// The first tiers are places that share requests out by name; the areas that they are.
+    pub(crate) places: Box<[Area]>,
     /// The order of endpoints for a key.
     pub(crate) table: Table,
     /// `members[..home]` are of this mesh; those behind are ways to other sites.
@@ -168,7 +170,7 @@ pub(crate) struct Name {
     pub(crate) sni: Text,
 }
 
-/// Endpoints of one nearness.
+/// Endpoints of one nearness, or of one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tier {
     /// `members[..end]` are of this tier or nearer.
@@ -298,6 +300,12 @@ impl Cluster {
     /// Endpoints of this mesh that may be sent requests; behind them are the ways to other sites.
     pub fn at_home(&self) -> &[Arc<Member>] {
         self.members.get(..self.home as usize).unwrap_or(&self.members)
+    }
+
+    /// Where the members of all places by name begin and end; `None` if there are none.
+    pub(crate) fn named(&self) -> Option<(usize, usize)> {
+        let last = self.places.len().checked_sub(1)?;
+        Some((0, self.range(last).1))
     }
 
     /// Where the members of a tier begin and end.

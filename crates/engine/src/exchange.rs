@@ -14,7 +14,7 @@ use crate::enlist::Enlistment;
 use crate::keyed::{self, Claim, Keyed};
 use crate::queue::Place;
 use crate::route::{Chosen, Entry, Miss};
-use crate::session::Visit;
+use crate::session::{self, Found, Visit};
 use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::trace::Trace;
@@ -189,8 +189,14 @@ impl Exchange {
             if head.status() >= 500 && self.was_spent(now) {
                 head.set_known(Known::ByrnieRetryBudget, b"0").ok();
             }
-            if let Some(left) = self.aside.as_ref().and_then(|aside| aside.left.as_ref()) {
-                quota::tell(left, head);
+            if let Some(aside) = &self.aside {
+                if let Some(left) = &aside.left {
+                    quota::tell(left, head);
+                }
+                let member = self.course.attempts.last().and_then(|attempt| attempt.member.as_ref());
+                if let Some(member) = member.filter(|_| aside.sticks) {
+                    session::confess(member, head);
+                }
             }
             self.course.end(shard, Ending::Status(head.status()), now);
             return if self.holds_key() { Effect::Keep } else { Effect::Forward };
@@ -215,6 +221,9 @@ impl Exchange {
             if self.course.attempts.is_retried() {
                 shard.counts.retries_won += 1;
             }
+        }
+        if let Some(visit) = self.aside.as_mut().and_then(|aside| aside.visit.as_mut()) {
+            visit.hear(head);
         }
         if let Some(chosen) = &self.chosen {
             chosen.changes().edit_response(head);
@@ -538,9 +547,9 @@ impl Exchange {
         let visit = chosen.rule().session.as_ref().map(|session| Visit::of(session, head, now.wall));
         let had = visit.as_ref().and_then(|visit| visit.find(snapshot, chosen.clusters()));
         let slot = match had {
-            Some((at, member)) => {
+            Some(Found { at, member }) => {
                 chosen.take_backend(at);
-                self.course.first = Some(member);
+                self.course.first = member;
                 chosen.clusters().find(|(other, _)| *other == at).map(|(_, slot)| slot)
             }
             None => chosen.draw_backend(&mut shard.rng),
@@ -589,6 +598,9 @@ impl Exchange {
             return Err(self.refuse(Reason::Internal, detail));
         }
         let cluster = Arc::clone(cluster);
+        if let Some(visit) = self.aside.as_ref().and_then(|aside| aside.visit.as_ref()) {
+            visit.ask(&cluster, head);
+        }
         if origin.is_some() || !copies.is_empty() {
             let aside = self.aside();
             (aside.origin, aside.copies) = (origin, copies);

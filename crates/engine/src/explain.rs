@@ -337,10 +337,11 @@ fn explain_endpoint(cluster: &Cluster, effect: &Effect, shard: &Shard, now: Now,
         let busy = busy.saturating_sub(u64::from(chosen));
         let tier = cluster.tiers.iter().position(|tier| index < tier.end as usize).unwrap_or(0);
         let share = loads.get(tier).copied().unwrap_or(0) * 100 / tiers::WHOLE;
-        let far = match share {
-            0 => ", farther away".to_owned(),
-            1..100 => format!(", in a tier that gets {share}%"),
-            _ => String::new(),
+        let far = match (share, cluster.places.get(tier)) {
+            (_, Some(area)) => format!(", in {area}, which gets {share}%"),
+            (0, None) => ", farther away".to_owned(),
+            (1..100, None) => format!(", in a tier that gets {share}%"),
+            (_, None) => String::new(),
         };
         let site = member.site().map(|site| format!(" of site {site}")).unwrap_or_default();
         let quick = member.load.latency(now.mono).map_or(String::new(), |nanos| {

@@ -11,7 +11,7 @@ use crate::exchange::{Decision, Exchange, Refusal, retries_allowed};
 use crate::retry::Policy;
 use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
-use crate::{Answer, Arrival, Program, Reason, answer::FAILURE_UNSENT, deadline, overload, resolve};
+use crate::{Answer, Arrival, Program, Reason, answer::FAILURE_UNSENT, deadline, overload, resolve, session};
 use byrnie_base::Instant;
 use byrnie_codec::{Head, Known};
 use std::sync::Arc;
@@ -98,6 +98,10 @@ impl Exchange {
                 }
                 if cluster.outside.is_some() {
                     self.course.h2 = self.is_grpc();
+                }
+                if let Some(had) = head.header(Known::ByrnieSession) {
+                    self.course.first = session::wanted(cluster, had);
+                    self.aside().sticks = true;
                 }
                 let policy = Policy::far(head.method(), &cluster.call, retries_allowed(head));
                 self.course.aim_far(Arc::clone(cluster), policy, shard, now);

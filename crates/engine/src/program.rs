@@ -143,7 +143,10 @@ impl Program {
     /// Takes out of a request what is for proxies alone, and what is for the mesh alone, if it leaves it.
     pub(crate) fn strip(&self, head: &mut Head) {
         match self {
-            Self::Beside(_) => head.remove_known(Known::ByrnieNewcomer),
+            Self::Beside(_) => {
+                head.remove_known(Known::ByrnieNewcomer);
+                head.remove_known(Known::ByrnieSession);
+            }
             Self::Outside(_) => strip_internal(head),
         }
     }
@@ -179,10 +182,10 @@ mod tests {
 
     #[test]
     fn the_program_is_not_told_what_proxies_tell_each_other_of_its_callers() {
-        let lines = [("x-byrnie-newcomer", "1"), ("x-byrnie-criticality", "sheddable")];
+        let lines = [("x-byrnie-newcomer", "1"), ("x-byrnie-session", "7"), ("x-byrnie-criticality", "sheddable")];
         let mut request = head("GET", "web/", &lines);
         Program::Beside(([127, 0, 0, 1], 80).into()).strip(&mut request);
-        assert_eq!(request.get("x-byrnie-newcomer"), None);
+        assert_eq!((request.get("x-byrnie-newcomer"), request.get("x-byrnie-session")), (None, None));
         assert_eq!(request.get("x-byrnie-criticality"), Some(&b"sheddable"[..]));
     }
 }

@@ -3,8 +3,12 @@
 //! endpoint and says when the session began and was last used; it is no secret and no proof: whoever
 //! changes it chooses an endpoint of the same rule, and nothing else. Any proxy can read it, so that none
 //! has to remember anything.
+//!
+//! Where the egress chooses among addresses (`compile/far`), the caller's proxy tells it which one the caller had, if any
+//! (`x-byrnie-session`, a number in hexadecimal, 0 for none), and is told which one has answered. A number that no address of the
+//! service has now means nothing. What the caller carries names the service then too, as its proxy doesn't know the addresses.
 
-use crate::cluster::Member;
+use crate::cluster::{Cluster, Member};
 use crate::{Tls, snapshot::Snapshot};
 use byrnie_base::{Text, Timestamp};
 use byrnie_codec::{Head, Known};
@@ -17,23 +21,42 @@ use std::time::Duration;
 /// Most cookies of a request that are looked at.
 const COOKIES_MAX: usize = 100;
 
-/// What a caller brings: three numbers in hexadecimal, joined by dots.
+/// What a caller brings: three numbers in hexadecimal, joined by dots, or four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    token: u64,
+    host: Host,
     /// In seconds since 1970.
     begun: u64,
     used: u64,
+}
+
+/// Whom a caller had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Host {
+    token: u64,
+    /// The token of the service, if it's one of the addresses among which the egress chooses.
+    far: Option<u64>,
 }
 
 /// A session as an exchange knows it.
 #[derive(Debug, Default)]
 pub(crate) struct Visit {
     ticket: Option<Ticket>,
+    /// The address that answered, by the egress's word.
+    told: Option<u64>,
+}
+
+/// Where the caller was before, of the backends of a rule.
+pub(crate) struct Found {
+    /// The place of the backend.
+    pub(crate) at: u16,
+    /// The endpoint; `None` if the egress knows it.
+    pub(crate) member: Option<Arc<Member>>,
 }
 
 /// What names an endpoint to callers (FNV-1a, 64 bits): the same at every proxy, and after restarts of
-/// any of them. Two endpoints of one rule that share it, one of 2^64, would share their sessions.
+/// any of them. Two endpoints of one rule that share it, one of 2^64, would share their sessions. It hides a name or address from
+/// who reads it, not from who guesses it.
 pub(crate) fn token(service: &ServiceRef, workload: &str) -> u64 {
     let parts = [&*service.namespace, &*service.name, workload];
     let bytes = parts.iter().flat_map(|part| part.bytes().chain(std::iter::once(0)));
@@ -52,38 +75,56 @@ impl Visit {
         };
         let ticket =
             value.and_then(Ticket::parse).filter(|t| lasts(t.begun, session.absolute) && lasts(t.used, session.idle));
-        Self { ticket }
+        Self { ticket, told: None }
     }
 
-    /// Whether this is the endpoint that the caller had.
-    pub(crate) fn had(&self, member: &Member) -> bool {
-        self.ticket.is_some_and(|ticket| ticket.token == member.token)
-    }
-
-    /// The place of the backend, and the endpoint, that the caller had, if it may still be sent requests.
+    /// Where the caller was before, if it may still be sent requests.
     pub(crate) fn find(
         &self,
         snapshot: &Snapshot,
         clusters: impl Iterator<Item = (u16, crate::slot::Slot)>,
-    ) -> Option<(u16, Arc<Member>)> {
-        self.ticket?;
+    ) -> Option<Found> {
+        let host = self.ticket?.host;
         for (at, slot) in clusters {
-            let found = snapshot.cluster(slot)?.members().iter().find(|member| self.had(member));
+            let cluster = snapshot.cluster(slot)?;
+            if host.far.is_some_and(|far| far == of_service(cluster)) {
+                return Some(Found { at, member: None });
+            }
+            let found = cluster.members().iter().find(|member| host == Host { token: member.token, far: None });
             if let Some(member) = found {
-                return Some((at, Arc::clone(member)));
+                return Some(Found { at, member: Some(Arc::clone(member)) });
             }
         }
         None
     }
 
+    /// Has the egress keep the session, where it chooses among addresses.
+    pub(crate) fn ask(&self, cluster: &Cluster, head: &mut Head) {
+        if !cluster.members().iter().any(|member| member.identity().is_egress()) {
+            return;
+        }
+        let had = self.ticket.map(|ticket| ticket.host).filter(|host| host.far == Some(of_service(cluster)));
+        set_token(head, had.map_or(0, |host| host.token));
+    }
+
+    /// Takes from an answer what the egress says of the address.
+    pub(crate) fn hear(&mut self, head: &mut Head) {
+        self.told = head.header(Known::ByrnieSession).and_then(read_token).filter(|token| *token != 0);
+        head.remove_known(Known::ByrnieSession);
+    }
+
     /// Tells the caller which endpoint answered, if it doesn't know or must be told anew.
     pub(crate) fn tell(&self, session: &Session, member: &Member, tls: Tls, now: Timestamp, head: &mut Head) {
         let seconds = now.as_secs();
-        let begun = self.ticket.filter(|_| self.had(member)).map(|ticket| ticket.begun);
+        let host = match self.told {
+            Some(token) => Host { token, far: Some(token_of(&member.endpoint.service)) },
+            None => Host { token: member.token, far: None },
+        };
+        let begun = self.ticket.filter(|ticket| ticket.host == host).map(|ticket| ticket.begun);
         if begun.is_some() && session.idle.is_none() {
             return;
         }
-        let ticket = Ticket { token: member.token, begun: begun.unwrap_or(seconds), used: seconds };
+        let ticket = Ticket { host, begun: begun.unwrap_or(seconds), used: seconds };
         let value = ticket.text();
         match session.carrier {
             Carrier::Header => head.set(&session.name, value.as_bytes()),
@@ -104,18 +145,58 @@ impl Visit {
     }
 }
 
+/// The address of `cluster` that a caller had, by the word of its own proxy.
+pub(crate) fn wanted(cluster: &Cluster, said: &[u8]) -> Option<Arc<Member>> {
+    let token = read_token(said)?;
+    cluster.members().iter().find(|member| member.token == token).map(Arc::clone)
+}
+
+/// Tells the caller's proxy which address has answered.
+pub(crate) fn confess(member: &Member, head: &mut Head) {
+    set_token(head, member.token);
+}
+
+fn set_token(head: &mut Head, token: u64) {
+    // A head without room for it goes on without its session.
+    head.set_known(Known::ByrnieSession, format!("{token:x}").as_bytes()).ok();
+}
+
+fn read_token(said: &[u8]) -> Option<u64> {
+    number(std::str::from_utf8(said).ok()?)
+}
+
+/// 1 to 16 digits in hexadecimal.
+fn number(text: &str) -> Option<u64> {
+    let fits = (1..=16).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    fits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
+/// What names a service to callers.
+fn token_of(service: &ServiceRef) -> u64 {
+    token(service, "")
+}
+
+fn of_service(cluster: &Cluster) -> u64 {
+    token_of(cluster.service())
+}
+
 impl Ticket {
     fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split('.').map(|part| {
-            let fits = (1..=16).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
-            fits.then(|| u64::from_str_radix(part, 16).ok()).flatten()
-        });
-        let ticket = Self { token: parts.next()??, begun: parts.next()??, used: parts.next()?? };
-        parts.next().is_none().then_some(ticket)
+        let mut parts = text.split('.').map(number);
+        let (token, begun, used) = (parts.next()??, parts.next()??, parts.next()??);
+        let far = match parts.next() {
+            Some(far) => Some(far?),
+            None => None,
+        };
+        parts.next().is_none().then_some(Self { host: Host { token, far }, begun, used })
     }
 
     fn text(self) -> Text {
-        format!("{:x}.{:x}.{:x}", self.token, self.begun, self.used).into()
+        let Self { host: Host { token, far }, begun, used } = self;
+        match far {
+            Some(far) => format!("{token:x}.{begun:x}.{used:x}.{far:x}").into(),
+            None => format!("{token:x}.{begun:x}.{used:x}").into(),
+        }
     }
 }
 
@@ -187,8 +268,8 @@ mod tests {
         }
 
         #[test]
-        fn tickets_come_back_the_same(token: u64, begun: u64, used: u64) {
-            let ticket = Ticket { token, begun, used };
+        fn tickets_come_back_the_same(token: u64, begun: u64, used: u64, far: Option<u64>) {
+            let ticket = Ticket { host: Host { token, far }, begun, used };
             prop_assert_eq!(Ticket::parse(&ticket.text()), Some(ticket));
         }
     }

@@ -54,8 +54,8 @@ pub(crate) struct ClusterMemory {
     pub(crate) ejected_until: Instant,
     /// When its endpoints were last compared.
     pub(crate) compared: Instant,
-    /// Round robin's place.
-    pub(crate) turn: u32,
+    /// Round robin's place in each tier; empty until there is one.
+    pub(crate) turns: Vec<u32>,
     /// How long an answer takes here in the mean, in nanoseconds; 0 if none has come yet.
     pub(crate) typical: u64,
     /// How long the own program takes, if it serves this.

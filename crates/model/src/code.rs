@@ -278,6 +278,10 @@ registry! {
         "no endpoint has the labels that a traffic policy wants",
         "Calls to the service are answered 503.",
         "Correct `endpoints.labels` of the policy, or start a workload with these labels.";
+    PLACE_EMPTY: "BYR-C077",
+        "no endpoint is at a place to which a traffic policy gives a share",
+        "The share of that place goes to the others.",
+        "Correct `failover.distribute` of the policy, or start a workload there with `--locality REGION/ZONE`.";
     SITE_UNFIT: "BYR-C080",
         "what is said of another site can not be followed",
         "Nobody of that site is let in, and nothing there is called.",

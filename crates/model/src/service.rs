@@ -202,3 +202,34 @@ pub enum Health {
     /// No.
     Unhealthy,
 }
+
+/// A part of the world: a zone, a region, or all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Area {
+    /// Empty: any region, and no zone is said.
+    pub region: Text,
+    /// Empty: all zones of the region.
+    pub zone: Text,
+}
+
+impl Area {
+    /// Whether one who is there is within it.
+    pub fn has(&self, at: &Locality) -> bool {
+        (self.region.is_empty() || self.region == at.region) && (self.zone.is_empty() || self.zone == at.zone)
+    }
+
+    /// How much it says: of two that one is within, the one that says more counts.
+    pub fn detail(&self) -> u8 {
+        u8::from(!self.region.is_empty()) + u8::from(!self.zone.is_empty())
+    }
+}
+
+impl fmt::Display for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&*self.region, &*self.zone) {
+            ("", _) => f.write_str("*"),
+            (region, "") => f.write_str(region),
+            (region, zone) => write!(f, "{region}/{zone}"),
+        }
+    }
+}

@@ -508,6 +508,7 @@ fn failover(number: usize) -> Resource {
         prefer: vec![Nearness::SameZone, Nearness::SameRegion, Nearness::Any],
         below_percent: 70,
         shares: Vec::new(),
+        distribute: Vec::new(),
     };
     let name = service_name(number);
     let policy = TrafficPolicy { targets: vec![name.clone()], failover: Some(failover), ..TrafficPolicy::default() };

@@ -290,6 +290,13 @@ fn planted_mistakes_in_policies() {
             "C025 payments",
         ),
         (traffic("x", "targetRefs: [{name: payments}], endpoints: {labels: {app: paymens}}"), "C076 labels"),
+        (
+            traffic(
+                "x",
+                "targetRefs: [{name: payments}], failover: {distribute: [{from: '*', to: {'*': 50%, atlantis: 50%}}]}",
+            ),
+            "C077 to",
+        ),
     ] {
         check(&mistake, expected);
     }
@@ -317,6 +324,8 @@ fn what_is_meant_is_no_mistake() {
         // Two policies that speak of different matters, and labels that somebody has.
         traffic("a", "targetRefs: [{name: payments}], balance: Random, endpoints: {healthCheck: {tcp: {}}}")
             + &traffic("b", "targetRefs: [{name: payments}], endpoints: {labels: {app: payments}}"),
+        // Places that hold somebody.
+        traffic("x", "targetRefs: [{name: payments}], failover: {distribute: [{from: atlantis, to: {'*': 100%}}]}"),
         // Of a service that nobody serves yet, labels say nothing.
         service("later", "ports: [{port: 80}]")
             + &route("r", "name: later", "{backendRefs: [{name: payments, port: 80}]}")

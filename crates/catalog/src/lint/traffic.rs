@@ -5,6 +5,7 @@ use crate::catalog::Catalog;
 use byrnie_model::outside::is_pattern;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::idempotency::KeyMode;
+use byrnie_model::service::Area;
 use byrnie_model::{Diagnostic, Key, ServiceRef, Spec, code};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, policy: &TrafficPolicy) -> Vec
             found.push(Diagnostic::error(&code::NOT_ENFORCED, "spec.endpoints.healthCheck", message));
         }
         found.extend(chooses_nobody(catalog, key, target));
+        found.extend(empty_place(catalog, key, policy, target));
         let why = overruled(catalog, key, policy, target);
         if let Some(message) = why.message() {
             let then = match why {
@@ -111,4 +113,25 @@ fn chooses_nobody(catalog: &Catalog, key: &Key, target: &ServiceRef) -> Option<D
     }
     let message = format!("no endpoint of Service \"{}\" has the labels {}", target.name, choice.wanted());
     Some(Diagnostic::warning(&code::CHOICE_EMPTY, "spec.endpoints.labels", message))
+}
+
+/// A place with a share and without an endpoint, of a service that has some.
+fn empty_place(catalog: &Catalog, key: &Key, policy: &TrafficPolicy, target: &ServiceRef) -> Option<Diagnostic> {
+    let decides = |key: &&Key| matches!(catalog.spec(key), Some(Spec::Traffic(policy)) if policy.failover.is_some());
+    let failover = policy.failover.as_ref().filter(|_| catalog.policies.traffic(target).find(decides) == Some(key))?;
+    // Where addresses of slices are is the egress's affair, and a host outside is nowhere.
+    let service = catalog.service(target)?;
+    if service.outside.is_some() || catalog.takes_slices(target, service) || catalog.endpoints(target).next().is_none()
+    {
+        return None;
+    }
+    let is_at = |area: &Area| {
+        let there = |spec: &Spec| matches!(spec, Spec::Endpoint(endpoint) if area.has(&endpoint.locality));
+        catalog.endpoints(target).any(|resource| there(&resource.spec))
+    };
+    let entries = failover.distribute.iter().enumerate();
+    let mut empty = entries.flat_map(|(i, entry)| entry.to.iter().map(move |(area, _)| (i, area)));
+    let (i, area) = empty.find(|(_, area)| !is_at(area))?;
+    let message = format!("no endpoint of Service \"{}\" is in {area}", target.name);
+    Some(Diagnostic::warning(&code::PLACE_EMPTY, format!("spec.failover.distribute[{i}].to"), message))
 }

@@ -102,6 +102,55 @@ fn a_caller_that_comes_back_finds_its_endpoint() {
     assert_eq!(seen.len(), 5, "new callers are spread over both backends: {seen:?}");
 }
 
+/// One request of a caller that carries `ticket`, to a service behind the egress, which answers for the address with `token`; what
+/// the egress was asked, and what the caller is told.
+fn by_egress(world: &mut World, ticket: &str, token: Option<&str>) -> (Option<String>, Option<String>) {
+    let mut request = head("GET", "payments/", &[("s", ticket), ("x-byrnie-session", "77")]);
+    let (mut exchange, effect) = world.begin(&mut request, ms(0));
+    let text = |value: &[u8]| String::from_utf8(value.to_vec()).unwrap();
+    let asked = request.get("x-byrnie-session").map(text).filter(|_| endpoint_of(&plan(effect)).starts_with("egress"));
+    let lines: Vec<_> = token.map(|token| ("x-byrnie-session", token)).into_iter().collect();
+    let mut answer = response(200, &lines);
+    exchange.on_response(&mut world.shard, &mut answer, ms(0));
+    assert_eq!(answer.get("x-byrnie-session"), None, "that is between proxies");
+    (asked, answer.get("s").map(text))
+}
+
+#[test]
+fn a_caller_finds_the_address_again_that_the_egress_chose_for_it_whichever_egress_is_asked() {
+    let mut world = routed(session(Carrier::Header));
+    let far = (1..=2).map(|n| {
+        let mut one = endpoint("payments", &format!("egress-{n}"), 50 + n);
+        one.identity = byrnie_model::Identity::new("demo.local", "byrnie", "egress").unwrap();
+        of_endpoint(one)
+    });
+    let gone = (1..=3).map(|n| byrnie_model::Key::new(Kind::Endpoint, "shop", format!("payments/p{n}")));
+    world.put(far.collect());
+    world.remove(gone.collect());
+    let (asked, ticket) =
+        std::iter::repeat_with(|| by_egress(&mut world, "", Some("abc"))).find(|(a, _)| a.is_some()).unwrap();
+    assert_eq!(asked.as_deref(), Some("0"), "the word of the program itself is nobody's");
+    let ticket = ticket.unwrap();
+    assert!(ticket.starts_with("abc.") && ticket.split('.').count() == 4, "{ticket}");
+    let mut egresses = BTreeSet::new();
+    for _ in 0..40 {
+        assert_eq!(by_egress(&mut world, &ticket, Some("abc")), (Some("abc".to_owned()), None));
+        let (_, effect) = world.begin(&mut head("GET", "payments/", &[("s", &ticket)]), ms(0));
+        egresses.insert(endpoint_of(&plan(effect)));
+    }
+    assert_eq!(egresses.len(), 2, "either of them keeps it");
+    // The address is gone: the egress has chosen another.
+    let (asked, told) = by_egress(&mut world, &ticket, Some("def"));
+    assert!(asked.as_deref() == Some("abc") && told.is_some_and(|told| told.starts_with("def.")));
+    // One that names another service is nothing here, nor is what can't be read.
+    for forged in
+        [ticket.rsplit_once('.').unwrap().0.to_owned() + ".1", ticket.clone() + ".1", ticket.replace('.', "-")]
+    {
+        let asked: BTreeSet<_> = (0..40).filter_map(|_| by_egress(&mut world, &forged, Some("abc")).0).collect();
+        assert_eq!(asked.into_iter().collect::<Vec<_>>(), ["0"], "{forged}");
+    }
+}
+
 #[test]
 fn a_caller_whose_endpoint_is_gone_gets_another() {
     let mut world = routed(session(Carrier::Header));

@@ -101,7 +101,7 @@ fn the_near_are_preferred_until_too_few_are_left() {
         (e.locality.region, e.locality.zone) = (region.into(), zone.into());
     };
     let prefer = vec![Nearness::SameZone, Nearness::SameRegion, Nearness::Any];
-    let failover = Failover { prefer, below_percent: 70, shares: vec![] };
+    let failover = Failover { prefer, below_percent: 70, shares: vec![], distribute: vec![] };
     let policy = TrafficPolicy { failover: Some(failover), ..TrafficPolicy::default() };
     let check = |sick: &[u8], expected: &[&str]| {
         let sick_ones = |n: u8, e: &mut Endpoint| {
@@ -430,7 +430,8 @@ fn a_tier_spills_by_capacity_and_takes_its_share() {
     };
     let prefer = vec![Nearness::SameZone, Nearness::Any];
     let check = |shares: &[u8], sick: u8, near: u32| {
-        let failover = Failover { prefer: prefer.clone(), below_percent: 70, shares: shares.to_vec() };
+        let failover =
+            Failover { prefer: prefer.clone(), below_percent: 70, shares: shares.to_vec(), distribute: vec![] };
         let policy = TrafficPolicy { failover: Some(failover), ..TrafficPolicy::default() };
         let endpoints = some(20, |n, e| {
             place(n, e);

@@ -5,7 +5,7 @@
 use super::Compiler;
 use crate::authorize::{Access, CompiledPolicy};
 use crate::balance::hash::{self, hash};
-use crate::balance::tiers::TIERS_MAX;
+use crate::balance::tiers::NEARNESSES;
 use crate::cluster::{Bounds, Call, Cluster, Ejection, Member, Name, Patience, Pending, Selection, Share, Tier};
 use crate::keyed::Protection;
 use crate::probe::{Checked, Judged, Probe};
@@ -17,9 +17,9 @@ use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::watch::Watch;
 use crate::{Node, Security};
 use byrnie_base::Text;
-use byrnie_model::policy::traffic::{Choice, Nearness, Rate, RetryBudget};
+use byrnie_model::policy::traffic::{AREAS_MAX, Choice, Nearness, Rate, RetryBudget};
 use byrnie_model::policy::{HealthCheck, TrafficPolicy};
-use byrnie_model::service::{Locality, ServicePort, TargetPort};
+use byrnie_model::service::{Area, Locality, ServicePort, TargetPort};
 use byrnie_model::{Health, Labels, Service, ServiceRef, Workload};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -297,12 +297,26 @@ impl Compiler {
         let keys = self.held.by_target.get(name).into_iter().flatten();
         let failover = keys.filter_map(|key| self.held.traffic.get(key)?.failover.as_ref()).next();
         let (prefer, shares) = failover.map_or((&[][..], &[][..]), |policy| (&policy.prefer, &policy.shares));
+        // Places by name come first, each with its share.
+        let own = &snapshot.node.locality;
+        let named = failover.and_then(|policy| policy.distribution(own));
+        let places = named.map_or(&[][..], |named| &named.to[..named.to.len().min(AREAS_MAX)]);
+        let of_places = places.iter().map(|(area, share)| Nearby::new(*share, Some(area)));
         // Whoever fits no preference comes after all of them.
-        let prefer = &prefer[..prefer.len().min(TIERS_MAX - 2)];
-        let share =
-            |tier: usize| shares.get(tier).copied().unwrap_or(if tier == 0 && shares.is_empty() { 100 } else { 0 });
-        let mut tiers: Vec<Nearby> =
-            (0..=prefer.len()).map(|tier| Nearby { share_percent: share(tier), members: Vec::new() }).collect();
+        let prefer = &prefer[..prefer.len().min(NEARNESSES)];
+        let share = |tier: usize| match shares.get(tier) {
+            _ if !places.is_empty() => 0,
+            Some(share) => *share,
+            None => {
+                if tier == 0 && shares.is_empty() {
+                    100
+                } else {
+                    0
+                }
+            }
+        };
+        let by_nearness = (0..=prefer.len()).map(|tier| Nearby::new(share(tier), None));
+        let mut tiers: Vec<Nearby> = of_places.chain(by_nearness).collect();
         // Other sites come after all that is here.
         let mut sites = Vec::new();
         let found = self.held.far.members(name).or_else(|| self.held.endpoints.get(name));
@@ -314,15 +328,16 @@ impl Compiler {
                 sites.push(Arc::clone(member));
                 continue;
             }
-            let near = |nearness: &Nearness| is_near(*nearness, &snapshot.node.locality, member.locality());
-            let tier = prefer.iter().position(near).unwrap_or(prefer.len());
-            tiers[tier].members.push(Arc::clone(member));
+            let near = |nearness: &Nearness| is_near(*nearness, own, member.locality());
+            let by_nearness = || places.len() + prefer.iter().position(near).unwrap_or(prefer.len());
+            let tier = named.and_then(|named| named.place(&whole(own, member.locality())));
+            tiers[tier.unwrap_or_else(by_nearness)].members.push(Arc::clone(member));
         }
         if let Some(most) = choice.most {
             tiers.iter_mut().for_each(|tier| subset(&mut tier.members, most, &snapshot.node));
         }
         if !sites.is_empty() {
-            tiers.push(Nearby { share_percent: 0, members: sites });
+            tiers.push(Nearby { members: sites, ..Nearby::new(0, None) });
         }
         tiers
     }
@@ -344,6 +359,7 @@ impl Compiler {
             members: Box::default(),
             cumulative: Box::default(),
             tiers: Box::default(),
+            places: Box::default(),
             table: hash::Table::None,
             home: 0,
             away: 0,
@@ -366,14 +382,22 @@ fn cluster_name(service: &ServiceRef, port: u16) -> Name {
 /// The endpoints of one tier.
 struct Nearby {
     share_percent: u8,
+    /// The place by name that it is.
+    area: Option<Area>,
     members: Vec<Arc<Member>>,
+}
+
+impl Nearby {
+    fn new(share_percent: u8, area: Option<&Area>) -> Self {
+        Self { share_percent, area: area.cloned(), members: Vec::new() }
+    }
 }
 
 /// The addresses of a host: those of the other kind, of which the system's resolver knows that this machine had better not begin with
 /// them (RFC 6724), are for when those of the one kind fail.
 fn by_kind<'a>(members: impl Iterator<Item = &'a Arc<Member>>, v4: bool) -> Vec<Nearby> {
     let (first, others) = members.cloned().partition(|member| member.address().is_ipv4() == v4);
-    vec![Nearby { share_percent: 100, members: first }, Nearby { share_percent: 0, members: others }]
+    vec![Nearby { members: first, ..Nearby::new(100, None) }, Nearby { members: others, ..Nearby::new(0, None) }]
 }
 
 /// Leaves `most` of the healthy members, and those that aren't. Each proxy keeps the ones that rank first in
@@ -422,6 +446,13 @@ fn fill(cluster: &mut Cluster, tiers: &[Nearby], port: u16) {
     cluster.home = u32::try_from(members.iter().filter(|member| member.site().is_none()).count()).unwrap_or(u32::MAX);
     cluster.members = members.into();
     cluster.tiers = ends.into();
+    cluster.places = tiers.iter().filter_map(|tier| tier.area.clone()).collect();
+}
+
+/// Where an endpoint is, to a proxy that is at `own`: of an address in a slice often the zone alone is known.
+fn whole(own: &Locality, at: &Locality) -> Locality {
+    let region = if at.region.is_empty() && at.zone == own.zone { &own.region } else { &at.region };
+    Locality { region: region.clone(), zone: at.zone.clone() }
 }
 
 fn is_near(nearness: Nearness, own: &Locality, other: &Locality) -> bool {

@@ -3,6 +3,7 @@
 
 use super::fault::Fault;
 use crate::policy::{HealthCheck, Idempotency};
+use crate::service::{Area, Locality};
 use crate::{Labels, ServiceRef};
 use byrnie_base::Text;
 use std::time::Duration;
@@ -145,7 +146,7 @@ pub enum HashOn {
 pub struct Choice {
     /// Only those with all these labels.
     pub labels: Labels,
-    /// Each caller uses so many of each tier at most.
+    /// Each caller uses so many of each tier and named place at most.
     pub most: Option<u32>,
     /// A new endpoint, or one that comes back, gets its full share after this time.
     pub slow_start: Option<Duration>,
@@ -177,6 +178,38 @@ pub struct Failover {
     pub below_percent: u8,
     /// The share (percent) of requests meant for each of `prefer`; together 100. Empty: all for the first.
     pub shares: Vec<u8>,
+    /// Shares of places by name, for callers at a place by name: where one fits, `shares` doesn't count, and `prefer` only
+    /// orders the places that aren't named.
+    pub distribute: Vec<Distribution>,
+}
+
+/// Most places among which the calls from one place are shared out.
+pub const AREAS_MAX: usize = 16;
+
+/// How calls from one place are shared out among places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distribution {
+    /// Where the callers are.
+    pub from: Area,
+    /// The share (percent) of requests meant for each place; together 100. From 1 to [`AREAS_MAX`], each once, none of them 0.
+    /// An endpoint is of the place that says most of where it is.
+    pub to: Vec<(Area, u8)>,
+}
+
+impl Failover {
+    /// How calls of one who is there are shared out, if that is said: by the entry that says most of where it is.
+    pub fn distribution(&self, at: &Locality) -> Option<&Distribution> {
+        let fitting = self.distribute.iter().filter(|entry| entry.from.has(at));
+        fitting.max_by_key(|entry| entry.from.detail())
+    }
+}
+
+impl Distribution {
+    /// Of which of its places, by number, one who is there is.
+    pub fn place(&self, at: &Locality) -> Option<usize> {
+        let fitting = self.to.iter().enumerate().filter(|(_, (area, _))| area.has(at));
+        fitting.max_by_key(|(_, (area, _))| area.detail()).map(|(number, _)| number)
+    }
 }
 
 /// How near an endpoint is.

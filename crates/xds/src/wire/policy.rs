@@ -10,9 +10,10 @@ use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source};
 use byrnie_model::policy::traffic::{
-    Admission, Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
-    TrafficPolicy,
+    AREAS_MAX, Admission, Balance, By, Choice, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness,
+    Quota, Rate, RetryBudget, TrafficPolicy,
 };
+use byrnie_model::service::{Area, Locality};
 use byrnie_model::{Labels, ServiceRef, Spec};
 use std::sync::Arc;
 
@@ -301,7 +302,34 @@ fn failover(from: pb::Failover) -> Result<Failover, Error> {
         prefer: list("failover.prefer", LIST_MAX, from.prefer, nearness)?,
         below_percent: check::percent("failover.below", from.below_percent)?,
         shares: list("failover.shares", LIST_MAX, from.shares, |share| check::percent("failover.shares", share))?,
+        distribute: list(DISTRIBUTE, LIST_MAX, from.distribute, distribution)?,
     })
+}
+
+const DISTRIBUTE: &str = "failover.distribute";
+
+fn distribution(from: pb::Distribution) -> Result<Distribution, Error> {
+    let share = |one: pb::AreaShare| Ok((area(one.area)?, check::percent(DISTRIBUTE, one.percent)?));
+    let to = list(DISTRIBUTE, AREAS_MAX, from.to, share)?;
+    // Whatever is shared out, all of it is.
+    if to.iter().map(|(_, share)| u32::from(*share)).sum::<u32>() != 100 {
+        return Err(invalid(DISTRIBUTE));
+    }
+    Ok(Distribution { from: area(from.from)?, to })
+}
+
+fn area(from: Option<pb::Locality>) -> Result<Area, Error> {
+    let Locality { region, zone } = check::locality(from)?;
+    if region.is_empty() && !zone.is_empty() { Err(invalid(DISTRIBUTE)) } else { Ok(Area { region, zone }) }
+}
+
+fn area_out(area: &Area) -> Option<pb::Locality> {
+    check::locality_out(&Locality { region: area.region.clone(), zone: area.zone.clone() })
+}
+
+fn distribution_out(from: &Distribution) -> pb::Distribution {
+    let share = |(area, share): &(Area, u8)| pb::AreaShare { area: area_out(area), percent: (*share).into() };
+    pb::Distribution { from: area_out(&from.from), to: from.to.iter().map(share).collect() }
 }
 
 fn failover_out(from: &Failover) -> pb::Failover {
@@ -317,6 +345,7 @@ fn failover_out(from: &Failover) -> pb::Failover {
         prefer: from.prefer.iter().map(nearness).collect(),
         below_percent: from.below_percent.into(),
         shares: from.shares.iter().map(|share| u32::from(*share)).collect(),
+        distribute: from.distribute.iter().map(distribution_out).collect(),
     }
 }
 

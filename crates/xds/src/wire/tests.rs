@@ -10,14 +10,14 @@ use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::health::{Check, HealthCheck};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::traffic::{
-    Admission, Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
-    TrafficPolicy,
+    Admission, Balance, By, Choice, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate,
+    RetryBudget, TrafficPolicy,
 };
 use byrnie_model::policy::{access, traffic};
 use byrnie_model::range::Range;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::route::*;
-use byrnie_model::service::{Endpoint, Locality, PortPair, Service, ServicePort, TargetPort};
+use byrnie_model::service::{Area, Endpoint, Locality, PortPair, Service, ServicePort, TargetPort};
 use byrnie_model::site::{Import, Site, WAYS, Way};
 use byrnie_model::slice::{Address, Slice, SlicePort};
 use byrnie_model::telemetry::{self, Otlp, Share};
@@ -293,8 +293,11 @@ fn traffic() -> impl Strategy<Value = Spec> {
         (plain, hash)
     });
     let nearness = prop_oneof![Just(Nearness::SameZone), Just(Nearness::SameRegion), Just(Nearness::Any)];
-    let failover = (vec(nearness, 0..3), 0_u8..=100, vec(0_u8..=100, 0..3))
-        .prop_map(|(prefer, below_percent, shares)| Failover { prefer, below_percent, shares });
+    let area = || (text("[a-z]{1,5}"), text("[a-z]{0,5}")).prop_map(|(region, zone)| Area { region, zone });
+    let to = (area(), 1_u8..100).prop_map(|(area, share)| std::vec![(area, share), (Area::default(), 100 - share)]);
+    let distribute = vec((area(), to).prop_map(|(from, to)| Distribution { from, to }), 0..3);
+    let failover = (vec(nearness, 0..3), 0_u8..=100, vec(0_u8..=100, 0..3), distribute)
+        .prop_map(|(prefer, below_percent, shares, distribute)| Failover { prefer, below_percent, shares, distribute });
     let rows = (of(any::<u32>()), of(any::<u32>()), of(any::<u32>()));
     let parts = (of(any::<u32>()), of(0_u8..=100), of(any::<u32>()), span(), any::<u32>());
     let eject = (rows, parts, span(), 0_u8..=100).prop_map(|(rows, parts, span, ejected_percent_max)| Eject {

@@ -182,7 +182,12 @@ fn the_nearest_addresses_are_asked_first_and_farther_ones_when_these_fail() {
         zones: hints.iter().map(|zone| (*zone).into()).collect(),
         health: Health::Healthy,
     };
-    let failover = Failover { prefer: vec![Nearness::SameZone, Nearness::Any], below_percent: 0, shares: Vec::new() };
+    let failover = Failover {
+        prefer: vec![Nearness::SameZone, Nearness::Any],
+        below_percent: 0,
+        shares: Vec::new(),
+        distribute: Vec::new(),
+    };
     let near = traffic("db", TrafficPolicy { failover: Some(failover), ..TrafficPolicy::default() });
     let endpoints = |first: Address| vec![first, at(2, "eu", "b", &[]), at(3, "us", "a", &[])];
     let mut exit = Exit::new(vec![db(), near]);
@@ -439,4 +444,50 @@ fn an_address_of_a_host_that_fails_its_check_is_not_asked_and_what_the_caller_sp
     let mut by_h2 = head("GET", "db/", &[]);
     by_h2.set_version(byrnie_codec::Version::Http2);
     assert_eq!(plan(exit.begin("web", &mut by_h2).1).target.protocol(), Protocol::Http1);
+}
+
+/// What the caller's proxy is told for its word about a session, and who answered.
+fn kept(exit: &mut Exit, had: &str) -> (String, String) {
+    let mut asked = head("GET", "db/", &[("x-byrnie-session", had)]);
+    let (mut exchange, effect) = exit.begin("web", &mut asked);
+    assert_eq!(asked.get("x-byrnie-session"), None, "the words of the mesh stay inside");
+    let mut answer = response(200, &[("x-byrnie-session", "1")]);
+    exchange.on_response(&mut exit.shard, &mut answer, ms(0));
+    let told = answer.get("x-byrnie-session").map(|told| String::from_utf8(told.to_vec()).unwrap());
+    (told.unwrap_or_default(), to(&plan(effect)))
+}
+
+#[test]
+fn a_session_holds_among_addresses_and_a_number_that_is_none_of_theirs_means_nothing() {
+    let all: Vec<Address> = (1..=5).map(|n| address(&format!("192.0.2.{n}"))).collect();
+    let mut exit = Exit::new(vec![db(), slice("one", PORTS, all.clone())]);
+    let mut tokens = std::collections::BTreeMap::new();
+    for _ in 0..60 {
+        let (told, first) = kept(&mut exit, "0");
+        assert_eq!(*tokens.entry(first.clone()).or_insert_with(|| told.clone()), told, "an address has one number");
+        assert_eq!((0..5).map(|_| kept(&mut exit, &told)).collect::<BTreeSet<_>>().len(), 1);
+        assert_eq!(kept(&mut exit, &told), (told, first));
+    }
+    assert_eq!(tokens.len(), 5, "new callers are spread: {tokens:?}");
+    for forged in ["1", "ffffffffffffffff", "c0a80001", "192.0.2.1:8080", "", "12345678901234567"] {
+        let reached: BTreeSet<_> = (0..60).map(|_| kept(&mut exit, forged)).collect();
+        assert_eq!(reached.len(), 5, "{forged}: {reached:?}");
+    }
+    // One that is gone, or fails, is left for another, of which the caller's proxy is told.
+    let (address, token) = tokens.pop_first().unwrap();
+    exit.apply(vec![slice("one", PORTS, all[1..].to_vec())], Vec::new());
+    let (told, next) = kept(&mut exit, &token);
+    assert!(told != token && next != address && tokens.get(&next) == Some(&told), "{next}: {told}");
+    let mut asked = head("GET", "db/", &[("x-byrnie-session", &told)]);
+    let (mut exchange, effect) = exit.begin("web", &mut asked);
+    assert_eq!(to(&plan(effect)), next);
+    let effect = exchange.on_failure(&mut exit.shard, Failure::Connect, ms(0));
+    let other = to(&plan(effect));
+    let mut answer = response(200, &[]);
+    exchange.on_response(&mut exit.shard, &mut answer, ms(0));
+    assert!(other != next && answer.get("x-byrnie-session") == Some(tokens[&other].as_bytes()));
+    // Where nobody asks, nothing is told.
+    let (mut exchange, _) = exit.begin("web", &mut head("GET", "db/", &[]));
+    exchange.on_response(&mut exit.shard, &mut answer, ms(0));
+    assert_eq!(answer.get("x-byrnie-session"), None);
 }

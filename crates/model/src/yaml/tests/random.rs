@@ -13,8 +13,8 @@ use crate::policy::fault::Fault;
 use crate::policy::health::{Check, HealthCheck};
 use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use crate::policy::traffic::{
-    Admission, Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
-    TrafficPolicy,
+    Admission, Balance, By, Choice, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate,
+    RetryBudget, TrafficPolicy,
 };
 use crate::range::Range;
 use crate::resource::{DefaultAccess, Mesh};
@@ -23,7 +23,7 @@ use crate::route::{
     PathMatch, Redirect, Retry, Rewrite, Route, RouteFilter, Rule, Session, Standing, ValueMatch,
 };
 use crate::secret::{Private, Secret};
-use crate::service::{Health, Locality, Service, ServicePort, TargetPort};
+use crate::service::{Area, Health, Locality, Service, ServicePort, TargetPort};
 use crate::site::{Import, Site};
 use crate::slice::{Address, SERVICE_LABEL, Slice, SlicePort};
 use crate::workload::{Workload, WorkloadPort};

@@ -4,7 +4,8 @@
 use super::health::{self, HealthSpec};
 use crate::Labels;
 use crate::code;
-use crate::policy::traffic::{Balance, Choice, Failover, Hash, HashOn, Nearness};
+use crate::policy::traffic::{AREAS_MAX, Balance, Choice, Distribution, Failover, Hash, HashOn, Nearness};
+use crate::service::Area;
 use crate::yaml::meta;
 use crate::yaml::names;
 use crate::yaml::reader::Reader;
@@ -52,7 +53,7 @@ pub(super) struct ChoiceSpec {
     /// Only those whose workloads have all these labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<String, String>,
-    /// Each caller uses so many at most of each tier of `failover.prefer`.
+    /// Each caller uses so many at most of each tier of `failover.prefer`, and of each place of `failover.distribute`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     most: Option<u32>,
     /// A new endpoint, or one that comes back, gets its full share after this time, such as `30s`.
@@ -70,14 +71,29 @@ pub(super) struct ChoiceSpec {
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FailoverSpec {
-    /// Nearest first.
-    prefer: Vec<NearnessWord>,
+    /// Nearest first; at least one, unless `distribute` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prefer: Option<Vec<NearnessWord>>,
     /// A tier of which less than this share is usable hands the lacking part on, such as `70%`.
     #[serde(default = "most")]
     below: String,
     /// The share of requests meant for each of `prefer`, such as `[80%, 20%]`; all for the first unless given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     shares: Vec<String>,
+    /// The share of requests meant for places by name, for callers at a place by name. The first that fits is the one that
+    /// says most of where the caller is; where none fits, `shares` and `prefer` count alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    distribute: Vec<DistributionSpec>,
+}
+
+/// How calls from one place are shared out among places. A place is `REGION/ZONE`, `REGION` (all its zones), or `*` (everywhere).
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DistributionSpec {
+    /// Where the callers are.
+    from: String,
+    /// The share of each place, such as `{eu/a: 80%, us: 20%}`; together 100%. An endpoint is of the place that says most of where it is.
+    to: BTreeMap<String, String>,
 }
 
 fn most() -> String {
@@ -94,6 +110,8 @@ enum NearnessWord {
 
 /// Longest slow start.
 const SLOW_START_MAX: Duration = Duration::from_secs(3600);
+/// Most places whose callers' calls are shared out by name.
+const DISTRIBUTIONS_MAX: usize = 64;
 /// Most endpoints that a subset can have.
 const MOST_MAX: u32 = 10_000;
 
@@ -159,8 +177,16 @@ pub(super) fn read_choice(reader: &mut Reader<'_>, spec: &ChoiceSpec) -> Choice 
 
 pub(super) fn read_failover(reader: &mut Reader<'_>, spec: &FailoverSpec) -> Failover {
     let path = "spec.failover.prefer";
-    let prefer: Vec<Nearness> = spec.prefer.iter().map(|word| Nearness::from(*word)).collect();
-    reader.require(!prefer.is_empty(), path, "at least one of sameZone, sameRegion, any");
+    let prefer: Vec<Nearness> = spec.prefer.iter().flatten().map(|word| Nearness::from(*word)).collect();
+    match &spec.prefer {
+        None if spec.distribute.is_empty() => {
+            reader.fault(&code::MISSING_FIELD, "spec.failover", "needs prefer, distribute or both");
+        }
+        Some(words) if words.is_empty() => {
+            reader.fault(&code::BAD_VALUE, path, "at least one of sameZone, sameRegion, any");
+        }
+        _ => {}
+    }
     for (i, nearness) in prefer.iter().enumerate() {
         if prefer[..i].contains(nearness) {
             reader.fault(&code::CONTRADICTION, format!("{path}[{i}]"), "stands twice");
@@ -178,7 +204,50 @@ pub(super) fn read_failover(reader: &mut Reader<'_>, spec: &FailoverSpec) -> Fai
         let fits = shares.len() == prefer.len() && sum == 100;
         reader.require(fits, at, "one for each of prefer, together 100%");
     }
-    Failover { prefer, below_percent: reader.percent(&spec.below, "spec.failover.below"), shares }
+    let distribute = read_distribute(reader, &spec.distribute);
+    Failover { prefer, below_percent: reader.percent(&spec.below, "spec.failover.below"), shares, distribute }
+}
+
+fn read_distribute(reader: &mut Reader<'_>, said: &[DistributionSpec]) -> Vec<Distribution> {
+    let at = "spec.failover.distribute";
+    reader.at_most(said.len(), DISTRIBUTIONS_MAX, at);
+    let mut found: Vec<Distribution> = Vec::new();
+    for (i, entry) in said.iter().enumerate() {
+        let path = format!("{at}[{i}].from");
+        let from = area(reader, &entry.from, &path);
+        if found.iter().any(|other| other.from == from) {
+            reader.fault(&code::CONTRADICTION, path, format!("callers at {from} stand twice"));
+        }
+        let path = format!("{at}[{i}].to");
+        reader.at_most(entry.to.len(), AREAS_MAX, &path);
+        let mut to: Vec<(Area, u8)> = Vec::new();
+        for (place, share) in &entry.to {
+            let path = format!("{path}.{place}");
+            let place = area(reader, place, &path);
+            if to.iter().any(|(other, _)| *other == place) {
+                reader.fault(&code::CONTRADICTION, &path, format!("{place} stands twice"));
+            }
+            let share = reader.percent(share, &path);
+            reader.require(share > 0, &path, "must be from 1%: leave out a place that is to get nothing");
+            to.push((place, share));
+        }
+        let sum: u32 = to.iter().map(|(_, share)| u32::from(*share)).sum();
+        reader.require(sum == 100, &path, format!("the shares are {sum}%; together they must be 100%"));
+        found.push(Distribution { from, to });
+    }
+    found
+}
+
+/// A place; `REGION/*` is the same as `REGION`.
+fn area(reader: &mut Reader<'_>, text: &str, at: &str) -> Area {
+    if text == "*" {
+        return Area::default();
+    }
+    let (region, zone) = text.split_once('/').unwrap_or((text, "*"));
+    let fits = |name: &str| !name.is_empty() && names::is_label_value(name);
+    let good = fits(region) && (zone == "*" || fits(zone));
+    reader.require(good, at, format!("\"{text}\" is none of REGION, REGION/ZONE and \"*\""));
+    Area { region: region.into(), zone: if zone == "*" { Text::default() } else { zone.into() } }
 }
 
 impl From<BalanceWord> for Balance {
@@ -257,9 +326,18 @@ impl From<&Choice> for ChoiceSpec {
 impl From<&Failover> for FailoverSpec {
     fn from(failover: &Failover) -> Self {
         Self {
-            prefer: failover.prefer.iter().map(NearnessWord::from).collect(),
+            prefer: Some(failover.prefer.iter().map(NearnessWord::from).collect())
+                .filter(|all: &Vec<_>| !all.is_empty()),
             below: format!("{}%", failover.below_percent),
             shares: failover.shares.iter().map(|share| format!("{share}%")).collect(),
+            distribute: failover.distribute.iter().map(DistributionSpec::from).collect(),
         }
+    }
+}
+
+impl From<&Distribution> for DistributionSpec {
+    fn from(one: &Distribution) -> Self {
+        let to = one.to.iter().map(|(place, share)| (place.to_string(), format!("{share}%")));
+        Self { from: one.from.to_string(), to: to.collect() }
     }
 }

@@ -882,6 +882,22 @@ pub struct Failover {
     pub below_percent: u32,
     #[prost(uint32, repeated, tag = "3")]
     pub shares: ::prost::alloc::vec::Vec<u32>,
+    #[prost(message, repeated, tag = "4")]
+    pub distribute: ::prost::alloc::vec::Vec<Distribution>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Distribution {
+    #[prost(message, optional, tag = "1")]
+    pub from: ::core::option::Option<Locality>,
+    #[prost(message, repeated, tag = "2")]
+    pub to: ::prost::alloc::vec::Vec<AreaShare>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AreaShare {
+    #[prost(message, optional, tag = "1")]
+    pub area: ::core::option::Option<Locality>,
+    #[prost(uint32, tag = "2")]
+    pub percent: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Eject {

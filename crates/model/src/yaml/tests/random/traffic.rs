@@ -32,14 +32,16 @@ pub(super) fn traffic() -> impl Strategy<Value = TrafficPolicy> {
         },
     );
     let prefer = select(vec![vec![Nearness::Any], vec![Nearness::SameZone, Nearness::SameRegion, Nearness::Any]]);
-    let failover = (prefer, 0u8..101, option::of(0u8..101)).prop_map(|(prefer, below_percent, first)| {
-        let shares = match (first, prefer.len()) {
-            (Some(first), 3) => vec![first, 100 - first, 0],
-            (Some(_), 1) => vec![100],
-            _ => vec![],
-        };
-        Failover { prefer, below_percent, shares }
-    });
+    let failover = (prefer, 0u8..101, option::of(0u8..101), distribute()).prop_map(
+        |(prefer, below_percent, first, distribute)| {
+            let shares = match (first, prefer.len()) {
+                (Some(first), 3) => vec![first, 100 - first, 0],
+                (Some(_), 1) => vec![100],
+                _ => vec![],
+            };
+            Failover { prefer, below_percent, shares, distribute }
+        },
+    );
     let parts = (option::of(1u32..10_000), option::of(1u8..101), option::of(101u32..10_000), 1u32..1000, span());
     let rows = (1u32..1000, option::of(1u32..1000), option::of(1u32..1000));
     let eject = (rows, parts, span(), 0u8..101).prop_map(|(rows, parts, span, ejected_percent_max)| Eject {
@@ -115,6 +117,19 @@ pub(super) fn traffic() -> impl Strategy<Value = TrafficPolicy> {
             idempotency: None,
         },
     )
+}
+
+fn distribute() -> impl Strategy<Value = Vec<Distribution>> {
+    let area = |(region, zone): (&str, &str)| Area { region: region.into(), zone: zone.into() };
+    let one = (1u8..100, any::<bool>()).prop_map(move |(share, all)| {
+        // In the order of their names, as a document has them.
+        let rest = if all { ("", "") } else { ("eu", "a") };
+        vec![(area(rest), share), (area(("us", "")), 100 - share)]
+    });
+    let from = proptest::sample::subsequence(vec![("eu", "a"), ("us", ""), ("", "")], 0..3);
+    (from, one).prop_map(move |(from, to)| {
+        from.into_iter().map(|from| Distribution { from: area(from), to: to.clone() }).collect()
+    })
 }
 
 pub(super) fn checked() -> impl Strategy<Value = TrafficPolicy> {
