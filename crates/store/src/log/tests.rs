@@ -141,7 +141,7 @@ fn compare(journal: &dyn Journal, model: &BTreeMap<String, (Vec<String>, Option<
         for heading in page {
             let (entries, ended) = &model[&*heading.id];
             assert_eq!(heading.ended.map(Timestamp::as_millis), *ended);
-            assert_eq!(texts(&[heading.summary.clone()]), [format!("{}@{}", heading.id, entries.len())]);
+            assert_eq!(texts(std::slice::from_ref(&heading.summary)), [format!("{}@{}", heading.id, entries.len())]);
             seen.push(heading.id.clone());
             listed.push(heading);
         }
