@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What outlives the process, and how much of it.
 
+use super::super::{Coordinator, Outbound, Request, answer};
 use super::*;
 use byrnie_base::clock::SystemClock;
-use byrnie_store::Memory;
+use byrnie_net::BoxFuture;
+use byrnie_net::serve::client::Reply;
+use byrnie_net::serve::{self, HeaderMap, Method};
 use byrnie_store::disk::RamDisk;
+use byrnie_store::{Memory, log};
 use std::sync::Arc;
 
 /// A control plane that starts on this disk.
@@ -54,6 +58,50 @@ fn steps_and_refusals_outlive_the_process() {
         assert_eq!(told(&audit), ["retry", "skip", "start", "cancel"]);
         let refused = audit.newest(9).into_iter().find(|line| line.status == 403).unwrap();
         assert_eq!((&*refused.caller, refused.at), ("anonymous", at(3)));
+    });
+}
+
+/// Nobody is there to be called.
+struct Away;
+
+impl Outbound for Away {
+    fn call(&self, _: Request, _: Duration) -> BoxFuture<'static, Result<Reply, Text>> {
+        Box::pin(async { Err("nobody is there".into()) })
+    }
+
+    fn reaches(&self, _: &str) -> BoxFuture<'static, bool> {
+        Box::pin(async { false })
+    }
+}
+
+#[test]
+fn what_is_asked_of_a_coordinator_that_runs_is_kept_without_waiting_for_its_end() {
+    run(async || {
+        let disk = RamDisk::new();
+        let journal = log::Memory::open(&RamDisk::new(), Arc::new(*runtime::clock())).unwrap();
+        let state = Arc::new(state(&disk));
+        let (_trigger, shutdown) = runtime::shutdown();
+        let coordinator = Coordinator::new(Arc::clone(&state), Arc::new(journal), 1, shutdown);
+        coordinator.connect(Arc::new(Away));
+        let request = serve::Request {
+            method: Method::POST,
+            path: "/txn/v1/t:cancel".into(),
+            query: None,
+            headers: HeaderMap::new(),
+            body: bytes::Bytes::new(),
+            remote: ([127, 0, 0, 1], 1).into(),
+        };
+        assert_eq!(answer(&coordinator, Some(Caller::Operator), &request).await.status.as_u16(), 404);
+        let kept = async {
+            while state.store.list("/audit/").await.unwrap().0.is_empty() {
+                runtime::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        runtime::timeout(Duration::from_secs(20), kept).await.unwrap();
+        let audit = Audit::default();
+        audit.read(&state).await.unwrap();
+        let line = &audit.newest(9)[0];
+        assert_eq!((&*line.caller, &*line.verb, &*line.id, line.status), ("operator", "cancel", "t", 404));
     });
 }
 
