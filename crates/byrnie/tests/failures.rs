@@ -140,6 +140,12 @@ fn a_word_that_is_meant_for_somebody_else_is_said_to_fit_nobody() {
     mesh.ask_until("hello", "/", |answer| answer.status == 403);
     let explained = mesh.json(&["explain", "GET http://hello.mesh.localhost/", "--from", "edge"]);
     assert_eq!(explained["decision"], "deny", "{explained}");
+    let next = explained["next"].as_str().unwrap();
+    assert!(next.contains("`byrnie get accesspolicy deny-byrnie-edge-to-hello -n default`"), "{explained}");
+    // What comes back by being taken back is judged as what is applied.
+    assert_eq!(warned(&["delete", "accesspolicy", "deny-helo-to-hello"]), "");
+    let back = warned(&["undo"]);
+    assert!(back.contains("warning[BYR-A003]: ") && back.contains("did you mean \"hello\"?"), "{back}");
 }
 
 #[test]

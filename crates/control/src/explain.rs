@@ -159,9 +159,9 @@ pub fn ask(
     Ok(answer)
 }
 
-/// Whether a service would let a caller in.
+/// Whether a caller may make a call of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub enum Authorization {
     /// It would.
     Allowed,
     /// It would not; why.
@@ -172,13 +172,19 @@ pub enum Admission {
 
 /// Whether the service asked would let `source` in, judged where it is enforced: at the proxy of one of its
 /// workloads. The caller itself need not run.
-pub fn admits(catalog: &Catalog, source: &Identity, question: &Question, revision: Revision, now: Now) -> Admission {
-    let Ok(head) = head(question) else { return Admission::Denied("not a request".into()) };
-    let Some((service, port)) = service_asked(&head, &question.namespace) else { return Admission::Nobody };
+pub fn authorize(
+    catalog: &Catalog,
+    source: &Identity,
+    question: &Question,
+    revision: Revision,
+    now: Now,
+) -> Authorization {
+    let Ok(head) = head(question) else { return Authorization::Denied("not a request".into()) };
+    let Some((service, port)) = service_asked(&head, &question.namespace) else { return Authorization::Nobody };
     let Some((spec, node)) =
         callee(catalog, &service).and_then(|spec| sidecar(catalog, &spec).map(|node| (spec, node)))
     else {
-        return Admission::Nobody;
+        return Authorization::Nobody;
     };
     let snapshot = compile(&node, &catalog.view(&spec), revision);
     let direction = Direction::Inbound { service: &service, port };
@@ -187,10 +193,10 @@ pub fn admits(catalog: &Catalog, source: &Identity, question: &Question, revisio
     match &*explanation.decision {
         "denied" => {
             let nearest = &explanation.nearest;
-            Admission::Denied(if nearest.is_empty() { "no policy names it".into() } else { nearest.clone() })
+            Authorization::Denied(if nearest.is_empty() { "no policy names it".into() } else { nearest.clone() })
         }
-        "allowed" => Admission::Allowed,
-        _ => Admission::Nobody,
+        "allowed" => Authorization::Allowed,
+        _ => Authorization::Nobody,
     }
 }
 
@@ -228,9 +234,21 @@ impl Answer {
         self.next = explanation.next.clone();
     }
 
+    /// What to look at if a policy refused it: nothing that allows it outweighs that.
+    fn denial(&self) -> Option<Text> {
+        let ruled = self.steps.iter().find(|step| step.hop == "access" && !step.rule.is_empty())?;
+        let (namespace, name) = ruled.place.strip_prefix("AccessPolicy/")?.split_once('/')?;
+        let next = format!(
+            "`byrnie get accesspolicy {name} -n {namespace}` shows what denies it; no `byrnie allow` outweighs that"
+        );
+        Some(next.into()).filter(|_| self.decision == "deny")
+    }
+
     /// A refusal by policy has a next command of its own.
     fn conclude(&mut self, question: &Question, source: &Identity, asked: Option<&(ServiceRef, u16)>) {
-        if let (true, Some((service, _))) = (self.decision == "deny", asked) {
+        if let Some(next) = self.denial() {
+            self.next = next;
+        } else if let (true, Some((service, _))) = (self.decision == "deny", asked) {
             let path = question.path.split('?').next().unwrap_or_default();
             let what =
                 if question.scheme == "tcp" { String::new() } else { format!(" \"{} {path}\"", question.method) };

@@ -4,7 +4,7 @@
 //! and go by themselves.
 
 use crate::State;
-use crate::apply::{self, Action, Applied};
+use crate::apply::{self, Action};
 use crate::ingest::{self, document, resource_key, store_key};
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::{Key, Revision};
@@ -103,12 +103,12 @@ pub(crate) const WHY_RUN: &str = "run";
 /// Why the first start wrote what every mesh begins with: the same.
 pub const WHY_FIRST_START: &str = "first start";
 
-/// Takes back what was done at `revision` as a change of its own; if `None`, the last thing that somebody
-/// did on purpose.
+/// What takes back that which was done at `revision` or, if `None`, the last thing that somebody did on purpose; and when
+/// that was.
 ///
 /// # Errors
 /// If there is nothing to take back, or others have changed the same since.
-pub async fn undo(state: &State, revision: Option<Revision>, who: &str) -> Result<Applied, Error> {
+pub async fn way_back(state: &State, revision: Option<Revision>) -> Result<(Revision, Vec<Action>), Error> {
     let records = list(state, RECORDS_MAX).await?;
     let found = match revision {
         Some(revision) => records.into_iter().find(|record| record.revision == revision),
@@ -128,7 +128,7 @@ pub async fn undo(state: &State, revision: Option<Revision>, who: &str) -> Resul
             Some(text) => Action::Put(restore(state, &changed.key, text)?),
         });
     }
-    Ok(apply::apply(state, &actions, who, &format!("undo {}", record.revision)).await?)
+    Ok((record.revision, actions))
 }
 
 /// Adds the writes of a record to a transaction, and removes records that are too old.

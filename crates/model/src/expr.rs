@@ -6,7 +6,7 @@
 //! (`map`, `filter`, `all`, `exists`), so that evaluating it is linear in what it's given. It has no clock
 //! and no dice: the same values give the same result, after a crash as well.
 
-use cel::common::ast::operators::{EQUALS, IN, INDEX, NOT_EQUALS};
+use cel::common::ast::operators::{CONDITIONAL, EQUALS, IN, INDEX, NOT_EQUALS, OPT_INDEX, OPT_SELECT};
 use cel::common::ast::{EntryExpr, Expr, LiteralValue};
 use cel::objects::Opaque;
 use cel::{Context, Env, IdedExpr, Program};
@@ -20,6 +20,11 @@ pub const EXPRESSION_BYTES_MAX: usize = 1024;
 pub const NESTING_MAX: usize = 64;
 /// Longest text with expressions in it, in bytes.
 pub const TEMPLATE_BYTES_MAX: usize = 4096;
+
+/// Operators by which one thing is taken out of another.
+const TAKES: [&str; 3] = [INDEX, OPT_INDEX, OPT_SELECT];
+/// Functions that look at what holds others, and hand none of them on.
+const LOOKS: [&str; 3] = ["size", "type", "hasValue"];
 
 /// The functions that expressions have: made once, as that takes longer than most expressions.
 static STANDARD: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
@@ -132,7 +137,7 @@ fn inner(at: &IdedExpr) -> Vec<&IdedExpr> {
 fn refuse_inexact(at: &IdedExpr, values: &Map<String, Value>) -> Result<(), Error> {
     if let Expr::Call(call) = &at.expr
         && [EQUALS, NOT_EQUALS, IN].contains(&&*call.func_name)
-        && let Some(number) = call.args.iter().find_map(|operand| inexact(member(operand, values)?))
+        && let Some(number) = call.args.iter().find_map(|operand| carried(operand, values))
     {
         return Err(Error(Exact::refusal(number)));
     }
@@ -148,12 +153,32 @@ fn plain<'v>(at: &IdedExpr, values: &'v Map<String, Value>) -> Option<&'v Value>
     }
 }
 
-/// What is compared, if that is a member: at least what holds it.
+/// A number that CEL's types can't hold, where it may be in what an expression comes to: by its name, or handed on in a list, a map
+/// or a condition, by `dyn` and the like.
+fn carried<'v>(at: &IdedExpr, values: &'v Map<String, Value>) -> Option<&'v Number> {
+    if let Some(value) = member(at, values) {
+        return inexact(value);
+    }
+    // What isn't among the members of something known is nowhere else in it.
+    let out_of = |whole: &IdedExpr| if member(whole, values).is_some() { None } else { carried(whole, values) };
+    match &at.expr {
+        Expr::Select(select) if select.test => None,
+        Expr::Select(select) => out_of(&select.operand),
+        Expr::Call(call) if TAKES.contains(&&*call.func_name) => out_of(call.args.first()?),
+        Expr::Call(call) if LOOKS.contains(&&*call.func_name) => None,
+        Expr::Call(call) if call.func_name == CONDITIONAL => {
+            call.args.iter().skip(1).find_map(|part| carried(part, values))
+        }
+        _ => inner(at).into_iter().find_map(|part| carried(part, values)),
+    }
+}
+
+/// What a name, or a member of it, stands for: at least what holds it.
 fn member<'v>(at: &IdedExpr, values: &'v Map<String, Value>) -> Option<&'v Value> {
     match &at.expr {
         Expr::Ident(name) => values.get(name.as_str()),
         Expr::Select(select) if !select.test => member(&select.operand, values)?.get(select.field.as_str()),
-        Expr::Call(call) if call.func_name == INDEX => {
+        Expr::Call(call) if TAKES.contains(&&*call.func_name) => {
             let of = member(call.args.first()?, values)?;
             match &call.args.get(1)?.expr {
                 Expr::Literal(LiteralValue::String(name)) => of.get(name.inner()),
@@ -367,6 +392,12 @@ mod tests {
             ("input.to[0] == 0.1", "true"),
             ("input.to[1] + 1.0", "101.0"),
             ("input.n + 1", "3"),
+            ("input.n == 2 ? input.sum : 1.0", "12345678901234567.89"),
+            ("(input.n == 2 ? 'a' : 'b') == 'a'", "true"),
+            ("size([input.sum]) == 1 && size(input) == 6", "true"),
+            ("has(input.none) && input.none == 1", "false"),
+            ("has(input.sum) == true", "true"),
+            ("[input.n, 1] == [2, 1]", "true"),
         ] {
             assert_eq!(made(text).unwrap(), value, "{text}");
         }
@@ -385,6 +416,18 @@ mod tests {
             "double(input.sum)",
             "int(input.id)",
             "input == {'id': 1}",
+            "[input.sum] == [1.0]",
+            "[[2.0], [input.sum]] != [[2.0], [1.0]]",
+            "{'a': input.sum} == {'a': 1.0}",
+            "(input.n == 2 ? input.sum : 1.0) == 1.0",
+            "input.n in [input.sum, 5]",
+            "input.n in (input.n == 2 ? [input.sum] : [])",
+            "[input.sum][0] == 1.0",
+            "{'a': input.sum}.a == 1.0",
+            "[input.sum] + [1.0] == [1.0, 1.0]",
+            "dyn(input.sum) == 1.0",
+            "optional.of(input.sum).value() == 1.0",
+            "optional.of(input.sum).orValue(1.0) == 1.0",
         ] {
             let said = made(text).unwrap_err().to_string();
             assert!(said.contains("nothing is computed with 1"), "{text}: {said}");

@@ -82,6 +82,9 @@ pub enum What {
         attempt: u32,
         /// What was answered, or why not.
         answer: Text,
+        /// Who told it; empty if the participant answered the call.
+        #[serde(default, skip_serializing_if = "nobody")]
+        by: Text,
     },
     /// It takes another direction.
     Turned {
@@ -112,6 +115,10 @@ pub enum What {
         /// The operator's words; empty otherwise.
         reason: Text,
     },
+}
+
+fn nobody(by: &Text) -> bool {
+    by.is_empty()
 }
 
 impl Entry {

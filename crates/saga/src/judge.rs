@@ -54,9 +54,17 @@ pub enum Outcome {
         reason: Text,
         /// When to try again, if somebody says.
         after: Option<Duration>,
+        /// The participant has answered, or wasn't called: it isn't at work by this call.
+        #[serde(default)]
+        over: bool,
     },
     /// It may or may not have been done, and to ask again won't tell: the ledger runs it no more.
     Ambiguous {
+        /// What was seen.
+        reason: Text,
+    },
+    /// It was taken, and is to be asked for where nobody can ask: the same call again would be answered the same.
+    Elsewhere {
         /// What was seen.
         reason: Text,
     },
@@ -74,7 +82,8 @@ const NOBODY_KNOWS: &str = "nobody knows whether it was done, and it is not done
 
 /// Judges an answer to a call.
 pub fn judge(mode: Mode, op: Op, rules: &Rules, seen: &Seen) -> Outcome {
-    let unknown = || Outcome::Unknown { reason: reason(seen), after: seen.retry_after };
+    let over = seen.status.is_some() && !seen.mesh;
+    let unknown = || Outcome::Unknown { reason: reason(seen), after: seen.retry_after, over };
     let Some(status) = seen.status else { return unknown() };
     // The mesh's own word on the key comes first: a call that still runs, or whose outcome nobody knows, is
     // neither done nor refused, whatever status carries that.
@@ -98,9 +107,9 @@ pub fn judge(mode: Mode, op: Op, rules: &Rules, seen: &Seen) -> Outcome {
             let text = format!("202, to be asked for at {place:?}: that is no place at the same service");
             let reason = short(&text);
             if rules.patient {
-                Outcome::Unknown { reason, after: seen.retry_after }
+                Outcome::Unknown { reason, after: seen.retry_after, over }
             } else {
-                Outcome::Misdirected { reason }
+                Outcome::Elsewhere { reason }
             }
         }
         202 if seen.location.is_some() || seen.poll || op_may_take_time(mode, op) => {

@@ -19,6 +19,7 @@ use crate::timer::backoff;
 use crate::transaction::{End, Op, Phase, Slot, Spec, Target};
 use byrnie_base::{Text, Timestamp};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How often a definite refusal is taken for a passing fault, where nobody may refuse for good: then an
 /// operator has to look. As often is asked what nobody knows; then the way back is taken, or an operator has to look.
@@ -27,6 +28,8 @@ pub const REFUSALS_MAX: u32 = 3;
 pub const TRIED_ENTRIES_MAX: u32 = 100;
 /// Pause before an outcome that is being worked on is asked for again, unless the participant says.
 pub const POLL_MS: u64 = 1_000;
+/// Longest pause that a participant may ask for (`Retry-After`): then it is asked again all the same.
+pub const AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// A transaction that runs.
 #[derive(Clone, Debug)]
@@ -51,6 +54,10 @@ struct Live {
     /// When the first of these calls ended, where that counts.
     since: Option<Timestamp>,
     due: Timestamp,
+    /// When the time of the call is over that is under way, or was last.
+    limit: Timestamp,
+    /// When that of the last call of the action is over that was lost: until then the participant may be at work.
+    until: Option<Timestamp>,
     /// The action may have reached the participant.
     sent: bool,
     /// An earlier call of the action may still be on its way, so that even a no isn't the last word.
@@ -427,7 +434,7 @@ impl Machine {
     fn order(&mut self, branch: Option<usize>, op: Op, now: Timestamp) -> Order {
         let (spec, progress) = (&self.state.spec, branch.map(|at| &self.state.progress[at]));
         let retry = branch.map(|at| spec.branches[at].retry).unwrap_or_default();
-        let over = now + std::time::Duration::from_millis(retry.timeout_ms);
+        let over = now + Duration::from_millis(retry.timeout_ms);
         // An action is of no use after the deadline, unless there is no way back from it.
         let bound = branch.is_some_and(|at| spec.branches[at].must_answer())
             || self.state.phase == Phase::Undoing
@@ -441,6 +448,9 @@ impl Machine {
         if live.op != Some(op) {
             *live = Live { op: Some(op), sent: live.sent, ..Live::default() };
         }
+        live.limit = deadline.map_or(over, |deadline| over.min(deadline));
+        // Of what was sent before a crash no more is known than that it was sent before.
+        live.until.get_or_insert(if live.sent { live.limit } else { now });
         live.doubt = live.sent;
         live.in_flight = true;
         live.attempt = live.attempt.saturating_add(1);
@@ -450,7 +460,7 @@ impl Machine {
             op,
             attempt: live.attempt,
             poll,
-            until: deadline.map_or(over, |deadline| over.min(deadline)),
+            until: live.limit,
         }
     }
 
@@ -492,12 +502,6 @@ struct Log {
 }
 
 /// The moment of the next try.
-fn again(
-    now: Timestamp,
-    retry: &crate::Retry,
-    pauses: u32,
-    after: Option<std::time::Duration>,
-    roll: u64,
-) -> Timestamp {
-    now + backoff(retry, pauses, roll).max(after.unwrap_or_default())
+fn again(now: Timestamp, retry: &crate::Retry, pauses: u32, after: Option<Duration>, roll: u64) -> Timestamp {
+    now + backoff(retry, pauses, roll).max(after.unwrap_or_default().min(AFTER_MAX))
 }

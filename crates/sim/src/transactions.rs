@@ -588,7 +588,7 @@ impl World {
         let outcome = match said {
             Said::Yes => Outcome::Done { answer: "ok".into() },
             Said::No => Outcome::Rejected { reason: "409".into() },
-            Said::Nothing => Outcome::Unknown { reason: "no answer".into(), after: None },
+            Said::Nothing => Outcome::Unknown { reason: "no answer".into(), after: None, over: false },
             Said::Later => Outcome::Ongoing { after: Some(Duration::from_millis(20)), location: None },
         };
         let roll = self.dice.next_u64();

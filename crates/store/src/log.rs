@@ -40,6 +40,9 @@ pub trait Journal: Peers {
     /// Up to `limit` transactions in falling order of id, from below `below` if given.
     fn list(&self, below: Option<&str>, limit: usize) -> Pending<'static, Vec<Heading>>;
 
+    /// Those of these transactions that are there, in any order.
+    fn headings(&self, ids: Vec<Text>) -> Pending<'static, Vec<Heading>>;
+
     /// Removes up to `limit` transactions that ended before `before`. Returns how many.
     fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize>;
 }

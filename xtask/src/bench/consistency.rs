@@ -36,6 +36,10 @@ const RECOVERY_MAX: u64 = 240;
 
 /// Measures and prints. Fails if an effect was lost or doubled, a saga was taken back, or a request failed.
 pub(super) fn run(root: &Path, args: &[&str]) -> Result<()> {
+    if args.first().is_some_and(|word| ["--help", "-h"].contains(word)) {
+        print!("{}", options::USAGE);
+        return Ok(());
+    }
     let options = Options::parse(args)?;
     let stage = Stage::new(root)?;
     let mut bench = Bench { stage, options, figures: Figures::default(), bad: Vec::new(), runs: 0 };

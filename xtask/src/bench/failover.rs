@@ -44,6 +44,10 @@ struct Outcome {
 
 /// Measures and prints. Fails if byrnie lost a request that may be repeated, or sent a post twice.
 pub(super) fn run(root: &Path, args: &[&str]) -> Result<()> {
+    if args.first().is_some_and(|word| ["--help", "-h"].contains(word)) {
+        print!("{}", options::USAGE);
+        return Ok(());
+    }
     let options = Options::parse(args)?;
     let stage = Stage::new(root)?;
     let mut outcomes = Vec::new();

@@ -81,3 +81,15 @@ fn now() -> Instant {
 
 /// Longest life of anything the bench starts: nothing outlives a bench that was killed by more than this.
 const LIFE_MAX: Duration = Duration::from_secs(1800);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    #[test]
+    fn every_bench_tells_how_it_is_used() {
+        for args in [&["--help"][..], &["attacks", "--help"], &["failover", "--help"], &["consistency", "-h"]] {
+            super::run(Path::new("/nowhere"), args).unwrap();
+        }
+    }
+}

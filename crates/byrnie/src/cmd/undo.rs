@@ -2,6 +2,7 @@
 //! `byrnie undo [REV]`: takes a change back, as a change of its own.
 
 use crate::console::{self, Console};
+use crate::documents;
 use crate::failure::Exit;
 use crate::globals::Globals;
 use crate::output;
@@ -22,6 +23,7 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     let revision = args.revision.map(|revision| revision.to_string()).unwrap_or_default();
     let path = format!("/api/v1/undo{}", console::query(&[("revision", &revision), ("user", &console::user())]));
     let answer = Console::find(globals)?.post(&path, &json!({}))?;
+    super::apply::warn(documents::place(&answer["diagnostics"], &[]));
     output::print(globals, &answer, |_| draw(&answer, globals.quiet))?;
     Ok(Exit::Fine)
 }

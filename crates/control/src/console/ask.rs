@@ -5,6 +5,7 @@
 use super::traffic::Callers;
 use super::wire::{found, list};
 use super::{Console, Outcome, Problem, certificate, write};
+use crate::apply::Action;
 use crate::explain::{self, Answer, Puzzle, Question};
 use crate::observe::Wanted;
 use byrnie_catalog::Catalog;
@@ -157,15 +158,27 @@ pub(super) fn judge(console: &Console, resources: &[Resource]) -> Vec<Diagnostic
     resources.iter().flat_map(one).collect()
 }
 
-/// What is wrong in a mesh without a resource, and isn't with it.
-pub(super) fn without(console: &Console, key: &Key) -> Vec<Diagnostic> {
+/// What is wrong in a mesh after these changes, and isn't before them.
+pub(super) fn news(console: &Console, actions: &[Action]) -> Vec<Diagnostic> {
     fn what(found: &Diagnostic) -> (&'static str, Option<Key>, String) {
         (found.code.id, found.subject.clone(), found.path.clone())
     }
     let mut trial = trial(console, &[]);
-    let before: BTreeSet<_> = trial.check().iter().map(what).collect();
-    trial.apply(&Change::Delete { key: key.clone(), revision: console.state.revision() });
-    trial.check().into_iter().filter(|found| !before.contains(&what(found))).collect()
+    for action in actions {
+        trial.apply(&match action {
+            Action::Put(resource) => Change::Put(Arc::new(resource.clone())),
+            Action::Delete(key) => Change::Delete { key: key.clone(), revision: console.state.revision() },
+        });
+    }
+    let mut found = trial.check();
+    // Of what is in force, only that is looked at of which something is to be said.
+    let subjects: BTreeSet<&Key> = found.iter().filter_map(|found| found.subject.as_ref()).collect();
+    let before: BTreeSet<_> = console.state.catalog(|catalog| {
+        let present = subjects.into_iter().filter_map(|key| catalog.resource(key));
+        present.flat_map(|resource| catalog.check_one(resource)).map(|found| what(&found)).collect()
+    });
+    found.retain(|found| !before.contains(&what(found)));
+    found
 }
 
 /// What is in force, with these resources, in a catalog of its own, so that the real one is neither changed nor held up.

@@ -197,14 +197,32 @@ fn a_policy_that_another_keeps_out_of_force_is_not_accepted() {
     });
 }
 
+const BANK: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: bank}\nspec: {type: ExternalName, externalName: \
+                    api.bank.example, ports: [{port: 80, targetPort: 443}]}\n";
+const BANK_TLS: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: bank}\nspec:\n  \
+                        targetRefs: [{group: '', kind: Service, name: bank}]\n  \
+                        validation: {hostname: api.bank.example, wellKnownCACertificates: System}\n";
+
+#[test]
+fn what_is_wrong_once_a_change_is_taken_back_is_told_with_that() {
+    run(async |console| {
+        ask(&console, "POST", "/api/v1/apply", BANK).await;
+        ask(&console, "POST", "/api/v1/apply", BANK_TLS).await;
+        assert_eq!(warned(&console).await, [""; 0]);
+        let (_, undone) = ask(&console, "POST", "/api/v1/undo", "").await;
+        let told = &undone["diagnostics"];
+        assert_eq!((told.as_array().unwrap().len(), &told[0]["code"]), (1, &json!("BYR-C064")), "{undone}");
+        assert_eq!(warned(&console).await, ["BYR-C064 Service/default/bank"]);
+        let (_, back) = ask(&console, "POST", "/api/v1/undo", "").await;
+        assert_eq!(back["diagnostics"], json!([]), "all is well again: {back}");
+        assert_eq!(back["undone"], undone["revision"], "{back}");
+    });
+}
+
 #[test]
 fn what_is_wrong_once_a_resource_is_gone_is_told_with_its_deletion() {
     run(async |console| {
-        let bank = "apiVersion: v1\nkind: Service\nmetadata: {name: bank}\nspec: {type: ExternalName, externalName: \
-                    api.bank.example, ports: [{port: 80, targetPort: 443}]}\n---\napiVersion: gateway.networking.k8s.io/v1\n\
-                    kind: BackendTLSPolicy\nmetadata: {name: bank}\nspec:\n  targetRefs: [{group: '', kind: Service, name: bank}]\n  \
-                    validation: {hostname: api.bank.example, wellKnownCACertificates: System}\n";
-        let (status, applied) = ask(&console, "POST", "/api/v1/apply", bank).await;
+        let (status, applied) = ask(&console, "POST", "/api/v1/apply", &format!("{BANK}---\n{BANK_TLS}")).await;
         assert_eq!((status, &applied["diagnostics"]), (200, &json!([])), "{applied}");
         assert_eq!(warned(&console).await, [""; 0]);
         let (_, deleted) = ask(&console, "DELETE", "/api/v1/resources/backendtlspolicy/default/bank", "").await;

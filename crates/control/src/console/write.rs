@@ -31,14 +31,14 @@ pub(super) async fn apply(console: &Console, request: &Request) -> Outcome {
 /// `DELETE /api/v1/resources/...`. What is wrong without it, and wasn't with it, is told.
 pub(super) async fn delete(console: &Console, request: &Request, kind: &str, namespace: &str, name: &str) -> Outcome {
     let key = look::key(kind, namespace, name)?;
-    let diagnostics = super::ask::without(console, &key);
     let actions = [Action::Delete(key)];
+    let diagnostics = super::ask::news(console, &actions);
     let applied = apply::apply(&console.state, &actions, &who(request), "delete").await?;
     Ok(found(&answer(applied.revision, false, outcomes(&applied), &diagnostics)))
 }
 
 /// `POST /api/v1/undo?revision=`: what the newest change (or the one named) did is taken back, unless
-/// the same resources were changed again since.
+/// the same resources were changed again since. What is wrong after it, and wasn't before, is told.
 pub(super) async fn undo(console: &Console, request: &Request) -> Outcome {
     let revision = match parameter(request, "revision").filter(|text| !text.is_empty()) {
         Some(text) => {
@@ -47,8 +47,12 @@ pub(super) async fn undo(console: &Console, request: &Request) -> Outcome {
         }
         None => None,
     };
-    let applied = history::undo(&console.state, revision, &who(request)).await?;
-    Ok(found(&json!({"revision": applied.revision, "undone": revision, "results": outcomes(&applied)})))
+    let (undone, actions) = history::way_back(&console.state, revision).await?;
+    let diagnostics = super::ask::news(console, &actions);
+    let applied = apply::apply(&console.state, &actions, &who(request), &format!("undo {undone}")).await?;
+    let mut answer = answer(applied.revision, false, outcomes(&applied), &diagnostics);
+    answer["undone"] = json!(undone);
+    Ok(found(&answer))
 }
 
 /// The body of `POST /api/v1/tokens`.

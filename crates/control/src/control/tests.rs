@@ -364,14 +364,16 @@ fn what_was_applied_is_in_the_history_and_can_be_undone() {
         let told: Vec<_> = records.iter().map(|record| (record.revision, &*record.who)).collect();
         assert_eq!(told, [(allow.revision, "bob"), (deny.revision, "ann")]);
 
-        let first = history::undo(state, Some(deny.revision), "eve").await;
+        let first = history::way_back(state, Some(deny.revision)).await;
         assert!(matches!(first, Err(history::Error::Superseded { since, .. }) if since == allow.revision));
-        let undone = history::undo(state, None, "eve").await.unwrap();
+        let (last, actions) = history::way_back(state, None).await.unwrap();
+        assert_eq!(last, allow.revision);
+        let undone = apply::apply(state, &actions, "eve", "undo").await.unwrap();
         assert_eq!(undone.outcomes[0].1, Outcome::Changed);
         plane.until(|catalog| catalog.iter(Kind::Mesh).all(|mesh| mesh.revision == undone.revision)).await;
         let spec = state.catalog(|catalog| catalog.iter(Kind::Mesh).next().unwrap().spec.clone());
         assert!(matches!(spec, Spec::Mesh(Mesh { default_access: DefaultAccess::Deny, .. })));
-        let unknown = history::undo(state, Some(Revision(9_999)), "eve").await;
+        let unknown = history::way_back(state, Some(Revision(9_999))).await;
         assert!(matches!(unknown, Err(history::Error::Unknown(_))));
 
         let absent =

@@ -71,6 +71,9 @@ pub fn past(record: &Record, caller: &str) -> Answer {
         "the program answered"
     };
     step("answer", &none, String::new(), format!("{who} {} after {}", record.status, millis(record.duration_us)));
+    if let Some(next) = answer.denial() {
+        answer.next = next;
+    }
     if answer.next.is_empty() && failed {
         let service = record.destination.split('.').next().unwrap_or_default();
         answer.next = format!("look at the log of {service}; `byrnie stat route` shows how often").into();

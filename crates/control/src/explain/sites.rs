@@ -60,7 +60,9 @@ pub(super) fn ask(
     let direction = Direction::Inbound { service: &service, port };
     let arrival = Arrival { direction, source: Some(source), remote: nobody(), tls: Tls::Mutual };
     answer.take(&run(&snapshot, &arrival, &head, question, now), &spec);
-    if answer.decision == "deny" {
+    if let Some(next) = answer.denial() {
+        answer.next = next;
+    } else if answer.decision == "deny" {
         answer.next =
             format!("write an AccessPolicy for {service} with sources: [{{type: SPIFFE, spiffe: \"{source}\"}}]")
                 .into();

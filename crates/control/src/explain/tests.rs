@@ -37,7 +37,15 @@ spec:
   action: ALLOW
   rules:
   - sources: [{type: ServiceAccount, serviceAccount: {name: web}}]
-    http: [{methods: [POST], paths: [/charge]}]
+    http: [{methods: [POST], paths: [/charge]}, {methods: [POST], paths: [/closed]}]
+---
+apiVersion: mesh.byrnie.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: closed}
+spec:
+  targetRefs: [{group: "", kind: Service, name: payments}]
+  action: DENY
+  rules: [{http: [{paths: [/closed]}]}]
 "#;
 
 fn check(request: &str, from: &str) -> Result<Answer, Puzzle> {
@@ -76,6 +84,19 @@ fn what_no_policy_allows_is_denied_and_says_how_to_allow_it() {
     let answer = check("POST /charge", "refunds").unwrap();
     assert_eq!(answer.decision, "deny", "{answer:#?}");
     assert_eq!(answer.next, "byrnie allow refunds payments \"POST /charge\"");
+}
+
+#[test]
+fn what_a_policy_denies_is_not_to_be_had_by_allowing_it() {
+    let answer = check("POST /closed", "web").unwrap();
+    assert_eq!(answer.decision, "deny", "{answer:#?}");
+    let next = "`byrnie get accesspolicy closed -n default` shows what denies it; no `byrnie allow` outweighs that";
+    assert_eq!(answer.next, next);
+    let text = r#"{"id":"k3f9","at":1,"proxy":"default/payments-1","direction":"inbound","request":{"protocol":"http/1.1",
+        "method":"POST","host":"payments","path":"/closed"},"source":"spiffe://mesh.local/ns/default/sa/web",
+        "destination":"payments.default","decision":{"code":"BYR-R001","reason":"access_denied","route":"",
+        "rule":"default/closed[0]","nearest":"","revision":3},"attempts":[],"status":403,"durationUs":72}"#;
+    assert_eq!(past(&serde_json::from_str::<Record>(text).unwrap(), "web").next, next);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::shards::Office;
 use byrnie_base::Text;
 use byrnie_net::runtime;
 use byrnie_saga::machine::State as Standing;
-use byrnie_saga::{Ask, Effect, Entry, Event, Machine, Phase, Target, Term};
+use byrnie_saga::{Ask, Effect, Entry, Event, Machine, Order, Outcome, Phase, Reply, Target, Term};
 use byrnie_store::{Append, Value};
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,16 +103,25 @@ impl Actor {
         let mut shutdown = self.coordinator.shutdown.clone();
         let mut over = self.office.over.clone();
         let lived = tokio::select! {
-            lived = self.live(&mut messages) => lived,
+            lived = runtime::catch("transaction", self.live(&mut messages)) => lived,
             () = shutdown.wait() => return,
             // Somebody else drives it now, or will.
-            () = over.wait() => Ok(()),
+            () = over.wait() => Ok(Ok(())),
         };
         self.coordinator.gone(&self.id, &handle);
-        if let Err(error) = lived
-            && !self.coordinator.shaken(self.office.term, &error)
-        {
-            tracing::debug!(id = %self.id, %error, "a transaction stands still, as its journal can't be written; it is read again");
+        let stands = match lived {
+            Ok(Ok(())) => false,
+            Ok(Err(error)) => {
+                let stands = !self.coordinator.shaken(self.office.term, &error);
+                if stands {
+                    tracing::debug!(id = %self.id, %error, "a transaction stands still, as its journal can't be written; it is read again");
+                }
+                stands
+            }
+            // It was told where it was caught.
+            Err(runtime::Panicked) => true,
+        };
+        if stands {
             runtime::spawn("transaction reload", Arc::clone(&self.coordinator).reload(self.id.clone()));
         }
     }
@@ -193,11 +202,24 @@ impl Actor {
             let Office { term, mut over } = self.office.clone();
             runtime::spawn("transaction call", async move {
                 let mut shutdown = coordinator.shutdown.clone();
-                let reply = tokio::select! {
-                    reply = dispatch::perform(&coordinator, term, &id, &sight.state, order) => reply,
+                let Order { branch, op, attempt, .. } = order;
+                let calling = dispatch::perform(&coordinator, term, &id, &sight.state, order);
+                let called = tokio::select! {
+                    called = runtime::catch("transaction call", calling) => called,
                     () = shutdown.wait() => return,
                     () = over.wait() => return,
                 };
+                // It is waited for, whatever becomes of it here.
+                let reply = called.unwrap_or_else(|runtime::Panicked| {
+                    let reason = "the coordinator failed at this call, as its log tells".into();
+                    Reply {
+                        branch,
+                        op,
+                        attempt,
+                        outcome: Outcome::Unknown { reason, after: None, over: false },
+                        roll: coordinator.roll(),
+                    }
+                });
                 if let Some(own) = own.upgrade() {
                     // A transaction that has ended doesn't wait for it.
                     let _ = own.send(Box::new(Message::Event(Event::Reply(reply)))).await;

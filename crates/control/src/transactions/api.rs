@@ -6,7 +6,7 @@
 use super::actor::Sight;
 use super::problem::Problem;
 use super::run::Coordinator;
-use super::{Caller, definition, dispatch, dtm, nest, spec, trace, view};
+use super::{Caller, audit, definition, dispatch, dtm, nest, spec, trace, view};
 use byrnie_base::Text;
 use byrnie_model::{Identity, code, json};
 use byrnie_net::serve::{HeaderName, Request, Response, StatusCode, header};
@@ -44,6 +44,13 @@ pub async fn answer(coordinator: &Arc<Coordinator>, caller: Option<Caller>, requ
         return Problem::new(404, &code::TXN_ABSENT, "transactions are under /txn/v1/").response();
     };
     let asked = Asked::read(request.method.as_str(), rest);
+    let mut line = asked.as_ref().ok().filter(|asked| asked.changes()).map(|asked| Unheard {
+        coordinator,
+        caller: caller.as_ref(),
+        verb: asked.verb(),
+        id: asked.id().into(),
+        status: audit::UNHEARD,
+    });
     let answered = match (&asked, &caller) {
         (Err(problem), _) => Err(problem.clone()),
         (Ok(_), None) => Err(Problem::new(403, &code::TXN_DENIED, "no identity is proven: call through the mesh")),
@@ -53,15 +60,31 @@ pub async fn answer(coordinator: &Arc<Coordinator>, caller: Option<Caller>, requ
         (Ok(asked), Some(caller)) => perform(coordinator, caller, asked, request).await,
     };
     let response = answered.unwrap_or_else(|problem| problem.response());
-    if let Ok(asked) = &asked
-        && (asked.changes() || response.status.as_u16() == 403)
-    {
-        let now = coordinator.now();
+    let status = response.status.as_u16();
+    if let Some(line) = &mut line {
+        line.status = status;
         let begun = response.headers.get(header::LOCATION).and_then(|place| place.to_str().ok()?.rsplit('/').next());
-        let id = begun.unwrap_or(asked.id());
-        coordinator.audit.note(now, caller.as_ref(), asked.verb(), id, response.status.as_u16());
+        line.id = begun.unwrap_or(&line.id).into();
+    } else if let (Ok(asked), 403) = (&asked, status) {
+        coordinator.audit.note(coordinator.now(), caller.as_ref(), asked.verb(), asked.id(), status);
     }
     response
+}
+
+/// A line of the audit, noted also if whoever asks goes away before the answer.
+struct Unheard<'a> {
+    coordinator: &'a Coordinator,
+    caller: Option<&'a Caller>,
+    verb: &'a str,
+    id: Text,
+    status: u16,
+}
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        let Self { coordinator, caller, verb, id, status } = self;
+        coordinator.audit.note(coordinator.now(), *caller, verb, id, *status);
+    }
 }
 
 pub(super) fn is_edge(caller: &Caller) -> bool {
@@ -147,7 +170,7 @@ async fn perform(
         Asked::Begin(mode) => begin(coordinator, caller, *mode, request).await,
         Asked::List => list(coordinator, caller, request).await,
         Asked::Audit => match caller {
-            Caller::Operator => Ok(reply(200, &json!(coordinator.audit.newest(LIST_MAX.0)))),
+            Caller::Operator => Ok(reply(200, &json!(coordinator.audit.newest(lines(request))))),
             Caller::Workload(_) => Err(Problem::new(403, &code::TXN_DENIED, "the audit is for operators")),
         },
         Asked::Show(id) => {
@@ -164,6 +187,12 @@ async fn perform(
         Asked::Enlist(id) => enlist(coordinator, caller, id, request).await,
         Asked::Complete(id, branch) => complete(coordinator, caller, id, branch, request).await,
     }
+}
+
+/// How many lines of the audit are asked for (`limit=`).
+fn lines(request: &Request) -> usize {
+    let limit = parameter(request, "limit").and_then(|limit| limit.parse().ok());
+    limit.unwrap_or(LIST_MAX.0).min(audit::LINES_MAX)
 }
 
 /// A transaction in full, and how the sagas within it stand.
@@ -302,7 +331,7 @@ async fn enlist(
     let spec = &sight.state.spec;
     only_once(&request.body)?;
     let mut branch = spec::read_branch(spec.mode, &request.body, caller, coordinator.now())?;
-    coordinator.doorkeeper.admits_branch(&coordinator.state, caller, &spec.creator, &mut branch)?;
+    coordinator.doorkeeper.authorize_branch(&coordinator.state, caller, &spec.creator, &mut branch)?;
     let name = branch.name.clone();
     coordinator.ask(&id, Ask::Enlist(Box::new(branch)), caller).await?;
     Ok(reply(201, &json!({"id": id, "branch": name})))
@@ -435,12 +464,9 @@ async fn unfinished(
     others.retain(|id| !known.contains(id));
     let cut = others.len() > LIST_MAX.1;
     others.truncate(LIST_MAX.1);
-    for ids in others.chunks(PAGE) {
-        // An id is the first below itself and a character more. All are asked before the first is waited for.
-        let asked: Vec<_> = ids.iter().map(|id| coordinator.journal.list(Some(&format!("{id}!")), 1)).collect();
-        for (id, heading) in ids.iter().zip(asked) {
-            found.extend(heading.await?.into_iter().filter(|heading| heading.id == *id && heading.ended.is_none()));
-        }
+    if !others.is_empty() {
+        let headings = coordinator.journal.headings(others).await?;
+        found.extend(headings.into_iter().filter(|heading| heading.ended.is_none()));
     }
     Ok((found, cut))
 }

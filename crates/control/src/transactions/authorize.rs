@@ -5,7 +5,7 @@
 use super::problem::Problem;
 use super::{Caller, OPERATOR};
 use crate::State;
-use crate::explain::{self, Admission, Question};
+use crate::explain::{self, Authorization, Question};
 use byrnie_base::Text;
 use byrnie_model::{Identity, Key, Kind, Revision, ServiceRef, Spec as Said, code};
 use byrnie_saga::{Branch, Call, Child, Op, Spec, Target};
@@ -23,17 +23,17 @@ pub(super) struct Doorkeeper(Mutex<Known>);
 struct Known {
     revision: Revision,
     /// By creator and call.
-    answers: HashMap<(Text, Target), Admission>,
+    answers: HashMap<(Text, Target), Authorization>,
 }
 
 impl Doorkeeper {
     /// Whether `creator` may make this call itself.
-    pub(super) fn admits(&self, state: &State, creator: &Text, target: &Target) -> Admission {
+    pub(super) fn authorize(&self, state: &State, creator: &Text, target: &Target) -> Authorization {
         if **creator == *OPERATOR {
-            return Admission::Allowed;
+            return Authorization::Allowed;
         }
         if target.raw {
-            return Admission::Denied("a raw URL is for the operator alone".into());
+            return Authorization::Denied("a raw URL is for the operator alone".into());
         }
         let revision = state.revision();
         let key = (creator.clone(), target.clone());
@@ -56,24 +56,24 @@ impl Doorkeeper {
     }
 
     /// Whether a new transaction may make all of its calls.
-    pub(super) fn admits_all(&self, state: &State, spec: &Spec) -> Result<(), Problem> {
+    pub(super) fn authorize_all(&self, state: &State, spec: &Spec) -> Result<(), Problem> {
         let check = spec.check.iter().map(|check| ("the check", check));
         // The calls of a saga within are its own; those of a defined one are judged when it begins.
         for branch in &spec.branches {
             if let Some(Child::Given { spec, .. }) = branch.child.as_deref() {
-                self.admits_all(state, spec)?;
+                self.authorize_all(state, spec)?;
             }
         }
         let of_branches = spec.branches.iter().filter(|branch| branch.child.is_none()).flat_map(|branch| {
             [Op::Action, Op::Confirm, Op::Undo].into_iter().filter_map(|op| Some((&*branch.name, branch.call(op)?)))
         });
         for (name, call) in check.chain(of_branches) {
-            self.admits_one(state, &spec.creator, name, call)?;
+            self.authorize_one(state, &spec.creator, name, call)?;
         }
         Ok(())
     }
 
-    fn admits_one(&self, state: &State, creator: &Text, name: &str, call: &Call) -> Result<(), Problem> {
+    fn authorize_one(&self, state: &State, creator: &Text, name: &str, call: &Call) -> Result<(), Problem> {
         let target = &call.target;
         if !target.raw && !exists(state, target) {
             let detail = format!("{name}: there is no service {}", target.authority);
@@ -83,9 +83,9 @@ impl Doorkeeper {
             let detail = format!("{name}: {} is not a service, and not on this machine", target.authority);
             return Err(Problem::new(403, &code::TXN_DENIED, detail).at(name));
         }
-        match self.admits(state, creator, target) {
-            Admission::Allowed | Admission::Nobody => Ok(()),
-            Admission::Denied(why) => {
+        match self.authorize(state, creator, target) {
+            Authorization::Allowed | Authorization::Nobody => Ok(()),
+            Authorization::Denied(why) => {
                 let (method, authority, path) = (&target.method, &target.authority, &target.path);
                 let detail = format!("{name}: {creator} may not call {method} {authority}{path} ({why})");
                 Err(Problem::new(403, &code::TXN_DENIED, detail).at(name))
@@ -95,7 +95,7 @@ impl Doorkeeper {
 
     /// Whether a participant may join: the creator with calls that are its own to make, or a workload with
     /// calls to itself, which it needs nobody's leave for.
-    pub(super) fn admits_branch(
+    pub(super) fn authorize_branch(
         &self,
         state: &State,
         caller: &Caller,
@@ -105,7 +105,7 @@ impl Doorkeeper {
         let calls: Vec<Call> =
             [Op::Action, Op::Confirm, Op::Undo].into_iter().filter_map(|op| branch.call(op).cloned()).collect();
         if caller.name() == *creator {
-            return calls.iter().try_for_each(|call| self.admits_one(state, creator, &branch.name, call));
+            return calls.iter().try_for_each(|call| self.authorize_one(state, creator, &branch.name, call));
         }
         match caller {
             Caller::Operator => {}
@@ -152,11 +152,11 @@ fn is_loopback(authority: &str) -> bool {
     host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
-fn ask(state: &State, creator: &Text, target: &Target) -> Admission {
-    let Ok(identity) = Identity::parse(creator) else { return Admission::Denied("no identity".into()) };
+fn ask(state: &State, creator: &Text, target: &Target) -> Authorization {
+    let Ok(identity) = Identity::parse(creator) else { return Authorization::Denied("no identity".into()) };
     // To be called itself, such as for a message's check, it needs nobody's leave.
     if serves(state, &identity, target) {
-        return Admission::Allowed;
+        return Authorization::Allowed;
     }
     let question = Question {
         method: target.method.to_string(),
@@ -168,5 +168,5 @@ fn ask(state: &State, creator: &Text, target: &Target) -> Admission {
         namespace: identity.namespace().to_string(),
     };
     let (revision, now) = (state.revision(), state.now());
-    state.catalog(|catalog| explain::admits(catalog, &identity, &question, revision, now))
+    state.catalog(|catalog| explain::authorize(catalog, &identity, &question, revision, now))
 }

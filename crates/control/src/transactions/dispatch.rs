@@ -6,7 +6,7 @@ use super::run::Coordinator;
 use super::trace::TRACEPARENT;
 use super::{Outbound, Request};
 use super::{authorize, late, location, nest, unary};
-use crate::explain::Admission;
+use crate::explain::Authorization;
 use byrnie_base::Text;
 use byrnie_net::serve::client::Reply as Answer;
 use byrnie_net::serve::{HeaderName, HeaderValue, StatusCode, header};
@@ -94,12 +94,12 @@ async fn attempt_call(
         // What it would be called with doesn't exist: the participant can't be asked, so nothing is done there.
         Err(error) => return Outcome::Rejected { reason: error.to_string().into() },
     };
-    let later = |reason: String| Outcome::Unknown { reason: reason.into(), after: Some(LATER) };
+    let later = |reason: String| Outcome::Unknown { reason: reason.into(), after: Some(LATER), over: true };
     if !branch.is_some_and(|branch| branch.consent) {
-        match coordinator.doorkeeper.admits(&coordinator.state, &state.spec.creator, &call.target) {
-            Admission::Allowed => {}
-            Admission::Nobody => return later(format!("nobody serves {}", call.target.authority)),
-            Admission::Denied(why) => {
+        match coordinator.doorkeeper.authorize(&coordinator.state, &state.spec.creator, &call.target) {
+            Authorization::Allowed => {}
+            Authorization::Nobody => return later(format!("nobody serves {}", call.target.authority)),
+            Authorization::Denied(why) => {
                 coordinator.audit.note(coordinator.now(), None, "call", id, 403);
                 let reason = format!("403 {} may not make this call ({why})", state.spec.creator);
                 return Outcome::Misdirected { reason: reason.into() };

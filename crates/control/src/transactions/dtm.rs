@@ -182,7 +182,7 @@ async fn register(coordinator: &Arc<Coordinator>, caller: &Caller, joins: &Joins
         undo: make(&joins.cancel, "cancel")?,
         ..Branch::default()
     };
-    coordinator.doorkeeper.admits_branch(&coordinator.state, caller, &sight.state.spec.creator, &mut branch)?;
+    coordinator.doorkeeper.authorize_branch(&coordinator.state, caller, &sight.state.spec.creator, &mut branch)?;
     coordinator.ask(&id, Ask::Enlist(Box::new(branch)), caller).await?;
     Ok(Said::Success)
 }

@@ -38,7 +38,7 @@ impl Counts {
             Outcome::Rejected { .. } => 1,
             Outcome::Ongoing { .. } => 2,
             Outcome::Unknown { .. } => 3,
-            Outcome::Misdirected { .. } => 4,
+            Outcome::Misdirected { .. } | Outcome::Elsewhere { .. } => 4,
             Outcome::Ambiguous { .. } => 5,
         };
         add(self.calls.get(at));

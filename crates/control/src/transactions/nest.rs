@@ -121,11 +121,12 @@ pub(super) async fn perform(
     let id = id(parent, branch);
     let depth = state.spec.parent.as_ref().map_or(1, |above| above.depth.saturating_add(1));
     let own = Parent { id: parent.clone(), branch: branch.name.clone(), depth };
-    let unknown = |problem: &Problem| Outcome::Unknown { reason: problem.detail.clone().into(), after: Some(LATER) };
+    let unknown =
+        |problem: &Problem| Outcome::Unknown { reason: problem.detail.clone().into(), after: Some(LATER), over: true };
     for _ in 0..LOOKS_MAX {
         let Some(office) = coordinator.terms.office(term, coordinator.state.now().mono) else {
             let reason = "another coordinator may have taken over by now".into();
-            return Outcome::Unknown { reason, after: Some(LATER) };
+            return Outcome::Unknown { reason, after: Some(LATER), over: true };
         };
         let sight = match coordinator.find(&id).await {
             Ok(sight) => sight,
@@ -169,7 +170,7 @@ async fn wait(coordinator: &Arc<Coordinator>, id: &Text, own: &Parent, order: &O
     let patience = PATIENCE.min(Duration::from_millis(left));
     let sight = match coordinator.settled(id, patience).await {
         Ok(sight) => sight,
-        Err(problem) => return Outcome::Unknown { reason: problem.detail.into(), after: Some(LATER) },
+        Err(problem) => return Outcome::Unknown { reason: problem.detail.into(), after: Some(LATER), over: true },
     };
     match nested::next(order.op, own, Some(&sight.state), late::answers) {
         Next::Over(outcome) => outcome,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What goes on by itself: transactions that were under way when a shard was taken over, those that wait for a service
-//! whose endpoints come back, and the end of old histories.
+//! whose endpoints come back, the end of old histories, and that the audit is kept.
 
 use super::actor::{Mailbox, Message};
 use super::authorize::service;
@@ -27,7 +27,13 @@ const SWEEP: (Duration, usize) = (Duration::from_secs(600), 1_000);
 pub(super) async fn run(coordinator: Arc<Coordinator>) {
     let mut shutdown = coordinator.shutdown.clone();
     let work = async {
-        tokio::join!(shards::run(&coordinator), follow(&coordinator), reach::follow(&coordinator), sweep(&coordinator));
+        tokio::join!(
+            shards::run(&coordinator),
+            follow(&coordinator),
+            reach::follow(&coordinator),
+            sweep(&coordinator),
+            coordinator.audit.keep(&coordinator.state),
+        );
     };
     tokio::select! {
         () = work => {}

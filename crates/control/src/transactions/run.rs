@@ -137,42 +137,64 @@ impl Coordinator {
                 Some(office) => office.clone(),
                 None => self.office().await?,
             };
-            let term = office.term;
             let (machine, entry) = Machine::begin_in(spec.clone(), trace.clone(), self.now());
             let append = Append {
-                term,
+                term: office.term,
                 id: id.clone(),
                 after: 0,
                 entries: vec![Value::from(entry.encode())],
                 summary: super::view::summary(machine.state()),
                 ended: None,
             };
-            match self.noted(self.journal.append(append).await) {
-                Ok(()) => {
-                    self.counts.started(spec.mode);
-                    self.start(&id, office, machine, 1);
-                    return Ok((id, true));
-                }
+            match self.write_first(append, office, machine).await {
+                Ok(()) => return Ok((id, true)),
                 // It was begun before.
                 Err(byrnie_store::Error::Conflict { .. }) => {
                     return self.again(&id, &spec).await?.ok_or_else(|| Problem::absent(&id));
                 }
                 // Another shard will do.
-                Err(error @ byrnie_store::Error::Deposed { .. }) if given.is_none() => drop(self.shaken(term, &error)),
-                Err(error) => {
-                    // Should it have been written, whoever holds the shard next finds it.
-                    self.shaken(term, &error);
-                    return Err(error.into());
+                Err(byrnie_store::Error::Deposed { .. }) if given.is_none() => {}
+                // Should it have been written, whoever holds the shard next finds it: to ask for it by another id would be to ask for two.
+                Err(error @ (byrnie_store::Error::Uncertain(_) | byrnie_store::Error::Doubtful(_))) => {
+                    let detail = format!("{error}; it may have been begun, as {id}: ask for it by that id again");
+                    return Err(Problem { detail, ..error.into() });
                 }
+                Err(error) => return Err(error.into()),
             }
         }
         Err(Problem::new(503, &code::TXN_JOURNAL, "the shards of transactions change hands too often"))
     }
 
+    /// Writes the first entry of a transaction and sets it going. Whoever asked may go away meanwhile: what is written would
+    /// else be begun by the next coordinator, perhaps days later.
+    async fn write_first(
+        self: &Arc<Self>,
+        append: Append,
+        office: Office,
+        machine: Machine,
+    ) -> Result<(), byrnie_store::Error> {
+        let (reply, answer) = oneshot::channel();
+        let (coordinator, id) = (Arc::clone(self), append.id.clone());
+        let written = self.journal.append(append);
+        runtime::spawn("transaction begin", async move {
+            let written = coordinator.noted(written.await);
+            match &written {
+                Ok(()) => {
+                    coordinator.counts.started(machine.state().spec.mode);
+                    coordinator.start(&id, office, machine, 1);
+                }
+                Err(error) => drop(coordinator.shaken(office.term, error)),
+            }
+            // Whoever no longer waits doesn't need the answer.
+            let _ = reply.send(written);
+        });
+        answer.await.unwrap_or(Err(byrnie_store::Error::Closed))
+    }
+
     /// Whether a transaction may be begun now.
     fn admit(&self, spec: &mut Spec) -> Result<(), Problem> {
         super::nest::judge(self, spec)?;
-        self.doorkeeper.admits_all(&self.state, spec)?;
+        self.doorkeeper.authorize_all(&self.state, spec)?;
         if self.live().len() >= LIVE_MAX {
             let detail = format!("{LIVE_MAX} transactions run already");
             return Err(Problem::new(503, &code::TXN_JOURNAL, detail));

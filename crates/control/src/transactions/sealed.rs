@@ -38,6 +38,22 @@ impl Sealed {
         if self.keys.is_given() { self.keys.seal(purpose, kept) } else { Ok(kept) }
     }
 
+    /// Headings with their summaries unsealed.
+    fn open(&self, listing: Pending<'static, Vec<Heading>>) -> Pending<'static, Vec<Heading>> {
+        let keys = Arc::clone(&self.keys);
+        Box::pin(async move {
+            let mut headings = listing.await?;
+            for heading in &mut headings {
+                let summary = keys.unseal(|_| summary_of(&heading.id), heading.summary.clone());
+                // What can't be read is there all the same.
+                heading.summary = summary.unwrap_or_else(|why| {
+                    Value::from(json!({"state": "SEALED", "reason": why.to_string()}).to_string().into_bytes())
+                });
+            }
+            Ok(headings)
+        })
+    }
+
     fn seal(&self, append: Append) -> Result<Append, Error> {
         if !self.keys.is_given() {
             return Ok(append);
@@ -88,18 +104,11 @@ impl Journal for Sealed {
     }
 
     fn list(&self, below: Option<&str>, limit: usize) -> Pending<'static, Vec<Heading>> {
-        let (listing, keys) = (self.journal.list(below, limit), Arc::clone(&self.keys));
-        Box::pin(async move {
-            let mut headings = listing.await?;
-            for heading in &mut headings {
-                let summary = keys.unseal(|_| summary_of(&heading.id), heading.summary.clone());
-                // What can't be read is there all the same.
-                heading.summary = summary.unwrap_or_else(|why| {
-                    Value::from(json!({"state": "SEALED", "reason": why.to_string()}).to_string().into_bytes())
-                });
-            }
-            Ok(headings)
-        })
+        self.open(self.journal.list(below, limit))
+    }
+
+    fn headings(&self, ids: Vec<Text>) -> Pending<'static, Vec<Heading>> {
+        self.open(self.journal.headings(ids))
     }
 
     fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize> {

@@ -213,6 +213,10 @@ impl Coordinator {
 
     /// Gives everything back, so that others go on at once. To be called when nothing is driven any more.
     pub async fn leave(&self) {
+        // What was noted last is kept, too.
+        if let Ok(Err(error)) = runtime::timeout(FAREWELL_MAX, self.audit.write(&self.state)).await {
+            tracing::warn!(%error, "the last lines of the audit of transactions can't be kept");
+        }
         if self.journal.lease().is_none() {
             return;
         }

@@ -97,7 +97,7 @@ impl Coordinator {
             Outcome::Rejected { .. } => ("rejected", true),
             Outcome::Unknown { .. } => ("unknown", true),
             Outcome::Ambiguous { .. } => ("ambiguous", true),
-            Outcome::Misdirected { .. } => ("misdirected", true),
+            Outcome::Misdirected { .. } | Outcome::Elsewhere { .. } => ("misdirected", true),
         };
         let (branch, op) = (branch_of(state, order), state.spec.mode.op(order.op));
         let call = match order.branch {

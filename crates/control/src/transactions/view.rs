@@ -26,7 +26,7 @@ pub(super) fn full(id: &str, sight: &Sight, now: Timestamp) -> Value {
         "id": id,
         "mode": state.spec.mode.name(),
         "state": state.name(),
-        "reason": reason(cause(state), state.name(), state.spec.deadline, now),
+        "reason": or_overdue(reason(state), state.name(), state.spec.deadline, now),
         "creator": state.spec.creator,
         "created": state.spec.created,
         "deadline": state.spec.deadline,
@@ -36,14 +36,15 @@ pub(super) fn full(id: &str, sight: &Sight, now: Timestamp) -> Value {
     })
 }
 
-/// Why it stands where it does. A saga that runs past its deadline would have been taken back, if it could be.
-fn reason<'r>(own: &'r str, state: &str, deadline: Option<Timestamp>, now: Timestamp) -> &'r str {
+/// A reason or, if there is none, that it runs past its deadline at `now`, which nobody wrote down: a saga that could be taken back
+/// would have been.
+fn or_overdue<'r>(reason: &'r str, state: &str, deadline: Option<Timestamp>, now: Timestamp) -> &'r str {
     let overdue = state == Mode::Saga.state(Phase::Acting) && deadline.is_some_and(|deadline| deadline <= now);
-    if own.is_empty() && overdue { OVERDUE } else { own }
+    if reason.is_empty() && overdue { OVERDUE } else { reason }
 }
 
 /// Why it took its direction, or else why an operator has to look.
-fn cause(state: &Standing) -> &Text {
+fn reason(state: &Standing) -> &Text {
     let stuck = state.progress.iter().find(|branch| branch.stuck().is_some()).filter(|_| state.is_stuck());
     stuck.map_or(&state.reason, |branch| if state.reason.is_empty() { &branch.reason } else { &state.reason })
 }
@@ -124,7 +125,7 @@ pub(super) fn summary(state: &Standing) -> Bytes {
     let summary = Summary {
         mode: state.spec.mode.name(),
         state: state.name(),
-        reason: cause(state),
+        reason: reason(state),
         creator: &state.spec.creator,
         created: state.spec.created,
         deadline: state.spec.deadline,
@@ -153,7 +154,7 @@ pub(super) fn row(heading: &Heading, now: Timestamp) -> Value {
     let mut row: Value = serde_json::from_slice(&heading.summary).unwrap_or_else(|_| json!({}));
     let deadline = row["deadline"].as_u64().map(Timestamp::from_millis);
     let own = row["reason"].as_str().unwrap_or_default();
-    if reason(own, row["state"].as_str().unwrap_or_default(), deadline, now) == OVERDUE {
+    if or_overdue(own, row["state"].as_str().unwrap_or_default(), deadline, now) == OVERDUE {
         row["reason"] = json!(OVERDUE);
     }
     row["id"] = json!(heading.id);
@@ -172,8 +173,9 @@ pub(super) fn event(spec: &Spec, entry: &Entry) -> Value {
             "what": "tried", "branch": branch.map(name), "op": op(*of), "attempt": attempt, "detail": reason}),
         What::Ongoing { branch, op: of, location } => json!({
             "what": "ongoing", "branch": name(*branch), "op": op(*of), "detail": location}),
-        What::Settled { branch, op: of, slot, attempt, answer } => json!({
-            "what": word(*slot), "branch": name(*branch), "op": op(*of), "attempt": attempt, "detail": answer}),
+        What::Settled { branch, op: of, slot, attempt, answer, by } => json!({
+            "what": word(*slot), "branch": name(*branch), "op": op(*of), "attempt": attempt, "detail": answer,
+            "by": by}),
         What::Turned { to, reason, by, .. } => json!({
             "what": spec.mode.state(*to).to_ascii_lowercase(), "detail": reason, "by": by}),
         What::Retried { branch, op: of, by } => json!({

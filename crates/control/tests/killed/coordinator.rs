@@ -39,9 +39,15 @@ pub(crate) struct Strike {
 }
 
 /// Calls that go straight to the shop, whatever service they name.
-struct Straight {
+pub(crate) struct Straight {
     client: Arc<Client>,
     shop: SocketAddr,
+}
+
+impl Straight {
+    pub(crate) fn to(shop: SocketAddr) -> Self {
+        Self { client: Arc::new(Client::new()), shop }
+    }
 }
 
 impl Outbound for Straight {
@@ -108,7 +114,7 @@ pub(crate) async fn open(journal: Arc<dyn Journal>, shutdown: Shutdown) -> Arc<C
 
 /// Goes on with what was begun, and begins to call.
 pub(crate) fn connect(coordinator: &Arc<Coordinator>, shop: SocketAddr) {
-    coordinator.connect(Arc::new(Straight { client: Arc::new(Client::new()), shop }));
+    coordinator.connect(Arc::new(Straight::to(shop)));
 }
 
 /// What a child has said.

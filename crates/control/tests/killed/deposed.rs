@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-async fn ask(coordinator: &Arc<Coordinator>, method: &str, path: &str, body: &Value) -> Value {
+pub(crate) async fn ask(coordinator: &Arc<Coordinator>, method: &str, path: &str, body: &Value) -> Value {
     let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
     let (path, headers) = (format!("/txn/v1/{path}"), HeaderMap::new());
     let remote = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -24,7 +24,7 @@ async fn ask(coordinator: &Arc<Coordinator>, method: &str, path: &str, body: &Va
 }
 
 /// Asks until it stands so.
-async fn until(coordinator: &Arc<Coordinator>, state: &str) -> Value {
+pub(crate) async fn until(coordinator: &Arc<Coordinator>, state: &str) -> Value {
     loop {
         let now = ask(coordinator, "GET", "t", &Value::Null).await;
         if now["state"] == state {

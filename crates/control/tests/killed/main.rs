@@ -16,6 +16,7 @@ mod reach;
 mod scenes;
 mod shop;
 mod striking;
+mod unwatched;
 
 use coordinator::{Child, Strike};
 use scenes::Scene;

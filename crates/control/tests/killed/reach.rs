@@ -126,7 +126,7 @@ fn outcome(dice: &mut Rng) -> Outcome {
         0 | 1 => Outcome::Done { answer: reason },
         2 => Outcome::Rejected { reason },
         3 => Outcome::Ongoing { after: Some(std::time::Duration::ZERO), location: Some("/later".into()) },
-        4 => Outcome::Unknown { reason, after: None },
+        4 => Outcome::Unknown { reason, after: None, over: false },
         _ => Outcome::Misdirected { reason },
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The participants: each keeps a barrier by the key of a call, commits, and loses the first answer under each key. What
-//! it's asked for stands in the path: `/fine`, `/slow` (202, then asked for at another place), `/no`, `/stuck` (403 until an
-//! operator has it repaired), `/held` (the first answer comes only once it is let go).
+//! it's asked for stands in the path: `/fine`, `/slow` (202, then asked for at another place), `/away` (202, to be asked for
+//! at another service), `/no`, `/stuck` (403 until an operator has it repaired), `/held` (the first answer comes only once it is let go).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read as _, Write as _};
@@ -150,6 +150,7 @@ fn act(books: &mut Books, path: &str, headers: &BTreeMap<String, String>) -> Sai
             }
             Some((202, "location: /later\r\nretry-after: 0\r\n"))
         }
+        "away" => Some((202, "location: http://elsewhere/later\r\n")),
         "held" => {
             commit(books);
             Some((if seen == 1 { HELD } else { 200 }, ""))

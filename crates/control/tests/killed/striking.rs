@@ -20,12 +20,18 @@ use tokio::sync::watch;
 pub(crate) struct Striking<J> {
     inner: J,
     strike: Option<Strike>,
+    fails: Option<usize>,
     steps: AtomicUsize,
 }
 
 impl<J> Striking<J> {
     pub(crate) const fn new(inner: J, strike: Option<Strike>) -> Self {
-        Self { inner, strike, steps: AtomicUsize::new(0) }
+        Self { inner, strike, fails: None, steps: AtomicUsize::new(0) }
+    }
+
+    /// One that fails whoever makes this step, before it is written.
+    pub(crate) const fn failing(inner: J, at: usize) -> Self {
+        Self { inner, strike: None, fails: Some(at), steps: AtomicUsize::new(0) }
     }
 }
 
@@ -50,6 +56,7 @@ impl<J: Journal> Journal for Striking<J> {
         let entries: Vec<String> =
             append.entries.iter().map(|entry| reach::kind(&Entry::decode(entry).unwrap())).collect();
         say(&format!("step {}", entries.join(", ")));
+        assert_ne!(self.fails, Some(at), "a step that fails whoever makes it");
         let struck = self.strike.filter(|strike| strike.at == at);
         if struck.is_some_and(|strike| !strike.after) {
             stand_still();
@@ -73,6 +80,10 @@ impl<J: Journal> Journal for Striking<J> {
 
     fn list(&self, below: Option<&str>, limit: usize) -> Pending<'static, Vec<Heading>> {
         self.inner.list(below, limit)
+    }
+
+    fn headings(&self, ids: Vec<Text>) -> Pending<'static, Vec<Heading>> {
+        self.inner.headings(ids)
     }
 
     fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize> {

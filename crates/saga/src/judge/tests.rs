@@ -40,8 +40,8 @@ const NATIVE: &[Row] = &[
     ("saga poll", "app", 201, "", "", "", "done"),
     ("saga poll", "app", 409, "", "", "", "rejected"),
     // Where nobody can be asked, it isn't done for that.
-    ("saga action", "app", 202, "", "http://other/jobs/1", "", "stuck"),
-    ("scope undo", "app", 202, "", "http://other/jobs/1", "", "stuck"),
+    ("saga action", "app", 202, "", "http://other/jobs/1", "", "stuck at once"),
+    ("scope undo", "app", 202, "", "http://other/jobs/1", "", "stuck at once"),
     ("saga action", "mesh", 200, "replayed", "", "ok", "done"),
     ("saga action", "mesh", 409, "replayed", "", "declined", "stuck"),
     ("saga action", "app", 409, "replayed", "", "declined", "rejected"),
@@ -129,6 +129,7 @@ fn check(rules: &Rules, row: &Row) {
         Outcome::Ongoing { .. } => "ongoing".to_owned(),
         Outcome::Unknown { .. } => "unknown".to_owned(),
         Outcome::Ambiguous { .. } => "ambiguous".to_owned(),
+        Outcome::Elsewhere { .. } => "stuck at once".to_owned(),
         Outcome::Misdirected { .. } => "stuck".to_owned(),
     };
     assert_eq!(meaning, expected, "{row:?}");
@@ -155,7 +156,7 @@ fn who_may_know_more_later_is_asked_later() {
     let seen = |retry_after| Seen { status: Some(409), ledger: ledger(), mesh: true, retry_after, ..Seen::default() };
     let meaning = |seen: Seen| judge(Mode::Saga, Op::Action, &Rules::default(), &seen);
     let after = Some(Duration::from_secs(5));
-    assert_eq!(meaning(seen(after)), Outcome::Unknown { reason: "409".into(), after });
+    assert_eq!(meaning(seen(after)), Outcome::Unknown { reason: "409".into(), after, over: false });
     let Outcome::Ambiguous { reason } = meaning(seen(None)) else { panic!() };
     assert_eq!(&*reason, "nobody knows whether it was done, and it is not done again: 409");
 }

@@ -77,7 +77,7 @@ impl Machine {
             Ask::Back { reason } => self.back(log, &reason, &by),
             Ask::Parent { keep } => self.by_parent(log, keep, &by),
             Ask::Enlist(branch) => self.enlist(log, branch, by),
-            Ask::Complete { branch, outcome } => self.complete(log, &branch, outcome),
+            Ask::Complete { branch, outcome } => self.complete(log, &branch, outcome, &by),
             Ask::Retry => self.retry(log, &by),
             Ask::Skip { branch } => self.skip(log, &branch, &by),
             Ask::Resolve { reason } => {
@@ -190,7 +190,7 @@ impl Machine {
         found.ok_or_else(|| Refusal::NoBranch(name.clone()))
     }
 
-    fn complete(&mut self, log: &mut Log, name: &Text, outcome: Outcome) -> Result<(), Refusal> {
+    fn complete(&mut self, log: &mut Log, name: &Text, outcome: Outcome, by: &Text) -> Result<(), Refusal> {
         let at = self.find(name)?;
         if self.state.spec.branches[at].child.is_some() {
             return Err(self.refuse("this branch is a saga, which answers for itself"));
@@ -209,14 +209,15 @@ impl Machine {
             return Err(self.refuse("this branch has not been called yet"));
         }
         match outcome {
-            Outcome::Done { answer } => self.settle(log, at, op, Slot::Done, 0, answer),
+            Outcome::Done { answer } => self.told(log, at, op, Slot::Done, answer, by),
             Outcome::Rejected { reason } if op == Op::Action && !self.state.pivot_is_done() => {
-                self.settle(log, at, op, Slot::Rejected, 0, reason);
+                self.told(log, at, op, Slot::Rejected, reason, by);
             }
-            Outcome::Rejected { reason } => self.settle(log, at, op, Slot::Stuck, 0, reason),
+            Outcome::Rejected { reason } => self.told(log, at, op, Slot::Stuck, reason, by),
             Outcome::Ongoing { .. }
             | Outcome::Unknown { .. }
             | Outcome::Ambiguous { .. }
+            | Outcome::Elsewhere { .. }
             | Outcome::Misdirected { .. } => {
                 return Err(self.refuse("an outcome is done or rejected"));
             }
@@ -244,7 +245,7 @@ impl Machine {
         let Some(op) = self.state.progress[at].stuck() else {
             return Err(self.refuse("only a branch that is stuck can be skipped"));
         };
-        self.settle(log, at, op, Slot::Done, 0, format!("skipped by {by}").into());
+        self.told(log, at, op, Slot::Done, format!("skipped by {by}").into(), &Text::default());
         Ok(())
     }
 }

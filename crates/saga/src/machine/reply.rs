@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The end of a call: what it settles, and when it is made again if it settles nothing.
 
-use super::{Live, Log, Machine, POLL_MS, REFUSALS_MAX, TRIED_ENTRIES_MAX, again};
+use super::{AFTER_MAX, Live, Log, Machine, POLL_MS, REFUSALS_MAX, TRIED_ENTRIES_MAX, again};
 use crate::journal::What;
 use crate::judge::Outcome;
 use crate::transaction::{Op, Phase, Slot};
@@ -59,13 +59,17 @@ impl Machine {
                 self.settle(log, at, op, Slot::Rejected, attempt, reason);
             }
             Outcome::Rejected { reason } | Outcome::Misdirected { reason } => {
-                self.on_refusal(log, at, op, reason, reply.roll);
+                self.on_refusal(log, at, op, reason, reply.roll, REFUSALS_MAX);
             }
+            Outcome::Elsewhere { reason } => self.on_refusal(log, at, op, reason, reply.roll, 1),
             Outcome::Ambiguous { reason } => self.on_ambiguity(log, at, op, reason, reply.roll),
             Outcome::Ongoing { after, location } => self.on_ongoing(log, at, op, after, location),
-            Outcome::Unknown { reason, after } => {
+            Outcome::Unknown { reason, after, over } => {
                 let retry = self.state.spec.branches[at].retry;
                 let live = &mut self.live[at];
+                if !over {
+                    live.until = Some(live.limit);
+                }
                 live.fail();
                 live.due = again(log.now, &retry, live.pauses, after, reply.roll);
                 let counted = retry.attempts > 0 && live.failures >= retry.attempts;
@@ -97,30 +101,46 @@ impl Machine {
         op == Op::Action && !self.state.pivot_is_done()
     }
 
-    pub(super) fn settle(&mut self, log: &mut Log, at: usize, op: Op, slot: Slot, attempt: u32, answer: Text) {
+    fn settle(&mut self, log: &mut Log, at: usize, op: Op, slot: Slot, attempt: u32, answer: Text) {
+        self.settled(log, at, op, slot, (attempt, answer, Text::default()));
+    }
+
+    /// What somebody tells of a call.
+    pub(super) fn told(&mut self, log: &mut Log, at: usize, op: Op, slot: Slot, answer: Text, by: &Text) {
+        self.settled(log, at, op, slot, (0, answer, by.clone()));
+    }
+
+    fn settled(&mut self, log: &mut Log, at: usize, op: Op, slot: Slot, (attempt, answer, by): (u32, Text, Text)) {
         let live = &mut self.live[at];
         (live.failures, live.pauses, live.refusals, live.since) = (0, 0, 0, None);
         let branch = u16::try_from(at).unwrap_or(u16::MAX);
-        self.enter(log, What::Settled { branch, op, slot, attempt, answer }, true);
+        self.enter(log, What::Settled { branch, op, slot, attempt, answer, by }, true);
     }
 
     /// Nobody knows what became of it, nor will: a late answer may still come in, so it's asked for a few times. An action
-    /// that can be taken back whatever became of it is; for anything else an operator has to look.
+    /// that can be taken back whatever became of it is, once its participant has had all of its time; for anything else an operator has to look.
     fn on_ambiguity(&mut self, log: &mut Log, at: usize, op: Op, reason: Text, roll: u64) {
         let last = self.live[at].refusals.saturating_add(1) >= REFUSALS_MAX;
         let acting = self.state.phase == Phase::Acting && op == Op::Action;
         if last && acting && self.may_turn_back() && !self.is_answered_first(at) {
             self.note(log, Some(at), op, self.live[at].attempt, reason.clone());
+            if let Some(until) = self.live[at].until.filter(|until| *until > log.now) {
+                let live = &mut self.live[at];
+                live.fail();
+                live.due = until;
+                return;
+            }
             let text = format!("{}: {reason}", self.state.spec.branches[at].name);
             let turned = self.turn(Phase::Undoing, &text, "");
             self.enter(log, turned, true);
         } else {
-            self.on_refusal(log, at, op, reason, roll);
+            self.on_refusal(log, at, op, reason, roll, REFUSALS_MAX);
         }
     }
 
-    /// A definite no where there can't be one: perhaps a fault of configuration that passes.
-    fn on_refusal(&mut self, log: &mut Log, at: usize, op: Op, reason: Text, roll: u64) {
+    /// A definite no where there can't be one: perhaps a fault of configuration that passes, if it may be heard more than once
+    /// (`most`).
+    fn on_refusal(&mut self, log: &mut Log, at: usize, op: Op, reason: Text, roll: u64, most: u32) {
         let retry = self.state.spec.branches[at].retry;
         // An action that is only waited for because of its undo: whether it was done isn't known.
         let undoing = self.state.phase == Phase::Undoing && op == Op::Action && !self.is_answered_first(at);
@@ -129,7 +149,7 @@ impl Machine {
         live.fail();
         live.due = again(log.now, &retry, live.pauses, None, roll);
         let attempt = live.attempt;
-        if live.refusals >= REFUSALS_MAX && !undoing {
+        if live.refusals >= most && !undoing {
             self.settle(log, at, op, Slot::Stuck, attempt, reason);
         } else {
             self.note(log, Some(at), op, attempt, reason);
@@ -139,7 +159,7 @@ impl Machine {
     fn on_ongoing(&mut self, log: &mut Log, at: usize, op: Op, after: Option<Duration>, location: Option<Text>) {
         let live = &mut self.live[at];
         (live.failures, live.pauses, live.since) = (0, 0, None);
-        live.due = log.now + after.unwrap_or(Duration::from_millis(POLL_MS));
+        live.due = log.now + after.unwrap_or(Duration::from_millis(POLL_MS)).min(AFTER_MAX);
         let known = &self.state.progress[at].poll;
         if location.is_some() && *known != location {
             let branch = u16::try_from(at).unwrap_or(u16::MAX);
@@ -166,8 +186,10 @@ impl Machine {
                 return self.enter(log, turned, true);
             }
             Outcome::Ongoing { after, .. } => (Text::from("not decided yet"), after),
-            Outcome::Unknown { reason, after } => (reason, after),
-            Outcome::Misdirected { reason } | Outcome::Ambiguous { reason } => (reason, None),
+            Outcome::Unknown { reason, after, .. } => (reason, after),
+            Outcome::Misdirected { reason } | Outcome::Ambiguous { reason } | Outcome::Elsewhere { reason } => {
+                (reason, None)
+            }
         };
         self.check.fail();
         self.check.due = again(log.now, &retry, self.check.pauses, after, reply.roll);

@@ -98,11 +98,24 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The process that has this file, or had it last and runs still, in words.
+/// The process that has this file, in words.
 pub fn holder(path: &Path) -> Option<String> {
     let pid: u32 = std::fs::read_to_string(pid_path(path)).ok()?.trim().parse().ok()?;
+    // The number of one that has ended may be another's by now.
+    if !has_open(pid, path) {
+        return None;
+    }
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(format!("process {pid} ({})", name.trim()))
+}
+
+/// Whether a process has this file open, as far as this one may know.
+fn has_open(pid: u32, path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else { return false };
+    match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(open) => open.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|at| at == path)),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
 }
 
 fn explain(path: &Path, error: &io::Error) -> io::Error {

@@ -16,6 +16,7 @@ pub enum Job {
     Read(Text),
     Unfinished(Vec<u16>),
     List(Option<Text>, usize),
+    Headings(Vec<Text>),
     Forget(Timestamp, usize),
     Beat(Beat),
     Post(u16, Value),
@@ -51,7 +52,7 @@ impl Job {
 
     /// Whether it appends or looks, and so is done without the tables.
     pub(crate) fn is_logged(&self) -> bool {
-        matches!(self, Self::Append(_) | Self::Read(_) | Self::Unfinished(_) | Self::List(..))
+        matches!(self, Self::Append(_) | Self::Read(_) | Self::Unfinished(_) | Self::List(..) | Self::Headings(_))
     }
 
     /// Whether it can be done at all.
@@ -107,6 +108,10 @@ impl<R: Run> Journal for R {
 
     fn list(&self, below: Option<&str>, limit: usize) -> Pending<'static, Vec<Heading>> {
         self.run(Job::List(below.map(Text::from), limit), of!(Headings))
+    }
+
+    fn headings(&self, ids: Vec<Text>) -> Pending<'static, Vec<Heading>> {
+        self.run(Job::Headings(ids), of!(Headings))
     }
 
     fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize> {

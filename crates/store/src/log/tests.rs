@@ -131,6 +131,7 @@ fn compare(journal: &dyn Journal, model: &BTreeMap<String, (Vec<String>, Option<
         model.iter().filter(|(_, (_, e))| e.is_none()).map(|(id, _)| id.as_str().into()).collect();
     assert_eq!(wait(journal.unfinished(vec![0])).unwrap(), unfinished);
     let all: Vec<&str> = model.keys().rev().map(String::as_str).collect();
+    let mut listed = Vec::new();
     let mut seen: Vec<Text> = Vec::new();
     loop {
         let page = wait(journal.list(seen.last().map(|id| &**id), 2)).unwrap();
@@ -140,11 +141,15 @@ fn compare(journal: &dyn Journal, model: &BTreeMap<String, (Vec<String>, Option<
         for heading in page {
             let (entries, ended) = &model[&*heading.id];
             assert_eq!(heading.ended.map(Timestamp::as_millis), *ended);
-            assert_eq!(texts(&[heading.summary]), [format!("{}@{}", heading.id, entries.len())]);
-            seen.push(heading.id);
+            assert_eq!(texts(std::slice::from_ref(&heading.summary)), [format!("{}@{}", heading.id, entries.len())]);
+            seen.push(heading.id.clone());
+            listed.push(heading);
         }
     }
     assert_eq!(seen.iter().map(|id| &**id).collect::<Vec<_>>(), all);
+    let mut named = wait(journal.headings(IDS.map(Text::from).to_vec())).unwrap();
+    named.sort_unstable_by(|one, other| other.id.cmp(&one.id));
+    assert_eq!(named, listed, "those that are there, by their names");
 }
 
 proptest! {

@@ -349,6 +349,10 @@ fn answer(look: &Look<'_>, staged: &mut Ahead, job: &Job) -> Result<Result<Done,
         Job::Read(id) => Ok(Done::Story(look.story(staged, id)?)),
         Job::Unfinished(shards) => Ok(Done::Ids(look.unfinished(staged, shards)?)),
         Job::List(below, limit) => Ok(Done::Headings(look.list(staged, below.as_ref(), *limit)?)),
+        Job::Headings(ids) => {
+            let found = ids.iter().map(|id| look.heading(staged, id));
+            Ok(Done::Headings(found.filter_map(Result::transpose).collect::<Result<_, _>>()?))
+        }
         // Asked of the tables alone.
         Job::Forget(..) | Job::Beat(_) | Job::Post(..) | Job::Letters(_) | Job::Reply(..) | Job::Answer(_) => {
             Err(Error::Closed)
@@ -464,7 +468,9 @@ impl<'txn> Tables<'txn> {
             }
             Job::Answer(number) => Ok(Ok(Done::Answer(self.answer(*number)?))),
             // Answered by what was logged as well.
-            Job::Append(_) | Job::Read(_) | Job::Unfinished(_) | Job::List(..) => Ok(Err(Error::Closed)),
+            Job::Append(_) | Job::Read(_) | Job::Unfinished(_) | Job::List(..) | Job::Headings(_) => {
+                Ok(Err(Error::Closed))
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use super::subjects::PEERS;
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "\
+pub(super) const USAGE: &str = "\
 usage: cargo xtask bench consistency [OPTIONS]
 
   --rounds N           rounds; subjects take turns in each (3)

@@ -4,7 +4,7 @@
 use super::{Mode, subjects};
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "\
+pub(super) const USAGE: &str = "\
 usage: cargo xtask bench failover [OPTIONS]
 
   --requests N         requests for each subject (100000)

@@ -124,6 +124,26 @@ fn above() -> Spec {
 }
 
 #[test]
+fn what_may_have_been_begun_is_named_so_that_it_is_not_begun_twice() {
+    let test = async {
+        let disk = RamDisk::new();
+        let journal: Arc<dyn Journal> = Arc::new(log::Memory::open(&disk, Arc::new(*runtime::clock())).unwrap());
+        let one = One::start(&journal, &Arc::new(Shop::default()), 1);
+        one.until_it_holds(64).await;
+        disk.fail_syncs(1);
+        let problem = one.coordinator.begin(None, spec(vec![branch("/do")]), None).await.unwrap_err();
+        let (_, named) = problem.detail.split_once("it may have been begun, as ").unwrap();
+        let (id, _) = named.split_once(':').unwrap();
+        drop((one, journal));
+        // By the machine's memory it was written.
+        let journal: Arc<dyn Journal> = Arc::new(log::Memory::open(&disk, Arc::new(*runtime::clock())).unwrap());
+        let again = One::start(&journal, &Arc::new(Shop::default()), 2);
+        assert!(!again.begin_as(id, spec(vec![branch("/do")])).await, "it is the same");
+    };
+    runtime::block_on(test).unwrap();
+}
+
+#[test]
 fn a_saga_within_goes_with_the_one_above_and_is_asked_by_letter_where_it_does_not() {
     let test = async {
         let journal: Arc<dyn Journal> =

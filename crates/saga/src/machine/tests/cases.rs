@@ -3,7 +3,7 @@
 
 use super::world::{answered, branch, call, pivot, spec};
 use crate::journal::What;
-use crate::machine::{Ask, Effect, Event, Machine, Order, REFUSALS_MAX, Refusal, Reply};
+use crate::machine::{AFTER_MAX, Ask, Effect, Event, Machine, Order, REFUSALS_MAX, Refusal, Reply};
 use crate::{Branch, Entry, Mode, Op, Outcome, Slot, Spec, Target};
 use byrnie_base::Timestamp;
 use std::time::Duration;
@@ -80,7 +80,7 @@ fn no(reason: &str) -> Outcome {
 }
 
 fn silence() -> Outcome {
-    Outcome::Unknown { reason: "timed out".into(), after: None }
+    Outcome::Unknown { reason: "timed out".into(), after: None, over: false }
 }
 
 fn order() -> Spec {
@@ -357,6 +357,20 @@ fn work_that_takes_its_time_is_asked_for_or_told() {
 }
 
 #[test]
+fn nobody_is_put_off_for_ever() {
+    let after = Some(Duration::from_secs(u64::MAX));
+    for put_off in [
+        Outcome::Unknown { reason: "503".into(), after, over: true },
+        Outcome::Ongoing { after, location: Some("/jobs/7".into()) },
+    ] {
+        let mut run = run(spec(Mode::Saga, vec![branch("a", &[])]));
+        run.answer("a", put_off);
+        run.tick();
+        assert_eq!((run.now, run.called()), (Timestamp::from_millis(1_000) + AFTER_MAX, vec![("a", Op::Action)]));
+    }
+}
+
+#[test]
 fn what_nobody_knows_is_not_asked_for_ever() {
     let nobody_knows = |run: &mut Run, name: &str| {
         for _ in 0..REFUSALS_MAX - 1 {
@@ -396,6 +410,37 @@ fn what_nobody_knows_is_not_asked_for_ever() {
 }
 
 #[test]
+fn what_may_still_be_at_work_is_not_undone_before_its_time_is_over() {
+    /// The moment of the undo, if the ledger says to every call of the action that nobody knows.
+    fn undone(run: &mut Run) -> Timestamp {
+        while run.called() != [("a", Op::Undo)] {
+            if run.calls.is_empty() {
+                run.tick();
+            } else {
+                run.answer("a", Outcome::Ambiguous { reason: "nobody knows".into() });
+            }
+        }
+        run.now
+    }
+    let begun = || run(spec(Mode::Saga, vec![branch("a", &[])]));
+    let mut lost = begun();
+    let until = lost.calls[0].until;
+    lost.answer("a", silence());
+    let entries = lost.entries.clone();
+    assert_eq!(undone(&mut lost), until);
+    // Who has answered isn't at work any more.
+    let mut answered = begun();
+    answered.answer("a", Outcome::Unknown { reason: "500".into(), after: None, over: true });
+    assert!(undone(&mut answered) < until);
+    // Nobody remembers when a call before a crash was made: it has as much time as one that is made now.
+    let machine = Machine::replay(entries.clone()).unwrap();
+    let mut again = Run { machine, now: Timestamp::from_millis(5_000), calls: Vec::new(), entries, wake: None };
+    again.event(Event::Wake).unwrap();
+    let until = again.calls[0].until;
+    assert_eq!(undone(&mut again), until);
+}
+
+#[test]
 fn nobody_answers_a_call_that_was_not_made() {
     let told = |name: &str| Ask::Complete { branch: name.into(), outcome: Outcome::Done { answer: "told".into() } };
     let mut run = run(spec(Mode::Saga, vec![branch("a", &[]), branch("b", &[0]), pivot("c", &[1])]));
@@ -406,7 +451,9 @@ fn nobody_answers_a_call_that_was_not_made() {
     run.done("a");
     // After a crash it is called again, if it isn't told before.
     let mut other = Machine::replay(run.entries.clone()).unwrap();
-    other.on(run.now, Event::Ask { ask: told("b"), by: "b".into() }).unwrap();
+    let effects = other.on(run.now, Event::Ask { ask: told("b"), by: "b".into() }).unwrap();
+    let Some(Effect::Persist { entries, .. }) = effects.first() else { panic!("{effects:?}") };
+    assert!(matches!(&entries[0].what, What::Settled { by, .. } if **by == *"b"), "who told it is kept: {entries:?}");
     run.ask(told("b")).unwrap();
     run.answer("c", no("409"));
     assert!(run.ask(told("b")).is_err(), "the action of b is still under way, and so its undo isn't called");

@@ -260,7 +260,7 @@ impl World {
                 }
                 let outcome = match self.bug {
                     Bug::BelievesSilence => Outcome::Done { answer: "".into() },
-                    _ => Outcome::Unknown { reason: "reset".into(), after: None },
+                    _ => Outcome::Unknown { reason: "reset".into(), after: None, over: false },
                 };
                 self.reply(&order, outcome);
             }

@@ -13,6 +13,17 @@ fn one_at_a_time_and_the_second_learns_who_was_first() {
 }
 
 #[test]
+fn a_process_that_has_the_number_of_one_that_ended_is_not_taken_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.redb");
+    let first = FileDisk::open(&path).unwrap();
+    assert!(holder(&path).is_some());
+    drop(first);
+    assert_eq!(std::fs::read_to_string(pid_path(&path)).unwrap(), format!("{}\n", std::process::id()));
+    assert_eq!(holder(&path), None);
+}
+
+#[test]
 fn a_child_that_has_not_yet_closed_the_file_does_not_keep_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state.redb");

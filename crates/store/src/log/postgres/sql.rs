@@ -8,6 +8,7 @@ use crate::store::{Error, Value};
 use byrnie_base::{Text, Timestamp};
 use byrnie_saga::Term;
 use byrnie_saga::shards::{Beat, Board, LEASE, SHARDS, Seat};
+use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use std::collections::{HashMap, HashSet};
 
@@ -125,6 +126,11 @@ pub(super) async fn step(connection: &mut PgConnection, job: &Job) -> Sql<Result
             Done::Ids(ids.iter().map(|id| text(id)).collect())
         }
         Job::List(below, limit) => Done::Headings(list(connection, below.as_deref(), *limit).await?),
+        Job::Headings(ids) => {
+            let query = "select id, ended, summary from byrnie.txn where id = any($1)";
+            let ids: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes()).collect();
+            Done::Headings(headings(&sqlx::query(query).bind(ids).fetch_all(connection).await?)?)
+        }
         Job::Forget(before, limit) => {
             let query = "
                 with old as (select id from byrnie.txn where ended > 0 and ended < $1 order by ended limit $2 for update skip locked),
@@ -153,7 +159,7 @@ pub(super) async fn step(connection: &mut PgConnection, job: &Job) -> Sql<Result
             let query =
                 "select number, body from byrnie.letter where answer is null and shard = any($1) order by number";
             let rows = sqlx::query(query).bind(smalls(shards)).fetch_all(connection).await?;
-            let letter = |row: &sqlx::postgres::PgRow| -> Sql<Letter> {
+            let letter = |row: &PgRow| -> Sql<Letter> {
                 Ok(Letter { number: number(row.try_get("number")?), body: row.try_get::<Vec<u8>, _>("body")?.into() })
             };
             Done::Letters(rows.iter().map(letter).collect::<Sql<_>>()?)
@@ -199,6 +205,10 @@ async fn list(connection: &mut PgConnection, below: Option<&str>, limit: usize) 
             sqlx::query(query).bind(limit).fetch_all(connection).await?
         }
     };
+    headings(&rows)
+}
+
+fn headings(rows: &[PgRow]) -> Sql<Vec<Heading>> {
     rows.iter()
         .map(|row| {
             let ended = number(row.try_get("ended")?);

@@ -165,6 +165,14 @@ impl<'a> Look<'a> {
         Ok(Story { shard, entries })
     }
 
+    pub(super) fn heading(&self, staged: &Ahead, id: &Text) -> Result<Option<Heading>, redb::Error> {
+        let mut layers = std::iter::once(staged).chain(self.layers.iter().rev().copied());
+        if let Some(row) = layers.find_map(|layer| layer.0.get(id)) {
+            return Ok(Some(row.heading(id)));
+        }
+        Ok(self.headings.get(&**id)?.map(|heading| written(id.clone(), heading.value())))
+    }
+
     pub(super) fn unfinished(&self, staged: &Ahead, shards: &[u16]) -> Result<Vec<Text>, redb::Error> {
         let mut ids = BTreeSet::new();
         for row in self.tables.open_table(UNFINISHED)?.iter()? {
@@ -191,10 +199,8 @@ impl<'a> Look<'a> {
         let mut found = BTreeMap::new();
         for row in rows.rev().take(limit) {
             let (id, heading) = row?;
-            let (_, ended, summary) = heading.value();
-            let ended = Some(ended).filter(|ended| *ended > 0).map(Timestamp::from_millis);
             let id = Text::from(id.value());
-            found.insert(id.clone(), Heading { id, summary: summary.into(), ended });
+            found.insert(id.clone(), written(id, heading.value()));
         }
         for layer in self.layers.iter().copied().chain([staged]) {
             let before = |(id, _): &(&Text, &Row)| below.is_none_or(|below| *id < below);
@@ -203,4 +209,10 @@ impl<'a> Look<'a> {
         }
         Ok(found.into_values().rev().take(limit).collect())
     }
+}
+
+/// A transaction as the tables have it.
+fn written(id: Text, (_, ended, summary): (u32, u64, &[u8])) -> Heading {
+    let ended = Some(ended).filter(|ended| *ended > 0).map(Timestamp::from_millis);
+    Heading { id, summary: summary.into(), ended }
 }
