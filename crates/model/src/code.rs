@@ -278,6 +278,10 @@ registry! {
         "no endpoint has the labels that a traffic policy wants",
         "Calls to the service are answered 503.",
         "Correct `endpoints.labels` of the policy, or start a workload with these labels.";
+    SHARED_ENDPOINTS: "BYR-C077",
+        "backends among which calls are split have instances in common",
+        "The shares are not those that the weights say: who serves two backends gets calls of both.",
+        "Give each backend a selector of its own, such as by the label `version`; `byrnie canary` does.";
     SITE_UNFIT: "BYR-C080",
         "what is said of another site can not be followed",
         "Nobody of that site is let in, and nothing there is called.",
@@ -477,6 +481,18 @@ registry! {
         "Look at the program's own log at this time; it closed the connection, not byrnie.";
 
     // System
+    BAD_QUESTION: "BYR-S040",
+        "the console can not make sense of a request",
+        "Nothing was done.",
+        "Correct what the message names; /openapi.json lists parameters and bodies.";
+    NO_PATH: "BYR-S041",
+        "the console has nothing at this path",
+        "Nothing was done.",
+        "/openapi.json lists what there is.";
+    NO_METHOD: "BYR-S042",
+        "the path takes another method",
+        "Nothing was done.",
+        "The header Allow names those that it takes.";
     STORE_UNREACHABLE: "BYR-S001",
         "the store does not answer",
         "Configuration cannot change; traffic goes on.",
