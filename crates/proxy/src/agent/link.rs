@@ -11,7 +11,7 @@ use super::ledger;
 use super::publish::Publisher;
 use super::registry::Joining;
 use super::{Asked, Own, State, ads, probe, quota, registry, report};
-use crate::config::{Address, Config, Control};
+use crate::config::{Address, Config, Control, Mount};
 use crate::error::Error;
 use crate::running::Goodbye;
 use crate::worker::InForce;
@@ -156,7 +156,8 @@ pub(super) async fn begin(
     let origin = Origin { node: super::node_name(config).into(), inbound: own.inbound };
     let cache = control.keep_view.then(|| Cache::open(&config.state_dir, origin, kept.as_ref())).flatten();
     let node = crate::mount::node(config);
-    let start = ads::Start { node: node.clone(), kept: kept.clone(), cache };
+    let forwards = matches!(&config.mount, Mount::Sidecar(sidecar) if sidecar.forward.is_some());
+    let start = ads::Start { node: node.clone(), forwards, kept: kept.clone(), cache };
     runtime::spawn_local("ads", ads::run(start, Rc::clone(&link), Rc::clone(&publisher), Arc::clone(&state)));
     let renewal =
         Renewal { path: certs::path(config), tokens: control.tokens.clone(), identity: config.identity.clone() };
