@@ -92,11 +92,13 @@ fn a_program_is_told_how_each_service_is_reached() {
     let services = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\n\
                     spec: {ports: [{port: 5432, appProtocol: tcp}]}\n---\n\
                     apiVersion: v1\nkind: Service\nmetadata: {name: api-v2}\n\
-                    spec: {ports: [{name: a, port: 80, appProtocol: grpc}, {name: b, port: 9000}]}\n";
+                    spec: {ports: [{name: a, port: 80, appProtocol: grpc}, {name: b, port: 9000}]}\n---\n\
+                    apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: shop}\n\
+                    spec: {ports: [{port: 80}]}\n";
     mesh.ok(&["apply", "-f", &mesh::file(&mesh, "services.yaml", services)]);
     let port = free_port().to_string();
-    let mut run = mesh
-        .run(&["--name", "caller", "--port", &port, "--uses", "db,api-v2,later"], &["sh", "-c", "env | grep BYRNIE_"]);
+    let uses = "db.shop,db,api-v2,later,transactions.byrnie,one.a,one.b";
+    let mut run = mesh.run(&["--name", "caller", "--port", &port, "--uses", uses], &["sh", "-c", "env | grep BYRNIE_"]);
     run.wait();
     let given = |name: &str, scheme: &str| {
         let start = format!("{name}={scheme}://127.0.0.1:");
@@ -106,6 +108,16 @@ fn a_program_is_told_how_each_service_is_reached() {
     given("BYRNIE_API_V2_URL", "http");
     given("BYRNIE_API_V2_9000_URL", "http");
     given("BYRNIE_LATER_URL", "http");
+    // With the namespace each has a name; without it the program's own namespace is meant.
+    given("BYRNIE_DB_SHOP_URL", "http");
+    given("BYRNIE_DB_DEFAULT_URL", "tcp");
+    given("BYRNIE_TRANSACTIONS_URL", "http");
+    given("BYRNIE_TRANSACTIONS_BYRNIE_URL", "http");
+    given("BYRNIE_ONE_A_URL", "http");
+    let log = run.log();
+    assert!(log.contains("BYRNIE_DB_URL could be db.default or db.shop; it is db.default"), "{log}");
+    assert!(log.contains("BYRNIE_ONE_URL would be one.a or one.b, so it is not set"), "{log}");
+    assert!(!log.lines().any(|line| line.starts_with("BYRNIE_ONE_URL=")), "{log}");
 }
 
 #[test]
@@ -295,4 +307,82 @@ fn the_leave_that_a_program_needs_is_named_whole() {
     let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
     let foreign = mesh::http(console, "shop.example", "/api/v1/status").unwrap();
     assert!(foreign.status == 403 && foreign.body.contains("BYR-A012"), "{}", foreign.body);
+}
+
+/// A caller learns at once that it was refused and why, of a service that it never said that it uses.
+#[test]
+fn a_call_that_no_policy_allows_is_denied_and_explained_at_once() {
+    let mesh = Mesh::up(&[]);
+    let gamma = mesh.echo("gamma", "v1", &[]);
+    gamma.wait_for_line("joined as");
+    let alpha = mesh.echo("alpha", "v1", &["--http-proxy"]);
+    alpha.wait_for_line("HTTP_PROXY=");
+    let proxy = alpha.value("HTTP_PROXY");
+    let proxy = proxy.strip_prefix("http://").unwrap().parse().unwrap();
+    let ask = |host: &str| mesh::http_by_proxy(proxy, &format!("http://{host}/x")).unwrap();
+    let state = || format!("{:?}", ask("gamma"));
+    until("the name of gamma", state, || ask("gamma").status == 403);
+    for (host, status, word) in [
+        ("gamma", 403, "byrnie allow alpha.default gamma"),
+        ("alpha", 403, "no policy"),
+        ("nobody", 404, "called nobody"),
+    ] {
+        let answer = ask(host);
+        assert!(answer.status == status && answer.body.contains(word), "{host}: {answer:?}");
+        // What is asked at once is explained, though proxies report once a second.
+        let id = answer.head.lines().find_map(|line| line.strip_prefix("x-byrnie-decision: ")).unwrap().to_owned();
+        let past = mesh.json(&["explain", &id]);
+        assert_eq!((&past["status"], &past["record"]["id"]), (&status.into(), &id.into()), "{past}");
+        let foretold = mesh.json(&["explain", &format!("GET http://{host}/x"), "--from", "alpha"]);
+        assert_eq!(foretold["status"], status, "{foretold}");
+        assert_eq!(foretold["decision"] == "deny", status == 403, "{foretold}");
+    }
+    // The last is the last, not the one before.
+    let newest = ask("gamma");
+    let last = mesh.json(&["explain", "last"]);
+    assert!(newest.head.contains(last["record"]["id"].as_str().unwrap()), "{last}\n{newest:?}");
+    mesh.ok(&["allow", "alpha", "gamma"]);
+    until("gamma", state, || ask("gamma").status == 200);
+}
+
+#[test]
+fn a_canary_gives_versions_by_label_the_shares_that_it_says() {
+    let mesh = Mesh::up(&[]);
+    let _one = mesh.echo("pay", "v1", &[]);
+    let _two = mesh.echo("pay", "v2", &[]);
+    for version in ["v1", "v2"] {
+        mesh.ask_until("pay", "/", |answer| answer.is_of(version));
+    }
+    let second = |asks: usize| (0..asks).filter(|_| mesh.ask("pay", "/").is_ok_and(|a| a.is_of("v2"))).count();
+    let first = |asks: usize| (0..asks).filter(|_| mesh.ask("pay", "/").is_ok_and(|a| a.is_of("v1"))).count();
+    mesh.ok(&["canary", "pay", "v2", "0"]);
+    until("v1 alone", || second(40).to_string(), || first(40) == 40);
+    mesh.ok(&["canary", "pay", "v2", "100"]);
+    until("v2 alone", || first(40).to_string(), || second(40) == 40);
+    mesh.ok(&["canary", "pay", "v2", "10%"]);
+    until("both", || first(40).to_string(), || first(1) == 1);
+    // As they share no instance, v2 gets a tenth, and not half of the rest too.
+    let got = second(300);
+    assert!((5..=75).contains(&got), "{got} of 300");
+    assert_eq!(mesh.json(&["lint"]).as_array().map(Vec::len), Some(0), "{}", mesh.ok(&["lint"]));
+    mesh.ok(&["canary", "pay", "--off"]);
+    let left = mesh.json(&["get", "services"]);
+    assert!(!left.to_string().contains("pay-v"), "{left}");
+    until("both alike", || second(100).to_string(), || (30..=70).contains(&second(100)));
+}
+
+/// What `get` prints is what `apply` takes.
+#[test]
+fn what_is_got_can_be_applied() {
+    let mesh = Mesh::up(&[]);
+    let two = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: b}\n";
+    mesh.ok(&["apply", "-f", &mesh::file(&mesh, "two.yaml", two)]);
+    for form in ["json", "ndjson", "yaml"] {
+        let got = mesh.ok(&["get", "namespaces", "-o", form]);
+        let applied = mesh.ok(&["apply", "-f", &mesh::file(&mesh, &format!("got.{form}"), &got)]);
+        assert!(
+            applied.contains("Namespace/a unchanged") && applied.contains("Namespace/b unchanged"),
+            "{form}: {applied}"
+        );
+    }
 }

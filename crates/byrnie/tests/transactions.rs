@@ -783,7 +783,11 @@ fn what_takes_its_time_or_is_never_known_is_neither_done_nor_asked_for_ever() {
     let (status, why) = post("/txn/v1/far:resolve", "", json!({"reason": large}));
     assert!(status == 400 && why.to_string().contains("512"), "{status} {why}");
     // Past its deadline it goes on, as its pivot may have been done; that is said.
-    assert_eq!(post("/txn/v1/t/branches/a:complete", "", json!({"outcome": "done"})).0, 200);
+    assert_eq!(operator(&mesh, "POST", "/txn/v1/t/branches/a:complete", &Value::Null).0, 200);
+    let listed = |query: &str| operator(&mesh, "GET", &format!("/txn/v1?{query}"), &Value::Null);
+    assert!(["since=abc", "limit=abc", "colour=red"].iter().all(|query| listed(query).0 == 400));
+    assert_eq!(listed("since=2999-01-01T00:00:00%2B01:00"), (200, json!([])));
+    assert!(listed("since=2000-01-01T00:00:00Z&limit=1").1[0]["id"].is_string());
     let shown = || mesh.ok(&["saga", "show", "t"]);
     until("its deadline", shown, || shown().contains("past its deadline"));
     assert!(mesh.ok(&["saga", "list"]).contains("past its deadline"));

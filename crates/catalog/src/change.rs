@@ -101,6 +101,7 @@ impl Catalog {
         }
         // Routes count only while their parent exists, and so does what lies behind them.
         if came_or_went {
+            work.mark(self.nodes.forwarders(&at.namespace), std::slice::from_ref(key));
             let behind = self.behind(&at);
             let nodes = self.rooted(&at, work);
             work.mark(&nodes, &behind);

@@ -20,17 +20,26 @@ pub struct NodeSpec {
     pub workload: Text,
     /// What it does.
     pub role: Role,
+    /// Whether its program names whom it calls in each request, as to a proxy: then it's told of the services of its
+    /// namespace that it may not call, by their names alone.
+    pub forwards: bool,
 }
 
 impl NodeSpec {
     /// The proxy beside a workload.
     pub fn sidecar(namespace: impl Into<Text>, workload: impl Into<Text>) -> Self {
-        Self { namespace: namespace.into(), workload: workload.into(), role: Role::Sidecar }
+        Self { namespace: namespace.into(), workload: workload.into(), role: Role::Sidecar, forwards: false }
+    }
+
+    /// The same, with or without a forward listener.
+    #[must_use]
+    pub fn forwarding(self, forwards: bool) -> Self {
+        Self { forwards, ..self }
     }
 
     /// The proxy at the edge of the mesh.
     pub fn gateway(namespace: impl Into<Text>, workload: impl Into<Text>) -> Self {
-        Self { namespace: namespace.into(), workload: workload.into(), role: Role::Gateway }
+        Self { namespace: namespace.into(), workload: workload.into(), role: Role::Gateway, forwards: false }
     }
 }
 
@@ -85,6 +94,8 @@ pub(crate) struct Nodes {
     by_place: BTreeMap<Place, BTreeSet<NodeId>>,
     by_caller: Multi<Caller, NodeId>,
     users: Multi<ServiceRef, NodeId>,
+    /// Sidecars with a forward listener, by namespace.
+    forwarders: Multi<Text, NodeId>,
     pub(crate) gateways: BTreeSet<NodeId>,
 }
 
@@ -98,6 +109,9 @@ impl Nodes {
             Role::Sidecar => {
                 let place = Place { namespace: spec.namespace.clone(), name: spec.workload.clone() };
                 self.by_place.entry(place).or_default().insert(id.clone());
+                if spec.forwards {
+                    self.forwarders.insert(spec.namespace.clone(), id.clone());
+                }
             }
         }
         self.by_id.insert(id, Node { spec, standing: Standing::default(), sent: BTreeMap::new(), dirty });
@@ -123,6 +137,7 @@ impl Nodes {
     pub(crate) fn leave(&mut self, id: &NodeId) {
         let Some(node) = self.by_id.remove(id) else { return };
         self.gateways.remove(id);
+        self.forwarders.remove(&node.spec.namespace, id);
         let place = Place { namespace: node.spec.namespace, name: node.spec.workload };
         if let Some(ids) = self.by_place.get_mut(&place) {
             ids.remove(id);
@@ -140,6 +155,11 @@ impl Nodes {
     /// Sidecars whose workload is in a set of callers.
     pub(crate) fn called<'a>(&'a self, caller: &Caller) -> impl Iterator<Item = &'a NodeId> + use<'a> {
         self.by_caller.of(caller)
+    }
+
+    /// Sidecars of a namespace that have a forward listener.
+    pub(crate) fn forwarders<'a>(&'a self, namespace: &Text) -> impl Iterator<Item = &'a NodeId> + use<'a> {
+        self.forwarders.of(namespace)
     }
 
     /// Sidecars whose workload says that it uses a service.

@@ -10,7 +10,7 @@ use byrnie_model::outside::{BackendTls, Trust};
 use byrnie_model::policy::access::Action;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::route::{ParentKind, Standing};
-use byrnie_model::{Identity, Key, Kind, Resource, Revision, Service, ServiceRef, Site, Spec, Workload};
+use byrnie_model::{Identity, Key, Kind, Labels, Resource, Revision, Service, ServiceRef, Site, Spec, Workload};
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -58,6 +58,9 @@ impl Catalog {
                         }
                     }
                 }
+                if spec.forwards {
+                    keys.extend(self.services.in_namespace(&spec.namespace).map(service_key));
+                }
                 for service in self.roots(&place) {
                     keys.extend(self.bundle(&service));
                     keys.extend(self.behind(&service));
@@ -99,7 +102,12 @@ impl Catalog {
             (Spec::Workload(_), Role::Sidecar) => key.namespace == node.namespace && key.name == node.workload,
             (Spec::Service(_), Role::Sidecar) => {
                 let service = ServiceRef::new(key.namespace.clone(), key.name.clone());
-                self.services.is_member(&service, &place(node)) || self.sees(node, &service)
+                let told = self.services.is_member(&service, &place(node)) || self.sees(node, &service);
+                let names = node.forwards && key.namespace == node.namespace;
+                if !told && names && self.workload(&place(node)).is_some() {
+                    return Some(bare(resource));
+                }
+                told
             }
             (Spec::Endpoint(endpoint), Role::Sidecar) => self.sees(node, &endpoint.service),
             (Spec::Traffic(policy), Role::Sidecar) => {
@@ -272,6 +280,21 @@ impl Catalog {
     pub(crate) fn workload(&self, at: &Place) -> Option<&Workload> {
         if let Some(Spec::Workload(workload)) = self.spec(&workload_key(at)) { Some(workload) } else { None }
     }
+}
+
+/// A service of which a proxy is told that it's there, so that a call is denied and not called lost; of what it is like,
+/// nothing.
+fn bare(service: &Resource) -> Arc<Resource> {
+    let revision = stamp(service.created, |hash| "bare".hash(hash));
+    let spec = Spec::Service(Service::default());
+    Arc::new(Resource {
+        key: service.key.clone(),
+        revision,
+        created: service.created,
+        labels: Labels::new(),
+        origin: None,
+        spec,
+    })
 }
 
 /// The revision of a resource as it was judged. It's what a proxy is told of only if it has another, and what is

@@ -143,11 +143,17 @@ pub fn ask(
         let second = run(&snapshot, &arrival, &head, question, now);
         // A refusal at the callee explains more than a caller's proxy that knows nothing of the service.
         if first.onward.is_none() && second.decision == "denied" {
+            let told = answer.steps.pop();
+            let status = first.status;
+            let detail =
+                format!("not told to the caller's proxy, which answers {status}: no policy lets the caller in");
+            answer.step("visibility", "", &caller.spec, detail);
+            answer.take(&second, &spec);
+            // It isn't the callee that answers.
             answer.steps.pop();
-            let detail = "not told to the caller's proxy, which answers 404: no policy lets the caller in";
-            answer.step("visibility", "", &caller.spec, detail.to_owned());
-        }
-        if first.onward.is_some() || second.decision == "denied" {
+            answer.steps.extend(told);
+            answer.status = status;
+        } else if first.onward.is_some() {
             answer.take(&second, &spec);
         }
     }
@@ -289,7 +295,7 @@ fn unseen(
     question: &Question,
 ) -> Option<(ServiceRef, u16, NodeSpec, String)> {
     let (service, port) = asked?;
-    if first.status != 404 && first.status != 0 {
+    if !matches!(first.status, 0 | 403 | 404) {
         return None;
     }
     Some((service.clone(), *port, callee(catalog, service)?, question.path.clone()))
@@ -378,7 +384,8 @@ fn caller(catalog: &Catalog, trust_domain: &Text, question: &Question) -> Result
         let accounts: Vec<Text> = workloads().filter_map(|r| account(r)).collect();
         return Err(Puzzle::NoCaller(nearest(name, accounts.iter().map(|a| &**a)).map(Text::from)));
     };
-    let spec = NodeSpec::sidecar(resource.key.namespace.clone(), resource.key.name.clone());
+    // Whoever names a service by a URL does so at a forward listener.
+    let spec = NodeSpec::sidecar(resource.key.namespace.clone(), resource.key.name.clone()).forwarding(true);
     let node = sidecar(catalog, &spec).ok_or(Puzzle::NoCaller(None))?;
     Ok(Caller { view: catalog.view(&spec), spec, node })
 }

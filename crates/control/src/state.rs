@@ -10,6 +10,7 @@ use byrnie_base::{Clock, Instant, Now, Text};
 use byrnie_catalog::Catalog;
 use byrnie_model::{Identity, Key, Revision};
 use byrnie_store::Store;
+use byrnie_xds::proto::byrnie::v1::ReportRequest;
 use byrnie_xds::server::Nack;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -41,6 +42,7 @@ pub struct State {
     conditions: Mutex<Conditions>,
     bad: Mutex<BTreeMap<Text, Text>>,
     revision: watch::Sender<Revision>,
+    reports: watch::Sender<()>,
     streams: Mutex<BTreeMap<SessionId, Line>>,
     edge_admin: OnceLock<SocketAddr>,
     /// Where spans go.
@@ -76,6 +78,7 @@ impl State {
             trust_domain,
             bad: Mutex::default(),
             revision: watch::Sender::new(Revision(0)),
+            reports: watch::Sender::default(),
             streams: Mutex::default(),
             edge_admin: OnceLock::new(),
             tracer: Tracer::default(),
@@ -95,6 +98,18 @@ impl State {
     /// Tells or asks what proxies saw. Be brief, never wait inside.
     pub fn observe<T>(&self, ask: impl FnOnce(&mut Observer) -> T) -> T {
         ask(&mut self.observer.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes in what the proxy `node` reported; who it is was checked by the caller.
+    pub(crate) fn collect(&self, node: &str, report: &ReportRequest) {
+        let now = self.now().mono;
+        self.observe(|observer| observer.collect(node, report, now));
+        self.reports.send_replace(());
+    }
+
+    /// Learns of each report, after the observer has taken it in.
+    pub(crate) fn reports(&self) -> watch::Receiver<()> {
+        self.reports.subscribe()
     }
 
     /// Asks since when conditions are as they are. Never wait inside.

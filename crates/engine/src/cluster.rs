@@ -297,6 +297,11 @@ impl Cluster {
         self.call.share.gate.limit()
     }
 
+    /// Requests that the own program has under way (inbound).
+    pub fn concurrency(&self) -> u64 {
+        self.call.share.gate.in_flight()
+    }
+
     /// Endpoints of this mesh that may be sent requests; behind them are the ways to other sites.
     pub fn at_home(&self) -> &[Arc<Member>] {
         self.members.get(..self.home as usize).unwrap_or(&self.members)

@@ -142,6 +142,11 @@ impl Gate {
         }
     }
 
+    /// Requests under way.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.0.value(IN_FLIGHT)
+    }
+
     /// The limit now; `None`: there is none.
     pub(crate) fn limit(&self) -> Option<u64> {
         Some(self.0.value(LIMIT)).filter(|limit| *limit > 0)

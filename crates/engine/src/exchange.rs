@@ -380,11 +380,29 @@ impl Exchange {
             Err(_) if arrival.direction.side() == Side::Edge => {
                 return self.decide_edge(snapshot, shard, arrival, head, at);
             }
+            Err(Reason::AccessDenied) => {
+                let named = snapshot.named(head.host(), head.port().unwrap_or(80));
+                self.service = named.and_then(|at| snapshot.subtree(&at.namespace, &at.name)).cloned();
+                let label = self.service.as_ref().map_or(&snapshot.words.unknown, |tree| &tree.label).clone();
+                return Err(self.deny(snapshot, &label));
+            }
             Err(reason) => return Err(self.refuse(reason, unknown_service(arrival, head))),
         };
+        if tree.closed && arrival.direction.side() == Side::Outbound && !snapshot.default_allows() {
+            let denied = self.deny(snapshot, &tree.label);
+            self.service = Some(tree);
+            return Err(denied);
+        }
         let decided = self.decide_service(snapshot, shard, (&tree, &tree.ports[at_port]), arrival, head, at);
         self.service = Some(tree);
         decided
+    }
+
+    /// The callee would refuse it: where no policy names a caller, its proxy isn't told how to get there.
+    fn deny(&self, snapshot: &Snapshot, callee: &str) -> Box<Answer> {
+        let own = &snapshot.words.own;
+        let detail = format!("no policy lets {own} call {callee}; allow it by `byrnie allow {own} {callee}`");
+        self.refuse(Reason::AccessDenied, detail)
     }
 
     /// What asks for a port of a service: its routes decide.

@@ -238,6 +238,7 @@ fn explain_service(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, step
             explain_gateway(snapshot, arrival, head, steps);
             return;
         }
+        Err(Reason::AccessDenied) => format!("{}, of which this caller's proxy knows that it is there", head.host()),
         Err(_) => {
             let mut known: Vec<String> = snapshot.services().map(ToString::to_string).collect();
             known.sort();

@@ -85,6 +85,7 @@ pub(crate) fn resolve<'s, 'h>(
             let (name, namespace) = split(strip(host).unwrap_or(host), &snapshot.node.namespace);
             let number = port.unwrap_or(HTTP_PORT);
             match snapshot.subtree(namespace, name) {
+                Some(tree) if tree.closed && !snapshot.default_allows() => Err(Reason::AccessDenied),
                 Some(tree) => Ok((tree, tree.port(number).ok_or(Reason::UnknownService)?)),
                 None => outside(snapshot, host, number).ok_or(Reason::UnknownService),
             }

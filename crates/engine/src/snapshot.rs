@@ -86,6 +86,8 @@ pub(crate) struct Subtree {
     /// `NAME.NAMESPACE`.
     pub(crate) label: Text,
     pub(crate) ports: Box<[Port]>,
+    /// No policy lets this node call it: it's known by its name alone, or as it's served here.
+    pub(crate) closed: bool,
     /// Who may call it; `None` unless this node serves it.
     pub(crate) access: Option<Access>,
     /// How requests under an idempotency key are protected.
@@ -201,6 +203,13 @@ impl Snapshot {
     /// The compiled groups of endpoints, in no order.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         self.clusters.iter().flatten()
+    }
+
+    /// Services that this node serves itself, each by one of the groups that count what its program has under way.
+    pub fn programs(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let all = self.services.values().flat_map(|names| names.values());
+        let served = all.filter_map(|tree| tree.ports.iter().find(|port| port.program.is_some()));
+        served.filter_map(|port| self.cluster(port.cluster))
     }
 
     /// The healthy endpoints of a service.

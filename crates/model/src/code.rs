@@ -282,6 +282,10 @@ registry! {
         "no endpoint is at a place to which a traffic policy gives a share",
         "The share of that place goes to the others.",
         "Correct `failover.distribute` of the policy, or start a workload there with `--locality REGION/ZONE`.";
+    SHARED_ENDPOINTS: "BYR-C078",
+        "backends among which calls are split have instances in common",
+        "The shares are not those that the weights say: who serves two backends gets calls of both.",
+        "Give each backend a selector of its own, such as by the label `version`; `byrnie canary` does.";
     SITE_UNFIT: "BYR-C080",
         "what is said of another site can not be followed",
         "Nobody of that site is let in, and nothing there is called.",
@@ -481,6 +485,18 @@ registry! {
         "Look at the program's own log at this time; it closed the connection, not byrnie.";
 
     // System
+    BAD_QUESTION: "BYR-S040",
+        "the console can not make sense of a request",
+        "Nothing was done.",
+        "Correct what the message names; /openapi.json lists parameters and bodies.";
+    NO_PATH: "BYR-S041",
+        "the console has nothing at this path",
+        "Nothing was done.",
+        "/openapi.json lists what there is.";
+    NO_METHOD: "BYR-S042",
+        "the path takes another method",
+        "Nothing was done.",
+        "The header Allow names those that it takes.";
     STORE_UNREACHABLE: "BYR-S001",
         "the store does not answer",
         "Configuration cannot change; traffic goes on.",

@@ -42,7 +42,7 @@ impl fmt::Display for ServiceRef {
 /// A name and ports that callers ask for: the *logical* destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// At least one; numbers and names are unique.
+    /// At least one, but where a proxy is told of the name alone; numbers and names are unique.
     pub ports: Vec<ServicePort>,
     /// A workload of the same namespace with all these labels serves it. Never empty in a service
     /// that has endpoints inside; empty means that nothing is selected.
@@ -56,6 +56,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// Whether no more is told of it than its name: who is told so may not call it.
+    pub fn is_bare(&self) -> bool {
+        self.ports.is_empty()
+    }
+
     /// Whether EndpointSlices say what serves it: nothing is selected, and no host is named.
     pub fn takes_slices(&self) -> bool {
         self.selector.is_empty() && self.outside.is_none()

@@ -34,6 +34,7 @@ const INVALID_ARGUMENT: i32 = 3;
 pub struct Client {
     node: Text,
     version: Text,
+    forwards: bool,
     held: BTreeMap<Key, Revision>,
     seen: [bool; name::ORDER.len()],
     complete: bool,
@@ -107,11 +108,18 @@ impl Client {
         Self {
             node: node.into(),
             version: version.into(),
+            forwards: false,
             held: BTreeMap::new(),
             seen: [false; name::ORDER.len()],
             complete: false,
             revision: Revision(0),
         }
+    }
+
+    /// The same, with or without a forward listener: with one it's told of services that its program may not call.
+    #[must_use]
+    pub fn forwarding(self, forwards: bool) -> Self {
+        Self { forwards, ..self }
     }
 
     /// Starts from resources that were kept across a restart, which the caller has in force.
@@ -126,6 +134,7 @@ impl Client {
             id: self.node.to_string(),
             user_agent_name: "byrnie".to_owned(),
             user_agent_version: self.version.to_string(),
+            client_features: self.forwards.then(|| name::FORWARDS.to_owned()).into_iter().collect(),
             ..Default::default()
         });
         let subscribe = |kind: &Kind| {

@@ -10,6 +10,9 @@ const TYPE_PREFIX: &str = "type.googleapis.com/byrnie.v1.";
 /// Longest name of a resource, in bytes: three DNS names of 253 and two slashes, rounded up.
 pub const NAME_BYTES_MAX: usize = 800;
 
+/// What a client says that has a forward listener, among its features.
+pub(crate) const FORWARDS: &str = "byrnie.forwards";
+
 /// The kinds that proxies are sent, in the order in which a change is sent: what others name comes
 /// before what names it, and policies before the services that they protect, so that no state in
 /// between is weaker than the one before or the one after. Removals go the other way round.

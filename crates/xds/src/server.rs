@@ -47,6 +47,8 @@ pub struct Node {
     pub id: Text,
     /// Version of its program.
     pub version: Text,
+    /// Whether its program names whom it calls in each request.
+    pub forwards: bool,
 }
 
 /// What a request meant.
@@ -442,7 +444,11 @@ fn hello(request: &discovery::DeltaDiscoveryRequest) -> Result<Node, Error> {
     if !fits {
         return Err(Error::NoNode);
     }
-    Ok(Node { id: node.id.as_str().into(), version: clip(&node.user_agent_version, REASON_BYTES_MAX) })
+    Ok(Node {
+        id: node.id.as_str().into(),
+        version: clip(&node.user_agent_version, REASON_BYTES_MAX),
+        forwards: node.client_features.iter().any(|feature| feature == name::FORWARDS),
+    })
 }
 
 /// The reasons of a NACK by the resource's name.

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `byrnie fault SVC`: writes an ordinary TrafficPolicy with a fault that ends by itself, to the store or to a
-//! file. `byrnie canary SVC VERSION PERCENT`: writes an ordinary HTTPRoute that gives a version its part.
+//! file.
 
 use crate::console::{self, Console};
-use crate::documents;
 use crate::failure::{Exit, Failure};
 use crate::globals::Globals;
 use crate::output::{self, yaml};
@@ -37,7 +36,7 @@ pub(crate) struct Fault {
     #[arg(long, value_name = "D", conflicts_with_all = ["abort", "reset"])]
     slow_body: Option<String>,
     /// Of a hundred requests that fit
-    #[arg(long, value_name = "P", default_value_t = 100)]
+    #[arg(long, value_name = "P", default_value_t = 100, value_parser = share)]
     percent: u8,
     /// Only requests of this method
     #[arg(long, value_name = "METHOD")]
@@ -55,27 +54,6 @@ pub(crate) struct Fault {
     #[arg(long, conflicts_with_all = ["delay", "abort", "reset", "slow_body", "span"])]
     off: bool,
     /// Write the policy to a file instead
-    #[arg(long, value_name = "FILE")]
-    to: Option<PathBuf>,
-}
-
-/// Give a version of a service its part of the requests
-#[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:
-  byrnie canary payments v2 10
-  byrnie canary payments.shop v2 50
-  byrnie canary payments v2 0 --to canary.yaml")]
-pub(crate) struct Canary {
-    /// The service: NAME or NAME.NAMESPACE
-    #[arg(value_name = "SVC")]
-    service: String,
-    /// The version: the service SVC-VERSION of the same namespace
-    #[arg(value_name = "VERSION")]
-    version: String,
-    /// Of a hundred requests
-    #[arg(value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
-    percent: u8,
-    /// Write the route to a file instead
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
 }
@@ -170,113 +148,17 @@ fn fault(args: &Fault, target: &ServiceRef, name: &str, until_ms: u64) -> Result
     }))
 }
 
-pub(crate) fn run_canary(args: &Canary, globals: &Globals) -> anyhow::Result<Exit> {
-    let target = ServiceRef::from_word(&args.service, globals.namespace());
-    let version = format!("{}-{}", target.name, args.version);
-    let console = Console::find(globals)?;
-    let port = main_port(&console, &target.namespace, &version)?;
-    // A route of another name that the service has already is somebody's work: it's named, not replaced.
-    let routes = console.get("/api/v1/routes")?;
-    let mut present = None;
-    for route in routes.as_array().into_iter().flatten() {
-        let own = route["metadata"]["namespace"].as_str().unwrap_or_default();
-        let parents = route["spec"]["parentRefs"].as_array().into_iter().flatten();
-        let is_parent = |parent: &Value| {
-            parent["name"] == *target.name && *parent["namespace"].as_str().unwrap_or(own) == *target.namespace
-        };
-        if parents.into_iter().any(is_parent) {
-            present = Some(route.clone());
-        }
-    }
-    let document = match present {
-        Some(route) => shifted(route, &version, port, args.percent)?,
-        None => {
-            let own = main_port(&console, &target.namespace, &target.name)?;
-            canary(&target, own, (&version, port), args.percent)
-        }
-    };
-    write(&document, "canary", args.to.as_ref(), globals)
+/// Of a hundred: `10` or `10%`.
+pub(super) fn share(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    number.parse().ok().filter(|share| *share <= 100).ok_or_else(|| "a share is 0 to 100, such as 10 or 10%".to_owned())
 }
 
-/// The first port of a service.
-fn main_port(console: &Console, namespace: &str, name: &str) -> Result<u64, Failure> {
-    let found = console.get(&super::get::path(Kind::Service, namespace, name)).map_err(|failure| {
-        if failure.code == byrnie_model::code::NOT_FOUND.id {
-            failure.next("a version is a service of its own, such as payments-v2, that selects its instances")
-        } else {
-            failure
-        }
-    })?;
-    Ok(found["spec"]["ports"][0]["port"].as_u64().unwrap_or(80))
-}
-
-fn canary(target: &ServiceRef, own: u64, (version, port): (&str, u64), percent: u8) -> Value {
-    json!({
-        "apiVersion": Kind::HttpRoute.api_version(),
-        "kind": Kind::HttpRoute.name(),
-        "metadata": {"name": target.name, "namespace": target.namespace},
-        "spec": {
-            "parentRefs": [{"group": "", "kind": "Service", "name": target.name}],
-            "rules": [{"backendRefs": [
-                {"name": target.name, "port": own, "weight": 100 - percent},
-                {"name": version, "port": port, "weight": percent},
-            ]}],
-        },
-    })
-}
-
-/// The route with `percent` for the version in every rule that has backends; the others share the rest as before.
-fn shifted(mut route: Value, version: &str, port: u64, percent: u8) -> Result<Value, Failure> {
-    if let Some(object) = route.as_object_mut() {
-        object.remove("status");
-    }
-    let name = route["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let rules = route["spec"]["rules"].as_array_mut().into_iter().flatten();
-    let mut changed = 0;
-    for rule in rules {
-        let Some(backends) = rule["backendRefs"].as_array_mut().filter(|backends| !backends.is_empty()) else {
-            continue;
-        };
-        let weight = |backend: &Value| backend["weight"].as_u64().unwrap_or(1);
-        let others: u64 = backends.iter().filter(|b| b["name"] != *version).map(weight).sum();
-        if others == 0 && percent < 100 {
-            let said = format!("route {name} sends nothing but to {version}: there is nobody to take the rest");
-            return Err(Failure::usage(said).next("byrnie get httproute"));
-        }
-        // A hundred parts for each of the others' weights, so that their proportions stay exact.
-        for backend in backends.iter_mut().filter(|b| b["name"] != *version) {
-            backend["weight"] = json!(weight(backend) * u64::from(100 - percent));
-        }
-        let own = others * u64::from(percent);
-        match backends.iter_mut().find(|backend| backend["name"] == *version) {
-            Some(backend) => backend["weight"] = json!(own.max(u64::from(percent == 100))),
-            None => backends.push(json!({"name": version, "port": port, "weight": own})),
-        }
-        reduce(backends);
-        changed += 1;
-    }
-    if changed == 0 {
-        return Err(Failure::usage(format!("route {name} has no backends to share with")).next("byrnie get httproute"));
-    }
-    Ok(route)
-}
-
-/// Weights in lowest terms.
-fn reduce(backends: &mut [Value]) {
-    fn gcd(a: u64, b: u64) -> u64 {
-        if b == 0 { a } else { gcd(b, a % b) }
-    }
-    let unit = backends.iter().filter_map(|backend| backend["weight"].as_u64()).fold(0, gcd).max(1);
-    for backend in backends {
-        if let Some(weight) = backend["weight"].as_u64() {
-            backend["weight"] = json!(weight / unit);
-        }
-    }
-}
-
-fn write(document: &Value, why: &str, to: Option<&PathBuf>, globals: &Globals) -> anyhow::Result<Exit> {
+/// Applies a document, or an array of them, all or none; or writes them to a file.
+pub(super) fn write(documents: &Value, why: &str, to: Option<&PathBuf>, globals: &Globals) -> anyhow::Result<Exit> {
+    let text = yaml::emit(documents);
     if let Some(path) = to {
-        std::fs::write(path, yaml::emit(document))
+        std::fs::write(path, text)
             .map_err(|error| Failure::new("", error.to_string()).at(path.display().to_string()))?;
         if !globals.quiet {
             output::write(&format!("{} written; apply it with: byrnie apply {0}\n", path.display()))?;
@@ -284,8 +166,8 @@ fn write(document: &Value, why: &str, to: Option<&PathBuf>, globals: &Globals) -
         return Ok(Exit::Fine);
     }
     let path = format!("/api/v1/apply{}", console::query(&[("user", &console::user()), ("why", why)]));
-    let answer = Console::find(globals)?.post(&path, document)?;
-    super::apply::warn(documents::place(&answer["diagnostics"], &[]));
+    let answer = Console::find(globals)?.post_yaml(&path, text)?;
+    super::apply::warn(crate::documents::place(&answer["diagnostics"], &[]));
     output::print(globals, &answer, |_| super::apply::draw(&answer, globals.quiet))?;
     Ok(Exit::Fine)
 }
@@ -313,36 +195,8 @@ mod tests {
         };
         let target = ServiceRef::new("shop", "payments");
         let fault = fault(&args, &target, "fault-payments", 1_900_000_000_000).unwrap();
-        let canary = canary(&target, 80, ("payments-v2", 80), 10);
-        let shifted = shifted(canary.clone(), "payments-v2", 80, 30).unwrap();
-        for document in [&fault, &canary, &shifted] {
-            let parsed = parse("t.yaml", &yaml::emit(document), &Defaults::default());
-            assert!(
-                parsed.diagnostics.is_empty() && parsed.documents.len() == 1,
-                "{document}: {:?}",
-                parsed.diagnostics
-            );
-        }
-    }
-
-    #[test]
-    fn a_version_gets_its_part_and_the_others_keep_theirs() {
-        let weights = |route: &Value| -> Vec<u64> {
-            let backends = route["spec"]["rules"][0]["backendRefs"].as_array().unwrap();
-            backends.iter().map(|backend| backend["weight"].as_u64().unwrap()).collect()
-        };
-        let route = |weights: &[(&str, u64)]| {
-            let backends: Vec<Value> =
-                weights.iter().map(|(name, weight)| json!({"name": name, "port": 80, "weight": weight})).collect();
-            json!({"metadata": {"name": "r"}, "spec": {"rules": [{"backendRefs": backends}]}})
-        };
-        let two = route(&[("v1", 90), ("v2", 10)]);
-        assert_eq!(weights(&shifted(two.clone(), "v2", 80, 50).unwrap()), [1, 1]);
-        assert_eq!(weights(&shifted(two.clone(), "v2", 80, 0).unwrap()), [1, 0]);
-        assert_eq!(weights(&shifted(two, "v2", 80, 100).unwrap()), [0, 1]);
-        let three = route(&[("a", 3), ("b", 1)]);
-        assert_eq!(weights(&shifted(three, "c", 80, 20).unwrap()), [3, 1, 1]);
-        assert!(shifted(route(&[("c", 1)]), "c", 80, 20).is_err());
+        let parsed = parse("t.yaml", &yaml::emit(&fault), &Defaults::default());
+        assert!(parsed.diagnostics.is_empty() && parsed.documents.len() == 1, "{fault}: {:?}", parsed.diagnostics);
     }
 
     #[test]
@@ -352,6 +206,13 @@ mod tests {
         assert_eq!(lasting(&policy, end - 1), Some("2030-01-01T00:00:00Z"));
         assert_eq!(lasting(&policy, end), None);
         assert_eq!(lasting(&json!({"spec": {}}), 0), None);
+    }
+
+    #[test]
+    fn a_share_is_said_with_or_without_its_sign() {
+        for (text, read) in [("10", Some(10)), ("10%", Some(10)), ("100%", Some(100)), ("101", None), ("%", None)] {
+            assert_eq!(share(text).ok(), read, "{text}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod allow;
 mod apply;
+mod canary;
 mod cert;
 mod child;
 mod completion;
@@ -65,7 +66,7 @@ enum Command {
     Undo(undo::Args),
     Allow(allow::Allow),
     Deny(allow::Deny),
-    Canary(fault::Canary),
+    Canary(canary::Args),
     Fault(fault::Fault),
     Status(status::Args),
     Stat(stat::Args),
@@ -103,7 +104,7 @@ fn run(command: Command, globals: &Globals) -> anyhow::Result<Exit> {
         Command::Undo(args) => undo::run(&args, globals),
         Command::Allow(args) => allow::run_allow(&args, globals),
         Command::Deny(args) => allow::run_deny(&args, globals),
-        Command::Canary(args) => fault::run_canary(&args, globals),
+        Command::Canary(args) => canary::run(&args, globals),
         Command::Fault(args) => fault::run_fault(&args, globals),
         Command::Status(args) => status::run(&args, globals),
         Command::Stat(args) => stat::run(&args, globals),

@@ -16,7 +16,8 @@ use byrnie_model::service::{Health, Locality};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{Identity, Key, Kind, Labels, Protocol, Resource, Revision, ServiceRef, Spec, Workload, yaml};
 use byrnie_net::{machine, runtime};
-use byrnie_proxy::{AccessLog, Config, Control, Mount, Ports, Sidecar, Source, Users};
+use byrnie_proxy::{AccessLog, Config, Control, Mount, Outbound, Ports, Sidecar, Source, Users};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -71,8 +72,8 @@ pub(crate) struct Args {
     /// Where it runs
     #[arg(long, value_name = "REGION/ZONE", default_value = "")]
     locality: String,
-    /// Services that the program calls; each gets a BYRNIE_<SVC>_URL: http://IP:PORT, or tcp://IP:PORT for
-    /// one that speaks TCP
+    /// Services that the program calls; each gets a BYRNIE_<SVC>_URL and a BYRNIE_<SVC>_<NS>_URL: http://IP:PORT, or
+    /// tcp://IP:PORT for one that speaks TCP
     #[arg(long, value_delimiter = ',', value_name = "SVC[.NS]")]
     uses: Vec<String>,
     #[command(flatten)]
@@ -141,7 +142,7 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     for service in &uses {
         warn_if_denied(&console, globals, &args.name, &instance, service).await;
     }
-    let exit = supervise_program(&args, (&proxy, &variables(&ports)), &mut signals).await?;
+    let exit = supervise_program(&args, (&proxy, &variables(&ports, &namespace).0), &mut signals).await?;
     tokio::select! {
         () = proxy.drain(DRAIN) => {}
         _ = signals.ended() => {}
@@ -280,28 +281,42 @@ fn announce(args: &Args, globals: &Globals, identity: &Identity, ports: &Ports) 
         (namespace, Some(port)) => format!("   reachable at http://{}.{namespace}.mesh.localhost:{port}", args.name),
     };
     eprintln!("  ✓ {} joined as {identity}{at}", args.name);
-    for (name, value) in variables(ports) {
+    let (variables, told) = variables(ports, globals.namespace());
+    for (name, value) in variables {
         eprintln!("  ✓ {name}={value}");
+    }
+    for line in told {
+        eprintln!("  ! {line}");
     }
 }
 
-/// What the program finds in its environment.
-fn variables(ports: &Ports) -> Vec<(String, String)> {
-    let mut variables = Vec::new();
+/// What the program finds in its environment, and what is to be said of it. A service has a name with its namespace, and
+/// one without; where two would have the same, the latter means a service of the program's own namespace.
+fn variables(ports: &Ports, namespace: &str) -> (Vec<(String, String)>, Vec<String>) {
+    let mut named: BTreeMap<String, Vec<(u8, &Outbound)>> = BTreeMap::new();
     for outbound in &ports.outbound {
-        let word: String = outbound
-            .service
-            .name
-            .chars()
-            .map(|c| if c == '-' || c == '.' { '_' } else { c.to_ascii_uppercase() })
-            .collect();
+        let ServiceRef { namespace: at, name } = &outbound.service;
         // The service's first port has the plain name; the others carry their number.
         let first = ports.outbound.iter().find(|o| o.service == outbound.service).map(|o| o.port);
-        let name = if first == Some(outbound.port) {
-            format!("BYRNIE_{word}_URL")
-        } else {
-            format!("BYRNIE_{word}_{}_URL", outbound.port)
-        };
+        let number = if first == Some(outbound.port) { String::new() } else { format!("_{}", outbound.port) };
+        let variable =
+            |word: &str| format!("BYRNIE_{}{number}_URL", word.to_ascii_uppercase().replace(['-', '.'], "_"));
+        let short = if **at == *namespace { 0 } else { 2 };
+        named.entry(variable(name)).or_default().push((short, outbound));
+        named.entry(variable(&format!("{name}.{at}"))).or_default().push((1, outbound));
+    }
+    let (mut variables, mut told) = (Vec::new(), Vec::new());
+    for (name, mut meant) in named {
+        meant.sort_by_key(|(rank, _)| *rank);
+        let all = meant.iter().map(|(_, outbound)| outbound.service.to_string()).collect::<Vec<_>>().join(" or ");
+        let Some((rank, outbound)) = meant.first() else { continue };
+        if meant.get(1).is_some_and(|(other, _)| other == rank) {
+            told.push(format!("{name} would be {all}, so it is not set; use the name with the namespace"));
+            continue;
+        }
+        if meant.len() > 1 {
+            told.push(format!("{name} could be {all}; it is {}", outbound.service));
+        }
         // gRPC and HTTP/2 are HTTP as well: a client says by itself which of them it speaks.
         let scheme = if outbound.protocol == Protocol::Tcp { "tcp" } else { "http" };
         variables.push((name, format!("{scheme}://{}", outbound.address)));
@@ -314,7 +329,7 @@ fn variables(ports: &Ports) -> Vec<(String, String)> {
             variables.push((name.to_owned(), "localhost,127.0.0.1,::1".to_owned()));
         }
     }
-    variables
+    (variables, told)
 }
 
 /// A name as commands take it without `--namespace`.

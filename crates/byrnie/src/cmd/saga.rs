@@ -13,6 +13,7 @@ const EXAMPLES: &str = "Examples:
   byrnie saga list --state STUCK
   byrnie saga show 01995b5e-8d1c-7a30-9d4e-2f6a1c0b7e55
   byrnie saga start order.json --wait 10
+  byrnie saga start - --mode message < order.json
   byrnie saga start place-order --input '{\"order\": 42, \"sku\": \"a1\", \"amount\": 30}' --wait 10";
 
 const START_EXAMPLES: &str = "Examples:

@@ -148,7 +148,25 @@ fn backends_fit(catalog: &Catalog, rule: &Rule, at: &str, found: &mut Vec<Diagno
         found.extend(destination_fits(catalog, &backend.to, &at).map(|found| found.so_that(effect)));
         copies_fit(catalog, &backend.filters, &at, found);
     }
+    found.extend(shares_hold(catalog, rule, at));
     copies_fit(catalog, &rule.filters, at, found);
+}
+
+/// Most backends of a rule that are compared with each other: as many as a rule of Gateway API may have.
+const COMPARED_MAX: usize = 16;
+
+/// Weights say who gets how many only if nobody serves two backends.
+fn shares_hold(catalog: &Catalog, rule: &Rule, at: &str) -> Option<Diagnostic> {
+    let weighted: Vec<_> = rule.backends.iter().enumerate().filter(|(_, b)| b.weight > 0).take(COMPARED_MAX).collect();
+    let both = |a: &Backend, b: &Backend| {
+        let (a, b) = (&a.to.service, &b.to.service);
+        catalog.services.members(a).find(|place| a != b && catalog.services.is_member(b, place))
+    };
+    weighted.iter().enumerate().find_map(|(n, (i, one))| {
+        let (other, shared) = weighted[..n].iter().find_map(|(_, other)| Some((other, both(one, other)?)))?;
+        let message = format!("{} serves \"{}\" and \"{}\"", shared.name, other.to.service.name, one.to.service.name);
+        Some(Diagnostic::warning(&code::SHARED_ENDPOINTS, format!("{at}.backendRefs[{i}].name"), message))
+    })
 }
 
 fn copies_fit(catalog: &Catalog, filters: &[RouteFilter], at: &str, found: &mut Vec<Diagnostic>) {

@@ -136,6 +136,11 @@ fn planted_mistakes_in_routes() {
         (route("r", "name: orders-db, port: 5432", to), "C031 5432"),
         (route("r", "name: payments", "{backendRefs: [{name: payments, port: 80, weight: 0}]}"), "C018 backendRefs"),
         (route("r", "name: payments", "{matches: [{method: GET}]}"), "C023 {"),
+        (
+            service("all", "selector: {app: payments}, ports: [{port: 81, targetPort: http}]")
+                + &route("r", "name: payments", "{backendRefs: [{name: payments, port: 80}, {name: all, port: 81}]}"),
+            "C078 all",
+        ),
         (route("r", "name: payments", &format!("{to}, {to}")), "C019 {"),
         (
             route(

@@ -164,6 +164,10 @@ impl<'a> World<'a> {
             }
         }
         self.endpoints(&seen, &mut view);
+        let names = self.all().filter(|r| matches!(r.spec, Spec::Service(_)) && r.key.namespace == node.namespace);
+        for r in names.filter(|_| node.forwards) {
+            view.entry(r.key.clone()).or_insert_with(|| Spec::Service(Service::default()));
+        }
         view
     }
 

@@ -25,6 +25,8 @@ enum Step {
 
 fn nodes() -> Vec<(NodeId, NodeSpec)> {
     let mut nodes: Vec<(NodeId, NodeSpec)> = WORKLOADS.iter().map(|w| (format!("ns/{w}").into(), sidecar(w))).collect();
+    // One names whom it calls in each request.
+    nodes[0].1.forwards = true;
     nodes.push(("byrnie/edge".into(), NodeSpec::gateway("byrnie", "edge")));
     // A second sidecar of one workload, as while it restarts.
     nodes.push(("ns/w1-old".into(), sidecar("w1")));

@@ -285,3 +285,40 @@ fn another_site_is_known_to_those_who_call_it_and_those_it_calls() {
     assert_eq!(caller.len(), 9, "{caller:?}");
     assert!(caller.iter().all(|line| line.starts_with('-')), "{caller:?}");
 }
+
+#[test]
+fn a_forwarder_is_told_the_names_of_what_it_may_not_call() {
+    let mut catalog = with(&shop());
+    let id: crate::NodeId = "ns/one-1".into();
+    catalog.join(id.clone(), sidecar("one-1").forwarding(true));
+    let bare = |delta: &Delta| -> Vec<String> {
+        let services = delta.changed.iter().filter(|r| matches!(&r.spec, Spec::Service(s) if s.is_bare()));
+        services.map(|r| r.key.name.to_string()).collect()
+    };
+    // Its own is told in full, as it serves it; endpoints and routes aren't.
+    let first = catalog.delta(&id);
+    assert_eq!(bare(&first), ["pay", "pay2", "web"]);
+    assert_eq!(told(&first).len(), 6, "{:?}", told(&first));
+    // What changes about a service whose name alone is known is no news; that it comes and goes is.
+    assert!(catalog.apply(&service("web", "other")).nodes.is_empty());
+    for (change, line) in
+        [(service("new", "new"), "+Service/ns/new"), (delete(Kind::Service, "new"), "-Service/ns/new")]
+    {
+        catalog.apply(&change);
+        assert_eq!(told(&catalog.delta(&id)), [line]);
+    }
+    // Who may call it is told all of it, and the name alone again when that's over.
+    catalog.apply(&allow("late", &["pay2"], &["pay"]));
+    let delta = catalog.delta(&id);
+    assert!(
+        bare(&delta).is_empty() && told(&delta).contains(&"+Endpoint/ns/pay2/two-1".to_owned()),
+        "{:?}",
+        told(&delta)
+    );
+    catalog.apply(&delete(Kind::AccessPolicy, "late"));
+    let delta = catalog.delta(&id);
+    assert_eq!((bare(&delta), delta.removed.len()), (vec!["pay2".to_owned()], 1), "{:?}", told(&delta));
+    // Whoever is asked by no name is told none.
+    catalog.join(id.clone(), sidecar("one-1"));
+    assert!(bare(&catalog.delta(&id)).is_empty());
+}

@@ -156,7 +156,7 @@ impl Hub {
                 let identity = stream.identity.clone();
                 match self.admit(&node.id, &identity) {
                     Err(close) => return self.close(id, close),
-                    Ok(spec) => self.seat(id, node.id, spec, &mut out),
+                    Ok(spec) => self.seat(id, node.id, spec.forwarding(node.forwards), &mut out),
                 }
             }
             Ok(Outcome::Subscribed(_) | Outcome::Accepted | Outcome::Refused(_) | Outcome::Stale) => {}
@@ -337,6 +337,10 @@ struct Encoded {
 
 impl Encoded {
     fn of(&mut self, resource: &Arc<Resource>) -> Bytes {
+        // A name is no work, and others have the same service in full.
+        if matches!(&resource.spec, Spec::Service(service) if service.is_bare()) {
+            return wire::encode(resource);
+        }
         if let Some((held, bytes)) = self.forms.get(&resource.key)
             && (Arc::ptr_eq(held, resource) || held == resource)
         {

@@ -2,7 +2,7 @@
 //! Questions: explain (what would happen, what happened), lint (what is wrong with documents, or with
 //! what is in force).
 
-use super::traffic::Callers;
+use super::traffic::{self, Callers};
 use super::wire::{found, list};
 use super::{Console, Outcome, Problem, certificate, write};
 use crate::apply::Action;
@@ -41,7 +41,7 @@ struct Asked {
 }
 
 /// `POST /api/v1/explain`.
-pub(super) fn explain(console: &Console, request: &Request) -> Outcome {
+pub(super) async fn explain(console: &Console, request: &Request) -> Outcome {
     let asked: Asked = serde_json::from_slice(&request.body).map_err(|error| {
         Problem::bad_request(
             format!("the body is not a question: {error}"),
@@ -49,7 +49,7 @@ pub(super) fn explain(console: &Console, request: &Request) -> Outcome {
         )
     })?;
     if !asked.record.is_empty() {
-        return explain_record(console, &asked);
+        return explain_record(console, &asked).await;
     }
     let question = question(asked)?;
     let (trust_domain, revision, now) = (&console.state.trust_domain, console.state.revision(), console.state.now());
@@ -68,8 +68,8 @@ pub(super) fn explain(console: &Console, request: &Request) -> Outcome {
     }
 }
 
-fn explain_record(console: &Console, asked: &Asked) -> Outcome {
-    let records = console.state.observe(|observer| match asked.record.as_str() {
+async fn explain_record(console: &Console, asked: &Asked) -> Outcome {
+    let records = match asked.record.as_str() {
         "last" => {
             let wanted = Wanted {
                 status: asked.status,
@@ -77,10 +77,12 @@ fn explain_record(console: &Console, asked: &Asked) -> Outcome {
                 failed: asked.status.is_none(),
                 limit: 1,
             };
-            observer.records(&wanted)
+            // Any proxy may have a newer one.
+            traffic::reported(console, |_| false).await;
+            console.state.observe(|observer| observer.records(&wanted))
         }
-        id => observer.record(id),
-    });
+        id => traffic::named(console, id).await,
+    };
     let Some(record) = records.first() else {
         let detail = format!("there is no record {} that fits", asked.record);
         return Err(Problem::new(404, &code::NOT_FOUND, detail)

@@ -133,7 +133,7 @@ async fn method(console: &Console, request: Request) -> Outcome {
 /// dashboard's files, which hold nothing of the mesh.
 fn open(console: &Console, request: &Request, path: &[&str]) -> Outcome {
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
-        return Err(Problem::method(request.method.as_str()));
+        return Err(Problem::method(request.method.as_str(), "GET, HEAD"));
     }
     match path {
         ["healthz"] => Ok(respond(200, "text/plain", "ok\n")),
@@ -179,11 +179,15 @@ async fn guarded(console: &Console, request: &Request, path: &[&str]) -> Outcome
         ("GET", ["edges"]) => traffic::edges(console, request),
         ("GET", ["stats"]) => traffic::stats(console, request),
         ("GET", ["records"]) => traffic::records(console, request),
-        ("GET", ["records", id]) => traffic::record(console, id),
-        ("POST", ["explain"]) => ask::explain(console, request),
+        ("GET", ["records", id]) => traffic::record(console, id).await,
+        ("POST", ["explain"]) => ask::explain(console, request).await,
         ("POST", ["lint"]) => ask::lint(console, request),
-        (method, ["apply" | "undo" | "explain" | "lint"]) => Err(Problem::method(method)),
-        (_, path) => Err(Problem::not_found(format!("there is nothing at /api/v1/{}", path.join("/")))),
+        (method, path) => Err(match openapi::methods(path) {
+            methods if methods.is_empty() => {
+                Problem::not_found(format!("there is nothing at /api/v1/{}", path.join("/")))
+            }
+            methods => Problem::method(method, &methods),
+        }),
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     ("post", "/undo", "Take back a change", &["revision", "user"], ""),
     ("get", "/resources", "List resources", &["kind", "namespace"], ""),
+    ("get", "/resources/{kind}/{name}", "Read a resource of no namespace, or of `default`", &[], ""),
+    ("delete", "/resources/{kind}/{name}", "Delete a resource of no namespace, or of `default`", &["user"], ""),
     ("get", "/resources/{kind}/{namespace}/{name}", "Read a resource", &[], ""),
     ("delete", "/resources/{kind}/{namespace}/{name}", "Delete a resource", &[], ""),
     ("get", "/watch", "Revisions as server-sent events", &[], ""),
@@ -44,12 +46,164 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ("post", "/tokens", "Make a join token", &[], "application/json"),
 ];
 
+/// Those of transactions, which another role answers under the same port.
+pub(super) const TRANSACTIONS: &[Operation] = &[
+    ("get", "/txn/v1", "List transactions, newest first", &["state", "service", "creator", "since", "limit"], ""),
+    ("get", "/txn/v1/audit", "Who changed what", &[], ""),
+    ("post", "/txn/v1/sagas", "Begin a saga, of branches or of a definition", &["wait"], "application/json"),
+    ("post", "/txn/v1/messages", "Begin a message", &["prepare", "wait"], "application/json"),
+    ("post", "/txn/v1/tcc", "Begin a TCC transaction", &["wait"], "application/json"),
+    ("post", "/txn/v1/scopes", "Begin a scope", &["wait"], "application/json"),
+    ("get", "/txn/v1/{id}", "One transaction", &[], ""),
+    ("get", "/txn/v1/{id}/events", "Its history", &[], ""),
+    (
+        "post",
+        "/txn/v1/{id}:{verb}",
+        "Steer it: submit, confirm, close, cancel, abort, retry, skip or resolve",
+        &["wait"],
+        "application/json",
+    ),
+    ("post", "/txn/v1/{id}/branches", "Add a branch", &[], "application/json"),
+    ("post", "/txn/v1/{id}/branches/{branch}:complete", "Tell how a branch ended", &[], "application/json"),
+    ("get", "/api/dtmsvr/newGid", "dtm: an id", &[], ""),
+    ("get", "/api/dtmsvr/version", "dtm: the version", &[], ""),
+    ("get", "/api/dtmsvr/query", "dtm: one transaction", &["gid"], ""),
+    ("post", "/api/dtmsvr/prepare", "dtm: prepare", &[], "application/json"),
+    ("post", "/api/dtmsvr/submit", "dtm: submit", &[], "application/json"),
+    ("post", "/api/dtmsvr/abort", "dtm: abort", &[], "application/json"),
+    ("post", "/api/dtmsvr/registerBranch", "dtm: add a branch", &[], "application/json"),
+];
+
+/// What an answer has at least: members of one object, or of each of a list, and their types.
+type Shape = (&'static str, bool, &'static [(&'static str, &'static str)]);
+
+/// The shapes of answers, by method and path. More members may follow.
+const SHAPES: &[Shape] = &[
+    (
+        "get /api/v1/status",
+        false,
+        &[
+            ("ok", "boolean"),
+            ("warnings", "array"),
+            ("proxies", "integer"),
+            ("inSync", "integer"),
+            ("revision", "integer"),
+        ],
+    ),
+    (
+        "get /api/v1/proxies",
+        true,
+        &[
+            ("name", "string"),
+            ("identity", "string"),
+            ("revision", "integer"),
+            ("inSync", "boolean"),
+            ("admin", "string?"),
+            ("inbound", "string?"),
+        ],
+    ),
+    (
+        "get /api/v1/edges",
+        true,
+        &[
+            ("source", "string"),
+            ("destination", "string"),
+            ("tls", "string"),
+            ("requests", "integer"),
+            ("ok", "integer"),
+        ],
+    ),
+    (
+        "get /api/v1/stats",
+        true,
+        &[
+            ("name", "string"),
+            ("requests", "integer"),
+            ("rps", "number"),
+            ("okPercent", "number?"),
+            ("p50Ms", "number?"),
+            ("p99Ms", "number?"),
+        ],
+    ),
+    (
+        "post /api/v1/explain",
+        false,
+        &[
+            ("decision", "string"),
+            ("code", "string"),
+            ("reason", "string"),
+            ("steps", "array"),
+            ("nearest", "string"),
+            ("next", "string"),
+        ],
+    ),
+    (
+        "post /api/v1/lint",
+        true,
+        &[
+            ("code", "string"),
+            ("severity", "string"),
+            ("file", "string"),
+            ("line", "integer"),
+            ("column", "integer"),
+            ("message", "string"),
+            ("fix", "string"),
+        ],
+    ),
+    (
+        "post /api/v1/apply",
+        false,
+        &[("revision", "integer"), ("dryRun", "boolean"), ("results", "array"), ("diagnostics", "array")],
+    ),
+    (
+        "get /api/v1/resources",
+        true,
+        &[("apiVersion", "string"), ("kind", "string"), ("metadata", "object"), ("status", "object")],
+    ),
+    (
+        "get /api/v1/records",
+        true,
+        &[("id", "string"), ("at", "integer"), ("proxy", "string"), ("direction", "string"), ("status", "integer")],
+    ),
+    (
+        "get /api/v1/records/{id}",
+        true,
+        &[("id", "string"), ("at", "integer"), ("proxy", "string"), ("direction", "string"), ("status", "integer")],
+    ),
+    ("get /txn/v1", true, &[("id", "string"), ("state", "string")]),
+    (
+        "get /txn/v1/{id}",
+        false,
+        &[
+            ("id", "string"),
+            ("mode", "string"),
+            ("state", "string"),
+            ("reason", "string"),
+            ("creator", "string"),
+            ("branches", "array"),
+        ],
+    ),
+    ("post /txn/v1/sagas", false, &[("id", "string"), ("state", "string"), ("branches", "array")]),
+];
+
+/// The methods that a path under `/api/v1` has, as `Allow` says them; empty if there is nothing there.
+pub(super) fn methods(path: &[&str]) -> String {
+    let fits = |pattern: &str| {
+        let pattern: Vec<&str> = pattern.split('/').skip(1).collect();
+        pattern.len() == path.len() && pattern.iter().zip(path).all(|(of, is)| of.starts_with('{') || of == is)
+    };
+    let methods =
+        OPERATIONS.iter().filter(|(_, pattern, ..)| fits(pattern)).map(|(method, ..)| method.to_ascii_uppercase());
+    methods.collect::<Vec<_>>().join(", ")
+}
+
 /// The document.
 pub(super) fn document() -> Value {
     let mut paths = Map::new();
-    for (method, path, summary, queries, body) in OPERATIONS {
-        let path_item = paths.entry(format!("/api/v1{path}")).or_insert_with(|| json!({}));
-        path_item[*method] = operation(path, summary, queries, body);
+    let own = OPERATIONS.iter().map(|of| (format!("/api/v1{}", of.1), of));
+    for (path, operation) in own.chain(TRANSACTIONS.iter().map(|of| (of.1.to_owned(), of))) {
+        let made = self::operation(&path, operation);
+        paths.entry(path).or_insert_with(|| json!({}))[operation.0] = made;
     }
     for (path, summary) in [("/healthz", "Alive"), ("/readyz", "Ready"), ("/metrics", "Metrics of the control plane")] {
         paths.insert(
@@ -72,19 +226,21 @@ pub(super) fn document() -> Value {
     })
 }
 
-fn operation(path: &str, summary: &str, queries: &[&str], body: &str) -> Value {
+fn operation(path: &str, (method, _, summary, queries, body): &Operation) -> Value {
     let in_path = path.split('{').skip(1).filter_map(|part| part.split('}').next());
     let parameter = |name: &str, place: &str| json!({"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}});
     let parameters: Vec<Value> = in_path
         .map(|name| parameter(name, "path"))
         .chain(queries.iter().map(|name| parameter(name, "query")))
         .collect();
-    let media = if path == "/watch" { "text/event-stream" } else { "application/json" };
+    let media = if path.ends_with("/watch") { "text/event-stream" } else { "application/json" };
+    let shape = SHAPES.iter().find(|(of, ..)| of.strip_prefix(method).is_some_and(|of| of[1..] == *path));
+    let content = shape.map_or_else(|| json!({}), |shape| json!({"schema": schema(shape)}));
     let mut operation = json!({
         "summary": summary,
         "parameters": parameters,
         "responses": {
-            "200": {"description": "OK", "content": {media: {}}},
+            "200": {"description": "OK", "content": {media: content}},
             "default": {
                 "description": "A problem",
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -92,9 +248,21 @@ fn operation(path: &str, summary: &str, queries: &[&str], body: &str) -> Value {
         },
     });
     if !body.is_empty() {
-        operation["requestBody"] = json!({"content": {body: {}}});
+        operation["requestBody"] = json!({"content": {*body: {}}});
     }
     operation
+}
+
+/// A type with `?` may be null.
+fn schema((_, is_list, members): &Shape) -> Value {
+    let kind = |kind: &str| match kind.strip_suffix('?') {
+        Some(kind) => json!({"type": [kind, "null"]}),
+        None => json!({"type": kind}),
+    };
+    let properties: Map<_, _> = members.iter().map(|(name, of)| ((*name).to_owned(), kind(of))).collect();
+    let names: Vec<&str> = members.iter().map(|(name, _)| *name).collect();
+    let object = json!({"type": "object", "required": names, "properties": properties});
+    if *is_list { json!({"type": "array", "items": object}) } else { object }
 }
 
 fn problem() -> Value {

@@ -5,7 +5,7 @@
 use super::wire::respond;
 use byrnie_model::code::{self, Code};
 use byrnie_model::{Diagnostic, Key};
-use byrnie_net::serve::{Response, header};
+use byrnie_net::serve::{HeaderValue, Response, header};
 use serde_json::{Value, json};
 
 /// Why a request isn't answered as hoped.
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 pub struct Problem {
     /// The HTTP status.
     pub status: u16,
-    /// The entry of the registry; `None` for plain misuse of HTTP.
-    pub code: Option<&'static Code>,
+    /// The entry of the registry.
+    pub code: &'static Code,
     /// What happened.
     pub detail: String,
     /// Where: a resource, or a place in the document sent.
@@ -23,6 +23,8 @@ pub struct Problem {
     pub next: String,
     /// What is wrong with the documents sent.
     pub diagnostics: Vec<Diagnostic>,
+    /// The methods that the path has, if it's this that was wrong.
+    pub allow: Option<Box<HeaderValue>>,
 }
 
 impl Problem {
@@ -30,17 +32,18 @@ impl Problem {
     pub fn new(status: u16, code: &'static Code, detail: impl Into<String>) -> Self {
         Self {
             status,
-            code: Some(code),
+            code,
             detail: detail.into(),
             place: String::new(),
             next: code.next.to_owned(),
             diagnostics: Vec::new(),
+            allow: None,
         }
     }
 
     /// A request that makes no sense.
     pub fn bad_request(detail: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { next: next.into(), ..Self::bare(400, detail) }
+        Self::new(400, &code::BAD_QUESTION, detail).next(next)
     }
 
     /// A request that isn't let in whatever token it shows.
@@ -55,7 +58,7 @@ impl Problem {
 
     /// Nothing is there.
     pub fn not_found(detail: impl Into<String>) -> Self {
-        Self { next: "see /openapi.json".to_owned(), ..Self::bare(404, detail) }
+        Self::new(404, &code::NO_PATH, detail)
     }
 
     /// No such resource.
@@ -66,23 +69,19 @@ impl Problem {
     }
 
     /// The path is right and the method isn't.
-    pub fn method(method: &str) -> Self {
-        Self { next: "see /openapi.json".to_owned(), ..Self::bare(405, format!("{method} is not for this path")) }
+    pub fn method(method: &str, allow: &str) -> Self {
+        let detail = format!("{method} is not for this path; it has {allow}");
+        let allow = HeaderValue::from_str(allow).ok().map(Box::new);
+        Self { allow, ..Self::new(405, &code::NO_METHOD, detail) }
     }
 
     /// Documents were refused; the first of them speaks for all.
     pub fn refused(diagnostics: Vec<Diagnostic>) -> Self {
         let Some(first) = diagnostics.iter().find(|d| d.is_error()).or(diagnostics.first()) else {
-            return Self::bare(422, "refused");
+            return Self::new(422, &code::BAD_QUESTION, "refused");
         };
-        Self {
-            status: 422,
-            code: Some(first.code),
-            detail: first.message.clone(),
-            place: first.place(),
-            next: first.fix.clone(),
-            diagnostics,
-        }
+        let refused = Self::new(422, first.code, first.message.clone()).at(first.place()).next(first.fix.clone());
+        Self { diagnostics, ..refused }
     }
 
     /// With a place.
@@ -101,9 +100,9 @@ impl Problem {
     pub fn response(&self) -> Response {
         let mut document = json!({
             "type": "about:blank",
-            "title": self.code.map_or("request refused", |code| code.title),
+            "title": self.code.title,
             "status": self.status,
-            "code": self.code.map_or("", |code| code.id),
+            "code": self.code.id,
             "detail": self.detail,
             "where": self.place,
             "next": self.next,
@@ -111,19 +110,11 @@ impl Problem {
         if !self.diagnostics.is_empty() {
             document["diagnostics"] = Value::Array(self.diagnostics.iter().map(Diagnostic::to_json).collect());
         }
-        let response = respond(self.status, "application/problem+json", document.to_string());
-        if self.status == 401 { response.with(header::WWW_AUTHENTICATE, "Bearer realm=\"byrnie\"") } else { response }
-    }
-
-    fn bare(status: u16, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            code: None,
-            detail: detail.into(),
-            place: String::new(),
-            next: String::new(),
-            diagnostics: Vec::new(),
+        let mut response = respond(self.status, "application/problem+json", document.to_string());
+        if let Some(allow) = &self.allow {
+            response.headers.insert(header::ALLOW, (**allow).clone());
         }
+        if self.status == 401 { response.with(header::WWW_AUTHENTICATE, "Bearer realm=\"byrnie\"") } else { response }
     }
 }
 

@@ -131,6 +131,76 @@ fn every_operation_described_is_served() {
     });
 }
 
+#[test]
+fn what_makes_no_sense_has_a_code_and_a_wrong_method_the_right_ones() {
+    run(async |console| {
+        for (method, path, status, code) in [
+            ("GET", "/api/v1/stats?window=2h", 400, "BYR-S040"),
+            ("GET", "/api/v1/records?limit=x", 400, "BYR-S040"),
+            ("GET", "/api/v1/nothing", 404, "BYR-S041"),
+            ("GET", "/api/v1/apply", 405, "BYR-S042"),
+            ("PATCH", "/api/v1/resources/svc/default/cart", 405, "BYR-S042"),
+            ("POST", "/healthz", 405, "BYR-S042"),
+        ] {
+            let (answered, problem) = ask(&console, method, path, "").await;
+            assert_eq!((answered, &problem["code"]), (status, &json!(code)), "{method} {path}: {problem}");
+            assert!(problem["next"].as_str().is_some_and(|next| !next.is_empty()), "{problem}");
+        }
+        assert_eq!(openapi::methods(&["apply"]), "POST");
+        assert_eq!(openapi::methods(&["resources", "svc", "default", "cart"]), "GET, DELETE");
+    });
+}
+
+#[test]
+fn json_in_any_form_is_applied() {
+    run(async |console| {
+        let one = |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}).to_string();
+        let (a, b) = (one("a"), one("b"));
+        for body in [format!("[{a},{b}]"), format!("{a}{b}"), format!("{a}\n{b}\n")] {
+            let (status, applied) = ask(&console, "POST", "/api/v1/apply?dryRun=true", &body).await;
+            assert_eq!((status, applied["results"].as_array().map(Vec::len)), (200, Some(2)), "{body}: {applied}");
+        }
+        let (status, problem) = ask(&console, "POST", "/api/v1/apply?file=a.json", &format!("{a}\n{}", one("B"))).await;
+        assert_eq!((status, &problem["code"]), (422, &json!("BYR-C008")), "{problem}");
+        assert!(problem["where"].as_str().unwrap().starts_with("a.json:2:"), "{problem}");
+    });
+}
+
+/// The shapes that `/openapi.json` promises are those of what is answered.
+#[test]
+fn answers_have_the_shapes_that_are_described() {
+    run(async |console| {
+        ask(&console, "POST", "/api/v1/apply", SERVICE).await;
+        settle(&console).await;
+        let (_, document) = ask(&console, "GET", "/openapi.json", "").await;
+        for path in ["/txn/v1", "/txn/v1/{id}/branches/{branch}:complete", "/api/dtmsvr/submit"] {
+            assert!(document["paths"][path].is_object(), "{path}");
+        }
+        for (method, path, body) in [
+            ("get", "/api/v1/status", ""),
+            ("get", "/api/v1/resources", ""),
+            ("get", "/api/v1/edges", ""),
+            ("get", "/api/v1/stats", ""),
+            ("get", "/api/v1/proxies", ""),
+            ("post", "/api/v1/lint", SERVICE),
+            ("post", "/api/v1/apply", SERVICE),
+        ] {
+            let schema = &document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"];
+            let (_, answer) = ask(&console, &method.to_ascii_uppercase(), path, body).await;
+            let (items, of) = match answer.as_array() {
+                Some(items) => (items.clone(), &schema["items"]),
+                None => (vec![answer], schema),
+            };
+            assert!(of["required"].is_array(), "{path}: {schema}");
+            for (item, name) in
+                items.iter().flat_map(|item| of["required"].as_array().unwrap().iter().map(move |n| (item, n)))
+            {
+                assert!(item.get(name.as_str().unwrap()).is_some(), "{method} {path} lacks {name}: {item}");
+            }
+        }
+    });
+}
+
 /// The codes of `status`, with where each is.
 async fn warned(console: &Console) -> Vec<String> {
     settle(console).await;

@@ -3,12 +3,15 @@
 
 use super::wire::{found, list, parameter};
 use super::{Console, Outcome, Problem};
-use crate::observe::{By, Edge, Filter, Stat, Total, WINDOW_MAX, Wanted, short};
+use crate::observe::{By, Edge, Filter, Observer, Stat, Total, WINDOW_MAX, Wanted, short};
+use crate::state::REPORT_FRESH;
 use byrnie_base::Text;
 use byrnie_model::{Kind, Record, Resource, Spec, code};
+use byrnie_net::runtime;
 use byrnie_net::serve::Request;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Window of golden metrics unless told otherwise.
@@ -19,6 +22,13 @@ const EDGES_WINDOW: Duration = WINDOW_MAX;
 const RECORDS_DEFAULT: usize = 100;
 /// Most records listed.
 const RECORDS_MAX: usize = 1_000;
+
+/// How long an answer waits for reports of what it's about.
+const REPORTS_PATIENCE: Duration = Duration::from_millis(2_500);
+/// Time between two looks at what was reported meanwhile, however many proxies report.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// A report that comes so soon after a question may have been under way before it.
+const UNDER_WAY: Duration = Duration::from_millis(50);
 
 /// `GET /api/v1/edges?window=`.
 pub(super) fn edges(console: &Console, request: &Request) -> Outcome {
@@ -48,6 +58,12 @@ pub(super) fn stats(console: &Console, request: &Request) -> Outcome {
         let stats = observer.stats(by, &filter, window, now);
         list(&stats, |stat| {
             let mut row = stat_row(by, stat);
+            if by == By::Service {
+                let known = observer.saturation(&stat.flow.destination, REPORT_FRESH, now);
+                row["saturation"] = json!(known.map(|known| round(known.share)));
+                row["inFlight"] = json!(known.map(|known| known.in_flight));
+                row["concurrencyLimit"] = json!(known.map(|known| known.limit).filter(|limit| *limit > 0));
+            }
             if by == By::Service && seconds > 0 {
                 let own = Filter { destination: Some(stat.flow.destination.clone()), source: None };
                 row["seconds"] = list(observer.seconds(&own, seconds, now), |(all, ok)| json!([all, ok]));
@@ -67,14 +83,39 @@ pub(super) fn records(console: &Console, request: &Request) -> Outcome {
 }
 
 /// `GET /api/v1/records/{id}`: the caller's side first.
-pub(super) fn record(console: &Console, id: &str) -> Outcome {
-    let records = console.state.observe(|observer| observer.record(id));
+pub(super) async fn record(console: &Console, id: &str) -> Outcome {
+    let records = named(console, id).await;
     if records.is_empty() {
         let detail = format!("there is no record {id}: it is too old, or was a success that was not sampled");
         return Err(Problem::new(404, &code::NOT_FOUND, detail).next("`byrnie explain last` shows the newest failure"));
     }
     let callers = Callers::of(console);
     Ok(found(&list(&records, |record| callers.row(record))))
+}
+
+/// The records of this id, once they are reported.
+pub(super) async fn named(console: &Console, id: &str) -> Vec<Arc<Record>> {
+    reported(console, |observer| !observer.record(id).is_empty()).await;
+    console.state.observe(|observer| observer.record(id))
+}
+
+/// Waits until what is asked for is there, or every proxy has told what it saw until now: a proxy reports once a
+/// second, and people ask at once.
+pub(super) async fn reported(console: &Console, is_there: impl Fn(&Observer) -> bool) {
+    let mut reports = console.state.reports();
+    let asked = console.state.now().mono;
+    // One that has fallen silent isn't waited for.
+    let awake = console.state.proxies().into_iter().filter(|proxy| proxy.silent.is_none());
+    let awake: Vec<Text> = awake.map(|proxy| proxy.name).collect();
+    let has_told = |observer: &Observer, name| observer.node(name).is_some_and(|node| node.seen >= asked + UNDER_WAY);
+    let is_over = |observer: &mut Observer| is_there(observer) || awake.iter().all(|name| has_told(observer, name));
+    let over = async {
+        while !console.state.observe(is_over) && reports.changed().await.is_ok() {
+            runtime::sleep(LOOK_AGAIN).await;
+        }
+    };
+    // What is known by then is answered.
+    runtime::timeout(REPORTS_PATIENCE, over).await.ok();
 }
 
 /// Which records a request asks for.

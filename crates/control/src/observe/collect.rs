@@ -3,7 +3,7 @@
 //! names are checked here, and what doesn't fit is left out.
 
 use super::flow::{Flow, Sample};
-use super::{Endpoint, FLOWS_MAX, NODES_MAX, Node, Observer};
+use super::{Endpoint, FLOWS_MAX, Load, NODES_MAX, Node, Observer};
 use byrnie_base::{Instant, Text, Timestamp};
 use byrnie_model::{Identity, Record};
 use byrnie_xds::proto::byrnie::v1::{ReportRequest, Series};
@@ -17,6 +17,8 @@ const RECORDS_MAX: usize = 500;
 const RECORD_BYTES_MAX: usize = 16 << 10;
 /// Most endpoints remembered of one proxy.
 const ENDPOINTS_MAX: usize = 1_000;
+/// Most services remembered that one program serves.
+const PROGRAMS_MAX: usize = 256;
 /// Most closed ports remembered of one proxy.
 const CLOSED_PORTS_MAX: usize = 256;
 /// Longest label kept.
@@ -46,6 +48,7 @@ impl Observer {
                 certificate_not_after: Timestamp::from_millis(report.certificate_not_after.saturating_mul(1000)),
                 records_dropped: dropped.saturating_add(report.records_dropped),
                 endpoints: endpoints(report, &texts),
+                programs: programs(report, &texts),
                 closed: closed(report),
             };
             self.nodes.insert(node.into(), seen);
@@ -105,6 +108,15 @@ fn endpoints(report: &ReportRequest, texts: &[Text]) -> Vec<Endpoint> {
         in_flight: view.in_flight,
     };
     report.endpoints.iter().take(ENDPOINTS_MAX).map(read).collect()
+}
+
+fn programs(report: &ReportRequest, texts: &[Text]) -> Vec<Load> {
+    let read = |view: &byrnie_xds::proto::byrnie::v1::ProgramView| Load {
+        destination: short(&text(texts, view.destination)),
+        in_flight: view.in_flight,
+        limit: Some(view.limit).filter(|limit| *limit > 0),
+    };
+    report.programs.iter().take(PROGRAMS_MAX).map(read).collect()
 }
 
 fn closed(report: &ReportRequest) -> Vec<(u16, Text)> {

@@ -53,8 +53,33 @@ pub struct Node {
     pub records_dropped: u64,
     /// Endpoints as it sees them.
     pub endpoints: Vec<Endpoint>,
+    /// What its own program has under way.
+    pub programs: Vec<Load>,
     /// Ports of gateways that it can't serve, and why.
     pub closed: Vec<(u16, Text)>,
+}
+
+/// What the program beside a proxy has under way for a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// The service.
+    pub destination: Text,
+    /// Requests under way.
+    pub in_flight: u32,
+    /// How many it's given at once; `None` while that isn't limited, as it answers as quickly as ever.
+    pub limit: Option<u32>,
+}
+
+/// How much the instances of a service have to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Saturation {
+    /// Requests under way.
+    pub in_flight: u64,
+    /// How many those instances are given at once that are limited; 0 if none is.
+    pub limit: u64,
+    /// In flight by limit, in the mean of the instances. One without a limit counts as idle: its program is no slower
+    /// than ever.
+    pub share: f64,
 }
 
 /// One endpoint as one proxy sees it.
@@ -84,6 +109,21 @@ impl Observer {
     /// Every proxy that has reported, by name.
     pub fn nodes(&self) -> impl Iterator<Item = (&Text, &Node)> {
         self.nodes.iter()
+    }
+
+    /// How much the instances of a service have to do, by reports no older than `fresh`; `None` if none says.
+    pub fn saturation(&self, service: &str, fresh: Duration, now: Instant) -> Option<Saturation> {
+        let awake = self.nodes.values().filter(|node| now.since(node.seen) < fresh);
+        let programs = awake.flat_map(|node| &node.programs).filter(|program| *program.destination == *service);
+        let (mut sum, mut count) = (Saturation::default(), 0_u32);
+        for program in programs {
+            let limit = program.limit.unwrap_or(0);
+            sum.in_flight += u64::from(program.in_flight);
+            sum.limit += u64::from(limit);
+            sum.share += if limit == 0 { 0.0 } else { f64::from(program.in_flight) / f64::from(limit) };
+            count += 1;
+        }
+        (count > 0).then(|| Saturation { share: sum.share / f64::from(count), ..sum })
     }
 
     /// Reports taken in so far.

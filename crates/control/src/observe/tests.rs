@@ -82,3 +82,19 @@ fn nonsense_in_a_report_is_left_out() {
     }
     assert!(observer.flows() <= 2 * super::FLOWS_MAX);
 }
+
+#[test]
+fn saturation_is_in_flight_by_limit_in_the_mean_of_instances() {
+    use byrnie_xds::proto::byrnie::v1::ProgramView;
+    let mut observer = Observer::new();
+    let fresh = Duration::from_secs(5);
+    assert_eq!(observer.saturation("cart", fresh, second(1)), None);
+    for (node, in_flight, limit, at) in [("a", 30, 40, 10), ("b", 10, 40, 10), ("c", 4, 0, 10), ("gone", 40, 40, 1)] {
+        let texts = vec![String::new(), "cart.default".to_owned()];
+        let programs = vec![ProgramView { destination: 1, in_flight, limit }];
+        observer.collect(node, &ReportRequest { texts, programs, ..ReportRequest::default() }, second(at));
+    }
+    let found = observer.saturation("cart", fresh, second(11)).unwrap();
+    assert_eq!((found.in_flight, found.limit), (44, 80));
+    assert!((found.share - 1.0 / 3.0).abs() < 1e-9, "{found:?}");
+}

@@ -368,7 +368,9 @@ async fn complete(
     if !creator && !dispatch::is_participant(coordinator, caller, &sight.state, branch) {
         return Err(Problem::new(403, &code::TXN_DENIED, format!("{caller} neither began {id} nor serves {branch}")));
     }
-    let told: Told = serde_json::from_slice(&request.body)
+    // Nothing more to say than that it's complete.
+    let body: &[u8] = if request.body.is_empty() { b"{\"outcome\": \"done\"}" } else { &request.body };
+    let told: Told = serde_json::from_slice(body)
         .map_err(|error| Problem::malformed(format!("{error}; {{\"outcome\": \"done\"}} is one")))?;
     let answer = told.response.map(|value| value.to_string()).unwrap_or_default();
     if answer.len() > BODY_BYTES_MAX {
@@ -391,10 +393,15 @@ async fn complete(
 /// that have, headings are looked at up to a limit, and `Txn-List-Cut` says so where there are more.
 async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request) -> Result<Response, Problem> {
     let word = |name: &str| parameter(request, name).filter(|value| !value.is_empty());
+    known_only(request)?;
     let state = word("state").map(|state| view::state_of(&state)).transpose()?;
-    let (service, since) = (word("service"), word("since").and_then(|since| since.parse::<u64>().ok()));
+    let (service, since) = (word("service"), word("since").map(|since| moment(&since)).transpose()?);
     let creator = if *caller == Caller::Operator { word("creator") } else { Some(caller.to_string()) };
-    let limit = word("limit").and_then(|limit| limit.parse().ok()).unwrap_or(LIST_MAX.0).min(LIST_MAX.0);
+    let number = |limit: String| {
+        let bad = |_| Problem::malformed(format!("limit={limit} is not a number")).at("limit");
+        limit.parse::<usize>().map_err(bad)
+    };
+    let limit = word("limit").map(number).transpose()?.unwrap_or(LIST_MAX.0).min(LIST_MAX.0);
     let fits = |row: &Value| {
         let served = |wanted: &String| {
             let of = |name: &str| *name == **wanted || name.split(['.', ':']).next() == Some(wanted);
@@ -435,6 +442,33 @@ async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request
         _ => return Ok(response),
     };
     Ok(response.with(HeaderName::from_static(LIST_CUT), &why))
+}
+
+/// What a list is asked by.
+const LISTED_BY: [&str; 5] = ["state", "service", "creator", "since", "limit"];
+
+/// A parameter that nobody knows would silently list what wasn't asked for.
+fn known_only(request: &Request) -> Result<(), Problem> {
+    let names = request.query.as_deref().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let mut names = names.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+    match names.find(|name| !LISTED_BY.contains(name)) {
+        Some(name) => {
+            Err(Problem::malformed(format!("a list has no {name}; it has {}", LISTED_BY.join(", "))).at(name))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A time in milliseconds since 1970, or as RFC 3339 has it.
+fn moment(since: &str) -> Result<u64, Problem> {
+    let read = since.parse().ok().or_else(|| {
+        // A `+` is a blank in a query.
+        let at = since.replace("%20", " ").replace("%2B", "+").replace("%2b", "+").replace(' ', "+");
+        u64::try_from(at.parse::<jiff::Timestamp>().ok()?.as_millisecond()).ok()
+    });
+    let bad =
+        || Problem::malformed(format!("since={since} is neither 2026-11-30T00:00:00Z nor milliseconds since 1970"));
+    read.ok_or_else(|| bad().at("since"))
 }
 
 /// Keeps the newest rows. Those that can't be read, of which it isn't known when they were begun, come first.

@@ -95,6 +95,9 @@ impl Compiler {
                 }),
             });
         }
+        // Whoever may call is told of the endpoints; of the own service then at least of this workload.
+        let untold = self.held.endpoints.get(name).is_none_or(BTreeMap::is_empty) && !far;
+        let closed = service.is_bare() || own.is_some() && service.outside.is_none() && untold;
         let access = own.map(|(workload, _)| self.access(name, service, workload, &snapshot.node.identity));
         let protection = self.protection(name, service, own.map(|(workload, _)| workload)).map(Arc::new);
         let probe = own.and_then(|_| self.probe(name, &ports)).map(Box::new);
@@ -103,6 +106,7 @@ impl Compiler {
             service: name.clone(),
             label: name.to_string().into(),
             ports: ports.into(),
+            closed,
             access,
             protection,
             quotas: Arc::default(),

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is remembered of the last requests holds as long as the configuration that it was found in.
+//! What is remembered of the last requests holds as long as the configuration that it was found in; what nobody may call is denied.
 
 use super::*;
 use crate::fixtures::*;
 use crate::{Arrival, Effect, Exchange, Tls};
-use byrnie_model::Protocol;
 use byrnie_model::resource::DefaultAccess;
+use byrnie_model::{Kind, Protocol, Spec};
 
 #[test]
 fn what_was_found_for_the_last_request_is_not_taken_for_the_next_once_something_has_changed() {
@@ -41,4 +41,27 @@ fn what_was_found_for_the_last_request_is_not_taken_for_the_next_once_something_
     }
     world.remove(vec![service("payments", Protocol::Http1).key]);
     assert_eq!(ask(&mut world, to_payments, None), ["404"; 2]);
+}
+
+#[test]
+fn what_no_policy_lets_the_caller_call_is_denied_and_not_lost() {
+    let bare = Spec::Service(byrnie_model::Service::default());
+    let known = resource(Kind::Service, "shop", "payments", bare);
+    // The own service is known in full, as it's served here, but for who serves it.
+    let own = service("web", Protocol::Http1);
+    let mut world = World::new(vec![own_workload(), own, known]);
+    let status = |world: &mut World, host: &str| answer(world.begin(&mut head("GET", host, &[]), ms(0)).1).status;
+    for (host, expected) in [("payments/", 403), ("web/", 403), ("payments:81/", 403), ("nobody/", 404)] {
+        assert_eq!(status(&mut world, host), expected, "{host}");
+    }
+    let (_, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
+    assert!(answer(effect).detail.contains("byrnie allow web.shop payments"));
+    // Once a policy lets it call itself, it's told who serves it; being sick is something else then.
+    let mut sick = endpoint("web", "web-1", 1);
+    sick.health = byrnie_model::Health::Unhealthy;
+    world.put(vec![of_endpoint(sick)]);
+    assert_eq!(status(&mut world, "web/"), 503);
+    // Where everybody may call, nothing is denied for want of a policy.
+    world.put(vec![mesh(DefaultAccess::Allow)]);
+    assert_eq!(status(&mut world, "payments/"), 404);
 }

@@ -14,9 +14,13 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// The same place, so many lines further down.
-    pub(super) fn below(self, lines: u32) -> Self {
-        Self { line: if self.line == 0 { 0 } else { self.line.saturating_add(lines) }, ..self }
+    /// The same place, behind so many lines and, on the first, so many characters.
+    pub(super) fn behind(self, (lines, characters): (u32, u32)) -> Self {
+        match self.line {
+            0 => self,
+            1 => Self { line: lines.saturating_add(1), column: self.column.saturating_add(characters), ..self },
+            line => Self { line: line.saturating_add(lines), ..self },
+        }
     }
 }
 
@@ -95,16 +99,16 @@ impl Node {
         }
     }
 
-    /// The same, so many lines further down.
-    pub(super) fn below(mut self, lines: u32) -> Self {
-        self.span = self.span.below(lines);
+    /// The same, behind so many lines and, on the first, so many characters.
+    pub(super) fn behind(mut self, at: (u32, u32)) -> Self {
+        self.span = self.span.behind(at);
         match &mut self.value {
-            Raw::List(items) => *items = std::mem::take(items).into_iter().map(|item| item.below(lines)).collect(),
+            Raw::List(items) => *items = std::mem::take(items).into_iter().map(|item| item.behind(at)).collect(),
             Raw::Map(fields) => {
                 for (name, value) in fields {
-                    name.span = name.span.below(lines);
+                    name.span = name.span.behind(at);
                     let inner = std::mem::replace(value, Self { span: Span::default(), value: Raw::Null });
-                    *value = inner.below(lines);
+                    *value = inner.behind(at);
                 }
             }
             Raw::Null | Raw::Bool(_) | Raw::Int(_) | Raw::Float(_) | Raw::String(_) => {}

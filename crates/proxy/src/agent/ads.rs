@@ -64,6 +64,8 @@ struct Subscription {
 
 /// What a subscription begins with.
 pub(super) struct Start {
+    /// Whether there is a forward listener.
+    pub(super) forwards: bool,
     pub(super) kept: Option<Kept>,
     pub(super) cache: Option<Cache>,
 }
@@ -80,7 +82,7 @@ enum Ended {
 
 /// Keeps the configuration fresh for as long as the proxy runs.
 pub(super) async fn run(start: Start, link: Rc<Link>, compiling: Rc<Compiling>, state: Arc<State>) {
-    let mut client = Client::new(state.node.clone(), env!("CARGO_PKG_VERSION"));
+    let mut client = Client::new(state.node.clone(), env!("CARGO_PKG_VERSION")).forwarding(start.forwards);
     if let Some(kept) = &start.kept {
         client.resume(&kept.resources);
     }

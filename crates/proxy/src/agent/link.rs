@@ -11,7 +11,7 @@ use super::ledger;
 use super::publish::Publisher;
 use super::registry::Joining;
 use super::{Asked, Own, State, ads, places, probe, quota, registry, report};
-use crate::config::{Address, Config, Control};
+use crate::config::{Address, Config, Control, Mount};
 use crate::error::Error;
 use crate::running::Goodbye;
 use crate::worker::InForce;
@@ -157,7 +157,8 @@ pub(super) async fn begin(
     let cache = control.keep_view.then(|| Cache::open(&config.state_dir, origin, kept.as_ref())).flatten();
     let node = crate::mount::node(config);
     let compiling = Rc::new(ads::Compiling::new(node.clone(), kept.as_ref(), Rc::clone(&publisher)));
-    let start = ads::Start { kept: kept.clone(), cache };
+    let forwards = matches!(&config.mount, Mount::Sidecar(sidecar) if sidecar.forward.is_some());
+    let start = ads::Start { forwards, kept: kept.clone(), cache };
     runtime::spawn_local("ads", ads::run(start, Rc::clone(&link), Rc::clone(&compiling), Arc::clone(&state)));
     let renewal =
         Renewal { path: certs::path(config), tokens: control.tokens.clone(), identity: config.identity.clone() };

@@ -154,6 +154,14 @@ fn fill(
             }));
         }
     }
+    let fits = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    if let Some(in_force) = state.in_force() {
+        report.programs.extend(in_force.snapshot.programs().map(|cluster| wire::ProgramView {
+            destination: texts.of(&cluster.service().to_string()),
+            in_flight: fits(cluster.concurrency()),
+            limit: cluster.concurrency_limit().map_or(0, fits),
+        }));
+    }
     let connections: u64 = state.counts.iter().map(|counts| counts.connections.value()).sum();
     report.gauges.push(wire::Gauge { name: texts.of("connections"), value: connections as f64 });
     report.texts = texts.texts;

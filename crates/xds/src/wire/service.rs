@@ -16,6 +16,7 @@ pub(super) fn encode(service: &Service, labels: &Labels) -> Bytes {
         selector: labels_out(&service.selector),
         outside: service.outside.as_ref().map(ToString::to_string),
         publish_not_ready: service.publish_not_ready,
+        bare: service.is_bare(),
     };
     message.encode_to_vec().into()
 }
@@ -23,8 +24,11 @@ pub(super) fn encode(service: &Service, labels: &Labels) -> Bytes {
 pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
     let service: pb::Service = message("service", bytes)?;
     let ports = check::list("ports", PORTS_MAX, service.ports, |port| self::port(&port))?;
-    if ports.is_empty() {
+    if ports.is_empty() && !service.bare {
         return Err(missing("ports"));
+    }
+    if service.bare && (!ports.is_empty() || !service.selector.is_empty() || service.outside.is_some()) {
+        return Err(invalid("bare"));
     }
     let mut numbers = BTreeSet::new();
     let mut names = BTreeSet::new();

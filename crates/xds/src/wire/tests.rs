@@ -600,6 +600,13 @@ fn what_the_model_forbids_is_not_decoded() {
     };
     let service = |ports| pb::Service { ports, ..Default::default() };
     check(Kind::Service, &service(vec![]), "ports is missing");
+    let bare = |ports| pb::Service { bare: true, ..service(ports) };
+    check(Kind::Service, &bare(vec![port(80, "")]), "bare is invalid");
+    let name = Spec::Service(Service::default());
+    assert_eq!(
+        decode(Key::new(Kind::Service, "a", "b"), Revision(1), &bare(vec![]).encode_to_vec()).unwrap().spec,
+        name
+    );
     check(Kind::Service, &service(vec![port(0, "")]), "ports[].port is invalid");
     check(Kind::Service, &service(vec![port(65_536, "")]), "ports[].port is invalid");
     check(Kind::Service, &service(vec![port(80, ""), port(80, "")]), "ports has a name twice");

@@ -2,7 +2,7 @@
 //! Good documents, and what they mean.
 
 use super::super::*;
-use super::{good, said};
+use super::{good, said, underlined};
 use crate::policy::access::{PathPattern, Source};
 use crate::policy::health::{Check, HealthCheck};
 use crate::policy::idempotency::{Guarantee, KeyMode, OnAmbiguous, OnServerError};
@@ -198,4 +198,50 @@ fn json_values_are_checked_as_strictly() {
         deep = serde_json::json!([deep]);
     }
     assert_eq!(from_json(&deep, &Defaults::default()).unwrap_err()[0].code.id, "BYR-C009");
+}
+
+#[test]
+fn lists_and_streams_of_json_are_documents_too() {
+    let one = |name: &str| {
+        format!("{{\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {{\"name\": \"{name}\"}}}}")
+    };
+    let (a, b) = (one("a"), one("b"));
+    let list = |items: &str| format!("{{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": {items}}}");
+    for text in [
+        format!("[{a}, {b}]"),
+        format!("{a}\n{b}\n"),
+        format!("{a} {b}"),
+        format!("[{a}]\n{}", list(&format!("[{b}]"))),
+        list(&format!("[{a}, {b}]")),
+        format!("apiVersion: v1\nkind: List\nmetadata: {{resourceVersion: ''}}\nitems:\n- {a}\n- {b}\n"),
+        format!("- {a}\n- {b}\n"),
+    ] {
+        let names: Vec<String> = good(&text).iter().map(|resource| resource.key.name.to_string()).collect();
+        assert_eq!(names, ["a", "b"], "{text}");
+    }
+    assert!(good("[]").is_empty());
+}
+
+#[test]
+fn what_is_wrong_in_a_list_or_stream_of_json_is_told_at_its_place() {
+    let bad = "{\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"ä\", \"labels\": {\"x\": \"{}\\\"\"}}}";
+    let fine = "{\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"b\"}}";
+    for (text, line) in [
+        (format!("[\n{fine},\n{bad}]"), 3),
+        (format!("{fine}\n{bad}\n"), 2),
+        (format!("{bad} {fine}"), 1),
+        (format!("{fine} {bad}"), 1),
+        (format!("{fine}\n\n  {bad}\n"), 3),
+    ] {
+        let parsed = parse("t.yaml", &text, &Defaults::default());
+        let at = |code: &str| parsed.diagnostics.iter().find(|d| d.code.id == code).unwrap();
+        assert_eq!((at("BYR-C008").line, underlined(at("BYR-C008"))), (line, "\"ä\"".to_owned()), "{text}");
+        assert_eq!(parsed.documents.len(), 1, "{text}");
+    }
+    // A value that isn't JSON hides no other, and a number among documents isn't one.
+    let parsed = parse("t.yaml", &format!("{fine}\n{{\"a\": [}}\n{}", fine.replace('b', "c")), &Defaults::default());
+    let found: Vec<_> = parsed.diagnostics.iter().map(|d| (d.code.id, d.line)).collect();
+    assert_eq!(found, [("BYR-C001", 2)]);
+    assert_eq!(said(&format!("[{fine}, 7]")), [("C004", "7".to_owned())]);
+    assert_eq!(said(&"{}\n".repeat(DOCUMENTS_MAX + 1)).first().map(|(code, _)| *code), Some("C009"));
 }

@@ -122,6 +122,8 @@ pub struct Service {
     pub outside: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(bool, tag = "5")]
     pub publish_not_ready: bool,
+    #[prost(bool, tag = "6")]
+    pub bare: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Slice {
@@ -1587,6 +1589,8 @@ pub struct ReportRequest {
     pub certificate_not_after: u64,
     #[prost(message, repeated, tag = "13")]
     pub closed_ports: ::prost::alloc::vec::Vec<ClosedPort>,
+    #[prost(message, repeated, tag = "14")]
+    pub programs: ::prost::alloc::vec::Vec<ProgramView>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClosedPort {
@@ -1642,6 +1646,15 @@ pub struct EndpointView {
     pub ejected: bool,
     #[prost(uint32, tag = "5")]
     pub in_flight: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProgramView {
+    #[prost(uint32, tag = "1")]
+    pub destination: u32,
+    #[prost(uint32, tag = "2")]
+    pub in_flight: u32,
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
 }
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct Gauge {
