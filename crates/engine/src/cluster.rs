@@ -148,8 +148,6 @@ pub struct Cluster {
     pub(crate) cumulative: Box<[u64]>,
     /// From near to far; never empty.
     pub(crate) tiers: Box<[Tier]>,
-    /// The first tiers are places that share requests out by name; the areas that they are.
-    pub(crate) places: Box<[Area]>,
     /// The order of endpoints for a key.
     pub(crate) table: Table,
     /// `members[..home]` are of this mesh; those behind are ways to other sites.
@@ -171,7 +169,7 @@ pub(crate) struct Name {
 }
 
 /// Endpoints of one nearness, or of one place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tier {
     /// `members[..end]` are of this tier or nearer.
     pub(crate) end: u32,
@@ -179,6 +177,8 @@ pub(crate) struct Tier {
     pub(crate) total: u32,
     /// The share of requests that it's meant to carry.
     pub(crate) share_percent: u8,
+    /// The place by name that it is. These come first.
+    pub(crate) area: Option<Area>,
 }
 
 /// Which endpoints are used.
@@ -307,9 +307,14 @@ impl Cluster {
         self.members.get(..self.home as usize).unwrap_or(&self.members)
     }
 
+    /// How many tiers are places by name: the first ones.
+    pub(crate) fn places(&self) -> usize {
+        self.tiers.iter().take_while(|tier| tier.area.is_some()).count()
+    }
+
     /// Where the members of all places by name begin and end; `None` if there are none.
     pub(crate) fn named(&self) -> Option<(usize, usize)> {
-        let last = self.places.len().checked_sub(1)?;
+        let last = self.places().checked_sub(1)?;
         Some((0, self.range(last).1))
     }
 

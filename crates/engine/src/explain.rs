@@ -338,7 +338,7 @@ fn explain_endpoint(cluster: &Cluster, effect: &Effect, shard: &Shard, now: Now,
         let busy = busy.saturating_sub(u64::from(chosen));
         let tier = cluster.tiers.iter().position(|tier| index < tier.end as usize).unwrap_or(0);
         let share = loads.get(tier).copied().unwrap_or(0) * 100 / tiers::WHOLE;
-        let far = match (share, cluster.places.get(tier)) {
+        let far = match (share, cluster.tiers.get(tier).and_then(|tier| tier.area.as_ref())) {
             (_, Some(area)) => format!(", in {area}, which gets {share}%"),
             (0, None) => ", farther away".to_owned(),
             (1..100, None) => format!(", in a tier that gets {share}%"),

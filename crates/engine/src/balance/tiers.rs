@@ -30,7 +30,7 @@ pub(crate) fn loads(cluster: &Cluster, shard: &Shard, now: Instant) -> [u64; TIE
         let wanted = u64::from(cluster.call.below_percent) * total;
         if usable == 0 { 0 } else { (usable * 100 * WHOLE).checked_div(wanted).unwrap_or(WHOLE).min(WHOLE) }
     };
-    let (tiers, places) = (cluster.tiers.len().min(TIERS_MAX), cluster.places.len());
+    let (tiers, places) = (cluster.tiers.len().min(TIERS_MAX), cluster.places());
     let mut free = [0; TIERS_MAX];
     let mut loads = [0; TIERS_MAX];
     // What all places have together: usable ones, all, and shares of those that can carry theirs.

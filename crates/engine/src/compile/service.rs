@@ -21,6 +21,7 @@ use byrnie_model::policy::traffic::{AREAS_MAX, Choice, Nearness, Rate, RetryBudg
 use byrnie_model::policy::{HealthCheck, TrafficPolicy};
 use byrnie_model::service::{Area, Locality, ServicePort, TargetPort};
 use byrnie_model::{Health, Labels, Service, ServiceRef, Workload};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -301,10 +302,11 @@ impl Compiler {
         let keys = self.held.by_target.get(name).into_iter().flatten();
         let failover = keys.filter_map(|key| self.held.traffic.get(key)?.failover.as_ref()).next();
         let (prefer, shares) = failover.map_or((&[][..], &[][..]), |policy| (&policy.prefer, &policy.shares));
-        // Places by name come first, each with its share.
+        // Places by name come first, each with its share; the largest before all, for which connections are opened ahead.
         let own = &snapshot.node.locality;
         let named = failover.and_then(|policy| policy.distribution(own));
-        let places = named.map_or(&[][..], |named| &named.to[..named.to.len().min(AREAS_MAX)]);
+        let mut places: Vec<&(Area, u8)> = named.iter().flat_map(|named| &named.to).take(AREAS_MAX).collect();
+        places.sort_by_key(|(_, share)| Reverse(*share));
         let of_places = places.iter().map(|(area, share)| Nearby::new(*share, Some(area)));
         // Whoever fits no preference comes after all of them.
         let prefer = &prefer[..prefer.len().min(NEARNESSES)];
@@ -334,7 +336,8 @@ impl Compiler {
             }
             let near = |nearness: &Nearness| is_near(*nearness, own, member.locality());
             let by_nearness = || places.len() + prefer.iter().position(near).unwrap_or(prefer.len());
-            let tier = named.and_then(|named| named.place(&whole(own, member.locality())));
+            let place = named.and_then(|named| named.place(&whole(own, member.locality())));
+            let tier = place.and_then(|place| places.iter().position(|(area, _)| area == place));
             tiers[tier.unwrap_or_else(by_nearness)].members.push(Arc::clone(member));
         }
         if let Some(most) = choice.most {
@@ -363,7 +366,6 @@ impl Compiler {
             members: Box::default(),
             cumulative: Box::default(),
             tiers: Box::default(),
-            places: Box::default(),
             table: hash::Table::None,
             home: 0,
             away: 0,
@@ -436,7 +438,7 @@ fn fill(cluster: &mut Cluster, tiers: &[Nearby], port: u16) {
             }
         }
         let end = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        ends.push(Tier { end, total, share_percent: tier.share_percent });
+        ends.push(Tier { end, total, share_percent: tier.share_percent, area: tier.area.clone() });
     }
     let uneven = members.windows(2).any(|pair| pair[0].endpoint.weight != pair[1].endpoint.weight);
     if uneven {
@@ -450,7 +452,6 @@ fn fill(cluster: &mut Cluster, tiers: &[Nearby], port: u16) {
     cluster.home = u32::try_from(members.iter().filter(|member| member.site().is_none()).count()).unwrap_or(u32::MAX);
     cluster.members = members.into();
     cluster.tiers = ends.into();
-    cluster.places = tiers.iter().filter_map(|tier| tier.area.clone()).collect();
 }
 
 /// Where an endpoint is, to a proxy that is at `own`: of an address in a slice often the zone alone is known.

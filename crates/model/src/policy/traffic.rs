@@ -205,10 +205,9 @@ impl Failover {
 }
 
 impl Distribution {
-    /// Of which of its places, by number, one who is there is.
-    pub fn place(&self, at: &Locality) -> Option<usize> {
-        let fitting = self.to.iter().enumerate().filter(|(_, (area, _))| area.has(at));
-        fitting.max_by_key(|(_, (area, _))| area.detail()).map(|(number, _)| number)
+    /// Of which of its places one who is there is.
+    pub fn place(&self, at: &Locality) -> Option<&Area> {
+        self.to.iter().map(|(area, _)| area).filter(|area| area.has(at)).max_by_key(|area| area.detail())
     }
 }
 

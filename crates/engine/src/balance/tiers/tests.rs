@@ -116,7 +116,7 @@ fn places_by_name_get_their_shares_and_nobody_else_gets_any() {
     ];
     let mut nested = world(everywhere.clone(), policy(several));
     let ends: Vec<u32> = cluster(&nested).tiers.iter().map(|tier| tier.end).collect();
-    assert_eq!(ends, [12, 15, 19, 19, 19], "nobody is left for nearness");
+    assert_eq!(ends, [4, 7, 19, 19, 19], "the largest share first, and nobody is left for nearness");
     check(&mut nested, &[("ap-a", 5.0), ("eu-a", 60.0), ("eu-b", 30.0), ("us-a", 4.2), ("us-b", 0.8)]);
     // Callers elsewhere go by nearness, as without it.
     let mut elsewhere = world(everywhere, policy(vec![entry("us", &[("ap", 100)])]));
