@@ -79,7 +79,10 @@ async fn client(address: SocketAddr) -> SendRequest<Bytes> {
 
 /// Runs `test` against an HTTP/2 program behind two sidecars; the program lives on the test's own reactor.
 fn through(protocol: Protocol, test: impl AsyncFnOnce(SendRequest<Bytes>, &Proxy)) {
-    let world = World::new();
+    within(&World::new(), protocol, test);
+}
+
+fn within(world: &World, protocol: Protocol, test: impl AsyncFnOnce(SendRequest<Bytes>, &Proxy)) {
     let listener = bind(crate::world::loopback(), Share::Alone).unwrap();
     let server = world.serving("calls", listener.local_addr().port(), protocol);
     let caller = world.calling(&[("calls", protocol, &[&server])]);
@@ -185,7 +188,8 @@ fn unbase64(text: &[u8]) -> Vec<u8> {
 #[test]
 fn calls_that_fail_are_counted_logged_and_recorded_as_failures() {
     let paths = ["/ends/0", "/refuse", "/ends/5", "/ends/14", "/ends/2", "/mute"];
-    through(Protocol::Grpc, async |mut send, caller| {
+    let world = World::new();
+    within(&world, Protocol::Grpc, async |mut send, caller| {
         for path in paths {
             let (response, mut body) = send.send_request(request(path), false).unwrap();
             body.send_data(Bytes::new(), true).unwrap();
@@ -218,6 +222,14 @@ fn calls_that_fail_are_counted_logged_and_recorded_as_failures() {
             let kept = |record: &serde_json::Value| record["request"]["path"] == path && record["status"] == status;
             assert!(records.iter().any(kept), "{path}: {records:?}");
         }
+        // Lines are written every half second.
+        let lines = loop {
+            let log = world.log("caller");
+            if log.lines().count() >= paths.len() {
+                break log;
+            }
+        };
+        assert!(lines.contains("\"status\":503,\"grpcStatus\":\"UNAVAILABLE\""), "{lines}");
     });
 }
 
