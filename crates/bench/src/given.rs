@@ -63,6 +63,7 @@ pub(crate) fn run(words: &Words) -> Result<()> {
         inbound: loopback,
         forward: None,
         forward_for: Users::Any,
+        listening: None,
     };
     let credentials = Box::new(pki::credentials(&words.path("pki")?, name)?);
     let mut running = byrnie_proxy::start(Config {

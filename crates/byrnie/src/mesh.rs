@@ -618,6 +618,7 @@ async fn start_own(
         forward: own.calls.then_some(any),
         // Its identity opens every door; nobody else on the machine may borrow it.
         forward_for: Users::Own,
+        listening: None,
     };
     let config = byrnie_proxy::Config {
         namespace: Identity::SYSTEM_NAMESPACE.into(),

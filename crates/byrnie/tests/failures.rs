@@ -159,6 +159,16 @@ fn a_program_that_never_listens_is_named_and_its_callers_get_503() {
     assert!(run.log().contains(&format!("mute does not listen on 127.0.0.1:{port}")), "{}", run.log());
     // Its last line, which may come a moment later.
     run.wait_for_line("= next: ");
+    // Nobody takes it for one that could be called, until it can.
+    let healthy = |count: u64| {
+        let workloads = mesh.json(&["get", "workload"]);
+        let of = |workload: &&serde_json::Value| workload["metadata"]["name"].as_str().unwrap().starts_with("mute-");
+        let well = |workload: &&serde_json::Value| workload["status"]["health"] != "Unhealthy";
+        workloads.as_array().unwrap().iter().filter(of).filter(well).count() as u64 == count
+    };
+    assert!(healthy(0), "{:?}", mesh.json(&["get", "workload"]));
+    let _listens = std::net::TcpListener::bind(("127.0.0.1", port.parse().unwrap())).unwrap();
+    until("it is known to listen", || format!("{:?}", mesh.json(&["get", "workload"])), || healthy(1));
 }
 
 #[test]

@@ -4,6 +4,10 @@
 
 pub mod health;
 
+mod details;
+
+pub use details::ErrorInfo;
+
 use std::time::Duration;
 
 use crate::head::{Framing, Head, Version};
@@ -193,11 +197,11 @@ pub fn format_timeout(left: Duration) -> String {
 }
 
 /// Makes `head` a whole gRPC answer without messages ("Trailers-Only"): HTTP status 200, the status
-/// code and the message in the head, and no body.
+/// code, the message and its details in the head, and no body.
 ///
 /// # Errors
 /// None in practice; the head's limits are far away.
-pub fn trailers_only(head: &mut Head, status: Status, message: &str) -> Result<(), Reject> {
+pub fn trailers_only(head: &mut Head, status: Status, message: &str, info: &ErrorInfo<'_>) -> Result<(), Reject> {
     head.start_response(200);
     head.set_version(Version::Http2);
     head.set_framing(Framing::None);
@@ -206,21 +210,18 @@ pub fn trailers_only(head: &mut Head, status: Status, message: &str) -> Result<(
     if !message.is_empty() {
         head.append(Known::GrpcMessage.name(), encode_message(message).as_bytes())?;
     }
-    Ok(())
+    head.append(details::HEADER, info.details(status, cut(message)).as_bytes())
 }
 
-/// Longest message that is put into `grpc-message`, in bytes before encoding; it is cut there.
+/// Longest message that is put into `grpc-message` and the details, in bytes before encoding; it is cut there.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// A text as `grpc-message` carries it: printable ASCII but `%`, all else percent-encoded.
 pub fn encode_message(message: &str) -> String {
     use std::fmt::Write;
-    let mut end = message.len().min(MESSAGE_BYTES_MAX);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut out = String::with_capacity(end);
-    for b in message[..end].bytes() {
+    let message = cut(message);
+    let mut out = String::with_capacity(message.len());
+    for b in message.bytes() {
         match b {
             b' '..=b'~' if b != b'%' => out.push(b as char),
             // Writing to a String can't fail.
@@ -228,6 +229,10 @@ pub fn encode_message(message: &str) -> String {
         }
     }
     out
+}
+
+fn cut(message: &str) -> &str {
+    &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)]
 }
 
 /// The text of a `grpc-message`. What is no percent-encoding of UTF-8 is shown as well as it can be.

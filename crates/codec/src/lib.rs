@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod exposition;
 pub mod grpc;
 pub mod h1;
 pub mod h2;
@@ -22,6 +23,7 @@ pub mod uri;
 mod fields;
 mod head;
 mod known;
+mod protobuf;
 mod ready;
 mod reject;
 

@@ -4,13 +4,12 @@
 //! library that holds all of them brings an SDK along. Proxies and the coordinator hand the bytes to `net`.
 
 mod metrics;
-mod wire;
 
 pub use metrics::metrics;
 
+use crate::protobuf::{self, Writer};
 use crate::trace::{SpanId, TraceId};
 use byrnie_base::Text;
-use wire::Writer;
 
 /// Who sends: `service.name` and its like.
 pub type Attributes = Vec<(&'static str, Value)>;
@@ -114,8 +113,8 @@ pub fn traces(resource: &Attributes, spans: &[Span]) -> Vec<u8> {
 /// What a collector said to a batch that it accepted.
 pub fn partial(answer: &[u8]) -> Partial {
     let mut partial = Partial::default();
-    let Some(inner) = wire::fields(answer).find_map(|field| field.bytes_of(1)) else { return partial };
-    for field in wire::fields(inner) {
+    let Some(inner) = protobuf::fields(answer).find_map(|field| field.bytes_of(1)) else { return partial };
+    for field in protobuf::fields(inner) {
         if let Some(rejected) = field.number_of(1) {
             partial.rejected = rejected;
         }

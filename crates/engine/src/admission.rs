@@ -18,7 +18,6 @@ use crate::shard::Shard;
 use crate::window::Window;
 use crate::{Answer, Blame, Reason};
 use byrnie_base::{Instant, Rng};
-use byrnie_codec::grpc::Status;
 use byrnie_codec::{Head, Known};
 use byrnie_model::policy::traffic::Admission;
 
@@ -37,14 +36,6 @@ struct Tally {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Admitted {
     class: Criticality,
-    /// How a gRPC call went, as far as that's known.
-    grpc: Option<Status>,
-}
-
-impl Admitted {
-    pub(crate) const fn note(&mut self, status: Status) {
-        self.grpc = Some(status);
-    }
 }
 
 impl Seen {
@@ -90,7 +81,7 @@ impl Exchange {
         let Some(memory) = shard.clusters.entry(cluster.slot) else { return Ok(()) };
         let class = Criticality::of(head.header(Known::ByrnieCriticality));
         if !memory.seen().refuses(rule, class, &mut shard.rng, now) {
-            self.aside().admitted = Some(Admitted { class, grpc: None });
+            self.aside().admitted = Some(Admitted { class });
             return Ok(());
         }
         memory.seen().count(rule, class, false, now);
@@ -103,16 +94,16 @@ impl Exchange {
         Err(answer)
     }
 
-    /// Takes note of how a request ended.
+    /// Takes note of how a request ended: by a status of HTTP, a call of gRPC by the one that says the same.
     pub(crate) fn learn_success(&mut self, shard: &mut Shard, status: u16, now: Instant) {
         let Some(admitted) = self.aside.as_mut().and_then(|aside| aside.admitted.take()) else { return };
         let Some(cluster) = self.course.cluster().filter(|_| self.course.attempts.count() > 0) else { return };
         let Some(rule) = &cluster.call.bounds.admission else { return };
-        let status = match self.reason().map(Reason::blame) {
-            None => admitted.grpc.map_or(status, Status::http),
+        match self.reason().map(Reason::blame) {
+            None => {}
             Some(Blame::Upstream) => return note(shard, cluster, rule, admitted.class, false, now),
             Some(Blame::Downstream | Blame::Policy | Blame::Mesh) => return,
-        };
+        }
         let failed = if rule.codes.is_empty() { status == 429 || status >= 500 } else { rule.codes.contains(&status) };
         note(shard, cluster, rule, admitted.class, !failed, now);
     }

@@ -4,9 +4,9 @@
 //! every HTTP version says the same.
 
 use crate::digits::Digits;
-use crate::{DecisionId, Reason};
+use crate::{DecisionId, Reason, Side};
 use byrnie_base::Text;
-use byrnie_codec::grpc::{self, Status};
+use byrnie_codec::grpc::{self, ErrorInfo, Status};
 use byrnie_codec::{Framing, Head, Known};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -17,6 +17,9 @@ use std::time::Duration;
 pub(crate) const FAILURE_HEADER: &str = "x-byrnie-failure";
 pub(crate) const FAILURE_UNSENT: &str = "unsent";
 pub(crate) const FAILURE_LOST: &str = "lost";
+
+/// Whose list the codes are, in the details of a gRPC status.
+pub const ERROR_DOMAIN: &str = "mesh.byrnie.dev";
 
 /// An answer that the mesh itself makes.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +44,8 @@ pub struct Answer {
     pub delay: Duration,
     /// The connection, or the stream, is to be cut instead of answered: a fault on purpose.
     pub cut: bool,
+    /// Which side's proxy makes it; `None` where there is no exchange.
+    pub(crate) side: Option<Side>,
     /// For the calling proxy alone: see [`FAILURE_HEADER`].
     pub(crate) failure: Option<&'static str>,
 }
@@ -62,6 +67,7 @@ impl Answer {
             delay: Duration::ZERO,
             cut: false,
             idempotency: None,
+            side: None,
             failure,
         }
     }
@@ -76,7 +82,7 @@ impl Answer {
         if self.grpc {
             let status = Status::of(u32::from(self.grpc_status())).unwrap_or(Status::Unknown);
             head.clear();
-            grpc::trailers_only(head, status, &self.detail).ok();
+            self.write_status(id, head, status);
         } else {
             head.start_response(self.status);
         }
@@ -111,12 +117,30 @@ impl Answer {
         body
     }
 
+    /// The status of gRPC, which has for programs what a problem document has.
+    fn write_status(&self, id: &DecisionId, head: &mut Head, status: Status) {
+        let metadata = [
+            ("reason", self.reason.label()),
+            ("where", self.place()),
+            ("next", &*format!("byrnie explain {id}")),
+            ("decision", id.as_str()),
+        ];
+        let reason = self.reason.code().map_or("", |code| code.id);
+        let info = ErrorInfo { reason, domain: ERROR_DOMAIN, metadata: &metadata };
+        grpc::trailers_only(head, status, &self.detail, &info).ok();
+    }
+
+    fn place(&self) -> &'static str {
+        self.side.map_or("", Side::place)
+    }
+
     /// The body for HTTP: a problem document; empty for a redirect.
     pub fn body(&self, id: &DecisionId) -> Vec<u8> {
         let Some(code) = self.reason.code() else { return Vec::new() };
         let mut json = String::with_capacity(512);
         write!(json, "{{\"title\":\"{}\",\"status\":{},\"code\":\"{}\"", Json(code.title), self.status, code.id).ok();
         write!(json, ",\"reason\":\"{}\",\"detail\":\"{}\"", self.reason.label(), Json(&self.detail)).ok();
+        write!(json, ",\"where\":\"{}\"", self.place()).ok();
         write!(json, ",\"next\":\"byrnie explain {id}\",\"decision\":\"{id}\"}}").ok();
         json.push('\n');
         json.into_bytes()

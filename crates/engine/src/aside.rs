@@ -38,6 +38,8 @@ pub(crate) struct Aside {
     pub(crate) admitted: Option<Admitted>,
     /// It came with words that are the coordinator's alone, which are gone from it.
     pub(crate) posed: bool,
+    /// The caller wants to be told the id of its record, which is kept.
+    pub(crate) asked: bool,
     /// Where it stands in its trace.
     pub(crate) trace: Option<Box<Trace>>,
 }

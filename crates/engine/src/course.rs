@@ -24,7 +24,7 @@ use std::time::Duration;
 /// (5 in Python's `socketserver`, 128 in many others) loses the SYN, which is sent again after 1 and after 3 s
 /// (RFC 6298 2): a burst of connections must outlast both.
 const LOCAL_CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
-/// Less time than this is not worth another try.
+/// So little time, or less, is not worth a try: the next hop is to have less.
 const TRY_MIN: Duration = Duration::from_millis(1);
 
 /// The tries of one exchange or tunnel.
@@ -129,7 +129,7 @@ impl Course {
 
     /// The next try, or why there is none.
     pub(crate) fn dispatch(&mut self, shard: &mut Shard, now: Instant) -> Result<Plan, Reason> {
-        if self.deadline.is_some_and(|deadline| deadline.since(now) < TRY_MIN) {
+        if self.deadline.is_some_and(|deadline| deadline.since(now) <= TRY_MIN) {
             return Err(Reason::Timeout);
         }
         match &self.goal {
@@ -413,6 +413,7 @@ impl Course {
 
 /// What balancing learns from a try that speaks for or against its endpoint.
 fn learn(member: &Member, ending: Ending, span: Duration, now: Instant) {
+    let first = member.load.heard_at() == Instant::default();
     if matches!(ending, Ending::Status(_) | Ending::Closed) {
         member.load.heard(now);
     }
@@ -420,6 +421,8 @@ fn learn(member: &Member, ending: Ending, span: Duration, now: Instant) {
         Ending::Closed => {}
         Ending::Status(429 | 503) | Ending::Failed(_) => member.load.refused(Duration::ZERO, now),
         Ending::Status(500..) => member.load.erred(span, now),
+        // A program's first answer is a cold one, over a connection that was opened for it: it says nothing of the next.
+        Ending::Status(_) if first => {}
         Ending::Status(_) | Ending::Beaten => member.load.answered(span, now),
     }
 }

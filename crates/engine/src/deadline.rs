@@ -25,10 +25,11 @@ pub(crate) fn read(head: &mut Head, now: Instant) -> Option<Instant> {
     Some(now + span.min(DEADLINE_MAX))
 }
 
-/// Writes the time left into `head`.
+/// Writes the time left into `head`: at least a millisecond less than was read from it.
 pub(crate) fn stamp(head: &mut Head, deadline: Option<Instant>, now: Instant) {
     let Some(deadline) = deadline else { return };
-    let left = u64::try_from(deadline.since(now).as_millis()).unwrap_or(u64::MAX).max(1);
+    // What was used is rounded up, and a hop that took no time that can be measured has used some all the same.
+    let left = deadline.as_nanos().saturating_sub(now.as_nanos()).div_ceil(1_000_000).saturating_sub(1).max(1);
     head.set_known(Known::ByrnieDeadlineMs, Digits::of(left).as_bytes()).ok();
     if head.header(Known::GrpcTimeout).is_some() {
         // At most 8 digits: 24 h are 86,400,000 ms.
@@ -82,8 +83,17 @@ mod tests {
         let now = Instant::from_nanos(0);
         let deadline = read(&mut head, now);
         stamp(&mut head, deadline, now + Duration::from_millis(300));
-        assert_eq!(head.get("grpc-timeout"), Some(&b"1700m"[..]));
-        assert_eq!(head.get("x-byrnie-deadline-ms"), Some(&b"1700"[..]));
+        assert_eq!(head.get("grpc-timeout"), Some(&b"1699m"[..]));
+        assert_eq!(head.get("x-byrnie-deadline-ms"), Some(&b"1699"[..]));
         assert_eq!(head.values("grpc-timeout").count(), 1);
+        // At once, and after part of a millisecond.
+        for micros in [0, 1, 999] {
+            let deadline = read(&mut head, now);
+            stamp(&mut head, deadline, now + Duration::from_micros(micros));
+        }
+        assert_eq!(
+            (head.get("grpc-timeout"), head.get("x-byrnie-deadline-ms")),
+            (Some(&b"1696m"[..]), Some(&b"1696"[..]))
+        );
     }
 }

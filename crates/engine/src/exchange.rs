@@ -28,6 +28,7 @@ use byrnie_codec::{Fields, Head, Known, Version};
 use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::traffic::Balance;
 use byrnie_model::route::Standing;
+use call::Kind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ pub(crate) struct Facts {
     id: DecisionId,
     side: Side,
     method: &'static str,
-    grpc: bool,
+    kind: Kind,
     tls: Tls,
     begun: Instant,
 }
@@ -90,6 +91,9 @@ impl Exchange {
         head: &mut Head,
         now: Now,
     ) -> Effect {
+        if self.facts.side != Side::Inbound && head.header(Known::ByrnieDecision).is_some() {
+            self.aside().asked = true;
+        }
         if enter::request(shard, arrival, snapshot.node.identity.trust_domain(), head) {
             self.aside().posed = true;
         }
@@ -126,7 +130,7 @@ impl Exchange {
             id: DecisionId::draw(&mut shard.rng),
             side,
             method: method_label(head.method()),
-            grpc,
+            kind: Kind::of(grpc),
             tls: arrival.tls,
             begun: now.mono,
         };
@@ -178,7 +182,7 @@ impl Exchange {
     /// try follows, the response is of no use any more: its connection is to be closed or its body drained.
     pub fn on_response(&mut self, shard: &mut Shard, head: &mut Head, at: Now) -> Effect {
         let now = at.mono;
-        self.note_grpc(head.header(Known::GrpcStatus));
+        self.note_grpc(|| head.header(Known::GrpcStatus));
         if self.facts.side == Side::Inbound {
             if self.course.cluster().is_some() {
                 self.heed(head, now);
@@ -232,12 +236,17 @@ impl Exchange {
             }
             self.mark(head, at);
         }
+        if self.aside.as_ref().is_some_and(|aside| aside.asked) {
+            self.tell_decision(head);
+        }
         Effect::Forward
     }
 
     /// The trailers of the response that was forwarded: there gRPC says how the call went.
     pub fn on_trailers(&mut self, trailers: &Fields, now: Now) {
-        self.note_grpc(trailers.known(Known::GrpcStatus));
+        if let Some(status) = trailers.known(Known::GrpcStatus) {
+            self.note_grpc(|| Some(status));
+        }
         let Some(balance) = self.course.cluster().map(|cluster| cluster.call.balance) else { return };
         if let Some(status) = trailers.known(Known::GrpcStatus) {
             self.heed_grpc(status, None, now.mono);
@@ -267,16 +276,6 @@ impl Exchange {
         }
     }
 
-    fn note_grpc(&mut self, status: Option<&[u8]>) {
-        let Some(aside) = &mut self.aside else { return };
-        if let (Some(admitted), Some(status)) = (&mut aside.admitted, status) {
-            admitted.note(Status::parse(status));
-        }
-        if let Some(trace) = &mut aside.trace {
-            trace.note(status);
-        }
-    }
-
     fn heed_grpc(&mut self, status: &[u8], hold: Option<Duration>, now: Instant) {
         if matches!(Status::parse(status), Status::ResourceExhausted | Status::Unavailable) {
             self.course.refused(hold.unwrap_or_default(), now);
@@ -303,7 +302,8 @@ impl Exchange {
             self.course.break_off(shard, failure, now.mono);
             self.reason = self.reason.or(Some(Reason::of(failure)));
         }
-        self.learn_success(shard, outcome.status, now.mono);
+        let (status, grpc) = self.status_told(outcome.status);
+        self.learn_success(shard, status, now.mono);
         self.course.pending = None;
         let words = &self.snapshot.words;
         let route = match (&self.chosen, &self.course.goal) {
@@ -333,21 +333,20 @@ impl Exchange {
                 keyed,
                 revision: self.snapshot.revision,
             },
-            status: outcome.status,
+            status,
+            grpc,
             reason: self.reason,
             attempts: std::mem::take(&mut self.course.attempts),
             duration: now.mono.since(begun),
+            asked: self.aside.as_ref().is_some_and(|aside| aside.asked),
             trace: self.aside.take().and_then(|aside| aside.trace),
         }
     }
 
-    pub(crate) fn reply(&mut self, answer: Box<Answer>) -> Effect {
+    pub(crate) fn reply(&mut self, mut answer: Box<Answer>) -> Effect {
         self.note_reason(answer.reason);
+        answer.side = Some(self.facts.side);
         Effect::Reply(answer)
-    }
-
-    pub(crate) const fn is_grpc(&self) -> bool {
-        self.facts.grpc
     }
 
     pub(crate) const fn reason(&self) -> Option<Reason> {
@@ -359,11 +358,11 @@ impl Exchange {
     }
 
     pub(crate) fn give_up(&self, reason: Reason, failure: Option<Failure>) -> Box<Answer> {
-        Box::new(give_up(reason, failure, self.facts.side, self.facts.grpc, &self.course))
+        Box::new(give_up(reason, failure, self.facts.side, self.is_grpc(), &self.course))
     }
 
     pub(crate) fn refuse(&self, reason: Reason, detail: impl Into<Text>) -> Box<Answer> {
-        Box::new(Answer::new(reason, self.facts.grpc, detail))
+        Box::new(Answer::new(reason, self.is_grpc(), detail))
     }
 
     fn decide_outbound(
@@ -630,6 +629,16 @@ impl Exchange {
         self.aside.get_or_insert_default()
     }
 
+    /// Writes the id of this exchange's record, unless the callee's proxy made the answer, whose own record says why. One of
+    /// another site keeps its records there.
+    fn tell_decision(&self, head: &mut Head) {
+        let member = self.course.attempts.last().and_then(|attempt| attempt.member.as_ref());
+        let elsewhere = member.is_some_and(|member| member.site().is_some());
+        if elsewhere || head.header(Known::ByrnieDecision).is_none() {
+            head.set_known(Known::ByrnieDecision, self.facts.id.as_str().as_bytes()).ok();
+        }
+    }
+
     /// What the route wants told to the caller beside the answer.
     fn mark(&self, head: &mut Head, now: Now) {
         let (Some(chosen), Some(aside)) = (&self.chosen, &self.aside) else { return };
@@ -792,5 +801,6 @@ fn nearest<'a, M: Iterator<Item = (&'a Entry, Option<Miss<'a>>)>>(misses: impl F
     Some(format!("closest rule {}: {}", entry.label(), miss?).into())
 }
 
+mod call;
 #[cfg(test)]
 mod tests;

@@ -53,7 +53,7 @@ mod verdict;
 mod watch;
 mod window;
 
-pub use answer::Answer;
+pub use answer::{Answer, ERROR_DOMAIN};
 pub use aside::Copy;
 pub use attempts::{Attempt, Attempts, Ending};
 pub use cluster::{Cluster, Member};

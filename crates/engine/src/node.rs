@@ -157,6 +157,15 @@ impl Side {
             Self::Edge => "edge",
         }
     }
+
+    /// Where an answer of the mesh's own was made, in words for its caller: nothing that it can't know.
+    pub const fn place(self) -> &'static str {
+        match self {
+            Self::Inbound => "the callee's proxy",
+            Self::Outbound => "the caller's proxy",
+            Self::Edge => "the edge",
+        }
+    }
 }
 
 /// How a connection is protected.

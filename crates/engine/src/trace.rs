@@ -6,7 +6,6 @@
 use crate::shard::Shard;
 use crate::{Arrival, Side, Tls};
 use byrnie_base::Instant;
-use byrnie_codec::grpc::Status;
 use byrnie_codec::trace::b3::B3;
 use byrnie_codec::trace::{Context, SpanId, TraceId};
 use byrnie_codec::{Head, Known};
@@ -29,8 +28,6 @@ pub struct Trace {
     pub secure: bool,
     /// When the request came.
     pub begun: Instant,
-    /// How a call of gRPC ended, if its answer says so.
-    pub grpc: Option<Status>,
 }
 
 impl Trace {
@@ -72,12 +69,7 @@ impl Trace {
         head.set_known(Known::Traceparent, &context.write()).ok();
         let parent = from.or(b3.and_then(|b3| b3.from)).map(|(_, span)| span);
         let secure = edge && arrival.tls != Tls::None;
-        Some(Box::new(Self { id, parent, span, onward, sampled, secure, begun, grpc: None }))
-    }
-
-    /// Takes down how a call of gRPC ended.
-    pub(crate) fn note(&mut self, status: Option<&[u8]>) {
-        self.grpc = status.map(Status::parse).or(self.grpc);
+        Some(Box::new(Self { id, parent, span, onward, sampled, secure, begun }))
     }
 }
 

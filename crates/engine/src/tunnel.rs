@@ -142,9 +142,11 @@ impl Tunnel {
                 revision: self.snapshot.revision,
             },
             status: outcome.status,
+            grpc: None,
             reason: self.reason,
             attempts: self.course.attempts,
             duration: now.mono.since(self.begun),
+            asked: false,
             trace: None,
         }
     }

@@ -5,6 +5,7 @@
 use crate::attempts::Attempts;
 use crate::{DecisionId, Reason, Side, Tls, Trace};
 use byrnie_base::{Text, Timestamp};
+use byrnie_codec::grpc::Status;
 use byrnie_model::policy::idempotency::Guarantee;
 use byrnie_model::{Record, Revision, record};
 use std::time::Duration;
@@ -18,14 +19,18 @@ pub struct Verdict {
     pub labels: Labels,
     /// How it was decided.
     pub decided: Decided,
-    /// The status that the caller got; 0 if none (and for tunnels).
+    /// The status that the caller got; 0 if none (and for tunnels). For a call of gRPC the one of HTTP that says the same.
     pub status: u16,
+    /// How a call of gRPC ended, as its client sees it.
+    pub grpc: Option<Status>,
     /// Why the mesh itself answered or failed; `None` if it did neither.
     pub reason: Option<Reason>,
     /// Each try, in order.
     pub attempts: Attempts,
     /// From the head to the end.
     pub duration: Duration,
+    /// Whether the caller asked for the id of its record: then it is kept.
+    pub asked: bool,
     /// Where it stood in its trace, if spans may be sent.
     pub trace: Option<Box<Trace>>,
 }

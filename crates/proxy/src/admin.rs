@@ -9,6 +9,7 @@ pub(crate) use metrics::render as metrics;
 
 use crate::agent::State;
 use byrnie_base::Text;
+use byrnie_codec::exposition;
 use byrnie_net::BoxFuture;
 use byrnie_net::listen::Listener;
 use byrnie_net::runtime::{self, Core, Shutdown};
@@ -18,8 +19,6 @@ use std::sync::Arc;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
-/// Content type of Prometheus' text format, version 0.0.4.
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Records in one answer of `/records`.
 const RECORDS_MAX: usize = 1000;
 
@@ -37,7 +36,10 @@ pub(crate) fn start(listener: Listener, state: Arc<State>, token: Option<Text>, 
 
 fn answer(state: &State, token: Option<&str>, request: &Request) -> Response {
     match (&request.method, request.path.as_str()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => Response::new(StatusCode::OK, METRICS, metrics::render(state)),
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            let (kind, text) = exposition::shown(request.header("accept"), metrics::render(state));
+            Response::new(StatusCode::OK, kind, text)
+        }
         (&Method::GET | &Method::HEAD, "/livez") => Response::new(StatusCode::OK, TEXT, "alive\n"),
         (&Method::GET | &Method::HEAD, "/readyz") => ready(state),
         (_, "/config" | "/records" | "/drain") if !allowed(token, request) => unauthorized(),

@@ -208,7 +208,7 @@ impl<'a> Trip<'a> {
                     }
                     Err(()) => Event::Failed(Failure::DownstreamGone),
                 },
-                Effect::Replay => break Box::pin(self.replay()).await,
+                Effect::Replay => break Box::pin(self.replay(&mut exchange)).await,
                 Effect::Settle(told, answer) => {
                     // Whatever comes of it: untold, the claim lapses, and that is ambiguity too.
                     let _ = Box::pin(self.tell(told, None)).await;

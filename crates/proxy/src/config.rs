@@ -78,6 +78,8 @@ pub struct Sidecar {
     pub forward: Option<SocketAddr>,
     /// Who on this machine may use that listener, and with it the workload's identity.
     pub forward_for: Users,
+    /// Whether the program listens: until it does, its instance is unhealthy. `None` where nobody looks, and it's taken to.
+    pub listening: Option<watch::Receiver<bool>>,
 }
 
 /// Users of this machine.

@@ -231,7 +231,7 @@ pub(crate) async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, by
                     core.count(|counts| counts.rejected.of(reject.reason).increment());
                     return;
                 }
-                Box::pin(refuse(core, &mut wire, &mut desk.response, reject)).await;
+                Box::pin(refuse(core, &caller, &mut wire, &mut desk.response, reject)).await;
                 return Box::pin(linger(wire)).await;
             }
             Asked::Nothing => return,
@@ -285,8 +285,8 @@ async fn read_request(wire: &mut Wire, desk: &mut Desk, closing: &mut Closing) -
 }
 
 /// Tells a client that what it sent is no request.
-async fn refuse(core: &Core, wire: &mut Wire, response: &mut Head, reject: Reject) {
-    let body = word_refusal(core, response, reject);
+async fn refuse(core: &Core, caller: &Caller, wire: &mut Wire, response: &mut Head, reject: Reject) {
+    let body = word_refusal(core, caller, response, reject);
     let mut begun = false;
     let said = poll_fn(|cx| {
         if !std::mem::replace(&mut begun, true) {
@@ -302,9 +302,9 @@ async fn refuse(core: &Core, wire: &mut Wire, response: &mut Head, reject: Rejec
 
 /// The same on a stream: at once, so that whoever gives it no window for the answer keeps nothing here by that. What of it
 /// can't be said now is left out with a reset.
-pub(crate) async fn refuse_stream(core: &Core, mut wire: Wire, reject: Reject) {
+pub(crate) async fn refuse_stream(core: &Core, caller: &Caller, mut wire: Wire, reject: Reject) {
     let mut response = Head::default();
-    let body = word_refusal(core, &mut response, reject);
+    let body = word_refusal(core, caller, &mut response, reject);
     let said = poll_fn(|cx| {
         wire.send_response(&response)?;
         wire.push(cx, Chunk::Slice(body.as_bytes()))?;
@@ -319,15 +319,18 @@ pub(crate) async fn refuse_stream(core: &Core, mut wire: Wire, reject: Reject) {
 }
 
 /// Counts a refusal and makes `response` the head of its answer, whose body it gives.
-fn word_refusal(core: &Core, response: &mut Head, reject: Reject) -> String {
+fn word_refusal(core: &Core, caller: &Caller, response: &mut Head, reject: Reject) -> String {
     core.count(|counts| counts.rejected.of(reject.reason).increment());
-    let code = byrnie_model::code::BAD_REQUEST.id;
+    let code = &byrnie_model::code::BAD_REQUEST;
     let id = core.with_shard(|shard, _| shard.draw_id());
     let body = format!(
-        "{{\"title\":\"malformed request\",\"status\":{},\"code\":\"{code}\",\"reason\":\"{}\",\"detail\":\"{}\",\"decision\":\"{id}\"}}\n",
+        "{{\"title\":\"malformed request\",\"status\":{},\"code\":\"{}\",\"reason\":\"{}\",\"detail\":\"{}\",\"where\":\"{}\",\"next\":\"{}\",\"decision\":\"{id}\"}}\n",
         reject.status,
+        code.id,
         reject.reason.label(),
-        reject.reason.detail()
+        reject.reason.detail(),
+        caller.arrival().direction.side().place(),
+        code.next
     );
     response.start_response(reject.status);
     response.append("content-type", b"application/problem+json").ok();
@@ -437,7 +440,7 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
                             server.reuse(spare);
                         }
                     }
-                    Err(reject) => refuse_stream(core, wire, reject).await,
+                    Err(reject) => refuse_stream(core, &caller, wire, reject).await,
                 }
             }
             None => return,

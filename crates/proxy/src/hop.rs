@@ -56,7 +56,7 @@ pub(crate) async fn serve(core: &Rc<Core>, stream: Stream, peer: Peer, remote: S
         let request = match asked {
             Asked::Request(head) => head,
             Asked::Malformed(reject) => {
-                refuse_stream(core, Wire::Hop(flow), reject).await;
+                refuse_stream(core, &caller, Wire::Hop(flow), reject).await;
                 continue;
             }
             Asked::Bytes => {

@@ -10,8 +10,8 @@ use byrnie_codec::h1::Asked;
 use byrnie_codec::headers::{self, Sender, strip_untrusted_response};
 use byrnie_codec::{Fields, Framing, Head, Known, Version, grpc};
 use byrnie_engine::{
-    Claim, Effect, Enlistment, Exchange, Failure, Heard, Joined, KEYED_BODY_BYTES_MAX, Outcome, REPLAYED, Recall,
-    Recalled, Told, Word,
+    Claim, DecisionId, ERROR_DOMAIN, Effect, Enlistment, Exchange, Failure, Heard, Joined, KEYED_BODY_BYTES_MAX,
+    Outcome, REPLAYED, Recall, Recalled, Told, Word,
 };
 use byrnie_model::code;
 use byrnie_model::policy::enlist::Act;
@@ -338,21 +338,29 @@ impl Trip<'_> {
     }
 
     /// Gives the answer that was given before.
-    pub(crate) async fn replay(&mut self) -> Delivered {
+    pub(crate) async fn replay(&mut self, exchange: &mut Exchange) -> Delivered {
         let kept = self.ticket.as_mut().and_then(|ticket| ticket.kept.take()).unwrap_or_default();
         let status = u16::try_from(kept.status).unwrap_or(0);
-        let (body, trailers) =
-            if kept.omitted { self.write_omitted(status) } else { write_kept(&kept, status, self.response) };
+        let (body, trailers) = if kept.omitted {
+            self.write_omitted(status, exchange.id())
+        } else {
+            write_kept(&kept, status, self.response)
+        };
         self.response.set(Known::IdempotencyStatus.name(), REPLAYED.as_bytes()).ok();
+        exchange.on_replay(self.response, trailers.as_ref());
         let next = self.say(body, trailers).await;
         Delivered { outcome: Outcome { status, failure: None }, next }
     }
 
     /// What is said of an answer that was not kept: its status is true, its body is lost.
-    fn write_omitted(&mut self, status: u16) -> (Vec<u8>, Option<Fields>) {
+    fn write_omitted(&mut self, status: u16, id: &DecisionId) -> (Vec<u8>, Option<Fields>) {
         let code = &code::ANSWER_NOT_KEPT;
+        let place = self.arrival().direction.side().place();
         if grpc::is_grpc(self.request) {
-            grpc::trailers_only(self.response, grpc::Status::Unknown, code.title).ok();
+            let metadata = [("where", place), ("next", code.next), ("decision", id.as_str())];
+            let info = grpc::ErrorInfo { reason: code.id, domain: ERROR_DOMAIN, metadata: &metadata };
+            grpc::trailers_only(self.response, grpc::Status::Unknown, code.title, &info).ok();
+            self.response.append(Known::ByrnieDecision.name(), id.as_str().as_bytes()).ok();
             return (Vec::new(), None);
         }
         let why = if self.keeps_status_only() {
@@ -361,10 +369,11 @@ impl Trip<'_> {
             format!("the answer was larger than {KEPT_BODY_BYTES_MAX} bytes and was not kept")
         };
         let body = format!(
-            "{{\"title\":\"{}\",\"status\":{status},\"code\":\"{}\",\"detail\":\"the request was done and answered {status}; {why}\",\"next\":\"{}\"}}\n",
+            "{{\"title\":\"{}\",\"status\":{status},\"code\":\"{}\",\"detail\":\"the request was done and answered {status}; {why}\",\"where\":\"{place}\",\"next\":\"{}\",\"decision\":\"{id}\"}}\n",
             code.title, code.id, code.next
         );
         self.response.start_response(status);
+        self.response.append(Known::ByrnieDecision.name(), id.as_str().as_bytes()).ok();
         self.response.append(Known::ContentType.name(), b"application/problem+json").ok();
         self.response.set_framing(Framing::Length(body.len() as u64));
         (body.into_bytes(), None)

@@ -203,7 +203,7 @@ async fn exchange(core: &Rc<Core>, caller: &Caller, mut flow: Box<Flow>) -> Opti
     match head {
         Ok(Ok(())) => {}
         Ok(Err(Error::Reject(reject))) => {
-            refuse_stream(core, wire, reject).await;
+            refuse_stream(core, caller, wire, reject).await;
             return None;
         }
         // Dropped, it is given up.

@@ -223,7 +223,7 @@ impl Ledger {
                 self.flush();
             }
         }
-        if is_failure(verdict) || self.rng.percent(u64::from(self.sample.load(Ordering::Relaxed))) {
+        if is_failure(verdict) || verdict.asked || self.rng.percent(u64::from(self.sample.load(Ordering::Relaxed))) {
             self.keep(verdict, seen);
         }
         if let Some(trace) = verdict.trace.as_ref().filter(|trace| span::is_sent(trace, verdict)) {

@@ -22,11 +22,14 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How long the program may take to listen on its port before a warning says that it doesn't.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
-/// How often its port is tried meanwhile.
-const LISTEN_PROBE: Duration = Duration::from_millis(50);
+/// How often its port is tried meanwhile: nobody calls it before it's known to listen.
+const LISTEN_PROBE: Duration = Duration::from_millis(10);
+/// How often later, and how long a try may take.
+const LISTEN_PROBE_MAX: Duration = Duration::from_millis(250);
 /// How long the sidecar waits for running exchanges when the program has ended.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long what callers have under way at the program may take to end before it's told to end itself.
@@ -124,7 +127,8 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     let place = console.place(globals, &args.name, (&namespace, &account)).await?;
     let identity = place.grant.identity.clone();
     let instance = place.instance.clone();
-    let config = config(&args, globals, &place)?;
+    let (listens, listening) = watch::channel(false);
+    let config = config(&args, globals, (&place, listening))?;
     let uses = match &config.mount {
         Mount::Sidecar(sidecar) => sidecar.workload.uses.clone(),
         Mount::Gateway(_) => Vec::new(),
@@ -142,7 +146,7 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     for service in &uses {
         warn_if_denied(&console, globals, &args.name, &instance, service).await;
     }
-    let exit = supervise_program(&args, (&proxy, &variables(&ports, &namespace).0), &mut signals).await?;
+    let exit = supervise_program(&args, (&proxy, &variables(&ports, &namespace).0, &listens), &mut signals).await?;
     tokio::select! {
         () = proxy.drain(DRAIN) => {}
         _ = signals.ended() => {}
@@ -160,7 +164,8 @@ fn check_of(path: &str, ports: &[WorkloadPort]) -> Result<HealthCheck, Failure> 
     Ok(HealthCheck::new(check, Some(first.port)))
 }
 
-fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
+/// `listening`: whether the program does, if it has a port.
+fn config(args: &Args, globals: &Globals, (place, listening): (&Place, watch::Receiver<bool>)) -> Result<Config> {
     let Place { grant, instance, state_dir, .. } = place;
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut labels = labels(&args.labels)?;
@@ -185,7 +190,8 @@ fn config(args: &Args, globals: &Globals, place: &Place) -> Result<Config> {
     let forward = args.sidecar.http_proxy.then_some(any);
     // A program that only calls is no service.
     let service = if workload.ports.is_empty() { Text::default() } else { args.name.as_str().into() };
-    let sidecar = Sidecar { workload, labels, service, inbound: any, forward, forward_for: Users::Any };
+    let listening = (!workload.ports.is_empty()).then_some(listening);
+    let sidecar = Sidecar { workload, labels, service, inbound: any, forward, forward_for: Users::Any, listening };
     Ok(Config {
         namespace: globals.namespace().into(),
         name: instance.as_str().into(),
@@ -361,7 +367,7 @@ async fn warn_if_denied(console: &Console, globals: &Globals, name: &str, instan
 /// Runs the program to its end, again if asked for.
 async fn supervise_program(
     args: &Args,
-    (proxy, variables): (&Post, &[(String, String)]),
+    (proxy, variables, listens): (&Post, &[(String, String)], &watch::Sender<bool>),
     signals: &mut Signals,
 ) -> Result<supervise::Exit> {
     let (program, rest) = args.command.split_first().context("no program given")?;
@@ -370,7 +376,7 @@ async fn supervise_program(
     loop {
         let started = runtime::now().mono;
         let process = Process::spawn_program(program, rest, variables)?;
-        let (exit, wanted) = live(&process, proxy, (&args.name, port), signals).await;
+        let (exit, wanted) = live(&process, proxy, (&args.name, port, listens), signals).await;
         if args.restart == Restart::No || exit == supervise::Exit::Status(0) || wanted {
             return Ok(exit);
         }
@@ -390,20 +396,23 @@ async fn supervise_program(
 async fn live(
     process: &Process,
     proxy: &Post,
-    (name, port): (&str, Option<u16>),
+    (name, port, listens): (&str, Option<u16>, &watch::Sender<bool>),
     signals: &mut Signals,
 ) -> (supervise::Exit, bool) {
     let mut told = None;
     let mut exited = std::pin::pin!(process.exited());
     let mut listening = std::pin::pin!(watch_listening(name, port.unwrap_or_default()));
-    let mut listens = port.is_none();
+    let mut known = port.is_none();
     loop {
         tokio::select! {
             exit = &mut exited => {
                 let wanted = told.is_some_and(|at| runtime::now().mono.since(at) < END_PATIENCE);
                 return (exit, wanted);
             }
-            () = &mut listening, if !listens => listens = true,
+            () = &mut listening, if !known => {
+                known = true;
+                listens.send_replace(true);
+            }
             signal = signals.next() => {
                 if signal.asks_to_end() {
                     // Where Ctrl-C has reached the program already, and where it serves nobody, nothing is to be waited for.
@@ -439,16 +448,21 @@ async fn end(process: &Process, signal: Signal, signals: &mut Signals) -> superv
     process.exited().await
 }
 
-/// Warns once if nothing listens on the program's port.
+/// Waits until something listens on the program's port, and warns once if that takes long.
 async fn watch_listening(name: &str, port: u16) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let start = runtime::now().mono;
-    while runtime::now().mono.since(start) < LISTEN_PATIENCE {
-        if byrnie_net::io::connect(address, LISTEN_PROBE).await.is_ok() {
-            return;
+    let mut warned = false;
+    while byrnie_net::io::connect(address, LISTEN_PROBE_MAX).await.is_err() {
+        let late = runtime::now().mono.since(start) >= LISTEN_PATIENCE;
+        if late && !std::mem::replace(&mut warned, true) {
+            warn_of_silence(name, port);
         }
-        runtime::sleep(LISTEN_PROBE).await;
+        runtime::sleep(if late { LISTEN_PROBE_MAX } else { LISTEN_PROBE }).await;
     }
+}
+
+fn warn_of_silence(name: &str, port: u16) {
     let byrnie_model::code::Code { id, effect, next, .. } = byrnie_model::code::NOT_LISTENING;
     let waited = LISTEN_PATIENCE.as_secs();
     eprintln!(

@@ -145,7 +145,15 @@ impl Charge {
                 };
                 let forward_for = if forward_for_own { Users::Own } else { Users::Any };
                 let (workload, service) = (*workload, service.into());
-                Mount::Sidecar(Box::new(Sidecar { workload, labels, service, inbound, forward, forward_for }))
+                Mount::Sidecar(Box::new(Sidecar {
+                    workload,
+                    labels,
+                    service,
+                    inbound,
+                    forward,
+                    forward_for,
+                    listening: None,
+                }))
             }
         };
         let source = Source::Control(Box::new(Control {

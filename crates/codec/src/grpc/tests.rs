@@ -98,10 +98,12 @@ fn content_types() {
 #[test]
 fn answers_without_messages() {
     let mut head = Head::new();
-    trailers_only(&mut head, Status::Unavailable, "no healthy endpoint: 100%\n\u{e9}").unwrap();
+    let info = ErrorInfo { reason: "GONE", domain: "example.com", metadata: &[] };
+    trailers_only(&mut head, Status::Unavailable, "no healthy endpoint: 100%\n\u{e9}", &info).unwrap();
     assert_eq!((head.status(), head.framing()), (200, Framing::None));
     assert_eq!(head.get("grpc-status"), Some(&b"14"[..]));
     assert_eq!(head.get("grpc-message"), Some(&b"no healthy endpoint: 100%25%0A%C3%A9"[..]));
+    assert!(head.get("grpc-status-details-bin").is_some_and(|details| details.starts_with(b"CA4S")));
     assert_eq!(encode_message(&"\u{e9}".repeat(2000)).len(), 3 * MESSAGE_BYTES_MAX);
 }
 

@@ -2,8 +2,8 @@
 //! Metrics as OTLP has them, made of what a scrape shows: what `/metrics` says and what is sent can't differ. Reads
 //! Prometheus' text format (0.0.4) as byrnie writes it; a line that isn't understood is left out.
 
-use super::wire::Writer;
 use super::{Attributes, attributes, scope};
+use crate::protobuf::Writer;
 use std::collections::BTreeMap;
 
 /// `AGGREGATION_TEMPORALITY_CUMULATIVE`: totals since the process began, as in a scrape.

@@ -22,6 +22,7 @@ pub(crate) use look::metrics;
 use crate::State;
 use crate::access::Operator;
 use byrnie_base::Text;
+use byrnie_codec::exposition;
 use byrnie_model::Severity;
 use byrnie_model::code::Code;
 use byrnie_net::serve::unary::{self, Refusal, Status};
@@ -139,7 +140,9 @@ fn open(console: &Console, request: &Request, path: &[&str]) -> Outcome {
         ["healthz"] => Ok(respond(200, "text/plain", "ok\n")),
         ["readyz"] => Ok(look::ready(console)),
         ["metrics"] => {
-            Ok(respond(200, "text/plain; version=0.0.4", look::metrics(&console.state, console.aside.as_deref())))
+            let text = look::metrics(&console.state, console.aside.as_deref());
+            let (kind, text) = exposition::shown(request.header("accept"), text);
+            Ok(respond(200, kind, text))
         }
         ["openapi.json"] => Ok(json_response(200, &openapi::document())),
         path => asset(console, &path.join("/")),

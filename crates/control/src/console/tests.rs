@@ -201,6 +201,27 @@ fn answers_have_the_shapes_that_are_described() {
     });
 }
 
+#[test]
+fn metrics_are_open_metrics_for_those_who_ask_for_it() {
+    run(async |console| {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("localhost:7777"));
+        headers.insert("accept", HeaderValue::from_static("application/openmetrics-text; version=1.0.0"));
+        let remote = SocketAddr::from(([127, 0, 0, 1], 1));
+        let path = "/metrics".to_owned();
+        let request = Request { method: Method::GET, path, query: None, headers, body: Bytes::new(), remote };
+        let response = answer(&console, request).await;
+        let kind = response.headers["content-type"].to_str().unwrap();
+        assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+        let (_, text) = read(response);
+        let text = text.as_str().unwrap();
+        assert!(
+            text.contains("# TYPE byrnie_reports counter\nbyrnie_reports_total ") && text.ends_with("\n# EOF\n"),
+            "{text}"
+        );
+    });
+}
+
 /// The codes of `status`, with where each is.
 async fn warned(console: &Console) -> Vec<String> {
     settle(console).await;

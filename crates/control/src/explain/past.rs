@@ -63,16 +63,24 @@ pub fn past(record: &Record, caller: &str) -> Answer {
         );
         step("attempt", &none, String::new(), detail);
     }
-    let who = if !decision.reason.is_empty() {
-        "byrnie answered"
-    } else if record.status >= 500 {
-        "the program itself answered, byrnie passed it on:"
-    } else {
-        "the program answered"
+    let answered = match (record.status, &*decision.reason) {
+        // Opaque bytes have no answer, and some callers don't wait for theirs.
+        (0, "") => "the connection ended".to_owned(),
+        (0, reason) => format!("byrnie closed the connection ({reason})"),
+        (status, "") if status >= 500 => format!("the program itself answered, byrnie passed it on: {status}"),
+        (status, "") => format!("the program answered {status}"),
+        (status, _) => format!("byrnie answered {status}"),
     };
-    step("answer", &none, String::new(), format!("{who} {} after {}", record.status, millis(record.duration_us)));
+    step("answer", &none, String::new(), format!("{answered} after {}", millis(record.duration_us)));
     if let Some(next) = answer.denial() {
         answer.next = next;
+    } else if record.request.protocol == "tcp" && record.direction != "inbound" && decision.reason == "upstream_reset" {
+        // Whose doing it was isn't told on the wire.
+        let to = &record.destination;
+        answer.next = format!(
+            "`byrnie explain \"tcp://{to}\" --from {caller}` tells whether a policy lets it in; else look at the log of {to}"
+        )
+        .into();
     }
     if answer.next.is_empty() && failed {
         let service = record.destination.split('.').next().unwrap_or_default();

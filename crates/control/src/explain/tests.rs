@@ -115,3 +115,20 @@ fn a_record_tells_whose_failure_it_was() {
     assert_eq!((answer.decision.as_str(), answer.status), ("fail", 503));
     assert!(answer.steps.iter().any(|step| step.detail.contains("the program itself")), "{answer:#?}");
 }
+
+/// A denied one is closed as one that broke off is: there is no answer that could say why.
+#[test]
+fn a_connection_that_was_closed_has_no_answer() {
+    let text = r#"{"id":"k3f9","at":1,"proxy":"default/web-1","direction":"outbound","request":{"protocol":"tcp",
+        "method":"","host":"","path":""},"source":"","destination":"db.default","decision":{"code":"BYR-R031",
+        "reason":"upstream_reset","route":"default","rule":"","nearest":"","revision":3},
+        "attempts":[{"endpoint":"db-1","address":"127.0.0.1:9001","outcome":"closed before an answer","durationUs":200}],
+        "status":0,"durationUs":200}"#;
+    let answer = past(&serde_json::from_str::<Record>(text).unwrap(), "web");
+    let last = &answer.steps.last().unwrap().detail;
+    assert_eq!(
+        (answer.code.as_str(), last.as_str()),
+        ("BYR-R031", "byrnie closed the connection (upstream_reset) after 0.2 ms")
+    );
+    assert!(answer.next.contains("explain \"tcp://db.default\" --from web"), "{}", answer.next);
+}

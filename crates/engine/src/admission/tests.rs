@@ -32,7 +32,11 @@ fn world(rule: Option<Admission>, seed: u64) -> World {
 
 /// A request of a class; the exchange if it's sent.
 fn ask(world: &mut World, class: &str, at: u64) -> Result<Exchange, Box<Answer>> {
-    let mut head = head("GET", "payments/", &[("x-byrnie-criticality", class)]);
+    ask_with(world, "text/plain", class, at)
+}
+
+fn ask_with(world: &mut World, kind: &str, class: &str, at: u64) -> Result<Exchange, Box<Answer>> {
+    let mut head = head("GET", "payments/", &[("x-byrnie-criticality", class), ("content-type", kind)]);
     match world.begin(&mut head, ms(at)) {
         (exchange, Effect::Send(_)) => Ok(exchange),
         (exchange, Effect::Reply(answer)) => {
@@ -182,10 +186,14 @@ fn a_refusal_says_why_and_is_tried_again_by_nobody() {
 }
 
 /// Whether so many exchanges that end so are held against the service.
-fn counts(rule: Admission, mut finish: impl FnMut(&mut Shard, Exchange)) -> bool {
+fn counts(rule: Admission, finish: impl FnMut(&mut Shard, Exchange)) -> bool {
+    counts_of("text/plain", rule, finish)
+}
+
+fn counts_of(kind: &str, rule: Admission, mut finish: impl FnMut(&mut Shard, Exchange)) -> bool {
     let mut world = world(Some(rule), 1);
     for _ in 0..200 {
-        if let Ok(exchange) = ask(&mut world, "critical", 0) {
+        if let Ok(exchange) = ask_with(&mut world, kind, "critical", 0) {
             finish(&mut world.shard, exchange);
         }
     }
@@ -205,7 +213,7 @@ fn what_counts_as_a_failure_is_what_the_service_did_and_the_policy_says() {
     assert_eq!(told(&RULE), [false, false, false, true, true, true]);
     assert_eq!(told(&own), [false, false, true, false, false, true]);
     let grpc = |code: &'static str| {
-        counts(RULE, |shard, mut exchange| {
+        counts_of("application/grpc", RULE, |shard, mut exchange| {
             exchange.on_response(shard, &mut response(200, &[]), ms(0));
             let mut trailers = Fields::default();
             trailers.append("grpc-status", code.as_bytes()).unwrap();

@@ -358,10 +358,10 @@ fn deadlines_come_from_headers_and_routes_and_go_on_lowered() {
     let (mut exchange, effect) = world.begin(&mut request, ms(0));
     let planned = plan(effect);
     assert_eq!((planned.deadline, planned.try_deadline), (Some(ms(2000).mono), Some(ms(800).mono)));
-    assert_eq!(request.get("x-byrnie-deadline-ms"), Some(&b"2000"[..]));
+    assert_eq!(request.get("x-byrnie-deadline-ms"), Some(&b"1999"[..]));
     let again = plan(exchange.on_failure(&mut world.shard, Failure::TryTimeout, ms(800)));
     again.stamp(&mut request, ms(800));
-    assert_eq!(request.get("x-byrnie-deadline-ms"), Some(&b"1200"[..]));
+    assert_eq!(request.get("x-byrnie-deadline-ms"), Some(&b"1199"[..]));
     let last = plan(exchange.on_failure(&mut world.shard, Failure::TryTimeout, ms(1600)));
     assert_eq!(last.try_deadline, None, "the whole ends before the try would");
     assert_eq!(answer(exchange.on_failure(&mut world.shard, Failure::Deadline, ms(2000))).status, 504);

@@ -19,7 +19,7 @@ use byrnie_base::Rng;
 use byrnie_base::mailbox::Receiver;
 use byrnie_engine::Compiler;
 use byrnie_model::code::CONTROL_LOST;
-use byrnie_model::{Health, Identity, Record};
+use byrnie_model::{Identity, Record};
 use byrnie_net::grpc::{Channel, ConnectError};
 use byrnie_net::runtime::{self, Shutdown, Task};
 use byrnie_net::tls::{self, Credentials, Roots};
@@ -140,7 +140,11 @@ pub(super) async fn begin(
     let link = Rc::new(Link::new(control, credentials));
     let publisher = Rc::new(publisher);
     let own_machine = own.inbound.is_some_and(|address| address.ip().is_loopback());
-    let (tell_health, health) = watch::channel(Health::default());
+    let listening = match &config.mount {
+        Mount::Sidecar(sidecar) => sidecar.listening.clone(),
+        Mount::Gateway(_) => None,
+    };
+    let (tell_health, health) = watch::channel(probe::at_first(listening.as_ref()));
     let registered = match registry::join(config, own, &link, (health, goodbye, state.handing()), stop) {
         None => None,
         Some(Joining { task, joined }) => {
@@ -181,7 +185,7 @@ pub(super) async fn begin(
     runtime::spawn_local("quotas", quota::run(asked.quotas, Arc::from(&*state.node), Rc::clone(&link)));
     runtime::spawn_local("report", report::run(records, link, state));
     if registered.is_some() {
-        runtime::spawn_local("health", probe::run(in_force.clone(), tell_health, own_machine));
+        runtime::spawn_local("health", probe::run(in_force.clone(), (tell_health, listening), own_machine));
     }
     Ok((in_force, registered))
 }

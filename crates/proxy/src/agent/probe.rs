@@ -66,9 +66,18 @@ impl Running {
     }
 }
 
-/// Follows the configuration, checks, and tells `health` what is thought of the program. `own_machine`: the whole mesh is on this
-/// machine.
-pub(super) async fn run(mut in_force: watch::Receiver<InForce>, health: watch::Sender<Health>, own_machine: bool) {
+/// What is thought of the own program before anything is known of it but whether it listens.
+pub(super) fn at_first(listening: Option<&watch::Receiver<bool>>) -> Health {
+    if listening.is_none_or(|listening| *listening.borrow()) { Health::Healthy } else { Health::Unhealthy }
+}
+
+/// Follows the configuration, checks, and tells `health` what is thought of the program, which isn't well before it listens.
+/// `own_machine`: the whole mesh is on this machine.
+pub(super) async fn run(
+    mut in_force: watch::Receiver<InForce>,
+    (health, mut listening): (watch::Sender<Health>, Option<watch::Receiver<bool>>),
+    own_machine: bool,
+) {
     let (tell, mut findings) = mpsc::channel(FINDINGS_MAX);
     let mut running: BTreeMap<Subject, Running> = BTreeMap::new();
     loop {
@@ -76,12 +85,16 @@ pub(super) async fn run(mut in_force: watch::Receiver<InForce>, health: watch::S
         loop {
             let mut own = running.values().filter(|one| one.far.is_none());
             let all_well = own.all(|one| one.pulse.borrow().is_well());
-            let now = if all_well { Health::Healthy } else { Health::Unhealthy };
+            let now = if all_well { at_first(listening.as_ref()) } else { Health::Unhealthy };
             health.send_if_modified(|health| std::mem::replace(health, now) != now);
             tokio::select! {
                 changed = in_force.changed() => match changed {
                     Ok(()) => break,
                     Err(_) => return,
+                },
+                changed = begins(&mut listening) => if changed.is_err() {
+                    // Nobody looks any more.
+                    listening = None;
                 },
                 Some(finding) = findings.recv() => judge(&running, finding),
             }
@@ -100,6 +113,14 @@ fn far(in_force: &InForce, own_machine: bool) -> BTreeMap<Subject, Checked> {
     let reached = |far: &Checked| own_machine || !outside::is_inside(far.probe.address.ip());
     let all = slices.chain(hosts).filter(|(_, far)| reached(far));
     all.map(|(service, far)| ((service.clone(), Some(far.probe.address)), far)).collect()
+}
+
+/// Waits until it's known that the program listens; for ever where nobody looks.
+async fn begins(listening: &mut Option<watch::Receiver<bool>>) -> Result<(), watch::error::RecvError> {
+    match listening {
+        Some(listening) => listening.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Starts the checks that are new, and ends those that are no more.

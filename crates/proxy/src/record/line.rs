@@ -33,6 +33,9 @@ impl Line<'_> {
         text(out, "host", seen.host);
         text(out, "path", seen.path);
         write!(out, ",\"status\":{}", verdict.status).ok();
+        if let Some(status) = verdict.grpc {
+            text(out, "grpcStatus", status.name());
+        }
         if let Some(reason) = verdict.reason {
             text(out, "reason", reason.label());
             text(out, "code", Reason::code(reason).map_or("", |code| code.id));

@@ -19,8 +19,7 @@ const TEXT_BYTES_MAX: usize = 1024;
 
 /// Whether its spans are sent: those of traces that are sampled and, where a trace begins, what failed.
 pub(super) fn is_sent(trace: &Trace, verdict: &Verdict) -> bool {
-    trace.sampled
-        || trace.parent.is_none() && (is_failure(verdict) || grpc_status(trace, verdict).is_some_and(is_fault))
+    trace.sampled || trace.parent.is_none() && is_failure(verdict)
 }
 
 /// What a proxy tells of an exchange, whose trace it knows.
@@ -61,7 +60,7 @@ impl Telling<'_> {
         if let Some(source) = seen.source {
             attributes.push(("byrnie.source.identity", source.to_string().into()));
         }
-        let failed = match grpc_status(self.trace, self.verdict).filter(|_| self.is_grpc()) {
+        let failed = match self.verdict.grpc {
             Some(status) => is_fault(status),
             None => self.verdict.status >= 500 || self.verdict.status == 0,
         };
@@ -86,7 +85,7 @@ impl Telling<'_> {
         if again > 0 {
             attributes.push(("http.request.resend_count", Value::Int(i64::try_from(again).unwrap_or(i64::MAX))));
         }
-        let failed = match grpc_status(self.trace, self.verdict).filter(|_| self.is_grpc()) {
+        let failed = match self.verdict.grpc {
             Some(status) => status != Status::Ok,
             None => self.verdict.status >= 400 || self.verdict.status == 0,
         };
@@ -131,7 +130,7 @@ impl Telling<'_> {
         if self.is_grpc() {
             attributes.push(("rpc.system.name", "grpc".into()));
             attributes.push(("rpc.method", rpc(seen).into()));
-            if let Some(status) = grpc_status(self.trace, verdict) {
+            if let Some(status) = verdict.grpc {
                 attributes.push(("rpc.response.status_code", status.name().into()));
             }
         } else {
@@ -189,7 +188,7 @@ impl Telling<'_> {
 
     /// A few words that many failures share (`error.type`).
     fn error(&self) -> Text {
-        let status = grpc_status(self.trace, self.verdict).filter(|_| self.is_grpc());
+        let status = self.verdict.grpc;
         match (self.verdict.reason.map(Reason::label), status) {
             (Some(reason), _) => reason.into(),
             (None, Some(status)) => status.name().into(),
@@ -216,12 +215,6 @@ const OTHER: &str = "_OTHER";
 
 fn method(verdict: &Verdict) -> &'static str {
     if verdict.labels.method == "OTHER" { OTHER } else { verdict.labels.method }
-}
-
-/// How a call of gRPC ended: by its answer, or by what the mesh answered in its place.
-fn grpc_status(trace: &Trace, verdict: &Verdict) -> Option<Status> {
-    let own = || verdict.reason.and_then(|reason| Status::of(reason.grpc_status().into()));
-    trace.grpc.or_else(own)
 }
 
 /// Whether it speaks against the server (semantic conventions for gRPC).

@@ -47,7 +47,10 @@ fn what_tells_secrets_or_changes_anything_needs_the_token() {
     let (_server, caller) = pair(&world, &program);
     let mut client = Peer::connect(caller.outbound("echo"));
     let nobody = "GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n";
-    assert_eq!(client.ask(nobody).0, 400);
+    let (code, problem) = client.ask(nobody);
+    let problem: serde_json::Value = serde_json::from_str(&problem).unwrap();
+    assert_eq!((code, &problem["code"], &problem["where"]), (400, &"BYR-R008".into(), &"the caller's proxy".into()));
+    assert!(!problem["next"].as_str().unwrap().is_empty() && !problem["detail"].as_str().unwrap().is_empty());
     let mut admin = Peer::connect(caller.ports.admin);
     for (method, path) in [("GET", "/config"), ("GET", "/records"), ("POST", "/drain")] {
         assert_eq!(ask(&mut admin, method, path, "").0, 401);
@@ -89,6 +92,67 @@ fn a_failure_leaves_a_record_and_every_request_a_line() {
     let line: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
     assert_eq!((&line["path"], &line["direction"]), (&"/lost".into(), &"outbound".into()));
     assert!(!log.contains("secret"), "{log}");
+}
+
+/// Who asks for the id of a record can have it explained, though all went well and nothing failed.
+#[test]
+fn who_asks_for_the_record_of_a_request_gets_its_id() {
+    let program = Program::start(|mut peer| {
+        while let Some(head) = peer.read_head() {
+            let asked = crate::world::header(&head, "x-byrnie-decision").is_some();
+            peer.send(format!(
+                "HTTP/1.1 200 OK\r\nx-byrnie-decision: forged\r\nx-asked: {asked}\r\ncontent-length: 0\r\n\r\n"
+            ));
+        }
+    });
+    let world = World::new();
+    let (_server, caller) = pair(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        client.send(get("/"));
+        assert_eq!(crate::world::header(&client.response().0, "x-byrnie-decision"), None);
+        client.send(format!("GET /{n} HTTP/1.1\r\nhost: echo\r\nx-byrnie-decision: 1\r\n\r\n"));
+        let (head, _) = client.response();
+        assert_eq!(crate::world::header(&head, "x-asked"), Some("false"));
+        ids.push(crate::world::header(&head, "x-byrnie-decision").unwrap().to_owned());
+    }
+    let mut admin = Peer::connect(caller.ports.admin);
+    // The record of the last is written when its answer has left.
+    loop {
+        let (_, records) = ask(&mut admin, "GET", "/records", ADMIN_TOKEN);
+        let records: Vec<serde_json::Value> = serde_json::from_str(&records).unwrap();
+        let kept = |n: usize, id: &String| {
+            records.iter().any(|record| record["id"] == **id && record["request"]["path"] == format!("/{n}"))
+        };
+        if ids.iter().enumerate().all(|(n, id)| kept(n, id)) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn metrics_are_open_metrics_for_those_who_ask_for_it() {
+    let (world, program) = (World::new(), Program::echo());
+    let (_server, caller) = pair(&world, &program);
+    let mut admin = Peer::connect(caller.ports.admin);
+    admin.send("GET /metrics HTTP/1.1\r\nhost: admin\r\naccept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3\r\n\r\n");
+    let (head, body) = admin.response();
+    let kind = crate::world::header(&head, "content-type");
+    assert_eq!(kind, Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    let body = String::from_utf8(body).unwrap();
+    assert!(body.ends_with("\n# EOF\n") && body.contains("# TYPE byrnie_requests counter\n"), "{body}");
+    // Counters end in `_total`, and nothing else does.
+    let (mut family, mut counter) = ("", false);
+    for line in body.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' ')) {
+            (family, counter) = (name, kind == "counter");
+            assert!(!family.ends_with("_total"), "{line}");
+        } else if !line.starts_with('#') {
+            let name = line.split(['{', ' ']).next().unwrap();
+            assert_eq!(name == format!("{family}_total"), counter, "{line}");
+        }
+    }
 }
 
 #[test]

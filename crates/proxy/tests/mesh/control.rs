@@ -252,6 +252,7 @@ pub(crate) fn config(plane: &Plane, address: SocketAddr, program: u16, token: &s
         inbound: loopback(),
         forward: None,
         forward_for: Users::Any,
+        listening: None,
     };
     Config {
         namespace: "default".into(),

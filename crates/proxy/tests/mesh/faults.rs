@@ -189,7 +189,7 @@ fn access_is_decided_where_the_program_is_by_who_calls_and_what() {
     assert!(header(&head, "x-byrnie-decision").is_some());
     assert_eq!(header(&head, "content-type"), Some("application/problem+json"));
     let body = String::from_utf8(body).unwrap();
-    assert!(body.contains("access_denied"), "{body}");
+    assert!(body.contains("access_denied") && body.contains("\"where\":\"the callee's proxy\""), "{body}");
     assert_eq!(client.ask("POST /open/x HTTP/1.1\r\nhost: echo\r\ncontent-length: 2\r\n\r\nhi").0, 403);
     assert_eq!(client.ask(&get("/open/../closed")).0, 403);
 }

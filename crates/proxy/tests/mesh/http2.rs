@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-use crate::world::{Peer, Program, Proxy, World, get, status};
+use crate::world::{ADMIN_TOKEN, Peer, Program, Proxy, World, get, status};
 use byrnie_model::Protocol;
 use byrnie_net::io::{self, TcpStream};
 use byrnie_net::listen::{Listener, Share, bind};
@@ -11,7 +11,8 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// An HTTP/2 program that echoes bodies with trailers; `/reset` resets, `/refuse` answers Trailers-Only.
+/// An HTTP/2 program that echoes bodies with trailers, which tell status 0, or of `/ends/N` status N; `/mute` says none.
+/// `/reset` resets, `/refuse` answers Trailers-Only.
 async fn serve(listener: Listener) {
     loop {
         let (tcp, _) = listener.accept().await;
@@ -40,6 +41,7 @@ async fn answer(request: Request<RecvStream>, mut respond: h2::server::SendRespo
         }
         _ => {}
     }
+    let path = request.uri().path().to_owned();
     let te = request.headers().get("te").map(|te| te.to_str().unwrap().to_owned()).unwrap_or_default();
     let ok = Response::builder().header("content-type", "application/grpc").header("x-te", te).body(()).unwrap();
     let mut send = respond.send_response(ok, false)?;
@@ -50,7 +52,9 @@ async fn answer(request: Request<RecvStream>, mut respond: h2::server::SendRespo
         send_all(&mut send, chunk).await?;
     }
     let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", "0".parse().unwrap());
+    if path != "/mute" {
+        trailers.insert("grpc-status", path.strip_prefix("/ends/").unwrap_or("0").parse().unwrap());
+    }
     send.send_trailers(trailers)
 }
 
@@ -75,7 +79,10 @@ async fn client(address: SocketAddr) -> SendRequest<Bytes> {
 
 /// Runs `test` against an HTTP/2 program behind two sidecars; the program lives on the test's own reactor.
 fn through(protocol: Protocol, test: impl AsyncFnOnce(SendRequest<Bytes>, &Proxy)) {
-    let world = World::new();
+    within(&World::new(), protocol, test);
+}
+
+fn within(world: &World, protocol: Protocol, test: impl AsyncFnOnce(SendRequest<Bytes>, &Proxy)) {
     let listener = bind(crate::world::loopback(), Share::Alone).unwrap();
     let server = world.serving("calls", listener.local_addr().port(), protocol);
     let caller = world.calling(&[("calls", protocol, &[&server])]);
@@ -160,8 +167,77 @@ fn trailers_only_answers_and_resets_pass_as_they_are() {
         let answered = answered.unwrap();
         assert_eq!(answered.status(), StatusCode::OK);
         assert_eq!(answered.headers()["grpc-status"], "14");
-        assert!(answered.headers().contains_key("x-byrnie-decision"));
+        let id = answered.headers()["x-byrnie-decision"].to_str().unwrap();
+        // Programs are told in protobuf what a problem document would say.
+        let details = unbase64(answered.headers()["grpc-status-details-bin"].as_bytes());
+        for said in ["google.rpc.ErrorInfo", "BYR-R031", "mesh.byrnie.dev", "upstream_reset", "proxy", id] {
+            assert!(details.windows(said.len()).any(|at| at == said.as_bytes()), "{said}");
+        }
     });
+}
+
+fn unbase64(text: &[u8]) -> Vec<u8> {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let value = |byte: &u8| alphabet.iter().position(|known| known == byte).unwrap();
+    let bits: Vec<bool> =
+        text.iter().flat_map(|byte| (0..6).rev().map(move |bit| value(byte) >> bit & 1 == 1)).collect();
+    bits.chunks_exact(8).map(|byte| byte.iter().fold(0, |sum, bit| sum << 1 | u8::from(*bit))).collect()
+}
+
+/// Its status of HTTP is 200 whatever becomes of a call.
+#[test]
+fn calls_that_fail_are_counted_logged_and_recorded_as_failures() {
+    let paths = ["/ends/0", "/refuse", "/ends/5", "/ends/14", "/ends/2", "/mute"];
+    let world = World::new();
+    within(&world, Protocol::Grpc, async |mut send, caller| {
+        for path in paths {
+            let (response, mut body) = send.send_request(request(path), false).unwrap();
+            body.send_data(Bytes::new(), true).unwrap();
+            let response = response.await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            read(response.into_body()).await.unwrap();
+        }
+        let mut admin = Peer::connect(caller.ports.admin);
+        // The last is counted when its answer has left.
+        let metrics = loop {
+            let (_, metrics) = admin.ask(&get("/metrics"));
+            let of = |line: &&str| line.starts_with("byrnie_requests_total{direction=\"outbound\"");
+            let mut counted: Vec<(String, u64)> = metrics.lines().filter(of).map(counted).collect();
+            counted.sort();
+            if counted.iter().map(|(_, count)| count).sum::<u64>() >= paths.len() as u64 {
+                break counted;
+            }
+        };
+        let told = [("200", 1), ("403", 1), ("404", 1), ("500", 2), ("503", 1)];
+        assert_eq!(metrics, told.map(|(status, count)| (status.to_owned(), count)));
+        let records = loop {
+            let ask = format!("GET /records HTTP/1.1\r\nhost: admin\r\nauthorization: Bearer {ADMIN_TOKEN}\r\n\r\n");
+            let records: Vec<serde_json::Value> = serde_json::from_str(&admin.ask(&ask).1).unwrap();
+            if records.iter().filter(|record| record["status"].as_u64() >= Some(500)).count() >= 3 {
+                break records;
+            }
+        };
+        for path in ["/ends/14", "/ends/2", "/mute"] {
+            let status = if path == "/ends/14" { 503 } else { 500 };
+            let kept = |record: &serde_json::Value| record["request"]["path"] == path && record["status"] == status;
+            assert!(records.iter().any(kept), "{path}: {records:?}");
+        }
+        // Lines are written every half second.
+        let lines = loop {
+            let log = world.log("caller");
+            if log.lines().count() >= paths.len() {
+                break log;
+            }
+        };
+        assert!(lines.contains("\"status\":503,\"grpcStatus\":\"UNAVAILABLE\""), "{lines}");
+    });
+}
+
+/// The status and the count of a line of `byrnie_requests_total`.
+fn counted(line: &str) -> (String, u64) {
+    let (labels, count) = line.rsplit_once(' ').unwrap();
+    let (_, rest) = labels.split_once("status=\"").unwrap();
+    (rest.split('"').next().unwrap().to_owned(), count.parse().unwrap())
 }
 
 #[test]

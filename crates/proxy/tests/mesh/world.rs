@@ -143,6 +143,7 @@ impl World {
             inbound: loopback(),
             forward: Some(loopback()),
             forward_for: Users::Any,
+            listening: None,
         }));
         self.start(name, mount, Role::Sidecar, resources)
     }

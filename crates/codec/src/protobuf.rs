@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Protobuf's wire format, as far as OTLP needs it: varints, eight bytes, and what has a length. Reading never panics, and
-//! stops at the first thing that makes no sense.
+//! Protobuf's wire format, as far as OTLP and the details of a gRPC status need it: varints, eight bytes, and what has a
+//! length. Reading never panics, and stops at the first thing that makes no sense.
 
 /// Most fields of one message that are read.
 const FIELDS_MAX: usize = 64;
 
 /// Puts a message together.
 #[derive(Debug, Default)]
-pub(super) struct Writer(Vec<u8>);
+pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.0
     }
 
@@ -27,52 +27,52 @@ impl Writer {
     }
 
     /// A number; 0 is left out.
-    pub(super) fn number(&mut self, field: u32, number: u64) {
+    pub(crate) fn number(&mut self, field: u32, number: u64) {
         if number != 0 {
             self.number_always(field, number);
         }
     }
 
     /// A number in a choice, where 0 says something.
-    pub(super) fn number_always(&mut self, field: u32, number: u64) {
+    pub(crate) fn number_always(&mut self, field: u32, number: u64) {
         self.key(field, 0);
         self.varint(number);
     }
 
     /// Eight bytes, the lowest first, even if they're 0.
-    pub(super) fn fixed(&mut self, field: u32, number: u64) {
+    pub(crate) fn fixed(&mut self, field: u32, number: u64) {
         self.key(field, 1);
         self.0.extend_from_slice(&number.to_le_bytes());
     }
 
     /// A text; an empty one is left out.
-    pub(super) fn text(&mut self, field: u32, text: &str) {
+    pub(crate) fn text(&mut self, field: u32, text: &str) {
         if !text.is_empty() {
             self.always(field, text);
         }
     }
 
     /// A text in a choice, where an empty one says something.
-    pub(super) fn always(&mut self, field: u32, text: &str) {
+    pub(crate) fn always(&mut self, field: u32, text: &str) {
         self.bytes(field, text.as_bytes());
     }
 
     /// Bytes as they are.
-    pub(super) fn bytes(&mut self, field: u32, bytes: &[u8]) {
+    pub(crate) fn bytes(&mut self, field: u32, bytes: &[u8]) {
         self.key(field, 2);
         self.varint(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
 
     /// Numbers of eight bytes, packed.
-    pub(super) fn packed(&mut self, field: u32, numbers: impl ExactSizeIterator<Item = u64>) {
+    pub(crate) fn packed(&mut self, field: u32, numbers: impl ExactSizeIterator<Item = u64>) {
         self.key(field, 2);
         self.varint(numbers.len() as u64 * 8);
         numbers.for_each(|number| self.0.extend_from_slice(&number.to_le_bytes()));
     }
 
     /// A message within this one.
-    pub(super) fn message(&mut self, field: u32, write: impl FnOnce(&mut Self)) {
+    pub(crate) fn message(&mut self, field: u32, write: impl FnOnce(&mut Self)) {
         self.key(field, 2);
         let start = self.0.len();
         write(self);
@@ -84,7 +84,7 @@ impl Writer {
 }
 
 /// One field of a message.
-pub(super) enum Field<'a> {
+pub(crate) enum Field<'a> {
     Number(u64, u64),
     Bytes(u64, &'a [u8]),
     Other,
@@ -92,7 +92,7 @@ pub(super) enum Field<'a> {
 
 impl<'a> Field<'a> {
     /// The bytes, if it's field `wanted` and has some.
-    pub(super) fn bytes_of(&self, wanted: u64) -> Option<&'a [u8]> {
+    pub(crate) fn bytes_of(&self, wanted: u64) -> Option<&'a [u8]> {
         match self {
             Self::Bytes(field, bytes) if *field == wanted => Some(bytes),
             _ => None,
@@ -100,7 +100,7 @@ impl<'a> Field<'a> {
     }
 
     /// The number, if it's field `wanted` and has one.
-    pub(super) fn number_of(&self, wanted: u64) -> Option<u64> {
+    pub(crate) fn number_of(&self, wanted: u64) -> Option<u64> {
         match self {
             Self::Number(field, number) if *field == wanted => Some(*number),
             _ => None,
@@ -109,7 +109,7 @@ impl<'a> Field<'a> {
 }
 
 /// The fields of a message, up to the first that makes no sense.
-pub(super) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Field<'_>> {
+pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Field<'_>> {
     std::iter::from_fn(move || {
         let key = varint(&mut rest)?;
         let field = key >> 3;
