@@ -303,6 +303,7 @@ fn explain_entries<'a>(
 fn fitted(chosen: &Chosen) -> String {
     let mut words = match chosen.backend() {
         Some(backend) => format!("fits; backend {} weight {}", backend.to.service, backend.weight),
+        None if chosen.rule().answer().is_some() => "fits; answers by itself".to_string(),
         None => "fits; no backend".to_string(),
     };
     let of_backend = chosen.backend().map_or(&[][..], |backend| &backend.filters);

@@ -617,7 +617,7 @@ impl<'a> Trip<'a> {
             self.down.abort(INTERNAL_ERROR);
             return Delivered { outcome: Outcome { status: 0, failure: None }, next: Next::Drop };
         }
-        let body = answer.write(exchange.id(), self.response);
+        let body = exchange.write(answer, self.response);
         let status = answer.status;
         if answer.reason == byrnie_engine::Reason::DownstreamGone {
             return Delivered { outcome: Outcome { status: 0, failure: None }, next: self.gone() };
