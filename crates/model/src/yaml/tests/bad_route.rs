@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bad routes: the CRD's rules, and what isn't enforced.
 
+use super::super::{Defaults, parse};
 use super::check_bad;
 
 const HEAD: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: a}\n";
