@@ -215,7 +215,7 @@ fn what_a_route_answers_by_itself_never_reaches_the_program() {
             break (head, body);
         }
     };
-    assert_eq!(first.1, "gone");
+    assert_eq!(first.1, b"gone");
     assert_eq!((header(&first.0, "content-type"), header(&first.0, "content-length")), (Some("text/plain"), Some("4")));
     assert!(header(&first.0, "x-byrnie-decision").is_some());
     // A body that nobody asked for is passed over, and the connection goes on, in step.
