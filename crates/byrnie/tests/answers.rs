@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// A service of Python's own, which serves what lies in a folder of the mesh.
 fn shop(mesh: &Mesh) -> Program {
-    let page = "<p>all that is to be had</p>\n".repeat(1000);
+    let page = "<p>all that is to be had</p>\n".repeat(500);
     let folder = file(mesh, "page.html", &page);
     let folder = folder.strip_suffix("/page.html").unwrap();
     let port = free_port().to_string();
@@ -84,4 +84,34 @@ fn a_gateway_answers_by_itself_what_a_route_says() {
     let explained = mesh.json(&["explain", &format!("GET {closed_at}"), "--from", "edge"]);
     assert_eq!((&explained["decision"], &explained["status"]), (&"allow".into(), &503.into()), "{explained}");
     assert!(explained.to_string().contains("HTTPRouteFilter closed"), "{explained}");
+}
+
+#[test]
+fn what_a_program_says_is_compressed_for_curl() {
+    let mesh = Mesh::up(&[]);
+    let _shop = shop(&mesh);
+    let port = free_port();
+    mesh.ok(&["apply", "-f", &file(&mesh, "closed.yaml", &closed("until-noon"))]);
+    mesh.ok(&["apply", "-f", &file(&mesh, "gateway.yaml", &gateway(port))]);
+    let page = format!("http://127.0.0.1:{port}/page.html");
+    let plain = || curl(&page, &[]);
+    until("the gateway", plain, || plain().contains("all that is to be had"));
+    assert!(!curl(&page, &["--compressed"]).contains("content-encoding"), "nobody has asked for it yet");
+    let policy = "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: shop}\n\
+                  spec: {targetRefs: [{name: shop}], compression: {types: [Gzip]}}\n";
+    mesh.ok(&["apply", "-f", &file(&mesh, "policy.yaml", policy)]);
+    let said = || curl(&page, &["--compressed"]);
+    until("compressed answers", said, || said().contains("content-encoding: gzip\r\n"));
+    // Past the program's proxy and the edge it's packed once, and what curl unpacks is the page.
+    let body = |answer: String| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+    assert_eq!(body(said()), body(plain()));
+    assert!(plain().to_lowercase().contains("content-length: 14500\r\n"), "{}", plain());
+    let bytes = |more: &[&str]| {
+        let args = [&["-s", "-o", "/dev/null", "-m", "10", "-w", "%{size_download}"], more].concat();
+        let output = Command::new("curl").args(args).arg(&page).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().parse::<u64>().unwrap()
+    };
+    assert!(bytes(&["--compressed"]) < bytes(&[]) / 20, "{}", bytes(&["--compressed"]));
+    let explained = mesh.json(&["explain", "GET http://shop.mesh.localhost/page.html", "--from", "edge"]);
+    assert!(explained.to_string().contains("TrafficPolicy/default/shop"), "{explained}");
 }

@@ -4,6 +4,7 @@
 
 use crate::admission::Admitted;
 use crate::cluster::Cluster;
+use crate::compress::Coding;
 use crate::course::{Course, Goal};
 use crate::quota::Left;
 use crate::session::Visit;
@@ -36,6 +37,8 @@ pub(crate) struct Aside {
     pub(crate) admitted: Option<Admitted>,
     /// It came with words that are the coordinator's alone, which are gone from it.
     pub(crate) posed: bool,
+    /// How its answer comes.
+    pub(crate) coding: Coding,
     /// Where it stands in its trace.
     pub(crate) trace: Option<Box<Trace>>,
 }

@@ -193,7 +193,11 @@ impl Exchange {
                 quota::tell(left, head);
             }
             self.course.end(shard, Ending::Status(head.status()), now);
-            return if self.holds_key() { Effect::Keep } else { Effect::Forward };
+            if self.holds_key() {
+                return Effect::Keep;
+            }
+            self.code(shard, head);
+            return Effect::Forward;
         }
         if let Some(failure) = peer_failure(head) {
             match self.course.fail(shard, failure, now) {
@@ -339,6 +343,11 @@ impl Exchange {
 
     pub(crate) const fn is_grpc(&self) -> bool {
         self.facts.grpc
+    }
+
+    /// Whether only the head of the answer was asked for.
+    pub(crate) fn is_head(&self) -> bool {
+        self.facts.method == "HEAD"
     }
 
     pub(crate) const fn reason(&self) -> Option<Reason> {

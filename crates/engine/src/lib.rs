@@ -12,6 +12,7 @@ mod authorize;
 mod balance;
 mod cluster;
 mod compile;
+mod compress;
 mod concurrency;
 mod cors;
 mod course;

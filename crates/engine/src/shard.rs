@@ -5,6 +5,7 @@
 use crate::DecisionId;
 use crate::admission::Seen;
 use crate::balance::warm::Warmth;
+use crate::compress::Coders;
 use crate::concurrency::{Samples, Traffic};
 use crate::latency::Latency;
 use crate::outlier::Standing;
@@ -41,6 +42,8 @@ pub struct Shard {
     pub(crate) lines: Lines,
     /// Service ports that were asked for last.
     pub(crate) recent: Recent,
+    /// Answers that are being compressed.
+    pub(crate) coders: Coders,
 }
 
 /// What a core knows of one cluster.
@@ -142,6 +145,7 @@ impl Shard {
             overload: Overload::default(),
             lines: Lines::default(),
             recent: Recent::default(),
+            coders: Coders::default(),
         }
     }
 

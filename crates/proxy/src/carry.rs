@@ -484,6 +484,9 @@ impl<'a> Trip<'a> {
         if status == 101 {
             return self.switch().await;
         }
+        if exchange.compresses() {
+            self.back.compress();
+        }
         let failed = self.relay_body(exchange.body_delay()).await;
         let upstream = self.upstream.take();
         if let Some((failure, code)) = failed {

@@ -10,8 +10,8 @@ use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::health::{Check, HealthCheck};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::traffic::{
-    Admission, Balance, By, Choice, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate, RetryBudget,
-    TrafficPolicy,
+    Admission, Balance, By, Choice, Compression, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate,
+    RetryBudget, TrafficPolicy,
 };
 use byrnie_model::policy::{access, traffic};
 use byrnie_model::range::Range;
@@ -355,12 +355,14 @@ fn traffic() -> impl Strategy<Value = Spec> {
             until: byrnie_base::Timestamp::from_millis(until),
         },
     );
-    (whole, any::<bool>(), of(span()), of(fault)).prop_map(
+    let compression = (any::<u32>(), vec(text("[a-z]{1,5}/[a-z*]{1,5}"), 0..3));
+    let compression = of(compression.prop_map(|(bytes_min, kinds)| Compression { bytes_min, kinds }));
+    (whole, any::<bool>(), of(span()), (of(fault), compression)).prop_map(
         |(
             (targets, (balance, hash), endpoints, failover, eject, limits, retry_budget),
             unsafe_retry,
             connect_timeout,
-            fault,
+            (fault, compression),
         )| {
             let policy = TrafficPolicy {
                 targets,
@@ -375,6 +377,7 @@ fn traffic() -> impl Strategy<Value = Spec> {
                 fault,
                 connect_timeout,
                 idempotency: None,
+                compression,
             };
             Spec::Traffic(Arc::new(policy))
         },

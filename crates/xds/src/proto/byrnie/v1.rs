@@ -763,6 +763,15 @@ pub struct TrafficPolicy {
     pub idempotency: ::core::option::Option<Idempotency>,
     #[prost(message, optional, tag = "13")]
     pub fault: ::core::option::Option<Fault>,
+    #[prost(message, optional, tag = "14")]
+    pub compression: ::core::option::Option<Compression>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Compression {
+    #[prost(uint32, tag = "1")]
+    pub bytes_min: u32,
+    #[prost(string, repeated, tag = "2")]
+    pub kinds: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Enlist {
