@@ -77,7 +77,7 @@ impl Exchange {
         }
         let asks_for_head = self.is_head();
         let Some(aside) = self.aside.as_mut().filter(|aside| matches!(aside.coding, Coding::Taken)) else { return };
-        let Some(place) = shard.coders.place().filter(|_| !shard.overload.strain.saves()) else { return };
+        let Some(place) = shard.lines.coders.place().filter(|_| !shard.overload.strain.saves()) else { return };
         if mark(head).is_some() && !asks_for_head {
             aside.coding = Coding::Given { _place: place };
         }

@@ -18,6 +18,7 @@ mod cors;
 mod course;
 mod deadline;
 mod digits;
+mod direct;
 mod edge;
 mod enlist;
 mod enter;

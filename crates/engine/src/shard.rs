@@ -5,7 +5,6 @@
 use crate::DecisionId;
 use crate::admission::Seen;
 use crate::balance::warm::Warmth;
-use crate::compress::Coders;
 use crate::concurrency::{Samples, Traffic};
 use crate::latency::Latency;
 use crate::outlier::Standing;
@@ -42,8 +41,6 @@ pub struct Shard {
     pub(crate) lines: Lines,
     /// Service ports that were asked for last.
     pub(crate) recent: Recent,
-    /// Answers that are being compressed.
-    pub(crate) coders: Coders,
 }
 
 /// What a core knows of one cluster.
@@ -145,7 +142,6 @@ impl Shard {
             overload: Overload::default(),
             lines: Lines::default(),
             recent: Recent::default(),
-            coders: Coders::default(),
         }
     }
 

@@ -484,9 +484,7 @@ impl<'a> Trip<'a> {
         if status == 101 {
             return self.switch().await;
         }
-        if exchange.compresses() {
-            self.back.compress();
-        }
+        self.back.set_compressed(exchange.compresses());
         let failed = self.relay_body(exchange.body_delay()).await;
         let upstream = self.upstream.take();
         if let Some((failure, code)) = failed {

@@ -44,7 +44,15 @@ enum Copy {
     /// All that was read; `replay` says that it must be written before more is read.
     Kept { bytes: Vec<u8>, replay: bool },
     /// What is written is compressed, and nothing is kept.
-    Coded(Box<Gzip>),
+    Coded(Box<Coded>),
+}
+
+/// What a body is compressed by.
+#[derive(Debug, Default)]
+struct Coded {
+    gzip: Gzip,
+    /// What was gathered before that was said.
+    before: Vec<u8>,
 }
 
 /// How much of a body was gathered.
@@ -92,9 +100,15 @@ impl Pump {
         Self { curbed: true, ..Self::new(false) }
     }
 
-    /// Compresses a body of which nothing has been moved yet.
-    pub fn compress(&mut self) {
-        self.copy = Copy::Coded(Box::default());
+    /// Says whether a body of which nothing has been written yet is compressed.
+    pub fn set_compressed(&mut self, compressed: bool) {
+        if compressed {
+            let before = match std::mem::replace(&mut self.copy, Copy::Off) {
+                Copy::Kept { bytes, replay: true } => bytes,
+                _ => Vec::new(),
+            };
+            self.copy = Copy::Coded(Box::new(Coded { before, ..Coded::default() }));
+        }
     }
 
     /// Whether the whole body has been written to the target (perhaps not sent yet).
@@ -229,7 +243,7 @@ impl Pump {
             *bytes += chunk.as_slice().len() as u64;
             // Its error is the target's: the source must not be blamed for it.
             let pushed = match copy {
-                Copy::Coded(gzip) => push_coded(gzip, cx, chunk.as_slice(), Flush::No, target),
+                Copy::Coded(coded) => push_coded(&mut coded.gzip, cx, chunk.as_slice(), Flush::No, target),
                 _ => {
                     copy.add(chunk.as_slice());
                     target.push(cx, chunk)
@@ -251,11 +265,11 @@ impl Pump {
 
     /// Has the coder, if there is one, hand out what it holds.
     fn code(&mut self, cx: &mut Context<'_>, target: &mut Wire, flush: Flush) -> Result<(), Fault> {
-        let Copy::Coded(gzip) = &mut self.copy else { return Ok(()) };
-        if flush == Flush::Now && !gzip.holds() {
+        let Copy::Coded(coded) = &mut self.copy else { return Ok(()) };
+        if flush == Flush::Now && !coded.gzip.holds() {
             return Ok(());
         }
-        push_coded(gzip, cx, &[], flush, target).map_err(Fault::Target)?;
+        push_coded(&mut coded.gzip, cx, &[], flush, target).map_err(Fault::Target)?;
         if flush == Flush::End {
             self.copy = Copy::Off;
         }
@@ -263,11 +277,17 @@ impl Pump {
     }
 
     fn replay(&mut self, cx: &mut Context<'_>, target: &mut Wire) -> Result<(), Error> {
-        if let Copy::Kept { bytes, replay } = &mut self.copy
-            && std::mem::take(replay)
-            && !bytes.is_empty()
-        {
-            target.push(cx, Chunk::Slice(bytes))?;
+        match &mut self.copy {
+            Copy::Kept { bytes, replay } => {
+                if std::mem::take(replay) && !bytes.is_empty() {
+                    target.push(cx, Chunk::Slice(bytes))?;
+                }
+            }
+            Copy::Coded(coded) if !coded.before.is_empty() => {
+                let before = std::mem::take(&mut coded.before);
+                push_coded(&mut coded.gzip, cx, &before, Flush::No, target)?;
+            }
+            Copy::Coded(_) | Copy::Off => {}
         }
         Ok(())
     }

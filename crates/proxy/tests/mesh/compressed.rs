@@ -45,6 +45,10 @@ fn shop() -> (Program, Sender<()>, Receiver<()>) {
                     peer.send(format!("{json}etag: \"v1\"\r\ncontent-length: {}\r\n\r\n", body.len()));
                     peer.send(body);
                 }
+                "/whole" => {
+                    peer.send(format!("{json}content-length: 3000\r\n\r\n"));
+                    peer.send(text(3000));
+                }
                 "/small" => peer.send(format!("{json}content-length: 2\r\n\r\n{{}}")),
                 "/coded" => {
                     peer.send(format!("{json}content-encoding: br\r\ncontent-length: 2000\r\n\r\n{}", text(2000)))
@@ -108,6 +112,10 @@ fn answers_are_compressed_once_for_who_takes_them_so() {
     assert!(body.len() < LARGE_BYTES / 5, "{} bytes", body.len());
     // Two proxies were passed, and once unpacked it's what the program has said.
     assert!(unpack(&body) == text(LARGE_BYTES));
+    // A short one, which is waited for before its head goes on, is no other.
+    let (head, body) = ask(&mut client, "GET", "/whole");
+    assert_eq!((header(&head, "content-encoding"), unpack(&body)), (Some("gzip"), text(3000)));
+    let (head, _) = ask(&mut client, "GET", "/large");
     let (told, _) = ask(&mut client, "HEAD", "/large");
     let of = |head: &str, name| header(head, name).map(str::to_owned);
     for name in ["content-encoding", "content-length", "vary", "etag"] {
