@@ -41,6 +41,7 @@ impl Catalog {
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
                 self.relate_route(key, old.and_then(route), new.and_then(route), work)
             }
+            Kind::HttpRouteFilter => self.relate_filter(key, work),
             Kind::AccessPolicy => self.relate_access(key, old.and_then(access), new.and_then(access), work),
             Kind::TrafficPolicy => self.relate_traffic(key, old.and_then(traffic), new.and_then(traffic), work),
             Kind::Mesh => work.mark(self.nodes.by_id.keys(), std::slice::from_ref(key)),
@@ -187,6 +188,18 @@ impl Catalog {
             work.mark(&nodes, &keys);
         }
         work.mark(&self.nodes.gateways, std::slice::from_ref(key));
+    }
+
+    /// What a filter says is told as part of the routes that name it.
+    fn relate_filter(&self, key: &Key, work: &mut Work) {
+        for at in self.routes.answering(key) {
+            let Some(Spec::Route(route)) = self.spec(at) else { continue };
+            for parent in parents(route) {
+                let nodes = self.rooted(&parent, work);
+                work.mark(&nodes, std::slice::from_ref(at));
+            }
+            work.mark(&self.nodes.gateways, std::slice::from_ref(at));
+        }
     }
 
     fn relate_access(&mut self, key: &Key, old: Option<&AccessPolicy>, new: Option<&AccessPolicy>, work: &mut Work) {

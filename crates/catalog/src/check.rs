@@ -57,7 +57,8 @@ impl Catalog {
             | Spec::GatewayClass(_)
             | Spec::Grant(_)
             | Spec::Secret(_)
-            | Spec::Bundle(_) => Vec::new(),
+            | Spec::Bundle(_)
+            | Spec::Direct(_) => Vec::new(),
         };
         for diagnostic in &mut found {
             diagnostic.subject = Some(resource.key.clone());

@@ -7,7 +7,7 @@ use crate::attach::{GROUP, Refused, admits_kind, gateway_key, is_kind};
 use crate::catalog::Catalog;
 use crate::lint::outside;
 use crate::lint::traffic::{Overruled, overruled};
-use crate::view::{bundles, certificate, service_key};
+use crate::view::{bundles, certificate, filter_key, service_key};
 use byrnie_base::Text;
 use byrnie_model::gateway::{CONTROLLER, Carries, Gateway, Listener};
 use byrnie_model::outside::{BackendTls, Target, is_pattern};
@@ -210,7 +210,12 @@ impl Catalog {
             },
             ParentKind::Gateway | ParentKind::ListenerSet => self.attached(key, route, parent).map(|_| "Accepted"),
         };
-        let resolved = match route.destinations().find_map(|to| self.unresolved(key, parent, to)) {
+        let unanswered = || {
+            let filters = route.answers().map(|direct| filter_key(key, &direct.filter));
+            let absent = filters.filter(|filter| self.resource(filter).is_none());
+            absent.map(|filter| Refused { reason: "FilterNotFound", message: format!("there is no {filter}") }).next()
+        };
+        let resolved = match route.destinations().find_map(|to| self.unresolved(key, parent, to)).or_else(unanswered) {
             None => Ok("ResolvedRefs"),
             Some(why) => Err(why),
         };

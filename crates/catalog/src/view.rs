@@ -98,7 +98,7 @@ impl Catalog {
                 Role::Gateway,
             )
             | (Spec::Gateway(_), Role::Sidecar) => false,
-            (Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_), _) => false,
+            (Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) | Spec::Direct(_), _) => false,
             (Spec::Workload(_), Role::Sidecar) => key.namespace == node.namespace && key.name == node.workload,
             (Spec::Service(_), Role::Sidecar) => {
                 let service = ServiceRef::new(key.namespace.clone(), key.name.clone());
@@ -124,7 +124,7 @@ impl Catalog {
     }
 
     /// The resource with each reference judged: in the mesh those of a route may lead anywhere (GEP-1294), from
-    /// gateways only where that's granted.
+    /// gateways only where that's granted. Answers of its own stand in it as their filters say them.
     fn settled(&self, node: &NodeSpec, resource: &Arc<Resource>) -> Option<Arc<Resource>> {
         if let Spec::Gateway(gateway) = &resource.spec {
             let permitted = self.permitted(&resource.key, gateway);
@@ -152,11 +152,12 @@ impl Catalog {
             return None;
         }
         let plain = route.parents.iter().all(|parent| parent.kind == ParentKind::Service)
-            && route.destinations().all(|to| to.standing != Standing::Foreign);
+            && route.destinations().all(|to| to.standing != Standing::Foreign)
+            && route.answers().next().is_none();
         if plain {
             return Some(Arc::clone(resource));
         }
-        let settled = if node.role == Role::Gateway {
+        let mut settled = if node.role == Role::Gateway {
             self.at_gateway(&resource.key, route)?
         } else {
             let mut settled = (**route).clone();
@@ -166,7 +167,17 @@ impl Catalog {
             }
             settled
         };
+        let mut judged = Vec::new();
+        for direct in settled.answers_mut() {
+            let filter = self.resources.get(&filter_key(&resource.key, &direct.filter));
+            judged.push(filter.map_or(0, |filter| filter.revision.0));
+            direct.response = match filter.map(|filter| &filter.spec) {
+                Some(Spec::Direct(says)) => Some(Arc::clone(says)),
+                _ => None,
+            };
+        }
         let revision = stamp(resource.revision, |hash| {
+            judged.hash(hash);
             let parents = settled.parents.iter();
             parents.for_each(|of| (of.kind, &of.name.namespace, &of.name.name, &of.section, of.port).hash(hash));
             settled.destinations().for_each(|to| (to.standing == Standing::Foreign).hash(hash));
@@ -346,6 +357,11 @@ pub(crate) fn export_key(service: &ServiceRef) -> Key {
     Key::new(Kind::ServiceExport, service.namespace.clone(), service.name.clone())
 }
 
+/// The HTTPRouteFilter that a route names.
+pub(crate) fn filter_key(route: &Key, name: &str) -> Key {
+    Key::new(Kind::HttpRouteFilter, route.namespace.clone(), name)
+}
+
 /// What a proxy at the edge sees all of, beside gateways and routes.
 const GATEWAY_KINDS: [Kind; 6] =
     [Kind::Service, Kind::Endpoint, Kind::TrafficPolicy, Kind::Secret, Kind::Site, Kind::ServiceExport];
@@ -354,7 +370,7 @@ const GATEWAY_KINDS: [Kind; 6] =
 /// both before the service that they protect, so that no call slips in between.
 pub(crate) fn rank(resource: &Resource) -> (u8, Key) {
     let rank = match &resource.spec {
-        Spec::Namespace | Spec::Mesh(_) | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => 0,
+        Spec::Namespace | Spec::Mesh(_) | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) | Spec::Direct(_) => 0,
         Spec::Workload(_) | Spec::Site(_) | Spec::Export | Spec::Slice(_) => 1,
         Spec::Secret(_) | Spec::Bundle(_) | Spec::BackendTls(_) => 1,
         Spec::Access(policy) if policy.action == Action::Deny => 2,

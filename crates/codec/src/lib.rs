@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bytes to messages and back. The one [`Head`] type that every HTTP version meets at, HTTP/1
-//! framing by RFC 9112, the canonical form of paths and hosts, PROXY protocol, sniffing, gRPC.
+//! framing by RFC 9112, the canonical form of paths and hosts, PROXY protocol, sniffing, gRPC, gzip.
 //! The engine reads and edits a `Head`; `net` and `proxy` move its bytes. Nothing here does IO,
 //! knows a route, or panics on untrusted bytes.
 
@@ -8,6 +8,7 @@
 
 pub mod exposition;
 pub mod grpc;
+pub mod gzip;
 pub mod h1;
 pub mod h2;
 pub mod h3;

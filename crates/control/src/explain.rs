@@ -22,7 +22,8 @@ use std::sync::Arc;
 /// The answer to "why".
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
-    /// `allow`, `deny` (by a policy), or `fail` (answered by the mesh for another reason, or 5xx).
+    /// `allow` (a route may answer by itself, too), `deny` (by a policy), or `fail` (answered by the mesh for another reason,
+    /// or 5xx).
     pub decision: Text,
     /// The code of the BYR- registry; empty if all is well.
     pub code: Text,
@@ -230,6 +231,8 @@ impl Answer {
         self.decision = match &*explanation.decision {
             "allowed" | "sent" => "allow",
             "denied" => "deny",
+            // A redirect, or an answer of the route's own.
+            "answered" if explanation.code.is_empty() => "allow",
             _ => "fail",
         }
         .into();

@@ -8,7 +8,9 @@ use crate::{DecisionId, Reason, Side};
 use byrnie_base::Text;
 use byrnie_codec::grpc::{self, ErrorInfo, Status};
 use byrnie_codec::{Framing, Head, Known};
+use byrnie_model::route::DirectResponse;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What an inbound proxy tells the proxy that called it, in an answer that it made itself because the
@@ -34,6 +36,8 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// Where a redirect points.
     pub location: Option<Text>,
+    /// What a route answers by itself, instead of a problem document.
+    pub(crate) direct: Option<Arc<DirectResponse>>,
     /// Further header lines.
     pub(crate) fields: Vec<(&'static str, Text)>,
     /// One sentence about this case, fit for the caller's eyes.
@@ -62,6 +66,7 @@ impl Answer {
             grpc,
             retry_after: None,
             location: None,
+            direct: None,
             fields: Vec::new(),
             detail,
             delay: Duration::ZERO,
@@ -107,12 +112,15 @@ impl Answer {
         if self.grpc {
             return Vec::new();
         }
-        let body = self.body(id);
-        if !body.is_empty() {
-            head.append("content-type", b"application/problem+json").ok();
+        let (body, kind) = match &self.direct {
+            Some(says) => (says.body.as_bytes().to_vec(), says.content_type.as_deref()),
+            None => (self.body(id), Some("application/problem+json")),
+        };
+        if let Some(kind) = kind.filter(|_| !body.is_empty()) {
+            head.append("content-type", kind.as_bytes()).ok();
         }
-        // A 204 has no length (RFC 9110 8.6).
-        let framing = if self.status == 204 { Framing::None } else { Framing::Length(body.len() as u64) };
+        // A 204 has no length, and that of a 304 would be another answer's (RFC 9110 8.6).
+        let framing = if matches!(self.status, 204 | 304) { Framing::None } else { Framing::Length(body.len() as u64) };
         head.set_framing(framing);
         body
     }

@@ -4,6 +4,7 @@
 
 use crate::admission::Admitted;
 use crate::cluster::Cluster;
+use crate::compress::Coding;
 use crate::course::{Course, Goal};
 use crate::quota::Left;
 use crate::session::Visit;
@@ -40,6 +41,8 @@ pub(crate) struct Aside {
     pub(crate) posed: bool,
     /// The caller wants to be told the id of its record, which is kept.
     pub(crate) asked: bool,
+    /// How its answer comes.
+    pub(crate) coding: Coding,
     /// Where it stands in its trace.
     pub(crate) trace: Option<Box<Trace>>,
 }

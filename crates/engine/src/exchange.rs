@@ -203,7 +203,11 @@ impl Exchange {
                 }
             }
             self.course.end(shard, Ending::Status(head.status()), now);
-            return if self.holds_key() { Effect::Keep } else { Effect::Forward };
+            if self.holds_key() {
+                return Effect::Keep;
+            }
+            self.code(shard, head);
+            return Effect::Forward;
         }
         if let Some(failure) = peer_failure(head) {
             match self.course.fail(shard, failure, now) {
@@ -347,6 +351,11 @@ impl Exchange {
         self.note_reason(answer.reason);
         answer.side = Some(self.facts.side);
         Effect::Reply(answer)
+    }
+
+    /// Whether only the head of the answer was asked for.
+    pub(crate) fn is_head(&self) -> bool {
+        self.facts.method == "HEAD"
     }
 
     pub(crate) const fn reason(&self) -> Option<Reason> {
@@ -593,6 +602,14 @@ impl Exchange {
             (answer.status, answer.location, answer.grpc) = (redirect.status, Some(location), false);
             return Err(answer);
         }
+        if let Some(direct) = rule.answer() {
+            let origin = cors.and_then(|cors| cors::granted(cors, head));
+            let answer = self.answer_directly(direct);
+            if origin.is_some() {
+                self.aside().origin = origin;
+            }
+            return Err(answer);
+        }
         let cluster = slot.and_then(|slot| snapshot.cluster(slot));
         let Some(cluster) = cluster else {
             return Err(self.refuse(Reason::BackendAbsent, absent_backend(chosen)));
@@ -642,12 +659,9 @@ impl Exchange {
     /// What the route wants told to the caller beside the answer.
     fn mark(&self, head: &mut Head, now: Now) {
         let (Some(chosen), Some(aside)) = (&self.chosen, &self.aside) else { return };
-        let (rule, of_backend) = (chosen.rule(), chosen.backend().map_or(&[][..], |backend| &backend.filters));
-        if let (Some(origin), Some(cors)) = (&aside.origin, cors::find(&rule.filters, of_backend)) {
-            cors::mark(cors, origin, head);
-        }
+        self.permit(chosen, head);
         let member = self.course.attempts.last().and_then(|attempt| attempt.member.as_ref());
-        if let (Some(visit), Some(session), Some(member)) = (&aside.visit, &rule.session, member) {
+        if let (Some(visit), Some(session), Some(member)) = (&aside.visit, &chosen.rule().session, member) {
             visit.tell(session, member, self.facts.tls, now.wall, head);
         }
     }

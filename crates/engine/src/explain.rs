@@ -11,7 +11,7 @@ use crate::route::{Chosen, Entry, Miss};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::tunnel::Tunnel;
-use crate::{Arrival, Direction, Effect, Outcome, Program, Reason, Side, Target, fault, resolve};
+use crate::{Arrival, Direction, Effect, Outcome, Program, Reason, Side, Target, compress, fault, resolve};
 use byrnie_base::{Now, Text};
 use byrnie_codec::Head;
 use byrnie_model::ServiceRef;
@@ -43,7 +43,7 @@ pub struct Explanation {
 /// One decision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// What was decided: `service`, `route`, `filters`, `fault`, `endpoint`, `access`, `transaction`, `idempotency`,
+    /// What was decided: `service`, `route`, `filters`, `fault`, `endpoint`, `access`, `transaction`, `idempotency`, `compression`,
     /// `program`, `answer`.
     pub hop: &'static str,
     /// The rule that decided, such as `shop/payments[0]`; empty if none.
@@ -99,6 +99,7 @@ pub fn explain(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, head: &Head, now
         steps.push(step("transaction", "", "", detail));
     }
     explain_protection(&exchange, arrival, &edited, passed, &mut steps);
+    explain_compression(&exchange, head, passed, &mut steps);
     let onward = onward(&effect, edited.path());
     let verdict = exchange.finish(&mut shard, Outcome::default(), now);
     conclude(effect, steps, verdict.decided.nearest, arrival, onward)
@@ -304,6 +305,7 @@ fn explain_entries<'a>(
 fn fitted(chosen: &Chosen) -> String {
     let mut words = match chosen.backend() {
         Some(backend) => format!("fits; backend {} weight {}", backend.to.service, backend.weight),
+        None if chosen.rule().answer().is_some() => "fits; answers by itself".to_string(),
         None => "fits; no backend".to_string(),
     };
     let of_backend = chosen.backend().map_or(&[][..], |backend| &backend.filters);
@@ -373,6 +375,17 @@ fn explain_protection(exchange: &Exchange, arrival: &Arrival<'_>, head: &Head, p
         (_, Some(_)) => format!("{promise}; under a key, so it may be repeated"),
     };
     steps.push(step("idempotency", &protection.rule, &format!("TrafficPolicy/{}", protection.rule), detail));
+}
+
+/// Whether the answer may come compressed.
+fn explain_compression(exchange: &Exchange, head: &Head, passed: bool, steps: &mut Vec<Step>) {
+    let compress = exchange.service.as_ref().and_then(|service| service.compress.as_ref());
+    let Some(compress) = compress.filter(|_| passed) else { return };
+    let detail = match compress::takes_gzip(head) {
+        true => "the answer comes as gzip, if it is of a kind and a size that the policy names",
+        false => "the answer comes as it is: the request takes no gzip",
+    };
+    steps.push(step("compression", &compress.rule, &format!("TrafficPolicy/{}", compress.rule), detail));
 }
 
 fn explain_access(

@@ -50,7 +50,8 @@ impl Changes {
             RouteFilter::ResponseHeaders(_)
             | RouteFilter::Redirect(_)
             | RouteFilter::Mirror(_)
-            | RouteFilter::Cors(_) => None,
+            | RouteFilter::Cors(_)
+            | RouteFilter::Direct(_) => None,
         });
         let response = filters.iter().filter_map(|filter| match filter {
             RouteFilter::ResponseHeaders(edits) => Some(compile(edits)),

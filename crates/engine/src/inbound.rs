@@ -38,6 +38,9 @@ impl Exchange {
             return Err(answer);
         };
         let decided = self.decide_served(snapshot, shard, (at, program, access), arrival, head, now);
+        if decided.is_ok() && found.as_ref().is_some_and(|(tree, _)| tree.compress.is_some()) {
+            self.note_coding(head);
+        }
         self.service = found.map(|(tree, _)| tree);
         decided
     }

@@ -10,6 +10,7 @@
 
 use crate::aside::Parked;
 use crate::cluster::{Busy, Cluster, Pending, Share};
+use crate::compress::Coders;
 use crate::concurrency::RETRY_AFTER;
 use crate::exchange::{Decision, Exchange};
 use crate::shard::Shard;
@@ -34,13 +35,15 @@ pub struct Place {
     pub until: Instant,
 }
 
-/// The lines of one core.
+/// The lines of one core, and what there is so much room for that nobody waits.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     lines: Vec<Line>,
     /// Whose turn it is, with what they may take; `None`: too late.
     called: Vec<(u64, Option<Busy>)>,
     tickets: u64,
+    /// For answers that are being compressed.
+    pub(crate) coders: Coders,
 }
 
 /// Those that wait for one service; there is none that nobody waits for.

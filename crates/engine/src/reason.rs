@@ -14,6 +14,8 @@ pub enum Reason {
     Redirect,
     /// A route answered a browser's preflight. No failure.
     Preflight,
+    /// A route answered by itself. No failure.
+    DirectResponse,
     /// The service exists, but no rule of its routes fits.
     NoRoute,
     /// The name asked for is no service that this proxy may see.
@@ -91,10 +93,11 @@ pub enum Blame {
 
 impl Reason {
     /// All reasons, for tables of documentation and metrics.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::AccessDenied,
         Self::Redirect,
         Self::Preflight,
+        Self::DirectResponse,
         Self::NoRoute,
         Self::UnknownService,
         Self::Misdirected,
@@ -130,7 +133,7 @@ impl Reason {
     /// The entry of the BYR- registry; `None` for what is no failure.
     pub const fn code(self) -> Option<&'static Code> {
         Some(match self {
-            Self::Redirect | Self::Preflight => return None,
+            Self::Redirect | Self::Preflight | Self::DirectResponse => return None,
             Self::AccessDenied => &code::ACCESS_DENIED,
             Self::NoRoute | Self::UnknownService => &code::NO_ROUTE,
             Self::Misdirected => &code::MISDIRECTED,
@@ -169,6 +172,7 @@ impl Reason {
             Self::AccessDenied => "access_denied",
             Self::Redirect => "redirect",
             Self::Preflight => "preflight",
+            Self::DirectResponse => "direct_response",
             Self::NoRoute => "no_route",
             Self::UnknownService => "unknown_service",
             Self::Misdirected => "misdirected",
@@ -202,9 +206,10 @@ impl Reason {
         }
     }
 
-    /// The status of an HTTP answer made for this reason. A redirect brings its own.
+    /// The status of an HTTP answer made for this reason. A redirect and an answer of a route's own bring theirs.
     pub const fn status(self) -> u16 {
         match self {
+            Self::DirectResponse => 200,
             Self::Preflight => 204,
             Self::Redirect => 302,
             Self::BadRequest | Self::KeyMissing => 400,
@@ -242,7 +247,7 @@ impl Reason {
         match self {
             Self::DownstreamGone => 1,
             // ABORTED and FAILED_PRECONDITION mean in transactions that the program refused, or is at it.
-            Self::Redirect | Self::Preflight | Self::KeyAmbiguous => 2,
+            Self::Redirect | Self::Preflight | Self::DirectResponse | Self::KeyAmbiguous => 2,
             Self::KeyMissing | Self::KeyMismatch | Self::TransactionClosed => 3,
             Self::Timeout => 4,
             Self::AccessDenied | Self::CoordinatorOnly | Self::TransactionDenied => 7,
@@ -267,6 +272,11 @@ impl Reason {
         }
     }
 
+    /// Whether it's what a route was meant to do, and no failure.
+    pub const fn is_meant(self) -> bool {
+        self.code().is_none()
+    }
+
     /// Whose doing it was.
     pub const fn blame(self) -> Blame {
         match self {
@@ -283,6 +293,7 @@ impl Reason {
             Self::AccessDenied
             | Self::Redirect
             | Self::Preflight
+            | Self::DirectResponse
             | Self::NoRoute
             | Self::BackendAbsent
             | Self::RateLimited

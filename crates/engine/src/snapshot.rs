@@ -6,6 +6,7 @@
 use crate::Node;
 use crate::authorize::Access;
 use crate::cluster::{Cluster, Member};
+use crate::compress::Compress;
 use crate::edge::Served;
 use crate::keyed::Protection;
 use crate::probe::{Checked, Probe};
@@ -92,6 +93,8 @@ pub(crate) struct Subtree {
     pub(crate) access: Option<Access>,
     /// How requests under an idempotency key are protected.
     pub(crate) protection: Option<Arc<Protection>>,
+    /// Which answers are compressed, if this node serves it and a policy says so.
+    pub(crate) compress: Option<Box<Compress>>,
     /// How many requests the own program is asked for; empty unless this node serves it.
     pub(crate) quotas: Arc<[Counted]>,
     /// How the own program is checked, if it serves this and a policy says so.

@@ -125,9 +125,9 @@ registry! {
         "Callers trust each of them as this service.",
         "Check the selector, unless this is meant.";
     NO_BACKENDS: "BYR-C023",
-        "a rule has neither backends nor a redirect",
+        "a rule has neither backends nor an answer of its own",
         "Requests that fit the rule are answered 500.",
-        "Add backendRefs or a RequestRedirect filter.";
+        "Add backendRefs, a RequestRedirect filter, or an ExtensionRef to an HTTPRouteFilter.";
     ROUTE_CONFLICT: "BYR-C024",
         "two routes match the same requests",
         "The older one wins, or the first by name; this rule has no effect.",
@@ -306,6 +306,10 @@ registry! {
         "a call is waited for longer than its service may take for a keyed request",
         "A program that takes longer is cut off with 504, and nobody knows how the call ended: its key is ambiguous.",
         "Make `idempotency.lease` of the service's TrafficPolicy at least as long as the timeout, or the timeout shorter.";
+    FILTER_ABSENT: "BYR-C085",
+        "a rule answers as a filter says that does not exist",
+        "Requests that fit the rule are answered 500.",
+        "Apply the HTTPRouteFilter in the route's namespace, or correct the name.";
     CLASS_UNSERVED: "BYR-C053",
         "gateway is of a class that nobody here serves",
         "The gateway and the routes on it have no effect.",

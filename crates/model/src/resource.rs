@@ -4,6 +4,7 @@
 use crate::gateway::{Gateway, GatewayClass, Grant};
 use crate::outside::{BackendTls, Bundle};
 use crate::policy::{AccessPolicy, TrafficPolicy};
+use crate::route::DirectResponse;
 use crate::telemetry::Otlp;
 use crate::{Endpoint, Route, Saga, Secret, Service, Site, Slice, Workload};
 use byrnie_base::Text;
@@ -39,6 +40,8 @@ pub enum Kind {
     TlsRoute,
     /// Gateway API `TCPRoute`.
     TcpRoute,
+    /// What rules of an HTTPRoute do that Gateway API has no filter for: an answer of their own.
+    HttpRouteFilter,
     /// Gateway API `Gateway`.
     Gateway,
     /// Gateway API `ListenerSet`.
@@ -65,7 +68,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 21] = [
+    pub const APPLICABLE: [Self; 22] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
@@ -77,6 +80,7 @@ impl Kind {
         Self::GrpcRoute,
         Self::TlsRoute,
         Self::TcpRoute,
+        Self::HttpRouteFilter,
         Self::Gateway,
         Self::ListenerSet,
         Self::GatewayClass,
@@ -103,6 +107,7 @@ impl Kind {
             Self::GrpcRoute => "GRPCRoute",
             Self::TlsRoute => "TLSRoute",
             Self::TcpRoute => "TCPRoute",
+            Self::HttpRouteFilter => "HTTPRouteFilter",
             Self::Gateway => "Gateway",
             Self::ListenerSet => "ListenerSet",
             Self::GatewayClass => "GatewayClass",
@@ -133,6 +138,7 @@ impl Kind {
             Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
             Self::ServiceExport => "multicluster.x-k8s.io/v1alpha1",
             Self::Mesh
+            | Self::HttpRouteFilter
             | Self::Workload
             | Self::AccessPolicy
             | Self::TrafficPolicy
@@ -154,6 +160,7 @@ impl Kind {
             "configmap" | "configmaps" | "cm" => Self::ConfigMap,
             "workload" | "workloads" | "wl" => Self::Workload,
             "httproute" | "httproutes" | "route" | "routes" => Self::HttpRoute,
+            "httproutefilter" | "httproutefilters" => Self::HttpRouteFilter,
             "gateway" | "gateways" | "gtw" => Self::Gateway,
             "listenerset" | "listenersets" => Self::ListenerSet,
             "gatewayclass" | "gatewayclasses" | "gc" => Self::GatewayClass,
@@ -198,7 +205,8 @@ impl Kind {
             || self.is_gateway()
             || matches!(
                 self,
-                Self::GatewayClass
+                Self::HttpRouteFilter
+                    | Self::GatewayClass
                     | Self::ReferenceGrant
                     | Self::BackendTlsPolicy
                     | Self::Secret
@@ -297,6 +305,8 @@ pub enum Spec {
     Workload(Box<Workload>),
     /// Match to weighted backends, for every kind of route.
     Route(Arc<Route>),
+    /// An answer that rules of routes give themselves.
+    Direct(Arc<DirectResponse>),
     /// Where requests enter from outside, for a Gateway and for a ListenerSet.
     Gateway(Arc<Gateway>),
     /// Who serves gateways of a class.

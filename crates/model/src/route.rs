@@ -6,6 +6,7 @@
 
 use crate::ServiceRef;
 use byrnie_base::Text;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Rules for requests to its parents.
@@ -70,6 +71,17 @@ impl Route {
         })
     }
 
+    /// The answers that its rules give themselves.
+    pub fn answers(&self) -> impl Iterator<Item = &Direct> {
+        self.rules.iter().filter_map(Rule::answer)
+    }
+
+    /// The same, to be changed.
+    pub fn answers_mut(&mut self) -> impl Iterator<Item = &mut Direct> {
+        let filters = self.rules.iter_mut().flat_map(|rule| &mut rule.filters);
+        filters.filter_map(|filter| if let RouteFilter::Direct(direct) = filter { Some(direct) } else { None })
+    }
+
     /// The same, to be changed.
     pub fn destinations_mut(&mut self) -> impl Iterator<Item = &mut Destination> {
         self.rules.iter_mut().flat_map(|rule| {
@@ -103,7 +115,7 @@ pub struct Rule {
     pub matches: Vec<Match>,
     /// In the order written.
     pub filters: Vec<RouteFilter>,
-    /// Where requests go. Empty means: answer 500, unless a filter redirects.
+    /// Where requests go. Empty means: answer 500, unless a filter redirects or answers.
     pub backends: Vec<Backend>,
     /// For the whole exchange; `None` means no limit of its own.
     pub timeout: Option<Duration>,
@@ -113,6 +125,20 @@ pub struct Rule {
     pub retry: Option<Retry>,
     /// Whether a caller comes back to the endpoint that it had.
     pub session: Option<Session>,
+}
+
+impl Rule {
+    /// The answer that it gives itself.
+    pub fn answer(&self) -> Option<&Direct> {
+        self.filters
+            .iter()
+            .find_map(|filter| if let RouteFilter::Direct(direct) = filter { Some(direct) } else { None })
+    }
+
+    /// Whether its requests are answered without a backend.
+    pub fn needs_no_backend(&self) -> bool {
+        self.filters.iter().any(|filter| matches!(filter, RouteFilter::Redirect(_) | RouteFilter::Direct(_)))
+    }
 }
 
 /// Conditions that must all hold.
@@ -185,6 +211,38 @@ pub enum RouteFilter {
     Mirror(Mirror),
     /// Answer preflights of browsers, and tell them what they may read.
     Cors(Cors),
+    /// Answer by itself; of rules only, never of backends.
+    Direct(Direct),
+}
+
+/// An answer of the route's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// The HTTPRouteFilter that says it, in the route's namespace.
+    pub filter: Text,
+    /// What that one says, once it was looked up: `None` where it isn't there, and requests are answered 500.
+    pub response: Option<Arc<DirectResponse>>,
+}
+
+/// Longest body of an answer of a route's own, in bytes: as in Envoy, whose proxies hold each in memory too.
+pub const DIRECT_BODY_BYTES_MAX: usize = 4096;
+
+/// An answer as an HTTPRouteFilter says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectResponse {
+    /// From 200 to 599.
+    pub status: u16,
+    /// Of the body; only with one.
+    pub content_type: Option<Text>,
+    /// At most [`DIRECT_BODY_BYTES_MAX`]; empty with a status that has none.
+    pub body: Text,
+}
+
+impl DirectResponse {
+    /// Whether answers with a status have a body (RFC 9110 15.3.5, 15.3.6, 15.4.5).
+    pub const fn has_body(status: u16) -> bool {
+        !matches!(status, 204 | 205 | 304)
+    }
 }
 
 /// Edits, done in the order set, add, remove.

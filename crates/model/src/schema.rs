@@ -4,7 +4,7 @@
 
 use crate::Kind;
 use crate::secret::TLS_TYPE;
-use crate::yaml::{AccessSpec, MeshSpec, SagaSpec, SiteSpec, TrafficSpec, WorkloadSpec};
+use crate::yaml::{AccessSpec, FilterSpec, MeshSpec, SagaSpec, SiteSpec, TrafficSpec, WorkloadSpec};
 use k8s_openapi::api::discovery::v1 as discovery;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ pub fn of(kind: Kind) -> Option<Value> {
         Kind::TrafficPolicy => Some(spec::<TrafficSpec>(&mut generator)),
         Kind::Saga => Some(spec::<SagaSpec>(&mut generator)),
         Kind::Site => Some(spec::<SiteSpec>(&mut generator)),
+        Kind::HttpRouteFilter => Some(spec::<FilterSpec>(&mut generator)),
         Kind::Service => Some(spec::<k8s_openapi::api::core::v1::ServiceSpec>(&mut generator)),
         Kind::HttpRoute => Some(spec::<gateway_api::experimental::httproutes::HttpRouteSpec>(&mut generator)),
         Kind::GrpcRoute => Some(spec::<gateway_api::experimental::grpcroutes::GrpcRouteSpec>(&mut generator)),
@@ -121,7 +122,8 @@ mod tests {
 
     #[test]
     fn own_kinds_refuse_unknown_fields_in_their_schema_too() {
-        for kind in [Kind::Mesh, Kind::Workload, Kind::AccessPolicy, Kind::TrafficPolicy, Kind::Saga, Kind::Site] {
+        let own = [Kind::Mesh, Kind::Workload, Kind::AccessPolicy, Kind::TrafficPolicy, Kind::Saga, Kind::Site];
+        for kind in own.into_iter().chain([Kind::HttpRouteFilter]) {
             let schema = of(kind).unwrap();
             let name = schema["properties"]["spec"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
             assert_eq!(schema["$defs"][name]["additionalProperties"], false, "{}", kind.name());

@@ -484,6 +484,7 @@ impl<'a> Trip<'a> {
         if status == 101 {
             return self.switch().await;
         }
+        self.back.set_compressed(exchange.compresses());
         let failed = self.relay_body(exchange.body_delay()).await;
         let upstream = self.upstream.take();
         if let Some((failure, code)) = failed {
@@ -617,7 +618,7 @@ impl<'a> Trip<'a> {
             self.down.abort(INTERNAL_ERROR);
             return Delivered { outcome: Outcome { status: 0, failure: None }, next: Next::Drop };
         }
-        let body = answer.write(exchange.id(), self.response);
+        let body = exchange.write(answer, self.response);
         let status = answer.status;
         if answer.reason == byrnie_engine::Reason::DownstreamGone {
             return Delivered { outcome: Outcome { status: 0, failure: None }, next: self.gone() };

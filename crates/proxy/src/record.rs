@@ -15,7 +15,7 @@ use byrnie_base::mailbox::Sender;
 use byrnie_base::{Rng, Text, Timestamp};
 use byrnie_codec::RejectReason;
 use byrnie_codec::otlp::Span;
-use byrnie_engine::{Reason, Verdict};
+use byrnie_engine::Verdict;
 use byrnie_model::{Record, record};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -275,7 +275,7 @@ impl Ledger {
 /// Whether it is worth a record of its own.
 fn is_failure(verdict: &Verdict) -> bool {
     verdict.status >= 500
-        || verdict.reason.is_some_and(|reason| !matches!(reason, Reason::Redirect | Reason::Preflight))
+        || verdict.reason.is_some_and(|reason| !reason.is_meant())
         || verdict.attempts.count() > 1
         || verdict.decided.keyed.is_some_and(|(_, note)| note != "granted")
 }

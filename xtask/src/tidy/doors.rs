@@ -8,6 +8,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rustls", &["crates/net/src/tls"]),
     ("tokio_rustls", &["crates/net/src/tls", "crates/net/src/io"]),
     ("rustls_native_certs", &["crates/net/src/tls/outward"]),
+    ("zlib_rs", &["crates/codec/src/gzip"]),
     ("quinn", &["crates/net/src/quic", "crates/net/src/http/h3"]),
     ("webpki", &["crates/net/src/tls"]),
     ("rcgen", &["crates/net/src/tls"]),

@@ -76,6 +76,7 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
         Kind::Secret => ["HOSTS", "UNTIL"],
         Kind::ConfigMap => ["ENTRIES", ""],
         Kind::BackendTlsPolicy => ["TARGETS", "HOST"],
+        Kind::HttpRouteFilter => ["STATUS", "CONTENT TYPE"],
         Kind::GatewayClass => ["CONTROLLER", ""],
         Kind::ReferenceGrant => ["FROM", "TO"],
         Kind::AccessPolicy => ["ACTION", "TARGETS"],
@@ -130,6 +131,9 @@ fn summary(kind: Kind, item: &Value) -> [String; 2] {
             let status = &item["status"];
             let until = status["notAfter"].as_u64().map_or_else(|| "-".to_owned(), super::history::when);
             [joined(&status["names"], |name| name.as_str().unwrap_or_default().to_owned()), until]
+        }
+        Kind::HttpRouteFilter => {
+            [cell(&spec["directResponse"], "statusCode"), cell(&spec["directResponse"], "contentType")]
         }
         Kind::GatewayClass => [cell(spec, "controllerName"), String::new()],
         Kind::ReferenceGrant => [names(&spec["from"], "namespace"), names(&spec["to"], "kind")],

@@ -3,6 +3,7 @@
 //! whose routes name it as a backend.
 
 use super::Multi;
+use byrnie_base::Text;
 use byrnie_model::route::Standing;
 use byrnie_model::{Key, Route, ServiceRef};
 use std::collections::BTreeSet;
@@ -15,6 +16,8 @@ pub(crate) struct RouteIndex {
     at_gateways: BTreeSet<Key>,
     /// With the route, as several may relate the same two services.
     referrers: Multi<ServiceRef, (ServiceRef, Key)>,
+    /// By namespace and name of an HTTPRouteFilter, those that answer as it says.
+    by_filter: Multi<(Text, Text), Key>,
 }
 
 impl RouteIndex {
@@ -26,6 +29,9 @@ impl RouteIndex {
                     self.referrers.remove(backend, &(parent.clone(), key.clone()));
                 }
                 self.by_parent.remove(&parent, key);
+            }
+            for direct in route.answers() {
+                self.by_filter.remove(&(key.namespace.clone(), direct.filter.clone()), key);
             }
         }
         if new.is_some_and(|route| route.parents.iter().any(|parent| parent.as_service().is_none())) {
@@ -41,12 +47,20 @@ impl RouteIndex {
                 }
                 self.by_parent.insert(parent, key.clone());
             }
+            for direct in route.answers() {
+                self.by_filter.insert((key.namespace.clone(), direct.filter.clone()), key.clone());
+            }
         }
     }
 
     /// Routes that name a gateway.
     pub(crate) fn at_gateways(&self) -> impl Iterator<Item = &Key> {
         self.at_gateways.iter()
+    }
+
+    /// Routes that answer as this HTTPRouteFilter says.
+    pub(crate) fn answering(&self, filter: &Key) -> impl Iterator<Item = &Key> {
+        self.by_filter.of(&(filter.namespace.clone(), filter.name.clone()))
     }
 
     pub(crate) fn of_parent(&self, parent: &ServiceRef) -> impl Iterator<Item = &Key> {

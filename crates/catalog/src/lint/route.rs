@@ -4,6 +4,8 @@
 use super::traffic;
 use crate::catalog::Catalog;
 use crate::check::{port, port_list};
+use crate::view::filter_key;
+use byrnie_model::diagnostic::nearest;
 use byrnie_model::gateway::Gateway;
 use byrnie_model::route::{Backend, Destination, Match, Parent, ParentKind, RouteFilter, Rule, Standing};
 use byrnie_model::service::ServicePort;
@@ -30,6 +32,7 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnost
     for (i, rule) in route.rules.iter().enumerate() {
         let at = format!("spec.rules[{i}]");
         backends_fit(catalog, rule, &at, &mut found);
+        found.extend(answer_stands(catalog, key, rule, &at));
         if key.kind.is_opaque() {
             found.extend(opaque_backends(catalog, rule, &at));
         }
@@ -132,9 +135,8 @@ fn no_port(at: &ServiceRef, number: u16, ports: &str, path: String) -> Diagnosti
 
 fn backends_fit(catalog: &Catalog, rule: &Rule, at: &str, found: &mut Vec<Diagnostic>) {
     let total: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
-    let redirects = rule.filters.iter().any(|filter| matches!(filter, RouteFilter::Redirect(_)));
-    if rule.backends.is_empty() && !redirects {
-        let message = "this rule has neither backends nor a redirect: its requests are answered 500";
+    if rule.backends.is_empty() && !rule.needs_no_backend() {
+        let message = "this rule has neither backends nor an answer of its own: its requests are answered 500";
         found.push(Diagnostic::warning(&code::NO_BACKENDS, at, message));
     }
     if !rule.backends.is_empty() && total == 0 {
@@ -166,6 +168,23 @@ fn shares_hold(catalog: &Catalog, rule: &Rule, at: &str) -> Option<Diagnostic> {
         let (other, shared) = weighted[..n].iter().find_map(|(_, other)| Some((other, both(one, other)?)))?;
         let message = format!("{} serves \"{}\" and \"{}\"", shared.name, other.to.service.name, one.to.service.name);
         Some(Diagnostic::warning(&code::SHARED_ENDPOINTS, format!("{at}.backendRefs[{i}].name"), message))
+    })
+}
+
+/// A rule that answers by itself needs the filter that says what.
+fn answer_stands(catalog: &Catalog, key: &Key, rule: &Rule, at: &str) -> Option<Diagnostic> {
+    let filter = filter_key(key, &rule.answer()?.filter);
+    if catalog.resource(&filter).is_some() {
+        return None;
+    }
+    let message = format!("no HTTPRouteFilter \"{}\" in namespace \"{}\"", filter.name, filter.namespace);
+    let index = rule.filters.iter().position(|filter| matches!(filter, RouteFilter::Direct(_))).unwrap_or_default();
+    let path = format!("{at}.filters[{index}].extensionRef.name");
+    let near = nearest(&filter.name, catalog.iter(Kind::HttpRouteFilter).map(|other| &*other.key.name));
+    let found = Diagnostic::error(&code::FILTER_ABSENT, path, message);
+    Some(match near {
+        Some(meant) => found.fixed_by(format!("Write \"{meant}\", or create the filter.")),
+        None => found,
     })
 }
 

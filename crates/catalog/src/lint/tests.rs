@@ -119,10 +119,21 @@ fn opaque(kind: &str, parent: &str, hostnames: &str) -> String {
     )
 }
 
+/// An answer of a route's own.
+const CLOSED: &str = "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: HTTPRouteFilter\nmetadata: {name: closed}\nspec: {directResponse: {statusCode: 503}}\n---\n";
+
 #[test]
 fn planted_mistakes_in_routes() {
     let to = "{backendRefs: [{name: payments, port: 80}]}";
     for (mistake, expected) in [
+        (
+            route(
+                "r",
+                "name: payments",
+                "{filters: [{type: ExtensionRef, extensionRef: {group: mesh.byrnie.dev, kind: HTTPRouteFilter, name: close}}]}",
+            ) + CLOSED,
+            "C085 close",
+        ),
         (route("r", "name: payments", "{backendRefs: [{name: paymens, port: 80}]}"), "C012 paymens"),
         (route("r", "name: payments", "{backendRefs: [{name: payments, port: 8080}]}"), "C013 8080"),
         (route("r", "name: payment", to), "C014 payment"),
@@ -324,6 +335,12 @@ fn what_is_meant_is_no_mistake() {
             "name: payments",
             "{backendRefs: [{name: payments, port: 80}]}, {matches: [{method: GET}], backendRefs: [{name: payments, port: 80}]}",
         ),
+        // Neither does an answer of its own.
+        route(
+            "r",
+            "name: payments",
+            "{filters: [{type: ExtensionRef, extensionRef: {group: mesh.byrnie.dev, kind: HTTPRouteFilter, name: closed}}]}",
+        ) + CLOSED,
         // A redirect needs no backend.
         route("r", "name: payments", "{filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}"),
         // Two policies that speak of different matters, and labels that somebody has.

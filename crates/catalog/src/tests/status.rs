@@ -5,7 +5,7 @@ use super::attach::secret;
 use super::*;
 use byrnie_model::gateway::{Carries, From, Gateway, GatewayClass, Listener};
 use byrnie_model::range::Range;
-use byrnie_model::route::ParentKind;
+use byrnie_model::route::{Direct, DirectResponse, ParentKind, RouteFilter};
 use serde_json::Value;
 
 fn status(catalog: &Catalog, key: &Key) -> Value {
@@ -48,6 +48,22 @@ fn aged(change: Change, created: u64, revision: u64) -> Change {
     let Change::Put(resource) = change else { unreachable!() };
     let (created, revision) = (Revision(created), Revision(revision));
     Change::Put(Arc::new(Resource { created, revision, ..(*resource).clone() }))
+}
+
+#[test]
+fn an_answer_that_nobody_says_is_no_resolved_reference() {
+    let Change::Put(plain) = route("r", &["a"], &[]) else { unreachable!() };
+    let mut answers = (*plain).clone();
+    if let Spec::Route(route) = &mut answers.spec {
+        let direct = Direct { filter: "closed".into(), response: None };
+        Arc::make_mut(route).rules[0].filters = vec![RouteFilter::Direct(direct)];
+    }
+    let mut catalog = with(&[service("a", "a"), Change::Put(Arc::new(answers))]);
+    let resolved = |catalog: &Catalog| said(&status(catalog, &key(Kind::HttpRoute, "r"))["parents"][0], "ResolvedRefs");
+    assert_eq!(resolved(&catalog), "False FilterNotFound");
+    let says = DirectResponse { status: 503, content_type: None, body: "".into() };
+    catalog.apply(&put(Kind::HttpRouteFilter, "closed", Labels::new(), Spec::Direct(says.into())));
+    assert_eq!(resolved(&catalog), "True ResolvedRefs");
 }
 
 #[test]

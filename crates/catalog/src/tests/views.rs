@@ -3,6 +3,7 @@
 
 use super::attach::secret;
 use super::*;
+use byrnie_model::route::{Direct, DirectResponse, RouteFilter};
 
 /// A shop: `web` may call `pay`, which splits to `pay1` and `pay2`.
 fn shop() -> Vec<Change> {
@@ -52,6 +53,52 @@ fn the_edge_sees_all_but_access() {
     let told = told(&catalog.delta(&"byrnie/edge".into()));
     assert!(!told.iter().any(|line| line.contains("AccessPolicy") || line.contains("Workload")), "{told:?}");
     assert_eq!(told.len(), 4 + 3 + 1 + 1);
+}
+
+#[test]
+fn what_a_route_answers_by_itself_comes_with_the_route() {
+    let name = "closed";
+    let Change::Put(plain) = route("split", &["pay"], &[]) else { unreachable!() };
+    let mut answers = (*plain).clone();
+    if let Spec::Route(route) = &mut answers.spec {
+        Arc::make_mut(route).rules[0].filters =
+            vec![RouteFilter::Direct(Direct { filter: name.into(), response: None })];
+    }
+    let mut changes = shop();
+    changes.extend([Change::Put(Arc::new(answers)), workload("far-1", "far", "far", &[])]);
+    let mut catalog = with(&changes);
+    let nodes = [("ns/web-1", sidecar("web-1")), ("byrnie/edge", NodeSpec::gateway("byrnie", "edge"))];
+    for (id, spec) in nodes.iter().chain(&[("ns/far-1", sidecar("far-1"))]) {
+        catalog.join((*id).into(), spec.clone());
+        catalog.delta(&(*id).into());
+    }
+    let filter = |status, revision| {
+        let says = DirectResponse { status, content_type: None, body: "".into() };
+        let Change::Put(mut put) = put(Kind::HttpRouteFilter, name, Labels::new(), Spec::Direct(says.into())) else {
+            unreachable!()
+        };
+        Arc::make_mut(&mut put).revision = Revision(revision);
+        Change::Put(put)
+    };
+    let gone = Change::Delete { key: key(Kind::HttpRouteFilter, name), revision: Revision(9) };
+    let mut seen = Vec::new();
+    for (change, expected) in [(filter(503, 7), Some(503)), (filter(410, 8), Some(410)), (gone, None)] {
+        let affected = catalog.apply(&change).nodes;
+        assert_eq!(affected.len(), 2, "those alone that have the route: {affected:?}");
+        for (id, spec) in &nodes {
+            let delta = catalog.delta(&(*id).into());
+            assert_eq!(told(&delta), ["+HTTPRoute/ns/split"], "{id}");
+            let Spec::Route(route) = &delta.changed[0].spec else { unreachable!() };
+            let says = route.answers().next().unwrap().response.as_ref().map(|says| says.status);
+            assert_eq!(says, expected, "{id}");
+            assert_eq!(catalog.view(spec).find(&delta.changed[0].key).unwrap().spec, delta.changed[0].spec);
+            seen.push((*id, delta.changed[0].revision));
+        }
+    }
+    let all = seen.len();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), all, "a proxy is told again only of what has another version");
 }
 
 /// Applies one change to the shop and says what `web-1` is told.

@@ -2,12 +2,12 @@
 //! Copies, sessions, permissions for origins, and whose routes count, through whole exchanges.
 
 use crate::fixtures::*;
-use crate::{Effect, Exchange};
+use crate::{Effect, Exchange, Outcome, Reason};
 use byrnie_codec::Head;
 use byrnie_model::resource::{Resource, Spec};
 use byrnie_model::route::{
-    Carrier, Cors, Destination, HeaderEdits, Mirror, Parent, PathEdit, Redirect, Rewrite, Route, RouteFilter, Rule,
-    Session, Standing,
+    Carrier, Cors, Destination, Direct, DirectResponse, HeaderEdits, Mirror, Parent, PathEdit, Redirect, Rewrite,
+    Route, RouteFilter, Rule, Session, Standing,
 };
 use byrnie_model::{Kind, Protocol, Revision};
 use std::collections::BTreeSet;
@@ -182,6 +182,45 @@ fn origins_are_answered_by_the_route() {
     assert_eq!(answered.get("access-control-allow-origin"), Some(&b"https://a.b"[..]));
     let (_, answered, _) = told(&mut world, &mut head("PUT", "payments/", &[("origin", "https://x.y")]), 1);
     assert_eq!(answered.get("access-control-allow-origin"), None);
+}
+
+#[test]
+fn a_route_answers_by_itself() {
+    let says = DirectResponse { status: 410, content_type: Some("text/html".into()), body: "<p>gone".into() };
+    let direct = |response| RouteFilter::Direct(Direct { filter: "gone".into(), response });
+    let edits = HeaderEdits { set: vec![("cache-control".into(), "no-store".into())], ..HeaderEdits::default() };
+    let cors = Cors { origins: vec!["https://a.b".into()], methods: vec!["*".into()], ..Cors::default() };
+    let filters = vec![direct(Some(says.into())), RouteFilter::ResponseHeaders(edits), RouteFilter::Cors(cors)];
+    let mut world = routed(vec![rule_without(filters), rule(vec![prefix("/")], vec![backend("payments", 1)])]);
+    let mut written = Head::new();
+    // A call of gRPC that an HTTPRoute answers is answered so too.
+    for asked in [&[("origin", "https://a.b")][..], &[("origin", "https://a.b"), ("content-type", "application/grpc")]]
+    {
+        let (exchange, effect) = world.begin(&mut head("POST", "payments/old", asked), ms(0));
+        let answer = answer(effect);
+        assert_eq!((answer.reason, answer.reason.label()), (Reason::DirectResponse, "direct_response"));
+        assert_eq!(answer.detail, *"answered by shop/r[0] as HTTPRouteFilter gone says");
+        assert_eq!(exchange.write(&answer, &mut written), b"<p>gone");
+        assert_eq!((written.status(), written.get("content-type")), (410, Some(&b"text/html"[..])));
+        assert_eq!(written.get("cache-control"), Some(&b"no-store"[..]));
+        assert_eq!(written.get("access-control-allow-origin"), Some(&b"https://a.b"[..]));
+        let verdict = exchange.finish(&mut world.shard, Outcome { status: 410, failure: None }, ms(1));
+        assert_eq!((verdict.reason, verdict.attempts.count()), (Some(Reason::DirectResponse), 0));
+    }
+    let asks = [("origin", "https://a.b"), ("access-control-request-method", "PUT")];
+    let (_, effect) = world.begin(&mut head("OPTIONS", "payments/old", &asks), ms(2));
+    assert_eq!(answer(effect).reason, Reason::Preflight);
+    // Where nobody says what it is, the request goes nowhere else either.
+    let mut world = routed(vec![rule_without(vec![direct(None)])]);
+    let (_, effect) = world.begin(&mut head("GET", "payments/old", &[]), ms(3));
+    let answer = answer(effect);
+    assert_eq!((answer.status, answer.reason), (500, Reason::BackendAbsent));
+    assert!(answer.detail.contains("HTTPRouteFilter gone says, which does not exist"), "{}", answer.detail);
+}
+
+/// A rule for `/old` that sends nothing to backends.
+fn rule_without(filters: Vec<RouteFilter>) -> Rule {
+    Rule { filters, ..rule(vec![prefix("/old")], vec![]) }
 }
 
 #[test]

@@ -246,7 +246,7 @@ impl Compiler {
                 Arc::make_mut(&mut self.held.edge.exports).insert(service_of(key));
                 dirty.insert(service_of(key));
             }
-            Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) => {}
+            Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) | Spec::Direct(_) => {}
         }
         Ok(())
     }
@@ -280,7 +280,7 @@ impl Compiler {
                 Arc::make_mut(&mut self.held.edge.exports).remove(&service_of(key));
                 dirty.insert(service_of(key));
             }
-            Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Saga => {}
+            Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Saga | Kind::HttpRouteFilter => {}
         }
     }
 

@@ -7,6 +7,7 @@ use crate::authorize::{Access, CompiledPolicy};
 use crate::balance::hash::{self, hash};
 use crate::balance::tiers::NEARNESSES;
 use crate::cluster::{Bounds, Call, Cluster, Ejection, Member, Name, Patience, Pending, Selection, Share, Tier};
+use crate::compress::Compress;
 use crate::keyed::Protection;
 use crate::probe::{Checked, Judged, Probe};
 use crate::program::Program;
@@ -110,6 +111,7 @@ impl Compiler {
             closed,
             access,
             protection,
+            compress: own.and_then(|(workload, _)| self.compress(name, service, workload)).map(Box::new),
             quotas: Arc::default(),
             probe,
             checked: checked.into(),
@@ -121,6 +123,21 @@ impl Compiler {
     pub(super) fn health_check(&self, name: &ServiceRef) -> Option<HealthCheck> {
         let mut policies = self.held.by_target.get(name)?.iter().filter_map(|key| self.held.traffic.get(key));
         policies.find_map(|policy| policy.health_check().cloned())
+    }
+
+    /// Which answers of the own program are compressed. A policy for the whole holds for its parts, unless they have their own.
+    fn compress(&self, name: &ServiceRef, service: &Service, own: &Workload) -> Option<Compress> {
+        let is_whole = |other: &ServiceRef, whole: &Service| {
+            other == name || (other.namespace == name.namespace && is_part(service, whole, own))
+        };
+        let wholes = self.held.services.iter().filter(|(other, whole)| is_whole(other, whole));
+        let said = wholes.filter_map(|(other, whole)| {
+            let mut keys = self.held.by_target.get(other)?.iter();
+            let (key, policy) = keys.find_map(|key| Some((key, self.held.traffic.get(key)?.compression.as_ref()?)))?;
+            Some((other != name, whole.selector.len(), other, key, policy))
+        });
+        let (.., key, policy) = said.min_by_key(|(far, labels, other, ..)| (*far, *labels, *other))?;
+        Some(Compress { policy: policy.clone(), rule: format!("{}/{}", key.namespace, key.name).into() })
     }
 
     /// How the own program is checked.

@@ -35,12 +35,14 @@ pub struct TrafficPolicy {
     pub connect_timeout: Option<Duration>,
     /// How requests with an idempotency key are protected.
     pub idempotency: Option<Idempotency>,
+    /// Which answers are compressed; none unless given.
+    pub compression: Option<Compression>,
 }
 
 impl TrafficPolicy {
     /// Whether it says something that the callee's own proxy sees to.
     pub const fn is_for_callee(&self) -> bool {
-        self.idempotency.is_some() || self.health_check().is_some() || self.has_quotas()
+        self.idempotency.is_some() || self.compression.is_some() || self.health_check().is_some() || self.has_quotas()
     }
 
     const fn has_quotas(&self) -> bool {
@@ -78,6 +80,7 @@ impl TrafficPolicy {
             ("connectTimeout", self.connect_timeout.is_some()),
             ("fault", self.fault.is_some()),
             ("idempotency", self.idempotency.is_some()),
+            ("compression", self.compression.is_some()),
         ];
         said.into_iter().filter(|(_, is)| *is).map(|(matter, _)| matter).collect()
     }
@@ -89,6 +92,21 @@ impl TrafficPolicy {
             None => None,
         }
     }
+}
+
+/// Which answers are compressed for callers that take them so, by the callee's own proxy. The rules themselves, with their
+/// sources, are in `engine/compress`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compression {
+    /// Answers whose length is known are, from so many bytes on.
+    pub bytes_min: u32,
+    /// Media types in lower case, such as `text/html` or `text/*`; empty: those that grow smaller by it.
+    pub kinds: Vec<Text>,
+}
+
+impl Compression {
+    /// Unless a policy says otherwise: what goes into one packet all the same isn't worth it.
+    pub const BYTES_MIN: u32 = 1024;
 }
 
 /// How an endpoint is chosen. The rules themselves, with their sources, are in `engine/balance`.

@@ -38,6 +38,7 @@ const FOREIGN_GROUPS: &[&str] = &[
     "cert-manager.io",
     "consul.hashicorp.com",
     "coordination.k8s.io",
+    "gateway.envoyproxy.io",
     "kuma.io",
     "linkerd.io",
     "networking.istio.io",
@@ -99,6 +100,7 @@ pub(crate) fn resolve(api_version: &str, kind: &str) -> Result<Kind, Fault> {
     Err(Fault::new(&code::UNKNOWN_KIND, "kind", message))
 }
 
-fn group_of(kind: Kind) -> &'static str {
+/// The group of a kind; empty for core.
+pub(crate) fn group_of(kind: Kind) -> &'static str {
     kind.api_version().split_once('/').map_or("", |(group, _)| group)
 }

@@ -40,6 +40,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use access::AccessSpec;
 pub(crate) use mesh::MeshSpec;
+pub(crate) use route::direct::FilterSpec;
 pub(crate) use saga::SagaSpec;
 pub(crate) use site::SiteSpec;
 pub(crate) use traffic::TrafficSpec;
@@ -201,6 +202,7 @@ pub fn to_json(resource: &Resource) -> Value {
         Spec::Traffic(policy) => Some(to_value(&TrafficSpec::from(&**policy))),
         Spec::Saga(saga) => Some(to_value(&SagaSpec::from(&**saga))),
         Spec::Site(site) => Some(to_value(&SiteSpec::from(&**site))),
+        Spec::Direct(direct) => Some(to_value(&FilterSpec::from(&**direct))),
         Spec::Endpoint(endpoint) => Some(workload::endpoint_value(endpoint)),
     };
     let version = match &resource.spec {
@@ -279,6 +281,7 @@ fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
         Kind::GrpcRoute => route::grpc::read(reader).map(|route| Spec::Route(route.into())),
         Kind::TlsRoute => route::opaque::tls(reader).map(|route| Spec::Route(route.into())),
         Kind::TcpRoute => route::opaque::tcp(reader).map(|route| Spec::Route(route.into())),
+        Kind::HttpRouteFilter => route::direct::read(reader).map(|direct| Spec::Direct(direct.into())),
         Kind::Gateway => gateway::read(reader).map(|gateway| Spec::Gateway(gateway.into())),
         Kind::ListenerSet => gateway::set(reader).map(|set| Spec::Gateway(set.into())),
         Kind::GatewayClass => gateway::class(reader).map(Spec::GatewayClass),

@@ -3,6 +3,7 @@
 
 use self::admission::AdmissionSpec;
 use self::balance::{BalanceWord, ChoiceSpec, FailoverSpec, HashSpec};
+use self::compression::CompressionSpec;
 use self::eject::EjectSpec;
 use self::fault::FaultSpec;
 use self::quota::QuotaSpec;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 mod admission;
 mod balance;
+mod compression;
 mod eject;
 mod fault;
 mod health;
@@ -61,6 +63,9 @@ pub(crate) struct TrafficSpec {
     /// How requests with an idempotency key are protected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     idempotency: Option<IdempotencySpec>,
+    /// Which answers are compressed for callers that take them so; none unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compression: Option<CompressionSpec>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -208,6 +213,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
         fault: spec.fault.as_ref().map(|fault| fault::read(reader, fault)),
         connect_timeout,
         idempotency: spec.idempotency.as_ref().map(|spec| spec.read(reader)),
+        compression: spec.compression.as_ref().map(|spec| compression::read(reader, spec)),
     })
 }
 
@@ -307,6 +313,7 @@ impl From<&TrafficPolicy> for TrafficSpec {
             connect_timeout: policy.connect_timeout.map(text),
             fault: policy.fault.as_ref().map(FaultSpec::from),
             idempotency: policy.idempotency.as_ref().map(IdempotencySpec::from),
+            compression: policy.compression.as_ref().map(CompressionSpec::from),
         }
     }
 }

@@ -1,19 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One direction of an exchange: pulls a body out of one wire and pushes it into another, with
-//! backpressure, and keeps a copy of a small one while another try may need it.
+//! backpressure, keeps a copy of a small one while another try may need it, and compresses it where that is asked for.
 
 use super::{Error, Progress, Wire, scratch};
 use crate::http::Chunk;
 use byrnie_codec::Fields;
+use byrnie_codec::gzip::{Flush, Gzip};
 use std::task::{Context, Poll, ready};
 
 /// Largest body of which a copy is kept for another try.
 pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes of a body that are compressed before others have their turn on this core: some tenths of a millisecond's worth.
+const CODED_SLICE_BYTES: u64 = 64 * 1024;
+/// Bytes that are read at once to be compressed.
+const CODED_READ_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of a compressed body that are handed on at once.
+const CODED_BYTES: usize = 4 * 1024;
+
 /// One direction of an exchange.
 #[derive(Debug)]
 pub struct Pump {
-    /// Payload moved so far, in bytes, replays not counted again.
+    /// Payload moved so far as it was read, in bytes, replays not counted again.
     pub bytes: u64,
     source_ended: bool,
     trailers: Option<Box<Fields>>,
@@ -28,13 +36,23 @@ pub struct Pump {
     copy: Copy,
 }
 
-/// What is kept for another try.
+/// What is made of a body beside moving it.
 #[derive(Debug)]
 enum Copy {
     /// Nothing: no other try will follow, or the body grew too large.
     Off,
     /// All that was read; `replay` says that it must be written before more is read.
     Kept { bytes: Vec<u8>, replay: bool },
+    /// What is written is compressed, and nothing is kept.
+    Coded(Box<Coded>),
+}
+
+/// What a body is compressed by.
+#[derive(Debug, Default)]
+struct Coded {
+    gzip: Gzip,
+    /// What was gathered before that was said.
+    before: Vec<u8>,
 }
 
 /// How much of a body was gathered.
@@ -82,6 +100,17 @@ impl Pump {
         Self { curbed: true, ..Self::new(false) }
     }
 
+    /// Says whether a body of which nothing has been written yet is compressed.
+    pub fn set_compressed(&mut self, compressed: bool) {
+        if compressed {
+            let before = match std::mem::replace(&mut self.copy, Copy::Off) {
+                Copy::Kept { bytes, replay: true } => bytes,
+                _ => Vec::new(),
+            };
+            self.copy = Copy::Coded(Box::new(Coded { before, ..Coded::default() }));
+        }
+    }
+
     /// Whether the whole body has been written to the target (perhaps not sent yet).
     pub fn is_done(&self) -> bool {
         self.ended
@@ -102,7 +131,7 @@ impl Pump {
         match &self.copy {
             Copy::Kept { bytes, .. } if self.source_ended => Some(bytes),
             Copy::Off if self.source_ended && self.bytes == 0 => Some(&[]),
-            Copy::Kept { .. } | Copy::Off => None,
+            Copy::Kept { .. } | Copy::Off | Copy::Coded(_) => None,
         }
     }
 
@@ -157,7 +186,7 @@ impl Pump {
     pub fn gathered(&self) -> &[u8] {
         match &self.copy {
             Copy::Kept { bytes, .. } => bytes,
-            Copy::Off => &[],
+            Copy::Off | Copy::Coded(_) => &[],
         }
     }
 
@@ -168,16 +197,24 @@ impl Pump {
             return Poll::Ready(Ok(()));
         }
         self.replay(cx, target).map_err(Fault::Target)?;
+        let before = self.bytes;
         while !self.source_ended {
+            let coded = matches!(self.copy, Copy::Coded(_));
+            if coded && self.bytes - before >= CODED_SLICE_BYTES {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             self.blocked = true;
             // The head goes out with the first piece.
             let most = if self.curbed && self.bytes > 0 { 1 } else { target.unsent_max() };
             if target.unsent() >= most {
                 ready!(target.poll_flush(cx)).map_err(Fault::Target)?;
             }
-            source.read_at_most(ready!(target.poll_room(cx)));
+            let room = ready!(target.poll_room(cx));
+            source.read_at_most(if coded { room.min(CODED_READ_BYTES_MAX) } else { room });
             self.blocked = false;
             let Poll::Ready(progress) = self.pull(cx, source, target) else {
+                self.code(cx, target, Flush::Now)?;
                 // What waits may go out, but it isn't the end.
                 if let Poll::Ready(Err(error)) = target.poll_flush(cx) {
                     return Poll::Ready(Err(Fault::Target(error)));
@@ -190,6 +227,7 @@ impl Pump {
             }
         }
         if !self.ended {
+            self.code(cx, target, Flush::End)?;
             target.end(self.trailers.as_deref()).map_err(Fault::Target)?;
             self.ended = true;
         }
@@ -203,9 +241,15 @@ impl Pump {
         let mut failed = None;
         let progress = source.poll_body(cx, &mut |cx, chunk| {
             *bytes += chunk.as_slice().len() as u64;
-            copy.add(chunk.as_slice());
             // Its error is the target's: the source must not be blamed for it.
-            match target.push(cx, chunk) {
+            let pushed = match copy {
+                Copy::Coded(coded) => push_coded(&mut coded.gzip, cx, chunk.as_slice(), Flush::No, target),
+                _ => {
+                    copy.add(chunk.as_slice());
+                    target.push(cx, chunk)
+                }
+            };
+            match pushed {
                 Ok(()) => Ok(()),
                 Err(error) => {
                     failed = Some(error);
@@ -219,14 +263,56 @@ impl Pump {
         }
     }
 
-    fn replay(&mut self, cx: &mut Context<'_>, target: &mut Wire) -> Result<(), Error> {
-        if let Copy::Kept { bytes, replay } = &mut self.copy
-            && std::mem::take(replay)
-            && !bytes.is_empty()
-        {
-            target.push(cx, Chunk::Slice(bytes))?;
+    /// Has the coder, if there is one, hand out what it holds.
+    fn code(&mut self, cx: &mut Context<'_>, target: &mut Wire, flush: Flush) -> Result<(), Fault> {
+        let Copy::Coded(coded) = &mut self.copy else { return Ok(()) };
+        if flush == Flush::Now && !coded.gzip.holds() {
+            return Ok(());
+        }
+        push_coded(&mut coded.gzip, cx, &[], flush, target).map_err(Fault::Target)?;
+        if flush == Flush::End {
+            self.copy = Copy::Off;
         }
         Ok(())
+    }
+
+    fn replay(&mut self, cx: &mut Context<'_>, target: &mut Wire) -> Result<(), Error> {
+        match &mut self.copy {
+            Copy::Kept { bytes, replay } => {
+                if std::mem::take(replay) && !bytes.is_empty() {
+                    target.push(cx, Chunk::Slice(bytes))?;
+                }
+            }
+            Copy::Coded(coded) if !coded.before.is_empty() => {
+                let before = std::mem::take(&mut coded.before);
+                push_coded(&mut coded.gzip, cx, &before, Flush::No, target)?;
+            }
+            Copy::Coded(_) | Copy::Off => {}
+        }
+        Ok(())
+    }
+}
+
+/// Compresses a piece, and writes what comes of it so far. Apart, so that other bodies don't pay for its buffer.
+#[inline(never)]
+fn push_coded(
+    gzip: &mut Gzip,
+    cx: &mut Context<'_>,
+    mut piece: &[u8],
+    flush: Flush,
+    target: &mut Wire,
+) -> Result<(), Error> {
+    let mut out = [0; CODED_BYTES];
+    loop {
+        // It ends once, when all has come.
+        let (taken, made) = gzip.step(piece, &mut out, flush).map_err(|_| Error::Closed)?;
+        if made > 0 {
+            target.push(cx, Chunk::Slice(&out[..made]))?;
+        }
+        piece = &piece[taken..];
+        if piece.is_empty() && made < out.len() {
+            return Ok(());
+        }
     }
 }
 

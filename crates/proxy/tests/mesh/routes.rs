@@ -4,7 +4,9 @@
 use crate::world::{PATIENCE, Peer, Program, World, endpoint_of, get, header, mesh, route_of, service_of, status};
 use byrnie_model::Protocol;
 use byrnie_model::resource::DefaultAccess;
-use byrnie_model::route::{Backend, Carrier, Cors, Destination, Match, Mirror, PathMatch, RouteFilter, Rule, Session};
+use byrnie_model::route::{
+    Backend, Carrier, Cors, Destination, Direct, DirectResponse, Match, Mirror, PathMatch, RouteFilter, Rule, Session,
+};
 use byrnie_net::runtime;
 use std::io::{Read, Write};
 use std::sync::mpsc;
@@ -193,6 +195,39 @@ fn what_a_client_leaves_lying_is_forgotten_with_its_connection() {
         }
     };
     assert_eq!(end, Some(std::io::ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn what_a_route_answers_by_itself_never_reaches_the_program() {
+    let (world, program) = (World::new(), Program::echo());
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let mut caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    let says = DirectResponse { status: 410, content_type: Some("text/plain".into()), body: "gone".into() };
+    let direct = RouteFilter::Direct(Direct { filter: "gone".into(), response: Some(says.into()) });
+    let matched = Match { path: PathMatch::Prefix("/old".into()), ..Match::default() };
+    let answered = Rule { matches: vec![matched], ..rule(vec![direct], &[]) };
+    caller.apply(vec![route_of("echo", vec![answered, rule(vec![], &["echo"])])]);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    let first = loop {
+        client.send(get("/old"));
+        let (head, body) = client.response();
+        if status(&head) == 410 {
+            break (head, body);
+        }
+    };
+    assert_eq!(first.1, b"gone");
+    assert_eq!((header(&first.0, "content-type"), header(&first.0, "content-length")), (Some("text/plain"), Some("4")));
+    assert!(header(&first.0, "x-byrnie-decision").is_some());
+    // A body that nobody asked for is passed over, and the connection goes on, in step.
+    let post = "POST /old/x HTTP/1.1\r\nhost: echo\r\ncontent-length: 3\r\n\r\nabc";
+    assert_eq!(client.ask(post), (410, "gone".into()));
+    client.send("HEAD /old HTTP/1.1\r\nhost: echo\r\n\r\n");
+    let head = client.read_head().unwrap();
+    assert_eq!((status(&head), header(&head, "content-length")), (410, Some("4")));
+    assert_eq!(client.ask(&get("/next")), (200, "GET /next HTTP/1.1\n".into()));
+    let metrics = Peer::connect(caller.ports.admin).ask(&get("/metrics")).1;
+    let told = |line: &&str| line.starts_with("byrnie_requests_total") && line.contains("reason=\"direct_response\"");
+    assert!(metrics.lines().any(|line| told(&line)), "{metrics}");
 }
 
 #[test]

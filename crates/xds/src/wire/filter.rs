@@ -6,7 +6,10 @@ use super::check::{self, LIST_MAX, invalid, list, missing};
 use super::route::{destination, destination_out, hostname};
 use crate::proto::byrnie::v1 as pb;
 use byrnie_base::Text;
-use byrnie_model::route::{Cors, HeaderEdits, Mirror, PathEdit, Redirect, Rewrite, RouteFilter};
+use byrnie_model::route::{
+    Cors, DIRECT_BODY_BYTES_MAX, Direct, DirectResponse, HeaderEdits, Mirror, PathEdit, Redirect, Rewrite, RouteFilter,
+};
+use std::sync::Arc;
 
 pub(super) fn filter(from: pb::RouteFilter) -> Result<RouteFilter, Error> {
     use pb::route_filter::Filter;
@@ -20,7 +23,23 @@ pub(super) fn filter(from: pb::RouteFilter) -> Result<RouteFilter, Error> {
         }),
         Filter::Mirror(from) => RouteFilter::Mirror(mirror(from)?),
         Filter::Cors(from) => RouteFilter::Cors(cors(from)?),
+        Filter::Direct(from) => RouteFilter::Direct(Direct {
+            filter: check::text("rules[].filters[].extensionRef", &from.filter)?,
+            response: from.response.map(response).transpose()?.map(Arc::new),
+        }),
     })
+}
+
+fn response(from: pb::DirectResponse) -> Result<DirectResponse, Error> {
+    const FIELD: &str = "rules[].filters[].directResponse";
+    let status = u16::try_from(from.status).ok().filter(|status| (200..=599).contains(status));
+    let status = status.ok_or_else(|| invalid(FIELD))?;
+    let fits = from.body.is_empty() || DirectResponse::has_body(status);
+    if !fits || from.body.len() > DIRECT_BODY_BYTES_MAX {
+        return Err(invalid(FIELD));
+    }
+    let content_type = from.content_type.map(|text| check::text(FIELD, &text)).transpose()?;
+    Ok(DirectResponse { status, content_type, body: from.body.into() })
 }
 
 fn mirror(from: pb::Mirror) -> Result<Mirror, Error> {
@@ -76,6 +95,14 @@ pub(super) fn filter_out(from: &RouteFilter) -> pb::RouteFilter {
             Filter::Mirror(pb::Mirror { to: Some(destination_out(&from.to)), share: from.share, of: from.of })
         }
         RouteFilter::Cors(from) => Filter::Cors(cors_out(from)),
+        RouteFilter::Direct(from) => Filter::Direct(pb::Direct {
+            filter: from.filter.to_string(),
+            response: from.response.as_ref().map(|says| pb::DirectResponse {
+                status: says.status.into(),
+                content_type: says.content_type.as_ref().map(Text::to_string),
+                body: says.body.to_string(),
+            }),
+        }),
     };
     pb::RouteFilter { filter: Some(filter) }
 }

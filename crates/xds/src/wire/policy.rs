@@ -10,8 +10,8 @@ use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source};
 use byrnie_model::policy::traffic::{
-    AREAS_MAX, Admission, Balance, By, Choice, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness,
-    Quota, Rate, RetryBudget, TrafficPolicy,
+    AREAS_MAX, Admission, Balance, By, Choice, Compression, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits,
+    Nearness, Quota, Rate, RetryBudget, TrafficPolicy,
 };
 use byrnie_model::service::{Area, Locality};
 use byrnie_model::{Labels, ServiceRef, Spec};
@@ -189,6 +189,7 @@ pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
         fault: policy.fault.as_ref().map(fault::encode),
         connect_timeout: policy.connect_timeout.map(check::duration_out),
         idempotency: policy.idempotency.as_ref().map(idempotency::encode),
+        compression: policy.compression.as_ref().map(compression_out),
     };
     message.encode_to_vec().into()
 }
@@ -217,6 +218,7 @@ pub(super) fn decode_traffic(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         fault: policy.fault.map(fault::decode).transpose()?,
         connect_timeout: check::optional_duration("connectTimeout", policy.connect_timeout)?,
         idempotency: policy.idempotency.map(idempotency::decode).transpose()?,
+        compression: policy.compression.map(compression).transpose()?,
     };
     Ok((Spec::Traffic(Arc::new(spec)), labels("labels", policy.labels)?))
 }
@@ -362,6 +364,16 @@ fn eject(from: pb::Eject) -> Result<Eject, Error> {
         span: check::duration("eject.for", from.span.ok_or_else(|| missing("eject.for"))?)?,
         ejected_percent_max: check::percent("eject.maxEjected", from.ejected_percent_max)?,
     })
+}
+
+fn compression(from: pb::Compression) -> Result<Compression, Error> {
+    const FIELD: &str = "compression.contentTypes";
+    let kinds = list(FIELD, LIST_MAX, from.kinds, |kind| check::text(FIELD, &kind))?;
+    Ok(Compression { bytes_min: from.bytes_min, kinds })
+}
+
+fn compression_out(from: &Compression) -> pb::Compression {
+    pb::Compression { bytes_min: from.bytes_min, kinds: from.kinds.iter().map(Text::to_string).collect() }
 }
 
 fn limits(from: pb::Limits) -> Result<Limits, Error> {

@@ -10,8 +10,8 @@ use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::health::{Check, HealthCheck};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::traffic::{
-    Admission, Balance, By, Choice, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate,
-    RetryBudget, TrafficPolicy,
+    Admission, Balance, By, Choice, Compression, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness,
+    Quota, Rate, RetryBudget, TrafficPolicy,
 };
 use byrnie_model::policy::{access, traffic};
 use byrnie_model::range::Range;
@@ -164,7 +164,11 @@ fn filter() -> impl Strategy<Value = RouteFilter> {
             max_age,
         },
     );
+    let response = (prop_oneof![Just(200_u16), Just(418), Just(503)], of(text("[a-z/]{1,9}")), text("[ -~\n]{0,40}"))
+        .prop_map(|(status, content_type, body)| Arc::new(DirectResponse { status, content_type, body }));
+    let direct = (text("[a-z.]{1,9}"), of(response)).prop_map(|(filter, response)| Direct { filter, response });
     prop_oneof![
+        direct.prop_map(RouteFilter::Direct),
         mirror.prop_map(RouteFilter::Mirror),
         cors.prop_map(RouteFilter::Cors),
         edits().prop_map(RouteFilter::RequestHeaders),
@@ -354,12 +358,14 @@ fn traffic() -> impl Strategy<Value = Spec> {
             until: byrnie_base::Timestamp::from_millis(until),
         },
     );
-    (whole, any::<bool>(), of(span()), of(fault)).prop_map(
+    let compression = (any::<u32>(), vec(text("[a-z]{1,5}/[a-z*]{1,5}"), 0..3));
+    let compression = of(compression.prop_map(|(bytes_min, kinds)| Compression { bytes_min, kinds }));
+    (whole, any::<bool>(), of(span()), (of(fault), compression)).prop_map(
         |(
             (targets, (balance, hash), endpoints, failover, eject, limits, retry_budget),
             unsafe_retry,
             connect_timeout,
-            fault,
+            (fault, compression),
         )| {
             let policy = TrafficPolicy {
                 targets,
@@ -374,6 +380,7 @@ fn traffic() -> impl Strategy<Value = Spec> {
                 fault,
                 connect_timeout,
                 idempotency: None,
+                compression,
             };
             Spec::Traffic(Arc::new(policy))
         },
@@ -640,6 +647,20 @@ fn what_the_model_forbids_is_not_decoded() {
     check(Kind::AccessPolicy, &unknown_source, "rules[].sources[] is missing");
     check(Kind::TrafficPolicy, &pb::TrafficPolicy::default(), "targetRefs is missing");
     check(Kind::HttpRoute, &pb::Route::default(), "parentRefs is missing");
+    let answered = |status, body: &str| {
+        let response = pb::DirectResponse { status, content_type: None, body: body.to_owned() };
+        let direct = pb::Direct { filter: "a".into(), response: Some(response) };
+        let filter = pb::RouteFilter { filter: Some(pb::route_filter::Filter::Direct(direct)) };
+        let name = pb::ServiceRef { namespace: "a".into(), name: "b".into() };
+        let parent = pb::Parent { kind: pb::ParentKind::Service.into(), name: Some(name), ..Default::default() };
+        let path = Some(pb::route_match::Path::Prefix("/".into()));
+        let matches = vec![pb::RouteMatch { path, ..Default::default() }];
+        let rule = pb::RouteRule { matches, filters: vec![filter], ..Default::default() };
+        pb::Route { parents: vec![parent], rules: vec![rule], ..Default::default() }
+    };
+    for (status, body) in [(199, ""), (600, ""), (204, "a"), (70_000, ""), (200, &*"a".repeat(4097))] {
+        check(Kind::HttpRoute, &answered(status, body), "rules[].filters[].directResponse is invalid");
+    }
     check(Kind::Site, &pb::Site::default(), "trustDomain is invalid");
     let site = |identity: &str| pb::Site {
         trust_domain: "far.test".into(),

@@ -4,10 +4,11 @@
 
 use super::backend::{self, Reference};
 use super::matching::check_path;
+use crate::Kind;
 use crate::code;
-use crate::route::{Cors, HeaderEdits, Mirror, PathEdit, Redirect, Rewrite, RouteFilter};
-use crate::yaml::names;
+use crate::route::{Cors, Direct, HeaderEdits, Mirror, PathEdit, Redirect, Rewrite, RouteFilter};
 use crate::yaml::reader::Reader;
+use crate::yaml::{kinds, names};
 use byrnie_base::Text;
 use gateway_api::experimental::httproutes as gw;
 use serde_json::{Value, json};
@@ -41,6 +42,14 @@ pub(crate) fn read(
         }
         filters.push(filter);
     }
+    let answers = filters.iter().any(|filter| matches!(filter, RouteFilter::Direct(_)));
+    let fits = |filter: &RouteFilter| {
+        matches!(filter, RouteFilter::Direct(_) | RouteFilter::ResponseHeaders(_) | RouteFilter::Cors(_))
+    };
+    if answers && !filters.iter().all(fits) {
+        let message = "a rule that answers by itself sends nothing on: only ResponseHeaderModifier and CORS go with it";
+        reader.fault(&code::CONTRADICTION, format!("{at}.filters"), message);
+    }
     filters
 }
 
@@ -57,7 +66,12 @@ pub(crate) fn read_of_backend(
         reader.fault(&code::BAD_VALUE, format!("{at}.filters"), "filters of a backend could not be read");
         return Vec::new();
     };
-    read(reader, &same, at, prefixes)
+    let filters = read(reader, &same, at, prefixes);
+    if filters.iter().any(|filter| matches!(filter, RouteFilter::Direct(_))) {
+        let message = "an answer of the route's own belongs to a rule, and not to a backend";
+        reader.fault(&code::CONTRADICTION, format!("{at}.filters"), message);
+    }
+    filters
 }
 
 fn one(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesFilters, at: &str, prefixes: bool) -> Option<RouteFilter> {
@@ -125,11 +139,28 @@ fn one(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesFilters, at: &str, pref
             return Some(RouteFilter::Mirror(mirror(reader, said.request_mirror.as_ref()?, &at)));
         }
         T::Cors => return Some(RouteFilter::Cors(cors(reader, said.cors.as_ref()?, &format!("{at}.cors")))),
-        T::ExtensionRef => "extension filters",
+        T::ExtensionRef => return extension(reader, said.extension_ref.as_ref()?, at),
         T::ExternalAuth => "external authorization",
     };
     reader.unenforced(format!("{at}.type"), what);
     None
+}
+
+/// The one kind of filter that is byrnie's own.
+fn extension(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesFiltersExtensionRef, at: &str) -> Option<RouteFilter> {
+    let (group, kind) = (kinds::group_of(Kind::HttpRouteFilter), Kind::HttpRouteFilter.name());
+    if (&*said.group, &*said.kind) != (group, kind) {
+        reader.unenforced(format!("{at}.type"), &format!("extension filters but {kind} of group {group}"));
+        return None;
+    }
+    if reader.key.as_ref().is_some_and(|key| key.kind == Kind::GrpcRoute) {
+        let message = "an answer of the route's own is none to a call of gRPC: give it in an HTTPRoute";
+        reader.fault(&code::NOT_ENFORCED, format!("{at}.type"), message);
+        return None;
+    }
+    let fits = names::is_subdomain(&said.name);
+    reader.require(fits, &format!("{at}.extensionRef.name"), format!("\"{}\" is not a DNS name", said.name));
+    Some(RouteFilter::Direct(Direct { filter: said.name.as_str().into(), response: None }))
 }
 
 fn edit(
@@ -383,6 +414,10 @@ pub(crate) fn to_value(filter: &RouteFilter, own: &str) -> Value {
             json!({"type": "RequestMirror", "requestMirror": value})
         }
         RouteFilter::Cors(cors) => json!({"type": "CORS", "cors": cors_value(cors)}),
+        RouteFilter::Direct(direct) => {
+            let (group, kind) = (kinds::group_of(Kind::HttpRouteFilter), Kind::HttpRouteFilter.name());
+            json!({"type": "ExtensionRef", "extensionRef": {"group": group, "kind": kind, "name": direct.filter}})
+        }
     }
 }
 

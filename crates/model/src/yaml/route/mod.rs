@@ -4,6 +4,7 @@
 //! byrnie doesn't enforce.
 
 mod backend;
+pub(crate) mod direct;
 mod filter;
 pub(crate) mod grpc;
 mod matching;
@@ -131,16 +132,26 @@ fn assemble(reader: &mut Reader<'_>, matches: Vec<Match>, parts: &Parts<'_>, at:
     let prefixes = matches.len() == 1 && matches!(matches[0].path, PathMatch::Prefix(_));
     let filters = filter::read(reader, parts.filters, at, prefixes);
     let backends = backend::backends(reader, parts.backends, at, prefixes);
-    let redirects = filters.iter().any(|filter| matches!(filter, crate::route::RouteFilter::Redirect(_)));
-    if redirects && !backends.is_empty() {
-        let message = "a rule that redirects sends nothing to backends: remove either";
-        reader.fault(&code::CONTRADICTION, format!("{at}.backendRefs"), message);
-    }
     let session = parts.session.map(|session| {
         let fallback = session_name(reader, at);
         timing::session(reader, session, &format!("{at}.sessionPersistence"), &fallback)
     });
-    Rule { name: name.into(), matches, filters, backends, timeout: None, backend_timeout: None, retry: None, session }
+    let rule = Rule {
+        name: name.into(),
+        matches,
+        filters,
+        backends,
+        timeout: None,
+        backend_timeout: None,
+        retry: None,
+        session,
+    };
+    if rule.needs_no_backend() && !rule.backends.is_empty() {
+        let does = if rule.answer().is_some() { "answers by itself" } else { "redirects" };
+        let message = format!("a rule that {does} sends nothing to backends: remove either");
+        reader.fault(&code::CONTRADICTION, format!("{at}.backendRefs"), message);
+    }
+    rule
 }
 
 /// The name of a session that has none of its own: the same for the same rule.

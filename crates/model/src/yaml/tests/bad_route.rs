@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bad routes: the CRD's rules, and what isn't enforced.
 
+use super::super::{Defaults, parse};
 use super::check_bad;
 
 const HEAD: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: a}\n";
@@ -117,6 +118,26 @@ fn filters() {
             "fraction",
         ),
         ("filters: [{type: ExtensionRef, extensionRef: {group: a, kind: b, name: c}}]", "C010", "ExtensionRef"),
+        (
+            "filters: [{type: ExtensionRef, extensionRef: {group: mesh.byrnie.dev, kind: HTTPRouteFilter, name: A_b}}]",
+            "C011",
+            "A_b",
+        ),
+        (
+            "filters: [{type: ExtensionRef, extensionRef: {group: mesh.byrnie.dev, kind: HTTPRouteFilter, name: a}}], backendRefs: [{name: b, port: 1}]",
+            "C028",
+            "backendRefs",
+        ),
+        (
+            "filters: [{type: ExtensionRef, extensionRef: {group: mesh.byrnie.dev, kind: HTTPRouteFilter, name: a}}, {type: RequestRedirect, requestRedirect: {}}]",
+            "C028",
+            "filters",
+        ),
+        (
+            "backendRefs: [{name: b, port: 1, filters: [{type: ExtensionRef, extensionRef: {group: mesh.byrnie.dev, kind: HTTPRouteFilter, name: a}}]}]",
+            "C028",
+            "filters",
+        ),
         ("filters: [{type: CORS}]", "C005", "{"),
         ("filters: [{type: CORS, cors: {allowOrigins: ['*', 'https://a.b']}}]", "C028", "allowOrigins"),
         ("filters: [{type: CORS, cors: {allowOrigins: [a.b]}}]", "C011", "a.b"),
@@ -263,10 +284,39 @@ fn grpc_routes() {
         ("matches: [{headers: [{name: a, value: b}, {name: A, value: c}]}]", "C028", "A"),
         ("filters: [{type: URLRewrite}]", "C011", "URLRewrite"),
         ("filters: [{type: ExtensionRef, extensionRef: {group: a, kind: b, name: c}}]", "C010", "ExtensionRef"),
+        (
+            "filters: [{type: ExtensionRef, extensionRef: {group: mesh.byrnie.dev, kind: HTTPRouteFilter, name: a}}]",
+            "C010",
+            "ExtensionRef",
+        ),
         ("timeouts: {request: 1s}", "C002", "timeouts"),
         ("backendRefs: [{name: b}]", "C005", "{"),
     ] {
         check_grpc(rule, code, place);
+    }
+}
+
+#[test]
+fn answers_of_a_routes_own() {
+    let head = HEAD
+        .replace("HTTPRoute", "HTTPRouteFilter")
+        .replace("gateway.networking.k8s.io/v1", "mesh.byrnie.dev/v1alpha1");
+    for (says, code, place) in [
+        ("statusCode: 100", "C011", "100"),
+        ("statusCode: 600", "C011", "600"),
+        ("statusCode: 204, body: {inline: gone}", "C028", "gone"),
+        ("contentType: text/html", "C028", "text/html"),
+        ("contentType: html, body: {inline: a}", "C011", "html"),
+        ("body: {}", "C005", "body"),
+        ("body: {type: ValueRef, inline: a}", "C011", "ValueRef"),
+    ] {
+        check_bad(&format!("{head}spec: {{directResponse: {{{says}}}}}"), code, place);
+    }
+    check_bad(&format!("{head}spec: {{}}"), "C005", "spec");
+    for (bytes, fits) in [(4096, true), (4097, false)] {
+        let body = "a".repeat(bytes);
+        let text = format!("{head}spec: {{directResponse: {{body: {{inline: {body}}}}}}}");
+        assert_eq!(!parse("f", &text, &Defaults::default()).has_errors(), fits, "{bytes}");
     }
 }
 

@@ -13,14 +13,14 @@ use crate::policy::fault::Fault;
 use crate::policy::health::{Check, HealthCheck};
 use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use crate::policy::traffic::{
-    Admission, Balance, By, Choice, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness, Quota, Rate,
-    RetryBudget, TrafficPolicy,
+    Admission, Balance, By, Choice, Compression, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness,
+    Quota, Rate, RetryBudget, TrafficPolicy,
 };
 use crate::range::Range;
 use crate::resource::{DefaultAccess, Mesh};
 use crate::route::{
-    Backend, Carrier, Cors, Destination, HeaderEdits, Match, Mirror, NamedMatch, Parent, ParentKind, PathEdit,
-    PathMatch, Redirect, Retry, Rewrite, Route, RouteFilter, Rule, Session, Standing, ValueMatch,
+    Backend, Carrier, Cors, Destination, Direct, DirectResponse, HeaderEdits, Match, Mirror, NamedMatch, Parent,
+    ParentKind, PathEdit, PathMatch, Redirect, Retry, Rewrite, Route, RouteFilter, Rule, Session, Standing, ValueMatch,
 };
 use crate::secret::{Private, Secret};
 use crate::service::{Area, Health, Locality, Service, ServicePort, TargetPort};
@@ -534,6 +534,19 @@ fn resource() -> impl Strategy<Value = Resource> {
         route().prop_map(|route| {
             let rules = route.rules.into_iter().map(grpc).collect();
             (Kind::GrpcRoute, Spec::Route(Route { rules, ..route }.into()))
+        }),
+        (route(), label()).prop_map(|(mut route, name)| {
+            for rule in &mut route.rules {
+                rule.backends.clear();
+                rule.filters.retain(|filter| matches!(filter, RouteFilter::Cors(_) | RouteFilter::ResponseHeaders(_)));
+                rule.filters.push(RouteFilter::Direct(Direct { filter: name.clone(), response: None }));
+            }
+            (Kind::HttpRoute, Spec::Route(route.into()))
+        }),
+        (200u16..600, "[ -~]{0,40}", "[a-z]{1,4}/[a-z]{1,4}").prop_map(|(status, text, kind)| {
+            let body = if DirectResponse::has_body(status) { Text::from(text) } else { Text::default() };
+            let content_type = (!body.is_empty()).then(|| kind.into());
+            (Kind::HttpRouteFilter, Spec::Direct(DirectResponse { status, content_type, body }.into()))
         }),
         outside().prop_map(|service| (Kind::Service, Spec::Service(service))),
         (service(), any::<bool>()).prop_map(|(service, publish_not_ready)| {

@@ -343,7 +343,7 @@ pub mod named_match {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RouteFilter {
-    #[prost(oneof = "route_filter::Filter", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "route_filter::Filter", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub filter: ::core::option::Option<route_filter::Filter>,
 }
 /// Nested message and enum types in `RouteFilter`.
@@ -362,7 +362,27 @@ pub mod route_filter {
         Mirror(super::Mirror),
         #[prost(message, tag = "6")]
         Cors(super::Cors),
+        #[prost(message, tag = "7")]
+        Direct(super::Direct),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Direct {
+    /// The HTTPRouteFilter that says it.
+    #[prost(string, tag = "1")]
+    pub filter: ::prost::alloc::string::String,
+    /// Absent: there is no such filter, and requests are answered 500.
+    #[prost(message, optional, tag = "2")]
+    pub response: ::core::option::Option<DirectResponse>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DirectResponse {
+    #[prost(uint32, tag = "1")]
+    pub status: u32,
+    #[prost(string, optional, tag = "2")]
+    pub content_type: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, tag = "3")]
+    pub body: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Mirror {
@@ -745,6 +765,15 @@ pub struct TrafficPolicy {
     pub idempotency: ::core::option::Option<Idempotency>,
     #[prost(message, optional, tag = "13")]
     pub fault: ::core::option::Option<Fault>,
+    #[prost(message, optional, tag = "14")]
+    pub compression: ::core::option::Option<Compression>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Compression {
+    #[prost(uint32, tag = "1")]
+    pub bytes_min: u32,
+    #[prost(string, repeated, tag = "2")]
+    pub kinds: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Enlist {

@@ -93,7 +93,11 @@ pub(super) fn traffic() -> impl Strategy<Value = TrafficPolicy> {
             until: byrnie_base::Timestamp::from_millis(until),
         },
     );
-    let rest = (option::of(fault), option::of(limits), option::of(budget), any::<bool>(), connect);
+    let kinds = proptest::collection::btree_set("[a-z]{1,5}/([a-z]{1,5}|[*])".prop_map(Text::from), 0..3);
+    let compression = (0u32..=1 << 20, kinds)
+        .prop_map(|(bytes_min, kinds)| Compression { bytes_min, kinds: kinds.into_iter().collect() });
+    let rest =
+        (option::of(fault), option::of(limits), option::of(budget), any::<bool>(), connect, option::of(compression));
     let targets = proptest::collection::btree_set(label(), 1..3);
     let chosen = (balance, option::of(choice), option::of(failover));
     (targets, chosen, option::of(eject), rest).prop_map(
@@ -101,7 +105,7 @@ pub(super) fn traffic() -> impl Strategy<Value = TrafficPolicy> {
             targets,
             ((balance, hash), endpoints, failover),
             eject,
-            (fault, limits, retry_budget, unsafe_retry, connect_timeout),
+            (fault, limits, retry_budget, unsafe_retry, connect_timeout, compression),
         )| TrafficPolicy {
             targets: targets.into_iter().map(|name| ServiceRef::new("ns", name)).collect(),
             balance,
@@ -115,6 +119,7 @@ pub(super) fn traffic() -> impl Strategy<Value = TrafficPolicy> {
             fault,
             connect_timeout,
             idempotency: None,
+            compression,
         },
     )
 }
