@@ -48,6 +48,15 @@ impl Pipe {
         })
         .await
     }
+
+    /// Sees to it that what is dropped from now on isn't taken for ended in order: whoever has got a part would believe that it's all.
+    fn abort(&self) {
+        // Streams of a hop and of HTTP/2 are reset by themselves where they're dropped before their end.
+        if let Self::Stream(stream) = self {
+            // Best effort: the socket may be gone.
+            let _ = stream.tcp().set_zero_linger();
+        }
+    }
 }
 
 impl From<Stream> for Pipe {
@@ -177,7 +186,7 @@ enum Side {
 }
 
 /// Relays until both sides have closed, one failed, or nothing moved for `idle`. Of each connection bytes may have been read
-/// already.
+/// already. Where one failed the other one, once dropped, is reset, as if they were one connection.
 pub async fn relay(
     (first, first_bytes): (&mut Pipe, Vec<u8>),
     (second, second_bytes): (&mut Pipe, Vec<u8>),
@@ -226,6 +235,11 @@ pub async fn relay(
         Poll::Pending
     })
     .await;
+    match &end {
+        End::First(_) => second.abort(),
+        End::Second(_) => first.abort(),
+        End::Closed | End::Idle | End::Request => {}
+    }
     Relayed { sent: there.bytes, received: back.bytes, end }
 }
 

@@ -69,6 +69,32 @@ fn silence_ends_a_relay() {
 }
 
 #[test]
+fn a_side_that_breaks_off_breaks_the_other_off() {
+    runtime::block_on(async {
+        for (breaks, stays) in [(0, 1), (1, 0)] {
+            let ((near, inner), (far, outer)) = (pair().await, pair().await);
+            let mut ends = [near, far].map(Some);
+            let relaying = runtime::spawn_local("relay", async move {
+                let (mut first, mut second) = (Pipe::from(Stream::from(inner)), Pipe::from(Stream::from(outer)));
+                let (first, second) = ((&mut first, Vec::new()), (&mut second, Vec::new()));
+                relay(first, second, Passes::All, Duration::from_secs(30)).await;
+            });
+            let mut broken = ends[breaks].take().unwrap();
+            let mut other = ends[stays].take().unwrap();
+            broken.write_all(b"a part").await.unwrap();
+            let mut got = [0; 6];
+            other.read_exact(&mut got).await.unwrap();
+            broken.set_zero_linger().unwrap();
+            drop(broken);
+            let end = other.read(&mut got).await;
+            assert_eq!(end.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset), "{breaks}");
+            relaying.ended().await;
+        }
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_first_line_that_begins_as_no_request_passes_until_it_is_one() {
     // What is sent, in pieces that are read one by one, and how many of them pass.
     let cases: [(&[&[u8]], usize); 4] = [
