@@ -144,7 +144,9 @@ fn a_request_in_disguise_ends_before_its_line_does() {
         until_accepted(&program, before + 1);
         client.send(format!("{rest}{forged}"));
         assert_eq!(client.read_to_end(), b"", "{begun}{rest}");
-        assert_eq!(told.recv().unwrap(), begun.as_bytes(), "{begun}{rest}");
+        // No more than had come before it was one.
+        let told = told.recv().unwrap();
+        assert!(begun.as_bytes().starts_with(&told), "{begun}{rest}: {}", told.escape_ascii());
     }
 }
 
