@@ -387,7 +387,7 @@ impl Session {
 
     fn trailers(&mut self, id: u32, stream: &Stream, end: bool, block: &[u8]) -> Came<'static> {
         let key = stream.key;
-        match message::read_trailers(&mut self.decoder, block)? {
+        match message::read_trailers(&mut self.decoder, block, self.side == Side::Server)? {
             Ok(fields) if end && stream.left.is_none_or(|left| left == 0) => {
                 self.got_end(id);
                 Ok(Some(Event::Trailers { key, fields }))
