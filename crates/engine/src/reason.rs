@@ -335,6 +335,7 @@ impl Reason {
             Failure::TryTimeout | Failure::Deadline => Self::Timeout,
             Failure::BadResponse => Self::BadResponse,
             Failure::DownstreamGone | Failure::Forsaken => Self::DownstreamGone,
+            Failure::BadBody => Self::BadRequest,
             Failure::BodyTooLarge => Self::BodyTooLarge,
             Failure::Strained => Self::Strain,
         }

@@ -61,6 +61,7 @@ impl Seen {
                 let text = head.as_ref().map_or_else(|reject| reject.reason.label().to_owned(), |head| words(head));
                 self.heads.push((id, text, ended));
             }
+            Event::Malformed { reason } => self.ends.push((0, reason.label().to_owned())),
             Event::Answered { key, head, interim, ended } => {
                 self.heads.push((key, format!("{} {interim}", words(&head)), ended));
                 session.reuse(head);
@@ -561,6 +562,41 @@ fn an_answer_has_no_pseudo_header_of_a_request() {
             let reject = Reject { status: 502, reason: RejectReason::HeaderName };
             assert_eq!(read(&lines), Err(reject), "{lines:?}");
         }
+    }
+}
+
+#[test]
+fn a_request_that_is_none_is_told_of_under_the_rule_that_it_breaks() {
+    const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+    let frame = |kind: u8, flags: u8, id: u8, payload: &[u8]| {
+        [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, id][..], payload].concat()
+    };
+    let headers = |lines: &[(&str, &str)], flags: u8| frame(1, flags, 1, &block(&[&GET[..], lines].concat()));
+    let cases = [
+        (headers(&[("connection", "close")], 5), "connection_specific"),
+        (headers(&[("x-a", "b\r\nc: d")], 5), "header_value"),
+        (headers(&[(":path", "/")], 5), "request_line"),
+        (frame(1, 5, 1, &block(&GET[..3])), "request_line"),
+    ];
+    let opening = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    for (bytes, reason) in cases {
+        let (mut session, mut seen) = (Session::new(Side::Server), Seen::default());
+        seen.take(&mut session, &[&opening[..], &bytes].concat(), || usize::MAX);
+        assert_eq!(seen.ends, [(0, reason.to_owned())]);
+        assert_eq!((seen.heads.len(), seen.wrong), (0, None), "{reason}");
+    }
+    // Behind its head it's told of where it's read.
+    let posted = headers(&[("content-length", "3")], 4);
+    let open = headers(&[], 4);
+    let cases = [
+        ([&posted[..], &frame(0, 1, 1, b"ab")].concat(), RejectReason::ContentLength),
+        ([&posted[..], &frame(0, 0, 1, b"abcd")].concat(), RejectReason::ContentLength),
+        ([&open[..], &frame(1, 5, 1, &block(&[("authorization", "x")]))].concat(), RejectReason::TrailerForbidden),
+    ];
+    for (bytes, reason) in cases {
+        let (mut session, mut seen) = (Session::new(Side::Server), Seen::default());
+        seen.take(&mut session, &[&opening[..], &bytes].concat(), || usize::MAX);
+        assert_eq!(seen.ends.last(), Some(&(1, format!("{:?}", Why::Malformed(reason.into())))));
     }
 }
 

@@ -164,6 +164,7 @@ async fn ours(socket: DuplexStream, side: Side, say: Vec<Message>) -> BTreeMap<u
                     Some(key)
                 }
                 Event::Reset { key, why } => panic!("stream {key} was reset: {why:?}"),
+                Event::Malformed { reason } => panic!("a request was none: {reason:?}"),
                 Event::Room { .. } | Event::Settled | Event::Goodbye => None,
             };
             if let Some(key) = ended {
