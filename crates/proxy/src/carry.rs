@@ -385,7 +385,9 @@ impl<'a> Trip<'a> {
         }
         loop {
             match upstream.wire.poll_response(cx, wait.asked, self.response) {
-                Poll::Ready(Ok(Answered::Final)) if self.down.may_be_answered_by(self.response) => {
+                Poll::Ready(Ok(Answered::Final))
+                    if self.down.may_be_answered_by(self.response) && self.response.switches_as_asked(self.request) =>
+                {
                     return Poll::Ready(Event::Head);
                 }
                 Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),

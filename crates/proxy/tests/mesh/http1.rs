@@ -153,6 +153,21 @@ fn an_upgrade_becomes_a_tunnel_only_after_101() {
 }
 
 #[test]
+fn a_switch_to_what_nobody_asked_for_is_no_answer() {
+    for (to, expected) in [("chat", 101), ("CHAT", 101), ("other", 502), ("chat, other", 502)] {
+        let program = Program::start(move |mut peer| {
+            peer.read_head();
+            peer.send(format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {to}\r\n\r\n"));
+        });
+        let world = World::new();
+        let (_server, caller) = pair(&world, &program);
+        let mut client = Peer::connect(caller.outbound("echo"));
+        client.send("GET / HTTP/1.1\r\nhost: echo\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n");
+        assert_eq!(status(&client.read_head().unwrap()), expected, "{to}");
+    }
+}
+
+#[test]
 fn old_clients_and_servers_that_close_are_understood() {
     let program = Program::start(|mut peer| {
         peer.read_head().unwrap();
