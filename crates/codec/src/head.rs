@@ -399,6 +399,12 @@ impl Head {
         if self.flags.upgrade { self.fields.known(Known::Upgrade) } else { None }
     }
 
+    /// Whether this answer switches to nothing that `request` didn't ask for (RFC 9110 7.8).
+    pub fn switches_as_asked(&self, request: &Self) -> bool {
+        let asked = |to: &[u8]| request.upgrade().is_some_and(|asked| asked.eq_ignore_ascii_case(to));
+        self.status() != 101 || self.upgrade().is_some_and(asked)
+    }
+
     /// Asks for a protocol, as an HTTP/2 extended CONNECT does (RFC 8441), or, with `None`, for none.
     ///
     /// # Errors

@@ -67,6 +67,9 @@ pub const OPENING_BYTES_MAX: usize = 64 * 1024;
 pub enum Opening {
     /// It can't be told yet; more bytes are needed.
     NeedMore,
+    /// No request that any specification knows, so nobody need wait for more. A lenient server might still take its first line for one:
+    /// what follows is asked of [`FirstLine::read`] before it passes.
+    Unlikely(FirstLine),
     /// Nothing that a server of HTTP could take for a request with header lines.
     Opaque,
     /// A request line, or what a lenient server might take for one.
@@ -74,8 +77,8 @@ pub enum Opening {
 }
 
 /// Tells whether the first line could be one of HTTP, whatever its method, and however leniently it is read: blank lines before it are passed
-/// over, words are apart by anything that any language takes for a blank, and the version is wherever `HTTP/` is. Unlike [`sniff`] it never
-/// guesses: bytes are opaque once they can't be HTTP.
+/// over, words are of any bytes and apart by anything that any language takes for a blank, and the version is wherever `HTTP/` is. Unlike
+/// [`sniff`] it never guesses: bytes are opaque once they can't be HTTP.
 pub fn opening(bytes: &[u8]) -> Opening {
     // As Unicode's `White_Space` in Latin-1, and what Python's `str.split` adds.
     let is_blank = |b: &u8| matches!(b, b'\t'..=b'\r' | 0x1c..=0x20 | 0x85 | 0xa0);
@@ -85,15 +88,16 @@ pub fn opening(bytes: &[u8]) -> Opening {
     let line = &bytes[begin..];
     let word = line.iter().position(|b| !is_token_byte(*b)).unwrap_or(line.len());
     if word == 0 || line.get(word).is_some_and(|b| !is_blank(b)) {
-        return Opening::Opaque;
-    }
-    // A line without a version is one of HTTP/0.9, and there are servers that read header lines even so.
-    let is_method = |method: &&[u8]| method.strip_suffix(b" ") == Some(&line[..word]);
-    if word < line.len() && METHODS.iter().any(is_method) {
-        return Opening::Request;
+        return FirstLine { is_tls: line[0] == 0x16, ..FirstLine::default() }.read(line);
     }
     let end = line.iter().position(|b| *b == b'\n');
     let seen = &line[..end.unwrap_or(line.len())];
+    // A line without a version is one of HTTP/0.9, and there are servers that read header lines even so. Of one word it's none: a frame of
+    // STOMP begins with a lone `CONNECT`.
+    let is_method = METHODS.iter().any(|method| method.strip_suffix(b" ") == Some(&line[..word]));
+    if is_method && seen[word.min(seen.len())..].iter().any(|b| !is_blank(b)) {
+        return Opening::Request;
+    }
     if seen.windows(5).any(|window| window.eq_ignore_ascii_case(b"HTTP/")) {
         return Opening::Request;
     }
@@ -101,6 +105,39 @@ pub fn opening(bytes: &[u8]) -> Opening {
         Some(_) => Opening::Opaque,
         None if bytes.len() < OPENING_BYTES_MAX => Opening::NeedMore,
         None => Opening::Request,
+    }
+}
+
+/// A first line that begins as no request does, looked through while it passes. It may be of any length, as nothing of it is kept: what has
+/// passed before its version and its end is no request to anybody yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FirstLine {
+    /// The last eight bytes, the newest lowest.
+    last: u64,
+    /// Whether it has more than blanks and control characters, of which some servers strip a line: an empty one is passed over.
+    has_begun: bool,
+    is_tls: bool,
+}
+
+impl FirstLine {
+    /// What all that has come begins, now that `bytes` have as well: never [`Opening::NeedMore`].
+    pub fn read(mut self, bytes: &[u8]) -> Opening {
+        /// In a ClientHello it stands behind its length (RFC 7301 3.1), in no request: that is no blank to anybody.
+        const ALPN: u64 = u64::from_be_bytes(*b"\0\0\x08http/");
+        const VERSION: u64 = u64::from_be_bytes(*b"\0\0\0http/");
+        const LOWER: u64 = u64::from_be_bytes([0, 0, 0, 0x20, 0x20, 0x20, 0x20, 0]);
+        for byte in bytes {
+            if *byte == b'\n' && self.has_begun {
+                return Opening::Opaque;
+            }
+            self.has_begun |= *byte > b' ';
+            self.last = self.last << 8 | u64::from(*byte);
+            let is_version = (self.last | LOWER) & 0xff_ffff_ffff == VERSION;
+            if is_version && !(self.is_tls && self.last & 0xffff_ffff_ffff == ALPN) {
+                return Opening::Request;
+            }
+        }
+        Opening::Unlikely(self)
     }
 }
 

@@ -204,6 +204,8 @@ pub enum Failure {
     DownstreamGone,
     /// The same, while the answer to a request that was sent whole was waited for.
     Forsaken,
+    /// The caller's request was malformed behind its head.
+    BadBody,
     /// The request's body exceeds the limit.
     BodyTooLarge,
     /// The proxy was short of memory, of which this exchange kept more than others.
@@ -240,15 +242,8 @@ impl Failure {
 
     /// Whether it speaks against the endpoint.
     pub const fn speaks_against_endpoint(self) -> bool {
-        !matches!(
-            self,
-            Self::DownstreamGone
-                | Self::Forsaken
-                | Self::CallerSlow
-                | Self::BodyTooLarge
-                | Self::Deadline
-                | Self::Strained
-        )
+        use Failure::{BadBody, BodyTooLarge, CallerSlow, Deadline, DownstreamGone, Forsaken, Strained};
+        !matches!(self, DownstreamGone | Forsaken | CallerSlow | BadBody | BodyTooLarge | Deadline | Strained)
     }
 
     /// The words for it in a record.
@@ -266,6 +261,7 @@ impl Failure {
             Self::BadResponse => "malformed answer",
             Self::ResetAfterHead => "closed within the answer",
             Self::DownstreamGone | Self::Forsaken => "caller gone",
+            Self::BadBody => "malformed body",
             Self::BodyTooLarge => "body too large",
             Self::Strained => "given up for want of memory",
         }

@@ -346,6 +346,7 @@ impl Reason {
             Failure::TryTimeout | Failure::Deadline | Failure::CallerSlow => Self::Timeout,
             Failure::BadResponse => Self::BadResponse,
             Failure::DownstreamGone | Failure::Forsaken => Self::DownstreamGone,
+            Failure::BadBody => Self::BadRequest,
             Failure::BodyTooLarge => Self::BodyTooLarge,
             Failure::Strained => Self::Strain,
         }

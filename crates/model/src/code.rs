@@ -409,7 +409,7 @@ registry! {
         "Wait until the fault's end, or end it: `byrnie fault SVC --off`.";
     BAD_REQUEST: "BYR-R008",
         "the request is malformed or ambiguous",
-        "The request was answered 400 and was not sent.",
+        "The request was answered 400 and was not sent, or not to its end.",
         "Mend the client; the detail names the rule of the RFC.";
     IDENTITY_MISMATCH: "BYR-R009",
         "the other side is not who it must be",

@@ -9,7 +9,7 @@ use crate::http::scratch;
 use crate::io::Stream;
 use crate::runtime;
 use byrnie_base::Instant;
-use byrnie_codec::sniff::{self, Opening};
+use byrnie_codec::sniff::{self, FirstLine, Opening};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -47,6 +47,15 @@ impl Pipe {
             read.map_ok(|()| count)
         })
         .await
+    }
+
+    /// Sees to it that what is dropped from now on isn't taken for ended in order: whoever has got a part would believe that it's all.
+    fn abort(&self) {
+        // Streams of a hop and of HTTP/2 are reset by themselves where they're dropped before their end.
+        if let Self::Stream(stream) = self {
+            // Best effort: the socket may be gone.
+            let _ = stream.tcp().set_zero_linger();
+        }
     }
 }
 
@@ -135,8 +144,9 @@ pub enum End {
 pub enum Passes {
     /// Whatever comes.
     All,
-    /// No request of HTTP from the first connection: its first line is kept back until it's sure that it is none, or the second
-    /// connection has spoken first, as servers of HTTP don't. Where it is one, the relay ends with [`End::Request`].
+    /// No request of HTTP from the first connection: its first line is kept back until it's sure that it is none, or looked through
+    /// while it passes where it begins as none does, or the second connection has spoken first, as servers of HTTP don't. Where it is
+    /// one, the relay ends with [`End::Request`], and the line's end hasn't passed.
     NoRequest,
 }
 
@@ -147,8 +157,18 @@ struct Direction {
     sent: usize,
     bytes: u64,
     state: State,
-    /// What waits is kept back until it's known to be no request.
-    held: bool,
+    guard: Guard,
+}
+
+/// How far it's known that what passes is no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    /// It is none, or may be one.
+    Off,
+    /// What waits is kept back until it's known.
+    Held,
+    /// Its first line is looked through as it passes.
+    Watched(FirstLine),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +186,7 @@ enum Side {
 }
 
 /// Relays until both sides have closed, one failed, or nothing moved for `idle`. Of each connection bytes may have been read
-/// already.
+/// already. Where one failed the other one, once dropped, is reset, as if they were one connection.
 pub async fn relay(
     (first, first_bytes): (&mut Pipe, Vec<u8>),
     (second, second_bytes): (&mut Pipe, Vec<u8>),
@@ -175,7 +195,9 @@ pub async fn relay(
 ) -> Relayed {
     let mut there = Direction::new(first_bytes);
     let mut back = Direction::new(second_bytes);
-    there.held = passes == Passes::NoRequest;
+    if passes == Passes::NoRequest {
+        there.guard = Guard::Held;
+    }
     let mut alarm = Alarm::new();
     let mut seen = (0, Instant::default());
     alarm.after(idle);
@@ -187,7 +209,9 @@ pub async fn relay(
             Poll::Ready(Err(Side::Request)) => return Poll::Ready(End::Request),
             Poll::Pending => false,
         };
-        there.held &= back.bytes == 0;
+        if back.bytes > 0 {
+            there.guard = Guard::Off;
+        }
         let there_done = match there.poll(cx, first, second) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(Side::Source(error))) => return Poll::Ready(End::First(error)),
@@ -211,13 +235,18 @@ pub async fn relay(
         Poll::Pending
     })
     .await;
+    match &end {
+        End::First(_) => second.abort(),
+        End::Second(_) => first.abort(),
+        End::Closed | End::Idle | End::Request => {}
+    }
     Relayed { sent: there.bytes, received: back.bytes, end }
 }
 
 impl Direction {
     fn new(waiting: Vec<u8>) -> Self {
         let bytes = waiting.len() as u64;
-        Self { waiting, sent: 0, bytes, state: State::Open, held: false }
+        Self { waiting, sent: 0, bytes, state: State::Open, guard: Guard::Off }
     }
 
     /// Moves what can be moved. Ready once the target has been told that no more comes.
@@ -246,36 +275,44 @@ impl Direction {
                 ready!(Pin::new(&mut *target).poll_flush(cx)).map_err(Side::Target)?;
                 return Poll::Pending;
             };
-            read.map_err(Side::Source)?.map_err(Side::Target)?;
+            read.map_err(Side::Source)??;
         }
     }
 
     /// Whether what waits is still kept back. A line that has no end is none to a server either.
     fn holds(&mut self) -> Result<bool, Side> {
-        if self.held && self.state == State::Open {
-            match sniff::opening(&self.waiting) {
-                Opening::NeedMore => return Ok(true),
-                Opening::Opaque => {}
+        if self.guard == Guard::Held {
+            self.guard = match sniff::opening(&self.waiting) {
+                Opening::NeedMore if self.state == State::Open => return Ok(true),
+                Opening::NeedMore | Opening::Opaque => Guard::Off,
+                Opening::Unlikely(line) => Guard::Watched(line),
                 Opening::Request => return Err(Side::Request),
-            }
+            };
         }
-        self.held = false;
         Ok(false)
     }
 
     /// Sends what was read, and keeps what can't be sent yet.
-    fn take(&mut self, cx: &mut Context<'_>, new: &[u8], target: &mut Pipe) -> io::Result<()> {
+    fn take(&mut self, cx: &mut Context<'_>, new: &[u8], target: &mut Pipe) -> Result<(), Side> {
         if new.is_empty() {
             self.state = State::Closing;
             return Ok(());
         }
         self.bytes += new.len() as u64;
-        if self.held {
-            self.waiting.extend_from_slice(new);
-            return Ok(());
+        match self.guard {
+            Guard::Off => {}
+            Guard::Held => {
+                self.waiting.extend_from_slice(new);
+                return Ok(());
+            }
+            Guard::Watched(line) => match line.read(new) {
+                Opening::Unlikely(line) => self.guard = Guard::Watched(line),
+                Opening::Request => return Err(Side::Request),
+                Opening::NeedMore | Opening::Opaque => self.guard = Guard::Off,
+            },
         }
         let taken = match Pin::new(target).poll_write(cx, new) {
-            Poll::Ready(taken) => taken?,
+            Poll::Ready(taken) => taken.map_err(Side::Target)?,
             Poll::Pending => 0,
         };
         if taken < new.len() {

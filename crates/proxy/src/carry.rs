@@ -10,6 +10,7 @@ use crate::door::Entry;
 use crate::keyed::Ticket;
 use crate::mirror;
 use crate::record::Seen;
+use crate::refusal::{self, BadBody};
 use crate::rest::{HEAVY_MAX, Rest, STALL_MAX, Tempo, earlier, owes};
 use crate::upstream::{self, Room, Upstream};
 use crate::whole::acknowledge;
@@ -32,8 +33,6 @@ use std::time::Duration;
 const INTERIM_MAX: u8 = 16;
 /// Where more exchanges run than this, those that wait for their client keep no heads.
 const SLIM_FROM: usize = 64;
-/// The status that tells a client so (RFC 9110 15.5.9).
-const REQUEST_TIMEOUT: u16 = 408;
 
 /// What becomes of the connection after an exchange.
 #[derive(Debug)]
@@ -122,7 +121,7 @@ pub(crate) struct Client<'a> {
     seen: &'a Request,
     pub(crate) version: Version,
     /// Whether its connection may carry another exchange after this one.
-    keep_alive: bool,
+    pub(crate) keep_alive: bool,
     /// Whether it had taken an answer before it asked.
     known: bool,
 }
@@ -146,8 +145,8 @@ pub(crate) enum Event {
     /// It takes so long that another one may be begun beside it.
     Slow,
     Failed(Failure),
-    /// The request's own body is malformed.
-    BadBody(u16),
+    /// The request's own body is malformed, or comes too slowly.
+    BadBody(BadBody),
 }
 
 /// What is known while a response's head is waited for.
@@ -250,7 +249,7 @@ impl<'a> Trip<'a> {
                 // Nothing more is to be tried beside it.
                 Event::Slow => Effect::Wait,
                 Event::Head => self.core.with_shard(|shard, now| exchange.on_response(shard, self.response, now)),
-                Event::BadBody(status) => break self.refuse_body(status).await,
+                Event::BadBody(bad) => break self.refuse_body(&exchange, bad).await,
                 Event::Failed(failure) => self.core.with_shard(|shard, now| exchange.on_failure(shard, failure, now)),
             };
         };
@@ -379,14 +378,16 @@ impl<'a> Trip<'a> {
         if wait.broken.is_none() {
             match self.up.poll(cx, self.down, &mut upstream.wire) {
                 Poll::Ready(Err(Fault::Target(error))) => wait.broken = Some(error),
-                Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(from_client(&error)),
+                Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(refusal::unread(&error)),
                 Poll::Ready(Ok(())) => {}
                 Poll::Pending => acknowledge(self.down, self.up.bytes, &mut wait.acknowledged),
             }
         }
         loop {
             match upstream.wire.poll_response(cx, wait.asked, self.response) {
-                Poll::Ready(Ok(Answered::Final)) if self.down.may_be_answered_by(self.response) => {
+                Poll::Ready(Ok(Answered::Final))
+                    if self.down.may_be_answered_by(self.response) && self.response.switches_as_asked(self.request) =>
+                {
                     return Poll::Ready(Event::Head);
                 }
                 Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
@@ -422,7 +423,7 @@ impl<'a> Trip<'a> {
     fn poll_late(&mut self, cx: &mut Context<'_>, stirs: bool) -> Poll<Event> {
         let step = self.tempo.end(&self.up);
         if self.tempo.lags(self.core, self.tempo.is_due(&self.up), stirs, cx) {
-            return Poll::Ready(Event::BadBody(REQUEST_TIMEOUT));
+            return Poll::Ready(Event::BadBody(BadBody::Slow));
         }
         // Not before all of the request is on its way: until then it's the caller who is slow.
         let hedge_at = self.limits.hedge_at.filter(|_| self.up.is_done());
@@ -444,7 +445,7 @@ impl<'a> Trip<'a> {
                 Poll::Pending
             }
             late => late.map(|failure| match step {
-                Some(step) if step <= runtime::coarse().mono => Event::BadBody(REQUEST_TIMEOUT),
+                Some(step) if step <= runtime::coarse().mono => Event::BadBody(BadBody::Slow),
                 _ => Event::Failed(if owes(self.request, &self.up) { Failure::CallerSlow } else { failure }),
             }),
         }
@@ -527,7 +528,9 @@ impl<'a> Trip<'a> {
             };
             if !self.up.is_done() && !up_broken {
                 match self.up.poll(cx, self.down, wire) {
-                    Poll::Ready(Err(Fault::Source(_))) => return Poll::Ready(Some((Failure::DownstreamGone, CANCEL))),
+                    Poll::Ready(Err(Fault::Source(error))) => {
+                        return Poll::Ready(Some((refusal::unread_behind_answer(self.core, &error), CANCEL)));
+                    }
                     // It has answered without wanting to hear the rest.
                     Poll::Ready(Err(Fault::Target(_))) => up_broken = true,
                     Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -625,16 +628,6 @@ impl<'a> Trip<'a> {
         }
         let next = self.say(body, None).await;
         Delivered { outcome: Outcome { status, failure: None }, next }
-    }
-
-    /// The request's body is malformed: nothing of it may be acted on.
-    async fn refuse_body(&mut self, status: u16) -> Delivered {
-        self.upstream = None;
-        self.client.keep_alive = false;
-        self.response.start_response(status);
-        self.say(Vec::new(), None).await;
-        let outcome = Outcome { status, failure: Some(Failure::DownstreamGone) };
-        Delivered { outcome, next: Next::Close }
     }
 
     /// Sends `self.response` with `body` and `trailers`, in one go.
@@ -770,13 +763,6 @@ pub(crate) fn pass_interim(down: &mut Wire, interim: &mut Head, client: Version)
     interim.set_version(client);
     // Whether the client still listens is learnt at the next flush.
     let _ = down.send_response(interim);
-}
-
-pub(crate) fn from_client(error: &Error) -> Event {
-    match error {
-        Error::Reject(reject) => Event::BadBody(reject.status),
-        _ => Event::Failed(Failure::DownstreamGone),
-    }
 }
 
 /// The code that tells an HTTP/2 client why its answer broke off.

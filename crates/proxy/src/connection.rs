@@ -8,21 +8,21 @@ use crate::crew::{Crew, Work};
 use crate::door::{Caller, Door, Entry, UNKNOWN_PORT};
 use crate::gates::Way;
 use crate::hop;
+use crate::refusal::{self, LINGER_MAX, refuse, refuse_stream};
 use crate::running::Closing;
 use crate::tunnel;
 use crate::undeclared;
 use crate::worker::Core;
 use byrnie_base::Text;
-use byrnie_codec::h1::fit_downstream;
 use byrnie_codec::proxy_protocol::Source;
 use byrnie_codec::sniff::Sniff;
-use byrnie_codec::{Framing, Head, Limits, Reject, RejectReason};
+use byrnie_codec::{Framing, Limits, Reject, RejectReason};
 use byrnie_engine::Site;
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::balancer;
 use byrnie_net::http::h1::{Arrived, Conn};
 use byrnie_net::http::h2::{Accepted, REFUSED_STREAM, Sender, Server};
-use byrnie_net::http::{self, Alarm, Chunk, Error, Wire};
+use byrnie_net::http::{self, Alarm, Error, Wire};
 use byrnie_net::io::{Stream, TcpStream};
 use byrnie_net::relay::{self, Passes};
 use byrnie_net::runtime;
@@ -44,7 +44,6 @@ pub(crate) const TUNNEL_IDLE_MAX: Duration = Duration::from_secs(3600);
 const RUNNERS_SPARE_MAX: usize = 32;
 /// What is read and forgotten after the last answer, so that the client sees it before a reset.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
-const LINGER_MAX: Duration = Duration::from_secs(2);
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: SocketAddr) {
@@ -172,7 +171,7 @@ async fn client(core: &Core, port: u16, tcp: &mut TcpStream, remote: SocketAddr)
         "it is no balancer of this gateway".to_owned()
     };
     tracing::debug!(%remote, port, error, "a connection without a PROXY header that counts");
-    core.count(|counts| counts.rejected.of(RejectReason::ProxyHeader).increment());
+    refusal::count(core, RejectReason::ProxyHeader);
     None
 }
 
@@ -228,7 +227,7 @@ pub(crate) async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, by
                 // Where HTTP/2 is declared, what is no HTTP at all is a broken preface (RFC 9113 3.4).
                 let no_http = matches!(reject.reason, RejectReason::RequestLine | RejectReason::Version);
                 if no_http && spoken(core, &caller.entry).is_some_and(Protocol::is_h2) {
-                    core.count(|counts| counts.rejected.of(reject.reason).increment());
+                    refusal::count(core, reject.reason);
                     return;
                 }
                 Box::pin(refuse(core, &caller, &mut wire, &mut desk.response, reject)).await;
@@ -282,62 +281,6 @@ async fn read_request(wire: &mut Wire, desk: &mut Desk, closing: &mut Closing) -
     .await;
     desk.alarm.set(None);
     asked
-}
-
-/// Tells a client that what it sent is no request.
-async fn refuse(core: &Core, caller: &Caller, wire: &mut Wire, response: &mut Head, reject: Reject) {
-    let body = word_refusal(core, caller, response, reject);
-    let mut begun = false;
-    let said = poll_fn(|cx| {
-        if !std::mem::replace(&mut begun, true) {
-            wire.send_response(response)?;
-            wire.push(cx, Chunk::Slice(body.as_bytes()))?;
-            wire.end(None)?;
-        }
-        wire.poll_flush(cx)
-    });
-    // A client that doesn't listen misses it.
-    let _ = runtime::timeout(LINGER_MAX, said).await;
-}
-
-/// The same on a stream: at once, so that whoever gives it no window for the answer keeps nothing here by that. What of it
-/// can't be said now is left out with a reset.
-pub(crate) async fn refuse_stream(core: &Core, caller: &Caller, mut wire: Wire, reject: Reject) {
-    let mut response = Head::default();
-    let body = word_refusal(core, caller, &mut response, reject);
-    let said = poll_fn(|cx| {
-        wire.send_response(&response)?;
-        wire.push(cx, Chunk::Slice(body.as_bytes()))?;
-        wire.end(None)?;
-        Poll::Ready(match wire.poll_flush(cx) {
-            Poll::Ready(said) => said,
-            Poll::Pending => Ok(()),
-        })
-    });
-    // A client that is gone misses it.
-    let _: Result<(), Error> = said.await;
-}
-
-/// Counts a refusal and makes `response` the head of its answer, whose body it gives.
-fn word_refusal(core: &Core, caller: &Caller, response: &mut Head, reject: Reject) -> String {
-    core.count(|counts| counts.rejected.of(reject.reason).increment());
-    let code = &byrnie_model::code::BAD_REQUEST;
-    let id = core.with_shard(|shard, _| shard.draw_id());
-    let body = format!(
-        "{{\"title\":\"malformed request\",\"status\":{},\"code\":\"{}\",\"reason\":\"{}\",\"detail\":\"{}\",\"where\":\"{}\",\"next\":\"{}\",\"decision\":\"{id}\"}}\n",
-        reject.status,
-        code.id,
-        reject.reason.label(),
-        reject.reason.detail(),
-        caller.arrival().direction.side().place(),
-        code.next
-    );
-    response.start_response(reject.status);
-    response.append("content-type", b"application/problem+json").ok();
-    response.append("x-byrnie-decision", id.as_str().as_bytes()).ok();
-    response.set_framing(Framing::Length(body.len() as u64));
-    fit_downstream(response, byrnie_codec::Version::Http11, false);
-    body
 }
 
 /// Closes in order: says that no more comes, and reads for a while what the client still sends, as
@@ -414,8 +357,10 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
                 goodbye = true;
                 server.say_goodbye();
             }
-            if let Poll::Ready(accepted) = server.poll_accept(cx) {
-                return Poll::Ready(accepted);
+            let accepted = server.poll_accept(cx);
+            server.take_malformed().into_iter().for_each(|reason| refusal::count(core, reason));
+            if accepted.is_ready() {
+                return accepted;
             }
             if server.has_streams() {
                 idle.after(IDLE_MAX);

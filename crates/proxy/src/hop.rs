@@ -2,9 +2,10 @@
 //! A connection from another proxy that carries streams: each asks for a service port, and each is
 //! decided on by itself. Called by `connection`; it decides nothing.
 
-use crate::connection::{refuse_stream, server_name};
+use crate::connection::server_name;
 use crate::crew::{Crew, Work};
 use crate::door::{Caller, Entry};
+use crate::refusal::refuse_stream;
 use crate::tunnel;
 use crate::worker::Core;
 use byrnie_base::Text;

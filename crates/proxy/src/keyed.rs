@@ -3,7 +3,8 @@
 //! the ledger, gathers the answer, has it kept, and only then lets it out. Called by `carry` where the
 //! engine says so; a request without a protected key never comes here.
 
-use crate::carry::{Delivered, Event, Times, Trip, from_client, late, pass_interim};
+use crate::carry::{Delivered, Event, Times, Trip, late, pass_interim};
+use crate::refusal::unread;
 use crate::upstream::{self, Room};
 use byrnie_base::Text;
 use byrnie_codec::h1::Asked;
@@ -231,7 +232,7 @@ impl Trip<'_> {
             let gathered = self.up.gather(cx, self.down, KEYED_BODY_BYTES_MAX);
             if let Poll::Ready(gathered) = gathered {
                 let whole = gathered.map(|gathered| gathered == Gathered::Whole);
-                return Poll::Ready(whole.map_err(|error| from_client(&error)));
+                return Poll::Ready(whole.map_err(|error| unread(&error)));
             }
             if let Poll::Ready(Err(_)) = self.down.poll_flush(cx) {
                 return Poll::Ready(Err(Event::Failed(Failure::DownstreamGone)));

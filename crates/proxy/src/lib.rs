@@ -26,6 +26,7 @@ mod proxy;
 mod quic;
 mod race;
 mod record;
+mod refusal;
 mod rest;
 pub mod running;
 mod spread;

@@ -3,8 +3,9 @@
 //! port, that which was given its socket. Called by `worker`; it decides nothing.
 
 use crate::carry::{Desk, Trip};
-use crate::connection::{HEAD_MAX, IDLE_MAX, refuse_stream};
+use crate::connection::{HEAD_MAX, IDLE_MAX};
 use crate::door::{Caller, Entry};
+use crate::refusal::refuse_stream;
 use crate::worker::Core;
 use byrnie_base::Instant;
 use byrnie_codec::h3::code::REQUEST_REJECTED;

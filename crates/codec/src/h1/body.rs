@@ -261,7 +261,7 @@ impl Trailers {
             Err(reason) => return Err(reason),
             Ok(_) => return Err(RejectReason::LineEnd),
         }
-        if self.fields.names().any(is_forbidden) {
+        if self.fields.names().any(|name| is_forbidden(Known::of(name.as_bytes()), name.as_bytes())) {
             return Err(RejectReason::TrailerForbidden);
         }
         self.bytes = Vec::new();
@@ -271,12 +271,10 @@ impl Trailers {
 
 /// True for a field that frames, routes, authenticates or controls a message, or that the mesh itself
 /// believes: read too late in a trailer, it would be read by some and not by others.
-pub(super) fn is_forbidden(name: &str) -> bool {
-    match Known::of(name.as_bytes()) {
-        Known::Other => {
-            let lower = name.to_ascii_lowercase();
-            lower.starts_with(":") || lower.starts_with("x-byrnie-") || lower.starts_with("if-")
-        }
+pub(crate) fn is_forbidden(known: Known, name: &[u8]) -> bool {
+    let begins = |with: &str| name.get(..with.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(with.as_bytes()));
+    match known {
+        Known::Other => begins(":") || begins("x-byrnie-") || begins("if-"),
         Known::GrpcStatus | Known::GrpcMessage | Known::GrpcStatusDetails => false,
         Known::Date | Known::Server | Known::Via | Known::UserAgent | Known::Origin | Known::Referer => false,
         _ => true,

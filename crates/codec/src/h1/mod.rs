@@ -15,6 +15,7 @@ pub use emit::{CONTINUE, emit_request, emit_response, fit_downstream};
 pub use request::parse_request;
 pub use response::{Asked, parse_response};
 
+pub(crate) use body::is_forbidden;
 pub(crate) use check::{content_length, tokens};
 pub(crate) use emit::{emit_request_unframed, emit_response_unframed};
 

@@ -7,6 +7,7 @@
 use super::HEADER_LIST_BYTES_MAX;
 use super::hpack::{Broken, Encoder, Line, Named, Place};
 use crate::fields::{Fields, is_token_byte};
+use crate::h1::is_forbidden;
 use crate::head::{Framing, Head, Version, status_has_no_body};
 use crate::known::Known;
 use crate::reject::{Reject, RejectReason};
@@ -283,8 +284,7 @@ fn response_line(tally: &mut Tally, head: &mut Head, line: &Line<'_>) -> Result<
             head.start_response(status(line.value)?);
             Ok(())
         }
-        // Of a request: it goes nowhere.
-        Named::Method | Named::Scheme | Named::Authority | Named::Path | Named::Protocol if !tally.fields => Ok(()),
+        // Of a request (RFC 9113 8.3).
         _ => Err(malformed(RejectReason::HeaderName)),
     }
 }
@@ -316,8 +316,13 @@ fn finish_response(tally: &Tally, ended: bool, head: &mut Head) {
     head.set_framing(if status_has_no_body(head.status()) || declared { Framing::None } else { Framing::Length(0) });
 }
 
-/// Reads trailers. Pseudo-headers among them go nowhere.
-pub(crate) fn read_trailers(decoder: &mut impl Blocks, block: &[u8]) -> Result<Result<Fields, Flaw>, Broken> {
+/// Reads trailers; `asked`: of a request. What may not stand there refuses a request, as in HTTP/1, and is left out of an answer, which a
+/// program has made and its caller waits for. Pseudo-headers may stand in neither (RFC 9113 8.1).
+pub(crate) fn read_trailers(
+    decoder: &mut impl Blocks,
+    block: &[u8],
+    asked: bool,
+) -> Result<Result<Fields, Flaw>, Broken> {
     let mut fields = Fields::new();
     let mut tally = Tally::new();
     decoder.read(block, |line| {
@@ -325,11 +330,12 @@ pub(crate) fn read_trailers(decoder: &mut impl Blocks, block: &[u8]) -> Result<R
             return;
         }
         let read = match line.named {
-            Named::Field(known) => {
-                check_field(known, &line).and_then(|()| Ok(fields.push(line.name, line.value.trim_ascii(), known)?))
-            }
-            Named::Wrong => Err(malformed(RejectReason::HeaderName)),
-            _ => Ok(()),
+            Named::Field(known) => check_field(known, &line).and_then(|()| match is_forbidden(known, line.name) {
+                true if asked => Err(malformed(RejectReason::TrailerForbidden)),
+                true => Ok(()),
+                false => Ok(fields.push(line.name, line.value.trim_ascii(), known)?),
+            }),
+            _ => Err(malformed(RejectReason::HeaderName)),
         };
         tally.flaw = read.err();
     })?;
@@ -386,12 +392,15 @@ fn write_fields(encoder: &mut Encoder, head: &Head, but: Option<&str>, out: &mut
 pub(crate) fn each_field(head: &Head, but: Option<&str>, mut take: impl FnMut(Known, &[u8], &[u8])) {
     for (known, name, value) in head.fields.entries() {
         let te = known == Known::Te && value != b"trailers";
-        let left_out = te || is_of_one_connection(known) || but.is_some_and(|but| but.as_bytes() == name);
+        let left_out =
+            te || is_of_one_connection(known) || but.is_some_and(|but| but.as_bytes().eq_ignore_ascii_case(name));
         if !left_out {
             take(known, name, value);
         }
     }
     let length = match head.framing() {
+        // Of an answer of gRPC that is nothing but trailers the specification knows no length.
+        Framing::Length(0) if !head.is_request() && head.header(Known::GrpcStatus).is_some() => None,
         Framing::Length(length) if !status_has_no_body(head.status()) => Some(length),
         Framing::None => head.declared_length(),
         _ => None,

@@ -18,7 +18,7 @@ use super::{
 use crate::fields::Fields;
 use crate::head::{Framing, HEAD_KEPT_BYTES_MAX, Head};
 use crate::hop::{CURB_BYTES, Window};
-use crate::reject::Reject;
+use crate::reject::{Reject, RejectReason};
 use std::borrow::Cow;
 
 /// Heads kept for messages to come: one for each stream that a connection may have ...
@@ -48,6 +48,11 @@ pub enum Event<'a> {
         head: Result<Box<Head>, Reject>,
         /// No body follows.
         ended: bool,
+    },
+    /// A request that was none: its stream was reset.
+    Malformed {
+        /// The rule that it broke.
+        reason: RejectReason,
     },
     /// An answer, or an interim one.
     Answered {
@@ -164,6 +169,14 @@ struct Spare {
     /// What these keep beside themselves.
     bytes: usize,
     path: Vec<u8>,
+}
+
+/// A body that isn't as long as its head says: a request's is malformed, an answer's broken off.
+fn wrong_length(side: Side) -> Why {
+    match side {
+        Side::Server => Why::Malformed(RejectReason::ContentLength.into()),
+        Side::Client => Why::Broken(code::PROTOCOL_ERROR),
+    }
 }
 
 type Came<'a> = Result<Option<Event<'a>>, Wrong>;
@@ -332,10 +345,10 @@ impl Session {
         let mut stream = Stream::new(u32::MAX, self.peer.window);
         stream.got = if end { Direction::Ended } else { Direction::Headed };
         let head = match read {
-            Err(Flaw::Malformed(_)) => {
+            Err(Flaw::Malformed(reject)) => {
                 self.reuse(head);
                 self.refuse(id, code::PROTOCOL_ERROR, end);
-                return self.count_fault(None);
+                return self.count_fault(Some(Event::Malformed { reason: reject.reason }));
             }
             Err(Flaw::Refused(reject)) => {
                 self.reuse(head);
@@ -387,7 +400,7 @@ impl Session {
 
     fn trailers(&mut self, id: u32, stream: &Stream, end: bool, block: &[u8]) -> Came<'static> {
         let key = stream.key;
-        match message::read_trailers(&mut self.decoder, block)? {
+        match message::read_trailers(&mut self.decoder, block, self.side == Side::Server)? {
             Ok(fields) if end && stream.left.is_none_or(|left| left == 0) => {
                 self.got_end(id);
                 Ok(Some(Event::Trailers { key, fields }))
@@ -416,7 +429,7 @@ impl Session {
             *left = left.saturating_sub(bytes.len() as u64);
             if ended && *left > 0 {
                 self.discard(bytes.len());
-                return self.fault(id, code::PROTOCOL_ERROR, Why::Broken(code::PROTOCOL_ERROR));
+                return self.fault(id, code::PROTOCOL_ERROR, wrong_length(self.side));
             }
         }
         if ended {
@@ -452,17 +465,19 @@ impl Session {
         };
         let broken = match stream.got {
             Direction::Ended => return Err(Wrong(code::STREAM_CLOSED)),
-            Direction::Begun => Some(code::PROTOCOL_ERROR),
+            Direction::Begun => Some((code::PROTOCOL_ERROR, Why::Broken(code::PROTOCOL_ERROR))),
             Direction::Headed if stream.window.left() + stream.leeway() < frame.length as i64 => {
-                Some(code::FLOW_CONTROL_ERROR)
+                Some((code::FLOW_CONTROL_ERROR, Why::Broken(code::FLOW_CONTROL_ERROR)))
             }
-            Direction::Headed if stream.left.is_some_and(|left| left < length as u64) => Some(code::PROTOCOL_ERROR),
+            Direction::Headed if stream.left.is_some_and(|left| left < length as u64) => {
+                Some((code::PROTOCOL_ERROR, wrong_length(self.side)))
+            }
             Direction::Headed => None,
         };
         stream.window.receive(frame.length);
         let granted = stream.consume(frame.length - length) + stream.widen();
-        if let Some(code) = broken {
-            return self.fault(id, code, Why::Broken(code));
+        if let Some((code, why)) = broken {
+            return self.fault(id, code, why);
         }
         self.grant(id, granted);
         Ok(None)

@@ -2,9 +2,11 @@
 //! Two sessions that talk to each other, and bytes that no session sends. What a proxy makes of single frames by
 //! section of the RFC is tested through whole proxies (`proxy/tests/wire`).
 
-use super::*;
+use super::hpack::{Decoder, Encoder};
+use super::{message, *};
 use crate::head::{Framing, Head};
 use crate::hop::CURB_BYTES;
+use crate::reject::{Reject, RejectReason};
 use crate::sniff::PREFACE;
 use crate::{Fields, Known};
 use byrnie_base::Rng;
@@ -59,6 +61,7 @@ impl Seen {
                 let text = head.as_ref().map_or_else(|reject| reject.reason.label().to_owned(), |head| words(head));
                 self.heads.push((id, text, ended));
             }
+            Event::Malformed { reason } => self.ends.push((0, reason.label().to_owned())),
             Event::Answered { key, head, interim, ended } => {
                 self.heads.push((key, format!("{} {interim}", words(&head)), ended));
                 session.reuse(head);
@@ -522,4 +525,115 @@ fn a_server_that_has_heard_of_little_windows_has_no_more() {
     seen.take(&mut client, &Frame { length: 1, kind: kind::DATA, flags: 0, stream: id }.to_bytes(), || 9);
     seen.take(&mut client, &[0], || 1);
     assert!(seen.ends[0].1.contains("Broken(3)"), "{:?}", seen.ends);
+}
+
+fn block(lines: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    lines.iter().for_each(|(name, value)| Encoder::plain(name.as_bytes(), value.as_bytes(), &mut out));
+    out
+}
+
+/// Lines that a request may not have behind its body, and an answer's caller isn't given.
+const FORBIDDEN: [&str; 9] = [
+    "forwarded-client-identity",
+    "x-byrnie-decision",
+    "x-byrnie-anything",
+    "authorization",
+    "content-length",
+    "host",
+    "if-match",
+    "txn-id",
+    "cookie",
+];
+
+#[test]
+fn trailers_hold_nothing_that_comes_too_late_there() {
+    let read = |lines: &[(&str, &str)], asked| {
+        let read = message::read_trailers(&mut Decoder::default(), &block(lines), asked).ok().unwrap();
+        read.map(|fields| fields.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>())
+            .map_err(|flaw| flaw.reject().reason)
+    };
+    for name in FORBIDDEN {
+        let lines = [("x-sum", "1"), (name, "1"), ("grpc-status", "0")];
+        assert_eq!(read(&lines, true), Err(RejectReason::TrailerForbidden), "{name}");
+        assert_eq!(read(&lines, false).unwrap(), ["x-sum", "grpc-status"], "{name}");
+    }
+    for asked in [true, false] {
+        assert_eq!(read(&[("x-sum", "1"), ("grpc-status", "0")], asked).unwrap(), ["x-sum", "grpc-status"]);
+        for name in [":path", ":method", ":scheme", ":authority", ":protocol", ":status", ":odd"] {
+            assert_eq!(read(&[("x-sum", "1"), (name, "200")], asked), Err(RejectReason::HeaderName), "{name}");
+            assert_eq!(read(&[(name, "200")], asked), Err(RejectReason::HeaderName), "{name}");
+        }
+        assert_eq!(read(&[("connection", "x")], asked), Err(RejectReason::ConnectionSpecific));
+    }
+}
+
+#[test]
+fn an_answer_has_no_pseudo_header_of_a_request() {
+    let read = |lines: &[(&str, &str)]| {
+        let read = message::read_response(&mut Decoder::default(), &block(lines), true, &mut Head::new());
+        read.ok().unwrap().map_err(|flaw| flaw.reject())
+    };
+    assert_eq!(read(&[(":status", "200"), ("x", "y")]), Ok(()));
+    for name in [":path", ":method", ":scheme", ":authority", ":protocol"] {
+        for lines in [[(":status", "200"), (name, "GET")], [(name, "GET"), (":status", "200")]] {
+            let reject = Reject { status: 502, reason: RejectReason::HeaderName };
+            assert_eq!(read(&lines), Err(reject), "{lines:?}");
+        }
+    }
+}
+
+#[test]
+fn a_request_that_is_none_is_told_of_under_the_rule_that_it_breaks() {
+    const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+    let frame = |kind: u8, flags: u8, id: u8, payload: &[u8]| {
+        [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, id][..], payload].concat()
+    };
+    let headers = |lines: &[(&str, &str)], flags: u8| frame(1, flags, 1, &block(&[&GET[..], lines].concat()));
+    let cases = [
+        (headers(&[("connection", "close")], 5), "connection_specific"),
+        (headers(&[("x-a", "b\r\nc: d")], 5), "header_value"),
+        (headers(&[(":path", "/")], 5), "request_line"),
+        (frame(1, 5, 1, &block(&GET[..3])), "request_line"),
+    ];
+    let opening = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    for (bytes, reason) in cases {
+        let (mut session, mut seen) = (Session::new(Side::Server), Seen::default());
+        seen.take(&mut session, &[&opening[..], &bytes].concat(), || usize::MAX);
+        assert_eq!(seen.ends, [(0, reason.to_owned())]);
+        assert_eq!((seen.heads.len(), seen.wrong), (0, None), "{reason}");
+    }
+    // Behind its head it's told of where it's read.
+    let posted = headers(&[("content-length", "3")], 4);
+    let open = headers(&[], 4);
+    let cases = [
+        ([&posted[..], &frame(0, 1, 1, b"ab")].concat(), RejectReason::ContentLength),
+        ([&posted[..], &frame(0, 0, 1, b"abcd")].concat(), RejectReason::ContentLength),
+        ([&open[..], &frame(1, 5, 1, &block(&[("authorization", "x")]))].concat(), RejectReason::TrailerForbidden),
+    ];
+    for (bytes, reason) in cases {
+        let (mut session, mut seen) = (Session::new(Side::Server), Seen::default());
+        seen.take(&mut session, &[&opening[..], &bytes].concat(), || usize::MAX);
+        assert_eq!(seen.ends.last(), Some(&(1, format!("{:?}", Why::Malformed(reason.into())))));
+    }
+}
+
+#[test]
+fn what_is_said_by_frames_isnt_said_by_lines_too() {
+    let written = |head: &Head, but| {
+        let mut names = Vec::new();
+        message::each_field(head, but, |known, name, _| {
+            names.push(if name.is_empty() {
+                known.name().to_owned()
+            } else {
+                String::from_utf8(name.to_vec()).unwrap()
+            });
+        });
+        names
+    };
+    let accepted = answer(101, Framing::None, &[("Sec-WebSocket-Accept", "x"), ("x-own", "1")]);
+    assert_eq!(written(&accepted, Some("sec-websocket-accept")), ["x-own"]);
+    let refused = answer(200, Framing::Length(0), &[("grpc-status", "7")]);
+    assert_eq!(written(&refused, None), ["grpc-status"]);
+    assert_eq!(written(&answer(200, Framing::Length(0), &[]), None), ["content-length"]);
 }

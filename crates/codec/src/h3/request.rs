@@ -112,7 +112,7 @@ impl Request {
         }
         self.phase = Phase::Trailed;
         let block = std::mem::take(&mut self.block);
-        let fields = message::read_trailers(&mut Decoder::default(), &block)?.map_err(Wrong::from)?;
+        let fields = message::read_trailers(&mut Decoder::default(), &block, true)?.map_err(Wrong::from)?;
         Ok(Some(Event::Trailers(fields)))
     }
 

@@ -156,12 +156,155 @@ fn what_is_no_request_is_told_from_whatever_might_be_one() {
         b"0032git-upload-pack /x\n",
     ];
     for bytes in opaque {
-        assert_eq!(opening(bytes), Opening::Opaque, "{}", bytes.escape_ascii());
+        assert!(matches!(opening(bytes), Opening::Opaque | Opening::Unlikely(_)), "{}", bytes.escape_ascii());
     }
     // Nothing is told before it's sure, and what is told once stays so with all that follows.
     for whole in requests.iter().chain(&opaque) {
-        let verdicts: Vec<Opening> = (0..=whole.len().min(99)).map(|end| opening(&whole[..end])).collect();
+        let verdict = |end| match opening(&whole[..end]) {
+            Opening::Unlikely(_) => Opening::Opaque,
+            other => other,
+        };
+        let verdicts: Vec<Opening> = (0..=whole.len().min(99)).map(verdict).collect();
         let undecided = verdicts.iter().take_while(|verdict| **verdict == Opening::NeedMore).count();
         assert!(verdicts[undecided..].windows(2).all(|pair| pair[0] == pair[1]), "{verdicts:?}");
+    }
+}
+
+/// What becomes of bytes that come in these pieces, and how many pass before that is told.
+fn passing(pieces: &[&[u8]]) -> (Opening, usize) {
+    let (mut read, mut passed, mut verdict) = (Vec::new(), 0, Opening::NeedMore);
+    for piece in pieces {
+        read.extend_from_slice(piece);
+        verdict = match verdict {
+            Opening::NeedMore => opening(&read),
+            Opening::Unlikely(line) => line.read(piece),
+            told => told,
+        };
+        if matches!(verdict, Opening::Opaque | Opening::Unlikely(_)) {
+            passed = read.len();
+        }
+    }
+    (verdict, passed)
+}
+
+#[test]
+fn no_spelling_of_a_request_passes_in_whatever_pieces() {
+    let spellings: [&[u8]; 34] = [
+        b"P@ST /transfer HTTP/1.1\r\n",
+        b"\"POST\" / HTTP/1.1\r\n",
+        b"G(T / HTTP/1.1\r\n",
+        b"{GET / HTTP/1.1\r\n",
+        b"GET:/ / HTTP/1.1\r\n",
+        b"GET,/ / HTTP/1.1\r\n",
+        b"G/T / HTTP/1.1\r\n",
+        b"/ / HTTP/1.1\r\n",
+        b"G\xc3\xa9T / HTTP/1.1\r\n",
+        b"\xef\xbb\xbfGET / HTTP/1.1\r\n",
+        b"\xff\xfeGET / HTTP/1.1\r\n",
+        b"\0GET / HTTP/1.1\r\n",
+        b"\x7fGET / HTTP/1.1\r\n",
+        b"\x08GET / HTTP/1.1\r\n",
+        b"GET\0/\0HTTP/1.1\r\n",
+        b"GET\xe2\x80\x83/\xe2\x80\x83HTTP/1.1\r\n",
+        b"GET@/@HTTP/1.1\n",
+        b"[::1] x http/1.0\n",
+        b"<a> b hTtP/1.1 \0 c\r\n",
+        b"a\\b / HTTP/1.1\r\n",
+        b"=?;,() / HTTP/1.1\r\n",
+        b"\r\n\r\n@ / HTTP/1.1\r\n",
+        b"\0\r\n@ / HTTP/1.1\r\n",
+        b"\0 \r\n\x01\n@ / HTTP/1.1\r\n",
+        b"@\r/ HTTP/1.1\r\n",
+        b"\x16\x03\x01 / HTTP/1.1\r\n",
+        b"\x16\x03\x01\x02\0\x01 / http/1.1\r\n",
+        b"\x16\x03\x01\x02\0\x01 /\x09http/1.1\r\n",
+        b"\x08http/1.1 / \x08http/1.1\r\n",
+        b"\0\0\0\x25 / HTTP/1.1\r\n",
+        b"@PRI * HTTP/2.0\r\n",
+        b"\xa0@\xa0/\xa0HTTP/1.1\r\n",
+        b"@\t/\x0bHTTP/1.1\r\n",
+        b"PROPFIND:a HTTP/1.1\r\n",
+    ];
+    for line in spellings {
+        let whole = [line, b"Forwarded-Client-Identity: spiffe://mesh.local/ns/default/sa/admin\r\n\r\n"].concat();
+        let version = whole.windows(5).position(|five| five.eq_ignore_ascii_case(b"HTTP/")).unwrap();
+        let at_once = passing(&[&whole]);
+        assert_eq!(at_once, (Opening::Request, 0), "{}", line.escape_ascii());
+        for cut in 1..line.len() {
+            let (verdict, passed) = passing(&[&whole[..cut], &whole[cut..]]);
+            assert_eq!(verdict, Opening::Request, "{} cut at {cut}", line.escape_ascii());
+            assert!(passed < line.len().min(version + 24), "{} cut at {cut}", line.escape_ascii());
+        }
+        let (verdict, _) = passing(&whole.chunks(1).collect::<Vec<_>>());
+        assert_eq!(verdict, Opening::Request, "{} byte by byte", line.escape_ascii());
+    }
+    // However long the line is.
+    let long = [b"@".as_slice(), &vec![b'a'; 3 * OPENING_BYTES_MAX], b" HTTP/1.1\r\n"].concat();
+    assert_eq!(passing(&long.chunks(1000).collect::<Vec<_>>()).0, Opening::Request);
+}
+
+#[test]
+fn no_client_that_speaks_first_waits_for_more_than_it_says() {
+    let alpn = [0u8, 16, 0, 14, 0, 12, 2, b'h', b'2', 8, b'h', b't', b't', b'p', b'/', b'1', b'.', b'1'];
+    let tls = hello(&[&sni(0, b"a.example"), alpn.as_slice()].concat(), 16 * 1024);
+    let firsts: [(&str, &[u8]); 19] = [
+        ("TLS", &tls),
+        ("Redis", b"*1\r\n$4\r\nPING\r\n"),
+        ("Redis, HELLO", b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n"),
+        ("PostgreSQL asks for TLS", b"\0\0\0\x08\x04\xd2\x16\x2f"),
+        ("PostgreSQL", b"\0\0\0\x20\0\x03\0\0user\0web\0database\0shop\0\0"),
+        ("MySQL answers", b"\x20\0\0\x01\x85\xa6\xff\x01\0\0\0\x01\x21root\0"),
+        ("MQTT", b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04a/bc"),
+        ("Kafka", b"\0\0\0\x1e\0\x12\0\x03\0\0\0\x01\0\x04kaf1\0\x11apache-kafka-java"),
+        ("memcached", b"get key\r\n"),
+        ("memcached, store", b"set key 0 0 5\r\nhello\r\n"),
+        ("memcached, binary", b"\x80\0\0\x03\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\0\0\0\0\0key"),
+        ("SSH", b"SSH-2.0-OpenSSH_9.6\r\n"),
+        ("AMQP", b"AMQP\0\0\x09\x01"),
+        ("MongoDB", b"\x29\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0\0\0\0\0\0\x14\0\0\0\x10hello\0\x01\0\0\0\0"),
+        ("Cassandra", b"\x04\0\0\0\x01\0\0\0\x16\0\x01\0\x0bCQL_VERSION\0\x053.0.0"),
+        ("STOMP", b"CONNECT\naccept-version:1.2\nhost:a\n\n\0"),
+        ("ZeroMQ", b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL"),
+        ("JSON", b"{\"id\": 1, \"method\": \"get\"}"),
+        ("DNS", b"\0\x1d\xab\xcd\x01\0\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01"),
+    ];
+    for (name, bytes) in firsts {
+        for cut in [1, bytes.len() / 2, bytes.len()] {
+            let (verdict, passed) = passing(&[&bytes[..cut], &bytes[cut..]]);
+            assert!(matches!(verdict, Opening::Opaque | Opening::Unlikely(_)), "{name} is taken for {verdict:?}");
+            assert_eq!(passed, bytes.len(), "{name}, cut at {cut}, waits");
+        }
+        // What follows a line's end is never looked at.
+        let ended = [bytes, b"\nGET / HTTP/1.1\r\n\r\n"].concat();
+        assert_eq!(passing(&[&ended]), (Opening::Opaque, ended.len()), "{name}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_version_in_the_first_line_never_passes(
+        before in prop::collection::vec(any::<u8>().prop_filter("a line", |b| *b != b'\n'), 0..64),
+        version in "[hH][tT][tT][pP]/",
+        after in prop::collection::vec(any::<u8>(), 0..16),
+        cuts in prop::collection::vec(1..24usize, 0..12),
+    ) {
+        // All but what a ClientHello's list of protocols has.
+        prop_assume!(before.first() != Some(&0x16) || before.last() != Some(&8));
+        let whole = [&before, version.as_bytes(), &after].concat();
+        let mut rest = whole.as_slice();
+        let mut pieces = Vec::new();
+        for cut in cuts {
+            let (piece, left) = rest.split_at(cut.min(rest.len()));
+            pieces.push(piece);
+            rest = left;
+        }
+        pieces.push(rest);
+        prop_assert_eq!(passing(&pieces).0, Opening::Request);
+    }
+
+    #[test]
+    fn in_pieces_bytes_are_told_as_they_are_whole(bytes in prop::collection::vec(any::<u8>(), 0..128), cut in 0..128usize) {
+        let (first, second) = bytes.split_at(cut.min(bytes.len()));
+        prop_assert_eq!(passing(&[first, second]).0, opening(&bytes));
     }
 }

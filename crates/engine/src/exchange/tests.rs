@@ -704,6 +704,7 @@ fn any_failure() -> impl Strategy<Value = Failure> {
         Failure::ResetAfterHead,
         Failure::DownstreamGone,
         Failure::Forsaken,
+        Failure::BadBody,
         Failure::BodyTooLarge,
     ])
 }

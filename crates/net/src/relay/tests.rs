@@ -67,3 +67,65 @@ fn silence_ends_a_relay() {
     })
     .unwrap();
 }
+
+#[test]
+fn a_side_that_breaks_off_breaks_the_other_off() {
+    runtime::block_on(async {
+        for (breaks, stays) in [(0, 1), (1, 0)] {
+            let ((near, inner), (far, outer)) = (pair().await, pair().await);
+            let mut ends = [near, far].map(Some);
+            let relaying = runtime::spawn_local("relay", async move {
+                let (mut first, mut second) = (Pipe::from(Stream::from(inner)), Pipe::from(Stream::from(outer)));
+                let (first, second) = ((&mut first, Vec::new()), (&mut second, Vec::new()));
+                relay(first, second, Passes::All, Duration::from_secs(30)).await;
+            });
+            let mut broken = ends[breaks].take().unwrap();
+            let mut other = ends[stays].take().unwrap();
+            broken.write_all(b"a part").await.unwrap();
+            let mut got = [0; 6];
+            other.read_exact(&mut got).await.unwrap();
+            broken.set_zero_linger().unwrap();
+            drop(broken);
+            let end = other.read(&mut got).await;
+            assert_eq!(end.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset), "{breaks}");
+            relaying.ended().await;
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_first_line_that_begins_as_no_request_passes_until_it_is_one() {
+    // What is sent, in pieces that are read one by one, and how many of them pass.
+    let cases: [(&[&[u8]], usize); 4] = [
+        (&[b"P@ST /a", b" HT", b"TP/1.1\r\nforged: 1\r\n\r\n"], 2),
+        (&[b"\0\0\0\x08", b"\x04\xd2HTTP", b"/1.1\n"], 2),
+        (&[b"{\"a\":", b"1}\n", b"GET / HTTP/1.1\r\n"], 3),
+        (&[b"\x16\x03\x01\x02\0\x01\x08http/1", b".1\n", b"HTTP/"], 3),
+    ];
+    runtime::block_on(async {
+        for (pieces, passing) in cases {
+            let (mut client, inner) = pair().await;
+            let (outer, mut server) = pair().await;
+            let relaying = runtime::spawn_local("relay", async move {
+                let (mut first, mut second) = (Pipe::from(Stream::from(inner)), Pipe::from(Stream::from(outer)));
+                let (first, second) = ((&mut first, Vec::new()), (&mut second, Vec::new()));
+                relay(first, second, Passes::NoRequest, Duration::from_secs(30)).await;
+            });
+            for (at, piece) in pieces.iter().enumerate() {
+                client.write_all(piece).await.unwrap();
+                if at < passing {
+                    let mut got = vec![0; piece.len()];
+                    server.read_exact(&mut got).await.unwrap();
+                    assert_eq!(got, *piece);
+                } else {
+                    let left = server.read(&mut [0]).await.unwrap();
+                    assert_eq!(left, 0, "{}", piece.escape_ascii());
+                }
+            }
+            drop((client, server));
+            relaying.ended().await;
+        }
+    })
+    .unwrap();
+}

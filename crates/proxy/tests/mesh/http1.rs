@@ -153,6 +153,21 @@ fn an_upgrade_becomes_a_tunnel_only_after_101() {
 }
 
 #[test]
+fn a_switch_to_what_nobody_asked_for_is_no_answer() {
+    for (to, expected) in [("chat", 101), ("CHAT", 101), ("other", 502), ("chat, other", 502)] {
+        let program = Program::start(move |mut peer| {
+            peer.read_head();
+            peer.send(format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {to}\r\n\r\n"));
+        });
+        let world = World::new();
+        let (_server, caller) = pair(&world, &program);
+        let mut client = Peer::connect(caller.outbound("echo"));
+        client.send("GET / HTTP/1.1\r\nhost: echo\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n");
+        assert_eq!(status(&client.read_head().unwrap()), expected, "{to}");
+    }
+}
+
+#[test]
 fn old_clients_and_servers_that_close_are_understood() {
     let program = Program::start(|mut peer| {
         peer.read_head().unwrap();
@@ -211,4 +226,36 @@ fn the_forward_listener_takes_absolute_targets_and_connect() {
     client.send("CONNECT echo:80 HTTP/1.1\r\nhost: echo:80\r\n\r\n");
     assert_eq!(status(&client.read_head().unwrap()), 200);
     assert_eq!(client.ask(&get("/through")), (200, "GET /through HTTP/1.1\n".to_owned()));
+}
+
+#[test]
+fn a_malformed_body_is_refused_by_the_rule_that_it_breaks_and_counted_under_it() {
+    let (world, program) = (World::new(), Program::echo());
+    let (_server, caller) = pair(&world, &program);
+    let cases = [
+        ("zz\r\n", "chunk_size"),
+        ("3\r\nabcd\r\n0\r\n\r\n", "chunk_end"),
+        ("3\nabc\r\n0\r\n\r\n", "line_end"),
+        ("0\r\nauthorization: x\r\n\r\n", "trailer_forbidden"),
+        ("0\r\nforwarded-client-identity: x\r\n\r\n", "trailer_forbidden"),
+    ];
+    for (body, reason) in cases {
+        let mut client = Peer::connect(caller.outbound("echo"));
+        client.send(format!("POST / HTTP/1.1\r\nhost: echo\r\ntransfer-encoding: chunked\r\n\r\n{body}"));
+        let head = client.read_head().unwrap();
+        assert_eq!(status(&head), 400, "{body}");
+        let said = String::from_utf8(client.read_body_of(&head)).unwrap();
+        assert!(said.contains(&format!("\"code\":\"BYR-R008\",\"reason\":\"{reason}\"")), "{said}");
+        let id = header(&head, "x-byrnie-decision").unwrap();
+        assert!(said.contains(&format!("\"decision\":\"{id}\"")), "{said}");
+        assert!(client.read_to_end().is_empty());
+    }
+    let mut admin = Peer::connect(caller.ports.admin);
+    let (_, metrics) = admin.ask("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n");
+    for (reason, times) in [("chunk_size", 1), ("chunk_end", 1), ("line_end", 1), ("trailer_forbidden", 2)] {
+        assert!(metrics.contains(&format!("byrnie_rejected_total{{reason=\"{reason}\"}} {times}\n")), "{metrics}");
+    }
+    // Nor is it told as its caller's leaving.
+    assert!(metrics.contains("reason=\"bad_request\""), "{metrics}");
+    assert!(!metrics.contains("reason=\"downstream_gone\""), "{metrics}");
 }

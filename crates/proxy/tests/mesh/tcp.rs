@@ -3,8 +3,10 @@ use crate::routes::rule;
 use crate::world::{PATIENCE, Peer, Program, World, resource, route_of};
 use byrnie_model::{Kind, Protocol, Route, Spec};
 use byrnie_net::runtime;
+use byrnie_proxy::Hop;
+use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 #[test]
@@ -23,6 +25,54 @@ fn a_server_may_speak_first_and_half_close_is_kept() {
     client.send(vec![b'x'; 3_000_000]);
     client.stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.read_to_end(), b"3000000 bytes");
+}
+
+/// Closes with unread bytes, so that the system resets the connection.
+fn break_off(peer: Peer) {
+    assert_eq!(peer.stream.peek(&mut [0]).unwrap(), 1);
+}
+
+/// How it ends for whoever has read all that came.
+fn end_of(peer: &mut Peer) -> Result<usize, ErrorKind> {
+    peer.stream.read(&mut [0]).map_err(|error| error.kind())
+}
+
+#[test]
+fn what_breaks_off_isnt_taken_for_whole_at_the_other_end() {
+    for hop in [Hop::Framed, Hop::Http1] {
+        let (seen, told) = mpsc::channel();
+        let program = Program::start(move |mut peer| {
+            peer.send("220 welcome\r\n");
+            match peer.read_exact(5).as_slice() {
+                b"break" => {
+                    peer.send("a part");
+                    // Until there is something that it leaves unread.
+                    break_off(peer);
+                }
+                _ => seen.send(end_of(&mut peer)).unwrap(),
+            }
+        });
+        let mut world = World::new();
+        world.hop = hop;
+        let server = world.serving("mail", program.port, Protocol::Tcp);
+        let caller = world.calling(&[("mail", Protocol::Tcp, &[&server])]);
+        let mut client = Peer::connect(caller.outbound("mail"));
+        client.send("first");
+        break_off(client);
+        assert_eq!(told.recv().unwrap(), Err(ErrorKind::ConnectionReset));
+        // In order, it's told so.
+        client = Peer::connect(caller.outbound("mail"));
+        assert_eq!(client.read_until(b"\r\n").unwrap(), b"220 welcome\r\n");
+        client.send("first");
+        drop(client);
+        assert_eq!(told.recv().unwrap(), Ok(0));
+        client = Peer::connect(caller.outbound("mail"));
+        assert_eq!(client.read_until(b"\r\n").unwrap(), b"220 welcome\r\n");
+        client.send("break");
+        assert_eq!(client.read_exact(6), b"a part");
+        client.send("unread");
+        assert_eq!(end_of(&mut client), Err(ErrorKind::ConnectionReset));
+    }
 }
 
 #[test]

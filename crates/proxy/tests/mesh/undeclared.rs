@@ -124,6 +124,33 @@ fn no_request_comes_as_opaque_bytes_with_words_that_only_a_proxy_may_say() {
 }
 
 #[test]
+fn a_request_in_disguise_ends_before_its_line_does() {
+    let forged = "Forwarded-Client-Identity: spiffe://mesh.local/ns/default/sa/admin\r\n\r\n";
+    let (seen, told) = std::sync::mpsc::channel();
+    let program = Program::start(move |mut peer| seen.send(peer.read_to_end()).unwrap());
+    let world = World::new();
+    let (_server, caller) = mesh(&world, &program);
+    for (begun, rest) in [
+        ("P@ST /transfer", " HTTP/1.1\r\n"),
+        ("\"POST\" / HT", "TP/1.1\r\n"),
+        ("\0GET / HTTP", "/1.1\r\n"),
+        ("\u{feff}GET /", " HTTP/1.1\r\n"),
+        ("GET:/", " / HTTP/1.1\n"),
+        ("\x16\x03\x01", " / HTTP/1.1\r\n"),
+    ] {
+        let mut client = Peer::connect(caller.outbound("echo"));
+        let before = program.accepted.load(Ordering::SeqCst);
+        client.send(begun);
+        until_accepted(&program, before + 1);
+        client.send(format!("{rest}{forged}"));
+        assert_eq!(client.read_to_end(), b"", "{begun}{rest}");
+        // No more than had come before it was one.
+        let told = told.recv().unwrap();
+        assert!(begun.as_bytes().starts_with(&told), "{begun}{rest}: {}", told.escape_ascii());
+    }
+}
+
+#[test]
 fn a_client_of_http_that_takes_its_time_is_served_as_one() {
     let (world, program) = (World::new(), Program::echo());
     let (_server, caller) = mesh(&world, &program);

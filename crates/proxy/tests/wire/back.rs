@@ -164,6 +164,12 @@ fn messages() -> Vec<Case> {
             ok().line("x-y", [b"a", &[byte][..], b"b"].concat()),
         ));
     }
+    for name in [":path", ":method", ":scheme", ":authority", ":protocol"] {
+        cases.push(evil("8.3", format!("{name} in an answer"), ok().line(name, "/")));
+        cases.push(bad("8.1", format!("{name} in trailers"), move |id| {
+            out().head(id, ok()).data(id, b"par").whole(id, Block::default().line(name, "/"))
+        }));
+    }
     for value in ["a\r\nx-evil: 1", "a\r\n\r\nHTTP/1.1 200 OK\r\n\r\nevil", "a\nevil: 1"] {
         cases.push(evil("8.2.1", format!("value {value:?}"), ok().line("x-y", value)));
         cases.push(bad("8.2.1", format!("value {value:?} in trailers"), move |id| {
@@ -188,10 +194,6 @@ fn valid() -> Vec<Case> {
         }),
         good("8.1", "the code of a broken client after the answer", |id| well(id).reset(id, 0)),
         good("5.5", "unknown frames", |id| out().frame(0x42, 0xff, 0, b"x").frame(0x43, 0, id, b"y").raw(well(id).0)),
-        // The library drops it where RFC 9113 8.3 calls the answer malformed: nobody ever sees it.
-        good("8.3", "a pseudo-header of requests goes nowhere", |id| {
-            out().head(id, ok().line(":path", "/")).last(id, b"ok")
-        }),
         good("6.1", "padding", |id| out().head(id, ok()).frame(0, 9, id, [&[3][..], b"ok", &[0; 3]].concat())),
         good("6.5", "settings", |id| out().setting(4, 1 << 20).setting(5, 1 << 15).setting(0xfa, 1).raw(well(id).0)),
         good("6.7", "a PING", |id| out().ping(b"are you?").raw(well(id).0)),

@@ -7,11 +7,12 @@ use crate::frame::{GOAWAY, Link, RST_STREAM};
 use crate::front::out;
 use crate::hpack::Block;
 use crate::payloads::{Reading, family, payloads};
-use crate::world::{Peer, Program, Proxy, World, header, status};
+use crate::world::{PATIENCE, Peer, Program, Proxy, World, header, status};
 use crate::{cases, frame};
 use byrnie_codec::h1::parse_request;
 use byrnie_codec::{Head, Limits, RejectReason};
 use byrnie_model::Protocol;
+use byrnie_net::runtime;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -270,4 +271,31 @@ fn no_request_hides_another_when_http2_becomes_http1() {
         assert_eq!(framed.iter().sum::<usize>(), 1, "{text}");
     }
     println!("{} header blocks, {} passed on, 0 ambiguous", blocks.len(), recorded.heads.len());
+}
+
+#[test]
+fn what_is_no_request_in_http2_is_counted_as_in_http1() {
+    let (world, (program, recorded)) = (World::new(), recorder());
+    let server = world.serving("echo", program.port, Protocol::Http1);
+    let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
+    let begun = || out().head(1, Block::post("/none"));
+    let requests = [
+        out().whole(1, Block::post("/none").line("connection", "close")),
+        out().whole(1, Block::post("/none").line("X-Upper", "1")),
+        out().whole(1, Block::post("/none").line("x-own", "a\r\nb: c")),
+        begun().whole(1, Block::default().line("forwarded-client-identity", "x")),
+        begun().whole(1, Block::default().line(":path", "/evil")),
+        out().head(1, Block::post("/none").line("content-length", "9")).last(1, b"four"),
+    ];
+    let sent = requests.len();
+    for request in requests {
+        let mut link = Link::client(caller.outbound("echo"), out());
+        link.send(request);
+        while link.read().expect("a reset").kind != RST_STREAM {}
+    }
+    let begun = runtime::now().mono;
+    while counted(&caller) < sent {
+        assert!(runtime::now().mono.since(begun) < PATIENCE, "{} of {sent} are counted", counted(&caller));
+    }
+    assert!(recorded.lock().unwrap().heads.is_empty());
 }

@@ -12,9 +12,9 @@ use super::{
 use crate::http::{Alarm, Error, scratch};
 use crate::io::Stream;
 use crate::runtime;
-use byrnie_codec::Known;
 use byrnie_codec::h2::{Event, Session, Side, Why, Wrong, code};
 use byrnie_codec::hop::NEWCOMER;
+use byrnie_codec::{Known, RejectReason};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -38,6 +38,8 @@ pub(super) struct State {
     pub(super) arrivals: VecDeque<Arrival>,
     /// Of those, how many were reset since one was taken.
     unseen_resets: usize,
+    /// Why others were no requests. No more than the session lets a peer have.
+    pub(super) malformed: Vec<RejectReason>,
     outward: Outward,
     /// Those who wait for room for a stream, or for SETTINGS.
     waiters: Vec<Waker>,
@@ -86,6 +88,7 @@ impl Link {
             prefix,
             arrivals: VecDeque::new(),
             unseen_resets: 0,
+            malformed: Vec::new(),
             outward: Outward { called: true, ..Outward::default() },
             waiters: Vec::new(),
             closing: None,
@@ -196,6 +199,7 @@ impl State {
                 }
                 self.arrivals.push_back(Arrival { key, id, head });
             }
+            Event::Malformed { reason } => self.malformed.push(reason),
             Event::Answered { key, head, interim, ended } => {
                 let Some(lane) = self.lanes.get(key) else { return };
                 lane.heads.push_back((head, interim));
@@ -244,6 +248,9 @@ impl State {
             // Nobody has looked at it yet, and now nobody will.
             self.arrivals.remove(at);
             self.unseen_resets += 1;
+            if let Why::Malformed(reject) = why {
+                self.malformed.push(reject.reason);
+            }
             self.drop_lane(key, 0);
         }
     }

@@ -6,7 +6,7 @@ use super::guard::Sender;
 use super::link::Link;
 use crate::http::Error;
 use crate::io::Stream;
-use byrnie_codec::{Head, Reject};
+use byrnie_codec::{Head, Reject, RejectReason};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -70,6 +70,11 @@ impl Server {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Why requests that came since this was last asked were none, and had their streams reset.
+    pub fn take_malformed(&mut self) -> Vec<RejectReason> {
+        std::mem::take(&mut self.link.0.borrow_mut().malformed)
     }
 
     /// Tells the client to open no more streams (GOAWAY); those that run may end.

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is no request, or none to its end: counted under the rule that it breaks, and answered with it. Called by `connection`, `hop`
+//! and `quic` for heads, by `carry` for bodies.
+
+use crate::carry::{Delivered, Event, Next, Trip};
+use crate::door::Caller;
+use crate::worker::Core;
+use byrnie_codec::h1::fit_downstream;
+use byrnie_codec::{Framing, Head, Reject, RejectReason, Version};
+use byrnie_engine::{DecisionId, Exchange, Failure, Outcome, Side};
+use byrnie_net::http::{Chunk, Error, Wire};
+use byrnie_net::runtime;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+/// How long a client is given to take what it's told.
+pub(crate) const LINGER_MAX: Duration = Duration::from_secs(2);
+/// The status that tells a client that its request came too slowly (RFC 9110 15.5.9).
+const REQUEST_TIMEOUT: u16 = 408;
+
+/// Counts what is no request.
+pub(crate) fn count(core: &Core, reason: RejectReason) {
+    core.count(|counts| counts.rejected.of(reason).increment());
+}
+
+/// Tells a client that what it sent is no request.
+pub(crate) async fn refuse(core: &Core, caller: &Caller, wire: &mut Wire, response: &mut Head, reject: Reject) {
+    let body = word_head(core, caller, response, reject);
+    let mut begun = false;
+    let said = poll_fn(|cx| {
+        if !std::mem::replace(&mut begun, true) {
+            wire.send_response(response)?;
+            wire.push(cx, Chunk::Slice(body.as_bytes()))?;
+            wire.end(None)?;
+        }
+        wire.poll_flush(cx)
+    });
+    // A client that doesn't listen misses it.
+    let _ = runtime::timeout(LINGER_MAX, said).await;
+}
+
+/// The same on a stream: at once, so that whoever gives it no window for the answer keeps nothing here by that. What of it
+/// can't be said now is left out with a reset.
+pub(crate) async fn refuse_stream(core: &Core, caller: &Caller, mut wire: Wire, reject: Reject) {
+    let mut response = Head::default();
+    let body = word_head(core, caller, &mut response, reject);
+    let said = poll_fn(|cx| {
+        wire.send_response(&response)?;
+        wire.push(cx, Chunk::Slice(body.as_bytes()))?;
+        wire.end(None)?;
+        Poll::Ready(match wire.poll_flush(cx) {
+            Poll::Ready(said) => said,
+            Poll::Pending => Ok(()),
+        })
+    });
+    // A client that is gone misses it.
+    let _: Result<(), Error> = said.await;
+}
+
+/// Counts a refusal and makes `response` the head of its answer, whose body it gives.
+fn word_head(core: &Core, caller: &Caller, response: &mut Head, reject: Reject) -> String {
+    count(core, reject.reason);
+    let id = core.with_shard(|shard, _| shard.draw_id());
+    word(response, reject, caller.arrival().direction.side(), &id)
+}
+
+fn word(response: &mut Head, reject: Reject, at: Side, id: &DecisionId) -> String {
+    let code = &byrnie_model::code::BAD_REQUEST;
+    let body = format!(
+        "{{\"title\":\"malformed request\",\"status\":{},\"code\":\"{}\",\"reason\":\"{}\",\"detail\":\"{}\",\"where\":\"{}\",\"next\":\"{}\",\"decision\":\"{id}\"}}
+",
+        reject.status,
+        code.id,
+        reject.reason.label(),
+        reject.reason.detail(),
+        at.place(),
+        code.next
+    );
+    response.start_response(reject.status);
+    response.append("content-type", b"application/problem+json").ok();
+    response.append("x-byrnie-decision", id.as_str().as_bytes()).ok();
+    response.set_framing(Framing::Length(body.len() as u64));
+    fit_downstream(response, Version::Http11, false);
+    body
+}
+
+/// Why a request's body isn't taken.
+#[derive(Clone, Copy)]
+pub(crate) enum BadBody {
+    Slow,
+    Malformed(Reject),
+}
+
+/// What a request comes to whose body can't be read on.
+pub(crate) fn unread(error: &Error) -> Event {
+    match error {
+        Error::Reject(reject) => Event::BadBody(BadBody::Malformed(*reject)),
+        _ => Event::Failed(Failure::DownstreamGone),
+    }
+}
+
+/// The same once its answer has begun, which nothing can be said in any more.
+pub(crate) fn unread_behind_answer(core: &Core, error: &Error) -> Failure {
+    let Error::Reject(reject) = error else { return Failure::DownstreamGone };
+    count(core, reject.reason);
+    Failure::BadBody
+}
+
+impl Trip<'_> {
+    /// Refuses the request for its body: nothing of it may be acted on.
+    pub(crate) async fn refuse_body(&mut self, exchange: &Exchange, bad: BadBody) -> Delivered {
+        self.upstream = None;
+        self.client.keep_alive = false;
+        let (body, failure) = match bad {
+            BadBody::Slow => {
+                self.response.start_response(REQUEST_TIMEOUT);
+                (String::new(), Failure::DownstreamGone)
+            }
+            BadBody::Malformed(reject) => {
+                count(self.core, reject.reason);
+                (word(self.response, reject, self.arrival().direction.side(), exchange.id()), Failure::BadBody)
+            }
+        };
+        let status = self.response.status();
+        self.say(body.into_bytes(), None).await;
+        Delivered { outcome: Outcome { status, failure: Some(failure) }, next: Next::Close }
+    }
+}
