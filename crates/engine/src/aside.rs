@@ -6,7 +6,7 @@ use crate::admission::Admitted;
 use crate::cluster::Cluster;
 use crate::compress::Coding;
 use crate::course::{Course, Goal};
-use crate::quota::Left;
+use crate::quota;
 use crate::session::Visit;
 use crate::shard::Shard;
 use crate::trace::Trace;
@@ -29,10 +29,8 @@ pub(crate) struct Aside {
     pub(crate) origin: Option<Text>,
     /// How long the body of the answer is held back on purpose.
     pub(crate) slow_body: Duration,
-    /// What the caller is to be told of its quota.
-    pub(crate) left: Option<Left>,
-    /// Under which of the quotas, and by which key, more requests were asked for.
-    pub(crate) asking: Option<(usize, u64)>,
+    /// Where it stands with the quotas of its service.
+    pub(crate) quota: quota::Standing,
     /// What is done when it's its turn, while it waits.
     pub(crate) parked: Option<Parked>,
     /// What a policy of admission counts it as.

@@ -194,7 +194,7 @@ impl Exchange {
                 head.set_known(Known::ByrnieRetryBudget, b"0").ok();
             }
             if let Some(aside) = &self.aside {
-                if let Some(left) = &aside.left {
+                if let Some(left) = &aside.quota.left {
                     quota::tell(left, head);
                 }
                 let member = self.course.attempts.last().and_then(|attempt| attempt.member.as_ref());

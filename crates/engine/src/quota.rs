@@ -65,6 +65,15 @@ pub enum Allowance {
     Unknown,
 }
 
+/// Where a request stands with the quotas of its service.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    /// What the caller is to be told.
+    pub(crate) left: Option<Left>,
+    /// Under which of the quotas, and by which key, more requests were asked for.
+    asking: Option<(usize, u64)>,
+}
+
 /// What is left after a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Left {
@@ -183,7 +192,7 @@ impl Exchange {
             };
             match verdict {
                 Verdict::Admitted(Admitted { left, rests_in }) => {
-                    let told = &mut self.aside().left;
+                    let told = &mut self.aside().quota.left;
                     if told.as_ref().is_none_or(|told| left < told.requests) {
                         *told = Some(counted.left(left, rests_in));
                     }
@@ -195,7 +204,7 @@ impl Exchange {
                     return Err(answer);
                 }
                 Verdict::Ask { key, requests } => {
-                    self.aside().asking = Some((at, key));
+                    self.aside().quota.asking = Some((at, key));
                     let (service, quota) = (counted.service.clone(), counted.quota.clone());
                     return Ok(Some(Box::new(QuotaAsk { service, quota, key, requests })));
                 }
@@ -213,7 +222,7 @@ impl Exchange {
         grant: Allowance,
         now: Now,
     ) -> Effect {
-        let (at, key) = self.aside().asking.take().unwrap_or_default();
+        let (at, key) = self.aside().quota.asking.take().unwrap_or_default();
         let counted = match self.service.clone() {
             Some(tree) => self.count_from(&tree, (at, Some((key, grant))), shard, (arrival, head), now.mono),
             None => Ok(None),
