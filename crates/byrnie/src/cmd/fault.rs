@@ -67,7 +67,7 @@ pub(crate) fn run_fault(args: &Fault, globals: &Globals) -> anyhow::Result<Exit>
     if args.off {
         let path = super::get::path(Kind::TrafficPolicy, &target.namespace, &name);
         let answer = Console::find(globals)?.delete(&(path + &console::query(&[("user", &console::user())])))?;
-        super::apply::warn(documents::place(&answer["diagnostics"], &[]));
+        super::apply::warn(crate::documents::place(&answer["diagnostics"], &[]));
         output::print(globals, &answer, |_| super::apply::draw(&answer, globals.quiet))?;
         return Ok(Exit::Fine);
     }

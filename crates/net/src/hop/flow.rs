@@ -327,6 +327,8 @@ impl Flow {
             room => return Poll::Ready(room),
         }
         state.wait_for_room(self.key, cx);
+        // Room comes of what the other side takes, so what was written up to here mustn't wait for more.
+        state.wrote();
         Poll::Pending
     }
 

@@ -228,6 +228,34 @@ fn a_client_that_does_not_read_holds_up_nobody_else() {
     }
 }
 
+/// Python's `http.server` answers so, and whoever builds on it.
+#[test]
+fn a_body_written_behind_its_head_reaches_a_client_that_has_taken_nothing_yet() {
+    for length in [8192, 17_000, 29_000, 200_000] {
+        let (headed, has_head) = mpsc::channel::<()>();
+        let has_head = Mutex::new(has_head);
+        let program = Program::start(move |mut peer| {
+            while peer.read_head().is_some() {
+                peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n"));
+                // A short answer's head waits for its body.
+                if length > 16 * 1024 && has_head.lock().unwrap().recv().is_err() {
+                    return;
+                }
+                peer.send(vec![b'x'; length]);
+            }
+        });
+        let world = world(Hop::Framed);
+        let (_server, caller) = pair(&world, &program, Protocol::Http1);
+        let mut client = Peer::connect(caller.outbound("echo"));
+        // Something else makes it come after half a minute.
+        client.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.send(get("/"));
+        let head = client.read_head().unwrap();
+        headed.send(()).unwrap();
+        assert_eq!(client.read_body_of(&head).len(), length);
+    }
+}
+
 #[test]
 fn a_proxy_killed_within_an_answer_cuts_it_and_its_callers_go_elsewhere() {
     let (asked, asking) = mpsc::channel();
