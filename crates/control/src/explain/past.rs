@@ -71,9 +71,7 @@ pub fn past(record: &Record, caller: &str) -> Answer {
         "the program answered"
     };
     step("answer", &none, String::new(), format!("{who} {} after {}", record.status, millis(record.duration_us)));
-    if let Some(next) = answer.denial() {
-        answer.next = next;
-    }
+    answer.next = answer.denial().unwrap_or_else(|| answer.next.clone());
     if answer.next.is_empty() && failed {
         let service = record.destination.split('.').next().unwrap_or_default();
         answer.next = format!("look at the log of {service}; `byrnie stat route` shows how often").into();
