@@ -63,30 +63,37 @@ pub fn past(record: &Record, caller: &str) -> Answer {
         );
         step("attempt", &none, String::new(), detail);
     }
-    let answered = match (record.status, &*decision.reason) {
+    let end = format!("{} after {}", ending(record), millis(record.duration_us));
+    step("answer", &none, String::new(), end);
+    if let Some(next) = answer.denial().or_else(|| next_of(record, caller, failed && answer.next.is_empty())) {
+        answer.next = next;
+    }
+    answer
+}
+
+/// How it ended, and by whom.
+fn ending(record: &Record) -> String {
+    match (record.status, &*record.decision.reason) {
         // Opaque bytes have no answer, and some callers don't wait for theirs.
         (0, "") => "the connection ended".to_owned(),
         (0, reason) => format!("byrnie closed the connection ({reason})"),
         (status, "") if status >= 500 => format!("the program itself answered, byrnie passed it on: {status}"),
         (status, "") => format!("the program answered {status}"),
         (status, _) => format!("byrnie answered {status}"),
-    };
-    step("answer", &none, String::new(), format!("{answered} after {}", millis(record.duration_us)));
-    if let Some(next) = answer.denial() {
-        answer.next = next;
-    } else if record.request.protocol == "tcp" && record.direction != "inbound" && decision.reason == "upstream_reset" {
+    }
+}
+
+/// What tells more than the code does; `unsaid`: which says nothing of this failure.
+fn next_of(record: &Record, caller: &str, unsaid: bool) -> Option<Text> {
+    let to = &record.destination;
+    let reset = record.request.protocol == "tcp" && record.decision.reason == "upstream_reset";
+    if reset && record.direction != "inbound" {
         // Whose doing it was isn't told on the wire.
-        let to = &record.destination;
-        answer.next = format!(
-            "`byrnie explain \"tcp://{to}\" --from {caller}` tells whether a policy lets it in; else look at the log of {to}"
-        )
-        .into();
+        let ask = format!("`byrnie explain \"tcp://{to}\" --from {caller}` tells whether a policy lets it in");
+        return Some(format!("{ask}; else look at the log of {to}").into());
     }
-    if answer.next.is_empty() && failed {
-        let service = record.destination.split('.').next().unwrap_or_default();
-        answer.next = format!("look at the log of {service}; `byrnie stat route` shows how often").into();
-    }
-    answer
+    let service = to.split('.').next().unwrap_or_default();
+    unsaid.then(|| format!("look at the log of {service}; `byrnie stat route` shows how often").into())
 }
 
 fn rule(label: &str) -> String {
