@@ -63,28 +63,35 @@ pub fn past(record: &Record, caller: &str) -> Answer {
         );
         step("attempt", &none, String::new(), detail);
     }
-    let answered = match (record.status, &*decision.reason) {
+    step("answer", &none, String::new(), format!("{} after {}", ending(record), millis(record.duration_us)));
+    if let Some(next) = onward(record, caller, failed && answer.next.is_empty()) {
+        answer.next = next.into();
+    }
+    answer
+}
+
+/// Who ended it, and how.
+fn ending(record: &Record) -> String {
+    match (record.status, &*record.decision.reason) {
         // Opaque bytes have no answer, and some callers don't wait for theirs.
         (0, "") => "the connection ended".to_owned(),
         (0, reason) => format!("byrnie closed the connection ({reason})"),
         (status, "") if status >= 500 => format!("the program itself answered, byrnie passed it on: {status}"),
         (status, "") => format!("the program answered {status}"),
         (status, _) => format!("byrnie answered {status}"),
-    };
-    step("answer", &none, String::new(), format!("{answered} after {}", millis(record.duration_us)));
-    if record.request.protocol == "tcp" && record.direction != "inbound" && decision.reason == "upstream_reset" {
+    }
+}
+
+/// What to do, where the code says nothing that is true here; `mute`: it says nothing at all.
+fn onward(record: &Record, caller: &str, mute: bool) -> Option<String> {
+    let to = &record.destination;
+    if record.request.protocol == "tcp" && record.direction != "inbound" && record.decision.reason == "upstream_reset" {
         // Whose doing it was isn't told on the wire.
-        let to = &record.destination;
-        answer.next = format!(
-            "`byrnie explain \"tcp://{to}\" --from {caller}` tells whether a policy lets it in; else look at the log of {to}"
-        )
-        .into();
+        let ask = format!("byrnie explain \"tcp://{to}\" --from {caller}");
+        return Some(format!("`{ask}` tells whether a policy lets it in; else look at the log of {to}"));
     }
-    if answer.next.is_empty() && failed {
-        let service = record.destination.split('.').next().unwrap_or_default();
-        answer.next = format!("look at the log of {service}; `byrnie stat route` shows how often").into();
-    }
-    answer
+    let service = to.split('.').next().unwrap_or_default();
+    mute.then(|| format!("look at the log of {service}; `byrnie stat route` shows how often"))
 }
 
 fn rule(label: &str) -> String {
