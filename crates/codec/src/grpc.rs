@@ -6,7 +6,7 @@ pub mod health;
 
 mod details;
 
-pub use details::ErrorInfo;
+pub use details::Details;
 
 use std::time::Duration;
 
@@ -201,7 +201,7 @@ pub fn format_timeout(left: Duration) -> String {
 ///
 /// # Errors
 /// None in practice; the head's limits are far away.
-pub fn trailers_only(head: &mut Head, status: Status, message: &str, info: &ErrorInfo<'_>) -> Result<(), Reject> {
+pub fn trailers_only(head: &mut Head, status: Status, message: &str, info: &Details<'_>) -> Result<(), Reject> {
     head.start_response(200);
     head.set_version(Version::Http2);
     head.set_framing(Framing::None);
@@ -210,7 +210,7 @@ pub fn trailers_only(head: &mut Head, status: Status, message: &str, info: &Erro
     if !message.is_empty() {
         head.append(Known::GrpcMessage.name(), encode_message(message).as_bytes())?;
     }
-    head.append(details::HEADER, info.details(status, cut(message)).as_bytes())
+    head.append(details::HEADER, info.encode(status, cut(message)).as_bytes())
 }
 
 /// Longest message that is put into `grpc-message` and the details, in bytes before encoding; it is cut there.

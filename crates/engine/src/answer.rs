@@ -6,7 +6,7 @@
 use crate::digits::Digits;
 use crate::{DecisionId, Reason, Side};
 use byrnie_base::Text;
-use byrnie_codec::grpc::{self, ErrorInfo, Status};
+use byrnie_codec::grpc::{self, Details, Status};
 use byrnie_codec::{Framing, Head, Known};
 use byrnie_model::route::DirectResponse;
 use std::fmt::Write as _;
@@ -134,7 +134,7 @@ impl Answer {
             ("decision", id.as_str()),
         ];
         let reason = self.reason.code().map_or("", |code| code.id);
-        let info = ErrorInfo { reason, domain: ERROR_DOMAIN, metadata: &metadata };
+        let info = Details { reason, domain: ERROR_DOMAIN, metadata: &metadata };
         grpc::trailers_only(head, status, &self.detail, &info).ok();
     }
 

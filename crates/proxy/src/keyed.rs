@@ -359,7 +359,7 @@ impl Trip<'_> {
         let place = self.arrival().direction.side().place();
         if grpc::is_grpc(self.request) {
             let metadata = [("where", place), ("next", code.next), ("decision", id.as_str())];
-            let info = grpc::ErrorInfo { reason: code.id, domain: ERROR_DOMAIN, metadata: &metadata };
+            let info = grpc::Details { reason: code.id, domain: ERROR_DOMAIN, metadata: &metadata };
             grpc::trailers_only(self.response, grpc::Status::Unknown, code.title, &info).ok();
             self.response.append(Known::ByrnieDecision.name(), id.as_str().as_bytes()).ok();
             return (Vec::new(), None);

@@ -11,7 +11,7 @@ const TYPE_URL: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 
 /// Why a call failed, for programs.
 #[derive(Clone, Copy, Debug)]
-pub struct ErrorInfo<'a> {
+pub struct Details<'a> {
     /// The cause: one of a fixed list of the domain's.
     pub reason: &'a str,
     /// Whose list that is.
@@ -20,9 +20,9 @@ pub struct ErrorInfo<'a> {
     pub metadata: &'a [(&'a str, &'a str)],
 }
 
-impl ErrorInfo<'_> {
+impl Details<'_> {
     /// The value of the header that tells this of a status.
-    pub(super) fn details(&self, status: Status, message: &str) -> String {
+    pub(super) fn encode(&self, status: Status, message: &str) -> String {
         let mut out = Writer::default();
         out.number(1, status.code().into());
         out.text(2, message);
@@ -78,13 +78,10 @@ mod tests {
     /// As `googleapis-common-protos` of Python writes it.
     #[test]
     fn details_are_as_other_libraries_write_them() {
-        let info = ErrorInfo {
-            reason: "BYR-A001",
-            domain: "mesh.byrnie.dev",
-            metadata: &[("decision", "abc"), ("where", "")],
-        };
+        let info =
+            Details { reason: "BYR-A001", domain: "mesh.byrnie.dev", metadata: &[("decision", "abc"), ("where", "")] };
         assert_eq!(
-            info.details(Status::PermissionDenied, "no"),
+            info.encode(Status::PermissionDenied, "no"),
             "CAcSAm5vGlgKKHR5cGUuZ29vZ2xlYXBpcy5jb20vZ29vZ2xlLnJwYy5FcnJvckluZm8SLAoIQllSLUEwMDESD21lc2guYnlybmllLmRldhoPCghkZWNpc2lvbhIDYWJj"
         );
     }

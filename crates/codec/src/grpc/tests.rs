@@ -98,7 +98,7 @@ fn content_types() {
 #[test]
 fn answers_without_messages() {
     let mut head = Head::new();
-    let info = ErrorInfo { reason: "GONE", domain: "example.com", metadata: &[] };
+    let info = Details { reason: "GONE", domain: "example.com", metadata: &[] };
     trailers_only(&mut head, Status::Unavailable, "no healthy endpoint: 100%\n\u{e9}", &info).unwrap();
     assert_eq!((head.status(), head.framing()), (200, Framing::None));
     assert_eq!(head.get("grpc-status"), Some(&b"14"[..]));

@@ -63,15 +63,14 @@ pub fn past(record: &Record, caller: &str) -> Answer {
         );
         step("attempt", &none, String::new(), detail);
     }
-    let end = format!("{} after {}", ending(record), millis(record.duration_us));
-    step("answer", &none, String::new(), end);
-    if let Some(next) = answer.denial().or_else(|| next_of(record, caller, failed && answer.next.is_empty())) {
+    step("answer", &none, String::new(), format!("{} after {}", ending(record), millis(record.duration_us)));
+    if let Some(next) = answer.denial().or_else(|| onward(record, caller, failed && answer.next.is_empty())) {
         answer.next = next;
     }
     answer
 }
 
-/// How it ended, and by whom.
+/// Who ended it, and how.
 fn ending(record: &Record) -> String {
     match (record.status, &*record.decision.reason) {
         // Opaque bytes have no answer, and some callers don't wait for theirs.
@@ -83,17 +82,16 @@ fn ending(record: &Record) -> String {
     }
 }
 
-/// What tells more than the code does; `unsaid`: which says nothing of this failure.
-fn next_of(record: &Record, caller: &str, unsaid: bool) -> Option<Text> {
+/// What to do, where the code says nothing that is true here; `mute`: it says nothing at all.
+fn onward(record: &Record, caller: &str, mute: bool) -> Option<Text> {
     let to = &record.destination;
-    let reset = record.request.protocol == "tcp" && record.decision.reason == "upstream_reset";
-    if reset && record.direction != "inbound" {
+    if record.request.protocol == "tcp" && record.direction != "inbound" && record.decision.reason == "upstream_reset" {
         // Whose doing it was isn't told on the wire.
-        let ask = format!("`byrnie explain \"tcp://{to}\" --from {caller}` tells whether a policy lets it in");
-        return Some(format!("{ask}; else look at the log of {to}").into());
+        let ask = format!("byrnie explain \"tcp://{to}\" --from {caller}");
+        return Some(format!("`{ask}` tells whether a policy lets it in; else look at the log of {to}").into());
     }
     let service = to.split('.').next().unwrap_or_default();
-    unsaid.then(|| format!("look at the log of {service}; `byrnie stat route` shows how often").into())
+    mute.then(|| format!("look at the log of {service}; `byrnie stat route` shows how often").into())
 }
 
 fn rule(label: &str) -> String {
