@@ -399,6 +399,11 @@ impl Head {
         if self.flags.upgrade { self.fields.known(Known::Upgrade) } else { None }
     }
 
+    /// Whether this answer refuses for want of an upgrade, and says to what (RFC 9110 15.5.22): that line is meant for the client.
+    pub(crate) fn wants_upgrade(&self) -> bool {
+        self.status() == 426 && self.fields.known(Known::Upgrade).is_some()
+    }
+
     /// Whether this answer switches to nothing that `request` didn't ask for (RFC 9110 7.8).
     pub fn switches_as_asked(&self, request: &Self) -> bool {
         let asked = |to: &[u8]| request.upgrade().is_some_and(|asked| asked.eq_ignore_ascii_case(to));

@@ -31,7 +31,7 @@ pub enum Sender {
 /// Drops the lines that belong to the connection a message came by (RFC 9110 7.6.1): those that
 /// Connection names (but never one that frames, routes, identifies or controls a message: naming it
 /// there would hide it from the next server), and those that always do. An upgrade that is under
-/// way keeps its line; `te: trailers` of an HTTP/2 or HTTP/3 message stays, as gRPC servers ask for it.
+/// way, or asked for by a 426, keeps its line; `te: trailers` of an HTTP/2 or HTTP/3 message stays, as gRPC servers ask for it.
 pub fn strip_hop_by_hop(head: &mut Head) {
     // Hardly any message has one of them.
     const NAMES: u128 = Known::bits(&[
@@ -50,7 +50,7 @@ pub fn strip_hop_by_hop(head: &mut Head) {
     let named = tokens.filter(|token| !is_meant(token) && token.len() <= NOMINATED_BYTES_MAX);
     // Copied, so that the head can be edited; hardly any message has one.
     let nominated: Vec<_> = named.take(NOMINATED_MAX).map(<[u8]>::to_vec).collect();
-    let upgrading = head.upgrade().is_some();
+    let upgrading = head.upgrade().is_some() || head.wants_upgrade();
     let streams = head.version() >= crate::Version::Http2;
     let keeps_te = streams && head.header(Known::Te).is_some_and(|v| v.eq_ignore_ascii_case(b"trailers"));
     head.fields.remove_where(|known, name| match known {

@@ -10,7 +10,7 @@ use crate::door::Entry;
 use crate::keyed::Ticket;
 use crate::mirror;
 use crate::record::Seen;
-use crate::refusal::{self, BadBody};
+use crate::refusal::{self, BadBody, unread_late};
 use crate::rest::{HEAVY_MAX, Rest, STALL_MAX, Tempo, earlier, owes};
 use crate::upstream::{self, Room, Upstream};
 use crate::whole::acknowledge;
@@ -528,9 +528,7 @@ impl<'a> Trip<'a> {
             };
             if !self.up.is_done() && !up_broken {
                 match self.up.poll(cx, self.down, wire) {
-                    Poll::Ready(Err(Fault::Source(error))) => {
-                        return Poll::Ready(Some((refusal::unread_behind_answer(self.core, &error), CANCEL)));
-                    }
+                    Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(Some(unread_late(self.core, &error))),
                     // It has answered without wanting to hear the rest.
                     Poll::Ready(Err(Fault::Target(_))) => up_broken = true,
                     Poll::Ready(Ok(())) | Poll::Pending => {}

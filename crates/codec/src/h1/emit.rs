@@ -39,7 +39,7 @@ pub(crate) fn emit_request_unframed(head: &Head, out: &mut Vec<u8>) {
     if let Framing::Length(length) = head.framing() {
         write_length(length, out);
     }
-    if head.upgrade().is_some() {
+    if head.upgrade().is_some() || head.wants_upgrade() {
         out.extend_from_slice(b"connection: upgrade\r\n");
     }
     out.extend_from_slice(b"\r\n");
@@ -78,7 +78,7 @@ pub(crate) fn emit_response_unframed(head: &Head, out: &mut Vec<u8>) {
         Framing::Length(length) if length > 0 || !status_has_no_body(head.status()) => write_length(length, out),
         Framing::Length(_) | Framing::UntilClose | Framing::Chunked | Framing::Stream => {}
     }
-    if head.upgrade().is_some() {
+    if head.upgrade().is_some() || head.wants_upgrade() {
         out.extend_from_slice(b"connection: upgrade\r\n");
     }
     out.extend_from_slice(b"\r\n");
@@ -102,7 +102,7 @@ const CHUNKED: &[u8] = b"transfer-encoding: chunked\r\n";
 /// The lines but those that belong to another connection. HTTP/2 splits a cookie header into
 /// crumbs, HTTP/1 wants them as one line (RFC 9113 8.2.3).
 fn lines(head: &Head, out: &mut Vec<u8>) {
-    let upgrades = head.upgrade().is_some();
+    let upgrades = head.upgrade().is_some() || head.wants_upgrade();
     let crumbs = head.is_request() && head.fields.count(Known::Cookie) > 1;
     head.fields.emit(out, |known| match known {
         Known::Te | Known::Http2Settings => true,

@@ -704,7 +704,6 @@ fn any_failure() -> impl Strategy<Value = Failure> {
         Failure::ResetAfterHead,
         Failure::DownstreamGone,
         Failure::Forsaken,
-        Failure::BadBody,
         Failure::BodyTooLarge,
     ])
 }

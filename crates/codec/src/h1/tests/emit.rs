@@ -182,3 +182,12 @@ fn answers_made_here_are_whole() {
     emit_response(&head, &mut out);
     assert_eq!(out, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
 }
+
+#[test]
+fn what_a_426_asks_for_reaches_the_client() {
+    let answer = |status: &str| format!("HTTP/1.1 {status}|Connection: upgrade|Upgrade: websocket|Content-Length: 0||");
+    let kept = "HTTP/1.1 426 Upgrade Required|Upgrade: websocket|content-length: 0|connection: upgrade||";
+    pass(&answer("426 x"), Asked::Other, Version::Http11, kept);
+    pass(kept, Asked::Other, Version::Http11, kept);
+    pass(&answer("200 OK"), Asked::Other, Version::Http11, "HTTP/1.1 200 OK|content-length: 0||");
+}
