@@ -277,7 +277,7 @@ impl Exchange {
     /// The try under way failed before a response head had come.
     pub fn on_failure(&mut self, shard: &mut Shard, failure: Failure, now: Now) -> Effect {
         let step = self.course.fail(shard, failure, now.mono);
-        if matches!(step, Step::Give(_)) && self.course.attempts.count() > 1 {
+        if matches!(step, Step::Give(_)) && self.course.attempts.count() > 1 && self.course.cluster().is_some() {
             self.spend(now.mono);
         }
         keyed::conclude(self, step, failure)

@@ -44,6 +44,8 @@ pub enum Reason {
     IdentityMismatch,
     /// No connection could be opened.
     ConnectFailure,
+    /// The other side refused the request each time, provably before it was processed.
+    Unprocessed,
     /// The connection ended before the answer was complete.
     UpstreamReset,
     /// The answer was malformed.
@@ -91,7 +93,7 @@ pub enum Blame {
 
 impl Reason {
     /// All reasons, for tables of documentation and metrics.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::AccessDenied,
         Self::Redirect,
         Self::Preflight,
@@ -110,6 +112,7 @@ impl Reason {
         Self::BadRequest,
         Self::IdentityMismatch,
         Self::ConnectFailure,
+        Self::Unprocessed,
         Self::UpstreamReset,
         Self::BadResponse,
         Self::BodyTooLarge,
@@ -145,6 +148,7 @@ impl Reason {
             Self::BadRequest => &code::BAD_REQUEST,
             Self::IdentityMismatch => &code::IDENTITY_MISMATCH,
             Self::ConnectFailure => &code::CONNECT_FAILURE,
+            Self::Unprocessed => &code::UNPROCESSED,
             Self::UpstreamReset => &code::UPSTREAM_RESET,
             Self::BadResponse => &code::BAD_RESPONSE,
             Self::BodyTooLarge => &code::BODY_TOO_LARGE,
@@ -184,6 +188,7 @@ impl Reason {
             Self::BadRequest => "bad_request",
             Self::IdentityMismatch => "identity_mismatch",
             Self::ConnectFailure => "connect_failure",
+            Self::Unprocessed => "unprocessed",
             Self::UpstreamReset => "upstream_reset",
             Self::BadResponse => "bad_response",
             Self::BodyTooLarge => "body_too_large",
@@ -228,6 +233,7 @@ impl Reason {
             | Self::NotAdmitted
             | Self::FaultInjected
             | Self::ConnectFailure
+            | Self::Unprocessed
             | Self::UpstreamReset
             | Self::LedgerUnreachable
             | Self::CoordinatorUnreachable
@@ -258,6 +264,7 @@ impl Reason {
             | Self::NotAdmitted
             | Self::FaultInjected
             | Self::ConnectFailure
+            | Self::Unprocessed
             | Self::UpstreamReset
             | Self::IdentityMismatch
             | Self::KeyInFlight
@@ -292,6 +299,7 @@ impl Reason {
             Self::NoEndpoint
             | Self::Timeout
             | Self::ConnectFailure
+            | Self::Unprocessed
             | Self::UpstreamReset
             | Self::BadResponse
             | Self::KeyAmbiguous => Blame::Upstream,
@@ -318,6 +326,7 @@ impl Reason {
                 | Self::NotAdmitted
                 | Self::RateLimited
                 | Self::ConnectFailure
+                | Self::Unprocessed
                 | Self::UpstreamReset
                 | Self::KeyInFlight
                 | Self::LedgerUnreachable
@@ -329,7 +338,9 @@ impl Reason {
     /// The reason of an answer made after `failure`.
     pub const fn of(failure: Failure) -> Self {
         match failure {
-            Failure::Connect | Failure::ConnectTimeout | Failure::Refused => Self::ConnectFailure,
+            Failure::Connect | Failure::ConnectTimeout => Self::ConnectFailure,
+            Failure::Refused => Self::Unprocessed,
+            Failure::Full => Self::Overload,
             Failure::TlsIdentity => Self::IdentityMismatch,
             Failure::ResetBeforeHead { .. } | Failure::ResetAfterHead => Self::UpstreamReset,
             Failure::TryTimeout | Failure::Deadline => Self::Timeout,

@@ -197,7 +197,7 @@ pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], roo
     for _ in 0..EVICTED_MAX {
         match open_hop_once(core, plan, otherwise, room).await {
             // Whoever has to go is woken before this one.
-            Err(Failure::Refused) if core.laggards.evict(runtime::now().mono) => tokio::task::yield_now().await,
+            Err(Failure::Full) if core.laggards.evict(runtime::now().mono) => tokio::task::yield_now().await,
             other => return other,
         }
     }
@@ -208,7 +208,7 @@ async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], room: Roo
     let (Target::Mesh(target), Hop::Framed) = (&plan.target, core.hop) else { return Ok(Hopped::No) };
     let shared = core.pool.borrow_mut().hops(&asked(core, target, Speaks::Hop));
     if room.is_spent(&shared) {
-        return Err(Failure::Refused);
+        return Err(Failure::Full);
     }
     let now = runtime::coarse();
     let client = match room.choose(&shared, now.wall) {
@@ -222,10 +222,10 @@ async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], room: Roo
     };
     // Others may have waited for the same connection meanwhile.
     if room.is_spent(&shared) {
-        return Err(Failure::Refused);
+        return Err(Failure::Full);
     }
     let opened = client.open(target.sni().clone());
-    opened.map(Hopped::Flow).map_err(|_| Failure::Refused)
+    opened.map(Hopped::Flow).map_err(|_| Failure::Full)
 }
 
 /// A hop under credentials that have just been renewed, until there is one under the new ones. Not to another site: what is
@@ -257,7 +257,7 @@ async fn one_more_hop(
         return Err(Failure::Connect);
     }
     if shared.crowded().is_some() {
-        return shared.with_any_room().map(Ok).ok_or(Failure::Refused);
+        return shared.with_any_room().map(Ok).ok_or(Failure::Full);
     }
     match connect(core, plan, None, (&[tls::ALPN_HOP, otherwise], plan.connect_timeout)).await {
         Ok((stream, peer)) if peer.alpn.as_deref() == Some(tls::ALPN_HOP) => {
@@ -311,7 +311,7 @@ async fn open_h2(
         tokio::task::yield_now().await;
     }
     if room.is_spent_h2(&shared) {
-        return Err(Failure::Refused);
+        return Err(Failure::Full);
     }
     let renewed = asked.hop.is_some() && asked.way == 0;
     let older = || core.pool.borrow_mut().older_shared(asked).filter(|_| renewed)?.with_room(wall);
@@ -341,7 +341,7 @@ async fn one_more(
     if let Some(mut client) = shared.crowded() {
         drop(failed_at);
         let room = runtime::timeout(plan.connect_timeout, pool::ready(&mut client)).await;
-        return room.map_err(|_| Failure::Refused)?.map(|()| client).map_err(|_| Failure::Refused);
+        return room.map_err(|_| Failure::Full)?.map(|()| client).map_err(|_| Failure::Refused);
     }
     match connect(core, plan, Some(address), (&[tls::ALPN_H2], limit)).await {
         Ok((stream, peer)) => {
