@@ -38,6 +38,8 @@ pub(crate) struct Aside {
     pub(crate) posed: bool,
     /// Where it stands in its trace.
     pub(crate) trace: Option<Box<Trace>>,
+    /// The record of the other proxy, where the answer is its own.
+    pub(crate) peer: Option<Text>,
 }
 
 /// A request that waits until its service has room.

@@ -216,6 +216,9 @@ impl Exchange {
                 shard.counts.retries_won += 1;
             }
         }
+        if let Some(id) = head.header(Known::ByrnieDecision).and_then(|id| std::str::from_utf8(id).ok()) {
+            self.aside().peer = Some(id.into());
+        }
         if let Some(chosen) = &self.chosen {
             chosen.changes().edit_response(head);
             if let Some(changes) = chosen.backend_changes() {
@@ -309,6 +312,7 @@ impl Exchange {
         let destination = self.service.as_ref().map_or(&words.unknown, |service| &service.label).clone();
         let source = self.source.take().unwrap_or_else(|| words.unknown.clone());
         let keyed = self.keyed.take().map(|keyed| (keyed.protection.policy.guarantee, keyed.note));
+        let (trace, peer) = self.aside.take().map(|aside| (aside.trace, aside.peer)).unwrap_or_default();
         let Facts { id, side, method, tls, begun, .. } = self.facts;
         // Outbound, what counts is the connection that the mesh makes.
         let hopped = side != Side::Inbound && self.course.attempts.count() > 0;
@@ -322,13 +326,14 @@ impl Exchange {
                 shadow,
                 nearest: self.nearest.take(),
                 keyed,
+                peer,
                 revision: self.snapshot.revision,
             },
             status: outcome.status,
             reason: self.reason,
             attempts: std::mem::take(&mut self.course.attempts),
             duration: now.mono.since(begun),
-            trace: self.aside.take().and_then(|aside| aside.trace),
+            trace,
         }
     }
 

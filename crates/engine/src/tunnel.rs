@@ -139,6 +139,7 @@ impl Tunnel {
                 shadow,
                 nearest: self.nearest,
                 keyed: None,
+                peer: None,
                 revision: self.snapshot.revision,
             },
             status: outcome.status,

@@ -10,7 +10,8 @@ use byrnie_model::code::Code;
 pub fn past(record: &Record, caller: &str) -> Answer {
     let decision = &record.decision;
     let refused = decision.reason == "access_denied";
-    let failed = record.status >= 500 || !decision.reason.is_empty();
+    let by_peer = decision.reason.is_empty() && !decision.peer.is_empty();
+    let failed = record.status >= 500 || by_peer || !decision.reason.is_empty();
     let code = Code::find(&decision.code);
     let mut answer = Answer {
         decision: if refused {
@@ -63,14 +64,20 @@ pub fn past(record: &Record, caller: &str) -> Answer {
         );
         step("attempt", &none, String::new(), detail);
     }
-    let who = if !decision.reason.is_empty() {
-        "byrnie answered"
+    let who = if by_peer {
+        let endpoint = record.attempts.last().map_or(&record.destination, |attempt| &attempt.endpoint);
+        format!("the proxy of {endpoint} answered, not its program:")
+    } else if !decision.reason.is_empty() {
+        "byrnie answered".to_owned()
     } else if record.status >= 500 {
-        "the program itself answered, byrnie passed it on:"
+        "the program itself answered, byrnie passed it on:".to_owned()
     } else {
-        "the program answered"
+        "the program answered".to_owned()
     };
     step("answer", &none, String::new(), format!("{who} {} after {}", record.status, millis(record.duration_us)));
+    if by_peer {
+        answer.next = format!("byrnie explain {}: what that proxy has to say of it", decision.peer).into();
+    }
     if answer.next.is_empty() && failed {
         let service = record.destination.split('.').next().unwrap_or_default();
         answer.next = format!("look at the log of {service}; `byrnie stat route` shows how often").into();
