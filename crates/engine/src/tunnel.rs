@@ -109,6 +109,8 @@ impl Tunnel {
             Step::Send(plan) => Effect::Send(plan),
             Step::Wait => Effect::Wait,
             Step::Give(reason) => {
+                // Bytes aren't processed: there was no connection for them.
+                let reason = if reason == Reason::Unprocessed { Reason::ConnectFailure } else { reason };
                 let answer = give_up(reason, Some(failure), self.side, false, &self.course);
                 self.reply(Box::new(answer))
             }
