@@ -454,7 +454,7 @@ pub(crate) fn failure_to_connect(error: std::io::Error) -> Failure {
 pub(crate) fn failure_before_head(error: &Error, request_sent: bool) -> Failure {
     match error {
         Error::Refused => Failure::Refused,
-        Error::Reject(_) => Failure::BadResponse,
+        Error::Reject(_) | Error::Broken(_) => Failure::BadResponse,
         Error::Io(_) | Error::Closed | Error::Reset(_) | Error::Length => Failure::ResetBeforeHead { request_sent },
     }
 }
