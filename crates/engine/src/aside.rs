@@ -37,12 +37,20 @@ pub(crate) struct Aside {
     pub(crate) admitted: Option<Admitted>,
     /// It came with words that are the coordinator's alone, which are gone from it.
     pub(crate) posed: bool,
-    /// The caller wants to be told the id of its record, which is kept.
-    pub(crate) asked: bool,
+    pub(crate) records: Records,
     /// How its answer comes.
     pub(crate) coding: Coding,
     /// Where it stands in its trace.
     pub(crate) trace: Option<Box<Trace>>,
+}
+
+/// What is said of decision records.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    /// The caller wants to be told the id of this exchange's, which is kept.
+    pub(crate) asked: bool,
+    /// The other proxy's, where the answer is its own.
+    pub(crate) peer: Option<Text>,
 }
 
 /// A request that waits until its service has room.

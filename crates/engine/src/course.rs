@@ -136,8 +136,9 @@ impl Course {
             Goal::None => Err(Reason::Internal),
             Goal::Program { program, protocol } => {
                 let target = Target::Program { program: program.clone(), protocol: protocol.for_request(self.h2) };
+                let delay = self.pause(false, shard);
                 self.attempts.begin(None, now);
-                Ok(self.plan(target, LOCAL_CONNECT_TIMEOUT, None, Duration::ZERO))
+                Ok(self.plan(target, LOCAL_CONNECT_TIMEOUT, None, delay))
             }
             Goal::Cluster(cluster) => {
                 let cluster = Arc::clone(cluster);
@@ -199,7 +200,9 @@ impl Course {
             (Target::Mesh(_), ..=1) => Some(self.policy.tries_max.saturating_sub(1)),
             (Target::Mesh(_), _) => Some(0),
         };
-        let keep_body = attempt < self.tries_max() && self.policy.body_held;
+        // What HTTP/1 gives back unprocessed was never read from the caller.
+        let returns = self.cluster().is_some() || target.protocol().is_h2();
+        let keep_body = attempt < self.tries_max() && self.policy.body_held && returns;
         Plan {
             target,
             deadline: self.deadline,
@@ -271,7 +274,10 @@ impl Course {
 
     fn allows_another(&self, shard: &Shard, failure: Failure, now: Instant) -> bool {
         let policy = &self.policy;
-        let may = failure.unsent() || (failure.lost() && policy.repeatable);
+        let may = match self.cluster() {
+            Some(_) => failure.unsent() || failure.lost() && policy.repeatable,
+            None => failure.unprocessed(),
+        };
         // What was written in part can't be written again unless it is still held; a connection that
         // never came up has taken nothing.
         let held =
@@ -282,9 +288,13 @@ impl Course {
     /// Whether a try after this failure is for nothing in the budget: nobody has the request, so the next endpoint is no more than
     /// the first to get it (gRPC's transparent retries, proposal A6). Where none is left in service the budget bounds the looking,
     /// and where the absent stay in service, whether anybody else has answered. One that answers others was met by somebody: it has
-    /// too much to do, and no connection comes for nothing.
+    /// too much to do, and no connection comes for nothing. What a program gives back unprocessed is for nothing too, as often as it's
+    /// tried there, and once where several addresses are the program.
     fn is_free(&self, shard: &Shard, failure: Failure, now: Instant) -> bool {
-        let Some(cluster) = self.cluster() else { return false };
+        let Some(cluster) = self.cluster() else { return true };
+        if cluster.beyond.is_some() && failure.unprocessed() && self.attempts.count() == 1 {
+            return true;
+        }
         let leaves = cluster.call.eject.rule.counts_rows();
         let heard = |member: &Member| {
             let at = member.load.heard_at();

@@ -4,7 +4,7 @@
 //! mounts, `explain` and the simulator run this code. No IO, no clock, no lock.
 
 use crate::answer::{Answer, FAILURE_HEADER, FAILURE_LOST, FAILURE_UNSENT};
-use crate::aside::{Aside, Copy};
+use crate::aside::{Aside, Copy, Records};
 use crate::attempts::Ending;
 use crate::authorize::{self, Ruling};
 use crate::balance::{hash, report};
@@ -13,7 +13,7 @@ use crate::course::{Course, Goal, Step, give_up};
 use crate::enlist::Enlistment;
 use crate::keyed::{self, Claim, Keyed};
 use crate::queue::Place;
-use crate::route::{Chosen, Entry, Miss};
+use crate::route::Chosen;
 use crate::session::{self, Found, Visit};
 use crate::shard::Shard;
 use crate::snapshot::{Port, Snapshot, Subtree};
@@ -27,10 +27,11 @@ use byrnie_codec::headers::{Sender, strip_untrusted_response};
 use byrnie_codec::{Fields, Head, Known, Version};
 use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::traffic::Balance;
-use byrnie_model::route::Standing;
 use call::Kind;
 use std::sync::Arc;
 use std::time::Duration;
+pub(crate) use words::absent_backend;
+use words::{nearest, unknown_service};
 
 /// One request and its response. Dropping it without [`Exchange::finish`] gives back all that it holds.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ impl Exchange {
         now: Now,
     ) -> Effect {
         if self.facts.side != Side::Inbound && head.header(Known::ByrnieDecision).is_some() {
-            self.aside().asked = true;
+            self.aside().records.asked = true;
         }
         if enter::request(shard, arrival, snapshot.node.identity.trust_domain(), head) {
             self.aside().posed = true;
@@ -233,6 +234,9 @@ impl Exchange {
         if let Some(visit) = self.aside.as_mut().and_then(|aside| aside.visit.as_mut()) {
             visit.hear(head);
         }
+        if let Some(id) = head.header(Known::ByrnieDecision).and_then(|id| std::str::from_utf8(id).ok()) {
+            self.aside().records.peer = Some(id.into());
+        }
         if let Some(chosen) = &self.chosen {
             chosen.changes().edit_response(head);
             if let Some(changes) = chosen.backend_changes() {
@@ -240,7 +244,7 @@ impl Exchange {
             }
             self.mark(head, at);
         }
-        if self.aside.as_ref().is_some_and(|aside| aside.asked) {
+        if self.aside.as_ref().is_some_and(|aside| aside.records.asked) {
             self.tell_decision(head);
         }
         Effect::Forward
@@ -289,7 +293,7 @@ impl Exchange {
     /// The try under way failed before a response head had come.
     pub fn on_failure(&mut self, shard: &mut Shard, failure: Failure, now: Now) -> Effect {
         let step = self.course.fail(shard, failure, now.mono);
-        if matches!(step, Step::Give(_)) && self.course.attempts.count() > 1 {
+        if matches!(step, Step::Give(_)) && self.course.attempts.count() > 1 && self.course.cluster().is_some() {
             self.spend(now.mono);
         }
         keyed::conclude(self, step, failure)
@@ -322,6 +326,8 @@ impl Exchange {
         let destination = self.service.as_ref().map_or(&words.unknown, |service| &service.label).clone();
         let source = self.source.take().unwrap_or_else(|| words.unknown.clone());
         let keyed = self.keyed.take().map(|keyed| (keyed.protection.policy.guarantee, keyed.note));
+        let (trace, Records { asked, peer }) =
+            self.aside.take().map(|aside| (aside.trace, aside.records)).unwrap_or_default();
         let Facts { id, side, method, tls, begun, .. } = self.facts;
         // Outbound, what counts is the connection that the mesh makes.
         let hopped = side != Side::Inbound && self.course.attempts.count() > 0;
@@ -335,6 +341,7 @@ impl Exchange {
                 shadow,
                 nearest: self.nearest.take(),
                 keyed,
+                peer,
                 revision: self.snapshot.revision,
             },
             status,
@@ -342,8 +349,8 @@ impl Exchange {
             reason: self.reason,
             attempts: std::mem::take(&mut self.course.attempts),
             duration: now.mono.since(begun),
-            asked: self.aside.as_ref().is_some_and(|aside| aside.asked),
-            trace: self.aside.take().and_then(|aside| aside.trace),
+            asked,
+            trace,
         }
     }
 
@@ -774,47 +781,7 @@ pub(crate) fn retries_allowed(head: &Head) -> Option<u8> {
     std::str::from_utf8(value).ok()?.parse::<u32>().ok().map(|n| u8::try_from(n).unwrap_or(u8::MAX))
 }
 
-fn unknown_service(arrival: &Arrival<'_>, head: &Head) -> String {
-    match arrival.direction {
-        crate::Direction::Service { service, port, .. }
-        | crate::Direction::Site { service, port }
-        | crate::Direction::Inbound { service, port } => {
-            format!("no service {service} with port {port} is known here")
-        }
-        crate::Direction::Forward | crate::Direction::Edge(Gate::Own) => {
-            format!("no service of the mesh is called {}", head.authority())
-        }
-        crate::Direction::Edge(Gate::Port { number, .. }) => {
-            format!("no listener of a gateway at port {number} has a route for {}", head.authority())
-        }
-    }
-}
-
-pub(crate) fn absent_backend(chosen: &Chosen) -> String {
-    match chosen.backend() {
-        Some(backend) => {
-            let (label, to) = (chosen.label(), &backend.to);
-            match &to.standing {
-                Standing::Granted => format!("{label} sends to {}:{}, which does not exist", to.service, to.port),
-                Standing::Foreign => {
-                    format!("{label} sends to {} in another namespace, which no ReferenceGrant allows", to.service)
-                }
-                Standing::Unserved(kind) => {
-                    format!("{label} sends to {} of kind {kind}, which is not served", to.service.name)
-                }
-            }
-        }
-        None => format!("{} has no backend with a weight above 0", chosen.label()),
-    }
-}
-
-/// The first match that asks for this path but for something else too, or else the first of all.
-fn nearest<'a, M: Iterator<Item = (&'a Entry, Option<Miss<'a>>)>>(misses: impl Fn() -> M) -> Option<Text> {
-    let by_path = misses().find(|(_, miss)| !matches!(miss, Some(Miss::Path(_))));
-    let (entry, miss) = by_path.or_else(|| misses().next())?;
-    Some(format!("closest rule {}: {}", entry.label(), miss?).into())
-}
-
 mod call;
 #[cfg(test)]
 mod tests;
+mod words;

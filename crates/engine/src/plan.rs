@@ -185,6 +185,8 @@ pub enum Failure {
     TlsIdentity,
     /// The request was provably not processed: `REFUSED_STREAM`, a GOAWAY that leaves it out, or the peer said so.
     Refused,
+    /// All streams there may be are taken, so that it wasn't sent.
+    Full,
     /// The connection ended before a response head came.
     ResetBeforeHead {
         /// Whether any byte of the request had been written to it.
@@ -221,8 +223,14 @@ impl Failure {
                 | Self::ConnectTimeout
                 | Self::TlsIdentity
                 | Self::Refused
+                | Self::Full
                 | Self::ResetBeforeHead { request_sent: false }
         )
+    }
+
+    /// Whether a connection stood, and the request was given back unprocessed: the next connection may well take it.
+    pub const fn unprocessed(self) -> bool {
+        matches!(self, Self::Refused | Self::ResetBeforeHead { request_sent: false })
     }
 
     /// Whether there was no connection over which anything could have been sent.
@@ -252,7 +260,8 @@ impl Failure {
             Self::Connect => "connect failed",
             Self::ConnectTimeout => "connect timed out",
             Self::TlsIdentity => "wrong identity",
-            Self::Refused => "refused",
+            Self::Refused => "refused before it was processed",
+            Self::Full => "no stream left",
             Self::ResetBeforeHead { request_sent: false } => "closed before the request was sent",
             Self::ResetBeforeHead { request_sent: true } => "closed before an answer",
             Self::TryTimeout => "no answer in time",

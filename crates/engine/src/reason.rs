@@ -46,6 +46,8 @@ pub enum Reason {
     IdentityMismatch,
     /// No connection could be opened.
     ConnectFailure,
+    /// The other side refused the request each time, provably before it was processed.
+    Unprocessed,
     /// The connection ended before the answer was complete.
     UpstreamReset,
     /// The answer was malformed.
@@ -113,6 +115,7 @@ impl Reason {
         Self::BadRequest,
         Self::IdentityMismatch,
         Self::ConnectFailure,
+        Self::Unprocessed,
         Self::UpstreamReset,
         Self::BadResponse,
         Self::BodyTooLarge,
@@ -148,6 +151,7 @@ impl Reason {
             Self::BadRequest => &code::BAD_REQUEST,
             Self::IdentityMismatch => &code::IDENTITY_MISMATCH,
             Self::ConnectFailure => &code::CONNECT_FAILURE,
+            Self::Unprocessed => &code::UNPROCESSED,
             Self::UpstreamReset => &code::UPSTREAM_RESET,
             Self::BadResponse => &code::BAD_RESPONSE,
             Self::BodyTooLarge => &code::BODY_TOO_LARGE,
@@ -188,6 +192,7 @@ impl Reason {
             Self::BadRequest => "bad_request",
             Self::IdentityMismatch => "identity_mismatch",
             Self::ConnectFailure => "connect_failure",
+            Self::Unprocessed => "unprocessed",
             Self::UpstreamReset => "upstream_reset",
             Self::BadResponse => "bad_response",
             Self::BodyTooLarge => "body_too_large",
@@ -233,6 +238,7 @@ impl Reason {
             | Self::NotAdmitted
             | Self::FaultInjected
             | Self::ConnectFailure
+            | Self::Unprocessed
             | Self::UpstreamReset
             | Self::LedgerUnreachable
             | Self::CoordinatorUnreachable
@@ -263,6 +269,7 @@ impl Reason {
             | Self::NotAdmitted
             | Self::FaultInjected
             | Self::ConnectFailure
+            | Self::Unprocessed
             | Self::UpstreamReset
             | Self::IdentityMismatch
             | Self::KeyInFlight
@@ -303,6 +310,7 @@ impl Reason {
             Self::NoEndpoint
             | Self::Timeout
             | Self::ConnectFailure
+            | Self::Unprocessed
             | Self::UpstreamReset
             | Self::BadResponse
             | Self::KeyAmbiguous => Blame::Upstream,
@@ -329,6 +337,7 @@ impl Reason {
                 | Self::NotAdmitted
                 | Self::RateLimited
                 | Self::ConnectFailure
+                | Self::Unprocessed
                 | Self::UpstreamReset
                 | Self::KeyInFlight
                 | Self::LedgerUnreachable
@@ -340,7 +349,9 @@ impl Reason {
     /// The reason of an answer made after `failure`.
     pub const fn of(failure: Failure) -> Self {
         match failure {
-            Failure::Connect | Failure::ConnectTimeout | Failure::Refused => Self::ConnectFailure,
+            Failure::Connect | Failure::ConnectTimeout => Self::ConnectFailure,
+            Failure::Refused => Self::Unprocessed,
+            Failure::Full => Self::Overload,
             Failure::TlsIdentity => Self::IdentityMismatch,
             Failure::ResetBeforeHead { .. } | Failure::ResetAfterHead => Self::UpstreamReset,
             Failure::TryTimeout | Failure::Deadline | Failure::CallerSlow => Self::Timeout,

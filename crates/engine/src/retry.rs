@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether a failed try may be followed by another. Pure rules and the retry budget; `course` asks
-//! after each failure. An inbound proxy never retries: its caller's proxy does, at another endpoint.
+//! after each failure. An inbound proxy never repeats what its program may have seen, nor looks for one that
+//! isn't there: its caller's proxy does, at another endpoint.
 
 use crate::cluster::Call;
 use crate::window::Window;
@@ -13,6 +14,9 @@ pub(crate) const TRIES_MAX: u8 = 3;
 /// Tries of one exchange if none but the last met anybody who answered, or could have: where a third of many endpoints is gone at
 /// once, three tries in a row meet such in one of 27 cases. What has been sent without an answer counts only if it may be repeated.
 pub(crate) const TRIES_UNMET_MAX: u8 = 8;
+/// Tries of one request at the same program if it gives all but the last back unprocessed: a server that has a connection carry 100
+/// requests leaves out what was sent behind them, and so may the next. They cost nothing of a budget, as nothing is done twice.
+pub(crate) const TRIES_UNPROCESSED_MAX: u8 = 3;
 /// Such tries go on for no longer than this while nobody of the mesh answers this core.
 pub(crate) const UNMET_FOR: Duration = Duration::from_secs(3);
 /// And for no longer than this while others answer: by then the registry knows who is silent.
@@ -64,6 +68,9 @@ impl Policy {
         body_held: false,
         keyed: false,
     };
+
+    /// For a request to the own program, or the one host that it is for: again only if it was given back unprocessed.
+    pub(crate) const PROGRAM: Self = Self { tries_max: TRIES_UNPROCESSED_MAX, body_held: true, ..Self::NEVER };
 
     /// For connections, and for what may not be repeated outside: another address only if one can't have seen it.
     pub(crate) const FAR: Self =

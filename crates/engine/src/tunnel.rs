@@ -109,6 +109,8 @@ impl Tunnel {
             Step::Send(plan) => Effect::Send(plan),
             Step::Wait => Effect::Wait,
             Step::Give(reason) => {
+                // Bytes aren't processed: there was no connection for them.
+                let reason = if reason == Reason::Unprocessed { Reason::ConnectFailure } else { reason };
                 let answer = give_up(reason, Some(failure), self.side, false, &self.course);
                 self.reply(Box::new(answer))
             }
@@ -139,6 +141,7 @@ impl Tunnel {
                 shadow,
                 nearest: self.nearest,
                 keyed: None,
+                peer: None,
                 revision: self.snapshot.revision,
             },
             status: outcome.status,

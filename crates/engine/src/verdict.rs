@@ -66,6 +66,8 @@ pub struct Decided {
     pub nearest: Option<Text>,
     /// If an idempotency key protected the request: what is promised, and what became of it.
     pub keyed: Option<(Guarantee, &'static str)>,
+    /// The record of the other proxy, if the answer was its own and not its program's.
+    pub peer: Option<Text>,
     /// The configuration in force.
     pub revision: Revision,
 }
@@ -93,6 +95,7 @@ impl Verdict {
                     .decided
                     .keyed
                     .map_or_else(Text::default, |(guarantee, note)| format!("{} {note}", guarantee.name()).into()),
+                peer: self.decided.peer.clone().unwrap_or_default(),
                 revision: self.decided.revision.0,
             },
             attempts: self.attempts.iter().map(|attempt| attempt.record()).collect(),

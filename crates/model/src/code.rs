@@ -483,6 +483,10 @@ registry! {
         "the host is not the one that the connection was made for",
         "The request was answered 421 and was not sent; a browser opens a new connection by itself.",
         "Open a connection for this host, with its name in the handshake (SNI).";
+    UNPROCESSED: "BYR-R036",
+        "the request was refused before it was processed",
+        "Nothing was done with it. The program refused it on each connection that was tried (GOAWAY, REFUSED_STREAM); the caller got 503.",
+        "Look at how many requests the program takes at once and on one connection, and whether it is stopping.";
     UPSTREAM_RESET: "BYR-R031",
         "the connection was closed before the answer was complete",
         "The caller got 502 or 503, or a cut answer.",

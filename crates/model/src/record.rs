@@ -66,6 +66,9 @@ pub struct Decision {
     /// `G1 replayed`; else empty.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub idempotency: Text,
+    /// The record of the other proxy, if it gave the answer itself, without its program; else empty.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub peer: Text,
     /// The configuration in force.
     pub revision: u64,
 }

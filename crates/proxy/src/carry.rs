@@ -548,7 +548,8 @@ impl<'a> Trip<'a> {
                 Poll::Ready(Err(Fault::Source(error))) => {
                     // What came before the break is the caller's: an answer cut short, not none at all.
                     let _ = self.down.poll_flush(cx);
-                    return Poll::Ready(Some((Failure::ResetAfterHead, code_of(&error))));
+                    let failure = if error.is_malformed() { Failure::BadResponse } else { Failure::ResetAfterHead };
+                    return Poll::Ready(Some((failure, code_of(&error))));
                 }
                 Poll::Pending => acknowledge(wire, self.back.bytes, &mut acknowledged),
             }
@@ -766,7 +767,7 @@ pub(crate) fn pass_interim(down: &mut Wire, interim: &mut Head, client: Version)
 /// The code that tells an HTTP/2 client why its answer broke off.
 fn code_of(error: &Error) -> u32 {
     match error {
-        Error::Reset(code) => *code,
+        Error::Reset(code) | Error::Broken(code) => *code,
         Error::Refused => REFUSED_STREAM,
         _ => INTERNAL_ERROR,
     }

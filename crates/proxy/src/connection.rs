@@ -308,7 +308,8 @@ pub(crate) async fn switch(wire: Wire, tunnel: Tunnel) {
     relay::relay((&mut client, from_client), (&mut upstream, bytes), Passes::All, idle).await;
 }
 
-/// CONNECT on the forward listener: what follows is served as if it had come to the service's own listener.
+/// CONNECT on the forward listener: what follows is served as if it had come to the service's own listener. Where that is declared
+/// to be opaque, the client is told what came of it (RFC 9110 9.3.6); elsewhere its first bytes decide who is asked.
 async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Desk) {
     let port = desk.request.port().unwrap_or(80);
     let snapshot = core.snapshot();
@@ -322,20 +323,48 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
         }
         return;
     };
-    desk.response.start_response(200);
-    desk.response.set_framing(Framing::None);
-    let agreed = poll_fn(|cx| {
-        if desk.response.status() == 200 {
+    let for_hosts = snapshot.asks_for_hosts(&service, port);
+    let caller = Caller::plain(Entry::Service(service, port), caller.remote);
+    let opaque = spoken(core, &caller.entry) == Some(Protocol::Tcp) && !for_hosts;
+    let way = if opaque { Some(Box::pin(tunnel::Way::open(core, &caller, None)).await) } else { None };
+    let body = match way.as_ref().and_then(tunnel::Way::refusal) {
+        Some((answer, id)) => {
+            let body = answer.write(id, &mut desk.response);
+            fit_downstream(&mut desk.response, byrnie_codec::Version::Http11, false);
+            body
+        }
+        None => {
+            desk.response.start_response(200);
+            desk.response.set_framing(Framing::None);
+            Vec::new()
+        }
+    };
+    let mut begun = false;
+    let said = poll_fn(|cx| {
+        if !std::mem::replace(&mut begun, true) {
             wire.send_response(&desk.response)?;
-            desk.response.set_status(0);
+            if !body.is_empty() {
+                wire.push(cx, Chunk::Slice(&body))?;
+                wire.end(None)?;
+            }
         }
         wire.poll_flush(cx)
     });
-    let Ok(Ok(())) = runtime::timeout(LINGER_MAX, agreed).await else { return };
-    let Wire::H1(conn) = wire else { return };
-    let (stream, bytes) = conn.into_tunnel();
-    let caller = Caller::plain(Entry::Service(service, port), caller.remote);
-    Box::pin(serve_service(core, caller, stream, bytes)).await;
+    let told = matches!(runtime::timeout(LINGER_MAX, said).await, Ok(Ok(())));
+    match (way, wire) {
+        (Some(way), wire) if !body.is_empty() => {
+            way.end(core, &caller);
+            linger(wire).await;
+        }
+        (way, Wire::H1(conn)) if told => {
+            let (stream, bytes) = conn.into_tunnel();
+            match way {
+                Some(way) => Box::pin(way.pass(core, &caller, stream.into(), bytes, Vec::new())).await,
+                None => Box::pin(serve_service(core, caller, stream, bytes)).await,
+            }
+        }
+        _ => {}
+    }
 }
 
 pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {

@@ -11,7 +11,7 @@ use crate::upstream::{self, Hopped, Room};
 use crate::worker::Core;
 use byrnie_base::Text;
 use byrnie_codec::hop::code;
-use byrnie_engine::{Effect, Failure, Outcome, Plan, Program, Reason, Target, Tunnel};
+use byrnie_engine::{Answer, DecisionId, Effect, Failure, Outcome, Plan, Program, Reason, Target, Tunnel};
 use byrnie_net::http::Error;
 use byrnie_net::io::{self, Stream};
 use byrnie_net::relay::{self, End, Passes, Pipe, Relayed};
@@ -45,6 +45,8 @@ pub(crate) struct Way<'a> {
     tunnel: Tunnel,
     /// What it leads to, if it leads anywhere, and how long it may rest.
     opened: Option<(Pipe, Duration)>,
+    /// Why it leads nowhere.
+    refusal: Option<Box<Answer>>,
     /// Whether another endpoint might do better.
     elsewhere: bool,
     /// Whether the caller's proxy has been told that the connection stands.
@@ -64,10 +66,11 @@ impl<'a> Way<'a> {
             shard.set_underway(core.gauge.underway(), caller.is_proxy() || caller.reads.get());
             Tunnel::begin(&snapshot, shard, &arrival, now)
         });
-        let mut way = Self { tunnel, opened: None, elsewhere: false, agreed: false, _underway: underway };
+        let mut way =
+            Self { tunnel, opened: None, refusal: None, elsewhere: false, agreed: false, _underway: underway };
         loop {
-            let (opened, rests) = match &effect {
-                Effect::Send(plan) => {
+            let (opened, rests) = match effect {
+                Effect::Send(ref plan) => {
                     let rests = plan.idle_timeout.unwrap_or(TUNNEL_IDLE_MAX);
                     match down.as_mut().filter(|_| is_for_many(plan)) {
                         // The caller's first bytes say which host it means, and come only once it's told that the
@@ -86,6 +89,7 @@ impl<'a> Way<'a> {
                 // To a tunnel the rest says: close.
                 Effect::Reply(answer) => {
                     way.elsewhere |= answer.reason == Reason::NotServed;
+                    way.refusal = Some(answer);
                     return way;
                 }
                 Effect::Forward | Effect::Wait => return way,
@@ -116,6 +120,11 @@ impl<'a> Way<'a> {
         self.opened.as_mut().map(|(upstream, rests)| (upstream, *rests))
     }
 
+    /// Why it leads nowhere, and under which record that is found, if it was refused.
+    pub(crate) fn refusal(&self) -> Option<(&Answer, &DecisionId)> {
+        self.refusal.as_deref().map(|answer| (answer, self.tunnel.id()))
+    }
+
     /// Relays between the caller's side and what the way leads to, until that ends, and records it. `bytes` have been read of the
     /// one already, `from_upstream` of the other.
     pub(crate) async fn pass(
@@ -126,7 +135,7 @@ impl<'a> Way<'a> {
         bytes: Vec<u8>,
         from_upstream: Vec<u8>,
     ) {
-        let Self { mut tunnel, opened, elsewhere, agreed, _underway } = self;
+        let Self { mut tunnel, opened, refusal: _, elsewhere, agreed, _underway } = self;
         let mut outcome = Outcome::default();
         let mut moved = (0, 0);
         if let Pipe::Hop(flow) = &mut down {
@@ -149,19 +158,28 @@ impl<'a> Way<'a> {
             moved = (relayed.sent, relayed.received);
         }
         drop(down);
-        let verdict = core.with_shard(|shard, now| tunnel.finish(shard, outcome, now));
-        let seen = Seen {
-            protocol: "tcp",
-            method: "",
-            host: "",
-            path: "",
-            client: caller.remote,
-            source: caller.source.as_ref(),
-            bytes: moved,
-            ended: runtime::coarse().wall,
-        };
-        core.record(&verdict, &seen);
+        record(core, caller, tunnel, outcome, moved);
     }
+
+    /// Records a way that leads nowhere, of which the caller has been told.
+    pub(crate) fn end(self, core: &Core, caller: &Caller) {
+        record(core, caller, self.tunnel, Outcome::default(), (0, 0));
+    }
+}
+
+fn record(core: &Core, caller: &Caller, tunnel: Tunnel, outcome: Outcome, moved: (u64, u64)) {
+    let verdict = core.with_shard(|shard, now| tunnel.finish(shard, outcome, now));
+    let seen = Seen {
+        protocol: "tcp",
+        method: "",
+        host: "",
+        path: "",
+        client: caller.remote,
+        source: caller.source.as_ref(),
+        bytes: moved,
+        ended: runtime::coarse().wall,
+    };
+    core.record(&verdict, &seen);
 }
 
 /// Whether a connection is for one of many hosts outside, and it isn't known yet for which.

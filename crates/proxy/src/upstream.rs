@@ -205,7 +205,7 @@ pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], roo
     for _ in 0..EVICTED_MAX {
         match open_hop_once(core, plan, otherwise, room).await {
             // Whoever has to go is woken before this one.
-            Err(Failure::Refused) if core.laggards.evict(runtime::now().mono) => tokio::task::yield_now().await,
+            Err(Failure::Full) if core.laggards.evict(runtime::now().mono) => tokio::task::yield_now().await,
             other => return other,
         }
     }
@@ -216,7 +216,7 @@ async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], room: Roo
     let (Target::Mesh(target), Hop::Framed) = (&plan.target, core.hop) else { return Ok(Hopped::No) };
     let shared = core.pool.borrow_mut().hops(&asked(core, target, Speaks::Hop));
     if room.is_spent(&shared) {
-        return Err(Failure::Refused);
+        return Err(Failure::Full);
     }
     let now = runtime::coarse();
     let client = match room.choose(&shared, now.wall) {
@@ -230,10 +230,10 @@ async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], room: Roo
     };
     // Others may have waited for the same connection meanwhile.
     if room.is_spent(&shared) {
-        return Err(Failure::Refused);
+        return Err(Failure::Full);
     }
     let opened = client.open(target.sni().clone());
-    opened.map(|flow| Hopped::Flow(flow, room.enter(&shared))).map_err(|_| Failure::Refused)
+    opened.map(|flow| Hopped::Flow(flow, room.enter(&shared))).map_err(|_| Failure::Full)
 }
 
 /// A hop under credentials that have just been renewed, until there is one under the new ones. Not to another site: what is
@@ -265,7 +265,7 @@ async fn one_more_hop(
         return Err(Failure::Connect);
     }
     if shared.is_crowded() {
-        return shared.with_any_room().map(Ok).ok_or(Failure::Refused);
+        return shared.with_any_room().map(Ok).ok_or(Failure::Full);
     }
     match connect(core, plan, None, (&[tls::ALPN_HOP, otherwise], plan.connect_timeout)).await {
         Ok((stream, peer)) if peer.alpn.as_deref() == Some(tls::ALPN_HOP) => {
@@ -319,7 +319,7 @@ async fn open_h2(
         tokio::task::yield_now().await;
     }
     if room.is_spent_h2(&shared) {
-        return Err(Failure::Refused);
+        return Err(Failure::Full);
     }
     let renewed = asked.hop.is_some() && asked.way == 0;
     let older = || core.pool.borrow_mut().older_shared(asked).filter(|_| renewed)?.with_room(wall);
@@ -349,7 +349,7 @@ async fn one_more(
     if shared.is_crowded() {
         drop(failed_at);
         let room = runtime::timeout(plan.connect_timeout, shared.ready()).await;
-        return room.map_err(|_| Failure::Refused)?.map_err(|_| Failure::Refused);
+        return room.map_err(|_| Failure::Full)?.map_err(|_| Failure::Refused);
     }
     match connect(core, plan, Some(address), (&[tls::ALPN_H2], limit)).await {
         Ok((stream, peer)) => {
@@ -462,7 +462,7 @@ pub(crate) fn failure_to_connect(error: std::io::Error) -> Failure {
 pub(crate) fn failure_before_head(error: &Error, request_sent: bool) -> Failure {
     match error {
         Error::Refused => Failure::Refused,
-        Error::Reject(_) => Failure::BadResponse,
+        Error::Reject(_) | Error::Broken(_) => Failure::BadResponse,
         Error::Io(_) | Error::Closed | Error::Reset(_) | Error::Length => Failure::ResetBeforeHead { request_sent },
     }
 }

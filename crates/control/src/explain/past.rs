@@ -10,7 +10,7 @@ use byrnie_model::code::Code;
 pub fn past(record: &Record, caller: &str) -> Answer {
     let decision = &record.decision;
     let refused = decision.reason == "access_denied";
-    let failed = record.status >= 500 || !decision.reason.is_empty();
+    let failed = record.status >= 500 || is_peers(record) || !decision.reason.is_empty();
     let code = Code::find(&decision.code);
     let mut answer = Answer {
         decision: if refused {
@@ -70,8 +70,17 @@ pub fn past(record: &Record, caller: &str) -> Answer {
     answer
 }
 
+/// Whether the other proxy answered, of its own.
+fn is_peers(record: &Record) -> bool {
+    record.decision.reason.is_empty() && !record.decision.peer.is_empty()
+}
+
 /// Who ended it, and how.
 fn ending(record: &Record) -> String {
+    if is_peers(record) {
+        let endpoint = record.attempts.last().map_or(&record.destination, |attempt| &attempt.endpoint);
+        return format!("the proxy of {endpoint} answered, not its program: {}", record.status);
+    }
     match (record.status, &*record.decision.reason) {
         // Opaque bytes have no answer, and some callers don't wait for theirs.
         (0, "") => "the connection ended".to_owned(),
@@ -84,6 +93,9 @@ fn ending(record: &Record) -> String {
 
 /// What to do, where the code says nothing that is true here; `mute`: it says nothing at all.
 fn onward(record: &Record, caller: &str, mute: bool) -> Option<Text> {
+    if is_peers(record) {
+        return Some(format!("byrnie explain {}: what that proxy has to say of it", record.decision.peer).into());
+    }
     let to = &record.destination;
     if record.request.protocol == "tcp" && record.direction != "inbound" && record.decision.reason == "upstream_reset" {
         // Whose doing it was isn't told on the wire.

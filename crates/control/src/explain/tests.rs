@@ -114,6 +114,14 @@ fn a_record_tells_whose_failure_it_was() {
     let answer = past(&serde_json::from_str::<Record>(text).unwrap(), "web");
     assert_eq!((answer.decision.as_str(), answer.status), ("fail", 503));
     assert!(answer.steps.iter().any(|step| step.detail.contains("the program itself")), "{answer:#?}");
+    // What the other proxy says of its own is not the program's.
+    let text = text.replace(r#""nearest":"","#, r#""nearest":"","peer":"m8q2","#);
+    let answer = past(&serde_json::from_str::<Record>(&text).unwrap(), "web");
+    assert_eq!((answer.decision.as_str(), answer.status), ("fail", 503));
+    assert!(
+        answer.steps.iter().any(|step| step.detail.contains("the proxy of payments-1 answered, not its program: 503"))
+    );
+    assert!(answer.next.starts_with("byrnie explain m8q2"), "{answer:#?}");
 }
 
 /// A denied one is closed as one that broke off is: there is no answer that could say why.

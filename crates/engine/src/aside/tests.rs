@@ -291,3 +291,17 @@ fn a_consumers_routes_are_for_its_own_namespace_and_replace_the_producers() {
     world.remove(vec![byrnie_model::Key::new(Kind::HttpRoute, "shop", "consumer")]);
     assert!(chosen(&mut world, "books.away").starts_with('p'));
 }
+
+#[test]
+fn an_answer_of_the_other_proxy_is_told_apart_from_its_programs() {
+    let mut world = World::payments(1);
+    for (lines, peer) in [(&[][..], None), (&[("x-byrnie-decision", "m8q2")][..], Some("m8q2"))] {
+        let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
+        plan(effect);
+        exchange.on_response(&mut world.shard, &mut response(502, lines), ms(1));
+        let verdict = exchange.finish(&mut world.shard, Outcome { status: 502, failure: None }, ms(1));
+        assert_eq!(verdict.decided.peer.as_deref(), peer);
+        let record = verdict.record(ms(0).wall, "web-1".into(), Default::default(), "".into());
+        assert_eq!(record.decision.peer, peer.unwrap_or_default());
+    }
+}

@@ -389,3 +389,57 @@ fn a_request_that_is_slow_to_come_speaks_against_nobody() {
     assert!(ejected(Failure::Deadline) > 0);
     assert_eq!(ejected(Failure::CallerSlow), 0);
 }
+
+/// What the own program's tries fail by, and how the request is answered at last; from the second failure on without a body.
+fn at_the_program(protocol: Protocol, failures: &[Failure], holds: bool) -> (usize, Option<(String, Option<String>)>) {
+    let mut world = World::new(vec![mesh(DefaultAccess::Allow), own_workload(), service("web", protocol)]);
+    let (mut exchange, mut effect) = world.begin_inbound(Some(&identity("bob")), &mut head("POST", "web/", &[]), ms(0));
+    let mut tries = 0;
+    for failure in failures {
+        tries += 1;
+        assert_eq!(endpoint_of(&plan(effect)), "program");
+        if !holds {
+            exchange.body_gone();
+        }
+        effect = exchange.on_failure(&mut world.shard, *failure, ms(0));
+        if let Effect::Reply(answer) = effect {
+            let mut told = crate::fixtures::response(200, &[]);
+            answer.write(exchange.id(), &mut told);
+            let failure = told.get("x-byrnie-failure").map(|value| String::from_utf8_lossy(value).into_owned());
+            return (tries, Some((answer.reason.label().to_owned(), failure)));
+        }
+    }
+    (tries, None)
+}
+
+#[test]
+fn a_program_is_asked_again_only_for_what_it_gave_back_unprocessed() {
+    let unsent = Failure::ResetBeforeHead { request_sent: false };
+    let told = |reason: &str, failure: &str| Some((reason.to_owned(), Some(failure.to_owned())));
+    for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Grpc] {
+        let ask = |failures: &[Failure]| at_the_program(protocol, failures, true);
+        assert_eq!(ask(&[Failure::Refused, unsent]), (2, None), "{protocol:?}: a third may take it");
+        assert_eq!(ask(&[Failure::Refused; 9]), (3, told("unprocessed", "unsent")), "{protocol:?}");
+        assert_eq!(ask(&[RESET]), (1, told("upstream_reset", "lost")), "{protocol:?}");
+        assert_eq!(ask(&[Failure::Connect]), (1, told("connect_failure", "unsent")), "{protocol:?}: others listen");
+        assert_eq!(ask(&[Failure::Full]), (1, told("overload", "unsent")), "{protocol:?}");
+        let gone = at_the_program(protocol, &[Failure::Refused], false);
+        assert_eq!(gone, (1, told("unprocessed", "unsent")), "{protocol:?}: its body is gone");
+    }
+}
+
+#[test]
+fn a_body_is_kept_for_programs_that_may_give_it_back() {
+    for (protocol, keeps) in [(Protocol::Http1, false), (Protocol::Http2, true), (Protocol::Grpc, true)] {
+        let mut world = World::new(vec![mesh(DefaultAccess::Allow), own_workload(), service("web", protocol)]);
+        let (mut exchange, effect) = world.begin_inbound(Some(&identity("bob")), &mut head("PUT", "web/", &[]), ms(0));
+        let (first, mut kept) = (plan(effect), Vec::new());
+        assert_eq!((first.delay, first.again.keep_body), (Duration::ZERO, keeps), "{protocol:?}");
+        for _ in 1..3 {
+            let next = plan(exchange.on_failure(&mut world.shard, Failure::Refused, ms(0)));
+            assert!(next.delay < Duration::from_millis(20), "{:?}", next.delay);
+            kept.push(next.again.keep_body);
+        }
+        assert_eq!(kept, [keeps, false], "{protocol:?}");
+    }
+}

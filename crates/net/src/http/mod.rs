@@ -103,6 +103,8 @@ pub enum Error {
     Closed,
     /// The HTTP/2 stream was reset, with this code.
     Reset(u32),
+    /// What came on the HTTP/2 stream broke a rule of it, with this code: a body of another length than its head said, say.
+    Broken(u32),
     /// The other side provably did nothing with the request (`REFUSED_STREAM`, GOAWAY).
     Refused,
     /// A body of another length than its head said.
@@ -116,6 +118,7 @@ impl std::fmt::Display for Error {
             Self::Reject(reject) => write!(f, "malformed message: {reject}"),
             Self::Closed => f.write_str("connection closed within a message"),
             Self::Reset(code) => write!(f, "stream reset with code {code}"),
+            Self::Broken(code) => write!(f, "malformed message, code {code}"),
             Self::Refused => f.write_str("stream refused"),
             Self::Length => f.write_str("body of another length than announced"),
         }
@@ -123,6 +126,13 @@ impl std::fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl Error {
+    /// Whether what came is no message, rather than cut off.
+    pub const fn is_malformed(&self) -> bool {
+        matches!(self, Self::Reject(_) | Self::Broken(_))
+    }
+}
 
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {

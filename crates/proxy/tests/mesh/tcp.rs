@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use crate::routes::rule;
-use crate::world::{PATIENCE, Peer, Program, World, resource, route_of};
+use crate::world::{PATIENCE, Peer, Program, World, resource, route_of, status};
 use byrnie_model::{Kind, Protocol, Route, Spec};
 use byrnie_net::runtime;
 use byrnie_proxy::Hop;
@@ -116,4 +116,25 @@ fn a_connection_whose_hello_is_waited_for_holds_no_drain_up() {
     waits.send([0x16, 3, 1]);
     assert!(caller.drain(HANDSHAKE_MAX - Duration::from_secs(1)), "it was cut");
     assert!(waits.read_to_end().is_empty());
+}
+
+#[test]
+fn a_connect_is_granted_once_the_program_is_connected_and_refused_with_a_reason_otherwise() {
+    let program = Program::start(|mut peer| peer.send("220 welcome\r\n"));
+    let world = World::new();
+    let server = world.serving("mail", program.port, Protocol::Tcp);
+    // At port 1 nobody listens.
+    let absent = world.serving("lost", 1, Protocol::Tcp);
+    let caller = world.calling(&[("mail", Protocol::Tcp, &[&server]), ("lost", Protocol::Tcp, &[&absent])]);
+    let connect = |name: &str| {
+        let mut client = Peer::connect(caller.ports.forward.unwrap());
+        client.send(format!("CONNECT {name}:80 HTTP/1.1\r\nhost: {name}:80\r\n\r\n"));
+        let head = client.read_head().unwrap();
+        (status(&head), String::from_utf8(client.read_to_end()).unwrap())
+    };
+    assert_eq!(connect("mail"), (200, "220 welcome\r\n".to_owned()));
+    let (status, body) = connect("lost");
+    assert!(status == 503 && body.contains("\"BYR-R010\""), "{status} {body}");
+    // The next is told the same.
+    assert_eq!(connect("lost").0, 503);
 }

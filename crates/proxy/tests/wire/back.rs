@@ -2,7 +2,7 @@
 //! The side of a proxy that servers see: each case is what a server answers to a request, and whether its
 //! answer may reach the client. Between two cases the server answers well: one bad answer costs no other.
 
-use crate::frame::{ACK, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Link, Out, PREFACE, SETTINGS};
+use crate::frame::{ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Link, Out, PREFACE, SETTINGS};
 use crate::front::out;
 use crate::hpack::Block;
 use crate::world::{PATIENCE, Peer, Program, Proxy, World, status};
@@ -349,4 +349,100 @@ fn whoever_waits_for_a_stream_gets_the_first_that_is_free() {
     for _ in 0..SHARED_PER_KEY_MAX {
         assert!(is_good(&answers.recv_timeout(Duration::from_secs(2)).unwrap()));
     }
+}
+
+/// The end of the body of each request on a connection to a program, with its stream.
+fn bodies(link: &mut Link, mut on: impl FnMut(&mut Link, u32, bool)) {
+    assert!(link.skip(PREFACE.len()));
+    link.send(out().frame(SETTINGS, 0, 0, []));
+    while let Some(frame) = link.read() {
+        match frame.kind {
+            SETTINGS if !frame.has(ACK) => link.send(out().frame(SETTINGS, ACK, 0, [])),
+            HEADERS | DATA => {
+                on(link, frame.id, frame.has(END_STREAM));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// As servers do that have each connection carry so many requests.
+#[test]
+fn requests_behind_a_goodbye_cost_their_callers_nothing() {
+    const CLIENTS: usize = 6;
+    const CARRIED: usize = 4;
+    let program = Program::start(|peer| {
+        let mut link = Link::over(peer.stream);
+        let mut left = CARRIED;
+        bodies(&mut link, |link, id, ended| {
+            if ended && left > 0 {
+                left -= 1;
+                // The goodbye comes first, so that what is sent meanwhile is left out.
+                let goodbye = if left == 0 { out().goaway(id, 0) } else { out() };
+                link.send(goodbye.raw(well(id).0));
+            }
+        });
+    });
+    let world = World::new();
+    let server = world.serving("calls", program.port, Protocol::Http2);
+    let caller = world.calling(&[("calls", Protocol::Http2, &[&server])]);
+    let address = caller.outbound("calls");
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let mut client = Peer::connect(address);
+                let post = "POST / HTTP/1.1\r\nhost: calls\r\ncontent-length: 4\r\n\r\nbody";
+                (0..50).map(|_| client.ask(post).0).filter(|status| *status != 200).count()
+            })
+        })
+        .collect();
+    let failed: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    assert_eq!(failed, 0);
+    assert!(program.accepted.load(Ordering::SeqCst) >= CLIENTS * 50 / CARRIED, "none carried more");
+}
+
+#[test]
+fn a_program_that_takes_nothing_is_asked_a_few_times_and_the_caller_told_so() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let program = Program::start(move |peer| {
+        let (mut link, count) = (Link::over(peer.stream), Arc::clone(&count));
+        bodies(&mut link, move |link, id, ended| {
+            if ended {
+                count.fetch_add(1, Ordering::SeqCst);
+                link.send(out().reset(id, 7));
+            }
+        });
+    });
+    let world = World::new();
+    let server = world.serving("calls", program.port, Protocol::Http2);
+    let caller = world.calling(&[("calls", Protocol::Http2, &[&server])]);
+    let answer = ask(&caller, "");
+    assert_eq!(final_of(&answer).0, 503, "{answer}");
+    assert!(
+        answer.contains("\"BYR-R036\"") && answer.contains("refused before it was processed (try 3 of 3)"),
+        "{answer}"
+    );
+    // Three tries here for each of the caller's three.
+    assert_eq!(asked.load(Ordering::SeqCst), 9);
+}
+
+#[test]
+fn an_answer_of_another_length_than_it_says_is_malformed_and_not_asked_for_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let program = Program::start(move |peer| {
+        let (mut link, count) = (Link::over(peer.stream), Arc::clone(&count));
+        bodies(&mut link, move |link, id, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            link.send(out().head(id, ok().line("content-length", "9")).last(id, b"evi"));
+        });
+    });
+    let world = World::new();
+    let server = world.serving("calls", program.port, Protocol::Http2);
+    let caller = world.calling(&[("calls", Protocol::Http2, &[&server])]);
+    let mut client = Peer::connect(caller.outbound("calls"));
+    let (status, body) = client.ask("GET / HTTP/1.1\r\nhost: calls\r\n\r\n");
+    assert!(status == 502 && body.contains("\"BYR-R015\""), "{status} {body}");
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
 }

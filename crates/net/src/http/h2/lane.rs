@@ -73,7 +73,8 @@ impl Lane {
             End::Lost => Some(Error::Closed),
             End::Reset(Why::Refused) => Some(Error::Refused),
             End::Reset(Why::Malformed(reject)) => Some(Error::Reject(reject)),
-            End::Reset(Why::Peer { code, .. } | Why::Broken(code)) => Some(Error::Reset(code)),
+            End::Reset(Why::Peer { code, .. }) => Some(Error::Reset(code)),
+            End::Reset(Why::Broken(code)) => Some(Error::Broken(code)),
         }
     }
 
