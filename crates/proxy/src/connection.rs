@@ -8,15 +8,16 @@ use crate::crew::{Crew, Work};
 use crate::door::{Caller, Door, Entry, UNKNOWN_PORT};
 use crate::gates::Way;
 use crate::hop;
-use crate::refusal::{self, LINGER_MAX, refuse, refuse_stream};
+use crate::refusal::{self, LINGER_MAX, refuse, refuse_stream, say};
 use crate::running::Closing;
 use crate::tunnel;
 use crate::undeclared;
 use crate::worker::Core;
 use byrnie_base::Text;
+use byrnie_codec::h1::fit_downstream;
 use byrnie_codec::proxy_protocol::Source;
 use byrnie_codec::sniff::Sniff;
-use byrnie_codec::{Framing, Limits, Reject, RejectReason};
+use byrnie_codec::{Framing, Limits, Reject, RejectReason, Version};
 use byrnie_engine::Site;
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::balancer;
@@ -330,7 +331,7 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
     let body = match way.as_ref().and_then(tunnel::Way::refusal) {
         Some((answer, id)) => {
             let body = answer.write(id, &mut desk.response);
-            fit_downstream(&mut desk.response, byrnie_codec::Version::Http11, false);
+            fit_downstream(&mut desk.response, Version::Http11, false);
             body
         }
         None => {
@@ -339,18 +340,7 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
             Vec::new()
         }
     };
-    let mut begun = false;
-    let said = poll_fn(|cx| {
-        if !std::mem::replace(&mut begun, true) {
-            wire.send_response(&desk.response)?;
-            if !body.is_empty() {
-                wire.push(cx, Chunk::Slice(&body))?;
-                wire.end(None)?;
-            }
-        }
-        wire.poll_flush(cx)
-    });
-    let told = matches!(runtime::timeout(LINGER_MAX, said).await, Ok(Ok(())));
+    let told = say(&mut wire, &desk.response, &body).await;
     match (way, wire) {
         (Some(way), wire) if !body.is_empty() => {
             way.end(core, &caller);

@@ -28,17 +28,24 @@ pub(crate) fn count(core: &Core, reason: RejectReason) {
 /// Tells a client that what it sent is no request.
 pub(crate) async fn refuse(core: &Core, caller: &Caller, wire: &mut Wire, response: &mut Head, reject: Reject) {
     let body = word_head(core, caller, response, reject);
+    // A client that doesn't listen misses it.
+    say(wire, response, body.as_bytes()).await;
+}
+
+/// Says an answer of the mesh's own to a client, and whether it was sent. One without a body isn't ended: what follows isn't HTTP.
+pub(crate) async fn say(wire: &mut Wire, response: &Head, body: &[u8]) -> bool {
     let mut begun = false;
     let said = poll_fn(|cx| {
         if !std::mem::replace(&mut begun, true) {
             wire.send_response(response)?;
-            wire.push(cx, Chunk::Slice(body.as_bytes()))?;
-            wire.end(None)?;
+            if !body.is_empty() {
+                wire.push(cx, Chunk::Slice(body))?;
+                wire.end(None)?;
+            }
         }
         wire.poll_flush(cx)
     });
-    // A client that doesn't listen misses it.
-    let _ = runtime::timeout(LINGER_MAX, said).await;
+    matches!(runtime::timeout(LINGER_MAX, said).await, Ok(Ok(())))
 }
 
 /// The same on a stream: at once, so that whoever gives it no window for the answer keeps nothing here by that. What of it
