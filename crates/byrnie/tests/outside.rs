@@ -724,7 +724,6 @@ fn a_host_that_asks_who_calls_is_shown_the_certificate_of_a_secret_and_nothing_l
     let (_host, taken) = strict(address, &trusted, &["api.bank.test"], &callers);
     let apply = |text: &str| mesh.ok(&["apply", "-f", &file(&mesh, "some.yaml", text)]);
     let all = |wanted: &dyn Fn(&mesh::Answer) -> bool| HOSTS.map(|host| mesh.ask_until(host, "/", wanted));
-
     // By HTTP/1.1, by HTTP/2, and at an address.
     let outside = |name: &str, protocol: &str| {
         format!(

@@ -34,11 +34,9 @@ pub struct Answer {
     pub grpc: bool,
     /// When to try again, if that's known.
     pub retry_after: Option<Duration>,
-    /// Where a redirect points.
-    pub location: Option<Text>,
     /// What a route answers by itself, instead of a problem document.
     pub(crate) direct: Option<Arc<DirectResponse>>,
-    /// Further header lines.
+    /// Further header lines, such as where a redirect points.
     pub(crate) fields: Vec<(&'static str, Text)>,
     /// One sentence about this case, fit for the caller's eyes.
     pub detail: Text,
@@ -65,7 +63,6 @@ impl Answer {
             reason,
             grpc,
             retry_after: None,
-            location: None,
             direct: None,
             fields: Vec::new(),
             detail,
@@ -96,9 +93,6 @@ impl Answer {
             // Whole seconds, rounded up, as RFC 9110 10.2.3 knows no fractions.
             let seconds = span.as_secs() + u64::from(span.subsec_nanos() > 0);
             head.append(Known::RetryAfter.name(), Digits::of(seconds.max(1)).as_bytes()).ok();
-        }
-        if let Some(location) = &self.location {
-            head.append(Known::Location.name(), location.as_bytes()).ok();
         }
         for (name, value) in &self.fields {
             head.append(name, value.as_bytes()).ok();

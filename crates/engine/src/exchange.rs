@@ -606,22 +606,21 @@ impl Exchange {
         if let Some(redirect) = filter::redirect(&rule.filters).or_else(|| filter::redirect(of_backend)) {
             let location = filter::location(redirect, head, prefix, (self.facts.tls, listener));
             let mut answer = self.refuse(Reason::Redirect, format!("redirected to {location}"));
-            (answer.status, answer.location, answer.grpc) = (redirect.status, Some(location), false);
+            (answer.status, answer.grpc) = (redirect.status, false);
+            answer.fields.push((Known::Location.name(), location));
             return Err(answer);
         }
+        let origin = cors.and_then(|cors| cors::granted(cors, head));
         if let Some(direct) = rule.answer() {
-            let origin = cors.and_then(|cors| cors::granted(cors, head));
             let answer = self.answer_directly(direct);
             if origin.is_some() {
                 self.aside().origin = origin;
             }
             return Err(answer);
         }
-        let cluster = slot.and_then(|slot| snapshot.cluster(slot));
-        let Some(cluster) = cluster else {
+        let Some(cluster) = slot.and_then(|slot| snapshot.cluster(slot)) else {
             return Err(self.refuse(Reason::BackendAbsent, absent_backend(chosen)));
         };
-        let origin = cors.and_then(|cors| cors::granted(cors, head));
         cluster.address(head);
         let edited = chosen.changes().edit_request(head, prefix, &mut shard.scratch);
         // Copies are what the rule makes of a request; what is done for one backend is for it alone.

@@ -521,7 +521,6 @@ impl<'a> Trip<'a> {
         let mut held = (!delay.is_zero()).then(|| runtime::now().mono + delay);
         let mut rest = Rest::new(runtime::coarse().mono);
         let mut acknowledged = None;
-        let limits = self.limits;
         poll_fn(|cx| {
             let Some(Upstream { wire, .. }) = &mut self.upstream else {
                 return Poll::Ready(Some((Failure::ResetAfterHead, INTERNAL_ERROR)));
@@ -575,7 +574,7 @@ impl<'a> Trip<'a> {
                 return Poll::Ready(Some((Failure::Strained, CANCEL)));
             }
             let step = self.tempo.end(&self.up).filter(|_| !up_broken);
-            let deadline = earlier(limits.deadline, earlier(rest.ends(limits.idle), step));
+            let deadline = earlier(self.limits.deadline, earlier(rest.ends(self.limits.idle), step));
             let due = Times { deadline, try_deadline: earlier(held, rest.look(now)), ..Times::default() };
             match late(self.alarm, due, cx) {
                 Poll::Ready(Failure::TryTimeout) => {

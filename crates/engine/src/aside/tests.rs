@@ -234,7 +234,7 @@ fn a_backend_may_have_filters_of_its_own() {
     let mut world = routed(vec![moved, rewritten]);
     let (_, effect) = world.begin(&mut head("GET", "payments/moved", &[]), ms(0));
     let answer = answer(effect);
-    assert_eq!((answer.status, answer.location.as_deref()), (308, Some("http://new.test/moved")));
+    assert_eq!((answer.status, answer.fields), (308, vec![("location", "http://new.test/moved".into())]));
     let mut request = head("GET", "payments/x", &[]);
     world.begin(&mut request, ms(0));
     assert_eq!(request.path(), "/v1");

@@ -305,7 +305,7 @@ fn a_redirect_names_the_port_of_the_listener_that_was_asked() {
         let arrival = Arrival { direction: Direction::Edge(gate), source: None, remote, tls: Tls::None };
         let mut asked = head("GET", &format!("{host}/"), &[]);
         let (_, effect) = Exchange::begin(&world.snapshot(), &mut world.shard, &arrival, &mut asked, ms(0));
-        assert_eq!(answer(effect).location.as_deref(), Some(expected), "{host}");
+        assert_eq!(answer(effect).fields, [("location", expected.into())], "{host}");
     }
 }
 

@@ -368,10 +368,8 @@ pub mod route_filter {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Direct {
-    /// The HTTPRouteFilter that says it.
     #[prost(string, tag = "1")]
     pub filter: ::prost::alloc::string::String,
-    /// Absent: there is no such filter, and requests are answered 500.
     #[prost(message, optional, tag = "2")]
     pub response: ::core::option::Option<DirectResponse>,
 }
@@ -905,7 +903,7 @@ pub struct Idempotency {
     #[prost(bool, tag = "10")]
     pub status_only: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Failover {
     #[prost(enumeration = "Nearness", repeated, tag = "1")]
     pub prefer: ::prost::alloc::vec::Vec<i32>,
@@ -916,7 +914,7 @@ pub struct Failover {
     #[prost(message, repeated, tag = "4")]
     pub distribute: ::prost::alloc::vec::Vec<Distribution>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Distribution {
     #[prost(message, optional, tag = "1")]
     pub from: ::core::option::Option<Locality>,
