@@ -11,12 +11,13 @@
 //! A request counts once it has ended, after its retries, so that nobody is refused for slowness alone; one that nothing was
 //! sent of doesn't count, nor one that its caller gave up.
 
+use crate::attempts::Ending;
 use crate::cluster::Cluster;
 use crate::concurrency::{Criticality, RETRY_AFTER};
 use crate::exchange::Exchange;
 use crate::shard::Shard;
 use crate::window::Window;
-use crate::{Answer, Blame, Reason};
+use crate::{Answer, Blame, Failure, Reason};
 use byrnie_base::{Instant, Rng};
 use byrnie_codec::{Head, Known};
 use byrnie_model::policy::traffic::Admission;
@@ -99,6 +100,11 @@ impl Exchange {
         let Some(admitted) = self.aside.as_mut().and_then(|aside| aside.admitted.take()) else { return };
         let Some(cluster) = self.course.cluster().filter(|_| self.course.attempts.count() > 0) else { return };
         let Some(rule) = &cluster.call.bounds.admission else { return };
+        // Whoever is slow to ask says nothing of who is asked.
+        let slow = Some(Ending::Failed(Failure::CallerSlow));
+        if self.course.attempts.last().is_some_and(|last| last.ending() == slow) {
+            return;
+        }
         match self.reason().map(Reason::blame) {
             None => {}
             Some(Blame::Upstream) => return note(shard, cluster, rule, admitted.class, false, now),

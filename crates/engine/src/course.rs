@@ -423,7 +423,6 @@ impl Course {
 
 /// What balancing learns from a try that speaks for or against its endpoint.
 fn learn(member: &Member, ending: Ending, span: Duration, now: Instant) {
-    let first = member.load.heard_at() == Instant::default();
     if matches!(ending, Ending::Status(_) | Ending::Closed) {
         member.load.heard(now);
     }
@@ -431,8 +430,6 @@ fn learn(member: &Member, ending: Ending, span: Duration, now: Instant) {
         Ending::Closed => {}
         Ending::Status(429 | 503) | Ending::Failed(_) => member.load.refused(Duration::ZERO, now),
         Ending::Status(500..) => member.load.erred(span, now),
-        // A program's first answer is a cold one, over a connection that was opened for it: it says nothing of the next.
-        Ending::Status(_) if first => {}
         Ending::Status(_) | Ending::Beaten => member.load.answered(span, now),
     }
 }

@@ -13,6 +13,10 @@ use std::time::Duration;
 /// Longest time that a header can ask for. What lasts longer needs no deadline.
 pub(crate) const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// How much later than it was told a callee's proxy ends a request: its caller's proxy, which counts its tries, is to end it first, and
+/// takes up to so much off for the way.
+pub(crate) const LATER: Duration = Duration::from_millis(2);
+
 /// The earliest end that the request's headers ask for. A header that can't be read is dropped: it
 /// can't be forwarded as if it meant something.
 pub(crate) fn read(head: &mut Head, now: Instant) -> Option<Instant> {
@@ -95,5 +99,17 @@ mod tests {
             (head.get("grpc-timeout"), head.get("x-byrnie-deadline-ms")),
             (Some(&b"1696m"[..]), Some(&b"1696"[..]))
         );
+    }
+
+    #[test]
+    fn a_callees_proxy_waits_longer_than_it_was_told_and_tells_its_program_less() {
+        use crate::fixtures::{World, head, identity, mesh, ms, own_workload, plan, service};
+        use byrnie_model::Protocol;
+        use byrnie_model::resource::DefaultAccess;
+        let mut world = World::new(vec![mesh(DefaultAccess::Allow), own_workload(), service("web", Protocol::Http1)]);
+        let mut asked = head("GET", "web/", &[("x-byrnie-deadline-ms", "100")]);
+        let (_exchange, effect) = world.begin_inbound(Some(&identity("bob")), &mut asked, ms(0));
+        assert_eq!(plan(effect).deadline, Some(ms(100).mono + LATER));
+        assert_eq!(asked.get("x-byrnie-deadline-ms"), Some(&b"99"[..]));
     }
 }

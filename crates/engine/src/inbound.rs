@@ -26,7 +26,7 @@ impl Exchange {
         now: Instant,
     ) -> Result<Decision, Box<Answer>> {
         self.forwardable(head)?;
-        self.course.deadline = deadline::read(head, now);
+        self.course.deadline = deadline::read(head, now).map(|end| end + deadline::LATER);
         let found = shard.recent.resolve(snapshot, &arrival.direction, || (head.host(), head.port())).ok();
         let served = found.as_ref().and_then(|(tree, at)| {
             let port = &tree.ports[*at];

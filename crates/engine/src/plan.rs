@@ -95,7 +95,8 @@ impl Plan {
     /// Writes into `head` what differs from try to try: the time left (`x-byrnie-deadline-ms`, and
     /// `grpc-timeout` if the caller gave one) and the retries left; and takes out what may not leave the mesh. The first try is stamped already; call it before each further one.
     pub fn stamp(&self, head: &mut Head, now: Now) {
-        deadline::stamp(head, self.deadline, now.mono);
+        let later = if matches!(self.target, Target::Program { .. }) { deadline::LATER } else { Duration::ZERO };
+        deadline::stamp(head, self.deadline, now.mono + later);
         if let Some(budget) = self.again.budget {
             head.set_known(Known::ByrnieRetryBudget, Digits::of(budget.into()).as_bytes()).ok();
         }
@@ -250,8 +251,8 @@ impl Failure {
 
     /// Whether it speaks against the endpoint.
     pub const fn speaks_against_endpoint(self) -> bool {
-        use Failure::{BadBody, BodyTooLarge, CallerSlow, Deadline, DownstreamGone, Forsaken, Strained};
-        !matches!(self, DownstreamGone | Forsaken | CallerSlow | BadBody | BodyTooLarge | Deadline | Strained)
+        use Failure::{BadBody, BodyTooLarge, CallerSlow, Deadline, DownstreamGone, Forsaken, Full, Strained};
+        !matches!(self, DownstreamGone | Forsaken | CallerSlow | BadBody | BodyTooLarge | Deadline | Full | Strained)
     }
 
     /// The words for it in a record.

@@ -21,7 +21,7 @@ use byrnie_codec::headers;
 use byrnie_codec::{Fields, Framing, Head, Version, grpc};
 use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan, Program, Target};
 use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
-use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, READ_BYTES_MIN, Wire};
+use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, READ_BYTES_MIN, REPLAY_BYTES_MAX, Wire};
 use byrnie_net::relay::Pipe;
 use byrnie_net::runtime;
 use std::future::poll_fn;
@@ -292,7 +292,9 @@ impl<'a> Trip<'a> {
         if plan.again.attempt <= 1 {
             // Under a key the whole body is here already.
             if self.ticket.is_none() {
-                self.up = Pump::new((plan.again.keep_body || copied) && !self.core.saves());
+                let long =
+                    matches!(self.request.framing(), Framing::Length(length) if length > REPLAY_BYTES_MAX as u64);
+                self.up = Pump::new((plan.again.keep_body || copied) && !long && !self.core.saves());
             }
         } else {
             plan.stamp(self.request, runtime::coarse());
@@ -683,7 +685,7 @@ impl<'a> Trip<'a> {
     /// Reads what has come of the request's body and forgets it.
     fn swallow(&mut self, cx: &mut Context<'_>) {
         let mut seen = 0;
-        while seen <= byrnie_net::http::REPLAY_BYTES_MAX && !self.down.has_read_all() {
+        while seen <= REPLAY_BYTES_MAX && !self.down.has_read_all() {
             let progress = self.down.poll_body(cx, &mut |_, chunk| {
                 seen += chunk.as_slice().len().max(1);
                 Ok(())

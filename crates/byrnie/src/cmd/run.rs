@@ -375,6 +375,7 @@ async fn supervise_program(
     let mut pause = RESTART_PAUSE;
     loop {
         let started = runtime::now().mono;
+        listens.send_replace(port.is_none());
         let process = Process::spawn_program(program, rest, variables)?;
         let (exit, wanted) = live(&process, proxy, (&args.name, port, listens), signals).await;
         if args.restart == Restart::No || exit == supervise::Exit::Status(0) || wanted {

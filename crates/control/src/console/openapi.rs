@@ -49,7 +49,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
 /// Those of transactions, which another role answers under the same port.
 pub(super) const TRANSACTIONS: &[Operation] = &[
     ("get", "/txn/v1", "List transactions, newest first", &["state", "service", "creator", "since", "limit"], ""),
-    ("get", "/txn/v1/audit", "Who changed what", &[], ""),
+    ("get", "/txn/v1/audit", "Who changed what", &["limit"], ""),
     ("post", "/txn/v1/sagas", "Begin a saga, of branches or of a definition", &["wait"], "application/json"),
     ("post", "/txn/v1/messages", "Begin a message", &["prepare", "wait"], "application/json"),
     ("post", "/txn/v1/tcc", "Begin a TCC transaction", &["wait"], "application/json"),

@@ -146,6 +146,17 @@ fn the_less_important_are_refused_before_any_other() {
 }
 
 #[test]
+fn whoever_is_slow_to_ask_has_nobody_refused() {
+    let strict = Admission { success_percent: 100, volume: 1, rejected_percent_max: 100, ..RULE };
+    let mut world = world(Some(strict), 1);
+    for n in 0..100 {
+        let mut exchange = ask(&mut world, "critical", n * 10).expect("it was never the program's doing");
+        exchange.on_failure(&mut world.shard, Failure::CallerSlow, ms(n * 10 + 5));
+        exchange.finish(&mut world.shard, Outcome { status: 504, failure: None }, ms(n * 10 + 5));
+    }
+}
+
+#[test]
 fn nobody_is_refused_where_all_succeed_or_few_ask() {
     for seed in 1..=20 {
         let strict = Admission { success_percent: 100, volume: 1, rejected_percent_max: 100, ..RULE };

@@ -727,24 +727,3 @@ fn the_last_try_is_made_elsewhere_and_a_site_that_asks_is_never_sent_on() {
     assert!(pick_at_home(&cluster, &mut none.shard, NOTHING, ms(0).mono).is_none());
     assert!(pick(&cluster, &mut none.shard, None, NOTHING, ms(0).mono).is_some());
 }
-
-/// A program's first request comes over a connection that was opened for it, to code that never ran: by that alone nobody is slow.
-#[test]
-fn a_cold_first_answer_keeps_no_newcomer_from_its_share() {
-    let mut world = World::payments(1);
-    let (mut at, mut answered) = (0, BTreeMap::<String, u64>::new());
-    for request in 0..140 {
-        if request == 100 {
-            world.put(vec![of_endpoint(endpoint("payments", "new", 2))]);
-        }
-        let (mut exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(at));
-        let count = answered.entry(endpoint_of(&plan(effect))).or_default();
-        at += if *count == 0 { 30 } else { 1 };
-        *count += 1;
-        exchange.on_response(&mut world.shard, &mut response(200, &[]), ms(at));
-        exchange.finish(&mut world.shard, crate::Outcome { status: 200, failure: None }, ms(at));
-        // The old one has long forgotten how cold it was.
-        at += if request < 100 { 100 } else { 0 };
-    }
-    assert!((10..=30).contains(&answered["new"]), "{answered:?} of the last 40");
-}

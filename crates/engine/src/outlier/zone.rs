@@ -146,9 +146,7 @@ pub(crate) fn chosen(shard: &mut Shard, member: &Member, now: Instant) {
 pub(crate) fn note(shard: &mut Shard, member: &Member, ending: Ending, span: Duration, now: Instant) {
     match ending {
         Ending::Failed(failure) if is_silence(failure) => silent(shard, member, now),
-        Ending::Status(_)
-        | Ending::Closed
-        | Ending::Failed(Failure::Refused | Failure::Full | Failure::TlsIdentity) => {
+        Ending::Status(_) | Ending::Closed | Ending::Failed(Failure::Refused | Failure::TlsIdentity) => {
             alive(shard, member, span, now);
         }
         Ending::Failed(_) | Ending::Beaten => {}

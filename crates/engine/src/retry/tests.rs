@@ -443,3 +443,15 @@ fn a_body_is_kept_for_programs_that_may_give_it_back() {
         assert_eq!(kept, [keeps, false], "{protocol:?}");
     }
 }
+
+#[test]
+fn a_proxy_that_has_no_stream_left_leaves_nobody_out() {
+    let mut world = World::payments(3);
+    for n in 0..60 {
+        let (mut exchange, mut effect) = world.begin(&mut head("GET", "payments/", &[]), ms(n * 100));
+        while let Effect::Send(_) = effect {
+            effect = exchange.on_failure(&mut world.shard, Failure::Full, ms(n * 100));
+        }
+    }
+    assert_eq!(world.shard.counts().ejections, 0);
+}

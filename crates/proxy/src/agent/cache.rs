@@ -5,7 +5,8 @@
 //! changed, cut short, put back from earlier or made for another proxy is refused.
 
 use byrnie_base::Text;
-use byrnie_model::{Delta, Key, Kind, Resource, Revision};
+use byrnie_model::resource::Spec;
+use byrnie_model::{Delta, Health, Key, Kind, Resource, Revision};
 use byrnie_net::tls::{Outlives, Seal};
 use byrnie_xds::{name, wire};
 use std::collections::BTreeMap;
@@ -98,6 +99,21 @@ pub(crate) fn load(folder: &Path) -> Result<Kept, Refused> {
         return Err(Refused::Unfit(why));
     }
     Ok(kept)
+}
+
+impl Kept {
+    /// What is put in force where nobody can say how the endpoints are now: one that was unwell is asked like the others, as it may
+    /// long be well.
+    pub(super) fn whoever_was_well(mut self) -> Self {
+        for resource in &mut self.resources {
+            if matches!(&resource.spec, Spec::Endpoint(endpoint) if endpoint.health == Health::Unhealthy)
+                && let Spec::Endpoint(endpoint) = &mut Arc::make_mut(resource).spec
+            {
+                endpoint.health = Health::Healthy;
+            }
+        }
+        self
+    }
 }
 
 impl Cache {

@@ -174,7 +174,7 @@ pub(super) async fn begin(
             let revision = kept.revision;
             tracing::warn!(code = CONTROL_LOST.id, %revision, "control plane is not reached; the configuration kept from the last time is in force");
             let mut compiler = Compiler::new(node);
-            ads::compile(&mut compiler, &kept);
+            ads::compile(&mut compiler, &kept.whoever_was_well());
             publisher.kept(compiler.snapshot());
             first.await.map_err(|_| Error::Stopped)?
         }

@@ -151,3 +151,13 @@ fn any_bytes_under_the_seal_are_read_without_a_panic() {
         }
     }
 }
+
+#[test]
+fn whoever_was_unwell_when_the_view_was_kept_may_be_asked_by_it() {
+    let mut unwell = (*endpoint(1, 3)).clone();
+    if let Spec::Endpoint(endpoint) = &mut unwell.spec {
+        endpoint.health = Health::Unhealthy;
+    }
+    let kept = Kept { origin: origin(), resources: vec![mesh(1), Arc::new(unwell)], revision: Revision(3) };
+    assert_eq!(kept.whoever_was_well().resources, [mesh(1), endpoint(1, 3)]);
+}
