@@ -378,6 +378,16 @@ fn a_canary_gives_versions_by_label_the_shares_that_it_says() {
     mesh.ok(&["canary", "pay", "--off"]);
     assert!(!left().contains("pay-v"), "{}", left());
     until("both alike", || second(100).to_string(), || (30..=70).contains(&second(100)));
+    // A gateway's route of the service's name is none of its business.
+    let public = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: pay}\nspec: {parentRefs: [{name: public}], hostnames: [pay.example], rules: [{backendRefs: [{name: pay, port: 80}]}]}\n";
+    mesh.ok(&["apply", "-f", &mesh::file(&mesh, "public.yaml", public)]);
+    let spec = || mesh.json(&["get", "httproute", "pay"])["spec"].clone();
+    let before = spec();
+    mesh.ok(&["canary", "pay", "v2", "100"]);
+    until("v2 alone again", || first(40).to_string(), || second(40) == 40);
+    assert_eq!(spec(), before);
+    mesh.ok(&["canary", "pay", "--off"]);
+    assert_eq!(spec(), before);
 }
 
 /// What `get` prints is what `apply` takes.
