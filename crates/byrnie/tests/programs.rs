@@ -365,10 +365,29 @@ fn a_canary_gives_versions_by_label_the_shares_that_it_says() {
     let got = second(300);
     assert!((5..=75).contains(&got), "{got} of 300");
     assert_eq!(mesh.json(&["lint"]).as_array().map(Vec::len), Some(0), "{}", mesh.ok(&["lint"]));
+    let left = || mesh.json(&["get", "services"]).to_string();
+    let ended = mesh.ok(&["canary", "pay", "--off"]);
+    assert!(!left().contains("pay-v"), "{}", left());
+    // It was several changes, and what it says takes all of them back.
+    let back = ended.split_once("take it back with: ").and_then(|(_, back)| back.trim_end().strip_suffix(')'));
+    for undo in back.unwrap_or_else(|| panic!("{ended}")).split(" && ") {
+        mesh.ok(&undo.split(' ').skip(1).collect::<Vec<_>>());
+    }
+    assert!(left().contains("pay-v1") && left().contains("pay-v2"), "{}", left());
+    until("a tenth again", || second(100).to_string(), || second(100) < 25);
     mesh.ok(&["canary", "pay", "--off"]);
-    let left = mesh.json(&["get", "services"]);
-    assert!(!left.to_string().contains("pay-v"), "{left}");
+    assert!(!left().contains("pay-v"), "{}", left());
     until("both alike", || second(100).to_string(), || (30..=70).contains(&second(100)));
+    // A gateway's route of the service's name is none of its business.
+    let public = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: pay}\nspec: {parentRefs: [{name: public}], hostnames: [pay.example], rules: [{backendRefs: [{name: pay, port: 80}]}]}\n";
+    mesh.ok(&["apply", "-f", &mesh::file(&mesh, "public.yaml", public)]);
+    let spec = || mesh.json(&["get", "httproute", "pay"])["spec"].clone();
+    let before = spec();
+    mesh.ok(&["canary", "pay", "v2", "100"]);
+    until("v2 alone again", || first(40).to_string(), || second(40) == 40);
+    assert_eq!(spec(), before);
+    mesh.ok(&["canary", "pay", "--off"]);
+    assert_eq!(spec(), before);
 }
 
 /// What `get` prints is what `apply` takes.

@@ -40,6 +40,8 @@ pub(crate) struct Args {
 const MARK: &str = "mesh.byrnie.dev/canary";
 /// By this label versions of a service are told apart.
 const VERSION: &str = "version";
+/// The largest weight that a backend may have.
+const WEIGHT_MAX: u64 = 1_000_000;
 
 pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     let target = ServiceRef::from_word(&args.service, globals.namespace());
@@ -49,6 +51,9 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
         return end(&console, &scene, globals);
     };
     let documents = scene.documents(version, percent)?;
+    for (said, next) in scene.refused(&documents) {
+        eprintln!("warning: {said}\n   = next: {next}");
+    }
     super::fault::write(&Value::Array(documents), "canary", args.to.as_ref(), globals)
 }
 
@@ -72,13 +77,15 @@ struct Parts {
     rest: Vec<Part>,
     /// Services that aren't there yet.
     fresh: Vec<Value>,
+    /// How many ports the service itself has.
+    ports: usize,
 }
 
 /// A service among others that calls are split among.
 #[derive(Clone, Debug)]
 struct Part {
     name: String,
-    port: u64,
+    ports: Vec<u64>,
     /// How many serve it.
     instances: u64,
 }
@@ -103,19 +110,57 @@ impl Scene {
     /// All that is written to give a version its part.
     fn documents(&self, version: &str, percent: u8) -> Result<Vec<Value>, Failure> {
         let mut parts = self.parts(version, percent)?;
-        let route = match self.route() {
-            Some(route) => shifted(route.clone(), &self.target, &parts, percent)?,
-            None => self.split(&parts, percent)?,
-        };
-        parts.fresh.retain(|service| backends(&route).any(|backend| backend["name"] == service["metadata"]["name"]));
-        self.tell_apart(&route, &parts.fresh)?;
-        let own: Vec<&str> = backends(&route).filter_map(|backend| backend["name"].as_str()).collect();
+        let there = self.own_routes();
+        let mut routes = Vec::new();
+        for route in &there {
+            routes.extend(shifted((*route).clone(), &self.target, &parts, percent)?);
+        }
+        if there.is_empty() {
+            routes.extend(self.split(&parts, percent)?);
+        }
+        if routes.is_empty() {
+            let said = format!("{} of {} has no backends to share with", named(&there), self.target);
+            return Err(Failure::usage(said).next("byrnie get httproute"));
+        }
+        let own: BTreeSet<&str> = routes.iter().flat_map(backends).map(|backend| text(&backend["name"])).collect();
+        parts.fresh.retain(|service| own.contains(text(&service["metadata"]["name"])));
+        for route in &routes {
+            self.tell_apart(route, &parts.fresh)?;
+        }
         let own: BTreeSet<&str> = own.into_iter().filter(|name| self.is_marked(name, &parts.fresh)).collect();
         let policies: Vec<Value> = self.policies.iter().filter_map(|policy| self.widened(policy, &own)).collect();
         let mut documents = parts.fresh;
         documents.extend(policies);
-        documents.push(route);
+        documents.extend(routes);
         Ok(documents)
+    }
+
+    /// Who gets a share and refuses it, by what is written, and what to do: callers are let through to the service by
+    /// name, and to a version's service of somebody's own by no policy.
+    fn refused(&self, documents: &[Value]) -> Vec<(String, String)> {
+        let allows: Vec<&Value> = self
+            .policies
+            .iter()
+            .filter(|policy| policy["kind"] == Kind::AccessPolicy.name() && policy["spec"]["action"] == "ALLOW")
+            .collect();
+        let names = |policy: &Value, name: &str| each(&policy["spec"]["targetRefs"]).any(|of| of["name"] == *name);
+        let routes = documents.iter().filter(|document| !document["spec"]["parentRefs"].is_null());
+        let weighted = routes.flat_map(backends).filter(|backend| weight(backend) > 0);
+        let shares: BTreeSet<&str> = weighted.map(|backend| text(&backend["name"])).collect();
+        let own = |name: &str| *name != *self.target.name && !self.is_marked(name, documents);
+        let own = shares.into_iter().filter(|name| own(name) && self.service(name).is_some());
+        let mut found = Vec::new();
+        for name in own.filter(|name| !allows.iter().any(|policy| names(policy, name))) {
+            let to = ServiceRef::new(&*self.target.namespace, name);
+            let of_base = allows.iter().filter(|policy| names(policy, &self.target.name));
+            let next: BTreeSet<String> = of_base.flat_map(|policy| allowing(policy, &to)).collect();
+            if next.is_empty() {
+                continue;
+            }
+            let said = format!("policies let callers reach {}, but none lets them reach {to}", self.target);
+            found.push((said, next.into_iter().collect::<Vec<_>>().join("; ")));
+        }
+        found
     }
 
     fn service(&self, name: &str) -> Option<&Value> {
@@ -129,16 +174,16 @@ impl Scene {
         members.filter_map(|workload| workload["metadata"]["name"].as_str()).collect()
     }
 
-    /// The route of the service. One of another name than a canary's is somebody's work: it's changed, not replaced.
-    fn route(&self) -> Option<&Value> {
+    /// The routes of the service. Those that no canary wrote are somebody's work: they are changed, not replaced.
+    fn own_routes(&self) -> Vec<&Value> {
         let is_parent = |parent: &Value, own: &str| {
-            parent["name"] == *self.target.name
-                && *parent["namespace"].as_str().unwrap_or(own) == *self.target.namespace
+            // A gateway may have the service's name.
+            parent["kind"] == Kind::Service.name() && is(parent, &self.target, own)
         };
-        self.routes.iter().rev().find(|route| {
-            let own = route["metadata"]["namespace"].as_str().unwrap_or_default();
-            each(&route["spec"]["parentRefs"]).any(|parent| is_parent(parent, own))
-        })
+        let has = |route: &&Value| {
+            each(&route["spec"]["parentRefs"]).any(|parent| is_parent(parent, text(&route["metadata"]["namespace"])))
+        };
+        self.routes.iter().filter(has).collect()
     }
 
     fn parts(&self, version: &str, percent: u8) -> Result<Parts, Failure> {
@@ -164,7 +209,7 @@ impl Scene {
         }
         let part = |service: &Value| Part {
             name: text(&service["metadata"]["name"]).to_owned(),
-            port: service["spec"]["ports"][0]["port"].as_u64().unwrap_or(80),
+            ports: each(&service["spec"]["ports"]).filter_map(|port| port["port"].as_u64()).collect(),
             instances: self.members(service).len() as u64,
         };
         let within = selects(&base["spec"]["selector"], &own["spec"]["selector"]);
@@ -183,7 +228,7 @@ impl Scene {
         } else {
             vec![Part { instances: 1, ..part(base) }]
         };
-        Ok(Parts { version: part(&own), rest, fresh })
+        Ok(Parts { version: part(&own), rest, fresh, ports: part(base).ports.len() })
     }
 
     /// How many of these instances there are of each version, but of the one.
@@ -221,7 +266,7 @@ impl Scene {
     }
 
     /// A route of its own for the first port of the service.
-    fn split(&self, parts: &Parts, percent: u8) -> Result<Value, Failure> {
+    fn split(&self, parts: &Parts, percent: u8) -> Result<Option<Value>, Failure> {
         let target = &self.target;
         let ports = self.service(&target.name).map(|base| list(base["spec"]["ports"].clone())).unwrap_or_default();
         let first = ports.first().cloned().unwrap_or_default();
@@ -230,10 +275,23 @@ impl Scene {
         if ports.len() > 1 {
             parent["port"] = first["port"].clone();
         }
+        // A route of the service's name may be for something else, such as a gateway.
+        let is_free = |name: &String| {
+            let mut known = self.routes.iter().filter(|route| route["kind"] == kind.name());
+            let is = |known: &Value| known["name"] == **name && known["namespace"] == *target.namespace;
+            known.all(|route| !is(&route["metadata"]) || marked(route, target))
+        };
+        let names = [target.name.to_string(), format!("{}-canary", target.name)];
+        let Some(name) = names.iter().find(|name| is_free(name)) else {
+            let said =
+                format!("{0} {1} and {0} {2} are there and are for something else", kind.name(), names[0], names[1]);
+            let next = format!("write a route with the parent Service {}, which is changed then", target.name);
+            return Err(Failure::usage(said).next(next));
+        };
         let route = json!({
             "apiVersion": kind.api_version(),
             "kind": kind.name(),
-            "metadata": {"name": target.name, "namespace": target.namespace, "labels": {MARK: target.name}},
+            "metadata": {"name": name, "namespace": target.namespace, "labels": {MARK: target.name}},
             "spec": {"parentRefs": [parent], "rules": [{"backendRefs": [{"name": target.name, "port": first["port"]}]}]},
         });
         // Where the rest is the service itself, it's the one backend that is there already.
@@ -260,9 +318,13 @@ impl Scene {
     }
 
     /// Whether a canary of this service made, or makes, the service of this name.
-    fn is_marked(&self, name: &str, fresh: &[Value]) -> bool {
-        let is = |service: &&Value| service["metadata"]["name"] == *name && marked(service, &self.target);
-        self.services.iter().chain(fresh).find(is).is_some()
+    fn is_marked(&self, name: &str, written: &[Value]) -> bool {
+        let is = |service: &&Value| {
+            service["kind"] == Kind::Service.name()
+                && service["metadata"]["name"] == *name
+                && marked(service, &self.target)
+        };
+        self.services.iter().chain(written).find(is).is_some()
     }
 
     /// A policy for the service, for those behind it too: what arrives is judged under the name of the backend.
@@ -281,10 +343,11 @@ impl Scene {
 /// Deletes what canaries of a service wrote: its route first, the services behind it last.
 fn end(console: &Console, scene: &Scene, globals: &Globals) -> anyhow::Result<Exit> {
     let target = &scene.target;
-    if let Some(route) = scene.route().filter(|route| !marked(route, target)) {
-        let name = text(&route["metadata"]["name"]);
-        let said = format!("route {name} of {target} was there before any canary: it is changed, not deleted");
-        return Err(Failure::usage(said).next("`byrnie history` lists what can be taken back; `byrnie undo`").into());
+    let before: Vec<&Value> = scene.own_routes().into_iter().filter(|route| !marked(route, target)).collect();
+    if !before.is_empty() {
+        let said = format!("{} of {target} was there before any canary: it is changed, not deleted", named(&before));
+        let next = "`byrnie undo REV` for each `canary` line of `byrnie history`, newest first";
+        return Err(Failure::usage(said).next(next).into());
     }
     let routes: Vec<&Value> = scene.routes.iter().filter(|route| marked(route, target)).collect();
     // Somebody else's route may lead to them meanwhile.
@@ -297,10 +360,38 @@ fn end(console: &Console, scene: &Scene, globals: &Globals) -> anyhow::Result<Ex
         let said = format!("{target} has no canary");
         return Err(Failure::new(code::NOT_FOUND.id, said).next("byrnie get routes").into());
     }
-    let gone: BTreeSet<&str> = services.iter().map(|service| text(&service["metadata"]["name"])).collect();
-    for route in routes {
-        delete(console, route, globals)?;
+    let mut answers = Vec::new();
+    let ended = take_away(console, scene, &routes, &services, &mut answers);
+    // What was done before a failure is said too, as it can be taken back.
+    if !answers.is_empty() {
+        let results: Vec<&Value> = answers.iter().flat_map(|answer| each(&answer["results"])).collect();
+        let revisions: Vec<&Value> = answers.iter().map(|answer| &answer["revision"]).collect();
+        let said = json!({"results": results, "revisions": revisions});
+        output::print(globals, &said, |_| if globals.quiet { String::new() } else { draw(&said) })?;
     }
+    ended?;
+    Ok(Exit::Fine)
+}
+
+/// Each is a change of its own: what leads to a service goes before it.
+fn take_away(
+    console: &Console,
+    scene: &Scene,
+    routes: &[&Value],
+    services: &[&Value],
+    answers: &mut Vec<Value>,
+) -> Result<(), Failure> {
+    let user = console::query(&[("user", &console::user())]);
+    let delete = |resource: &Value| {
+        let metadata = &resource["metadata"];
+        let kind = Kind::from_word(text(&resource["kind"]));
+        let path = kind.map(|kind| super::get::path(kind, text(&metadata["namespace"]), text(&metadata["name"])));
+        path.map(|path| console.delete(&(path + &user))).transpose()
+    };
+    for route in routes {
+        answers.extend(delete(route)?);
+    }
+    let gone: BTreeSet<&str> = services.iter().map(|service| text(&service["metadata"]["name"])).collect();
     let narrowed = |policy: &Value| {
         let mut policy = without_status(policy.clone());
         let targets = policy["spec"]["targetRefs"].as_array_mut()?;
@@ -311,33 +402,44 @@ fn end(console: &Console, scene: &Scene, globals: &Globals) -> anyhow::Result<Ex
     };
     let policies: Vec<Value> = scene.policies.iter().filter_map(narrowed).collect();
     if !policies.is_empty() {
-        super::fault::write(&Value::Array(policies), "canary", None, globals)?;
+        let documents = output::yaml::emit(&Value::Array(policies));
+        let query = console::query(&[("user", &console::user()), ("why", "canary")]);
+        let answer = console.post_yaml(&format!("/api/v1/apply{query}"), documents)?;
+        super::apply::warn(crate::documents::place(&answer["diagnostics"], &[]));
+        answers.push(answer);
     }
     for service in services {
-        delete(console, service, globals)?;
+        answers.extend(delete(service)?);
     }
-    Ok(Exit::Fine)
+    Ok(())
 }
 
-fn delete(console: &Console, resource: &Value, globals: &Globals) -> anyhow::Result<()> {
-    let (kind, metadata) = (Kind::from_word(text(&resource["kind"])), &resource["metadata"]);
-    let Some(kind) = kind else { return Ok(()) };
-    let path = super::get::path(kind, text(&metadata["namespace"]), text(&metadata["name"]));
-    let answer = console.delete(&(path + &console::query(&[("user", &console::user())])))?;
-    output::print(globals, &answer, |_| super::apply::draw(&answer, globals.quiet))
+/// A line for each resource, and how to take all of it back.
+fn draw(said: &Value) -> String {
+    let results = each(&said["results"]);
+    let mut out: String = results
+        .map(|result| format!("{} {}\n", super::apply::reference(result), output::cell(result, "action")))
+        .collect();
+    let made: Vec<String> = each(&said["revisions"]).map(Value::to_string).collect();
+    let back: Vec<String> = made.iter().rev().map(|revision| format!("byrnie undo {revision}")).collect();
+    out.push_str(&format!("revision {}  (take it back with: {})\n", made.join(", "), back.join(" && ")));
+    out
 }
 
 /// The route with `percent` for the version in every rule that has backends; the others share the rest as before.
-fn shifted(mut route: Value, target: &ServiceRef, parts: &Parts, percent: u8) -> Result<Value, Failure> {
+/// Nothing if no rule has any.
+fn shifted(mut route: Value, target: &ServiceRef, parts: &Parts, percent: u8) -> Result<Option<Value>, Failure> {
     route = without_status(route);
     let name = text(&route["metadata"]["name"]).to_owned();
+    let own_namespace = text(&route["metadata"]["namespace"]).to_owned();
     let version = &parts.version.name;
-    let mut changed = 0;
+    let mut changed = false;
     for rule in route["spec"]["rules"].as_array_mut().into_iter().flatten() {
         let Some(backends) = rule["backendRefs"].as_array_mut().filter(|backends| !backends.is_empty()) else {
             continue;
         };
-        replace(backends, target, &parts.rest);
+        let port = port_of(backends, target, &own_namespace, parts);
+        replace(backends, target, &own_namespace, parts)?;
         let mut others: u64 = backends.iter().filter(|b| b["name"] != *version).map(weight).sum();
         if others == 0 {
             // The version had all of it: who comes back gets as much as it has instances.
@@ -357,30 +459,52 @@ fn shifted(mut route: Value, target: &ServiceRef, parts: &Parts, percent: u8) ->
             backend["weight"] = json!(weight(backend) * u64::from(100 - percent));
         }
         let own = (others * u64::from(percent)).max(u64::from(percent == 100));
-        match backends.iter_mut().find(|backend| backend["name"] == *version) {
-            Some(backend) => backend["weight"] = json!(own),
-            None => backends.push(json!({"name": version, "port": parts.version.port, "weight": own})),
+        if let Some(backend) = backends.iter_mut().find(|backend| backend["name"] == *version) {
+            backend["weight"] = json!(own);
+        } else {
+            let mut backend = json!({"name": version, "port": parts.port(&parts.version, port)?, "weight": own});
+            if own_namespace != *target.namespace {
+                backend["namespace"] = json!(target.namespace);
+            }
+            backends.push(backend);
         }
         reduce(backends);
-        changed += 1;
+        changed = true;
     }
-    if changed == 0 {
-        return Err(Failure::usage(format!("route {name} has no backends to share with")).next("byrnie get httproute"));
+    Ok(changed.then_some(route))
+}
+
+/// The port that a rule sends to: that of the service itself, or of those in its place.
+fn port_of(backends: &[Value], target: &ServiceRef, at: &str, parts: &Parts) -> u64 {
+    let base = backends.iter().find(|backend| is(backend, target, at));
+    let rest = || backends.iter().find(|backend| parts.rest.iter().any(|part| backend["name"] == *part.name));
+    base.or_else(rest).or(backends.first()).and_then(|backend| backend["port"].as_u64()).unwrap_or(80)
+}
+
+impl Parts {
+    /// The port of a part that stands for this one of the service itself.
+    fn port(&self, part: &Part, of: u64) -> Result<u64, Failure> {
+        if part.ports.contains(&of) {
+            return Ok(of);
+        }
+        match part.ports[..] {
+            // Where each has but one, there is nothing to mistake.
+            [only] if self.ports == 1 => Ok(only),
+            _ => {
+                let said = format!("service {} has no port {of}, to which a rule of the route sends", part.name);
+                Err(Failure::usage(said).next(format!("give it that port: byrnie get service {} -o yaml", part.name)))
+            }
+        }
     }
-    Ok(route)
 }
 
 /// Puts those that share the rest in the place of the service itself, by how many serve each.
-fn replace(backends: &mut Vec<Value>, target: &ServiceRef, rest: &[Part]) {
-    let is_base = |backend: &Value| {
-        backend["name"] == *target.name && backend["namespace"].as_str().is_none_or(|at| *at == *target.namespace)
-    };
-    let Some(at) = backends.iter().position(is_base).filter(|_| rest.iter().all(|part| part.name != *target.name))
-    else {
-        return;
-    };
+fn replace(backends: &mut Vec<Value>, target: &ServiceRef, at: &str, parts: &Parts) -> Result<(), Failure> {
+    let rest = &parts.rest;
+    let base = backends.iter().position(|backend| is(backend, target, at));
+    let Some(place) = base.filter(|_| rest.iter().all(|part| part.name != *target.name)) else { return Ok(()) };
     let total: u64 = rest.iter().map(|part| part.instances).sum::<u64>().max(1);
-    let base = backends.remove(at);
+    let base = backends.remove(place);
     for backend in backends.iter_mut() {
         backend["weight"] = json!(weight(backend) * total);
     }
@@ -390,23 +514,76 @@ fn replace(backends: &mut Vec<Value>, target: &ServiceRef, rest: &[Part]) {
             there["weight"] = json!(weight(there) + own);
             continue;
         }
+        let port = parts.port(part, base["port"].as_u64().unwrap_or(80))?;
         let mut backend = base.clone();
-        (backend["name"], backend["port"], backend["weight"]) = (json!(part.name), json!(part.port), json!(own));
-        backends.insert(at.min(backends.len()), backend);
+        (backend["name"], backend["port"], backend["weight"]) = (json!(part.name), json!(port), json!(own));
+        backends.insert(place.min(backends.len()), backend);
     }
+    Ok(())
 }
 
-/// Weights in lowest terms.
+/// Weights in lowest terms, and within what a route may say: beyond it the nearest that may be, at least 1 of some.
 fn reduce(backends: &mut [Value]) {
     fn gcd(a: u64, b: u64) -> u64 {
         if b == 0 { a } else { gcd(b, a % b) }
     }
-    let unit = backends.iter().filter_map(|backend| backend["weight"].as_u64()).fold(0, gcd).max(1);
+    let weights = || backends.iter().filter_map(|backend| backend["weight"].as_u64());
+    let unit = weights().fold(0, gcd).max(1);
+    let over = (weights().max().unwrap_or_default() / unit).div_ceil(WEIGHT_MAX).max(1);
     for backend in backends {
-        if let Some(weight) = backend["weight"].as_u64() {
-            backend["weight"] = json!(weight / unit);
+        if let Some(weight) = backend["weight"].as_u64().map(|weight| weight / unit) {
+            backend["weight"] = json!(((weight + over / 2) / over).max(weight.min(1)));
         }
     }
+}
+
+/// Whether a reference in a route of this namespace is to the service.
+fn is(reference: &Value, target: &ServiceRef, at: &str) -> bool {
+    reference["name"] == *target.name && *reference["namespace"].as_str().unwrap_or(at) == *target.namespace
+}
+
+/// Routes by kind and name.
+fn named(routes: &[&Value]) -> String {
+    let name = |route: &&Value| format!("{} {}", text(&route["kind"]), text(&route["metadata"]["name"]));
+    routes.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// What lets the callers that a policy lets through reach a service; where no command says it, what to change.
+fn allowing(policy: &Value, to: &ServiceRef) -> Vec<String> {
+    let mut commands = Vec::new();
+    for rule in each(&policy["spec"]["rules"]) {
+        let mut requests: Vec<String> = Vec::new();
+        for http in each(&rule["http"]) {
+            let words = |list: &Value, any: &str| -> Vec<String> {
+                let words: Vec<String> = each(list).map(|word| text(word).to_owned()).collect();
+                if words.is_empty() { vec![any.to_owned()] } else { words }
+            };
+            for method in words(&http["methods"], "*") {
+                let paths = words(&http["paths"], "/*").into_iter();
+                requests.extend(paths.map(|path| format!(" \"{method} {path}\"")));
+            }
+        }
+        if each(&rule["http"]).next().is_none() {
+            requests.push(String::new());
+        }
+        let accounts: Option<Vec<String>> = each(&rule["sources"])
+            .map(|source| {
+                let account = &source["serviceAccount"];
+                let namespace = account["namespace"].as_str().unwrap_or(&to.namespace);
+                Some(format!("{}.{namespace}", account["name"].as_str()?))
+            })
+            .collect();
+        match accounts.filter(|accounts| !accounts.is_empty() && rule["networkAttributes"].is_null()) {
+            Some(accounts) => commands.extend(accounts.iter().flat_map(|account| {
+                requests.iter().map(move |request| format!("byrnie allow {account} {to}{request}"))
+            })),
+            None => {
+                let name = text(&policy["metadata"]["name"]);
+                return vec![format!("add Service {} to the targetRefs of accesspolicy {name}", to.name)];
+            }
+        }
+    }
+    commands
 }
 
 /// The name of a version's service: `payments-v2`; what no name may hold becomes `-`.
@@ -454,158 +631,4 @@ fn list(value: Value) -> Vec<Value> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use byrnie_model::yaml::{Defaults, parse};
-
-    fn workload(name: &str, version: Option<&str>) -> Value {
-        let mut labels = json!({"app": "pay"});
-        if let Some(version) = version {
-            labels[VERSION] = json!(version);
-        }
-        json!({"metadata": {"name": name, "labels": labels}})
-    }
-
-    fn service(name: &str, selector: &Value) -> Value {
-        json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
-            "spec": {"selector": selector, "ports": [{"port": 80, "targetPort": 8080}]},
-        })
-    }
-
-    /// `pay` in `shop`, served by these.
-    fn scene(workloads: Vec<Value>) -> Scene {
-        Scene {
-            target: ServiceRef::new("shop", "pay"),
-            services: vec![service("pay", &json!({"app": "pay"}))],
-            workloads,
-            policies: Vec::new(),
-            routes: Vec::new(),
-        }
-    }
-
-    /// What a route gives to whom, in one line.
-    fn shares(documents: &[Value]) -> String {
-        let backends = backends(documents.last().unwrap());
-        backends.map(|b| format!("{} {}", text(&b["name"]), weight(b))).collect::<Vec<_>>().join(", ")
-    }
-
-    /// As after what was written was applied.
-    fn apply(scene: &mut Scene, documents: &[Value]) {
-        for document in documents {
-            let list = match text(&document["kind"]) {
-                "Service" => &mut scene.services,
-                "HTTPRoute" => &mut scene.routes,
-                _ => &mut scene.policies,
-            };
-            list.retain(|known| known["metadata"]["name"] != document["metadata"]["name"]);
-            list.push(document.clone());
-        }
-    }
-
-    #[test]
-    fn versions_by_label_get_the_shares_that_were_said() {
-        let mut scene = scene(vec![workload("a", Some("v1")), workload("b", Some("v1")), workload("c", Some("v2"))]);
-        for (percent, expected) in [
-            (10, "pay-v1 9, pay-v2 1"),
-            (0, "pay-v1 1, pay-v2 0"),
-            (100, "pay-v1 0, pay-v2 1"),
-            (50, "pay-v1 1, pay-v2 1"),
-        ] {
-            let documents = scene.documents("v2", percent).unwrap();
-            assert_eq!(shares(&documents), expected, "{percent}");
-            apply(&mut scene, &documents);
-        }
-        // A third one, which isn't there yet.
-        assert_eq!(scene.documents("v3", 10).unwrap_err().code, "BYR-C037");
-        let documents = scene.documents("v3", 0).unwrap();
-        assert_eq!(shares(&documents), "pay-v1 1, pay-v2 1, pay-v3 0");
-        apply(&mut scene, &documents);
-        scene.workloads.push(workload("d", Some("v3")));
-        assert_eq!(shares(&scene.documents("v3", 20).unwrap()), "pay-v1 2, pay-v2 2, pay-v3 1");
-        for document in &documents {
-            let parsed = parse("t.yaml", &crate::output::yaml::emit(document), &Defaults::default());
-            assert!(
-                parsed.diagnostics.is_empty() && parsed.documents.len() == 1,
-                "{document}: {:?}",
-                parsed.diagnostics
-            );
-        }
-    }
-
-    #[test]
-    fn others_share_the_rest_by_how_many_they_are() {
-        let all = [("a", "v1"), ("b", "v1"), ("c", "v2"), ("d", "v3")];
-        let scene = scene(all.map(|(name, version)| workload(name, Some(version))).into());
-        assert_eq!(shares(&scene.documents("v3", 40).unwrap()), "pay-v1 2, pay-v2 1, pay-v3 2");
-    }
-
-    #[test]
-    fn the_service_itself_is_no_backend_beside_a_version_of_it() {
-        let mut scene = scene(vec![workload("a", Some("v1")), workload("b", Some("v2"))]);
-        scene.services.push(service("pay-v2", &json!({"app": "pay", "version": "v2"})));
-        assert_eq!(shares(&scene.documents("v2", 30).unwrap()), "pay-v1 7, pay-v2 3");
-        // As an earlier canary, or somebody's hand, wrote it.
-        scene.routes = vec![json!({
-            "metadata": {"name": "r", "namespace": "shop"},
-            "spec": {"parentRefs": [{"name": "pay"}], "rules": [{"backendRefs": [
-                {"name": "pay", "port": 80, "weight": 90}, {"name": "pay-v2", "port": 80, "weight": 10},
-            ]}]},
-        })];
-        assert_eq!(shares(&scene.documents("v2", 30).unwrap()), "pay-v1 7, pay-v2 3");
-        // One that has instances of its own is the rest as it is.
-        scene.routes.clear();
-        scene.services = vec![service("pay", &json!({"version": "v1"})), service("pay-v2", &json!({"version": "v2"}))];
-        assert_eq!(shares(&scene.documents("v2", 30).unwrap()), "pay 7, pay-v2 3");
-    }
-
-    #[test]
-    fn who_cannot_be_told_apart_is_named() {
-        let refused = |workloads| scene(workloads).documents("v2", 10).unwrap_err();
-        let failure = refused(vec![workload("a", None), workload("b", Some("v2"))]);
-        assert_eq!(failure.code, "BYR-C078", "{failure}");
-        assert!(failure.detail.starts_with("a serves pay.shop"), "{failure}");
-        let failure = refused(vec![workload("b", Some("v2"))]);
-        assert!(failure.detail.contains("nobody to take the rest"), "{failure}");
-        let mut both = scene(vec![workload("a", Some("v1")), workload("b", Some("v2"))]);
-        both.services.push(service("pay-v1", &json!({"app": "pay"})));
-        assert_eq!(both.documents("v2", 10).unwrap_err().code, "BYR-C078");
-        // Nobody gets two shares where one of them has none.
-        assert_eq!(shares(&both.documents("v2", 100).unwrap()), "pay-v1 0, pay-v2 1");
-    }
-
-    #[test]
-    fn policies_of_the_service_hold_for_its_versions() {
-        let mut scene = scene(vec![workload("a", Some("v1")), workload("b", Some("v2"))]);
-        let policy = |name: &str, target: &str| {
-            json!({"kind": "AccessPolicy", "metadata": {"name": name, "namespace": "shop"}, "status": {},
-                   "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": target}]}})
-        };
-        scene.policies = vec![policy("own", "pay"), policy("other", "cart")];
-        let documents = scene.documents("v2", 10).unwrap();
-        let widened: Vec<&Value> = documents.iter().filter(|document| document["kind"] == "AccessPolicy").collect();
-        assert_eq!(widened.len(), 1, "{documents:?}");
-        let names: Vec<&str> = each(&widened[0]["spec"]["targetRefs"]).map(|target| text(&target["name"])).collect();
-        assert_eq!(names, ["pay", "pay-v1", "pay-v2"]);
-        apply(&mut scene, &documents);
-        assert_eq!(scene.documents("v2", 20).unwrap().len(), 1, "the route alone");
-    }
-
-    #[test]
-    fn weights_that_somebody_chose_stay_in_proportion() {
-        let target = ServiceRef::new("shop", "pay");
-        let parts = |version: &str| Parts {
-            version: Part { name: version.into(), port: 80, instances: 1 },
-            rest: Vec::new(),
-            fresh: Vec::new(),
-        };
-        let route = |weights: &[(&str, u64)]| {
-            let backends: Vec<Value> =
-                weights.iter().map(|(name, weight)| json!({"name": name, "port": 80, "weight": weight})).collect();
-            json!({"metadata": {"name": "r"}, "spec": {"rules": [{"backendRefs": backends}]}})
-        };
-        let three = route(&[("a", 3), ("b", 1)]);
-        assert_eq!(shares(&[shifted(three, &target, &parts("c"), 20).unwrap()]), "a 3, b 1, c 1");
-        assert!(shifted(route(&[("c", 1)]), &target, &parts("c"), 20).is_err());
-    }
-}
+mod tests;
