@@ -150,9 +150,11 @@ fn whoever_is_slow_to_ask_has_nobody_refused() {
     let strict = Admission { success_percent: 100, volume: 1, rejected_percent_max: 100, ..RULE };
     let mut world = world(Some(strict), 1);
     for n in 0..100 {
-        let mut exchange = ask(&mut world, "critical", n * 10).expect("it was never the program's doing");
-        exchange.on_failure(&mut world.shard, Failure::CallerSlow, ms(n * 10 + 5));
-        exchange.finish(&mut world.shard, Outcome { status: 504, failure: None }, ms(n * 10 + 5));
+        let mut head = head("PUT", "payments/", &[("x-byrnie-deadline-ms", "5")]);
+        let (mut exchange, effect) = world.begin(&mut head, ms(n * 10));
+        assert!(matches!(effect, Effect::Send(_)), "it was never the program's doing: {effect:?}");
+        let told = answer(exchange.on_failure(&mut world.shard, Failure::CallerSlow, ms(n * 10 + 5)));
+        exchange.finish(&mut world.shard, Outcome { status: told.status, failure: None }, ms(n * 10 + 5));
     }
 }
 
