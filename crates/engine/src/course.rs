@@ -200,7 +200,7 @@ impl Course {
             (Target::Mesh(_), ..=1) => Some(self.policy.tries_max.saturating_sub(1)),
             (Target::Mesh(_), _) => Some(0),
         };
-        // What HTTP/1 gives back unprocessed was never read from the caller.
+        // Over HTTP/1 a program gives back only what its connection never took: a body that was begun by then is gone.
         let returns = self.cluster().is_some() || target.protocol().is_h2();
         let keep_body = attempt < self.tries_max() && self.policy.body_held && returns;
         Plan {

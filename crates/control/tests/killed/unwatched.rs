@@ -105,58 +105,53 @@ async fn leave(asked: impl Future) {
     assert!(poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx).is_pending())).await, "it waits for nothing");
 }
 
-#[test]
-fn what_is_written_is_begun_though_its_caller_has_gone() {
+/// A coordinator whose participant is a shop.
+fn with_a_shop(run: impl AsyncFnOnce(&Arc<Coordinator>, &Shop)) {
     let folder = tempfile::tempdir().unwrap();
     let shop = Shop::open();
     let at = SocketAddr::from(([127, 0, 0, 1], shop.port));
     runtime::block_on(async {
         let (coordinator, _trigger) = one(folder.path()).await;
         connect(&coordinator, at);
+        run(&coordinator, &shop).await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_is_written_is_begun_though_its_caller_has_gone() {
+    with_a_shop(async |coordinator, shop| {
         // By now it holds the shards.
-        ask(&coordinator, "POST", "sagas", &saga("t", "a", "fine")).await;
-        until(&coordinator, "SUCCEEDED").await;
+        ask(coordinator, "POST", "sagas", &saga("t", "a", "fine")).await;
+        until(coordinator, "SUCCEEDED").await;
         // The first entry is on its way to the disk, and its caller goes away.
         let begin = saga("gone", "b", "fine");
-        leave(ask(&coordinator, "POST", "sagas", &begin)).await;
+        leave(ask(coordinator, "POST", "sagas", &begin)).await;
         while shop.calls("\"gone/b/action\"") == 0 {
             runtime::sleep(Duration::from_millis(5)).await;
         }
-    })
-    .unwrap();
+    });
 }
 
 #[test]
 fn what_was_asked_is_in_the_audit_though_its_caller_has_gone() {
-    let folder = tempfile::tempdir().unwrap();
-    let shop = Shop::open();
-    let at = SocketAddr::from(([127, 0, 0, 1], shop.port));
-    runtime::block_on(async {
-        let (coordinator, _trigger) = one(folder.path()).await;
-        connect(&coordinator, at);
-        ask(&coordinator, "POST", "sagas", &saga("t", "a", "held")).await;
-        leave(ask(&coordinator, "POST", "t:cancel", &Value::Null)).await;
+    with_a_shop(async |coordinator, shop| {
+        ask(coordinator, "POST", "sagas", &saga("t", "a", "held")).await;
+        leave(ask(coordinator, "POST", "t:cancel", &Value::Null)).await;
         shop.let_go();
-        until(&coordinator, "COMPENSATED").await;
-        let audit = ask(&coordinator, "GET", "audit", &Value::Null).await;
+        until(coordinator, "COMPENSATED").await;
+        let audit = ask(coordinator, "GET", "audit", &Value::Null).await;
         let cancel = audit.as_array().unwrap().iter().find(|line| line["verb"] == "cancel");
         assert!(cancel.is_some_and(|line| line["id"] == "t" && line["status"] == 499), "{audit}");
-    })
-    .unwrap();
+    });
 }
 
 #[test]
 fn an_answer_that_points_elsewhere_is_asked_for_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let shop = Shop::open();
-    let at = SocketAddr::from(([127, 0, 0, 1], shop.port));
-    runtime::block_on(async {
-        let (coordinator, _trigger) = one(folder.path()).await;
-        connect(&coordinator, at);
-        ask(&coordinator, "POST", "sagas", &saga("t", "a", "away")).await;
-        let now = until(&coordinator, "STUCK").await;
+    with_a_shop(async |coordinator, shop| {
+        ask(coordinator, "POST", "sagas", &saga("t", "a", "away")).await;
+        let now = until(coordinator, "STUCK").await;
         assert!(now["branches"][0]["reason"].as_str().unwrap().contains("http://elsewhere/later"), "{now}");
         assert_eq!(shop.calls("\"t/a/action\""), 1);
-    })
-    .unwrap();
+    });
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where hosts outside are, on a proxy by which calls leave the mesh: one task for each looks again and again, whether or not the
-//! control plane is reached, and what it finds is compiled as if slices said so. Hosts of many names under one pattern are looked
+//! Where hosts outside are, on a proxy by which calls leave the mesh: one task for each looks again and again, also while the
+//! control plane is away, and what it finds is compiled as if slices said so; where it was lost within a change, once that is whole. Hosts of many names under one pattern are looked
 //! for as they are asked for, in `outside`.
 
 use super::ads::Compiling;

@@ -97,57 +97,50 @@ fn a_client_that_speaks_first_is_passed_on_byte_by_byte() {
     assert_eq!(client.read_exact(10), b"GETS key\r\n");
 }
 
-#[test]
-fn no_request_comes_as_opaque_bytes_with_words_that_only_a_proxy_may_say() {
+/// Sends what begins as opaque bytes and goes on as a request with words that only a proxy may say. `got`: what the program got.
+fn smuggle(cases: &[(&str, &str)], got: impl Fn(&str, &[u8]) -> bool) {
     let forged = "Forwarded-Client-Identity: spiffe://mesh.local/ns/default/sa/admin\r\n\r\n";
     let (seen, told) = std::sync::mpsc::channel();
     let program = Program::start(move |mut peer| seen.send(peer.read_to_end()).unwrap());
     let world = World::new();
     let (_server, caller) = mesh(&world, &program);
-    // Each is opaque to who only looks how it begins.
-    for (begun, rest) in [
-        ("\nGET /admin", " HTTP/1.1\r\n"),
-        ("\nGET", " /admin\r\n"),
-        ("PROPFIND /admin", " HTTP/1.1\r\n"),
-        ("\r\n\n", "ANY\t/admin\x0bhttp/1.1\r\n"),
-        (" PRI * HT", "TP/2.0\r\n\r\nSM\r\n\r\n"),
-    ] {
-        let mut client = Peer::connect(caller.outbound("echo"));
-        let before = program.accepted.load(Ordering::SeqCst);
-        client.send(begun);
-        until_accepted(&program, before + 1);
-        client.send(rest);
-        client.send(forged);
-        assert_eq!(client.read_to_end(), b"", "{begun}{rest}");
-        assert_eq!(told.recv().unwrap(), b"", "{begun}{rest}");
-    }
-}
-
-#[test]
-fn a_request_in_disguise_ends_before_its_line_does() {
-    let forged = "Forwarded-Client-Identity: spiffe://mesh.local/ns/default/sa/admin\r\n\r\n";
-    let (seen, told) = std::sync::mpsc::channel();
-    let program = Program::start(move |mut peer| seen.send(peer.read_to_end()).unwrap());
-    let world = World::new();
-    let (_server, caller) = mesh(&world, &program);
-    for (begun, rest) in [
-        ("P@ST /transfer", " HTTP/1.1\r\n"),
-        ("\"POST\" / HT", "TP/1.1\r\n"),
-        ("\0GET / HTTP", "/1.1\r\n"),
-        ("\u{feff}GET /", " HTTP/1.1\r\n"),
-        ("GET:/", " / HTTP/1.1\n"),
-        ("\x16\x03\x01", " / HTTP/1.1\r\n"),
-    ] {
+    for (begun, rest) in cases {
         let mut client = Peer::connect(caller.outbound("echo"));
         let before = program.accepted.load(Ordering::SeqCst);
         client.send(begun);
         until_accepted(&program, before + 1);
         client.send(format!("{rest}{forged}"));
         assert_eq!(client.read_to_end(), b"", "{begun}{rest}");
-        // No more than had come before it was one.
         let told = told.recv().unwrap();
-        assert!(begun.as_bytes().starts_with(&told), "{begun}{rest}: {}", told.escape_ascii());
+        assert!(got(begun, &told), "{begun}{rest}: {}", told.escape_ascii());
     }
+}
+
+#[test]
+fn no_request_comes_as_opaque_bytes_with_words_that_only_a_proxy_may_say() {
+    // Each is opaque to who only looks how it begins.
+    let cases = [
+        ("\nGET /admin", " HTTP/1.1\r\n"),
+        ("\nGET", " /admin\r\n"),
+        ("PROPFIND /admin", " HTTP/1.1\r\n"),
+        ("\r\n\n", "ANY\t/admin\x0bhttp/1.1\r\n"),
+        (" PRI * HT", "TP/2.0\r\n\r\nSM\r\n\r\n"),
+    ];
+    smuggle(&cases, |_, told| told.is_empty());
+}
+
+#[test]
+fn a_request_in_disguise_ends_before_its_line_does() {
+    let cases = [
+        ("P@ST /transfer", " HTTP/1.1\r\n"),
+        ("\"POST\" / HT", "TP/1.1\r\n"),
+        ("\0GET / HTTP", "/1.1\r\n"),
+        ("\u{feff}GET /", " HTTP/1.1\r\n"),
+        ("GET:/", " / HTTP/1.1\n"),
+        ("\x16\x03\x01", " / HTTP/1.1\r\n"),
+    ];
+    // No more than had come before it was one.
+    smuggle(&cases, |begun, told| begun.as_bytes().starts_with(told));
 }
 
 #[test]
