@@ -274,16 +274,16 @@ impl Program {
         self.seen.now.lock().unwrap().1.is_none()
     }
 
-    /// The value of a variable that `run` says it gives.
+    /// The value of a variable that `run` says it gives, once it has said so: it prints them one by one.
     pub fn value(&self, name: &str) -> String {
+        let words = format!("✓ {name}=");
+        self.wait_for_line(&words);
         let log = self.log();
-        let line = log.lines().find_map(|line| line.split_once(&format!("✓ {name}=")));
-        line.unwrap_or_else(|| panic!("no {name} in {log}")).1.to_owned()
+        log.lines().find_map(|line| line.split_once(&words)).unwrap().1.to_owned()
     }
 
     /// Where such a URL leads.
     pub fn address(&self, name: &str) -> SocketAddr {
-        self.wait_for_line(&format!("✓ {name}="));
         self.value(name).rsplit('/').next().unwrap().parse().unwrap()
     }
 
