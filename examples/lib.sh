@@ -20,9 +20,9 @@ start() {
   pids+=($!)
 }
 
-# Tries a command until it succeeds, for 15 seconds at most.
+# Tries a command until it succeeds, for a minute at most, as the machine may be busy.
 until_ok() {
-  for _ in $(seq 150); do
+  for _ in $(seq 600); do
     if "$@" >/dev/null 2>&1; then return 0; fi
     sleep 0.1
   done
@@ -37,7 +37,12 @@ mesh() {
   EDGE=http://127.0.0.1:$(python3 -c "import json;print(json.load(open('$BYRNIE_DATA_DIR/ports.json'))['edge'])")
 }
 
-# A TCP port that is free now.
+# A TCP port that is free now, from below those that the system gives away by itself, to whoever calls or listens next.
 free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+  python3 -c '
+import random, socket
+while True:
+    try: print(socket.create_server(("127.0.0.1", random.randrange(20000, 32000))).getsockname()[1])
+    except OSError: continue
+    break'
 }

@@ -5,6 +5,7 @@
 
 use crate::bench::process::{Process, free_port, target, wait_for};
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -105,7 +106,23 @@ impl Mesh {
         wait_for(name, || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok())?;
         let mut allow = Command::new(&self.binary);
         run(allow.args(self.words(&["allow", "caller", name])), "byrnie allow")?;
+        wait_for(&format!("{name} to be known, and who may call it"), || self.is_callable(name))?;
         Ok(served)
+    }
+
+    /// Whether a service has an instance that is well, and all proxies know all there is.
+    fn is_callable(&self, name: &str) -> bool {
+        let own =
+            |one: &Value| one["metadata"]["name"].as_str().is_some_and(|own| own.starts_with(&format!("{name}-")));
+        let well = |workload: &Value| own(workload) && workload["status"]["health"] != "Unhealthy";
+        let in_sync = |proxy: &Value| proxy["inSync"] == true;
+        self.rows(&["get", "workload"]).iter().any(well) && self.rows(&["proxies"]).iter().all(in_sync)
+    }
+
+    /// The rows of what a command of byrnie shows, or none.
+    fn rows(&self, args: &[&str]) -> Vec<Value> {
+        let shown = Command::new(&self.binary).args(self.words(args)).args(["-o", "json"]).output();
+        shown.ok().and_then(|shown| serde_json::from_slice(&shown.stdout).ok()).unwrap_or_default()
     }
 
     /// Runs a program that calls `service` to its end; its sidecar logs to the file returned.
@@ -120,7 +137,7 @@ impl Mesh {
     /// Where the edge listens.
     fn edge(&self) -> Result<String> {
         let ports = std::fs::read(Path::new(&self.data).join("ports.json"))?;
-        let ports: serde_json::Value = serde_json::from_slice(&ports)?;
+        let ports: Value = serde_json::from_slice(&ports)?;
         Ok(format!("127.0.0.1:{}", ports["edge"]))
     }
 

@@ -39,6 +39,7 @@ fn a_program_that_hangs_is_left_out_before_a_request_finds_it_and_comes_back() {
     kill(program_of(&second), "STOP");
     until("it is sick", || format!("{:?}", mesh.json(&["get", "workload"])), || sick(&mesh).len() == 1);
     second.wait_for_line("BYR-S018");
+    mesh.until_in_sync();
     // Not even a request that may not be sent twice finds it.
     for n in 0..40 {
         let answer = mesh.ask("hello", "/").unwrap();
@@ -85,6 +86,8 @@ fn checks_speak_what_the_program_speaks() {
         }
         kill(program_of(&run), "CONT");
         until("it is well", || format!("{check}: {}", run.log()), || sick(&mesh).is_empty());
+        // The control plane is the first to know.
+        mesh.until_in_sync();
         assert_eq!(mesh.ask("many", "/").unwrap().status, 200, "{check}");
     }
 }

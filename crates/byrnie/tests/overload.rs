@@ -4,7 +4,7 @@
 
 mod mesh;
 
-use mesh::{Mesh, Program, byrnie, free_port, http, until};
+use mesh::{Mesh, PATIENCE, Program, byrnie, free_port, http, http_within, until};
 use rustix::net::sockopt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -111,7 +111,7 @@ const OF_TIME: &str = "short of processor time";
 fn good(address: SocketAddr) -> usize {
     let (mut done, mut refused) = (0, 0);
     while done < WANTED {
-        let answer = http(address, "program", "/small").unwrap();
+        let answer = http_within(PATIENCE, address, "program", "/small").unwrap();
         if answer.status == 200 {
             assert_eq!(answer.body, "ok");
             done += 1;

@@ -118,8 +118,9 @@ fn calls_go_to_another_site_when_nobody_is_left_here_and_come_home_again() {
     let (near, far) = ([orders(&west, "near-1"), orders(&west, "near-2")], orders(&east, "far"));
     introduce(&west, &east, free_port());
     west.ok(&["allow", "web", "orders"]);
+    west.until_in_sync();
     let caller = file(&west, "caller.py", CALLER);
-    let web = west.run(&["--name", "web", "--port", "1", "--uses", "orders"], &["python3", &caller]);
+    let web = west.run(&["--name", "web", "--uses", "orders"], &["python3", &caller]);
     web.wait_for_line("200 near");
     // Nobody of another mesh may anything until a policy names it.
     let foreign = "spiffe://west.test/ns/default/sa/web";

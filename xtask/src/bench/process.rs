@@ -8,8 +8,10 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// How long something may take to listen or to answer well.
@@ -237,9 +239,21 @@ impl Drop for Process {
     }
 }
 
-/// A loopback port that is free now.
+/// Where ports are looked for: below those that the system gives away by itself, to whoever calls or listens next, and above
+/// those of the tests.
+const PORTS: Range<u32> = 20_000..32_000;
+
+/// A loopback port that is free now, and different at each call.
 pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in PORTS {
+        let at = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
+        let port = u16::try_from(PORTS.start + at)?;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port of {PORTS:?} is free")
 }
 
 /// An address on loopback.

@@ -8,12 +8,18 @@ pub mod load;
 pub mod otlp;
 pub mod participant;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_setfl};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything in these tests: generous, as the machine may be busy. Nothing waits for it to pass.
@@ -29,7 +35,7 @@ pub struct Mesh {
 /// A child process with what it says kept.
 pub struct Program {
     pid: u32,
-    seen: std::sync::Arc<Seen>,
+    seen: Arc<Seen>,
 }
 
 /// What a program has said, and how it ended; whoever waits for either is woken.
@@ -173,6 +179,13 @@ impl Mesh {
         all.as_array().unwrap().iter().filter(of_program).cloned().collect()
     }
 
+    /// Waits until every proxy has confirmed all that the control plane knows by now.
+    pub fn until_in_sync(&self) {
+        let all = || self.json(&["proxies"]);
+        let in_sync = || all().as_array().unwrap().iter().all(|proxy| proxy["inSync"] == true);
+        until("every proxy in sync", || all().to_string(), in_sync);
+    }
+
     /// Starts `byrnie run` with these arguments.
     pub fn run(&self, args: &[&str], program: &[&str]) -> Program {
         self.run_by(byrnie(), args, program)
@@ -227,27 +240,70 @@ impl Mesh {
     }
 }
 
+/// One of a program's outputs, of which two threads take what there is.
+struct Said {
+    pipe: File,
+    /// What has come of a line that hasn't ended.
+    begun: Mutex<Vec<u8>>,
+    seen: Arc<Seen>,
+}
+
+impl Said {
+    fn by(pipe: OwnedFd, seen: &Arc<Seen>) -> Self {
+        fcntl_setfl(&pipe, OFlags::NONBLOCK).unwrap();
+        Self { pipe: pipe.into(), begun: Mutex::default(), seen: Arc::clone(seen) }
+    }
+
+    /// Waits for more; whether there may be more still.
+    fn wait(&self) -> bool {
+        // A signal is no news.
+        let _ = poll(&mut [PollFd::new(&self.pipe, PollFlags::IN)], None);
+        self.take()
+    }
+
+    /// Takes what is there, without waiting; whether there may be more.
+    fn take(&self) -> bool {
+        let mut begun = self.begun.lock().unwrap();
+        let mut some = [0; 4096];
+        loop {
+            let read = (&self.pipe).read(&mut some);
+            match &read {
+                Ok(read @ 1..) => begun.extend_from_slice(&some[..*read]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                _ => {}
+            }
+            let ended = read.as_ref().is_ok_and(|read| *read == 0);
+            if ended && !begun.is_empty() && !begun.ends_with(b"\n") {
+                begun.push(b'\n');
+            }
+            let whole = begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+            if whole > 0 {
+                let lines: Vec<u8> = begun.drain(..whole).collect();
+                self.seen.change(|now| now.0.push_str(&String::from_utf8_lossy(&lines)));
+            }
+            if ended || read.is_err() {
+                return !ended;
+            }
+        }
+    }
+}
+
 impl Program {
     pub fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (pid, seen) = (child.id(), std::sync::Arc::<Seen>::default());
-        let streams: [Box<dyn Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
-        let readers = streams.map(|stream| {
-            let seen = seen.clone();
-            std::thread::spawn(move || {
-                for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    seen.change(|now| now.0.push_str(&(line + "\n")));
-                }
-            })
-        });
-        let ended = seen.clone();
+        let (pid, seen) = (child.id(), Arc::<Seen>::default());
+        let pipes: [OwnedFd; 2] = [child.stdout.take().unwrap().into(), child.stderr.take().unwrap().into()];
+        let outputs = pipes.map(|pipe| Arc::new(Said::by(pipe, &seen)));
+        for output in &outputs {
+            let output = Arc::clone(output);
+            std::thread::spawn(move || while output.wait() {});
+        }
+        let ended = Arc::clone(&seen);
         std::thread::spawn(move || {
             let status = child.wait().unwrap();
-            // What it said last comes before its end, unless somebody else still holds its output.
-            let deadline = Instant::now() + Duration::from_secs(1);
-            while readers.iter().any(|reader| !reader.is_finished()) && Instant::now() < deadline {
-                std::thread::yield_now();
+            // What it said last comes before its end; others may hold its output for longer.
+            for output in &outputs {
+                output.take();
             }
             ended.change(|now| now.1 = Some(status));
         });
@@ -331,13 +387,19 @@ pub fn until(what: &str, state: impl Fn() -> String, mut holds: impl FnMut() -> 
     panic!("never saw {what}; last state:\n{}", state());
 }
 
-/// A port that is free now, from below the range of outgoing connections, and different at each call.
+/// A port that is free, from below the range of outgoing connections; nobody else is given it while this process lives.
 pub fn free_port() -> u16 {
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    static GIVEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
     let start = u16::try_from(std::process::id() % 8_000).unwrap();
     loop {
         let port = 10_000 + (start + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) % 10_000;
+        // Others' tests look for theirs, too: a name is one process' alone, and gone with it.
+        let name = format!("byrnie-test-port-{port}");
+        let name = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+        let Ok(given) = UnixListener::bind_addr(&name) else { continue };
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            GIVEN.lock().unwrap().push(given);
             return port;
         }
     }
@@ -349,10 +411,15 @@ pub fn http_by_proxy(proxy: SocketAddr, url: &str) -> Result<Answer, String> {
     http(proxy, host, url)
 }
 
-/// One GET on a connection of its own.
+/// One GET on a connection of its own, given up after ten seconds without a word.
 pub fn http(address: SocketAddr, host: &str, path: &str) -> Result<Answer, String> {
+    http_within(Duration::from_secs(10), address, host, path)
+}
+
+/// The same, given up after another time.
+pub fn http_within(patience: Duration, address: SocketAddr, host: &str, path: &str) -> Result<Answer, String> {
     let mut stream = TcpStream::connect(address).map_err(|e| e.to_string())?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(patience)).map_err(|e| e.to_string())?;
     let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).map_err(|e| e.to_string())?;
     let mut bytes = Vec::new();

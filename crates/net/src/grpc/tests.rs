@@ -280,7 +280,7 @@ fn a_server_that_falls_silent_is_noticed_within_ten_seconds() {
 fn a_connection_ends_when_its_certificate_does() {
     run(async {
         let world = start();
-        let short = credentials(&world.authority, &identity("web"), Duration::from_secs(2));
+        let short = credentials(&world.authority, &identity("web"), Duration::from_secs(5));
         let channel =
             Channel::connect(world.address, &tls::client(&short).unwrap(), &world.control, None).await.unwrap();
         assert_eq!(channel.unary("/t.T/Unary", Bytes::from_static(b"a")).await.unwrap(), "a");

@@ -87,7 +87,7 @@ async fn ask(client: &Client, body: &[u8]) -> Result<Vec<u8>, Error> {
 #[test]
 fn exchanges_pass_side_by_side() {
     runtime::block_on(async {
-        let encrypted = tls::tests::ending(tls::tests::now() + tls::tests::HOUR).await;
+        let encrypted = tls::tests::ending(|| tls::tests::now() + tls::tests::HOUR).await;
         for (near, far) in [sockets().await, encrypted] {
             pass_side_by_side(connect(near, Limits::default()), Server::new(far, Limits::default())).await;
         }

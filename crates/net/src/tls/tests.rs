@@ -199,14 +199,14 @@ fn bytes_that_are_no_tls_are_refused() {
     .unwrap();
 }
 
-/// A connection of two ends, of which the client's ends with a certificate as given.
-pub(crate) async fn ending(not_after: Timestamp) -> (Stream, Stream) {
+/// A connection of two ends, of which the client's ends with a certificate as given once it stands.
+pub(crate) async fn ending(not_after: impl FnOnce() -> Timestamp) -> (Stream, Stream) {
     let authority = authority();
     let web = identity("web");
     let own = credentials(&authority, &web, HOUR);
     let (accepted, connected) = shake(&server(&own, &[]).unwrap(), &client(&own).unwrap(), &web, &[]).await;
     let Stream::Tls(tls) = connected.unwrap().0 else { panic!("plain") };
-    (accepted.unwrap().0, Stream::Tls(Box::new(crate::io::Tls::new(tls.into_session(), Some(not_after)))))
+    (accepted.unwrap().0, Stream::Tls(Box::new(crate::io::Tls::new(tls.into_session(), Some(not_after())))))
 }
 
 #[test]
@@ -214,10 +214,11 @@ fn what_is_under_way_ends_some_time_after_the_certificate() {
     let grace = crate::io::EXPIRY_GRACE;
     block_on(async {
         // It has ended, but not for long: who waits is woken, who only sends is told at the next write.
-        let (mut server, mut client) = ending(Timestamp::from_millis(
-            (now().as_millis() + 300).saturating_sub(u64::try_from(grace.as_millis()).unwrap()),
-        ))
-        .await;
+        let soon = || {
+            let closes = now().as_millis() + 1_000;
+            Timestamp::from_millis(closes.saturating_sub(u64::try_from(grace.as_millis()).unwrap()))
+        };
+        let (mut server, mut client) = ending(soon).await;
         client.write_all(b"still").await.unwrap();
         client.flush().await.unwrap();
         let mut bytes = [0; 5];
@@ -225,7 +226,7 @@ fn what_is_under_way_ends_some_time_after_the_certificate() {
         let read = tokio::time::timeout(Duration::from_secs(10), client.read(&mut bytes)).await.unwrap();
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert_eq!(client.write(b"more").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
-        let (mut server, mut client) = ending(now() + HOUR).await;
+        let (mut server, mut client) = ending(|| now() + HOUR).await;
         server.write_all(b"hello").await.unwrap();
         server.flush().await.unwrap();
         client.read_exact(&mut bytes).await.unwrap();

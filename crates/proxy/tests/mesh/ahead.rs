@@ -139,7 +139,7 @@ fn no_request_waits_while_the_credentials_are_renewed() {
         world::workload_of("web", program.port, Protocol::Http1),
         world::service_of("web", program.port, Protocol::Http1),
     ]);
-    let (address, _trigger, _core) = plane.serve(world::loopback());
+    let (address, _trigger, _core) = plane.serve();
     let mut running = start(control::config(&plane, address, program.port, control::TOKEN)).unwrap();
     let ports = control::ready(&mut running).unwrap();
     let counted = Counted::before(ports.inbound.unwrap());

@@ -2,7 +2,7 @@
 //! A proxy and a control plane that goes away and comes back. The control plane is a small one, around
 //! the real session of the xDS crate.
 
-use crate::world::{self, DOMAIN, PATIENCE, Peer, Program, World, get, loopback};
+use crate::world::{self, DOMAIN, PATIENCE, Peer, Program, Reserved, World, get, loopback};
 use byrnie_model::{Delta, Identity, Labels, Protocol, Resource, Revision, Spec, Workload};
 use byrnie_net::BoxFuture;
 use byrnie_net::grpc::{self, Call, Incoming, Service, Shape, Status};
@@ -41,6 +41,8 @@ pub(crate) struct Plane {
     pub(crate) keys: Mutex<BTreeMap<Name, Entry>>,
     /// So many asks it answers by an error, though it has done what they ask: it isn't sure of that.
     pub(crate) unsure: AtomicUsize,
+    /// Nobody else is there while it is away.
+    door: Reserved,
     view: watch::Sender<(Vec<Arc<Resource>>, u64)>,
     events: Mutex<Vec<String>>,
     reports: Mutex<Vec<ReportRequest>>,
@@ -53,6 +55,7 @@ impl Plane {
             world: World::new(),
             keys: Mutex::default(),
             unsure: AtomicUsize::new(0),
+            door: Reserved::new(),
             view,
             events: Mutex::default(),
             reports: Mutex::default(),
@@ -71,9 +74,9 @@ impl Plane {
         });
     }
 
-    /// Serves on `address` until the trigger is dropped.
-    pub(crate) fn serve(self: &Arc<Self>, address: SocketAddr) -> (SocketAddr, Trigger, runtime::Core) {
-        let listener = bind(address, Share::Alone).unwrap();
+    /// Serves until the trigger is dropped, always at the same address.
+    pub(crate) fn serve(self: &Arc<Self>) -> (SocketAddr, Trigger, runtime::Core) {
+        let listener = bind(self.door.address(), Share::Alone).unwrap();
         let address = listener.local_addr();
         let credentials = self.world.credentials_of(&control_identity());
         let tls = tls::server_optional_client(&credentials, &[tls::ALPN_H2]).unwrap();
@@ -299,7 +302,7 @@ fn a_proxy_lives_by_its_control_plane_and_goes_on_without() {
         world::service_of("web", program.port, Protocol::Http1),
     ];
     let plane = Plane::new(view);
-    let (address, trigger, core) = plane.serve(loopback());
+    let (address, trigger, core) = plane.serve();
     let mut running = start(config(&plane, address, program.port, TOKEN)).unwrap();
     let ports = ready(&mut running).unwrap();
     let outbound = ports.outbound[0].address;
@@ -318,7 +321,7 @@ fn a_proxy_lives_by_its_control_plane_and_goes_on_without() {
         until(outbound, 200);
     }
     plane.put(world::mesh(byrnie_model::resource::DefaultAccess::Deny));
-    let (_, _trigger, _core) = plane.serve(address);
+    let (_, _trigger, _core) = plane.serve();
     until(outbound, 403);
 
     assert!(runtime::block_on(running.drain(Duration::from_secs(5))).unwrap());
@@ -329,7 +332,7 @@ fn a_proxy_lives_by_its_control_plane_and_goes_on_without() {
 
 /// The proxy of the test above after a first life, of which its state directory is left.
 fn after_a_life(plane: &Arc<Plane>, program: u16) -> (SocketAddr, SocketAddr) {
-    let (address, trigger, core) = plane.serve(loopback());
+    let (address, trigger, core) = plane.serve();
     let mut running = start(config(plane, address, program, TOKEN)).unwrap();
     let ports = ready(&mut running).unwrap();
     let (outbound, inbound) = (ports.outbound[0].address, ports.inbound.unwrap());
@@ -368,7 +371,7 @@ fn a_proxy_that_starts_while_its_control_plane_is_away_serves_what_it_served() {
     assert_eq!(Peer::connect(outbound).ask(&get("/open/x")).0, 200);
     // The control plane is back, and is asked for nothing but the difference.
     plane.events.lock().unwrap().clear();
-    let (_, _trigger, _core) = plane.serve(address);
+    let (_, _trigger, _core) = plane.serve();
     plane.put(world::allow_all());
     until(outbound, 200);
     let began = runtime::now().mono;
@@ -403,7 +406,7 @@ fn a_kept_view_that_was_tampered_with_is_not_served() {
 #[test]
 fn a_token_that_is_refused_and_a_plane_that_is_away_are_said_in_time() {
     let plane = Plane::new(Vec::new());
-    let (address, trigger, core) = plane.serve(loopback());
+    let (address, trigger, core) = plane.serve();
     let mut running = start(config(&plane, address, 1, "forged")).unwrap();
     let error = ready(&mut running).unwrap_err();
     assert!(matches!(&error, Error::Refused { cause } if cause == "no such token"), "{error}");

@@ -3,7 +3,7 @@
 //! what the ledger holds, when all goes well and when each part fails.
 
 use crate::control::{Plane, TOKEN, config, ready, until};
-use crate::world::{self, Peer, Program, header, loopback, status};
+use crate::world::{self, Peer, Program, header, status};
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::{Kind, Protocol, Resource, Spec};
@@ -96,7 +96,6 @@ fn shop() -> Shop {
 /// One sidecar, whose program calls itself: caller and callee at once.
 struct Mesh {
     plane: Arc<Plane>,
-    address: SocketAddr,
     serving: Option<(Trigger, Core)>,
     _running: Running,
     ports: Ports,
@@ -118,11 +117,11 @@ impl Mesh {
             protect(idempotency),
         ];
         let plane = Plane::new(view);
-        let (address, trigger, core) = plane.serve(loopback());
+        let (address, trigger, core) = plane.serve();
         let mut running = start(config(&plane, address, port, TOKEN)).unwrap();
         let ports = ready(&mut running).unwrap();
         plane.put(world::endpoint_of("web", 0, ports.inbound.unwrap()));
-        Self { plane, address, serving: Some((trigger, core)), _running: running, ports }
+        Self { plane, serving: Some((trigger, core)), _running: running, ports }
     }
 
     fn outbound(&self) -> SocketAddr {
@@ -142,7 +141,7 @@ impl Mesh {
     }
 
     fn regain_control(&mut self) {
-        let (_, trigger, core) = self.plane.serve(self.address);
+        let (_, trigger, core) = self.plane.serve();
         self.serving = Some((trigger, core));
     }
 
@@ -299,9 +298,8 @@ fn where_the_policy_asks_for_it_an_unknown_end_is_run_again_and_the_program_is_t
 
 #[test]
 fn a_program_that_was_never_reached_leaves_the_key_free() {
-    // Bound, but nobody listens.
-    let closed = std::net::UdpSocket::bind(loopback()).unwrap().local_addr().unwrap().port();
-    let mesh = Mesh::new_unreached(closed, POLICY);
+    let closed = world::Reserved::new();
+    let mesh = Mesh::new_unreached(closed.address().port(), POLICY);
     let (status, mark, _, body) = loop {
         let answer = ask(&mesh, &post("/charge", "k", ""));
         // Until the endpoint is known.

@@ -2,7 +2,7 @@
 //! Proxies and a collector that is away, slow, full or picky. What spans look like is for the tests of the whole mesh.
 
 use crate::http1::pair;
-use crate::world::{DOMAIN, PATIENCE, Peer, Program, Proxy, World, header, loopback, resource};
+use crate::world::{DOMAIN, PATIENCE, Peer, Program, Proxy, Reserved, World, header, loopback, resource};
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::telemetry::{Endpoint, Otlp, Share};
 use byrnie_model::{Kind, Resource, Spec};
@@ -94,7 +94,8 @@ fn what_b3_says_of_a_trace_holds_where_no_traceparent_came() {
     world.logs = false;
     let (_server, mut caller) = pair(&world, &program);
     let mut client = Peer::connect(caller.outbound("echo"));
-    caller.apply(vec![telling(TcpListener::bind(loopback()).unwrap().local_addr().unwrap())]);
+    let nobody = Reserved::new();
+    caller.apply(vec![telling(nobody.address())]);
     until("a trace", || ask(&mut client, "").ends_with("-01"));
     let (trace, span) = (&PARENT[3..35], &PARENT[36..52]);
     for said in [
@@ -122,9 +123,8 @@ fn a_collector_that_is_away_full_or_picky_holds_no_request_up() {
     // Without a word of traces they pass as they are.
     assert_eq!(ask(&mut client, &format!("traceparent: {PARENT}\r\n")), PARENT);
     assert_eq!(ask(&mut client, ""), "none");
-    // Nobody listens there yet.
-    let away = TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
-    caller.apply(vec![telling(away)]);
+    let away = Reserved::new();
+    caller.apply(vec![telling(away.address())]);
     let mut told = 0;
     until("a trace", || {
         told += usize::from(ask(&mut client, "").ends_with("-01"));
@@ -144,7 +144,7 @@ fn a_collector_that_is_away_full_or_picky_holds_no_request_up() {
     told += REQUESTS;
     until("spans dropped for want of room", || dropped(&caller, "full") > 0);
     // Now it comes: it has no room at first, takes one batch, refuses the next, and leaves three spans of the third out.
-    let heard = collect(TcpListener::bind(away).unwrap(), |number| match number {
+    let heard = collect(away.listen(), |number| match number {
         0 => "HTTP/1.1 503 X\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n",
         2 => "HTTP/1.1 400 X\r\ncontent-length: 0\r\n\r\n",
         3 => "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n\x0a\x02\x08\x03",

@@ -20,12 +20,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
 pub(crate) const DOMAIN: &str = "test.local";
 pub(crate) const ADMIN_TOKEN: &str = "operator";
-/// Longer than anything here takes: a test that waits so long has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than anything here takes, on a busy machine, too: a test that waits so long has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 pub(crate) fn loopback() -> SocketAddr {
@@ -351,6 +352,28 @@ impl Drop for Program {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+    }
+}
+
+/// A port that is nobody else's, and at which nobody listens but who asks for just this one.
+pub(crate) struct Reserved(TcpSocket);
+
+impl Reserved {
+    pub(crate) fn new() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(loopback()).unwrap();
+        Self(socket)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    pub(crate) fn listen(self) -> TcpListener {
+        let listener = runtime::block_on(async { self.0.listen(128).unwrap().into_std().unwrap() }).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        listener
     }
 }
 

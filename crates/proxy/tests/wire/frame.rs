@@ -25,8 +25,8 @@ pub(crate) const WITH_PRIORITY: u8 = 32;
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long a peer may say nothing where it must say something.
-const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// How long a peer may say nothing where it must say something: generous, as the machine may be busy.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes of frames, in order.
 #[derive(Clone, Debug, Default)]

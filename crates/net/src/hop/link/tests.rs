@@ -100,7 +100,7 @@ fn a_connection_with_a_stream_is_never_idle() {
 #[test]
 fn a_body_is_sealed_from_where_it_lies_and_leaves_with_what_follows_it() {
     runtime::block_on(async {
-        let (near, _far) = tls::tests::ending(tls::tests::now() + tls::tests::HOUR).await;
+        let (near, _far) = tls::tests::ending(|| tls::tests::now() + tls::tests::HOUR).await;
         let link = Link::new(near, Side::Server, Limits::default());
         let state = &mut *link.0.borrow_mut();
         state.outward.driver = Some(Waker::noop().clone());
