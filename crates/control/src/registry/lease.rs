@@ -316,7 +316,7 @@ impl Registry {
                 false => TargetPort::Name(port.name.clone()),
             };
             let ports =
-                vec![ServicePort { name: port.name.clone(), port: SERVICE_PORT, target, protocol: port.protocol }];
+                vec![ServicePort { name: port.name.clone(), port: SERVICE_PORT, target, protocol: port.protocol, prefixed: false }];
             let spec =
                 Spec::Service(Service { ports, selector: selector.clone(), outside: None, publish_not_ready: false });
             let made =
