@@ -11,6 +11,7 @@ use crate::words::Words;
 use anyhow::{Context, Result, bail};
 use byrnie_engine::{Compiler, Node, Role};
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source as Caller};
+use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::route::{
     Backend, Destination, HeaderEdits, Match, NamedMatch, Parent, PathMatch, RouteFilter, ValueMatch,
@@ -138,12 +139,17 @@ fn resource(kind: Kind, name: &str, spec: Spec) -> Resource {
 }
 
 fn mesh() -> Resource {
-    let mesh = Mesh { trust_domain: DOMAIN.into(), default_access: DefaultAccess::Deny, otlp: None };
+    let mesh = Mesh {
+        trust_domain: DOMAIN.into(),
+        default_access: DefaultAccess::Deny,
+        otlp: None,
+        limits: Limits::default(),
+    };
     resource(Kind::Mesh, "mesh", Spec::Mesh(mesh))
 }
 
 fn service(target: u16, protocol: Protocol) -> Resource {
-    let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(target), protocol };
+    let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(target), protocol, prefixed: false };
     resource(
         Kind::Service,
         "app",

@@ -5,6 +5,7 @@
 
 mod mesh;
 
+use mesh::console::{operator, send};
 use mesh::participant::{Participant, fine, listen, listen_at};
 use mesh::{Answer, Mesh, free_port, until};
 use serde_json::{Value, json};
@@ -14,34 +15,6 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-/// One request with a body, on a connection of its own.
-fn send(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Answer {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(70))).unwrap();
-    let length = body.len();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text}"));
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap();
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
-}
-
-/// The operator's question to the console.
-fn operator(mesh: &Mesh, method: &str, path: &str, body: &Value) -> (u16, Value) {
-    let token = std::fs::read_to_string(mesh.data.join("token")).unwrap();
-    let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    let headers = format!("Authorization: Bearer {token}\r\nPrefer: wait=20\r\n");
-    let answer = send(console, method, path, &headers, &body);
-    let value = serde_json::from_str(&answer.body).unwrap_or_else(|_| json!(answer.body));
-    (answer.status, value)
-}
 
 fn order(id: &str) -> Value {
     json!({"id": id, "branches": [

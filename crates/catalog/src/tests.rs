@@ -45,7 +45,8 @@ fn put(kind: Kind, name: &str, labels: Labels, spec: Spec) -> Change {
 }
 
 fn service(name: &str, selects: &str) -> Change {
-    let port = |port: u16, target| ServicePort { name: "".into(), port, target, protocol: Protocol::Http1 };
+    let port =
+        |port: u16, target| ServicePort { name: "".into(), port, target, protocol: Protocol::Http1, prefixed: false };
     let ports = vec![port(80, TargetPort::Number(8080)), port(81, TargetPort::Name("extra".into()))];
     put(
         Kind::Service,

@@ -50,8 +50,14 @@ impl Operator {
         request.header("host").is_some_and(|host| self.is_own(host_name(host)))
     }
 
-    /// Whether the request comes from the console's own page, or from no page at all.
+    /// Whether the request comes from the console's own page, or from no page at all. Browsers say so by `Origin` or, where
+    /// that is left out, such as for an image whose address would change something, by `Sec-Fetch-Site`
+    /// (<https://www.w3.org/TR/fetch-metadata/>).
     pub fn is_own_page(&self, request: &Request) -> bool {
+        let site = request.header("sec-fetch-site").unwrap_or("none");
+        if !matches!(site, "none" | "same-origin") {
+            return false;
+        }
         let Some(origin) = request.header("origin") else { return true };
         let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
         request.header("host").is_some_and(|host| host.eq_ignore_ascii_case(authority))

@@ -100,6 +100,8 @@ pub async fn list(state: &State, limit: usize) -> Result<Vec<Record>, byrnie_sto
 
 /// Why a registration made a Service: not a change that an operator would want to take back unasked.
 pub(crate) const WHY_RUN: &str = "run";
+/// Why the registration of an address did: the same.
+pub(crate) const WHY_REGISTER: &str = "register";
 /// Why the first start wrote what every mesh begins with: the same.
 pub const WHY_FIRST_START: &str = "first start";
 
@@ -112,7 +114,10 @@ pub async fn way_back(state: &State, revision: Option<Revision>) -> Result<(Revi
     let records = list(state, RECORDS_MAX).await?;
     let found = match revision {
         Some(revision) => records.into_iter().find(|record| record.revision == revision),
-        None => records.into_iter().find(|record| ![WHY_RUN, WHY_FIRST_START].contains(&&*record.why)),
+        None => {
+            let unasked = [WHY_RUN, WHY_REGISTER, WHY_FIRST_START];
+            records.into_iter().find(|record| !unasked.contains(&&*record.why))
+        }
     };
     let record = found.ok_or(Error::Unknown(revision.unwrap_or_default()))?;
     let mut actions = Vec::new();

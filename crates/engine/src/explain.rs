@@ -371,6 +371,9 @@ fn explain_protection(exchange: &Exchange, arrival: &Arrival<'_>, head: &Head, p
         _ if !Protection::covers(method) => format!("{promise}; {method} changes nothing and is not protected"),
         (KeyMode::Required, None) => format!("{promise}; mode Required: the request needs a key"),
         (_, None) => format!("{promise}; mode {}: this request has no key and is not protected", policy.mode.name()),
+        _ if !policy.is_ledgered() => {
+            format!("{promise}; the key is the program's own affair, so it isn't repeated for it")
+        }
         (_, Some(_)) if here && passed => format!("{promise}; the ledger is asked before the program"),
         (_, Some(_)) => format!("{promise}; under a key, so it may be repeated"),
     };

@@ -6,6 +6,7 @@ use crate::{Arrival, Compiler, Direction, Effect, Exchange, Node, Plan, Refusal,
 use byrnie_base::{Instant, Now, Timestamp};
 use byrnie_codec::Head;
 use byrnie_model::policy::access::{Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
+use byrnie_model::policy::traffic::Limits;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::resource::{DefaultAccess, Mesh, Spec};
 use byrnie_model::route::{Backend, Destination, Match, Parent, PathMatch, Route, Rule};
@@ -37,13 +38,18 @@ pub(crate) fn resource(kind: Kind, namespace: &str, name: &str, spec: Spec) -> R
 }
 
 pub(crate) fn mesh(default_access: DefaultAccess) -> Resource {
-    resource(Kind::Mesh, "", "mesh", Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access, otlp: None }))
+    resource(
+        Kind::Mesh,
+        "",
+        "mesh",
+        Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access, otlp: None, limits: Limits::default() }),
+    )
 }
 
 /// A service on port 80, served by workloads labelled `app=NAME` on port 8080.
 pub(crate) fn service(name: &str, protocol: Protocol) -> Resource {
     let name = sref(name);
-    let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(8080), protocol };
+    let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(8080), protocol, prefixed: false };
     let selector = Labels::from([("app".into(), name.name.clone())]);
     let spec = Spec::Service(Service { ports: vec![port], selector, outside: None, publish_not_ready: false });
     resource(Kind::Service, &name.namespace, &name.name, spec)

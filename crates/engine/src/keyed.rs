@@ -166,7 +166,8 @@ pub(crate) fn prepare(protection: Option<&Protection>, rng: &mut Rng, head: &mut
         // A head without room for it goes on without a key.
         head.append(Known::IdempotencyKey.name(), key.as_bytes()).ok();
     }
-    matches!(key_of(head), Ok(Some(_)))
+    // Nobody tells a repetition from the first where no ledger does.
+    protection.policy.is_ledgered() && matches!(key_of(head), Ok(Some(_)))
 }
 
 /// The key of a request, if it has one; or what is wrong with it.
@@ -203,6 +204,9 @@ impl Exchange {
             }
             Err(wrong) => return Err(self.refuse(Reason::KeyMissing, format!("Idempotency-Key: {wrong}"))),
         };
+        if !policy.is_ledgered() {
+            return Ok(None);
+        }
         let end = now + policy.lease;
         let deadline = self.course.deadline.map_or(end, |deadline| deadline.min(end));
         self.course.deadline = Some(deadline);

@@ -72,7 +72,13 @@ fn resource(kind: Kind, name: &str, spec: Spec) -> Arc<Resource> {
 }
 
 fn service(name: &str) -> Arc<Resource> {
-    let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(8080), protocol: Protocol::Http1 };
+    let port = ServicePort {
+        name: "".into(),
+        port: 80,
+        target: TargetPort::Number(8080),
+        protocol: Protocol::Http1,
+        prefixed: false,
+    };
     let selector = Labels::from([("app".into(), name.into())]);
     resource(
         Kind::Service,

@@ -505,6 +505,14 @@ registry! {
         "the path takes another method",
         "Nothing was done.",
         "The header Allow names those that it takes.";
+    REGISTRATION_GONE: "BYR-S043",
+        "nothing is registered by this id",
+        "Nothing was done; an address that isn't registered gets no calls.",
+        "Register it again, and send a heartbeat more often than its ttlSeconds.";
+    ADDRESSES_FULL: "BYR-S044",
+        "a service has as many addresses as are used of it",
+        "The newcomer was not registered, as it would get no calls.",
+        "Split the service, or take out addresses that nobody needs: `byrnie get endpointslice`.";
     STORE_UNREACHABLE: "BYR-S001",
         "the store does not answer",
         "Configuration cannot change; traffic goes on.",

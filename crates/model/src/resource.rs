@@ -3,6 +3,7 @@
 
 use crate::gateway::{Gateway, GatewayClass, Grant};
 use crate::outside::{BackendTls, Bundle};
+use crate::policy::traffic::Limits;
 use crate::policy::{AccessPolicy, TrafficPolicy};
 use crate::route::DirectResponse;
 use crate::telemetry::Otlp;
@@ -338,6 +339,8 @@ pub struct Mesh {
     pub default_access: DefaultAccess,
     /// Where traces and metrics are sent, if they are.
     pub otlp: Option<Arc<Otlp>>,
+    /// How much is let through to each service of which no TrafficPolicy says it, matter by matter. There are no quotas in it.
+    pub limits: Limits,
 }
 
 /// The answer to a call that no access policy names.

@@ -88,6 +88,16 @@ pub struct ServicePort {
     pub target: TargetPort,
     /// What is spoken there.
     pub protocol: Protocol,
+    /// Whether that was said in Kubernetes' own word ([`Protocol::prefixed_name`]), and so is shown in it. It means the same.
+    pub prefixed: bool,
+}
+
+impl ServicePort {
+    /// What `appProtocol` says of it; `None` where nobody said anything.
+    pub fn app_protocol(&self) -> Option<&'static str> {
+        let own = (self.protocol != Protocol::Undeclared).then(|| self.protocol.name());
+        if self.prefixed { self.protocol.prefixed_name().or(own) } else { own }
+    }
 }
 
 /// A workload's port, by number or by name.
@@ -124,6 +134,16 @@ impl Protocol {
             Self::Grpc => "grpc",
             Self::Tcp => "tcp",
             Self::Undeclared => "undeclared",
+        }
+    }
+
+    /// The word that Kubernetes has for it in `appProtocol` under its own prefix (its Service documentation, "Application
+    /// protocol"), if it has one.
+    pub const fn prefixed_name(self) -> Option<&'static str> {
+        match self {
+            Self::Http1 => Some("kubernetes.io/ws"),
+            Self::Http2 => Some("kubernetes.io/h2c"),
+            Self::Grpc | Self::Tcp | Self::Undeclared => None,
         }
     }
 

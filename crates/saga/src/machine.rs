@@ -16,7 +16,7 @@ pub use state::State;
 
 use crate::journal::{self, Entry, What};
 use crate::timer::backoff;
-use crate::transaction::{End, Op, Phase, Slot, Spec, Target};
+use crate::transaction::{End, Op, Phase, Progress, Slot, Spec, Target};
 use byrnie_base::{Text, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,11 @@ struct Live {
 }
 
 impl Live {
+    /// Whether a call was made, and is to be made again after a pause.
+    fn waits(&self, progress: &Progress) -> bool {
+        !self.in_flight && self.op.is_some_and(|op| progress.slot(op) == Slot::Pending)
+    }
+
     /// One more call without a definite answer.
     const fn fail(&mut self) {
         self.failures = self.failures.saturating_add(1);
@@ -190,6 +195,15 @@ impl Machine {
         let check = self.state.spec.check.iter().map(|check| (&self.check, check, false));
         let waiting = branches.chain(check.filter(|_| self.state.phase == Phase::Open));
         waiting.filter(|(live, ..)| live.failures > 0).map(|(_, call, limited)| (&call.target, limited))
+    }
+
+    /// When the first of the calls is due that are to be made again, if any is.
+    pub fn next_try(&self) -> Option<Timestamp> {
+        let branches = self.live.iter().zip(&self.state.progress);
+        let branches = branches.filter(|(live, progress)| live.waits(progress)).map(|(live, _)| live.due);
+        let check = (self.state.phase == Phase::Open && self.check.op.is_some() && !self.check.in_flight)
+            .then_some(self.check.due);
+        branches.chain(check).min()
     }
 
     /// Lets something happen.
@@ -479,6 +493,13 @@ impl Machine {
         if let Some(live) = self.calls_of(place).find(|live| live.failures > 0 && !live.in_flight) {
             live.due = now;
         }
+    }
+
+    /// All that wait for their next call have it now; pauses go on growing, as nothing is known yet.
+    fn hurry(&mut self, now: Timestamp) {
+        let branches = self.live.iter_mut().zip(&self.state.progress);
+        let branches = branches.filter(|(live, progress)| live.waits(progress)).map(|(live, _)| live);
+        branches.chain([&mut self.check]).for_each(|live| live.due = live.due.min(now));
     }
 
     /// The calls of a place.

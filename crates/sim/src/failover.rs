@@ -11,7 +11,7 @@ use byrnie_engine::{
     Arrival, Compiler, Direction, Effect, Exchange, Failure, Node, Outcome, Plan, Role, Shard, Target, Tls,
 };
 use byrnie_model::policy::TrafficPolicy;
-use byrnie_model::policy::traffic::{Failover, Nearness};
+use byrnie_model::policy::traffic::{Failover, Limits, Nearness};
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::service::{Locality, PortPair, ServicePort, TargetPort};
 use byrnie_model::{
@@ -434,6 +434,7 @@ impl Caller {
             trust_domain: shop::TRUST_DOMAIN.into(),
             default_access: DefaultAccess::Allow,
             otlp: None,
+            limits: Limits::default(),
         });
         let services = (0..size.services as usize).flat_map(|n| [service_resource(n), failover(n)]);
         let endpoints = (0..size.endpoints as usize * size.services as usize).map(|n| endpoint_resource(n, size));
@@ -496,7 +497,8 @@ fn resource(kind: Kind, namespace: &str, name: &str, spec: Spec) -> Resource {
 fn service_resource(number: usize) -> Resource {
     let name = service_name(number);
     let target = TargetPort::Number(shop::PROGRAM_PORT);
-    let port = ServicePort { name: "http".into(), port: shop::PORT, target, protocol: Protocol::Http1 };
+    let port =
+        ServicePort { name: "http".into(), port: shop::PORT, target, protocol: Protocol::Http1, prefixed: false };
     let selector = Labels::from([("app".into(), name.name.clone())]);
     let spec = Spec::Service(Service { ports: vec![port], selector, outside: None, publish_not_ready: false });
     resource(Kind::Service, shop::NAMESPACE, &name.name, spec)

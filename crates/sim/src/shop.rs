@@ -7,7 +7,7 @@ use byrnie_base::{Rng, Text};
 use byrnie_catalog::NodeSpec;
 use byrnie_control::ingest;
 use byrnie_model::policy::access::{Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
-use byrnie_model::policy::traffic::Balance;
+use byrnie_model::policy::traffic::{Balance, Limits};
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::route::{Backend, Destination, Match, Parent, Rule};
@@ -116,7 +116,12 @@ fn workload(number: u8, identity: &Identity, uses: &[ServiceRef]) -> Workload {
 
 /// The mesh as it is set up.
 pub fn first() -> Txn {
-    let mesh = Spec::Mesh(Mesh { trust_domain: TRUST_DOMAIN.into(), default_access: DefaultAccess::Deny, otlp: None });
+    let mesh = Spec::Mesh(Mesh {
+        trust_domain: TRUST_DOMAIN.into(),
+        default_access: DefaultAccess::Deny,
+        otlp: None,
+        limits: Limits::default(),
+    });
     let services = SERVICES.iter().map(|name| service_resource(name, name));
     let all = [resource(Kind::Mesh, "mesh", mesh)].into_iter().chain(services);
     all.fold(Txn::new(), |txn, resource| put(txn, &State::new(), &resource))
@@ -220,7 +225,8 @@ fn default_access(rng: &mut Rng, txn: Txn, state: &State) -> Txn {
         return txn;
     }
     let default_access = if rng.percent(50) { DefaultAccess::Allow } else { DefaultAccess::Deny };
-    let mesh = Spec::Mesh(Mesh { trust_domain: TRUST_DOMAIN.into(), default_access, otlp: None });
+    let mesh =
+        Spec::Mesh(Mesh { trust_domain: TRUST_DOMAIN.into(), default_access, otlp: None, limits: Limits::default() });
     put(txn, state, &resource(Kind::Mesh, "mesh", mesh))
 }
 
@@ -255,6 +261,7 @@ fn service_resource(name: &str, app: &str) -> Resource {
         port: PORT,
         target: TargetPort::Number(PROGRAM_PORT),
         protocol: Protocol::Http1,
+        prefixed: false,
     };
     resource(
         Kind::Service,

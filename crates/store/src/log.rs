@@ -4,6 +4,7 @@
 //! coordinator; [`Memory`] is the same code on a simulated disk, without threads; [`Postgres`] is a database that
 //! several coordinators share. What those say to each other through it is [`Peers`].
 
+mod commits;
 mod embedded;
 mod memory;
 pub mod postgres;
@@ -11,6 +12,7 @@ pub(crate) mod run;
 #[cfg(test)]
 mod tests;
 
+pub use commits::{Commits, SIZES};
 pub use embedded::Embedded;
 pub use memory::Memory;
 pub use postgres::Postgres;
@@ -45,6 +47,9 @@ pub trait Journal: Peers {
 
     /// Removes up to `limit` transactions that ended before `before`. Returns how many.
     fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize>;
+
+    /// How many appends its steps have made durable.
+    fn commits(&self) -> Commits;
 }
 
 /// What coordinators that share a journal know of each other, and ask each other: who is there, who drives which shard,

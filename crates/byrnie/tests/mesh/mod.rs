@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part of this")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, unreachable_pub, reason = "a test's harness")]
 
+pub mod console;
 pub mod load;
 pub mod otlp;
 pub mod participant;

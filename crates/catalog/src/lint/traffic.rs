@@ -4,7 +4,6 @@
 use crate::catalog::Catalog;
 use byrnie_model::outside::is_pattern;
 use byrnie_model::policy::TrafficPolicy;
-use byrnie_model::policy::idempotency::KeyMode;
 use byrnie_model::service::Area;
 use byrnie_model::{Diagnostic, Key, ServiceRef, Spec, code};
 use std::time::Duration;
@@ -46,7 +45,7 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, policy: &TrafficPolicy) -> Vec
 pub(crate) fn outlasts(catalog: &Catalog, service: &ServiceRef, timeout: Duration, path: String) -> Option<Diagnostic> {
     let key = catalog.policies.traffic(service).next()?;
     let Some(Spec::Traffic(policy)) = catalog.spec(key) else { return None };
-    let keyed = policy.idempotency.as_ref().filter(|keyed| keyed.mode != KeyMode::Off && keyed.lease < timeout)?;
+    let keyed = policy.idempotency.as_ref().filter(|keyed| keyed.is_ledgered() && keyed.lease < timeout)?;
     let message = format!(
         "the answer of Service \"{}\" is waited for {timeout:?}, but {key} gives a keyed request {:?}",
         service.name, keyed.lease

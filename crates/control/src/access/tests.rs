@@ -60,6 +60,11 @@ fn foreign_names_and_pages_are_turned_away() {
         let page = request(&[("host", "localhost:7777"), ("origin", origin)]);
         assert_eq!(operator.is_own_page(&page), own, "{origin}");
     }
+    // What a page asks for without saying where it's from: an image, or a link.
+    for (site, own) in [("same-origin", true), ("none", true), ("same-site", false), ("cross-site", false)] {
+        let page = request(&[("host", "localhost:7777"), ("sec-fetch-site", site)]);
+        assert_eq!(operator.is_own_page(&page), own, "{site}");
+    }
 }
 
 #[test]

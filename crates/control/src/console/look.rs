@@ -395,7 +395,7 @@ fn services_of(catalog: &Catalog, workload: &Resource) -> Vec<String> {
     catalog.iter(Kind::Service).filter(serves).map(|resource| resource.key.name.to_string()).collect()
 }
 
-const fn health(health: Health) -> &'static str {
+pub(super) const fn health(health: Health) -> &'static str {
     match health {
         Health::Healthy => "healthy",
         Health::Draining => "draining",

@@ -8,6 +8,7 @@ mod certificate;
 mod look;
 mod openapi;
 mod problem;
+mod register;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -179,6 +180,9 @@ async fn guarded(console: &Console, request: &Request, path: &[&str]) -> Outcome
         ("GET", ["revisions"]) => look::revisions(console).await,
         ("GET", ["tokens"]) => write::tokens(console).await,
         ("POST", ["tokens"]) => write::token(console, request).await,
+        ("POST", ["register"]) => register::register(console, request).await,
+        ("PUT", ["register", id, "heartbeat"]) => register::heartbeat(console, request, id).await,
+        ("DELETE", ["register", id]) => register::leave(console, id).await,
         ("GET", ["edges"]) => traffic::edges(console, request),
         ("GET", ["stats"]) => traffic::stats(console, request),
         ("GET", ["records"]) => traffic::records(console, request),

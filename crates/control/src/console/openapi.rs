@@ -44,6 +44,15 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     ("get", "/tokens", "Join tokens that still hold", &[], ""),
     ("post", "/tokens", "Make a join token", &[], "application/json"),
+    (
+        "post",
+        "/register",
+        "Register the address of a program without a proxy, or keep it: service, address, port; namespace, servicePort, protocol, locality, ttlSeconds",
+        &["user"],
+        "application/json",
+    ),
+    ("put", "/register/{id}/heartbeat", "Keep an address, and tell its health", &[], "application/json"),
+    ("delete", "/register/{id}", "Take an address out", &[], ""),
 ];
 
 /// Those of transactions, which another role answers under the same port.
@@ -68,6 +77,16 @@ pub(super) const TRANSACTIONS: &[Operation] = &[
     ("get", "/api/dtmsvr/newGid", "dtm: an id", &[], ""),
     ("get", "/api/dtmsvr/version", "dtm: the version", &[], ""),
     ("get", "/api/dtmsvr/query", "dtm: one transaction", &["gid"], ""),
+    (
+        "get",
+        "/api/dtmsvr/all",
+        "dtm: transactions, newest first",
+        &["gid", "position", "limit", "status", "transType", "createTimeStart", "createTimeEnd"],
+        "",
+    ),
+    ("get", "/api/dtmsvr/resetCronTime", "dtm: call at once what waits or is stuck", &["timeout", "limit"], ""),
+    ("post", "/api/dtmsvr/resetNextCronTime", "dtm: the same of one transaction", &[], "application/json"),
+    ("post", "/api/dtmsvr/forceStop", "dtm: end one where it stands", &[], "application/json"),
     ("post", "/api/dtmsvr/prepare", "dtm: prepare", &[], "application/json"),
     ("post", "/api/dtmsvr/submit", "dtm: submit", &[], "application/json"),
     ("post", "/api/dtmsvr/abort", "dtm: abort", &[], "application/json"),
@@ -76,6 +95,19 @@ pub(super) const TRANSACTIONS: &[Operation] = &[
 
 /// What an answer has at least: members of one object, or of each of a list, and their types.
 type Shape = (&'static str, bool, &'static [(&'static str, &'static str)]);
+
+/// A registration.
+const REGISTERED: &[(&str, &str)] = &[
+    ("id", "string"),
+    ("resource", "string"),
+    ("service", "string"),
+    ("namespace", "string"),
+    ("address", "string"),
+    ("port", "integer"),
+    ("health", "string"),
+    ("ttlSeconds", "integer"),
+    ("heartbeatSeconds", "number"),
+];
 
 /// The shapes of answers, by method and path. More members may follow.
 const SHAPES: &[Shape] = &[
@@ -170,6 +202,9 @@ const SHAPES: &[Shape] = &[
         true,
         &[("id", "string"), ("at", "integer"), ("proxy", "string"), ("direction", "string"), ("status", "integer")],
     ),
+    ("post /api/v1/register", false, REGISTERED),
+    ("put /api/v1/register/{id}/heartbeat", false, REGISTERED),
+    ("delete /api/v1/register/{id}", false, REGISTERED),
     ("get /txn/v1", true, &[("id", "string"), ("state", "string")]),
     (
         "get /txn/v1/{id}",

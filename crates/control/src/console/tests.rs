@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API as a client sees it, over a store in memory.
 
+mod register;
+
 use super::{Asset, Console, answer, openapi};
 use crate::access::Operator;
 use crate::{State, ingest};

@@ -169,7 +169,7 @@ fn result(key: &Key, action: &str) -> Value {
 }
 
 /// Who asks, as far as they say: the token is the operators' own, so this is for the history only.
-fn who(request: &Request) -> String {
+pub(super) fn who(request: &Request) -> String {
     /// Longest name kept.
     const NAME_CHARS_MAX: usize = 64;
     let name = parameter(request, "user").unwrap_or_default();

@@ -58,7 +58,8 @@ fn workload(name: &str, account: &str, protocol: Protocol) -> Resource {
 }
 
 fn mesh(default_access: DefaultAccess) -> Action {
-    let spec = Spec::Mesh(Mesh { trust_domain: "mesh.local".into(), default_access, otlp: None });
+    let spec =
+        Spec::Mesh(Mesh { trust_domain: "mesh.local".into(), default_access, otlp: None, limits: Limits::default() });
     let key = Key::new(Kind::Mesh, "", "mesh");
     Action::Put(Resource {
         key,
@@ -379,7 +380,12 @@ fn what_was_applied_is_in_the_history_and_can_be_undone() {
         let absent =
             apply::apply(state, &[Action::Delete(Key::new(Kind::Service, "default", "x"))], "ann", "delete").await;
         assert!(matches!(absent, Err(apply::Error::Absent(_))));
-        let other = Spec::Mesh(Mesh { trust_domain: "other".into(), default_access: DefaultAccess::Deny, otlp: None });
+        let other = Spec::Mesh(Mesh {
+            trust_domain: "other".into(),
+            default_access: DefaultAccess::Deny,
+            otlp: None,
+            limits: Limits::default(),
+        });
         let Action::Put(resource) = mesh(DefaultAccess::Deny) else { unreachable!() };
         let moved = apply::apply(state, &[Action::Put(Resource { spec: other, ..resource })], "ann", "apply").await;
         assert!(matches!(moved, Err(apply::Error::TrustDomain { .. })));

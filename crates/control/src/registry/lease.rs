@@ -33,7 +33,7 @@ pub const SERVICE_PORT: u16 = 80;
 /// How long an answer waits for the catalog to know what was written.
 const CATALOG_WAIT: Duration = Duration::from_secs(5);
 /// How often a write is tried when others write the same at the same moment.
-const TRIES_MAX: usize = 5;
+pub(super) const TRIES_MAX: usize = 5;
 /// Locks that keep two registrations for one service from passing the same check at once.
 const LOCKS: usize = 64;
 
@@ -282,7 +282,7 @@ impl Registry {
         }
         let service_made = self.service(state, resource, service).await?;
         if let Some(made) = &service_made {
-            txn = made.add(state, txn, peer).await?;
+            txn = made.add(state, txn, &peer.to_string(), history::WHY_RUN).await?;
         }
         if !same || service_made.is_some() {
             revision = state.store.commit(txn).await?;
@@ -315,8 +315,13 @@ impl Registry {
                 true => TargetPort::Number(port.port),
                 false => TargetPort::Name(port.name.clone()),
             };
-            let ports =
-                vec![ServicePort { name: port.name.clone(), port: SERVICE_PORT, target, protocol: port.protocol }];
+            let ports = vec![ServicePort {
+                name: port.name.clone(),
+                port: SERVICE_PORT,
+                target,
+                protocol: port.protocol,
+                prefixed: false,
+            }];
             let spec =
                 Spec::Service(Service { ports, selector: selector.clone(), outside: None, publish_not_ready: false });
             let made =
@@ -332,7 +337,7 @@ impl Registry {
 
 /// Refuses what could not be read from the store again: the wire form says nothing of how names and
 /// labels must look.
-fn valid(state: &State, resource: &Resource) -> Result<(), Error> {
+pub(super) fn valid(state: &State, resource: &Resource) -> Result<(), Error> {
     let domain = state.trust_domain.clone();
     let defaults = yaml::Defaults { namespace: resource.key.namespace.clone(), trust_domain: domain };
     let read = yaml::from_json(&yaml::to_json(resource), &defaults);
@@ -343,18 +348,19 @@ fn valid(state: &State, resource: &Resource) -> Result<(), Error> {
 }
 
 /// A service that registration makes: an ordinary resource, which stays and is in the history.
-struct MadeService(Resource);
+pub(super) struct MadeService(pub(super) Resource);
 
 impl MadeService {
-    async fn add(&self, state: &State, txn: Txn, who: &Identity) -> Result<Txn, byrnie_store::Error> {
+    /// Adds it, and who made it by what (a word), to a transaction.
+    pub(super) async fn add(&self, state: &State, txn: Txn, who: &str, why: &str) -> Result<Txn, byrnie_store::Error> {
         let at = store_key(&self.0.key);
         let after = yaml::to_json(&self.0).to_string();
         let txn = txn.expect(at.clone(), Expect::Absent).put(at, after.as_bytes());
         let changed = history::Changed { key: self.0.key.clone(), before: None, after: Some(after) };
         let record = history::Record {
             revision: Revision(0),
-            who: who.to_string().into(),
-            why: history::WHY_RUN.into(),
+            who: who.into(),
+            why: why.into(),
             at: state.now().wall,
             changes: vec![changed],
         };
@@ -373,15 +379,17 @@ pub async fn grace(state: &State) {
     }
 }
 
-/// Keeps every stored registration alive for another [`TTL`].
+/// Keeps every stored registration alive for another span of its own, be it a workload's or an address's.
 ///
 /// # Errors
 /// If the store doesn't answer.
 pub async fn keep_stored(state: &State) -> Result<(), byrnie_store::Error> {
-    let (entries, _) = state.store.list(&format!("{RESOURCES}{}/", Kind::Workload.name())).await?;
-    for lease in entries.iter().filter_map(|entry| entry.lease) {
-        // One that has ended meanwhile was somebody's wish.
-        let _ = state.store.keep_alive(lease).await;
+    for kind in [Kind::Workload, Kind::EndpointSlice] {
+        let (entries, _) = state.store.list(&format!("{RESOURCES}{}/", kind.name())).await?;
+        for lease in entries.iter().filter_map(|entry| entry.lease) {
+            // One that has ended meanwhile was somebody's wish.
+            let _ = state.store.keep_alive(lease).await;
+        }
     }
     Ok(())
 }
@@ -417,6 +425,9 @@ fn fits(state: &State, existing: &Resource, service: &ServiceRef, workload: &Wor
         return taken(format!("it runs as {other}, and this as {}", workload.identity));
     }
     let Spec::Service(spec) = &existing.spec else { return Ok(()) };
+    if spec.takes_slices() && state.catalog(|catalog| catalog.slices(service).next().is_some()) {
+        return taken("it is served by addresses, which select no workloads".to_owned());
+    }
     let mut served = false;
     for port in &spec.ports {
         let target = workload.ports.iter().find(|own| match &port.target {
@@ -441,7 +452,7 @@ fn fits(state: &State, existing: &Resource, service: &ServiceRef, workload: &Wor
 }
 
 /// Waits until the catalog knows a revision, so that the proxy's next stream finds its workload.
-async fn wait_for(state: &State, revision: Revision) {
+pub(super) async fn wait_for(state: &State, revision: Revision) {
     let mut revisions = state.revisions();
     let known = revisions.wait_for(|newest| *newest >= revision);
     if runtime::timeout(CATALOG_WAIT, known).await.is_err() {

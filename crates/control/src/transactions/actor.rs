@@ -39,6 +39,8 @@ pub(super) struct Sight {
     pub(super) calls: Vec<(u32, bool)>,
     /// What is waited for.
     pub(super) waits: Vec<Wait>,
+    /// When the first of these is tried again.
+    pub(super) due: Option<byrnie_base::Timestamp>,
 }
 
 /// A place whose calls wait for their next try.
@@ -57,7 +59,7 @@ impl Sight {
         let state = machine.state().clone();
         let calls = (0..state.progress.len()).map(|at| (machine.attempts(at), machine.is_calling(at))).collect();
         let wait = |(target, limited): (&Target, bool)| Wait { place: target.place().into(), raw: target.raw, limited };
-        Self { calls, waits: machine.waits_for().map(wait).collect(), state }
+        Self { calls, waits: machine.waits_for().map(wait).collect(), due: machine.next_try(), state }
     }
 
     /// Whether nothing more happens by itself: it has ended, is open, held or stuck.

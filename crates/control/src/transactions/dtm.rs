@@ -5,6 +5,7 @@
 
 pub(super) mod grpc;
 pub(super) mod http;
+mod operate;
 mod target;
 #[cfg(test)]
 mod tests;

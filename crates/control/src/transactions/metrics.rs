@@ -5,6 +5,7 @@
 use super::run::Coordinator;
 use super::trouble::Trouble;
 use byrnie_saga::{End, Mode, Outcome};
+use byrnie_store::log::{Commits, SIZES};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -102,7 +103,42 @@ impl Coordinator {
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
         }
+        commit_sizes(&mut out, &self.journal.commits());
         out.push_str(&self.state.tracer.metrics());
         out
+    }
+}
+
+/// How many appends each durable step of the journal had.
+fn commit_sizes(out: &mut String, commits: &Commits) {
+    let name = "byrnie_txn_commit_batch_size";
+    let _ = writeln!(out, "# HELP {name} Entries of transactions that one step made durable.\n# TYPE {name} histogram");
+    let mut steps = 0;
+    for (size, count) in SIZES.iter().zip(commits.steps) {
+        steps += count;
+        let _ = writeln!(out, "{name}_bucket{{le=\"{size}\"}} {steps}");
+    }
+    let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {steps}\n{name}_sum {}\n{name}_count {steps}", commits.appends);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_commits_add_up() {
+        let mut out = String::new();
+        commit_sizes(&mut out, &Commits { steps: [3, 0, 1, 0, 0, 0, 0, 0, 0, 1], appends: 407 });
+        for line in [
+            "# TYPE byrnie_txn_commit_batch_size histogram",
+            "byrnie_txn_commit_batch_size_bucket{le=\"1\"} 3",
+            "byrnie_txn_commit_batch_size_bucket{le=\"4\"} 4",
+            "byrnie_txn_commit_batch_size_bucket{le=\"512\"} 5",
+            "byrnie_txn_commit_batch_size_bucket{le=\"+Inf\"} 5",
+            "byrnie_txn_commit_batch_size_sum 407",
+            "byrnie_txn_commit_batch_size_count 5",
+        ] {
+            assert!(out.lines().any(|of| of == line), "{line} in {out}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::keys::Keys;
 use byrnie_base::{Text, Timestamp};
 use byrnie_net::tls::Unreadable;
 use byrnie_saga::shards::{Beat, Board};
-use byrnie_store::log::{Heading, Letter, Peers, Story};
+use byrnie_store::log::{Commits, Heading, Letter, Peers, Story};
 use byrnie_store::{Append, Error, Journal, Pending, Value};
 use serde_json::json;
 use std::sync::Arc;
@@ -113,6 +113,10 @@ impl Journal for Sealed {
 
     fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize> {
         self.journal.forget(before, limit)
+    }
+
+    fn commits(&self) -> Commits {
+        self.journal.commits()
     }
 }
 

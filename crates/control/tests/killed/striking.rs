@@ -6,7 +6,7 @@ use crate::reach;
 use byrnie_base::{Text, Timestamp};
 use byrnie_saga::Entry;
 use byrnie_saga::shards::{Beat, Board};
-use byrnie_store::log::Peers;
+use byrnie_store::log::{Commits, Peers};
 use byrnie_store::{Append, Heading, Journal, Letter, Pending, Story, Value};
 use std::io::Write as _;
 use std::sync::Arc;
@@ -88,6 +88,10 @@ impl<J: Journal> Journal for Striking<J> {
 
     fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize> {
         self.inner.forget(before, limit)
+    }
+
+    fn commits(&self) -> Commits {
+        self.inner.commits()
     }
 }
 

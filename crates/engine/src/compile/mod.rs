@@ -23,7 +23,7 @@ use byrnie_base::Text;
 use byrnie_model::Secret;
 use byrnie_model::gateway::Gateway;
 use byrnie_model::policy::TrafficPolicy;
-use byrnie_model::resource::{DefaultAccess, Spec};
+use byrnie_model::resource::{DefaultAccess, Mesh, Spec};
 use byrnie_model::service::Service;
 use byrnie_model::{Delta, Endpoint, Key, Kind, Labels, Resource, Revision, ServiceRef, Site, Workload};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -66,7 +66,7 @@ pub struct Work {
 /// The resources in force, and what depends on what.
 #[derive(Debug, Default)]
 struct Held {
-    mesh: Option<byrnie_model::resource::Mesh>,
+    mesh: Option<Mesh>,
     own: Option<(Workload, Labels)>,
     services: BTreeMap<ServiceRef, Service>,
     endpoints: BTreeMap<ServiceRef, BTreeMap<byrnie_base::Text, Arc<Member>>>,
@@ -211,8 +211,9 @@ impl Compiler {
         let key = &resource.key;
         match &resource.spec {
             Spec::Mesh(mesh) => {
-                // The trust domain is compiled into every access table.
-                let moved = self.held.mesh.as_ref().is_none_or(|old| old.trust_domain != mesh.trust_domain);
+                // The trust domain is compiled into every access table, and limits into every service.
+                let same = |old: &Mesh| (&old.trust_domain, &old.limits) == (&mesh.trust_domain, &mesh.limits);
+                let moved = !self.held.mesh.as_ref().is_some_and(same);
                 self.held.mesh = Some(mesh.clone());
                 if moved {
                     dirty.extend(self.held.services.keys().cloned());
@@ -253,7 +254,10 @@ impl Compiler {
 
     fn remove(&mut self, key: &Key, dirty: &mut BTreeSet<ServiceRef>) {
         match key.kind {
-            Kind::Mesh => self.held.mesh = None,
+            Kind::Mesh => {
+                self.held.mesh = None;
+                dirty.extend(self.held.services.keys().cloned());
+            }
             Kind::Workload => self.remove_workload(key, dirty),
             Kind::Service => self.remove_service(key, dirty),
             Kind::Endpoint => self.remove_endpoint(key, dirty),

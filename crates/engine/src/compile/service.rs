@@ -18,7 +18,7 @@ use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::watch::Watch;
 use crate::{Node, Security};
 use byrnie_base::Text;
-use byrnie_model::policy::traffic::{AREAS_MAX, Choice, Nearness, Rate, RetryBudget};
+use byrnie_model::policy::traffic::{AREAS_MAX, Choice, Limits, Nearness, Rate, RetryBudget};
 use byrnie_model::policy::{HealthCheck, TrafficPolicy};
 use byrnie_model::service::{Area, Locality, ServicePort, TargetPort};
 use byrnie_model::{Health, Labels, Service, ServiceRef, Workload};
@@ -283,7 +283,9 @@ impl Compiler {
             policies.iter().find_map(|policy| of(policy))
         }
         let eject = first(&policies, |p| p.eject.clone());
-        let limits = |p: &TrafficPolicy| p.limits.clone().unwrap_or_default();
+        // What no policy says of a matter, the Mesh says for all.
+        let of_all = self.held.mesh.iter().map(|mesh| &mesh.limits);
+        let limits: Vec<&Limits> = policies.iter().filter_map(|p| p.limits.as_ref()).chain(of_all).collect();
         Call {
             balance: first(&policies, |p| p.balance).unwrap_or_default(),
             hash: first(&policies, |p| p.balance.map(|_| p.hash.clone())).flatten(),
@@ -291,19 +293,18 @@ impl Compiler {
             below_percent: first(&policies, |p| p.failover.as_ref()).map_or(0, |failover| failover.below_percent),
             eject: Ejection { statuses: eject.is_some(), rule: eject.unwrap_or_default() },
             bounds: Bounds {
-                pending: first(&policies, |p| {
-                    let limits = limits(p);
+                pending: limits.iter().find_map(|limits| {
                     limits.pending_max.map(|max| Pending { max, queued_max: limits.queued_max.unwrap_or(0) })
                 }),
-                rate: first(&policies, |p| limits(p).rate),
-                admission: first(&policies, |p| limits(p).admission),
+                rate: limits.iter().find_map(|limits| limits.rate),
+                admission: limits.iter().find_map(|limits| limits.admission.clone()),
             },
             budget: first(&policies, |p| p.retry_budget).unwrap_or(RETRY_BUDGET),
             fault: first(&policies, |p| p.fault.clone()),
             unsafe_retry: policies.iter().any(|policy| policy.unsafe_retry),
             patience: Patience {
                 connect: first(&policies, |p| p.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
-                idle: first(&policies, |p| limits(p).idle_max),
+                idle: limits.iter().find_map(|limits| limits.idle_max),
             },
             share: self.shares.get(name).map(Arc::clone).unwrap_or_else(|| Arc::new(Share::default())),
         }

@@ -5,9 +5,11 @@ use super::*;
 use crate::fixtures::*;
 use crate::{Arrival, Direction, Effect, Exchange, Tls};
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
+use byrnie_model::policy::traffic::Limits;
 use byrnie_model::route::{Match, PathMatch};
 use byrnie_model::{Health, Protocol};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// So many services `s0`, `s1`, ..., with an endpoint and a route each.
 fn many(services: u8) -> World {
@@ -190,4 +192,42 @@ fn a_policy_for_the_whole_protects_its_parts_and_not_the_other_way_round() {
     world.remove(vec![key("deny"), key("whole")]);
     world.put(vec![access("part", "web-v1", Action::Allow, Mode::Enforce, vec![AccessRule::default()])]);
     assert_eq!((knock(&mut world, "web"), knock(&mut world, "web-v1")), (403, 0));
+}
+
+#[test]
+fn the_mesh_limits_what_no_policy_does_and_a_change_of_it_reaches_every_service() {
+    let mut world = World::payments(2);
+    let at_once = |world: &mut World| {
+        let mut under_way = Vec::new();
+        while under_way.len() < 9 {
+            let (exchange, effect) = world.begin(&mut head("GET", "payments/", &[]), ms(0));
+            if !matches!(effect, Effect::Send(_)) {
+                break;
+            }
+            under_way.push(exchange);
+        }
+        under_way.len()
+    };
+    let of_all = |pending_max| {
+        let limits = Limits { pending_max, ..Limits::default() };
+        let spec = Mesh { trust_domain: "demo.local".into(), default_access: DefaultAccess::Deny, otlp: None, limits };
+        vec![resource(Kind::Mesh, "", "mesh", Spec::Mesh(spec))]
+    };
+    let of_one = |limits| vec![traffic("payments", TrafficPolicy { limits: Some(limits), ..TrafficPolicy::default() })];
+    assert_eq!(at_once(&mut world), 9);
+    world.put(of_all(Some(2)));
+    assert_eq!(at_once(&mut world), 2);
+    // A policy that speaks of another matter says nothing of this one.
+    world.put(of_one(Limits { idle_max: Some(Duration::from_secs(9)), ..Limits::default() }));
+    assert_eq!(at_once(&mut world), 2);
+    world.put(of_one(Limits { pending_max: Some(5), ..Limits::default() }));
+    assert_eq!(at_once(&mut world), 5);
+    world.remove(vec![Key::new(Kind::TrafficPolicy, "shop", "payments")]);
+    assert_eq!(at_once(&mut world), 2);
+    world.put(of_all(Some(3)));
+    assert_eq!(at_once(&mut world), 3);
+    // What says the same compiles nothing anew.
+    assert_eq!(cost(&mut world, of_all(Some(3))), (0, 0, 0));
+    world.remove(vec![Key::new(Kind::Mesh, "", "mesh")]);
+    assert_eq!(at_once(&mut world), 9);
 }

@@ -278,6 +278,45 @@ fn with_a_key_a_lost_post_is_tried_elsewhere_and_without_one_it_is_not() {
 }
 
 #[test]
+fn where_no_ledger_keeps_keys_they_are_asked_for_and_nothing_is_repeated_for_them() {
+    let unkept = |mode| Idempotency { guarantee: Guarantee::G0, mint_keys: true, ..policy(mode) };
+    for (mode, headers, status) in [
+        (KeyMode::Required, vec![KEY], None),
+        (KeyMode::Required, vec![], Some(400)),
+        (KeyMode::Required, vec![("idempotency-key", "\"bad")], Some(400)),
+        (KeyMode::Optional, vec![KEY], None),
+        (KeyMode::Optional, vec![], None),
+    ] {
+        let mut world = callee(unkept(mode));
+        let (exchange, effect, head) = begin(&mut world, "POST", &headers);
+        match (effect, status) {
+            (Effect::Send(_), None) => assert_eq!(head.get("idempotency-key").is_some(), !headers.is_empty()),
+            (Effect::Reply(answer), Some(status)) => assert_eq!(status_of(&answer, &exchange).0, status),
+            (other, _) => panic!("{mode:?} {headers:?}: {other:?}"),
+        }
+    }
+    // Its caller's proxy makes the key that is asked for, and sends it once.
+    let mut world = caller(5, unkept(KeyMode::Required));
+    let mut head = head("POST", "payments/charge", &[]);
+    let (mut exchange, effect) = world.begin(&mut head, ms(0));
+    plan(effect);
+    assert!(head.get("idempotency-key").is_some());
+    assert!(!matches!(exchange.on_failure(&mut world.shard, LOST, ms(1)), Effect::Send(_)));
+    let shown = callee(unkept(KeyMode::Required));
+    let (service, source) = (sref("web"), identity("checkout"));
+    let arrival = Arrival {
+        direction: crate::Direction::Inbound { service: &service, port: 80 },
+        source: Some(&source),
+        remote: ([10, 0, 0, 9], 5555).into(),
+        tls: crate::Tls::Mutual,
+    };
+    let head = crate::fixtures::head("POST", "web/charge", &[KEY]);
+    let found = crate::explain(&shown.snapshot(), &arrival, &head, ms(0));
+    let step = found.steps.iter().find(|step| step.hop == "idempotency").unwrap();
+    assert!(step.detail.contains("G0 (at least once); the key is the program's own affair"), "{}", step.detail);
+}
+
+#[test]
 fn a_key_is_made_once_for_all_tries_where_the_policy_asks_for_it() {
     let mut world = caller(3, Idempotency { mint_keys: true, ..policy(KeyMode::Required) });
     let mut head = head("POST", "payments/charge", &[]);

@@ -45,7 +45,8 @@ pub enum KeyMode {
 /// How often a request may take effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Guarantee {
-    /// At least once: nothing is promised.
+    /// At least once: nothing is promised, and no ledger is asked. Keys may be asked for and made all the same, for programs that
+    /// honour them themselves.
     #[default]
     G0,
     /// Once, but for a window of ambiguity that is always reported: the program acted, and its proxy died
@@ -88,6 +89,11 @@ impl Idempotency {
     pub const LEASE: Duration = Duration::from_secs(60);
     /// Longest time that a policy may give one keyed request.
     pub const LEASE_MAX: Duration = Duration::from_secs(3600);
+
+    /// Whether the ledger keeps the keys. At [`Guarantee::G0`] they are asked for at most, and the program's own affair.
+    pub const fn is_ledgered(&self) -> bool {
+        !matches!(self.mode, KeyMode::Off) && !matches!(self.guarantee, Guarantee::G0)
+    }
 }
 
 impl Guarantee {

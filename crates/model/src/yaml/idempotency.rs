@@ -16,7 +16,8 @@ pub(super) struct IdempotencySpec {
     /// `Off`; `Optional`: a key is honoured; `Required`: POST and PATCH without one are refused.
     mode: ModeWord,
     /// `G1`: once, but for ambiguous ends, which are reported; `G2`: once, by a barrier in the program's
-    /// own database. `G1` unless given; `G0` (nothing) goes with `Off`.
+    /// own database; `G0`: at least once, as no ledger is asked: keys are demanded or made, and the program's own affair. `G1`
+    /// unless given, with `Off` `G0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     guarantee: Option<GuaranteeWord>,
     /// How long a key is remembered, such as `24h`.
@@ -88,9 +89,11 @@ impl IdempotencySpec {
         let off = self.mode == ModeWord::Off;
         let implied = if off { GuaranteeWord::G0 } else { GuaranteeWord::G1 };
         let guarantee = self.guarantee.unwrap_or(implied);
-        if off != (guarantee == GuaranteeWord::G0) {
-            let why = if off { "nothing is promised while mode is Off" } else { "keys give at least G1" };
-            reader.fault(&code::CONTRADICTION, format!("{AT}.guarantee"), why);
+        if off && guarantee != GuaranteeWord::G0 {
+            reader.fault(&code::CONTRADICTION, format!("{AT}.guarantee"), "nothing is promised while mode is Off");
+        }
+        if !off && guarantee == GuaranteeWord::G0 {
+            self.nothing_kept(reader);
         }
         for (flag, name) in [(self.mint_keys, "mintKeys"), (self.status_only, "statusOnly")] {
             if off && flag {
@@ -112,6 +115,25 @@ impl IdempotencySpec {
             mint_keys: self.mint_keys,
             status_only: self.status_only,
             enlist: enlist::read(reader, &self.enlist),
+        }
+    }
+
+    /// Refuses what says how keys are kept, where none is.
+    fn nothing_kept(&self, reader: &mut Reader<'_>) {
+        for (said, name) in [
+            (self.key_ttl.is_some(), "keyTTL"),
+            (self.lease.is_some(), "lease"),
+            (self.on_ambiguous.is_some(), "onAmbiguous"),
+            (self.on_server_error.is_some(), "onServerError"),
+            (self.status_only, "statusOnly"),
+        ] {
+            if said {
+                reader.fault(
+                    &code::CONTRADICTION,
+                    format!("{AT}.{name}"),
+                    "no key is kept at G0: leave it out, or say G1",
+                );
+            }
         }
     }
 
@@ -190,6 +212,8 @@ impl From<ErrorWord> for OnServerError {
 
 impl From<&Idempotency> for IdempotencySpec {
     fn from(policy: &Idempotency) -> Self {
+        // Where keys are asked for and none is kept, nothing says how.
+        let kept = policy.mode == KeyMode::Off || policy.is_ledgered();
         Self {
             mode: match policy.mode {
                 KeyMode::Off => ModeWord::Off,
@@ -201,9 +225,9 @@ impl From<&Idempotency> for IdempotencySpec {
                 Guarantee::G1 => GuaranteeWord::G1,
                 Guarantee::G2 => GuaranteeWord::G2,
             }),
-            key_ttl: Some(names::duration_text(policy.key_ttl)),
-            lease: Some(names::duration_text(policy.lease)),
-            on_ambiguous: Some(match policy.on_ambiguous {
+            key_ttl: kept.then(|| names::duration_text(policy.key_ttl)),
+            lease: kept.then(|| names::duration_text(policy.lease)),
+            on_ambiguous: kept.then_some(match policy.on_ambiguous {
                 OnAmbiguous::Hold => AmbiguousWord::Hold,
                 OnAmbiguous::Reexecute => AmbiguousWord::Reexecute,
                 OnAmbiguous::Probe(_) => AmbiguousWord::Probe,
@@ -212,7 +236,7 @@ impl From<&Idempotency> for IdempotencySpec {
                 OnAmbiguous::Probe(path) => Some(path.to_string()),
                 _ => None,
             },
-            on_server_error: Some(match policy.on_server_error {
+            on_server_error: kept.then_some(match policy.on_server_error {
                 OnServerError::Ambiguous => ErrorWord::Ambiguous,
                 OnServerError::Keep => ErrorWord::Keep,
                 OnServerError::Release => ErrorWord::Release,

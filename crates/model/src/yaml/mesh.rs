@@ -3,6 +3,8 @@
 
 use super::names;
 use super::reader::Reader;
+use super::traffic::{self, LimitsSpec};
+use crate::policy::traffic::Limits;
 use crate::resource::{DefaultAccess, Mesh};
 use crate::telemetry::{CA_BYTES_MAX, EVERY, Endpoint, HEADERS_MAX, Header, Otlp, Share};
 use crate::{code, identity};
@@ -23,6 +25,10 @@ pub(crate) struct MeshSpec {
     /// What is sent to those who watch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     telemetry: Option<TelemetrySpec>,
+    /// How much is let through to each service of which no TrafficPolicy says it, matter by matter: all but `quotas`, which
+    /// are a service's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limits: Option<LimitsSpec>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -109,7 +115,8 @@ impl From<&Mesh> for MeshSpec {
             DefaultAccess::Allow => Verdict::Allow,
         };
         let telemetry = mesh.otlp.as_ref().map(|otlp| TelemetrySpec { otlp: OtlpSpec::from(&**otlp) });
-        Self { trust_domain: Some(mesh.trust_domain.to_string()), default_access, telemetry }
+        let limits = Some(&mesh.limits).filter(|limits| **limits != Limits::default()).map(LimitsSpec::from);
+        Self { trust_domain: Some(mesh.trust_domain.to_string()), default_access, telemetry, limits }
     }
 }
 
@@ -141,7 +148,14 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Mesh> {
         Verdict::Allow => DefaultAccess::Allow,
     };
     let otlp = spec.telemetry.and_then(|telemetry| otlp(reader, telemetry.otlp)).map(Arc::new);
-    Some(Mesh { trust_domain, default_access, otlp })
+    let mut limits = spec.limits.map(|limits| traffic::read_limits(reader, &limits)).unwrap_or_default();
+    if !std::mem::take(&mut limits.quotas).is_empty() {
+        reader.unenforced(
+            "spec.limits.quotas",
+            "quotas for every service alike (a TrafficPolicy has those of its targets)",
+        );
+    }
+    Some(Mesh { trust_domain, default_access, otlp, limits })
 }
 
 fn otlp(reader: &mut Reader<'_>, spec: OtlpSpec) -> Option<Otlp> {

@@ -147,8 +147,10 @@ fn service_port(reader: &mut Reader<'_>, said: &core::ServicePort, at: &str, sev
             TargetPort::Name(target.as_str().into())
         }
     };
-    let protocol = said.app_protocol.as_deref().map_or(Protocol::Undeclared, |word| app_protocol(reader, word, at));
-    ServicePort { name, port: number, target, protocol }
+    let word = said.app_protocol.as_deref();
+    let protocol = word.map_or(Protocol::Undeclared, |word| app_protocol(reader, word, at));
+    let prefixed = word.is_some_and(|word| protocol.prefixed_name() == Some(word));
+    ServicePort { name, port: number, target, protocol, prefixed }
 }
 
 fn app_protocol(reader: &mut Reader<'_>, word: &str, at: &str) -> Protocol {
@@ -157,7 +159,7 @@ fn app_protocol(reader: &mut Reader<'_>, word: &str, at: &str) -> Protocol {
         "http2" | "kubernetes.io/h2c" => Protocol::Http2,
         "grpc" => Protocol::Grpc,
         "tcp" => Protocol::Tcp,
-        _ if word.eq_ignore_ascii_case("https") || word.eq_ignore_ascii_case("tls") => {
+        _ if ["https", "tls", "kubernetes.io/wss"].iter().any(|secure| word.eq_ignore_ascii_case(secure)) => {
             let what = format!("{word} of a program's own (write tcp, and it is passed through)");
             reader.unenforced(format!("{at}.appProtocol"), &what);
             Protocol::Tcp
@@ -183,8 +185,8 @@ pub(crate) fn to_value(service: &Service) -> Value {
             TargetPort::Number(number) => json!(number),
             TargetPort::Name(name) => json!(name),
         };
-        if port.protocol != Protocol::Undeclared {
-            value["appProtocol"] = json!(port.protocol.name());
+        if let Some(word) = port.app_protocol() {
+            value["appProtocol"] = json!(word);
         }
         value
     };

@@ -76,7 +76,7 @@ const fn is_false(flag: &bool) -> bool {
 /// How much one proxy lets through, and for how long it lets it rest.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct LimitsSpec {
+pub(super) struct LimitsSpec {
     /// Requests at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_pending: Option<u32>,
@@ -217,7 +217,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
     })
 }
 
-fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
+pub(super) fn read_limits(reader: &mut Reader<'_>, spec: &LimitsSpec) -> Limits {
     let some = spec.max_pending.is_some() || spec.rate.is_some() || spec.max_idle.is_some();
     if !some && spec.quotas.is_empty() && spec.admission.is_none() {
         let message = "limits need maxPending, rate, maxIdle, quotas or admission";
@@ -285,10 +285,23 @@ fn interval(reader: &mut Reader<'_>, text: &str, path: &str) -> Duration {
     span
 }
 
+impl From<&Limits> for LimitsSpec {
+    fn from(limits: &Limits) -> Self {
+        let text = names::duration_text;
+        Self {
+            max_pending: limits.pending_max,
+            max_queued: limits.queued_max,
+            rate: limits.rate.as_ref().map(|rate| RateSpec { requests: rate.requests, per: text(rate.per) }),
+            max_idle: limits.idle_max.map(text),
+            quotas: limits.quotas.iter().map(QuotaSpec::from).collect(),
+            admission: limits.admission.as_ref().map(AdmissionSpec::from),
+        }
+    }
+}
+
 impl From<&TrafficPolicy> for TrafficSpec {
     fn from(policy: &TrafficPolicy) -> Self {
         let text = names::duration_text;
-        let rate = |rate: &Rate| RateSpec { requests: rate.requests, per: text(rate.per) };
         Self {
             target_refs: policy.targets.iter().map(TargetRef::from).collect(),
             balance: policy.balance.map(BalanceWord::from),
@@ -296,14 +309,7 @@ impl From<&TrafficPolicy> for TrafficSpec {
             endpoints: policy.endpoints.as_ref().map(ChoiceSpec::from),
             failover: policy.failover.as_ref().map(FailoverSpec::from),
             eject: policy.eject.as_ref().map(EjectSpec::from),
-            limits: policy.limits.as_ref().map(|limits| LimitsSpec {
-                max_pending: limits.pending_max,
-                max_queued: limits.queued_max,
-                rate: limits.rate.as_ref().map(rate),
-                max_idle: limits.idle_max.map(text),
-                quotas: limits.quotas.iter().map(QuotaSpec::from).collect(),
-                admission: limits.admission.as_ref().map(AdmissionSpec::from),
-            }),
+            limits: policy.limits.as_ref().map(LimitsSpec::from),
             retry_constraint: policy.retry_budget.as_ref().map(|budget| RetrySpec {
                 budget: BudgetSpec { percent: budget.percent, interval: text(budget.interval) },
                 min_retry_rate: LeastSpec { count: budget.least.requests, interval: text(budget.least.per) },

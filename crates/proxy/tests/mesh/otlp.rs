@@ -3,6 +3,7 @@
 
 use crate::http1::pair;
 use crate::world::{DOMAIN, PATIENCE, Peer, Program, Proxy, Reserved, World, header, loopback, resource};
+use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::telemetry::{Endpoint, Otlp, Share};
 use byrnie_model::{Kind, Resource, Spec};
@@ -25,7 +26,11 @@ fn telling(address: SocketAddr) -> Resource {
         metrics: None,
     };
     let (trust_domain, default_access) = (DOMAIN.into(), DefaultAccess::Allow);
-    resource(Kind::Mesh, "mesh", Spec::Mesh(Mesh { trust_domain, default_access, otlp: Some(Arc::new(otlp)) }))
+    resource(
+        Kind::Mesh,
+        "mesh",
+        Spec::Mesh(Mesh { trust_domain, default_access, otlp: Some(Arc::new(otlp)), limits: Limits::default() }),
+    )
 }
 
 /// A program that answers with the `traceparent` it got.

@@ -4,6 +4,7 @@
 use byrnie_base::Text;
 use byrnie_engine::{Compiler, Node, Role, Snapshot};
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source as Caller};
+use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::service::{Locality, PortPair, ServicePort, TargetPort};
 use byrnie_model::workload::WorkloadPort;
@@ -230,7 +231,11 @@ pub(crate) fn resource(kind: Kind, name: impl Into<Text>, spec: Spec) -> Resourc
 }
 
 pub(crate) fn mesh(default_access: DefaultAccess) -> Resource {
-    resource(Kind::Mesh, "mesh", Spec::Mesh(Mesh { trust_domain: DOMAIN.into(), default_access, otlp: None }))
+    resource(
+        Kind::Mesh,
+        "mesh",
+        Spec::Mesh(Mesh { trust_domain: DOMAIN.into(), default_access, otlp: None, limits: Limits::default() }),
+    )
 }
 
 pub(crate) fn allow_all() -> Resource {
@@ -242,7 +247,8 @@ pub(crate) fn app(name: &str) -> Labels {
 }
 
 pub(crate) fn service_of(name: &str, target: u16, protocol: Protocol) -> Resource {
-    let port = ServicePort { name: Text::default(), port: 80, target: TargetPort::Number(target), protocol };
+    let port =
+        ServicePort { name: Text::default(), port: 80, target: TargetPort::Number(target), protocol, prefixed: false };
     resource(
         Kind::Service,
         name,

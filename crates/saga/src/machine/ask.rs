@@ -36,6 +36,8 @@ pub enum Ask {
     },
     /// An operator has what is stuck called again.
     Retry,
+    /// What waits for its next call is called now, and so is what is stuck. Where nothing of the kind is, nothing happens.
+    Hurry,
     /// An operator has done what is stuck by other means.
     Skip {
         /// The branch's name.
@@ -44,6 +46,11 @@ pub enum Ask {
     /// An operator declares all of it settled.
     Resolve {
         /// In what way.
+        reason: Text,
+    },
+    /// An operator ends it wherever it stands, stuck or not: what was done stays done, and nobody is called any more.
+    Stop {
+        /// Why.
         reason: Text,
     },
 }
@@ -79,9 +86,22 @@ impl Machine {
             Ask::Enlist(branch) => self.enlist(log, branch, by),
             Ask::Complete { branch, outcome } => self.complete(log, &branch, outcome, &by),
             Ask::Retry => self.retry(log, &by),
+            Ask::Hurry if self.state.is_stuck() => self.retry(log, &by),
+            Ask::Hurry => {
+                self.hurry(log.now);
+                Ok(())
+            }
             Ask::Skip { branch } => self.skip(log, &branch, &by),
             Ask::Resolve { reason } => {
                 self.stuck("only a transaction that is stuck can be declared settled")?;
+                self.enter(log, What::Ended { end: End::Resolved, by, reason }, true);
+                Ok(())
+            }
+            // The one above would take it for undone, or wait for it for ever.
+            Ask::Stop { .. } if self.state.spec.parent.is_some() => {
+                Err(self.refuse("the saga that it is a part of decides it"))
+            }
+            Ask::Stop { reason } => {
                 self.enter(log, What::Ended { end: End::Resolved, by, reason }, true);
                 Ok(())
             }
@@ -92,7 +112,8 @@ impl Machine {
     pub(super) fn too_late(&self, ask: &Ask) -> Result<(), Refusal> {
         match (ask, self.state.phase) {
             (Ask::Go | Ask::Parent { keep: true }, Phase::Ended(End::Done))
-            | (Ask::Back { .. } | Ask::Parent { keep: false }, Phase::Ended(End::Undone)) => Ok(()),
+            | (Ask::Back { .. } | Ask::Parent { keep: false }, Phase::Ended(End::Undone))
+            | (Ask::Hurry, _) => Ok(()),
             _ => Err(self.refuse("it is over")),
         }
     }

@@ -2,8 +2,9 @@
 //! The journal in one file of this machine. One thread writes, and makes all that waits durable in one
 //! step: while the disk syncs one group, the next gathers.
 
+use super::commits::Counted;
 use super::run::{Done, Job, Run};
-use super::{GROUP_BYTES_MAX, GROUP_MAX};
+use super::{Commits, GROUP_BYTES_MAX, GROUP_MAX};
 use crate::disk::{Disk, FileDisk, split};
 use crate::persist::OpenError;
 use crate::persist::log::{LogFile, Pace};
@@ -31,6 +32,7 @@ pub struct Embedded {
     queue: Arc<Queue<Job, Done>>,
     writer: Option<JoinHandle<()>>,
     courier: Arc<OnceLock<mpsc::Sender<Answers>>>,
+    counted: Arc<Counted>,
     /// There is nobody to be told.
     news: watch::Sender<()>,
 }
@@ -67,6 +69,8 @@ impl Embedded {
         let jobs = Arc::clone(&queue);
         let courier = Arc::new(OnceLock::<mpsc::Sender<Answers>>::new());
         let hired = Arc::clone(&courier);
+        let counted = Arc::new(Counted::default());
+        let counts = Arc::clone(&counted);
         let write = move || {
             let mut last = 0;
             loop {
@@ -75,6 +79,7 @@ impl Embedded {
                 last = group.len();
                 let (jobs, replies): (Vec<Job>, Vec<_>) = group.into_iter().map(|next| (next.job, next.reply)).unzip();
                 let answers: Answers = replies.into_iter().zip(file.run(&jobs, Timestamp::default())).collect();
+                counts.note(&jobs);
                 let left = match hired.get() {
                     Some(courier) => courier.try_send(answers).err().map(mpsc::error::TrySendError::into_inner),
                     None => Some(answers),
@@ -83,7 +88,7 @@ impl Embedded {
             }
         };
         let writer = std::thread::Builder::new().name("journal".into()).spawn(write)?;
-        Ok(Self { queue, writer: Some(writer), courier, news: watch::Sender::new(()) })
+        Ok(Self { queue, writer: Some(writer), courier, counted, news: watch::Sender::new(()) })
     }
 
     /// Hands on the answers of each step as long as the journal is there: a task for the reactor on which those run who ask.
@@ -111,6 +116,10 @@ impl Run for Embedded {
     fn run<T: Send + 'static>(&self, job: Job, read: fn(Done) -> Option<T>) -> Pending<'static, T> {
         let sent = job.check().and_then(|()| self.queue.send(job));
         Box::pin(async move { read(sent?.await.unwrap_or(Err(Error::Closed))?).ok_or(Error::Closed) })
+    }
+
+    fn counted(&self) -> Commits {
+        self.counted.seen()
     }
 
     /// The file is locked.

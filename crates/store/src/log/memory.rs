@@ -2,6 +2,8 @@
 //! The journal on a simulated disk, for tests and the simulator. It runs in the caller's own thread, so a
 //! run is repeatable; every append is a durable step of its own. Several coordinators may share it.
 
+use super::Commits;
+use super::commits::Counted;
 use super::run::{Done, Job, Run};
 use crate::disk::{RamDisk, split};
 use crate::persist::OpenError;
@@ -20,6 +22,7 @@ const LOG_BYTES: usize = 64 << 10;
 pub struct Memory {
     file: Mutex<LogFile>,
     clock: Arc<dyn Clock>,
+    counted: Counted,
     news: watch::Sender<()>,
 }
 
@@ -31,15 +34,17 @@ impl Memory {
     pub fn open(medium: &RamDisk, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let (log, disk) = split(medium.attach(), LOG_BYTES as u64);
         let file = Mutex::new(LogFile::open(disk, log, LOG_BYTES, Pace::Late)?);
-        Ok(Self { file, clock, news: watch::Sender::new(()) })
+        Ok(Self { file, clock, counted: Counted::default(), news: watch::Sender::new(()) })
     }
 
     fn step(&self, job: Job) -> Result<Done, Error> {
         job.check()?;
         let news = job.is_news();
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = file.run(&[job], self.clock.now().wall).pop().unwrap_or(Err(Error::Closed));
+        let jobs = [job];
+        let done = file.run(&jobs, self.clock.now().wall).pop().unwrap_or(Err(Error::Closed));
         drop(file);
+        self.counted.note(&jobs);
         if news {
             self.news.send_replace(());
         }
@@ -51,6 +56,10 @@ impl Run for Memory {
     fn run<T: Send + 'static>(&self, job: Job, read: fn(Done) -> Option<T>) -> Pending<'static, T> {
         let result = self.step(job).and_then(|done| read(done).ok_or(Error::Closed));
         Box::pin(async move { result })
+    }
+
+    fn counted(&self) -> Commits {
+        self.counted.seen()
     }
 
     fn span(&self) -> Option<Duration> {

@@ -9,8 +9,9 @@ mod sql;
 mod tests;
 
 use self::link::Link;
+use super::commits::Counted;
 use super::run::{Done, Job, Run};
-use super::{GROUP_BYTES_MAX, GROUP_MAX};
+use super::{Commits, GROUP_BYTES_MAX, GROUP_MAX};
 pub(crate) use crate::log::postgres::link::prepare;
 use crate::postgres::{OpenError, PAUSE, STEP_MAX, options, runtime};
 use crate::queue::{Limits, Queue};
@@ -30,6 +31,7 @@ const CHANNEL: &str = "byrnie_transactions";
 /// A journal in a database. Dropping it finishes what was begun, then closes the connection.
 pub struct Postgres {
     queue: Arc<Queue<Job, Done>>,
+    counted: Arc<Counted>,
     news: watch::Sender<()>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
@@ -47,7 +49,9 @@ impl Postgres {
         let queue = Arc::new(Queue::new(limits));
         let (opened, answer) = mpsc::channel();
         let (jobs, link) = (Arc::clone(&queue), Link::new(options.clone(), trust_domain));
-        let write = move || write_all(link, &jobs, &opened);
+        let counted = Arc::new(Counted::default());
+        let counts = Arc::clone(&counted);
+        let write = move || write_all(link, &jobs, &counts, &opened);
         let writer = std::thread::Builder::new().name("journal".into()).spawn(write)?;
         answer.recv().map_err(|_| OpenError::Unreachable("the writer has ended".to_owned()))??;
         let (news, stop) = (watch::Sender::new(()), watch::Sender::new(false));
@@ -58,7 +62,7 @@ impl Postgres {
             }
         };
         let listener = std::thread::Builder::new().name("journal news".into()).spawn(listen)?;
-        Ok(Self { queue, news, stop, threads: vec![writer, listener] })
+        Ok(Self { queue, counted, news, stop, threads: vec![writer, listener] })
     }
 }
 
@@ -66,6 +70,10 @@ impl Run for Postgres {
     fn run<T: Send + 'static>(&self, job: Job, read: fn(Done) -> Option<T>) -> Pending<'static, T> {
         let sent = job.check().and_then(|()| self.queue.send(job));
         Box::pin(async move { read(sent?.await.unwrap_or(Err(Error::Closed))?).ok_or(Error::Closed) })
+    }
+
+    fn counted(&self) -> Commits {
+        self.counted.seen()
     }
 
     fn span(&self) -> Option<Duration> {
@@ -89,7 +97,12 @@ impl Drop for Postgres {
 }
 
 /// The writer thread.
-fn write_all(mut link: Link, queue: &Queue<Job, Done>, opened: &mpsc::Sender<Result<(), OpenError>>) {
+fn write_all(
+    mut link: Link,
+    queue: &Queue<Job, Done>,
+    counted: &Counted,
+    opened: &mpsc::Sender<Result<(), OpenError>>,
+) {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return drop(opened.send(Err(error.into()))),
@@ -101,7 +114,9 @@ fn write_all(mut link: Link, queue: &Queue<Job, Done>, opened: &mpsc::Sender<Res
     }
     while let Some(group) = queue.take(None) {
         let (jobs, replies): (Vec<Job>, Vec<_>) = group.into_iter().map(|next| (next.job, next.reply)).unzip();
-        for (reply, result) in replies.into_iter().zip(runtime.block_on(link.run(&jobs))) {
+        let results = runtime.block_on(link.run(&jobs));
+        counted.note(&jobs);
+        for (reply, result) in replies.into_iter().zip(results) {
             // Whoever no longer waits doesn't need the answer.
             let _ = reply.send(result);
         }

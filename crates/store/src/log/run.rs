@@ -2,7 +2,7 @@
 //! What a journal is told to do, as plain jobs, and what comes of them. Every backend does jobs; that makes it a
 //! [`Journal`].
 
-use super::{Append, Heading, Journal, LETTER_BYTES_MAX, Letter, Peers, Story};
+use super::{Append, Commits, Heading, Journal, LETTER_BYTES_MAX, Letter, Peers, Story};
 use crate::store::{Error, Pending, Value};
 use byrnie_base::{Text, Timestamp};
 use byrnie_saga::shards::{Beat, Board};
@@ -80,6 +80,8 @@ impl Job {
 pub trait Run: Send + Sync {
     /// Does a job, which is on its way when this returns, and reads what came of it.
     fn run<T: Send + 'static>(&self, job: Job, read: fn(Done) -> Option<T>) -> Pending<'static, T>;
+    /// [`Journal::commits`].
+    fn counted(&self) -> Commits;
     /// [`Peers::lease`].
     fn span(&self) -> Option<Duration>;
     /// [`Peers::news`].
@@ -116,6 +118,10 @@ impl<R: Run> Journal for R {
 
     fn forget(&self, before: Timestamp, limit: usize) -> Pending<'static, usize> {
         self.run(Job::Forget(before, limit), of!(Forgotten))
+    }
+
+    fn commits(&self) -> Commits {
+        self.counted()
     }
 }
 

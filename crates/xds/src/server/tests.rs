@@ -9,7 +9,13 @@ use byrnie_model::{Health, Identity, Protocol, Route, ServiceRef, Spec, route};
 use proptest::prelude::*;
 
 fn service(name: &str, revision: u64) -> Arc<Resource> {
-    let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(8080), protocol: Protocol::Http1 };
+    let port = ServicePort {
+        name: "".into(),
+        port: 80,
+        target: TargetPort::Number(8080),
+        protocol: Protocol::Http1,
+        prefixed: false,
+    };
     let spec = Spec::Service(Service {
         ports: vec![port],
         selector: [("app".into(), name.into())].into(),

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `Mesh` on the wire.
 
-use super::Error;
 use super::check::{invalid, labels, labels_out, message};
+use super::{Error, policy};
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
+use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::telemetry::{CA_BYTES_MAX, EVERY, Endpoint, HEADERS_MAX, Header, Otlp, Share};
 use byrnie_model::{Labels, Spec, identity};
@@ -21,6 +22,7 @@ pub(super) fn encode(mesh: &Mesh, labels: &Labels) -> Bytes {
         trust_domain: mesh.trust_domain.to_string(),
         default_access: default_access.into(),
         otlp: mesh.otlp.as_ref().map(|otlp| otlp_out(otlp)),
+        limits: Some(&mesh.limits).filter(|limits| **limits != Limits::default()).map(policy::limits_out),
     };
     message.encode_to_vec().into()
 }
@@ -36,7 +38,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
     };
     let labels = labels("labels", mesh.labels)?;
     let otlp = mesh.otlp.map(otlp).transpose()?.map(Arc::new);
-    Ok((Spec::Mesh(Mesh { trust_domain: mesh.trust_domain.into(), default_access, otlp }), labels))
+    let limits = mesh.limits.map(policy::limits).transpose()?.unwrap_or_default();
+    Ok((Spec::Mesh(Mesh { trust_domain: mesh.trust_domain.into(), default_access, otlp, limits }), labels))
 }
 
 fn otlp_out(otlp: &Otlp) -> pb::Otlp {

@@ -171,14 +171,7 @@ pub(super) fn encode_traffic(policy: &TrafficPolicy, labels: &Labels) -> Bytes {
             interval: Some(check::duration_out(eject.interval)),
             volume: eject.volume,
         }),
-        limits: policy.limits.as_ref().map(|limits| pb::Limits {
-            pending_max: limits.pending_max,
-            queued_max: limits.queued_max,
-            rate: limits.rate.as_ref().map(rate_out),
-            idle_max: limits.idle_max.map(check::duration_out),
-            quotas: limits.quotas.iter().map(quota_out).collect(),
-            admission: limits.admission.as_ref().map(admission_out),
-        }),
+        limits: policy.limits.as_ref().map(limits_out),
         retry_budget: policy.retry_budget.map(|budget| pb::RetryBudget {
             percent: budget.percent.into(),
             interval: Some(check::duration_out(budget.interval)),
@@ -376,7 +369,18 @@ fn compression_out(from: &Compression) -> pb::Compression {
     pb::Compression { bytes_min: from.bytes_min, kinds: from.kinds.iter().map(Text::to_string).collect() }
 }
 
-fn limits(from: pb::Limits) -> Result<Limits, Error> {
+pub(super) fn limits_out(limits: &Limits) -> pb::Limits {
+    pb::Limits {
+        pending_max: limits.pending_max,
+        queued_max: limits.queued_max,
+        rate: limits.rate.as_ref().map(rate_out),
+        idle_max: limits.idle_max.map(check::duration_out),
+        quotas: limits.quotas.iter().map(quota_out).collect(),
+        admission: limits.admission.as_ref().map(admission_out),
+    }
+}
+
+pub(super) fn limits(from: pb::Limits) -> Result<Limits, Error> {
     Ok(Limits {
         pending_max: from.pending_max,
         queued_max: from.queued_max,

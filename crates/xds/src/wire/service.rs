@@ -60,6 +60,8 @@ fn port(port: &pb::ServicePort) -> Result<ServicePort, Error> {
         port: check::port("ports[].port", port.port)?,
         target,
         protocol: check::protocol(port.protocol, port.undeclared)?,
+        // A proxy acts on what is spoken, whatever it is called.
+        prefixed: false,
     })
 }
 

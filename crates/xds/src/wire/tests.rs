@@ -78,8 +78,14 @@ fn span() -> impl Strategy<Value = Duration> {
 
 fn mesh() -> impl Strategy<Value = Spec> {
     let access = prop_oneof![Just(DefaultAccess::Deny), Just(DefaultAccess::Allow)];
-    (text("[a-z.]{1,20}"), access, of(otlp().prop_map(Arc::new)))
-        .prop_map(|(trust_domain, default_access, otlp)| Spec::Mesh(Mesh { trust_domain, default_access, otlp }))
+    let limits = (of(any::<u32>()), of(rate())).prop_map(|(pending_max, rate)| Limits {
+        pending_max,
+        rate,
+        ..Limits::default()
+    });
+    (text("[a-z.]{1,20}"), access, of(otlp().prop_map(Arc::new)), limits).prop_map(
+        |(trust_domain, default_access, otlp, limits)| Spec::Mesh(Mesh { trust_domain, default_access, otlp, limits }),
+    )
 }
 
 fn otlp() -> impl Strategy<Value = Otlp> {
@@ -103,6 +109,7 @@ fn service() -> impl Strategy<Value = Spec> {
             port,
             target,
             protocol,
+            prefixed: false,
         };
         let ports = ports.into_iter().enumerate().map(port).collect();
         Spec::Service(Service { ports, selector, outside, publish_not_ready })

@@ -2,6 +2,7 @@
 //! The hub with real clients on its streams and no transport.
 
 use super::*;
+use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::service::{Service, ServicePort, TargetPort};
 use byrnie_model::workload::WorkloadPort;
@@ -28,7 +29,7 @@ fn put(kind: Kind, name: &str, revision: u64, labels: &[(&str, &str)], spec: Spe
 
 fn service(name: &str, revision: u64) -> Change {
     let (target, protocol) = (TargetPort::Number(8080), Protocol::Http1);
-    let ports = vec![ServicePort { name: "".into(), port: 80, target, protocol }];
+    let ports = vec![ServicePort { name: "".into(), port: 80, target, protocol, prefixed: false }];
     let spec =
         Service { ports, selector: [("app".into(), name.into())].into(), outside: None, publish_not_ready: false };
     put(Kind::Service, name, revision, &[], Spec::Service(spec))
@@ -51,7 +52,12 @@ fn workload(name: &str, app: &str, uses: &[&str], weight: u32, revision: u64) ->
 }
 
 fn mesh(revision: u64) -> Change {
-    let spec = Mesh { trust_domain: "mesh.local".into(), default_access: DefaultAccess::Deny, otlp: None };
+    let spec = Mesh {
+        trust_domain: "mesh.local".into(),
+        default_access: DefaultAccess::Deny,
+        otlp: None,
+        limits: Limits::default(),
+    };
     put(Kind::Mesh, "mesh", revision, &[], Spec::Mesh(spec))
 }
 

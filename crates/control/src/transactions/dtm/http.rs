@@ -5,11 +5,11 @@ use super::super::problem::Problem;
 use super::super::run::Coordinator;
 use super::super::spec::check_id;
 use super::super::{Caller, api, trace};
-use super::{Asked, Came, Joins, Said, own};
+use super::{Asked, Came, Joins, Said, operate, own};
 use byrnie_base::Text;
 use byrnie_model::code;
 use byrnie_net::serve::{Request, Response, StatusCode};
-use byrnie_saga::{End, Mode, Op, Phase, Slot};
+use byrnie_saga::{End, Op, Phase, Slot};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -34,13 +34,13 @@ pub(in super::super) async fn answer(
         }
         Err(problem) => (if problem.status == 400 { 500 } else { problem.status }, json!({"message": problem.detail})),
     };
-    if request.method == "POST" || status == 403 {
+    if request.method == "POST" || verb == "resetCronTime" || status == 403 {
         coordinator.audit.note(coordinator.now(), caller, &verb, &id, status);
     }
     Response::new(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), "application/json", body.to_string())
 }
 
-type Answered = Result<(u16, Value), Problem>;
+pub(super) type Answered = Result<(u16, Value), Problem>;
 
 /// Does what is asked, and tells of which transaction.
 async fn perform(
@@ -59,6 +59,10 @@ async fn perform(
         ("GET", "newGid") => Ok((200, json!({"dtm_result": "SUCCESS", "gid": coordinator.new_id()}))),
         ("GET", "version") => Ok((200, json!({"version": env!("CARGO_PKG_VERSION")}))),
         ("GET", "query") => query(coordinator, caller, request).await,
+        ("GET", "all") => operate::all(coordinator, caller, request).await,
+        ("GET", "resetCronTime") => operate::hurry_all(coordinator, caller, request).await,
+        ("POST", "resetNextCronTime") => operate::hurry(coordinator, caller, &asked(id)?).await,
+        ("POST", "forceStop") => operate::force_stop(coordinator, caller, &asked(id)?).await,
         ("POST", "prepare") => super::prepare(coordinator, caller, &asked(id)?).await.map(told),
         ("POST", "submit") => super::submit(coordinator, caller, &asked(id)?).await.map(told),
         ("POST", "abort") => super::abort(coordinator, caller, &asked(id)?).await.map(told),
@@ -80,7 +84,7 @@ fn asked(request: &Request) -> Result<Asked, Problem> {
     Ok(Asked { came, ..read(request)? })
 }
 
-fn told(said: Said) -> (u16, Value) {
+pub(super) fn told(said: Said) -> (u16, Value) {
     match said {
         Said::Success => (200, json!({"dtm_result": "SUCCESS"})),
         Said::Ongoing => (425, json!({"dtm_result": "ONGOING"})),
@@ -94,7 +98,6 @@ async fn query(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Reques
     };
     own(caller, &sight, &id)?;
     let state = &sight.state;
-    let kind = if state.spec.mode == Mode::Message { "msg" } else { state.spec.mode.name() };
     let mut branches = Vec::new();
     for (branch, progress) in state.spec.branches.iter().zip(&state.progress) {
         for op in [Op::Undo, Op::Action, Op::Confirm] {
@@ -109,12 +112,11 @@ async fn query(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Reques
                 "url": format!("{scheme}{}{}", call.target.authority, call.target.path)}));
         }
     }
-    let transaction = json!({"gid": id, "trans_type": kind, "status": status(state.phase),
-        "create_time": state.spec.created, "rollback_reason": state.reason});
-    Ok((200, json!({"transaction": transaction, "branches": branches})))
+    let ended = coordinator.journal.headings(vec![id.clone()]).await?.into_iter().find_map(|heading| heading.ended);
+    Ok((200, json!({"transaction": operate::transaction(&id, state, ended), "branches": branches})))
 }
 
-const fn status(phase: Phase) -> &'static str {
+pub(super) const fn status(phase: Phase) -> &'static str {
     match phase {
         Phase::Open => "prepared",
         Phase::Acting | Phase::Held | Phase::Confirming => "submitted",

@@ -28,6 +28,7 @@ fn db() -> Resource {
         port,
         target: TargetPort::Name("whatever".into()),
         protocol,
+        prefixed: false,
     };
     let ports = vec![port("web", 80, Protocol::Http1), port("raw", 81, Protocol::Tcp)];
     let spec = Service { ports, ..Service::default() };
@@ -373,7 +374,8 @@ fn addresses_that_fail_their_check_are_asked_last() {
 
 /// `db`, at `db.test`: port 80 leads to 8080.
 fn at_host(protocol: Protocol) -> Resource {
-    let port = ServicePort { name: "web".into(), port: 80, target: TargetPort::Number(8080), protocol };
+    let port =
+        ServicePort { name: "web".into(), port: 80, target: TargetPort::Number(8080), protocol, prefixed: false };
     let spec = Service { ports: vec![port], outside: Some("db.test".into()), ..Service::default() };
     resource(Kind::Service, "shop", "db", Spec::Service(spec))
 }

@@ -26,6 +26,7 @@ fn bank() -> Resource {
         port,
         target: TargetPort::Number(target),
         protocol: Protocol::Http1,
+        prefixed: false,
     };
     let ports = vec![port("api", 80, 443), port("old", 81, 8080)];
     let spec =

@@ -145,6 +145,7 @@ fn services() {
         ("spec: {ports: [{port: 80, protocol: UDP}]}", "C010", "UDP"),
         ("spec: {ports: [{port: 80, appProtocol: mysql}]}", "C011", "mysql"),
         ("spec: {ports: [{port: 80, appProtocol: HTTPS}]}", "C010", "HTTPS"),
+        ("spec: {ports: [{port: 80, appProtocol: kubernetes.io/wss}]}", "C010", "kubernetes.io/wss"),
         ("spec: {ports: [{port: 80, appprotocol: http}]}", "C002", "appprotocol"),
         ("spec: {ports: [{port: 80, targetPort: 0}]}", "C011", "0"),
         ("spec: {ports: [{port: 80, targetPort: '8080'}]}", "C011", "'8080'"),

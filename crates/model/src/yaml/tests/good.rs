@@ -245,3 +245,23 @@ fn what_is_wrong_in_a_list_or_stream_of_json_is_told_at_its_place() {
     assert_eq!(said(&format!("[{fine}, 7]")), [("C004", "7".to_owned())]);
     assert_eq!(said(&"{}\n".repeat(DOCUMENTS_MAX + 1)).first().map(|(code, _)| *code), Some("C009"));
 }
+
+#[test]
+fn what_is_spoken_comes_back_in_the_word_it_was_said_in() {
+    for (word, protocol) in [
+        ("http", Protocol::Http1),
+        ("kubernetes.io/ws", Protocol::Http1),
+        ("http2", Protocol::Http2),
+        ("kubernetes.io/h2c", Protocol::Http2),
+        ("grpc", Protocol::Grpc),
+        ("tcp", Protocol::Tcp),
+    ] {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{selector: {{app: a}}, ports: [{{port: 80, appProtocol: {word}}}]}}\n"
+        );
+        let resource = &good(&text)[0];
+        let Spec::Service(service) = &resource.spec else { panic!("no Service") };
+        assert_eq!(service.ports[0].protocol, protocol, "{word}");
+        assert_eq!(to_json(resource)["spec"]["ports"][0]["appProtocol"], word);
+    }
+}

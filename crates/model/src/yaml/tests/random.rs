@@ -60,13 +60,14 @@ fn service() -> impl Strategy<Value = Service> {
         (1u16..).prop_map(TargetPort::Number),
         "[a-z]{1,8}".prop_map(|name| TargetPort::Name(name.as_str().into()))
     ];
-    (vec((target, protocol()), 1..5), labels()).prop_map(|(ports, selector)| {
+    (vec((target, protocol(), any::<bool>()), 1..5), labels()).prop_map(|(ports, selector)| {
         let several = ports.len() > 1;
-        let ports = ports.into_iter().enumerate().map(|(i, (target, protocol))| ServicePort {
+        let ports = ports.into_iter().enumerate().map(|(i, (target, protocol, prefixed))| ServicePort {
             name: if several { format!("p{i}").into() } else { Text::default() },
             port: 80 + u16::try_from(i).unwrap(),
             target,
             protocol,
+            prefixed: prefixed && protocol.prefixed_name().is_some(),
         });
         Service { ports: ports.collect(), selector, outside: None, publish_not_ready: false }
     })
@@ -521,9 +522,11 @@ fn grant() -> impl Strategy<Value = Grant> {
 }
 
 fn resource() -> impl Strategy<Value = Resource> {
-    let mesh = (any::<bool>(), option::of(super::telemetry::otlp().prop_map(Arc::new))).prop_map(|(allow, otlp)| {
+    let mesh = (any::<bool>(), option::of(super::telemetry::otlp().prop_map(Arc::new)), option::of(1u32..1000));
+    let mesh = mesh.prop_map(|(allow, otlp, pending_max)| {
         let default_access = if allow { DefaultAccess::Allow } else { DefaultAccess::Deny };
-        (Kind::Mesh, Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access, otlp }))
+        let limits = Limits { pending_max, ..Limits::default() };
+        (Kind::Mesh, Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access, otlp, limits }))
     });
     let spec = prop_oneof![
         Just((Kind::Namespace, Spec::Namespace)),

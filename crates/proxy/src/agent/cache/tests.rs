@@ -4,6 +4,7 @@
 use super::*;
 use byrnie_model::policy::AccessPolicy;
 use byrnie_model::policy::access::{Action, Mode};
+use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::{Endpoint, Health, Identity, Labels, ServiceRef, Spec};
 
@@ -21,7 +22,12 @@ fn resource(kind: Kind, name: &str, revision: u64, spec: Spec) -> Arc<Resource> 
 }
 
 fn mesh(revision: u64) -> Arc<Resource> {
-    let mesh = Mesh { trust_domain: "mesh.local".into(), default_access: DefaultAccess::Deny, otlp: None };
+    let mesh = Mesh {
+        trust_domain: "mesh.local".into(),
+        default_access: DefaultAccess::Deny,
+        otlp: None,
+        limits: Limits::default(),
+    };
     resource(Kind::Mesh, "mesh", revision, Spec::Mesh(mesh))
 }
 

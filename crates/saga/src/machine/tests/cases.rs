@@ -586,3 +586,50 @@ fn a_saga_within_another_waits_for_its_word() {
     early.ask(Ask::Back { reason: "no".into() }).unwrap();
     assert_eq!(early.state(), "COMPENSATING");
 }
+
+#[test]
+fn what_waits_is_called_at_once_where_somebody_wants_it() {
+    let mut run = run(order());
+    run.answer("pay", silence());
+    assert!(run.called() == [("stock", Op::Action)] && run.machine.next_try().is_some_and(|at| at > run.now));
+    run.ask(Ask::Hurry).unwrap();
+    assert_eq!(run.called(), [("stock", Op::Action), ("pay", Op::Action)]);
+    assert_eq!(run.machine.next_try(), None, "it is under way");
+    run.ask(Ask::Hurry).unwrap();
+    assert_eq!(run.called().len(), 2, "nothing waits, so nothing is called twice");
+    run.done("stock");
+    run.done("pay");
+    run.done("ship");
+    run.ask(Ask::Hurry).unwrap();
+    assert_eq!(run.state(), "SUCCEEDED");
+    // So is what would never be called by itself.
+    let mut stuck = self::run(spec(Mode::Saga, vec![pivot("a", &[])]));
+    for _ in 0..REFUSALS_MAX {
+        stuck.answer("a", Outcome::Misdirected { reason: "403".into() });
+        if stuck.wake.is_some() {
+            stuck.tick();
+        }
+    }
+    stuck.calls.clear();
+    assert_eq!(stuck.state(), "STUCK");
+    stuck.ask(Ask::Hurry).unwrap();
+    assert_eq!(stuck.called(), [("a", Op::Action)]);
+}
+
+#[test]
+fn an_operator_can_stop_it_wherever_it_stands_but_not_what_another_saga_decides() {
+    let mut run = run(order());
+    run.done("stock");
+    run.ask(Ask::Stop { reason: "enough".into() }).unwrap();
+    assert_eq!((run.state(), &*run.machine.state().reason), ("RESOLVED", "enough"));
+    // What comes late changes nothing, and a restart calls nobody.
+    run.answer("pay", no("409"));
+    assert_eq!(run.state(), "RESOLVED");
+    let mut other = Machine::replay(run.entries.clone()).unwrap();
+    assert_eq!(other.on(run.now, Event::Wake).unwrap(), []);
+    assert!(run.ask(Ask::Stop { reason: "again".into() }).is_err());
+    let mut within = spec(Mode::Saga, vec![branch("a", &[])]);
+    within.parent = Some(crate::Parent { id: "p".into(), branch: "order".into(), depth: 1 });
+    let mut within = self::run(within);
+    assert!(matches!(within.ask(Ask::Stop { reason: "no".into() }), Err(Refusal::State { .. })));
+}

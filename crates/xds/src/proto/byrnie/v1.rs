@@ -44,6 +44,8 @@ pub struct Mesh {
     pub default_access: i32,
     #[prost(message, optional, tag = "4")]
     pub otlp: ::core::option::Option<Otlp>,
+    #[prost(message, optional, tag = "5")]
+    pub limits: ::core::option::Option<Limits>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Otlp {

@@ -156,10 +156,25 @@ pub(super) fn checked() -> impl Strategy<Value = TrafficPolicy> {
     )
 }
 
+/// What is read where no key is kept.
+fn unkept() -> Idempotency {
+    Idempotency {
+        mode: KeyMode::Optional,
+        guarantee: Guarantee::G0,
+        key_ttl: Idempotency::KEY_TTL,
+        lease: Idempotency::LEASE,
+        on_ambiguous: OnAmbiguous::Hold,
+        on_server_error: OnServerError::Ambiguous,
+        mint_keys: false,
+        status_only: false,
+        enlist: Vec::new(),
+    }
+}
+
 pub(super) fn keyed() -> impl Strategy<Value = TrafficPolicy> {
     let off = (Just(KeyMode::Off), Just(Guarantee::G0), Just(false));
     let modes = select(vec![KeyMode::Optional, KeyMode::Required]);
-    let on = (modes, select(vec![Guarantee::G1, Guarantee::G2]), any::<bool>());
+    let on = (modes, select(vec![Guarantee::G0, Guarantee::G1, Guarantee::G2]), any::<bool>());
     let choice = (
         select(vec![OnAmbiguous::Hold, OnAmbiguous::Reexecute, OnAmbiguous::Probe("/keys".into())]),
         select(vec![OnServerError::Ambiguous, OnServerError::Keep, OnServerError::Release]),
@@ -174,6 +189,10 @@ pub(super) fn keyed() -> impl Strategy<Value = TrafficPolicy> {
                 Enlist { call: act("PUT", "/c"), compensate: act("PUT", "/d"), complete: Some(act("POST", "/e")) },
             ];
             let (enlist, status_only) = if mint_keys { (enlist, true) } else { (Vec::new(), false) };
+            if mode != KeyMode::Off && guarantee == Guarantee::G0 {
+                let idempotency = Idempotency { mode, mint_keys, enlist, ..unkept() };
+                return TrafficPolicy { idempotency: Some(idempotency), ..policy };
+            }
             let idempotency = Idempotency {
                 mode,
                 guarantee,
