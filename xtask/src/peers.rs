@@ -101,7 +101,7 @@ impl Mesh {
     /// Starts a program as a service.
     fn serve(&self, name: &str, protocol: &str, port: &str, program: &[&str]) -> Result<Process> {
         let args = [&["run", "--name", name, "--port", port, "--protocol", protocol, "--"], program].concat();
-        let served = start(&self.dir, name, &self.binary, &self.words(&args))?;
+        let served = start(&self.dir, &format!("{name}-{port}"), &self.binary, &self.words(&args))?;
         let port = port.parse()?;
         wait_for(name, || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok())?;
         let mut allow = Command::new(&self.binary);
@@ -123,6 +123,13 @@ impl Mesh {
     fn rows(&self, args: &[&str]) -> Vec<Value> {
         let shown = Command::new(&self.binary).args(self.words(args)).args(["-o", "json"]).output();
         shown.ok().and_then(|shown| serde_json::from_slice(&shown.stdout).ok()).unwrap_or_default()
+    }
+
+    /// Puts a document in force.
+    fn apply(&self, name: &str, document: &str) -> Result<()> {
+        let file = self.dir.join(name);
+        std::fs::write(&file, document)?;
+        run(Command::new(&self.binary).args(self.words(&["apply", "-f", &file.to_string_lossy()])), "byrnie apply")
     }
 
     /// Runs a program that calls `service` to its end; its sidecar logs to the file returned.
@@ -200,6 +207,36 @@ pub(crate) fn websocket(root: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// A policy by which the instances of a service are called by the load that they report.
+fn by_load(service: &str) -> String {
+    format!(
+        "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {service}}}\nspec:\n  \
+         targetRefs: [{{group: '', kind: Service, name: {service}}}]\n  \
+         balance: WeightedRoundRobin\n  endpoints: {{loadReport: {{interval: 500ms}}}}\n"
+    )
+}
+
+/// Two programs of grpcio that report their load beside their answers get what they can take, and one that doesn't was told once.
+fn load(root: &Path, wheels: &Path, mesh: &Mesh, silent: &str) -> Result<bool> {
+    let script = root.join("xtask").join("peers").join("load.py");
+    let (script, python) = (script.to_string_lossy(), format!("PYTHONPATH={}", wheels.display()));
+    let mut programs = Vec::new();
+    for (name, utilization) in [("idle", "0.25"), ("busy", "0.75")] {
+        let port = free_port()?.to_string();
+        let program = ["env", &python, "python3", &script, "serve", &port, name, utilization];
+        programs.push(mesh.serve("weighed", "grpc", &port, &program)?);
+    }
+    mesh.apply("weighed.yaml", &by_load("weighed"))?;
+    println!("grpcio reports its load:");
+    let call = format!("exec python3 '{script}' call \"${{BYRNIE_WEIGHED_URL#http://}}\" idle=75 busy=25");
+    if !passed(&mesh.call("weighed", wheels, &["sh", "-c", &call])?) {
+        return Ok(false);
+    }
+    let told = std::fs::read_to_string(mesh.dir.join(format!("interop-{silent}.log")))?.matches("BYR-S023").count();
+    println!("  a program without reports was told {told} times");
+    Ok(told == 1)
+}
+
 /// HTTP/3, by a binary that is built with it, asked by aioquic.
 pub(crate) fn http3(root: &Path) -> Result<bool> {
     let wheels = std::path::absolute(wheels(root)?)?;
@@ -213,7 +250,8 @@ pub(crate) fn http3(root: &Path) -> Result<bool> {
     Ok(clippy.status()?.success() && test.status()?.success())
 }
 
-/// gRPC's interop cases, with grpcio and tonic at either end; then what the caller's sidecar tells of those of grpcio.
+/// gRPC's interop cases, with grpcio and tonic at either end; what the caller's sidecar tells of those of grpcio; and load that
+/// grpcio reports.
 pub(crate) fn grpc(root: &Path) -> Result<bool> {
     let wheels = std::path::absolute(wheels(root)?)?;
     let mesh = Mesh::start(root, "interop")?;
@@ -227,6 +265,8 @@ pub(crate) fn grpc(root: &Path) -> Result<bool> {
     let (first, second) = (free_port()?.to_string(), free_port()?.to_string());
     let _grpcio = mesh.serve("interop", "grpc", &first, &["env", &python, "python3", &interop, "serve", &first])?;
     let _tonic = mesh.serve("tonic", "grpc", &second, &[&tonic, "serve", &second])?;
+    // It has no reports of load, and works all the same.
+    mesh.apply("interop.yaml", &by_load("interop"))?;
     let own = mesh.binary.to_string_lossy();
     let scraped = format!(
         "python3 '{interop}' call \"${{BYRNIE_INTEROP_URL#http://}}\" && \
@@ -252,5 +292,5 @@ pub(crate) fn grpc(root: &Path) -> Result<bool> {
             return Ok(false);
         }
     }
-    Ok(true)
+    load(root, &wheels, &mesh, &first)
 }

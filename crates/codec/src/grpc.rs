@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a proxy must know of gRPC over HTTP/2: time-outs, status codes, answers made without the
-//! server, and the frame of a message. The engine and the proxy call it; it never looks into a message.
+//! server, and the frame of a message. The engine and the proxy call it; it looks into no message but those of gRPC's own services
+//! that it speaks itself: health and load.
 
 pub mod health;
+pub mod load;
 
 mod details;
 

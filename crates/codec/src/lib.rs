@@ -21,6 +21,7 @@ pub mod sniff;
 pub mod trace;
 pub mod uri;
 
+mod base64;
 mod fields;
 mod head;
 mod known;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Protobuf's wire format, as far as OTLP and the details of a gRPC status need it: varints, eight bytes, and what has a
-//! length. Reading never panics, and stops at the first thing that makes no sense.
+//! Protobuf's wire format, as far as OTLP, the details of a gRPC status and reports of load need it: varints, eight bytes, and
+//! what has a length. Reading never panics, and stops at the first thing that makes no sense.
 
-/// Most fields of one message that are read.
+/// Most fields of one message that are read, unless somebody knows that there are more.
 const FIELDS_MAX: usize = 64;
 
 /// Puts a message together.
@@ -86,6 +86,8 @@ impl Writer {
 /// One field of a message.
 pub(crate) enum Field<'a> {
     Number(u64, u64),
+    /// Eight bytes, the lowest first.
+    Fixed(u64, u64),
     Bytes(u64, &'a [u8]),
     Other,
 }
@@ -109,13 +111,18 @@ impl<'a> Field<'a> {
 }
 
 /// The fields of a message, up to the first that makes no sense.
-pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Field<'_>> {
+pub(crate) fn fields(message: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    fields_up_to(message, FIELDS_MAX)
+}
+
+/// The same, `most` of them.
+pub(crate) fn fields_up_to(mut rest: &[u8], most: usize) -> impl Iterator<Item = Field<'_>> {
     std::iter::from_fn(move || {
         let key = varint(&mut rest)?;
         let field = key >> 3;
         Some(match key & 7 {
             0 => Field::Number(field, varint(&mut rest)?),
-            1 => take(&mut rest, 8).map(|_| Field::Other)?,
+            1 => Field::Fixed(field, u64::from_le_bytes(*take(&mut rest, 8)?.first_chunk()?)),
             2 => {
                 let length = varint(&mut rest)?;
                 Field::Bytes(field, take(&mut rest, length)?)
@@ -124,7 +131,7 @@ pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Field<'_>> {
             _ => return None,
         })
     })
-    .take(FIELDS_MAX)
+    .take(most)
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {

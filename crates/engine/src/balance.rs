@@ -306,25 +306,31 @@ impl Search<'_> {
     }
 
     /// The first in the key's order that fits and isn't too full: Mirrokni, Thorup, Zadimoghaddam,
-    /// "Consistent Hashing with Bounded Loads", SODA 2018.
+    /// "Consistent Hashing with Bounded Loads", SODA 2018. Their bound is a share of the mean over the bins that there are: here
+    /// over those that fit, so that somebody always has room.
     fn by_key(&self, shard: &Shard, key: NonZeroU64) -> Option<usize> {
+        let mut walk = self.cluster.table.walk(key).filter(|index| self.fits(shard, *index));
+        let first = walk.next()?;
         let bound = self.cluster.call.hash.as_ref().and_then(|hash| hash.load_percent_max);
-        let spare = |index: usize| bound.is_none_or(|percent| self.has_room(index, percent));
-        let mut walk = self.cluster.table.walk(key);
-        let found = walk.find(|index| self.fits(shard, *index) && spare(*index));
-        found.or_else(|| self.cluster.table.walk(key).find(|index| self.fits(shard, *index)))
+        // Whoever has nothing under way has room whatever the mean: of a large service that's nearly everybody.
+        let Some(percent) = bound.filter(|_| self.cluster.members[first].in_flight() > 0) else { return Some(first) };
+        let whole = self.whole(shard);
+        // Only another core can have filled all of them meanwhile.
+        std::iter::once(first).chain(walk).find(|index| self.has_room(*index, percent, whole)).or(Some(first))
+    }
+
+    /// What those that fit have under way together, and their weights.
+    fn whole(&self, shard: &Shard) -> (u64, u64) {
+        let fitting = (self.wish.range.0..self.wish.range.1).filter(|index| self.fits(shard, *index));
+        let scores = fitting.map(|index| score(&self.cluster.members[index]));
+        scores.fold((0, 0), |(busy, weights), (one, own)| (busy + one, weights + own))
     }
 
     /// Whether one more request leaves the member within `percent` of the mean load, by weight.
-    fn has_room(&self, index: usize, percent: u32) -> bool {
-        let member = &self.cluster.members[index];
-        let members = self.cluster.members.len() as u64;
-        let weights = self.cluster.cumulative.last().copied().unwrap_or(members);
-        let own = if self.cluster.cumulative.is_empty() { 1 } else { u64::from(member.endpoint.weight.max(1)) };
-        // The request itself is counted already.
-        let all = self.cluster.call.share.pending.value().max(1);
-        let most = (u128::from(all) * u128::from(percent) * u128::from(own)).div_ceil(100 * u128::from(weights.max(1)));
-        u128::from(member.in_flight()) < most
+    fn has_room(&self, index: usize, percent: u32, (busy, weights): (u64, u64)) -> bool {
+        let (own_busy, own) = score(&self.cluster.members[index]);
+        let share = u128::from(busy + 1) * u128::from(percent) * u128::from(own);
+        u128::from(own_busy) < share.div_ceil(100 * u128::from(weights.max(1)))
     }
 }
 

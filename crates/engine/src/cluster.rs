@@ -7,6 +7,7 @@ use crate::balance::load::Load;
 use crate::concurrency::{Criticality, Gate};
 use crate::outlier::zone::ZoneNumber;
 use crate::program::Security;
+use crate::reporting::Heard;
 use crate::slot::Slot;
 use byrnie_base::share::{InFlight, Pace};
 use byrnie_base::{Instant, Text};
@@ -252,6 +253,8 @@ pub(crate) struct Share {
     pub(crate) retries: Pace,
     /// What the own program can take, if it serves this service.
     pub(crate) gate: Gate,
+    /// What it reports of its load, if it's asked.
+    pub(crate) heard: Arc<Heard>,
 }
 
 impl Cluster {

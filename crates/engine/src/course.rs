@@ -5,7 +5,6 @@
 use crate::answer::{Answer, FAILURE_LOST, FAILURE_UNSENT};
 use crate::attempts::{Attempt, Attempts, Ending};
 use crate::balance::Past;
-use crate::balance::report;
 use crate::cluster::{Busy, Cluster, Member};
 use crate::outlier::{self, Sign, zone};
 use crate::plan::{Again, Hop};
@@ -400,10 +399,10 @@ impl Course {
         }
     }
 
-    /// The answer of the last try reported the load of its endpoint.
-    pub(crate) fn reported(&self, report: &[u8], now: Instant) {
+    /// The answer of the last try reported the load of its endpoint, if it comes to a capacity.
+    pub(crate) fn reported(&self, capacity: Option<u64>, now: Instant) {
         let member = self.attempts.last().and_then(|attempt| attempt.member.as_ref());
-        if let (Some(member), Some(capacity)) = (member, report::capacity(report)) {
+        if let (Some(member), Some(capacity)) = (member, capacity) {
             member.load.reported(capacity, now);
         }
     }

@@ -7,7 +7,7 @@ use crate::answer::{Answer, FAILURE_HEADER, FAILURE_LOST, FAILURE_UNSENT};
 use crate::aside::{Aside, Copy, Records};
 use crate::attempts::Ending;
 use crate::authorize::{self, Ruling};
-use crate::balance::{hash, report};
+use crate::balance::hash;
 use crate::cluster::Cluster;
 use crate::course::{Course, Goal, Step, give_up};
 use crate::enlist::Enlistment;
@@ -26,7 +26,6 @@ use byrnie_codec::grpc::{self, Status};
 use byrnie_codec::headers::{Sender, strip_untrusted_response};
 use byrnie_codec::{Fields, Head, Known, Version};
 use byrnie_model::policy::fault::Fault;
-use byrnie_model::policy::traffic::Balance;
 use call::Kind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -207,6 +206,7 @@ impl Exchange {
             if self.holds_key() {
                 return Effect::Keep;
             }
+            self.tell_load(head, now);
             self.code(shard, head);
             return Effect::Forward;
         }
@@ -231,6 +231,7 @@ impl Exchange {
                 shard.counts.retries_won += 1;
             }
         }
+        self.hide_load(self.facts.side, head);
         if let Some(visit) = self.aside.as_mut().and_then(|aside| aside.visit.as_mut()) {
             visit.hear(head);
         }
@@ -255,15 +256,13 @@ impl Exchange {
         if let Some(status) = trailers.known(Known::GrpcStatus) {
             self.note_grpc(|| Some(status));
         }
-        let Some(balance) = self.course.cluster().map(|cluster| cluster.call.balance) else { return };
+        if self.course.cluster().is_none() {
+            return;
+        }
         if let Some(status) = trailers.known(Known::GrpcStatus) {
             self.heed_grpc(status, None, now.mono);
         }
-        if balance == Balance::WeightedRoundRobin
-            && let Some(report) = trailers.get(report::HEADER)
-        {
-            self.course.reported(report, now.mono);
-        }
+        self.hear_load(|name| trailers.get(name), now.mono);
     }
 
     /// What an answer says about its endpoint, beside its status.
@@ -277,11 +276,7 @@ impl Exchange {
         if let Some(status) = head.header(Known::GrpcStatus) {
             self.heed_grpc(status, hold, now);
         }
-        if self.course.cluster().is_some_and(|cluster| cluster.call.balance == Balance::WeightedRoundRobin)
-            && let Some(report) = head.get(report::HEADER)
-        {
-            self.course.reported(report, now);
-        }
+        self.hear_load(|name| head.get(name), now);
     }
 
     fn heed_grpc(&mut self, status: &[u8], hold: Option<Duration>, now: Instant) {

@@ -12,6 +12,7 @@ use crate::keyed::Protection;
 use crate::probe::{Checked, Probe};
 use crate::program::Program;
 use crate::quota::Counted;
+use crate::reporting::Reporting;
 use crate::route::Table;
 use crate::slot::Slot;
 use crate::watch::Watched;
@@ -99,6 +100,8 @@ pub(crate) struct Subtree {
     pub(crate) quotas: Arc<[Counted]>,
     /// How the own program is checked, if it serves this and a policy says so.
     pub(crate) probe: Option<Box<Probe>>,
+    /// Where the own program is asked for reports of its load, if it serves this and a policy says so.
+    pub(crate) reporting: Option<Box<Reporting>>,
     /// Which addresses of slices are checked, if this node leads there and a policy says so.
     pub(crate) checked: Box<[Checked]>,
     /// How the host outside is checked, if this node leads there and a policy says so.
@@ -171,6 +174,12 @@ impl Snapshot {
         let all = self.services.values().flat_map(|names| names.values());
         let by_service = all.filter_map(|subtree| Some((&subtree.service, subtree.probe.as_deref()?)));
         by_service.chain(self.check.iter().map(|check| (&check.0, &check.1)))
+    }
+
+    /// Where the own program is asked for reports of its load, by the service whose policy says so.
+    pub fn reporting(&self) -> impl Iterator<Item = (&ServiceRef, &Reporting)> {
+        let all = self.services.values().flat_map(|names| names.values());
+        all.filter_map(|subtree| Some((&subtree.service, subtree.reporting.as_deref()?)))
     }
 
     /// Addresses of slices that are to be checked by this node, in no order.

@@ -606,6 +606,11 @@ registry! {
         "It waits for the control plane, as at its first start.",
         "Look who writes in its state directory; start `byrnie up`.";
 
+    LOAD_UNREPORTED: "BYR-S023",
+        "a program does not report its load, though a policy asks for it",
+        "Its instance gets the mean share of the others; its answers may still say otherwise.",
+        "Add `xds.service.orca.v3.OpenRcaService` to the program, or take `endpoints.loadReport` out of the TrafficPolicy.";
+
     // Transactions
     OTLP_UNREACHED: "BYR-S022",
         "the collector of traces and metrics does not take them",

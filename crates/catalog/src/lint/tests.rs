@@ -292,6 +292,18 @@ fn planted_mistakes_in_policies() {
         (traffic("x", "targetRefs: [{name: payment}]"), "C015 payment"),
         (traffic("x", "targetRefs: [{name: payments}], endpoints: {healthCheck: {tcp: {}, port: 81}}"), "C013 81"),
         (
+            traffic(
+                "x",
+                "targetRefs: [{name: payments}], balance: WeightedRoundRobin, endpoints: {loadReport: {port: 81}}",
+            ),
+            "C013 81",
+        ),
+        (
+            service("far", "type: ExternalName, externalName: far.test, ports: [{port: 443, appProtocol: grpc}]")
+                + &traffic("x", "targetRefs: [{name: far}], balance: WeightedRoundRobin, endpoints: {loadReport: {}}"),
+            "C010 loadReport",
+        ),
+        (
             service("many", "type: ExternalName, externalName: '*.many.test', ports: [{port: 443, appProtocol: tcp}]")
                 + &traffic("x", "targetRefs: [{name: many}], endpoints: {healthCheck: {tcp: {}}}"),
             "C010 healthCheck",

@@ -5,7 +5,7 @@ use crate::catalog::Catalog;
 use byrnie_model::outside::is_pattern;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::service::Area;
-use byrnie_model::{Diagnostic, Key, ServiceRef, Spec, code};
+use byrnie_model::{Diagnostic, Key, Service, ServiceRef, Spec, code};
 use std::time::Duration;
 
 pub(crate) fn check(catalog: &Catalog, key: &Key, policy: &TrafficPolicy) -> Vec<Diagnostic> {
@@ -17,10 +17,12 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, policy: &TrafficPolicy) -> Vec
             continue;
         };
         let checked = policy.health_check().and_then(|check| check.port);
-        if let Some(number) = checked.filter(|number| service.ports.iter().all(|port| port.port != *number)) {
-            let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
-            let message = format!("Service \"{}\" has no port {number}; it has {}", target.name, ports.join(", "));
-            found.push(Diagnostic::error(&code::PORT_ABSENT, "spec.endpoints.healthCheck.port", message));
+        let asked = policy.load_report().and_then(|report| report.port);
+        found.extend(absent_port(service, target, checked, "spec.endpoints.healthCheck.port"));
+        found.extend(absent_port(service, target, asked, "spec.endpoints.loadReport.port"));
+        if service.outside.is_some() && policy.load_report().is_some() {
+            let message = format!("Service \"{}\" is outside the mesh, where no proxy asks a program", target.name);
+            found.push(Diagnostic::error(&code::NOT_ENFORCED, "spec.endpoints.loadReport", message));
         }
         let many = service.outside.as_ref().filter(|host| is_pattern(host));
         if let Some(many) = many.filter(|_| policy.health_check().is_some()) {
@@ -39,6 +41,14 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, policy: &TrafficPolicy) -> Vec
         }
     }
     found
+}
+
+/// A port that a program is asked at, and that the service hasn't.
+fn absent_port(service: &Service, target: &ServiceRef, number: Option<u16>, at: &str) -> Option<Diagnostic> {
+    let number = number.filter(|number| service.ports.iter().all(|port| port.port != *number))?;
+    let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
+    let message = format!("Service \"{}\" has no port {number}; it has {}", target.name, ports.join(", "));
+    Some(Diagnostic::error(&code::PORT_ABSENT, at, message))
 }
 
 /// A call that is waited for longer than the service's lease for keyed requests, after which the program is cut off.

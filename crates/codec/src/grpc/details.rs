@@ -3,6 +3,7 @@
 //! `ErrorInfo` (google/rpc/error_details.proto), which clients of every language can read and tell cases apart by.
 
 use super::Status;
+use crate::base64;
 use crate::protobuf::Writer;
 
 /// The header, or trailer, in which it stands, in base64 as every one of gRPC that ends so.
@@ -39,41 +40,13 @@ impl Details<'_> {
                 }
             });
         });
-        base64(&out.into_bytes())
+        base64::encode(&out.into_bytes())
     }
-}
-
-/// By RFC 4648 4, without padding, as gRPC asks whoever writes it to.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().enumerate().fold(0, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
-        // Three bytes are four characters, two are three, one is two.
-        out.extend((0..=chunk.len()).map(|at| char::from(ALPHABET[(bits >> (18 - 6 * at) & 63) as usize])));
-    }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_are_as_the_rfc_has_them() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg"),
-            ("fo", "Zm8"),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg"),
-            ("fooba", "Zm9vYmE"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-        assert_eq!(base64(&[0xfb, 0xff, 0xbe]), "+/++");
-    }
 
     /// As `googleapis-common-protos` of Python writes it.
     #[test]

@@ -1,45 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The load that a program reports of itself in a response's head or trailers: ORCA, the Open Request Cost
-//! Aggregation (<https://github.com/cncf/xds/blob/main/xds/data/orca/v3/orca_load_report.proto>), in the
-//! text and JSON formats of the header `endpoint-load-metrics`. The weight it makes is that of gRFC A58:
-//! `rate / (utilization + errors / rate)`, the requests per second that the endpoint could take at full
-//! use. Bytes that say nothing sensible say nothing.
+//! What the load that a program reports of itself is worth: in a response's head or trailers, or by its proxy (`reporting`). The
+//! weight it makes is that of gRFC A58: `rate / (utilization + errors / rate)`, the requests per second that the endpoint could
+//! take at full use.
 
-/// The header or trailer.
-pub(crate) const HEADER: &str = "endpoint-load-metrics";
-/// Longest report that is read, in bytes.
-const REPORT_BYTES_MAX: usize = 1024;
+use byrnie_codec::grpc::load::{BINARY_HEADER, HEADER, Report};
 
-/// What a report says, as far as balancing asks.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Report {
-    cpu: f64,
-    application: f64,
-    rate: f64,
-    errors: f64,
+/// The capacity that the fields of a response, or its trailers, come to.
+pub(crate) fn found<'f>(field: impl Fn(&str) -> Option<&'f [u8]>) -> Option<u64> {
+    let report = match field(HEADER) {
+        Some(text) => Report::read(text),
+        None => Report::read_binary(field(BINARY_HEADER)?),
+    };
+    capacity(&report?)
 }
 
 /// The capacity that a report comes to: requests per second at full use, in thousandths, at least 1.
-pub(crate) fn capacity(value: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(value.get(..value.len().min(REPORT_BYTES_MAX))?).ok()?;
-    let mut report = Report::default();
-    let pairs = match text.split_once(' ')? {
-        ("TEXT", pairs) => pairs.split(','),
-        ("JSON", object) => object.trim().strip_prefix('{')?.strip_suffix('}')?.split(','),
-        _ => return None,
-    };
-    for pair in pairs {
-        let Some((name, number)) = pair.split_once(['=', ':']) else { continue };
-        let Ok(number) = number.trim().parse::<f64>() else { continue };
-        let place = match name.trim().trim_matches('"') {
-            "cpu_utilization" | "cpuUtilization" => &mut report.cpu,
-            "application_utilization" | "applicationUtilization" => &mut report.application,
-            "rps_fractional" | "rpsFractional" => &mut report.rate,
-            "eps" => &mut report.errors,
-            _ => continue,
-        };
-        *place = number;
-    }
+pub(crate) fn capacity(report: &Report) -> Option<u64> {
     let used = if report.application > 0.0 { report.application } else { report.cpu };
     let burden = used + if report.errors > 0.0 { report.errors / report.rate } else { 0.0 };
     let capacity = report.rate / burden * 1000.0;
@@ -55,6 +31,10 @@ const CAPACITY_MAX: f64 = 1e12;
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn of(name: &str, value: &[u8]) -> Option<u64> {
+        found(|field| (field == name).then_some(value))
+    }
 
     #[test]
     fn reports_become_capacities() {
@@ -72,15 +52,20 @@ mod tests {
             ("BIN CgAK", None),
             ("", None),
         ] {
-            assert_eq!(capacity(text.as_bytes()), expected, "{text}");
+            assert_eq!(of(HEADER, text.as_bytes()), expected, "{text}");
         }
+        // cpu_utilization 0.5, rps_fractional 100, as a program of gRPC sends it.
+        assert_eq!(of(BINARY_HEADER, b"CQAAAAAAAOA/MQAAAAAAAFlA"), Some(200_000));
+        assert_eq!(of(BINARY_HEADER, b"*"), None);
+        assert_eq!(of("x-other", b"TEXT cpu_utilization=0.5,rps_fractional=100"), None);
     }
 
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000), text in "(TEXT|JSON) [-{}a-z_=:,.0-9eN\"]{0,60}") {
-            capacity(&bytes);
-            capacity(text.as_bytes());
+            of(HEADER, &bytes);
+            of(BINARY_HEADER, &bytes);
+            of(HEADER, text.as_bytes());
         }
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where tries go: by load, by weight, by nearness, and around what is broken.
 
+mod bounds;
+
 use super::*;
 use crate::fixtures::*;
 use crate::outlier::{Sign, note};

@@ -12,6 +12,7 @@ use crate::keyed::Protection;
 use crate::probe::{Checked, Judged, Probe};
 use crate::program::Program;
 use crate::quota::Counted;
+use crate::reporting::Reporting;
 use crate::route::{Side, Table};
 use crate::slot::Slot;
 use crate::snapshot::{Port, Snapshot, Subtree};
@@ -103,6 +104,7 @@ impl Compiler {
         let access = own.map(|(workload, _)| self.access(name, service, workload, &snapshot.node.identity));
         let protection = self.protection(name, service, own.map(|(workload, _)| workload)).map(Arc::new);
         let probe = own.and_then(|_| self.probe(name, &ports)).map(Box::new);
+        let reporting = own.and_then(|_| self.reporting(name, &ports, &call.share)).map(Box::new);
         let checked = if far && service.takes_slices() { self.checked(name, service) } else { Vec::new() };
         Subtree {
             service: name.clone(),
@@ -114,6 +116,7 @@ impl Compiler {
             compress: own.and_then(|(workload, _)| self.compress(name, service, workload)).map(Box::new),
             quotas: Arc::default(),
             probe,
+            reporting,
             checked: checked.into(),
             watched,
         }
@@ -146,6 +149,18 @@ impl Compiler {
         let port = ports.iter().find(|port| check.port.is_none_or(|number| number == port.number))?;
         let address = port.program.as_ref()?.beside()?;
         Some(Probe { address, protocol: port.protocol, security: Security::Plain, authority: None, check })
+    }
+
+    /// Where the own program is asked for reports of its load: at the port that the first policy that says so names, or at the first
+    /// one that speaks HTTP/2.
+    fn reporting(&self, name: &ServiceRef, ports: &[Port], share: &Share) -> Option<Reporting> {
+        let mut policies = self.held.by_target.get(name)?.iter().filter_map(|key| self.held.traffic.get(key));
+        let asked = policies.find_map(|policy| policy.load_report().copied())?;
+        let named = |port: &&Port| asked.port.is_none_or(|number| number == port.number);
+        let speaks = |port: &&Port| named(port) && port.protocol.is_h2();
+        let port = ports.iter().find(speaks).or_else(|| ports.iter().find(named))?;
+        let address = port.program.as_ref()?.beside()?;
+        Some(Reporting { address, interval: asked.interval, heard: Arc::clone(&share.heard) })
     }
 
     /// How the addresses of slices are checked: each at one port, for all that is there.

@@ -42,7 +42,8 @@ pub struct TrafficPolicy {
 impl TrafficPolicy {
     /// Whether it says something that the callee's own proxy sees to.
     pub const fn is_for_callee(&self) -> bool {
-        self.idempotency.is_some() || self.compression.is_some() || self.health_check().is_some() || self.has_quotas()
+        let asked = self.health_check().is_some() || self.load_report().is_some();
+        self.idempotency.is_some() || self.compression.is_some() || asked || self.has_quotas()
     }
 
     const fn has_quotas(&self) -> bool {
@@ -68,6 +69,7 @@ impl TrafficPolicy {
             ("balance", self.balance.is_some()),
             ("endpoints", self.choice().is_some()),
             ("endpoints.healthCheck", self.health_check().is_some()),
+            ("endpoints.loadReport", self.load_report().is_some()),
             ("failover", self.failover.is_some()),
             ("eject", self.eject.is_some()),
             ("limits.maxPending", limited(|limits| limits.pending_max.is_some())),
@@ -89,6 +91,14 @@ impl TrafficPolicy {
     pub const fn health_check(&self) -> Option<&HealthCheck> {
         match &self.endpoints {
             Some(choice) => choice.health_check.as_ref(),
+            None => None,
+        }
+    }
+
+    /// How instances are asked for their load.
+    pub const fn load_report(&self) -> Option<&LoadReport> {
+        match &self.endpoints {
+            Some(choice) => choice.load_report.as_ref(),
             None => None,
         }
     }
@@ -173,6 +183,27 @@ pub struct Choice {
     pub panic_percent: Option<u8>,
     /// How the proxy of each instance checks its own program.
     pub health_check: Option<HealthCheck>,
+    /// How the proxy of each instance asks its own program for its load.
+    pub load_report: Option<LoadReport>,
+}
+
+/// How the proxy of each instance asks its own program for the load under which it stands: by a stream of reports beside the
+/// requests (ORCA; gRFC A51). Only [`Balance::WeightedRoundRobin`] looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadReport {
+    /// The port of the service whose program is asked; the first one that speaks HTTP/2 unless given.
+    pub port: Option<u16>,
+    /// How often it's to report, from [`LoadReport::INTERVAL_MIN`] to [`LoadReport::INTERVAL_MAX`].
+    pub interval: Duration,
+}
+
+impl LoadReport {
+    /// The interval unless given: Envoy's `oob_reporting_period`, and gRPC's.
+    pub const INTERVAL: Duration = Duration::from_secs(10);
+    /// Shortest interval.
+    pub const INTERVAL_MIN: Duration = Duration::from_millis(100);
+    /// Longest interval: three of them are the time for which gRPC believes a report.
+    pub const INTERVAL_MAX: Duration = Duration::from_secs(60);
 }
 
 impl Choice {

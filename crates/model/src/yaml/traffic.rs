@@ -22,6 +22,7 @@ mod compression;
 mod eject;
 mod fault;
 mod health;
+mod load;
 mod quota;
 
 /// How callers' proxies treat the targets. What is absent keeps the mesh's defaults.
@@ -204,7 +205,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
         targets,
         balance,
         hash: spec.hash.as_ref().map(|hash| balance::read_hash(reader, hash)),
-        endpoints: spec.endpoints.as_ref().map(|choice| balance::read_choice(reader, choice)),
+        endpoints: spec.endpoints.as_ref().map(|choice| balance::read_choice(reader, choice, balance)),
         failover: spec.failover.as_ref().map(|failover| balance::read_failover(reader, failover)),
         eject: spec.eject.as_ref().map(|eject| eject::read(reader, eject)),
         limits: spec.limits.as_ref().map(|limits| read_limits(reader, limits)),

@@ -67,6 +67,8 @@ pub struct Channel {
     sender: SendRequest<Body>,
     token: Option<MetadataValue<tonic::metadata::Ascii>>,
     authority: Arc<str>,
+    /// Longest message that is taken, in bytes.
+    message_bytes_max: usize,
     closed: watch::Receiver<bool>,
     alive: Alive,
 }
@@ -118,6 +120,21 @@ impl Channel {
         Ok(Self { authority: authority.into(), ..channel })
     }
 
+    /// Connects without TLS to a program of this machine, which says little: messages of up to `message_bytes_max`. There are no
+    /// PINGs: many servers of gRPC end a connection over more than one each five minutes (gRFC A8), and of a program that is gone
+    /// the machine itself tells.
+    ///
+    /// # Errors
+    /// If nobody answers there in time, or HTTP/2 isn't spoken.
+    pub async fn connect_beside(address: SocketAddr, message_bytes_max: usize) -> Result<Self, ConnectError> {
+        let tcp = io::connect(address, HANDSHAKE_TIMEOUT).await;
+        let tcp = tcp.map_err(|error| ConnectError::Tcp { address, error })?;
+        let mut builder = hyper::client::conn::http2::Builder::new(Executor("grpc client"));
+        builder.max_header_list_size(HEADERS_BYTES_MAX);
+        let channel = Self::by(&builder, io::Stream::from(tcp), address, None).await?;
+        Ok(Self { authority: address.to_string().into(), message_bytes_max, ..channel })
+    }
+
     async fn over(
         stream: io::Stream,
         address: SocketAddr,
@@ -132,6 +149,15 @@ impl Channel {
             .max_header_list_size(HEADERS_BYTES_MAX)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
+        Self::by(&builder, stream, address, token).await
+    }
+
+    async fn by(
+        builder: &hyper::client::conn::http2::Builder<Executor>,
+        stream: io::Stream,
+        address: SocketAddr,
+        token: Option<MetadataValue<tonic::metadata::Ascii>>,
+    ) -> Result<Self, ConnectError> {
         let opened = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = opened.map_err(|error| ConnectError::Http2 { address, error })?;
         let (ended, closed) = watch::channel(false);
@@ -141,7 +167,9 @@ impl Channel {
             }
             ended.send_replace(true);
         });
-        Ok(Self { sender, token, authority: SERVER_NAME.into(), closed, alive: Alive(Arc::new(task.abort_on_drop())) })
+        let alive = Alive(Arc::new(task.abort_on_drop()));
+        let (authority, message_bytes_max) = (SERVER_NAME.into(), MESSAGE_BYTES_MAX);
+        Ok(Self { sender, token, authority, message_bytes_max, closed, alive })
     }
 
     /// Calls the unary method at `path`, within [`CALL_TIMEOUT`].
@@ -182,6 +210,19 @@ impl Channel {
         Ok((sender, Incoming(incoming)))
     }
 
+    /// Asks the method at `path`, which answers by a stream, and waits for its first words as long as it takes. Dropping what is
+    /// returned ends the stream, and so does a message that is too long.
+    ///
+    /// # Errors
+    /// The server's status, or `UNAVAILABLE` if the connection is gone.
+    pub async fn subscribe(&self, path: &str, message: Bytes) -> Result<Incoming, Status> {
+        let (mut grpc, path) = self.call(path)?;
+        ready(&mut grpc).await?;
+        let answer = grpc.server_streaming(self.request(message), path, Raw).await?;
+        let streaming = Box::new(answer.into_inner());
+        Ok(Incoming(Source::Wire { streaming, _alive: Some(self.alive.clone()) }))
+    }
+
     /// Waits until the connection is gone: closed by the server, broken, or dead for longer than the PINGs allow.
     pub async fn closed(&self) {
         let mut closed = self.closed.clone();
@@ -199,7 +240,7 @@ impl Channel {
         let origin = http::Uri::builder().scheme("https").authority(&*self.authority).path_and_query("/").build();
         let origin = origin.map_err(|_| Status::internal("not an origin"))?;
         let grpc = tonic::client::Grpc::with_origin(Sender(self.sender.clone()), origin)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(self.message_bytes_max)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Ok((grpc, path))
     }

@@ -98,19 +98,25 @@ impl Link {
 /// come at once.
 pub(super) struct Backoff {
     next: Duration,
+    most: Duration,
     rng: Rng,
 }
 
 impl Backoff {
     pub(super) fn new() -> Self {
-        Self { next: PAUSE_MIN, rng: Rng::new(super::seed()) }
+        Self::up_to(PAUSE_MAX)
+    }
+
+    /// The same, with another longest pause.
+    pub(super) fn up_to(most: Duration) -> Self {
+        Self { next: PAUSE_MIN, most, rng: Rng::new(super::seed()) }
     }
 
     /// Waits before the next try.
     pub(super) async fn pause(&mut self) {
         let half = self.next / 2;
         let jitter = Duration::from_nanos(self.rng.below(u64::try_from(half.as_nanos()).unwrap_or(0)));
-        self.next = (self.next * 2).min(PAUSE_MAX);
+        self.next = (self.next * 2).min(self.most);
         runtime::sleep(half + jitter).await;
     }
 

@@ -11,6 +11,7 @@ mod enlist;
 mod export;
 mod ledger;
 mod link;
+mod load;
 mod places;
 mod probe;
 mod publish;
@@ -134,6 +135,7 @@ pub(crate) async fn begin(
         }
     };
     state.watch(in_force.clone());
+    runtime::spawn_local("load", load::run(in_force.clone()));
     Ok(Supply { in_force, seed, lines, registered })
 }
 

@@ -15,6 +15,7 @@ mod hop;
 mod http1;
 mod http2;
 mod keyed;
+mod load;
 mod otlp;
 mod queue;
 mod routes;

@@ -273,6 +273,7 @@ fn choice(from: pb::Choice) -> Result<Choice, Error> {
         slow_start: check::optional_duration("endpoints.slowStart", from.slow_start)?,
         panic_percent: from.panic_percent.map(|share| check::percent(PANIC, share)).transpose()?,
         health_check: from.health_check.map(health::decode).transpose()?,
+        load_report: from.load_report.map(health::decode_load).transpose()?,
     })
 }
 
@@ -283,6 +284,7 @@ fn choice_out(from: &Choice) -> pb::Choice {
         slow_start: from.slow_start.map(check::duration_out),
         panic_percent: from.panic_percent.map(u32::from),
         health_check: from.health_check.as_ref().map(health::encode),
+        load_report: from.load_report.as_ref().map(health::encode_load),
     }
 }
 

@@ -10,8 +10,8 @@ use byrnie_model::policy::fault::Fault;
 use byrnie_model::policy::health::{Check, HealthCheck};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use byrnie_model::policy::traffic::{
-    Admission, Balance, By, Choice, Compression, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness,
-    Quota, Rate, RetryBudget, TrafficPolicy,
+    Admission, Balance, By, Choice, Compression, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits,
+    LoadReport, Nearness, Quota, Rate, RetryBudget, TrafficPolicy,
 };
 use byrnie_model::policy::{access, traffic};
 use byrnie_model::range::Range;
@@ -296,7 +296,7 @@ fn traffic() -> impl Strategy<Value = Spec> {
     let hash = (on, of(101_u32..)).prop_map(|(on, load_percent_max)| Hash { on, load_percent_max });
     let choice =
         (labels(), of(1_u32..), of(span()), of(0_u8..=100)).prop_map(|(labels, most, slow_start, panic_percent)| {
-            Choice { labels, most, slow_start, panic_percent, health_check: None }
+            Choice { labels, most, slow_start, panic_percent, health_check: None, load_report: None }
         });
     // A rule that hashes has something to hash.
     let balance = (of(balance), of(hash)).prop_map(|(balance, hash)| {
@@ -497,7 +497,8 @@ fn checked() -> impl Strategy<Value = Spec> {
         |(spec, how, port, (interval, timeout), sick_after, well_after)| {
             let Spec::Traffic(policy) = spec else { unreachable!() };
             let health_check = Some(HealthCheck { how, port, interval, timeout, sick_after, well_after });
-            let endpoints = Some(Choice { health_check, ..policy.endpoints.clone().unwrap_or_default() });
+            let load_report = Some(LoadReport { port, interval });
+            let endpoints = Some(Choice { health_check, load_report, ..policy.endpoints.clone().unwrap_or_default() });
             Spec::Traffic(Arc::new(TrafficPolicy { endpoints, ..(*policy).clone() }))
         },
     )

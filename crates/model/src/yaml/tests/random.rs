@@ -13,8 +13,8 @@ use crate::policy::fault::Fault;
 use crate::policy::health::{Check, HealthCheck};
 use crate::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
 use crate::policy::traffic::{
-    Admission, Balance, By, Choice, Compression, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits, Nearness,
-    Quota, Rate, RetryBudget, TrafficPolicy,
+    Admission, Balance, By, Choice, Compression, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits,
+    LoadReport, Nearness, Quota, Rate, RetryBudget, TrafficPolicy,
 };
 use crate::range::Range;
 use crate::resource::{DefaultAccess, Mesh};

@@ -2,6 +2,7 @@
 //! The parts of a TrafficPolicy's document that say which endpoint gets a request.
 
 use super::health::{self, HealthSpec};
+use super::load::{self, LoadSpec};
 use crate::Labels;
 use crate::code;
 use crate::policy::traffic::{AREAS_MAX, Balance, Choice, Distribution, Failover, Hash, HashOn, Nearness};
@@ -65,6 +66,9 @@ pub(super) struct ChoiceSpec {
     /// How the proxy of each instance checks its own program; one that fails is not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     health_check: Option<HealthSpec>,
+    /// How the proxy of each instance asks its own program for its load, beside the requests; with `WeightedRoundRobin` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    load_report: Option<LoadSpec>,
 }
 
 /// Which endpoints are preferred.
@@ -160,7 +164,7 @@ const fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
-pub(super) fn read_choice(reader: &mut Reader<'_>, spec: &ChoiceSpec) -> Choice {
+pub(super) fn read_choice(reader: &mut Reader<'_>, spec: &ChoiceSpec, balance: Option<Balance>) -> Choice {
     let labels: Labels = meta::labels(reader, &spec.labels, "spec.endpoints.labels");
     if let Some(most) = spec.most {
         reader.require((1..=MOST_MAX).contains(&most), "spec.endpoints.most", "must be from 1 to 10000");
@@ -172,7 +176,8 @@ pub(super) fn read_choice(reader: &mut Reader<'_>, spec: &ChoiceSpec) -> Choice 
     });
     let panic_percent = spec.panic_below.as_ref().map(|text| reader.percent(text, "spec.endpoints.panicBelow"));
     let health_check = spec.health_check.as_ref().map(|check| health::read(reader, check));
-    Choice { labels, most: spec.most, slow_start, panic_percent, health_check }
+    let load_report = spec.load_report.as_ref().map(|report| load::read(reader, report, balance));
+    Choice { labels, most: spec.most, slow_start, panic_percent, health_check, load_report }
 }
 
 pub(super) fn read_failover(reader: &mut Reader<'_>, spec: &FailoverSpec) -> Failover {
@@ -319,6 +324,7 @@ impl From<&Choice> for ChoiceSpec {
             slow_start: choice.slow_start.map(names::duration_text),
             panic_below: choice.panic_percent.map(|share| format!("{share}%")),
             health_check: choice.health_check.as_ref().map(HealthSpec::from),
+            load_report: choice.load_report.as_ref().map(LoadSpec::from),
         }
     }
 }

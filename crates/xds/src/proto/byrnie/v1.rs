@@ -881,6 +881,15 @@ pub struct Choice {
     pub panic_percent: ::core::option::Option<u32>,
     #[prost(message, optional, tag = "5")]
     pub health_check: ::core::option::Option<HealthCheck>,
+    #[prost(message, optional, tag = "6")]
+    pub load_report: ::core::option::Option<LoadReport>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoadReport {
+    #[prost(uint32, optional, tag = "1")]
+    pub port: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "2")]
+    pub interval: ::core::option::Option<Duration>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Idempotency {

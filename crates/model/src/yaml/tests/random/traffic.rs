@@ -29,6 +29,7 @@ pub(super) fn traffic() -> impl Strategy<Value = TrafficPolicy> {
             slow_start,
             panic_percent,
             health_check: None,
+            load_report: None,
         },
     );
     let prefer = select(vec![vec![Nearness::Any], vec![Nearness::SameZone, Nearness::SameRegion, Nearness::Any]]);
@@ -150,7 +151,10 @@ pub(super) fn checked() -> impl Strategy<Value = TrafficPolicy> {
             let timeout = Duration::from_millis((interval * part / 100).max(1));
             let interval = Duration::from_millis(interval);
             let health_check = Some(HealthCheck { how, port, interval, timeout, sick_after, well_after });
-            let endpoints = Choice { health_check, ..policy.endpoints.clone().unwrap_or_default() };
+            // No rule but this one looks at load.
+            let weighs = policy.balance == Some(Balance::WeightedRoundRobin);
+            let load_report = weighs.then_some(LoadReport { port, interval: interval.min(LoadReport::INTERVAL_MAX) });
+            let endpoints = Choice { health_check, load_report, ..policy.endpoints.clone().unwrap_or_default() };
             TrafficPolicy { endpoints: Some(endpoints), ..policy }
         },
     )
