@@ -498,7 +498,8 @@ fn service_resource(number: usize) -> Resource {
     let target = TargetPort::Number(shop::PROGRAM_PORT);
     let port = ServicePort { name: "http".into(), port: shop::PORT, target, protocol: Protocol::Http1 };
     let selector = Labels::from([("app".into(), name.name.clone())]);
-    let spec = Spec::Service(Service { ports: vec![port], selector, outside: None, publish_not_ready: false });
+    let spec =
+        Spec::Service(Service { ports: vec![port], selector, outside: None, publish_not_ready: false, pool: None });
     resource(Kind::Service, shop::NAMESPACE, &name.name, spec)
 }
 

@@ -317,8 +317,13 @@ impl Registry {
             };
             let ports =
                 vec![ServicePort { name: port.name.clone(), port: SERVICE_PORT, target, protocol: port.protocol }];
-            let spec =
-                Spec::Service(Service { ports, selector: selector.clone(), outside: None, publish_not_ready: false });
+            let spec = Spec::Service(Service {
+                ports,
+                selector: selector.clone(),
+                outside: None,
+                publish_not_ready: false,
+                pool: None,
+            });
             let made =
                 Resource { key, revision: Revision(0), created: Revision(0), labels: selector, origin: None, spec };
             valid(state, &made)?;
