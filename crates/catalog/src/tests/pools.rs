@@ -59,7 +59,8 @@ fn delete(kind: Kind, name: &str) -> Change {
 
 /// The members of `models`, each with its ports.
 fn members(catalog: &Catalog) -> Vec<String> {
-    let endpoints = catalog.endpoints(&at("models")).map(|resource| {
+    let models = at("models");
+    let endpoints = catalog.endpoints(&models).map(|resource| {
         let Spec::Endpoint(endpoint) = &resource.spec else { panic!() };
         let ports: Vec<String> = endpoint.ports.iter().map(|pair| pair.target.to_string()).collect();
         format!("{} {}", endpoint.workload, ports.join(","))
