@@ -250,6 +250,14 @@ pub(crate) fn http3(root: &Path) -> Result<bool> {
     Ok(clippy.status()?.success() && test.status()?.success())
 }
 
+/// Pools of inference servers, whose picker is on grpcio.
+pub(crate) fn pools(root: &Path) -> Result<bool> {
+    let wheels = std::path::absolute(wheels(root)?)?;
+    // All of the workspace's features, so that what the tests have built is used again.
+    let test = ["test", "--locked", "--workspace", "--test", "pools"];
+    Ok(Command::new(env!("CARGO")).args(test).env("PYTHONPATH", wheels).current_dir(root).status()?.success())
+}
+
 /// gRPC's interop cases, with grpcio and tonic at either end; what the caller's sidecar tells of those of grpcio; and load that
 /// grpcio reports.
 pub(crate) fn grpc(root: &Path) -> Result<bool> {

@@ -63,6 +63,7 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("clock", true, clock::run),
         ("h2spec", true, |root| judged("go", || peers::conformance(root))),
         ("grpc", true, |root| judged("python3", || peers::grpc(root))),
+        ("pools", true, |root| judged("python3", || peers::pools(root))),
         ("websocket", true, |root| judged("python3", || peers::websocket(root))),
         ("http3", true, |root| judged("python3", || peers::http3(root))),
         ("barrier", true, |root| Ok(if super::barrier::run(root)? { Outcome::Passed } else { Outcome::Failed })),

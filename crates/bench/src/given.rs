@@ -153,7 +153,13 @@ fn service(target: u16, protocol: Protocol) -> Resource {
     resource(
         Kind::Service,
         "app",
-        Spec::Service(Service { ports: vec![port], selector: labels(), outside: None, publish_not_ready: false }),
+        Spec::Service(Service {
+            ports: vec![port],
+            selector: labels(),
+            outside: None,
+            publish_not_ready: false,
+            pool: None,
+        }),
     )
 }
 

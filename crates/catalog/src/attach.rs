@@ -3,9 +3,11 @@
 //! granted. What is said of it is in `status`.
 
 use crate::catalog::Catalog;
+use crate::pool::pool_key;
 use crate::view::service_key;
 use byrnie_base::Text;
 use byrnie_model::gateway::{CLASS, CONTROLLER, CertificateRef, From, Gateway, Listener, intersection};
+use byrnie_model::pool;
 use byrnie_model::range::Range;
 use byrnie_model::route::{Destination, Parent, ParentKind, Standing};
 use byrnie_model::service::ServicePort;
@@ -169,7 +171,8 @@ impl Catalog {
 
     /// Whether a route may refer to this service: its own namespace's, or one that a ReferenceGrant names.
     pub(crate) fn granted(&self, key: &Key, to: &Destination) -> bool {
-        self.may_name(key, &service_key(&to.service))
+        let named = service_key(&to.service);
+        self.may_name(key, &if to.is_pool() { pool_key(&named) } else { named })
     }
 
     /// Whether a resource of Gateway API may refer to another.
@@ -177,6 +180,7 @@ impl Catalog {
         if to.namespace == key.namespace {
             return true;
         }
+        let group = if to.kind == Kind::InferencePool { pool::GROUP } else { "" };
         let grants = self.iter(Kind::ReferenceGrant).filter(|grant| grant.key.namespace == to.namespace);
         grants.into_iter().any(|resource| {
             let Spec::Grant(grant) = &resource.spec else { return false };
@@ -185,7 +189,7 @@ impl Catalog {
                 .iter()
                 .any(|from| *from.group == *GROUP && *from.kind == *key.kind.name() && from.namespace == key.namespace);
             let named = |name: &Option<Text>| name.as_ref().is_none_or(|name| *name == to.name);
-            from && grant.to.iter().any(|of| of.group.is_empty() && *of.kind == *to.kind.name() && named(&of.name))
+            from && grant.to.iter().any(|of| *of.group == *group && *of.kind == *to.kind.name() && named(&of.name))
         })
     }
 
@@ -318,6 +322,11 @@ impl Catalog {
             return refused::<()>("RefNotPermitted", message).err();
         }
         match self.service(&to.service) {
+            _ if to.is_pool() => {
+                let message =
+                    || format!("no InferencePool \"{}\" in namespace \"{}\"", to.service.name, to.service.namespace);
+                self.pool(&to.service).is_none().then(|| Refused { reason: "BackendNotFound", message: message() })
+            }
             None => refused::<()>("BackendNotFound", self.absent(&to.service).0).err(),
             Some(service) if service.ports.iter().all(|port| port.port != to.port) => {
                 refused::<()>("BackendNotFound", format!("Service \"{}\" has no port {}", to.service.name, to.port))

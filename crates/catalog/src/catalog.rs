@@ -51,17 +51,23 @@ impl Catalog {
         if key.kind == Kind::Endpoint {
             return Affected::default();
         }
-        let old = self.resources.get(key).cloned();
         let new = match change {
             Change::Put(resource) => Some(Arc::clone(resource)),
             Change::Delete { .. } => None,
         };
-        self.store(key, new.clone());
-        if same(old.as_ref(), new.as_ref()) {
-            return Affected::default();
-        }
         let mut work = Work::default();
-        self.relate(key, old.as_deref(), new.as_deref(), &mut work);
+        match key.kind {
+            Kind::InferencePool => {
+                self.store(key, new);
+                self.stand_in(key, &mut work);
+            }
+            // Without a service of its own, callers ask for the pool of its name.
+            Kind::Service => {
+                let new = new.or_else(|| self.pooled(key));
+                self.replace(key, new, &mut work);
+            }
+            _ => self.replace(key, new, &mut work),
+        }
         self.visited += work.visited;
         let mut nodes = BTreeSet::new();
         for (id, keys) in work.marks {
@@ -71,6 +77,15 @@ impl Catalog {
             }
         }
         Affected { nodes }
+    }
+
+    /// One resource takes the place of another, or of none.
+    pub(crate) fn replace(&mut self, key: &Key, new: Option<Arc<Resource>>, work: &mut Work) {
+        let old = self.resources.get(key).cloned();
+        self.store(key, new.clone());
+        if !same(old.as_ref(), new.as_ref()) {
+            self.relate(key, old.as_deref(), new.as_deref(), work);
+        }
     }
 
     /// Lets a node listen: its next [`Self::delta`] is its whole view. A node that already listens

@@ -57,7 +57,8 @@ impl Catalog {
             Kind::BackendTlsPolicy | Kind::ConfigMap => self.relate_outward(key, [old, new], work),
             Kind::Site => self.relate_site(key, old.and_then(site_of), new, work),
             Kind::ServiceExport => self.relate_export(key, work),
-            Kind::Saga | Kind::Endpoint => {}
+            // A pool is related as the service that stands for it.
+            Kind::Saga | Kind::Endpoint | Kind::InferencePool => {}
         }
     }
 

@@ -19,6 +19,7 @@ impl Catalog {
         let kinds = [
             Kind::Service,
             Kind::EndpointSlice,
+            Kind::InferencePool,
             Kind::Workload,
             Kind::Gateway,
             Kind::ListenerSet,
@@ -40,6 +41,9 @@ impl Catalog {
     /// Findings about one resource, of this catalog or about to be put into it.
     pub fn check_one(&self, resource: &Resource) -> Vec<Diagnostic> {
         let mut found = match &resource.spec {
+            // What stands for a pool is judged where the pool is.
+            Spec::Service(service) if service.pool.is_some() => Vec::new(),
+            Spec::Pool(pool) => lint::pool::check(self, &resource.key, pool),
             Spec::Service(service) => lint::service::check(self, &resource.key, service),
             Spec::Slice(slice) => lint::slice::check(self, &resource.key, slice),
             Spec::Workload(workload) => lint::workload::check(self, &resource.key, workload),

@@ -10,6 +10,7 @@ mod check;
 mod index;
 mod lint;
 mod node;
+mod pool;
 mod status;
 mod view;
 

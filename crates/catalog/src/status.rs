@@ -52,6 +52,7 @@ impl Catalog {
             Spec::BackendTls(policy) => json!({"ancestors": self.ancestors(resource, policy)}),
             // byrnie's own, with the status of a policy all the same (GEP-713).
             Spec::Traffic(policy) => json!({"ancestors": self.traffic_ancestors(key, policy)}),
+            Spec::Pool(pool) => json!({"parents": self.pool_parents(key, pool)}),
             _ => return None,
         };
         observe(&mut status, resource.revision);

@@ -3,6 +3,7 @@
 
 mod attach;
 mod naive;
+mod pools;
 mod random;
 mod status;
 mod views;
@@ -52,7 +53,13 @@ fn service(name: &str, selects: &str) -> Change {
         Kind::Service,
         name,
         Labels::new(),
-        Spec::Service(Service { ports, selector: labels(selects), outside: None, publish_not_ready: false }),
+        Spec::Service(Service {
+            ports,
+            selector: labels(selects),
+            outside: None,
+            publish_not_ready: false,
+            pool: None,
+        }),
     )
 }
 

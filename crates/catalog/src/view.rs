@@ -98,7 +98,15 @@ impl Catalog {
                 Role::Gateway,
             )
             | (Spec::Gateway(_), Role::Sidecar) => false,
-            (Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) | Spec::Direct(_), _) => false,
+            (
+                Spec::Namespace
+                | Spec::GatewayClass(_)
+                | Spec::Grant(_)
+                | Spec::Saga(_)
+                | Spec::Direct(_)
+                | Spec::Pool(_),
+                _,
+            ) => false,
             (Spec::Workload(_), Role::Sidecar) => key.namespace == node.namespace && key.name == node.workload,
             (Spec::Service(_), Role::Sidecar) => {
                 let service = ServiceRef::new(key.namespace.clone(), key.name.clone());
@@ -370,7 +378,8 @@ const GATEWAY_KINDS: [Kind; 6] =
 /// both before the service that they protect, so that no call slips in between.
 pub(crate) fn rank(resource: &Resource) -> (u8, Key) {
     let rank = match &resource.spec {
-        Spec::Namespace | Spec::Mesh(_) | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) | Spec::Direct(_) => 0,
+        Spec::Namespace | Spec::Mesh(_) | Spec::GatewayClass(_) | Spec::Grant(_) => 0,
+        Spec::Saga(_) | Spec::Direct(_) | Spec::Pool(_) => 0,
         Spec::Workload(_) | Spec::Site(_) | Spec::Export | Spec::Slice(_) => 1,
         Spec::Secret(_) | Spec::Bundle(_) | Spec::BackendTls(_) => 1,
         Spec::Access(policy) if policy.action == Action::Deny => 2,

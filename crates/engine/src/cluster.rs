@@ -6,6 +6,7 @@ use crate::balance::hash::Table;
 use crate::balance::load::Load;
 use crate::concurrency::{Criticality, Gate};
 use crate::outlier::zone::ZoneNumber;
+use crate::pick::CompiledPool;
 use crate::program::Security;
 use crate::reporting::Heard;
 use crate::slot::Slot;
@@ -205,6 +206,8 @@ pub(crate) struct Call {
     pub(crate) fault: Option<Fault>,
     pub(crate) patience: Patience,
     pub(crate) share: Arc<Share>,
+    /// The pool of inference servers that the service stands for.
+    pub(crate) pool: Option<Arc<CompiledPool>>,
 }
 
 /// What is let through.

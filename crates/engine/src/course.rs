@@ -7,6 +7,7 @@ use crate::attempts::{Attempt, Attempts, Ending};
 use crate::balance::Past;
 use crate::cluster::{Busy, Cluster, Member};
 use crate::outlier::{self, Sign, zone};
+use crate::pick::Aim;
 use crate::plan::{Again, Hop};
 use crate::program::{Outside, Program};
 use crate::retry::{self, HOLD_MAX, PAUSE_MAX, PAUSE_OTHER_ENDPOINT, PAUSE_SAME_ENDPOINT};
@@ -57,6 +58,8 @@ pub(crate) enum Goal {
     /// Nothing yet: the request was answered before it had one.
     None,
     Cluster(Arc<Cluster>),
+    /// Members of a pool, in the order in which its picker named them.
+    Picked(Box<Aim>),
     Program {
         program: Program,
         protocol: Protocol,
@@ -99,6 +102,7 @@ impl Course {
     pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
         match &self.goal {
             Goal::Cluster(cluster) => Some(cluster),
+            Goal::Picked(aim) => Some(&aim.cluster),
             Goal::None | Goal::Program { .. } => None,
         }
     }
@@ -112,6 +116,7 @@ impl Course {
     fn members(&self) -> &[Arc<Member>] {
         match self.cluster() {
             None => &[],
+            Some(_) if let Goal::Picked(aim) = &self.goal => &aim.members,
             Some(cluster) if self.stays() => cluster.at_home(),
             Some(cluster) => &cluster.members,
         }
@@ -143,6 +148,17 @@ impl Course {
                 let cluster = Arc::clone(cluster);
                 self.dispatch_to(cluster, shard, now)
             }
+            Goal::Picked(aim) => {
+                let verdict =
+                    |member: &Arc<Member>| [!self.attempts.tried(member), !outlier::out_of_service(shard, member, now)];
+                let (cluster, member) =
+                    aim.next(self.attempts.count(), verdict).and_then(|at| aim.at(at)).ok_or(Reason::NoEndpoint)?;
+                let (cluster, member) = (Arc::clone(cluster), Arc::clone(member));
+                if let Goal::Picked(aim) = &mut self.goal {
+                    aim.cluster = Arc::clone(&cluster);
+                }
+                self.dispatch_at(cluster, member, shard, now)
+            }
         }
     }
 
@@ -164,7 +180,18 @@ impl Course {
                 Arc::clone(picked.ok_or(Reason::NoEndpoint)?)
             }
         };
-        let tried = attempts.tried(&member);
+        self.dispatch_at(cluster, member, shard, now)
+    }
+
+    /// The next try at this member of a cluster.
+    fn dispatch_at(
+        &mut self,
+        cluster: Arc<Cluster>,
+        member: Arc<Member>,
+        shard: &mut Shard,
+        now: Instant,
+    ) -> Result<Plan, Reason> {
+        let tried = self.attempts.tried(&member);
         shard.counts.elsewhere += u64::from(member.site().is_some());
         let delay = self.pause(tried, shard);
         let late = self.deadline.is_some_and(|deadline| deadline.since(now) < delay + TRY_MIN);
@@ -235,11 +262,19 @@ impl Course {
         least.max(asked).saturating_add(jitter)
     }
 
+    /// Whether a picker said who is asked.
+    pub(crate) const fn is_picked(&self) -> bool {
+        matches!(self.goal, Goal::Picked(_))
+    }
+
     /// Another endpoint is asked when one takes far longer than usual; only for requests that may be
     /// processed twice, and never on the last try.
     fn soft_timeout(&self, cluster: &Cluster, shard: &Shard) -> Option<Duration> {
         let more = self.attempts.count() < usize::from(self.tries_max());
-        if !(more && self.policy.repeatable && self.policy.body_held && cluster.members.len() > 1) || self.policy.keyed
+        // How long a model takes is no sign, and whom else to ask is the picker's affair.
+        if self.is_picked()
+            || !(more && self.policy.repeatable && self.policy.body_held && cluster.members.len() > 1)
+            || self.policy.keyed
         {
             return None;
         }
@@ -448,6 +483,8 @@ pub(crate) fn give_up(reason: Reason, failure: Option<Failure>, side: Side, grpc
         (Goal::Program { program, .. }, _) => program.to_string(),
         (Goal::Cluster(cluster), Some(member)) => format!("{} of {}", member.name(), cluster.name.label),
         (Goal::Cluster(cluster), None) => cluster.name.label.to_string(),
+        (Goal::Picked(aim), Some(member)) => format!("{} of {}", member.name(), aim.cluster.name.label),
+        (Goal::Picked(aim), None) => aim.cluster.name.label.to_string(),
         (Goal::None, _) => "the service".to_string(),
     };
     let tries = course.attempts.count();

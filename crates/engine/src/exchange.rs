@@ -12,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::course::{Course, Goal, Step, give_up};
 use crate::enlist::Enlistment;
 use crate::keyed::{self, Claim, Keyed};
+use crate::pick::Pick;
 use crate::queue::Place;
 use crate::route::Chosen;
 use crate::session::{self, Found, Visit};
@@ -117,6 +118,7 @@ impl Exchange {
             Ok(Decision::Enlist(enlistment)) => Effect::Enlist(enlistment),
             Ok(Decision::Claim(claim)) => Effect::Claim(claim),
             Ok(Decision::Queue(place)) => Effect::Queue(place),
+            Ok(Decision::Pick(pick)) => Effect::Pick(pick),
             Err(answer) => self.reply(answer),
         }
     }
@@ -311,7 +313,7 @@ impl Exchange {
         let words = &self.snapshot.words;
         let route = match (&self.chosen, &self.course.goal) {
             (Some(chosen), _) => chosen.label().clone(),
-            (None, Goal::Cluster(_)) if self.facts.side != Side::Inbound => words.default.clone(),
+            (None, Goal::Cluster(_) | Goal::Picked(_)) if self.facts.side != Side::Inbound => words.default.clone(),
             (None, _) => words.none.clone(),
         };
         let (rule, shadow) = match self.access.take() {
@@ -483,7 +485,7 @@ impl Exchange {
         &mut self,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
-        head: &Head,
+        head: &mut Head,
         (asked, cluster, keyed): (&Cluster, Arc<Cluster>, bool),
         at: Now,
     ) -> Result<Decision, Box<Answer>> {
@@ -504,7 +506,7 @@ impl Exchange {
         }
         self.suffer(asked.call.fault.as_ref().or(cluster.call.fault.as_ref()), shard, head, at)?;
         self.course.goal = Goal::Cluster(cluster);
-        self.dispatch(shard, now).map(Decision::Send)
+        self.pick_or_dispatch(shard, head, at)
     }
 
     /// What a policy makes callers suffer on purpose.
@@ -723,6 +725,7 @@ pub(crate) enum Decision {
     Enlist(Box<Enlistment>),
     Claim(Box<Claim>),
     Queue(Place),
+    Pick(Box<Pick>),
 }
 
 /// Why a call was refused, for the record and for the caller.

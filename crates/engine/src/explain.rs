@@ -98,6 +98,10 @@ pub fn explain(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, head: &Head, now
         let detail = format!("takes part in {}: the coordinator is asked before the program", asked.transaction);
         steps.push(step("transaction", "", "", detail));
     }
+    if let Effect::Pick(asked) = &effect {
+        let detail = format!("the picker {} says which member of the pool gets it", asked.authority);
+        steps.push(step("picker", "", "", detail));
+    }
     explain_protection(&exchange, arrival, &edited, passed, &mut steps);
     explain_compression(&exchange, head, passed, &mut steps);
     let onward = onward(&effect, edited.path());
@@ -173,9 +177,9 @@ fn conclude(
             let (code, reason, next) = (Text::default(), Text::default(), Text::default());
             return Explanation { decision, code, reason, status: 0, steps, nearest, next, onward };
         }
-        // A claim, a lease or an enlistment is the first half of a request that passes; what is said to it is not foretold, nor for
+        // What a picker will say isn't foretold. A claim, a lease or an enlistment is the first half of a request that passes; what is said to it is not foretold, nor for
         // how long one waits for room.
-        Effect::Claim(_) | Effect::Enlist(_) | Effect::Queue(_) | Effect::Lease(_) => {
+        Effect::Claim(_) | Effect::Enlist(_) | Effect::Queue(_) | Effect::Lease(_) | Effect::Pick(_) => {
             let none = Text::default;
             let decision = "allowed".into();
             return Explanation {

@@ -51,7 +51,8 @@ pub(crate) fn service(name: &str, protocol: Protocol) -> Resource {
     let name = sref(name);
     let port = ServicePort { name: "".into(), port: 80, target: TargetPort::Number(8080), protocol, prefixed: false };
     let selector = Labels::from([("app".into(), name.name.clone())]);
-    let spec = Spec::Service(Service { ports: vec![port], selector, outside: None, publish_not_ready: false });
+    let spec =
+        Spec::Service(Service { ports: vec![port], selector, outside: None, publish_not_ready: false, pool: None });
     resource(Kind::Service, &name.namespace, &name.name, spec)
 }
 

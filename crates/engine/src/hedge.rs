@@ -26,7 +26,8 @@ const DELAY_MIN: Duration = Duration::from_millis(1);
 pub(crate) fn delay(course: &Course, cluster: &Cluster, shard: &Shard) -> Option<Duration> {
     let hedge = cluster.call.budget.hedge?;
     let policy = &course.policy;
-    let may = policy.repeatable && policy.body_held && !policy.keyed && cluster.members.len() > 1;
+    let may =
+        policy.repeatable && policy.body_held && !policy.keyed && !course.is_picked() && cluster.members.len() > 1;
     if !may || course.attempts.count() >= usize::from(policy.tries_max) {
         return None;
     }

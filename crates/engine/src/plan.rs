@@ -6,6 +6,7 @@ use crate::cluster::{Cluster, Member};
 use crate::digits::Digits;
 use crate::enlist::Enlistment;
 use crate::keyed::{Claim, Recall, Told};
+use crate::pick::Pick;
 use crate::program::Program;
 use crate::queue::Place;
 use crate::quota::QuotaAsk;
@@ -41,6 +42,9 @@ pub enum Effect {
     /// Wait in the line of the service until this core calls (`Shard::call`), or until the time is over, and report with
     /// `on_turn`; nothing is sent before. Only ever first of all, at the caller's proxy.
     Queue(Place),
+    /// Read the whole body, ask the picker of a pool this, and report its word with `on_picked`; nothing may be forwarded
+    /// before. Only ever at the caller's proxy or the edge.
+    Pick(Box<Pick>),
     /// The ledger's word was [`Word::Done`](crate::Word::Done): give the answer that it keeps, marked as
     /// [`REPLAYED`](crate::REPLAYED).
     Replay,

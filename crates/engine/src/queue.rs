@@ -152,7 +152,7 @@ impl Exchange {
         &mut self,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
-        head: &Head,
+        head: &mut Head,
         (asked, cluster, keyed): (&Arc<Cluster>, Arc<Cluster>, bool),
         at: Now,
     ) -> Result<Decision, Box<Answer>> {
@@ -175,7 +175,7 @@ impl Exchange {
         &mut self,
         shard: &mut Shard,
         arrival: &Arrival<'_>,
-        head: &Head,
+        head: &mut Head,
         at: Now,
     ) -> Result<Decision, Box<Answer>> {
         let parked = self.aside().parked.take().ok_or_else(|| self.refuse(Reason::Internal, "it does not wait"))?;

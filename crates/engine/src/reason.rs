@@ -52,6 +52,10 @@ pub enum Reason {
     UpstreamReset,
     /// The answer was malformed.
     BadResponse,
+    /// The picker of a pool named no member of it, or could not be asked.
+    PickFailed,
+    /// The picker of a pool answered the request itself. No failure.
+    PickerAnswer,
     /// The body exceeds the limit.
     BodyTooLarge,
     /// The caller went away.
@@ -95,7 +99,7 @@ pub enum Blame {
 
 impl Reason {
     /// All reasons, for tables of documentation and metrics.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::AccessDenied,
         Self::Redirect,
         Self::Preflight,
@@ -118,6 +122,8 @@ impl Reason {
         Self::Unprocessed,
         Self::UpstreamReset,
         Self::BadResponse,
+        Self::PickFailed,
+        Self::PickerAnswer,
         Self::BodyTooLarge,
         Self::DownstreamGone,
         Self::Draining,
@@ -136,7 +142,7 @@ impl Reason {
     /// The entry of the BYR- registry; `None` for what is no failure.
     pub const fn code(self) -> Option<&'static Code> {
         Some(match self {
-            Self::Redirect | Self::Preflight | Self::DirectResponse => return None,
+            Self::Redirect | Self::Preflight | Self::DirectResponse | Self::PickerAnswer => return None,
             Self::AccessDenied => &code::ACCESS_DENIED,
             Self::NoRoute | Self::UnknownService => &code::NO_ROUTE,
             Self::Misdirected => &code::MISDIRECTED,
@@ -154,6 +160,7 @@ impl Reason {
             Self::Unprocessed => &code::UNPROCESSED,
             Self::UpstreamReset => &code::UPSTREAM_RESET,
             Self::BadResponse => &code::BAD_RESPONSE,
+            Self::PickFailed => &code::PICK_FAILED,
             Self::BodyTooLarge => &code::BODY_TOO_LARGE,
             Self::DownstreamGone => &code::DOWNSTREAM_GONE,
             Self::Draining => &code::DRAINING,
@@ -195,6 +202,8 @@ impl Reason {
             Self::Unprocessed => "unprocessed",
             Self::UpstreamReset => "upstream_reset",
             Self::BadResponse => "bad_response",
+            Self::PickFailed => "pick_failed",
+            Self::PickerAnswer => "picker_answer",
             Self::BodyTooLarge => "body_too_large",
             Self::DownstreamGone => "downstream_gone",
             Self::Draining => "draining",
@@ -226,7 +235,8 @@ impl Reason {
             Self::BodyTooLarge => 413,
             Self::Misdirected => 421,
             Self::KeyMismatch => 422,
-            Self::RateLimited => 429,
+            // The picker says its own; usually this one.
+            Self::RateLimited | Self::PickerAnswer => 429,
             // nginx's word for a caller that left; nobody receives it.
             Self::DownstreamGone => 499,
             Self::BackendAbsent | Self::Internal => 500,
@@ -242,6 +252,7 @@ impl Reason {
             | Self::UpstreamReset
             | Self::LedgerUnreachable
             | Self::CoordinatorUnreachable
+            | Self::PickFailed
             | Self::Draining => 503,
             Self::Timeout => 504,
         }
@@ -257,7 +268,7 @@ impl Reason {
             Self::KeyMissing | Self::KeyMismatch | Self::TransactionClosed => 3,
             Self::Timeout => 4,
             Self::AccessDenied | Self::CoordinatorOnly | Self::TransactionDenied => 7,
-            Self::RateLimited | Self::BodyTooLarge => 8,
+            Self::RateLimited | Self::BodyTooLarge | Self::PickerAnswer => 8,
             Self::NoRoute | Self::UnknownService | Self::Misdirected => 12,
             Self::Internal | Self::BadResponse | Self::BadRequest => 13,
             // As GRPCRoute asks for a backend that can't be resolved.
@@ -275,6 +286,7 @@ impl Reason {
             | Self::KeyInFlight
             | Self::LedgerUnreachable
             | Self::CoordinatorUnreachable
+            | Self::PickFailed
             | Self::Draining => 14,
         }
     }
@@ -306,6 +318,7 @@ impl Reason {
             | Self::RateLimited
             | Self::NotAdmitted
             | Self::FaultInjected
+            | Self::PickerAnswer
             | Self::CoordinatorOnly => Blame::Policy,
             Self::NoEndpoint
             | Self::Timeout
@@ -313,6 +326,7 @@ impl Reason {
             | Self::Unprocessed
             | Self::UpstreamReset
             | Self::BadResponse
+            | Self::PickFailed
             | Self::KeyAmbiguous => Blame::Upstream,
             Self::NotServed
             | Self::Overload
@@ -331,6 +345,7 @@ impl Reason {
             self,
             Self::NotServed
                 | Self::NoEndpoint
+                | Self::PickFailed
                 | Self::Timeout
                 | Self::Overload
                 | Self::Strain

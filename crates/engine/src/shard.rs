@@ -99,6 +99,8 @@ pub struct Counts {
     pub elsewhere: u64,
     /// Requests under quotas that instances share, counted by this one alone as nobody could be asked.
     pub quotas_alone: u64,
+    /// Requests for pools balanced over all members, as their pickers could not be asked.
+    pub unpicked: u64,
     /// Requests and connections refused as the proxy was short of something, by [`Short`](crate::Short).
     pub shed: [u64; 3],
 }

@@ -106,6 +106,8 @@ pub(crate) struct Subtree {
     pub(crate) checked: Box<[Checked]>,
     /// How the host outside is checked, if this node leads there and a policy says so.
     pub(crate) watched: Option<Box<Watched>>,
+    /// The cluster by which routes name it whatever its ports, if it stands for a pool.
+    pub(crate) front: Option<Slot>,
 }
 
 /// One port of a service.

@@ -83,7 +83,7 @@ fn service(name: &str) -> Arc<Resource> {
     resource(
         Kind::Service,
         name,
-        Spec::Service(Service { ports: vec![port], selector, outside: None, publish_not_ready: false }),
+        Spec::Service(Service { ports: vec![port], selector, outside: None, publish_not_ready: false, pool: None }),
     )
 }
 

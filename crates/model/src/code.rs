@@ -310,6 +310,14 @@ registry! {
         "a rule answers as a filter says that does not exist",
         "Requests that fit the rule are answered 500.",
         "Apply the HTTPRouteFilter in the route's namespace, or correct the name.";
+    POOL_SHADOWED: "BYR-C090",
+        "an InferencePool has the name of a Service of its namespace",
+        "Callers get the Service: nothing is sent to the pool, and its picker isn't asked.",
+        "Give the pool or the Service another name.";
+    PICKER_UNFIT: "BYR-C091",
+        "the endpoint picker of a pool can not be asked",
+        "Requests for the pool are answered 503 or, with failureMode FailOpen, balanced over its members.",
+        "Name a Service inside the mesh, in the pool's namespace, and a port of it on which HTTP/2 is spoken.";
     CLASS_UNSERVED: "BYR-C053",
         "gateway is of a class that nobody here serves",
         "The gateway and the routes on it have no effect.",
@@ -479,6 +487,10 @@ registry! {
         "the coordinator of transactions is not reached",
         "The request was answered 503 and was not sent, as nobody would take it back.",
         "Look whether `byrnie up` runs, and whether its disk is full.";
+    PICK_FAILED: "BYR-R039",
+        "the endpoint picker of a pool gave no member of it",
+        "The request was answered 503 and was not sent.",
+        "The detail says whether the picker could not be asked, or what it said; look at its log and at the pool's members.";
     MISDIRECTED: "BYR-R032",
         "the host is not the one that the connection was made for",
         "The request was answered 421 and was not sent; a browser opens a new connection by itself.",

@@ -7,7 +7,7 @@ use crate::policy::traffic::Limits;
 use crate::policy::{AccessPolicy, TrafficPolicy};
 use crate::route::DirectResponse;
 use crate::telemetry::Otlp;
-use crate::{Endpoint, Route, Saga, Secret, Service, Site, Slice, Workload};
+use crate::{Endpoint, InferencePool, Route, Saga, Secret, Service, Site, Slice, Workload};
 use byrnie_base::Text;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +27,8 @@ pub enum Kind {
     Service,
     /// discovery.k8s.io `EndpointSlice`: addresses that serve a service.
     EndpointSlice,
+    /// Gateway API Inference Extension `InferencePool`: workloads that serve models, and who picks among them.
+    InferencePool,
     /// core/v1 `Secret`: a certificate and its key, for a gateway or for calls that leave the mesh.
     Secret,
     /// core/v1 `ConfigMap`: certificates of authorities, for calls that leave the mesh.
@@ -69,11 +71,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 22] = [
+    pub const APPLICABLE: [Self; 23] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
         Self::EndpointSlice,
+        Self::InferencePool,
         Self::Secret,
         Self::ConfigMap,
         Self::Workload,
@@ -101,6 +104,7 @@ impl Kind {
             Self::Mesh => "Mesh",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::InferencePool => "InferencePool",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
             Self::Workload => "Workload",
@@ -136,6 +140,7 @@ impl Kind {
             | Self::GatewayClass
             | Self::ReferenceGrant
             | Self::BackendTlsPolicy => "gateway.networking.k8s.io/v1",
+            Self::InferencePool => "inference.networking.k8s.io/v1",
             Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
             Self::ServiceExport => "multicluster.x-k8s.io/v1alpha1",
             Self::Mesh
@@ -157,6 +162,7 @@ impl Kind {
             "mesh" | "meshes" => Self::Mesh,
             "service" | "services" | "svc" => Self::Service,
             "endpointslice" | "endpointslices" => Self::EndpointSlice,
+            "inferencepool" | "inferencepools" | "infpool" => Self::InferencePool,
             "secret" | "secrets" => Self::Secret,
             "configmap" | "configmaps" | "cm" => Self::ConfigMap,
             "workload" | "workloads" | "wl" => Self::Workload,
@@ -298,6 +304,8 @@ pub enum Spec {
     Service(Service),
     /// Addresses that serve a service.
     Slice(Arc<Slice>),
+    /// Workloads that serve models, and who picks among them.
+    Pool(Arc<InferencePool>),
     /// A certificate and its key.
     Secret(Arc<Secret>),
     /// Certificates of authorities.

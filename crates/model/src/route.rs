@@ -322,7 +322,7 @@ pub struct Cors {
 pub struct Destination {
     /// The service.
     pub service: ServiceRef,
-    /// Its port.
+    /// Its port; 0 if it's a pool, whose ports are its own affair.
     pub port: u16,
     /// Whether requests may be sent there. If not, they're answered as if it didn't exist.
     pub standing: Standing,
@@ -332,6 +332,11 @@ impl Destination {
     /// A service that may be sent requests.
     pub const fn new(service: ServiceRef, port: u16) -> Self {
         Self { service, port, standing: Standing::Granted }
+    }
+
+    /// Whether it names a pool of inference servers.
+    pub const fn is_pool(&self) -> bool {
+        self.port == 0
     }
 }
 

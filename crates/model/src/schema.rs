@@ -4,7 +4,7 @@
 
 use crate::Kind;
 use crate::secret::TLS_TYPE;
-use crate::yaml::{AccessSpec, FilterSpec, MeshSpec, SagaSpec, SiteSpec, TrafficSpec, WorkloadSpec};
+use crate::yaml::{AccessSpec, FilterSpec, MeshSpec, PoolSpec, SagaSpec, SiteSpec, TrafficSpec, WorkloadSpec};
 use k8s_openapi::api::discovery::v1 as discovery;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ pub fn of(kind: Kind) -> Option<Value> {
         Kind::Saga => Some(spec::<SagaSpec>(&mut generator)),
         Kind::Site => Some(spec::<SiteSpec>(&mut generator)),
         Kind::HttpRouteFilter => Some(spec::<FilterSpec>(&mut generator)),
+        Kind::InferencePool => Some(spec::<PoolSpec>(&mut generator)),
         Kind::Service => Some(spec::<k8s_openapi::api::core::v1::ServiceSpec>(&mut generator)),
         Kind::HttpRoute => Some(spec::<gateway_api::experimental::httproutes::HttpRouteSpec>(&mut generator)),
         Kind::GrpcRoute => Some(spec::<gateway_api::experimental::grpcroutes::GrpcRouteSpec>(&mut generator)),
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn own_kinds_refuse_unknown_fields_in_their_schema_too() {
         let own = [Kind::Mesh, Kind::Workload, Kind::AccessPolicy, Kind::TrafficPolicy, Kind::Saga, Kind::Site];
-        for kind in own.into_iter().chain([Kind::HttpRouteFilter]) {
+        for kind in own.into_iter().chain([Kind::HttpRouteFilter, Kind::InferencePool]) {
             let schema = of(kind).unwrap();
             let name = schema["properties"]["spec"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
             assert_eq!(schema["$defs"][name]["additionalProperties"], false, "{}", kind.name());

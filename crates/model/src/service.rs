@@ -3,10 +3,11 @@
 
 use crate::outside::is_pattern;
 use crate::site::Way;
-use crate::{Identity, Labels};
+use crate::{Identity, InferencePool, Labels};
 use byrnie_base::Text;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// The name of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +54,8 @@ pub struct Service {
     /// Whether addresses that EndpointSlices call unready are sent requests all the same. Only of a service that takes
     /// its endpoints from these.
     pub publish_not_ready: bool,
+    /// The pool of inference servers that it stands for, whose name it has.
+    pub pool: Option<Arc<InferencePool>>,
 }
 
 impl Service {

@@ -9,6 +9,7 @@ use crate::door::Caller;
 use crate::door::Entry;
 use crate::keyed::Ticket;
 use crate::mirror;
+use crate::pick::Line;
 use crate::record::Seen;
 use crate::refusal::{self, BadBody, unread_late};
 use crate::rest::{HEAVY_MAX, Rest, STALL_MAX, Tempo, earlier, owes};
@@ -194,10 +195,11 @@ impl<'a> Trip<'a> {
         let (arrival, now) = (self.client.caller.arrival(), runtime::precise());
         let mut exchange = core.open_exchange(&arrival, self.client.known, self.request, now);
         let mut effect = core.decide(&mut exchange, &arrival, self.request, now);
+        let mut line = None;
         let delivered = loop {
             let event = match effect {
                 Effect::Reply(answer) => break self.reply(&exchange, &answer).await,
-                Effect::Forward => break self.forward(&mut exchange).await,
+                Effect::Forward => break self.forward(&mut exchange, line).await,
                 Effect::Queue(place) => match Box::pin(self.park(place)).await {
                     Ok(()) => {
                         effect = core.with_shard(|shard, now| {
@@ -213,17 +215,15 @@ impl<'a> Trip<'a> {
                     let _ = Box::pin(self.tell(told, None)).await;
                     break self.reply(&exchange, &answer).await;
                 }
-                asking @ (Effect::Lease(_) | Effect::Enlist(_) | Effect::Recall(_)) => {
-                    effect = Box::pin(self.ask_first(&mut exchange, asking)).await;
-                    continue;
-                }
-                Effect::Claim(claim) => match Box::pin(self.claim(claim)).await {
-                    Ok(word) => {
-                        effect = self.core.with_shard(|shard, now| exchange.on_word(shard, self.request, word, now));
-                        continue;
+                Effect::Lease(_) | Effect::Enlist(_) | Effect::Recall(_) | Effect::Claim(_) | Effect::Pick(_) => {
+                    match Box::pin(self.ask_first(&mut exchange, effect, &mut line)).await {
+                        Ok(next) => {
+                            effect = next;
+                            continue;
+                        }
+                        Err(event) => event,
                     }
-                    Err(event) => event,
-                },
+                }
                 Effect::Keep => {
                     let kept = Box::pin(self.keep(&exchange)).await;
                     effect = self.core.with_shard(|shard, now| match kept {
@@ -290,8 +290,8 @@ impl<'a> Trip<'a> {
             return Event::Failed(Failure::DownstreamGone);
         }
         if plan.again.attempt <= 1 {
-            // Under a key the whole body is here already.
-            if self.ticket.is_none() {
+            // Under a key, and where somebody picked by it, the whole body is here already.
+            if self.ticket.is_none() && !self.up.is_gathered() {
                 let long =
                     matches!(self.request.framing(), Framing::Length(length) if length > REPLAY_BYTES_MAX as u64);
                 self.up = Pump::new((plan.again.keep_body || copied) && !long && !self.core.saves());
@@ -465,8 +465,9 @@ impl<'a> Trip<'a> {
         Some(runtime::coarse().mono + HEAVY_MAX / 2)
     }
 
-    /// Hands the response on.
-    async fn forward(&mut self, exchange: &mut Exchange) -> Delivered {
+    /// Hands the response on; a picker on the `line` is told.
+    async fn forward(&mut self, exchange: &mut Exchange, line: Option<Line>) -> Delivered {
+        let _told = line.map(|line| line.tell(self.core, exchange, self.response));
         if self.upstream.is_none() {
             return Delivered { outcome: Outcome { status: 0, failure: Some(Failure::BadResponse) }, next: Next::Drop };
         }

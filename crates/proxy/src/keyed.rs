@@ -4,6 +4,7 @@
 //! engine says so; a request without a protected key never comes here.
 
 use crate::carry::{Delivered, Event, Times, Trip, late, pass_interim};
+use crate::pick::Line;
 use crate::refusal::unread;
 use crate::upstream::{self, Room};
 use byrnie_base::Text;
@@ -50,7 +51,8 @@ impl Trip<'_> {
     /// Asks for the right to forward the request. An event if there is nothing to ask for any more.
     pub(crate) async fn claim(&mut self, claim: Box<Claim>) -> Result<Word, Event> {
         let end = runtime::coarse().mono + claim.lease;
-        if !self.gather_request(Times { deadline: Some(end), ..Times::default() }).await? {
+        let limits = Times { deadline: Some(end), ..Times::default() };
+        if !self.gather_request(KEYED_BODY_BYTES_MAX, limits).await? {
             return Ok(Word::BodyTooLarge);
         }
         let fingerprint = Bytes::from(self.fingerprint().0.to_vec());
@@ -94,8 +96,13 @@ impl Trip<'_> {
     }
 
     /// Asks whoever has to be asked before the request may be forwarded.
-    pub(crate) async fn ask_first(&mut self, exchange: &mut Exchange, asking: Effect) -> Effect {
-        match asking {
+    pub(crate) async fn ask_first(
+        &mut self,
+        exchange: &mut Exchange,
+        asking: Effect,
+        line: &mut Option<Line>,
+    ) -> Result<Effect, Event> {
+        Ok(match asking {
             Effect::Lease(asked) => {
                 let allowance = self.core.lines.quotas.ask(*asked).await;
                 self.core.with_shard(|shard, now| {
@@ -104,8 +111,16 @@ impl Trip<'_> {
             }
             Effect::Enlist(asked) => self.enlist(exchange, *asked).await,
             Effect::Recall(recall) => self.recall(exchange, *recall).await,
+            Effect::Claim(claim) => {
+                let word = self.claim(claim).await?;
+                self.core.with_shard(|shard, now| exchange.on_word(shard, self.request, word, now))
+            }
+            Effect::Pick(pick) => {
+                let picked = self.pick(*pick, line).await?;
+                self.core.with_shard(|shard, now| exchange.on_picked(shard, self.request, picked, now))
+            }
             other => other,
-        }
+        })
     }
 
     /// Asks the coordinator to write down the part that the request will be.
@@ -220,8 +235,8 @@ impl Trip<'_> {
         Ok(if fits { answer } else { wire::KeptAnswer { status, omitted: true, ..Default::default() } })
     }
 
-    /// Whether the body is within its limit; then all of it has been read.
-    async fn gather_request(&mut self, limits: Times) -> Result<bool, Event> {
+    /// Whether the body is within this limit; then all of it has been read.
+    pub(crate) async fn gather_request(&mut self, bytes_max: usize, limits: Times) -> Result<bool, Event> {
         if self.request.expects_continue() {
             // Nobody behind will be asked before all of it is here.
             self.response.start_response(100);
@@ -229,7 +244,7 @@ impl Trip<'_> {
             self.request.remove_known(Known::Expect);
         }
         poll_fn(|cx| {
-            let gathered = self.up.gather(cx, self.down, KEYED_BODY_BYTES_MAX);
+            let gathered = self.up.gather(cx, self.down, bytes_max);
             if let Poll::Ready(gathered) = gathered {
                 let whole = gathered.map(|gathered| gathered == Gathered::Whole);
                 return Poll::Ready(whole.map_err(|error| unread(&error)));

@@ -21,6 +21,7 @@ mod log;
 mod mirror;
 mod mount;
 mod outside;
+mod pick;
 mod proxy;
 #[cfg(feature = "http3")]
 mod quic;

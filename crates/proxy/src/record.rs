@@ -49,8 +49,17 @@ pub(crate) struct CoreCounts {
     pub(crate) idle: Gauge,
     /// Requests under an idempotency key.
     pub(crate) keyed: KeyedCounts,
-    /// Requests under quotas that instances share, counted by this one alone.
-    pub(crate) quotas_alone: Counter,
+    /// What was decided here alone.
+    pub(crate) alone: Alone,
+}
+
+/// What was decided by this proxy alone, as nobody could be asked.
+#[derive(Debug, Default)]
+pub(crate) struct Alone {
+    /// Requests under quotas that instances share.
+    pub(crate) quotas: Counter,
+    /// Requests for pools, balanced over all members.
+    pub(crate) picks: Counter,
 }
 
 /// What was dropped for want of room.

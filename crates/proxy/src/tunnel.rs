@@ -93,11 +93,11 @@ impl<'a> Way<'a> {
                     return way;
                 }
                 Effect::Forward | Effect::Wait => return way,
-                // A tunnel has no key and no transaction, and waits in no line.
+                // A tunnel has no key and no transaction, waits in no line and leads to no pool.
                 Effect::Lease(_) | Effect::Enlist(_) | Effect::Queue(_) | Effect::Claim(_) | Effect::Replay => {
                     return way;
                 }
-                Effect::Recall(_) | Effect::Keep | Effect::Settle(..) => return way,
+                Effect::Pick(_) | Effect::Recall(_) | Effect::Keep | Effect::Settle(..) => return way,
             };
             match opened {
                 Ok(upstream) => {

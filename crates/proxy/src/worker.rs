@@ -257,7 +257,8 @@ impl Core {
         counts.tries.over_budget.add(now.retries_over_budget.saturating_sub(counted.retries_over_budget));
         counts.tries.hedges.add(now.hedges.saturating_sub(counted.hedges));
         counts.tries.hedges_won.add(now.hedges_won.saturating_sub(counted.hedges_won));
-        counts.quotas_alone.add(now.quotas_alone.saturating_sub(counted.quotas_alone));
+        counts.alone.quotas.add(now.quotas_alone.saturating_sub(counted.quotas_alone));
+        counts.alone.picks.add(now.unpicked.saturating_sub(counted.unpicked));
         counts.ejections.add(now.ejections.saturating_sub(counted.ejections));
         counts.elsewhere.add(now.elsewhere.saturating_sub(counted.elsewhere));
         for (counter, (now, counted)) in counts.strain.shed.iter().zip(now.shed.iter().zip(counted.shed)) {

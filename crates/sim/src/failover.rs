@@ -500,7 +500,8 @@ fn service_resource(number: usize) -> Resource {
     let port =
         ServicePort { name: "http".into(), port: shop::PORT, target, protocol: Protocol::Http1, prefixed: false };
     let selector = Labels::from([("app".into(), name.name.clone())]);
-    let spec = Spec::Service(Service { ports: vec![port], selector, outside: None, publish_not_ready: false });
+    let spec =
+        Spec::Service(Service { ports: vec![port], selector, outside: None, publish_not_ready: false, pool: None });
     resource(Kind::Service, shop::NAMESPACE, &name.name, spec)
 }
 

@@ -195,6 +195,8 @@ impl Published {
             Effect::Lease(_) | Effect::Enlist(_) | Effect::Queue(_) | Effect::Claim(_) | Effect::Replay => {
                 Decision::Send
             }
+            // Nor is there a pool.
+            Effect::Pick(_) => Decision::Send,
             Effect::Recall(_) | Effect::Keep | Effect::Settle(..) => Decision::Send,
             Effect::Reply(answer) => Decision::Reply(answer.reason),
         }

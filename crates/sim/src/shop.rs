@@ -271,6 +271,7 @@ fn service_resource(name: &str, app: &str) -> Resource {
             selector: app_labels(app),
             outside: None,
             publish_not_ready: false,
+            pool: None,
         }),
     )
 }

@@ -17,7 +17,7 @@ pub mod byrnie {
 #[expect(missing_docs, reason = "generated; the documentation is in the protobuf files")]
 pub mod dtmgimp;
 
-/// The part of Envoy's messages that delta ADS needs.
+/// The part of Envoy's messages that delta ADS needs, and asking who picks endpoints.
 #[expect(missing_docs, reason = "the layout is that of the public packages")]
 pub mod envoy {
     pub mod config {
@@ -31,10 +31,14 @@ pub mod envoy {
             #[rustfmt::skip]
             pub mod v3;
         }
+        pub mod ext_proc {
+            #[rustfmt::skip]
+            pub mod v3;
+        }
     }
 }
 
-/// The part of Google's messages that delta ADS needs.
+/// The part of Google's messages that Envoy's need.
 #[expect(missing_docs, reason = "the layout is that of the public packages")]
 pub mod google {
     #[rustfmt::skip]

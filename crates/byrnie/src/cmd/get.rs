@@ -73,6 +73,7 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
         Kind::Gateway => ["CLASS", "LISTENERS"],
         Kind::ListenerSet => ["GATEWAY", "LISTENERS"],
         Kind::EndpointSlice => ["SERVICE", "ADDRESSES"],
+        Kind::InferencePool => ["MEMBERS", "PICKER"],
         Kind::Secret => ["HOSTS", "UNTIL"],
         Kind::ConfigMap => ["ENTRIES", ""],
         Kind::BackendTlsPolicy => ["TARGETS", "HOST"],
@@ -113,6 +114,11 @@ fn summary(kind: Kind, item: &Value) -> [String; 2] {
                 if ready { ip.to_owned() } else { format!("({ip})") }
             };
             [service.to_owned(), format!("{} : {ports}", joined(&item["endpoints"], address))]
+        }
+        Kind::InferencePool => {
+            let ports = names(&spec["targetPorts"], "number");
+            let picker = spec["endpointPickerRef"]["name"].as_str().unwrap_or("-");
+            [format!("{} : {ports}", pairs(&spec["selector"]["matchLabels"])), picker.to_owned()]
         }
         Kind::ConfigMap => {
             let entries = item["data"].as_object().map(|data| data.keys().cloned().collect::<Vec<_>>());

@@ -89,6 +89,8 @@ pub(crate) fn endpoint(
         .filter_map(|port| {
             // Where slices say it, each address may have a port of its own.
             let there = if service.takes_slices() { Some(port.port) } else { target(&port.target, workload) };
+            // Of a pool's ports a member has those that it says it has: each is an endpoint of its own to the picker.
+            let there = there.filter(|at| service.pool.is_none() || workload.ports.iter().any(|port| port.port == *at));
             Some(PortPair { service: port.port, target: there? })
         })
         .collect();

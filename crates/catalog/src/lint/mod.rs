@@ -4,6 +4,7 @@
 
 pub(crate) mod access;
 pub(crate) mod outside;
+pub(crate) mod pool;
 pub(crate) mod route;
 pub(crate) mod saga;
 pub(crate) mod service;

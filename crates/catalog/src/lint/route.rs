@@ -207,6 +207,10 @@ fn destination_fits(catalog: &Catalog, to: &Destination, at: &str) -> Option<Dia
         return Some(Diagnostic::error(&code::BACKEND_KIND, format!("{at}.kind"), message));
     }
     match catalog.service(&to.service) {
+        _ if to.is_pool() => catalog.pool(&to.service).is_none().then(|| {
+            let message = format!("no InferencePool \"{}\" in namespace \"{}\"", to.service.name, to.service.namespace);
+            Diagnostic::error(&code::SERVICE_ABSENT, format!("{at}.name"), message)
+        }),
         None => Some(catalog.absent_service(&code::SERVICE_ABSENT, format!("{at}.name"), &to.service)),
         Some(service) if port(service, to.port).is_none() => {
             Some(no_port(&to.service, to.port, &port_list(service), format!("{at}.port")))

@@ -322,8 +322,13 @@ impl Registry {
                 protocol: port.protocol,
                 prefixed: false,
             }];
-            let spec =
-                Spec::Service(Service { ports, selector: selector.clone(), outside: None, publish_not_ready: false });
+            let spec = Spec::Service(Service {
+                ports,
+                selector: selector.clone(),
+                outside: None,
+                publish_not_ready: false,
+                pool: None,
+            });
             let made =
                 Resource { key, revision: Revision(0), created: Revision(0), labels: selector, origin: None, spec };
             valid(state, &made)?;

@@ -8,6 +8,7 @@ use crate::cluster::Member;
 use crate::route::CompiledRoute;
 use crate::slot::Slot;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
+use byrnie_model::pool::Picker;
 use byrnie_model::{Endpoint, Key, Labels, Revision, Route, Service, ServiceRef, Workload};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -40,12 +41,12 @@ impl Compiler {
 
     pub(super) fn put_service(&mut self, key: &Key, service: &Service, dirty: &mut Dirty) {
         let name = ServiceRef::new(key.namespace.clone(), key.name.clone());
-        for port in &service.ports {
-            self.slots.hold(&name, port.port);
+        for (of, port) in named(&name, service) {
+            self.slots.hold(&of, port);
         }
         if let Some(old) = self.held.services.insert(name.clone(), service.clone()) {
-            for port in &old.ports {
-                self.let_go(&name, port.port);
+            for (of, port) in named(&name, &old) {
+                self.let_go(&of, port);
             }
         }
         self.shares.entry(name.clone()).or_default();
@@ -74,8 +75,8 @@ impl Compiler {
     pub(super) fn remove_service(&mut self, key: &Key, dirty: &mut Dirty) {
         let name = ServiceRef::new(key.namespace.clone(), key.name.clone());
         if let Some(old) = self.held.services.remove(&name) {
-            for port in &old.ports {
-                self.let_go(&name, port.port);
+            for (of, port) in named(&name, &old) {
+                self.let_go(&of, port);
             }
             self.shares.remove(&name);
             self.quotas.remove(&name);
@@ -240,4 +241,20 @@ impl Members {
         let (zone, address_text) = (self.zones.number(&endpoint.locality), endpoint.address.to_string().into());
         Member { slot, endpoint: endpoint.clone(), address_text, token, zone, load }
     }
+}
+
+/// The service ports of which a service needs the clusters: its own; of a pool also 0, by which routes name it whatever its
+/// ports, and its picker's.
+fn named(name: &ServiceRef, service: &Service) -> Vec<(ServiceRef, u16)> {
+    let mut named: Vec<_> = service.ports.iter().map(|port| (name.clone(), port.port)).collect();
+    if let Some(pool) = &service.pool {
+        named.push((name.clone(), 0));
+        named.extend(pool.picker.as_ref().map(|picker| (picker_of(name, picker), picker.port)));
+    }
+    named
+}
+
+/// The service of a pool's picker.
+pub(super) fn picker_of(pool: &ServiceRef, picker: &Picker) -> ServiceRef {
+    ServiceRef::new(pool.namespace.clone(), picker.service.clone())
 }

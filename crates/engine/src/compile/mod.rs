@@ -6,6 +6,7 @@
 mod far;
 mod held;
 mod outside;
+mod pool;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -247,7 +248,12 @@ impl Compiler {
                 Arc::make_mut(&mut self.held.edge.exports).insert(service_of(key));
                 dirty.insert(service_of(key));
             }
-            Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) | Spec::Direct(_) => {}
+            Spec::Namespace
+            | Spec::GatewayClass(_)
+            | Spec::Grant(_)
+            | Spec::Saga(_)
+            | Spec::Direct(_)
+            | Spec::Pool(_) => {}
         }
         Ok(())
     }
@@ -284,7 +290,12 @@ impl Compiler {
                 Arc::make_mut(&mut self.held.edge.exports).remove(&service_of(key));
                 dirty.insert(service_of(key));
             }
-            Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Saga | Kind::HttpRouteFilter => {}
+            Kind::Namespace
+            | Kind::GatewayClass
+            | Kind::ReferenceGrant
+            | Kind::Saga
+            | Kind::HttpRouteFilter
+            | Kind::InferencePool => {}
         }
     }
 

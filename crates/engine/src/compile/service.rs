@@ -54,6 +54,9 @@ impl Compiler {
                 snapshot.clusters[port.cluster.index as usize] = None;
             }
         }
+        if let Some(front) = old.as_ref().and_then(|tree| tree.front).filter(|slot| snapshot.cluster(*slot).is_some()) {
+            snapshot.clusters[front.index as usize] = None;
+        }
         let counted = service.and_then(|service| self.quotas_of(name, service));
         let subtree = service.map(|service| {
             let quotas = counted.as_ref().map(|(_, quotas)| Arc::clone(quotas)).unwrap_or_default();
@@ -80,6 +83,10 @@ impl Compiler {
             let health = Arc::clone(&watched.as_ref()?.health);
             Some(Watch { health, panic_percent: call.choice.rule.panic_percent.unwrap_or(0) })
         };
+        let front = call.pool.as_ref().and_then(|_| self.slots.find(name, 0));
+        if let Some((slot, port)) = front.zip(service.ports.first()) {
+            self.put_cluster(name, (port, None, None), slot, (&members, &call), snapshot);
+        }
         let mut ports = Vec::with_capacity(service.ports.len());
         for port in &service.ports {
             let Some(slot) = self.slots.find(name, port.port) else { continue };
@@ -119,6 +126,7 @@ impl Compiler {
             reporting,
             checked: checked.into(),
             watched,
+            front,
         }
     }
 
@@ -322,6 +330,7 @@ impl Compiler {
                 idle: limits.iter().find_map(|limits| limits.idle_max),
             },
             share: self.shares.get(name).map(Arc::clone).unwrap_or_else(|| Arc::new(Share::default())),
+            pool: self.held.services.get(name).and_then(|service| self.pool(name, service)),
         }
     }
 

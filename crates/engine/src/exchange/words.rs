@@ -30,6 +30,9 @@ pub(crate) fn absent_backend(chosen: &Chosen) -> String {
         Some(backend) => {
             let (label, to) = (chosen.label(), &backend.to);
             match &to.standing {
+                Standing::Granted if to.is_pool() => {
+                    format!("{label} sends to the pool {}, which does not exist", to.service)
+                }
                 Standing::Granted => format!("{label} sends to {}:{}, which does not exist", to.service, to.port),
                 Standing::Foreign => {
                     format!("{label} sends to {} in another namespace, which no ReferenceGrant allows", to.service)

@@ -14,6 +14,7 @@ mod meta;
 mod names;
 mod node;
 mod outside;
+mod pool;
 mod probe;
 mod reader;
 mod route;
@@ -40,6 +41,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use access::AccessSpec;
 pub(crate) use mesh::MeshSpec;
+pub(crate) use pool::PoolSpec;
 pub(crate) use route::direct::FilterSpec;
 pub(crate) use saga::SagaSpec;
 pub(crate) use site::SiteSpec;
@@ -192,6 +194,7 @@ pub fn to_json(resource: &Resource) -> Value {
         Spec::Namespace | Spec::Export | Spec::Slice(_) | Spec::Secret(_) | Spec::Bundle(_) => None,
         Spec::Mesh(mesh) => Some(to_value(&MeshSpec::from(mesh))),
         Spec::Service(service) => Some(service::to_value(service)),
+        Spec::Pool(pool) => Some(to_value(&PoolSpec::from(&**pool))),
         Spec::Workload(workload) => Some(to_value(&WorkloadSpec::write(workload, &key.namespace))),
         Spec::Gateway(gateway) => Some(gateway::to_value(gateway, &key.namespace)),
         Spec::GatewayClass(class) => Some(gateway::class_value(class)),
@@ -276,6 +279,7 @@ fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
         Kind::Mesh => mesh::read(reader).map(Spec::Mesh),
         Kind::Service => service::read(reader).map(Spec::Service),
         Kind::EndpointSlice => slice::read(reader, &meta.labels).map(|slice| Spec::Slice(slice.into())),
+        Kind::InferencePool => pool::read(reader).map(|pool| Spec::Pool(pool.into())),
         Kind::Workload => workload::read(reader).map(|workload| Spec::Workload(Box::new(workload))),
         Kind::HttpRoute => route::read(reader).map(|route| Spec::Route(route.into())),
         Kind::GrpcRoute => route::grpc::read(reader).map(|route| Spec::Route(route.into())),

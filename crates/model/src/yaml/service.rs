@@ -74,7 +74,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Service> {
     if publish_not_ready && (!selector.is_empty() || outside.is_some()) {
         reader.unenforced("spec.publishNotReadyAddresses", "it for workloads and hosts; only for EndpointSlices");
     }
-    Some(Service { ports, selector, outside, publish_not_ready })
+    Some(Service { ports, selector, outside, publish_not_ready, pool: None })
 }
 
 /// The host of a service outside the mesh.

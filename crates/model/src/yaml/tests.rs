@@ -10,6 +10,7 @@ mod bad_secret;
 mod bad_slice;
 mod good;
 mod integers;
+mod pool;
 mod random;
 mod site;
 mod telemetry;

@@ -190,6 +190,16 @@ impl Pump {
         }
     }
 
+    /// Whether what was gathered is still to be written.
+    pub fn is_gathered(&self) -> bool {
+        matches!(self.copy, Copy::Kept { replay: true, .. })
+    }
+
+    /// Puts another body in the place of what was gathered, which was all. Its trailers stay.
+    pub fn replace(&mut self, bytes: Vec<u8>) {
+        self.copy = Copy::Kept { bytes, replay: true };
+    }
+
     /// Moves what can be moved. Ready when all is written and sent.
     pub fn poll(&mut self, cx: &mut Context<'_>, source: &mut Wire, target: &mut Wire) -> Poll<Result<(), Fault>> {
         // Nearly always it's asked again only because the answer has come.

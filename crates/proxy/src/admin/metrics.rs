@@ -220,8 +220,11 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("byrnie_not_kept_total", "Connections closed after an answer for want of a resource.", |counts| {
         &counts.strain.not_kept
     }),
+    ("byrnie_unpicked_total", "Requests for pools balanced over all members for want of their picker.", |counts| {
+        &counts.alone.picks
+    }),
     ("byrnie_quotas_alone_total", "Requests under shared quotas, counted by this instance alone.", |counts| {
-        &counts.quotas_alone
+        &counts.alone.quotas
     }),
     ("byrnie_records_dropped_total", "Decision records lost for want of room.", |counts| &counts.dropped.records),
 ];

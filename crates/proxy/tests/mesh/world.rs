@@ -252,7 +252,13 @@ pub(crate) fn service_of(name: &str, target: u16, protocol: Protocol) -> Resourc
     resource(
         Kind::Service,
         name,
-        Spec::Service(Service { ports: vec![port], selector: app(name), outside: None, publish_not_ready: false }),
+        Spec::Service(Service {
+            ports: vec![port],
+            selector: app(name),
+            outside: None,
+            publish_not_ready: false,
+            pool: None,
+        }),
     )
 }
 

@@ -21,6 +21,7 @@ fn service(name: &str, revision: u64) -> Arc<Resource> {
         selector: [("app".into(), name.into())].into(),
         outside: None,
         publish_not_ready: false,
+        pool: None,
     });
     resource(Kind::Service, name, revision, spec)
 }

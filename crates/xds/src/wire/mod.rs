@@ -91,7 +91,9 @@ pub fn encode(resource: &Resource) -> Bytes {
         Spec::Route(spec) => route::encode(spec, resource.created, labels),
         Spec::Access(spec) => policy::encode_access(spec, labels),
         Spec::Traffic(spec) => policy::encode_traffic(spec, labels),
-        Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) | Spec::Direct(_) => Bytes::new(),
+        Spec::Namespace | Spec::GatewayClass(_) | Spec::Grant(_) | Spec::Saga(_) | Spec::Direct(_) | Spec::Pool(_) => {
+            Bytes::new()
+        }
     }
 }
 
@@ -130,7 +132,12 @@ pub fn decode(key: Key, revision: Revision, bytes: &[u8]) -> Result<Resource, Er
         Kind::ConfigMap => outside::decode_bundle(bytes)?,
         Kind::AccessPolicy => policy::decode_access(bytes)?,
         Kind::TrafficPolicy => policy::decode_traffic(bytes)?,
-        Kind::Namespace | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Saga | Kind::HttpRouteFilter => {
+        Kind::Namespace
+        | Kind::GatewayClass
+        | Kind::ReferenceGrant
+        | Kind::Saga
+        | Kind::HttpRouteFilter
+        | Kind::InferencePool => {
             return Err(Error { field: "type", problem: Problem::Invalid });
         }
     };

@@ -155,11 +155,12 @@ pub(super) fn destination(field: &'static str, from: Option<pb::Destination>) ->
         (false, word) => Standing::Unserved(check::name(field, word)?),
         (true, _) => return Err(invalid(field)),
     };
-    Ok(Destination {
-        service: check::service_ref(field, from.service)?,
-        port: check::port(field, from.port)?,
-        standing,
-    })
+    let port = match from.pool {
+        true if from.port == 0 => 0,
+        true => return Err(invalid(field)),
+        false => check::port(field, from.port)?,
+    };
+    Ok(Destination { service: check::service_ref(field, from.service)?, port, standing })
 }
 
 pub(super) fn destination_out(from: &Destination) -> pb::Destination {
@@ -167,6 +168,7 @@ pub(super) fn destination_out(from: &Destination) -> pb::Destination {
         service: Some(check::service_ref_out(&from.service)),
         port: from.port.into(),
         granted: from.standing == Standing::Granted,
+        pool: from.is_pool(),
         unserved: if let Standing::Unserved(word) = &from.standing { word.to_string() } else { String::new() },
     }
 }

@@ -5,9 +5,11 @@ use super::check::{self, PORTS_MAX, invalid, labels, labels_out, message, missin
 use super::{Error, Problem};
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
+use byrnie_model::pool::{self, InferencePool, Picker};
 use byrnie_model::service::{Service, ServicePort, TargetPort};
 use byrnie_model::{Labels, Protocol, Spec};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 pub(super) fn encode(service: &Service, labels: &Labels) -> Bytes {
     let message = pb::Service {
@@ -17,6 +19,7 @@ pub(super) fn encode(service: &Service, labels: &Labels) -> Bytes {
         outside: service.outside.as_ref().map(ToString::to_string),
         publish_not_ready: service.publish_not_ready,
         bare: service.is_bare(),
+        pool: service.pool.as_deref().map(pool_out),
     };
     message.encode_to_vec().into()
 }
@@ -43,8 +46,38 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
         check::name("externalName", name).map(|_| host.as_str().into())
     });
     let outside = outside.transpose()?;
-    let spec = Service { ports, selector, outside, publish_not_ready: service.publish_not_ready };
+    let pool = service.pool.map(|said| pool(said, &ports, &selector)).transpose()?.map(Arc::new);
+    if pool.as_ref().is_some_and(|_| outside.is_some()) {
+        return Err(invalid("pool"));
+    }
+    let spec = Service { ports, selector, outside, publish_not_ready: service.publish_not_ready, pool };
     Ok((Spec::Service(spec), labels("labels", service.labels)?))
+}
+
+/// The pool that a service with these ports and this selector stands for.
+fn pool(said: pb::Pool, ports: &[ServicePort], selector: &Labels) -> Result<InferencePool, Error> {
+    let (Some(first), 1..=pool::PORTS_MAX, false) = (ports.first(), ports.len(), selector.is_empty()) else {
+        return Err(invalid("pool"));
+    };
+    let picker = said.picker.map(|said| {
+        let service = check::name("pool.picker.service", &said.service)?;
+        Ok(Picker { service, port: check::port("pool.picker.port", said.port)?, fail_open: said.fail_open })
+    });
+    Ok(InferencePool {
+        selector: selector.clone(),
+        ports: ports.iter().map(|port| port.port).collect(),
+        protocol: first.protocol,
+        picker: picker.transpose()?,
+    })
+}
+
+fn pool_out(pool: &InferencePool) -> pb::Pool {
+    let picker = |picker: &Picker| pb::Picker {
+        service: picker.service.to_string(),
+        port: picker.port.into(),
+        fail_open: picker.fail_open,
+    };
+    pb::Pool { picker: pool.picker.as_ref().map(picker) }
 }
 
 fn port(port: &pb::ServicePort) -> Result<ServicePort, Error> {

@@ -112,7 +112,7 @@ fn service() -> impl Strategy<Value = Spec> {
             prefixed: false,
         };
         let ports = ports.into_iter().enumerate().map(port).collect();
-        Spec::Service(Service { ports, selector, outside, publish_not_ready })
+        Spec::Service(Service { ports, selector, outside, publish_not_ready, pool: None })
     })
 }
 
@@ -192,7 +192,7 @@ fn value() -> impl Strategy<Value = ValueMatch> {
 
 fn destination() -> impl Strategy<Value = Destination> {
     let standing = prop_oneof![Just(Standing::Granted), Just(Standing::Foreign), name().prop_map(Standing::Unserved)];
-    (service_ref(), 1_u16.., standing).prop_map(|(service, port, standing)| Destination { service, port, standing })
+    (service_ref(), 0_u16.., standing).prop_map(|(service, port, standing)| Destination { service, port, standing })
 }
 
 fn match_() -> impl Strategy<Value = Match> {

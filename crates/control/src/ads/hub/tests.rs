@@ -30,8 +30,13 @@ fn put(kind: Kind, name: &str, revision: u64, labels: &[(&str, &str)], spec: Spe
 fn service(name: &str, revision: u64) -> Change {
     let (target, protocol) = (TargetPort::Number(8080), Protocol::Http1);
     let ports = vec![ServicePort { name: "".into(), port: 80, target, protocol, prefixed: false }];
-    let spec =
-        Service { ports, selector: [("app".into(), name.into())].into(), outside: None, publish_not_ready: false };
+    let spec = Service {
+        ports,
+        selector: [("app".into(), name.into())].into(),
+        outside: None,
+        publish_not_ready: false,
+        pool: None,
+    };
     put(Kind::Service, name, revision, &[], Spec::Service(spec))
 }
 

@@ -29,8 +29,13 @@ fn bank() -> Resource {
         prefixed: false,
     };
     let ports = vec![port("api", 80, 443), port("old", 81, 8080)];
-    let spec =
-        Service { ports, selector: Labels::new(), outside: Some("api.bank.test".into()), publish_not_ready: false };
+    let spec = Service {
+        ports,
+        selector: Labels::new(),
+        outside: Some("api.bank.test".into()),
+        publish_not_ready: false,
+        pool: None,
+    };
     resource(Kind::Service, "shop", "bank", Spec::Service(spec))
 }
 

@@ -6,7 +6,7 @@ use super::filter;
 use crate::route::{Backend, Destination, Parent, ParentKind, Standing};
 use crate::yaml::names;
 use crate::yaml::reader::Reader;
-use crate::{ServiceRef, code};
+use crate::{Kind, ServiceRef, code, pool};
 use gateway_api::experimental::httproutes as gw;
 use serde_json::{Value, json};
 
@@ -155,7 +155,11 @@ pub(super) fn destination_value(to: &Destination, own: &str) -> Value {
     if *to.service.namespace != *own {
         value["namespace"] = json!(to.service.namespace);
     }
-    value["port"] = json!(to.port);
+    if to.is_pool() {
+        (value["group"], value["kind"]) = (json!(pool::GROUP), json!(Kind::InferencePool.name()));
+    } else {
+        value["port"] = json!(to.port);
+    }
     value
 }
 
@@ -170,6 +174,22 @@ pub(super) fn backends(
     each.map(|(i, said)| backend(reader, said, &format!("{at}.backendRefs[{i}]"), prefixes)).collect()
 }
 
+/// A pool of inference servers as where requests go. The port of such a reference means nothing, as upstream.
+fn pool(reader: &mut Reader<'_>, said: &Reference<'_>, at: &str) -> Option<Destination> {
+    let named = said.group == Some(pool::GROUP) && said.kind == Some(Kind::InferencePool.name());
+    let takes = matches!(reader.key.as_ref().map(|key| key.kind), Some(Kind::HttpRoute | Kind::GrpcRoute));
+    if !named || !takes {
+        return None;
+    }
+    let namespace = match said.namespace {
+        Some(namespace) => reader.label(namespace, &format!("{at}.namespace")),
+        None => reader.namespace(),
+    };
+    let name = reader.label(said.name, &format!("{at}.name"));
+    let standing = if namespace == reader.namespace() { Standing::Granted } else { Standing::Foreign };
+    Some(Destination { service: ServiceRef::new(namespace, name), port: 0, standing })
+}
+
 fn backend(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesBackendRefs, at: &str, prefixes: bool) -> Backend {
     let reference = Reference {
         group: said.group.as_deref(),
@@ -178,7 +198,7 @@ fn backend(reader: &mut Reader<'_>, said: &gw::HttpRouteRulesBackendRefs, at: &s
         name: &said.name,
         port: said.port,
     };
-    let to = destination(reader, &reference, at);
+    let to = pool(reader, &reference, at).unwrap_or_else(|| destination(reader, &reference, at));
     let weight = said.weight.unwrap_or(1);
     let message = format!("{weight} is not a weight; weights go from 0 to {WEIGHT_MAX}");
     reader.require((0..=WEIGHT_MAX).contains(&weight), &format!("{at}.weight"), message);

@@ -16,6 +16,7 @@ use crate::policy::traffic::{
     Admission, Balance, By, Choice, Compression, Distribution, Eject, Failover, Hash, HashOn, Hedge, Limits,
     LoadReport, Nearness, Quota, Rate, RetryBudget, TrafficPolicy,
 };
+use crate::pool::{InferencePool, Picker};
 use crate::range::Range;
 use crate::resource::{DefaultAccess, Mesh};
 use crate::route::{
@@ -69,7 +70,18 @@ fn service() -> impl Strategy<Value = Service> {
             protocol,
             prefixed: prefixed && protocol.prefixed_name().is_some(),
         });
-        Service { ports: ports.collect(), selector, outside: None, publish_not_ready: false }
+        Service { ports: ports.collect(), selector, outside: None, publish_not_ready: false, pool: None }
+    })
+}
+
+fn pool() -> impl Strategy<Value = InferencePool> {
+    let picker =
+        (label(), 1u16.., any::<bool>()).prop_map(|(service, port, open)| Picker { service, port, fail_open: open });
+    let protocol = any::<bool>().prop_map(|h2| if h2 { Protocol::Http2 } else { Protocol::Http1 });
+    let ports = proptest::collection::btree_set(1u16.., 1..9);
+    (ports, protocol, option::of(picker)).prop_map(|(ports, protocol, picker)| {
+        let selector = [("app".into(), "vllm".into())].into();
+        InferencePool { selector, ports: ports.into_iter().collect(), protocol, picker }
     })
 }
 
@@ -81,6 +93,7 @@ fn outside() -> impl Strategy<Value = Service> {
             selector: Labels::new(),
             outside: Some(format!("{host}.example").into()),
             publish_not_ready: false,
+            pool: None,
         }
     })
 }
@@ -557,6 +570,7 @@ fn resource() -> impl Strategy<Value = Resource> {
             (Kind::Service, Spec::Service(service))
         }),
         slice().prop_map(|slice| (Kind::EndpointSlice, Spec::Slice(slice.into()))),
+        pool().prop_map(|pool| (Kind::InferencePool, Spec::Pool(pool.into()))),
         (label(), any::<SocketAddr>()).prop_map(|(account, gateway)| (Kind::Site, site(&account, gateway))),
         Just((Kind::ServiceExport, Spec::Export)),
         backend_tls().prop_map(|policy| (Kind::BackendTlsPolicy, Spec::BackendTls(policy.into()))),

@@ -126,6 +126,22 @@ pub struct Service {
     pub publish_not_ready: bool,
     #[prost(bool, tag = "6")]
     pub bare: bool,
+    #[prost(message, optional, tag = "7")]
+    pub pool: ::core::option::Option<Pool>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pool {
+    #[prost(message, optional, tag = "1")]
+    pub picker: ::core::option::Option<Picker>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Picker {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    #[prost(bool, tag = "3")]
+    pub fail_open: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Slice {
@@ -478,6 +494,8 @@ pub struct Destination {
     pub granted: bool,
     #[prost(string, tag = "4")]
     pub unserved: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub pool: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Retry {
