@@ -77,7 +77,7 @@ pub use reason::{Blame, Reason};
 pub use shard::{Counts, Shard};
 pub use snapshot::Snapshot;
 pub use trace::Trace;
-pub use tunnel::Tunnel;
+pub use tunnel::{Opaque, Tunnel};
 pub use undeclared::SILENCE_MAX;
 pub use verdict::{Decided, Labels, Verdict};
 pub use watch::Watched;

@@ -52,7 +52,11 @@ fn span() -> impl Strategy<Value = Duration> {
 }
 
 fn protocol() -> impl Strategy<Value = Protocol> {
-    select(vec![Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tcp])
+    select(vec![Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tcp, Protocol::Udp])
+}
+
+fn stream(protocol: Protocol) -> Protocol {
+    if protocol == Protocol::Udp { Protocol::Tcp } else { protocol }
 }
 
 fn service() -> impl Strategy<Value = Service> {
@@ -66,7 +70,8 @@ fn service() -> impl Strategy<Value = Service> {
             name: if several { format!("p{i}").into() } else { Text::default() },
             port: 80 + u16::try_from(i).unwrap(),
             target,
-            protocol,
+            // No datagrams leave the mesh.
+            protocol: if selector.is_empty() { stream(protocol) } else { protocol },
         });
         Service { ports: ports.collect(), selector, outside: None, publish_not_ready: false }
     })
@@ -74,7 +79,11 @@ fn service() -> impl Strategy<Value = Service> {
 
 fn outside() -> impl Strategy<Value = Service> {
     (service(), 1u16.., label()).prop_map(|(service, number, host)| {
-        let ports = service.ports.into_iter().map(|port| ServicePort { target: TargetPort::Number(number), ..port });
+        let ports = service.ports.into_iter().map(|port| ServicePort {
+            target: TargetPort::Number(number),
+            protocol: stream(port.protocol),
+            ..port
+        });
         Service {
             ports: ports.collect(),
             selector: Labels::new(),
