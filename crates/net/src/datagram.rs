@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UdpSocket;
 
 mod door;
@@ -37,6 +37,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const SHUT_FOR: Duration = Duration::from_secs(1);
 /// Datagrams of one socket that are read before others have their turn.
 const TURN_MAX: usize = 64;
+/// How long is waited after the system has failed to read.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Room for one datagram, and to see that one is too long.
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -153,8 +155,10 @@ pub async fn connect(to: SocketAddr) -> io::Result<Datagrams> {
 /// Reads what a program sends, whether or not somebody takes it: what can't be kept is counted.
 async fn pump(socket: Rc<UdpSocket>, inbox: Rc<RefCell<Inbox>>) {
     loop {
-        let failed = match socket.readable().await {
-            Ok(()) => with_buffer(|buffer| {
+        let failed = match socket.ready(Interest::READABLE | Interest::ERROR).await {
+            // That nobody is there is said by an error alone, without anything to be read.
+            Ok(ready) if ready.is_error() => taken_error(&socket),
+            Ok(_) => with_buffer(|buffer| {
                 for _ in 0..TURN_MAX {
                     match socket.try_recv(buffer) {
                         Ok(length) => inbox.borrow_mut().put(&buffer[..length]),
@@ -166,11 +170,26 @@ async fn pump(socket: Rc<UdpSocket>, inbox: Rc<RefCell<Inbox>>) {
             }),
             Err(error) => Some(error),
         };
-        if let Some(error) = failed {
-            return inbox.borrow_mut().end(End::Failed(error.kind()));
+        match failed {
+            Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return inbox.borrow_mut().end(End::Failed(error.kind()));
+            }
+            // Of one datagram, or of the moment.
+            Some(error) => {
+                tracing::debug!(%error, "a program's datagram can't be read");
+                runtime::sleep(PAUSE).await;
+            }
+            None => tokio::task::yield_now().await,
         }
-        tokio::task::yield_now().await;
     }
+}
+
+/// What has gone wrong with a socket since it was last asked.
+fn taken_error(socket: &UdpSocket) -> Option<io::Error> {
+    let error = socket.take_error().unwrap_or_else(Some);
+    // Until the next one the reactor is to say nothing of it.
+    let _ = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    error
 }
 
 impl Datagrams {
@@ -290,8 +309,8 @@ impl AsyncWrite for Datagrams {
 impl Drop for Datagrams {
     fn drop(&mut self) {
         if let Out::Caller { shuts, .. } = &self.out {
-            let now = runtime::now().mono;
-            self.inbox.borrow_mut().leave(if *shuts { now + SHUT_FOR } else { now });
+            let until = shuts.then(|| runtime::now().mono + SHUT_FOR);
+            self.inbox.borrow_mut().leave(until);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! A listening socket of datagrams at work: whose each of them is.
 
 use super::inbox::{End, Fate, Inbox, One};
-use super::{BUFFER_BYTES, Datagrams, Dropped, Out, count, fits};
+use super::{BUFFER_BYTES, Datagrams, Dropped, Out, PAUSE, count, fits};
 use crate::runtime;
 use byrnie_base::Instant;
 use std::cell::{Cell, RefCell};
@@ -21,8 +21,6 @@ pub(super) const ENDED_AT_ONCE: usize = FLOWS_MAX / 16;
 const REST_MIN: Duration = Duration::from_secs(1);
 /// Sources that are known before those are looked for whose flows are gone.
 const SWEPT_AT_MIN: usize = 64;
-/// How long it waits after the system has failed to read.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// Tells flows apart by their sources. Dropped, it takes no more of any: each of them ends in order.
 #[derive(Debug)]

@@ -49,8 +49,10 @@ pub(super) struct Inbox {
     /// How much of them has been read.
     from: usize,
     end: Option<End>,
-    /// Nobody reads any more, and until when none is to come in its place.
-    left: Option<Instant>,
+    /// Nobody reads any more.
+    left: bool,
+    /// Until when nothing is taken in its place.
+    shut_until: Option<Instant>,
     /// When something passed last, either way.
     pub(super) moved_at: Instant,
     reader: Option<Waker>,
@@ -71,7 +73,7 @@ pub(super) enum Fate {
 impl Inbox {
     pub(super) fn new(all: Rc<Cell<usize>>, open: Option<One>) -> Self {
         let moved_at = runtime::now().mono;
-        Self { bytes: Vec::new(), from: 0, end: None, left: None, moved_at, reader: None, open, all }
+        Self { bytes: Vec::new(), from: 0, end: None, left: false, shut_until: None, moved_at, reader: None, open, all }
     }
 
     fn waiting(&self) -> usize {
@@ -98,17 +100,15 @@ impl Inbox {
 
     /// The same of a datagram that came to a door.
     pub(super) fn offer(&mut self, datagram: &[u8], now: Instant) -> Fate {
-        match (self.left, self.end) {
-            (Some(until), _) if until > now => {
-                count(Dropped::Refused);
-                Fate::Dropped
-            }
-            (None, None) => {
-                self.put(datagram);
-                Fate::Kept
-            }
-            _ => Fate::Anew,
+        if self.is_open() {
+            self.put(datagram);
+            return Fate::Kept;
         }
+        if self.shut_until.is_some_and(|until| until > now) {
+            count(Dropped::Refused);
+            return Fate::Dropped;
+        }
+        Fate::Anew
     }
 
     /// Hands out what waits, as much as there is room for; empty at the end.
@@ -154,9 +154,9 @@ impl Inbox {
         }
     }
 
-    /// Nobody reads any more, and none comes in its place until then.
-    pub(super) fn leave(&mut self, until: Instant) {
-        self.left = Some(until);
+    /// Nobody reads any more, and nothing is taken in its place until then.
+    pub(super) fn leave(&mut self, until: Option<Instant>) {
+        (self.left, self.shut_until) = (true, until);
         self.open = None;
         self.give_back();
     }
@@ -168,12 +168,12 @@ impl Inbox {
 
     /// Whether it says nothing any more.
     pub(super) fn is_past(&self, now: Instant) -> bool {
-        self.left.is_some_and(|until| until <= now)
+        self.left && self.shut_until.is_none_or(|until| until <= now)
     }
 
     /// Whether its flow goes on.
     pub(super) fn is_open(&self) -> bool {
-        self.left.is_none() && self.end.is_none()
+        !self.left && self.end.is_none()
     }
 }
 
