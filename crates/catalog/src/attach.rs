@@ -42,7 +42,7 @@ impl Catalog {
             _ => return Vec::new(),
         };
         let fits = |port: &&ServicePort| {
-            parent.port.is_none_or(|number| number == port.port) && port.protocol.is_http() != key.kind.is_opaque()
+            parent.port.is_none_or(|number| number == port.port) && key.kind.stands_on(port.protocol)
         };
         let stands = |other: &Key, port: u16| {
             let Some(Spec::Route(route)) = self.spec(other) else { return false };

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bytes to messages and back. The one [`Head`] type that every HTTP version meets at, HTTP/1
-//! framing by RFC 9112, the canonical form of paths and hosts, PROXY protocol, sniffing, gRPC, gzip.
+//! framing by RFC 9112, the canonical form of paths and hosts, PROXY protocol, sniffing, gRPC, gzip,
+//! datagrams on a stream.
 //! The engine reads and edits a `Head`; `net` and `proxy` move its bytes. Nothing here does IO,
 //! knows a route, or panics on untrusted bytes.
 
 #![forbid(unsafe_code)]
 
+pub mod capsule;
 pub mod exposition;
 pub mod grpc;
 pub mod gzip;

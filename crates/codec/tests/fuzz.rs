@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its own functions too")]
 
+#[path = "../../../fuzz/bodies/capsule.rs"]
+mod capsule;
 #[path = "../../../fuzz/bodies/chunk.rs"]
 mod chunk;
 #[path = "../../../fuzz/bodies/h2.rs"]
@@ -21,6 +23,11 @@ mod replay;
 mod sniff;
 #[path = "../../../fuzz/bodies/uri.rs"]
 mod uri;
+
+#[test]
+fn datagrams_on_a_stream_are_read_alike_wherever_they_are_cut() {
+    replay::replay("capsule", capsule::run);
+}
 
 #[test]
 fn chunked_bodies_are_read_alike_wherever_they_are_cut() {

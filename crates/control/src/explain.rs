@@ -13,7 +13,7 @@ pub use past::past;
 use byrnie_base::{Now, Text};
 use byrnie_catalog::{Catalog, NodeSpec, View};
 use byrnie_codec::Head;
-use byrnie_engine::{self as engine, Arrival, Compiler, Direction, Explanation, Gate, Node, Snapshot, Tls};
+use byrnie_engine::{self as engine, Arrival, Compiler, Direction, Explanation, Gate, Node, Opaque, Snapshot, Tls};
 use byrnie_model::diagnostic::nearest;
 use byrnie_model::{Delta, Identity, Key, Kind, Resource, Revision, ServiceRef, Spec, Workload};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -59,7 +59,7 @@ pub struct Step {
 pub struct Question {
     /// Upper case.
     pub method: String,
-    /// `http` or `https`; `tcp` for an opaque connection.
+    /// `http` or `https`; `tcp` for an opaque connection, `udp` for a flow of datagrams.
     pub scheme: String,
     /// Host and perhaps port.
     pub authority: String,
@@ -116,7 +116,9 @@ pub fn ask(
     let asked = service_asked(&head, &caller.node.namespace);
     let direction = match (gateway, question.scheme.as_str(), &asked) {
         (true, ..) => Direction::Edge(gate(&snapshot, question, &head)),
-        (false, "tcp", Some((service, port))) => Direction::Service { service, port: *port, sni: sni(question) },
+        (false, "tcp" | "udp", Some((service, port))) => {
+            Direction::Service { service, port: *port, sni: sni(question) }
+        }
         _ => Direction::Forward,
     };
     let tls = if gateway && question.scheme == "https" { Tls::Simple } else { Tls::None };
@@ -260,7 +262,7 @@ impl Answer {
         } else if let (true, Some((service, _))) = (self.decision == "deny", asked) {
             let path = question.path.split('?').next().unwrap_or_default();
             let what =
-                if question.scheme == "tcp" { String::new() } else { format!(" \"{} {path}\"", question.method) };
+                if opaque(question).is_some() { String::new() } else { format!(" \"{} {path}\"", question.method) };
             let from = word(source.namespace(), source.service_account(), &question.namespace);
             let to = word(&service.namespace, &service.name, &question.namespace);
             self.next = format!("byrnie allow {from} {to}{what}").into();
@@ -273,11 +275,19 @@ fn word(namespace: &str, name: &str, own: &str) -> String {
     if namespace == own { name.to_owned() } else { format!("{name}.{namespace}") }
 }
 
+/// What passes, if it's nothing that anybody looks at.
+fn opaque(question: &Question) -> Option<Opaque> {
+    match question.scheme.as_str() {
+        "tcp" => Some(Opaque::Bytes),
+        "udp" => Some(Opaque::Datagrams),
+        _ => None,
+    }
+}
+
 fn run(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, head: &Head, question: &Question, now: Now) -> Explanation {
-    if question.scheme == "tcp" {
-        engine::explain_tunnel(snapshot, arrival, now)
-    } else {
-        engine::explain(snapshot, arrival, head, now)
+    match opaque(question) {
+        Some(opaque) => engine::explain_tunnel(snapshot, (arrival, opaque), now),
+        None => engine::explain(snapshot, arrival, head, now),
     }
 }
 
@@ -344,7 +354,7 @@ fn head(question: &Question) -> Result<Head, Puzzle> {
 
 fn head_at(question: &Question, path: &str) -> Result<Head, Puzzle> {
     let mut head = Head::new();
-    let scheme = if question.scheme == "tcp" { "http" } else { &question.scheme };
+    let scheme = if opaque(question).is_some() { "http" } else { &question.scheme };
     let bad = |_| Puzzle::BadRequest(format!("{} {} is not a request", question.method, question.authority));
     head.start_request(&question.method, scheme, &question.authority, path).map_err(bad)?;
     for (name, value) in &question.headers {

@@ -17,7 +17,6 @@ use crate::outlier;
 use crate::outlier::zone::{self, ZoneSet};
 use crate::shard::Shard;
 use byrnie_base::Instant;
-use byrnie_model::Protocol;
 use byrnie_model::policy::traffic::Balance;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -187,7 +186,7 @@ impl Search<'_> {
             (Balance::WeightedRoundRobin, _) => self.turn_by_report(shard),
             (Balance::LeastRequest, _) => self.better_of_two(shard, less_busy),
             // How long it takes to connect says little about a connection's load.
-            (Balance::PeakEwma, _) if self.cluster.protocol == Protocol::Tcp => self.better_of_two(shard, less_busy),
+            (Balance::PeakEwma, _) if !self.cluster.protocol.is_http() => self.better_of_two(shard, less_busy),
             (Balance::PeakEwma, _) => self.better_of_two(shard, cheaper),
         }
     }

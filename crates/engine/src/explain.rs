@@ -10,7 +10,7 @@ use crate::keyed::Protection;
 use crate::route::{Chosen, Entry, Miss};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Opaque, Tunnel};
 use crate::{Arrival, Direction, Effect, Outcome, Program, Reason, Side, Target, compress, fault, resolve};
 use byrnie_base::{Now, Text};
 use byrnie_codec::Head;
@@ -109,10 +109,10 @@ pub fn explain(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, head: &Head, now
     conclude(effect, steps, verdict.decided.nearest, arrival, onward)
 }
 
-/// What would happen to an opaque connection.
-pub fn explain_tunnel(snapshot: &Arc<Snapshot>, arrival: &Arrival<'_>, now: Now) -> Explanation {
+/// What would happen to an opaque connection, or to a flow of datagrams.
+pub fn explain_tunnel(snapshot: &Arc<Snapshot>, (arrival, opaque): (&Arrival<'_>, Opaque), now: Now) -> Explanation {
     let mut shard = Shard::new(SEED);
-    let (tunnel, effect) = Tunnel::begin(snapshot, &mut shard, arrival, now);
+    let (tunnel, effect) = Tunnel::begin_with(snapshot, &mut shard, (arrival, opaque), now);
     let mut steps = Vec::new();
     match arrival.direction {
         Direction::Edge(gate) => {

@@ -14,6 +14,7 @@ use crate::snapshot::{Port, Snapshot, Subtree};
 use crate::{Answer, Arrival, Program, Reason, answer::FAILURE_UNSENT, deadline, overload, resolve, session};
 use byrnie_base::Instant;
 use byrnie_codec::{Head, Known};
+use byrnie_model::Protocol;
 use std::sync::Arc;
 
 impl Exchange {
@@ -30,7 +31,9 @@ impl Exchange {
         let found = shard.recent.resolve(snapshot, &arrival.direction, || (head.host(), head.port())).ok();
         let served = found.as_ref().and_then(|(tree, at)| {
             let port = &tree.ports[*at];
-            Some(((&**tree, port), port.program.as_ref()?, tree.access.as_ref()?))
+            // What takes datagrams takes no requests, nor does what may listen there besides.
+            let takes = port.protocol != Protocol::Udp;
+            takes.then_some(((&**tree, port), port.program.as_ref()?, tree.access.as_ref()?))
         });
         let Some((at, program, access)) = served else {
             let mut answer = self.refuse(Reason::NotServed, "this workload does not serve that service port");

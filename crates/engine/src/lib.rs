@@ -81,7 +81,7 @@ pub use reporting::Reporting;
 pub use shard::{Counts, Shard};
 pub use snapshot::Snapshot;
 pub use trace::Trace;
-pub use tunnel::Tunnel;
+pub use tunnel::{Opaque, Tunnel};
 pub use undeclared::SILENCE_MAX;
 pub use verdict::{Decided, Labels, Verdict};
 pub use watch::Watched;

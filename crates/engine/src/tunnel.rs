@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One opaque connection: the L4 state machine. Access by identity and port, an endpoint for the
+//! One opaque connection, or flow of datagrams: the L4 state machine. Access by identity and port, an endpoint for the
 //! connection, another one if it can't be opened. Once bytes flow, nothing is tried again.
 
 use crate::answer::Answer;
@@ -19,7 +19,32 @@ use byrnie_base::{Instant, Now, Text};
 use byrnie_model::Protocol;
 use std::sync::Arc;
 
-/// One opaque connection. Dropping it without [`Tunnel::finish`] gives back all that it holds.
+/// What passes where nobody looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opaque {
+    /// The bytes of a connection.
+    #[default]
+    Bytes,
+    /// The datagrams of a flow.
+    Datagrams,
+}
+
+impl Opaque {
+    /// Whether it's what a port takes that speaks `protocol`.
+    fn fits(self, protocol: Protocol) -> bool {
+        (self == Self::Datagrams) == (protocol == Protocol::Udp)
+    }
+
+    /// As it's told.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bytes => "connections",
+            Self::Datagrams => "datagrams",
+        }
+    }
+}
+
+/// One opaque connection, or flow of datagrams. Dropping it without [`Tunnel::finish`] gives back all that it holds.
 #[derive(Debug)]
 pub struct Tunnel {
     snapshot: Arc<Snapshot>,
@@ -40,6 +65,16 @@ pub struct Tunnel {
 impl Tunnel {
     /// Decides on a connection. [`Effect::Reply`] means: close it.
     pub fn begin(snapshot: &Arc<Snapshot>, shard: &mut Shard, arrival: &Arrival<'_>, now: Now) -> (Self, Effect) {
+        Self::begin_with(snapshot, shard, (arrival, Opaque::Bytes), now)
+    }
+
+    /// The same of whatever passes.
+    pub fn begin_with(
+        snapshot: &Arc<Snapshot>,
+        shard: &mut Shard,
+        (arrival, opaque): (&Arrival<'_>, Opaque),
+        now: Now,
+    ) -> (Self, Effect) {
         let mut tunnel = Self {
             snapshot: Arc::clone(snapshot),
             id: DecisionId::draw(&mut shard.rng),
@@ -55,8 +90,8 @@ impl Tunnel {
             reason: None,
         };
         let decided = match tunnel.side {
-            Side::Inbound => tunnel.decide_inbound(shard, arrival, now.mono),
-            Side::Outbound | Side::Edge => tunnel.decide_outbound(shard, arrival, now.mono),
+            Side::Inbound => tunnel.decide_inbound(shard, (arrival, opaque), now.mono),
+            Side::Outbound | Side::Edge => tunnel.decide_outbound(shard, (arrival, opaque), now.mono),
         };
         let effect = match decided {
             Ok(plan) => Effect::Send(plan),
@@ -159,7 +194,12 @@ impl Tunnel {
         Effect::Reply(answer)
     }
 
-    fn decide_inbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
+    fn decide_inbound(
+        &mut self,
+        shard: &mut Shard,
+        (arrival, opaque): (&Arrival<'_>, Opaque),
+        now: Instant,
+    ) -> Result<Plan, Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
         let found = resolve::resolve(&snapshot, &arrival.direction, || ("", None)).ok();
         let served = found.and_then(|(tree, port)| Some((tree, port, port.program.as_ref()?, tree.access.as_ref()?)));
@@ -168,7 +208,7 @@ impl Tunnel {
         };
         self.service = Some(Arc::clone(tree));
         self.course.takes_no_request = port.protocol == Protocol::Undeclared;
-        if let Some(detail) = looks_at_requests(tree, port) {
+        if let Some(detail) = unfit(tree, port, opaque) {
             self.nearest = Some(detail.as_str().into());
             return Err(refuse(Reason::AccessDenied, detail));
         }
@@ -191,14 +231,30 @@ impl Tunnel {
         self.spare(shard, arrival, now)?;
         match self.snapshot.cluster(port.cluster).filter(|cluster| cluster.beyond.is_some()) {
             Some(cluster) => self.course.aim_far(Arc::clone(cluster), Policy::FAR, shard, now),
-            None => self.course.goal = Goal::Program { program: program.clone(), protocol: Protocol::Tcp },
+            None => {
+                let protocol = if opaque == Opaque::Datagrams { Protocol::Udp } else { Protocol::Tcp };
+                self.course.goal = Goal::Program { program: program.clone(), protocol };
+            }
         }
         self.dispatch(shard, now)
     }
 
-    fn decide_outbound(&mut self, shard: &mut Shard, arrival: &Arrival<'_>, now: Instant) -> Result<Plan, Box<Answer>> {
+    fn decide_outbound(
+        &mut self,
+        shard: &mut Shard,
+        (arrival, opaque): (&Arrival<'_>, Opaque),
+        now: Instant,
+    ) -> Result<Plan, Box<Answer>> {
         self.spare(shard, arrival, now)?;
         let cluster = self.find(shard, arrival)?;
+        // Another site's proxy says by itself what it asks for: here nothing but its TLS is seen.
+        if !opaque.fits(cluster.protocol) && !matches!(arrival.direction, Direction::Site { .. }) {
+            let (name, speaks) = (cluster.service(), cluster.protocol.name());
+            return Err(refuse(
+                Reason::NotServed,
+                format!("{name} speaks {speaks} there, and takes no {}", opaque.name()),
+            ));
+        }
         if let Direction::Site { .. } = arrival.direction {
             // Limits and budgets are the callers' own; here nothing but the endpoint is chosen.
             self.course.at_home = true;
@@ -240,7 +296,7 @@ impl Tunnel {
             return self.follow(shard, chosen.ok_or_else(|| refuse(Reason::NoRoute, detail))?);
         }
         let found = resolve::resolve(&snapshot, &arrival.direction, || ("", None));
-        let (tree, port) = found.map_err(|reason| refuse(reason, "no such service port is known here"))?;
+        let (tree, port) = found.map_err(|reason| self.unknown(reason, &arrival.direction))?;
         self.service = Some(Arc::clone(tree));
         // Routes are for callers of this mesh: other sites have their own.
         let own = !matches!(arrival.direction, Direction::Site { .. });
@@ -257,6 +313,20 @@ impl Tunnel {
             Some(chosen) => self.follow(shard, chosen),
             None => snapshot.cluster(port.cluster).cloned().ok_or_else(|| refuse(Reason::Internal, "no cluster")),
         }
+    }
+
+    /// Nothing is known of what is asked for. Who may not call a service is told of no more than its name.
+    fn unknown(&mut self, reason: Reason, direction: &Direction<'_>) -> Box<Answer> {
+        let named = match direction {
+            Direction::Service { service, .. } => self.snapshot.subtree(&service.namespace, &service.name),
+            _ => None,
+        };
+        let closed = named.filter(|tree| tree.closed && !self.snapshot.default_allows());
+        let Some(tree) = closed.cloned() else { return refuse(reason, "no such service port is known here") };
+        let (own, callee) = (&self.snapshot.words.own, &tree.label);
+        let detail = format!("no policy lets {own} call {callee}; allow it by `byrnie allow {own} {callee}`");
+        self.service = Some(tree);
+        refuse(Reason::AccessDenied, detail)
     }
 
     /// One of a rule's backends.
@@ -278,10 +348,17 @@ impl Tunnel {
     }
 }
 
-/// Why opaque bytes may not pass to a port: what is decided on requests doesn't fit them, and a caller that chose to send
-/// them would pass it by.
-fn looks_at_requests(tree: &Subtree, port: &Port) -> Option<String> {
+/// Why it may not pass to a port. Datagrams aren't connections; and what is decided on requests doesn't fit opaque bytes, so that a
+/// caller that chose to send them would pass it by.
+fn unfit(tree: &Subtree, port: &Port, opaque: Opaque) -> Option<String> {
     let (name, number) = (&tree.label, port.number);
+    if !opaque.fits(port.protocol) {
+        let speaks = port.protocol.name();
+        return Some(format!("{name} speaks {speaks} on port {number}, and takes no {}", opaque.name()));
+    }
+    if opaque == Opaque::Datagrams {
+        return None;
+    }
     if !port.protocol.is_opaque() {
         return Some(format!("{name} speaks {} on port {number}, not opaque TCP", port.protocol.name()));
     }

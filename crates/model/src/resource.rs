@@ -7,7 +7,7 @@ use crate::policy::traffic::Limits;
 use crate::policy::{AccessPolicy, TrafficPolicy};
 use crate::route::DirectResponse;
 use crate::telemetry::Otlp;
-use crate::{Endpoint, InferencePool, Route, Saga, Secret, Service, Site, Slice, Workload};
+use crate::{Endpoint, InferencePool, Protocol, Route, Saga, Secret, Service, Site, Slice, Workload};
 use byrnie_base::Text;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -196,6 +196,15 @@ impl Kind {
     /// Whether it's a kind of route for connections whose bytes nobody looks at.
     pub const fn is_opaque(self) -> bool {
         matches!(self, Self::TlsRoute | Self::TcpRoute)
+    }
+
+    /// Whether routes of this kind may stand on a port that speaks `protocol`.
+    pub const fn stands_on(self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Tcp => self.is_opaque(),
+            Protocol::Udp => false,
+            _ => self.is_route() && !self.is_opaque(),
+        }
     }
 
     /// What has listeners, the first to be asked first.

@@ -124,18 +124,21 @@ pub enum Protocol {
     Grpc,
     /// Opaque bytes.
     Tcp,
+    /// Datagrams.
+    Udp,
     /// Nobody said: HTTP where a client begins so, of the version that it speaks; opaque bytes otherwise.
     Undeclared,
 }
 
 impl Protocol {
-    /// The word for it on a command line and in `appProtocol`, where what is undeclared is left out.
+    /// The word for it on a command line and in `appProtocol`, where what is undeclared is left out, and `udp` says `protocol`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Http1 => "http",
             Self::Http2 => "http2",
             Self::Grpc => "grpc",
             Self::Tcp => "tcp",
+            Self::Udp => "udp",
             Self::Undeclared => "undeclared",
         }
     }
@@ -152,7 +155,7 @@ impl Protocol {
 
     /// Whether requests can be told apart, if there are any.
     pub const fn is_http(self) -> bool {
-        !matches!(self, Self::Tcp)
+        !matches!(self, Self::Tcp | Self::Udp)
     }
 
     /// Whether opaque bytes may pass.

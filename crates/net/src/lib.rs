@@ -4,6 +4,7 @@
 //! here one only learns, by proof, who the peer is.
 
 pub mod balancer;
+pub mod datagram;
 pub mod dns;
 pub mod grpc;
 pub mod hop;

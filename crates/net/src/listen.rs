@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Listening sockets. Planes bind here, one socket per core and address if they want the kernel to spread
+//! Listening sockets, of TCP and of UDP. Planes bind here, one socket per core and address if they want the kernel to spread
 //! connections. It never reads from what it accepts.
 
 mod holder;
 mod owner;
 
+pub(crate) use holder::takes_datagrams;
 pub use owner::is_own_user;
 
 use crate::io::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -32,12 +33,30 @@ const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Longest pause between two tries to accept.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A bound, listening TCP socket. Bound anywhere; it belongs to the reactor that accepts first.
+/// Bytes that the system may hold of a socket of datagrams until they are read; it lowers it to its own limit (`net.core.rmem_max`).
+pub(crate) const RECEIVE_BYTES: usize = 4 * 1024 * 1024;
+
+/// What comes in by a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Connections of TCP.
+    Connections,
+    /// Datagrams of UDP.
+    Datagrams,
+}
+
+/// A bound socket that listens, for connections or for datagrams. Bound anywhere; it belongs to the reactor that accepts first.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Arc<TcpListener>,
+    socket: Arc<Bound>,
     address: SocketAddr,
     registered: OnceLock<tokio::net::TcpListener>,
+}
+
+#[derive(Debug)]
+enum Bound {
+    Connections(TcpListener),
+    Datagrams(UdpSocket),
 }
 
 impl Listener {
@@ -86,28 +105,56 @@ impl Listener {
     /// # Errors
     /// If it doesn't listen.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let deaf = || io::Error::new(io::ErrorKind::InvalidInput, "it does not listen");
+        if rustix::net::sockopt::socket_type(&fd)? == rustix::net::SocketType::DGRAM {
+            let socket = UdpSocket::from(fd);
+            socket.set_nonblocking(true)?;
+            // One of another family has no such address.
+            let address = socket.local_addr().ok().filter(|address| address.port() > 0).ok_or_else(deaf)?;
+            return Ok(Self::new(Bound::Datagrams(socket), address));
+        }
         if !rustix::net::sockopt::socket_acceptconn(&fd)? {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
+            return Err(deaf());
         }
         let socket = TcpListener::from(fd);
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
-        Ok(Self { socket: Arc::new(socket), address, registered: OnceLock::new() })
+        Ok(Self::new(Bound::Connections(socket), address))
+    }
+
+    fn new(socket: Bound, address: SocketAddr) -> Self {
+        Self { socket: Arc::new(socket), address, registered: OnceLock::new() }
+    }
+
+    /// Its socket, if datagrams come in by it, at this thread's reactor.
+    pub(crate) fn datagrams(&self) -> io::Result<tokio::net::UdpSocket> {
+        match &*self.socket {
+            Bound::Datagrams(socket) => tokio::net::UdpSocket::from_std(socket.try_clone()?),
+            Bound::Connections(_) => Err(of_other_kind()),
+        }
     }
 
     fn registered(&self) -> io::Result<&tokio::net::TcpListener> {
         if let Some(listener) = self.registered.get() {
             return Ok(listener);
         }
-        let listener = tokio::net::TcpListener::from_std(self.socket.try_clone()?)?;
+        let Bound::Connections(socket) = &*self.socket else { return Err(of_other_kind()) };
+        let listener = tokio::net::TcpListener::from_std(socket.try_clone()?)?;
         Ok(self.registered.get_or_init(|| listener))
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        match &*self.socket {
+            Bound::Connections(socket) => socket.as_fd(),
+            Bound::Datagrams(socket) => socket.as_fd(),
+        }
     }
+}
+
+fn of_other_kind() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "a socket of the other kind")
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
@@ -146,8 +193,8 @@ pub struct Error {
 }
 
 impl Error {
-    fn new(address: SocketAddr, error: io::Error) -> Self {
-        let busy = error.kind() == io::ErrorKind::AddrInUse;
+    fn new(address: SocketAddr, error: io::Error, kind: Kind) -> Self {
+        let busy = error.kind() == io::ErrorKind::AddrInUse && kind == Kind::Connections;
         Self { address, holder: if busy { holder::holder(address) } else { None }, error }
     }
 }
@@ -173,7 +220,7 @@ impl std::error::Error for Error {
 /// # Errors
 /// If the address is busy, isn't this machine's, or needs a right that the process lacks.
 pub fn bind(address: SocketAddr, share: Share) -> Result<Listener, Error> {
-    open(address, share).map_err(|error| Error::new(address, error))
+    open(address, share, Kind::Connections).map_err(|error| Error::new(address, error, Kind::Connections))
 }
 
 /// Listens on `address` or, if its port is busy and `ports` says so, on the next free port.
@@ -182,20 +229,24 @@ pub fn bind(address: SocketAddr, share: Share) -> Result<Listener, Error> {
 /// # Errors
 /// As [`bind`]; the address in the error is the one asked for.
 pub fn bind_or_next(address: SocketAddr, share: Share, ports: Ports) -> Result<Listener, Error> {
-    let error = match open(address, share) {
+    next(address, share, ports, Kind::Connections)
+}
+
+fn next(address: SocketAddr, share: Share, ports: Ports, kind: Kind) -> Result<Listener, Error> {
+    let error = match open(address, share, kind) {
         Ok(listener) => return Ok(listener),
         Err(error) => error,
     };
     if ports == Ports::Next && error.kind() == io::ErrorKind::AddrInUse {
         for step in 1..=NEXT_PORTS_MAX {
             let Some(port) = address.port().checked_add(step) else { break };
-            match open(SocketAddr::new(address.ip(), port), share) {
+            match open(SocketAddr::new(address.ip(), port), share, kind) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-                other => return other.map_err(|error| Error::new(address, error)),
+                other => return other.map_err(|error| Error::new(address, error, kind)),
             }
         }
     }
-    Err(Error::new(address, error))
+    Err(Error::new(address, error, kind))
 }
 
 /// Listens as [`bind_or_next`] does, by one socket for each of `cores` if there are several. No other process has the port, nor
@@ -203,8 +254,8 @@ pub fn bind_or_next(address: SocketAddr, share: Share, ports: Ports) -> Result<L
 ///
 /// # Errors
 /// As [`bind_or_next`].
-pub fn bind_per_core(address: SocketAddr, cores: usize, ports: Ports) -> Result<Vec<Listener>, Error> {
-    let alone = bind_or_next(address, Share::Alone, ports)?;
+pub fn bind_per_core(address: SocketAddr, cores: usize, ports: Ports, kind: Kind) -> Result<Vec<Listener>, Error> {
+    let alone = next(address, Share::Alone, ports, kind)?;
     if cores <= 1 {
         return Ok(vec![alone]);
     }
@@ -212,28 +263,47 @@ pub fn bind_per_core(address: SocketAddr, cores: usize, ports: Ports) -> Result<
     // until the others have it: whoever wants it finds it busy at any moment.
     let address = alone.local_addr();
     #[cfg(unix)]
-    socket2::SockRef::from(&alone).set_reuse_port(true).map_err(|error| Error::new(address, error))?;
-    (0..cores).map(|_| bind(address, Share::PerCore)).collect()
+    socket2::SockRef::from(&alone).set_reuse_port(true).map_err(|error| Error::new(address, error, kind))?;
+    let one = |_| open(address, Share::PerCore, kind).map_err(|error| Error::new(address, error, kind));
+    (0..cores).map(one).collect()
 }
 
-fn open(address: SocketAddr, share: Share) -> io::Result<Listener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn open(address: SocketAddr, share: Share, kind: Kind) -> io::Result<Listener> {
+    let (form, protocol) = match kind {
+        Kind::Connections => (Type::STREAM, Protocol::TCP),
+        Kind::Datagrams => (Type::DGRAM, Protocol::UDP),
+    };
+    let socket = Socket::new(Domain::for_address(address), form, Some(protocol))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // Without it, a restart would wait for the old connections' TIME_WAIT.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
+    match kind {
+        // Without it, a restart would wait for the old connections' TIME_WAIT.
+        #[cfg(unix)]
+        Kind::Connections => socket.set_reuse_address(true)?,
+        #[cfg(not(unix))]
+        Kind::Connections => {}
+        // What the system gives of it is enough.
+        Kind::Datagrams => drop(socket.set_recv_buffer_size(RECEIVE_BYTES)),
+    }
     #[cfg(unix)]
     if share == Share::PerCore {
         socket.set_reuse_port(true)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    let socket = TcpListener::from(socket);
-    let address = socket.local_addr()?;
-    Ok(Listener { socket: Arc::new(socket), address, registered: OnceLock::new() })
+    let bound = match kind {
+        Kind::Connections => {
+            socket.listen(BACKLOG)?;
+            Bound::Connections(socket.into())
+        }
+        Kind::Datagrams => Bound::Datagrams(socket.into()),
+    };
+    let address = match &bound {
+        Bound::Connections(socket) => socket.local_addr()?,
+        Bound::Datagrams(socket) => socket.local_addr()?,
+    };
+    Ok(Listener::new(bound, address))
 }
 
 /// Whether `ip` can only be reached from this machine.

@@ -2,6 +2,7 @@
 //! Opaque bytes both ways between two connections, with half-close, backpressure and an idle limit.
 //! What can't be sent at once is the only thing kept, and while it is, its source isn't read.
 
+use crate::datagram::Datagrams;
 use crate::hop::Flow;
 use crate::http::Alarm;
 use crate::http::h2::Tube;
@@ -29,6 +30,8 @@ pub enum Pipe {
     Hop(Box<Flow>),
     /// One HTTP/2 stream.
     H2(Box<Tube>),
+    /// A flow of datagrams, as capsules.
+    Datagrams(Box<Datagrams>),
 }
 
 impl Pipe {
@@ -77,12 +80,19 @@ impl From<Tube> for Pipe {
     }
 }
 
+impl From<Datagrams> for Pipe {
+    fn from(flow: Datagrams) -> Self {
+        Self::Datagrams(Box::new(flow))
+    }
+}
+
 impl AsyncRead for Pipe {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Stream(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Hop(flow) => Pin::new(&mut **flow).poll_read(cx, buf),
             Self::H2(tube) => Pin::new(&mut **tube).poll_read(cx, buf),
+            Self::Datagrams(flow) => Pin::new(&mut **flow).poll_read(cx, buf),
         }
     }
 }
@@ -93,6 +103,7 @@ impl AsyncWrite for Pipe {
             Self::Stream(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Hop(flow) => Pin::new(&mut **flow).poll_write(cx, bytes),
             Self::H2(tube) => Pin::new(&mut **tube).poll_write(cx, bytes),
+            Self::Datagrams(flow) => Pin::new(&mut **flow).poll_write(cx, bytes),
         }
     }
 
@@ -101,6 +112,7 @@ impl AsyncWrite for Pipe {
             Self::Stream(stream) => Pin::new(stream).poll_flush(cx),
             Self::Hop(flow) => AsyncWrite::poll_flush(Pin::new(&mut **flow), cx),
             Self::H2(tube) => Pin::new(&mut **tube).poll_flush(cx),
+            Self::Datagrams(flow) => Pin::new(&mut **flow).poll_flush(cx),
         }
     }
 
@@ -109,6 +121,7 @@ impl AsyncWrite for Pipe {
             Self::Stream(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Hop(flow) => Pin::new(&mut **flow).poll_shutdown(cx),
             Self::H2(tube) => Pin::new(&mut **tube).poll_shutdown(cx),
+            Self::Datagrams(flow) => Pin::new(&mut **flow).poll_shutdown(cx),
         }
     }
 }

@@ -18,7 +18,7 @@ use byrnie_codec::h1::fit_downstream;
 use byrnie_codec::proxy_protocol::Source;
 use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Framing, Limits, Reject, RejectReason, Version};
-use byrnie_engine::Site;
+use byrnie_engine::{Opaque, Site};
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::balancer;
 use byrnie_net::http::h1::{Arrived, Conn};
@@ -27,7 +27,7 @@ use byrnie_net::http::{self, Alarm, Error, Wire};
 use byrnie_net::io::{Stream, TcpStream};
 use byrnie_net::relay::{self, Passes};
 use byrnie_net::runtime;
-use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP};
+use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP, ALPN_UDP};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -70,8 +70,8 @@ pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: 
             }
         }
         Door::Gate(port) => Box::pin(serve_gate(core, *port, tcp, remote)).await,
-        // On a thread of its own.
-        Door::Admin => {}
+        // On a thread of its own; by `datagrams`.
+        Door::Admin | Door::Datagrams(..) | Door::MainDatagrams(_) => {}
     }
 }
 
@@ -95,10 +95,11 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
     };
     let entry = Entry::Inbound(service, port);
     let (source, not_after) = (peer.identity, peer.not_after);
-    let caller = Caller { entry, source, remote, not_after, sni: None, reads: Cell::new(false) };
+    let opaque = if peer.alpn.as_deref() == Some(ALPN_UDP) { Opaque::Datagrams } else { Opaque::Bytes };
+    let caller = Caller { entry, source, remote, not_after, sni: None, reads: Cell::new(false), opaque };
     match peer.alpn.as_deref() {
         Some(ALPN_H2) => Box::pin(serve_h2(core, caller, stream, Vec::new())).await,
-        Some(ALPN_TCP) => Box::pin(tunnel::serve(core, &caller, stream.into(), Vec::new())).await,
+        Some(ALPN_TCP | ALPN_UDP) => Box::pin(tunnel::serve(core, &caller, stream.into(), Vec::new())).await,
         // A peer without ALPN speaks the older protocol (RFC 7301 3.2).
         Some(ALPN_HTTP1) | None => Box::pin(serve_h1(core, caller, stream, Vec::new())).await,
         Some(_) => {}
@@ -187,8 +188,8 @@ pub(crate) fn server_name(sni: &str) -> Option<(ServiceRef, u16)> {
 /// A connection to one service port: what the service speaks decides. `bytes` have been read of it already.
 async fn serve_service(core: &Rc<Core>, caller: Caller, stream: Stream, bytes: Vec<u8>) {
     match spoken(core, &caller.entry) {
-        // Never looked at: the server may be the one who speaks first.
-        Some(Protocol::Tcp) => Box::pin(tunnel::serve(core, &caller, stream.into(), bytes)).await,
+        // Never looked at: the server may be the one who speaks first. Where datagrams are taken, this is refused.
+        Some(Protocol::Tcp | Protocol::Udp) => Box::pin(tunnel::serve(core, &caller, stream.into(), bytes)).await,
         Some(Protocol::Undeclared) => Box::pin(undeclared::serve(core, caller, stream, bytes)).await,
         _ if bytes.is_empty() => Box::pin(serve_http(core, caller, stream)).await,
         _ => Box::pin(serve_h1(core, caller, stream, bytes)).await,
@@ -326,7 +327,7 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
     };
     let for_hosts = snapshot.asks_for_hosts(&service, port);
     let caller = Caller::plain(Entry::Service(service, port), caller.remote);
-    let opaque = spoken(core, &caller.entry) == Some(Protocol::Tcp) && !for_hosts;
+    let opaque = spoken(core, &caller.entry).is_some_and(|spoken| !spoken.is_http()) && !for_hosts;
     let way = if opaque { Some(Box::pin(tunnel::Way::open(core, &caller, None)).await) } else { None };
     let body = match way.as_ref().and_then(tunnel::Way::refusal) {
         Some((answer, id)) => {

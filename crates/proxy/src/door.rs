@@ -5,8 +5,9 @@
 use crate::config::Users;
 use byrnie_base::{Text, Timestamp};
 use byrnie_codec::{Head, Known};
-use byrnie_engine::{Arrival, Direction, Gate, Tls};
+use byrnie_engine::{Arrival, Direction, Gate, Opaque, Tls};
 use byrnie_model::{Identity, ServiceRef};
+use byrnie_net::listen::Kind;
 use std::cell::Cell;
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,8 +20,12 @@ pub(crate) const UNKNOWN_PORT: u16 = 80;
 pub(crate) enum Door {
     /// One port of one service, for the program beside the proxy.
     Service(ServiceRef, u16),
+    /// The same for datagrams.
+    Datagrams(ServiceRef, u16),
     /// The first port of a service that wasn't known when the listener was made, whatever it turns out to be.
     Main(ServiceRef),
+    /// The same for datagrams, to its first port that takes some.
+    MainDatagrams(ServiceRef),
     /// The HTTP proxy for the program, and whose programs may use it.
     Forward(Users),
     /// Mutual TLS from other proxies.
@@ -37,7 +42,9 @@ impl fmt::Display for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service(service, port) => write!(f, "service {} {} {port}", service.namespace, service.name),
+            Self::Datagrams(service, port) => write!(f, "datagrams {} {} {port}", service.namespace, service.name),
             Self::Main(service) => write!(f, "main {} {}", service.namespace, service.name),
+            Self::MainDatagrams(service) => write!(f, "main-datagrams {} {}", service.namespace, service.name),
             Self::Forward(Users::Any) => f.write_str("forward any"),
             Self::Forward(Users::Own) => f.write_str("forward own"),
             Self::Inbound => f.write_str("inbound"),
@@ -49,12 +56,24 @@ impl fmt::Display for Door {
 }
 
 impl Door {
+    /// What comes in by it.
+    pub(crate) const fn kind(&self) -> Kind {
+        match self {
+            Self::Datagrams(..) | Self::MainDatagrams(_) => Kind::Datagrams,
+            _ => Kind::Connections,
+        }
+    }
+
     /// What a listener stands for that another proxy has opened; `None` if there is no such thing here.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.split(' ').collect();
         Some(match words.as_slice() {
             ["service", namespace, name, port] => Self::Service(ServiceRef::new(*namespace, *name), port.parse().ok()?),
+            ["datagrams", namespace, name, port] => {
+                Self::Datagrams(ServiceRef::new(*namespace, *name), port.parse().ok()?)
+            }
             ["main", namespace, name] => Self::Main(ServiceRef::new(*namespace, *name)),
+            ["main-datagrams", namespace, name] => Self::MainDatagrams(ServiceRef::new(*namespace, *name)),
             ["forward", "any"] => Self::Forward(Users::Any),
             ["forward", "own"] => Self::Forward(Users::Own),
             ["inbound"] => Self::Inbound,
@@ -81,6 +100,8 @@ pub(crate) struct Caller {
     pub(crate) sni: Option<Text>,
     /// Whether it has taken an answer to its end on this connection.
     pub(crate) reads: Cell<bool>,
+    /// What passes, where nobody looks at it.
+    pub(crate) opaque: Opaque,
 }
 
 /// How a caller came in.
@@ -110,7 +131,13 @@ pub(crate) enum Entry {
 impl Caller {
     /// A caller without certificate.
     pub(crate) fn plain(entry: Entry, remote: SocketAddr) -> Self {
-        Self { entry, source: None, remote, not_after: None, sni: None, reads: Cell::new(false) }
+        let opaque = Opaque::Bytes;
+        Self { entry, source: None, remote, not_after: None, sni: None, reads: Cell::new(false), opaque }
+    }
+
+    /// The same, whose datagrams are meant.
+    pub(crate) fn with_datagrams(self) -> Self {
+        Self { opaque: Opaque::Datagrams, ..self }
     }
 
     /// As the engine wants it.
@@ -169,7 +196,9 @@ mod tests {
         let service = || ServiceRef::new("shop", "cart");
         for door in [
             Door::Service(service(), 8080),
+            Door::Datagrams(service(), 53),
             Door::Main(service()),
+            Door::MainDatagrams(service()),
             Door::Forward(Users::Any),
             Door::Forward(Users::Own),
             Door::Inbound,

@@ -11,6 +11,7 @@ use crate::worker::Core;
 use byrnie_base::Text;
 use byrnie_codec::Limits;
 use byrnie_codec::hop::code;
+use byrnie_engine::Opaque;
 use byrnie_net::hop::{Accepted, Asked, Server};
 use byrnie_net::http::Wire;
 use byrnie_net::io::Stream;
@@ -60,7 +61,11 @@ pub(crate) async fn serve(core: &Rc<Core>, stream: Stream, peer: Peer, remote: S
                 refuse_stream(core, &caller, Wire::Hop(flow), reject).await;
                 continue;
             }
-            Asked::Bytes => {
+            asked @ (Asked::Bytes | Asked::Datagrams) => {
+                let caller = match asked {
+                    Asked::Datagrams => Rc::new((*caller).clone().with_datagrams()),
+                    _ => caller,
+                };
                 let core = Rc::clone(core);
                 runtime::spawn_local("tunnel", async move {
                     tunnel::serve(&core, &caller, flow.into(), Vec::new()).await;
@@ -98,6 +103,7 @@ impl Callers {
             not_after: self.peer.not_after,
             sni: None,
             reads: Cell::new(false),
+            opaque: Opaque::Bytes,
         });
         if self.kept.len() >= CALLERS_KEPT_MAX {
             self.kept.remove(0);

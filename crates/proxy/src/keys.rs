@@ -5,7 +5,9 @@
 use crate::Error;
 use byrnie_engine::Snapshot;
 use byrnie_model::code::SITE_UNFIT;
-use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP, ClientTls, Credentials, Roots, ServerTls};
+use byrnie_net::tls::{
+    self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP, ALPN_UDP, ClientTls, Credentials, Roots, ServerTls,
+};
 
 /// What a core needs to open and accept mesh connections.
 #[derive(Clone, Debug)]
@@ -25,7 +27,7 @@ impl Keys {
     pub(crate) fn new(credentials: &Credentials, sites: &[Roots], generation: u64) -> Result<Self, Error> {
         let unusable = |error: tls::Error| Error::Credentials { cause: error.to_string() };
         Ok(Self {
-            server: tls::server_among(credentials, sites, &[ALPN_HOP, ALPN_H2, ALPN_HTTP1, ALPN_TCP])
+            server: tls::server_among(credentials, sites, &[ALPN_HOP, ALPN_H2, ALPN_HTTP1, ALPN_TCP, ALPN_UDP])
                 .map_err(unusable)?,
             client: tls::client_among(credentials, sites).map_err(unusable)?,
             generation,

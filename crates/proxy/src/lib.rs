@@ -10,6 +10,7 @@ mod carry;
 pub mod config;
 mod connection;
 mod crew;
+mod datagrams;
 mod door;
 pub mod error;
 mod gates;

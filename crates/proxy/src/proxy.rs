@@ -240,7 +240,15 @@ fn open(
     if !succeeds {
         for wanted in mount::by_configuration(&config.mount, &snapshot) {
             let sockets = mount::bind(&wanted, counts.len(), false)?;
+            let beside = mount::beside(&wanted, sockets[0].local_addr());
             bound.push((wanted, sockets));
+            if let Some(beside) = beside {
+                match mount::bind(&beside, counts.len(), true) {
+                    Ok(sockets) => bound.push((beside, sockets)),
+                    // Most services take none.
+                    Err(error) => tracing::debug!(door = %beside.door, %error, "no datagrams are taken there"),
+                }
+            }
         }
     }
     let left = gates_of(&mut bound);
@@ -294,11 +302,15 @@ fn ports(bound: &[(Wanted, Vec<Listener>)], snapshot: &Snapshot) -> Ports {
                 snapshot.ports(service).find(|known| known.0 == *port).map_or(Protocol::Undeclared, |known| known.1);
             Some(Outbound { service: service.clone(), port: *port, protocol, address: at(listeners) })
         }
+        Door::Datagrams(service, port) => {
+            let (service, address) = (service.clone(), at(listeners));
+            Some(Outbound { service, port: *port, protocol: Protocol::Udp, address })
+        }
         Door::Main(service) => {
             let (service, address) = (service.clone(), at(listeners));
             Some(Outbound { service, port: UNKNOWN_PORT, protocol: Protocol::Undeclared, address })
         }
-        Door::Forward(_) | Door::Inbound | Door::Admin | Door::Edge | Door::Gate(_) => None,
+        Door::MainDatagrams(_) | Door::Forward(_) | Door::Inbound | Door::Admin | Door::Edge | Door::Gate(_) => None,
     });
     Ports {
         inbound: find(&Door::Inbound),

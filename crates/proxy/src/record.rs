@@ -17,6 +17,7 @@ use byrnie_codec::RejectReason;
 use byrnie_codec::otlp::Span;
 use byrnie_engine::Verdict;
 use byrnie_model::{Record, record};
+use byrnie_net::datagram::Dropped;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -73,6 +74,8 @@ pub(crate) struct DroppedCounts {
     pub(crate) copies: Counter,
     /// Spans.
     pub(crate) spans: Counter,
+    /// Datagrams, in the order of [`Dropped::ALL`].
+    pub(crate) datagrams: [Counter; Dropped::ALL.len()],
 }
 
 /// Tries after the first.
@@ -176,7 +179,7 @@ pub(crate) struct Ledger {
 /// What was asked for, as it came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen<'a> {
-    /// `http/1.1`, `http/2`, `grpc` or `tcp`.
+    /// `http/1.1`, `http/2`, `grpc`, `tcp` or `udp`.
     pub(crate) protocol: &'static str,
     /// The method as sent.
     pub(crate) method: &'a str,

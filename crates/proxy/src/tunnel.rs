@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One opaque connection from a caller: asks the engine where it may go, opens the way, and relays.
-//! Called for services that speak TCP. It never looks at what passes.
+//! One opaque connection from a caller, or flow of datagrams: asks the engine where it may go, opens the way, and relays.
+//! Called for services that speak TCP or UDP. It never looks at what passes.
 
 use crate::connection::TUNNEL_IDLE_MAX;
 use crate::door::{Caller, Entry};
@@ -10,8 +10,10 @@ use crate::strain::Underway;
 use crate::upstream::{self, Hopped, Room};
 use crate::worker::Core;
 use byrnie_base::Text;
-use byrnie_codec::hop::code;
-use byrnie_engine::{Answer, DecisionId, Effect, Failure, Outcome, Plan, Program, Reason, Target, Tunnel};
+use byrnie_codec::hop::{Asks, code};
+use byrnie_engine::{Answer, DecisionId, Effect, Failure, Opaque, Outcome, Plan, Program, Reason, Target, Tunnel};
+use byrnie_model::Protocol;
+use byrnie_net::datagram;
 use byrnie_net::http::Error;
 use byrnie_net::io::{self, Stream};
 use byrnie_net::relay::{self, End, Passes, Pipe, Relayed};
@@ -64,14 +66,14 @@ impl<'a> Way<'a> {
         core.begins();
         let (tunnel, mut effect) = core.with_shard(|shard, now| {
             shard.set_underway(core.gauge.underway(), caller.is_proxy() || caller.reads.get());
-            Tunnel::begin(&snapshot, shard, &arrival, now)
+            Tunnel::begin_with(&snapshot, shard, (&arrival, caller.opaque), now)
         });
         let mut way =
             Self { tunnel, opened: None, refusal: None, elsewhere: false, agreed: false, _underway: underway };
         loop {
             let (opened, rests) = match effect {
                 Effect::Send(ref plan) => {
-                    let rests = plan.idle_timeout.unwrap_or(TUNNEL_IDLE_MAX);
+                    let rests = plan.idle_timeout.unwrap_or_else(|| rest_of(caller));
                     match down.as_mut().filter(|_| is_for_many(plan)) {
                         // The caller's first bytes say which host it means, and come only once it's told that the
                         // connection stands.
@@ -138,15 +140,22 @@ impl<'a> Way<'a> {
         let Self { mut tunnel, opened, refusal: _, elsewhere, agreed, _underway } = self;
         let mut outcome = Outcome::default();
         let mut moved = (0, 0);
-        if let Pipe::Hop(flow) = &mut down {
-            match &opened {
+        match &mut down {
+            Pipe::Hop(flow) => match &opened {
                 // A stream that is gone shows in the relay.
                 Some(_) if !agreed => drop(flow.agree()),
                 Some(_) => {}
                 None => flow.reset(if elsewhere { code::REFUSED } else { code::CANCEL }),
-            }
+            },
+            Pipe::Datagrams(flow) => match &opened {
+                // So it ends in order on both sides.
+                Some((_, rests)) => flow.rests_for(*rests),
+                None => flow.refuse(),
+            },
+            Pipe::Stream(_) | Pipe::H2(_) => {}
         }
-        if let Some((mut upstream, idle)) = opened {
+        if let Some((mut upstream, rests)) = opened {
+            let idle = if matches!(down, Pipe::Datagrams(_)) { TUNNEL_IDLE_MAX.max(rests) } else { rests };
             core.with_shard(|shard, now| tunnel.on_connect(shard, now));
             let passes = if tunnel.takes_no_request() { Passes::NoRequest } else { Passes::All };
             let relayed = relay::relay((&mut down, bytes), (&mut upstream, from_upstream), passes, idle).await;
@@ -170,7 +179,10 @@ impl<'a> Way<'a> {
 fn record(core: &Core, caller: &Caller, tunnel: Tunnel, outcome: Outcome, moved: (u64, u64)) {
     let verdict = core.with_shard(|shard, now| tunnel.finish(shard, outcome, now));
     let seen = Seen {
-        protocol: "tcp",
+        protocol: match caller.opaque {
+            Opaque::Bytes => "tcp",
+            Opaque::Datagrams => "udp",
+        },
         method: "",
         host: "",
         path: "",
@@ -180,6 +192,14 @@ fn record(core: &Core, caller: &Caller, tunnel: Tunnel, outcome: Outcome, moved:
         ended: runtime::coarse().wall,
     };
     core.record(&verdict, &seen);
+}
+
+/// How long it may rest, unless a policy says so. Whoever takes a flow's datagrams ends it; behind it, its stream has ended then.
+fn rest_of(caller: &Caller) -> Duration {
+    match caller.opaque {
+        Opaque::Datagrams if !caller.is_proxy() => datagram::IDLE,
+        _ => TUNNEL_IDLE_MAX,
+    }
 }
 
 /// Whether a connection is for one of many hosts outside, and it isn't known yet for which.
@@ -192,7 +212,7 @@ fn agree(down: &mut Pipe) -> bool {
     match down {
         // A stream that is gone shows when it's read.
         Pipe::Hop(flow) => flow.agree().is_ok(),
-        Pipe::Stream(_) | Pipe::H2(_) => false,
+        Pipe::Stream(_) | Pipe::H2(_) | Pipe::Datagrams(_) => false,
     }
 }
 
@@ -210,17 +230,29 @@ async fn open(core: &Rc<Core>, plan: &Plan, caller: &Caller) -> Result<Pipe, Fai
     if !plan.delay.is_zero() {
         runtime::sleep(plan.delay).await;
     }
-    if let Target::Program { program: Program::Outside(to), .. } = &plan.target {
-        return outside::open_opaque(core, plan, to).await.map(Pipe::from);
+    match &plan.target {
+        Target::Program { program: Program::Beside(address), protocol: Protocol::Udp } => {
+            return datagram::connect(*address).await.map(Pipe::from).map_err(upstream::failure_to_connect);
+        }
+        // No datagrams leave the mesh.
+        Target::Program { program: Program::Outside(_), protocol: Protocol::Udp } => return Err(Failure::Connect),
+        Target::Program { program: Program::Outside(to), .. } => {
+            return outside::open_opaque(core, plan, to).await.map(Pipe::from);
+        }
+        Target::Program { .. } | Target::Mesh(_) => {}
     }
     // Its own TLS goes through to the callee's proxy.
     if let (Entry::Site(..), Target::Mesh(to)) = (&caller.entry, &plan.target) {
         let opened = io::connect(to.address(), plan.connect_timeout).await;
         return opened.map(|tcp| Stream::from(tcp).into()).map_err(upstream::failure_to_connect);
     }
-    match upstream::open_hop(core, plan, tls::ALPN_TCP, Room::Most).await? {
+    let (asks, alpn) = match caller.opaque {
+        Opaque::Bytes => (Asks::Bytes, tls::ALPN_TCP),
+        Opaque::Datagrams => (Asks::Datagrams, tls::ALPN_UDP),
+    };
+    match upstream::open_hop(core, plan, alpn, Room::Most).await? {
         Hopped::Flow(mut flow, _) => {
-            flow.ask_for_bytes().map_err(|_| Failure::Refused)?;
+            flow.ask_for(asks).map_err(|_| Failure::Refused)?;
             let agreed = runtime::timeout(plan.connect_timeout, poll_fn(|cx| flow.poll_agreed(cx))).await;
             match agreed {
                 Ok(Ok(())) => Ok(flow.into()),
@@ -231,7 +263,7 @@ async fn open(core: &Rc<Core>, plan: &Plan, caller: &Caller) -> Result<Pipe, Fai
         }
         Hopped::Foreign(stream, _) => Ok(stream.into()),
         Hopped::No => {
-            let opened = upstream::connect(core, plan, None, (&[tls::ALPN_TCP], plan.connect_timeout)).await;
+            let opened = upstream::connect(core, plan, None, (&[alpn], plan.connect_timeout)).await;
             opened.map(|(stream, _)| stream.into())
         }
     }

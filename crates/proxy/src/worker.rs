@@ -6,6 +6,7 @@
 use crate::agent::Lines;
 use crate::config::{Hop, Users};
 use crate::connection;
+use crate::datagrams;
 use crate::door::Door;
 use crate::gates::Gates;
 use crate::keys::Keys;
@@ -19,8 +20,9 @@ use byrnie_base::Now;
 use byrnie_base::drain::Watch;
 use byrnie_codec::Head;
 use byrnie_engine::{Arrival, Effect, Exchange, Shard, Snapshot, Verdict};
+use byrnie_net::datagram;
 use byrnie_net::io::TcpStream;
-use byrnie_net::listen::{self, Listener};
+use byrnie_net::listen::{self, Kind, Listener};
 use byrnie_net::machine::Meter;
 use byrnie_net::pool::Pool;
 use byrnie_net::runtime::{self, Shutdown};
@@ -257,6 +259,10 @@ impl Core {
         counts.tries.over_budget.add(now.retries_over_budget.saturating_sub(counted.retries_over_budget));
         counts.tries.hedges.add(now.hedges.saturating_sub(counted.hedges));
         counts.tries.hedges_won.add(now.hedges_won.saturating_sub(counted.hedges_won));
+        for (counter, dropped) in counts.dropped.datagrams.iter().zip(datagram::dropped()) {
+            // A core is a thread.
+            counter.add(dropped.saturating_sub(counter.value()));
+        }
         counts.alone.quotas.add(now.quotas_alone.saturating_sub(counted.quotas_alone));
         counts.alone.picks.add(now.unpicked.saturating_sub(counted.unpicked));
         counts.ejections.add(now.ejections.saturating_sub(counted.ejections));
@@ -341,7 +347,12 @@ impl Core {
         let core = Rc::clone(self);
         match entrance {
             Entrance::Listener(door, listener, until) => {
-                runtime::spawn_local("accept", accept(core, door, listener, until));
+                match door.kind() {
+                    Kind::Connections => runtime::spawn_local("accept", accept(core, door, listener, until)),
+                    Kind::Datagrams => {
+                        runtime::spawn_local("datagrams", datagrams::accept(core, door, listener, until))
+                    }
+                };
             }
             #[cfg(feature = "http3")]
             Entrance::Quic(port) => {
@@ -366,8 +377,7 @@ impl Core {
         self.spread.is_full() || self.closes() && !self.spread.has_few()
     }
 
-    /// One more connection is served, which counts as this core's.
-    #[cfg(feature = "http3")]
+    /// One more connection, or flow of datagrams, is served, which counts as this core's.
     pub(crate) fn enters(&self) {
         self.spread.enter();
         self.rises();

@@ -51,7 +51,8 @@ const WELL_AFTER: Duration = Duration::from_secs(60);
   byrnie run --name hello --port 3000 -- python3 -m http.server 3000
   byrnie run --name web --port 8080 --uses cart,payments --restart on-failure -- node server.js
   byrnie run --name nightly --uses payments -- ./report.sh
-  byrnie run --name db --port 5432 --protocol tcp --labels tier=data -- postgres -D ./data"
+  byrnie run --name db --port 5432 --protocol tcp --labels tier=data -- postgres -D ./data
+  byrnie run --name dns --port 5353/udp -- dnsmasq -k -p 5353"
 )]
 pub(crate) struct Args {
     /// Name of the service that the program is an instance of
@@ -64,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long = "port", value_name = "PORT[/PROTOCOL]")]
     ports: Vec<String>,
     /// What the program speaks on its first port; unless given, told from what comes
-    #[arg(long, value_parser = ["http", "http2", "grpc", "tcp"])]
+    #[arg(long, value_parser = ["http", "http2", "grpc", "tcp", "udp"])]
     protocol: Option<String>,
     /// Labels of this instance, beside app=NAME
     #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE")]
@@ -76,7 +77,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "REGION/ZONE", default_value = "")]
     locality: String,
     /// Services that the program calls; each gets a BYRNIE_<SVC>_URL and a BYRNIE_<SVC>_<NS>_URL: http://IP:PORT, or
-    /// tcp://IP:PORT for one that speaks TCP
+    /// tcp://IP:PORT and udp://IP:PORT for one that speaks TCP or UDP
     #[arg(long, value_delimiter = ',', value_name = "SVC[.NS]")]
     uses: Vec<String>,
     #[command(flatten)]
@@ -144,7 +145,8 @@ async fn serve(args: Args, globals: &Globals) -> Result<Exit> {
     announce(&args, globals, &identity, &ports);
     runtime::spawn("settle", machine::settle());
     for service in &uses {
-        warn_if_denied(&console, globals, &args.name, &instance, service).await;
+        let outbound = ports.outbound.iter().find(|outbound| outbound.service == *service);
+        warn_if_denied(&console, globals, (&args.name, &instance), (service, outbound)).await;
     }
     let exit = supervise_program(&args, (&proxy, &variables(&ports, &namespace).0, &listens), &mut signals).await?;
     tokio::select! {
@@ -258,13 +260,13 @@ fn ports(words: &[String], protocol: Option<&str>) -> Result<Vec<WorkloadPort>, 
         let (number, protocol) = word.split_once('/').map_or((word.as_str(), protocol), |(n, p)| (n, Some(p)));
         let port = number.parse().ok().filter(|&n: &u16| n > 0);
         let port = port.ok_or_else(|| Failure::usage(format!("--port: `{word}` is not a port number")))?;
-        let known = [Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tcp];
+        let known = [Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tcp, Protocol::Udp];
         let protocol = match protocol {
             None => Protocol::Undeclared,
             Some(said) => known
                 .into_iter()
                 .find(|p| p.name() == said)
-                .ok_or_else(|| Failure::usage(format!("--port: `{said}` is not http, http2, grpc or tcp")))?,
+                .ok_or_else(|| Failure::usage(format!("--port: `{said}` is not http, http2, grpc, tcp or udp")))?,
         };
         let name = protocol.for_request(false).name();
         if ports.iter().any(|p| p.port == port || p.name == name) {
@@ -275,6 +277,11 @@ fn ports(words: &[String], protocol: Option<&str>) -> Result<Vec<WorkloadPort>, 
     Ok(ports)
 }
 
+/// The program's ports, which were found valid before.
+fn ports_of(args: &Args) -> Vec<WorkloadPort> {
+    ports(&args.ports, args.protocol.as_deref()).unwrap_or_default()
+}
+
 fn announce(args: &Args, globals: &Globals, identity: &Identity, ports: &Ports) {
     if globals.quiet {
         return;
@@ -283,6 +290,8 @@ fn announce(args: &Args, globals: &Globals, identity: &Identity, ports: &Ports) 
     let at = match (globals.namespace(), edge) {
         (_, None) => String::new(),
         _ if args.ports.is_empty() => String::new(),
+        // No request gets there.
+        _ if ports_of(args).first().is_some_and(|port| port.protocol == Protocol::Udp) => String::new(),
         ("default", Some(port)) => format!("   reachable at http://{}.mesh.localhost:{port}", args.name),
         (namespace, Some(port)) => format!("   reachable at http://{}.{namespace}.mesh.localhost:{port}", args.name),
     };
@@ -324,7 +333,10 @@ fn variables(ports: &Ports, namespace: &str) -> (Vec<(String, String)>, Vec<Stri
             told.push(format!("{name} could be {all}; it is {}", outbound.service));
         }
         // gRPC and HTTP/2 are HTTP as well: a client says by itself which of them it speaks.
-        let scheme = if outbound.protocol == Protocol::Tcp { "tcp" } else { "http" };
+        let scheme = match outbound.protocol {
+            Protocol::Tcp | Protocol::Udp => outbound.protocol.name(),
+            _ => "http",
+        };
         variables.push((name, format!("{scheme}://{}", outbound.address)));
     }
     if let Some(forward) = ports.forward {
@@ -344,8 +356,16 @@ fn word(name: &str, namespace: &str) -> String {
 }
 
 /// Says before the first 403 that a call will be refused.
-async fn warn_if_denied(console: &Console, globals: &Globals, name: &str, instance: &str, service: &ServiceRef) {
-    let url = format!("GET http://{}.{}/", service.name, service.namespace);
+async fn warn_if_denied(
+    console: &Console,
+    globals: &Globals,
+    (name, instance): (&str, &str),
+    (service, outbound): (&ServiceRef, Option<&Outbound>),
+) {
+    let url = match outbound.filter(|outbound| outbound.protocol == Protocol::Udp) {
+        Some(Outbound { port, .. }) => format!("udp://{}.{}:{port}", service.name, service.namespace),
+        None => format!("GET http://{}.{}/", service.name, service.namespace),
+    };
     match console.decision(globals.namespace(), instance, &url).await {
         // A caller whom a rule names is let in for something, if not for this made-up request.
         Ok(answer) if answer.decision == "deny" && answer.is_stranger() => {
@@ -371,7 +391,7 @@ async fn supervise_program(
     signals: &mut Signals,
 ) -> Result<supervise::Exit> {
     let (program, rest) = args.command.split_first().context("no program given")?;
-    let port = ports(&args.ports, args.protocol.as_deref())?.first().map(|p| p.port);
+    let port = ports_of(args).first().map(|p| (p.port, p.protocol));
     let mut pause = RESTART_PAUSE;
     loop {
         let started = runtime::now().mono;
@@ -397,7 +417,7 @@ async fn supervise_program(
 async fn live(
     process: &Process,
     proxy: &Post,
-    (name, port, listens): (&str, Option<u16>, &watch::Sender<bool>),
+    (name, port, listens): (&str, Option<(u16, Protocol)>, &watch::Sender<bool>),
     signals: &mut Signals,
 ) -> (supervise::Exit, bool) {
     let mut told = None;
@@ -450,11 +470,15 @@ async fn end(process: &Process, signal: Signal, signals: &mut Signals) -> superv
 }
 
 /// Waits until something listens on the program's port, and warns once if that takes long.
-async fn watch_listening(name: &str, port: u16) {
+async fn watch_listening(name: &str, (port, protocol): (u16, Protocol)) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let start = runtime::now().mono;
     let mut warned = false;
-    while byrnie_net::io::connect(address, LISTEN_PROBE_MAX).await.is_err() {
+    let listens = async || match protocol {
+        Protocol::Udp => byrnie_net::datagram::is_taken(port),
+        _ => byrnie_net::io::connect(address, LISTEN_PROBE_MAX).await.is_ok(),
+    };
+    while !listens().await {
         let late = runtime::now().mono.since(start) >= LISTEN_PATIENCE;
         if late && !std::mem::replace(&mut warned, true) {
             warn_of_silence(name, port);

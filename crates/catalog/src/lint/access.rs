@@ -99,7 +99,7 @@ fn enforced(catalog: &Catalog, targets: &[ServiceRef], rule: &Rule, at: &str) ->
         ports.all(|port| !port.protocol.is_http()).then_some((at, first))
     });
     let (service, port) = opaque?;
-    let message = format!("this rule looks at requests, but port {port} of \"{}\" carries opaque TCP", service.name);
+    let message = format!("this rule looks at requests, but port {port} of \"{}\" serves none", service.name);
     Some(Diagnostic::warning(&code::NOTHING_ENFORCES, format!("{at}.http"), message))
 }
 

@@ -101,10 +101,10 @@ fn parent_fits(catalog: &Catalog, kind: Kind, parent: &Parent, at: &str) -> Opti
         return Some(catalog.absent_service(&code::PARENT_ABSENT, format!("{at}.name"), name));
     };
     let (code, carries) = match kind.is_opaque() {
-        true => (&code::ROUTE_WITHOUT_TCP, "serves requests"),
-        false => (&code::ROUTE_WITHOUT_HTTP, "carries opaque TCP"),
+        true => (&code::ROUTE_WITHOUT_TCP, "carries no opaque TCP"),
+        false => (&code::ROUTE_WITHOUT_HTTP, "serves no requests"),
     };
-    let fits = |port: &ServicePort| port.protocol.is_http() != kind.is_opaque();
+    let fits = |port: &ServicePort| kind.stands_on(port.protocol);
     let Some(number) = parent.port else {
         let none = !service.ports.iter().any(fits);
         let message = format!("every port of Service \"{}\" {carries}", name.name);

@@ -4,7 +4,7 @@
 use crate::catalog::Catalog;
 use crate::index::workload::target;
 use byrnie_model::service::TargetPort;
-use byrnie_model::{Diagnostic, Key, Service, ServiceRef, Severity, Workload, code};
+use byrnie_model::{Diagnostic, Key, Protocol, Service, ServiceRef, Severity, Workload, code};
 use std::collections::BTreeSet;
 
 pub(crate) fn check(catalog: &Catalog, key: &Key, service: &Service) -> Vec<Diagnostic> {
@@ -63,7 +63,8 @@ fn ports_fit(service: &Service, members: &[&Workload], found: &mut Vec<Diagnosti
         if let Some(other) = first.ports.iter().find(|p| Some(p.port) == number && p.protocol != port.protocol) {
             let (ours, theirs) = (port.protocol.name(), other.protocol.name());
             let message = format!("callers speak {ours} to this port, but the workloads say {theirs}");
-            found.push(Diagnostic::warning(&code::PROTOCOL_CONFLICT, format!("{at}.appProtocol"), message));
+            let path = if port.protocol == Protocol::Udp { "protocol" } else { "appProtocol" };
+            found.push(Diagnostic::warning(&code::PROTOCOL_CONFLICT, format!("{at}.{path}"), message));
         }
     }
 }

@@ -25,7 +25,7 @@ pub(super) mod kind {
 const NUMBER_BYTES_MAX: usize = 8;
 
 /// Reads a number (RFC 9000 16), and how long it is; `None` if not all of it is there.
-pub(super) fn read_number(bytes: &[u8]) -> Option<(u64, usize)> {
+pub(crate) fn read_number(bytes: &[u8]) -> Option<(u64, usize)> {
     let first = *bytes.first()?;
     let length = 1 << (first >> 6);
     let rest = bytes.get(1..length)?;
@@ -34,7 +34,7 @@ pub(super) fn read_number(bytes: &[u8]) -> Option<(u64, usize)> {
 }
 
 /// Writes a number below 2^62 in as few bytes as may be.
-pub(super) fn write_number(number: u64, out: &mut Vec<u8>) {
+pub(crate) fn write_number(number: u64, out: &mut Vec<u8>) {
     let (length, tag) = match number {
         0..0x40 => (1, 0),
         0x40..0x4000 => (2, 0x40),

@@ -19,7 +19,8 @@ pub use request::{Event, Request};
 #[cfg(test)]
 mod tests;
 
-use frame::{kind, write_number};
+use frame::kind;
+pub(crate) use frame::{read_number, write_number};
 
 /// Most bytes of one header block before it is decoded, and of the list that it stands for, by RFC 9114's count (32 bytes for each
 /// line beside its text).

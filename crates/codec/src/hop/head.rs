@@ -18,6 +18,8 @@ pub enum Asks {
     Exchange = 1,
     /// An opaque connection: its bytes follow.
     Bytes = 2,
+    /// A flow of datagrams: its capsules follow (see [`crate::capsule`]).
+    Datagrams = 3,
 }
 
 /// Appends what an OPEN begins with: `u8 asks | u8 length | target`. `target` is the server name of the
@@ -38,6 +40,7 @@ pub fn parse_preamble<'a>(payload: &'a [u8], last: &'a str) -> Result<(Asks, &'a
     let asks = match asks {
         1 => Asks::Exchange,
         2 => Asks::Bytes,
+        3 => Asks::Datagrams,
         _ => return Err(Wrong::Preamble),
     };
     let (target, rest) = rest.split_at_checked(usize::from(*length)).ok_or(Wrong::Preamble)?;

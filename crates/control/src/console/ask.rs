@@ -101,7 +101,7 @@ fn question(asked: Asked) -> Result<Question, Problem> {
         None => ("GET".to_owned(), asked.request.trim()),
     };
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
-    if !matches!(scheme, "http" | "https" | "tcp") || rest.is_empty() || asked.headers.len() > HEADERS_MAX {
+    if !matches!(scheme, "http" | "https" | "tcp" | "udp") || rest.is_empty() || asked.headers.len() > HEADERS_MAX {
         return Err(Problem::bad_request(format!("{:?} is not a request", asked.request), usage));
     }
     if asked.from.is_empty() {

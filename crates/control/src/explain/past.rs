@@ -97,9 +97,11 @@ fn onward(record: &Record, caller: &str, mute: bool) -> Option<Text> {
         return Some(format!("byrnie explain {}: what that proxy has to say of it", record.decision.peer).into());
     }
     let to = &record.destination;
-    if record.request.protocol == "tcp" && record.direction != "inbound" && record.decision.reason == "upstream_reset" {
+    let scheme = &record.request.protocol;
+    let opaque = matches!(&**scheme, "tcp" | "udp");
+    if opaque && record.direction != "inbound" && record.decision.reason == "upstream_reset" {
         // Whose doing it was isn't told on the wire.
-        let ask = format!("byrnie explain \"tcp://{to}\" --from {caller}");
+        let ask = format!("byrnie explain \"{scheme}://{to}\" --from {caller}");
         return Some(format!("`{ask}` tells whether a policy lets it in; else look at the log of {to}").into());
     }
     let service = to.split('.').next().unwrap_or_default();

@@ -440,9 +440,10 @@ fn fits(state: &State, existing: &Resource, service: &ServiceRef, workload: &Wor
             TargetPort::Name(name) => own.name == *name,
         });
         served |= target.is_some() || matches!(port.target, TargetPort::Number(_));
-        // Whoever declares nothing goes with all.
+        // Whoever declares nothing goes with all that comes by TCP.
         let says = |protocol: Protocol| Some(protocol).filter(|says| *says != Protocol::Undeclared);
-        let differ = |own: Protocol| says(own).zip(says(port.protocol)).is_some_and(|(ours, theirs)| ours != theirs);
+        let declared = |own: Protocol| says(own).zip(says(port.protocol)).is_some_and(|(ours, theirs)| ours != theirs);
+        let differ = |own: Protocol| declared(own) || (own == Protocol::Udp) != (port.protocol == Protocol::Udp);
         if let Some(own) = target.filter(|own| differ(own.protocol)) {
             let (theirs, ours) = (port.protocol.name(), own.protocol.name());
             return taken(format!("its port {} speaks {theirs}, and this {ours}", port.port));

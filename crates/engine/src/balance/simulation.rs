@@ -6,6 +6,7 @@ use super::tests::NOTHING;
 use super::*;
 use crate::fixtures::*;
 use byrnie_base::Rng;
+use byrnie_model::Protocol;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::traffic::{Hash, HashOn};
 use std::cmp::Reverse;

@@ -22,7 +22,7 @@ use byrnie_base::Text;
 use byrnie_model::policy::traffic::{AREAS_MAX, Choice, Limits, Nearness, Rate, RetryBudget};
 use byrnie_model::policy::{HealthCheck, TrafficPolicy};
 use byrnie_model::service::{Area, Locality, ServicePort, TargetPort};
-use byrnie_model::{Health, Labels, Service, ServiceRef, Workload};
+use byrnie_model::{Health, Labels, Protocol, Service, ServiceRef, Workload};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -154,7 +154,9 @@ impl Compiler {
     /// How the own program is checked.
     fn probe(&self, name: &ServiceRef, ports: &[Port]) -> Option<Probe> {
         let check = self.health_check(name)?;
-        let port = ports.iter().find(|port| check.port.is_none_or(|number| number == port.number))?;
+        // Nobody answers a check by UDP.
+        let mut checked = ports.iter().filter(|port| port.protocol != Protocol::Udp);
+        let port = checked.find(|port| check.port.is_none_or(|number| number == port.number))?;
         let address = port.program.as_ref()?.beside()?;
         Some(Probe { address, protocol: port.protocol, security: Security::Plain, authority: None, check })
     }
@@ -220,8 +222,7 @@ impl Compiler {
     /// The routes of a port for calls from this namespace: its own take the place of the service's.
     fn table(&self, name: &ServiceRef, port: &ServicePort, caller: &str) -> Table {
         let keys = self.held.by_parent.get(name).into_iter().flatten();
-        let opaque = !port.protocol.is_http();
-        let routes = keys.filter(|key| key.kind.is_opaque() == opaque).filter_map(|key| self.held.routes.get(key));
+        let routes = keys.filter(|key| key.kind.stands_on(port.protocol)).filter_map(|key| self.held.routes.get(key));
         let standing: Vec<_> =
             routes.filter_map(|route| Some((route.stands_on(name, port.port, caller)?, route))).collect();
         let consumed = standing.iter().any(|(side, _)| *side == Side::Consumer);

@@ -60,7 +60,7 @@ fn a_refusal_comes_with_code_and_nearest_rule() {
     assert_eq!((&*allowed.decision, &*allowed.code), ("allowed", ""));
     assert_eq!(allowed.steps[1].at, "AccessPolicy/shop/web");
     assert_eq!(told(&allowed)[2], "program : to the program at 127.0.0.1:8080, which speaks http");
-    let tcp = explain_tunnel(&world.snapshot(), &arrival_of(&from), ms(0));
+    let tcp = explain_tunnel(&world.snapshot(), (&arrival_of(&from), Opaque::Bytes), ms(0));
     assert_eq!((&*tcp.decision, &*tcp.nearest), ("denied", "web.shop speaks http on port 80, not opaque TCP"));
 }
 

@@ -278,3 +278,59 @@ fn what_comes_by_a_listener_follows_its_routes() {
         assert_eq!(verdict.labels.side, Side::Edge);
     }
 }
+
+/// What becomes of what passes to the own program's port, which speaks `protocol` and lets bob in.
+fn into(protocol: Protocol, opaque: Opaque, by: &Identity) -> Effect {
+    let rule = AccessRule { sources: vec![account("bob")], ..AccessRule::default() };
+    let bob_alone = access("web", "web", Action::Allow, Mode::Enforce, vec![rule]);
+    let mut world = World::new(vec![own_workload(), service("web", protocol), bob_alone]);
+    let service = sref("web");
+    let arrival = arrival(Direction::Inbound { service: &service, port: 80 }, Some(by));
+    Tunnel::begin_with(&world.snapshot(), &mut world.shard, (&arrival, opaque), ms(0)).1
+}
+
+#[test]
+fn datagrams_pass_to_ports_that_take_them_by_identity_and_nothing_else_does() {
+    let (bob, eve) = (identity("bob"), identity("eve"));
+    let passed = plan(into(Protocol::Udp, Opaque::Datagrams, &bob));
+    assert_eq!(passed.target.protocol(), Protocol::Udp);
+    assert_eq!(answer(into(Protocol::Udp, Opaque::Datagrams, &eve)).reason, Reason::AccessDenied);
+    let mixed = answer(into(Protocol::Udp, Opaque::Bytes, &bob));
+    assert_eq!(
+        (mixed.reason, &*mixed.detail),
+        (Reason::AccessDenied, "web.shop speaks udp on port 80, and takes no connections")
+    );
+    for other in [Protocol::Tcp, Protocol::Undeclared, Protocol::Http1] {
+        assert_eq!(answer(into(other, Opaque::Datagrams, &bob)).reason, Reason::AccessDenied, "{other:?}");
+    }
+    // A request would come to whatever listens at that number by TCP.
+    let everyone = access("web", "web", Action::Allow, Mode::Enforce, vec![AccessRule::default()]);
+    let mut world = World::new(vec![own_workload(), service("web", Protocol::Udp), everyone]);
+    let (_, effect) = world.begin_inbound(Some(&bob), &mut head("GET", "web/", &[]), ms(0));
+    assert_eq!(answer(effect).reason, Reason::NotServed);
+}
+
+#[test]
+fn a_caller_sends_datagrams_to_services_that_take_them_and_nothing_else() {
+    let begin = |protocol, opaque| {
+        let mut world = World::new(vec![service("dns", protocol), of_endpoint(endpoint("dns", "d1", 1))]);
+        let service = sref("dns");
+        let arrival = arrival(Direction::Service { service: &service, port: 80, sni: None }, None);
+        Tunnel::begin_with(&world.snapshot(), &mut world.shard, (&arrival, opaque), ms(0)).1
+    };
+    assert_eq!(endpoint_of(&plan(begin(Protocol::Udp, Opaque::Datagrams))), "d1");
+    assert_eq!(endpoint_of(&plan(begin(Protocol::Tcp, Opaque::Bytes))), "d1");
+    assert_eq!(answer(begin(Protocol::Udp, Opaque::Bytes)).reason, Reason::NotServed);
+    assert_eq!(answer(begin(Protocol::Tcp, Opaque::Datagrams)).reason, Reason::NotServed);
+}
+
+#[test]
+fn who_may_not_call_a_service_is_told_so_though_nothing_else_is_known_of_it() {
+    let Spec::Service(mut bare) = service("dns", Protocol::Udp).spec else { panic!() };
+    bare.ports.clear();
+    let bare = Resource { spec: Spec::Service(bare), ..service("dns", Protocol::Udp) };
+    let (tunnel, effect) = outbound(&mut World::new(vec![bare]), &sref("dns"));
+    assert_eq!(answer(effect).reason, Reason::AccessDenied);
+    let verdict = tunnel.finish(&mut Shard::new(1), Outcome::default(), ms(1));
+    assert_eq!(&*verdict.labels.destination, "dns.shop");
+}

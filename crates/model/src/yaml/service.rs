@@ -70,6 +70,10 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Service> {
     }
     let selector = meta::labels(reader, &spec.selector.unwrap_or_default(), "spec.selector");
     let outside = outside(reader, (spec.type_.as_deref(), spec.external_name.as_deref()), &ports, &selector);
+    let beside = outside.is_none() && !selector.is_empty();
+    for (i, _) in ports.iter().enumerate().filter(|(_, port)| port.protocol == Protocol::Udp && !beside) {
+        reader.unenforced(format!("spec.ports[{i}].protocol"), "UDP to what has no proxy of the mesh before it");
+    }
     let publish_not_ready = spec.publish_not_ready_addresses == Some(true);
     if publish_not_ready && (!selector.is_empty() || outside.is_some()) {
         reader.unenforced("spec.publishNotReadyAddresses", "it for workloads and hosts; only for EndpointSlices");
@@ -121,8 +125,9 @@ fn service_port(reader: &mut Reader<'_>, said: &core::ServicePort, at: &str, sev
         reader.fault(&code::MISSING_FIELD, at, "the field \"port\" is missing");
         1
     };
-    if let Some(protocol) = said.protocol.as_deref().filter(|protocol| *protocol != "TCP") {
-        reader.unenforced(format!("{at}.protocol"), &format!("the transport {protocol}; only TCP"));
+    let transport = said.protocol.as_deref().unwrap_or("TCP");
+    if !matches!(transport, "TCP" | "UDP") {
+        reader.unenforced(format!("{at}.protocol"), &format!("the transport {transport}; only TCP and UDP"));
     }
     if said.node_port.is_some() {
         reader.unenforced(format!("{at}.nodePort"), "node ports");
@@ -148,7 +153,15 @@ fn service_port(reader: &mut Reader<'_>, said: &core::ServicePort, at: &str, sev
         }
     };
     let word = said.app_protocol.as_deref();
-    let protocol = word.map_or(Protocol::Undeclared, |word| app_protocol(reader, word, at));
+    let protocol = match word {
+        None if transport == "UDP" => Protocol::Udp,
+        None => Protocol::Undeclared,
+        Some(word) if transport == "UDP" => {
+            reader.unenforced(format!("{at}.appProtocol"), &format!("{word} in datagrams"));
+            Protocol::Udp
+        }
+        Some(word) => app_protocol(reader, word, at),
+    };
     let prefixed = word.is_some_and(|word| protocol.prefixed_name() == Some(word));
     ServicePort { name, port: number, target, protocol, prefixed }
 }
@@ -185,7 +198,9 @@ pub(crate) fn to_value(service: &Service) -> Value {
             TargetPort::Number(number) => json!(number),
             TargetPort::Name(name) => json!(name),
         };
-        if let Some(word) = port.app_protocol() {
+        if port.protocol == Protocol::Udp {
+            value["protocol"] = json!("UDP");
+        } else if let Some(word) = port.app_protocol() {
             value["appProtocol"] = json!(word);
         }
         value

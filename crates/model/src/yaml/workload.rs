@@ -50,7 +50,7 @@ struct PortSpec {
     name: String,
     /// Its number.
     port: i64,
-    /// `http`, `http2`, `grpc` or `tcp`; unless given, it is told from what comes.
+    /// `http`, `http2`, `grpc`, `tcp` or `udp`; unless given, it is told from what comes by TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     protocol: Option<ProtocolWord>,
 }
@@ -62,6 +62,7 @@ enum ProtocolWord {
     Http2,
     Grpc,
     Tcp,
+    Udp,
 }
 
 /// Only `health` means something here; the rest of a status is what a server said.
@@ -161,6 +162,7 @@ fn ports(reader: &mut Reader<'_>, said: &[PortSpec]) -> Vec<WorkloadPort> {
             Some(ProtocolWord::Http2) => Protocol::Http2,
             Some(ProtocolWord::Grpc) => Protocol::Grpc,
             Some(ProtocolWord::Tcp) => Protocol::Tcp,
+            Some(ProtocolWord::Udp) => Protocol::Udp,
         };
         ports.push(WorkloadPort { name: name.as_str().into(), port: number, protocol });
     }
@@ -225,6 +227,7 @@ impl WorkloadSpec {
                 Protocol::Http2 => Some(ProtocolWord::Http2),
                 Protocol::Grpc => Some(ProtocolWord::Grpc),
                 Protocol::Tcp => Some(ProtocolWord::Tcp),
+                Protocol::Udp => Some(ProtocolWord::Udp),
             },
         };
         let word = |service: &ServiceRef| match &*service.namespace == namespace {

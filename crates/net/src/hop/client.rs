@@ -68,7 +68,7 @@ impl Client {
         self.link.0.borrow_mut().say_goodbye();
     }
 
-    /// A stream to the service port `target`; [`Flow::send_request`] or [`Flow::ask_for_bytes`] comes next.
+    /// A stream to the service port `target`; [`Flow::send_request`] or [`Flow::ask_for`] comes next.
     ///
     /// # Errors
     /// If there is no room; nothing was sent.

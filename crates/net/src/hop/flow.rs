@@ -398,15 +398,15 @@ impl Flow {
         }
     }
 
-    /// Asks for an opaque connection. [`Flow::poll_agreed`] tells whether it stands.
+    /// Asks for an opaque connection, or a flow of datagrams. [`Flow::poll_agreed`] tells whether it stands.
     ///
     /// # Errors
     /// If the connection is gone.
-    pub fn ask_for_bytes(&mut self) -> Result<(), Error> {
+    pub fn ask_for(&mut self, asks: Asks) -> Result<(), Error> {
         self.begin_bytes();
         let target = self.target.take();
         self.send_head(Kind::Open, |out| {
-            emit_preamble(Asks::Bytes, target.as_ref().map_or("", Text::as_str), out);
+            emit_preamble(asks, target.as_ref().map_or("", Text::as_str), out);
         })
     }
 

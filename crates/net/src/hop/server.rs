@@ -37,6 +37,8 @@ pub enum Asked {
     Malformed(Reject),
     /// An opaque connection: [`Flow::agree`] once it stands.
     Bytes,
+    /// A flow of datagrams, likewise.
+    Datagrams,
 }
 
 /// A stream that nobody has taken yet.
@@ -63,7 +65,7 @@ impl Server {
                 match &asked {
                     Asked::Request(head) => flow.begin_serving(head),
                     Asked::Malformed(_) => {}
-                    Asked::Bytes => flow.begin_bytes(),
+                    Asked::Bytes | Asked::Datagrams => flow.begin_bytes(),
                 }
                 return Poll::Ready(Some(Accepted { flow, target, asked }));
             }
@@ -109,6 +111,7 @@ impl State {
         let mut newcomer = false;
         let (asked, used) = match asks {
             Asks::Bytes => (Asked::Bytes, 0),
+            Asks::Datagrams => (Asked::Datagrams, 0),
             Asks::Exchange => {
                 let mut head = self.inward.heads.pop().unwrap_or_default();
                 match parse_request(rest, frame.end, &self.inward.limits, &mut head) {

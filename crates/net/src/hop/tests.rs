@@ -4,7 +4,7 @@ use crate::http::{Answered, Chunk, Error, Progress, Wire};
 use crate::io::{self, Stream};
 use crate::listen::{Share, bind};
 use crate::{runtime, tls};
-use byrnie_codec::hop::{CONNECTION_CREDIT_BYTES, STREAM_CREDIT_BYTES, code};
+use byrnie_codec::hop::{Asks, CONNECTION_CREDIT_BYTES, STREAM_CREDIT_BYTES, code};
 use byrnie_codec::{Framing, Head, Limits, h1};
 use std::future::poll_fn;
 use std::task::Poll;
@@ -273,7 +273,7 @@ fn bytes_pass_both_ways_with_half_close() {
             });
         });
         let mut flow = client.open(TARGET.into()).unwrap();
-        flow.ask_for_bytes().unwrap();
+        flow.ask_for(Asks::Bytes).unwrap();
         poll_fn(|cx| flow.poll_agreed(cx)).await.unwrap();
         flow.write_all(&vec![7; 5_000_000]).await.unwrap();
         flow.shutdown().await.unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who holds a port: a hint for the message that refuses a busy one. Called on that failure alone, by `listen`. Linux
-//! tells in `/proc`; elsewhere, and for processes of other users, nothing is known.
+//! Who holds a port: a hint for the message that refuses a busy one, called on that failure alone, by `listen`; and whether
+//! somebody waits for datagrams. Linux tells in `/proc`; elsewhere, and of processes of other users, nothing is known.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +25,19 @@ pub(super) fn holder(address: SocketAddr) -> Option<String> {
         }
     }
     None
+}
+
+/// Whether a socket of this machine takes datagrams to `port`, from whoever sends them; taken for granted where nothing is known.
+pub(crate) fn takes_datagrams(port: u16) -> bool {
+    let port = format!(":{port:04X}");
+    let tables: Vec<String> =
+        ["/proc/net/udp", "/proc/net/udp6"].into_iter().filter_map(|table| fs::read_to_string(table).ok()).collect();
+    let takes = |line: &str| {
+        // sl, local address, remote address, state: 07 for one that isn't connected
+        let fields: Vec<&str> = line.split_ascii_whitespace().take(4).collect();
+        matches!(fields.as_slice(), [_, local, _, "07"] if local.ends_with(&port))
+    };
+    tables.is_empty() || tables.iter().any(|text| text.lines().skip(1).take(LOOKED_AT_MAX).any(takes))
 }
 
 /// The inode of the socket that listens there.

@@ -13,7 +13,7 @@ fn any() -> SocketAddr {
 fn who_binds_for_its_cores_never_shares_a_port_with_another_nor_fails_by_it() {
     let base = bind(any(), Share::Alone).unwrap().local_addr();
     for _ in 0..50 {
-        let each = || bind_per_core(base, 2, Ports::Next).unwrap();
+        let each = || bind_per_core(base, 2, Ports::Next, Kind::Connections).unwrap();
         let all: Vec<Vec<Listener>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(each)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()

@@ -71,6 +71,8 @@ pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 pub const ALPN_HOP: &[u8] = b"byrnie/1";
 /// ALPN name of an opaque stream of bytes between two proxies.
 pub const ALPN_TCP: &[u8] = b"byrnie-tcp";
+/// Datagrams as capsules, one flow a connection.
+pub const ALPN_UDP: &[u8] = b"byrnie-udp";
 
 /// Why a TLS operation failed.
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@ use crate::record::{CoreCounts, SERIES_MAX, Series};
 use byrnie_base::count::{Counter, Distribution};
 use byrnie_codec::RejectReason;
 use byrnie_engine::Short;
+use byrnie_net::datagram::Dropped;
 use byrnie_net::runtime;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -141,6 +142,11 @@ fn cores(state: &State, out: &mut String) {
     for (name, help, of) in COUNTERS {
         family(out, name, "counter", help);
         writeln!(out, "{name} {}", sum(*of)).ok();
+    }
+    family(out, "byrnie_datagrams_dropped_total", "counter", "Datagrams that went nowhere, and why.");
+    for (at, why) in Dropped::ALL.iter().enumerate() {
+        let count: u64 = state.counts.iter().map(|counts| counts.dropped.datagrams[at].value()).sum();
+        writeln!(out, "byrnie_datagrams_dropped_total{{reason=\"{}\"}} {count}", why.label()).ok();
     }
     family(out, "byrnie_rejected_total", "counter", "Malformed requests, by the rule that they broke.");
     for reason in RejectReason::ALL {

@@ -53,6 +53,12 @@ pub(crate) fn by_configuration(mount: &Mount, snapshot: &Snapshot) -> Vec<Wanted
     }
 }
 
+/// What is to be at the address of a listener too: of a service that isn't known yet, nobody knows what it takes.
+pub(crate) fn beside(wanted: &Wanted, address: SocketAddr) -> Option<Wanted> {
+    let Door::Main(service) = &wanted.door else { return None };
+    Some(Wanted { door: Door::MainDatagrams(service.clone()), what: wanted.what, address })
+}
+
 /// The node as the engine's compiler wants it.
 pub(crate) fn node(config: &Config) -> Node {
     let (role, locality) = match &config.mount {
@@ -87,5 +93,5 @@ pub(crate) fn bind_again(
 pub(crate) fn bind(wanted: &Wanted, cores: usize, strict: bool) -> Result<Vec<Listener>, Error> {
     let ports = if strict { Ports::Strict } else { Ports::Next };
     let fail = |error: listen::Error| Error::Port { what: wanted.what, address: error.address, cause: error.error };
-    listen::bind_per_core(wanted.address, cores, ports).map_err(fail)
+    listen::bind_per_core(wanted.address, cores, ports, wanted.door.kind()).map_err(fail)
 }

@@ -6,6 +6,7 @@ use super::Wanted;
 use crate::config::Sidecar;
 use crate::door::Door;
 use byrnie_engine::Snapshot;
+use byrnie_model::{Protocol, ServiceRef};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Most outbound listeners: bounded by what `uses` may name.
@@ -23,7 +24,7 @@ pub(super) fn outbound(sidecar: &Sidecar, snapshot: &Snapshot) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     for service in &sidecar.workload.uses {
         let mut doors: Vec<Door> =
-            snapshot.ports(service).map(|(port, _)| Door::Service(service.clone(), port)).collect();
+            snapshot.ports(service).map(|(port, protocol)| door(service, port, protocol)).collect();
         if doors.is_empty() {
             // Not there yet: the address must exist before the program starts, and leads on once it is.
             doors.push(Door::Main(service.clone()));
@@ -32,4 +33,11 @@ pub(super) fn outbound(sidecar: &Sidecar, snapshot: &Snapshot) -> Vec<Wanted> {
     }
     wanted.truncate(OUTBOUND_MAX);
     wanted
+}
+
+fn door(service: &ServiceRef, port: u16, protocol: Protocol) -> Door {
+    match protocol {
+        Protocol::Udp => Door::Datagrams(service.clone(), port),
+        _ => Door::Service(service.clone(), port),
+    }
 }

@@ -204,6 +204,7 @@ pub(super) fn protocol(number: i32, undeclared: bool) -> Result<Protocol, Error>
         Ok(pb::Protocol::Http2) => Ok(Protocol::Http2),
         Ok(pb::Protocol::Grpc) => Ok(Protocol::Grpc),
         Ok(pb::Protocol::Tcp) => Ok(Protocol::Tcp),
+        Ok(pb::Protocol::Udp) => Ok(Protocol::Udp),
         Ok(pb::Protocol::Unspecified) | Err(_) => Err(invalid("ports[].protocol")),
     }
 }
@@ -215,5 +216,6 @@ pub(super) const fn protocol_out(protocol: Protocol) -> i32 {
         Protocol::Http2 => pb::Protocol::Http2,
         Protocol::Grpc => pb::Protocol::Grpc,
         Protocol::Tcp => pb::Protocol::Tcp,
+        Protocol::Udp => pb::Protocol::Udp,
     }) as i32
 }

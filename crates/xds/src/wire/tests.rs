@@ -60,6 +60,7 @@ fn protocol() -> impl Strategy<Value = Protocol> {
         Just(Protocol::Http2),
         Just(Protocol::Grpc),
         Just(Protocol::Tcp),
+        Just(Protocol::Udp),
         Just(Protocol::Undeclared)
     ]
 }

@@ -98,7 +98,12 @@ fn an_open_names_its_service_port() {
     for last in ["", "80.mail.default.mesh", "80.mail.default.mesh2"] {
         assert_eq!(parse_preamble(&out, last), Ok((Asks::Bytes, "80.mail.default.mesh", &b"rest"[..])));
     }
-    for payload in [&b""[..], b"\x01", b"\x01\x00", b"\x03\x01a", b"\x01\x02a", b"\x01\x02A.", b"\x01\x01\xff"] {
+    for asks in [Asks::Exchange, Asks::Datagrams] {
+        out.clear();
+        emit_preamble(asks, "53.dns.default.mesh", &mut out);
+        assert_eq!(parse_preamble(&out, ""), Ok((asks, "53.dns.default.mesh", &b""[..])));
+    }
+    for payload in [&b""[..], b"\x01", b"\x01\x00", b"\x04\x01a", b"\x01\x02a", b"\x01\x02A.", b"\x01\x01\xff"] {
         assert_eq!(parse_preamble(payload, ""), Err(Wrong::Preamble), "{payload:?}");
     }
 }

@@ -53,7 +53,11 @@ fn span() -> impl Strategy<Value = Duration> {
 }
 
 fn protocol() -> impl Strategy<Value = Protocol> {
-    select(vec![Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tcp])
+    select(vec![Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tcp, Protocol::Udp])
+}
+
+fn stream(protocol: Protocol) -> Protocol {
+    if protocol == Protocol::Udp { Protocol::Tcp } else { protocol }
 }
 
 fn service() -> impl Strategy<Value = Service> {
@@ -63,12 +67,16 @@ fn service() -> impl Strategy<Value = Service> {
     ];
     (vec((target, protocol(), any::<bool>()), 1..5), labels()).prop_map(|(ports, selector)| {
         let several = ports.len() > 1;
-        let ports = ports.into_iter().enumerate().map(|(i, (target, protocol, prefixed))| ServicePort {
-            name: if several { format!("p{i}").into() } else { Text::default() },
-            port: 80 + u16::try_from(i).unwrap(),
-            target,
-            protocol,
-            prefixed: prefixed && protocol.prefixed_name().is_some(),
+        let ports = ports.into_iter().enumerate().map(|(i, (target, protocol, prefixed))| {
+            // No datagrams leave the mesh.
+            let protocol = if selector.is_empty() { stream(protocol) } else { protocol };
+            ServicePort {
+                name: if several { format!("p{i}").into() } else { Text::default() },
+                port: 80 + u16::try_from(i).unwrap(),
+                target,
+                protocol,
+                prefixed: prefixed && protocol.prefixed_name().is_some(),
+            }
         });
         Service { ports: ports.collect(), selector, outside: None, publish_not_ready: false, pool: None }
     })
@@ -87,7 +95,11 @@ fn pool() -> impl Strategy<Value = InferencePool> {
 
 fn outside() -> impl Strategy<Value = Service> {
     (service(), 1u16.., label()).prop_map(|(service, number, host)| {
-        let ports = service.ports.into_iter().map(|port| ServicePort { target: TargetPort::Number(number), ..port });
+        let ports = service.ports.into_iter().map(|port| ServicePort {
+            target: TargetPort::Number(number),
+            protocol: stream(port.protocol),
+            ..port
+        });
         Service {
             ports: ports.collect(),
             selector: Labels::new(),

@@ -1102,6 +1102,7 @@ pub enum Protocol {
     Http2 = 2,
     Grpc = 3,
     Tcp = 4,
+    Udp = 5,
 }
 impl Protocol {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1115,6 +1116,7 @@ impl Protocol {
             Self::Http2 => "PROTOCOL_HTTP2",
             Self::Grpc => "PROTOCOL_GRPC",
             Self::Tcp => "PROTOCOL_TCP",
+            Self::Udp => "PROTOCOL_UDP",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1125,6 +1127,7 @@ impl Protocol {
             "PROTOCOL_HTTP2" => Some(Self::Http2),
             "PROTOCOL_GRPC" => Some(Self::Grpc),
             "PROTOCOL_TCP" => Some(Self::Tcp),
+            "PROTOCOL_UDP" => Some(Self::Udp),
             _ => None,
         }
     }
