@@ -46,6 +46,7 @@ impl InferencePool {
             port: *number,
             target: TargetPort::Number(*number),
             protocol: self.protocol,
+            prefixed: false,
         };
         Service {
             ports: self.ports.iter().map(port).collect(),

@@ -149,7 +149,7 @@ impl Protocol {
         match self {
             Self::Http1 => Some("kubernetes.io/ws"),
             Self::Http2 => Some("kubernetes.io/h2c"),
-            Self::Grpc | Self::Tcp | Self::Undeclared => None,
+            Self::Grpc | Self::Tcp | Self::Udp | Self::Undeclared => None,
         }
     }
 
