@@ -73,7 +73,12 @@ fn a_registered_address_that_falls_silent_is_taken_out_and_comes_back_by_registe
     let first = register(&mesh, one, &json!({})).1;
     let second = register(&mesh, two, &json!({"ttlSeconds": 1})).1;
     let beat = |registered: &Value| {
-        operator(&mesh, "PUT", &format!("/api/v1/register/{}/heartbeat", registered["id"].as_str().unwrap()), &Value::Null)
+        operator(
+            &mesh,
+            "PUT",
+            &format!("/api/v1/register/{}/heartbeat", registered["id"].as_str().unwrap()),
+            &Value::Null,
+        )
     };
     // One has time yet, the other hasn't.
     let silent = second["id"].as_str().unwrap().split('.').next().unwrap().to_owned();
@@ -116,7 +121,8 @@ fn patient() -> (u16, Arc<Mutex<Vec<String>>>) {
             }
             let status = if path.starts_with("/fine") || path.starts_with("/back") { 200 } else { 425 };
             log.lock().unwrap().push(path);
-            let head = format!("HTTP/1.1 {status} X\r\nretry-after: 3600\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            let head =
+                format!("HTTP/1.1 {status} X\r\nretry-after: 3600\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
             let _ = stream.write_all(head.as_bytes());
         }
     });
@@ -172,8 +178,10 @@ fn operators_of_dtm_list_stop_and_hurry_transactions() {
     until(
         "both to wait",
         || get("resetCronTime?timeout=86400").1.to_string(),
-        || mesh.json(&["saga", "show", "b"])["branches"][0]["calling"] == false
-            && mesh.json(&["saga", "show", "c"])["branches"][0]["calling"] == false,
+        || {
+            mesh.json(&["saga", "show", "b"])["branches"][0]["calling"] == false
+                && mesh.json(&["saga", "show", "c"])["branches"][0]["calling"] == false
+        },
     );
     assert_eq!(get("resetCronTime?timeout=86400").1, json!({"has_remaining": false, "succeed_count": 0}));
     assert_eq!(get("resetCronTime?timeout=60&limit=1").1, json!({"has_remaining": true, "succeed_count": 1}));
