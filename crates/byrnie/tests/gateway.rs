@@ -170,6 +170,8 @@ fn callers_from_outside_are_let_in_under_tls() {
     mesh.ok(&["apply", "-f", &file(&mesh, "secret.yaml", &secret("shop-tls", &first.chain, &first.key))]);
     answers(&mesh, &first, "200 2");
     assert_eq!(listener(&mesh, "Programmed"), "True Programmed");
+    let addresses = mesh.json(&["get", "gateway", "public"])["status"]["addresses"].clone();
+    assert_eq!(addresses, serde_json::json!([{"type": "IPAddress", "value": "127.0.0.1"}]));
     // A change of the gateway is seen, and what stays true is true since then.
     let conditions = |mesh: &Mesh| {
         let gateway = mesh.json(&["get", "gateway", "public"]);

@@ -6,7 +6,7 @@ use crate::catalog::Catalog;
 use crate::pool::pool_key;
 use crate::view::service_key;
 use byrnie_base::Text;
-use byrnie_model::gateway::{CLASS, CONTROLLER, CertificateRef, From, Gateway, Listener, intersection};
+use byrnie_model::gateway::{CLASS, CONTROLLER, CertificateRef, From, Gateway, Listener, Parameters, intersection};
 use byrnie_model::pool;
 use byrnie_model::range::Range;
 use byrnie_model::route::{Destination, Parent, ParentKind, Standing};
@@ -128,8 +128,18 @@ impl Catalog {
                 Some(Spec::GatewayClass(class)) => *class.controller == *CONTROLLER,
                 _ => *gateway.class == *CLASS,
             };
-            let message = format!("class \"{}\" is none that byrnie serves; its own is \"{CLASS}\"", gateway.class);
-            return if ours { Ok(()) } else { refused("Pending", message) };
+            if !ours {
+                let message = format!("class \"{}\" is none that byrnie serves; its own is \"{CLASS}\"", gateway.class);
+                return refused("Pending", message);
+            }
+            // Whoever asks for more than is done would be served by something else than was meant.
+            return match &gateway.parameters {
+                None => Ok(()),
+                Some(Parameters { kind, name, .. }) => refused(
+                    "InvalidParameters",
+                    format!("byrnie takes no parameters, such as those of {kind} \"{name}\""),
+                ),
+            };
         };
         let at = Key::new(Kind::Gateway, parent.namespace.clone(), parent.name.clone());
         let Some(Spec::Gateway(owner)) = self.spec(&at) else {

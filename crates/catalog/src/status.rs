@@ -27,6 +27,13 @@ struct Heard {
     resolved: bool,
 }
 
+impl Heard {
+    /// Whether it can be had: one without a certificate lets nobody in.
+    const fn is_valid(&self) -> bool {
+        self.accepted && (self.programmed || self.resolved)
+    }
+}
+
 /// A verdict with its reason, as upstream calls it.
 type Verdict = Result<&'static str, Refused>;
 
@@ -75,13 +82,20 @@ impl Catalog {
                 return json!({"conditions": [pending("Accepted", &message), pending("Programmed", &message)]});
             }
             Err(why) => {
-                return json!({"conditions": [condition("Accepted", Err(why.clone())), condition("Programmed", Err(why))]});
+                let reason = if gateway.parent.is_none() { "Invalid" } else { why.reason };
+                let programmed = Err(Refused { reason, message: why.message.clone() });
+                return json!({"conditions": [condition("Accepted", Err(why)), condition("Programmed", programmed)]});
             }
         }
         let heard: Vec<Heard> =
             gateway.listeners.iter().map(|l| self.listener_status(key, l, closed(l.port))).collect();
         let count = |of: fn(&Heard) -> bool| heard.iter().filter(|heard| of(heard)).count();
-        let (accepted, programmed) = (count(|heard| heard.accepted), count(|heard| heard.programmed));
+        // A set is there for its listeners alone: those that can't be had are no part of what the gateway takes.
+        let accepted = match &gateway.parent {
+            None => count(|heard| heard.accepted),
+            Some(_) => count(Heard::is_valid),
+        };
+        let programmed = count(|heard| heard.programmed);
         let lacking = |reason, of: usize| {
             let message = format!("{} of {} listeners", heard.len() - of, heard.len());
             Err(Refused { reason, message })
@@ -114,7 +128,7 @@ impl Catalog {
                     |parent: &byrnie_model::ServiceRef| parent.namespace == key.namespace && parent.name == key.name;
                 of.parent.as_ref().is_some_and(of_this)
                     && self.is_served(set, of)
-                    && of.listeners.iter().any(|l| self.listener_status(set, l, closed(l.port)).accepted)
+                    && of.listeners.iter().any(|l| self.listener_status(set, l, closed(l.port)).is_valid())
             };
             status["attachedListenerSets"] = json!(self.gateways().filter(adds).count());
         }

@@ -13,7 +13,7 @@ use byrnie_store::Store;
 use byrnie_xds::proto::byrnie::v1::ReportRequest;
 use byrnie_xds::server::Nack;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -161,6 +161,11 @@ impl State {
     /// Learns where the edge beside this control plane has its admin listener; the first time counts.
     pub fn edge_listens(&self, admin: SocketAddr) {
         self.edge_admin.get_or_init(|| admin);
+    }
+
+    /// The address at which the edge's ports are, once it's known: that of its admin listener.
+    pub(crate) fn edge_address(&self) -> Option<IpAddr> {
+        self.edge_admin.get().map(SocketAddr::ip)
     }
 
     /// Which proxies refused a resource, and why.

@@ -322,6 +322,10 @@ registry! {
         "gateway is of a class that nobody here serves",
         "The gateway and the routes on it have no effect.",
         "Write `gatewayClassName: byrnie`, or a GatewayClass with controllerName mesh.byrnie.dev/gateway.";
+    PARAMETERS_UNSERVED: "BYR-C097",
+        "a gateway names parameters, and byrnie takes none",
+        "The gateway and the routes on it have no effect.",
+        "Remove `spec.infrastructure.parametersRef`.";
 
     // Access
     NO_RULES: "BYR-A001",

@@ -14,11 +14,16 @@ pub const CONTROLLER: &str = "mesh.byrnie.dev/gateway";
 /// The entry of `spec.infrastructure.annotations` with the addresses of balancers in front.
 pub const BALANCERS: &str = "mesh.byrnie.dev/proxy-protocol-from";
 
+/// Longest description of a class, in characters, as upstream.
+pub const DESCRIPTION_CHARS_MAX: usize = 64;
+
 /// Which controller serves the gateways of a class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayClass {
     /// Its name, such as `mesh.byrnie.dev/gateway`.
     pub controller: Text,
+    /// What people are told of it; at most [`DESCRIPTION_CHARS_MAX`] characters.
+    pub description: Option<Text>,
 }
 
 /// A group of listeners: a Gateway, or a ListenerSet that adds to one.
@@ -33,8 +38,21 @@ pub struct Gateway {
     /// Addresses of balancers in front, which begin each connection with a PROXY header; then nobody else is let in. Empty
     /// means that callers come by themselves. A ListenerSet is as its gateway.
     pub balancers: Vec<Range>,
+    /// Where it has further parameters: byrnie takes none, so that such a gateway isn't served.
+    pub parameters: Option<Parameters>,
     /// At least one; names are unique, and so is each pair of port and host.
     pub listeners: Vec<Listener>,
+}
+
+/// What the parameters of a gateway's infrastructure are named by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    /// The API group; empty for core.
+    pub group: Text,
+    /// The kind.
+    pub kind: Text,
+    /// The name, in the gateway's own namespace.
+    pub name: Text,
 }
 
 /// Where requests enter. What is not under TLS is served on the edge's own port too.

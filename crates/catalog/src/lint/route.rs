@@ -79,6 +79,10 @@ pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Di
     };
     vec![match gateway.parent {
         Some(_) => Diagnostic::warning(&code::SET_UNSERVED, "spec.parentRef.name", refused.message),
+        None if refused.reason == "InvalidParameters" => {
+            let at = "spec.infrastructure.parametersRef";
+            Diagnostic::warning(&code::PARAMETERS_UNSERVED, at, refused.message)
+        }
         None => Diagnostic::warning(&code::CLASS_UNSERVED, "spec.gatewayClassName", refused.message),
     }]
 }

@@ -20,7 +20,15 @@ fn gateway(class: &str, listeners: Vec<Listener>) -> Change {
         "gw",
         Labels::new(),
         Spec::Gateway(
-            Gateway { class: class.into(), parent: None, sets: None, balancers: Vec::new(), listeners }.into(),
+            Gateway {
+                class: class.into(),
+                parent: None,
+                sets: None,
+                balancers: Vec::new(),
+                parameters: None,
+                listeners,
+            }
+            .into(),
         ),
     )
 }
@@ -148,7 +156,7 @@ fn only_gateways_of_our_class_are_served() {
     assert_eq!(catalog.check().iter().filter(|d| d.code.id == "BYR-C053").count(), 1);
     let class = |controller: &str| {
         let Change::Put(any) = service("x", "x") else { panic!() };
-        let spec = Spec::GatewayClass(GatewayClass { controller: controller.into() });
+        let spec = Spec::GatewayClass(GatewayClass { controller: controller.into(), description: None });
         Change::Put(Arc::new(Resource { key: Key::new(Kind::GatewayClass, "", "other"), spec, ..(*any).clone() }))
     };
     catalog.apply(&class("mesh.byrnie.dev/gateway"));
@@ -283,8 +291,15 @@ fn the_older_gateway_decides_what_a_port_speaks() {
     let mut catalog = with(&[gateway("byrnie", vec![secure(&[])])]);
     let clear = Listener { port: 443, ..listener("clear", "b.test", From::Same) };
     let spec = Spec::Gateway(
-        Gateway { class: "byrnie".into(), parent: None, sets: None, balancers: Vec::new(), listeners: vec![clear] }
-            .into(),
+        Gateway {
+            class: "byrnie".into(),
+            parent: None,
+            sets: None,
+            balancers: Vec::new(),
+            parameters: None,
+            listeners: vec![clear],
+        }
+        .into(),
     );
     let Change::Put(any) = put(Kind::Gateway, "late", Labels::new(), spec) else { panic!() };
     catalog.apply(&Change::Put(Arc::new(Resource { created: Revision(9), ..(*any).clone() })));
@@ -302,7 +317,15 @@ fn the_older_gateway_decides_what_a_port_speaks() {
 /// A ListenerSet of `namespace` that adds a listener to the gateway `ns/gw`.
 fn set(namespace: &str, listeners: Vec<Listener>) -> Change {
     let spec = Spec::Gateway(
-        Gateway { class: "".into(), parent: Some(at("gw")), sets: None, balancers: Vec::new(), listeners }.into(),
+        Gateway {
+            class: "".into(),
+            parent: Some(at("gw")),
+            sets: None,
+            balancers: Vec::new(),
+            parameters: None,
+            listeners,
+        }
+        .into(),
     );
     let Change::Put(any) = put(Kind::ListenerSet, "set", Labels::new(), spec) else { panic!() };
     let key = Key::new(Kind::ListenerSet, namespace, "set");
@@ -313,7 +336,8 @@ fn set(namespace: &str, listeners: Vec<Listener>) -> Change {
 fn sets_add_to_gateways_that_take_them() {
     let owner = |sets: Option<From>| {
         let listeners = vec![listener("own", "", From::Same)];
-        let spec = Gateway { class: "byrnie".into(), parent: None, sets, balancers: Vec::new(), listeners };
+        let spec =
+            Gateway { class: "byrnie".into(), parent: None, sets, balancers: Vec::new(), parameters: None, listeners };
         put(Kind::Gateway, "gw", Labels::new(), Spec::Gateway(spec.into()))
     };
     let mut catalog = with(&[service("pay", "pay"), set("far", vec![listener("more", "b.test", From::Same)])]);

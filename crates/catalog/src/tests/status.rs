@@ -3,7 +3,7 @@
 
 use super::attach::secret;
 use super::*;
-use byrnie_model::gateway::{Carries, From, Gateway, GatewayClass, Listener};
+use byrnie_model::gateway::{Carries, CertificateRef, From, Gateway, GatewayClass, Listener, Parameters};
 use byrnie_model::range::Range;
 use byrnie_model::route::{Direct, DirectResponse, ParentKind, RouteFilter};
 use serde_json::Value;
@@ -30,6 +30,7 @@ fn gateway(name: &str, class: &str, parent: Option<&str>, listeners: Vec<Listene
         parent: parent.map(at),
         sets: Some(From::All),
         balancers: Vec::new(),
+        parameters: None,
         listeners,
     };
     put(kind, name, Labels::new(), Spec::Gateway(spec.into()))
@@ -138,7 +139,39 @@ fn a_set_of_listeners_is_judged_and_counted() {
     catalog.apply(&set(vec![listener("more", 80, Carries::Http)]));
     assert_eq!(of(&catalog), ("True Accepted".into(), "True Programmed".into(), 1));
     catalog.apply(&set(vec![listener("clash", 443, Carries::Http)]));
-    assert_eq!(of(&catalog), ("False ListenersNotValid".into(), "False ListenersNotValid".into(), 0));
+    let nothing = ("False ListenersNotValid".into(), "False ListenersNotValid".into(), 0);
+    assert_eq!(of(&catalog), nothing);
+    // Nor is anybody let in without a certificate.
+    let to = CertificateRef { namespace: "far".into(), name: "guest".into(), unserved: None };
+    let secure = || listener("secure", 8443, Carries::Https(vec![to.clone()]));
+    catalog.apply(&set(vec![secure()]));
+    assert_eq!(of(&catalog), nothing);
+    catalog.apply(&set(vec![secure(), listener("more", 80, Carries::Http)]));
+    assert_eq!(of(&catalog), ("True ListenersNotValid".into(), "True Programmed".into(), 1));
+}
+
+#[test]
+fn a_gateway_that_asks_for_parameters_is_not_served() {
+    let Change::Put(plain) = gateway("gw", "byrnie", None, vec![listener("l", 80, Carries::Http)]) else {
+        unreachable!()
+    };
+    let Spec::Gateway(spec) = &plain.spec else { unreachable!() };
+    let parameters = Some(Parameters { group: "a.test".into(), kind: "Shape".into(), name: "large".into() });
+    let spec = Spec::Gateway(Arc::new(Gateway { parameters, ..(**spec).clone() }));
+    let asks = Change::Put(Arc::new(Resource { spec, ..(*plain).clone() }));
+    let mut catalog = with(&[service("pay", "pay"), asks, on_gateway("r", "gw", "pay")]);
+    let of = |catalog: &Catalog| {
+        let gateway = status(catalog, &key(Kind::Gateway, "gw"));
+        let route = status(catalog, &key(Kind::HttpRoute, "r"));
+        [said(&gateway, "Accepted"), said(&gateway, "Programmed"), said(&route["parents"][0], "Accepted")]
+    };
+    assert_eq!(of(&catalog), ["False InvalidParameters", "False Invalid", "False NoMatchingParent"]);
+    let edge = |catalog: &Catalog| catalog.view(&NodeSpec::gateway("byrnie", "edge")).find(&plain.key).is_some();
+    assert!(!edge(&catalog), "no proxy opens a port for it");
+    assert_eq!(catalog.check().iter().filter(|found| found.code.id == "BYR-C097").count(), 1);
+    catalog.apply(&gateway("gw", "byrnie", None, vec![listener("l", 80, Carries::Http)]));
+    assert_eq!(of(&catalog), ["True Accepted", "True Programmed", "True Accepted"]);
+    assert!(edge(&catalog));
 }
 
 #[test]
@@ -150,7 +183,7 @@ fn of_what_is_anothers_affair_nothing_is_said() {
     ]);
     let class = |controller: &str| {
         let Change::Put(any) = service("x", "x") else { unreachable!() };
-        let spec = Spec::GatewayClass(GatewayClass { controller: controller.into() });
+        let spec = Spec::GatewayClass(GatewayClass { controller: controller.into(), description: None });
         Change::Put(Arc::new(Resource { key: Key::new(Kind::GatewayClass, "", "other"), spec, ..(*any).clone() }))
     };
     catalog.apply(&class("somebody.else/gateway"));

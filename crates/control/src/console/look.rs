@@ -94,6 +94,11 @@ fn document(console: &Console, resource: &Resource) -> Value {
     if let Some(status) = &mut upstream {
         let now = console.state.now().wall;
         console.state.conditions(|conditions| conditions.stamp(&resource.key, status, now));
+        // One that is served has listeners.
+        let served = resource.key.kind == Kind::Gateway && status["listeners"].is_array();
+        if let Some(address) = console.state.edge_address().filter(|_| served) {
+            status["addresses"] = json!([{"type": "IPAddress", "value": address}]);
+        }
     }
     // What is said of it is said of this state.
     document["metadata"]["generation"] = json!(resource.revision);

@@ -33,7 +33,14 @@ fn gateway_at(port: u16, name: &str, hosts: &[&str], carries: impl Fn(usize) -> 
         kinds: vec![],
     };
     let listeners = hosts.iter().enumerate().map(listener).collect();
-    let spec = Gateway { class: "byrnie".into(), parent: None, sets: None, balancers: Vec::new(), listeners };
+    let spec = Gateway {
+        class: "byrnie".into(),
+        parent: None,
+        sets: None,
+        balancers: Vec::new(),
+        parameters: None,
+        listeners,
+    };
     resource(Kind::Gateway, "shop", name, Spec::Gateway(Arc::new(spec)))
 }
 

@@ -244,6 +244,7 @@ fn what_comes_by_a_listener_follows_its_routes() {
         parent: None,
         sets: None,
         balancers: Vec::new(),
+        parameters: None,
         listeners,
     }));
     let on = |section: &str| {

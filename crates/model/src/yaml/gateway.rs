@@ -5,8 +5,8 @@ use super::meta;
 use super::names;
 use super::reader::Reader;
 use crate::gateway::{
-    BALANCERS, CONTROLLER, Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent,
-    Referrer, SITES, Selector, Wanted,
+    BALANCERS, CONTROLLER, Carries, CertificateRef, DESCRIPTION_CHARS_MAX, Expression, From, Gateway, GatewayClass,
+    Grant, Listener, Parameters, Referent, Referrer, SITES, Selector, Wanted,
 };
 use crate::range::Range;
 use crate::{ServiceRef, code};
@@ -36,11 +36,19 @@ pub(crate) fn class(reader: &mut Reader<'_>) -> Option<GatewayClass> {
     if spec.parameters_ref.is_some() && name == CONTROLLER {
         reader.unenforced("spec.parametersRef", "parameters of a class");
     }
-    Some(GatewayClass { controller: name.as_str().into() })
+    let description = spec.description.as_deref().filter(|text| !text.is_empty());
+    let fits = description.is_none_or(|text| text.chars().count() <= DESCRIPTION_CHARS_MAX);
+    let message = format!("a description has at most {DESCRIPTION_CHARS_MAX} characters");
+    reader.require(fits, "spec.description", message);
+    Some(GatewayClass { controller: name.as_str().into(), description: description.map(Text::from) })
 }
 
 pub(crate) fn class_value(class: &GatewayClass) -> Value {
-    json!({"controllerName": class.controller})
+    let mut value = json!({"controllerName": class.controller});
+    if let Some(description) = &class.description {
+        value["description"] = json!(description);
+    }
+    value
 }
 
 pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
@@ -53,13 +61,15 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
     for (_, field, what) in fields.into_iter().filter(|(said, ..)| *said) {
         reader.unenforced(format!("spec.{field}"), what);
     }
+    let said = spec.infrastructure.as_ref();
+    let parameters = said.and_then(|said| said.parameters_ref.as_ref()).map(|said| parameters(reader, said));
     let balancers = spec.infrastructure.map(|said| infrastructure(reader, said)).unwrap_or_default();
     let class = spec.gateway_class_name.as_str();
     reader.require(names::is_subdomain(class), "spec.gatewayClassName", format!("\"{class}\" is not a DNS name"));
     let listeners = listeners(reader, &spec.listeners);
     let said = spec.allowed_listeners.and_then(|allowed| allowed.namespaces);
     let sets = said.and_then(|said| sets(reader, &said));
-    Some(Gateway { class: class.into(), parent: None, sets, balancers, listeners })
+    Some(Gateway { class: class.into(), parent: None, sets, balancers, parameters, listeners })
 }
 
 /// What a gateway's infrastructure is asked for: the balancers in front of it, and nothing else.
@@ -67,9 +77,6 @@ fn infrastructure(reader: &mut Reader<'_>, said: gw::GatewayInfrastructure) -> V
     let at = "spec.infrastructure";
     if said.labels.is_some_and(|labels| !labels.is_empty()) {
         reader.unenforced(format!("{at}.labels"), "labels of a gateway's infrastructure");
-    }
-    if said.parameters_ref.is_some() {
-        reader.unenforced(format!("{at}.parametersRef"), "parameters of a gateway's infrastructure");
     }
     let mut balancers = Vec::new();
     for (name, text) in said.annotations.into_iter().flatten() {
@@ -92,6 +99,18 @@ fn infrastructure(reader: &mut Reader<'_>, said: gw::GatewayInfrastructure) -> V
         }
     }
     balancers
+}
+
+/// Kept as it stands: it leads nowhere, and the gateway's status says so.
+fn parameters(reader: &mut Reader<'_>, said: &gw::GatewayInfrastructureParametersRef) -> Parameters {
+    let at = "spec.infrastructure.parametersRef";
+    let (group, kind) = (said.group.as_str(), said.kind.as_str());
+    let fits = names::is_kind(kind) && (group.is_empty() || names::is_subdomain(group));
+    let message = format!("\"{kind}\" of group \"{group}\" is not the name of a kind");
+    reader.require(fits, &format!("{at}.kind"), message);
+    let fits = names::is_subdomain(&said.name);
+    reader.require(fits, &format!("{at}.name"), format!("\"{}\" is not a DNS name", said.name));
+    Parameters { group: group.into(), kind: kind.into(), name: said.name.as_str().into() }
 }
 
 /// Whose ListenerSets may add to a gateway.
@@ -125,7 +144,14 @@ pub(crate) fn set(reader: &mut Reader<'_>) -> Option<Gateway> {
     let listeners: Vec<gw::GatewayListeners> =
         serde_json::to_value(&spec.listeners).and_then(serde_json::from_value).unwrap_or_default();
     let listeners = self::listeners(reader, &listeners);
-    Some(Gateway { class: Text::default(), parent: Some(parent), sets: None, balancers: Vec::new(), listeners })
+    Some(Gateway {
+        class: Text::default(),
+        parent: Some(parent),
+        sets: None,
+        balancers: Vec::new(),
+        parameters: None,
+        listeners,
+    })
 }
 
 fn listeners(reader: &mut Reader<'_>, said: &[gw::GatewayListeners]) -> Vec<Listener> {
@@ -342,6 +368,9 @@ pub(crate) fn to_value(gateway: &Gateway, own: &str) -> Value {
     if !gateway.balancers.is_empty() {
         let ranges: Vec<String> = gateway.balancers.iter().map(Range::to_string).collect();
         value["infrastructure"] = json!({"annotations": {BALANCERS: ranges.join(", ")}});
+    }
+    if let Some(Parameters { group, kind, name }) = &gateway.parameters {
+        value["infrastructure"]["parametersRef"] = json!({"group": group, "kind": kind, "name": name});
     }
     value
 }

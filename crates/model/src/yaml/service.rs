@@ -21,7 +21,8 @@ const PORTS_MAX: usize = 128;
 /// that are enforced, or that the API server itself writes and that ask for nothing.
 const UNENFORCED: [(&str, &str, &[&str]); 16] = [
     ("allocateLoadBalancerNodePorts", "load balancers", &[]),
-    ("clusterIP", "cluster addresses", &[]),
+    // A service has no address of its own here, so that one that wants none is as any other.
+    ("clusterIP", "cluster addresses", &["None"]),
     ("clusterIPs", "cluster addresses", &[]),
     ("externalIPs", "external addresses", &[]),
     ("externalTrafficPolicy", "external traffic policies", &[]),

@@ -60,8 +60,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
     let spec = Gateway {
         class: check::optional_name("gatewayClassName", &gateway.class)?,
         parent: gateway.parent.map(|parent| check::service_ref("parentRef", Some(parent))).transpose()?,
-        // Who may add was judged before.
+        // Who may add was judged before, and one that has parameters isn't sent.
         sets: None,
+        parameters: None,
         balancers: list("spec.infrastructure", LIST_MAX, gateway.balancers, |text| {
             Range::parse(&text).ok_or_else(|| invalid("spec.infrastructure"))
         })?,

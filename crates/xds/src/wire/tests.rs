@@ -423,7 +423,7 @@ fn gateway() -> impl Strategy<Value = Spec> {
     let balancers =
         of(any::<IpAddr>()).prop_map(|ip| ip.iter().filter_map(|ip| Range::parse(&ip.to_string())).collect());
     (name(), parent, vec(listener, 0..3), balancers).prop_map(|(class, parent, listeners, balancers)| {
-        Spec::Gateway(Arc::new(Gateway { class, parent, sets: None, balancers, listeners }))
+        Spec::Gateway(Arc::new(Gateway { class, parent, sets: None, balancers, parameters: None, listeners }))
     })
 }
 

@@ -156,7 +156,7 @@ fn services() {
         ("spec: {ports: [{port: 80, nodePort: 30000}]}", "C010", "30000"),
         ("spec: {ports: [{port: 80}], type: LoadBalancer}", "C010", "LoadBalancer"),
         ("spec: {ports: [{port: 80}], type: NodePort}", "C010", "NodePort"),
-        ("spec: {ports: [{port: 80}], clusterIP: None}", "C010", "None"),
+        ("spec: {ports: [{port: 80}], clusterIP: 10.0.0.7}", "C010", "10.0.0.7"),
         ("spec: {ports: [{port: 80}], sessionAffinity: ClientIP}", "C010", "ClientIP"),
         ("spec: {ports: [{port: 80}], externalName: a.example}", "C028", "a.example"),
         ("spec: {ports: [{port: 80}], selector: {app: 1}}", "C004", "1"),

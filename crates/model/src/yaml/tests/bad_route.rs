@@ -339,6 +339,11 @@ fn gateways_and_grants() {
             "''",
         ),
         ("infrastructure: {annotations: {a.test/b: c}}, listeners: [{name: a, port: 80, protocol: HTTP}]", "C010", "c"),
+        (
+            "infrastructure: {parametersRef: {group: a.b, kind: P, name: 'X y'}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
+            "C011",
+            "'X y'",
+        ),
         ("infrastructure: {labels: {a: b}}, listeners: [{name: a, port: 80, protocol: HTTP}]", "C010", "labels"),
         ("listeners: []", "C011", "listeners"),
         ("listeners: [{name: a, port: 0, protocol: HTTP}]", "C011", "0"),

@@ -17,7 +17,7 @@ const SAMPLES: &str = r#"
 apiVersion: v1                        # --- service
 kind: Service
 metadata: {name: payments, namespace: shop}
-spec: {ports: [{name: http, port: 80, targetPort: 8080, appProtocol: kubernetes.io/h2c}], selector: {app: payments}}
+spec: {ports: [{name: http, port: 80, targetPort: 8080, appProtocol: kubernetes.io/h2c}], selector: {app: payments}, clusterIP: None}
 ---
 apiVersion: mesh.byrnie.dev/v1alpha1
 kind: Workload

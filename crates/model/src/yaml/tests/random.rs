@@ -3,8 +3,8 @@
 
 use super::super::*;
 use crate::gateway::{
-    Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Referent, Referrer, Selector,
-    Wanted,
+    Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Parameters, Referent, Referrer,
+    Selector, Wanted,
 };
 use crate::outside::{AltName, BackendTls, Bundle, Target, Trust};
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
@@ -472,11 +472,17 @@ fn gateway() -> impl Strategy<Value = Gateway> {
         (label(), label()).prop_map(|(ns, name)| ("".into(), None, Some(ServiceRef::new(ns, name)))),
     ];
     let balancers = select(vec![vec![], vec!["10.0.0.0/8", "2001:db8::1/128"]]);
-    (whole, vec(listener, 1..4), balancers).prop_map(|((class, sets, parent), listeners, balancers)| Gateway {
+    let parameters = option::of((select(vec!["", "a.b"]), label()).prop_map(|(group, name)| Parameters {
+        group: group.into(),
+        kind: "Some".into(),
+        name,
+    }));
+    (whole, vec(listener, 1..4), (balancers, parameters)).prop_map(|((class, sets, parent), listeners, more)| Gateway {
         balancers: match parent {
-            None => balancers.into_iter().filter_map(Range::parse).collect(),
+            None => more.0.into_iter().filter_map(Range::parse).collect(),
             Some(_) => Vec::new(),
         },
+        parameters: more.1.filter(|_| parent.is_none()),
         class,
         sets,
         parent,
@@ -594,8 +600,9 @@ fn resource() -> impl Strategy<Value = Resource> {
             let kind = if gateway.parent.is_some() { Kind::ListenerSet } else { Kind::Gateway };
             (kind, Spec::Gateway(gateway.into()))
         }),
-        label().prop_map(|path| {
-            (Kind::GatewayClass, Spec::GatewayClass(GatewayClass { controller: format!("a.b/{path}").into() }))
+        (label(), option::of("[ -~]{1,40}".prop_map(Text::from))).prop_map(|(path, description)| {
+            let class = GatewayClass { controller: format!("a.b/{path}").into(), description };
+            (Kind::GatewayClass, Spec::GatewayClass(class))
         }),
         grant().prop_map(|grant| (Kind::ReferenceGrant, Spec::Grant(grant.into()))),
         access().prop_map(|policy| (Kind::AccessPolicy, Spec::Access(policy.into()))),
