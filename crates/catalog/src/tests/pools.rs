@@ -40,7 +40,14 @@ fn gateway() -> Change {
     let carries = Carries::Http;
     let listener = Listener { name: "l".into(), hostname: None, port: 80, carries, from: From::All, kinds: vec![] };
     let listeners = vec![listener];
-    let spec = Gateway { class: "byrnie".into(), parent: None, sets: None, balancers: Vec::new(), listeners };
+    let spec = Gateway {
+        class: "byrnie".into(),
+        parent: None,
+        sets: None,
+        balancers: Vec::new(),
+        parameters: None,
+        listeners,
+    };
     put(Kind::Gateway, "gw", Labels::new(), Spec::Gateway(spec.into()))
 }
 
