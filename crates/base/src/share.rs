@@ -176,7 +176,9 @@ fn admit_some(
     let tolerance = nanos(interval.saturating_mul(burst.saturating_sub(1)));
     let (mut early, mut next, mut count) = (0, 0, 0);
     let moved = due.fetch_update(Relaxed, Relaxed, |due| {
-        let ahead = due.max(now) - now;
+        // No further than a full burst, which is as far as deeds of this rate bring it: what a slower one left behind is
+        // forgiven once the rate is another.
+        let ahead = (due.max(now) - now).min(tolerance.saturating_add(step));
         early = ahead.saturating_sub(tolerance);
         count = u64::from(most.max(1)).min(tolerance.saturating_sub(ahead) / step.max(1) + 1);
         next = now.saturating_add(ahead).saturating_add(step.saturating_mul(count));
@@ -235,6 +237,17 @@ mod tests {
         let slow = Pace::new();
         assert_eq!(slow.admit(at(0), Duration::MAX, u32::MAX), Ok(()));
         assert!(slow.admit(at(0), Duration::MAX, 0).is_err());
+    }
+
+    #[test]
+    fn a_rate_that_is_raised_holds_from_then_on() {
+        let pace = Pace::new();
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let hour = Duration::from_secs(3600);
+        assert_eq!((pace.admit(at(0), hour, 1), pace.admit(at(0), hour, 1)), (Ok(()), Err(hour)));
+        let step = Duration::from_millis(10);
+        assert_eq!(pace.admit(at(0), step, 3), Err(step));
+        assert_eq!(pace.admit(at(10), step, 3), Ok(()));
     }
 
     #[test]

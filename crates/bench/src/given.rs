@@ -11,7 +11,6 @@ use crate::words::Words;
 use anyhow::{Context, Result, bail};
 use byrnie_engine::{Compiler, Node, Role};
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source as Caller};
-use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::route::{
     Backend, Destination, HeaderEdits, Match, NamedMatch, Parent, PathMatch, RouteFilter, ValueMatch,
@@ -139,12 +138,8 @@ fn resource(kind: Kind, name: &str, spec: Spec) -> Resource {
 }
 
 fn mesh() -> Resource {
-    let mesh = Mesh {
-        trust_domain: DOMAIN.into(),
-        default_access: DefaultAccess::Deny,
-        otlp: None,
-        limits: Limits::default(),
-    };
+    let mesh =
+        Mesh { trust_domain: DOMAIN.into(), default_access: DefaultAccess::Deny, otlp: None, limits: Box::default() };
     resource(Kind::Mesh, "mesh", Spec::Mesh(mesh))
 }
 

@@ -5,10 +5,12 @@
 mod mesh;
 
 use mesh::console::{operator, send};
-use mesh::participant::{fine, listen};
+use mesh::participant::listen;
 use mesh::{Mesh, file, until};
 use serde_json::{Value, json};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
 
 /// Registers an address of this machine for a service: what the console says, and the id.
 fn register(mesh: &Mesh, port: u16, more: &Value) -> (u16, Value) {
@@ -97,28 +99,53 @@ fn a_registered_address_that_falls_silent_is_taken_out_and_comes_back_by_registe
     run.wait_for_line("served by addresses");
 }
 
+/// A participant that asks to be asked again in an hour, but at `/fine` and `/back`; and the paths that it was asked at.
+fn patient() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let (port, seen) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Vec<String>>>::default());
+    let log = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let (mut path, mut line, mut length) = (String::new(), String::new(), 0);
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                if path.is_empty() {
+                    path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+                }
+                let lower = line.to_ascii_lowercase();
+                length = lower.strip_prefix("content-length:").map_or(length, |n| n.trim().parse().unwrap_or(0));
+                line.clear();
+            }
+            if path.is_empty() || reader.read_exact(&mut vec![0; length]).is_err() {
+                continue;
+            }
+            let status = if path.starts_with("/fine") || path.starts_with("/back") { 200 } else { 425 };
+            log.lock().unwrap().push(path);
+            let head =
+                format!("HTTP/1.1 {status} X\r\nretry-after: 3600\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            let _ = stream.write_all(head.as_bytes());
+        }
+    });
+    (port, seen)
+}
+
 #[test]
 fn operators_of_dtm_list_stop_and_hurry_transactions() {
     let mesh = Mesh::up(&[]);
-    let (port, seen) = listen(|asked, _| match asked.path.split('?').next().unwrap() {
-        "/fine" | "/back" => fine(),
-        "/gone" => (404, String::new()),
-        _ => (425, String::new()),
-    });
+    let (port, seen) = patient();
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
-    let submit = |gid: &str, path: &str, pace: u64| {
+    let submit = |gid: &str, path: &str| {
         let steps = json!([{"action": url(path), "compensate": url("/back")}]);
-        let saga =
-            json!({"gid": gid, "trans_type": "saga", "steps": steps, "payloads": ["{}"], "retry_interval": pace});
+        let saga = json!({"gid": gid, "trans_type": "saga", "steps": steps, "payloads": ["{}"]});
         assert_eq!(operator(&mesh, "POST", "/api/dtmsvr/submit", &saga).0, 200);
     };
     let get = |path: &str| operator(&mesh, "GET", &format!("/api/dtmsvr/{path}"), &Value::Null);
     let post = |verb: &str, gid: &str| operator(&mesh, "POST", &format!("/api/dtmsvr/{verb}"), &json!({"gid": gid}));
     let status = |gid: &str| get(&format!("query?gid={gid}")).1["transaction"]["status"].clone();
-    let asked = |path: &str| seen.lock().unwrap().iter().filter(|asked| asked.path.starts_with(path)).count();
-    submit("a", "/fine", 3600);
-    submit("b", "/slow", 3600);
-    submit("c", "/slower", 3600);
+    let asked = |path: &str| seen.lock().unwrap().iter().filter(|asked| asked.starts_with(path)).count();
+    submit("a", "/fine");
+    submit("b", "/slow");
+    submit("c", "/slower");
     until("its end", || status("a").to_string(), || status("a") == "succeed");
     until("their first calls", String::new, || asked("/slow?") == 1 && asked("/slower?") == 1);
 

@@ -6,7 +6,6 @@ use crate::{Arrival, Compiler, Direction, Effect, Exchange, Node, Plan, Refusal,
 use byrnie_base::{Instant, Now, Timestamp};
 use byrnie_codec::Head;
 use byrnie_model::policy::access::{Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
-use byrnie_model::policy::traffic::Limits;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::resource::{DefaultAccess, Mesh, Spec};
 use byrnie_model::route::{Backend, Destination, Match, Parent, PathMatch, Route, Rule};
@@ -42,7 +41,7 @@ pub(crate) fn mesh(default_access: DefaultAccess) -> Resource {
         Kind::Mesh,
         "",
         "mesh",
-        Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access, otlp: None, limits: Limits::default() }),
+        Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access, otlp: None, limits: Box::default() }),
     )
 }
 

@@ -107,7 +107,9 @@ impl Reporting {
 impl Exchange {
     /// Tells the caller's proxy of the load under which the own program stands, unless the program's answer does so itself.
     pub(crate) fn tell_load(&self, head: &mut Head, now: Instant) {
-        let Some(reporting) = self.service.as_ref().and_then(|service| service.reporting.as_deref()) else { return };
+        let Some(reporting) = self.service.as_ref().and_then(|service| service.asked.reporting.as_deref()) else {
+            return;
+        };
         if head.get(HEADER).is_some() || head.get(BINARY_HEADER).is_some() {
             return;
         }

@@ -81,6 +81,15 @@ pub(crate) struct Words {
     pub(crate) own: Text,
 }
 
+/// What a program is asked by its own proxy, beside calls.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// How it's checked, if a policy says so.
+    pub(crate) probe: Option<Box<Probe>>,
+    /// Where it's asked for reports of its load, if a policy says so.
+    pub(crate) reporting: Option<Box<Reporting>>,
+}
+
 /// One service, compiled.
 #[derive(Debug)]
 pub(crate) struct Subtree {
@@ -98,10 +107,8 @@ pub(crate) struct Subtree {
     pub(crate) compress: Option<Box<Compress>>,
     /// How many requests the own program is asked for; empty unless this node serves it.
     pub(crate) quotas: Arc<[Counted]>,
-    /// How the own program is checked, if it serves this and a policy says so.
-    pub(crate) probe: Option<Box<Probe>>,
-    /// Where the own program is asked for reports of its load, if it serves this and a policy says so.
-    pub(crate) reporting: Option<Box<Reporting>>,
+    /// What the own program is asked of itself, if it serves this.
+    pub(crate) asked: Asked,
     /// Which addresses of slices are checked, if this node leads there and a policy says so.
     pub(crate) checked: Box<[Checked]>,
     /// How the host outside is checked, if this node leads there and a policy says so.
@@ -174,14 +181,14 @@ impl Snapshot {
     /// How the own program is checked, by what asks for it: a service, or the workload itself.
     pub fn probes(&self) -> impl Iterator<Item = (&ServiceRef, &Probe)> {
         let all = self.services.values().flat_map(|names| names.values());
-        let by_service = all.filter_map(|subtree| Some((&subtree.service, subtree.probe.as_deref()?)));
+        let by_service = all.filter_map(|subtree| Some((&subtree.service, subtree.asked.probe.as_deref()?)));
         by_service.chain(self.check.iter().map(|check| (&check.0, &check.1)))
     }
 
     /// Where the own program is asked for reports of its load, by the service whose policy says so.
     pub fn reporting(&self) -> impl Iterator<Item = (&ServiceRef, &Reporting)> {
         let all = self.services.values().flat_map(|names| names.values());
-        all.filter_map(|subtree| Some((&subtree.service, subtree.reporting.as_deref()?)))
+        all.filter_map(|subtree| Some((&subtree.service, subtree.asked.reporting.as_deref()?)))
     }
 
     /// Addresses of slices that are to be checked by this node, in no order.

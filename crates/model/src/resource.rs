@@ -357,7 +357,7 @@ pub struct Mesh {
     /// Where traces and metrics are sent, if they are.
     pub otlp: Option<Arc<Otlp>>,
     /// How much is let through to each service of which no TrafficPolicy says it, matter by matter. There are no quotas in it.
-    pub limits: Limits,
+    pub limits: Box<Limits>,
 }
 
 /// The answer to a call that no access policy names.

@@ -11,7 +11,7 @@ use byrnie_engine::{
     Arrival, Compiler, Direction, Effect, Exchange, Failure, Node, Outcome, Plan, Role, Shard, Target, Tls,
 };
 use byrnie_model::policy::TrafficPolicy;
-use byrnie_model::policy::traffic::{Failover, Limits, Nearness};
+use byrnie_model::policy::traffic::{Failover, Nearness};
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::service::{Locality, PortPair, ServicePort, TargetPort};
 use byrnie_model::{
@@ -434,7 +434,7 @@ impl Caller {
             trust_domain: shop::TRUST_DOMAIN.into(),
             default_access: DefaultAccess::Allow,
             otlp: None,
-            limits: Limits::default(),
+            limits: Box::default(),
         });
         let services = (0..size.services as usize).flat_map(|n| [service_resource(n), failover(n)]);
         let endpoints = (0..size.endpoints as usize * size.services as usize).map(|n| endpoint_resource(n, size));

@@ -7,7 +7,7 @@ use byrnie_base::{Rng, Text};
 use byrnie_catalog::NodeSpec;
 use byrnie_control::ingest;
 use byrnie_model::policy::access::{Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
-use byrnie_model::policy::traffic::{Balance, Limits};
+use byrnie_model::policy::traffic::Balance;
 use byrnie_model::policy::{AccessPolicy, TrafficPolicy};
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::route::{Backend, Destination, Match, Parent, Rule};
@@ -120,7 +120,7 @@ pub fn first() -> Txn {
         trust_domain: TRUST_DOMAIN.into(),
         default_access: DefaultAccess::Deny,
         otlp: None,
-        limits: Limits::default(),
+        limits: Box::default(),
     });
     let services = SERVICES.iter().map(|name| service_resource(name, name));
     let all = [resource(Kind::Mesh, "mesh", mesh)].into_iter().chain(services);
@@ -226,7 +226,7 @@ fn default_access(rng: &mut Rng, txn: Txn, state: &State) -> Txn {
     }
     let default_access = if rng.percent(50) { DefaultAccess::Allow } else { DefaultAccess::Deny };
     let mesh =
-        Spec::Mesh(Mesh { trust_domain: TRUST_DOMAIN.into(), default_access, otlp: None, limits: Limits::default() });
+        Spec::Mesh(Mesh { trust_domain: TRUST_DOMAIN.into(), default_access, otlp: None, limits: Box::default() });
     put(txn, state, &resource(Kind::Mesh, "mesh", mesh))
 }
 

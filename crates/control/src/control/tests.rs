@@ -59,7 +59,7 @@ fn workload(name: &str, account: &str, protocol: Protocol) -> Resource {
 
 fn mesh(default_access: DefaultAccess) -> Action {
     let spec =
-        Spec::Mesh(Mesh { trust_domain: "mesh.local".into(), default_access, otlp: None, limits: Limits::default() });
+        Spec::Mesh(Mesh { trust_domain: "mesh.local".into(), default_access, otlp: None, limits: Box::default() });
     let key = Key::new(Kind::Mesh, "", "mesh");
     Action::Put(Resource {
         key,
@@ -384,7 +384,7 @@ fn what_was_applied_is_in_the_history_and_can_be_undone() {
             trust_domain: "other".into(),
             default_access: DefaultAccess::Deny,
             otlp: None,
-            limits: Limits::default(),
+            limits: Box::default(),
         });
         let Action::Put(resource) = mesh(DefaultAccess::Deny) else { unreachable!() };
         let moved = apply::apply(state, &[Action::Put(Resource { spec: other, ..resource })], "ann", "apply").await;

@@ -419,6 +419,10 @@ fn take_over(state: &State, key: &Key, entry: &Entry, peer: &Identity) -> Result
 /// behind it, and the protocol that callers will speak.
 fn fits(state: &State, existing: &Resource, service: &ServiceRef, workload: &Workload) -> Result<(), Error> {
     let taken = |how: String| Err(Error::ServiceTaken { service: service.clone(), how: how.into() });
+    let Spec::Service(spec) = &existing.spec else { return Ok(()) };
+    if spec.takes_slices() && state.catalog(|catalog| catalog.slices(service).next().is_some()) {
+        return taken("it is served by addresses, which select no workloads".to_owned());
+    }
     let other = state.catalog(|catalog| {
         let identities = catalog.endpoints(service).filter_map(|endpoint| match &endpoint.spec {
             Spec::Endpoint(endpoint) => Some(endpoint.identity.clone()),
@@ -428,10 +432,6 @@ fn fits(state: &State, existing: &Resource, service: &ServiceRef, workload: &Wor
     });
     if let Some(other) = other {
         return taken(format!("it runs as {other}, and this as {}", workload.identity));
-    }
-    let Spec::Service(spec) = &existing.spec else { return Ok(()) };
-    if spec.takes_slices() && state.catalog(|catalog| catalog.slices(service).next().is_some()) {
-        return taken("it is served by addresses, which select no workloads".to_owned());
     }
     let mut served = false;
     for port in &spec.ports {

@@ -15,7 +15,7 @@ use crate::quota::Counted;
 use crate::reporting::Reporting;
 use crate::route::{Side, Table};
 use crate::slot::Slot;
-use crate::snapshot::{Port, Snapshot, Subtree};
+use crate::snapshot::{Asked, Port, Snapshot, Subtree};
 use crate::watch::Watch;
 use crate::{Node, Security};
 use byrnie_base::Text;
@@ -110,8 +110,10 @@ impl Compiler {
         let closed = service.is_bare() || own.is_some() && service.outside.is_none() && untold;
         let access = own.map(|(workload, _)| self.access(name, service, workload, &snapshot.node.identity));
         let protection = self.protection(name, service, own.map(|(workload, _)| workload)).map(Arc::new);
-        let probe = own.and_then(|_| self.probe(name, &ports)).map(Box::new);
-        let reporting = own.and_then(|_| self.reporting(name, &ports, &call.share)).map(Box::new);
+        let asked = own.map(|_| Asked {
+            probe: self.probe(name, &ports).map(Box::new),
+            reporting: self.reporting(name, &ports, &call.share).map(Box::new),
+        });
         let checked = if far && service.takes_slices() { self.checked(name, service) } else { Vec::new() };
         Subtree {
             service: name.clone(),
@@ -122,8 +124,7 @@ impl Compiler {
             protection,
             compress: own.and_then(|(workload, _)| self.compress(name, service, workload)).map(Box::new),
             quotas: Arc::default(),
-            probe,
-            reporting,
+            asked: asked.unwrap_or_default(),
             checked: checked.into(),
             watched,
             front,
@@ -308,7 +309,7 @@ impl Compiler {
         }
         let eject = first(&policies, |p| p.eject.clone());
         // What no policy says of a matter, the Mesh says for all.
-        let of_all = self.held.mesh.iter().map(|mesh| &mesh.limits);
+        let of_all = self.held.mesh.iter().map(|mesh| &*mesh.limits);
         let limits: Vec<&Limits> = policies.iter().filter_map(|p| p.limits.as_ref()).chain(of_all).collect();
         Call {
             balance: first(&policies, |p| p.balance).unwrap_or_default(),

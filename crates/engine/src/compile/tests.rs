@@ -209,7 +209,7 @@ fn the_mesh_limits_what_no_policy_does_and_a_change_of_it_reaches_every_service(
         under_way.len()
     };
     let of_all = |pending_max| {
-        let limits = Limits { pending_max, ..Limits::default() };
+        let limits = Box::new(Limits { pending_max, ..Limits::default() });
         let spec = Mesh { trust_domain: "demo.local".into(), default_access: DefaultAccess::Deny, otlp: None, limits };
         vec![resource(Kind::Mesh, "", "mesh", Spec::Mesh(spec))]
     };

@@ -115,7 +115,7 @@ impl From<&Mesh> for MeshSpec {
             DefaultAccess::Allow => Verdict::Allow,
         };
         let telemetry = mesh.otlp.as_ref().map(|otlp| TelemetrySpec { otlp: OtlpSpec::from(&**otlp) });
-        let limits = Some(&mesh.limits).filter(|limits| **limits != Limits::default()).map(LimitsSpec::from);
+        let limits = Some(&*mesh.limits).filter(|limits| **limits != Limits::default()).map(LimitsSpec::from);
         Self { trust_domain: Some(mesh.trust_domain.to_string()), default_access, telemetry, limits }
     }
 }
@@ -155,7 +155,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Mesh> {
             "quotas for every service alike (a TrafficPolicy has those of its targets)",
         );
     }
-    Some(Mesh { trust_domain, default_access, otlp, limits })
+    Some(Mesh { trust_domain, default_access, otlp, limits: Box::new(limits) })
 }
 
 fn otlp(reader: &mut Reader<'_>, spec: OtlpSpec) -> Option<Otlp> {

@@ -4,7 +4,6 @@
 
 use crate::world::{DOMAIN, Program, Proxy, resource};
 use crate::{alone, asked, pair};
-use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::telemetry::{Endpoint, Otlp, Share};
 use byrnie_model::{Kind, Spec};
@@ -80,7 +79,7 @@ fn a_trace_that_is_not_told_asks_for_two_pieces_of_memory() {
             metrics: None,
         };
         let (trust_domain, otlp) = (DOMAIN.into(), Some(Arc::new(otlp)));
-        let mesh = Mesh { trust_domain, default_access: DefaultAccess::Allow, otlp, limits: Limits::default() };
+        let mesh = Mesh { trust_domain, default_access: DefaultAccess::Allow, otlp, limits: Box::default() };
         for proxy in [server, caller] {
             proxy.apply(vec![resource(Kind::Mesh, "mesh", Spec::Mesh(mesh.clone()))]);
         }

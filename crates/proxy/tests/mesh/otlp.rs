@@ -3,7 +3,6 @@
 
 use crate::http1::pair;
 use crate::world::{DOMAIN, PATIENCE, Peer, Program, Proxy, Reserved, World, header, loopback, resource};
-use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::telemetry::{Endpoint, Otlp, Share};
 use byrnie_model::{Kind, Resource, Spec};
@@ -29,7 +28,7 @@ fn telling(address: SocketAddr) -> Resource {
     resource(
         Kind::Mesh,
         "mesh",
-        Spec::Mesh(Mesh { trust_domain, default_access, otlp: Some(Arc::new(otlp)), limits: Limits::default() }),
+        Spec::Mesh(Mesh { trust_domain, default_access, otlp: Some(Arc::new(otlp)), limits: Box::default() }),
     )
 }
 

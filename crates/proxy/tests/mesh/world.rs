@@ -4,7 +4,6 @@
 use byrnie_base::Text;
 use byrnie_engine::{Compiler, Node, Role, Snapshot};
 use byrnie_model::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule, Source as Caller};
-use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::service::{Locality, PortPair, ServicePort, TargetPort};
 use byrnie_model::workload::WorkloadPort;
@@ -234,7 +233,7 @@ pub(crate) fn mesh(default_access: DefaultAccess) -> Resource {
     resource(
         Kind::Mesh,
         "mesh",
-        Spec::Mesh(Mesh { trust_domain: DOMAIN.into(), default_access, otlp: None, limits: Limits::default() }),
+        Spec::Mesh(Mesh { trust_domain: DOMAIN.into(), default_access, otlp: None, limits: Box::default() }),
     )
 }
 

@@ -22,7 +22,7 @@ pub(super) fn encode(mesh: &Mesh, labels: &Labels) -> Bytes {
         trust_domain: mesh.trust_domain.to_string(),
         default_access: default_access.into(),
         otlp: mesh.otlp.as_ref().map(|otlp| otlp_out(otlp)),
-        limits: Some(&mesh.limits).filter(|limits| **limits != Limits::default()).map(policy::limits_out),
+        limits: Some(&*mesh.limits).filter(|limits| **limits != Limits::default()).map(policy::limits_out),
     };
     message.encode_to_vec().into()
 }
@@ -38,7 +38,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels), Error> {
     };
     let labels = labels("labels", mesh.labels)?;
     let otlp = mesh.otlp.map(otlp).transpose()?.map(Arc::new);
-    let limits = mesh.limits.map(policy::limits).transpose()?.unwrap_or_default();
+    let limits = Box::new(mesh.limits.map(policy::limits).transpose()?.unwrap_or_default());
     Ok((Spec::Mesh(Mesh { trust_domain: mesh.trust_domain.into(), default_access, otlp, limits }), labels))
 }
 

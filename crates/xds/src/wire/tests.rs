@@ -85,7 +85,9 @@ fn mesh() -> impl Strategy<Value = Spec> {
         ..Limits::default()
     });
     (text("[a-z.]{1,20}"), access, of(otlp().prop_map(Arc::new)), limits).prop_map(
-        |(trust_domain, default_access, otlp, limits)| Spec::Mesh(Mesh { trust_domain, default_access, otlp, limits }),
+        |(trust_domain, default_access, otlp, limits)| {
+            Spec::Mesh(Mesh { trust_domain, default_access, otlp, limits: Box::new(limits) })
+        },
     )
 }
 

@@ -2,7 +2,6 @@
 //! The hub with real clients on its streams and no transport.
 
 use super::*;
-use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::service::{Service, ServicePort, TargetPort};
 use byrnie_model::workload::WorkloadPort;
@@ -61,7 +60,7 @@ fn mesh(revision: u64) -> Change {
         trust_domain: "mesh.local".into(),
         default_access: DefaultAccess::Deny,
         otlp: None,
-        limits: Limits::default(),
+        limits: Box::default(),
     };
     put(Kind::Mesh, "mesh", revision, &[], Spec::Mesh(spec))
 }

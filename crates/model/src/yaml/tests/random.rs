@@ -557,7 +557,10 @@ fn resource() -> impl Strategy<Value = Resource> {
     let mesh = mesh.prop_map(|(allow, otlp, pending_max)| {
         let default_access = if allow { DefaultAccess::Allow } else { DefaultAccess::Deny };
         let limits = Limits { pending_max, ..Limits::default() };
-        (Kind::Mesh, Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access, otlp, limits }))
+        (
+            Kind::Mesh,
+            Spec::Mesh(Mesh { trust_domain: "demo.local".into(), default_access, otlp, limits: Box::new(limits) }),
+        )
     });
     let spec = prop_oneof![
         Just((Kind::Namespace, Spec::Namespace)),

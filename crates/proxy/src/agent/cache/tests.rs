@@ -4,7 +4,6 @@
 use super::*;
 use byrnie_model::policy::AccessPolicy;
 use byrnie_model::policy::access::{Action, Mode};
-use byrnie_model::policy::traffic::Limits;
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::{Endpoint, Health, Identity, Labels, ServiceRef, Spec};
 
@@ -26,7 +25,7 @@ fn mesh(revision: u64) -> Arc<Resource> {
         trust_domain: "mesh.local".into(),
         default_access: DefaultAccess::Deny,
         otlp: None,
-        limits: Limits::default(),
+        limits: Box::default(),
     };
     resource(Kind::Mesh, "mesh", revision, Spec::Mesh(mesh))
 }
