@@ -174,17 +174,19 @@ fn admit_some(
     let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
     let (now, step) = (now.as_nanos(), nanos(interval));
     let tolerance = nanos(interval.saturating_mul(burst.saturating_sub(1)));
+    let full = tolerance.saturating_add(step);
     let (mut early, mut next, mut count) = (0, 0, 0);
-    let moved = due.fetch_update(Relaxed, Relaxed, |due| {
-        // No further than a full burst, which is as far as deeds of this rate bring it: what a slower one left behind is
-        // forgiven once the rate is another.
-        let ahead = (due.max(now) - now).min(tolerance.saturating_add(step));
+    let _ = due.fetch_update(Relaxed, Relaxed, |due| {
+        let left = due.max(now) - now;
+        // No further than a full burst, which is as far as deeds of this rate bring it: what a slower one left is forgiven
+        // once the rate is another.
+        let ahead = left.min(full);
         early = ahead.saturating_sub(tolerance);
         count = u64::from(most.max(1)).min(tolerance.saturating_sub(ahead) / step.max(1) + 1);
         next = now.saturating_add(ahead).saturating_add(step.saturating_mul(count));
-        (early == 0).then_some(next)
+        if early == 0 { Some(next) } else { (left > full).then_some(now.saturating_add(full)) }
     });
-    if moved.is_err() {
+    if early > 0 {
         return Err(Duration::from_nanos(early));
     }
     let ahead = next - now;

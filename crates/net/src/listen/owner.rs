@@ -133,7 +133,7 @@ mod tests {
     use std::net::{SocketAddrV4, TcpListener, TcpStream};
 
     fn v4(address: SocketAddr) -> SocketAddrV4 {
-        let SocketAddr::V4(address) = address else { panic!("{address}") };
+        let SocketAddr::V4(address) = address else { unreachable!("{address}") };
         address
     }
 
