@@ -134,6 +134,11 @@ impl Exchange {
         }
     }
 
+    /// Trailers that aren't sent on to the caller, for the same reason.
+    pub fn withheld_trailers(&self) -> &'static [&'static str] {
+        if self.facts.side == Side::Edge && self.weighs_load() { &[HEADER, BINARY_HEADER] } else { &[] }
+    }
+
     fn weighs_load(&self) -> bool {
         self.course.cluster().is_some_and(|cluster| cluster.call.balance == Balance::WeightedRoundRobin)
     }
@@ -251,8 +256,8 @@ mod tests {
         assert_eq!(asked(&world), None);
     }
 
-    /// What a caller knows of the capacity of `payments` after an answer, and what goes on of that.
-    fn heard(direction: Direction<'_>, host: &str, lines: &[(&str, &str)]) -> (Option<u64>, usize) {
+    /// What a caller knows of the capacity of `payments` after an answer, what goes on of that, and how many trailers don't.
+    fn heard(direction: Direction<'_>, host: &str, lines: &[(&str, &str)]) -> (Option<u64>, usize, usize) {
         let mut world = World::payments(1);
         world.put(vec![mesh(DefaultAccess::Allow), traffic("payments", weighs(None))]);
         let arrival =
@@ -265,18 +270,18 @@ mod tests {
         exchange.on_response(&mut world.shard, &mut head, ms(0));
         let cluster = snapshot.clusters().next().unwrap();
         let left = [HEADER, BINARY_HEADER].into_iter().filter(|name| head.get(name).is_some()).count();
-        (cluster.members()[0].load.capacity(ms(0).mono), left)
+        (cluster.members()[0].load.capacity(ms(0).mono), left, exchange.withheld_trailers().len())
     }
 
     #[test]
     fn callers_learn_from_heads_and_trailers_and_tell_nobody_outside() {
         let text = (HEADER, "TEXT cpu_utilization=0.5,rps_fractional=100");
         let binary = (BINARY_HEADER, "CQAAAAAAAOA/MQAAAAAAAFlA");
-        assert_eq!(heard(Direction::Forward, "payments/", &[]), (None, 0));
+        assert_eq!(heard(Direction::Forward, "payments/", &[]), (None, 0, 0));
         for line in [text, binary] {
-            assert_eq!(heard(Direction::Forward, "payments/", &[line]), (Some(200_000), 1));
+            assert_eq!(heard(Direction::Forward, "payments/", &[line]), (Some(200_000), 1, 0));
             let edge = Direction::Edge(Gate::Own);
-            assert_eq!(heard(edge, "payments.shop.mesh.localhost/", &[line]), (Some(200_000), 0));
+            assert_eq!(heard(edge, "payments.shop.mesh.localhost/", &[line]), (Some(200_000), 0, 2));
         }
         let mut world = World::payments(1);
         world.put(vec![traffic("payments", weighs(None))]);

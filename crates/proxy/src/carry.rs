@@ -489,6 +489,7 @@ impl<'a> Trip<'a> {
             return self.switch().await;
         }
         self.back.set_compressed(exchange.compresses());
+        self.back.withhold(exchange.withheld_trailers());
         let failed = self.relay_body(exchange.body_delay()).await;
         let upstream = self.upstream.take();
         if let Some((failure, code)) = failed {

@@ -140,12 +140,18 @@ pub async fn beat(state: &State, id: &str, health: Option<Health>) -> Result<Reg
 /// # Errors
 /// [`Error::Gone`] if it isn't there; if the store refuses.
 pub async fn leave(state: &State, id: &str) -> Result<Registered, Error> {
-    let held = held(state, id).await?;
-    let at = store_key(&held.resource.key);
-    let txn = Txn::new().expect(at.clone(), Expect::At(held.resource.revision)).delete(at);
-    let revision = match state.store.commit(txn).await {
-        Err(byrnie_store::Error::Conflict { found: None, .. }) => return Err(Error::Gone(id.into())),
-        written => written?,
+    let mut tries = 0;
+    let (held, revision) = loop {
+        tries += 1;
+        let held = held(state, id).await?;
+        let at = store_key(&held.resource.key);
+        let txn = Txn::new().expect(at.clone(), Expect::At(held.resource.revision)).delete(at);
+        match state.store.commit(txn).await {
+            Err(byrnie_store::Error::Conflict { found: None, .. }) => return Err(Error::Gone(id.into())),
+            // A heartbeat wrote how the program is.
+            Err(byrnie_store::Error::Conflict { .. }) if tries < lease::TRIES_MAX => {}
+            written => break (held, written?),
+        }
     };
     // Nothing hangs on it any more; it would end by itself.
     let _ = state.store.revoke(held.lease).await;
@@ -267,7 +273,14 @@ async fn write(state: &State, key: &Key, wanted: &Wanted, who: &str) -> Result<R
     if let Some(made) = &made {
         txn = made.add(state, txn, who, history::WHY_REGISTER).await?;
     }
-    let revision = state.store.commit(txn).await?;
+    let revision = match state.store.commit(txn).await {
+        Ok(revision) => revision,
+        Err(error) => {
+            // Nothing hangs on it; it would end by itself.
+            let _ = state.store.revoke(lease).await;
+            return Err(error.into());
+        }
+    };
     if let Some(former) = known {
         // Nothing hangs on it any more; it would end by itself.
         let _ = state.store.revoke(former).await;
@@ -331,6 +344,10 @@ async fn service(state: &State, wanted: &Wanted) -> Result<(Text, Option<MadeSer
         let existing = ingest::read(&entry, &state.trust_domain).map_err(Error::Malformed)?;
         let Spec::Service(service) = &existing.spec else { return Ok((Text::default(), None)) };
         return Ok((fits(service, wanted)?, None));
+    }
+    if lease::is_pool(state, at).await? {
+        let what = format!("service {at}").into();
+        return Err(Error::Taken { what, how: lease::POOL_HAS_NAME.into() });
     }
     let number = match &*wanted.service_port {
         "" => lease::SERVICE_PORT,

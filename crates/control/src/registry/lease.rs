@@ -309,6 +309,9 @@ impl Registry {
         let port = workload.ports.first().ok_or_else(|| Error::NoPort(service.clone()))?;
         let key = Key::new(Kind::Service, service.namespace.clone(), service.name.clone());
         let Some(entry) = state.store.get(&store_key(&key)).await? else {
+            if is_pool(state, &service).await? {
+                return Err(Error::ServiceTaken { service, how: POOL_HAS_NAME.into() });
+            }
             let selector: Labels = [(Text::from("app"), service.name.clone())].into();
             // By name, where there is one: each instance listens on a port of its own.
             let target = match port.name.is_empty() {
@@ -338,6 +341,15 @@ impl Registry {
         fits(state, &existing, &service, workload)?;
         Ok(None)
     }
+}
+
+/// Why a service isn't made by a name.
+pub(super) const POOL_HAS_NAME: &str = "an InferencePool has this name, and is called by it";
+
+/// Whether a pool has the name: its service isn't stored, and one that is would take its callers.
+pub(super) async fn is_pool(state: &State, service: &ServiceRef) -> Result<bool, byrnie_store::Error> {
+    let key = Key::new(Kind::InferencePool, service.namespace.clone(), service.name.clone());
+    Ok(state.store.get(&store_key(&key)).await?.is_some())
 }
 
 /// Refuses what could not be read from the store again: the wire form says nothing of how names and
@@ -420,8 +432,10 @@ fn take_over(state: &State, key: &Key, entry: &Entry, peer: &Identity) -> Result
 fn fits(state: &State, existing: &Resource, service: &ServiceRef, workload: &Workload) -> Result<(), Error> {
     let taken = |how: String| Err(Error::ServiceTaken { service: service.clone(), how: how.into() });
     let Spec::Service(spec) = &existing.spec else { return Ok(()) };
-    if spec.takes_slices() && state.catalog(|catalog| catalog.slices(service).next().is_some()) {
-        return taken("it is served by addresses, which select no workloads".to_owned());
+    if spec.takes_slices() {
+        return taken(
+            "it is served by addresses, and selects no workloads: give it a selector, or delete it".to_owned(),
+        );
     }
     let other = state.catalog(|catalog| {
         let identities = catalog.endpoints(service).filter_map(|endpoint| match &endpoint.spec {

@@ -112,7 +112,7 @@ impl Coordinator {
 /// How many appends each durable step of the journal had.
 fn commit_sizes(out: &mut String, commits: &Commits) {
     let name = "byrnie_txn_commit_batch_size";
-    let _ = writeln!(out, "# HELP {name} Entries of transactions that one step made durable.\n# TYPE {name} histogram");
+    let _ = writeln!(out, "# HELP {name} Appends to transactions that one step made durable.\n# TYPE {name} histogram");
     let mut steps = 0;
     for (size, count) in SIZES.iter().zip(commits.steps) {
         steps += count;

@@ -19,7 +19,7 @@ use crate::snapshot::{Asked, Port, Snapshot, Subtree};
 use crate::watch::Watch;
 use crate::{Node, Security};
 use byrnie_base::Text;
-use byrnie_model::policy::traffic::{AREAS_MAX, Choice, Limits, Nearness, Rate, RetryBudget};
+use byrnie_model::policy::traffic::{AREAS_MAX, Balance, Choice, Limits, Nearness, Rate, RetryBudget};
 use byrnie_model::policy::{HealthCheck, TrafficPolicy};
 use byrnie_model::service::{Area, Locality, ServicePort, TargetPort};
 use byrnie_model::{Health, Labels, Protocol, Service, ServiceRef, Workload};
@@ -112,7 +112,11 @@ impl Compiler {
         let protection = self.protection(name, service, own.map(|(workload, _)| workload)).map(Arc::new);
         let asked = own.map(|_| Asked {
             probe: self.probe(name, &ports).map(Box::new),
-            reporting: self.reporting(name, &ports, &call.share).map(Box::new),
+            // Where nobody weighs by it, nobody is told.
+            reporting: (call.balance == Balance::WeightedRoundRobin)
+                .then(|| self.reporting(name, &ports, &call.share))
+                .flatten()
+                .map(Box::new),
         });
         let checked = if far && service.takes_slices() { self.checked(name, service) } else { Vec::new() };
         Subtree {

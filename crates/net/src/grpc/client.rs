@@ -131,6 +131,8 @@ impl Channel {
         let tcp = tcp.map_err(|error| ConnectError::Tcp { address, error })?;
         let mut builder = hyper::client::conn::http2::Builder::new(Executor("grpc client"));
         builder.max_header_list_size(HEADERS_BYTES_MAX);
+        // No more than a message lies here unread.
+        builder.initial_stream_window_size(u32::try_from(message_bytes_max).ok());
         let channel = Self::by(&builder, io::Stream::from(tcp), address, None).await?;
         Ok(Self { authority: address.to_string().into(), message_bytes_max, ..channel })
     }

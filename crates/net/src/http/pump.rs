@@ -33,6 +33,8 @@ pub struct Pump {
     blocked: bool,
     /// Nothing is read as long as anything waits for the target.
     curbed: bool,
+    /// Trailers that are read and not sent on.
+    withheld: &'static [&'static str],
     copy: Copy,
 }
 
@@ -79,6 +81,11 @@ impl Pump {
         self.trailers.as_deref()
     }
 
+    /// Trailers of these names, in lower case, are read and not sent on.
+    pub fn withhold(&mut self, names: &'static [&'static str]) {
+        self.withheld = names;
+    }
+
     /// A direction that has moved nothing; `keep` says that a copy is wanted.
     pub fn new(keep: bool) -> Self {
         let copy = if keep { Copy::Kept { bytes: Vec::new(), replay: false } } else { Copy::Off };
@@ -90,6 +97,7 @@ impl Pump {
             sent: false,
             blocked: false,
             curbed: false,
+            withheld: &[],
             copy,
         }
     }
@@ -238,12 +246,25 @@ impl Pump {
         }
         if !self.ended {
             self.code(cx, target, Flush::End)?;
-            target.end(self.trailers.as_deref()).map_err(Fault::Target)?;
+            self.end(target).map_err(Fault::Target)?;
             self.ended = true;
         }
         ready!(target.poll_flush(cx)).map_err(Fault::Target)?;
         self.sent = true;
         Poll::Ready(Ok(()))
+    }
+
+    fn end(&self, target: &mut Wire) -> Result<(), Failure> {
+        match &self.trailers {
+            Some(trailers) if !self.withheld.is_empty() => {
+                let mut told = trailers.clone();
+                for name in self.withheld {
+                    told.remove(name);
+                }
+                target.end(Some(&told))
+            }
+            trailers => target.end(trailers.as_deref()),
+        }
     }
 
     fn pull(&mut self, cx: &mut Context<'_>, source: &mut Wire, target: &mut Wire) -> Poll<Result<Progress, Fault>> {

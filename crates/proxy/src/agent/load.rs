@@ -19,6 +19,8 @@ use tokio::sync::watch;
 const REPORT_BYTES_MAX: usize = 64 * 1024;
 /// After a report none is read for so long: whoever sends more has to wait.
 const REST: Duration = Duration::from_millis(100);
+/// Most reports that are passed over for a newer one: more than fit into what lies unread.
+const PASSED_MAX: usize = 16 * 1024;
 /// Longest pause between two tries. A program that was only just started is asked sooner.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// After so many tries in a row that brought no report it is told, once: a program that starts needs some.
@@ -45,13 +47,20 @@ enum Ended {
     Broken(String),
 }
 
-/// Follows the configuration, and keeps the streams that it asks for.
-pub(super) async fn run(mut in_force: watch::Receiver<InForce>) {
+/// Follows the configuration, and keeps the streams that it asks for, until the proxy takes no new work: a program that is to end
+/// may wait for the end of its streams.
+pub(super) async fn run(mut in_force: watch::Receiver<InForce>, draining: impl Future<Output = ()>) {
     let mut running: BTreeMap<ServiceRef, Running> = BTreeMap::new();
+    let mut draining = std::pin::pin!(draining);
     loop {
         renew(&mut running, &in_force.borrow_and_update());
-        if in_force.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = in_force.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = &mut draining => return,
         }
     }
 }
@@ -114,7 +123,13 @@ async fn hear(asked: &Reporting, mut heard: impl FnMut()) -> Ended {
     };
     let hearing = async {
         let mut reports = channel.subscribe(PATH, question(asked.interval).into()).await?;
-        while let Some(message) = reports.next().await? {
+        while let Some(mut message) = reports.next().await? {
+            // Of what has come meanwhile the last is the newest.
+            for _ in 0..PASSED_MAX {
+                let Ok(next) = runtime::timeout(Duration::ZERO, reports.next()).await else { break };
+                let Some(newer) = next? else { break };
+                message = newer;
+            }
             asked.take(&Report::decode(&message), runtime::now().mono);
             heard();
             runtime::sleep(REST).await;

@@ -135,7 +135,7 @@ pub(crate) async fn begin(
         }
     };
     state.watch(in_force.clone());
-    runtime::spawn_local("load", load::run(in_force.clone()));
+    runtime::spawn_local("load", load::run(in_force.clone(), state.drain.watches().inbound.draining()));
     Ok(Supply { in_force, seed, lines, registered })
 }
 

@@ -86,10 +86,9 @@ impl Machine {
             Ask::Enlist(branch) => self.enlist(log, branch, by),
             Ask::Complete { branch, outcome } => self.complete(log, &branch, outcome, &by),
             Ask::Retry => self.retry(log, &by),
-            Ask::Hurry if self.state.is_stuck() => self.retry(log, &by),
             Ask::Hurry => {
                 self.hurry(log.now);
-                Ok(())
+                if self.state.is_stuck() { self.retry(log, &by) } else { Ok(()) }
             }
             Ask::Skip { branch } => self.skip(log, &branch, &by),
             Ask::Resolve { reason } => {

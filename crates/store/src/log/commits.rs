@@ -26,9 +26,9 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    /// A step with these jobs is done. One that only reads isn't counted.
-    pub(super) fn note(&self, jobs: &[Job]) {
-        let appends = jobs.iter().filter(|job| matches!(job, Job::Append(_))).count();
+    /// A step with these jobs is done, and this came of each. What only reads, or failed, isn't counted.
+    pub(super) fn note(&self, jobs: &[Job], came: impl Iterator<Item = bool>) {
+        let appends = jobs.iter().zip(came).filter(|(job, well)| *well && matches!(job, Job::Append(_))).count();
         let Some(step) = SIZES.iter().position(|size| appends <= *size).and_then(|at| self.steps.get(at)) else {
             return;
         };
@@ -61,7 +61,9 @@ mod tests {
         for appends in [0, 1, 1, 2, 3, 4, 5, GROUP_MAX] {
             let mut jobs: Vec<Job> = (0..appends).map(|_| append()).collect();
             jobs.push(Job::Read("t".into()));
-            counted.note(&jobs);
+            counted.note(&jobs, jobs.iter().map(|_| true));
+            // A disk that is full makes nothing durable.
+            counted.note(&jobs, jobs.iter().map(|_| false));
         }
         let Commits { steps, appends } = counted.seen();
         assert_eq!((&steps[..4], steps[SIZES.len() - 1], appends), (&[2, 1, 2, 1][..], 1, 16 + GROUP_MAX as u64));

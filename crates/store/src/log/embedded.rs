@@ -79,7 +79,7 @@ impl Embedded {
                 last = group.len();
                 let (jobs, replies): (Vec<Job>, Vec<_>) = group.into_iter().map(|next| (next.job, next.reply)).unzip();
                 let answers: Answers = replies.into_iter().zip(file.run(&jobs, Timestamp::default())).collect();
-                counts.note(&jobs);
+                counts.note(&jobs, answers.iter().map(|(_, answer)| answer.is_ok()));
                 let left = match hired.get() {
                     Some(courier) => courier.try_send(answers).err().map(mpsc::error::TrySendError::into_inner),
                     None => Some(answers),

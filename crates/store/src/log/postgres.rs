@@ -115,7 +115,7 @@ fn write_all(
     while let Some(group) = queue.take(None) {
         let (jobs, replies): (Vec<Job>, Vec<_>) = group.into_iter().map(|next| (next.job, next.reply)).unzip();
         let results = runtime.block_on(link.run(&jobs));
-        counted.note(&jobs);
+        counted.note(&jobs, results.iter().map(Result::is_ok));
         for (reply, result) in replies.into_iter().zip(results) {
             // Whoever no longer waits doesn't need the answer.
             let _ = reply.send(result);

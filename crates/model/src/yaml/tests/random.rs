@@ -586,7 +586,10 @@ fn resource() -> impl Strategy<Value = Resource> {
             (Kind::HttpRouteFilter, Spec::Direct(DirectResponse { status, content_type, body }.into()))
         }),
         outside().prop_map(|service| (Kind::Service, Spec::Service(service))),
-        (service(), any::<bool>()).prop_map(|(service, publish_not_ready)| {
+        (service(), any::<bool>()).prop_map(|(mut service, publish_not_ready)| {
+            for port in &mut service.ports {
+                port.protocol = stream(port.protocol);
+            }
             let service = Service { selector: Labels::new(), publish_not_ready, ..service };
             (Kind::Service, Spec::Service(service))
         }),
