@@ -109,6 +109,18 @@ pub enum Edit {
     Remove(Text),
 }
 
+impl Edit {
+    /// Whether it says who gets the request.
+    pub fn names_endpoints(&self) -> bool {
+        match self {
+            Self::Set(name, _) | Self::Append(name, _) | Self::Add(name, _) | Self::Replace(name, _) => {
+                name.eq_ignore_ascii_case(PICKED)
+            }
+            Self::Remove(_) => false,
+        }
+    }
+}
+
 /// Where a pick leads: its members, in the picker's order.
 #[derive(Debug)]
 pub(crate) struct Aim {
@@ -316,6 +328,9 @@ impl Exchange {
             ticket = ticket.saturating_sub(count);
             here
         });
+        // A session's endpoint may have another of the ports alone.
+        let has = |member: &Arc<Member>| drawn.is_some_and(|of| of.members.iter().any(|one| Arc::ptr_eq(one, member)));
+        self.course.first = self.course.first.take().filter(has);
         if let Some(cluster) = drawn {
             self.course.goal = Goal::Cluster(Arc::clone(cluster));
         }

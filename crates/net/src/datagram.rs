@@ -8,9 +8,10 @@ use crate::listen::{Listener, RECEIVE_BYTES};
 use crate::runtime::{self, Owned};
 use byrnie_base::Instant;
 use byrnie_codec::capsule::{DATAGRAM_BYTES_MAX, Reader};
+use socket2::{Domain, Type};
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -31,6 +32,9 @@ use inbox::{End, Inbox, One};
 /// How long a flow may rest, unless something else is said. Longer than resolvers wait, shorter than NATs forget (RFC 4787 4.3
 /// has two minutes; Linux keeps what was answered once for 30 s, and longer what goes on).
 pub const IDLE: Duration = Duration::from_secs(60);
+/// The same of a flow that was asked one thing and answered it: resolvers ask each question from a port of its own, and each of
+/// these flows holds a port of the callee's machine, which has some 28,000 (RFC 6056 3.2). Never longer than what is said of all.
+pub const ANSWERED_IDLE: Duration = Duration::from_secs(10);
 /// How long a program's answers are still taken once its caller's end has said that no more comes.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long nothing of a source is taken whose flow was refused: else each of its datagrams would be asked about anew.
@@ -77,6 +81,8 @@ impl Dropped {
 thread_local! {
     static DROPPED: [Cell<u64>; Dropped::ALL.len()] = const { [const { Cell::new(0) }; Dropped::ALL.len()] };
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Bytes that wait in the flows to programs.
+    static QUEUED: Rc<Cell<usize>> = Rc::default();
 }
 
 /// Datagrams that this thread has dropped so far, by why.
@@ -137,17 +143,23 @@ enum Due {
 ///
 /// # Errors
 /// If there is no socket to be had.
-pub async fn connect(to: SocketAddr) -> io::Result<Datagrams> {
-    let any = match to {
-        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+pub fn connect(to: SocketAddr) -> io::Result<Datagrams> {
+    let socket = socket2::Socket::new(Domain::for_address(to), Type::DGRAM, Some(socket2::Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
     // What the system gives of it is enough.
-    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BYTES);
-    // From now on only what the program sends comes in.
-    socket.connect(to).await?;
-    let (socket, inbox) = (Rc::new(socket), Rc::new(RefCell::new(Inbox::new(Rc::default(), None))));
+    let _ = socket.set_recv_buffer_size(RECEIVE_BYTES);
+    socket.connect(&to.into())?;
+    let socket = std::net::UdpSocket::from(socket);
+    // From now on only what the program sends comes in. What came between the choice of a port and this is somebody else's: the
+    // program has been asked nothing yet.
+    for _ in 0..TURN_MAX {
+        if socket.recv(&mut [0]).is_err() {
+            break;
+        }
+    }
+    let socket = UdpSocket::from_std(socket)?;
+    let all = QUEUED.with(Rc::clone);
+    let (socket, inbox) = (Rc::new(socket), Rc::new(RefCell::new(Inbox::new(all, None))));
     let pump = runtime::spawn_local("datagrams", pump(Rc::clone(&socket), Rc::clone(&inbox))).abort_on_drop();
     Ok(Datagrams::new(inbox, Out::Program { socket, _pump: pump }))
 }
@@ -239,7 +251,10 @@ impl Datagrams {
         loop {
             let due = match self.due {
                 Due::Never => return Poll::Pending,
-                Due::Rested(span) => self.inbox.borrow().moved_at + span,
+                Due::Rested(span) => {
+                    let inbox = self.inbox.borrow();
+                    inbox.moved_at + if inbox.was_answered() { span.min(ANSWERED_IDLE) } else { span }
+                }
                 Due::At(due) => due,
             };
             if runtime::now().mono >= due {

@@ -52,7 +52,7 @@ fn entry(core: &Core, door: &Door) -> Option<Entry> {
 
 fn serve(core: &Rc<Core>, entry: Entry, flow: Datagrams, remote: SocketAddr) {
     let core = Rc::clone(core);
-    core.enters();
+    core.flow_enters();
     runtime::spawn_local("flow", async move {
         let guard = core.drain().guard();
         let caller = Caller::plain(entry, remote).with_datagrams();
@@ -60,7 +60,7 @@ fn serve(core: &Rc<Core>, entry: Entry, flow: Datagrams, remote: SocketAddr) {
         if served.is_err() {
             core.panicked();
         }
-        core.leaves();
+        core.flow_leaves();
         drop(guard);
     });
 }

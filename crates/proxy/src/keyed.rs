@@ -29,6 +29,8 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
+/// So much of a request is read for which there is room always; more only while memory isn't short, in bytes.
+const SPARED_BYTES: usize = 64 * 1024;
 /// Largest body of an answer that is kept for replay, in bytes.
 const KEPT_BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long the ledger may take to let a request begin.
@@ -248,6 +250,10 @@ impl Trip<'_> {
             if let Poll::Ready(gathered) = gathered {
                 let whole = gathered.map(|gathered| gathered == Gathered::Whole);
                 return Poll::Ready(whole.map_err(|error| unread(&error)));
+            }
+            // What isn't here yet isn't waited for where there is no room for it.
+            if self.core.saves() && self.up.gathered().len() > SPARED_BYTES {
+                return Poll::Ready(Err(Event::Failed(Failure::Strained)));
             }
             if let Poll::Ready(Err(_)) = self.down.poll_flush(cx) {
                 return Poll::Ready(Err(Event::Failed(Failure::DownstreamGone)));

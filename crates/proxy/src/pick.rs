@@ -76,6 +76,9 @@ enum Heard {
 impl Trip<'_> {
     /// Reads the whole request, and has the picker say who gets it. The `line` on which it did stays open.
     pub(crate) async fn pick(&mut self, mut pick: Pick, line: &mut Option<Line>) -> Result<Picked, Event> {
+        if matches!(self.request.framing(), Framing::Length(length) if length > PICK_BODY_BYTES_MAX as u64) {
+            return Ok(Picked::BodyTooLarge);
+        }
         let end = runtime::now().mono + BODY_MAX;
         let deadline = Some(pick.end.map_or(end, |at| at.min(end)));
         let whole = match self.gather_request(PICK_BODY_BYTES_MAX, Times { deadline, ..Times::default() }).await {
@@ -297,6 +300,11 @@ impl Word {
         Ok(None)
     }
 
+    /// Whether no endpoint has been named yet.
+    fn names_none(&self) -> bool {
+        self.endpoints.is_empty() && !self.edits.iter().any(Edit::names_endpoints)
+    }
+
     fn take(&mut self, message: wire::ProcessingResponse, has_body: bool) -> Heard {
         if let Some(endpoints) = message.dynamic_metadata.as_ref().and_then(endpoints) {
             self.endpoints = endpoints;
@@ -329,7 +337,8 @@ impl Word {
                         self.body = Some(Vec::new());
                         Heard::All
                     }
-                    // The body stays as it was.
+                    // The body stays as it was; who says no more than that it has a piece of it will say more.
+                    Some(Mutation::ClearBody(false)) | None if self.names_none() => Heard::More,
                     Some(Mutation::ClearBody(false)) | None => Heard::All,
                 }
             }

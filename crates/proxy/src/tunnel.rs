@@ -155,7 +155,7 @@ impl<'a> Way<'a> {
             Pipe::Stream(_) | Pipe::H2(_) => {}
         }
         if let Some((mut upstream, rests)) = opened {
-            let idle = if matches!(down, Pipe::Datagrams(_)) { TUNNEL_IDLE_MAX.max(rests) } else { rests };
+            let idle = if matches!(down, Pipe::Datagrams(_)) { rests.saturating_mul(2) } else { rests };
             core.with_shard(|shard, now| tunnel.on_connect(shard, now));
             let passes = if tunnel.takes_no_request() { Passes::NoRequest } else { Passes::All };
             let relayed = relay::relay((&mut down, bytes), (&mut upstream, from_upstream), passes, idle).await;
@@ -232,7 +232,7 @@ async fn open(core: &Rc<Core>, plan: &Plan, caller: &Caller) -> Result<Pipe, Fai
     }
     match &plan.target {
         Target::Program { program: Program::Beside(address), protocol: Protocol::Udp } => {
-            return datagram::connect(*address).await.map(Pipe::from).map_err(upstream::failure_to_connect);
+            return datagram::connect(*address).map(Pipe::from).map_err(upstream::failure_to_connect);
         }
         // No datagrams leave the mesh.
         Target::Program { program: Program::Outside(_), protocol: Protocol::Udp } => return Err(Failure::Connect),

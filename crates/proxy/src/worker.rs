@@ -377,10 +377,20 @@ impl Core {
         self.spread.is_full() || self.closes() && !self.spread.has_few()
     }
 
-    /// One more connection, or flow of datagrams, is served, which counts as this core's.
+    /// One more connection is served, which counts as this core's.
     pub(crate) fn enters(&self) {
         self.spread.enter();
         self.rises();
+    }
+
+    /// One more flow of datagrams is. It takes no socket of its own here, so that it keeps no connection out.
+    pub(crate) fn flow_enters(&self) {
+        self.rises();
+    }
+
+    /// One less is.
+    pub(crate) fn flow_leaves(&self) {
+        self.count(|counts| counts.connections.fall());
     }
 
     fn rises(&self) {

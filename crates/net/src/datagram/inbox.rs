@@ -14,7 +14,7 @@ use tokio::io::ReadBuf;
 /// Bytes of one flow that may wait; what comes beyond them is dropped, as a socket drops it. As much as a stream of the hop may
 /// have under way: four datagrams of the largest.
 pub const QUEUED_BYTES_MAX: usize = 256 * 1024;
-/// The same over all flows of a listening socket.
+/// The same over all flows of a listening socket, and over all to programs of a core.
 pub const QUEUED_ALL_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Room that is kept once all has been read.
 const KEPT_BYTES_MAX: usize = 4 * 1024;
@@ -55,6 +55,8 @@ pub(super) struct Inbox {
     shut_until: Option<Instant>,
     /// When something passed last, either way.
     pub(super) moved_at: Instant,
+    /// How often something has; no further than [`u32::MAX`].
+    moves: u32,
     reader: Option<Waker>,
     /// Among the flows of its door that take what comes.
     open: Option<One>,
@@ -73,7 +75,18 @@ pub(super) enum Fate {
 impl Inbox {
     pub(super) fn new(all: Rc<Cell<usize>>, open: Option<One>) -> Self {
         let moved_at = runtime::now().mono;
-        Self { bytes: Vec::new(), from: 0, end: None, left: false, shut_until: None, moved_at, reader: None, open, all }
+        Self {
+            bytes: Vec::new(),
+            from: 0,
+            end: None,
+            left: false,
+            shut_until: None,
+            moved_at,
+            moves: 0,
+            reader: None,
+            open,
+            all,
+        }
     }
 
     fn waiting(&self) -> usize {
@@ -139,6 +152,12 @@ impl Inbox {
     /// Something has passed.
     pub(super) fn moved(&mut self) {
         self.moved_at = runtime::coarse().mono;
+        self.moves = self.moves.saturating_add(1);
+    }
+
+    /// Whether one thing has come and one has gone, and nothing else.
+    pub(super) fn was_answered(&self) -> bool {
+        self.moves == 2
     }
 
     /// No more comes.

@@ -52,7 +52,7 @@ fn serve(mut door: Door, program: SocketAddr, rests: Duration) -> tokio::sync::m
             flow.rests_for(rests);
             let told = told.clone();
             spawn_local("flow", async move {
-                let (mut down, mut up) = (Pipe::from(flow), Pipe::from(connect(program).await.unwrap()));
+                let (mut down, mut up) = (Pipe::from(flow), Pipe::from(connect(program).unwrap()));
                 let relayed = relay::relay((&mut down, Vec::new()), (&mut up, Vec::new()), Passes::All, PATIENCE);
                 drop(told.send(relayed.await));
             });

@@ -68,6 +68,20 @@ fn what_can_not_be_registered_is_refused_with_its_place() {
 }
 
 #[test]
+fn the_name_of_a_pool_is_no_other_services() {
+    follow(async |console| {
+        let pool = "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {name: models}\nspec: \
+                    {selector: {matchLabels: {app: vllm}}, targetPorts: [{number: 8000}]}\n";
+        let (status, applied) = ask(&console, "POST", "/api/v1/apply", pool).await;
+        assert_eq!(status, 200, "{applied}");
+        let own = json!({"service": "models", "address": "192.0.2.1", "port": 80});
+        let (status, problem) = register(&console, &own).await;
+        assert_eq!((status, &problem["code"]), (409, &json!("BYR-C030")), "{problem}");
+        assert!(problem.to_string().contains("InferencePool"), "{problem}");
+    });
+}
+
+#[test]
 fn an_address_serves_the_port_that_it_is_registered_for() {
     follow(async |console| {
         let service = "apiVersion: v1\nkind: Service\nmetadata: {name: legacy}\nspec: {ports: [{name: web, port: 80, \
