@@ -411,7 +411,7 @@ fn no_program_takes_the_name_of_a_pool() {
     let mesh = Mesh::up(&[]);
     let pool = "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {name: models}\nspec: {selector: \
                 {matchLabels: {app: vllm}}, targetPorts: [{number: 8000}]}\n";
-    mesh.ok(&["apply", "-f", &file(&mesh, "pool.yaml", pool)]);
+    mesh.ok(&["apply", "-f", &mesh::file(&mesh, "pool.yaml", pool)]);
     let run = mesh.run(&["--name", "models", "--port", &free_port().to_string()], &["sleep", "1000"]);
     run.wait_for_line("an InferencePool has this name");
 }
