@@ -57,7 +57,7 @@ assert_size!(Exchange, 472);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     id: DecisionId,
-    side: Side,
+    pub(crate) side: Side,
     method: &'static str,
     kind: Kind,
     tls: Tls,
@@ -233,7 +233,7 @@ impl Exchange {
                 shard.counts.retries_won += 1;
             }
         }
-        self.hide_load(self.facts.side, head);
+        self.hide_load(head);
         if let Some(visit) = self.aside.as_mut().and_then(|aside| aside.visit.as_mut()) {
             visit.hear(head);
         }

@@ -127,10 +127,9 @@ impl Exchange {
     }
 
     /// How busy instances are is nobody's affair outside the mesh.
-    pub(crate) fn hide_load(&self, side: Side, head: &mut Head) {
-        if side == Side::Edge && self.weighs_load() {
-            head.remove(HEADER);
-            head.remove(BINARY_HEADER);
+    pub(crate) fn hide_load(&self, head: &mut Head) {
+        for name in self.withheld_trailers() {
+            head.remove(name);
         }
     }
 

@@ -377,18 +377,12 @@ impl Core {
         self.spread.is_full() || self.closes() && !self.spread.has_few()
     }
 
-    /// One more connection is served, which counts as this core's.
-    pub(crate) fn enters(&self) {
-        self.spread.enter();
-        self.rises();
-    }
-
-    /// One more flow of datagrams is. It takes no socket of its own here, so that it keeps no connection out.
+    /// One more flow of datagrams is served. It takes no socket of its own here, so that it keeps no connection out.
     pub(crate) fn flow_enters(&self) {
         self.rises();
     }
 
-    /// One less is.
+    /// A flow less is.
     pub(crate) fn flow_leaves(&self) {
         self.count(|counts| counts.connections.fall());
     }
@@ -401,7 +395,7 @@ impl Core {
         });
     }
 
-    /// One less is.
+    /// A connection less is served.
     pub(crate) fn leaves(&self) {
         self.spread.leave();
         self.count(|counts| counts.connections.fall());

@@ -5,6 +5,7 @@ use super::*;
 use crate::listen::{Kind, Ports, bind_per_core};
 use crate::relay::{self, Passes, Pipe};
 use crate::runtime::{Task, block_on, spawn_local, timeout};
+use std::net::Ipv4Addr;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

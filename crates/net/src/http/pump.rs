@@ -254,7 +254,7 @@ impl Pump {
         Poll::Ready(Ok(()))
     }
 
-    fn end(&self, target: &mut Wire) -> Result<(), Failure> {
+    fn end(&self, target: &mut Wire) -> Result<(), Error> {
         match &self.trailers {
             Some(trailers) if !self.withheld.is_empty() => {
                 let mut told = trailers.clone();

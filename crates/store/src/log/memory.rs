@@ -44,7 +44,7 @@ impl Memory {
         let jobs = [job];
         let done = file.run(&jobs, self.clock.now().wall).pop().unwrap_or(Err(Error::Closed));
         drop(file);
-        self.counted.note(&jobs);
+        self.counted.note(&jobs, std::iter::once(done.is_ok()));
         if news {
             self.news.send_replace(());
         }
