@@ -155,7 +155,7 @@ impl<'a> Way<'a> {
             Pipe::Stream(_) | Pipe::H2(_) => {}
         }
         if let Some((mut upstream, rests)) = opened {
-            let idle = if matches!(down, Pipe::Datagrams(_)) { rests.saturating_mul(2) } else { rests };
+            let idle = if matches!(down, Pipe::Datagrams(_)) { rests.saturating_add(STUCK) } else { rests };
             core.with_shard(|shard, now| tunnel.on_connect(shard, now));
             let passes = if tunnel.takes_no_request() { Passes::NoRequest } else { Passes::All };
             let relayed = relay::relay((&mut down, bytes), (&mut upstream, from_upstream), passes, idle).await;
@@ -193,6 +193,9 @@ fn record(core: &Core, caller: &Caller, tunnel: Tunnel, outcome: Outcome, moved:
     };
     core.record(&verdict, &seen);
 }
+
+/// A flow that hasn't ended by itself so long after it should have is stuck: its way takes nothing.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// How long it may rest, unless a policy says so. Whoever takes a flow's datagrams ends it; behind it, its stream has ended then.
 fn rest_of(caller: &Caller) -> Duration {
