@@ -377,6 +377,13 @@ impl Core {
         self.spread.is_full() || self.closes() && !self.spread.has_few()
     }
 
+    /// One more connection is served that came by no accept.
+    #[cfg(feature = "http3")]
+    pub(crate) fn enters(&self) {
+        self.spread.enter();
+        self.rises();
+    }
+
     /// One more flow of datagrams is served. It takes no socket of its own here, so that it keeps no connection out.
     pub(crate) fn flow_enters(&self) {
         self.rises();
