@@ -82,6 +82,7 @@ pub struct Strain {
 #[derive(Clone, Copy, Debug, Default)]
 struct Lag {
     least: Option<Duration>,
+    wakes: u32,
     ends: Instant,
     /// What began within the window, of strangers and of others.
     began: [u32; 2],
@@ -100,6 +101,8 @@ const FALL_MAX: u8 = 2;
 const LAG_MAX: Duration = Duration::from_millis(500);
 /// Lags are judged so much time at once.
 const LAG_WINDOW: Duration = Duration::from_millis(500);
+/// ... and so many wake-ups at once: a process that stood still as a whole (it was stopped, or its machine was) wakes up late once.
+const LAG_WAKES_MIN: u32 = 2;
 /// For so long a crowd of strangers is refused all that it asks before others pay too for a lag that stands: some thousand
 /// connections take a second or two to be let in and told no.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -150,7 +153,8 @@ impl Strain {
     pub fn woke(&mut self, late: Duration, now: Instant) {
         let least = self.lag.least.map_or(late, |least| least.min(late));
         self.lag.least = Some(least);
-        if now >= self.lag.ends {
+        self.lag.wakes += 1;
+        if now >= self.lag.ends && self.lag.wakes >= LAG_WAKES_MIN {
             let [strangers, others] = self.lag.began;
             self.crowded = strangers > others;
             self.lag = Lag { ends: now + LAG_WINDOW, ..Lag::default() };
@@ -383,6 +387,26 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_stood_still_as_a_whole_refuses_nothing_for_that() {
+        for before in 0..10 {
+            let mut overload = Overload { underway: 1000, ..Overload::default() };
+            let wakes = (0..before).map(|n| (0, n * 100)).chain([(900, before * 100 + 900), (20, before * 100 + 1020)]);
+            for (late, now) in wakes.chain((0..10).map(|n| (0, before * 100 + 1120 + n * 100))) {
+                overload.strain.woke(Duration::from_millis(late), at(now));
+                assert_eq!(refused(&overload, Criticality::Sheddable, false), 0, "{before} before, at {now}");
+            }
+            // Whether it has too little to do with, it soon shows.
+            let begun = before * 100 + 2100;
+            let mut now = begun;
+            while refused(&overload, Criticality::Critical, false) < 1000 {
+                overload.strain.woke(Duration::from_millis(900), at(now));
+                now += 1000;
+            }
+            assert!(now - begun <= 4000, "{now}");
+        }
+    }
+
+    #[test]
     fn a_crowd_that_never_took_an_answer_pays_first_for_the_lag_and_not_alone() {
         let lagging_for = |windows: u64, millis, strangers, others| {
             let mut overload = Overload { underway: 1000, ..Overload::default() };
@@ -409,7 +433,7 @@ mod tests {
         assert_eq!(lagging(600, 0, 0), [1000, 1000]);
         let mut overload = strained(98);
         (0..10).for_each(|_| overload.strain.begins(false));
-        overload.strain.woke(Duration::ZERO, at(0));
+        (0..2).for_each(|n| overload.strain.woke(Duration::ZERO, at(n)));
         assert_eq!(refused(&overload, Criticality::Critical, false), 1000, "memory is nobody's to give");
     }
 

@@ -4,6 +4,7 @@
 
 use crate::http::scratch;
 use crate::runtime;
+use crate::socket::choose_congestion;
 use crate::tls::session;
 use byrnie_base::Timestamp;
 use std::io;
@@ -12,6 +13,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpSocket;
 
 pub use crate::socket::Socket;
 pub use tokio::net::TcpStream;
@@ -270,7 +272,9 @@ impl AsyncWrite for Stream {
 /// # Errors
 /// The system's error, or [`io::ErrorKind::TimedOut`] after `limit`.
 pub async fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-    let tcp = tokio::time::timeout(limit, TcpStream::connect(address))
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    choose_congestion(&socket, address);
+    let tcp = tokio::time::timeout(limit, socket.connect(address))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     tcp.set_nodelay(true)?;

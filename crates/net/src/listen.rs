@@ -9,6 +9,7 @@ pub(crate) use holder::takes_datagrams;
 pub use owner::is_own_user;
 
 use crate::io::TcpStream;
+use crate::socket::choose_congestion;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
 use std::io;
@@ -294,6 +295,8 @@ fn open(address: SocketAddr, share: Share, kind: Kind) -> io::Result<Listener> {
     socket.bind(&address.into())?;
     let bound = match kind {
         Kind::Connections => {
+            // Each connection has what its listener has.
+            choose_congestion(&socket, address);
             socket.listen(BACKLOG)?;
             Bound::Connections(socket.into())
         }

@@ -3,8 +3,11 @@
 //! costs each of them some tens of nanoseconds, and its `writev` is written for files: together some 2 % of what a small
 //! request costs. Called by `io` and, below TLS, by its library.
 
+use crate::listen::is_local;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
@@ -62,6 +65,21 @@ impl Socket {
     pub(crate) fn is_silent(&self) -> bool {
         self.0.try_io(Interest::READABLE, || Ok(())).is_err()
     }
+}
+
+/// Chooses, for a socket that isn't connected yet and whose other end will be at `address`, or that will accept connections there, how
+/// congestion is met: on loopback by what every system has and what never waits (RFC 5681, "reno"). There is no way that could be
+/// congested, and a control that paces what it sends, as BBR does, sets a timer of the system for every piece of a body: a seventh of
+/// what an answer of 10 KiB costs. The choice comes too late once a connection is open: it stays paced then. For all that leaves this
+/// machine the owner of the machine has chosen.
+pub(crate) fn choose_congestion(socket: &impl AsFd, address: SocketAddr) {
+    #[cfg(target_os = "linux")]
+    if is_local(address.ip()) {
+        // A system without it has another, which is as good as it was.
+        let _ = rustix::net::sockopt::set_tcp_congestion(socket, "reno");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, address);
 }
 
 /// Whether the other side's system has acknowledged anything that was sent on a connection; `None` where that isn't known.

@@ -164,6 +164,10 @@ fn print(options: &Options, outcomes: &[Outcome]) -> Result<()> {
             ms(seen.worst_us)
         );
     }
+    for Outcome { name, seen, .. } in outcomes.iter().filter(|outcome| !outcome.seen.causes.is_empty()) {
+        let causes: Vec<_> = seen.causes.iter().map(|(cause, times)| format!("{times} x {cause}")).collect();
+        println!("\n{name} lost: {}", causes.join(", "));
+    }
     println!(
         "\nupstream: requests at the origins for each that a client sent. Posts that were not answered are no fault"
     );

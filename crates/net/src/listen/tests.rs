@@ -87,3 +87,21 @@ fn only_errors_of_the_process_make_it_pause() {
         assert_eq!(is_of_one_connection(&io::Error::from_raw_os_error(number)), of_one, "errno {number}");
     }
 }
+
+/// The listener has it itself: chosen for each connection it would come too late, as those of BBR are paced from their first step on.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_is_paced_on_loopback_and_the_system_chooses_elsewhere() {
+    use rustix::net::sockopt::tcp_congestion;
+    block_on(async {
+        let everywhere = bind("0.0.0.0:0".parse().unwrap(), Share::Alone).unwrap();
+        let chosen = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+        assert_eq!(tcp_congestion(&everywhere).unwrap(), chosen.trim());
+        let listener = bind(any(), Share::Alone).unwrap();
+        assert_eq!(tcp_congestion(&listener).unwrap(), "reno");
+        let opened = crate::io::connect(listener.local_addr(), Duration::from_secs(10)).await.unwrap();
+        let (accepted, _) = timeout(Duration::from_secs(10), listener.accept()).await.unwrap();
+        assert_eq!([opened, accepted].map(|end| tcp_congestion(&end).unwrap()), ["reno", "reno"]);
+    })
+    .unwrap();
+}
