@@ -342,6 +342,8 @@ fn flows_from_outside_come_in_by_a_gateway_beside_connections_at_the_same_number
     apply(&mesh, &[gateway(&both[1..]), by_udp]);
     ask_until(&one, b"again", |answer| answer == b"again");
     until("no connection is taken", String::new, || TcpStream::connect(("127.0.0.1", port)).is_err());
+    // Else each program would wait for flows that the edge keeps open.
+    drop(mesh);
 }
 
 #[test]
@@ -352,6 +354,9 @@ fn a_gateways_flows_are_shared_out_by_weight_and_leave_an_instance_that_dies() {
     let port = free_port();
     apply(&mesh, &[gateway(&[("udp", "UDP", port)]), route("UDPRoute", "r", "udp", &[("one", 80, 1), ("two", 80, 3)])]);
     let asked = |client: &UdpSocket| ask_until(client, b"who", |answer| !answer.is_empty());
+    let known = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let all = || known.borrow_mut().insert(asked(&outside(port))) && known.borrow().len() == 3;
+    until("flows to all three", || format!("{:?}", known.borrow()), all);
     let mut flows: Vec<(UdpSocket, Vec<u8>)> = Vec::new();
     for _ in 0..100 {
         let client = outside(port);
@@ -375,6 +380,8 @@ fn a_gateways_flows_are_shared_out_by_weight_and_leave_an_instance_that_dies() {
     assert!(second.is_running());
     apply(&mesh, &[route("UDPRoute", "r", "udp", &[("one", 80, 0), ("two", 80, 1)])]);
     until("one gets no more flows", String::new, || (0..20).all(|_| asked(&outside(port)) == b"two-b"));
+    // Else each program would wait for flows that the edge keeps open.
+    drop(mesh);
 }
 
 #[test]
@@ -427,6 +434,8 @@ fn a_gateways_flows_are_let_in_by_policy_and_what_is_refused_is_counted_and_told
     ask_anew_until(port, |answer| answer.as_deref() == Some(b"v1"));
     let open = || sum(&metrics(&mesh, "edge", &["byrnie_connections{"]));
     until("flows that rest have ended", || format!("{} are open", open()), || open() == 0.0);
+    // Else each program would wait for flows that the edge keeps open.
+    drop(mesh);
 }
 
 #[test]
@@ -448,6 +457,8 @@ fn a_port_of_udp_that_is_taken_is_told_and_a_gateway_that_is_replaced_goes_on_at
         mesh.ok(&["upgrade", "mesh", "--drain", "10s"]);
         ask_until(&client, b"after", |answer| answer == b"after");
     }
+    // Else each program would wait for flows that the edge keeps open.
+    drop(mesh);
 }
 
 #[test]

@@ -1660,7 +1660,6 @@ pub struct ClosedPort {
     pub port: u32,
     #[prost(string, tag = "2")]
     pub why: ::prost::alloc::string::String,
-    /// Else of TCP.
     #[prost(bool, tag = "3")]
     pub udp: bool,
 }
