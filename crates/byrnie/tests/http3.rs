@@ -269,6 +269,16 @@ fn a_gateway_changes_what_it_serves_by_http_3_while_it_is_asked() {
     until("it is offered again", || edge.curl(), || edge.curl().contains(&edge.offer()));
     assert_eq!(edge.answers(&fine)[0]["status"], "200");
 
+    // Where a gateway asks for datagrams, those at the port are its own.
+    let plain = gateway(edge.port, "");
+    let udp = format!("listeners:\n  - {{name: udp, port: {}, protocol: UDP}}\n", edge.port);
+    let both = plain.replace("listeners:\n", &udp);
+    edge.mesh.ok(&["apply", "-f", &file(&edge.mesh, "gateway.yaml", &both)]);
+    until("HTTPS alone", || edge.curl(), || edge.curl().contains("200") && !edge.curl().contains("alt-svc"));
+    edge.mesh.ok(&["apply", "-f", &file(&edge.mesh, "gateway.yaml", &plain)]);
+    until("it is offered again", || edge.curl(), || edge.curl().contains(&edge.offer()));
+    assert_eq!(edge.answers(&fine)[0]["status"], "200");
+
     // Another process takes the edge over: who is there is told goodbye, and finds HTTP/3 again soon.
     let before = stays(&edge);
     before.wait_for_line("\"200\"");

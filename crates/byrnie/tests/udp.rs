@@ -5,8 +5,10 @@
 
 mod mesh;
 
+use mesh::console::operator;
 use mesh::{Mesh, Program, byrnie, file, free_port, until};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 /// Sends back what it gets, but says its name to who asks for it.
@@ -23,8 +25,14 @@ while True:
 const AGAIN: Duration = Duration::from_millis(200);
 
 fn echo(mesh: &Mesh, name: &str) -> Program {
-    let (port, script) = (free_port().to_string(), file(mesh, "echo.py", ECHO));
-    let run = mesh.run(&["--name", "echo", "--port", &format!("{port}/udp")], &["python3", &script, &port, name]);
+    echo_as(mesh, "echo", name)
+}
+
+/// The same as an instance of this service; its name is its version too.
+fn echo_as(mesh: &Mesh, service: &str, name: &str) -> Program {
+    let (port, script, version) = (free_port().to_string(), file(mesh, "echo.py", ECHO), format!("version={name}"));
+    let args = ["--name", service, "--port", &format!("{port}/udp"), "--labels", &version];
+    let run = mesh.run(&args, &["python3", &script, &port, name]);
     run.wait_for_line("takes datagrams");
     run
 }
@@ -65,11 +73,12 @@ fn ask_until(client: &UdpSocket, what: &[u8], fits: impl Fn(&[u8]) -> bool) -> V
     last.take().unwrap()
 }
 
-/// The lines of a proxy's metrics with these words, by the name of its program.
+/// The lines of a proxy's metrics with these words, by the name of its program, or `edge`.
 fn metrics(mesh: &Mesh, program: &str, words: &[&str]) -> Vec<(String, f64)> {
-    let proxies = mesh.sidecars();
-    let name = format!("default/{program}");
-    let proxy = proxies.iter().find(|proxy| proxy["name"].as_str().unwrap().starts_with(&name)).unwrap();
+    let proxies = mesh.json(&["proxies"]);
+    let name = if program == "edge" { "byrnie/edge".to_owned() } else { format!("default/{program}") };
+    let mut all = proxies.as_array().unwrap().iter();
+    let proxy = all.find(|proxy| proxy["name"].as_str().unwrap().starts_with(&name)).unwrap();
     let admin = proxy["admin"].as_str().unwrap().parse().unwrap();
     let text = mesh::http(admin, "localhost", "/metrics").unwrap().body;
     let lines = text.lines().filter(|line| words.iter().all(|word| line.contains(word)));
@@ -223,4 +232,282 @@ fn a_proxy_that_is_replaced_goes_on_at_the_same_address() {
         upgrade.wait_for_line("ended, nothing was cut");
         ask_until(&client, b"after", |answer| answer == b"after");
     }
+}
+
+/// A gateway with listeners of these names, protocols and ports.
+fn gateway(listeners: &[(&str, &str, u16)]) -> String {
+    let one = |(name, protocol, port): &(&str, &str, u16)| {
+        format!("  - {{name: {name}, protocol: {protocol}, port: {port}}}\n")
+    };
+    let listeners: String = listeners.iter().map(one).collect();
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: public}}\n\
+         spec:\n  gatewayClassName: byrnie\n  listeners:\n{listeners}---\n"
+    )
+}
+
+/// A route of this kind from that gateway to ports of services, by weight.
+fn route(kind: &str, name: &str, section: &str, to: &[(&str, u16, u32)]) -> String {
+    let one = |(name, port, weight): &(&str, u16, u32)| format!("{{name: {name}, port: {port}, weight: {weight}}}");
+    let to: Vec<String> = to.iter().map(one).collect();
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\n\
+         spec:\n  parentRefs: [{{name: public, sectionName: {section}}}]\n  rules: [{{backendRefs: [{}]}}]\n---\n",
+        to.join(", ")
+    )
+}
+
+fn apply(mesh: &Mesh, what: &[String]) {
+    mesh.ok(&["apply", "-f", &file(mesh, "gateway.yaml", &what.concat())]);
+}
+
+fn outside(port: u16) -> UdpSocket {
+    client(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+/// Asks by new flows until one is answered so.
+fn ask_anew_until(port: u16, fits: impl Fn(Option<Vec<u8>>) -> bool) {
+    until("a flow that goes so", String::new, || fits(ask(&outside(port), b"who")));
+}
+
+/// What is said of a resource: a condition of its first parent or, of a gateway, of the listener of that name.
+fn condition(mesh: &Mesh, kind: &str, name: &str, at: &str, condition: &str) -> String {
+    let status = mesh.json(&["get", kind, name])["status"].clone();
+    let holder = match status["listeners"].as_array() {
+        Some(listeners) => listeners.iter().find(|one| one["name"] == at).unwrap(),
+        None => &status["parents"][0],
+    };
+    let found = holder["conditions"].as_array().unwrap().iter().find(|one| one["type"] == condition).unwrap();
+    format!("{} {}", found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
+}
+
+/// A program that says `tcp` to who connects. It runs in the test itself.
+fn greeter() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        listener.incoming().map_while(Result::ok).for_each(|mut tcp| drop(tcp.write_all(b"tcp")))
+    });
+    port
+}
+
+fn greeting(port: u16) -> String {
+    let mut said = String::new();
+    let Ok(mut tcp) = TcpStream::connect(("127.0.0.1", port)) else { return said };
+    drop(tcp.set_read_timeout(Some(AGAIN)));
+    drop(tcp.read_to_string(&mut said));
+    said
+}
+
+#[test]
+fn flows_from_outside_come_in_by_a_gateway_beside_connections_at_the_same_number() {
+    let mesh = Mesh::up(&[]);
+    let (_echo, _tcp) = (echo(&mesh, "v1"), mesh.beside("greeter", Some((greeter(), "tcp")), &[]));
+    let port = free_port();
+    let both = [("tcp", "TCP", port), ("udp", "UDP", port)];
+    let (by_tcp, by_udp) =
+        (route("TCPRoute", "r", "tcp", &[("greeter", 80, 1)]), route("UDPRoute", "r", "udp", &[("echo", 80, 1)]));
+    apply(&mesh, &[gateway(&both), by_tcp.clone(), by_udp.clone()]);
+    let one = outside(port);
+    ask_until(&one, b"hello", |answer| answer == b"hello");
+    for length in [0, 1, 1_472, 65_507] {
+        let sent: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        ask_until(&one, &sent, |answer| answer == sent);
+    }
+    until("a connection is greeted", String::new, || greeting(port) == "tcp");
+    let clients: Vec<UdpSocket> = (0..100).map(|_| outside(port)).collect();
+    for (number, client) in (0..100_u32).zip(&clients) {
+        let sent = number.to_be_bytes();
+        ask_until(client, &sent, |answer| answer == sent);
+    }
+    for (kind, listener) in [("tcproute", "tcp"), ("udproute", "udp")] {
+        for wanted in ["Accepted", "ResolvedRefs"] {
+            assert_eq!(condition(&mesh, kind, "r", "", wanted), format!("True {wanted}"));
+        }
+        assert_eq!(condition(&mesh, "gateway", "public", listener, "Programmed"), "True Programmed");
+    }
+    let told = mesh.ok(&["explain", &format!("udp://localhost:{port}"), "--from", "edge"]);
+    assert!(told.contains("UDPRoute/default/r") && told.contains("echo.default"), "{told}");
+    assert!(mesh.ok(&["get", "udproutes"]).contains("public"));
+    let (_, listed) = operator(&mesh, "GET", "/api/v1/routes", &serde_json::Value::Null);
+    assert!(listed.as_array().unwrap().iter().any(|route| route["kind"] == "UDPRoute"), "{listed}");
+    assert_eq!(mesh.json(&["status"])["resources"]["UDPRoute"], 1);
+
+    // The one port goes and the other stays.
+    apply(&mesh, &[gateway(&both[..1]), by_tcp]);
+    until("nothing is answered any more", String::new, || ask(&outside(port), b"who").is_none());
+    until("a connection is greeted still", String::new, || greeting(port) == "tcp");
+    assert_eq!(condition(&mesh, "udproute", "r", "", "Accepted"), "False NoMatchingParent");
+    until("the port is free", String::new, || UdpSocket::bind(("127.0.0.1", port)).is_ok());
+    apply(&mesh, &[gateway(&both[1..]), by_udp]);
+    ask_until(&one, b"again", |answer| answer == b"again");
+    until("no connection is taken", String::new, || TcpStream::connect(("127.0.0.1", port)).is_err());
+    // Else each program would wait for flows that the edge keeps open.
+    drop(mesh);
+}
+
+#[test]
+fn a_gateways_flows_are_shared_out_by_weight_and_leave_an_instance_that_dies() {
+    let mesh = Mesh::up(&[]);
+    let (_one, first, second) =
+        (echo_as(&mesh, "one", "one"), echo_as(&mesh, "two", "two-a"), echo_as(&mesh, "two", "two-b"));
+    let port = free_port();
+    apply(&mesh, &[gateway(&[("udp", "UDP", port)]), route("UDPRoute", "r", "udp", &[("one", 80, 1), ("two", 80, 3)])]);
+    let asked = |client: &UdpSocket| ask_until(client, b"who", |answer| !answer.is_empty());
+    let known = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let all = || known.borrow_mut().insert(asked(&outside(port))) && known.borrow().len() == 3;
+    until("flows to all three", || format!("{:?}", known.borrow()), all);
+    let mut flows: Vec<(UdpSocket, Vec<u8>)> = Vec::new();
+    for _ in 0..100 {
+        let client = outside(port);
+        let name = asked(&client);
+        assert_eq!(asked(&client), name, "a flow stays where it is");
+        flows.push((client, name));
+    }
+    let of = |wanted: &[u8]| flows.iter().filter(|(_, name)| name == wanted).count();
+    // A quarter, of which a fair share misses this range less than once in a million times.
+    assert!((4..50).contains(&of(b"one")), "{} of 100", of(b"one"));
+    assert!(of(b"two-a") > 0 && of(b"two-b") > 0);
+    first.signal("KILL");
+    // What is on its way to nobody ends each flow; the next datagram begins another.
+    for (client, _) in &flows {
+        client.send(b"who").unwrap();
+    }
+    for (client, name) in &flows {
+        let dead = name == b"two-a";
+        ask_until(client, b"who", |answer| if dead { answer != b"two-a" } else { answer == &name[..] });
+    }
+    assert!(second.is_running());
+    apply(&mesh, &[route("UDPRoute", "r", "udp", &[("one", 80, 0), ("two", 80, 1)])]);
+    until("one gets no more flows", String::new, || (0..20).all(|_| asked(&outside(port)) == b"two-b"));
+    // Else each program would wait for flows that the edge keeps open.
+    drop(mesh);
+}
+
+#[test]
+fn a_gateways_flows_are_let_in_by_policy_and_what_is_refused_is_counted_and_told() {
+    let mesh = Mesh::up(&[]);
+    let (_echo, _tcp) = (echo(&mesh, "v1"), mesh.beside("greeter", Some((greeter(), "tcp")), &[]));
+    let (port, astray) = (free_port(), free_port());
+    mesh.ok(&["delete", "accesspolicy", "edge", "-n", "byrnie"]);
+    let listeners = gateway(&[("udp", "UDP", port), ("astray", "UDP", astray)]);
+    // One whose backend takes no datagrams beside one whose does.
+    let bad = route("UDPRoute", "bad", "astray", &[("greeter", 80, 1)]);
+    apply(&mesh, &[listeners, route("UDPRoute", "r", "udp", &[("echo", 80, 1)]), bad]);
+    mesh.until_in_sync();
+    let refused = |at: &str, words: &[&str]| sum(&metrics(&mesh, at, &[&["byrnie_requests_total{"], words].concat()));
+    // Who refuses says why, and the edge that it was refused.
+    for (at, reason) in [("echo", "access_denied"), ("edge", "upstream_reset")] {
+        let reason = format!("reason=\"{reason}\"");
+        until(
+            "a denial that is counted",
+            || format!("{:?}", metrics(&mesh, at, &["byrnie_requests_total{"])),
+            || {
+                assert_eq!(ask(&outside(port), b"let me in"), None);
+                refused(at, &["source=\"edge.byrnie\"", "destination=\"echo.default\"", &reason]) >= 1.0
+            },
+        );
+    }
+    mesh.ok(&["allow", "edge", "echo"]);
+    ask_anew_until(port, |answer| answer.as_deref() == Some(b"v1"));
+    assert_eq!(condition(&mesh, "udproute", "bad", "", "ResolvedRefs"), "False UnsupportedProtocol");
+    let lint = mesh.cli(&["lint"]);
+    assert!(String::from_utf8_lossy(&lint.stdout).contains("BYR-C099"), "{lint:?}");
+    until(
+        "a flow that leads nowhere is counted",
+        || format!("{:?}", metrics(&mesh, "edge", &["byrnie_requests_total{"])),
+        || {
+            assert_eq!(ask(&outside(astray), b"who"), None);
+            refused("edge", &["reason=\"not_served\""]) >= 1.0
+        },
+    );
+
+    // A route that goes takes new flows with it, and one that comes brings them.
+    mesh.ok(&["delete", "udproute", "r"]);
+    ask_anew_until(port, |answer| answer.is_none());
+    until("it is counted", String::new, || refused("edge", &["reason=\"no_route\""]) >= 1.0);
+    apply(&mesh, &[route("UDPRoute", "r", "udp", &[("echo", 80, 1)])]);
+    ask_anew_until(port, |answer| answer.as_deref() == Some(b"v1"));
+    let policy = "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: echo}\n\
+                  spec: {targetRefs: [{group: '', kind: Service, name: echo}], limits: {maxIdle: 1s}}\n";
+    mesh.ok(&["apply", "-f", &file(&mesh, "policy.yaml", policy)]);
+    ask_anew_until(port, |answer| answer.as_deref() == Some(b"v1"));
+    let open = || sum(&metrics(&mesh, "edge", &["byrnie_connections{"]));
+    until("flows that rest have ended", || format!("{} are open", open()), || open() == 0.0);
+    // Else each program would wait for flows that the edge keeps open.
+    drop(mesh);
+}
+
+#[test]
+fn a_port_of_udp_that_is_taken_is_told_and_a_gateway_that_is_replaced_goes_on_at_its_own() {
+    let mesh = Mesh::up(&[]);
+    let _echo = echo(&mesh, "v1");
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let routes = [("tcp", "TCP", port), ("udp", "UDP", port)];
+    apply(&mesh, &[gateway(&routes), route("UDPRoute", "r", "udp", &[("echo", 80, 1)])]);
+    let accepted = |at: &str| condition(&mesh, "gateway", "public", at, "Accepted");
+    until("it is told", || accepted("udp"), || accepted("udp") == "False PortUnavailable");
+    assert_eq!(accepted("tcp"), "True Accepted", "which is another port");
+    drop(other);
+    until("it is open", || accepted("udp"), || accepted("udp") == "True Accepted");
+    let client = outside(port);
+    ask_until(&client, b"before", |answer| answer == b"before");
+    for _ in 0..2 {
+        mesh.ok(&["upgrade", "mesh", "--drain", "10s"]);
+        ask_until(&client, b"after", |answer| answer == b"after");
+    }
+    // Else each program would wait for flows that the edge keeps open.
+    drop(mesh);
+}
+
+#[test]
+fn a_route_on_a_service_shares_out_its_flows() {
+    let mesh = Mesh::up(&[]);
+    let _echoes = [echo_as(&mesh, "dns", "old"), echo_as(&mesh, "dns-next", "new")];
+    for to in ["dns", "dns-next"] {
+        mesh.ok(&["allow", "caller", to]);
+    }
+    let split = |old: u32, new: u32| {
+        route("UDPRoute", "dns", "", &[("dns", 80, old), ("dns-next", 80, new)])
+            .replace("{name: public, sectionName: }", "{group: '', kind: Service, name: dns}")
+    };
+    apply(&mesh, &[split(1, 1)]);
+    let caller = mesh.beside("caller", None, &["--uses", "dns"]);
+    let to = caller.address("BYRNIE_DNS_URL");
+    let names = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    until(
+        "flows to both",
+        || format!("{:?}", names.borrow()),
+        || {
+            names.borrow_mut().extend(ask(&client(to), b"who"));
+            names.borrow().len() == 2
+        },
+    );
+    assert_eq!(condition(&mesh, "udproute", "dns", "", "Accepted"), "True Accepted");
+    apply(&mesh, &[split(0, 1)]);
+    until("new flows to the next alone", String::new, || {
+        (0..20).all(|_| ask_until(&client(to), b"who", |answer| !answer.is_empty()) == b"new")
+    });
+}
+
+#[test]
+fn a_canary_shares_out_flows() {
+    let mesh = Mesh::up(&[]);
+    let _echoes = [echo(&mesh, "v1"), echo(&mesh, "v2")];
+    mesh.ok(&["allow", "caller", "echo"]);
+    let caller = mesh.beside("caller", None, &["--uses", "echo"]);
+    let to = caller.address("BYRNIE_ECHO_URL");
+    let all_by = |version: &str| {
+        until(version, String::new, || {
+            (0..20).all(|_| ask_until(&client(to), b"who", |answer| !answer.is_empty()) == version.as_bytes())
+        });
+    };
+    mesh.ok(&["canary", "echo", "v2", "100"]);
+    all_by("v2");
+    mesh.ok(&["canary", "echo", "v2", "0"]);
+    all_by("v1");
+    assert!(mesh.ok(&["get", "udproutes"]).contains("echo"));
+    mesh.ok(&["canary", "echo", "--off"]);
+    ask_until(&client(to), b"who", |answer| !answer.is_empty());
 }

@@ -6,12 +6,14 @@ use crate::catalog::Catalog;
 use crate::pool::pool_key;
 use crate::view::service_key;
 use byrnie_base::Text;
-use byrnie_model::gateway::{CLASS, CONTROLLER, CertificateRef, From, Gateway, Listener, Parameters, intersection};
+use byrnie_model::gateway::{
+    CLASS, CONTROLLER, Carries, CertificateRef, From, Gateway, Listener, Parameters, intersection,
+};
 use byrnie_model::pool;
 use byrnie_model::range::Range;
 use byrnie_model::route::{Destination, Parent, ParentKind, Standing};
-use byrnie_model::service::ServicePort;
-use byrnie_model::{Key, Kind, Revision, Route, Spec};
+use byrnie_model::service::{Service, ServicePort};
+use byrnie_model::{Key, Kind, Protocol, Revision, Route, Spec};
 
 pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 /// The label that every namespace has.
@@ -280,9 +282,15 @@ impl Catalog {
     /// What is said if an older gateway speaks something else at a listener's port.
     pub(crate) fn clash(&self, gateway: &Key, listener: &Listener) -> Option<String> {
         let order = |key: &Key| self.age(key);
+        let stands = |key: &Key, one: &Listener| one.carries != Carries::Udp || self.balancers(key).is_empty();
+        if !stands(gateway, listener) {
+            return Some("balancers in front say whom a connection is from, and of datagrams they can't".to_owned());
+        }
         // Whoever was at the port first: others have had no part in it.
-        let at = |of: &Gateway| of.listeners.iter().find(|l| l.port == listener.port).cloned();
-        let here = self.gateways().filter_map(|(key, of)| Some((key, at(of).filter(|_| self.is_served(key, of))?)));
+        let at = |of: &Gateway| of.listeners.iter().find(|l| l.at() == listener.at()).cloned();
+        let here = self
+            .gateways()
+            .filter_map(|(key, of)| Some((key, at(of).filter(|l| stands(key, l) && self.is_served(key, of))?)));
         let (key, first) = here.min_by_key(|(key, _)| order(key)).filter(|(key, _)| *key != gateway)?;
         if order(key) > order(gateway) {
             return None;
@@ -303,7 +311,7 @@ impl Catalog {
         let is_owner =
             |key: &Key| key.kind == Kind::Gateway && (&key.namespace, &key.name) == (&owner.namespace, &owner.name);
         let alike = |other: &Listener| {
-            (other.port, &other.hostname) == (listener.port, &listener.hostname)
+            (other.at(), &other.hostname) == (listener.at(), &listener.hostname)
                 && other.carries.goes_with(&listener.carries)
         };
         let before = self.gateways().filter(|(key, of)| {
@@ -342,9 +350,22 @@ impl Catalog {
                 refused::<()>("BackendNotFound", format!("Service \"{}\" has no port {}", to.service.name, to.port))
                     .err()
             }
-            Some(_) => None,
+            Some(service) => mismatch(key.kind, to, service),
         }
     }
+}
+
+/// What is said of a port that takes datagrams and gets connections, or the other way round.
+fn mismatch(kind: Kind, to: &Destination, service: &Service) -> Option<Refused> {
+    let port = service.ports.iter().find(|port| port.port == to.port)?;
+    let datagrams = kind == Kind::UdpRoute;
+    if datagrams == (port.protocol == Protocol::Udp) {
+        return None;
+    }
+    let (takes, gets) =
+        if datagrams { ("no datagrams", "a UDPRoute sends") } else { ("datagrams", "only a UDPRoute sends") };
+    let message = format!("port {} of Service \"{}\" takes {takes}, which {gets}", to.port, to.service.name);
+    Some(Refused { reason: "UnsupportedProtocol", message })
 }
 
 /// The key of the gateway that a parent names.

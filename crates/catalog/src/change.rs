@@ -38,7 +38,7 @@ impl Catalog {
             Kind::Service => self.relate_service(key, old, new, work),
             Kind::Workload => self.relate_workload(key, old, new, work),
             Kind::EndpointSlice => self.relate_slice(key, [old, new], work),
-            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
                 self.relate_route(key, old.and_then(route), new.and_then(route), work)
             }
             Kind::HttpRouteFilter => self.relate_filter(key, work),

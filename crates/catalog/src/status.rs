@@ -9,7 +9,7 @@ use crate::lint::outside;
 use crate::lint::traffic::{Overruled, overruled};
 use crate::view::{bundles, certificate, filter_key, service_key};
 use byrnie_base::Text;
-use byrnie_model::gateway::{CONTROLLER, Carries, Gateway, Listener};
+use byrnie_model::gateway::{CONTROLLER, Carries, Gateway, Listener, Port};
 use byrnie_model::outside::{BackendTls, Target, is_pattern};
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::route::{Parent, ParentKind};
@@ -40,7 +40,7 @@ type Verdict = Result<&'static str, Refused>;
 impl Catalog {
     /// The status of a resource in the words of Gateway API; `None` if its kind has none there. `closed`
     /// tells why the proxies don't serve a port.
-    pub fn upstream_status(&self, resource: &Resource, closed: &dyn Fn(u16) -> Option<Text>) -> Option<Value> {
+    pub fn upstream_status(&self, resource: &Resource, closed: &dyn Fn(Port) -> Option<Text>) -> Option<Value> {
         let key = &resource.key;
         let mut status = match &resource.spec {
             Spec::GatewayClass(class) if *class.controller == *CONTROLLER => {
@@ -74,7 +74,7 @@ impl Catalog {
             && matches!(self.spec(&key), Some(Spec::Gateway(gateway)) if of_other(gateway))
     }
 
-    fn gateway_status(&self, key: &Key, gateway: &Gateway, closed: &dyn Fn(u16) -> Option<Text>) -> Value {
+    fn gateway_status(&self, key: &Key, gateway: &Gateway, closed: &dyn Fn(Port) -> Option<Text>) -> Value {
         match self.standing(key, gateway) {
             Ok(()) => {}
             // Of another class: whoever serves that has not said anything yet.
@@ -88,7 +88,7 @@ impl Catalog {
             }
         }
         let heard: Vec<Heard> =
-            gateway.listeners.iter().map(|l| self.listener_status(key, l, closed(l.port))).collect();
+            gateway.listeners.iter().map(|l| self.listener_status(key, l, closed(l.at()))).collect();
         let count = |of: fn(&Heard) -> bool| heard.iter().filter(|heard| of(heard)).count();
         // A set is there for its listeners alone: those that can't be had are no part of what the gateway takes.
         let accepted = match &gateway.parent {
@@ -128,7 +128,7 @@ impl Catalog {
                     |parent: &byrnie_model::ServiceRef| parent.namespace == key.namespace && parent.name == key.name;
                 of.parent.as_ref().is_some_and(of_this)
                     && self.is_served(set, of)
-                    && of.listeners.iter().any(|l| self.listener_status(set, l, closed(l.port)).is_valid())
+                    && of.listeners.iter().any(|l| self.listener_status(set, l, closed(l.at())).is_valid())
             };
             status["attachedListenerSets"] = json!(self.gateways().filter(adds).count());
         }

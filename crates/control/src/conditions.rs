@@ -5,6 +5,7 @@
 
 use crate::State;
 use byrnie_base::{Text, Timestamp};
+use byrnie_model::gateway::Port;
 use byrnie_model::{Change, Key, Kind, yaml};
 use byrnie_net::runtime;
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Kinds whose status has conditions.
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::ListenerSet,
@@ -21,6 +22,7 @@ const KINDS: [Kind; 9] = [
     Kind::GrpcRoute,
     Kind::TlsRoute,
     Kind::TcpRoute,
+    Kind::UdpRoute,
     Kind::BackendTlsPolicy,
     Kind::TrafficPolicy,
 ];
@@ -88,7 +90,7 @@ pub(crate) async fn follow(state: Arc<State>) {
     }
 }
 
-fn look(state: &State, closed: &BTreeMap<u16, Text>) {
+fn look(state: &State, closed: &BTreeMap<Port, Text>) {
     let keys: BTreeSet<Key> = state.catalog(|catalog| {
         KINDS.into_iter().flat_map(|kind| catalog.iter(kind)).map(|resource| resource.key.clone()).collect()
     });
@@ -98,7 +100,7 @@ fn look(state: &State, closed: &BTreeMap<u16, Text>) {
         // One at a time: nobody waits for all of them.
         let status = state.catalog(|catalog| {
             let resource = catalog.resource(key)?;
-            catalog.upstream_status(resource, &|port| closed.get(&port).cloned())
+            catalog.upstream_status(resource, &|at| closed.get(&at).cloned())
         });
         if let Some(mut status) = status {
             state.conditions(|conditions| conditions.stamp(key, &mut status, now));

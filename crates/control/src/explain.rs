@@ -15,6 +15,7 @@ use byrnie_catalog::{Catalog, NodeSpec, View};
 use byrnie_codec::Head;
 use byrnie_engine::{self as engine, Arrival, Compiler, Direction, Explanation, Gate, Node, Opaque, Snapshot, Tls};
 use byrnie_model::diagnostic::nearest;
+use byrnie_model::gateway::Port;
 use byrnie_model::{Delta, Identity, Key, Kind, Resource, Revision, ServiceRef, Spec, Workload};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -342,8 +343,9 @@ fn service_asked(head: &Head, namespace: &str) -> Option<(ServiceRef, u16)> {
 /// The port of the edge that a URL leads to: one of gateways' listeners, or its own.
 fn gate<'a>(snapshot: &Snapshot, question: &Question, head: &'a Head) -> Gate<'a> {
     match (head.port(), question.scheme.as_str()) {
+        (port, "udp") => Gate::Datagrams(port.unwrap_or(80)),
         (port, "https" | "tcp") => Gate::Port { number: port.unwrap_or(443), sni: Some(head.host()) },
-        (Some(number), _) if snapshot.gates().contains_key(&number) => Gate::Port { number, sni: None },
+        (Some(number), _) if snapshot.gates().contains_key(&Port::Tcp(number)) => Gate::Port { number, sni: None },
         _ => Gate::Own,
     }
 }

@@ -8,6 +8,7 @@ use crate::export::Tracer;
 use crate::observe::Observer;
 use byrnie_base::{Clock, Instant, Now, Text};
 use byrnie_catalog::Catalog;
+use byrnie_model::gateway::Port;
 use byrnie_model::{Identity, Key, Revision};
 use byrnie_store::Store;
 use byrnie_xds::proto::byrnie::v1::ReportRequest;
@@ -118,7 +119,7 @@ impl State {
     }
 
     /// Ports of gateways that a proxy says it doesn't serve, and why.
-    pub(crate) fn closed_ports(&self) -> BTreeMap<u16, Text> {
+    pub(crate) fn closed_ports(&self) -> BTreeMap<Port, Text> {
         let now = self.now().mono;
         self.observe(|observer| {
             let fresh = observer.nodes().filter(|(_, node)| now.since(node.seen) < REPORT_FRESH);

@@ -8,7 +8,7 @@ use crate::Gate;
 use crate::route::{Chosen, CompiledRoute, Entry, Miss, Table};
 use byrnie_base::Text;
 use byrnie_codec::Head;
-use byrnie_model::gateway::{Carries, Gateway, host_fits, host_rank, intersection};
+use byrnie_model::gateway::{Carries, Gateway, Port, host_fits, host_rank, intersection};
 use byrnie_model::range::Range;
 use byrnie_model::route::{Parent, ParentKind};
 use byrnie_model::{Key, Kind, Revision, Secret};
@@ -22,8 +22,8 @@ pub(crate) struct Edge {
     /// In the order asked among those with equal hosts: by age of the gateway, its name, and as written.
     listeners: Box<[Listener]>,
     /// What the proxy is to serve.
-    pub(crate) ports: Arc<BTreeMap<u16, Served>>,
-    /// Who alone may connect to a port, and says first of all for whom.
+    pub(crate) ports: Arc<BTreeMap<Port, Served>>,
+    /// Who alone may connect to a port of TCP, and says first of all for whom.
     pub(crate) balancers: BTreeMap<u16, Vec<Range>>,
 }
 
@@ -36,7 +36,9 @@ pub enum Served {
     Https(Vec<Site>),
     /// Connections whose bytes nobody looks at.
     Tcp,
-    /// The same under TLS, by host; for some hosts it ends elsewhere.
+    /// Datagrams.
+    Udp,
+    /// Connections under TLS, by host; for some hosts it ends elsewhere.
     Tls(Vec<Site>),
     /// What other sites ask of exported services, under the mesh's own TLS, which ends elsewhere.
     Sites,
@@ -48,6 +50,7 @@ impl Served {
             Carries::Http => Self::Http,
             Carries::Https(_) => Self::Https(Vec::new()),
             Carries::Tcp => Self::Tcp,
+            Carries::Udp => Self::Udp,
             Carries::Tls(_) | Carries::Passthrough => Self::Tls(Vec::new()),
             Carries::Sites => Self::Sites,
         }
@@ -57,14 +60,14 @@ impl Served {
     pub fn sites(&self) -> Option<&[Site]> {
         match self {
             Self::Https(sites) | Self::Tls(sites) => Some(sites),
-            Self::Http | Self::Tcp | Self::Sites => None,
+            Self::Http | Self::Tcp | Self::Udp | Self::Sites => None,
         }
     }
 
     fn sites_mut(&mut self) -> Option<&mut Vec<Site>> {
         match self {
             Self::Https(sites) | Self::Tls(sites) => Some(sites),
-            Self::Http | Self::Tcp | Self::Sites => None,
+            Self::Http | Self::Tcp | Self::Udp | Self::Sites => None,
         }
     }
 }
@@ -104,7 +107,7 @@ struct Listener {
     /// `KIND/NAMESPACE/NAME/LISTENER`.
     label: Text,
     hostname: Option<Text>,
-    port: u16,
+    at: Port,
     /// Whether it's reached at the edge's own port too.
     clear: bool,
     /// The routes by host, the most special host first.
@@ -120,18 +123,23 @@ impl Edge {
         secrets: &BTreeMap<Key, Arc<Secret>>,
     ) -> Self {
         let mut listeners = Vec::new();
-        let mut ports: BTreeMap<u16, (Served, &Carries)> = BTreeMap::new();
+        let mut ports: BTreeMap<Port, (Served, &Carries)> = BTreeMap::new();
         let mut fronts: BTreeMap<u16, &[Range]> = BTreeMap::new();
         for (key, gateway) in gateways {
             let kind = if key.kind == Kind::ListenerSet { ParentKind::ListenerSet } else { ParentKind::Gateway };
             let front = front(gateways, gateway);
             for listener in &gateway.listeners {
                 let carries = &listener.carries;
-                // Whoever connects to a port must know what to begin with.
-                if *fronts.entry(listener.port).or_insert(front) != front {
+                let stands = match listener.at() {
+                    // Whoever connects to a port must know what to begin with.
+                    Port::Tcp(number) => *fronts.entry(number).or_insert(front) == front,
+                    // No balancer says whom a datagram is from.
+                    Port::Udp(_) => front.is_empty(),
+                };
+                if !stands {
                     continue;
                 }
-                let (served, _) = match ports.entry(listener.port) {
+                let (served, _) = match ports.entry(listener.at()) {
                     Slot::Vacant(slot) => slot.insert((Served::new(carries), carries)),
                     Slot::Occupied(slot) if slot.get().1.goes_with(carries) => slot.into_mut(),
                     Slot::Occupied(_) => continue,
@@ -148,7 +156,7 @@ impl Edge {
                 listeners.push(Listener {
                     label: format!("{key}/{}", listener.name).into(),
                     hostname: listener.hostname.clone(),
-                    port: listener.port,
+                    at: listener.at(),
                     clear: *carries == Carries::Http && front.is_empty(),
                     hosts: hosts(listener.hostname.as_deref(), &attached),
                 });
@@ -165,7 +173,7 @@ impl Edge {
         self.tables(gate, head.host()).find_map(|(_, table)| table.choose(head))
     }
 
-    /// The rule for a connection that asks for `host`, or for none.
+    /// The rule for a connection that asks for `host`, or for none, or for a flow.
     pub(crate) fn choose_opaque(&self, gate: Gate<'_>, host: &str) -> Option<Chosen> {
         self.tables(gate, host).find_map(|(_, table)| table.first())
     }
@@ -194,10 +202,7 @@ impl Edge {
 
     /// The listeners that a host may be meant for.
     fn fitting<'a>(&'a self, gate: Gate<'a>, host: &'a str) -> impl Iterator<Item = &'a Listener> {
-        let here = move |listener: &&Listener| match gate {
-            Gate::Own => listener.clear,
-            Gate::Port { number, .. } => listener.port == number,
-        };
+        let here = move |listener: &&Listener| gate.at().map_or(listener.clear, |at| listener.at == at);
         self.listeners.iter().filter(here).filter(|listener| host_fits(listener.hostname.as_deref(), host))
     }
 

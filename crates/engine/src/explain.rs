@@ -118,7 +118,11 @@ pub fn explain_tunnel(snapshot: &Arc<Snapshot>, (arrival, opaque): (&Arrival<'_>
         Direction::Edge(gate) => {
             if let Some(chosen) = snapshot.edge.choose_opaque(gate, gate.sni().unwrap_or_default()) {
                 let at = resource(chosen.kind().name(), chosen.label());
-                steps.push(step("route", chosen.label(), &at, "for every connection that asks for this host"));
+                let all = match opaque {
+                    Opaque::Bytes => "for every connection that asks for this host",
+                    Opaque::Datagrams => "for every flow at this port",
+                };
+                steps.push(step("route", chosen.label(), &at, all));
             }
         }
         _ => explain_service(snapshot, arrival, &Head::new(), &mut steps),

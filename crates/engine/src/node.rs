@@ -3,6 +3,7 @@
 //! by the compiler and by every exchange. Nothing here decides.
 
 use byrnie_base::Text;
+use byrnie_model::gateway::Port;
 use byrnie_model::service::Locality;
 use byrnie_model::{Identity, ServiceRef};
 use std::net::SocketAddr;
@@ -117,21 +118,29 @@ pub enum Gate<'a> {
         /// The name that the handshake asked for; `None` if there was none.
         sni: Option<&'a str>,
     },
+    /// The same of UDP, by its number.
+    Datagrams(u16),
 }
 
 impl<'a> Gate<'a> {
     /// The port that listeners of gateways name.
-    pub(crate) const fn port(&self) -> Option<u16> {
+    pub(crate) const fn at(&self) -> Option<Port> {
         match self {
             Self::Own => None,
-            Self::Port { number, .. } => Some(*number),
+            Self::Port { number, .. } => Some(Port::Tcp(*number)),
+            Self::Datagrams(number) => Some(Port::Udp(*number)),
         }
+    }
+
+    /// Its number.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.at().map(Port::number)
     }
 
     /// The name that the handshake asked for.
     pub(crate) const fn sni(&self) -> Option<&'a str> {
         match self {
-            Self::Own => None,
+            Self::Own | Self::Datagrams(_) => None,
             Self::Port { sni, .. } => *sni,
         }
     }

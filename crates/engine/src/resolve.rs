@@ -91,7 +91,7 @@ pub(crate) fn resolve<'s, 'h>(
             }
         }
         // What is for the outside has no names of the mesh.
-        Direction::Edge(Gate::Port { .. }) => Err(Reason::UnknownService),
+        Direction::Edge(Gate::Port { .. } | Gate::Datagrams(_)) => Err(Reason::UnknownService),
         Direction::Edge(Gate::Own) => {
             let (host, port) = authority();
             let (name, namespace) = split(strip(host).ok_or(Reason::UnknownService)?, EDGE_NAMESPACE);

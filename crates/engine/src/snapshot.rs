@@ -19,6 +19,7 @@ use crate::watch::Watched;
 use byrnie_base::Text;
 use byrnie_base::hash::BuildQuick;
 use byrnie_base::share::Line;
+use byrnie_model::gateway;
 use byrnie_model::outside::is_pattern;
 use byrnie_model::range::Range;
 use byrnie_model::resource::DefaultAccess;
@@ -168,7 +169,7 @@ impl Snapshot {
     }
 
     /// What is served at the ports that gateways name.
-    pub fn gates(&self) -> &Arc<BTreeMap<u16, Served>> {
+    pub fn gates(&self) -> &Arc<BTreeMap<gateway::Port, Served>> {
         &self.edge.ports
     }
 

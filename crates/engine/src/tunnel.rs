@@ -246,7 +246,7 @@ impl Tunnel {
         now: Instant,
     ) -> Result<Plan, Box<Answer>> {
         self.spare(shard, arrival, now)?;
-        let cluster = self.find(shard, arrival)?;
+        let cluster = self.find(shard, (arrival, opaque))?;
         // Another site's proxy says by itself what it asks for: here nothing but its TLS is seen.
         if !opaque.fits(cluster.protocol) && !matches!(arrival.direction, Direction::Site { .. }) {
             let (name, speaks) = (cluster.service(), cluster.protocol.name());
@@ -288,11 +288,15 @@ impl Tunnel {
     }
 
     /// Where a connection leads: by the routes of the service asked for, or of the listener that it came by.
-    fn find(&mut self, shard: &mut Shard, arrival: &Arrival<'_>) -> Result<Arc<Cluster>, Box<Answer>> {
+    fn find(
+        &mut self,
+        shard: &mut Shard,
+        (arrival, opaque): (&Arrival<'_>, Opaque),
+    ) -> Result<Arc<Cluster>, Box<Answer>> {
         let snapshot = Arc::clone(&self.snapshot);
         if let Direction::Edge(gate) = arrival.direction {
             let chosen = snapshot.edge.choose_opaque(gate, gate.sni().unwrap_or_default());
-            let detail = "no route of a listener is for this connection";
+            let detail = format!("no route of a listener is for these {}", opaque.name());
             return self.follow(shard, chosen.ok_or_else(|| refuse(Reason::NoRoute, detail))?);
         }
         let found = resolve::resolve(&snapshot, &arrival.direction, || ("", None));

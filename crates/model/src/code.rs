@@ -172,6 +172,10 @@ registry! {
         "a route for connections leads to a port that serves requests",
         "Its connections are refused there: rules of access for requests would not be asked.",
         "Set appProtocol of the backend's port to tcp, or write an HTTPRoute.";
+    DATAGRAMS_DIFFER: "BYR-C099",
+        "a route and a port of a Service differ in whether they take datagrams",
+        "Nothing that comes by the route is let in there: datagrams are no connections.",
+        "Write a UDPRoute for a port with protocol: UDP, and a route of another kind for every other port.";
     STALE: "BYR-C032",
         "the resource changed meanwhile",
         "Nothing was written.",

@@ -5,6 +5,7 @@
 use crate::range::Range;
 use crate::{Kind, Labels, ServiceRef};
 use byrnie_base::Text;
+use std::fmt;
 
 /// The class that is always there.
 pub const CLASS: &str = "byrnie";
@@ -72,6 +73,43 @@ pub struct Listener {
     pub kinds: Vec<Text>,
 }
 
+/// A port as sockets have it: one of TCP is another than the one of UDP with the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Port {
+    /// Of TCP.
+    Tcp(u16),
+    /// Of UDP.
+    Udp(u16),
+}
+
+impl Port {
+    /// Its number.
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Tcp(number) | Self::Udp(number) => number,
+        }
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(number) => write!(f, "{number}"),
+            Self::Udp(number) => write!(f, "{number}/udp"),
+        }
+    }
+}
+
+impl Listener {
+    /// Where it is.
+    pub const fn at(&self) -> Port {
+        match self.carries {
+            Carries::Udp => Port::Udp(self.port),
+            _ => Port::Tcp(self.port),
+        }
+    }
+}
+
 /// What a listener speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Carries {
@@ -81,6 +119,8 @@ pub enum Carries {
     Https(Vec<CertificateRef>),
     /// Connections whose bytes nobody looks at.
     Tcp,
+    /// Datagrams.
+    Udp,
     /// The same under TLS that ends at the gateway.
     Tls(Vec<CertificateRef>),
     /// TLS that ends at the backend: the gateway reads the host that the handshake asks for, and no more.
@@ -99,6 +139,7 @@ impl Carries {
             Self::Http => "HTTP",
             Self::Https(_) => "HTTPS",
             Self::Tcp => "TCP",
+            Self::Udp => "UDP",
             Self::Tls(_) | Self::Passthrough => "TLS",
             Self::Sites => SITES,
         }
@@ -106,7 +147,12 @@ impl Carries {
 
     /// Whether both can be told apart by host at one port.
     pub fn goes_with(&self, other: &Self) -> bool {
-        !matches!(self, Self::Tcp | Self::Sites) && self.name() == other.name()
+        !self.is_hostless() && self.name() == other.name()
+    }
+
+    /// Whether what comes asks for no host.
+    pub const fn is_hostless(&self) -> bool {
+        matches!(self, Self::Tcp | Self::Udp | Self::Sites)
     }
 
     /// Whether routes of this kind make sense of it.
@@ -114,6 +160,7 @@ impl Carries {
         match self {
             Self::Http | Self::Https(_) => matches!(kind, Kind::HttpRoute | Kind::GrpcRoute),
             Self::Tcp => matches!(kind, Kind::TcpRoute),
+            Self::Udp => matches!(kind, Kind::UdpRoute),
             Self::Tls(_) => matches!(kind, Kind::TcpRoute | Kind::TlsRoute),
             Self::Passthrough => matches!(kind, Kind::TlsRoute),
             // What is exported is reached, and nothing else: routes have no part in it.
@@ -129,16 +176,16 @@ impl Carries {
     /// The certificates that it's to show.
     pub fn certificates(&self) -> &[CertificateRef] {
         match self {
-            Self::Http | Self::Tcp | Self::Passthrough | Self::Sites => &[],
             Self::Https(certificates) | Self::Tls(certificates) => certificates,
+            _ => &[],
         }
     }
 
     /// The same, to be changed.
     pub fn certificates_mut(&mut self) -> Option<&mut Vec<CertificateRef>> {
         match self {
-            Self::Http | Self::Tcp | Self::Passthrough | Self::Sites => None,
             Self::Https(certificates) | Self::Tls(certificates) => Some(certificates),
+            _ => None,
         }
     }
 }

@@ -43,6 +43,8 @@ pub enum Kind {
     TlsRoute,
     /// Gateway API `TCPRoute`.
     TcpRoute,
+    /// Gateway API `UDPRoute`.
+    UdpRoute,
     /// What rules of an HTTPRoute do that Gateway API has no filter for: an answer of their own.
     HttpRouteFilter,
     /// Gateway API `Gateway`.
@@ -71,7 +73,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a user may apply.
-    pub const APPLICABLE: [Self; 23] = [
+    pub const APPLICABLE: [Self; 24] = [
         Self::Namespace,
         Self::Mesh,
         Self::Service,
@@ -84,6 +86,7 @@ impl Kind {
         Self::GrpcRoute,
         Self::TlsRoute,
         Self::TcpRoute,
+        Self::UdpRoute,
         Self::HttpRouteFilter,
         Self::Gateway,
         Self::ListenerSet,
@@ -112,6 +115,7 @@ impl Kind {
             Self::GrpcRoute => "GRPCRoute",
             Self::TlsRoute => "TLSRoute",
             Self::TcpRoute => "TCPRoute",
+            Self::UdpRoute => "UDPRoute",
             Self::HttpRouteFilter => "HTTPRouteFilter",
             Self::Gateway => "Gateway",
             Self::ListenerSet => "ListenerSet",
@@ -135,6 +139,7 @@ impl Kind {
             Self::HttpRoute
             | Self::GrpcRoute
             | Self::TlsRoute
+            | Self::UdpRoute
             | Self::Gateway
             | Self::ListenerSet
             | Self::GatewayClass
@@ -176,6 +181,7 @@ impl Kind {
             "grpcroute" | "grpcroutes" => Self::GrpcRoute,
             "tlsroute" | "tlsroutes" => Self::TlsRoute,
             "tcproute" | "tcproutes" => Self::TcpRoute,
+            "udproute" | "udproutes" => Self::UdpRoute,
             "accesspolicy" | "accesspolicies" | "ap" => Self::AccessPolicy,
             "trafficpolicy" | "trafficpolicies" | "tp" => Self::TrafficPolicy,
             "saga" | "sagas" => Self::Saga,
@@ -186,23 +192,23 @@ impl Kind {
     }
 
     /// The kinds of routes.
-    pub const ROUTES: [Self; 4] = [Self::HttpRoute, Self::GrpcRoute, Self::TlsRoute, Self::TcpRoute];
+    pub const ROUTES: [Self; 5] = [Self::HttpRoute, Self::GrpcRoute, Self::TlsRoute, Self::TcpRoute, Self::UdpRoute];
 
     /// Whether it's a kind of route.
     pub const fn is_route(self) -> bool {
         matches!(self, Self::HttpRoute | Self::GrpcRoute) || self.is_opaque()
     }
 
-    /// Whether it's a kind of route for connections whose bytes nobody looks at.
+    /// Whether it's a kind of route for what nobody looks at: bytes of connections, or datagrams.
     pub const fn is_opaque(self) -> bool {
-        matches!(self, Self::TlsRoute | Self::TcpRoute)
+        matches!(self, Self::TlsRoute | Self::TcpRoute | Self::UdpRoute)
     }
 
     /// Whether routes of this kind may stand on a port that speaks `protocol`.
     pub const fn stands_on(self, protocol: Protocol) -> bool {
         match protocol {
-            Protocol::Tcp => self.is_opaque(),
-            Protocol::Udp => false,
+            Protocol::Tcp => matches!(self, Self::TlsRoute | Self::TcpRoute),
+            Protocol::Udp => matches!(self, Self::UdpRoute),
             _ => self.is_route() && !self.is_opaque(),
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Match to weighted backends, in Gateway API's meaning
 //! (<https://gateway-api.sigs.k8s.io/reference/spec/#httproute>). A route points up to its parent. The
-//! kind of its resource says which: HTTPRoute, GRPCRoute, TLSRoute or TCPRoute; the last two match nothing
+//! kind of its resource says which: HTTPRoute, GRPCRoute, TLSRoute, TCPRoute or UDPRoute; the last three match nothing
 //! but hosts and have no filters.
 
 use crate::ServiceRef;

@@ -29,6 +29,7 @@ pub fn of(kind: Kind) -> Option<Value> {
         Kind::GrpcRoute => Some(spec::<gateway_api::experimental::grpcroutes::GrpcRouteSpec>(&mut generator)),
         Kind::TlsRoute => Some(spec::<gateway_api::experimental::tlsroutes::TlsRouteSpec>(&mut generator)),
         Kind::TcpRoute => Some(spec::<gateway_api::experimental::tcproutes::TcpRouteSpec>(&mut generator)),
+        Kind::UdpRoute => Some(spec::<gateway_api::experimental::udproutes::UdpRouteSpec>(&mut generator)),
         Kind::Gateway => Some(spec::<gateway_api::experimental::gateways::GatewaySpec>(&mut generator)),
         Kind::ListenerSet => Some(spec::<gateway_api::experimental::listenersets::ListenerSetSpec>(&mut generator)),
         Kind::GatewayClass => Some(spec::<gateway_api::experimental::gatewayclasses::GatewayClassSpec>(&mut generator)),

@@ -19,6 +19,7 @@ use byrnie_codec::proxy_protocol::Source;
 use byrnie_codec::sniff::Sniff;
 use byrnie_codec::{Framing, Limits, Reject, RejectReason, Version};
 use byrnie_engine::{Opaque, Site};
+use byrnie_model::gateway::Port;
 use byrnie_model::{Protocol, ServiceRef};
 use byrnie_net::balancer;
 use byrnie_net::http::h1::{Arrived, Conn};
@@ -69,9 +70,9 @@ pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: 
                 None => serve_http(core, Caller::plain(Entry::Edge, remote), tcp.into()).await,
             }
         }
-        Door::Gate(port) => Box::pin(serve_gate(core, *port, tcp, remote)).await,
+        Door::Gate(Port::Tcp(port)) => Box::pin(serve_gate(core, *port, tcp, remote)).await,
         // On a thread of its own; by `datagrams`.
-        Door::Admin | Door::Datagrams(..) | Door::MainDatagrams(_) => {}
+        Door::Admin | Door::Datagrams(..) | Door::MainDatagrams(_) | Door::Gate(Port::Udp(_)) => {}
     }
 }
 

@@ -6,6 +6,7 @@ use crate::door::{Caller, Door, Entry, UNKNOWN_PORT};
 use crate::tunnel;
 use crate::worker::Core;
 use byrnie_model::Protocol;
+use byrnie_model::gateway::Port;
 use byrnie_net::datagram::{self, Datagrams};
 use byrnie_net::listen::Listener;
 use byrnie_net::runtime::{self, Shutdown};
@@ -46,6 +47,7 @@ fn entry(core: &Core, door: &Door) -> Option<Entry> {
             let takes = snapshot.ports(service).find(|(_, protocol)| *protocol == Protocol::Udp);
             Some(Entry::Service(service.clone(), takes.map_or(UNKNOWN_PORT, |(port, _)| port)))
         }
+        Door::Gate(Port::Udp(port)) => Some(Entry::Gate { port: *port, secure: false, sni: None }),
         _ => None,
     }
 }

@@ -6,6 +6,7 @@ use crate::config::Users;
 use byrnie_base::{Text, Timestamp};
 use byrnie_codec::{Head, Known};
 use byrnie_engine::{Arrival, Direction, Gate, Opaque, Tls};
+use byrnie_model::gateway::Port;
 use byrnie_model::{Identity, ServiceRef};
 use byrnie_net::listen::Kind;
 use std::cell::Cell;
@@ -35,7 +36,7 @@ pub(crate) enum Door {
     /// Plain HTTP from outside.
     Edge,
     /// A port that gateways name.
-    Gate(u16),
+    Gate(Port),
 }
 
 impl fmt::Display for Door {
@@ -50,7 +51,8 @@ impl fmt::Display for Door {
             Self::Inbound => f.write_str("inbound"),
             Self::Admin => f.write_str("admin"),
             Self::Edge => f.write_str("edge"),
-            Self::Gate(port) => write!(f, "gate {port}"),
+            Self::Gate(Port::Tcp(port)) => write!(f, "gate {port}"),
+            Self::Gate(Port::Udp(port)) => write!(f, "gate-datagrams {port}"),
         }
     }
 }
@@ -59,7 +61,7 @@ impl Door {
     /// What comes in by it.
     pub(crate) const fn kind(&self) -> Kind {
         match self {
-            Self::Datagrams(..) | Self::MainDatagrams(_) => Kind::Datagrams,
+            Self::Datagrams(..) | Self::MainDatagrams(_) | Self::Gate(Port::Udp(_)) => Kind::Datagrams,
             _ => Kind::Connections,
         }
     }
@@ -79,7 +81,8 @@ impl Door {
             ["inbound"] => Self::Inbound,
             ["admin"] => Self::Admin,
             ["edge"] => Self::Edge,
-            ["gate", port] => Self::Gate(port.parse().ok()?),
+            ["gate", port] => Self::Gate(Port::Tcp(port.parse().ok()?)),
+            ["gate-datagrams", port] => Self::Gate(Port::Udp(port.parse().ok()?)),
             _ => return None,
         })
     }
@@ -146,6 +149,7 @@ impl Caller {
             Entry::Service(service, port) => Direction::Service { service, port: *port, sni: self.sni.as_deref() },
             Entry::Forward => Direction::Forward,
             Entry::Edge => Direction::Edge(Gate::Own),
+            Entry::Gate { port, .. } if self.opaque == Opaque::Datagrams => Direction::Edge(Gate::Datagrams(*port)),
             Entry::Gate { port, sni, .. } => Direction::Edge(Gate::Port { number: *port, sni: sni.as_deref() }),
             Entry::Site(service, port) => Direction::Site { service, port: *port },
             Entry::Inbound(service, port) => Direction::Inbound { service, port: *port },
@@ -204,11 +208,12 @@ mod tests {
             Door::Inbound,
             Door::Admin,
             Door::Edge,
-            Door::Gate(443),
+            Door::Gate(Port::Tcp(443)),
+            Door::Gate(Port::Udp(443)),
         ] {
             assert_eq!(Door::parse(&door.to_string()), Some(door));
         }
-        for unknown in ["", "inbound ", "gate", "gate 65536", "service a b", "udp 53"] {
+        for unknown in ["", "inbound ", "gate", "gate 65536", "gate-datagrams x", "service a b", "udp 53"] {
             assert_eq!(Door::parse(unknown), None, "{unknown}");
         }
     }

@@ -8,6 +8,7 @@ use crate::mount::{self, Wanted};
 use crate::running::Open;
 use crate::worker::{Entrance, InForce};
 use byrnie_engine::{Served, Site, Snapshot};
+use byrnie_model::gateway::Port;
 use byrnie_net::listen::Listener;
 use byrnie_net::runtime::{self, Shutdown, Trigger};
 use byrnie_net::tls::ServerTls;
@@ -27,9 +28,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What is served at each port that gateways name.
 #[derive(Debug, Default)]
 pub(crate) struct Gates {
-    served: Arc<BTreeMap<u16, Served>>,
+    served: Arc<BTreeMap<Port, Served>>,
     /// Of those under TLS. One that can't be made lets nobody in.
-    tls: BTreeMap<u16, Shown>,
+    tls: BTreeMap<Port, Shown>,
 }
 
 /// What callers of a port are shown.
@@ -78,25 +79,28 @@ impl Gates {
 
     /// What a connection at `port` is.
     pub(crate) fn way(&self, port: u16) -> Way<'_> {
+        let port = Port::Tcp(port);
         match self.served.get(&port) {
             Some(Served::Http) => Way::Http,
             Some(Served::Https(_)) => self.tls.get(&port).map_or(Way::Closed, |shown| Way::Https(&shown.tls)),
             Some(Served::Tcp) => Way::Tcp,
             Some(Served::Sites) => Way::Sites,
             Some(Served::Tls(sites)) => self.tls.get(&port).map_or(Way::Closed, |shown| Way::Tls(&shown.tls, sites)),
-            None => Way::Closed,
+            // Flows are no connections.
+            Some(Served::Udp) | None => Way::Closed,
         }
     }
 
-    /// What callers by HTTP/3 are shown at `port`, if that is served there.
+    /// What callers by HTTP/3 are shown at `port`, if that is served there: where a gateway takes datagrams, it isn't.
     #[cfg(feature = "http3")]
     pub(crate) fn quic(&self, port: u16) -> Option<&byrnie_net::quic::Config> {
-        self.tls.get(&port).and_then(|shown| shown.quic.as_ref())
+        let shown = self.tls.get(&Port::Tcp(port)).filter(|_| !self.served.contains_key(&Port::Udp(port)));
+        shown.and_then(|shown| shown.quic.as_ref())
     }
 }
 
-fn make(port: u16, sites: &[Site], alpn: Alpn) -> Option<Shown> {
-    let code = byrnie_model::code::CERTIFICATE_UNFIT.id;
+fn make(port: Port, sites: &[Site], alpn: Alpn) -> Option<Shown> {
+    let (code, port) = (byrnie_model::code::CERTIFICATE_UNFIT.id, port.number());
     let read = |site: &Site| {
         let certificates = site.certificates.iter().filter_map(|(key, secret)| {
             Certificate::from_pem(&secret.chain, secret.key.expose())
@@ -136,13 +140,13 @@ pub(crate) fn give(cores: &[mpsc::UnboundedSender<Entrance>], door: &Door, liste
 pub(crate) async fn attend(
     own: SocketAddr,
     cores: Vec<mpsc::UnboundedSender<Entrance>>,
-    (listeners, mut left): (Open, BTreeMap<u16, Vec<Listener>>),
+    (listeners, mut left): (Open, BTreeMap<Port, Vec<Listener>>),
     mut in_force: watch::Receiver<InForce>,
     state: Arc<State>,
     mut stop: Shutdown,
 ) {
-    let mut open: BTreeMap<u16, Trigger> = BTreeMap::new();
-    let mut closed: BTreeMap<u16, String> = BTreeMap::new();
+    let mut open: BTreeMap<Port, Trigger> = BTreeMap::new();
+    let mut closed: BTreeMap<Port, String> = BTreeMap::new();
     #[cfg(feature = "http3")]
     let mut quic = quic::Ports::default();
     loop {
@@ -157,19 +161,19 @@ pub(crate) async fn attend(
         });
         closed.retain(|port, _| served.contains_key(port));
         // In the clear, the edge's own port serves every listener anyway.
-        let wanted = served.iter().filter(|(port, serves)| **port != own.port() || **serves != Served::Http);
+        let wanted = served.iter().filter(|(port, serves)| port.number() != own.port() || **serves != Served::Http);
         for (&port, _) in wanted {
             if open.contains_key(&port) {
                 continue;
             }
-            let address = SocketAddr::new(own.ip(), port);
+            let address = SocketAddr::new(own.ip(), port.number());
             let wanted = Wanted { door: Door::Gate(port), what: "gateway", address };
             match left.remove(&port).map_or_else(|| mount::bind(&wanted, cores.len(), true), Ok) {
                 Ok(sockets) => {
                     let (trigger, until) = runtime::shutdown();
                     listeners.add(wanted.door.clone(), &sockets);
                     give(&cores, &wanted.door, sockets, &until);
-                    tracing::info!(%address, "a port of a gateway is open");
+                    tracing::info!(door = %wanted.door, %address, "a port of a gateway is open");
                     open.insert(port, trigger);
                     closed.remove(&port);
                 }
@@ -177,7 +181,7 @@ pub(crate) async fn attend(
                     let why = error.to_string();
                     if closed.get(&port) != Some(&why) {
                         let code = byrnie_model::code::PORT_CLOSED.id;
-                        tracing::warn!(code, error = why, "a port of a gateway can't be opened; trying again");
+                        tracing::warn!(code, door = %wanted.door, error = why, "a port of a gateway can't be opened; trying again");
                         closed.insert(port, why);
                     }
                 }

@@ -15,7 +15,7 @@ use crate::worker::{self, InForce, Seat};
 use crate::{admin, gates, log};
 use byrnie_base::mailbox;
 use byrnie_engine::Snapshot;
-use byrnie_model::Protocol;
+use byrnie_model::{Protocol, gateway};
 use byrnie_net::listen::{self, Listener, Share};
 use byrnie_net::machine::Meter;
 use byrnie_net::otlp::{FLUSH_MAX, SPANS_WAITING_MAX};
@@ -288,9 +288,13 @@ fn open(
 }
 
 /// Takes out the ports of gateways that an earlier proxy had open.
-fn gates_of(bound: &mut Vec<(Wanted, Vec<Listener>)>) -> BTreeMap<u16, Vec<Listener>> {
+fn gates_of(bound: &mut Vec<(Wanted, Vec<Listener>)>) -> BTreeMap<gateway::Port, Vec<Listener>> {
     let gates = bound.extract_if(.., |(wanted, _)| matches!(wanted.door, Door::Gate(_)));
-    gates.map(|(wanted, sockets)| (wanted.address.port(), sockets)).collect()
+    let ports = gates.filter_map(|(wanted, sockets)| match wanted.door {
+        Door::Gate(port) => Some((port, sockets)),
+        _ => None,
+    });
+    ports.collect()
 }
 
 fn ports(bound: &[(Wanted, Vec<Listener>)], snapshot: &Snapshot) -> Ports {

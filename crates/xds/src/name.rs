@@ -16,7 +16,7 @@ pub(crate) const FORWARDS: &str = "byrnie.forwards";
 /// The kinds that proxies are sent, in the order in which a change is sent: what others name comes
 /// before what names it, and policies before the services that they protect, so that no state in
 /// between is weaker than the one before or the one after. Removals go the other way round.
-pub const ORDER: [Kind; 18] = [
+pub const ORDER: [Kind; 19] = [
     Kind::Mesh,
     Kind::AccessPolicy,
     Kind::TrafficPolicy,
@@ -35,6 +35,7 @@ pub const ORDER: [Kind; 18] = [
     Kind::GrpcRoute,
     Kind::TlsRoute,
     Kind::TcpRoute,
+    Kind::UdpRoute,
 ];
 
 /// The place of a kind in [`ORDER`]; `None` for kinds that proxies aren't sent.
@@ -63,6 +64,7 @@ pub const fn type_url(kind: Kind) -> Option<&'static str> {
         Kind::GrpcRoute => "type.googleapis.com/byrnie.v1.GrpcRoute",
         Kind::TlsRoute => "type.googleapis.com/byrnie.v1.TlsRoute",
         Kind::TcpRoute => "type.googleapis.com/byrnie.v1.TcpRoute",
+        Kind::UdpRoute => "type.googleapis.com/byrnie.v1.UdpRoute",
         _ => return None,
     })
 }
@@ -88,6 +90,7 @@ pub fn kind(type_url: &str) -> Option<Kind> {
         "GrpcRoute" => Kind::GrpcRoute,
         "TlsRoute" => Kind::TlsRoute,
         "TcpRoute" => Kind::TcpRoute,
+        "UdpRoute" => Kind::UdpRoute,
         _ => return None,
     })
 }

@@ -108,6 +108,9 @@ export function recordWord(r: DecisionRecord): string {
   return r.status >= 400 ? "client error" : "ok";
 }
 
+/** `tcp` or `udp` of what nobody looks at, and nothing for a request. */
+export const streamed = (r: DecisionRecord): string => (r.request.method ? "" : r.request.protocol === "tcp" || r.request.protocol === "udp" ? r.request.protocol : "");
+
 export function tone(golden: Golden | undefined): Tone {
   if (!golden || golden.requests === 0 || golden.okPercent == null) return "idle";
   if (golden.okPercent < 90) return "bad";

@@ -35,6 +35,19 @@ class Mesh {
     return all;
   });
 
+  /** What passes a service where nobody looks at it, and nothing is answered by a status. */
+  streamOf(service: string): string {
+    const spoken = this.serviceOf.get(service)?.ports.map((port) => port.protocol) ?? [];
+    const flows = spoken.includes("udp");
+    return !flows ? "tcp" : spoken.some((word) => word === "tcp" || word === "undeclared") ? "tcp, udp" : "udp";
+  }
+
+  /** The kind of a route of this name; of several, one for requests if it's those that are meant. */
+  kindOf(namespace: string, name: string, requests: boolean): string {
+    const kinds = this.routes.filter((route) => route.metadata.namespace === namespace && route.metadata.name === name).map((route) => route.kind);
+    return kinds.find((kind) => /^(HTTP|GRPC)/.test(kind) === requests) ?? kinds[0] ?? "HTTPRoute";
+  }
+
   /** Who made the request of a record: its own proxy does not name the program beside it. */
   callerOf(record: DecisionRecord): string {
     if (record.source) return short(record.source);

@@ -270,12 +270,11 @@ impl Scene {
         let target = &self.target;
         let ports = self.service(&target.name).map(|base| list(base["spec"]["ports"].clone())).unwrap_or_default();
         let first = ports.first().cloned().unwrap_or_default();
-        if first["protocol"] == "UDP" {
-            let said =
-                format!("port {} of {} takes datagrams, and no route shares those out", first["port"], target.name);
-            return Err(Failure::usage(said).next("give callers a Service of its own for each version"));
-        }
-        let kind = if first["appProtocol"] == "tcp" { Kind::TcpRoute } else { Kind::HttpRoute };
+        let kind = match (text(&first["protocol"]), text(&first["appProtocol"])) {
+            ("UDP", _) => Kind::UdpRoute,
+            (_, "tcp") => Kind::TcpRoute,
+            _ => Kind::HttpRoute,
+        };
         let mut parent = json!({"group": "", "kind": "Service", "name": target.name});
         if ports.len() > 1 {
             parent["port"] = first["port"].clone();

@@ -16,7 +16,7 @@ use serde_json::Value;
   byrnie get httproute payments -o yaml
   byrnie get svc/payments -n shop")]
 pub(crate) struct Args {
-    /// service, endpointslice, workload, httproute, grpcroute, tcproute, tlsroute, gateway, listenerset, gatewayclass, referencegrant, secret, accesspolicy, trafficpolicy, saga, mesh or namespace; or KIND/NAME
+    /// service, endpointslice, workload, httproute, grpcroute, tcproute, tlsroute, udproute, gateway, listenerset, gatewayclass, referencegrant, secret, accesspolicy, trafficpolicy, saga, mesh or namespace; or KIND/NAME
     kind: String,
     /// One resource
     name: Option<String>,
@@ -69,7 +69,7 @@ fn draw(kind: Kind, answer: &Value, wide: bool) -> String {
     let says = match kind {
         Kind::Service => ["PORTS", "SELECTOR"],
         Kind::Workload => ["SERVICE ACCOUNT", "HEALTH"],
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => ["PARENTS", "RULES"],
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => ["PARENTS", "RULES"],
         Kind::Gateway => ["CLASS", "LISTENERS"],
         Kind::ListenerSet => ["GATEWAY", "LISTENERS"],
         Kind::EndpointSlice => ["SERVICE", "ADDRESSES"],
@@ -128,7 +128,7 @@ fn summary(kind: Kind, item: &Value) -> [String; 2] {
         Kind::Workload => {
             [cell(spec, "serviceAccount"), item["status"]["health"].as_str().unwrap_or("Healthy").to_owned()]
         }
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
             [names(&spec["parentRefs"], "name"), spec["rules"].as_array().map_or(0, Vec::len).to_string()]
         }
         Kind::ListenerSet => [cell(&spec["parentRef"], "name"), names(&spec["listeners"], "name")],

@@ -9,7 +9,7 @@ use byrnie_model::diagnostic::nearest;
 use byrnie_model::gateway::Gateway;
 use byrnie_model::route::{Backend, Destination, Match, Parent, ParentKind, RouteFilter, Rule, Standing};
 use byrnie_model::service::ServicePort;
-use byrnie_model::{Diagnostic, Key, Kind, Revision, Route, ServiceRef, Spec, code};
+use byrnie_model::{Diagnostic, Key, Kind, Protocol, Revision, Route, ServiceRef, Spec, code};
 
 pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -33,9 +33,7 @@ pub(crate) fn check(catalog: &Catalog, key: &Key, route: &Route) -> Vec<Diagnost
         let at = format!("spec.rules[{i}]");
         backends_fit(catalog, rule, &at, &mut found);
         found.extend(answer_stands(catalog, key, rule, &at));
-        if key.kind.is_opaque() {
-            found.extend(opaque_backends(catalog, rule, &at));
-        }
+        found.extend(backends_take(catalog, key.kind, rule, &at));
         found.extend(granted(catalog, (key, route), rule, &at));
         found.extend(retry_works(catalog, route, rule, &at));
         if let Some(timeout) = rule.backend_timeout.or(rule.timeout) {
@@ -87,14 +85,19 @@ pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Di
     }]
 }
 
-/// Connections whose bytes nobody looks at are refused by whoever serves requests at that port: rules of access for
-/// requests would not be asked.
-fn opaque_backends(catalog: &Catalog, rule: &Rule, at: &str) -> Vec<Diagnostic> {
+/// Whether a port takes what routes of a kind send. Connections whose bytes nobody looks at are refused by whoever serves
+/// requests there, as rules of access for requests would not be asked; and datagrams are no connections.
+fn backends_take(catalog: &Catalog, kind: Kind, rule: &Rule, at: &str) -> Vec<Diagnostic> {
     let refused = rule.backends.iter().enumerate().filter_map(|(i, backend)| {
         let to = &backend.to;
-        let port = port(catalog.service(&to.service)?, to.port).filter(|port| !port.protocol.is_opaque())?;
-        let message = format!("port {} of Service \"{}\" serves {}", to.port, to.service.name, port.protocol.name());
-        Some(Diagnostic::error(&code::OPAQUE_TO_HTTP, format!("{at}.backendRefs[{i}].port"), message))
+        let protocol = port(catalog.service(&to.service)?, to.port)?.protocol;
+        let code = match kind {
+            _ if (kind == Kind::UdpRoute) != (protocol == Protocol::Udp) => &code::DATAGRAMS_DIFFER,
+            Kind::TlsRoute | Kind::TcpRoute if !protocol.is_opaque() => &code::OPAQUE_TO_HTTP,
+            _ => return None,
+        };
+        let message = format!("port {} of Service \"{}\" serves {}", to.port, to.service.name, protocol.name());
+        Some(Diagnostic::error(code, format!("{at}.backendRefs[{i}].port"), message))
     });
     refused.collect()
 }
@@ -104,9 +107,10 @@ fn parent_fits(catalog: &Catalog, kind: Kind, parent: &Parent, at: &str) -> Opti
     let Some(service) = catalog.service(name) else {
         return Some(catalog.absent_service(&code::PARENT_ABSENT, format!("{at}.name"), name));
     };
-    let (code, carries) = match kind.is_opaque() {
-        true => (&code::ROUTE_WITHOUT_TCP, "carries no opaque TCP"),
-        false => (&code::ROUTE_WITHOUT_HTTP, "serves no requests"),
+    let (code, carries) = match kind {
+        Kind::UdpRoute => (&code::DATAGRAMS_DIFFER, "takes no datagrams"),
+        _ if kind.is_opaque() => (&code::ROUTE_WITHOUT_TCP, "carries no opaque TCP"),
+        _ => (&code::ROUTE_WITHOUT_HTTP, "serves no requests"),
     };
     let fits = |port: &ServicePort| kind.stands_on(port.protocol);
     let Some(number) = parent.port else {

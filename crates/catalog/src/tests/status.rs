@@ -3,7 +3,7 @@
 
 use super::attach::secret;
 use super::*;
-use byrnie_model::gateway::{Carries, CertificateRef, From, Gateway, GatewayClass, Listener, Parameters};
+use byrnie_model::gateway::{Carries, CertificateRef, From, Gateway, GatewayClass, Listener, Parameters, Port};
 use byrnie_model::range::Range;
 use byrnie_model::route::{Direct, DirectResponse, ParentKind, RouteFilter};
 use serde_json::Value;
@@ -34,6 +34,24 @@ fn gateway(name: &str, class: &str, parent: Option<&str>, listeners: Vec<Listene
         listeners,
     };
     put(kind, name, Labels::new(), Spec::Gateway(spec.into()))
+}
+
+/// A service whose ports all speak this.
+fn speaking(name: &str, protocol: Protocol) -> Change {
+    let Change::Put(plain) = service(name, name) else { unreachable!() };
+    let mut resource = (*plain).clone();
+    if let Spec::Service(service) = &mut resource.spec {
+        service.ports.iter_mut().for_each(|port| port.protocol = protocol);
+    }
+    Change::Put(Arc::new(resource))
+}
+
+/// A route of this kind by a parent, to a service.
+fn of_kind(kind: Kind, parent: Parent, to: &str) -> Change {
+    let Change::Put(plain) = route("r", &[], &[to]) else { unreachable!() };
+    let Spec::Route(spec) = &plain.spec else { unreachable!() };
+    let spec = Route { parents: vec![parent], ..(**spec).clone() };
+    put(kind, "r", Labels::new(), Spec::Route(spec.into()))
 }
 
 /// A route on the gateway `gw` that leads to a service.
@@ -343,21 +361,13 @@ fn a_set_adds_no_listener_for_a_host_that_its_gateway_or_an_older_set_has() {
 
 #[test]
 fn a_route_that_another_kind_leaves_no_say_at_any_port_is_not_accepted() {
-    let opaque = || {
-        let Change::Put(plain) = service("db", "db") else { unreachable!() };
-        let mut resource = (*plain).clone();
-        if let Spec::Service(service) = &mut resource.spec {
-            service.ports.iter_mut().for_each(|port| port.protocol = Protocol::Tcp);
-        }
-        Change::Put(Arc::new(resource))
-    };
     let of = |kind: Kind, name: &str, port: Option<u16>| {
         let Change::Put(plain) = route(name, &[], &["db"]) else { unreachable!() };
         let Spec::Route(spec) = &plain.spec else { unreachable!() };
         let spec = Route { parents: vec![Parent::service(at("db"), port)], ..(**spec).clone() };
         put(kind, name, Labels::new(), Spec::Route(spec.into()))
     };
-    let mut catalog = with(&[opaque(), of(Kind::TcpRoute, "low", None)]);
+    let mut catalog = with(&[speaking("db", Protocol::Tcp), of(Kind::TcpRoute, "low", None)]);
     let accepted =
         |catalog: &Catalog, kind: Kind, name: &str| said(&status(catalog, &key(kind, name))["parents"][0], "Accepted");
     assert_eq!(accepted(&catalog, Kind::TcpRoute, "low"), "True Accepted");
@@ -380,4 +390,92 @@ fn a_route_that_another_kind_leaves_no_say_at_any_port_is_not_accepted() {
     catalog.apply(&of(Kind::GrpcRoute, "high", None));
     assert_eq!(accepted(&catalog, Kind::HttpRoute, "low"), "False Conflicted");
     assert_eq!(accepted(&catalog, Kind::GrpcRoute, "high"), "True Accepted");
+}
+
+#[test]
+fn datagrams_have_listeners_routes_and_backends_of_their_own() {
+    let gw = |listeners| gateway("gw", "byrnie", None, listeners);
+    let both = || vec![listener("tcp", 53, Carries::Tcp), listener("udp", 53, Carries::Udp)];
+    let (dns, db) = (speaking("dns", Protocol::Udp), speaking("db", Protocol::Tcp));
+    let mut catalog = with(&[gw(both()), dns, db]);
+    let on = |section: Option<&str>, port: Option<u16>| Parent {
+        kind: ParentKind::Gateway,
+        name: at("gw"),
+        section: section.map(Into::into),
+        port,
+    };
+    let of_route = |catalog: &Catalog, kind: Kind| {
+        let status = status(catalog, &key(kind, "r"));
+        ["Accepted", "ResolvedRefs"].map(|kind| said(&status["parents"][0], kind))
+    };
+    for (kind, parent, to, wanted) in [
+        (Kind::UdpRoute, on(None, None), "dns", ["True Accepted", "True ResolvedRefs"]),
+        (Kind::UdpRoute, on(Some("udp"), Some(53)), "dns", ["True Accepted", "True ResolvedRefs"]),
+        (Kind::UdpRoute, on(Some("tcp"), None), "dns", ["False NotAllowedByListeners", "True ResolvedRefs"]),
+        (Kind::UdpRoute, on(Some("none"), None), "dns", ["False NoMatchingParent", "True ResolvedRefs"]),
+        (Kind::UdpRoute, on(None, Some(54)), "dns", ["False NoMatchingParent", "True ResolvedRefs"]),
+        (Kind::UdpRoute, on(None, None), "db", ["True Accepted", "False UnsupportedProtocol"]),
+        (Kind::UdpRoute, on(None, None), "nobody", ["True Accepted", "False BackendNotFound"]),
+        (Kind::TcpRoute, on(None, None), "db", ["True Accepted", "True ResolvedRefs"]),
+        (Kind::TcpRoute, on(Some("udp"), None), "db", ["False NotAllowedByListeners", "True ResolvedRefs"]),
+        (Kind::TcpRoute, on(None, None), "dns", ["True Accepted", "False UnsupportedProtocol"]),
+        (Kind::UdpRoute, Parent::service(at("dns"), None), "dns", ["True Accepted", "True ResolvedRefs"]),
+    ] {
+        catalog.apply(&of_kind(kind, parent.clone(), to));
+        assert_eq!(of_route(&catalog, kind), wanted, "{kind:?} {parent:?} {to}");
+        let told = catalog.check().into_iter().filter(|found| found.code.id == "BYR-C099").count();
+        assert_eq!(told, usize::from(wanted[1].ends_with("UnsupportedProtocol")), "{kind:?} {parent:?} {to}");
+        catalog.apply(&delete(kind, "r"));
+    }
+    let astray = of_kind(Kind::UdpRoute, Parent::service(at("db"), None), "dns");
+    catalog.apply(&astray);
+    assert!(catalog.check().iter().any(|found| found.code.id == "BYR-C099"), "no port of db takes datagrams");
+    catalog.apply(&of_kind(Kind::UdpRoute, on(None, None), "dns"));
+    let listeners = |catalog: &Catalog| {
+        let all = status(catalog, &key(Kind::Gateway, "gw"))["listeners"].clone();
+        let one = |of: &Value| (of["supportedKinds"][0]["kind"].clone(), of["attachedRoutes"].clone());
+        all.as_array().unwrap().iter().map(one).collect::<Vec<_>>()
+    };
+    assert_eq!(listeners(&catalog), [("TCPRoute".into(), 0.into()), ("UDPRoute".into(), 1.into())]);
+    let wrong = Listener { kinds: vec!["TCPRoute.gateway.networking.k8s.io".into()], ..both().remove(1) };
+    catalog.apply(&gw(vec![wrong]));
+    let of_gateway = status(&catalog, &key(Kind::Gateway, "gw"));
+    assert_eq!(said(&of_gateway["listeners"][0], "ResolvedRefs"), "False InvalidRouteKinds");
+    assert_eq!(of_gateway["listeners"][0]["supportedKinds"], serde_json::json!([]));
+}
+
+#[test]
+fn a_port_of_udp_is_another_than_that_of_tcp_with_its_number() {
+    let both = || vec![listener("tcp", 53, Carries::Tcp), listener("udp", 53, Carries::Udp)];
+    let mut catalog = with(&[gateway("gw", "byrnie", None, both())]);
+    let conflicts = |catalog: &Catalog, kind: Kind, name: &str| {
+        let all = status(catalog, &key(kind, name))["listeners"].clone();
+        all.as_array().unwrap().iter().map(|one| said(one, "Conflicted")).collect::<Vec<_>>()
+    };
+    assert_eq!(conflicts(&catalog, Kind::Gateway, "gw"), ["False NoConflicts"; 2]);
+    let late = |listeners| aged(gateway("late", "byrnie", None, listeners), 9, 9);
+    catalog.apply(&late(both()));
+    assert_eq!(conflicts(&catalog, Kind::Gateway, "late"), ["True ProtocolConflict"; 2]);
+    catalog.apply(&gateway("gw", "byrnie", None, both().split_off(1)));
+    assert_eq!(conflicts(&catalog, Kind::Gateway, "late"), ["False NoConflicts", "True ProtocolConflict"]);
+    // A port that can't be opened is the one of UDP alone.
+    catalog.apply(&gateway("gw", "byrnie", None, both()));
+    let closed = |at: Port| (at == Port::Udp(53)).then(|| "somebody has it".into());
+    let status = catalog.upstream_status(catalog.resource(&key(Kind::Gateway, "gw")).unwrap(), &closed).unwrap();
+    let accepted: Vec<_> = status["listeners"].as_array().unwrap().iter().map(|one| said(one, "Accepted")).collect();
+    assert_eq!(accepted, ["True Accepted", "False PortUnavailable"]);
+    // No balancer says whom a datagram is from.
+    let Change::Put(plain) = gateway("gw", "byrnie", None, both().split_off(1)) else { unreachable!() };
+    let mut fronted = (*plain).clone();
+    if let Spec::Gateway(spec) = &mut fronted.spec {
+        let own = Arc::make_mut(spec);
+        own.balancers = Range::parse("10.0.0.0/8").into_iter().collect();
+        own.listeners = vec![listener("own", 80, Carries::Http)];
+    }
+    catalog.apply(&delete(Kind::Gateway, "late"));
+    catalog.apply(&Change::Put(Arc::new(fronted)));
+    catalog.apply(&aged(gateway("set", "", Some("gw"), both().split_off(1)), 9, 9));
+    assert_eq!(conflicts(&catalog, Kind::ListenerSet, "set"), ["True ProtocolConflict"]);
+    catalog.apply(&aged(gateway("free", "byrnie", None, both().split_off(1)), 10, 10));
+    assert_eq!(conflicts(&catalog, Kind::Gateway, "free"), ["False NoConflicts"]);
 }

@@ -90,7 +90,7 @@ fn document(console: &Console, resource: &Resource) -> Value {
     let refusal = |refusal: &crate::state::Refusal| json!({"proxy": refusal.proxy, "reason": refusal.nack.reason});
     let closed = console.state.closed_ports();
     let mut upstream =
-        console.state.catalog(|catalog| catalog.upstream_status(resource, &|port| closed.get(&port).cloned()));
+        console.state.catalog(|catalog| catalog.upstream_status(resource, &|at| closed.get(&at).cloned()));
     if let Some(status) = &mut upstream {
         let now = console.state.now().wall;
         console.state.conditions(|conditions| conditions.stamp(&resource.key, status, now));

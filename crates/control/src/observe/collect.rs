@@ -5,8 +5,9 @@
 use super::flow::{Flow, Sample};
 use super::{Endpoint, FLOWS_MAX, Load, NODES_MAX, Node, Observer};
 use byrnie_base::{Instant, Text, Timestamp};
+use byrnie_model::gateway::Port;
 use byrnie_model::{Identity, Record};
-use byrnie_xds::proto::byrnie::v1::{ReportRequest, Series};
+use byrnie_xds::proto::byrnie::v1::{ClosedPort, ReportRequest, Series};
 use std::time::Duration;
 
 /// Most series read of one report.
@@ -119,9 +120,13 @@ fn programs(report: &ReportRequest, texts: &[Text]) -> Vec<Load> {
     report.programs.iter().take(PROGRAMS_MAX).map(read).collect()
 }
 
-fn closed(report: &ReportRequest) -> Vec<(u16, Text)> {
+fn closed(report: &ReportRequest) -> Vec<(Port, Text)> {
     let ports = report.closed_ports.iter().take(CLOSED_PORTS_MAX);
-    ports.filter_map(|closed| Some((u16::try_from(closed.port).ok()?, clip(&closed.why)))).collect()
+    let read = |closed: &ClosedPort| {
+        let number = u16::try_from(closed.port).ok()?;
+        Some((if closed.udp { Port::Udp(number) } else { Port::Tcp(number) }, clip(&closed.why)))
+    };
+    ports.filter_map(read).collect()
 }
 
 fn text(texts: &[Text], index: u32) -> Text {

@@ -16,6 +16,7 @@ pub use query::{By, Edge, Filter, Stat};
 pub use records::Wanted;
 
 use byrnie_base::{Instant, Text, Timestamp};
+use byrnie_model::gateway::Port;
 use flow::Track;
 use records::Records;
 use std::collections::BTreeMap;
@@ -56,7 +57,7 @@ pub struct Node {
     /// What its own program has under way.
     pub programs: Vec<Load>,
     /// Ports of gateways that it can't serve, and why.
-    pub closed: Vec<(u16, Text)>,
+    pub closed: Vec<(Port, Text)>,
 }
 
 /// What the program beside a proxy has under way for a service.

@@ -267,7 +267,9 @@ impl Compiler {
             Kind::Workload => self.remove_workload(key, dirty),
             Kind::Service => self.remove_service(key, dirty),
             Kind::Endpoint => self.remove_endpoint(key, dirty),
-            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => self.remove_route(key, dirty),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
+                self.remove_route(key, dirty);
+            }
             Kind::AccessPolicy => self.remove_access(key, dirty),
             Kind::TrafficPolicy => self.remove_traffic(key, dirty),
             Kind::Gateway | Kind::ListenerSet => {

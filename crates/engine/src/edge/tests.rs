@@ -3,7 +3,7 @@
 
 use crate::fixtures::*;
 use crate::{Arrival, Direction, Exchange, Gate, Served, Tls};
-use byrnie_model::gateway::{Carries, CertificateRef, From, Gateway, Listener};
+use byrnie_model::gateway::{Carries, CertificateRef, From, Gateway, Listener, Port};
 use byrnie_model::range::Range;
 use byrnie_model::resource::{Resource, Spec};
 use byrnie_model::route::{Parent, ParentKind, Redirect, Route, RouteFilter};
@@ -213,8 +213,8 @@ fn a_port_serves_its_own_listeners_and_no_name_of_the_mesh() {
         assert_eq!(ask_at(&mut world, gate, tls, url), expected, "{gate:?} {url}");
     }
     let snapshot = world.snapshot();
-    assert_eq!(snapshot.gates()[&80], Served::Http);
-    let Served::Https(sites) = &snapshot.gates()[&443] else { panic!() };
+    assert_eq!(snapshot.gates()[&Port::Tcp(80)], Served::Http);
+    let Served::Https(sites) = &snapshot.gates()[&Port::Tcp(443)] else { panic!() };
     let shown: Vec<_> = sites.iter().map(|site| (site.hostname.as_deref(), site.certificates.len())).collect();
     assert_eq!(
         shown,
@@ -233,7 +233,7 @@ fn the_older_gateway_decides_what_a_port_speaks() {
     let mut new = resource(Kind::Gateway, "shop", "new", Spec::Gateway(Arc::new(spec)));
     new.created = Revision(2);
     let mut world = world(vec![old, new, secret("c0"), on("new", &["new/l0"], &[], "/", "a")]);
-    assert!(matches!(world.snapshot().gates()[&443], Served::Https(_)));
+    assert!(matches!(world.snapshot().gates()[&Port::Tcp(443)], Served::Https(_)));
     assert_eq!(ask_at(&mut world, Gate::Own, Tls::None, "new.test/"), "404");
 }
 

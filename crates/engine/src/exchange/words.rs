@@ -18,7 +18,7 @@ pub(super) fn unknown_service(arrival: &Arrival<'_>, head: &Head) -> String {
         Direction::Forward | Direction::Edge(Gate::Own) => {
             format!("no service of the mesh is called {}", head.authority())
         }
-        Direction::Edge(Gate::Port { number, .. }) => {
+        Direction::Edge(Gate::Port { number, .. } | Gate::Datagrams(number)) => {
             format!("no listener of a gateway at port {number} has a route for {}", head.authority())
         }
     }

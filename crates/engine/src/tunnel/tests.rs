@@ -3,11 +3,12 @@
 
 use super::*;
 use crate::fixtures::*;
-use crate::{Arrival, Direction, Target};
-use byrnie_model::gateway::{Carries, From, Gateway, Listener};
+use crate::{Arrival, Direction, Gate, Target};
+use byrnie_model::gateway::{Carries, From, Gateway, Listener, Port};
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
+use byrnie_model::range::Range;
 use byrnie_model::route::{Match, Parent, ParentKind, Route, Rule};
 use byrnie_model::{Identity, Kind, Resource, ServiceRef, Spec};
 use std::net::SocketAddr;
@@ -268,7 +269,7 @@ fn what_comes_by_a_listener_follows_its_routes() {
         (6379, None, Err(Reason::NoRoute)),
         (80, Some("a.cache.test"), Err(Reason::NoRoute)),
     ] {
-        let direction = Direction::Edge(crate::Gate::Port { number, sni });
+        let direction = Direction::Edge(Gate::Port { number, sni });
         let (tunnel, effect) = Tunnel::begin(&world.snapshot(), &mut world.shard, &arrival(direction, None), ms(0));
         match (effect, expected) {
             (Effect::Send(plan), Ok(name)) => assert_eq!(endpoint_of(&plan), name),
@@ -278,6 +279,74 @@ fn what_comes_by_a_listener_follows_its_routes() {
         let verdict = tunnel.finish(&mut world.shard, Outcome::default(), ms(1));
         assert_eq!(verdict.labels.side, Side::Edge);
     }
+}
+
+#[test]
+fn flows_from_outside_go_by_the_routes_of_their_listener_of_udp_and_by_weight() {
+    let parent = |section: &str| Parent {
+        kind: ParentKind::Gateway,
+        name: sref("gw"),
+        section: Some(section.into()),
+        port: None,
+    };
+    let listener = |name: &str, port, carries| Listener {
+        name: name.into(),
+        hostname: None,
+        port,
+        carries,
+        from: From::Same,
+        kinds: vec![],
+    };
+    let of = |balancers: Vec<Range>| {
+        let spec = Gateway {
+            class: "byrnie".into(),
+            parent: None,
+            sets: None,
+            balancers,
+            parameters: None,
+            listeners: vec![
+                listener("tcp", 53, Carries::Tcp),
+                listener("udp", 53, Carries::Udp),
+                listener("mixed", 54, Carries::Udp),
+                listener("bare", 55, Carries::Udp),
+            ],
+        };
+        resource(Kind::Gateway, "shop", "gw", Spec::Gateway(Arc::new(spec)))
+    };
+    let to = [("dns", 3), ("other", 1)];
+    let mut world = World::new(vec![
+        service("dns", Protocol::Udp),
+        of_endpoint(endpoint("dns", "d1", 1)),
+        service("other", Protocol::Udp),
+        of_endpoint(endpoint("other", "o1", 2)),
+        service("db", Protocol::Tcp),
+        of_endpoint(endpoint("db", "t1", 3)),
+        of(Vec::new()),
+        connections(Kind::TcpRoute, "tcp", vec![parent("tcp")], &[], &[("db", 1)]),
+        connections(Kind::UdpRoute, "udp", vec![parent("udp")], &[], &to),
+        connections(Kind::UdpRoute, "mixed", vec![parent("mixed")], &[], &[("db", 1)]),
+    ]);
+    let begin = |world: &mut World, gate, opaque| {
+        let arrival = arrival(Direction::Edge(gate), None);
+        Tunnel::begin_with(&world.snapshot(), &mut world.shard, (&arrival, opaque), ms(0)).1
+    };
+    let mut taken = [0; 2];
+    for _ in 0..400 {
+        let name = endpoint_of(&plan(begin(&mut world, Gate::Datagrams(53), Opaque::Datagrams)));
+        taken[usize::from(name == "o1")] += 1;
+    }
+    assert!((250..350).contains(&taken[0]) && taken[0] + taken[1] == 400, "{taken:?}");
+    let by_tcp = Gate::Port { number: 53, sni: None };
+    assert_eq!(endpoint_of(&plan(begin(&mut world, by_tcp, Opaque::Bytes))), "t1");
+    // A backend that takes none; a listener without routes; a port that is none of UDP.
+    for (number, reason) in [(54, Reason::NotServed), (55, Reason::NoRoute), (80, Reason::NoRoute)] {
+        let effect = begin(&mut world, Gate::Datagrams(number), Opaque::Datagrams);
+        assert_eq!(answer(effect).reason, reason, "{number}");
+    }
+    assert_eq!(world.snapshot().gates()[&Port::Udp(53)], crate::Served::Udp);
+    world.put(vec![of(Range::parse("10.0.0.0/8").into_iter().collect())]);
+    assert!(!world.snapshot().gates().contains_key(&Port::Udp(53)), "no balancer says whom a datagram is from");
+    assert!(world.snapshot().gates().contains_key(&Port::Tcp(53)));
 }
 
 /// What becomes of what passes to the own program's port, which speaks `protocol` and lets bob in.

@@ -67,6 +67,10 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
     let class = spec.gateway_class_name.as_str();
     reader.require(names::is_subdomain(class), "spec.gatewayClassName", format!("\"{class}\" is not a DNS name"));
     let listeners = listeners(reader, &spec.listeners);
+    for (i, _) in listeners.iter().enumerate().filter(|(_, one)| !balancers.is_empty() && one.carries == Carries::Udp) {
+        let message = "balancers in front say whom a connection is from, and of datagrams they can't";
+        reader.fault(&code::CONTRADICTION, format!("spec.listeners[{i}].protocol"), message);
+    }
     let said = spec.allowed_listeners.and_then(|allowed| allowed.namespaces);
     let sets = said.and_then(|said| sets(reader, &said));
     Some(Gateway { class: class.into(), parent: None, sets, balancers, parameters, listeners })
@@ -164,9 +168,9 @@ fn listeners(reader: &mut Reader<'_>, said: &[gw::GatewayListeners]) -> Vec<List
         if listeners.iter().any(|other| other.name == listener.name) {
             let message = format!("the listener name \"{}\" stands twice", listener.name);
             reader.fault(&code::CONTRADICTION, format!("{at}.name"), message);
-        } else if listeners.iter().any(|o| (o.port, &o.hostname) == (listener.port, &listener.hostname)) {
+        } else if listeners.iter().any(|o| (o.at(), &o.hostname) == (listener.at(), &listener.hostname)) {
             reader.fault(&code::CONTRADICTION, at, "another listener has the same port and host");
-        } else if listeners.iter().any(|o| o.port == listener.port && !o.carries.goes_with(&listener.carries)) {
+        } else if listeners.iter().any(|o| o.at() == listener.at() && !o.carries.goes_with(&listener.carries)) {
             let message =
                 format!("{} can't be told from what another listener of this port carries", listener.carries.name());
             reader.fault(&code::CONTRADICTION, format!("{at}.protocol"), message);
@@ -208,6 +212,7 @@ fn carries(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> Ca
     let carries = match said.protocol.as_str() {
         "HTTP" => Carries::Http,
         "TCP" => Carries::Tcp,
+        "UDP" => Carries::Udp,
         SITES => Carries::Sites,
         "HTTPS" => {
             if passes {
@@ -225,13 +230,8 @@ fn carries(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> Ca
         }
         "TLS" => return Carries::Tls(certificates(reader, said.tls.as_ref(), &of_tls)),
         other => {
-            let path = format!("{at}.protocol");
-            if other == "UDP" {
-                reader.unenforced(path, "the protocol UDP at a gateway");
-            } else {
-                let message = format!("\"{other}\" is no protocol of a listener; write HTTP, HTTPS, TLS or TCP");
-                reader.fault(&code::BAD_VALUE, path, message);
-            }
+            let message = format!("\"{other}\" is no protocol of a listener; write HTTP, HTTPS, TLS, TCP or UDP");
+            reader.fault(&code::BAD_VALUE, format!("{at}.protocol"), message);
             return Carries::Http;
         }
     };
@@ -239,8 +239,7 @@ fn carries(reader: &mut Reader<'_>, said: &gw::GatewayListeners, at: &str) -> Ca
     if said.tls.is_some() {
         reader.fault(&code::CONTRADICTION, of_tls, format!("a listener of protocol {name} has no tls"));
     }
-    let hostless = matches!(carries, Carries::Tcp | Carries::Sites);
-    if hostless && said.hostname.as_ref().is_some_and(|name| !name.is_empty()) {
+    if carries.is_hostless() && said.hostname.as_ref().is_some_and(|name| !name.is_empty()) {
         let message = format!("a listener of protocol {name} is for no host");
         reader.fault(&code::CONTRADICTION, format!("{at}.hostname"), message);
     }

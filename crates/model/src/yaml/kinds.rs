@@ -24,7 +24,6 @@ const UNSERVED: &[(&str, &[&str])] = &[
             "ServiceAccount",
         ],
     ),
-    ("gateway.networking.k8s.io", &["UDPRoute"]),
     ("gateway.networking.x-k8s.io", &["XBackendTrafficPolicy", "XListenerSet", "XMesh", "XBackend"]),
 ];
 
@@ -61,6 +60,7 @@ pub(crate) fn resolve(api_version: &str, kind: &str) -> Result<Kind, Fault> {
         ("ReferenceGrant", "gateway.networking.k8s.io/v1beta1") => Kind::ReferenceGrant.api_version(),
         ("TLSRoute", TLS_ROUTE_EARLY | "gateway.networking.k8s.io/v1alpha3") => Kind::TlsRoute.api_version(),
         ("TCPRoute", "gateway.networking.k8s.io/v1") => Kind::TcpRoute.api_version(),
+        ("UDPRoute", "gateway.networking.k8s.io/v1alpha2") => Kind::UdpRoute.api_version(),
         ("BackendTLSPolicy", "gateway.networking.k8s.io/v1alpha3") => Kind::BackendTlsPolicy.api_version(),
         _ => api_version,
     };

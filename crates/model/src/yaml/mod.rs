@@ -284,7 +284,7 @@ fn resource(reader: &mut Reader<'_>) -> Option<Resource> {
         Kind::HttpRoute => route::read(reader).map(|route| Spec::Route(route.into())),
         Kind::GrpcRoute => route::grpc::read(reader).map(|route| Spec::Route(route.into())),
         Kind::TlsRoute => route::opaque::tls(reader).map(|route| Spec::Route(route.into())),
-        Kind::TcpRoute => route::opaque::tcp(reader).map(|route| Spec::Route(route.into())),
+        Kind::TcpRoute | Kind::UdpRoute => route::opaque::hostless(reader).map(|route| Spec::Route(route.into())),
         Kind::HttpRouteFilter => route::direct::read(reader).map(|direct| Spec::Direct(direct.into())),
         Kind::Gateway => gateway::read(reader).map(|gateway| Spec::Gateway(gateway.into())),
         Kind::ListenerSet => gateway::set(reader).map(|set| Spec::Gateway(set.into())),

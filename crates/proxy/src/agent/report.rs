@@ -7,6 +7,7 @@ use super::link::Link;
 use crate::record::{Cells, Series};
 use byrnie_base::count::Distribution;
 use byrnie_base::mailbox::Receiver;
+use byrnie_model::gateway::Port;
 use byrnie_model::{Health, Record};
 use byrnie_net::runtime;
 use byrnie_xds::REPORT_PATH;
@@ -68,7 +69,11 @@ pub(super) async fn run(mut records: Receiver<Record>, link: Rc<Link>, state: Ar
             closed_ports: state
                 .closed()
                 .into_iter()
-                .map(|(port, why)| wire::ClosedPort { port: port.into(), why })
+                .map(|(port, why)| wire::ClosedPort {
+                    port: port.number().into(),
+                    why,
+                    udp: matches!(port, Port::Udp(_)),
+                })
                 .collect(),
             ..Default::default()
         };

@@ -7,6 +7,7 @@ use crate::running::{Drains, Ports};
 use crate::worker::InForce;
 use byrnie_base::Text;
 use byrnie_base::ring::Ring;
+use byrnie_model::gateway::Port;
 use byrnie_model::{Identity, Record};
 use byrnie_net::otlp;
 use std::collections::BTreeMap;
@@ -42,7 +43,7 @@ pub(crate) struct State {
 struct Found {
     records: Mutex<Ring<Record>>,
     /// Ports that aren't open, and why.
-    closed: Mutex<Vec<(u16, String)>>,
+    closed: Mutex<Vec<(Port, String)>>,
     /// Control planes beside the own one that can be asked about idempotency keys.
     keepers: AtomicUsize,
 }
@@ -134,12 +135,12 @@ impl State {
     }
 
     /// Which ports of gateways can't be served, and why.
-    pub(crate) fn set_closed(&self, closed: &BTreeMap<u16, String>) {
+    pub(crate) fn set_closed(&self, closed: &BTreeMap<Port, String>) {
         let closed = closed.iter().map(|(port, why)| (*port, why.clone())).collect();
         *self.found.closed.lock().unwrap_or_else(PoisonError::into_inner) = closed;
     }
 
-    pub(crate) fn closed(&self) -> Vec<(u16, String)> {
+    pub(crate) fn closed(&self) -> Vec<(Port, String)> {
         self.found.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -4,6 +4,7 @@
 
 use crate::quic::Port;
 use crate::worker::{Entrance, InForce};
+use byrnie_model::gateway;
 use byrnie_net::quic;
 use byrnie_net::runtime::{self, Trigger};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +31,10 @@ impl Ports {
         // What is under way there ends in order.
         self.open.retain(|port, _| wanted(port).is_some());
         self.closed.retain(|port, _| wanted(port).is_some());
-        for (&port, config) in now.gates.served.keys().filter_map(|port| Some((port, wanted(port)?))) {
+        for (&port, config) in now.gates.served.keys().filter_map(|port| match port {
+            gateway::Port::Tcp(number) => Some((number, wanted(number)?)),
+            gateway::Port::Udp(_) => None,
+        }) {
             if self.open.contains_key(&port) {
                 continue;
             }

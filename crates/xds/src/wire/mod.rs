@@ -114,6 +114,7 @@ pub fn decode(key: Key, revision: Revision, bytes: &[u8]) -> Result<Resource, Er
         | Kind::GrpcRoute
         | Kind::TlsRoute
         | Kind::TcpRoute
+        | Kind::UdpRoute
         | Kind::Gateway
         | Kind::ListenerSet
         | Kind::BackendTlsPolicy => {

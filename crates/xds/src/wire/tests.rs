@@ -414,6 +414,7 @@ fn gateway() -> impl Strategy<Value = Spec> {
     let carries = prop_oneof![
         Just(Carries::Http),
         Just(Carries::Tcp),
+        Just(Carries::Udp),
         Just(Carries::Passthrough),
         certificates.clone().prop_map(Carries::Https),
         certificates.prop_map(Carries::Tls)
@@ -484,7 +485,7 @@ fn kind_of(spec: &Spec, age: u64) -> Kind {
         Spec::Export => Kind::ServiceExport,
         Spec::Bundle(_) => Kind::ConfigMap,
         Spec::BackendTls(_) => Kind::BackendTlsPolicy,
-        Spec::Route(_) => Kind::ROUTES[usize::try_from(age % 4).unwrap()],
+        Spec::Route(_) => Kind::ROUTES[usize::try_from(age % 5).unwrap()],
         other => panic!("{other:?} has its own name"),
     }
 }

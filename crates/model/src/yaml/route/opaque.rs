@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The documents of TLSRoute and TCPRoute (<https://gateway-api.sigs.k8s.io/reference/spec/#tlsroute>): routes for
-//! connections whose bytes nobody looks at. They know hosts at most, and send each connection to one of their
-//! backends. The rest is read as for an HTTPRoute, whose types are the same but for their names.
+//! The documents of TLSRoute, TCPRoute and UDPRoute (<https://gateway-api.sigs.k8s.io/reference/spec/#tlsroute>): routes
+//! for connections whose bytes nobody looks at, and for flows of datagrams. They know hosts at most, and send each to one of
+//! their backends. The rest is read as for an HTTPRoute, whose types are the same but for their names.
 
 use super::{Parts, Rules, same};
 use crate::code;
@@ -17,7 +17,7 @@ pub(crate) fn tls(reader: &mut Reader<'_>) -> Option<Route> {
     let early = version.and_then(Node::text).is_some_and(|version| version == TLS_ROUTE_EARLY);
     if early && said.is_some_and(|spec| spec.field("hostnames").is_none()) {
         // Every host, which only that version has.
-        return tcp(reader);
+        return hostless(reader);
     }
     let spec: tlsroutes::TlsRouteSpec = reader.spec()?;
     let rules: Vec<_> = spec.rules.iter().map(|rule| (rule.name.as_deref(), same(&rule.backend_refs))).collect();
@@ -27,7 +27,8 @@ pub(crate) fn tls(reader: &mut Reader<'_>) -> Option<Route> {
     super::whole(reader, &parents, Some(&spec.hostnames), spec.use_default_gateways.is_some(), read)
 }
 
-pub(crate) fn tcp(reader: &mut Reader<'_>) -> Option<Route> {
+/// A TCPRoute or a UDPRoute: upstream's types of both are the same but for their names.
+pub(crate) fn hostless(reader: &mut Reader<'_>) -> Option<Route> {
     let spec: tcproutes::TcpRouteSpec = reader.spec()?;
     let rules: Vec<_> = spec.rules.iter().map(|rule| (rule.name.as_deref(), same(&rule.backend_refs))).collect();
     let read = self::rules(reader, &rules);
@@ -42,13 +43,17 @@ fn rules(reader: &mut Reader<'_>, said: &[Said<'_>]) -> Rules {
     for (i, (name, backends)) in said.iter().enumerate() {
         let at = format!("spec.rules[{i}]");
         if backends.is_empty() {
-            reader.fault(&code::MISSING_FIELD, &at, "a rule for connections needs at least one of \"backendRefs\"");
+            reader.fault(
+                &code::MISSING_FIELD,
+                &at,
+                "a rule that knows nothing but its backends needs at least one of \"backendRefs\"",
+            );
         }
         let parts = Parts { name: *name, filters: &[], backends, session: None };
         let rule = super::assemble(reader, vec![Match::default()], &parts, &at);
         read.push(rule);
     }
-    // Every connection fits the first rule.
+    // Every connection, or flow, fits the first rule.
     if said.len() > 1 {
         let kind = reader.key.as_ref().map_or(Kind::TcpRoute, |key| key.kind).name();
         reader

@@ -389,7 +389,14 @@ fn gateways_and_grants() {
             "C028",
             "HTTPS",
         ),
-        ("listeners: [{name: a, port: 80, protocol: UDP}]", "C010", "UDP"),
+        ("listeners: [{name: a, port: 53, protocol: UDP, hostname: a.b}]", "C028", "a.b"),
+        ("listeners: [{name: a, port: 53, protocol: UDP, tls: {}}]", "C028", "tls"),
+        ("listeners: [{name: a, port: 53, protocol: UDP}, {name: b, port: 53, protocol: UDP}]", "C028", "{"),
+        (
+            "listeners: [{name: a, port: 53, protocol: UDP}], infrastructure: {annotations: {mesh.byrnie.dev/proxy-protocol-from: 10.0.0.0/8}}",
+            "C028",
+            "UDP",
+        ),
         ("listeners: [{name: a, port: 80, protocol: GOPHER}]", "C011", "GOPHER"),
         ("listeners: [{name: a, port: 80, protocol: HTTP, tls: {}}]", "C028", "tls"),
         ("listeners: [{name: a, port: 80, protocol: HTTP, hostname: 'a.*'}]", "C011", "'a.*'"),
@@ -495,6 +502,18 @@ fn routes_for_connections() {
         check_bad(&format!("{tcp}spec: {{{spec}}}"), code, place);
     }
     check_bad(&tcp.replace("v1alpha2", "v1beta1"), "C029", "gateway.networking.k8s.io/v1beta1");
+    let udp = HEAD.replace("HTTPRoute", "UDPRoute");
+    for (spec, code, place) in [
+        ("rules: [{backendRefs: []}]".to_owned(), "C005", "{"),
+        (format!("rules: [{{{to}}}, {{{to}}}]"), "C010", "rules"),
+        (format!("useDefaultGateways: All, rules: [{{{to}}}]"), "C010", "All"),
+        (format!("rules: [{{{to}, filters: []}}]"), "C002", "filters"),
+        ("rules: [{backendRefs: [{name: db, port: 0}]}]".to_owned(), "C011", "0"),
+    ] {
+        check_bad(&format!("{udp}spec: {{{spec}}}"), code, place);
+    }
+    let flows = format!("{udp}spec: {{parentRefs: [{{name: gw, sectionName: dns}}], rules: [{{{to}}}]}}");
+    assert_eq!(super::good(&flows), super::good(&flows.replace("k8s.io/v1", "k8s.io/v1alpha2")));
     let on_service = format!(
         "{tls}spec: {{parentRefs: [{{group: '', kind: Service, name: db}}], hostnames: [a.b], rules: [{{{to}}}]}}"
     );

@@ -461,6 +461,7 @@ fn gateway() -> impl Strategy<Value = Gateway> {
     let carries = prop_oneof![
         Just(Carries::Http),
         Just(Carries::Tcp),
+        Just(Carries::Udp),
         Just(Carries::Passthrough),
         certificates.clone().prop_map(Carries::Https),
         certificates.prop_map(Carries::Tls)
@@ -479,8 +480,10 @@ fn gateway() -> impl Strategy<Value = Gateway> {
     }));
     (whole, vec(listener, 1..4), (balancers, parameters)).prop_map(|((class, sets, parent), listeners, more)| Gateway {
         balancers: match parent {
-            None => more.0.into_iter().filter_map(Range::parse).collect(),
-            Some(_) => Vec::new(),
+            None if listeners.iter().all(|(.., carries)| *carries != Carries::Udp) => {
+                more.0.into_iter().filter_map(Range::parse).collect()
+            }
+            _ => Vec::new(),
         },
         parameters: more.1.filter(|_| parent.is_none()),
         class,
@@ -491,7 +494,7 @@ fn gateway() -> impl Strategy<Value = Gateway> {
             .enumerate()
             .map(|(i, (hostname, from, kinds, carries))| Listener {
                 name: format!("l{i}").into(),
-                hostname: hostname.filter(|_| carries != Carries::Tcp).map(|name| format!("*.{name}").into()),
+                hostname: hostname.filter(|_| !carries.is_hostless()).map(|name| format!("*.{name}").into()),
                 port: u16::try_from(i + 80).unwrap(),
                 carries,
                 from,
@@ -513,7 +516,7 @@ fn secret(text: &str) -> Secret {
     Secret { chain: pem("CERTIFICATE").into(), key: Private::new(pem("PRIVATE KEY")) }
 }
 
-/// A route for connections, as TLSRoute has it or, without hosts, as TCPRoute.
+/// A route for connections or flows, as TLSRoute has it or, without hosts, as TCPRoute and UDPRoute.
 fn opaque(hosts: bool) -> impl Strategy<Value = Route> {
     let to = (label(), 1u16.., 0u32..9).prop_map(|(name, port, weight)| Backend {
         to: Destination::new(ServiceRef::new("ns", name), port),
@@ -602,6 +605,7 @@ fn resource() -> impl Strategy<Value = Resource> {
         "[ -~\n]{0,40}".prop_map(|text| (Kind::Secret, Spec::Secret(secret(&text).into()))),
         opaque(true).prop_map(|route| (Kind::TlsRoute, Spec::Route(route.into()))),
         opaque(false).prop_map(|route| (Kind::TcpRoute, Spec::Route(route.into()))),
+        opaque(false).prop_map(|route| (Kind::UdpRoute, Spec::Route(route.into()))),
         gateway().prop_map(|gateway| {
             let kind = if gateway.parent.is_some() { Kind::ListenerSet } else { Kind::Gateway };
             (kind, Spec::Gateway(gateway.into()))

@@ -1234,6 +1234,7 @@ pub enum Carries {
     Tls = 3,
     Passthrough = 4,
     Sites = 5,
+    Udp = 6,
 }
 impl Carries {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1248,6 +1249,7 @@ impl Carries {
             Self::Tls => "CARRIES_TLS",
             Self::Passthrough => "CARRIES_PASSTHROUGH",
             Self::Sites => "CARRIES_SITES",
+            Self::Udp => "CARRIES_UDP",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1259,6 +1261,7 @@ impl Carries {
             "CARRIES_TLS" => Some(Self::Tls),
             "CARRIES_PASSTHROUGH" => Some(Self::Passthrough),
             "CARRIES_SITES" => Some(Self::Sites),
+            "CARRIES_UDP" => Some(Self::Udp),
             _ => None,
         }
     }
@@ -1657,6 +1660,8 @@ pub struct ClosedPort {
     pub port: u32,
     #[prost(string, tag = "2")]
     pub why: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub udp: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Series {
