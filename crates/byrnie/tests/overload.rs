@@ -222,6 +222,8 @@ fn requests_that_are_read_for_a_picker_take_no_more_memory_than_there_is() {
     let mesh = Mesh::up(&[]);
     let [model, picker] = [free_port(), free_port()];
     program(model);
+    // It's there, and isn't asked before a request is.
+    let _listens = TcpListener::bind(("127.0.0.1", picker)).unwrap();
     let _model = mesh.beside("vllm", Some((model, "http")), &[]);
     let _picker = mesh.beside("picker", Some((picker, "grpc")), &[]);
     let pool = format!(

@@ -72,7 +72,8 @@ impl Policy {
     /// For a request to the own program, or the one host that it is for: again only if it was given back unprocessed, and as often
     /// as its caller leaves to those behind it (`allowed`), whose own tries go on with what this one gives back.
     pub(crate) fn program(allowed: Option<u8>) -> Self {
-        let tries_max = allowed.map_or(TRIES_UNPROCESSED_MAX, |allowed| TRIES_UNPROCESSED_MAX.min(allowed.saturating_add(1)));
+        let tries_max =
+            allowed.map_or(TRIES_UNPROCESSED_MAX, |allowed| TRIES_UNPROCESSED_MAX.min(allowed.saturating_add(1)));
         Self { tries_max, body_held: true, ..Self::NEVER }
     }
 

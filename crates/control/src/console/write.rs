@@ -35,7 +35,8 @@ pub(super) async fn delete(console: &Console, request: &Request, kind: &str, nam
     let key = look::key(kind, namespace, name)?;
     let actions = [Action::Delete(key)];
     let diagnostics = super::ask::news(console, &actions);
-    let applied = apply::apply_since(&console.state, &actions, revision(request, "since")?, (&who(request), "delete")).await?;
+    let applied =
+        apply::apply_since(&console.state, &actions, revision(request, "since")?, (&who(request), "delete")).await?;
     Ok(found(&answer(applied.revision, false, outcomes(&applied), &diagnostics)))
 }
 
@@ -196,9 +197,7 @@ impl From<apply::Error> for Problem {
             apply::Error::Twice(ref key) => {
                 Self::new(422, &code::DUPLICATE_RESOURCE, error.to_string()).at(key.to_string())
             }
-            apply::Error::Stale { ref key, .. } => {
-                Self::new(409, &code::STALE, error.to_string()).at(key.to_string())
-            }
+            apply::Error::Stale { ref key, .. } => Self::new(409, &code::STALE, error.to_string()).at(key.to_string()),
             apply::Error::TrustDomain { .. } => Self::new(422, &code::TRUST_DOMAIN_FIXED, error.to_string()),
             apply::Error::Store(error) => error.into(),
         }

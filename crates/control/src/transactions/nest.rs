@@ -192,7 +192,10 @@ pub(super) async fn forsake(coordinator: &Arc<Coordinator>, stopped: &Text, by: 
             if !of.is_some_and(|of| of.id == parent && of.branch == branch.name) {
                 continue;
             }
-            match coordinator.ask(&id, Ask::Forsake { reason: format!("{stopped} was stopped by {by}").into() }, by).await {
+            match coordinator
+                .ask(&id, Ask::Forsake { reason: format!("{stopped} was stopped by {by}").into() }, by)
+                .await
+            {
                 Ok(()) => count += 1,
                 // It has ended; those within it may not have, where it was stopped before.
                 Err(problem) if problem.status == 409 => {}

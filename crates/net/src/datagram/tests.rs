@@ -187,6 +187,7 @@ fn a_flow_that_was_asked_one_thing_and_answered_rests_for_less() {
         assert_eq!(rests(&flow, ANSWERED_IDLE / 10), ANSWERED_IDLE / 10, "never longer than is said of all");
         // Whoever says more may go on.
         client.send(b"and this?").await.unwrap();
+        let _door = spawn_local("door", async move { drop(door.accept().await) }).abort_on_drop();
         assert_eq!(hear(&mut flow).await, b"and this?");
         assert_eq!(rests(&flow, IDLE), IDLE);
         say(&mut flow, b"192.0.2.2").await;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-use crate::world::{ADMIN_TOKEN, PATIENCE, Peer, Program, Proxy, World, allow_all, endpoint_of, get, service_of, status};
+use crate::world::{
+    ADMIN_TOKEN, PATIENCE, Peer, Program, Proxy, World, allow_all, endpoint_of, get, service_of, status,
+};
 use byrnie_codec::grpc::load::{BINARY_HEADER, HEADER};
 use byrnie_model::Protocol;
 use byrnie_net::io::{self, TcpStream};
