@@ -244,14 +244,21 @@ impl Trip<'_> {
             pass_interim(self.down, self.response, self.client.version);
             self.request.remove_known(Known::Expect);
         }
+        let mut counted = 0;
         poll_fn(|cx| {
             let gathered = self.up.gather(cx, self.down, bytes_max);
+            // Where many bodies come at once, what is left is known only by measuring meanwhile.
+            let length = self.up.gathered().len();
+            if length >= counted + SPARED_BYTES {
+                self.core.grows(u32::try_from((length - counted) / SPARED_BYTES).unwrap_or(u32::MAX));
+                counted = length;
+            }
             if let Poll::Ready(gathered) = gathered {
                 let whole = gathered.map(|gathered| gathered == Gathered::Whole);
                 return Poll::Ready(whole.map_err(|error| unread(&error)));
             }
             // What isn't here yet isn't waited for where there is no room for it.
-            if self.core.saves() && self.up.gathered().len() > SPARED_BYTES {
+            if self.core.saves() && length > SPARED_BYTES {
                 return Poll::Ready(Err(Event::Failed(Failure::Strained)));
             }
             if let Poll::Ready(Err(_)) = self.down.poll_flush(cx) {
