@@ -4,6 +4,7 @@
 
 mod mesh;
 
+use mesh::console::operator;
 use mesh::participant::{Participant, fine};
 use mesh::{Mesh, until};
 use serde_json::{Value, json};
@@ -143,6 +144,38 @@ fn what_stops_one_reaches_the_other() {
     world.mesh.ok(&["saga", "cancel", "o3"]);
     world.wait_for("o3", "COMPENSATED");
     assert_eq!(world.state("o3.pay"), "COMPENSATED");
+}
+
+#[test]
+fn what_is_stopped_is_stopped_with_all_that_is_within_it() {
+    let world = World::new();
+    let stop = |id: &str| operator(&world.mesh, "POST", "/api/dtmsvr/forceStop", &json!({"gid": id})).0;
+    // Its part is done, and held; or under way; or has one of its own that is.
+    world.ship.store(503, Ordering::SeqCst);
+    world.start("o1", "0");
+    world.wait_for("o1.pay", "HELD");
+    world.book.store(503, Ordering::SeqCst);
+    world.start("o2", "0");
+    world.wait_for("o2.pay", "RUNNING");
+    let leaf = json!({"branches": [{"name": "a", "action": "POST shop/book", "compensate": "POST shop/back"}]});
+    let nested = json!({"branches": [{"name": "in", "saga": {"branches": [{"name": "in", "saga": leaf}]}}]});
+    let file = mesh::file(&world.mesh, "start.json", &nested.to_string());
+    world.mesh.cli(&["saga", "start", &file, "--id", "o3", "--wait", "0"]);
+    world.wait_for("o3.in.in", "RUNNING");
+    // The one above decides, for as long as it's there.
+    assert_eq!((stop("o1.pay"), world.state("o1.pay").as_str()), (409, "HELD"));
+    for (id, within) in [("o1", &["o1.pay"][..]), ("o2", &["o2.pay"]), ("o3", &["o3.in", "o3.in.in"])] {
+        assert_eq!(stop(id), 200, "{id}");
+        for one in [&[id], within].concat() {
+            assert_eq!(world.state(one), "RESOLVED", "{one}");
+            assert_eq!(stop(one), 409, "{one} is over");
+        }
+    }
+    let shown = world.mesh.json(&["saga", "show", "o3.in.in"]);
+    assert!(shown["reason"].as_str().unwrap().contains("o3 was stopped by operator"), "{shown}");
+    // What was done stays done.
+    let back = ["/unreserve", "/refund", "/unbook", "/unship", "/back"];
+    assert!(world.calls().iter().all(|path| !back.contains(&&**path)));
 }
 
 #[test]

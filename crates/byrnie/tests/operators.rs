@@ -200,6 +200,12 @@ fn operators_of_dtm_list_stop_and_hurry_transactions() {
     for verb in ["forceStop", "resetCronTime", "resetNextCronTime"] {
         assert!(lines.as_array().unwrap().iter().any(|line| line["verb"] == verb), "{verb}: {lines}");
     }
+    let (_, newest) = operator(&mesh, "GET", "/txn/v1/audit?limit=1", &Value::Null);
+    assert_eq!(newest.as_array().map(Vec::len), Some(1), "{newest}");
+    for limit in ["x", "-1", "1e3", "99999999999999999999999"] {
+        let (code, said) = operator(&mesh, "GET", &format!("/txn/v1/audit?limit={limit}"), &Value::Null);
+        assert_eq!((code, &said["code"]), (400, &json!("BYR-T001")), "{limit}: {said}");
+    }
     let metrics =
         mesh::http(SocketAddr::from(([127, 0, 0, 1], mesh.port("console"))), "localhost", "/metrics").unwrap();
     let count = metrics.body.lines().find_map(|line| line.strip_prefix("byrnie_txn_commit_batch_size_count "));

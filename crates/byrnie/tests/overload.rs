@@ -4,7 +4,7 @@
 
 mod mesh;
 
-use mesh::{Mesh, PATIENCE, Program, byrnie, free_port, http, http_within, until};
+use mesh::{Mesh, PATIENCE, Program, byrnie, file, free_port, http, http_within, until};
 use rustix::net::sockopt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -193,4 +193,74 @@ fn is_shed(mut call: &TcpStream) -> bool {
         assert!(answer.contains("short of memory") || answer.contains(OF_TIME), "{answer}");
     }
     refused && !answer.contains(OF_TIME)
+}
+
+/// Requests that a picker is to see whole, and how much of each comes of what it says will: far more than there is room for.
+const PICKED: usize = 400;
+const PICKED_BYTES: usize = 600 * 1024;
+/// So much of each comes at once, and then of the others: a proxy looks ten times a second at what it has left.
+const PICKED_PIECE_BYTES: usize = 8 * 1024;
+const PICKED_PACE: Duration = Duration::from_millis(20);
+
+/// Begins a request whose body is wanted before anybody is asked.
+fn begin(address: SocketAddr) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let head = "POST / HTTP/1.1\r\nhost: models\r\nexpect: 100-continue\r\ncontent-length: 1000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).ok()?;
+    let mut told = Vec::new();
+    while !told.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        told.push(byte[0]);
+    }
+    told.starts_with(b"HTTP/1.1 100").then_some(stream)
+}
+
+#[test]
+fn requests_that_are_read_for_a_picker_take_no_more_memory_than_there_is() {
+    let mesh = Mesh::up(&[]);
+    let [model, picker] = [free_port(), free_port()];
+    program(model);
+    // It's there, and isn't asked before a request is.
+    let _listens = TcpListener::bind(("127.0.0.1", picker)).unwrap();
+    let _model = mesh.beside("vllm", Some((model, "http")), &[]);
+    let _picker = mesh.beside("picker", Some((picker, "grpc")), &[]);
+    let pool = format!(
+        "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {{name: models}}\nspec:\n  selector: \
+         {{matchLabels: {{app: vllm}}}}\n  targetPorts: [{{number: {model}}}]\n  endpointPickerRef: {{name: picker, port: \
+         {{number: 80}}}}\n"
+    );
+    mesh.ok(&["apply", "-f", &file(&mesh, "pool.yaml", &pool)]);
+    for callee in ["models", "picker"] {
+        mesh.ok(&["allow", "caller", callee]);
+    }
+    let mut command = byrnie();
+    command.env("BYRNIE_MEMORY_MAX", "128MiB");
+    let caller = mesh.run_by(command, &["--name", "caller", "--uses", "models"], &["tail", "-f", "/dev/null"]);
+    let address = caller.address("BYRNIE_MODELS_URL");
+    until("a request that is read", || caller.log(), || begin(address).is_some());
+    let mut calls: Vec<TcpStream> = (0..PICKED).map(|_| begin(address).unwrap()).collect();
+    for call in &calls {
+        call.set_nonblocking(true).unwrap();
+    }
+    for _ in 0..PICKED_BYTES / PICKED_PIECE_BYTES {
+        // Those that are refused are closed.
+        calls.retain_mut(|call| match call.write(&PIECE[..PICKED_PIECE_BYTES]) {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        });
+        std::thread::park_timeout(PICKED_PACE);
+    }
+    let refused = || -> f64 {
+        let proxies = mesh.sidecars();
+        let own = proxies.iter().find(|proxy| proxy["name"].as_str().unwrap().starts_with("default/caller")).unwrap();
+        let text = http(own["admin"].as_str().unwrap().parse().unwrap(), "localhost", "/metrics").unwrap().body;
+        let lines = text.lines().filter(|line| line.contains("byrnie_requests_total{") && line.contains("\"strain\""));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+    };
+    until("refusals for want of memory", || format!("{} of {PICKED}", refused()), || refused() > 50.0);
+    let peak = peak(&caller);
+    assert!(peak < CEILING_KIB, "{peak} KiB at the most");
+    drop(calls);
 }

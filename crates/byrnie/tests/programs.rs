@@ -390,6 +390,64 @@ fn a_canary_gives_versions_by_label_the_shares_that_it_says() {
     assert_eq!(spec(), before);
 }
 
+/// A way to the console by which somebody is overtaken: before its first request that writes, `another` does.
+fn overtaken<'s>(
+    scope: &'s std::thread::Scope<'s, '_>,
+    console: SocketAddr,
+    another: impl FnOnce() + Send + 's,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    scope.spawn(move || {
+        let mut another = Some(another);
+        while another.is_some() {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut first = [0; 4096];
+            let length = client.read(&mut first).unwrap();
+            if !first.starts_with(b"GET ") {
+                another.take().unwrap()();
+            }
+            let mut server = TcpStream::connect(console).unwrap();
+            server.write_all(&first[..length]).unwrap();
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Write);
+            });
+            let _ = std::io::copy(&mut server, &mut client);
+            let _ = client.shutdown(std::net::Shutdown::Both);
+        }
+    });
+    address
+}
+
+#[test]
+fn a_canary_overwrites_nothing_that_was_written_since_it_looked() {
+    let mesh = Mesh::up(&[]);
+    let _pay = ["v1", "v2"].map(|version| mesh.echo("pay", version, &[]));
+    for version in ["v1", "v2"] {
+        mesh.ask_until("pay", "/", |answer| answer.is_of(version));
+    }
+    let console = SocketAddr::from(([127, 0, 0, 1], mesh.port("console")));
+    let route = || mesh.json(&["get", "httproute", "pay"])["spec"].clone();
+    mesh.ok(&["canary", "pay", "v2", "10"]);
+    for (args, share) in [(&["canary", "pay", "v2", "90"][..], "30"), (&["canary", "pay", "--off"], "40")] {
+        let (done, meanwhile) = std::sync::mpsc::channel();
+        let refused = std::thread::scope(|scope| {
+            let another = || {
+                mesh.ok(&["canary", "pay", "v2", share]);
+                done.send(route()).unwrap();
+            };
+            let server = format!("http://{}", overtaken(scope, console, another));
+            mesh.cli(&[args, &["--server", &server]].concat())
+        });
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("BYR-C032"), "{args:?}: {said}");
+        assert_eq!(route(), meanwhile.recv().unwrap(), "{args:?}");
+    }
+    mesh.ok(&["canary", "pay", "--off"]);
+}
+
 /// What `get` prints is what `apply` takes.
 #[test]
 fn what_is_got_can_be_applied() {

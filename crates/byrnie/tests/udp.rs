@@ -6,7 +6,7 @@
 mod mesh;
 
 use mesh::console::operator;
-use mesh::{Mesh, Program, byrnie, file, free_port, until};
+use mesh::{Mesh, Program, byrnie, file, free_port, http, limited, until};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -510,4 +510,29 @@ fn a_canary_shares_out_flows() {
     assert!(mesh.ok(&["get", "udproutes"]).contains("echo"));
     mesh.ok(&["canary", "echo", "--off"]);
     ask_until(&client(to), b"who", |answer| !answer.is_empty());
+
+#[test]
+fn flows_take_no_place_from_connections() {
+    let mesh = Mesh::up(&[]);
+    let _echo = echo(&mesh, "v1");
+    let hello = mesh.echo("hello", "v1", &[]);
+    mesh.ask_until("hello", "/", |answer| answer.status == 200);
+    mesh.ok(&["allow", "caller", "echo"]);
+    mesh.ok(&["allow", "caller", "hello"]);
+    // So few files that it may have a hundred connections from its program, or some more where it has more cores than six.
+    let uses = ["--name", "caller", "--uses", "echo,hello"];
+    let caller = mesh.run_by(limited("-n 256"), &uses, &["tail", "-f", "/dev/null"]);
+    caller.wait_for_line("BYRNIE_HELLO_URL");
+    let (to, calls) = (caller.address("BYRNIE_ECHO_URL"), caller.address("BYRNIE_HELLO_URL"));
+    let is_answered = || http(calls, "hello", "/").is_ok_and(|answer| answer.status == 200);
+    until("an answer", || hello.log() + &caller.log(), is_answered);
+    let clients: Vec<UdpSocket> = (0..400).map(|_| client(to)).collect();
+    // Who has asked twice may rest for a minute.
+    for (number, client) in (0..800_u32).zip(clients.iter().cycle()) {
+        let sent = number.to_be_bytes();
+        ask_until(client, &sent, |answer| answer == sent);
+    }
+    let open = sum(&metrics(&mesh, "caller", &["byrnie_connections{"]));
+    assert!(open > 200.0, "{open} flows are open");
+    assert!(is_answered(), "{}", caller.log());
 }

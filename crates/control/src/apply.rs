@@ -73,6 +73,14 @@ pub enum Error {
         /// What was asked for.
         wanted: Text,
     },
+    /// A resource isn't as it was when it was read.
+    #[error("{key} was changed at revision {at}, after it was read")]
+    Stale {
+        /// Which.
+        key: Key,
+        /// When, at the latest.
+        at: Revision,
+    },
     /// The store refused. A conflict means that others wrote the same resources at the same moment.
     #[error(transparent)]
     Store(#[from] byrnie_store::Error),
@@ -84,11 +92,24 @@ pub enum Error {
 /// # Errors
 /// If an action makes no sense, or the store refuses.
 pub async fn apply(state: &State, actions: &[Action], who: &str, why: &str) -> Result<Applied, Error> {
+    apply_since(state, actions, None, (who, why)).await
+}
+
+/// The same, where each of the resources is as it was at revision `since`: unchanged, or still absent.
+///
+/// # Errors
+/// The same; and if one of them was written after that.
+pub async fn apply_since(
+    state: &State,
+    actions: &[Action],
+    since: Option<Revision>,
+    (who, why): (&str, &str),
+) -> Result<Applied, Error> {
     check(state, actions)?;
     let mut tries = 0;
     loop {
         tries += 1;
-        let plan = plan(state, actions).await?;
+        let plan = plan(state, actions, since).await?;
         if plan.record.changes.is_empty() {
             return Ok(Applied { revision: state.revision(), outcomes: plan.outcomes });
         }
@@ -130,12 +151,22 @@ struct Plan {
 }
 
 /// What the actions come to, beside what is stored now. The transaction holds only if that is still so.
-async fn plan(state: &State, actions: &[Action]) -> Result<Plan, Error> {
+async fn plan(state: &State, actions: &[Action], since: Option<Revision>) -> Result<Plan, Error> {
     let mut plan = Plan { txn: Txn::new(), record: history::Record::default(), outcomes: Vec::new() };
     for action in actions {
         let key = action.key();
         let at = store_key(key);
         let before = state.store.get(&at).await?;
+        if let Some(since) = since {
+            // What is written between this and the commit is a conflict there.
+            let at = match &before {
+                Some(entry) => Some(entry.modified),
+                None => history::last_change(state, key).await?,
+            };
+            if let Some(at) = at.filter(|at| *at > since) {
+                return Err(Error::Stale { key: key.clone(), at });
+            }
+        }
         let expect = before.as_ref().map_or(Expect::Absent, |entry| Expect::At(entry.modified));
         let (outcome, after) = match (action, &before) {
             (Action::Put(resource), before) => {

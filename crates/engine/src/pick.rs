@@ -16,6 +16,7 @@ use crate::{Answer, Effect, Failure, Plan, Reason};
 use byrnie_base::{Instant, Now, Text};
 use byrnie_codec::Head;
 use byrnie_model::route::{DIRECT_BODY_BYTES_MAX, DirectResponse};
+use byrnie_model::yaml::is_header_editable;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -397,26 +398,11 @@ fn edit(head: &mut Head, edits: Vec<Edit>) {
 }
 
 fn is_editable(name: &str) -> bool {
-    const UNTOUCHABLE: [&str; 14] = [
-        "connection",
-        "content-length",
-        "expect",
-        "forwarded-client-identity",
-        "host",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "x-forwarded-client-cert",
-    ];
-    !name.starts_with(':')
-        && !name.starts_with("x-byrnie-")
-        && !name.starts_with("txn-")
-        && !UNTOUCHABLE.contains(&name)
+    // What a route may edit, but for what a picker has no word in: whether the caller waits, who called, and what proxies and
+    // coordinators say among themselves.
+    is_header_editable(name)
+        && !matches!(name, "expect" | "x-forwarded-client-cert")
+        && ![":", "x-byrnie-", "txn-"].iter().any(|own| name.starts_with(own))
 }
 
 #[cfg(test)]

@@ -148,6 +148,11 @@ pub fn connect(to: SocketAddr) -> io::Result<Datagrams> {
     socket.set_nonblocking(true)?;
     // What the system gives of it is enough.
     let _ = socket.set_recv_buffer_size(RECEIVE_BYTES);
+    connect_by(socket, to)
+}
+
+/// The same from this socket, which doesn't block.
+fn connect_by(socket: socket2::Socket, to: SocketAddr) -> io::Result<Datagrams> {
     socket.connect(&to.into())?;
     let socket = std::net::UdpSocket::from(socket);
     // From now on only what the program sends comes in. What came between the choice of a port and this is somebody else's: the
@@ -251,10 +256,7 @@ impl Datagrams {
         loop {
             let due = match self.due {
                 Due::Never => return Poll::Pending,
-                Due::Rested(span) => {
-                    let inbox = self.inbox.borrow();
-                    inbox.moved_at + if inbox.was_answered() { span.min(ANSWERED_IDLE) } else { span }
-                }
+                Due::Rested(span) => self.inbox.borrow().rests_until(span),
                 Due::At(due) => due,
             };
             if runtime::now().mono >= due {

@@ -33,6 +33,8 @@ pub struct Tls {
     stream: tokio_rustls::TlsStream<Socket>,
     /// When it ends; `None` for never.
     end: Option<Timestamp>,
+    /// Whether the end of the connection below is the end of what comes by it, said or not.
+    ends_unsaid: bool,
     /// Wakes whoever waits for bytes, to look at the wall clock.
     alarm: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -53,15 +55,29 @@ impl Tls {
             tokio_rustls::TlsStream::Client(tls) => tls.get_mut().1.set_buffer_limit(most),
             tokio_rustls::TlsStream::Server(tls) => tls.get_mut().1.set_buffer_limit(most),
         }
-        Self { stream, end: not_after.map(|at| at + EXPIRY_GRACE), alarm: None }
+        Self { stream, end: not_after.map(|at| at + EXPIRY_GRACE), ends_unsaid: false, alarm: None }
+    }
+
+    /// The same of one whose peer may close it without a word (`close_notify`, RFC 8446 6.1): that is no error then. Whoever reads
+    /// can't tell an end from a cut by it, as none can who reads TCP.
+    #[must_use]
+    pub(crate) fn ending_unsaid(self) -> Self {
+        Self { ends_unsaid: true, ..self }
     }
 
     /// Reads, as much at once as the reader has room for.
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if buf.remaining() >= session::ROOM_BYTES_MIN {
-            return session::poll_read(&mut self.stream, cx, buf);
+        let read = if buf.remaining() >= session::ROOM_BYTES_MIN {
+            session::poll_read(&mut self.stream, cx, buf)
+        } else {
+            session::poll_few(&mut self.stream, cx, buf)
+        };
+        match read {
+            Poll::Ready(Err(error)) if self.ends_unsaid && error.kind() == io::ErrorKind::UnexpectedEof => {
+                Poll::Ready(Ok(()))
+            }
+            read => read,
         }
-        session::poll_few(&mut self.stream, cx, buf)
     }
 
     /// The same, handed on from where it was decrypted.

@@ -13,7 +13,7 @@ use crate::pick::Line;
 use crate::record::Seen;
 use crate::refusal::{self, BadBody, unread_late};
 use crate::rest::{HEAVY_MAX, Rest, STALL_MAX, Tempo, earlier, owes};
-use crate::upstream::{self, Room, Upstream};
+use crate::upstream::{self, INTERIM_MAX, Room, Upstream};
 use crate::whole::acknowledge;
 use crate::worker::Core;
 use byrnie_base::Instant;
@@ -30,8 +30,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// 1xx answers that one exchange may bring; more is an upstream gone wild.
-const INTERIM_MAX: u8 = 16;
 /// Where more exchanges run than this, those that wait for their client keep no heads.
 const SLIM_FROM: usize = 64;
 

@@ -17,7 +17,7 @@ use byrnie_engine::{
 };
 use byrnie_model::code;
 use byrnie_model::policy::enlist::Act;
-use byrnie_net::http::{Answered, Gathered, Pump};
+use byrnie_net::http::{Gathered, Pump};
 use byrnie_net::runtime;
 use byrnie_saga::ledger::{ANSWER_BYTES_MAX, Fingerprint, Fingerprinting};
 use byrnie_xds::proto::byrnie::v1 as wire;
@@ -202,14 +202,13 @@ impl Trip<'_> {
         upstream.wire.send_request(&head).map_err(|error| words(&error))?;
         upstream.wire.end(None).map_err(|error| words(&error))?;
         let mut body = Pump::new(false);
-        let mut answered = false;
+        let (mut answered, mut interims) = (false, 0);
         let gathered = poll_fn(|cx| {
             // It may answer before it has read all; an error shows in what it answers.
             let _ = upstream.wire.poll_flush(cx);
-            while !answered {
-                match upstream.wire.poll_response(cx, asked, &mut head) {
-                    Poll::Ready(Ok(Answered::Final)) => answered = true,
-                    Poll::Ready(Ok(Answered::Interim)) => {}
+            if !answered {
+                match upstream::poll_final(&mut upstream.wire, cx, asked, &mut head, &mut interims) {
+                    Poll::Ready(Ok(())) => answered = true,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(words(&error))),
                     Poll::Pending => return late(self.alarm, limits, cx).map(|_| Err("no answer in time".into())),
                 }
@@ -245,14 +244,21 @@ impl Trip<'_> {
             pass_interim(self.down, self.response, self.client.version);
             self.request.remove_known(Known::Expect);
         }
+        let mut counted = 0;
         poll_fn(|cx| {
             let gathered = self.up.gather(cx, self.down, bytes_max);
+            // Where many bodies come at once, what is left is known only by measuring meanwhile.
+            let length = self.up.gathered().len();
+            if length >= counted + SPARED_BYTES {
+                self.core.grows(u32::try_from((length - counted) / SPARED_BYTES).unwrap_or(u32::MAX));
+                counted = length;
+            }
             if let Poll::Ready(gathered) = gathered {
                 let whole = gathered.map(|gathered| gathered == Gathered::Whole);
                 return Poll::Ready(whole.map_err(|error| unread(&error)));
             }
             // What isn't here yet isn't waited for where there is no room for it.
-            if self.core.saves() && self.up.gathered().len() > SPARED_BYTES {
+            if self.core.saves() && length > SPARED_BYTES {
                 return Poll::Ready(Err(Event::Failed(Failure::Strained)));
             }
             if let Poll::Ready(Err(_)) = self.down.poll_flush(cx) {

@@ -11,7 +11,7 @@ use byrnie_base::Text;
 use byrnie_codec::h1::Asked;
 use byrnie_codec::{Framing, Head, Known, Version, grpc};
 use byrnie_engine::{Edit, Exchange, Failure, PICK_BODY_BYTES_MAX, PICKED, Pick, Picked};
-use byrnie_net::http::{Answered, Chunk, Error, Progress, Wire};
+use byrnie_net::http::{Chunk, Error, Progress, Wire};
 use byrnie_net::runtime;
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
@@ -132,7 +132,7 @@ impl Trip<'_> {
         upstream.wire.send_request(&head).map_err(|error| failed(&error))?;
         let asked = Asked::by(&head);
         let has_body = !self.up.gathered().is_empty();
-        let (mut begun, mut answered, mut word) = (false, false, Word::default());
+        let (mut begun, mut answered, mut interims, mut word) = (false, false, 0, Word::default());
         let heard = poll_fn(|cx| {
             let wire = &mut upstream.wire;
             if !std::mem::replace(&mut begun, true) {
@@ -144,12 +144,10 @@ impl Trip<'_> {
             if self.down.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(Unheard::Gone));
             }
-            while !answered {
-                match ready!(wire.poll_response(cx, asked, &mut head)) {
-                    Ok(Answered::Final) => answered = true,
-                    Ok(Answered::Interim) => {}
-                    Err(error) => return Poll::Ready(Err(failed(&error))),
-                }
+            if !answered {
+                let head = upstream::poll_final(wire, cx, asked, &mut head, &mut interims);
+                ready!(head).map_err(|error| failed(&error))?;
+                answered = true;
             }
             word.poll(cx, wire, &head, has_body)
         })

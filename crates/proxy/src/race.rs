@@ -9,12 +9,12 @@ use crate::worker::Core;
 use byrnie_codec::h1::Asked;
 use byrnie_codec::{Framing, Head, Known};
 use byrnie_engine::{Ending, Exchange, Failure, Plan};
-use byrnie_net::http::{Answered, Chunk, Error};
+use byrnie_net::http::{Chunk, Error};
 use byrnie_net::runtime;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 /// What came of the second try.
 type Answer = Result<Box<(Upstream, Head)>, Failure>;
@@ -131,7 +131,7 @@ pub(crate) async fn ask(core: &Rc<Core>, plan: &Plan, head: &mut Head, body: &[u
     let wire = &mut upstream.wire;
     wire.send_request(head).map_err(failed)?;
     let asked = Asked::by(head);
-    let mut written = false;
+    let (mut written, mut interims) = (false, 0);
     poll_fn(|cx| {
         if !std::mem::replace(&mut written, true) {
             if !body.is_empty() {
@@ -142,13 +142,7 @@ pub(crate) async fn ask(core: &Rc<Core>, plan: &Plan, head: &mut Head, body: &[u
         if let Poll::Ready(Err(error)) = wire.poll_flush(cx) {
             return Poll::Ready(Err(error));
         }
-        loop {
-            match ready!(wire.poll_response(cx, asked, head)) {
-                Ok(Answered::Final) => return Poll::Ready(Ok(())),
-                Ok(Answered::Interim) => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        upstream::poll_final(wire, cx, asked, head, &mut interims)
     })
     .await
     .map_err(failed)?;

@@ -162,11 +162,16 @@ impl Core {
 
     /// An exchange, a tunnel or a connection begins.
     pub(crate) fn begins(&self) {
+        self.grows(1);
+    }
+
+    /// So many begin, or what takes memory as they would.
+    pub(crate) fn grows(&self, count: u32) {
         let gauge = &self.gauge;
         gauge.busy.set(true);
-        match gauge.credit.get() {
-            0 | 1 => self.measure(),
-            credit => gauge.credit.set(credit - 1),
+        match gauge.credit.get().saturating_sub(count) {
+            0 => self.measure(),
+            left => gauge.credit.set(left),
         }
     }
 

@@ -7,12 +7,12 @@ use crate::config::Hop;
 use crate::outside;
 use crate::worker::Core;
 use byrnie_base::Timestamp;
-use byrnie_codec::Limits;
 use byrnie_codec::hop::STREAMS_MAX;
+use byrnie_codec::{Head, Limits};
 use byrnie_engine::{self as engine, Failure, Plan, Program, Target};
 use byrnie_net::hop::{self, Flow};
 use byrnie_net::http::h2::{self as http2, Client};
-use byrnie_net::http::{Error, Wire, h1};
+use byrnie_net::http::{Answered, Error, Wire, h1};
 use byrnie_net::io::{self, Stream};
 use byrnie_net::pool::{self, Asked, Connection, Crowd, Lease, Shared, Speaks};
 use byrnie_net::tls::{Peer, outward};
@@ -20,7 +20,7 @@ use byrnie_net::{runtime, tls};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// A connection or stream on which one request may be sent.
@@ -34,6 +34,9 @@ pub(crate) struct Upstream {
     #[expect(dead_code, reason = "it counts for as long as it's here")]
     pub(crate) crowd: Option<Crowd>,
 }
+
+/// 1xx answers that one exchange may bring; more is an upstream gone wild.
+pub(crate) const INTERIM_MAX: u8 = 16;
 
 /// How long a peer that chose another protocol than the hop's isn't asked for it again.
 const FOREIGN_FOR: Duration = Duration::from_secs(60);
@@ -450,6 +453,24 @@ pub(crate) async fn connect(
     runtime::timeout(limit, Box::pin(opening)).await.unwrap_or(Err(Failure::ConnectTimeout))
 }
 
+/// Reads the head of the final answer into `head`, and passes over interim ones, of which there have been so many.
+pub(crate) fn poll_final(
+    wire: &mut Wire,
+    cx: &mut Context<'_>,
+    asked: byrnie_codec::h1::Asked,
+    head: &mut Head,
+    interims: &mut u8,
+) -> Poll<Result<(), Error>> {
+    loop {
+        match ready!(wire.poll_response(cx, asked, head))? {
+            Answered::Final => return Poll::Ready(Ok(())),
+            Answered::Interim if *interims < INTERIM_MAX => *interims += 1,
+            // As HTTP/2 has it.
+            Answered::Interim => return Poll::Ready(Err(Error::Broken(http2::PROTOCOL_ERROR))),
+        }
+    }
+}
+
 /// What it means that a socket could not be connected.
 pub(crate) fn failure_to_connect(error: std::io::Error) -> Failure {
     match error.kind() {
@@ -470,6 +491,36 @@ pub(crate) fn failure_before_head(error: &Error, request_sent: bool) -> Failure 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use byrnie_codec::h1::Asked as AskedFor;
+    use std::io::Write;
+
+    /// Of whatever is asked without its caller: a try beside another, a copy, what became of a keyed request, a check.
+    #[test]
+    fn an_upstream_that_never_comes_to_its_answer_is_given_up() {
+        const INTERIM: &[u8] = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n";
+        let answers = [(usize::from(INTERIM_MAX), Some(204)), (usize::from(INTERIM_MAX) + 1, None), (usize::MAX, None)];
+        for (count, status) in answers {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let program = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let told = (0..count).all(|_| stream.write_all(INTERIM).is_ok());
+                let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+                told
+            });
+            let read = runtime::block_on(async {
+                let tcp = io::connect(address, Duration::from_secs(10)).await.unwrap();
+                let mut wire = Wire::H1(Box::new(h1::Conn::new(tcp.into(), Vec::new(), Limits::default())));
+                let (mut head, mut interims) = (Head::new(), 0);
+                let read = poll_fn(|cx| poll_final(&mut wire, cx, AskedFor::Other, &mut head, &mut interims));
+                runtime::timeout(Duration::from_secs(60), read).await.unwrap().map(|()| head.status())
+            });
+            let read = read.unwrap();
+            let failure = read.as_ref().err().map(|error| failure_before_head(error, true));
+            assert_eq!((read.ok(), failure), (status, status.map_or(Some(Failure::BadResponse), |_| None)), "{count}");
+            assert_eq!(program.join().unwrap(), count < usize::MAX);
+        }
+    }
 
     #[test]
     fn a_crowd_has_half_of_the_streams_whoever_has_the_others_and_none_of_the_last() {

@@ -54,12 +54,15 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     for (said, next) in scene.refused(&documents) {
         eprintln!("warning: {said}\n   = next: {next}");
     }
-    super::fault::write(&Value::Array(documents), "canary", args.to.as_ref(), globals)
+    let documents = Value::Array(documents);
+    super::fault::write(&documents, &[("why", "canary"), ("since", &scene.revision)], args.to.as_ref(), globals)
 }
 
 /// What of a mesh a canary of one service has to do with.
 struct Scene {
     target: ServiceRef,
+    /// All of it is as it was then, or newer: what was written since isn't overwritten.
+    revision: String,
     services: Vec<Value>,
     workloads: Vec<Value>,
     /// Access and traffic policies.
@@ -92,6 +95,7 @@ struct Part {
 
 impl Scene {
     fn read(console: &Console, target: &ServiceRef) -> Result<Self, Failure> {
+        let revision = console.get("/api/v1/status")?["revision"].to_string();
         let of = |kind: Kind| -> Result<Vec<Value>, Failure> {
             let query = console::query(&[("kind", kind.name()), ("namespace", &target.namespace)]);
             Ok(list(console.get(&format!("/api/v1/resources{query}"))?))
@@ -100,6 +104,7 @@ impl Scene {
         policies.extend(of(Kind::TrafficPolicy)?);
         Ok(Self {
             target: target.clone(),
+            revision,
             services: of(Kind::Service)?,
             workloads: of(Kind::Workload)?,
             policies,
@@ -385,7 +390,8 @@ fn take_away(
     services: &[&Value],
     answers: &mut Vec<Value>,
 ) -> Result<(), Failure> {
-    let user = console::query(&[("user", &console::user())]);
+    let since = ("since", &*scene.revision);
+    let user = console::query(&[("user", &console::user()), since]);
     let delete = |resource: &Value| {
         let metadata = &resource["metadata"];
         let kind = Kind::from_word(text(&resource["kind"]));
@@ -407,7 +413,7 @@ fn take_away(
     let policies: Vec<Value> = scene.policies.iter().filter_map(narrowed).collect();
     if !policies.is_empty() {
         let documents = output::yaml::emit(&Value::Array(policies));
-        let query = console::query(&[("user", &console::user()), ("why", "canary")]);
+        let query = console::query(&[("user", &console::user()), ("why", "canary"), since]);
         let answer = console.post_yaml(&format!("/api/v1/apply{query}"), documents)?;
         super::apply::warn(crate::documents::place(&answer["diagnostics"], &[]));
         answers.push(answer);

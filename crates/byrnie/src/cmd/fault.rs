@@ -77,7 +77,7 @@ pub(crate) fn run_fault(args: &Fault, globals: &Globals) -> anyhow::Result<Exit>
     let document = fault(args, &target, &name, until)?;
     let path = super::get::path(Kind::TrafficPolicy, &target.namespace, &name);
     let before = if args.to.is_some() { None } else { Console::find(globals)?.get(&path).ok() };
-    let exit = write(&document, "fault", args.to.as_ref(), globals)?;
+    let exit = write(&document, &[("why", "fault")], args.to.as_ref(), globals)?;
     if let Some(lasting) = before.as_ref().and_then(|before| lasting(before, SystemClock::new().now().wall.as_millis()))
     {
         eprintln!("warning: this takes the place of a fault of {target} that would have lasted until {lasting}");
@@ -154,8 +154,13 @@ pub(super) fn share(text: &str) -> Result<u8, String> {
     number.parse().ok().filter(|share| *share <= 100).ok_or_else(|| "a share is 0 to 100, such as 10 or 10%".to_owned())
 }
 
-/// Applies a document, or an array of them, all or none; or writes them to a file.
-pub(super) fn write(documents: &Value, why: &str, to: Option<&PathBuf>, globals: &Globals) -> anyhow::Result<Exit> {
+/// Applies a document, or an array of them, all or none, and says so much beside; or writes them to a file.
+pub(super) fn write(
+    documents: &Value,
+    beside: &[(&str, &str)],
+    to: Option<&PathBuf>,
+    globals: &Globals,
+) -> anyhow::Result<Exit> {
     let text = yaml::emit(documents);
     if let Some(path) = to {
         std::fs::write(path, text)
@@ -165,7 +170,8 @@ pub(super) fn write(documents: &Value, why: &str, to: Option<&PathBuf>, globals:
         }
         return Ok(Exit::Fine);
     }
-    let path = format!("/api/v1/apply{}", console::query(&[("user", &console::user()), ("why", why)]));
+    let user = console::user();
+    let path = format!("/api/v1/apply{}", console::query(&[&[("user", &*user)], beside].concat()));
     let answer = Console::find(globals)?.post_yaml(&path, text)?;
     super::apply::warn(crate::documents::place(&answer["diagnostics"], &[]));
     output::print(globals, &answer, |_| super::apply::draw(&answer, globals.quiet))?;

@@ -80,6 +80,49 @@ fn what_is_applied_can_be_read_undone_and_deleted() {
     });
 }
 
+/// Who reads, thinks and writes may say when it has read.
+#[test]
+fn what_somebody_has_written_meanwhile_is_not_overwritten() {
+    run(async |console| {
+        let service = |name: &str, port: u16| {
+            let spec = json!({"selector": {"app": name}, "ports": [{"port": port}]});
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+        };
+        let write = async |document: &Value, query: &str| {
+            let (status, said) = ask(&console, "POST", &format!("/api/v1/apply{query}"), &document.to_string()).await;
+            settle(&console).await;
+            (status, said)
+        };
+        let port = async |name: &str| {
+            let (_, read) = ask(&console, "GET", &format!("/api/v1/resources/svc/default/{name}"), "").await;
+            read["spec"]["ports"][0]["port"].clone()
+        };
+        let revision = write(&service("cart", 80), "").await.1["revision"].clone();
+        let since = format!("?since={revision}");
+        // As it was: it's written, once.
+        assert_eq!(write(&service("cart", 81), &since).await.0, 200);
+        for document in [service("cart", 82), json!([service("other", 80), service("cart", 82)])] {
+            let (status, said) = write(&document, &since).await;
+            assert_eq!((status, &said["code"]), (409, &json!("BYR-C032")), "{said}");
+            assert_eq!((port("cart").await, port("other").await), (json!(81), Value::Null), "all or none");
+        }
+        let gone = format!("/api/v1/resources/svc/default/cart{since}");
+        let (status, said) = ask(&console, "DELETE", &gone, "").await;
+        assert_eq!((status, &said["code"], port("cart").await), (409, &json!("BYR-C032"), json!(81)), "{said}");
+        // What wasn't there is made, unless somebody has made it, or made and deleted it, since.
+        assert_eq!(write(&service("fresh", 80), &since).await.0, 200);
+        assert_eq!(write(&service("fresh", 81), &since).await.1["code"], "BYR-C032");
+        let newest = write(&service("last", 80), "").await.1["revision"].clone();
+        let gone = format!("/api/v1/resources/svc/default/fresh?since={newest}");
+        assert_eq!(ask(&console, "DELETE", &gone, "").await.0, 200);
+        settle(&console).await;
+        let (status, said) = write(&service("fresh", 82), &format!("?since={newest}")).await;
+        assert_eq!((status, &said["code"], port("fresh").await), (409, &json!("BYR-C032"), Value::Null), "{said}");
+        let (status, said) = write(&service("cart", 83), "?since=yesterday").await;
+        assert_eq!((status, &said["code"]), (400, &json!("BYR-S040")), "{said}");
+    });
+}
+
 #[test]
 fn a_bad_document_is_refused_with_its_place() {
     run(async |console| {
@@ -125,6 +168,14 @@ fn every_operation_described_is_served() {
             assert!(!body["detail"].as_str().unwrap_or_default().starts_with("there is nothing at"), "{path}");
             assert_ne!(status, 405, "{path}");
         }
+        let (_, document) = ask(&console, "GET", "/openapi.json", "").await;
+        let named = |path: &str, method: &str| -> Vec<String> {
+            let parameters = document["paths"][path][method]["parameters"].as_array().unwrap();
+            parameters.iter().map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(named("/api/v1/resources/{kind}/{name}", "delete"), ["kind", "name", "user", "since"]);
+        let namespaced = named("/api/v1/resources/{kind}/{namespace}/{name}", "delete");
+        assert_eq!(namespaced, ["kind", "namespace", "name", "user", "since"]);
         for path in ["/healthz", "/readyz", "/metrics", "/openapi.json", "/", "/service/cart"] {
             assert_eq!(ask(&console, "GET", path, "").await.0, 200, "{path}");
         }

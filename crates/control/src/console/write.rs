@@ -13,7 +13,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// `POST /api/v1/apply?dryRun=&namespace=`: every document of the body, or none.
+/// `POST /api/v1/apply?dryRun=&namespace=&since=`: every document of the body, or none; with `since`, a revision, only if nobody has
+/// written any of these resources after that.
 pub(super) async fn apply(console: &Console, request: &Request) -> Outcome {
     let (resources, mut diagnostics) = read_body(console, request)?;
     // What doesn't fit the rest is told, not refused: the rest may come with the next file.
@@ -24,30 +25,25 @@ pub(super) async fn apply(console: &Console, request: &Request) -> Outcome {
         return Ok(found(&answer(revision, true, results, &diagnostics)));
     }
     let actions: Vec<Action> = resources.into_iter().map(Action::Put).collect();
-    let applied = apply::apply(&console.state, &actions, &who(request), &why(request)).await?;
+    let (since, who, why) = (revision(request, "since")?, who(request), why(request));
+    let applied = apply::apply_since(&console.state, &actions, since, (&who, &why)).await?;
     Ok(found(&answer(applied.revision, false, outcomes(&applied), &diagnostics)))
 }
 
-/// `DELETE /api/v1/resources/...`. What is wrong without it, and wasn't with it, is told.
+/// `DELETE /api/v1/resources/...?since=`. What is wrong without it, and wasn't with it, is told.
 pub(super) async fn delete(console: &Console, request: &Request, kind: &str, namespace: &str, name: &str) -> Outcome {
     let key = look::key(kind, namespace, name)?;
     let actions = [Action::Delete(key)];
     let diagnostics = super::ask::news(console, &actions);
-    let applied = apply::apply(&console.state, &actions, &who(request), "delete").await?;
+    let applied =
+        apply::apply_since(&console.state, &actions, revision(request, "since")?, (&who(request), "delete")).await?;
     Ok(found(&answer(applied.revision, false, outcomes(&applied), &diagnostics)))
 }
 
 /// `POST /api/v1/undo?revision=`: what the newest change (or the one named) did is taken back, unless
 /// the same resources were changed again since. What is wrong after it, and wasn't before, is told.
 pub(super) async fn undo(console: &Console, request: &Request) -> Outcome {
-    let revision = match parameter(request, "revision").filter(|text| !text.is_empty()) {
-        Some(text) => {
-            let bad = |_| Problem::bad_request(format!("revision {text} is not a number"), "`byrnie history`");
-            Some(Revision(text.parse().map_err(bad)?))
-        }
-        None => None,
-    };
-    let (undone, actions) = history::way_back(&console.state, revision).await?;
+    let (undone, actions) = history::way_back(&console.state, revision(request, "revision")?).await?;
     let diagnostics = super::ask::news(console, &actions);
     let applied = apply::apply(&console.state, &actions, &who(request), &format!("undo {undone}")).await?;
     let mut answer = answer(applied.revision, false, outcomes(&applied), &diagnostics);
@@ -177,6 +173,13 @@ pub(super) fn who(request: &Request) -> String {
     if name.is_empty() { "operator".to_owned() } else { name }
 }
 
+/// The revision that a parameter names.
+fn revision(request: &Request, name: &str) -> Result<Option<Revision>, Problem> {
+    let Some(text) = parameter(request, name).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let bad = |_| Problem::bad_request(format!("{name}={text} is not a revision"), "`byrnie history`");
+    text.parse().map(Revision).map(Some).map_err(bad)
+}
+
 /// What for, in a word: `apply` unless the client says better.
 fn why(request: &Request) -> String {
     /// Longest word kept.
@@ -194,6 +197,7 @@ impl From<apply::Error> for Problem {
             apply::Error::Twice(ref key) => {
                 Self::new(422, &code::DUPLICATE_RESOURCE, error.to_string()).at(key.to_string())
             }
+            apply::Error::Stale { ref key, .. } => Self::new(409, &code::STALE, error.to_string()).at(key.to_string()),
             apply::Error::TrustDomain { .. } => Self::new(422, &code::TRUST_DOMAIN_FIXED, error.to_string()),
             apply::Error::Store(error) => error.into(),
         }

@@ -170,7 +170,7 @@ async fn perform(
         Asked::Begin(mode) => begin(coordinator, caller, *mode, request).await,
         Asked::List => list(coordinator, caller, request).await,
         Asked::Audit => match caller {
-            Caller::Operator => Ok(reply(200, &json!(coordinator.audit.newest(lines(request))))),
+            Caller::Operator => Ok(reply(200, &json!(coordinator.audit.newest(limit(request, audit::LINES_MAX)?)))),
             Caller::Workload(_) => Err(Problem::new(403, &code::TXN_DENIED, "the audit is for operators")),
         },
         Asked::Show(id) => {
@@ -189,10 +189,11 @@ async fn perform(
     }
 }
 
-/// How many lines of the audit are asked for (`limit=`).
-fn lines(request: &Request) -> usize {
-    let limit = parameter(request, "limit").and_then(|limit| limit.parse().ok());
-    limit.unwrap_or(LIST_MAX.0).min(audit::LINES_MAX)
+/// How many are asked for (`limit=`), of at most so many.
+fn limit(request: &Request, most: usize) -> Result<usize, Problem> {
+    let Some(limit) = parameter(request, "limit").filter(|limit| !limit.is_empty()) else { return Ok(LIST_MAX.0) };
+    let bad = |_| Problem::malformed(format!("limit={limit} is not a number")).at("limit");
+    limit.parse().map(|limit: usize| limit.min(most)).map_err(bad)
 }
 
 /// A transaction in full, and how the sagas within it stand.
@@ -211,11 +212,7 @@ async fn with_children(coordinator: &Arc<Coordinator>, id: &Text, sight: &Sight)
 
 /// Whether nobody is above a saga within another any more: that one has ended without its word, by an operator's.
 async fn is_orphan(coordinator: &Arc<Coordinator>, sight: &Sight) -> Result<bool, Problem> {
-    let Some(parent) = sight.state.spec.parent.as_ref().filter(|_| sight.state.phase == Phase::Held) else {
-        return Ok(false);
-    };
-    let above = coordinator.find(&parent.id).await?;
-    Ok(above.is_none_or(|above| matches!(above.state.phase, Phase::Ended(_))))
+    Ok(sight.state.phase == Phase::Held && nest::is_alone(coordinator, &sight.state).await?)
 }
 
 /// Refuses what says one thing twice: whoever reads it next may take the other.
@@ -397,11 +394,7 @@ async fn list(coordinator: &Arc<Coordinator>, caller: &Caller, request: &Request
     let state = word("state").map(|state| view::state_of(&state)).transpose()?;
     let (service, since) = (word("service"), word("since").map(|since| moment(&since)).transpose()?);
     let creator = if *caller == Caller::Operator { word("creator") } else { Some(caller.to_string()) };
-    let number = |limit: String| {
-        let bad = |_| Problem::malformed(format!("limit={limit} is not a number")).at("limit");
-        limit.parse::<usize>().map_err(bad)
-    };
-    let limit = word("limit").map(number).transpose()?.unwrap_or(LIST_MAX.0).min(LIST_MAX.0);
+    let limit = limit(request, LIST_MAX.0)?;
     let fits = |row: &Value| {
         let served = |wanted: &String| {
             let of = |name: &str| *name == **wanted || name.split(['.', ':']).next() == Some(wanted);

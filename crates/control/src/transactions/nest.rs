@@ -12,7 +12,7 @@ use byrnie_model::{Identity, code};
 use byrnie_saga::machine::State as Standing;
 use byrnie_saga::nested::{self, Next};
 use byrnie_saga::transaction::{DEPTH_MAX, ID_BYTES_MAX, NESTED_MAX};
-use byrnie_saga::{Branch, Child, Order, Outcome, Parent, Spec, Term, plan};
+use byrnie_saga::{Ask, Branch, Child, End, Order, Outcome, Parent, Phase, Spec, Term, plan};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,7 +153,15 @@ pub(super) async fn perform(
             Err(problem) => Err(problem),
         };
         match begun {
-            Ok(()) => {}
+            // The one above may have been stopped, with all that was within it, while this was begun.
+            Ok(()) => match coordinator.find(parent).await {
+                Ok(Some(above)) if above.state.phase == Phase::Ended(End::Resolved) => {
+                    let reason = format!("{parent} was stopped").into();
+                    let _ = coordinator.ask_by(&id, Ask::Forsake { reason }, parent.clone()).await;
+                    return nested::ongoing(false);
+                }
+                _ => {}
+            },
             // Somebody began one of this id at the same moment: it is looked at.
             Err(problem) if problem.code.id == code::TXN_DIFFERS.id => {}
             Err(problem) if problem.status >= 500 => return unknown(&problem),
@@ -162,6 +170,41 @@ pub(super) async fn perform(
         }
     }
     nested::ongoing(false)
+}
+
+/// Whether a saga is a part of one that has ended, or isn't there any more.
+pub(super) async fn is_alone(coordinator: &Arc<Coordinator>, state: &Standing) -> Result<bool, Problem> {
+    let Some(parent) = &state.spec.parent else { return Ok(false) };
+    let above = coordinator.find(&parent.id).await?;
+    Ok(above.is_none_or(|above| matches!(above.state.phase, Phase::Ended(_))))
+}
+
+/// Ends the sagas within one that an operator has stopped, wherever they stand, and those within them: how many. Nothing of what is
+/// begun below it after that goes on either ([`perform`]).
+pub(super) async fn forsake(coordinator: &Arc<Coordinator>, stopped: &Text, by: &Caller) -> Result<usize, Problem> {
+    let (mut above, mut count) = (vec![stopped.clone()], 0);
+    while let Some(parent) = above.pop() {
+        let Some(sight) = coordinator.find(&parent).await? else { continue };
+        for branch in sight.state.spec.branches.iter().filter(|branch| branch.child.is_some()) {
+            let id = id(&parent, branch);
+            let Some(within) = coordinator.find(&id).await? else { continue };
+            let of = within.state.spec.parent.as_ref();
+            if !of.is_some_and(|of| of.id == parent && of.branch == branch.name) {
+                continue;
+            }
+            match coordinator
+                .ask(&id, Ask::Forsake { reason: format!("{stopped} was stopped by {by}").into() }, by)
+                .await
+            {
+                Ok(()) => count += 1,
+                // It has ended; those within it may not have, where it was stopped before.
+                Err(problem) if problem.status == 409 => {}
+                Err(problem) => return Err(problem),
+            }
+            above.push(id);
+        }
+    }
+    Ok(count)
 }
 
 /// Waits until the saga below moves, and says what the call comes to by then.

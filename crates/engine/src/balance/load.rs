@@ -6,7 +6,9 @@
 //! counts at once, a quicker one by and by, and silence is forgiven, so that a slow endpoint is tried again
 //! now and then. Three changes: one answer raises the estimate at most fourfold, so that a single hiccup
 //! doesn't starve an endpoint; a refusal (429, 503, `RESOURCE_EXHAUSTED`) or a failure counts as a second,
-//! so that quick errors attract nothing; while a `Retry-After` runs, nothing is forgiven.
+//! so that quick errors attract nothing; while a `Retry-After` runs, nothing is forgiven. The first answer of a new endpoint counts with
+//! the connection that was opened for it, as Finagle's does and tower's doesn't: simulated, it's asked less for a second or two by
+//! that, and how long answers take, to the 99.9th percentile, is the same.
 
 use byrnie_base::Instant;
 use byrnie_base::share::Line;

@@ -104,7 +104,11 @@ fn a_picker_changes_lines_that_are_its_affair_and_no_others() {
     let mut edits = vec![Edit::Remove("X-A".into()), set("x-b"), Edit::Append("x-b".into(), b"more".to_vec())];
     edits.extend([Edit::Add("x-b".into(), b"no".to_vec()), Edit::Replace("x-c".into(), b"no".to_vec())]);
     edits.extend([":path", "host", "content-length", "x-byrnie-criticality", "txn-id", "te"].map(set));
+    // Neither what nobody edits nor what a route may.
+    let others = ["Transfer-Encoding", "Forwarded-Client-Identity", "Expect", "X-Forwarded-Client-Cert"];
+    edits.extend(others.map(set));
     edit(&mut head, edits);
+    assert_eq!(others.map(|name| head.get(name)), [None; 4]);
     let values: Vec<&[u8]> = head.values("x-b").collect();
     assert_eq!(values, [&b"new"[..], b"more"]);
     assert_eq!((head.get("x-a"), head.get("x-c"), head.get("txn-id")), (None, None, None));

@@ -58,8 +58,9 @@ pub(crate) fn is_grpc_method(name: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
 }
 
-/// Whether a route may edit the header of this name: not those that frame the message or say who calls.
-pub(crate) fn is_header_editable(name: &str) -> bool {
+/// Whether a route may edit the header of this name: not those that frame the message or say who calls. Nobody else may edit those
+/// either; whoever isn't an operator may be let at fewer.
+pub fn is_header_editable(name: &str) -> bool {
     const UNTOUCHABLE: [&str; 12] = [
         "connection",
         "content-length",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What has come of one flow and waits to be read, as capsules.
 
-use super::{Dropped, count, fits};
+use super::{ANSWERED_IDLE, Dropped, count, fits};
 use crate::runtime;
 use byrnie_base::Instant;
 use byrnie_codec::capsule;
@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::io::ReadBuf;
 
 /// Bytes of one flow that may wait; what comes beyond them is dropped, as a socket drops it. As much as a stream of the hop may
@@ -155,9 +156,11 @@ impl Inbox {
         self.moves = self.moves.saturating_add(1);
     }
 
-    /// Whether one thing has come and one has gone, and nothing else.
-    pub(super) fn was_answered(&self) -> bool {
-        self.moves == 2
+    /// Until when its flow goes on if nothing more passes, where one may rest for `span`: after one thing has come and one has gone,
+    /// and nothing else, no longer than [`ANSWERED_IDLE`].
+    pub(super) fn rests_until(&self, span: Duration) -> Instant {
+        let was_answered = self.moves == 2;
+        self.moved_at + if was_answered { span.min(ANSWERED_IDLE) } else { span }
     }
 
     /// No more comes.

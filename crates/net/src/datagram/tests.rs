@@ -5,6 +5,8 @@ use super::*;
 use crate::listen::{Kind, Ports, bind_per_core};
 use crate::relay::{self, Passes, Pipe};
 use crate::runtime::{Task, block_on, spawn_local, timeout};
+use byrnie_codec::capsule;
+use rustix::io::ioctl_fionread;
 use std::net::Ipv4Addr;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,6 +39,44 @@ async fn echo() -> (SocketAddr, Task) {
         }
     });
     (address, task)
+}
+
+/// Sends a datagram by a flow.
+async fn say(flow: &mut Datagrams, datagram: &[u8]) {
+    let mut bytes = Vec::new();
+    capsule::emit(datagram, &mut bytes);
+    let written = std::future::poll_fn(|cx| Pin::new(&mut *flow).poll_write(cx, &bytes)).await.unwrap();
+    assert_eq!(written, bytes.len());
+    std::future::poll_fn(|cx| Pin::new(&mut *flow).poll_flush(cx)).await.unwrap();
+}
+
+/// The next datagram of a flow, where no other waits behind it.
+async fn hear(flow: &mut Datagrams) -> Vec<u8> {
+    let (mut reader, mut room) = (Reader::default(), vec![0; BUFFER_BYTES]);
+    let heard = async {
+        loop {
+            let mut buf = ReadBuf::new(&mut room);
+            std::future::poll_fn(|cx| Pin::new(&mut *flow).poll_read(cx, &mut buf)).await.unwrap();
+            let mut rest = buf.filled();
+            assert!(!rest.is_empty(), "it has ended");
+            if let Some(datagram) = reader.next(&mut rest).unwrap() {
+                assert!(rest.is_empty(), "another follows");
+                return datagram.to_vec();
+            }
+        }
+    };
+    timeout(PATIENCE, heard).await.unwrap()
+}
+
+/// Reads so many bytes of a flow.
+async fn read(flow: &mut Datagrams, count: usize) {
+    let (mut read, mut room) = (0, [0; 4096]);
+    while read < count {
+        let mut buf = ReadBuf::new(&mut room);
+        std::future::poll_fn(|cx| Pin::new(&mut *flow).poll_read(cx, &mut buf)).await.unwrap();
+        read += buf.filled().len();
+    }
+    assert_eq!(read, count);
 }
 
 fn door() -> (Door, SocketAddr) {
@@ -105,6 +145,101 @@ fn a_flow_that_rests_ends_in_order_and_the_next_datagram_begins_another() {
     .unwrap();
 }
 
+/// It's somebody else's who goes through the ports.
+#[test]
+fn what_came_before_a_socket_was_the_programs_is_taken_for_no_answer_of_it() {
+    block_on(async {
+        let (program, _echo) = echo().await;
+        let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(socket2::Protocol::UDP)).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.bind(&loopback().into()).unwrap();
+        let own = socket.local_addr().unwrap().as_socket().unwrap();
+        let other = UdpSocket::bind(loopback()).await.unwrap();
+        for _ in 0..3 {
+            other.send_to(b"forged", own).await.unwrap();
+        }
+        let mut flow = connect_by(socket, program).unwrap();
+        other.send_to(b"forged", own).await.unwrap();
+        for question in [&b"first"[..], b"second"] {
+            say(&mut flow, question).await;
+            assert_eq!(hear(&mut flow).await, question);
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_flow_that_was_asked_one_thing_and_answered_rests_for_less() {
+    block_on(async {
+        let (mut door, address) = door();
+        let client = client(address).await;
+        client.send(b"name?").await.unwrap();
+        let (mut flow, _) = door.accept().await;
+        let rests = |flow: &Datagrams, span| {
+            let inbox = flow.inbox.borrow();
+            inbox.rests_until(span).since(inbox.moved_at)
+        };
+        assert_eq!(hear(&mut flow).await, b"name?");
+        assert_eq!(rests(&flow, IDLE), IDLE, "it's to be answered yet");
+        say(&mut flow, b"192.0.2.1").await;
+        assert_eq!(answer(&client).await, b"192.0.2.1");
+        assert_eq!(rests(&flow, IDLE), ANSWERED_IDLE);
+        assert_eq!(rests(&flow, ANSWERED_IDLE / 10), ANSWERED_IDLE / 10, "never longer than is said of all");
+        // Whoever says more may go on.
+        client.send(b"and this?").await.unwrap();
+        let _door = spawn_local("door", async move { drop(door.accept().await) }).abort_on_drop();
+        assert_eq!(hear(&mut flow).await, b"and this?");
+        assert_eq!(rests(&flow, IDLE), IDLE);
+        say(&mut flow, b"192.0.2.2").await;
+        assert_eq!(rests(&flow, IDLE), IDLE);
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_programs_send_and_nobody_reads_is_kept_up_to_a_limit_over_all_their_flows() {
+    const EACH: usize = 4;
+    const BYTES: usize = 60_000;
+    const FLOWS: usize = QUEUED_ALL_BYTES_MAX / (EACH * BYTES) + 10;
+    block_on(async {
+        let program = UdpSocket::bind(loopback()).await.unwrap();
+        let (mut flows, mut callers) = (Vec::new(), Vec::new());
+        for _ in 0..FLOWS {
+            let mut flow = connect(program.local_addr().unwrap()).unwrap();
+            say(&mut flow, b"more").await;
+            callers.push(program.recv_from(&mut [0; 16]).await.unwrap().1);
+            flows.push(flow);
+        }
+        let send = async |flow: &Datagrams, to: SocketAddr| {
+            program.send_to(&[7; BYTES], to).await.unwrap();
+            let Out::Program { socket, .. } = &flow.out else { unreachable!() };
+            let taken = async {
+                while ioctl_fionread(&**socket).unwrap() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(PATIENCE, taken).await.unwrap();
+        };
+        for (flow, to) in flows.iter().zip(&callers) {
+            for _ in 0..EACH {
+                send(flow, *to).await;
+            }
+        }
+        let most = QUEUED_ALL_BYTES_MAX / BYTES;
+        let lost = usize::try_from(dropped()[Dropped::Queue as usize]).unwrap();
+        assert!(lost >= FLOWS * EACH - most, "{lost} of {} were dropped, and {most} have room", FLOWS * EACH);
+        // Those kept come whole; once they're read there is room again.
+        for flow in &mut flows[..(FLOWS * EACH - lost) / EACH] {
+            timeout(PATIENCE, read(flow, EACH * (BYTES + capsule::OVERHEAD_BYTES_MAX))).await.unwrap();
+        }
+        let (last, to) = (flows.last_mut().unwrap(), callers.last().unwrap());
+        send(last, *to).await;
+        assert!(hear(last).await == [7; BYTES]);
+        assert_eq!(usize::try_from(dropped()[Dropped::Queue as usize]).unwrap(), lost);
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_program_that_is_gone_ends_its_flows_at_once() {
     block_on(async {
@@ -133,14 +268,7 @@ fn what_nobody_reads_is_kept_up_to_a_limit_and_counted_beyond_it() {
             let (_other, _) = door.accept().await;
         }
         assert_eq!(dropped()[Dropped::Queue as usize], 6, "four are within 256 KiB");
-        let mut kept = 0;
-        while kept < 4 * 60_006 {
-            let mut room = [0; 4096];
-            let mut buf = ReadBuf::new(&mut room);
-            std::future::poll_fn(|cx| Pin::new(&mut flow).poll_read(cx, &mut buf)).await.unwrap();
-            kept += buf.filled().len();
-        }
-        assert_eq!(kept, 4 * 60_006);
+        read(&mut flow, 4 * 60_006).await;
         one.send(b"room again").await.unwrap();
         other.send(b"now").await.unwrap();
         let (_other, _) = door.accept().await;

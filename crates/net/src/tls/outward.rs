@@ -136,7 +136,11 @@ pub async fn connect(tcp: TcpStream, outward: &Outward, speaks: Speaks) -> Resul
         return Err(Error::Handshake(rustls::Error::NoApplicationProtocol));
     }
     let peer = Peer { alpn, ..Peer::default() };
-    Ok((Stream::Tls(Box::new(Tls::new(stream.into(), None))), peer))
+    let tls = Tls::new(stream.into(), None);
+    // Many servers say no `close_notify`. Of a protocol that nobody looks into, their end passes as one, as Envoy passes it (an end of
+    // stream where `SSL_read` sees the socket close: `SslSocket::doRead` in source/common/tls/ssl_socket.cc). A reset is one here too.
+    let tls = if speaks == Speaks::Opaque { tls.ending_unsaid() } else { tls };
+    Ok((Stream::Tls(Box::new(tls)), peer))
 }
 
 fn read(pem: &str) -> Result<RootCertStore, Error> {

@@ -4,6 +4,7 @@
 //! finds out, and what is made of the answers is `engine/probe`'s.
 
 use crate::outside;
+use crate::upstream;
 use crate::worker::InForce;
 use byrnie_base::Rng;
 use byrnie_codec::grpc::health;
@@ -14,14 +15,14 @@ use byrnie_model::policy::health::Check;
 use byrnie_model::{Health, ServiceRef};
 use byrnie_net::grpc::Channel;
 use byrnie_net::http::h2 as http2;
-use byrnie_net::http::{Answered, Error, Wire, h1};
+use byrnie_net::http::{Error, Wire, h1};
 use byrnie_net::io::{self, Stream};
 use byrnie_net::runtime::{self, Task};
 use byrnie_net::tls::outward::{self, Outward, Speaks};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -238,20 +239,15 @@ async fn get(stream: Stream, authority: &str, h2: bool, path: &str) -> Result<()
 
 /// Sends a request without body; the status of its answer, whose body nobody needs.
 async fn exchange(wire: &mut Wire, head: &mut Head) -> Result<u16, Error> {
-    let asked = Asked::by(head);
+    let (asked, mut interims) = (Asked::by(head), 0);
     wire.send_request(head)?;
     wire.end(None)?;
     poll_fn(|cx| {
         if let Poll::Ready(Err(error)) = wire.poll_flush(cx) {
             return Poll::Ready(Err(error));
         }
-        loop {
-            match ready!(wire.poll_response(cx, asked, head)) {
-                Ok(Answered::Final) => return Poll::Ready(Ok(head.status())),
-                Ok(Answered::Interim) => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        upstream::poll_final(wire, cx, asked, head, &mut interims)
     })
-    .await
+    .await?;
+    Ok(head.status())
 }

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-use crate::world::{ADMIN_TOKEN, Peer, Program, Proxy, World, get, status};
+use crate::world::{
+    ADMIN_TOKEN, PATIENCE, Peer, Program, Proxy, World, allow_all, endpoint_of, get, service_of, status,
+};
+use byrnie_codec::grpc::load::{BINARY_HEADER, HEADER};
 use byrnie_model::Protocol;
 use byrnie_net::io::{self, TcpStream};
 use byrnie_net::listen::{Listener, Share, bind};
@@ -11,8 +14,8 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// An HTTP/2 program that echoes bodies with trailers, which tell status 0, or of `/ends/N` status N; `/mute` says none.
-/// `/reset` resets, `/refuse` answers Trailers-Only.
+/// An HTTP/2 program that echoes bodies with trailers, which tell status 0, or of `/ends/N` status N; `/mute` says none,
+/// `/busy` tells its load too. `/reset` resets, `/refuse` answers Trailers-Only.
 async fn serve(listener: Listener) {
     loop {
         let (tcp, _) = listener.accept().await;
@@ -43,7 +46,10 @@ async fn answer(request: Request<RecvStream>, mut respond: h2::server::SendRespo
     }
     let path = request.uri().path().to_owned();
     let te = request.headers().get("te").map(|te| te.to_str().unwrap().to_owned()).unwrap_or_default();
-    let ok = Response::builder().header("content-type", "application/grpc").header("x-te", te).body(()).unwrap();
+    let mut ok = Response::builder().header("content-type", "application/grpc").header("x-te", te).body(()).unwrap();
+    if path == "/busy" {
+        tell_load(ok.headers_mut());
+    }
     let mut send = respond.send_response(ok, false)?;
     let mut body = request.into_body();
     while let Some(chunk) = body.data().await {
@@ -55,7 +61,17 @@ async fn answer(request: Request<RecvStream>, mut respond: h2::server::SendRespo
     if path != "/mute" {
         trailers.insert("grpc-status", path.strip_prefix("/ends/").unwrap_or("0").parse().unwrap());
     }
+    if path == "/busy" {
+        tell_load(&mut trailers);
+    }
     send.send_trailers(trailers)
+}
+
+/// Both lines by which a program tells that half of its processors is used, and of its own what nobody else says.
+fn tell_load(fields: &mut HeaderMap) {
+    fields.insert("x-own", "kept".parse().unwrap());
+    fields.insert(HEADER, "TEXT cpu_utilization=0.5,rps_fractional=100".parse().unwrap());
+    fields.insert(BINARY_HEADER, "CQAAAAAAAOA/MQAAAAAAAFlA".parse().unwrap());
 }
 
 async fn send_all(send: &mut h2::SendStream<Bytes>, mut bytes: Bytes) -> Result<(), h2::Error> {
@@ -330,4 +346,38 @@ fn http2_stays_http2_where_nothing_is_declared() {
             );
         }
     });
+}
+
+#[test]
+fn the_load_of_a_program_is_told_to_its_callers_and_to_nobody_outside_by_head_or_trailers() {
+    let world = World::new();
+    let listener = bind(crate::world::loopback(), Share::Alone).unwrap();
+    let server = world.serving("shop", listener.local_addr().port(), Protocol::Grpc);
+    let mut caller = world.calling(&[("shop", Protocol::Grpc, &[&server])]);
+    caller.apply(vec![crate::load::by_load(None)]);
+    let at_edge = vec![allow_all(), service_of("shop", 1, Protocol::Grpc), endpoint_of("shop", 0, server.inbound())];
+    let edge = world.edge([at_edge, vec![crate::load::by_load(None)]].concat());
+    let ask = async |address: SocketAddr, host: &str| {
+        let mut send = client(address).await;
+        let request = Request::post(format!("http://{host}/busy")).header("content-type", "application/grpc");
+        let (response, mut body) = send.send_request(request.body(()).unwrap(), false).unwrap();
+        body.send_data(Bytes::from_static(b"apple"), true).unwrap();
+        let response = response.await.unwrap();
+        let head = response.headers().clone();
+        let (body, trailers) = read(response.into_body()).await.unwrap();
+        assert_eq!(body, b"apple");
+        let trailers = trailers.unwrap();
+        assert_eq!(trailers["grpc-status"], "0");
+        [head, trailers].map(|fields| ["x-own", HEADER, BINARY_HEADER].map(|name| fields.contains_key(name)))
+    };
+    runtime::block_on(async {
+        let _program = runtime::spawn_local("program", serve(listener)).abort_on_drop();
+        let asked = async {
+            assert_eq!(ask(caller.outbound("shop"), "shop").await, [[true; 3]; 2], "within the mesh");
+            let told = ask(edge.ports.edge.unwrap(), "shop.default.mesh.localhost").await;
+            assert_eq!(told, [[true, false, false]; 2], "outside of it");
+        };
+        runtime::timeout(PATIENCE, asked).await.unwrap();
+    })
+    .unwrap();
 }

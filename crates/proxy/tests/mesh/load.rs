@@ -19,6 +19,8 @@ use tokio::sync::{mpsc, watch};
 const BUY: &str = "/shop.v1.Shop/Buy";
 /// How often programs are asked to report.
 const EVERY: Duration = Duration::from_millis(100);
+/// How busy a program was when it made reports that it sends late.
+const EARLIER: f64 = 0.25;
 /// Calls whose shares are looked at.
 const CALLS: usize = 80;
 
@@ -26,6 +28,8 @@ const CALLS: usize = 80;
 struct Shop {
     /// What it reports; nothing if it has no such service.
     load: Option<watch::Sender<Report>>,
+    /// So many reports are sent at once before the next, each of [`EARLIER`].
+    late: Arc<AtomicUsize>,
     calls: AtomicUsize,
     /// How often it was asked to report, and how many such streams are open.
     asked: AtomicUsize,
@@ -35,7 +39,13 @@ struct Shop {
 impl Shop {
     fn new(load: Option<Report>) -> Arc<Self> {
         let load = load.map(|load| watch::channel(load).0);
-        Arc::new(Self { load, calls: AtomicUsize::new(0), asked: AtomicUsize::new(0), open: watch::channel(0).0 })
+        Arc::new(Self {
+            load,
+            late: Arc::default(),
+            calls: AtomicUsize::new(0),
+            asked: AtomicUsize::new(0),
+            open: watch::channel(0).0,
+        })
     }
 
     fn report(&self, cpu: f64) {
@@ -102,10 +112,16 @@ impl Service for Shop {
     ) -> BoxFuture<'static, Result<(), Status>> {
         self.open.send_modify(|open| *open += 1);
         let (open, load) = (Open(self.open.clone()), self.load.as_ref().unwrap().subscribe());
+        let late = Arc::clone(&self.late);
         Box::pin(async move {
             let _open = open;
             assert_eq!(incoming.next().await?.unwrap(), question(EVERY));
             loop {
+                for _ in 0..late.swap(0, Ordering::SeqCst) {
+                    if outgoing.send(encoded(&under(EARLIER))).await.is_err() {
+                        return Ok(());
+                    }
+                }
                 let report = *load.borrow();
                 // So much it can't do: it breaks off.
                 if report.cpu > 1.0 {
@@ -121,7 +137,7 @@ impl Service for Shop {
 }
 
 /// Calls go by load, which instances are asked for so often, if they are.
-fn by_load(asked: Option<Duration>) -> Resource {
+pub(crate) fn by_load(asked: Option<Duration>) -> Resource {
     let load_report = asked.map(|interval| LoadReport { port: None, interval });
     let policy = TrafficPolicy {
         targets: vec![service("shop")],
@@ -231,5 +247,35 @@ fn a_program_that_reports_nothing_is_asked_once_and_called_as_ever() {
         // It gets as much as the mean of those that report, and they as much as it.
         shared(channel, &shops, &[40, 40]).await;
         assert_eq!((asked(), reports.asked.load(Ordering::SeqCst)), (2, 1));
+    });
+}
+
+#[test]
+fn of_reports_that_come_all_at_once_the_newest_counts() {
+    between([EARLIER, EARLIER].map(|cpu| Some(under(cpu))), async |channel, [first, second], sidecars| {
+        let shops = [first, second];
+        sidecars.iter_mut().for_each(|sidecar| sidecar.apply(vec![by_load(Some(EVERY))]));
+        first.report(0.75);
+        shared(channel, &shops, &[20, 60]).await;
+        // One at a time, what comes before its newest would be heard for five minutes.
+        first.report(EARLIER);
+        second.late.store(3_000, Ordering::SeqCst);
+        second.report(0.75);
+        shared(channel, &shops, &[60, 20]).await;
+    });
+}
+
+/// A program that is told to end then may wait until its streams have.
+#[test]
+fn a_stream_of_reports_has_ended_before_the_program_is_to_end() {
+    between([Some(under(0.5)), Some(under(0.5))], async |channel, [leaves, stays], sidecars| {
+        sidecars.iter_mut().for_each(|sidecar| sidecar.apply(vec![by_load(Some(EVERY))]));
+        leaves.streams(1).await;
+        stays.streams(1).await;
+        assert!(sidecars[0].running.as_ref().unwrap().leave(PATIENCE).await, "nothing was under way");
+        leaves.streams(0).await;
+        // The other is called, and asked, as ever.
+        shared(channel, &[stays], &[CALLS]).await;
+        assert_eq!((stays.asked.load(Ordering::SeqCst), *stays.open.borrow()), (1, 1));
     });
 }

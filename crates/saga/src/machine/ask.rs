@@ -53,6 +53,11 @@ pub enum Ask {
         /// Why.
         reason: Text,
     },
+    /// The same of a part of one that has ended so: nobody above decides about it any more.
+    Forsake {
+        /// Why.
+        reason: Text,
+    },
 }
 
 /// Why something isn't done.
@@ -100,7 +105,8 @@ impl Machine {
             Ask::Stop { .. } if self.state.spec.parent.is_some() => {
                 Err(self.refuse("the saga that it is a part of decides it"))
             }
-            Ask::Stop { reason } => {
+            Ask::Forsake { .. } if self.state.spec.parent.is_none() => Err(self.refuse("it is a part of no other")),
+            Ask::Stop { reason } | Ask::Forsake { reason } => {
                 self.enter(log, What::Ended { end: End::Resolved, by, reason }, true);
                 Ok(())
             }

@@ -23,6 +23,7 @@ fn service(name: &str, selector: &Value) -> Value {
 fn scene(workloads: Vec<Value>) -> Scene {
     Scene {
         target: ServiceRef::new("shop", "pay"),
+        revision: "1".to_owned(),
         services: vec![service("pay", &json!({"app": "pay"}))],
         workloads,
         policies: Vec::new(),

@@ -5,7 +5,7 @@
 use super::super::problem::Problem;
 use super::super::run::Coordinator;
 use super::super::spec::check_id;
-use super::super::{Caller, api};
+use super::super::{Caller, api, nest};
 use super::http::{Answered, status, told};
 use super::{Asked, Said, own};
 use byrnie_base::{Text, Timestamp};
@@ -69,15 +69,26 @@ pub(super) async fn all(coordinator: &Arc<Coordinator>, caller: &Caller, request
     Ok((200, json!({"transactions": rows, "next_position": next})))
 }
 
-/// `POST forceStop {gid}`: for an operator alone, as no participant stands behind it.
+/// `POST forceStop {gid}`: for an operator alone, as no participant stands behind it. The sagas within it end with it.
 pub(super) async fn force_stop(coordinator: &Arc<Coordinator>, caller: &Caller, asked: &Asked) -> Answered {
     let id = super::id(asked)?;
     if *caller != Caller::Operator {
         let detail = format!("forceStop is for an operator, as no participant stands behind it; {caller} may abort");
         return Err(Problem::new(403, &code::TXN_DENIED, detail));
     }
-    coordinator.ask(&id, Ask::Stop { reason: format!("stopped by {caller}").into() }, caller).await?;
-    Ok(told(Said::Success))
+    let sight = coordinator.find(&id).await?.ok_or_else(|| Problem::absent(&id))?;
+    let reason = format!("stopped by {caller}").into();
+    let is_alone = nest::is_alone(coordinator, &sight.state).await?;
+    let ask = if is_alone { Ask::Forsake { reason } } else { Ask::Stop { reason } };
+    match coordinator.ask(&id, ask, caller).await {
+        Ok(()) => nest::forsake(coordinator, &id, caller).await.map(|_| told(Said::Success)),
+        // It was stopped before, and this coordinator died before it came to the sagas within.
+        Err(over) if sight.state.phase == Phase::Ended(End::Resolved) => {
+            let within = nest::forsake(coordinator, &id, caller).await?;
+            if within > 0 { Ok(told(Said::Success)) } else { Err(over) }
+        }
+        Err(problem) => Err(problem),
+    }
 }
 
 /// `POST resetNextCronTime {gid}`: what of it waits, or is stuck, is called at once.

@@ -12,7 +12,7 @@ mod link;
 mod server;
 mod tunnel;
 
-pub use byrnie_codec::h2::code::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
+pub use byrnie_codec::h2::code::{CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR, REFUSED_STREAM};
 pub use client::{Client, connect, connect_narrow};
 pub use flow::Flow;
 pub use guard::Sender;

@@ -133,6 +133,49 @@ fn what_is_spoken_is_agreed_on() {
     assert!(call(&shown, &own, Speaks::Http2, Alpn::Any).is_err());
 }
 
+/// What a host has said before it's closed without a word, as each protocol reads it.
+#[test]
+fn a_host_that_closes_without_a_word_has_ended_where_bytes_are_opaque_and_is_cut_elsewhere() {
+    let trusted = authority();
+    let own = outward(&["api.bank.test"], &trusted.pem);
+    let site = Site { hostname: None, certificates: vec![trusted.sign(&["api.bank.test"], 4096)] };
+    for (speaks, whole) in [(Speaks::Opaque, true), (Speaks::Http1, false)] {
+        let server = edge::server(vec![site.clone()], Alpn::Any).unwrap();
+        for (said, resets) in [(&b"all"[..], false), (b"", false), (b"a part", true)] {
+            let read = block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+                let (read, mut reset) = tokio::sync::oneshot::channel();
+                let serving = async {
+                    let (mut stream, _) = accept(listener.accept().await.unwrap().0, &server).await.unwrap();
+                    stream.write_all(said).await.unwrap();
+                    stream.flush().await.unwrap();
+                    if resets {
+                        // Once what came before it has been read.
+                        (&mut reset).await.unwrap();
+                        stream.tcp().set_zero_linger().unwrap();
+                    }
+                };
+                let calling = async {
+                    let (mut stream, _) = connect(tcp, &own, speaks).await.unwrap();
+                    let mut heard = vec![0; said.len()];
+                    stream.read_exact(&mut heard).await.unwrap();
+                    assert_eq!(heard, said);
+                    let _ = read.send(());
+                    stream.read(&mut [0]).await.map_err(|error| error.kind())
+                };
+                tokio::join!(serving, calling).1
+            });
+            let expected = match (resets, whole) {
+                (false, true) => Ok(0),
+                (false, false) => Err(std::io::ErrorKind::UnexpectedEof),
+                (true, _) => Err(std::io::ErrorKind::ConnectionReset),
+            };
+            assert_eq!(read.unwrap(), expected, "{speaks:?} {said:?}");
+        }
+    }
+}
+
 #[test]
 fn authorities_are_certificates() {
     assert!(check_roots(&authority().pem).is_ok());

@@ -632,4 +632,8 @@ fn an_operator_can_stop_it_wherever_it_stands_but_not_what_another_saga_decides(
     within.parent = Some(crate::Parent { id: "p".into(), branch: "order".into(), depth: 1 });
     let mut within = self::run(within);
     assert!(matches!(within.ask(Ask::Stop { reason: "no".into() }), Err(Refusal::State { .. })));
+    // Where that one was stopped, so is its part.
+    within.ask(Ask::Forsake { reason: "enough".into() }).unwrap();
+    assert_eq!((within.state(), &*within.machine.state().reason), ("RESOLVED", "enough"));
+    assert!(self::run(order()).ask(Ask::Forsake { reason: "it's a part of none".into() }).is_err());
 }
