@@ -510,6 +510,7 @@ fn a_canary_shares_out_flows() {
     assert!(mesh.ok(&["get", "udproutes"]).contains("echo"));
     mesh.ok(&["canary", "echo", "--off"]);
     ask_until(&client(to), b"who", |answer| !answer.is_empty());
+}
 
 #[test]
 fn flows_take_no_place_from_connections() {
