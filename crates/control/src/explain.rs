@@ -342,8 +342,12 @@ fn service_asked(head: &Head, namespace: &str) -> Option<(ServiceRef, u16)> {
 /// The port of the edge that a URL leads to: one of gateways' listeners, or its own.
 fn gate<'a>(snapshot: &Snapshot, question: &Question, head: &'a Head) -> Gate<'a> {
     match (head.port(), question.scheme.as_str()) {
-        (port, "https" | "tcp") => Gate::Port { number: port.unwrap_or(443), sni: Some(head.host()) },
-        (Some(number), _) if snapshot.gates().contains_key(&number) => Gate::Port { number, sni: None },
+        (port, "https" | "tcp") => {
+            Gate::Port { number: port.unwrap_or(443), sni: Some(head.host()), certificate: None }
+        }
+        (Some(number), _) if snapshot.gates().contains_key(&number) => {
+            Gate::Port { number, sni: None, certificate: None }
+        }
         _ => Gate::Own,
     }
 }

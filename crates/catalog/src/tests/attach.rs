@@ -22,12 +22,7 @@ fn gateway(class: &str, listeners: Vec<Listener>) -> Change {
         Spec::Gateway(
             Gateway {
                 class: class.into(),
-                parent: None,
-                sets: None,
-                balancers: Vec::new(),
-                parameters: None,
-                listeners,
-            }
+                listeners, ..Gateway::default() }
             .into(),
         ),
     )
@@ -293,12 +288,7 @@ fn the_older_gateway_decides_what_a_port_speaks() {
     let spec = Spec::Gateway(
         Gateway {
             class: "byrnie".into(),
-            parent: None,
-            sets: None,
-            balancers: Vec::new(),
-            parameters: None,
-            listeners: vec![clear],
-        }
+            listeners: vec![clear], ..Gateway::default() }
         .into(),
     );
     let Change::Put(any) = put(Kind::Gateway, "late", Labels::new(), spec) else { panic!() };
@@ -320,11 +310,7 @@ fn set(namespace: &str, listeners: Vec<Listener>) -> Change {
         Gateway {
             class: "".into(),
             parent: Some(at("gw")),
-            sets: None,
-            balancers: Vec::new(),
-            parameters: None,
-            listeners,
-        }
+            listeners, ..Gateway::default() }
         .into(),
     );
     let Change::Put(any) = put(Kind::ListenerSet, "set", Labels::new(), spec) else { panic!() };
@@ -337,7 +323,7 @@ fn sets_add_to_gateways_that_take_them() {
     let owner = |sets: Option<From>| {
         let listeners = vec![listener("own", "", From::Same)];
         let spec =
-            Gateway { class: "byrnie".into(), parent: None, sets, balancers: Vec::new(), parameters: None, listeners };
+            Gateway { class: "byrnie".into(), sets, listeners, ..Gateway::default() };
         put(Kind::Gateway, "gw", Labels::new(), Spec::Gateway(spec.into()))
     };
     let mut catalog = with(&[service("pay", "pay"), set("far", vec![listener("more", "b.test", From::Same)])]);

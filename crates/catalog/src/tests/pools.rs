@@ -42,12 +42,7 @@ fn gateway() -> Change {
     let listeners = vec![listener];
     let spec = Gateway {
         class: "byrnie".into(),
-        parent: None,
-        sets: None,
-        balancers: Vec::new(),
-        parameters: None,
-        listeners,
-    };
+        listeners, ..Gateway::default() };
     put(Kind::Gateway, "gw", Labels::new(), Spec::Gateway(spec.into()))
 }
 

@@ -29,10 +29,7 @@ fn gateway(name: &str, class: &str, parent: Option<&str>, listeners: Vec<Listene
         class: class.into(),
         parent: parent.map(at),
         sets: Some(From::All),
-        balancers: Vec::new(),
-        parameters: None,
-        listeners,
-    };
+        listeners, ..Gateway::default() };
     put(kind, name, Labels::new(), Spec::Gateway(spec.into()))
 }
 

@@ -35,12 +35,7 @@ fn gateway_at(port: u16, name: &str, hosts: &[&str], carries: impl Fn(usize) -> 
     let listeners = hosts.iter().enumerate().map(listener).collect();
     let spec = Gateway {
         class: "byrnie".into(),
-        parent: None,
-        sets: None,
-        balancers: Vec::new(),
-        parameters: None,
-        listeners,
-    };
+        listeners, ..Gateway::default() };
     resource(Kind::Gateway, "shop", name, Spec::Gateway(Arc::new(spec)))
 }
 
@@ -191,7 +186,7 @@ fn a_port_serves_its_own_listeners_and_no_name_of_the_mesh() {
         on("many", &["tls/l1"], &[], "/", "c"),
         on("six", &["tls/l2"], &[], "/", "a"),
     ]);
-    let at = |number, sni| Gate::Port { number, sni };
+    let at = |number, sni| Gate::Port { number, sni, certificate: None };
     for (gate, tls, url, expected) in [
         (Gate::Own, Tls::None, "one.test/", "a"),
         (Gate::Own, Tls::None, "a.shop.mesh.localhost/", "a"),
@@ -214,7 +209,7 @@ fn a_port_serves_its_own_listeners_and_no_name_of_the_mesh() {
     }
     let snapshot = world.snapshot();
     assert_eq!(snapshot.gates()[&80], Served::Http);
-    let Served::Https(sites) = &snapshot.gates()[&443] else { panic!() };
+    let Served::Https(sites, None) = &snapshot.gates()[&443] else { panic!() };
     let shown: Vec<_> = sites.iter().map(|site| (site.hostname.as_deref(), site.certificates.len())).collect();
     assert_eq!(
         shown,
@@ -233,7 +228,7 @@ fn the_older_gateway_decides_what_a_port_speaks() {
     let mut new = resource(Kind::Gateway, "shop", "new", Spec::Gateway(Arc::new(spec)));
     new.created = Revision(2);
     let mut world = world(vec![old, new, secret("c0"), on("new", &["new/l0"], &[], "/", "a")]);
-    assert!(matches!(world.snapshot().gates()[&443], Served::Https(_)));
+    assert!(matches!(world.snapshot().gates()[&443], Served::Https(..)));
     assert_eq!(ask_at(&mut world, Gate::Own, Tls::None, "new.test/"), "404");
 }
 
@@ -284,7 +279,7 @@ fn a_port_with_balancers_in_front_is_for_them_alone() {
     assert_eq!(snapshot.balancers().get(&80), Some(&ranges));
     assert_eq!(snapshot.balancers().get(&81), None);
     let finds = |gate, host: &str| snapshot.edge.choose(gate, &head("GET", &format!("{host}/"), &[])).is_some();
-    let at = |number| Gate::Port { number, sni: None };
+    let at = |number| Gate::Port { number, sni: None, certificate: None };
     assert!(finds(at(80), "a.test") && finds(at(81), "c.test"));
     assert!(!finds(at(80), "b.test"), "whoever connects can't know that a header is asked for");
     assert!(!finds(Gate::Own, "a.test") && finds(Gate::Own, "c.test"), "at the edge's own port there is no balancer");
@@ -302,7 +297,7 @@ fn a_redirect_names_the_port_of_the_listener_that_was_asked() {
     away.spec = Spec::Route(Arc::new(redirects));
     let mut world = world(vec![gateway_at(8080, "web", &[""], |_| Carries::Http), away]);
     let remote = SocketAddr::from(([192, 0, 2, 1], 5555));
-    let listener = Gate::Port { number: 8080, sni: None };
+    let listener = Gate::Port { number: 8080, sni: None, certificate: None };
     for (gate, host, expected) in [
         (listener, "f.test", "http://o.test:8080/"),
         (listener, "f.test:9999", "http://o.test:8080/"),

@@ -523,6 +523,29 @@ pub struct Gateway {
     pub parent: ::core::option::Option<ServiceRef>,
     #[prost(string, repeated, tag = "6")]
     pub balancers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "7")]
+    pub frontend: ::core::option::Option<Frontend>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Frontend {
+    #[prost(message, optional, tag = "1")]
+    pub default: ::core::option::Option<Validation>,
+    #[prost(message, repeated, tag = "2")]
+    pub ports: ::prost::alloc::vec::Vec<PortValidation>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PortValidation {
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    #[prost(message, optional, tag = "2")]
+    pub validation: ::core::option::Option<Validation>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Validation {
+    #[prost(message, repeated, tag = "1")]
+    pub authorities: ::prost::alloc::vec::Vec<CertificateRef>,
+    #[prost(bool, tag = "2")]
+    pub optional: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Listener {
@@ -1234,6 +1257,7 @@ pub enum Carries {
     Tls = 3,
     Passthrough = 4,
     Sites = 5,
+    HttpsValidated = 6,
 }
 impl Carries {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1248,6 +1272,7 @@ impl Carries {
             Self::Tls => "CARRIES_TLS",
             Self::Passthrough => "CARRIES_PASSTHROUGH",
             Self::Sites => "CARRIES_SITES",
+            Self::HttpsValidated => "CARRIES_HTTPS_VALIDATED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1259,6 +1284,7 @@ impl Carries {
             "CARRIES_TLS" => Some(Self::Tls),
             "CARRIES_PASSTHROUGH" => Some(Self::Passthrough),
             "CARRIES_SITES" => Some(Self::Sites),
+            "CARRIES_HTTPS_VALIDATED" => Some(Self::HttpsValidated),
             _ => None,
         }
     }
