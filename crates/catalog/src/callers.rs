@@ -33,7 +33,7 @@ impl Catalog {
     pub(crate) fn authority(&self, gateway: &Key, to: &CertificateRef) -> Result<Key, Refused> {
         let key = Key::new(Kind::ConfigMap, to.namespace.clone(), to.name.clone());
         if let Some(kind) = &to.unserved {
-            let message = format!("a {kind} holds no authorities that count; name a ConfigMap");
+            let message = format!("a {} holds no authorities that count; name a ConfigMap", kind.trim_end_matches('.'));
             return refused("InvalidCACertificateKind", message);
         }
         if !self.may_name(gateway, &key) {
