@@ -95,7 +95,9 @@ impl Edge {
     /// Applies the gateway; what is said of it.
     fn gateway(&self, frontend: &str) -> String {
         let listener = |(at, port): (usize, &u16)| {
-            format!("  - {{name: l{at}, port: {port}, protocol: HTTPS, hostname: '*.shop.test', tls: {{certificateRefs: [{{name: shop-tls}}]}}}}\n")
+            format!(
+                "  - {{name: l{at}, port: {port}, protocol: HTTPS, hostname: '*.shop.test', tls: {{certificateRefs: [{{name: shop-tls}}]}}}}\n"
+            )
         };
         let listeners: String = self.ports.iter().enumerate().map(listener).collect();
         let tls = if frontend.is_empty() { String::new() } else { format!("  tls: {{frontend: {{{frontend}}}}}\n") };
@@ -183,7 +185,9 @@ spec:
 
 /// Whether curl says that a handshake was refused, by an alert or by the end of the connection.
 fn is_refused(said: &str) -> bool {
-    ["curl: (35)", "curl: (56)", "curl: (52)", "curl: (16)", "curl: (55)", "curl: (60)"].iter().any(|code| said.contains(code))
+    ["curl: (35)", "curl: (56)", "curl: (52)", "curl: (16)", "curl: (55)", "curl: (60)"]
+        .iter()
+        .any(|code| said.contains(code))
 }
 
 const AUTHORITIES: &str = "validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: partners}]}";
@@ -200,14 +204,15 @@ fn callers_are_let_in_by_a_certificate_of_the_authorities_that_are_named_for_the
     assert_eq!(edge.gateway(&frontend), "");
     let good = edge.files("good", &partners.sign(|_| ()));
     let foreign = edge.files("foreign", &others.sign(|_| ()));
-    let expired =
-        edge.files("expired", &partners.sign(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1)));
+    let expired = edge.files("expired", &partners.sign(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1)));
     for (port, shown) in [(main, Some(&good)), (other, Some(&foreign)), (open, None)] {
         edge.until(port, shown, "200 2");
     }
     let before = edge.failed();
     let mut refused = 0;
-    for more in [&["--tlsv1.3"][..], &["--tlsv1.2", "--tls-max", "1.2"], &["--http1.1"], &["--http1.1", "--tls-max", "1.2"]] {
+    for more in
+        [&["--tlsv1.3"][..], &["--tlsv1.2", "--tls-max", "1.2"], &["--http1.1"], &["--http1.1", "--tls-max", "1.2"]]
+    {
         let version = if more.contains(&"--http1.1") { "200 1.1" } else { "200 2" };
         for (port, own, not) in [(main, &good, &foreign), (other, &foreign, &good)] {
             assert_eq!(edge.curl(port, Some(own), more).0, version, "{more:?}");
@@ -252,8 +257,7 @@ fn a_ticket_lets_nobody_in_who_has_nothing_to_show() {
     let openssl = |port: u16, more: &[&str]| {
         let mut client = Command::new("openssl");
         client.args(["s_client", "-quiet", "-servername", HOST, "-connect", &format!("127.0.0.1:{port}")]).args(more);
-        let mut client =
-            client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let request = format!("GET / HTTP/1.1\r\nhost: {HOST}:{port}\r\nconnection: close\r\n\r\n");
         // A server that has refused the handshake takes nothing.
         let _ = client.stdin.take().unwrap().write_all(request.as_bytes());
@@ -296,7 +300,11 @@ fn whose_word_counts_may_change_and_without_any_nobody_is_let_in() {
             }
         }
         let [listener, _] = edge.conditions(0);
-        for condition in ["Accepted False NoValidCACertificate", "Programmed False Invalid", "ResolvedRefs False InvalidCACertificateRef"] {
+        for condition in [
+            "Accepted False NoValidCACertificate",
+            "Programmed False Invalid",
+            "ResolvedRefs False InvalidCACertificateRef",
+        ] {
             assert!(listener.contains(&condition.to_owned()), "{listener:?}");
         }
         assert!(edge.mesh.ok(&["status"]).contains("BYR-C101"));
@@ -350,8 +358,7 @@ fn where_it_is_allowed_callers_that_prove_nothing_are_let_in_and_told_apart() {
     assert!(warned.contains("BYR-C102"), "{warned}");
     let good = edge.files("good", &partners.sign(|_| ()));
     let foreign = edge.files("foreign", &authority("others").sign(|_| ()));
-    let expired =
-        edge.files("expired", &partners.sign(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1)));
+    let expired = edge.files("expired", &partners.sign(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1)));
     edge.until(main, None, "200 2");
     edge.until(other, Some(&good), "200 2");
     for more in [&["--tlsv1.3"][..], &["--tls-max", "1.2"], &["--http1.1"]] {

@@ -40,7 +40,8 @@ fn callers(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Diagnostic> {
     let frontend = &gateway.frontend;
     let of_ports = frontend.ports.iter().filter_map(|(port, said)| Some((Some(*port), said.as_ref()?)));
     let mut found = Vec::new();
-    for (port, Validation { authorities, optional }) in frontend.default.iter().map(|said| (None, said)).chain(of_ports) {
+    for (port, Validation { authorities, optional }) in frontend.default.iter().map(|said| (None, said)).chain(of_ports)
+    {
         let (at, place) = match port {
             None => (format!("{AT}.default"), String::new()),
             Some(port) => (format!("{AT}.perPort"), format!("port {port}: ")),
@@ -53,14 +54,16 @@ fn callers(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Diagnostic> {
             let message = format!("{place}callers without a certificate that holds are let in");
             found.push(Diagnostic::warning(&code::CALLERS_UNPROVEN, at.clone(), message));
         }
-        let is_here = |listener: &Listener| matches!(listener.carries, Carries::Https(_)) && Some(listener.port) == port;
+        let is_here =
+            |listener: &Listener| matches!(listener.carries, Carries::Https(_)) && Some(listener.port) == port;
         let led = |(of, _): &(&Key, &Gateway)| catalog.lead(of).is_some_and(|(lead, _)| lead == *key);
         if port.is_some() && !catalog.gateways().filter(led).any(|(_, of)| of.listeners.iter().any(is_here)) {
             let message = format!("{place}no HTTPS listener of this gateway is there");
             found.push(Diagnostic::warning(&code::CALLERS_UNASKED, at, message));
         }
     }
-    let listeners = gateway.listeners.iter().enumerate().map(|(i, listener)| (format!("spec.listeners[{i}]"), listener));
+    let listeners =
+        gateway.listeners.iter().enumerate().map(|(i, listener)| (format!("spec.listeners[{i}]"), listener));
     let unasked = listeners.filter(|(_, listener)| {
         let https = Carries::Https(Vec::new());
         let meant = Listener { carries: https, ..(*listener).clone() };

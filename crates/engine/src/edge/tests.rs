@@ -3,7 +3,8 @@
 
 use crate::fixtures::*;
 use crate::{Arrival, Direction, Exchange, Gate, Served, Tls};
-use byrnie_model::gateway::{Carries, CertificateRef, From, Gateway, Listener};
+use byrnie_model::gateway::{Carries, CertificateRef, From, Frontend, Gateway, Listener, Validation};
+use byrnie_model::outside::Bundle;
 use byrnie_model::range::Range;
 use byrnie_model::resource::{Resource, Spec};
 use byrnie_model::route::{Parent, ParentKind, Redirect, Route, RouteFilter};
@@ -33,9 +34,7 @@ fn gateway_at(port: u16, name: &str, hosts: &[&str], carries: impl Fn(usize) -> 
         kinds: vec![],
     };
     let listeners = hosts.iter().enumerate().map(listener).collect();
-    let spec = Gateway {
-        class: "byrnie".into(),
-        listeners, ..Gateway::default() };
+    let spec = Gateway { class: "byrnie".into(), listeners, ..Gateway::default() };
     resource(Kind::Gateway, "shop", name, Spec::Gateway(Arc::new(spec)))
 }
 
@@ -230,6 +229,68 @@ fn the_older_gateway_decides_what_a_port_speaks() {
     let mut world = world(vec![old, new, secret("c0"), on("new", &["new/l0"], &[], "/", "a")]);
     assert!(matches!(world.snapshot().gates()[&443], Served::Https(..)));
     assert_eq!(ask_at(&mut world, Gate::Own, Tls::None, "new.test/"), "404");
+}
+
+fn bundle(name: &str) -> Resource {
+    resource(Kind::ConfigMap, "shop", name, Spec::Bundle(Arc::new(Bundle { pem: name.into() })))
+}
+
+/// A gateway at port 443 whose callers have to prove who they are, by these authorities.
+fn asking(name: &str, host: &str, authorities: &[&str], created: u64) -> Resource {
+    let mut asking = secure(name, &[host]);
+    let Spec::Gateway(spec) = &asking.spec else { panic!() };
+    let one = |name: &&str| CertificateRef { namespace: "shop".into(), name: (*name).into(), unserved: None };
+    let validation = Validation { authorities: authorities.iter().map(one).collect(), optional: false };
+    let frontend = Frontend { default: Some(validation), ..Frontend::default() };
+    asking.spec = Spec::Gateway(Arc::new(Gateway { frontend, ..(**spec).clone() }));
+    asking.created = Revision(created);
+    asking
+}
+
+#[test]
+fn what_callers_have_to_prove_holds_for_all_hosts_of_a_port() {
+    let mut old = secure("third", &["three.test"]);
+    old.created = Revision(3);
+    let mut world = world(vec![
+        asking("first", "one.test", &["partners", "absent"], 1),
+        asking("second", "two.test", &["partners"], 2),
+        old,
+        secret("c0"),
+        bundle("partners"),
+        bundle("other"),
+        on("r", &["first/l0", "second/l0", "third/l0"], &[], "/", "a"),
+    ]);
+    let of = |world: &World| {
+        let gates = world.snapshot();
+        let served = &gates.gates()[&443];
+        let hosts: Vec<_> = served.sites().unwrap().iter().map(|site| site.hostname.clone().unwrap()).collect();
+        let proof = served.proof().map(|proof| proof.authorities.values().map(|b| b.pem.clone()).collect::<Vec<_>>());
+        (hosts, proof)
+    };
+    // The one that asks for nothing has no part in the port, where it would let everybody in to the others.
+    assert_eq!(of(&world), (vec!["one.test".into(), "two.test".into()], Some(vec!["partners".into()])));
+    let at = |sni| Gate::Port { number: 443, sni: Some(sni), certificate: None };
+    assert_eq!(ask_at(&mut world, at("one.test"), Tls::Simple, "one.test/"), "a");
+    assert_eq!(ask_at(&mut world, at("three.test"), Tls::Simple, "three.test/"), "404");
+    // One that is known all at once counts for whoever names it, and whose authorities are gone has none.
+    world.put(vec![bundle("absent")]);
+    assert_eq!(of(&world), (vec!["one.test".into()], Some(vec!["absent".into(), "partners".into()])));
+    world.remove(vec![bundle("absent").key, bundle("partners").key]);
+    assert_eq!(of(&world), (vec!["one.test".into(), "two.test".into()], Some(vec![])));
+}
+
+#[test]
+fn the_program_is_told_what_a_caller_has_proven_and_not_what_it_says() {
+    let mut world = world(vec![secure("gw", &[""]), secret("c0"), on("r", &["gw/l0"], &[], "/", "a")]);
+    let remote = SocketAddr::from(([192, 0, 2, 1], 5555));
+    for certificate in [None, Some("Hash=1;Subject=\"CN=a\"")] {
+        let gate = Gate::Port { number: 443, sni: None, certificate };
+        let arrival = Arrival { direction: Direction::Edge(gate), source: None, remote, tls: Tls::Simple };
+        let mut asked = head("GET", "f.test/", &[("x-forwarded-client-cert", "Hash=0")]);
+        Exchange::begin(&world.snapshot(), &mut world.shard, &arrival, &mut asked, ms(0));
+        let told: Vec<&[u8]> = asked.values("x-forwarded-client-cert").collect();
+        assert_eq!(told, certificate.iter().map(|told| told.as_bytes()).collect::<Vec<_>>());
+    }
 }
 
 #[test]

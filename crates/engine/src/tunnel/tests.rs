@@ -239,9 +239,7 @@ fn what_comes_by_a_listener_follows_its_routes() {
         kinds: vec![],
     };
     let listeners = vec![listener("tcp", 5432, Carries::Tcp), listener("tls", 6379, Carries::Passthrough)];
-    let gateway = Spec::Gateway(Arc::new(Gateway {
-        class: "byrnie".into(),
-        listeners, ..Gateway::default() }));
+    let gateway = Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), listeners, ..Gateway::default() }));
     let on = |section: &str| {
         vec![Parent { kind: ParentKind::Gateway, name: sref("gw"), section: Some(section.into()), port: None }]
     };

@@ -150,9 +150,8 @@ fn frontend(from: pb::Frontend) -> Result<Frontend, Error> {
         let authorities = list(AT, LIST_MAX, from.authorities, certificate)?;
         Ok::<_, Error>(Validation { authorities, optional: from.optional })
     };
-    let port = |from: pb::PortValidation| {
-        Ok((check::port(AT, from.port)?, from.validation.map(validation).transpose()?))
-    };
+    let port =
+        |from: pb::PortValidation| Ok((check::port(AT, from.port)?, from.validation.map(validation).transpose()?));
     let ports = list(AT, LIST_MAX, from.ports, port)?;
     Ok(Frontend { default: from.default.map(validation).transpose()?, ports: ports.into_iter().collect() })
 }

@@ -413,9 +413,10 @@ fn gateway() -> impl Strategy<Value = Spec> {
     let certificate = (name(), name(), of(text("K[a-z]{0,5}[.][a-z.]{0,9}")))
         .prop_map(|(namespace, name, unserved)| CertificateRef { namespace, name, unserved });
     let certificates = vec(certificate, 0..3).boxed();
-    let validation = of((certificates.clone(), any::<bool>())
-        .prop_map(|(authorities, optional)| Validation { authorities, optional }))
-    .boxed();
+    let validation =
+        of((certificates.clone(), any::<bool>())
+            .prop_map(|(authorities, optional)| Validation { authorities, optional }))
+        .boxed();
     let ports = proptest::collection::btree_map(1_u16..4, validation.clone(), 0..3);
     let frontend = (validation, ports).prop_map(|(default, ports)| Frontend { default, ports });
     let carries = prop_oneof![
@@ -432,10 +433,12 @@ fn gateway() -> impl Strategy<Value = Spec> {
     let parent = of((name(), name()).prop_map(|(namespace, name)| ServiceRef::new(namespace, name)));
     let balancers =
         of(any::<IpAddr>()).prop_map(|ip| ip.iter().filter_map(|ip| Range::parse(&ip.to_string())).collect());
-    (name(), parent, vec(listener, 0..3), balancers, frontend).prop_map(|(class, parent, listeners, balancers, frontend)| {
-        let (sets, parameters) = (None, None);
-        Spec::Gateway(Arc::new(Gateway { class, parent, sets, balancers, parameters, frontend, listeners }))
-    })
+    (name(), parent, vec(listener, 0..3), balancers, frontend).prop_map(
+        |(class, parent, listeners, balancers, frontend)| {
+            let (sets, parameters) = (None, None);
+            Spec::Gateway(Arc::new(Gateway { class, parent, sets, balancers, parameters, frontend, listeners }))
+        },
+    )
 }
 
 fn secret() -> impl Strategy<Value = Spec> {

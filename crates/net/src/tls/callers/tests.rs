@@ -78,7 +78,11 @@ impl Shop {
     }
 
     /// A client that shows this chain.
-    fn client(&self, shown: Option<&(String, String)>, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+    fn client(
+        &self,
+        shown: Option<&(String, String)>,
+        version: &'static SupportedProtocolVersion,
+    ) -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(edge::provider()).with_protocol_versions(&[version]).unwrap();
         let builder = builder.with_root_certificates(Arc::clone(&self.roots));
         let mut config = match shown {
@@ -168,7 +172,10 @@ fn those_are_let_in_for_whom_an_authority_vouches_and_others_only_where_that_is_
                 let ends = if *case == "one by way of another" { ymd(2050) } else { ymd(4096) };
                 assert_eq!(peer.not_after.unwrap().as_secs(), ends, "the shortest life of the chain: {case}");
                 let told = peer.certificate.unwrap();
-                assert!(told.starts_with("Hash=") && told.ends_with(";Subject=\"CN=partner\";DNS=pay.partner.test"), "{told}");
+                assert!(
+                    told.starts_with("Hash=") && told.ends_with(";Subject=\"CN=partner\";DNS=pay.partner.test"),
+                    "{told}"
+                );
             }
         }
     }
