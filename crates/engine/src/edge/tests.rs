@@ -5,11 +5,12 @@ use crate::fixtures::*;
 use crate::{Arrival, Direction, Exchange, Gate, Served, Tls};
 use byrnie_model::gateway::{Carries, CertificateRef, From, Frontend, Gateway, Listener, Validation};
 use byrnie_model::outside::Bundle;
+use byrnie_model::policy::access::{Action, Mode, Rule};
 use byrnie_model::range::Range;
 use byrnie_model::resource::{Resource, Spec};
 use byrnie_model::route::{Parent, ParentKind, Redirect, Route, RouteFilter};
 use byrnie_model::secret::{Private, Secret};
-use byrnie_model::{Key, Kind, Protocol, Revision};
+use byrnie_model::{Identity, Key, Kind, Protocol, Revision};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -291,6 +292,29 @@ fn the_program_is_told_what_a_caller_has_proven_and_not_what_it_says() {
         let told: Vec<&[u8]> = asked.values("x-forwarded-client-cert").collect();
         assert_eq!(told, certificate.iter().map(|told| told.as_bytes()).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn what_a_caller_from_outside_has_proven_is_told_by_the_own_edge_alone() {
+    let name = "x-forwarded-client-cert";
+    let let_in = || access("web", "web", Action::Allow, Mode::Enforce, vec![Rule::default()]);
+    let of = |domain: &str, account: &str| Identity::new(domain, "byrnie", account).unwrap();
+    for (from, told) in [
+        (Some(of("demo.local", "edge")), Some(&b"Hash=1"[..])),
+        (Some(of("other.site", "edge")), None),
+        (Some(of("demo.local", "egress")), None),
+        (Some(identity("edge")), None),
+        (None, None),
+    ] {
+        let mut world = World::new(vec![own_workload(), service("web", Protocol::Http1), let_in()]);
+        let mut request = head("GET", "web/", &[(name, "Hash=1")]);
+        world.begin_inbound(from.as_ref(), &mut request, ms(0));
+        assert_eq!(request.get(name), told, "{from:?}");
+    }
+    let mut world = World::payments(1);
+    let mut request = head("GET", "payments/", &[(name, "Hash=1")]);
+    world.begin(&mut request, ms(0));
+    assert_eq!(request.get(name), None, "a program can't pass on what it was told");
 }
 
 #[test]

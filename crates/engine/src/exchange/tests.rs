@@ -242,28 +242,6 @@ fn identity_headers_are_written_by_the_mesh_alone() {
 }
 
 #[test]
-fn what_a_caller_from_outside_has_proven_is_told_by_the_own_edge_alone() {
-    let name = "x-forwarded-client-cert";
-    let of = |domain: &str, account: &str| byrnie_model::Identity::new(domain, "byrnie", account).unwrap();
-    for (from, told) in [
-        (Some(of("demo.local", "edge")), Some(&b"Hash=1"[..])),
-        (Some(of("other.site", "edge")), None),
-        (Some(of("demo.local", "egress")), None),
-        (Some(identity("edge")), None),
-        (None, None),
-    ] {
-        let mut world = serving(vec![AccessRule::default()]);
-        let mut request = head("GET", "web/", &[(name, "Hash=1")]);
-        world.begin_inbound(from.as_ref(), &mut request, ms(0));
-        assert_eq!(request.get(name), told, "{from:?}");
-    }
-    let mut world = World::payments(1);
-    let mut request = head("GET", "payments/", &[(name, "Hash=1")]);
-    world.begin(&mut request, ms(0));
-    assert_eq!(request.get(name), None, "a program can't pass on what it was told");
-}
-
-#[test]
 fn only_the_coordinator_takes_back_or_confirms() {
     let coordinator = Identity::new("demo.local", "byrnie", "transactions").unwrap();
     let said = |who: &Identity, op: &str| {

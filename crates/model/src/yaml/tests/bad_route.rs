@@ -350,7 +350,7 @@ fn gateways_and_grants() {
             "C010",
             "backend",
         ),
-        ("tls: {frontend: {}}, listeners: [{name: a, port: 80, protocol: HTTP}]", "C005", "{"),
+        ("tls: {frontend: {}}, listeners: [{name: a, port: 80, protocol: HTTP}]", "C005", "frontend"),
         (
             "tls: {frontend: {default: {validation: {caCertificateRefs: []}}}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
             "C011",
