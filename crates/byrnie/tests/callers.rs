@@ -228,6 +228,12 @@ fn callers_are_let_in_by_a_certificate_of_the_authorities_that_are_named_for_the
     assert!(listener.contains(&"ResolvedRefs True ResolvedRefs".to_owned()), "{listener:?}");
     assert!(!gateway.iter().any(|condition| condition.contains("Insecure")), "{gateway:?}");
 
+    for (port, who) in [(main, "partners"), (other, "others")] {
+        let explained = edge.mesh.ok(&["explain", &format!("GET https://{HOST}:{port}/"), "--from", "edge"]);
+        let said = format!("only callers with a certificate of ConfigMap/default/{who} are let in");
+        assert!(explained.contains(&said), "{explained}");
+    }
+
     // The program behind is told what was proven, and nothing that a caller only says.
     let forged = ["-H", "x-forwarded-client-cert: Hash=0", "-H", "x_forwarded_client_cert: Hash=0"];
     let told = edge.told(main, Some(&good), &forged).unwrap();

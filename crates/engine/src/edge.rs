@@ -135,7 +135,8 @@ impl Edge {
     pub(crate) fn new(
         gateways: &Gateways<'_>,
         routes: &BTreeMap<Key, Arc<CompiledRoute>>,
-        (secrets, bundles): (&BTreeMap<Key, Arc<Secret>>, &BTreeMap<Key, Arc<Bundle>>),
+        secrets: &BTreeMap<Key, Arc<Secret>>,
+        bundles: &BTreeMap<Key, Arc<Bundle>>,
     ) -> Self {
         let mut listeners = Vec::new();
         let mut ports: BTreeMap<u16, (Served, &Carries)> = BTreeMap::new();

@@ -204,8 +204,8 @@ impl Compiler {
             let mut gateways: Vec<_> = self.held.edge.gateways.iter().collect();
             gateways.sort_by(|a, b| edge::order((a.1.0, a.0), (b.1.0, b.0)));
             let gateways = gateways.into_iter().map(|(key, (_, gateway))| (key, &**gateway)).collect();
-            let of_tls = (&self.held.edge.secrets, &self.held.edge.bundles);
-            snapshot.edge = Arc::new(edge::Edge::new(&gateways, &self.held.routes, of_tls));
+            let (secrets, bundles) = (&self.held.edge.secrets, &self.held.edge.bundles);
+            snapshot.edge = Arc::new(edge::Edge::new(&gateways, &self.held.routes, secrets, bundles));
         }
         snapshot.clusters.resize(self.slots.slots.len(), None);
         self.snapshot = Arc::new(snapshot);

@@ -219,6 +219,11 @@ fn filters() {
             "C011",
             "forwarded-client-identity",
         ),
+        (
+            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Forwarded-Client-Cert, value: x}]}}]",
+            "C011",
+            "X-Forwarded-Client-Cert",
+        ),
         ("filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [a, A]}}]", "C028", "A"),
         ("filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {sets: []}}]", "C002", "sets"),
     ] {

@@ -17,6 +17,9 @@ use tokio::net::TcpListener;
 
 const HOST: &str = "shop.test";
 
+/// A chain that is shown, and its key; or none.
+type Pair = Option<(String, String)>;
+
 /// An authority, and what it signs.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -146,7 +149,7 @@ fn those_are_let_in_for_whom_an_authority_vouches_and_others_only_where_that_is_
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     };
     let an_authority = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let cases: Vec<(&str, Option<(String, String)>, bool)> = vec![
+    let cases: [(&str, Pair, bool); 12] = [
         ("one of the first authority", Some(own.sign(usual)), true),
         ("one of the second", Some(other.sign(usual)), true),
         ("one by way of another", Some((format!("{leaf}{}", between.pem), key.clone())), true),
