@@ -2,7 +2,8 @@
 """HTTP/3 by aioquic, and a program that is asked by it.
 
 http3.py serve PORT              a program of HTTP/1.1
-http3.py ask PORT CA HOST PLAN   asks by one connection, all at once unless a request says otherwise
+http3.py ask PORT CA HOST PLAN   asks by one connection, all at once unless a request says otherwise; shows a certificate if
+                                 a file with it and one with its key follow
 http3.py flood PORT CA HOST PLAN the same, while many handshakes have begun that nobody goes on with
 
 PLAN is a JSON list of requests: what each may hold is read in `Client.send`. A line of JSON tells what came of all of
@@ -220,7 +221,7 @@ def flood(port, host):
     return sender
 
 
-async def ask(port, ca, host, plan):
+async def ask(port, ca, host, plan, shown):
     from aioquic.asyncio import connect
     from aioquic.quic.configuration import QuicConfiguration
 
@@ -228,6 +229,8 @@ async def ask(port, ca, host, plan):
         is_client=True, alpn_protocols=["h3"], server_name=host, verify_mode=ssl.CERT_REQUIRED
     )
     configuration.load_verify_locations(ca)
+    if shown:
+        configuration.load_cert_chain(*shown)
     stay = plan[-1:] == ["stay"]
     try:
         async with connect("127.0.0.1", port, configuration=configuration, create_protocol=client()) as session:
@@ -265,4 +268,4 @@ if sys.argv[1] == "serve":
     serve(int(sys.argv[2]))
 else:
     flooded = flood(int(sys.argv[2]), sys.argv[4]) if sys.argv[1] == "flood" else None
-    asyncio.run(ask(int(sys.argv[2]), sys.argv[3], sys.argv[4], json.loads(sys.argv[5])))
+    asyncio.run(ask(int(sys.argv[2]), sys.argv[3], sys.argv[4], json.loads(sys.argv[5]), sys.argv[6:]))

@@ -42,6 +42,11 @@ fn secret() -> (String, String) {
 
 /// The gateway; `more`: annotations.
 fn gateway(port: u16, more: &str) -> String {
+    gateway_that_asks(port, more, "")
+}
+
+/// The same; `frontend`: what callers have to prove.
+fn gateway_that_asks(port: u16, more: &str, frontend: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -49,6 +54,7 @@ metadata: {{name: public}}
 spec:
   gatewayClassName: byrnie
   infrastructure: {{annotations: {{{more}}}}}
+  tls: {{{frontend}}}
   listeners:
   - {{name: https, port: {port}, protocol: HTTPS, hostname: '*.shop.test', tls: {{certificateRefs: [{{name: shop-tls}}]}}}}
 ---
@@ -294,4 +300,57 @@ fn a_gateway_changes_what_it_serves_by_http_3_while_it_is_asked() {
     up.signal("TERM");
     last.wait_for_line(&format!("\"closed\": {NO_ERROR}"));
     assert!(last.log().contains("goaway") && up.wait().success(), "{}", last.log());
+}
+
+#[test]
+fn callers_by_http_3_prove_who_they_are_where_others_have_to() {
+    let edge = Edge::open();
+    let authority = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let pem = params.self_signed(&key).unwrap().pem();
+        (rcgen::Issuer::new(params, key), pem)
+    };
+    let ((partners, pem), (others, _)) = (authority("partners"), authority("others"));
+    let pair = |name: &str, issuer: &rcgen::Issuer<'static, KeyPair>| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let chain = params.signed_by(&key, issuer).unwrap().pem();
+        [("crt", chain), ("key", key.serialize_pem())]
+            .map(|(end, text)| file(&edge.mesh, &format!("{name}.{end}"), &text))
+    };
+    let (good, foreign) = (pair("good", &partners), pair("foreign", &others));
+    let plan = json!([{"path": "/fine", "headers": [["x-forwarded-client-cert", "Hash=0"]]}]);
+    let ask = |shown: Option<&[String; 2]>| {
+        let output = edge.peer("ask", &plan).args(shown.into_iter().flatten()).output().unwrap();
+        let told: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+        let seen = told["answers"][0]["text"].as_str().unwrap_or_default();
+        serde_json::from_str::<Value>(seen).map(|seen| seen["x-forwarded-client-cert"].clone()).ok()
+    };
+    assert_eq!(ask(None), Some(Value::Null), "nothing is asked for yet");
+    let document = |mode: &str| {
+        let block = pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        let refs = "caCertificateRefs: [{group: '', kind: ConfigMap, name: partners}]";
+        let frontend = format!("frontend: {{default: {{validation: {{mode: {mode}, {refs}}}}}}}");
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: partners}}\ndata:\n  ca.crt: |\n{block}---\n{}",
+            gateway_that_asks(edge.port, "", &frontend)
+        )
+    };
+    edge.mesh.ok(&["apply", "-f", &file(&edge.mesh, "asks.yaml", &document("AllowValidOnly"))]);
+    until("it's asked for", String::new, || ask(None).is_none());
+    assert_eq!(ask(Some(&foreign)), None);
+    let told = ask(Some(&good)).unwrap();
+    assert!(told.as_str().unwrap().ends_with(";Subject=\"CN=good\""), "{told}");
+    edge.mesh.ok(&["apply", "-f", &file(&edge.mesh, "asks.yaml", &document("AllowInsecureFallback"))]);
+    until("anybody is let in", String::new, || ask(None) == Some(Value::Null));
+    assert_eq!(ask(Some(&foreign)), Some(Value::Null), "nothing that isn't proven is told");
+    assert_eq!(ask(Some(&good)), Some(told));
+    // Where nobody could prove anything, there is no HTTP/3 at all.
+    edge.mesh.ok(&["delete", "configmap", "partners"]);
+    until("the port is closed", String::new, || UdpSocket::bind(("127.0.0.1", edge.port)).is_ok());
 }

@@ -27,7 +27,7 @@ pub(crate) struct Refused {
     pub(crate) message: String,
 }
 
-fn refused<T>(reason: &'static str, message: String) -> Result<T, Refused> {
+pub(crate) fn refused<T>(reason: &'static str, message: String) -> Result<T, Refused> {
     Err(Refused { reason, message })
 }
 
@@ -188,7 +188,7 @@ impl Catalog {
     }
 
     /// Whether a resource of Gateway API may refer to another.
-    fn may_name(&self, key: &Key, to: &Key) -> bool {
+    pub(crate) fn may_name(&self, key: &Key, to: &Key) -> bool {
         if to.namespace == key.namespace {
             return true;
         }
@@ -230,9 +230,11 @@ impl Catalog {
         })
     }
 
-    /// A gateway as its proxy gets it: without listeners whose place is taken, and certificates that it may not show.
+    /// A gateway as its proxy gets it: without listeners whose place is taken, and certificates and authorities that it may
+    /// not name; a set with what its gateway has callers prove.
     pub(crate) fn permitted(&self, key: &Key, gateway: &Gateway) -> Gateway {
         let mut permitted = gateway.clone();
+        permitted.frontend = self.frontend(key);
         permitted.listeners.retain(|listener| self.namesake(key, listener).is_none());
         for listener in &mut permitted.listeners {
             if let Some(certificates) = listener.carries.certificates_mut() {
@@ -268,15 +270,7 @@ impl Catalog {
 
     /// The balancers in front of a gateway, or of the one to which a set adds.
     fn balancers(&self, key: &Key) -> &[Range] {
-        match self.spec(key) {
-            Some(Spec::Gateway(gateway)) => match &gateway.parent {
-                Some(owner) if key.kind == Kind::ListenerSet => {
-                    self.balancers(&Key::new(Kind::Gateway, owner.namespace.clone(), owner.name.clone()))
-                }
-                _ => &gateway.balancers,
-            },
-            _ => &[],
-        }
+        self.lead(key).map_or(&[], |(_, owner)| &owner.balancers)
     }
 
     /// What is said if an older gateway speaks something else at a listener's port.
@@ -299,8 +293,12 @@ impl Catalog {
         if self.balancers(key) != self.balancers(gateway) {
             return Some(format!("port {port} is {key}'s, which comes first and has other balancers in front"));
         }
-        let clashes = !first.carries.goes_with(&listener.carries);
-        clashes.then(|| format!("port {port} is {key}'s, which comes first and speaks {speaks} there"))
+        if !first.carries.goes_with(&listener.carries) {
+            return Some(format!("port {port} is {key}'s, which comes first and speaks {speaks} there"));
+        }
+        // One connection may be for hosts of both.
+        let differs = self.demand(key, &first) != self.demand(gateway, listener);
+        differs.then(|| format!("port {port} is {key}'s, which comes first and has callers prove something else there"))
     }
 
     /// What is said of a set's listener if the gateway to which it adds, or an older set of that, has one for the same host at

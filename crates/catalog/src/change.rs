@@ -50,11 +50,11 @@ impl Catalog {
             Kind::Gateway | Kind::ListenerSet | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Namespace => {
                 self.relate_edge(key, work)
             }
-            Kind::Secret => {
+            Kind::Secret | Kind::ConfigMap => {
                 self.relate_edge(key, work);
                 self.relate_outward(key, [old, new], work);
             }
-            Kind::BackendTlsPolicy | Kind::ConfigMap => self.relate_outward(key, [old, new], work),
+            Kind::BackendTlsPolicy => self.relate_outward(key, [old, new], work),
             Kind::Site => self.relate_site(key, old.and_then(site_of), new, work),
             Kind::ServiceExport => self.relate_export(key, work),
             // A pool is related as the service that stands for it.
@@ -241,7 +241,7 @@ impl Catalog {
     }
 
     fn relate_edge(&self, key: &Key, work: &mut Work) {
-        let kinds = Kind::GATEWAYS.into_iter().chain([Kind::Secret]);
+        let kinds = Kind::GATEWAYS.into_iter().chain([Kind::Secret, Kind::ConfigMap]);
         let gateways = kinds.flat_map(|kind| self.iter(kind)).map(|resource| resource.key.clone());
         let keys: Vec<Key> = self.routes.at_gateways().cloned().chain(gateways).chain([key.clone()]).collect();
         work.mark(&self.nodes.gateways, &keys);

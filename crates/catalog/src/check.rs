@@ -50,7 +50,7 @@ impl Catalog {
             Spec::Route(route) => lint::route::check(self, &resource.key, route),
             Spec::Access(policy) => lint::access::check(self, &resource.key, policy),
             Spec::Traffic(policy) => lint::traffic::check(self, &resource.key, policy),
-            Spec::Gateway(gateway) => lint::route::gateway(self, &resource.key, gateway),
+            Spec::Gateway(gateway) => lint::gateway::check(self, &resource.key, gateway),
             Spec::BackendTls(policy) => lint::outside::check(self, resource, policy),
             Spec::Saga(saga) => lint::saga::check(self, &resource.key, saga),
             Spec::Site(site) => lint::site::check(self, site),

@@ -4,6 +4,7 @@
 //! Knows nothing of streams, stores or Kubernetes.
 
 mod attach;
+mod callers;
 mod catalog;
 mod change;
 mod check;

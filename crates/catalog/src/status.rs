@@ -120,6 +120,10 @@ impl Catalog {
             let verdict = if whole { Ok("ResolvedRefs") } else { lacking("ListenersNotResolved", resolved) };
             conditions.push(condition("ResolvedRefs", verdict));
         }
+        if gateway.frontend.all().any(|validation| validation.optional) {
+            let message = "callers without a certificate that holds are let in";
+            conditions.push(with("InsecureFrontendValidationMode", "True", "ConfigurationChanged", message));
+        }
         let listeners: Vec<Value> = heard.into_iter().map(|heard| heard.value).collect();
         let mut status = json!({"conditions": conditions, "listeners": listeners});
         if of_gateway {
@@ -151,6 +155,7 @@ impl Catalog {
         // Without a certificate nobody is let in; without its port what is in the clear still has the edge's own.
         let certificates = listener.carries.certificates();
         let shows = !listener.carries.ends_tls() || certificates.iter().any(|to| self.certificate(gateway, to).is_ok());
+        let unprovable = self.unprovable(gateway, listener);
         let clear = listener.carries == Carries::Http;
         let clash = self.clash(gateway, listener).map(|message| Refused { reason: "ProtocolConflict", message });
         let namesake =
@@ -160,15 +165,17 @@ impl Catalog {
             false => format!("port {}: {why}", listener.port),
             true => format!("port {}: {why}; served on the edge's own port", listener.port),
         });
-        let accepted = match (&clash, &port) {
-            (Some(clash), _) => Err(clash.clone()),
-            (None, Some(port)) if !clear => Err(Refused { reason: "PortUnavailable", message: port.clone() }),
+        let accepted = match (&clash, unprovable, &port) {
+            (Some(clash), ..) => Err(clash.clone()),
+            (None, Some(message), _) => Err(Refused { reason: "NoValidCACertificate", message }),
+            (None, None, Some(port)) if !clear => Err(Refused { reason: "PortUnavailable", message: port.clone() }),
             _ => Ok("Accepted"),
         };
         let programmed = match &accepted {
             Err(why) if clash.is_some() => Err(why.clone()),
+            Err(why) => Err(Refused { reason: "Invalid", message: why.message.clone() }),
             Ok(_) if !kinds.is_empty() && shows => Ok("Programmed"),
-            _ => Err(Refused { reason: "Invalid", message: port.clone().unwrap_or_default() }),
+            Ok(_) => Err(Refused { reason: "Invalid", message: port.clone().unwrap_or_default() }),
         };
         let conflicted = match clash {
             Some(Refused { reason, message }) => with("Conflicted", "True", reason, &message),
@@ -205,10 +212,18 @@ impl Catalog {
             let message = format!("no such kind can attach here: {}", unknown.join(", "));
             return Err(Refused { reason: "InvalidRouteKinds", message });
         }
-        match listener.carries.certificates().iter().find_map(|to| self.certificate(gateway, to).err()) {
+        let shown = || listener.carries.certificates().iter().find_map(|to| self.certificate(gateway, to).err());
+        match shown().or_else(|| self.doubted(gateway, listener)) {
             Some(why) => Err(why),
             None => Ok("ResolvedRefs"),
         }
+    }
+
+    /// What is said of a listener whose callers would have to prove what nobody could: it lets nobody in.
+    fn unprovable(&self, gateway: &Key, listener: &Listener) -> Option<String> {
+        self.demand(gateway, listener).filter(|demand| demand.authorities.is_empty())?;
+        let why = self.doubted(gateway, listener).map(|why| why.message).unwrap_or_default();
+        Some(format!("nobody could vouch for a caller, so that none is let in: {why}"))
     }
 
     fn parent_status(&self, key: &Key, route: &Route, parent: &Parent) -> Value {

@@ -2,6 +2,7 @@
 //! The catalog as its users see it: what each node is told, and how much work that was.
 
 mod attach;
+mod callers;
 mod naive;
 mod pools;
 mod random;

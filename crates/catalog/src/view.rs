@@ -80,6 +80,7 @@ impl Catalog {
             (Spec::Service(_) | Spec::Endpoint(_) | Spec::Route(_) | Spec::Traffic(_), Role::Gateway) => true,
             (Spec::Gateway(gateway), Role::Gateway) => self.is_served(key, gateway),
             (Spec::Secret(_), Role::Gateway) => self.is_shown(key),
+            (Spec::Bundle(_), Role::Gateway) => self.is_believed(key),
             (Spec::Site(_) | Spec::Export, Role::Gateway) => true,
             (Spec::Site(site), Role::Sidecar) => self.meets(node, site),
             (Spec::Export, Role::Sidecar) => {
@@ -93,10 +94,7 @@ impl Catalog {
             (Spec::Bundle(_) | Spec::Secret(_), Role::Sidecar) => {
                 self.leads_out(&place(node)) && self.is_named_outward(key)
             }
-            (
-                Spec::Workload(_) | Spec::Access(_) | Spec::Slice(_) | Spec::BackendTls(_) | Spec::Bundle(_),
-                Role::Gateway,
-            )
+            (Spec::Workload(_) | Spec::Access(_) | Spec::Slice(_) | Spec::BackendTls(_), Role::Gateway)
             | (Spec::Gateway(_), Role::Sidecar) => false,
             (
                 Spec::Namespace
@@ -148,6 +146,7 @@ impl Catalog {
                     let shown = listener.carries.certificates();
                     shown.iter().map(|to| (&to.namespace, &to.name)).for_each(|to| to.hash(hash));
                 }
+                permitted.frontend.hash(hash);
             });
             return Some(Arc::new(Resource {
                 spec: Spec::Gateway(permitted.into()),
@@ -371,8 +370,15 @@ pub(crate) fn filter_key(route: &Key, name: &str) -> Key {
 }
 
 /// What a proxy at the edge sees all of, beside gateways and routes.
-const GATEWAY_KINDS: [Kind; 6] =
-    [Kind::Service, Kind::Endpoint, Kind::TrafficPolicy, Kind::Secret, Kind::Site, Kind::ServiceExport];
+const GATEWAY_KINDS: [Kind; 7] = [
+    Kind::Service,
+    Kind::Endpoint,
+    Kind::TrafficPolicy,
+    Kind::Secret,
+    Kind::ConfigMap,
+    Kind::Site,
+    Kind::ServiceExport,
+];
 
 /// Make before break: what is named comes before what names it. Refusals come before permissions, and
 /// both before the service that they protect, so that no call slips in between.

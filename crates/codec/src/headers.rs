@@ -26,6 +26,8 @@ pub enum Sender {
     Program,
     /// Another proxy of the mesh, proven by its certificate.
     Mesh,
+    /// The proxy at the mesh's edge, proven so: it alone says what callers from outside have proven.
+    Edge,
 }
 
 /// Drops the lines that belong to the connection a message came by (RFC 9110 7.6.1): those that
@@ -93,7 +95,8 @@ fn is_own(name: &[u8]) -> bool {
 /// knows (`content_length`). The client's identity is
 /// dropped whoever sent it: the proxy that verified it writes it anew with [`set_client_identity`].
 pub fn strip_untrusted(head: &mut Head, sender: Sender) {
-    const NEVER: u128 = Known::bits(&[Known::ForwardedClientIdentity, Known::XForwardedClientCert]);
+    const NEVER: u128 = Known::ForwardedClientIdentity.bit();
+    const OF_EDGE: u128 = Known::XForwardedClientCert.bit();
     // Verdicts of the mesh: some travel in responses only, one proxy tells another the rest.
     const OF_PROXIES: u128 =
         Known::bits(&[Known::ByrnieDecision, Known::IdempotencyStatus, Known::ByrnieNewcomer, Known::ByrnieSession]);
@@ -113,9 +116,10 @@ pub fn strip_untrusted(head: &mut Head, sender: Sender) {
         Known::TxnAttempt,
     ]);
     let dropped = match sender {
-        Sender::Mesh => NEVER,
-        Sender::Program => NEVER | OF_PROXIES,
-        Sender::Outside => NEVER | OF_PROXIES | FROM_WITHIN,
+        Sender::Edge => NEVER,
+        Sender::Mesh => NEVER | OF_EDGE,
+        Sender::Program => NEVER | OF_EDGE | OF_PROXIES,
+        Sender::Outside => NEVER | OF_EDGE | OF_PROXIES | FROM_WITHIN,
     };
     strip(head, dropped, |name| (sender == Sender::Outside && is_own(name)) || is_lookalike(name));
     drop_malformed(head);
@@ -135,6 +139,7 @@ fn strip(head: &mut Head, names: u128, drop: impl Fn(&[u8]) -> bool) {
 /// What is for the mesh alone.
 const INTERNAL: u128 = Known::bits(&[
     Known::ForwardedClientIdentity,
+    Known::XForwardedClientCert,
     Known::ByrnieDecision,
     Known::ByrnieDeadlineMs,
     Known::ByrnieRetryBudget,
@@ -152,7 +157,7 @@ pub fn strip_internal(head: &mut Head) {
 /// Drops what a server outside the proof of the mesh may not claim in a response: that the mesh decided
 /// it, or what became of an idempotency key.
 pub fn strip_untrusted_response(head: &mut Head, sender: Sender) {
-    if sender == Sender::Mesh {
+    if matches!(sender, Sender::Mesh | Sender::Edge) {
         return;
     }
     strip(head, INTERNAL | Known::IdempotencyStatus.bit(), |name| is_own(name) || is_lookalike(name));

@@ -344,8 +344,12 @@ fn service_asked(head: &Head, namespace: &str) -> Option<(ServiceRef, u16)> {
 fn gate<'a>(snapshot: &Snapshot, question: &Question, head: &'a Head) -> Gate<'a> {
     match (head.port(), question.scheme.as_str()) {
         (port, "udp") => Gate::Datagrams(port.unwrap_or(80)),
-        (port, "https" | "tcp") => Gate::Port { number: port.unwrap_or(443), sni: Some(head.host()) },
-        (Some(number), _) if snapshot.gates().contains_key(&Port::Tcp(number)) => Gate::Port { number, sni: None },
+        (port, "https" | "tcp") => {
+            Gate::Port { number: port.unwrap_or(443), sni: Some(head.host()), certificate: None }
+        }
+        (Some(number), _) if snapshot.gates().contains_key(&Port::Tcp(number)) => {
+            Gate::Port { number, sni: None, certificate: None }
+        }
         _ => Gate::Own,
     }
 }

@@ -8,7 +8,8 @@ use crate::Gate;
 use crate::route::{Chosen, CompiledRoute, Entry, Miss, Table};
 use byrnie_base::Text;
 use byrnie_codec::Head;
-use byrnie_model::gateway::{Carries, Gateway, Port, host_fits, host_rank, intersection};
+use byrnie_model::gateway::{Carries, Gateway, Port, Validation, host_fits, host_rank, intersection};
+use byrnie_model::outside::Bundle;
 use byrnie_model::range::Range;
 use byrnie_model::route::{Parent, ParentKind};
 use byrnie_model::{Key, Kind, Revision, Secret};
@@ -32,8 +33,8 @@ pub(crate) struct Edge {
 pub enum Served {
     /// HTTP in the clear.
     Http,
-    /// HTTP under TLS, by host.
-    Https(Vec<Site>),
+    /// HTTP under TLS, by host; and what callers of all of them have to prove, if they have to.
+    Https(Vec<Site>, Option<Proof>),
     /// Connections whose bytes nobody looks at.
     Tcp,
     /// Datagrams.
@@ -45,10 +46,10 @@ pub enum Served {
 }
 
 impl Served {
-    fn new(carries: &Carries) -> Self {
+    fn new(carries: &Carries, proof: Option<Proof>) -> Self {
         match carries {
             Carries::Http => Self::Http,
-            Carries::Https(_) => Self::Https(Vec::new()),
+            Carries::Https(_) => Self::Https(Vec::new(), proof),
             Carries::Tcp => Self::Tcp,
             Carries::Udp => Self::Udp,
             Carries::Tls(_) | Carries::Passthrough => Self::Tls(Vec::new()),
@@ -59,17 +60,34 @@ impl Served {
     /// What is shown to whom, of what is under TLS.
     pub fn sites(&self) -> Option<&[Site]> {
         match self {
-            Self::Https(sites) | Self::Tls(sites) => Some(sites),
+            Self::Https(sites, _) | Self::Tls(sites) => Some(sites),
             Self::Http | Self::Tcp | Self::Udp | Self::Sites => None,
+        }
+    }
+
+    /// What callers have to prove, if they have to.
+    pub const fn proof(&self) -> Option<&Proof> {
+        match self {
+            Self::Https(_, proof) => proof.as_ref(),
+            Self::Http | Self::Tcp | Self::Udp | Self::Tls(_) | Self::Sites => None,
         }
     }
 
     fn sites_mut(&mut self) -> Option<&mut Vec<Site>> {
         match self {
-            Self::Https(sites) | Self::Tls(sites) => Some(sites),
+            Self::Https(sites, _) | Self::Tls(sites) => Some(sites),
             Self::Http | Self::Tcp | Self::Udp | Self::Sites => None,
         }
     }
+}
+
+/// What callers have to prove by a certificate of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// Those of whom one has to vouch for a caller. Without any, nobody is let in.
+    pub authorities: BTreeMap<Key, Arc<Bundle>>,
+    /// Whether callers that prove nothing are let in as well.
+    pub optional: bool,
 }
 
 /// What is shown to those who ask for a host in their handshake.
@@ -121,6 +139,7 @@ impl Edge {
         gateways: &Gateways<'_>,
         routes: &BTreeMap<Key, Arc<CompiledRoute>>,
         secrets: &BTreeMap<Key, Arc<Secret>>,
+        bundles: &BTreeMap<Key, Arc<Bundle>>,
     ) -> Self {
         let mut listeners = Vec::new();
         let mut ports: BTreeMap<Port, (Served, &Carries)> = BTreeMap::new();
@@ -139,9 +158,15 @@ impl Edge {
                 if !stands {
                     continue;
                 }
+                let proof = gateway.frontend.of(listener).map(|said| proof(said, bundles));
                 let (served, _) = match ports.entry(listener.at()) {
-                    Slot::Vacant(slot) => slot.insert((Served::new(carries), carries)),
-                    Slot::Occupied(slot) if slot.get().1.goes_with(carries) => slot.into_mut(),
+                    Slot::Vacant(slot) => slot.insert((Served::new(carries, proof), carries)),
+                    // One connection may be for hosts of all of them, so that all have to ask for the same.
+                    Slot::Occupied(slot)
+                        if slot.get().1.goes_with(carries) && slot.get().0.proof() == proof.as_ref() =>
+                    {
+                        slot.into_mut()
+                    }
                     Slot::Occupied(_) => continue,
                 };
                 if let Some(sites) = served.sites_mut() {
@@ -229,6 +254,15 @@ fn site(listener: &byrnie_model::gateway::Listener, secrets: &BTreeMap<Key, Arc<
     });
     let passes = listener.carries == Carries::Passthrough;
     Site { hostname: listener.hostname.clone(), certificates: found.collect(), passes }
+}
+
+/// What callers have to prove: by those of the authorities that are known here.
+fn proof(said: &Validation, bundles: &BTreeMap<Key, Arc<Bundle>>) -> Proof {
+    let found = said.authorities.iter().filter(|to| to.unserved.is_none()).filter_map(|to| {
+        let key = Key::new(Kind::ConfigMap, to.namespace.clone(), to.name.clone());
+        bundles.get(&key).map(|bundle| (key, Arc::clone(bundle)))
+    });
+    Proof { authorities: found.collect(), optional: said.optional }
 }
 
 /// The tables of a listener, one for each host that it has in common with a route.

@@ -17,6 +17,7 @@ use byrnie_model::Identity;
 pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head: &mut Head) -> bool {
     let sender = match (arrival.direction.side(), arrival.source) {
         (Side::Outbound, _) => Sender::Program,
+        (Side::Inbound, Some(source)) if source.is_edge() && **source.trust_domain() == *own => Sender::Edge,
         (Side::Inbound, Some(_)) => Sender::Mesh,
         (Side::Inbound, None) | (Side::Edge, _) => Sender::Outside,
     };
@@ -25,7 +26,7 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head:
     if head.header(Known::XRequestId).is_none() {
         head.append_known(Known::XRequestId, &request_id(&mut shard.rng)).ok();
     }
-    if sender != Sender::Mesh && shard.overload.newcomer {
+    if !matches!(sender, Sender::Mesh | Sender::Edge) && shard.overload.newcomer {
         head.append_known(Known::ByrnieNewcomer, NEWCOMER).ok();
     }
     let mut posed = false;
@@ -33,6 +34,9 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head:
         Side::Outbound => {}
         Side::Edge => {
             add_forwarded(head, arrival.remote.ip(), arrival.tls != Tls::None).ok();
+            if let Some(certificate) = arrival.direction.gate().certificate() {
+                head.append_known(Known::XForwardedClientCert, certificate.as_bytes()).ok();
+            }
         }
         Side::Inbound => {
             if !arrival.source.is_some_and(|source| is_coordinator(source, own)) {

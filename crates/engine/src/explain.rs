@@ -11,12 +11,12 @@ use crate::route::{Chosen, Entry, Miss};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::tunnel::{Opaque, Tunnel};
-use crate::{Arrival, Direction, Effect, Outcome, Program, Reason, Side, Target, compress, fault, resolve};
+use crate::{Arrival, Direction, Effect, Outcome, Program, Proof, Reason, Side, Target, compress, fault, resolve};
 use byrnie_base::{Now, Text};
 use byrnie_codec::Head;
-use byrnie_model::ServiceRef;
 use byrnie_model::policy::idempotency::KeyMode;
 use byrnie_model::route::mirrors;
+use byrnie_model::{Key, ServiceRef};
 use std::sync::Arc;
 
 /// What would happen at one proxy.
@@ -288,6 +288,19 @@ fn explain_gateway(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, step
             steps.push(step("gateway", label, gateway, detail));
         }
     }
+    let port = arrival.direction.gate().port();
+    let Some(proof) = port.and_then(|port| snapshot.gates().get(&port)?.proof()) else { return };
+    let named = proof.authorities.keys().map(Key::to_string).collect::<Vec<_>>().join(", ");
+    let detail = match proof {
+        Proof { authorities, .. } if authorities.is_empty() => {
+            "nobody could vouch for a caller: none is let in".to_owned()
+        }
+        Proof { optional: true, .. } => {
+            format!("callers are asked for a certificate of {named}, and let in without one")
+        }
+        Proof { optional: false, .. } => format!("only callers with a certificate of {named} are let in"),
+    };
+    steps.push(step("callers", "", "", detail));
 }
 
 fn explain_entries<'a>(

@@ -63,7 +63,7 @@ pub use attempts::{Attempt, Attempts, Ending};
 pub use cluster::{Cluster, Member};
 pub use compile::{Compiler, Refusal, Work};
 pub use digits::DecisionId;
-pub use edge::{Served, Site};
+pub use edge::{Proof, Served, Site};
 pub use enlist::{Enlistment, Joined};
 pub use exchange::Exchange;
 pub use explain::{Explanation, Onward, Step, explain, explain_tunnel};

@@ -117,6 +117,8 @@ pub enum Gate<'a> {
         number: u16,
         /// The name that the handshake asked for; `None` if there was none.
         sni: Option<&'a str>,
+        /// What is told of the certificate by which the caller has proven who it is, if it has.
+        certificate: Option<&'a str>,
     },
     /// The same of UDP, by its number.
     Datagrams(u16),
@@ -142,6 +144,14 @@ impl<'a> Gate<'a> {
         match self {
             Self::Own | Self::Datagrams(_) => None,
             Self::Port { sni, .. } => *sni,
+        }
+    }
+
+    /// What is told of the caller's certificate.
+    pub(crate) const fn certificate(&self) -> Option<&'a str> {
+        match self {
+            Self::Own => None,
+            Self::Port { certificate, .. } => *certificate,
         }
     }
 }
@@ -182,7 +192,7 @@ impl Side {
 pub enum Tls {
     /// Both sides have shown certificates.
     Mutual,
-    /// Only the server has.
+    /// Only the server has. So it's called at the edge too where a caller from outside has shown one: that is no identity.
     Simple,
     /// Not at all.
     None,

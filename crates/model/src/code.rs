@@ -242,6 +242,18 @@ registry! {
         "a ListenerSet adds to a gateway that does not take it",
         "Its listeners are not served.",
         "Apply the gateway, or name the set's namespace in its spec.allowedListeners.";
+    AUTHORITY_ABSENT: "BYR-C101",
+        "a gateway names authorities for its callers that can not be had",
+        "Callers are believed by the others that it names; without any, its HTTPS listeners let nobody in.",
+        "Apply the ConfigMap with PEM in data[\"ca.crt\"], or a ReferenceGrant in its namespace.";
+    CALLERS_UNPROVEN: "BYR-C102",
+        "a gateway lets callers in whatever they prove",
+        "A caller without a certificate, or with one that does not hold, is served like one that has proven who it is.",
+        "Write `mode: AllowValidOnly`, unless the programs behind judge by `x-forwarded-client-cert`.";
+    CALLERS_UNASKED: "BYR-C103",
+        "spec.tls.frontend of a gateway is not for what it seems to be for",
+        "Callers are asked for a certificate at listeners of protocol HTTPS alone, and by port; elsewhere whoever connects is let in.",
+        "Correct the port, make it a listener of protocol HTTPS, or let the program behind end TLS (`mode: Passthrough`).";
     CERTIFICATE_UNFIT: "BYR-C058",
         "a certificate and its key are of no use",
         "The document was refused.",

@@ -5,6 +5,7 @@
 use crate::range::Range;
 use crate::{Kind, Labels, ServiceRef};
 use byrnie_base::Text;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The class that is always there.
@@ -28,7 +29,7 @@ pub struct GatewayClass {
 }
 
 /// A group of listeners: a Gateway, or a ListenerSet that adds to one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gateway {
     /// The name of its class; empty for a ListenerSet, whose gateway has it.
     pub class: Text,
@@ -41,6 +42,9 @@ pub struct Gateway {
     pub balancers: Vec<Range>,
     /// Where it has further parameters: byrnie takes none, so that such a gateway isn't served.
     pub parameters: Option<Parameters>,
+    /// What callers have to prove at its listeners, and at those of the sets that add to it. No document of a ListenerSet says
+    /// it: a proxy is told a set together with what its gateway says.
+    pub frontend: Frontend,
     /// At least one; names are unique, and so is each pair of port and host.
     pub listeners: Vec<Listener>,
 }
@@ -190,15 +194,54 @@ impl Carries {
     }
 }
 
-/// Which certificate a listener shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a certificate is that a listener shows, or those of authorities by which callers are believed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CertificateRef {
-    /// The namespace of the Secret.
+    /// The namespace of the Secret, or of the ConfigMap.
     pub namespace: Text,
     /// Its name.
     pub name: Text,
-    /// The kind, as `KIND.GROUP`, if it's no Secret: such a reference leads nowhere.
+    /// The kind, as `KIND.GROUP`, if it's of another kind than that: such a reference leads nowhere.
     pub unserved: Option<Text>,
+}
+
+/// What callers have to prove by certificates of their own (Gateway API `spec.tls.frontend`, GEP-91). It's for HTTPS listeners
+/// alone, and by port: all hosts at one port ask for the same, as one connection may be for several of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Frontend {
+    /// At ports of which nothing else is said; `None` asks for nothing.
+    pub default: Option<Validation>,
+    /// At these ports, in place of the default.
+    pub ports: BTreeMap<u16, Option<Validation>>,
+}
+
+impl Frontend {
+    /// What it asks of callers of a listener.
+    pub fn of(&self, listener: &Listener) -> Option<&Validation> {
+        let is_https = matches!(listener.carries, Carries::Https(_));
+        let said = self.ports.get(&listener.port).map_or(self.default.as_ref(), Option::as_ref);
+        said.filter(|_| is_https)
+    }
+
+    /// Everything that it asks for, of whomever.
+    pub fn all(&self) -> impl Iterator<Item = &Validation> {
+        self.default.iter().chain(self.ports.values().flatten())
+    }
+
+    /// The same, to be changed.
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Validation> {
+        self.default.iter_mut().chain(self.ports.values_mut().flatten())
+    }
+}
+
+/// What a caller's certificate is worth.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Validation {
+    /// ConfigMaps with authorities, of which one has to vouch for the caller. As a document says it there is at least one;
+    /// where none of them can be had, nobody is let in.
+    pub authorities: Vec<CertificateRef>,
+    /// Whether callers without a certificate that holds are let in as well (`AllowInsecureFallback`).
+    pub optional: bool,
 }
 
 /// Namespaces whose routes may attach.

@@ -29,6 +29,14 @@ impl Identity {
         *self.namespace == *Self::SYSTEM_NAMESPACE && *self.service_account == *Self::EGRESS_ACCOUNT
     }
 
+    /// Service account, in that namespace, of the proxy at the mesh's edge.
+    pub const EDGE_ACCOUNT: &'static str = "edge";
+
+    /// Whether this is the proxy at the edge of its mesh.
+    pub fn is_edge(&self) -> bool {
+        *self.namespace == *Self::SYSTEM_NAMESPACE && *self.service_account == *Self::EDGE_ACCOUNT
+    }
+
     /// An id from its parts, each checked.
     ///
     /// # Errors

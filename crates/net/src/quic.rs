@@ -5,11 +5,13 @@
 
 use crate::listen;
 use crate::runtime;
+use crate::tls::callers::Callers;
 use crate::tls::{self, HANDSHAKE_TIMEOUT, Peer, edge};
 use byrnie_base::Text;
 use byrnie_codec::h2::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX};
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{AsyncTimer, AsyncUdpSocket, EndpointConfig, IdleTimeout, Runtime, TokioRuntime, TransportConfig, VarInt};
+use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Type};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -41,15 +43,20 @@ pub const HANDSHAKES_UNPROVEN_MAX: usize = HANDSHAKES_MAX / 4;
 
 /// What clients are shown.
 #[derive(Clone, Debug)]
-pub struct Config(Arc<quinn::ServerConfig>);
+pub struct Config {
+    quic: Arc<quinn::ServerConfig>,
+    /// What they have to prove, if they have to.
+    callers: Option<Callers>,
+}
 
-/// Accepts anybody who asks for a host of these and speaks HTTP/3. Nothing is taken before the handshake is done (no 0-RTT):
+/// Accepts anybody who asks for a host of these and speaks HTTP/3, or those of them that `callers` lets in. Nothing is taken before the handshake is done (no 0-RTT):
 /// it could have been sent before.
 ///
 /// # Errors
 /// If the crypto library fails.
-pub fn config(sites: Vec<edge::Site>) -> Result<Config, tls::Error> {
-    let crypto = QuicServerConfig::try_from(edge::quic(sites)?).map_err(|_| tls::Error::Crypto("QUIC"))?;
+pub fn config(sites: Vec<edge::Site>, callers: Option<Callers>) -> Result<Config, tls::Error> {
+    let crypto = edge::quic(sites, callers.as_ref())?;
+    let crypto = QuicServerConfig::try_from(crypto).map_err(|_| tls::Error::Crypto("QUIC"))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let mut transport = TransportConfig::default();
     transport
@@ -66,7 +73,7 @@ pub fn config(sites: Vec<edge::Site>) -> Result<Config, tls::Error> {
         .max_incoming(WAITING_MAX)
         .incoming_buffer_size(WAITING_BYTES_MAX)
         .incoming_buffer_size_total(WAITING_BYTES_ALL);
-    Ok(Config(Arc::new(config)))
+    Ok(Config { quic: Arc::new(config), callers })
 }
 
 /// A bound socket, which may be given to another core.
@@ -103,7 +110,7 @@ impl Acceptor {
     /// # Errors
     /// If the reactor doesn't take the socket.
     pub fn new(socket: Socket, config: &Config) -> io::Result<Self> {
-        let config = Some((*config.0).clone());
+        let config = Some((*config.quic).clone());
         quinn::Endpoint::new(EndpointConfig::default(), config, socket.0, Arc::new(Reactor)).map(Self)
     }
 
@@ -147,19 +154,24 @@ impl Incoming {
     /// Carries out the handshake, within [`HANDSHAKE_TIMEOUT`].
     ///
     /// # Errors
-    /// If the client is too slow, asks for no host that is here, or doesn't speak HTTP/3.
+    /// If the client is too slow, asks for no host that is here, doesn't speak HTTP/3, or can't prove what it has to.
     pub async fn accept(self, config: &Config) -> Result<(Connection, Peer), tls::Error> {
         let failed = |error: quinn::ConnectionError| tls::Error::Io(error.into());
-        let connecting = self.0.accept_with(Arc::clone(&config.0)).map_err(failed)?;
+        let connecting = self.0.accept_with(Arc::clone(&config.quic)).map_err(failed)?;
         let connection = runtime::timeout(HANDSHAKE_TIMEOUT, connecting).await;
         let connection = connection.map_err(|_| tls::Error::Timeout)?.map_err(failed)?;
         let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
         let (sni, alpn) = data.map_or((None, None), |data| (data.server_name.map(Text::from), data.protocol));
-        Ok((Connection(connection), Peer { sni, alpn, ..Peer::default() }))
+        let mut peer = Peer { sni, alpn, ..Peer::default() };
+        if let Some(callers) = &config.callers {
+            let chain = connection.peer_identity().and_then(|shown| shown.downcast::<Vec<CertificateDer<'_>>>().ok());
+            peer = callers.peer(chain.as_deref().map(Vec::as_slice), peer, runtime::now().wall)?;
+        }
+        Ok((Connection(connection), peer))
     }
 }
 
-/// A connection to a client, which has proven nothing but its address.
+/// A connection to a client, which has proven its address, and what it had to.
 #[derive(Clone, Debug)]
 pub struct Connection(pub(crate) quinn::Connection);
 

@@ -111,7 +111,7 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
 async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: SocketAddr) {
     let Some(remote) = client(core, port, &mut tcp, remote).await else { return };
     let gates = core.gates();
-    let clear = |sni| Caller::plain(Entry::Gate { port, secure: false, sni }, remote);
+    let clear = |sni| Caller::plain(Entry::Gate { port, secure: false, sni, certificate: None }, remote);
     let (tls, opaque) = match gates.way(port) {
         Way::Http => return serve_http(core, clear(None), tcp.into()).await,
         Way::Tcp => return Box::pin(tunnel::serve(core, &clear(None), Stream::from(tcp).into(), Vec::new())).await,
@@ -127,7 +127,10 @@ async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: Sock
             }
             (tls, true)
         }
-        Way::Closed => return,
+        Way::Closed => {
+            core.count(|counts| counts.handshakes_failed.increment());
+            return;
+        }
     };
     let (stream, peer) = match Box::pin(tls::accept(tcp, tls)).await {
         Ok(accepted) => accepted,
@@ -137,7 +140,8 @@ async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: Sock
             return;
         }
     };
-    let caller = Caller::plain(Entry::Gate { port, secure: true, sni: peer.sni }, remote);
+    let entry = Entry::Gate { port, secure: true, sni: peer.sni, certificate: peer.certificate };
+    let caller = Caller { not_after: peer.not_after, ..Caller::plain(entry, remote) };
     match peer.alpn.as_deref() {
         _ if opaque => Box::pin(tunnel::serve(core, &caller, stream.into(), Vec::new())).await,
         Some(ALPN_H2) => Box::pin(serve_h2(core, caller, stream, Vec::new())).await,

@@ -124,6 +124,8 @@ pub(crate) enum Entry {
         secure: bool,
         /// The name that the handshake asked for.
         sni: Option<Text>,
+        /// What is told of the certificate that it has proven to have.
+        certificate: Option<Text>,
     },
     /// From another site, through a gateway that lets it in.
     Site(ServiceRef, u16),
@@ -150,7 +152,10 @@ impl Caller {
             Entry::Forward => Direction::Forward,
             Entry::Edge => Direction::Edge(Gate::Own),
             Entry::Gate { port, .. } if self.opaque == Opaque::Datagrams => Direction::Edge(Gate::Datagrams(*port)),
-            Entry::Gate { port, sni, .. } => Direction::Edge(Gate::Port { number: *port, sni: sni.as_deref() }),
+            Entry::Gate { port, sni, certificate, .. } => {
+                let (sni, certificate) = (sni.as_deref(), certificate.as_deref());
+                Direction::Edge(Gate::Port { number: *port, sni, certificate })
+            }
             Entry::Site(service, port) => Direction::Site { service, port: *port },
             Entry::Inbound(service, port) => Direction::Inbound { service, port: *port },
         };

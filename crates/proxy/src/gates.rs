@@ -7,11 +7,12 @@ use crate::door::Door;
 use crate::mount::{self, Wanted};
 use crate::running::Open;
 use crate::worker::{Entrance, InForce};
-use byrnie_engine::{Served, Site, Snapshot};
+use byrnie_engine::{Proof, Served, Site, Snapshot};
 use byrnie_model::gateway::Port;
 use byrnie_net::listen::Listener;
 use byrnie_net::runtime::{self, Shutdown, Trigger};
 use byrnie_net::tls::ServerTls;
+use byrnie_net::tls::callers::Callers;
 use byrnie_net::tls::edge::{self, Alpn, Certificate};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -68,9 +69,9 @@ impl Gates {
         let mut tls = BTreeMap::new();
         for (port, serves) in served.iter() {
             let Some(sites) = serves.sites() else { continue };
-            let alpn = if matches!(serves, Served::Https(_)) { Alpn::Http } else { Alpn::Any };
+            let alpn = if matches!(serves, Served::Https(..)) { Alpn::Http } else { Alpn::Any };
             let kept = before.tls.get(port).filter(|_| before.served.get(port) == Some(serves));
-            if let Some(made) = kept.cloned().or_else(|| make(*port, sites, alpn)) {
+            if let Some(made) = kept.cloned().or_else(|| make(*port, sites, alpn, serves.proof())) {
                 tls.insert(*port, made);
             }
         }
@@ -82,7 +83,7 @@ impl Gates {
         let port = Port::Tcp(port);
         match self.served.get(&port) {
             Some(Served::Http) => Way::Http,
-            Some(Served::Https(_)) => self.tls.get(&port).map_or(Way::Closed, |shown| Way::Https(&shown.tls)),
+            Some(Served::Https(..)) => self.tls.get(&port).map_or(Way::Closed, |shown| Way::Https(&shown.tls)),
             Some(Served::Tcp) => Way::Tcp,
             Some(Served::Sites) => Way::Sites,
             Some(Served::Tls(sites)) => self.tls.get(&port).map_or(Way::Closed, |shown| Way::Tls(&shown.tls, sites)),
@@ -99,8 +100,14 @@ impl Gates {
     }
 }
 
-fn make(port: Port, sites: &[Site], alpn: Alpn) -> Option<Shown> {
+fn make(port: Port, sites: &[Site], alpn: Alpn, proof: Option<&Proof>) -> Option<Shown> {
     let (code, port) = (byrnie_model::code::CERTIFICATE_UNFIT.id, port.number());
+    let callers = |Proof { authorities, optional }: &Proof| {
+        let code = byrnie_model::code::AUTHORITY_ABSENT.id;
+        Callers::new(authorities.values().map(|bundle| &*bundle.pem), *optional)
+            .inspect_err(|error| tracing::warn!(code, port, %error, "callers can't be verified: none is let in"))
+    };
+    let callers = proof.map(callers).transpose().ok()?;
     let read = |site: &Site| {
         let certificates = site.certificates.iter().filter_map(|(key, secret)| {
             Certificate::from_pem(&secret.chain, secret.key.expose())
@@ -112,11 +119,11 @@ fn make(port: Port, sites: &[Site], alpn: Alpn) -> Option<Shown> {
     let sites: Vec<_> = sites.iter().filter(|site| !site.passes).map(read).collect();
     #[cfg(feature = "http3")]
     let quic = (alpn == Alpn::Http)
-        .then(|| byrnie_net::quic::config(sites.clone()))
+        .then(|| byrnie_net::quic::config(sites.clone(), callers.clone()))
         .transpose()
         .inspect_err(|error| tracing::warn!(code, port, %error, "no HTTP/3 at this port"))
         .unwrap_or_default();
-    let tls = edge::server(sites, alpn)
+    let tls = edge::server(sites, alpn, callers)
         .inspect_err(|error| tracing::warn!(code, port, %error, "no TLS at this port"))
         .ok()?;
     Some(Shown {

@@ -184,8 +184,14 @@ impl Trip<'_> {
         let mut head = Head::new();
         let words = |error: &dyn std::fmt::Display| Text::from(error.to_string());
         head.start_request("GET", "http", self.request.authority(), path).map_err(|error| words(&error))?;
-        let told =
-            [Known::IdempotencyKey, Known::TxnId, Known::TxnBranch, Known::TxnOp, Known::ForwardedClientIdentity];
+        let told = [
+            Known::IdempotencyKey,
+            Known::TxnId,
+            Known::TxnBranch,
+            Known::TxnOp,
+            Known::ForwardedClientIdentity,
+            Known::XForwardedClientCert,
+        ];
         for name in told.map(Known::name) {
             for value in self.request.values(name) {
                 head.append(name, value).map_err(|error| words(&error))?;

@@ -11,8 +11,10 @@ use byrnie_base::Instant;
 use byrnie_codec::h3::code::REQUEST_REJECTED;
 use byrnie_net::http::h3::{Flow, Server};
 use byrnie_net::http::{Error, Wire};
-use byrnie_net::quic::{Acceptor, Config, Connection, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN_MAX, Incoming, Socket};
+use byrnie_net::io::EXPIRY_GRACE;
+use byrnie_net::quic::{Acceptor, Config, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN_MAX, Incoming, Socket};
 use byrnie_net::runtime::{self, Shutdown};
+use byrnie_net::tls::Peer;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -103,8 +105,15 @@ async fn shake(core: &Rc<Core>, port: u16, incoming: Incoming, config: Config, (
     drop(shaking);
     match accepted {
         Ok((quic, peer)) => {
-            let caller = Caller::plain(Entry::Gate { port, secure: true, sni: peer.sni }, quic.remote());
-            Box::pin(serve(core, caller, quic, until)).await;
+            let end = Peer { not_after: peer.not_after, ..Peer::default() };
+            let entry = Entry::Gate { port, secure: true, sni: peer.sni, certificate: peer.certificate };
+            let caller = Caller { not_after: peer.not_after, ..Caller::plain(entry, quic.remote()) };
+            let Ok(Ok(server)) = runtime::timeout(HEAD_MAX, Server::begin(quic)).await else { return };
+            // Dropped, it closes the connection, whatever is under way.
+            tokio::select! {
+                () = serve(core, caller, &server, (&end, until)) => {}
+                () = over(&end) => {}
+            }
         }
         Err(error) => {
             tracing::debug!(%remote, port, %error, "a QUIC handshake from outside failed");
@@ -133,9 +142,14 @@ enum Turn {
     Over,
 }
 
-/// Serves a connection to its end.
-async fn serve(core: &Rc<Core>, caller: Caller, quic: Connection, mut until: Shutdown) {
-    let Ok(Ok(server)) = runtime::timeout(HEAD_MAX, Server::begin(quic)).await else { return };
+/// Waits until the certificate of a client has ended, and what was under way then has had its time.
+async fn over(end: &Peer) {
+    end.expired().await;
+    runtime::sleep(EXPIRY_GRACE).await;
+}
+
+/// Serves a connection to its end; `end` says when the client's certificate ends.
+async fn serve(core: &Rc<Core>, caller: Caller, server: &Server, (end, mut until): (&Peer, Shutdown)) {
     let caller = Rc::new(caller);
     let mut closing = core.drain().draining();
     let mut parting = Parting::Not;
@@ -145,6 +159,7 @@ async fn serve(core: &Rc<Core>, caller: Caller, quic: Connection, mut until: Shu
                 flow = server.accept() => Turn::Asked(flow),
                 () = &mut closing => Turn::Part,
                 () = until.wait() => Turn::Part,
+                () = end.expired() => Turn::Part,
                 () = server.rested(IDLE_MAX) => Turn::Part,
             },
             Parting::Told(due) => tokio::select! {
@@ -159,7 +174,7 @@ async fn serve(core: &Rc<Core>, caller: Caller, quic: Connection, mut until: Shu
         match turn {
             Turn::Asked(None) | Turn::Over => return,
             Turn::Asked(Some(mut flow)) => {
-                if server.has_moved() {
+                if server.has_moved() || caller.is_expired(runtime::now().wall) {
                     // Nothing is done with it, so it may be sent again.
                     flow.reset(REQUEST_REJECTED);
                     if matches!(parting, Parting::Not) {

@@ -3,6 +3,7 @@
 //! and says what is wrong; none looks at all resources, none changes anything.
 
 pub(crate) mod access;
+pub(crate) mod gateway;
 pub(crate) mod outside;
 pub(crate) mod pool;
 pub(crate) mod route;

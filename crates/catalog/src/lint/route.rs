@@ -6,7 +6,6 @@ use crate::catalog::Catalog;
 use crate::check::{port, port_list};
 use crate::view::filter_key;
 use byrnie_model::diagnostic::nearest;
-use byrnie_model::gateway::Gateway;
 use byrnie_model::route::{Backend, Destination, Match, Parent, ParentKind, RouteFilter, Rule, Standing};
 use byrnie_model::service::ServicePort;
 use byrnie_model::{Diagnostic, Key, Kind, Protocol, Revision, Route, ServiceRef, Spec, code};
@@ -57,32 +56,6 @@ fn granted(catalog: &Catalog, (key, route): (&Key, &Route), rule: &Rule, at: &st
         Some(Diagnostic::error(&code::NOT_GRANTED, format!("{at}.backendRefs[{i}].namespace"), refused.message))
     });
     refused.collect()
-}
-
-/// A gateway of a class that nobody here serves does nothing; one that may not show a certificate lets nobody in.
-pub(crate) fn gateway(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Diagnostic> {
-    let Some(refused) = catalog.standing(key, gateway).err() else {
-        let refs = gateway.listeners.iter().enumerate().flat_map(|(at, listener)| {
-            let refs = listener.carries.certificates().iter().enumerate();
-            refs.map(move |(i, to)| (format!("spec.listeners[{at}].tls.certificateRefs[{i}].name"), to))
-        });
-        let refused = |(path, to)| Some((path, catalog.certificate(key, to).err()?.message));
-        let warning = |(path, message): (String, String)| Diagnostic::warning(&code::CERTIFICATE_ABSENT, path, message);
-        let clashes = gateway.listeners.iter().enumerate().filter_map(|(at, listener)| {
-            let at = format!("spec.listeners[{at}].port");
-            let message = catalog.clash(key, listener).or_else(|| catalog.namesake(key, listener))?;
-            Some(Diagnostic::warning(&code::PORT_CLASH, at, message))
-        });
-        return refs.filter_map(refused).map(warning).chain(clashes).collect();
-    };
-    vec![match gateway.parent {
-        Some(_) => Diagnostic::warning(&code::SET_UNSERVED, "spec.parentRef.name", refused.message),
-        None if refused.reason == "InvalidParameters" => {
-            let at = "spec.infrastructure.parametersRef";
-            Diagnostic::warning(&code::PARAMETERS_UNSERVED, at, refused.message)
-        }
-        None => Diagnostic::warning(&code::CLASS_UNSERVED, "spec.gatewayClassName", refused.message),
-    }]
 }
 
 /// Whether a port takes what routes of a kind send. Connections whose bytes nobody looks at are refused by whoever serves

@@ -19,17 +19,7 @@ fn gateway(class: &str, listeners: Vec<Listener>) -> Change {
         Kind::Gateway,
         "gw",
         Labels::new(),
-        Spec::Gateway(
-            Gateway {
-                class: class.into(),
-                parent: None,
-                sets: None,
-                balancers: Vec::new(),
-                parameters: None,
-                listeners,
-            }
-            .into(),
-        ),
+        Spec::Gateway(Gateway { class: class.into(), listeners, ..Gateway::default() }.into()),
     )
 }
 
@@ -290,17 +280,7 @@ fn another_judgement_of_a_route_is_another_revision() {
 fn the_older_gateway_decides_what_a_port_speaks() {
     let mut catalog = with(&[gateway("byrnie", vec![secure(&[])])]);
     let clear = Listener { port: 443, ..listener("clear", "b.test", From::Same) };
-    let spec = Spec::Gateway(
-        Gateway {
-            class: "byrnie".into(),
-            parent: None,
-            sets: None,
-            balancers: Vec::new(),
-            parameters: None,
-            listeners: vec![clear],
-        }
-        .into(),
-    );
+    let spec = Spec::Gateway(Gateway { class: "byrnie".into(), listeners: vec![clear], ..Gateway::default() }.into());
     let Change::Put(any) = put(Kind::Gateway, "late", Labels::new(), spec) else { panic!() };
     catalog.apply(&Change::Put(Arc::new(Resource { created: Revision(9), ..(*any).clone() })));
     for (name, said) in [("gw", "NoConflicts"), ("late", "ProtocolConflict")] {
@@ -316,17 +296,8 @@ fn the_older_gateway_decides_what_a_port_speaks() {
 
 /// A ListenerSet of `namespace` that adds a listener to the gateway `ns/gw`.
 fn set(namespace: &str, listeners: Vec<Listener>) -> Change {
-    let spec = Spec::Gateway(
-        Gateway {
-            class: "".into(),
-            parent: Some(at("gw")),
-            sets: None,
-            balancers: Vec::new(),
-            parameters: None,
-            listeners,
-        }
-        .into(),
-    );
+    let spec =
+        Spec::Gateway(Gateway { class: "".into(), parent: Some(at("gw")), listeners, ..Gateway::default() }.into());
     let Change::Put(any) = put(Kind::ListenerSet, "set", Labels::new(), spec) else { panic!() };
     let key = Key::new(Kind::ListenerSet, namespace, "set");
     Change::Put(Arc::new(Resource { key, ..(*any).clone() }))
@@ -336,8 +307,7 @@ fn set(namespace: &str, listeners: Vec<Listener>) -> Change {
 fn sets_add_to_gateways_that_take_them() {
     let owner = |sets: Option<From>| {
         let listeners = vec![listener("own", "", From::Same)];
-        let spec =
-            Gateway { class: "byrnie".into(), parent: None, sets, balancers: Vec::new(), parameters: None, listeners };
+        let spec = Gateway { class: "byrnie".into(), sets, listeners, ..Gateway::default() };
         put(Kind::Gateway, "gw", Labels::new(), Spec::Gateway(spec.into()))
     };
     let mut catalog = with(&[service("pay", "pay"), set("far", vec![listener("more", "b.test", From::Same)])]);

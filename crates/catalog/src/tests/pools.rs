@@ -40,14 +40,7 @@ fn gateway() -> Change {
     let carries = Carries::Http;
     let listener = Listener { name: "l".into(), hostname: None, port: 80, carries, from: From::All, kinds: vec![] };
     let listeners = vec![listener];
-    let spec = Gateway {
-        class: "byrnie".into(),
-        parent: None,
-        sets: None,
-        balancers: Vec::new(),
-        parameters: None,
-        listeners,
-    };
+    let spec = Gateway { class: "byrnie".into(), listeners, ..Gateway::default() };
     put(Kind::Gateway, "gw", Labels::new(), Spec::Gateway(spec.into()))
 }
 

@@ -25,14 +25,8 @@ fn listener(name: &str, port: u16, carries: Carries) -> Listener {
 
 fn gateway(name: &str, class: &str, parent: Option<&str>, listeners: Vec<Listener>) -> Change {
     let kind = if parent.is_some() { Kind::ListenerSet } else { Kind::Gateway };
-    let spec = Gateway {
-        class: class.into(),
-        parent: parent.map(at),
-        sets: Some(From::All),
-        balancers: Vec::new(),
-        parameters: None,
-        listeners,
-    };
+    let spec =
+        Gateway { class: class.into(), parent: parent.map(at), sets: Some(From::All), listeners, ..Gateway::default() };
     put(kind, name, Labels::new(), Spec::Gateway(spec.into()))
 }
 

@@ -82,6 +82,9 @@ fn untrusted() {
     check(both, both, both, both);
     check("Forwarded-Client-Identity: spiffe://x", "", "", "");
     check("X-Forwarded-Client-Cert: x", "", "", "");
+    let mut of_edge = head("X-Forwarded-Client-Cert: x|Forwarded-Client-Identity: y|X-Forwarded_Client_Cert: z|A: 1");
+    strip_untrusted(&mut of_edge, Sender::Edge);
+    assert_eq!(lines(&of_edge), "X-Forwarded-Client-Cert: x|A: 1", "the edge alone has seen the certificate");
     check("X-Byrnie-Newcomer: 1", "", "", "X-Byrnie-Newcomer: 1");
     for lookalike in
         ["Forwarded_Client_Identity: x", "forwarded-client_identity: x", "Content_Length: 5", "x_byrnie_new: 1"]

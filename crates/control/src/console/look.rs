@@ -203,6 +203,9 @@ fn warnings(console: &Console) -> Vec<Value> {
 fn unfit(console: &Console) -> Vec<Diagnostic> {
     let told = [
         &code::CERTIFICATE_ABSENT,
+        &code::AUTHORITY_ABSENT,
+        &code::CALLERS_UNPROVEN,
+        &code::CALLERS_UNASKED,
         &code::PORT_CLASH,
         &code::BUNDLE_ABSENT,
         &code::CLIENT_CERTIFICATE_ABSENT,

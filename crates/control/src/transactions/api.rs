@@ -8,7 +8,7 @@ use super::problem::Problem;
 use super::run::Coordinator;
 use super::{Caller, audit, definition, dispatch, dtm, nest, spec, trace, view};
 use byrnie_base::Text;
-use byrnie_model::{Identity, code, json};
+use byrnie_model::{code, json};
 use byrnie_net::serve::{HeaderName, Request, Response, StatusCode, header};
 use byrnie_saga::judge::REASON_BYTES_MAX;
 use byrnie_saga::shards::SHARDS;
@@ -88,8 +88,7 @@ impl Drop for Unheard<'_> {
 }
 
 pub(super) fn is_edge(caller: &Caller) -> bool {
-    let Caller::Workload(identity) = caller else { return false };
-    **identity.namespace() == *Identity::SYSTEM_NAMESPACE && **identity.service_account() == *"edge"
+    matches!(caller, Caller::Workload(identity) if identity.is_edge())
 }
 
 /// What a request is for.

@@ -23,6 +23,7 @@ use crate::{Node, cluster::Member, edge};
 use byrnie_base::Text;
 use byrnie_model::Secret;
 use byrnie_model::gateway::Gateway;
+use byrnie_model::outside::Bundle;
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::resource::{DefaultAccess, Mesh, Spec};
 use byrnie_model::service::Service;
@@ -90,6 +91,7 @@ struct Held {
 struct AtEdge {
     gateways: BTreeMap<Key, (Revision, Arc<Gateway>)>,
     secrets: BTreeMap<Key, Arc<Secret>>,
+    bundles: BTreeMap<Key, Arc<Bundle>>,
     /// Other meshes, by name.
     sites: Arc<BTreeMap<byrnie_base::Text, Arc<Site>>>,
     /// What they may reach.
@@ -202,7 +204,8 @@ impl Compiler {
             let mut gateways: Vec<_> = self.held.edge.gateways.iter().collect();
             gateways.sort_by(|a, b| edge::order((a.1.0, a.0), (b.1.0, b.0)));
             let gateways = gateways.into_iter().map(|(key, (_, gateway))| (key, &**gateway)).collect();
-            snapshot.edge = Arc::new(edge::Edge::new(&gateways, &self.held.routes, &self.held.edge.secrets));
+            let (secrets, bundles) = (&self.held.edge.secrets, &self.held.edge.bundles);
+            snapshot.edge = Arc::new(edge::Edge::new(&gateways, &self.held.routes, secrets, bundles));
         }
         snapshot.clusters.resize(self.slots.slots.len(), None);
         self.snapshot = Arc::new(snapshot);
@@ -239,7 +242,11 @@ impl Compiler {
                 dirty.extend(self.held.outward.put_policy(key, Some((resource.created, Arc::clone(policy)))));
             }
             Spec::Slice(slice) => dirty.extend(self.held.far.put(key, Some(Arc::clone(slice)))),
-            Spec::Bundle(bundle) => dirty.extend(self.held.outward.put_bundle(key, Some(Arc::clone(bundle)))),
+            Spec::Bundle(bundle) => {
+                self.held.edge.dirty = true;
+                self.held.edge.bundles.insert(key.clone(), Arc::clone(bundle));
+                dirty.extend(self.held.outward.put_bundle(key, Some(Arc::clone(bundle))));
+            }
             Spec::Site(site) => {
                 Arc::make_mut(&mut self.held.edge.sites).insert(key.name.clone(), Arc::clone(site));
                 self.touch_served(dirty);
@@ -283,7 +290,11 @@ impl Compiler {
             }
             Kind::BackendTlsPolicy => dirty.extend(self.held.outward.put_policy(key, None)),
             Kind::EndpointSlice => dirty.extend(self.held.far.put(key, None)),
-            Kind::ConfigMap => dirty.extend(self.held.outward.put_bundle(key, None)),
+            Kind::ConfigMap => {
+                self.held.edge.dirty = true;
+                self.held.edge.bundles.remove(key);
+                dirty.extend(self.held.outward.put_bundle(key, None));
+            }
             Kind::Site => {
                 Arc::make_mut(&mut self.held.edge.sites).remove(&key.name);
                 self.touch_served(dirty);

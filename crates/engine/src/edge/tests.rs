@@ -3,12 +3,14 @@
 
 use crate::fixtures::*;
 use crate::{Arrival, Direction, Exchange, Gate, Served, Tls};
-use byrnie_model::gateway::{Carries, CertificateRef, From, Gateway, Listener, Port};
+use byrnie_model::gateway::{Carries, CertificateRef, From, Frontend, Gateway, Listener, Port, Validation};
+use byrnie_model::outside::Bundle;
+use byrnie_model::policy::access::{Action, Mode, Rule};
 use byrnie_model::range::Range;
 use byrnie_model::resource::{Resource, Spec};
 use byrnie_model::route::{Parent, ParentKind, Redirect, Route, RouteFilter};
 use byrnie_model::secret::{Private, Secret};
-use byrnie_model::{Key, Kind, Protocol, Revision};
+use byrnie_model::{Identity, Key, Kind, Protocol, Revision};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -33,14 +35,7 @@ fn gateway_at(port: u16, name: &str, hosts: &[&str], carries: impl Fn(usize) -> 
         kinds: vec![],
     };
     let listeners = hosts.iter().enumerate().map(listener).collect();
-    let spec = Gateway {
-        class: "byrnie".into(),
-        parent: None,
-        sets: None,
-        balancers: Vec::new(),
-        parameters: None,
-        listeners,
-    };
+    let spec = Gateway { class: "byrnie".into(), listeners, ..Gateway::default() };
     resource(Kind::Gateway, "shop", name, Spec::Gateway(Arc::new(spec)))
 }
 
@@ -191,7 +186,7 @@ fn a_port_serves_its_own_listeners_and_no_name_of_the_mesh() {
         on("many", &["tls/l1"], &[], "/", "c"),
         on("six", &["tls/l2"], &[], "/", "a"),
     ]);
-    let at = |number, sni| Gate::Port { number, sni };
+    let at = |number, sni| Gate::Port { number, sni, certificate: None };
     for (gate, tls, url, expected) in [
         (Gate::Own, Tls::None, "one.test/", "a"),
         (Gate::Own, Tls::None, "a.shop.mesh.localhost/", "a"),
@@ -214,7 +209,7 @@ fn a_port_serves_its_own_listeners_and_no_name_of_the_mesh() {
     }
     let snapshot = world.snapshot();
     assert_eq!(snapshot.gates()[&Port::Tcp(80)], Served::Http);
-    let Served::Https(sites) = &snapshot.gates()[&Port::Tcp(443)] else { panic!() };
+    let Served::Https(sites, None) = &snapshot.gates()[&Port::Tcp(443)] else { panic!() };
     let shown: Vec<_> = sites.iter().map(|site| (site.hostname.as_deref(), site.certificates.len())).collect();
     assert_eq!(
         shown,
@@ -233,8 +228,93 @@ fn the_older_gateway_decides_what_a_port_speaks() {
     let mut new = resource(Kind::Gateway, "shop", "new", Spec::Gateway(Arc::new(spec)));
     new.created = Revision(2);
     let mut world = world(vec![old, new, secret("c0"), on("new", &["new/l0"], &[], "/", "a")]);
-    assert!(matches!(world.snapshot().gates()[&Port::Tcp(443)], Served::Https(_)));
+    assert!(matches!(world.snapshot().gates()[&Port::Tcp(443)], Served::Https(..)));
     assert_eq!(ask_at(&mut world, Gate::Own, Tls::None, "new.test/"), "404");
+}
+
+fn bundle(name: &str) -> Resource {
+    resource(Kind::ConfigMap, "shop", name, Spec::Bundle(Arc::new(Bundle { pem: name.into() })))
+}
+
+/// A gateway at port 443 whose callers have to prove who they are, by these authorities.
+fn asking(name: &str, host: &str, authorities: &[&str], created: u64) -> Resource {
+    let mut asking = secure(name, &[host]);
+    let Spec::Gateway(spec) = &asking.spec else { panic!() };
+    let one = |name: &&str| CertificateRef { namespace: "shop".into(), name: (*name).into(), unserved: None };
+    let validation = Validation { authorities: authorities.iter().map(one).collect(), optional: false };
+    let frontend = Frontend { default: Some(validation), ..Frontend::default() };
+    asking.spec = Spec::Gateway(Arc::new(Gateway { frontend, ..(**spec).clone() }));
+    asking.created = Revision(created);
+    asking
+}
+
+#[test]
+fn what_callers_have_to_prove_holds_for_all_hosts_of_a_port() {
+    let mut old = secure("third", &["three.test"]);
+    old.created = Revision(3);
+    let mut world = world(vec![
+        asking("first", "one.test", &["partners", "absent"], 1),
+        asking("second", "two.test", &["partners"], 2),
+        old,
+        secret("c0"),
+        bundle("partners"),
+        bundle("other"),
+        on("r", &["first/l0", "second/l0", "third/l0"], &[], "/", "a"),
+    ]);
+    let of = |world: &World| {
+        let gates = world.snapshot();
+        let served = &gates.gates()[&443];
+        let hosts: Vec<_> = served.sites().unwrap().iter().map(|site| site.hostname.clone().unwrap()).collect();
+        let proof = served.proof().map(|proof| proof.authorities.values().map(|b| b.pem.clone()).collect::<Vec<_>>());
+        (hosts, proof)
+    };
+    // The one that asks for nothing has no part in the port, where it would let everybody in to the others.
+    assert_eq!(of(&world), (vec!["one.test".into(), "two.test".into()], Some(vec!["partners".into()])));
+    let at = |sni| Gate::Port { number: 443, sni: Some(sni), certificate: None };
+    assert_eq!(ask_at(&mut world, at("one.test"), Tls::Simple, "one.test/"), "a");
+    assert_eq!(ask_at(&mut world, at("three.test"), Tls::Simple, "three.test/"), "404");
+    // One that is known all at once counts for whoever names it, and whose authorities are gone has none.
+    world.put(vec![bundle("absent")]);
+    assert_eq!(of(&world), (vec!["one.test".into()], Some(vec!["absent".into(), "partners".into()])));
+    world.remove(vec![bundle("absent").key, bundle("partners").key]);
+    assert_eq!(of(&world), (vec!["one.test".into(), "two.test".into()], Some(vec![])));
+}
+
+#[test]
+fn the_program_is_told_what_a_caller_has_proven_and_not_what_it_says() {
+    let mut world = world(vec![secure("gw", &[""]), secret("c0"), on("r", &["gw/l0"], &[], "/", "a")]);
+    let remote = SocketAddr::from(([192, 0, 2, 1], 5555));
+    for certificate in [None, Some("Hash=1;Subject=\"CN=a\"")] {
+        let gate = Gate::Port { number: 443, sni: None, certificate };
+        let arrival = Arrival { direction: Direction::Edge(gate), source: None, remote, tls: Tls::Simple };
+        let mut asked = head("GET", "f.test/", &[("x-forwarded-client-cert", "Hash=0")]);
+        Exchange::begin(&world.snapshot(), &mut world.shard, &arrival, &mut asked, ms(0));
+        let told: Vec<&[u8]> = asked.values("x-forwarded-client-cert").collect();
+        assert_eq!(told, certificate.iter().map(|told| told.as_bytes()).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_a_caller_from_outside_has_proven_is_told_by_the_own_edge_alone() {
+    let name = "x-forwarded-client-cert";
+    let let_in = || access("web", "web", Action::Allow, Mode::Enforce, vec![Rule::default()]);
+    let of = |domain: &str, account: &str| Identity::new(domain, "byrnie", account).unwrap();
+    for (from, told) in [
+        (Some(of("demo.local", "edge")), Some(&b"Hash=1"[..])),
+        (Some(of("other.site", "edge")), None),
+        (Some(of("demo.local", "egress")), None),
+        (Some(identity("edge")), None),
+        (None, None),
+    ] {
+        let mut world = World::new(vec![own_workload(), service("web", Protocol::Http1), let_in()]);
+        let mut request = head("GET", "web/", &[(name, "Hash=1")]);
+        world.begin_inbound(from.as_ref(), &mut request, ms(0));
+        assert_eq!(request.get(name), told, "{from:?}");
+    }
+    let mut world = World::payments(1);
+    let mut request = head("GET", "payments/", &[(name, "Hash=1")]);
+    world.begin(&mut request, ms(0));
+    assert_eq!(request.get(name), None, "a program can't pass on what it was told");
 }
 
 #[test]
@@ -284,7 +364,7 @@ fn a_port_with_balancers_in_front_is_for_them_alone() {
     assert_eq!(snapshot.balancers().get(&80), Some(&ranges));
     assert_eq!(snapshot.balancers().get(&81), None);
     let finds = |gate, host: &str| snapshot.edge.choose(gate, &head("GET", &format!("{host}/"), &[])).is_some();
-    let at = |number| Gate::Port { number, sni: None };
+    let at = |number| Gate::Port { number, sni: None, certificate: None };
     assert!(finds(at(80), "a.test") && finds(at(81), "c.test"));
     assert!(!finds(at(80), "b.test"), "whoever connects can't know that a header is asked for");
     assert!(!finds(Gate::Own, "a.test") && finds(Gate::Own, "c.test"), "at the edge's own port there is no balancer");
@@ -302,7 +382,7 @@ fn a_redirect_names_the_port_of_the_listener_that_was_asked() {
     away.spec = Spec::Route(Arc::new(redirects));
     let mut world = world(vec![gateway_at(8080, "web", &[""], |_| Carries::Http), away]);
     let remote = SocketAddr::from(([192, 0, 2, 1], 5555));
-    let listener = Gate::Port { number: 8080, sni: None };
+    let listener = Gate::Port { number: 8080, sni: None, certificate: None };
     for (gate, host, expected) in [
         (listener, "f.test", "http://o.test:8080/"),
         (listener, "f.test:9999", "http://o.test:8080/"),

@@ -240,14 +240,7 @@ fn what_comes_by_a_listener_follows_its_routes() {
         kinds: vec![],
     };
     let listeners = vec![listener("tcp", 5432, Carries::Tcp), listener("tls", 6379, Carries::Passthrough)];
-    let gateway = Spec::Gateway(Arc::new(Gateway {
-        class: "byrnie".into(),
-        parent: None,
-        sets: None,
-        balancers: Vec::new(),
-        parameters: None,
-        listeners,
-    }));
+    let gateway = Spec::Gateway(Arc::new(Gateway { class: "byrnie".into(), listeners, ..Gateway::default() }));
     let on = |section: &str| {
         vec![Parent { kind: ParentKind::Gateway, name: sref("gw"), section: Some(section.into()), port: None }]
     };
@@ -269,7 +262,7 @@ fn what_comes_by_a_listener_follows_its_routes() {
         (6379, None, Err(Reason::NoRoute)),
         (80, Some("a.cache.test"), Err(Reason::NoRoute)),
     ] {
-        let direction = Direction::Edge(Gate::Port { number, sni });
+        let direction = Direction::Edge(Gate::Port { number, sni, certificate: None });
         let (tunnel, effect) = Tunnel::begin(&world.snapshot(), &mut world.shard, &arrival(direction, None), ms(0));
         match (effect, expected) {
             (Effect::Send(plan), Ok(name)) => assert_eq!(endpoint_of(&plan), name),

@@ -5,8 +5,8 @@ use super::meta;
 use super::names;
 use super::reader::Reader;
 use crate::gateway::{
-    BALANCERS, CONTROLLER, Carries, CertificateRef, DESCRIPTION_CHARS_MAX, Expression, From, Gateway, GatewayClass,
-    Grant, Listener, Parameters, Referent, Referrer, SITES, Selector, Wanted,
+    BALANCERS, CONTROLLER, Carries, CertificateRef, DESCRIPTION_CHARS_MAX, Expression, From, Frontend, Gateway,
+    GatewayClass, Grant, Listener, Parameters, Referent, Referrer, SITES, Selector, Wanted,
 };
 use crate::range::Range;
 use crate::{ServiceRef, code};
@@ -14,6 +14,8 @@ use byrnie_base::Text;
 use gateway_api::experimental::gateways as gw;
 use gateway_api::experimental::{gatewayclasses, listenersets, referencegrants};
 use serde_json::{Value, json};
+
+mod frontend;
 
 /// Limits of the CRDs.
 const LISTENERS_MAX: usize = 64;
@@ -56,7 +58,6 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
     let fields = [
         (spec.addresses.is_some_and(|addresses| !addresses.is_empty()), "addresses", "addresses of a gateway"),
         (spec.default_scope.is_some(), "defaultScope", "default gateways"),
-        (spec.tls.is_some(), "tls", "TLS of a gateway"),
     ];
     for (_, field, what) in fields.into_iter().filter(|(said, ..)| *said) {
         reader.unenforced(format!("spec.{field}"), what);
@@ -66,6 +67,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
     let balancers = spec.infrastructure.map(|said| infrastructure(reader, said)).unwrap_or_default();
     let class = spec.gateway_class_name.as_str();
     reader.require(names::is_subdomain(class), "spec.gatewayClassName", format!("\"{class}\" is not a DNS name"));
+    let frontend = spec.tls.map(|said| frontend::read(reader, said)).unwrap_or_default();
     let listeners = listeners(reader, &spec.listeners);
     for (i, _) in listeners.iter().enumerate().filter(|(_, one)| !balancers.is_empty() && one.carries == Carries::Udp) {
         let message = "balancers in front say whom a connection is from, and of datagrams they can't";
@@ -73,7 +75,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Gateway> {
     }
     let said = spec.allowed_listeners.and_then(|allowed| allowed.namespaces);
     let sets = said.and_then(|said| sets(reader, &said));
-    Some(Gateway { class: class.into(), parent: None, sets, balancers, parameters, listeners })
+    Some(Gateway { class: class.into(), parent: None, sets, balancers, parameters, frontend, listeners })
 }
 
 /// What a gateway's infrastructure is asked for: the balancers in front of it, and nothing else.
@@ -148,14 +150,7 @@ pub(crate) fn set(reader: &mut Reader<'_>) -> Option<Gateway> {
     let listeners: Vec<gw::GatewayListeners> =
         serde_json::to_value(&spec.listeners).and_then(serde_json::from_value).unwrap_or_default();
     let listeners = self::listeners(reader, &listeners);
-    Some(Gateway {
-        class: Text::default(),
-        parent: Some(parent),
-        sets: None,
-        balancers: Vec::new(),
-        parameters: None,
-        listeners,
-    })
+    Some(Gateway { parent: Some(parent), listeners, ..Gateway::default() })
 }
 
 fn listeners(reader: &mut Reader<'_>, said: &[gw::GatewayListeners]) -> Vec<Listener> {
@@ -257,21 +252,39 @@ fn certificates(reader: &mut Reader<'_>, said: Option<&gw::GatewayListenersTls>,
         reader.fault(&code::MISSING_FIELD, at.trim_end_matches(".tls"), message);
     }
     reader.at_most(refs.len(), CERTIFICATES_MAX, &path);
-    let own = reader.namespace();
     let one = |(i, said): (usize, &gw::GatewayListenersTlsCertificateRefs)| {
-        let at = format!("{path}[{i}]");
-        let (group, kind) = (said.group.as_deref().unwrap_or(""), said.kind.as_deref().unwrap_or("Secret"));
-        let fits = names::is_kind(kind) && (group.is_empty() || names::is_subdomain(group));
-        let message = format!("\"{kind}\" of group \"{group}\" is not the name of a kind");
-        reader.require(fits, &format!("{at}.kind"), message);
-        let fits = names::is_subdomain(&said.name);
-        reader.require(fits, &format!("{at}.name"), format!("\"{}\" is not a DNS name", said.name));
-        let namespace = said.namespace.as_deref().filter(|name| !name.is_empty());
-        let namespace = namespace.map_or_else(|| own.clone(), |name| reader.label(name, &format!("{at}.namespace")));
-        let unserved = ((group, kind) != ("", "Secret")).then(|| Text::from(format!("{kind}.{group}")));
-        CertificateRef { namespace, name: said.name.as_str().into(), unserved }
+        let kind = (said.group.as_deref().unwrap_or(""), said.kind.as_deref().unwrap_or("Secret"));
+        let place = (said.namespace.as_deref(), said.name.as_str());
+        reference(reader, "Secret", kind, place, &format!("{path}[{i}]"))
     };
     refs.iter().enumerate().map(one).collect()
+}
+
+/// A reference to what is to be a `wanted` of the core group; one to anything else is kept as it stands, and leads nowhere.
+fn reference(
+    reader: &mut Reader<'_>,
+    wanted: &str,
+    (group, kind): (&str, &str),
+    (namespace, name): (Option<&str>, &str),
+    at: &str,
+) -> CertificateRef {
+    let fits = names::is_kind(kind) && (group.is_empty() || names::is_subdomain(group));
+    let message = format!("\"{kind}\" of group \"{group}\" is not the name of a kind");
+    reader.require(fits, &format!("{at}.kind"), message);
+    reader.require(names::is_subdomain(name), &format!("{at}.name"), format!("\"{name}\" is not a DNS name"));
+    let namespace = match namespace.filter(|name| !name.is_empty()) {
+        Some(name) => reader.label(name, &format!("{at}.namespace")),
+        None => reader.namespace(),
+    };
+    let unserved = ((group, kind) != ("", wanted)).then(|| Text::from(format!("{kind}.{group}")));
+    CertificateRef { namespace, name: name.into(), unserved }
+}
+
+/// How a document says such a reference.
+fn reference_value(wanted: &str, to: &CertificateRef) -> Value {
+    let (kind, group) =
+        to.unserved.as_ref().map_or((wanted, ""), |word| word.split_once('.').unwrap_or((word.as_str(), "")));
+    json!({"group": group, "kind": kind, "namespace": to.namespace, "name": to.name})
 }
 
 fn from(reader: &mut Reader<'_>, said: Option<&gw::GatewayListenersAllowedRoutesNamespaces>, at: &str) -> From {
@@ -371,6 +384,9 @@ pub(crate) fn to_value(gateway: &Gateway, own: &str) -> Value {
     if let Some(Parameters { group, kind, name }) = &gateway.parameters {
         value["infrastructure"]["parametersRef"] = json!({"group": group, "kind": kind, "name": name});
     }
+    if gateway.frontend != Frontend::default() {
+        value["tls"] = json!({"frontend": frontend::to_value(&gateway.frontend)});
+    }
     value
 }
 
@@ -388,13 +404,10 @@ fn listener_value(listener: &Listener) -> Value {
         value["tls"] = json!({"mode": "Passthrough"});
     }
     if let Carries::Https(certificates) | Carries::Tls(certificates) = &listener.carries {
-        let one =
-            |to: &CertificateRef| match to.unserved.as_ref().map(|word| word.split_once('.').unwrap_or((word, ""))) {
-                None => json!({"namespace": to.namespace, "name": to.name}),
-                Some((kind, group)) => {
-                    json!({"group": group, "kind": kind, "namespace": to.namespace, "name": to.name})
-                }
-            };
+        let one = |to: &CertificateRef| match to.unserved {
+            None => json!({"namespace": to.namespace, "name": to.name}),
+            Some(_) => reference_value("Secret", to),
+        };
         value["tls"] = json!({"certificateRefs": certificates.iter().map(one).collect::<Vec<_>>()});
     }
     if let Some(hostname) = &listener.hostname {

@@ -61,7 +61,7 @@ pub(crate) fn is_grpc_method(name: &str) -> bool {
 /// Whether a route may edit the header of this name: not those that frame the message or say who calls. Nobody else may edit those
 /// either; whoever isn't an operator may be let at fewer.
 pub fn is_header_editable(name: &str) -> bool {
-    const UNTOUCHABLE: [&str; 12] = [
+    const UNTOUCHABLE: [&str; 13] = [
         "connection",
         "content-length",
         "forwarded-client-identity",
@@ -74,6 +74,7 @@ pub fn is_header_editable(name: &str) -> bool {
         "trailer",
         "transfer-encoding",
         "upgrade",
+        "x-forwarded-client-cert",
     ];
     !UNTOUCHABLE.iter().any(|never| name.eq_ignore_ascii_case(never))
 }

@@ -2,6 +2,7 @@
 //! The accepting side of a TLS connection. Listeners of the proxies and of the control port call it with a fresh
 //! socket; they get a stream and the proven peer, or a reason. It never reads beyond the handshake.
 
+use super::callers::Callers;
 use super::verify::{Verifier, read_verified};
 use super::{Credentials, Error, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, Roots, TURN};
 use crate::io::{Stream, TcpStream, Tls};
@@ -17,11 +18,14 @@ use tokio_rustls::TlsAcceptor;
 pub struct ServerTls {
     config: Arc<RwLock<Arc<ServerConfig>>>,
     handshakes: Arc<Semaphore>,
+    /// What callers from outside have to prove, if they have to.
+    callers: Option<Callers>,
 }
 
 impl ServerTls {
-    pub(super) fn new(config: ServerConfig) -> Self {
-        Self { config: Arc::new(RwLock::new(Arc::new(config))), handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)) }
+    pub(super) fn new(config: ServerConfig, callers: Option<Callers>) -> Self {
+        let config = Arc::new(RwLock::new(Arc::new(config)));
+        Self { config, handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)), callers }
     }
 
     /// Lets every clone show `newer`'s certificate and trust its roots from the next handshake on: for renewals
@@ -79,7 +83,7 @@ fn server_with(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
-    Ok(ServerTls::new(config))
+    Ok(ServerTls::new(config, None))
 }
 
 /// Carries out the handshake on an accepted socket, within [`HANDSHAKE_TIMEOUT`].
@@ -108,7 +112,13 @@ pub async fn accept(tcp: TcpStream, tls: &ServerTls) -> Result<(Stream, Peer), E
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Error::Timeout)??;
     let session = stream.get_ref().1;
     let sni = session.server_name().map(Text::from);
-    let peer = peer(session, sni)?;
+    let peer = match &tls.callers {
+        None => peer(session, sni)?,
+        Some(callers) => {
+            let peer = Peer { sni, alpn: session.alpn_protocol().map(<[u8]>::to_vec), ..Peer::default() };
+            callers.peer(session.peer_certificates(), peer, crate::runtime::now().wall)?
+        }
+    };
     let tls = Tls::new(stream.into(), peer.not_after);
     Ok((Stream::Tls(Box::new(tls)), peer))
 }
@@ -122,5 +132,6 @@ pub(super) fn peer<Side>(session: &rustls::ConnectionCommon<Side>, sni: Option<T
         alpn: session.alpn_protocol().map(<[u8]>::to_vec),
         not_after: shown.as_ref().map(|shown| shown.not_after),
         identity: shown.map(|shown| shown.identity),
+        certificate: None,
     })
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TLS towards callers from outside the mesh: they show no certificate, and ask for one of several hosts. The
-//! proxy at the edge makes one [`server`] for each port; the control plane asks [`Certificate::from_pem`] what a
-//! certificate is worth before it is stored.
+//! TLS towards callers from outside the mesh: they ask for one of several hosts, and show a certificate where they have to
+//! ([`Callers`]). The proxy at the edge makes one [`server`] for each port; the control plane asks [`Certificate::from_pem`]
+//! what a certificate is worth before it is stored.
 //!
 //! Here sessions are resumed, as nobody's identity is in them: a ticket holds for the same name alone, and for as
-//! long as the listener's certificates stay as they are (the library makes new ticket keys every six hours).
+//! long as the listener's certificates stay as they are (the library makes new ticket keys every six hours). Where callers
+//! have to prove who they are, they do so each time.
 
 use super::accept::ServerTls;
+use super::callers::Callers;
 use super::{ALPN_H2, ALPN_HTTP1, Error, PEM_BYTES_MAX, certificates};
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::gateway::{host_fits, host_rank};
@@ -119,34 +121,45 @@ pub enum Alpn {
     Any,
 }
 
-/// Accepts anybody who asks for a host of these. TLS 1.2 too, as some callers know no later one.
+/// Accepts anybody who asks for a host of these, or those of them that `callers` lets in. TLS 1.2 too, as some callers know no
+/// later one.
 ///
 /// # Errors
 /// If the crypto library fails.
-pub fn server(sites: Vec<Site>, alpn: Alpn) -> Result<ServerTls, Error> {
-    let mut config = config(sites, &[&rustls::version::TLS13, &rustls::version::TLS12])?;
+pub fn server(sites: Vec<Site>, alpn: Alpn, callers: Option<Callers>) -> Result<ServerTls, Error> {
+    let mut config = config(sites, &[&rustls::version::TLS13, &rustls::version::TLS12], callers.as_ref())?;
     if alpn == Alpn::Http {
         config.alpn_protocols = [ALPN_H2, ALPN_HTTP1].map(<[u8]>::to_vec).into();
     }
-    Ok(ServerTls::new(config))
+    Ok(ServerTls::new(config, callers))
 }
 
 /// The same for HTTP/3, whose TLS is part of QUIC and of no earlier version than 1.3 (RFC 9001 4.2).
 #[cfg(feature = "http3")]
-pub(crate) fn quic(sites: Vec<Site>) -> Result<ServerConfig, Error> {
-    let mut config = config(sites, &[&rustls::version::TLS13])?;
+pub(crate) fn quic(sites: Vec<Site>, callers: Option<&Callers>) -> Result<ServerConfig, Error> {
+    let mut config = config(sites, &[&rustls::version::TLS13], callers)?;
     config.alpn_protocols = vec![super::ALPN_H3.to_vec()];
     Ok(config)
 }
 
-fn config(sites: Vec<Site>, versions: &[&'static SupportedProtocolVersion]) -> Result<ServerConfig, Error> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(versions)
-        .map_err(Error::Handshake)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Sites(sites)));
+fn config(
+    sites: Vec<Site>,
+    versions: &[&'static SupportedProtocolVersion],
+    callers: Option<&Callers>,
+) -> Result<ServerConfig, Error> {
+    let builder = ServerConfig::builder_with_provider(provider());
+    let builder = builder.with_protocol_versions(versions).map_err(Error::Handshake)?;
+    let builder = match callers {
+        Some(callers) => builder.with_client_cert_verifier(callers.verifier()),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Sites(sites)));
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = Ticketer::new().map_err(|_| Error::Crypto("ticket keys"))?;
+    match callers {
+        // A ticket would vouch for its holder after its certificate has ended.
+        Some(_) => config.send_tls13_tickets = 0,
+        None => config.ticketer = Ticketer::new().map_err(|_| Error::Crypto("ticket keys"))?,
+    }
     config.max_early_data_size = 0;
     Ok(config)
 }

@@ -9,6 +9,7 @@
 
 mod accept;
 pub mod ca;
+pub mod callers;
 mod connect;
 pub mod edge;
 mod keyring;
@@ -143,6 +144,8 @@ pub struct Peer {
     /// End of validity of the shortest-lived certificate it showed. A connection must take no new work
     /// after it.
     pub not_after: Option<Timestamp>,
+    /// What is told of the certificate by which a caller from outside has proven who it is, as `x-forwarded-client-cert`.
+    pub certificate: Option<Text>,
 }
 
 impl Peer {

@@ -231,7 +231,7 @@ pub(super) fn read_verified(chain: &[CertificateDer<'_>]) -> Result<Proven, Refu
     Ok(Proven { identity: identity_of(&leaf)?, not_before, not_after })
 }
 
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
+pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         _ => Err(Refusal::Malformed),
@@ -339,7 +339,7 @@ static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
 ];
 
-fn refusal_of_path(error: &webpki::Error) -> Refusal {
+pub(super) fn refusal_of_path(error: &webpki::Error) -> Refusal {
     use webpki::Error as E;
     match error {
         E::CertNotValidYet { .. } => Refusal::NotYetValid,
@@ -375,7 +375,7 @@ fn root_not_after(path: &VerifiedPath<'_>, roots: &Roots) -> Option<Timestamp> {
     ends.filter(|(root, _)| same(root)).map(|(_, ends)| *ends).max()
 }
 
-fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timestamp) {
+pub(super) fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timestamp) {
     let at = |time: x509_parser::time::ASN1Time| {
         Timestamp::from_millis(u64::try_from(time.timestamp()).unwrap_or(0).saturating_mul(1000))
     };

@@ -8,7 +8,9 @@ use super::route::hostname;
 use crate::proto::byrnie::v1 as pb;
 use crate::proto::{Bytes, Message};
 use byrnie_base::Text;
-use byrnie_model::gateway::{Carries, CertificateRef, Expression, From, Gateway, Listener, Selector, Wanted};
+use byrnie_model::gateway::{
+    Carries, CertificateRef, Expression, From, Frontend, Gateway, Listener, Selector, Validation, Wanted,
+};
 use byrnie_model::range::Range;
 use byrnie_model::{Labels, Revision, Spec};
 use std::sync::Arc;
@@ -24,7 +26,10 @@ pub(super) fn encode(gateway: &Gateway, created: Revision, labels: &Labels) -> B
             From::Selected(selector) => pb::listener::From::Selected(selector_out(selector)),
         }),
         kinds: listener.kinds.iter().map(Text::to_string).collect(),
-        carries: carries_out(&listener.carries) as i32,
+        carries: match gateway.frontend.of(listener) {
+            Some(_) => pb::Carries::HttpsValidated as i32,
+            None => carries_out(&listener.carries) as i32,
+        },
         certificates: listener.carries.certificates().iter().map(certificate_out).collect(),
     };
     let message = pb::Gateway {
@@ -34,6 +39,7 @@ pub(super) fn encode(gateway: &Gateway, created: Revision, labels: &Labels) -> B
         created: created.0,
         parent: gateway.parent.as_ref().map(check::service_ref_out),
         balancers: gateway.balancers.iter().map(Range::to_string).collect(),
+        frontend: (gateway.frontend != Frontend::default()).then(|| frontend_out(&gateway.frontend)),
     };
     message.encode_to_vec().into()
 }
@@ -41,8 +47,10 @@ pub(super) fn encode(gateway: &Gateway, created: Revision, labels: &Labels) -> B
 /// What bytes say, and when the gateway began to exist.
 pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
     let gateway: pb::Gateway = message("gateway", bytes)?;
+    let frontend = gateway.frontend.map(frontend).transpose()?.unwrap_or_default();
     let listener = |from: pb::Listener| {
-        Ok(Listener {
+        let is_validated = from.carries == pb::Carries::HttpsValidated as i32;
+        let listener = Listener {
             name: check::name("listeners[].name", &from.name)?,
             hostname: from.hostname.map(|host| hostname(&host)).transpose()?,
             port: check::port("listeners[].port", from.port)?,
@@ -55,7 +63,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
             kinds: list("listeners[].allowedRoutes.kinds", LIST_MAX, from.kinds, |kind| {
                 check::name("listeners[].allowedRoutes.kinds", &kind)
             })?,
-        })
+        };
+        if frontend.of(&listener).is_some() != is_validated {
+            return Err(invalid("spec.tls.frontend"));
+        }
+        Ok(listener)
     };
     let spec = Gateway {
         class: check::optional_name("gatewayClassName", &gateway.class)?,
@@ -67,6 +79,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Spec, Labels, Revision), Error> {
             Range::parse(&text).ok_or_else(|| invalid("spec.infrastructure"))
         })?,
         listeners: list("listeners", LIST_MAX, gateway.listeners, listener)?,
+        frontend,
     };
     Ok((Spec::Gateway(Arc::new(spec)), labels("labels", gateway.labels)?, Revision(gateway.created)))
 }
@@ -87,12 +100,13 @@ const fn carries_out(carries: &Carries) -> pb::Carries {
 
 fn carries(number: i32, certificates: Vec<CertificateRef>) -> Result<Carries, Error> {
     let found = pb::Carries::try_from(number).map_err(|_| invalid("listeners[].protocol"))?;
-    if !certificates.is_empty() && !matches!(found, pb::Carries::Https | pb::Carries::Tls) {
+    let ends = matches!(found, pb::Carries::Https | pb::Carries::HttpsValidated | pb::Carries::Tls);
+    if !certificates.is_empty() && !ends {
         return Err(invalid(CERTIFICATES));
     }
     Ok(match found {
         pb::Carries::Http => Carries::Http,
-        pb::Carries::Https => Carries::Https(certificates),
+        pb::Carries::Https | pb::Carries::HttpsValidated => Carries::Https(certificates),
         pb::Carries::Tcp => Carries::Tcp,
         pb::Carries::Udp => Carries::Udp,
         pb::Carries::Tls => Carries::Tls(certificates),
@@ -115,6 +129,33 @@ fn certificate(from: pb::CertificateRef) -> Result<CertificateRef, Error> {
         name: check::name(CERTIFICATES, &from.name)?,
         unserved: from.unserved.map(|word| check::text(CERTIFICATES, &word)).transpose()?,
     })
+}
+
+fn frontend_out(frontend: &Frontend) -> pb::Frontend {
+    let validation = |said: &Validation| pb::Validation {
+        authorities: said.authorities.iter().map(certificate_out).collect(),
+        optional: said.optional,
+    };
+    let port = |(port, said): (&u16, &Option<Validation>)| pb::PortValidation {
+        port: (*port).into(),
+        validation: said.as_ref().map(validation),
+    };
+    pb::Frontend {
+        default: frontend.default.as_ref().map(validation),
+        ports: frontend.ports.iter().map(port).collect(),
+    }
+}
+
+fn frontend(from: pb::Frontend) -> Result<Frontend, Error> {
+    const AT: &str = "spec.tls.frontend";
+    let validation = |from: pb::Validation| {
+        let authorities = list(AT, LIST_MAX, from.authorities, certificate)?;
+        Ok::<_, Error>(Validation { authorities, optional: from.optional })
+    };
+    let port =
+        |from: pb::PortValidation| Ok((check::port(AT, from.port)?, from.validation.map(validation).transpose()?));
+    let ports = list(AT, LIST_MAX, from.ports, port)?;
+    Ok(Frontend { default: from.default.map(validation).transpose()?, ports: ports.into_iter().collect() })
 }
 
 fn selector_out(selector: &Selector) -> pb::Selector {

@@ -398,7 +398,9 @@ fn traffic() -> impl Strategy<Value = Spec> {
 }
 
 fn gateway() -> impl Strategy<Value = Spec> {
-    use byrnie_model::gateway::{Carries, CertificateRef, Expression, From, Gateway, Listener, Selector, Wanted};
+    use byrnie_model::gateway::{
+        Carries, CertificateRef, Expression, From, Frontend, Gateway, Listener, Selector, Validation, Wanted,
+    };
     let wanted = prop_oneof![
         vec(name(), 1..3).prop_map(Wanted::In),
         vec(name(), 1..3).prop_map(Wanted::NotIn),
@@ -411,6 +413,12 @@ fn gateway() -> impl Strategy<Value = Spec> {
     let certificate = (name(), name(), of(text("K[a-z]{0,5}[.][a-z.]{0,9}")))
         .prop_map(|(namespace, name, unserved)| CertificateRef { namespace, name, unserved });
     let certificates = vec(certificate, 0..3).boxed();
+    let validation =
+        of((certificates.clone(), any::<bool>())
+            .prop_map(|(authorities, optional)| Validation { authorities, optional }))
+        .boxed();
+    let ports = proptest::collection::btree_map(1_u16..4, validation.clone(), 0..3);
+    let frontend = (validation, ports).prop_map(|(default, ports)| Frontend { default, ports });
     let carries = prop_oneof![
         Just(Carries::Http),
         Just(Carries::Tcp),
@@ -419,15 +427,19 @@ fn gateway() -> impl Strategy<Value = Spec> {
         certificates.clone().prop_map(Carries::Https),
         certificates.prop_map(Carries::Tls)
     ];
-    let listener = (name(), of(text("[*][.][a-z.]{1,9}")), 1_u16.., from, vec(name(), 0..3), carries).prop_map(
+    let port = prop_oneof![1_u16.., 1_u16..4];
+    let listener = (name(), of(text("[*][.][a-z.]{1,9}")), port, from, vec(name(), 0..3), carries).prop_map(
         |(name, hostname, port, from, kinds, carries)| Listener { name, hostname, port, carries, from, kinds },
     );
     let parent = of((name(), name()).prop_map(|(namespace, name)| ServiceRef::new(namespace, name)));
     let balancers =
         of(any::<IpAddr>()).prop_map(|ip| ip.iter().filter_map(|ip| Range::parse(&ip.to_string())).collect());
-    (name(), parent, vec(listener, 0..3), balancers).prop_map(|(class, parent, listeners, balancers)| {
-        Spec::Gateway(Arc::new(Gateway { class, parent, sets: None, balancers, parameters: None, listeners }))
-    })
+    (name(), parent, vec(listener, 0..3), balancers, frontend).prop_map(
+        |(class, parent, listeners, balancers, frontend)| {
+            let (sets, parameters) = (None, None);
+            Spec::Gateway(Arc::new(Gateway { class, parent, sets, balancers, parameters, frontend, listeners }))
+        },
+    )
 }
 
 fn secret() -> impl Strategy<Value = Spec> {

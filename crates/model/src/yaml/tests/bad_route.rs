@@ -219,6 +219,11 @@ fn filters() {
             "C011",
             "forwarded-client-identity",
         ),
+        (
+            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Forwarded-Client-Cert, value: x}]}}]",
+            "C011",
+            "X-Forwarded-Client-Cert",
+        ),
         ("filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [a, A]}}]", "C028", "A"),
         ("filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {sets: []}}]", "C002", "sets"),
     ] {
@@ -345,6 +350,47 @@ fn gateways_and_grants() {
             "'X y'",
         ),
         ("infrastructure: {labels: {a: b}}, listeners: [{name: a, port: 80, protocol: HTTP}]", "C010", "labels"),
+        (
+            "tls: {backend: {clientCertificateRef: {name: a}}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
+            "C010",
+            "backend",
+        ),
+        ("tls: {frontend: {}}, listeners: [{name: a, port: 80, protocol: HTTP}]", "C005", "frontend"),
+        (
+            "tls: {frontend: {default: {validation: {caCertificateRefs: []}}}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
+            "C011",
+            "caCertificateRefs",
+        ),
+        (
+            "tls: {frontend: {default: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: A}]}}}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
+            "C011",
+            "A",
+        ),
+        (
+            "tls: {frontend: {default: {validation: {caCertificateRefs: [{group: '', kind: 'a b', name: a}]}}}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
+            "C011",
+            "'a b'",
+        ),
+        (
+            "tls: {frontend: {default: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: a}], mode: Maybe}}}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
+            "C011",
+            "Maybe",
+        ),
+        (
+            "tls: {frontend: {default: {}, perPort: [{port: 0, tls: {}}]}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
+            "C011",
+            "0",
+        ),
+        (
+            "tls: {frontend: {default: {}, perPort: [{port: 443, tls: {}}, {port: 443, tls: {}}]}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
+            "C028",
+            "443",
+        ),
+        (
+            "tls: {frontend: {default: {}, perPort: [{port: 443, tls: {validation: {caCertificateRefs: []}}}]}}, listeners: [{name: a, port: 80, protocol: HTTP}]",
+            "C011",
+            "caCertificateRefs",
+        ),
         ("listeners: []", "C011", "listeners"),
         ("listeners: [{name: a, port: 0, protocol: HTTP}]", "C011", "0"),
         ("listeners: [{name: A, port: 80, protocol: HTTP}]", "C011", "A"),

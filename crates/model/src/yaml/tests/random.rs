@@ -3,8 +3,8 @@
 
 use super::super::*;
 use crate::gateway::{
-    Carries, CertificateRef, Expression, From, Gateway, GatewayClass, Grant, Listener, Parameters, Referent, Referrer,
-    Selector, Wanted,
+    Carries, CertificateRef, Expression, From, Frontend, Gateway, GatewayClass, Grant, Listener, Parameters, Referent,
+    Referrer, Selector, Validation, Wanted,
 };
 use crate::outside::{AltName, BackendTls, Bundle, Target, Trust};
 use crate::policy::access::{AccessPolicy, Action, HttpMatch, Mode, PathPattern, Rule as AccessRule, Source};
@@ -458,6 +458,11 @@ fn gateway() -> impl Strategy<Value = Gateway> {
         unserved,
     });
     let certificates = vec(certificate, 1..3).boxed();
+    let validation =
+        (certificates.clone(), any::<bool>()).prop_map(|(authorities, optional)| Validation { authorities, optional });
+    let validation = option::of(validation).boxed();
+    let ports = btree_map(80_u16..84, validation.clone(), 0..3);
+    let frontend = (validation, ports).prop_map(|(default, ports)| Frontend { default, ports });
     let carries = prop_oneof![
         Just(Carries::Http),
         Just(Carries::Tcp),
@@ -478,7 +483,8 @@ fn gateway() -> impl Strategy<Value = Gateway> {
         kind: "Some".into(),
         name,
     }));
-    (whole, vec(listener, 1..4), (balancers, parameters)).prop_map(|((class, sets, parent), listeners, more)| Gateway {
+    let more = (balancers, parameters, frontend);
+    (whole, vec(listener, 1..4), more).prop_map(|((class, sets, parent), listeners, more)| Gateway {
         balancers: match parent {
             None if listeners.iter().all(|(.., carries)| *carries != Carries::Udp) => {
                 more.0.into_iter().filter_map(Range::parse).collect()
@@ -486,6 +492,7 @@ fn gateway() -> impl Strategy<Value = Gateway> {
             _ => Vec::new(),
         },
         parameters: more.1.filter(|_| parent.is_none()),
+        frontend: if parent.is_none() { more.2 } else { Frontend::default() },
         class,
         sets,
         parent,

@@ -117,6 +117,7 @@ fn the_most_special_host_decides_and_of_its_certificates_one_that_covers_the_nam
             site(Some("bare.shop.test"), vec![]),
         ],
         Alpn::Http,
+        None,
     )
     .unwrap();
     for (host, shown) in [
@@ -139,7 +140,7 @@ fn the_most_special_host_decides_and_of_its_certificates_one_that_covers_the_nam
 #[test]
 fn callers_of_any_age_are_let_in_and_come_back_cheaply() {
     let certificate = certificate(&["a.test"]);
-    let tls = server(vec![site(Some("a.test"), vec![certificate.clone()])], Alpn::Http).unwrap();
+    let tls = server(vec![site(Some("a.test"), vec![certificate.clone()])], Alpn::Http, None).unwrap();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let config = client(version, &[]);
         let (names, spoken, alpn, resumed) = block_on(call(&tls, &config, "a.test")).unwrap().unwrap();
@@ -152,10 +153,10 @@ fn callers_of_any_age_are_let_in_and_come_back_cheaply() {
     // Another configuration knows nothing of the tickets of the one before.
     let config = client(&rustls::version::TLS13, &[]);
     block_on(call(&tls, &config, "a.test")).unwrap().unwrap();
-    let renewed = server(vec![site(Some("a.test"), vec![certificate.clone()])], Alpn::Http).unwrap();
+    let renewed = server(vec![site(Some("a.test"), vec![certificate.clone()])], Alpn::Http, None).unwrap();
     assert!(!block_on(call(&renewed, &config, "a.test")).unwrap().unwrap().3);
     // What isn't HTTP may be called what it likes.
-    let opaque = server(vec![site(None, vec![certificate])], Alpn::Any).unwrap();
+    let opaque = server(vec![site(None, vec![certificate])], Alpn::Any, None).unwrap();
     let seen = block_on(call(&opaque, &client(&rustls::version::TLS13, &["postgresql"]), "a.test")).unwrap();
     assert_eq!(seen.unwrap().2, None);
 }

@@ -41,7 +41,7 @@ impl Authority {
 /// What comes of calling a host that shows `certificate`: the protocol agreed on.
 fn call(certificate: &Certificate, outward: &Outward, speaks: Speaks, alpn: Alpn) -> Result<Option<Vec<u8>>, Error> {
     let site = Site { hostname: None, certificates: vec![certificate.clone()] };
-    let server = edge::server(vec![site], alpn).unwrap();
+    let server = edge::server(vec![site], alpn, None).unwrap();
     block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

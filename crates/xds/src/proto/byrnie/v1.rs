@@ -523,6 +523,29 @@ pub struct Gateway {
     pub parent: ::core::option::Option<ServiceRef>,
     #[prost(string, repeated, tag = "6")]
     pub balancers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "7")]
+    pub frontend: ::core::option::Option<Frontend>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Frontend {
+    #[prost(message, optional, tag = "1")]
+    pub default: ::core::option::Option<Validation>,
+    #[prost(message, repeated, tag = "2")]
+    pub ports: ::prost::alloc::vec::Vec<PortValidation>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PortValidation {
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    #[prost(message, optional, tag = "2")]
+    pub validation: ::core::option::Option<Validation>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Validation {
+    #[prost(message, repeated, tag = "1")]
+    pub authorities: ::prost::alloc::vec::Vec<CertificateRef>,
+    #[prost(bool, tag = "2")]
+    pub optional: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Listener {
@@ -1235,6 +1258,7 @@ pub enum Carries {
     Passthrough = 4,
     Sites = 5,
     Udp = 6,
+    HttpsValidated = 7,
 }
 impl Carries {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1250,6 +1274,7 @@ impl Carries {
             Self::Passthrough => "CARRIES_PASSTHROUGH",
             Self::Sites => "CARRIES_SITES",
             Self::Udp => "CARRIES_UDP",
+            Self::HttpsValidated => "CARRIES_HTTPS_VALIDATED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1262,6 +1287,7 @@ impl Carries {
             "CARRIES_PASSTHROUGH" => Some(Self::Passthrough),
             "CARRIES_SITES" => Some(Self::Sites),
             "CARRIES_UDP" => Some(Self::Udp),
+            "CARRIES_HTTPS_VALIDATED" => Some(Self::HttpsValidated),
             _ => None,
         }
     }
