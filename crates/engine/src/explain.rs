@@ -288,8 +288,8 @@ fn explain_gateway(snapshot: &Snapshot, arrival: &Arrival<'_>, head: &Head, step
             steps.push(step("gateway", label, gateway, detail));
         }
     }
-    let port = arrival.direction.gate().port();
-    let Some(proof) = port.and_then(|port| snapshot.gates().get(&port)?.proof()) else { return };
+    let at = arrival.direction.gate().at();
+    let Some(proof) = at.and_then(|at| snapshot.gates().get(&at)?.proof()) else { return };
     let named = proof.authorities.keys().map(Key::to_string).collect::<Vec<_>>().join(", ");
     let detail = match proof {
         Proof { authorities, .. } if authorities.is_empty() => {

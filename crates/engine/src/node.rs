@@ -150,7 +150,7 @@ impl<'a> Gate<'a> {
     /// What is told of the caller's certificate.
     pub(crate) const fn certificate(&self) -> Option<&'a str> {
         match self {
-            Self::Own => None,
+            Self::Own | Self::Datagrams(_) => None,
             Self::Port { certificate, .. } => *certificate,
         }
     }

@@ -263,7 +263,7 @@ fn what_callers_have_to_prove_holds_for_all_hosts_of_a_port() {
     ]);
     let of = |world: &World| {
         let gates = world.snapshot();
-        let served = &gates.gates()[&443];
+        let served = &gates.gates()[&Port::Tcp(443)];
         let hosts: Vec<_> = served.sites().unwrap().iter().map(|site| site.hostname.clone().unwrap()).collect();
         let proof = served.proof().map(|proof| proof.authorities.values().map(|b| b.pem.clone()).collect::<Vec<_>>());
         (hosts, proof)

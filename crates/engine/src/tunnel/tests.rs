@@ -4,7 +4,7 @@
 use super::*;
 use crate::fixtures::*;
 use crate::{Arrival, Direction, Gate, Target};
-use byrnie_model::gateway::{Carries, From, Gateway, Listener, Port};
+use byrnie_model::gateway::{Carries, From, Frontend, Gateway, Listener, Port};
 use byrnie_model::policy::TrafficPolicy;
 use byrnie_model::policy::access::{Action, Mode, Rule as AccessRule};
 use byrnie_model::policy::idempotency::{Guarantee, Idempotency, KeyMode, OnAmbiguous, OnServerError};
@@ -297,6 +297,7 @@ fn flows_from_outside_go_by_the_routes_of_their_listener_of_udp_and_by_weight() 
             sets: None,
             balancers,
             parameters: None,
+            frontend: Frontend::default(),
             listeners: vec![
                 listener("tcp", 53, Carries::Tcp),
                 listener("udp", 53, Carries::Udp),
@@ -329,7 +330,7 @@ fn flows_from_outside_go_by_the_routes_of_their_listener_of_udp_and_by_weight() 
         taken[usize::from(name == "o1")] += 1;
     }
     assert!((250..350).contains(&taken[0]) && taken[0] + taken[1] == 400, "{taken:?}");
-    let by_tcp = Gate::Port { number: 53, sni: None };
+    let by_tcp = Gate::Port { number: 53, sni: None, certificate: None };
     assert_eq!(endpoint_of(&plan(begin(&mut world, by_tcp, Opaque::Bytes))), "t1");
     // A backend that takes none; a listener without routes; a port that is none of UDP.
     for (number, reason) in [(54, Reason::NotServed), (55, Reason::NoRoute), (80, Reason::NoRoute)] {

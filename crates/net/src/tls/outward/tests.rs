@@ -140,7 +140,7 @@ fn a_host_that_closes_without_a_word_has_ended_where_bytes_are_opaque_and_is_cut
     let own = outward(&["api.bank.test"], &trusted.pem);
     let site = Site { hostname: None, certificates: vec![trusted.sign(&["api.bank.test"], 4096)] };
     for (speaks, whole) in [(Speaks::Opaque, true), (Speaks::Http1, false)] {
-        let server = edge::server(vec![site.clone()], Alpn::Any).unwrap();
+        let server = edge::server(vec![site.clone()], Alpn::Any, None).unwrap();
         for (said, resets) in [(&b"all"[..], false), (b"", false), (b"a part", true)] {
             let read = block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
