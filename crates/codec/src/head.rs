@@ -358,6 +358,15 @@ impl Head {
         self.append_as(known, name, value)
     }
 
+    /// Refuses a head of HTTP/2 or HTTP/3 with more than `most` header lines; those of one cookie, which come in crumbs there
+    /// (RFC 9113 8.2.3), are one.
+    ///
+    /// # Errors
+    /// If it has more.
+    pub fn check_lines(&self, most: usize) -> Result<(), Reject> {
+        if self.fields.exceeds(most) { Err(RejectReason::TooManyHeaders.into()) } else { Ok(()) }
+    }
+
     /// How the end of the body is found.
     pub fn framing(&self) -> Framing {
         self.framing

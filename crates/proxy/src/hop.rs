@@ -27,13 +27,10 @@ const RUNNERS_SPARE_MAX: usize = 128;
 /// Service ports of which the caller is kept ready, per connection.
 const CALLERS_KEPT_MAX: usize = 16;
 
-/// Lines that the caller's proxy may add to a request, beyond as many as a client may send.
-const OWN_LINES_MAX: usize = 16;
-
 /// Serves the streams of a connection until it ends.
 pub(crate) async fn serve(core: &Rc<Core>, stream: Stream, peer: Peer, remote: SocketAddr) {
     let limits = Limits::default();
-    let mut server = Server::new(stream, Limits { headers_max: limits.headers_max + OWN_LINES_MAX, ..limits });
+    let mut server = Server::new(stream, Limits { headers_max: limits.headers_max + Limits::OWN_LINES_MAX, ..limits });
     let mut callers = Callers { peer, remote, kept: Vec::new() };
     let crew = Crew::new(RUNNERS_SPARE_MAX);
     let mut draining = core.drain_of(true).draining();

@@ -6,6 +6,7 @@
 
 use super::HEADER_LIST_BYTES_MAX;
 use super::hpack::{Broken, Encoder, Line, Named, Place};
+use crate::Limits;
 use crate::fields::{Fields, is_token_byte};
 use crate::h1::is_forbidden;
 use crate::head::{Framing, Head, Version, status_has_no_body};
@@ -264,7 +265,7 @@ pub(super) fn read_response(
         None if !tally.has(STATUS) => Err(malformed(RejectReason::StatusLine)),
         None => {
             finish_response(&tally, ended, head);
-            Ok(())
+            head.check_lines(Limits::default().headers_max + Limits::OWN_LINES_MAX).map_err(Flaw::from)
         }
     };
     Ok(read.map_err(|flaw| match flaw {

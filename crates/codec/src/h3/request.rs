@@ -4,6 +4,7 @@
 use super::frame::{Frames, Piece, kind};
 use super::qpack::Decoder;
 use super::{HEADER_LIST_BYTES_MAX, IDLE_FRAMES_MAX, Wrong, code};
+use crate::Limits;
 use crate::fields::Fields;
 use crate::h2::hpack::Broken;
 use crate::h2::message::{self, Flaw};
@@ -127,6 +128,7 @@ impl Request {
         if head.upgrade().is_some() {
             return Err(Wrong::Stream(code::MESSAGE_ERROR));
         }
+        head.check_lines(Limits::default().headers_max).map_err(Flaw::from)?;
         head.set_version(Version::Http3);
         self.left = match head.framing() {
             Framing::Length(length) => Some(length),

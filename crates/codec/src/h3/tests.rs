@@ -113,6 +113,10 @@ fn what_is_no_request_is_refused_as_in_http_2() {
     assert_eq!(wrong(&frames(&[(kind::HEADERS, nameless)])), refused(RejectReason::HostMissing));
     let large = "v".repeat(HEADER_LIST_BYTES_MAX as usize);
     assert_eq!(wrong(&with(&[("x", &large)])), refused(RejectReason::HeadTooLarge));
+    let most = crate::Limits::default().headers_max;
+    assert_eq!(wrong(&with(&vec![("a", "b"); most + 1])), refused(RejectReason::TooManyHeaders));
+    let crumbs = [vec![("a", "b"); most - 1], vec![("cookie", "c=d"); 200]].concat();
+    assert!(read(&with(&crumbs), 1000).is_ok());
     let lines = vec![("a", "b"); HEADER_LIST_BYTES_MAX as usize / 34 + 1];
     assert_eq!(wrong(&with(&lines)), refused(RejectReason::HeadTooLarge), "lines count beside their text");
 }

@@ -82,6 +82,27 @@ fn who_sends_no_request_is_told_so_as_far_as_the_window_goes() {
     });
 }
 
+/// As many as by HTTP/1, so that what one proxy lets in the next one takes.
+#[test]
+fn a_client_sends_no_more_header_lines_than_by_http_1() {
+    through(|caller, begun| {
+        let lines = |name: &str, most: usize| (0..most).fold(Block::get("/"), |block, _| block.line(name, "a=b"));
+        // Crumbs of a cookie are one line.
+        for (block, wanted) in [(lines("x", 101), "431"), (lines("x", 100), "200"), (lines("cookie", 300), "200")] {
+            let mut link = Link::client(caller.outbound("echo"), out());
+            link.send(out().whole(1, block));
+            let status = loop {
+                let frame = link.read().expect("an answer");
+                if frame.kind == HEADERS {
+                    break link.lines(&frame).unwrap().remove(0).1;
+                }
+            };
+            assert_eq!(status, wanted);
+        }
+        assert_eq!(begun(), 2);
+    });
+}
+
 #[test]
 fn rapid_resets_are_ended_and_begin_little_work() {
     through(|caller, begun| {

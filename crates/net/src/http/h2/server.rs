@@ -6,7 +6,7 @@ use super::guard::Sender;
 use super::link::Link;
 use crate::http::Error;
 use crate::io::Stream;
-use byrnie_codec::{Head, Reject, RejectReason};
+use byrnie_codec::{Head, Limits, Reject, RejectReason};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -15,6 +15,8 @@ use std::task::{Context, Poll};
 #[derive(Debug)]
 pub struct Server {
     link: Rc<Link>,
+    /// Header lines of a request.
+    lines_max: usize,
 }
 
 /// A stream that a client opened.
@@ -40,7 +42,9 @@ impl Server {
     /// # Errors
     /// If the client speaks no HTTP/2 or is gone.
     pub async fn handshake(stream: Stream, prefix: Vec<u8>, sender: Sender) -> Result<Self, Error> {
-        let server = Self { link: Rc::new(Link::new(stream, prefix, sender)) };
+        let own = if sender == Sender::Proxy { Limits::OWN_LINES_MAX } else { 0 };
+        let lines_max = Limits::default().headers_max + own;
+        let server = Self { link: Rc::new(Link::new(stream, prefix, sender)), lines_max };
         poll_fn(|cx| {
             if server.link.drive(cx).is_ready() {
                 return Poll::Ready(Err(Error::Closed));
@@ -60,7 +64,10 @@ impl Server {
             let arrival = self.link.0.borrow_mut().next_arrival();
             if let Some(Arrival { key, id, head }) = arrival {
                 let mut flow = Flow::accepted(Rc::clone(&self.link), key, id);
-                let head = head.and_then(|mut head| flow.serve(&mut head).map(|()| head));
+                let head = head.and_then(|mut head| {
+                    head.check_lines(self.lines_max)?;
+                    flow.serve(&mut head).map(|()| head)
+                });
                 return Poll::Ready(Some(Accepted { flow, head }));
             }
             if self.link.drive(cx).is_ready() {
