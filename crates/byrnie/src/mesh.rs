@@ -120,8 +120,8 @@ pub(crate) struct Mesh {
     dns_trigger: Trigger,
     data_dir: PathBuf,
     token: String,
-    /// Where the control port was to be.
-    asked_control: u16,
+    /// Where the console and the control port were to be.
+    asked: [u16; 2],
 }
 
 /// Starts everything; comes back when the edge answers. After an earlier program in this process, all but the proxies: they
@@ -178,7 +178,8 @@ pub(crate) async fn start(options: &Options, globals: &Globals, will: Option<&Wi
     let dns = server.share().context("cannot share a socket")?;
     let dns_trigger = start_dns(server, Arc::clone(&control.state));
     let data_dir = dir.clone();
-    Ok(Mesh { control, edge, proxies, dns, dns_trigger, data_dir, token, asked_control })
+    let asked = [options.console.port(), asked_control];
+    Ok(Mesh { control, edge, proxies, dns, dns_trigger, data_dir, token, asked })
 }
 
 /// The control plane's sockets, as the earlier program had them.
@@ -269,7 +270,7 @@ impl Mesh {
         if !globals.quiet {
             let (version, domain) = (env!("CARGO_PKG_VERSION"), &self.control.state.trust_domain);
             eprintln!("  byrnie {version} · trust domain {domain} · data {}", self.data_dir.display());
-            say_moved_ports(&ports, self.asked_control);
+            say_moved_ports(&ports, self.asked);
             eprintln!("  dashboard  http://localhost:{}/#token={}", ports["console"], self.token);
             eprintln!("  edge       http://SERVICE.mesh.localhost:{}/", ports["edge"]);
             eprintln!("  next       byrnie run --name hello --port 3000 -- python3 -m http.server 3000");
@@ -342,11 +343,12 @@ impl Mesh {
     }
 }
 
-fn say_moved_ports(ports: &serde_json::Value, last_control: u16) {
-    let usual =
-        [("console", 7777), ("control", last_control), ("admin", ADMIN_PORT), ("edge", EDGE_PORT), ("dns", DNS_PORT)];
-    for (name, port) in usual {
-        if ports[name] != port {
+fn say_moved_ports(ports: &serde_json::Value, [console, control]: [u16; 2]) {
+    let asked =
+        [("console", console), ("control", control), ("admin", ADMIN_PORT), ("edge", EDGE_PORT), ("dns", DNS_PORT)];
+    for (name, port) in asked {
+        // Who asks for port 0 takes any.
+        if port != 0 && ports[name] != port {
             eprintln!("  ! port {port} for {name} is busy; it listens on {} instead", ports[name]);
         }
     }

@@ -3,7 +3,7 @@
 
 mod mesh;
 
-use mesh::{Mesh, byrnie, descendants, file, is_alive, until};
+use mesh::{Mesh, byrnie, descendants, file, free_port, is_alive, until};
 
 #[test]
 fn an_ordinary_program_is_reached_through_the_edge() {
@@ -177,6 +177,17 @@ fn a_busy_port_is_passed_by_or_refused_as_asked() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("BYR-S") && said.contains("busy"), "{said}");
+
+    let said_of = |asked: u16| {
+        let other = Mesh::up(&["--listen", &format!("127.0.0.1:{asked}")]);
+        (other.up.as_ref().unwrap().log(), other.port("console"))
+    };
+    let busy = mesh.port("console");
+    let (said, taken) = said_of(busy);
+    assert!(said.contains(&format!("port {busy} for console is busy; it listens on {taken} instead")), "{said}");
+    let free = free_port();
+    let (said, taken) = said_of(free);
+    assert!(taken == free && !said.contains("for console is busy"), "{said}");
 }
 
 #[test]
