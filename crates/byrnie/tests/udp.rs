@@ -442,7 +442,9 @@ fn a_gateways_flows_are_let_in_by_policy_and_what_is_refused_is_counted_and_told
 fn a_port_of_udp_that_is_taken_is_told_and_a_gateway_that_is_replaced_goes_on_at_its_own() {
     let mesh = Mesh::up(&[]);
     let _echo = echo(&mesh, "v1");
-    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // One of TCP that is free, and so rarely taken of UDP.
+    let taken = || UdpSocket::bind(("127.0.0.1", free_port()));
+    let other = std::iter::repeat_with(taken).find_map(Result::ok).unwrap();
     let port = other.local_addr().unwrap().port();
     let routes = [("tcp", "TCP", port), ("udp", "UDP", port)];
     apply(&mesh, &[gateway(&routes), route("UDPRoute", "r", "udp", &[("echo", 80, 1)])]);
