@@ -60,13 +60,15 @@ impl Fields {
         self.kept().next().is_none()
     }
 
-    /// Whether there are more than `most` lines. Those of one cookie, which HTTP/2 sends in crumbs (RFC 9113 8.2.3), are one.
+    /// Whether there are more than `most` lines. Those of one cookie, which HTTP/2 sends in crumbs (RFC 9113 8.2.3), are one, but
+    /// leave room for what proxies add.
     pub(crate) fn exceeds(&self, most: usize) -> bool {
         let is_crumb = |line: &&Line| line.known == Known::Cookie;
-        self.lines.len() > most && {
-            let crumbs = self.lines.iter().filter(is_crumb).count();
-            self.lines.len() - crumbs.saturating_sub(1) > most
-        }
+        self.lines.len() > LINES_MAX / 2
+            || self.lines.len() > most && {
+                let crumbs = self.lines.iter().filter(is_crumb).count();
+                self.lines.len() - crumbs.saturating_sub(1) > most
+            }
     }
 
     /// The kept lines as (name as received, value), in order.

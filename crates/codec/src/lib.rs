@@ -61,8 +61,6 @@ pub struct Limits {
 impl Limits {
     /// The most header lines that any setting can allow.
     pub const HEADERS_CEILING: usize = 256;
-    /// Lines that proxies may add between them, beyond as many as a client may send.
-    pub const OWN_LINES_MAX: usize = 16;
 }
 
 impl Default for Limits {

@@ -123,6 +123,15 @@ pub async fn apply_since(
     }
 }
 
+/// Whether [`apply_since`] would be done now.
+///
+/// # Errors
+/// As there.
+pub(crate) async fn preview(state: &State, actions: &[Action], since: Option<Revision>) -> Result<(), Error> {
+    check(state, actions)?;
+    plan(state, actions, since).await.map(drop)
+}
+
 /// Refuses what can't be done whatever is stored.
 fn check(state: &State, actions: &[Action]) -> Result<(), Error> {
     let mut seen = BTreeSet::new();
@@ -153,15 +162,17 @@ struct Plan {
 /// What the actions come to, beside what is stored now. The transaction holds only if that is still so.
 async fn plan(state: &State, actions: &[Action], since: Option<Revision>) -> Result<Plan, Error> {
     let mut plan = Plan { txn: Txn::new(), record: history::Record::default(), outcomes: Vec::new() };
+    let mut records = None;
     for action in actions {
         let key = action.key();
         let at = store_key(key);
         let before = state.store.get(&at).await?;
         if let Some(since) = since {
             // What is written between this and the commit is a conflict there.
-            let at = match &before {
-                Some(entry) => Some(entry.modified),
-                None => history::last_change(state, key).await?,
+            let at = match (&before, &records) {
+                (Some(entry), _) => Some(entry.modified),
+                (None, Some(records)) => history::last_change(records, key),
+                (None, None) => history::last_change(records.insert(history::all(state).await?), key),
             };
             if let Some(at) = at.filter(|at| *at > since) {
                 return Err(Error::Stale { key: key.clone(), at });
@@ -183,6 +194,9 @@ async fn plan(state: &State, actions: &[Action], since: Option<Revision>) -> Res
         };
         plan.outcomes.push((key.clone(), outcome));
         if outcome == Outcome::Unchanged {
+            if since.is_some() {
+                plan.txn = std::mem::take(&mut plan.txn).expect(at, expect);
+            }
             continue;
         }
         let txn = std::mem::take(&mut plan.txn).expect(at.clone(), expect);

@@ -98,11 +98,18 @@ pub async fn list(state: &State, limit: usize) -> Result<Vec<Record>, byrnie_sto
     Ok(records)
 }
 
-/// When a resource was changed last; of one that no record names any more, when it may have been at the latest.
-pub(crate) async fn last_change(state: &State, key: &Key) -> Result<Option<Revision>, byrnie_store::Error> {
-    let records = list(state, RECORDS_MAX).await?;
+/// All of the history, the newest first.
+///
+/// # Errors
+/// If the store can't be read.
+pub(crate) async fn all(state: &State) -> Result<Vec<Record>, byrnie_store::Error> {
+    list(state, RECORDS_MAX).await
+}
+
+/// When a resource was changed last, by [`all`]; of one that no record names any more, when it may have been at the latest.
+pub(crate) fn last_change(records: &[Record], key: &Key) -> Option<Revision> {
     let named = records.iter().find(|record| record.changes.iter().any(|changed| changed.key == *key));
-    Ok(named.or(records.last()).map(|record| record.revision))
+    named.or(records.last()).map(|record| record.revision)
 }
 
 /// Why a registration made a Service: not a change that an operator would want to take back unasked.

@@ -275,8 +275,8 @@ registry! {
         "The older one counts.",
         "Delete one of them.";
     BUNDLE_ABSENT: "BYR-C067",
-        "authorities for TLS to a service outside are absent or unfit",
-        "Calls of the service are refused, as nobody could tell who answers them.",
+        "authorities, of hosts outside or of callers, are absent or unfit",
+        "Calls of the service outside are refused, as nobody could tell who answers them; callers for whom they should vouch aren't let in.",
         "Apply the ConfigMap with certificates of authorities, as PEM, in data[\"ca.crt\"].";
     CLIENT_CERTIFICATE_ABSENT: "BYR-C069",
         "the certificate to be shown to a service outside is absent",

@@ -699,7 +699,7 @@ impl<'a> Trip<'a> {
 
     /// Whether the client's connection may go on after this answer.
     fn keeps_client(&self) -> bool {
-        let expired = self.client.caller.is_expired(runtime::coarse().wall);
+        let expired = self.client.caller.is_over(self.core, runtime::coarse().wall);
         let draining = self.core.drain_of(self.client.caller.is_proxy()).is_draining();
         let keep = self.client.keep_alive && self.down.has_read_all() && !draining && !expired;
         if keep && matches!(self.down, Wire::H1(_)) && self.core.saves() {

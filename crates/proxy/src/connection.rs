@@ -111,7 +111,8 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
 async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: SocketAddr) {
     let Some(remote) = client(core, port, &mut tcp, remote).await else { return };
     let gates = core.gates();
-    let clear = |sni| Caller::plain(Entry::Gate { port, secure: false, sni, certificate: None }, remote);
+    let terms = gates.terms(port);
+    let clear = |sni| Caller::plain(Entry::Gate { port, secure: false, sni, certificate: None, terms }, remote);
     let (tls, opaque) = match gates.way(port) {
         Way::Http => return serve_http(core, clear(None), tcp.into()).await,
         Way::Tcp => return Box::pin(tunnel::serve(core, &clear(None), Stream::from(tcp).into(), Vec::new())).await,
@@ -140,7 +141,7 @@ async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: Sock
             return;
         }
     };
-    let entry = Entry::Gate { port, secure: true, sni: peer.sni, certificate: peer.certificate };
+    let entry = Entry::Gate { port, secure: true, sni: peer.sni, certificate: peer.certificate, terms };
     let caller = Caller { not_after: peer.not_after, ..Caller::plain(entry, remote) };
     match peer.alpn.as_deref() {
         _ if opaque => Box::pin(tunnel::serve(core, &caller, stream.into(), Vec::new())).await,
@@ -242,7 +243,7 @@ pub(crate) async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, by
             }
             Asked::Nothing => return,
         }
-        if caller.is_expired(runtime::coarse().wall) {
+        if caller.is_over(core, runtime::coarse().wall) {
             return;
         }
         if matches!(caller.entry, Entry::Forward) && desk.request.method() == "CONNECT" {
@@ -378,7 +379,7 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
         }
         let accepted = poll_fn(|cx| {
             let due = std::pin::Pin::new(&mut draining).poll(cx).is_ready();
-            if !goodbye && (due || caller.is_expired(runtime::coarse().wall)) {
+            if !goodbye && (due || caller.is_over(core, runtime::coarse().wall)) {
                 goodbye = true;
                 server.say_goodbye();
             }
@@ -401,7 +402,7 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
         .await;
         match accepted {
             // It was under way when the certificate ended: nothing is done with it, so it may be sent again.
-            Some(mut accepted) if caller.is_expired(runtime::now().wall) => accepted.flow.reset(REFUSED_STREAM),
+            Some(mut accepted) if caller.is_over(core, runtime::now().wall) => accepted.flow.reset(REFUSED_STREAM),
             Some(Accepted { flow, head }) => {
                 let wire = Wire::H2(Box::new(flow));
                 match head {

@@ -47,7 +47,9 @@ fn entry(core: &Core, door: &Door) -> Option<Entry> {
             let takes = snapshot.ports(service).find(|(_, protocol)| *protocol == Protocol::Udp);
             Some(Entry::Service(service.clone(), takes.map_or(UNKNOWN_PORT, |(port, _)| port)))
         }
-        Door::Gate(Port::Udp(port)) => Some(Entry::Gate { port: *port, secure: false, sni: None, certificate: None }),
+        Door::Gate(Port::Udp(port)) => {
+            Some(Entry::Gate { port: *port, secure: false, sni: None, certificate: None, terms: 0 })
+        }
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 //! `connection` serves them. Nothing here decides.
 
 use crate::config::Users;
+use crate::worker::Core;
 use byrnie_base::{Text, Timestamp};
 use byrnie_codec::{Head, Known};
 use byrnie_engine::{Arrival, Direction, Gate, Opaque, Tls};
@@ -126,6 +127,8 @@ pub(crate) enum Entry {
         sni: Option<Text>,
         /// What is told of the certificate that it has proven to have.
         certificate: Option<Text>,
+        /// On which terms it was let in.
+        terms: u64,
     },
     /// From another site, through a gateway that lets it in.
     Site(ServiceRef, u16),
@@ -177,8 +180,16 @@ impl Caller {
         if self.is_proxy() { request.header(Known::ByrnieNewcomer).is_none() } else { self.reads.get() }
     }
 
-    /// Whether the caller's certificate has ended.
-    pub(crate) fn is_expired(&self, wall: Timestamp) -> bool {
+    /// Whether the caller's certificate has ended, or others than it would be let in where it came in.
+    pub(crate) fn is_over(&self, core: &Core, wall: Timestamp) -> bool {
+        let outlived = match self.entry {
+            Entry::Gate { port, terms, .. } => core.gates().terms(port) != terms,
+            _ => false,
+        };
+        outlived || self.is_expired(wall)
+    }
+
+    fn is_expired(&self, wall: Timestamp) -> bool {
         self.not_after.is_some_and(|end| end <= wall)
     }
 }

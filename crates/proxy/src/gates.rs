@@ -32,6 +32,13 @@ pub(crate) struct Gates {
     served: Arc<BTreeMap<Port, Served>>,
     /// Of those under TLS. One that can't be made lets nobody in.
     tls: BTreeMap<Port, Shown>,
+    /// On which terms callers are let in at each: a number that changes with them.
+    terms: BTreeMap<Port, u64>,
+}
+
+/// Whether callers have to do and prove the same to be let in.
+fn are_terms_alike(one: &Served, other: &Served) -> bool {
+    std::mem::discriminant(one) == std::mem::discriminant(other) && one.proof() == other.proof()
 }
 
 /// What callers of a port are shown.
@@ -66,8 +73,12 @@ impl Gates {
         if Arc::ptr_eq(served, &before.served) || *served == before.served {
             return Arc::clone(before);
         }
-        let mut tls = BTreeMap::new();
+        let (mut tls, mut terms) = (BTreeMap::new(), before.terms.clone());
         for (port, serves) in served.iter() {
+            // A port that was away for a while begins anew too.
+            if !before.served.get(port).is_some_and(|then| are_terms_alike(then, serves)) {
+                *terms.entry(*port).or_default() += 1;
+            }
             let Some(sites) = serves.sites() else { continue };
             let alpn = if matches!(serves, Served::Https(..)) { Alpn::Http } else { Alpn::Any };
             let kept = before.tls.get(port).filter(|_| before.served.get(port) == Some(serves));
@@ -75,7 +86,12 @@ impl Gates {
                 tls.insert(*port, made);
             }
         }
-        Arc::new(Self { served: Arc::clone(served), tls })
+        Arc::new(Self { served: Arc::clone(served), tls, terms })
+    }
+
+    /// On which terms a connection at `port` is let in: as long as the number stays, they do.
+    pub(crate) fn terms(&self, port: u16) -> u64 {
+        self.terms.get(&Port::Tcp(port)).copied().unwrap_or_default()
     }
 
     /// What a connection at `port` is.

@@ -30,7 +30,7 @@ const CALLERS_KEPT_MAX: usize = 16;
 /// Serves the streams of a connection until it ends.
 pub(crate) async fn serve(core: &Rc<Core>, stream: Stream, peer: Peer, remote: SocketAddr) {
     let limits = Limits::default();
-    let mut server = Server::new(stream, Limits { headers_max: limits.headers_max + Limits::OWN_LINES_MAX, ..limits });
+    let mut server = Server::new(stream, Limits { headers_max: Limits::HEADERS_CEILING, ..limits });
     let mut callers = Callers { peer, remote, kept: Vec::new() };
     let crew = Crew::new(RUNNERS_SPARE_MAX);
     let mut draining = core.drain_of(true).draining();

@@ -68,11 +68,13 @@ pub(crate) async fn accept(core: Rc<Core>, port: Port) {
             incoming.come_again();
             continue;
         }
+        let terms = core.gates().terms(number);
         let (serving, shaking, until) = (Rc::clone(&core), Shaking::enter(&shaking), until.clone());
         core.enters();
         runtime::spawn_local("connection", async move {
             let guard = serving.drain().guard();
-            let served = runtime::catch("connection", shake(&serving, number, incoming, config, (shaking, until)));
+            let served =
+                runtime::catch("connection", shake(&serving, (number, terms), incoming, config, (shaking, until)));
             if served.await.is_err() {
                 serving.panicked();
             }
@@ -99,14 +101,20 @@ impl Drop for Shaking {
     }
 }
 
-async fn shake(core: &Rc<Core>, port: u16, incoming: Incoming, config: Config, (shaking, until): (Shaking, Shutdown)) {
+async fn shake(
+    core: &Rc<Core>,
+    (port, terms): (u16, u64),
+    incoming: Incoming,
+    config: Config,
+    (shaking, until): (Shaking, Shutdown),
+) {
     let remote = incoming.remote();
     let accepted = Box::pin(incoming.accept(&config)).await;
     drop(shaking);
     match accepted {
         Ok((quic, peer)) => {
             let end = Peer { not_after: peer.not_after, ..Peer::default() };
-            let entry = Entry::Gate { port, secure: true, sni: peer.sni, certificate: peer.certificate };
+            let entry = Entry::Gate { port, secure: true, sni: peer.sni, certificate: peer.certificate, terms };
             let caller = Caller { not_after: peer.not_after, ..Caller::plain(entry, quic.remote()) };
             let Ok(Ok(server)) = runtime::timeout(HEAD_MAX, Server::begin(quic)).await else { return };
             // Dropped, it closes the connection, whatever is under way.
@@ -174,7 +182,7 @@ async fn serve(core: &Rc<Core>, caller: Caller, server: &Server, (end, mut until
         match turn {
             Turn::Asked(None) | Turn::Over => return,
             Turn::Asked(Some(mut flow)) => {
-                if server.has_moved() || caller.is_expired(runtime::now().wall) {
+                if server.has_moved() || caller.is_over(core, runtime::now().wall) {
                     // Nothing is done with it, so it may be sent again.
                     flow.reset(REQUEST_REJECTED);
                     if matches!(parting, Parting::Not) {

@@ -64,10 +64,13 @@ fn callers(catalog: &Catalog, key: &Key, gateway: &Gateway) -> Vec<Diagnostic> {
     }
     let listeners =
         gateway.listeners.iter().enumerate().map(|(i, listener)| (format!("spec.listeners[{i}]"), listener));
+    // What a gateway says holds for the sets of listeners that add to it.
+    let lead = catalog.lead(key);
+    let said = lead.as_ref().map_or(frontend, |(_, lead)| &lead.frontend);
     let unasked = listeners.filter(|(_, listener)| {
         let https = Carries::Https(Vec::new());
         let meant = Listener { carries: https, ..(*listener).clone() };
-        matches!(listener.carries, Carries::Tls(_)) && frontend.of(&meant).is_some()
+        matches!(listener.carries, Carries::Tls(_)) && said.of(&meant).is_some()
     });
     found.extend(unasked.map(|(at, listener)| {
         let name: &Text = &listener.name;

@@ -265,7 +265,7 @@ pub(super) fn read_response(
         None if !tally.has(STATUS) => Err(malformed(RejectReason::StatusLine)),
         None => {
             finish_response(&tally, ended, head);
-            head.check_lines(Limits::default().headers_max + Limits::OWN_LINES_MAX).map_err(Flaw::from)
+            head.check_lines(Limits::HEADERS_CEILING).map_err(Flaw::from)
         }
     };
     Ok(read.map_err(|flaw| match flaw {

@@ -16,16 +16,21 @@ use std::time::Duration;
 /// `POST /api/v1/apply?dryRun=&namespace=&since=`: every document of the body, or none; with `since`, a revision, only if nobody has
 /// written any of these resources after that.
 pub(super) async fn apply(console: &Console, request: &Request) -> Outcome {
+    let since = revision(request, "since")?;
     let (resources, mut diagnostics) = read_body(console, request)?;
     // What doesn't fit the rest is told, not refused: the rest may come with the next file.
     diagnostics.extend(super::ask::judge(console, &resources));
     if parameter(request, "dryRun").is_some_and(|dry| !matches!(dry.as_str(), "false" | "0")) {
+        if since.is_some() {
+            let actions: Vec<Action> = resources.iter().cloned().map(Action::Put).collect();
+            apply::preview(&console.state, &actions, since).await?;
+        }
         let results = list(&resources, |resource| result(&resource.key, preview(console, resource)));
         let revision = console.state.revision();
         return Ok(found(&answer(revision, true, results, &diagnostics)));
     }
     let actions: Vec<Action> = resources.into_iter().map(Action::Put).collect();
-    let (since, who, why) = (revision(request, "since")?, who(request), why(request));
+    let (who, why) = (who(request), why(request));
     let applied = apply::apply_since(&console.state, &actions, since, (&who, &why)).await?;
     Ok(found(&answer(applied.revision, false, outcomes(&applied), &diagnostics)))
 }

@@ -156,8 +156,10 @@ pub(super) async fn perform(
             // The one above may have been stopped, with all that was within it, while this was begun.
             Ok(()) => match coordinator.find(parent).await {
                 Ok(Some(above)) if above.state.phase == Phase::Ended(End::Resolved) => {
-                    let reason = format!("{parent} was stopped").into();
-                    let _ = coordinator.ask_by(&id, Ask::Forsake { reason }, parent.clone()).await;
+                    let reason = format!("{parent} was ended by an operator").into();
+                    if let Err(problem) = coordinator.ask_by(&id, Ask::Forsake { reason }, parent.clone()).await {
+                        tracing::warn!(%id, %parent, why = %problem.detail, "a saga within one that was ended goes on");
+                    }
                     return nested::ongoing(false);
                 }
                 _ => {}
@@ -179,10 +181,10 @@ pub(super) async fn is_alone(coordinator: &Arc<Coordinator>, state: &Standing) -
     Ok(above.is_none_or(|above| matches!(above.state.phase, Phase::Ended(_))))
 }
 
-/// Ends the sagas within one that an operator has stopped, wherever they stand, and those within them: how many. Nothing of what is
-/// begun below it after that goes on either ([`perform`]).
+/// Ends the sagas within one that an operator has stopped, wherever they stand, and those within them: how many. What is
+/// begun below it at that moment ends as soon as it has begun ([`perform`]).
 pub(super) async fn forsake(coordinator: &Arc<Coordinator>, stopped: &Text, by: &Caller) -> Result<usize, Problem> {
-    let (mut above, mut count) = (vec![stopped.clone()], 0);
+    let (mut above, mut count, mut failed) = (vec![stopped.clone()], 0, None);
     while let Some(parent) = above.pop() {
         let Some(sight) = coordinator.find(&parent).await? else { continue };
         for branch in sight.state.spec.branches.iter().filter(|branch| branch.child.is_some()) {
@@ -199,12 +201,19 @@ pub(super) async fn forsake(coordinator: &Arc<Coordinator>, stopped: &Text, by: 
                 Ok(()) => count += 1,
                 // It has ended; those within it may not have, where it was stopped before.
                 Err(problem) if problem.status == 409 => {}
-                Err(problem) => return Err(problem),
+                // An older coordinator doesn't know the question, or nobody was there to be asked. The others end all the same.
+                Err(problem) => failed = Some((id.clone(), problem.detail)),
             }
             above.push(id);
         }
     }
-    Ok(count)
+    match failed {
+        None => Ok(count),
+        Some((id, why)) => {
+            let detail = format!("{stopped} has ended, and {count} within it; {id} may go on: {why}; ask for it again");
+            Err(Problem::new(503, &code::TXN_JOURNAL, detail))
+        }
+    }
 }
 
 /// Waits until the saga below moves, and says what the call comes to by then.

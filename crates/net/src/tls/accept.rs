@@ -16,27 +16,33 @@ use tokio_rustls::TlsAcceptor;
 /// What it takes to accept connections under one identity. Clones share the cap on handshakes.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    config: Arc<RwLock<Arc<ServerConfig>>>,
+    accepts: Arc<RwLock<Accepts>>,
     handshakes: Arc<Semaphore>,
+}
+
+/// What is shown and asked for.
+#[derive(Clone, Debug)]
+struct Accepts {
+    config: Arc<ServerConfig>,
     /// What callers from outside have to prove, if they have to.
     callers: Option<Callers>,
 }
 
 impl ServerTls {
     pub(super) fn new(config: ServerConfig, callers: Option<Callers>) -> Self {
-        let config = Arc::new(RwLock::new(Arc::new(config)));
-        Self { config, handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)), callers }
+        let accepts = Accepts { config: Arc::new(config), callers };
+        Self { accepts: Arc::new(RwLock::new(accepts)), handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)) }
     }
 
     /// Lets every clone show `newer`'s certificate and trust its roots from the next handshake on: for renewals
     /// under the same identity. Connections that are open aren't touched.
     pub fn renew(&self, newer: &Self) {
-        let config = newer.current();
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        let accepts = newer.current();
+        *self.accepts.write().unwrap_or_else(PoisonError::into_inner) = accepts;
     }
 
-    fn current(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    fn current(&self) -> Accepts {
+        self.accepts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -91,11 +97,14 @@ fn server_with(
 /// # Errors
 /// If the peer isn't who it must be, is too slow, or doesn't speak our TLS.
 pub async fn accept(tcp: TcpStream, tls: &ServerTls) -> Result<(Stream, Peer), Error> {
+    let mut asked = None;
     let handshake = async {
         tcp.readable().await.map_err(Error::Io)?;
         // The semaphore is never closed, so no permit means none is needed.
         let permit = tls.handshakes.acquire().await.ok();
-        let mut accepting = std::pin::pin!(TlsAcceptor::from(tls.current()).accept(Socket(tcp)));
+        let Accepts { config, callers } = tls.current();
+        asked = callers;
+        let mut accepting = std::pin::pin!(TlsAcceptor::from(config).accept(Socket(tcp)));
         // What has come is looked at before the time that has passed.
         let done = tokio::select! {
             biased;
@@ -112,7 +121,7 @@ pub async fn accept(tcp: TcpStream, tls: &ServerTls) -> Result<(Stream, Peer), E
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Error::Timeout)??;
     let session = stream.get_ref().1;
     let sni = session.server_name().map(Text::from);
-    let peer = match &tls.callers {
+    let peer = match asked {
         None => peer(session, sni)?,
         Some(callers) => {
             let peer = Peer { sni, alpn: session.alpn_protocol().map(<[u8]>::to_vec), ..Peer::default() };

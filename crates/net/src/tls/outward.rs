@@ -138,7 +138,7 @@ pub async fn connect(tcp: TcpStream, outward: &Outward, speaks: Speaks) -> Resul
     let peer = Peer { alpn, ..Peer::default() };
     let tls = Tls::new(stream.into(), None);
     // Many servers say no `close_notify`. Of a protocol that nobody looks into, their end passes as one, as Envoy passes it (an end of
-    // stream where `SSL_read` sees the socket close: `SslSocket::doRead` in source/common/tls/ssl_socket.cc). A reset is one here too.
+    // stream where `SSL_read` sees the socket close: `SslSocket::doRead` in source/common/tls/ssl_socket.cc). A reset stays an error.
     let tls = if speaks == Speaks::Opaque { tls.ending_unsaid() } else { tls };
     Ok((Stream::Tls(Box::new(tls)), peer))
 }

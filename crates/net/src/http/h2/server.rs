@@ -42,8 +42,8 @@ impl Server {
     /// # Errors
     /// If the client speaks no HTTP/2 or is gone.
     pub async fn handshake(stream: Stream, prefix: Vec<u8>, sender: Sender) -> Result<Self, Error> {
-        let own = if sender == Sender::Proxy { Limits::OWN_LINES_MAX } else { 0 };
-        let lines_max = Limits::default().headers_max + own;
+        // Beside what a client may send a proxy sends its own lines, and those that routes add.
+        let lines_max = if sender == Sender::Proxy { Limits::HEADERS_CEILING } else { Limits::default().headers_max };
         let server = Self { link: Rc::new(Link::new(stream, prefix, sender)), lines_max };
         poll_fn(|cx| {
             if server.link.drive(cx).is_ready() {
