@@ -85,7 +85,7 @@ impl Attempt {
             Some(Ending::Closed) => "closed".into(),
             Some(Ending::Beaten) => "another try was quicker".into(),
             Some(Ending::Status(status)) => format!("status {status}").into(),
-            Some(Ending::Failed(failure)) => failure.label().into(),
+            Some(Ending::Failed(failure)) => failure.to_string().into(),
         };
         let duration_us = u64::try_from(self.duration().as_micros()).unwrap_or(u64::MAX);
         record::Attempt { endpoint, address, outcome, duration_us }

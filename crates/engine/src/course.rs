@@ -504,7 +504,7 @@ pub(crate) fn give_up(reason: Reason, failure: Option<Failure>, side: Side, grpc
             _ => format!("{who} has no endpoint"),
         },
         (Reason::Timeout, None) => "the time for the request had run out before it was sent".to_string(),
-        (_, Some(failure)) => format!("{who}: {} (try {tries} of {tries})", failure.label()),
+        (_, Some(failure)) => format!("{who}: {failure} (try {tries} of {tries})"),
         (_, None) => format!("{who}: {}", reason.label()),
     };
     let mut answer = Answer::new(reason, grpc, detail);

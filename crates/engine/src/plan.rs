@@ -203,9 +203,9 @@ pub enum Failure {
     Deadline,
     /// One of both passed while the rest of the request was waited for, which nobody kept its caller from sending.
     CallerSlow,
-    /// The response was malformed before its head was handed on.
-    BadResponse,
-    /// The connection ended, or the rest was malformed, after the head had been handed on.
+    /// The response was malformed; what is wrong with it, in a few words.
+    BadResponse(&'static str),
+    /// The connection ended after the head had been handed on.
     ResetAfterHead,
     /// The caller went away.
     DownstreamGone,
@@ -259,7 +259,7 @@ impl Failure {
         !matches!(self, DownstreamGone | Forsaken | CallerSlow | BadBody | BodyTooLarge | Deadline | Full | Strained)
     }
 
-    /// The words for it in a record.
+    /// The words for it in a metric or a count; its `Display` says more, where more is known.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Connect => "connect failed",
@@ -272,12 +272,22 @@ impl Failure {
             Self::TryTimeout => "no answer in time",
             Self::Deadline => "deadline passed",
             Self::CallerSlow => "the request took too long to come",
-            Self::BadResponse => "malformed answer",
+            Self::BadResponse(_) => "malformed answer",
             Self::ResetAfterHead => "closed within the answer",
             Self::DownstreamGone | Self::Forsaken => "caller gone",
             Self::BadBody => "malformed body",
             Self::BodyTooLarge => "body too large",
             Self::Strained => "given up for want of memory",
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.label())?;
+        match self {
+            Self::BadResponse(why) => write!(f, ": {why}"),
+            _ => Ok(()),
         }
     }
 }

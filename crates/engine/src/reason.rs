@@ -370,7 +370,7 @@ impl Reason {
             Failure::TlsIdentity => Self::IdentityMismatch,
             Failure::ResetBeforeHead { .. } | Failure::ResetAfterHead => Self::UpstreamReset,
             Failure::TryTimeout | Failure::Deadline | Failure::CallerSlow => Self::Timeout,
-            Failure::BadResponse => Self::BadResponse,
+            Failure::BadResponse(_) => Self::BadResponse,
             Failure::DownstreamGone | Failure::Forsaken => Self::DownstreamGone,
             Failure::BadBody => Self::BadRequest,
             Failure::BodyTooLarge => Self::BodyTooLarge,

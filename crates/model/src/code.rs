@@ -462,7 +462,7 @@ registry! {
     BAD_RESPONSE: "BYR-R015",
         "the program's answer is malformed",
         "The caller got 502.",
-        "Mend the program; the detail names the rule of the RFC.";
+        "Mend the program; the detail says what is wrong with it, where the proxy beside it found that.";
     DRAINING: "BYR-R016",
         "the proxy is shutting down",
         "The request was answered 503 with Retry-After.",

@@ -19,9 +19,9 @@ use crate::worker::Core;
 use byrnie_base::Instant;
 use byrnie_codec::h1::{Asked, fit_downstream};
 use byrnie_codec::headers;
-use byrnie_codec::{Fields, Framing, Head, Version, grpc};
+use byrnie_codec::{Fields, Framing, Head, RejectReason, Version, grpc};
 use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan, Program, Target};
-use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, REFUSED_STREAM};
+use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR, REFUSED_STREAM};
 use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, READ_BYTES_MIN, REPLAY_BYTES_MAX, Wire};
 use byrnie_net::relay::Pipe;
 use byrnie_net::runtime;
@@ -32,6 +32,9 @@ use std::time::Duration;
 
 /// Where more exchanges run than this, those that wait for their client keep no heads.
 const SLIM_FROM: usize = 64;
+
+/// What an answer is that would have both sides leave HTTP, though one of them didn't ask for it.
+pub(crate) const UNASKED_SWITCH: Failure = Failure::BadResponse(RejectReason::UnexpectedUpgrade.detail());
 
 /// What becomes of the connection after an exchange.
 #[derive(Debug)]
@@ -323,14 +326,9 @@ impl<'a> Trip<'a> {
         };
         self.limits = Times { deadline, try_deadline, hedge_at, idle, acknowledged };
         if self.request.upgrade().is_some()
-            && let Wire::H2(flow) = &upstream.wire
+            && let Err(failure) = upstream::fit_upgrade(&upstream.wire, plan, self.request).await
         {
-            // A server may only be asked once it has said that it may be.
-            let offers = poll_fn(|cx| flow.poll_offers_switch(cx, self.request));
-            let offers = runtime::timeout(plan.connect_timeout, offers).await.unwrap_or(false);
-            if !offers && self.request.set_upgrade(None).is_err() {
-                return Event::Failed(Failure::BadResponse);
-            }
+            return Event::Failed(failure);
         }
         // Whether the client's connection goes on is no concern of the upstream's.
         self.request.set_keep_alive(true);
@@ -390,12 +388,14 @@ impl<'a> Trip<'a> {
                 {
                     return Poll::Ready(Event::Head);
                 }
-                Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
+                Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Failed(UNASKED_SWITCH)),
                 Poll::Ready(Ok(Answered::Interim)) if wait.interims < INTERIM_MAX => {
                     wait.interims += 1;
                     pass_interim(self.down, self.response, self.client.version);
                 }
-                Poll::Ready(Ok(Answered::Interim)) => return Poll::Ready(Event::Failed(Failure::BadResponse)),
+                Poll::Ready(Ok(Answered::Interim)) => {
+                    return Poll::Ready(Event::Failed(Failure::BadResponse("there are too many interim answers")));
+                }
                 Poll::Ready(Err(error)) => {
                     let sent = upstream.wire.has_sent();
                     return Poll::Ready(Event::Failed(upstream::failure_before_head(&error, sent)));
@@ -467,7 +467,10 @@ impl<'a> Trip<'a> {
     async fn forward(&mut self, exchange: &mut Exchange, line: Option<Line>) -> Delivered {
         let _told = line.map(|line| line.tell(self.core, exchange, self.response));
         if self.upstream.is_none() {
-            return Delivered { outcome: Outcome { status: 0, failure: Some(Failure::BadResponse) }, next: Next::Drop };
+            return Delivered {
+                outcome: Outcome { status: 0, failure: Some(Failure::ResetAfterHead) },
+                next: Next::Drop,
+            };
         }
         if !self.send_copies(exchange) {
             self.up.forget();
@@ -480,7 +483,8 @@ impl<'a> Trip<'a> {
         fit_downstream(self.response, self.client.version, keep);
         #[cfg(feature = "http3")]
         self.offer_http3();
-        if let Err(_gone) = self.down.send_response(self.response) {
+        let marked = self.down.mark_overlooked(self.response).is_ok();
+        if !marked || self.down.send_response(self.response).is_err() {
             return self.cut(status, Failure::DownstreamGone, CANCEL);
         }
         if status == 101 {
@@ -500,7 +504,7 @@ impl<'a> Trip<'a> {
             self.core.pool.borrow_mut().give(conn, lease, runtime::coarse().mono);
         }
         self.client.caller.reads.set(true);
-        Delivered { outcome: Outcome { status, failure: None }, next: self.next(keep) }
+        Delivered { outcome: Outcome { status, failure: None }, next: self.next() }
     }
 
     /// Sends what copies there are, if the request's body is known by now. Whether some still wait for it.
@@ -549,7 +553,7 @@ impl<'a> Trip<'a> {
                 Poll::Ready(Err(Fault::Source(error))) => {
                     // What came before the break is the caller's: an answer cut short, not none at all.
                     let _ = self.down.poll_flush(cx);
-                    let failure = if error.is_malformed() { Failure::BadResponse } else { Failure::ResetAfterHead };
+                    let failure = error.flaw().map_or(Failure::ResetAfterHead, Failure::BadResponse);
                     return Poll::Ready(Some((failure, code_of(&error))));
                 }
                 Poll::Pending => acknowledge(wire, self.back.bytes, &mut acknowledged),
@@ -601,7 +605,7 @@ impl<'a> Trip<'a> {
     async fn switch(&mut self) -> Delivered {
         let flushed = poll_fn(|cx| self.down.poll_flush(cx)).await;
         let Some((pipe, bytes)) = self.upstream.take().and_then(|upstream| upstream.wire.into_tunnel()) else {
-            return self.cut(101, Failure::BadResponse, INTERNAL_ERROR);
+            return self.cut(101, UNASKED_SWITCH, INTERNAL_ERROR);
         };
         if flushed.is_err() {
             return self.cut(101, Failure::DownstreamGone, CANCEL);
@@ -637,14 +641,13 @@ impl<'a> Trip<'a> {
             self.response.set_framing(Framing::None);
             body = Vec::new();
         }
-        let mut keep = false;
         let mut begun = false;
         let sent = poll_fn(|cx| {
             if !begun {
                 begun = true;
                 // A small body that is there already is swallowed, so that the connection can go on.
                 self.swallow(cx);
-                keep = self.keeps_client();
+                let keep = self.keeps_client();
                 fit_downstream(self.response, self.client.version, keep);
                 #[cfg(feature = "http3")]
                 self.offer_http3();
@@ -661,7 +664,7 @@ impl<'a> Trip<'a> {
             }
         })
         .await;
-        if sent.is_err() { self.gone() } else { self.next(keep) }
+        if sent.is_err() { self.gone() } else { self.next() }
     }
 
     /// Tells a client that came by another version where HTTP/3 is served, unless the service says so itself.
@@ -709,11 +712,14 @@ impl<'a> Trip<'a> {
         keep
     }
 
-    fn next(&mut self, keep: bool) -> Next {
-        if let Wire::H2(flow) = self.down {
-            flow.stop_reading();
+    /// After a whole answer: what its head said of the client's connection is what becomes of it.
+    fn next(&mut self) -> Next {
+        match self.down {
+            Wire::H1(conn) if conn.is_last() => return Next::Close,
+            Wire::H2(flow) => flow.stop_reading(),
+            _ => {}
         }
-        if keep { Next::Again } else { Next::Close }
+        Next::Again
     }
 
     /// Breaks the answer off, so that the client can't take it for complete.
@@ -770,6 +776,8 @@ fn code_of(error: &Error) -> u32 {
     match error {
         Error::Reset(code) | Error::Broken(code) => *code,
         Error::Refused => REFUSED_STREAM,
+        // RFC 9113 8.1.1.
+        Error::Reject(_) => PROTOCOL_ERROR,
         _ => INTERNAL_ERROR,
     }
 }

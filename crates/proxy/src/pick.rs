@@ -124,9 +124,9 @@ impl Trip<'_> {
     async fn ask_once(&mut self, pick: &Pick, question: &[u8]) -> Result<(Line, Spoken), Unheard> {
         let mut upstream = upstream::open(self.core, &pick.plan, Room::All)
             .await
-            .map_err(|failure| Unheard::Failed(failure, failure.label().into()))?;
-        let mut head =
-            call(&pick.authority).ok_or(Unheard::Failed(Failure::BadResponse, "it can't be named".into()))?;
+            .map_err(|failure| Unheard::Failed(failure, failure.to_string().into()))?;
+        let mut head = call(&pick.authority)
+            .ok_or(Unheard::Failed(Failure::BadResponse("it can't be named"), "it can't be named".into()))?;
         pick.plan.stamp(&mut head, runtime::coarse());
         let failed = |error: &Error| Unheard::Failed(failure_before_head(error, true), error.to_string().into());
         upstream.wire.send_request(&head).map_err(|error| failed(&error))?;
@@ -241,7 +241,9 @@ impl Word {
         head: &Head,
         has_body: bool,
     ) -> Poll<Result<Heard, Unheard>> {
-        let fail = |why: String| Poll::Ready(Err(Unheard::Failed(Failure::BadResponse, why.into())));
+        let fail = |why: String| {
+            Poll::Ready(Err(Unheard::Failed(Failure::BadResponse("it says nothing that can be heeded"), why.into())))
+        };
         if head.status() != 200 {
             return fail(format!("status {}", head.status()));
         }

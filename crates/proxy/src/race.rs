@@ -3,7 +3,7 @@
 //! answers first is gone on with; the other is dropped, which resets its stream or closes its connection, so that
 //! nobody goes on working for it. Called by `carry`; what counts, the engine decides.
 
-use crate::carry::{Event, Times, Trip, Wait, late};
+use crate::carry::{Event, Times, Trip, UNASKED_SWITCH, Wait, late};
 use crate::upstream::{self, Room, Upstream};
 use crate::worker::Core;
 use byrnie_codec::h1::Asked;
@@ -102,7 +102,7 @@ impl Trip<'_> {
         *self.response = head;
         if !self.down.may_be_answered_by(self.response) {
             self.upstream = None;
-            return Event::Failed(Failure::BadResponse);
+            return Event::Failed(UNASKED_SWITCH);
         }
         self.upstream = Some(upstream);
         self.await_body().await
@@ -126,7 +126,7 @@ pub(crate) async fn ask(core: &Rc<Core>, plan: &Plan, head: &mut Head, body: &[u
     let framed = !matches!(head.framing(), Framing::None);
     head.set_framing(if framed || !body.is_empty() { Framing::Length(body.len() as u64) } else { Framing::None });
     head.set_keep_alive(true);
-    head.set_upgrade(None).map_err(|_| Failure::BadResponse)?;
+    head.set_upgrade(None).map_err(|reject| Failure::BadResponse(reject.reason.detail()))?;
     let failed = |error: Error| upstream::failure_before_head(&error, true);
     let wire = &mut upstream.wire;
     wire.send_request(head).map_err(failed)?;

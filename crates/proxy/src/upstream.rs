@@ -12,7 +12,7 @@ use byrnie_codec::{Head, Limits};
 use byrnie_engine::{self as engine, Failure, Plan, Program, Target};
 use byrnie_net::hop::{self, Flow};
 use byrnie_net::http::h2::{self as http2, Client};
-use byrnie_net::http::{Answered, Error, Wire, h1};
+use byrnie_net::http::{Answered, Error, OVERLOOKED, Wire, h1};
 use byrnie_net::io::{self, Stream};
 use byrnie_net::pool::{self, Asked, Connection, Crowd, Lease, Shared, Speaks};
 use byrnie_net::tls::{Peer, outward};
@@ -453,6 +453,20 @@ pub(crate) async fn connect(
     runtime::timeout(limit, Box::pin(opening)).await.unwrap_or(Err(Failure::ConnectTimeout))
 }
 
+/// Sees to it that `request` asks for another protocol as it may on `wire`, or not at all.
+pub(crate) async fn fit_upgrade(wire: &Wire, plan: &Plan, request: &mut Head) -> Result<(), Failure> {
+    let Wire::H2(flow) = wire else { return Ok(()) };
+    // A server may only be asked once it has said that it may be.
+    let offers = poll_fn(|cx| flow.poll_offers_switch(cx, request));
+    let offers = runtime::timeout(plan.connect_timeout, offers).await.unwrap_or(false);
+    let asked = match plan.target {
+        Target::Mesh(_) if offers => request.set(OVERLOOKED, b"1"),
+        _ if offers => Ok(()),
+        _ => request.set_upgrade(None),
+    };
+    asked.map_err(|reject| Failure::BadResponse(reject.reason.detail()))
+}
+
 /// Reads the head of the final answer into `head`, and passes over interim ones, of which there have been so many.
 pub(crate) fn poll_final(
     wire: &mut Wire,
@@ -483,8 +497,7 @@ pub(crate) fn failure_to_connect(error: std::io::Error) -> Failure {
 pub(crate) fn failure_before_head(error: &Error, request_sent: bool) -> Failure {
     match error {
         Error::Refused => Failure::Refused,
-        Error::Reject(_) | Error::Broken(_) => Failure::BadResponse,
-        Error::Io(_) | Error::Closed | Error::Reset(_) | Error::Length => Failure::ResetBeforeHead { request_sent },
+        error => error.flaw().map_or(Failure::ResetBeforeHead { request_sent }, Failure::BadResponse),
     }
 }
 
@@ -517,7 +530,11 @@ mod tests {
             });
             let read = read.unwrap();
             let failure = read.as_ref().err().map(|error| failure_before_head(error, true));
-            assert_eq!((read.ok(), failure), (status, status.map_or(Some(Failure::BadResponse), |_| None)), "{count}");
+            assert_eq!(
+                (read.ok(), failure),
+                (status, status.map_or(Some(Failure::BadResponse("a rule of its protocol is broken")), |_| None)),
+                "{count}"
+            );
             assert_eq!(program.join().unwrap(), count < usize::MAX);
         }
     }

@@ -7,7 +7,7 @@
 use crate::carry::{Event, Trip};
 use crate::upstream::failure_before_head;
 use byrnie_codec::Framing;
-use byrnie_net::http::Wire;
+use byrnie_net::http::{Error, Wire};
 use byrnie_net::runtime;
 use std::future::poll_fn;
 use std::task::Poll;
@@ -21,9 +21,10 @@ const WHOLE_WAIT_MAX: Duration = Duration::from_millis(100);
 const PIECES_BYTES_MAX: u64 = 64 * 1024;
 
 impl Trip<'_> {
-    /// After the answer's head: waits for a short body. An answer that breaks off meanwhile never began.
+    /// After the answer's head: waits for a short body, and looks at what has come of another. An answer that breaks off or proves to be
+    /// malformed meanwhile never began.
     pub(crate) async fn await_body(&mut self) -> Event {
-        let Framing::Length(length) = self.response.framing() else { return Event::Head };
+        let Framing::Length(length) = self.response.framing() else { return self.check_body() };
         let short = usize::try_from(length).ok().filter(|length| *length <= WHOLE_BYTES_MAX);
         let Some((length, upstream)) = short.zip(self.upstream.as_mut()) else { return Event::Head };
         // Under a key an answer is kept before it's passed on anyway.
@@ -42,7 +43,17 @@ impl Trip<'_> {
         })
         .await;
         self.alarm.set(None);
-        match gathered {
+        self.unless_broken(gathered)
+    }
+
+    /// What is wrong with the body that has come with a head can still be told in its place.
+    fn check_body(&mut self) -> Event {
+        let checked = self.upstream.as_ref().map_or(Ok(()), |upstream| upstream.wire.check_unread());
+        self.unless_broken(checked)
+    }
+
+    fn unless_broken(&mut self, body: Result<(), Error>) -> Event {
+        match body {
             Ok(()) => Event::Head,
             Err(error) => {
                 self.upstream = None;

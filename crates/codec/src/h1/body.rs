@@ -14,7 +14,7 @@ use crate::{Limits, Parsed, uri};
 const SIZE_DIGITS_MAX: u8 = 16;
 
 /// The decoder of one body.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Body {
     state: State,
     /// Bytes of chunk extensions so far.
@@ -66,7 +66,7 @@ enum State {
 }
 
 /// Trailer lines as they arrive, and what they were parsed to.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Trailers {
     bytes: Vec<u8>,
     fields: Fields,

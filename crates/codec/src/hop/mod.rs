@@ -68,8 +68,10 @@ pub mod code {
     pub const REFUSED: u32 = 1;
     /// Given up by the sender of the reset.
     pub const CANCEL: u32 = 2;
-    /// The message broke off, or can't be understood.
+    /// The message broke off.
     pub const BROKEN: u32 = 3;
+    /// The message can't be understood. Who doesn't know this one takes it for [`BROKEN`], as any other.
+    pub const MALFORMED: u32 = 4;
 }
 
 /// What a peer did wrong, so that its connection can't go on.

@@ -58,7 +58,7 @@ fn what_is_tried_again() {
     }
     check_tries("GET", Failure::TlsIdentity, 3, 502);
     check_tries("GET", Failure::Deadline, 1, 504);
-    check_tries("GET", Failure::BadResponse, 1, 502);
+    check_tries("GET", Failure::BadResponse("odd"), 1, 502);
     // The last try is waited for, however long it takes.
     check_tries("GET", Failure::TryTimeout, 3, 1);
 }
@@ -700,7 +700,7 @@ fn any_failure() -> impl Strategy<Value = Failure> {
         NOT_SENT,
         Failure::TryTimeout,
         Failure::Deadline,
-        Failure::BadResponse,
+        Failure::BadResponse("odd"),
         Failure::ResetAfterHead,
         Failure::DownstreamGone,
         Failure::Forsaken,

@@ -181,7 +181,7 @@ fn a_failed_try_tells_the_ledger_before_the_caller() {
         (Failure::Refused, Told::Unsent, None),
         (LOST, Told::Ambiguous, Some("ambiguous")),
         (Failure::Deadline, Told::Ambiguous, Some("ambiguous")),
-        (Failure::BadResponse, Told::Ambiguous, Some("ambiguous")),
+        (Failure::BadResponse("odd"), Told::Ambiguous, Some("ambiguous")),
     ] {
         let mut world = callee(policy(KeyMode::Optional));
         let (mut exchange, _) = granted(&mut world);

@@ -2,7 +2,7 @@
 //! What has come on a stream and wasn't taken yet, and who waits for it. A lane lives as long as its
 //! [`super::Flow`], which may be longer than the stream.
 
-use crate::http::h2::{CANCEL, INTERNAL_ERROR};
+use crate::http::h2::{CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR};
 use crate::http::{Error, scratch};
 use byrnie_codec::Fields;
 use byrnie_codec::hop::code;
@@ -101,6 +101,7 @@ impl Lane {
             End::Open | End::Ended | End::Complete => None,
             End::Lost => Some(Error::Closed),
             End::Reset(code::REFUSED) => Some(Error::Refused),
+            End::Reset(code::MALFORMED) => Some(Error::Broken(PROTOCOL_ERROR)),
             End::Reset(code::CANCEL) => Some(Error::Reset(CANCEL)),
             End::Reset(_) => Some(Error::Reset(INTERNAL_ERROR)),
         }

@@ -238,7 +238,7 @@ impl State {
         let Some(lane) = self.lanes.get(key) else { return };
         match parse_trailers(payload, &self.inward.limits) {
             Ok(fields) => lane.trailers = Some(Box::new(fields)).filter(|fields| !fields.is_empty()),
-            Err(_) => lane.end = End::Reset(code::BROKEN),
+            Err(_) => lane.end = End::Reset(code::MALFORMED),
         }
     }
 

@@ -120,6 +120,25 @@ fn a_stream_that_is_refused_was_not_processed() {
     .unwrap();
 }
 
+/// A malformed answer wouldn't be better for being asked for again, as one that broke off may be; a code of times to come says neither.
+#[test]
+fn an_answer_that_is_malformed_is_told_from_one_that_broke_off() {
+    runtime::block_on(async {
+        let (client, server) = pair().await;
+        let mut codes = [code::MALFORMED, code::BROKEN, code::MALFORMED + 1].into_iter();
+        serve(server, move |mut accepted| {
+            let mut head = Head::new();
+            head.start_response(200);
+            head.set_framing(Framing::Stream);
+            accepted.flow.send_response(&head).unwrap();
+            accepted.flow.reset(codes.next().unwrap());
+        });
+        let flaws = [ask(&client, b"").await, ask(&client, b"").await, ask(&client, b"").await];
+        assert_eq!(flaws.map(|error| error.unwrap_err().flaw().is_some()), [true, false, false]);
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_connection_that_breaks_tells_what_may_have_been_processed() {
     runtime::block_on(async {

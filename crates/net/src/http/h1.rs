@@ -52,6 +52,8 @@ struct State {
     sent_any: bool,
     /// The message can't be completed: close.
     broken: bool,
+    /// It was said that no message follows the one written last, by its head or because it ends where the connection does.
+    last: bool,
     /// While an answer was awaited the reactor was asked to wake whoever polls once the client says more.
     watched: bool,
 }
@@ -99,9 +101,15 @@ impl Conn {
     /// Whether both messages are complete, everything is sent, and nothing unasked for has come: only then
     /// may a client's connection be used again.
     pub fn is_clean(&self) -> bool {
-        let State { ended, broken, .. } = self.state;
+        let State { ended, broken, last, .. } = self.state;
         let messages = self.reading.is_none() && self.writing == Writing::Nothing;
-        messages && !ended && !broken && self.inbox.len() == self.used && self.unsent() == 0
+        messages && !ended && !broken && !last && self.inbox.len() == self.used && self.unsent() == 0
+    }
+
+    /// Whether the other side was told that the connection ends with the message written last (RFC 9112 9.6): no request
+    /// is read from it any more.
+    pub fn is_last(&self) -> bool {
+        self.state.last
     }
 
     /// Whether the connection is clean and the other side hasn't said or done anything since it was last read, as
@@ -120,6 +128,19 @@ impl Conn {
         self.inbox.len() - self.used
     }
 
+    /// Looks ahead at what has come of the body, and takes none of it.
+    ///
+    /// # Errors
+    /// If it's malformed.
+    pub fn check_unread(&self) -> Result<(), Error> {
+        let Some(mut body) = self.reading.clone() else { return Ok(()) };
+        let mut rest = &self.inbox[self.used..];
+        while !rest.is_empty() && !body.is_done() {
+            rest = &rest[body.decode(rest)?.consumed..];
+        }
+        Ok(())
+    }
+
     /// Whether bytes of a following message wait.
     pub fn has_pipelined(&self) -> bool {
         self.inbox.len() > self.used
@@ -131,8 +152,11 @@ impl Conn {
         (self.stream, self.inbox)
     }
 
-    /// Reads the head of a request.
+    /// Reads the head of a request. Once the connection [is said to end](Conn::is_last) there is none, whatever has come.
     pub fn poll_request(&mut self, cx: &mut Context<'_>, head: &mut Head) -> Poll<Result<Arrived, Error>> {
+        if self.state.last {
+            return Poll::Ready(Ok(Arrived::Closed));
+        }
         // What was asked of the reactor holds for as long as it has noted nothing since: one task serves a client.
         if std::mem::take(&mut self.state.watched) && !self.has_pipelined() && self.stream.is_at_rest() {
             head.begin();
@@ -295,6 +319,7 @@ impl Conn {
         self.own_outbox();
         self.read_max = usize::MAX;
         self.state.sent_any = false;
+        self.state.last |= head.upgrade().is_none() && !head.keep_alive();
         self.writing = match head.framing() {
             Framing::None | Framing::Length(0) => Writing::Nothing,
             Framing::Length(length) => Writing::Length(length),

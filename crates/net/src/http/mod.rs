@@ -14,6 +14,7 @@ mod websocket;
 
 pub use alarm::Alarm;
 pub use pump::{Fault, Gathered, Pump, REPLAY_BYTES_MAX};
+pub use websocket::OVERLOOKED;
 
 use crate::hop;
 use crate::io::{Stream, TcpStream};
@@ -128,9 +129,13 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Error {
-    /// Whether what came is no message, rather than cut off.
-    pub const fn is_malformed(&self) -> bool {
-        matches!(self, Self::Reject(_) | Self::Broken(_))
+    /// What is wrong with what came, in a few words, if it is no message, rather than cut off.
+    pub const fn flaw(&self) -> Option<&'static str> {
+        match self {
+            Self::Reject(reject) => Some(reject.reason.detail()),
+            Self::Broken(_) => Some("a rule of its protocol is broken"),
+            _ => None,
+        }
     }
 }
 
@@ -368,6 +373,18 @@ impl Wire {
         }
     }
 
+    /// Looks ahead at what has come of a body, and takes none of it: only of HTTP/1 can anything be wrong there that isn't known
+    /// yet.
+    ///
+    /// # Errors
+    /// If it's malformed.
+    pub fn check_unread(&self) -> Result<(), Error> {
+        match self {
+            Self::H1(conn) => conn.check_unread(),
+            _ => Ok(()),
+        }
+    }
+
     /// Bytes that have come and wait to be read, as far as it's known; framing counts too.
     pub fn unread(&self) -> usize {
         match self {
@@ -430,6 +447,7 @@ impl Wire {
             Self::Hop(flow) => flow.reset(match code {
                 h2::CANCEL => code::CANCEL,
                 h2::REFUSED_STREAM => code::REFUSED,
+                h2::PROTOCOL_ERROR => code::MALFORMED,
                 _ => code::BROKEN,
             }),
             #[cfg(feature = "http3")]
@@ -456,6 +474,18 @@ impl Wire {
             #[cfg(feature = "http3")]
             Self::H3(_) => response.status() != 101,
             Self::H2(flow) => flow.may_be_answered_by(response),
+        }
+    }
+
+    /// Marks `response`, which [may be written](Wire::may_be_answered_by), where the other side would take it for consent
+    /// that it isn't.
+    ///
+    /// # Errors
+    /// If its head is full.
+    pub fn mark_overlooked(&self, response: &mut Head) -> Result<(), Reject> {
+        match self {
+            Self::H2(flow) => flow.mark_overlooked(response),
+            _ => Ok(()),
         }
     }
 

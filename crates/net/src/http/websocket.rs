@@ -14,6 +14,9 @@ pub(super) const PROTOCOL: &str = "websocket";
 pub(super) const KEY: &str = "sec-websocket-key";
 /// The header in which the server proves that it has read it.
 pub(super) const ACCEPT: &str = "sec-websocket-accept";
+/// Between two proxies of the mesh: in a handshake, that the caller's proxy can be told if the program overlooks it, as any server may
+/// (RFC 9110 7.8); in a success, that this is one such, and no consent. Who doesn't know it is told 502.
+pub const OVERLOOKED: &str = "x-byrnie-overlooked";
 /// RFC 6455 1.3.
 const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Bytes of a key before they are encoded (RFC 6455 4.1).

@@ -46,31 +46,35 @@ fn accept_of(key: &str) -> String {
     data_encoding::BASE64.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref())
 }
 
-/// A program of HTTP/2 that takes extended CONNECTs, or doesn't know them.
-async fn serve(listener: Listener, connects: bool) {
+/// A program of HTTP/2 that takes extended CONNECTs, or one that doesn't know them and answers whatever it's asked with `plain`.
+async fn serve(listener: Listener, plain: Option<u16>) {
     loop {
         let (tcp, _) = listener.accept().await;
         runtime::spawn_local("h2 program", async move {
             let mut builder = h2::server::Builder::new();
-            if connects {
+            if plain.is_none() {
                 builder.enable_connect_protocol();
             }
             let Ok(mut connection) = builder.handshake::<_, Bytes>(tcp).await else { return };
             while let Some(Ok((request, respond))) = connection.accept().await {
-                runtime::spawn_local("h2 request", answer(request, respond));
+                runtime::spawn_local("h2 request", answer(request, respond, plain));
             }
         });
     }
 }
 
-async fn answer(request: Request<RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
-    let protocol = request.extensions().get::<Asked>().map(|asked| asked.as_str().to_owned());
-    if protocol.as_deref() != Some("websocket") {
-        assert_eq!((request.method(), protocol), (&Method::GET, None));
-        let refused = Response::builder().status(StatusCode::BAD_REQUEST).body(()).unwrap();
-        respond.send_response(refused, true).unwrap();
+async fn answer(request: Request<RecvStream>, mut respond: h2::server::SendResponse<Bytes>, plain: Option<u16>) {
+    if let Some(status) = plain {
+        assert_eq!((request.method(), request.uri().path()), (&Method::GET, "/chat"));
+        assert!(!request.headers().contains_key("x-byrnie-overlooked"));
+        let own = Response::builder().status(status).body(()).unwrap();
+        let mut send = respond.send_response(own, status == 204).unwrap();
+        if status != 204 {
+            send.send_data(Bytes::from_static(b"own"), true).unwrap();
+        }
         return;
     }
+    assert_eq!(request.extensions().get::<Asked>().map(Asked::as_str), Some("websocket"));
     assert_eq!((request.method(), request.uri().path()), (&Method::CONNECT, "/chat"));
     assert!(!request.headers().contains_key("sec-websocket-key"));
     let mut send = respond.send_response(Response::new(()), false).unwrap();
@@ -161,14 +165,14 @@ fn pair(world: &World, port: u16, protocol: Protocol) -> (Proxy, Proxy) {
 
 /// Runs `test` with the address of a program of HTTP/2 behind two sidecars. The program has a reactor of its own, as
 /// clients may block.
-fn with_http2_program(connects: bool, test: impl FnOnce(SocketAddr)) {
+fn with_http2_program(plain: Option<u16>, test: impl FnOnce(SocketAddr)) {
     let world = World::new();
     let listener = bind(loopback(), Share::Alone).unwrap();
     let (_server, caller) = pair(&world, listener.local_addr().port(), Protocol::Http2);
     let (trigger, mut stop) = runtime::shutdown();
     let program = runtime::spawn_core("program", None, move || async move {
         tokio::select! {
-            () = serve(listener, connects) => {}
+            () = serve(listener, plain) => {}
             () = stop.wait() => {}
         }
     });
@@ -194,7 +198,7 @@ fn an_http2_client_reaches_a_websocket_of_http1() {
 
 #[test]
 fn an_http1_client_reaches_a_websocket_of_http2() {
-    with_http2_program(true, |address| {
+    with_http2_program(None, |address| {
         let (head, body) = by_http1(address, MANY);
         assert_eq!((status(&head), header(&head, "sec-websocket-accept")), (101, Some(ACCEPT)));
         assert_eq!((header(&head, "upgrade"), header(&head, "content-length")), (Some("websocket"), None));
@@ -204,7 +208,7 @@ fn an_http1_client_reaches_a_websocket_of_http2() {
 
 #[test]
 fn an_http2_client_reaches_a_websocket_of_http2() {
-    with_http2_program(true, |address| {
+    with_http2_program(None, |address| {
         let (head, body) = by_http2(address, "websocket", MANY);
         assert_eq!((head.status(), head.headers().contains_key("sec-websocket-accept")), (StatusCode::OK, false));
         assert_eq!(body.unwrap(), whole());
@@ -223,10 +227,31 @@ fn an_answer_that_proves_another_key_is_none() {
 
 #[test]
 fn a_program_of_http2_that_knows_no_websockets_answers_for_itself() {
-    with_http2_program(false, |address| {
+    with_http2_program(Some(400), |address| {
         assert_eq!(status(&by_http1(address, 1).0), 400);
         assert_eq!(by_http2(address, "websocket", 1).0.status(), StatusCode::BAD_REQUEST);
     });
+}
+
+/// RFC 9110 7.8: a server may overlook an Upgrade. Only a client of HTTP/2 would take its success for consent.
+#[test]
+fn a_program_of_http2_may_overlook_a_handshake_and_its_answer_reaches_who_can_tell() {
+    for (own, said) in [(200, &b"own"[..]), (204, b"")] {
+        with_http2_program(Some(own), |address| {
+            let (head, body) = by_http1(address, 1);
+            assert_eq!((status(&head), &body[..]), (own, said), "{head}");
+            let told = ["upgrade", "sec-websocket-accept", "x-byrnie-overlooked"];
+            assert!(told.iter().all(|name| header(&head, name).is_none()), "{head}");
+            // Its connection goes on as any.
+            let mut client = Peer::connect(address);
+            for _ in 0..2 {
+                client.send(HANDSHAKE);
+                let head = client.read_head().unwrap();
+                assert_eq!((status(&head), &client.read_body_of(&head)[..]), (own, said), "{head}");
+            }
+            assert_eq!(by_http2(address, "websocket", 1).0.status(), StatusCode::BAD_GATEWAY);
+        });
+    }
 }
 
 #[test]

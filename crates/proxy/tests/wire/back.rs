@@ -352,7 +352,7 @@ fn whoever_waits_for_a_stream_gets_the_first_that_is_free() {
 }
 
 /// The end of the body of each request on a connection to a program, with its stream.
-fn bodies(link: &mut Link, mut on: impl FnMut(&mut Link, u32, bool)) {
+pub(crate) fn bodies(link: &mut Link, mut on: impl FnMut(&mut Link, u32, bool)) {
     assert!(link.skip(PREFACE.len()));
     link.send(out().frame(SETTINGS, 0, 0, []));
     while let Some(frame) = link.read() {

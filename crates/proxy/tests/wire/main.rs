@@ -8,12 +8,14 @@
 mod back;
 #[path = "../../../codec/tests/h1/cases.rs"]
 mod cases;
+mod flaws;
 mod floods;
 mod frame;
 mod front;
 mod hostile;
 mod hpack;
 mod identities;
+mod last;
 #[path = "../../../codec/tests/h1/payloads.rs"]
 mod payloads;
 mod slow;

@@ -7,7 +7,7 @@ use super::client::Open;
 use super::lane::End;
 use super::link::{Link, State};
 use super::tunnel::{self, Switch};
-use super::{CANCEL, Tube, UNREAD_BYTES_MAX};
+use super::{CANCEL, Sender, Tube, UNREAD_BYTES_MAX};
 use crate::http::{Answered, Chunk, Error, Progress, Sink, scratch, websocket};
 use byrnie_codec::h2::code::NO_ERROR;
 use byrnie_codec::{Fields, Framing, Head, Known, Reject};
@@ -142,8 +142,8 @@ impl Flow {
             return Poll::Ready(Ok(Answered::Interim));
         }
         match self.switch {
-            Switch::Asked(_) if (200..=299).contains(&head.status()) => self.switch.agree(head)?,
-            Switch::Asked(_) => {
+            Switch::Asked { .. } if self.switch.is_agreed_by(head) => self.switch.agree(head)?,
+            Switch::Asked { .. } => {
                 self.switch = Switch::Not;
                 self.end(None)?;
             }
@@ -174,6 +174,11 @@ impl Flow {
         if head.upgrade().is_some() {
             tunnel::ask(head)?;
             self.switch = Switch::of(head);
+            if let Switch::Asked { told, .. } = &mut self.switch {
+                let proxy = self.link.0.borrow().guard.sender == Sender::Proxy;
+                *told = proxy && head.get(websocket::OVERLOOKED).is_some();
+            }
+            head.remove(websocket::OVERLOOKED);
         }
         Ok(())
     }
@@ -181,6 +186,11 @@ impl Flow {
     /// Whether `response` may be handed on.
     pub(in crate::http) fn may_be_answered_by(&self, response: &Head) -> bool {
         self.switch.may_be_answered_by(response)
+    }
+
+    /// See [`Wire::mark_overlooked`](crate::http::Wire::mark_overlooked).
+    pub(in crate::http) fn mark_overlooked(&self, response: &mut Head) -> Result<(), Reject> {
+        self.switch.mark_overlooked(response)
     }
 
     /// The stream as an opaque connection, if it has left HTTP.

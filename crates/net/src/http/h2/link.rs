@@ -30,7 +30,7 @@ pub(super) struct State {
     /// None once it has ended.
     stream: Option<Stream>,
     pub(super) session: Session,
-    guard: Guard,
+    pub(super) guard: Guard,
     pub(super) lanes: Lanes,
     /// Read before it was known that this is HTTP/2.
     prefix: Vec<u8>,

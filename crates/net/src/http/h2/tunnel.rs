@@ -18,8 +18,13 @@ pub(super) enum Switch {
     /// It stays.
     #[default]
     Not,
-    /// It asks to leave, and its handshake must be answered by this.
-    Asked(String),
+    /// It asks to leave.
+    Asked {
+        /// By this its handshake must be answered.
+        accept: Box<str>,
+        /// Whether the client understands [`websocket::OVERLOOKED`].
+        told: bool,
+    },
     /// It has left.
     Done,
 }
@@ -28,29 +33,51 @@ impl Switch {
     /// For a request that may be a handshake.
     pub(super) fn of(request: &Head) -> Self {
         match request.get(websocket::KEY) {
-            Some(key) if websocket::is_handshake(request) => Self::Asked(websocket::accept(key)),
+            Some(key) if websocket::is_handshake(request) => {
+                Self::Asked { accept: websocket::accept(key).into(), told: false }
+            }
             _ => Self::Not,
         }
     }
 
     /// Whether the answer is still to come.
     pub(super) const fn is_asked(&self) -> bool {
-        matches!(self, Self::Asked(_))
+        matches!(self, Self::Asked { .. })
     }
 
     /// Whether a client of HTTP/2 may be given `response`. It can't check a handshake's proof itself, and would take
-    /// any success for consent, also that of a server that has overlooked what was asked.
+    /// any success for consent, also that of a server that has overlooked what was asked; unless it's a proxy of the mesh that can
+    /// be told so.
     pub(super) fn may_be_answered_by(&self, response: &Head) -> bool {
         match (self, response.status()) {
-            (Self::Asked(accept), 101) => response.get(websocket::ACCEPT) == Some(accept.as_bytes()),
-            (Self::Asked(_), status) => !(200..=299).contains(&status),
+            (Self::Asked { accept, .. }, 101) => response.get(websocket::ACCEPT) == Some(accept.as_bytes()),
+            (Self::Asked { told, .. }, status) => *told || !is_success(status),
             (Self::Not | Self::Done, status) => status != 101,
         }
     }
 
+    /// Marks an answer that its client would take for consent.
+    pub(super) fn mark_overlooked(&self, response: &mut Head) -> Result<(), Reject> {
+        match self {
+            Self::Asked { told: true, .. } if is_success(response.status()) => {
+                response.set(websocket::OVERLOOKED, b"1")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `response` is consent to what was asked; what says that it isn't goes no further.
+    pub(super) fn is_agreed_by(&self, response: &mut Head) -> bool {
+        let overlooked = response.get(websocket::OVERLOOKED).is_some();
+        if overlooked {
+            response.remove(websocket::OVERLOOKED);
+        }
+        self.is_asked() && is_success(response.status()) && !overlooked
+    }
+
     /// The server agreed: makes its answer the 101 that the client of the handshake waits for.
     pub(super) fn agree(&mut self, response: &mut Head) -> Result<(), Reject> {
-        let Self::Asked(accept) = std::mem::replace(self, Self::Done) else {
+        let Self::Asked { accept, .. } = std::mem::replace(self, Self::Done) else {
             return Err(Reject { status: 502, reason: RejectReason::UnexpectedUpgrade });
         };
         response.set_status(101);
@@ -59,6 +86,10 @@ impl Switch {
         response.set_upgrade(Some(websocket::PROTOCOL))?;
         response.set(websocket::ACCEPT, accept.as_bytes())
     }
+}
+
+fn is_success(status: u16) -> bool {
+    (200..=299).contains(&status)
 }
 
 /// Makes an extended CONNECT the handshake that it stands for.
