@@ -403,7 +403,7 @@ impl<'a> Trip<'a> {
                 Poll::Pending => break,
             }
         }
-        if let Some(error) = &wait.broken {
+        if let Some(error) = wait.broken.as_ref().filter(|error| !upstream.wire.may_have_answered(error)) {
             // It can't be written to, and it has nothing to say.
             let sent = upstream.wire.has_sent();
             return Poll::Ready(Event::Failed(upstream::failure_before_head(error, sent)));
