@@ -702,7 +702,7 @@ impl<'a> Trip<'a> {
         let expired = self.client.caller.is_expired(runtime::coarse().wall);
         let draining = self.core.drain_of(self.client.caller.is_proxy()).is_draining();
         let keep = self.client.keep_alive && self.down.has_read_all() && !draining && !expired;
-        if keep && matches!(self.down, Wire::H1(_)) && self.core.saves() {
+        if keep && matches!(self.down, Wire::H1(_)) && (self.core.saves() || self.core.is_crowded()) {
             self.core.count(|counts| counts.strain.not_kept.increment());
             return false;
         }
