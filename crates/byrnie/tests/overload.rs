@@ -4,11 +4,11 @@
 
 mod mesh;
 
-use mesh::{Mesh, PATIENCE, Program, byrnie, file, free_port, http, http_within, until};
+use mesh::{Mesh, PATIENCE, Program, byrnie, file, free_port, http, http_within, limited, until};
 use rustix::net::sockopt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The most memory that a proxy is given, as `128MiB`.
 const CEILING_KIB: u64 = 128 * 1024;
@@ -263,4 +263,108 @@ fn requests_that_are_read_for_a_picker_take_no_more_memory_than_there_is() {
     let peak = peak(&caller);
     assert!(peak < CEILING_KIB, "{peak} KiB at the most");
     drop(calls);
+}
+
+/// Clients that rest.
+const RESTING: usize = 300;
+/// What each of them would wait for, were it for others to go by themselves.
+const REST_MAX: Duration = Duration::from_secs(75);
+
+/// A program beside the test, and a caller of it whose proxy has so few files that it may have a hundred connections from its program,
+/// or some more where it has more cores than six.
+fn confined() -> (Mesh, [Program; 2]) {
+    let (mesh, port) = (Mesh::up(&[]), free_port());
+    program(port);
+    let callee = mesh.beside("first", Some((port, "http")), &[]);
+    mesh.ask_until("first", "/small", |answer| answer.status == 200);
+    mesh.ok(&["allow", "caller", "first"]);
+    let caller = mesh.run_by(limited("-n 256"), &["--name", "caller", "--uses", "first"], &["tail", "-f", "/dev/null"]);
+    let address = caller.address("BYRNIE_FIRST_URL");
+    until("a call", || caller.log(), || http(address, "first", "/small").is_ok_and(|answer| answer.status == 200));
+    (mesh, [callee, caller])
+}
+
+/// Reads the answer to `GET /small`, and no more; whether it came.
+fn is_told(mut client: &TcpStream) -> bool {
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut told = Vec::new();
+    let mut byte = [0];
+    while !told.ends_with(b"\r\n\r\nok") {
+        if client.read_exact(&mut byte).is_err() {
+            return false;
+        }
+        told.push(byte[0]);
+    }
+    told.starts_with(b"HTTP/1.1 200")
+}
+
+/// How often the proxy of the caller closed a connection for want of room.
+fn not_kept(mesh: &Mesh) -> u64 {
+    let proxies = mesh.sidecars();
+    let own = proxies.iter().find(|proxy| proxy["name"].as_str().unwrap().starts_with("default/caller")).unwrap();
+    let text = http(own["admin"].as_str().unwrap().parse().unwrap(), "localhost", "/metrics").unwrap().body;
+    let count = text.lines().find_map(|line| line.strip_prefix("byrnie_not_kept_total ")).unwrap();
+    count.parse().unwrap()
+}
+
+#[test]
+fn clients_that_rest_make_room_for_others_and_may_come_back() {
+    const SMALL: &[u8] = b"GET /small HTTP/1.1\r\nhost: first\r\n\r\n";
+    let (mesh, [_callee, caller]) = confined();
+    let address = caller.address("BYRNIE_FIRST_URL");
+    let busy: Vec<_> = (0..8).map(|_| call(address, b"GET /held HTTP/1.1\r\nhost: first\r\n\r\n")).collect();
+    let begun = Instant::now();
+    let resting: Vec<_> = (0..RESTING).map(|_| call(address, SMALL)).collect();
+    for (number, client) in resting.iter().enumerate() {
+        assert!(is_told(client), "{number} after {:?}: {}", begun.elapsed(), caller.log());
+    }
+    assert_eq!(http_within(PATIENCE, address, "first", "/small").unwrap().status, 200, "a newcomer");
+    let took = begun.elapsed();
+    assert!(took < REST_MAX / 2, "{took:?}");
+    for mut client in &busy {
+        client.set_nonblocking(true).unwrap();
+        let gone = client.read(&mut [0]);
+        assert!(!matches!(gone, Ok(0)), "whose request is under way isn't at rest");
+    }
+    let closed = resting.iter().filter(|client| {
+        client.set_nonblocking(true).unwrap();
+        matches!((&mut &**client).read(&mut [0]), Ok(0))
+    });
+    let closed = closed.count();
+    assert!(closed > 50, "{closed} have made room");
+    assert!(not_kept(&mesh) >= closed as u64, "{} for {closed}", not_kept(&mesh));
+    let back: Vec<_> = (0..50).map(|_| call(address, SMALL)).collect();
+    assert!(back.iter().all(is_told), "{}", caller.log());
+    let took = begun.elapsed();
+    assert!(took < REST_MAX, "{took:?}");
+}
+
+#[test]
+fn connections_without_streams_or_a_word_make_room_too() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for said in [PREFACE, b""] {
+        let (_mesh, [_callee, caller]) = confined();
+        let address = caller.address("BYRNIE_FIRST_URL");
+        let begun = Instant::now();
+        let quiet: Vec<_> = (0..RESTING).map(|_| call(address, said)).collect();
+        assert_eq!(http_within(PATIENCE, address, "first", "/small").unwrap().status, 200, "{}", caller.log());
+        let took = begun.elapsed();
+        assert!(took < REST_MAX / 2, "{took:?}");
+        let mut told = Vec::new();
+        // The end may be a reset.
+        let _ = (&quiet[0]).read_to_end(&mut told);
+        assert_eq!(last_frame(&told), (!said.is_empty()).then_some((7, 0)), "GOAWAY, for no fault: {told:?}");
+    }
+}
+
+/// The kind of the last frame of HTTP/2 among these, and its last four bytes.
+fn last_frame(mut frames: &[u8]) -> Option<(u8, u32)> {
+    let mut last = None;
+    while let Some(head) = frames.first_chunk::<9>() {
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let (frame, rest) = frames.split_at_checked(9 + length)?;
+        last = Some((head[3], u32::from_be_bytes(*frame.last_chunk()?)));
+        frames = rest;
+    }
+    last
 }

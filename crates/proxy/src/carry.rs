@@ -403,7 +403,7 @@ impl<'a> Trip<'a> {
                 Poll::Pending => break,
             }
         }
-        if let Some(error) = &wait.broken {
+        if let Some(error) = wait.broken.as_ref().filter(|error| !upstream.wire.may_have_answered(error)) {
             // It can't be written to, and it has nothing to say.
             let sent = upstream.wire.has_sent();
             return Poll::Ready(Event::Failed(upstream::failure_before_head(error, sent)));
@@ -705,7 +705,7 @@ impl<'a> Trip<'a> {
         let expired = self.client.caller.is_over(self.core, runtime::coarse().wall);
         let draining = self.core.drain_of(self.client.caller.is_proxy()).is_draining();
         let keep = self.client.keep_alive && self.down.has_read_all() && !draining && !expired;
-        if keep && matches!(self.down, Wire::H1(_)) && self.core.saves() {
+        if keep && matches!(self.down, Wire::H1(_)) && (self.core.saves() || self.core.is_crowded()) {
             self.core.count(|counts| counts.strain.not_kept.increment());
             return false;
         }

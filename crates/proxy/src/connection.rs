@@ -9,6 +9,7 @@ use crate::door::{Caller, Door, Entry, UNKNOWN_PORT};
 use crate::gates::Way;
 use crate::hop;
 use crate::refusal::{self, LINGER_MAX, refuse, refuse_stream, say};
+use crate::resting::{Resting, unless_needed};
 use crate::running::Closing;
 use crate::tunnel;
 use crate::undeclared;
@@ -212,14 +213,14 @@ fn spoken(core: &Core, entry: &Entry) -> Option<Protocol> {
 async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
     let mut closing = core.closing(caller.is_proxy());
     let sniffed = tokio::select! {
-        sniffed = runtime::timeout(IDLE_MAX, http::sniff(&mut stream)) => sniffed,
+        sniffed = unless_needed(core, IDLE_MAX, http::sniff(&mut stream)) => sniffed,
         () = &mut closing => return,
     };
     match sniffed {
-        Ok(Ok((Sniff::Http2, bytes))) => Box::pin(serve_h2(core, caller, stream, bytes)).await,
+        Some(Ok((Sniff::Http2, bytes))) => Box::pin(serve_h2(core, caller, stream, bytes)).await,
         // What is no HTTP/1 either, its parser refuses with a reason. In a box as the other: one doesn't pay for both.
-        Ok(Ok((_, bytes))) => Box::pin(serve_h1(core, caller, stream, bytes)).await,
-        Ok(Err(_)) | Err(_) => {}
+        Some(Ok((_, bytes))) => Box::pin(serve_h1(core, caller, stream, bytes)).await,
+        Some(Err(_)) | None => {}
     }
 }
 
@@ -229,7 +230,7 @@ pub(crate) async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, by
     // One for the whole connection: to register anew takes a lock that all cores share.
     let mut closing = core.closing(caller.is_proxy());
     loop {
-        match read_request(&mut wire, &mut desk, &mut closing).await {
+        match read_request(core, &mut wire, &mut desk, &mut closing).await {
             Asked::Request => {}
             Asked::Malformed(reject) => {
                 // Where HTTP/2 is declared, what is no HTTP at all is a broken preface (RFC 9113 3.4).
@@ -239,7 +240,7 @@ pub(crate) async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, by
                     return;
                 }
                 Box::pin(refuse(core, &caller, &mut wire, &mut desk.response, reject)).await;
-                return Box::pin(linger(wire)).await;
+                return Box::pin(linger(core, wire)).await;
             }
             Asked::Nothing => return,
         }
@@ -251,7 +252,7 @@ pub(crate) async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, by
         }
         match Trip::new(core, &caller, &mut wire, &mut desk).run().await {
             Next::Again => desk.rest(),
-            Next::Close => return Box::pin(linger(wire)).await,
+            Next::Close => return Box::pin(linger(core, wire)).await,
             Next::Drop => return,
             Next::Tunnel(upstream) => return Box::pin(switch(wire, *upstream)).await,
         }
@@ -265,10 +266,9 @@ enum Asked {
     Nothing,
 }
 
-async fn read_request(wire: &mut Wire, desk: &mut Desk, closing: &mut Closing) -> Asked {
+async fn read_request(core: &Core, wire: &mut Wire, desk: &mut Desk, closing: &mut Closing) -> Asked {
     let Wire::H1(conn) = wire else { return Asked::Nothing };
-    let mut begun = false;
-    desk.alarm.after(IDLE_MAX);
+    let mut resting = Some(Resting::begin(&mut desk.alarm, IDLE_MAX));
     let asked = poll_fn(|cx| {
         match conn.poll_request(cx, &mut desk.request) {
             Poll::Ready(Ok(Arrived::Head)) => return Poll::Ready(Asked::Request),
@@ -278,13 +278,17 @@ async fn read_request(wire: &mut Wire, desk: &mut Desk, closing: &mut Closing) -
             Poll::Pending => {}
         }
         if conn.has_pipelined() {
-            if !std::mem::replace(&mut begun, true) {
+            if resting.take().is_some() {
                 desk.alarm.after(HEAD_MAX);
             }
         } else if std::pin::Pin::new(&mut *closing).poll(cx).is_ready() {
             return Poll::Ready(Asked::Nothing);
         }
-        desk.alarm.poll(cx).map(|()| Asked::Nothing)
+        match &mut resting {
+            Some(resting) => resting.poll(core, &mut desk.alarm, cx),
+            None => desk.alarm.poll(cx),
+        }
+        .map(|()| Asked::Nothing)
     })
     .await;
     desk.alarm.set(None);
@@ -293,7 +297,7 @@ async fn read_request(wire: &mut Wire, desk: &mut Desk, closing: &mut Closing) -
 
 /// Closes in order: says that no more comes, and reads for a while what the client still sends, as
 /// closing over unread bytes would reset the connection and take the answer with it.
-async fn linger(wire: Wire) {
+async fn linger(core: &Core, wire: Wire) {
     let Wire::H1(mut conn) = wire else { return };
     let mut forgotten = 0;
     let closing = async {
@@ -306,7 +310,7 @@ async fn linger(wire: Wire) {
         }
         Ok::<(), Error>(())
     };
-    let _ = runtime::timeout(LINGER_MAX, closing).await;
+    let _ = unless_needed(core, LINGER_MAX, closing).await;
 }
 
 /// After a 101 both sides speak what they agreed on.
@@ -327,7 +331,7 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
         // The engine words the refusal, and records it.
         let next = Trip::new(core, caller, &mut wire, &mut desk).run().await;
         if matches!(next, Next::Again | Next::Close) {
-            linger(wire).await;
+            linger(core, wire).await;
         }
         return;
     };
@@ -351,7 +355,7 @@ async fn connect(core: &Rc<Core>, caller: &Caller, mut wire: Wire, mut desk: Des
     match (way, wire) {
         (Some(way), wire) if !body.is_empty() => {
             way.end(core, &caller);
-            linger(wire).await;
+            linger(core, wire).await;
         }
         (way, Wire::H1(conn)) if told => {
             let (stream, bytes) = conn.into_tunnel();
@@ -372,11 +376,8 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
     let caller = Rc::new(caller);
     let crew = Crew::new(RUNNERS_SPARE_MAX);
     let mut draining = core.drain_of(caller.is_proxy()).draining();
-    let (mut goodbye, mut idle) = (false, Alarm::new());
+    let (mut goodbye, mut alarm, mut resting) = (false, Alarm::new(), None);
     loop {
-        if !server.has_streams() {
-            idle.after(IDLE_MAX);
-        }
         let accepted = poll_fn(|cx| {
             let due = std::pin::Pin::new(&mut draining).poll(cx).is_ready();
             if !goodbye && (due || caller.is_over(core, runtime::coarse().wall)) {
@@ -388,14 +389,18 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
             if accepted.is_ready() {
                 return accepted;
             }
-            if server.has_streams() {
-                idle.after(IDLE_MAX);
-            } else if !goodbye && idle.poll(cx).is_ready() {
+            if goodbye || server.has_streams() {
+                resting = None;
+                // Looked at again at the latest then, should nobody tell that the last stream has ended.
+                alarm.after(IDLE_MAX);
+                let _ = alarm.poll(cx);
+                return Poll::Pending;
+            }
+            let rests = resting.get_or_insert_with(|| Resting::begin(&mut alarm, IDLE_MAX));
+            if rests.poll(core, &mut alarm, cx).is_ready() {
                 goodbye = true;
-                server.say_goodbye();
+                server.leave();
                 cx.waker().wake_by_ref();
-            } else {
-                let _ = idle.poll(cx);
             }
             Poll::Pending
         })

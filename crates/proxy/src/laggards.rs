@@ -45,6 +45,11 @@ impl Laggards {
         self.evict_after(LAG_MIN, now)
     }
 
+    /// The same, however short a time it has waited.
+    pub(crate) fn evict_any(&self, now: Instant) -> bool {
+        self.evict_after(Duration::ZERO, now)
+    }
+
     /// Tells some to end that have waited longest, for want of memory.
     pub(crate) fn evict_some(&self, now: Instant) {
         (0..EVICTED_AT_ONCE).take_while(|_| self.evict_after(LAG_LONG, now)).count();

@@ -30,6 +30,7 @@ mod race;
 mod record;
 mod refusal;
 mod rest;
+mod resting;
 pub mod running;
 mod spread;
 mod strain;

@@ -59,7 +59,8 @@ pub(crate) async fn accept(core: Rc<Core>, port: Port) {
         let Some(incoming) = incoming else { return };
         // Behind a balancer nobody could say who the client is.
         let config = core.gates().quic(number).filter(|_| !core.snapshot().balancers().contains_key(&number)).cloned();
-        let Some(config) = config.filter(|_| !core.is_full() && shaking.get() < HANDSHAKES_MAX) else {
+        let full = core.is_full() && !core.makes_room().await;
+        let Some(config) = config.filter(|_| !full && shaking.get() < HANDSHAKES_MAX) else {
             core.count(|counts| counts.handshakes_failed.increment());
             incoming.refuse();
             continue;

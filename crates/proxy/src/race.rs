@@ -133,16 +133,12 @@ pub(crate) async fn ask(core: &Rc<Core>, plan: &Plan, head: &mut Head, body: &[u
     let asked = Asked::by(head);
     let (mut written, mut interims) = (false, 0);
     poll_fn(|cx| {
-        if !std::mem::replace(&mut written, true) {
-            if !body.is_empty() {
-                wire.push(cx, Chunk::Slice(body))?;
-            }
-            wire.end(None)?;
-        }
-        if let Poll::Ready(Err(error)) = wire.poll_flush(cx) {
-            return Poll::Ready(Err(error));
-        }
-        upstream::poll_final(wire, cx, asked, head, &mut interims)
+        let pushed = match std::mem::replace(&mut written, true) {
+            true => Ok(()),
+            false if body.is_empty() => wire.end(None),
+            false => wire.push(cx, Chunk::Slice(body)).and_then(|()| wire.end(None)),
+        };
+        upstream::poll_exchanged(wire, cx, pushed, asked, (head, &mut interims))
     })
     .await
     .map_err(failed)?;

@@ -4,6 +4,7 @@
 //! have run short meanwhile. What is refused, `engine/overload` decides.
 
 use crate::carry::Trip;
+use crate::laggards::Laggards;
 use crate::worker::Core;
 use byrnie_base::Instant;
 use byrnie_engine::{Place, Reading, Short, Strain};
@@ -12,6 +13,7 @@ use byrnie_net::{http, runtime};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ pub(crate) struct Gauge {
     busy: Cell<bool>,
     underway: Cell<usize>,
     trimmed: Cell<Instant>,
+    /// Connections on which nothing is asked.
+    pub(crate) resting: Rc<Laggards>,
     /// Copies of requests under way.
     pub(crate) mirrored: Cell<usize>,
     /// Requests that wait for their turn, by ticket; without a waker, it is theirs.
@@ -113,6 +117,7 @@ impl Gauge {
             busy: Cell::new(false),
             underway: Cell::new(0),
             trimmed: Cell::default(),
+            resting: Rc::default(),
             mirrored: Cell::new(0),
             parked: RefCell::default(),
         }

@@ -485,6 +485,22 @@ pub(crate) fn poll_final(
     }
 }
 
+/// Sends what waits, which follows on what came of writing before, and reads the head as [`poll_final`] does: an answer that
+/// came before the connection broke is one.
+pub(crate) fn poll_exchanged(
+    wire: &mut Wire,
+    cx: &mut Context<'_>,
+    written: Result<(), Error>,
+    asked: byrnie_codec::h1::Asked,
+    (head, interims): (&mut Head, &mut u8),
+) -> Poll<Result<(), Error>> {
+    let sent = written.map_or_else(|error| Poll::Ready(Err(error)), |()| wire.poll_flush(cx));
+    match (poll_final(wire, cx, asked, head, interims), sent) {
+        (Poll::Pending, Poll::Ready(Err(error))) if !wire.may_have_answered(&error) => Poll::Ready(Err(error)),
+        (answered, _) => answered,
+    }
+}
+
 /// What it means that a socket could not be connected.
 pub(crate) fn failure_to_connect(error: std::io::Error) -> Failure {
     match error.kind() {
@@ -536,6 +552,39 @@ mod tests {
                 "{count}"
             );
             assert_eq!(program.join().unwrap(), count < usize::MAX);
+        }
+    }
+
+    /// What a program said before it reset the connection lies in the system, and the reactor has noted nothing yet.
+    #[test]
+    fn an_answer_that_came_before_a_write_failed_is_read() {
+        for (said, status) in
+            [(&b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n"[..], Some(413)), (b"", None)]
+        {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let read = runtime::block_on(async {
+                let tcp = io::connect(address, Duration::from_secs(10)).await.unwrap();
+                let mut wire = Wire::H1(Box::new(h1::Conn::new(tcp.into(), Vec::new(), Limits::default())));
+                let (mut head, mut interims) = (Head::new(), 0);
+                head.start_request("POST", "http", "echo", "/").unwrap();
+                head.set_framing(byrnie_codec::Framing::Length(1 << 30));
+                wire.send_request(&head).unwrap();
+                let (mut program, _) = listener.accept().unwrap();
+                program.write_all(said).unwrap();
+                drop(program);
+                let mut begun = false;
+                let read = poll_fn(|cx| {
+                    let mut written = Ok(());
+                    while !begun && written.is_ok() {
+                        written = wire.push(cx, byrnie_net::http::Chunk::Slice(&[0; 64 * 1024]));
+                    }
+                    begun = true;
+                    poll_exchanged(&mut wire, cx, written, AskedFor::Other, (&mut head, &mut interims))
+                });
+                runtime::timeout(Duration::from_secs(60), read).await.unwrap().map(|()| head.status())
+            });
+            assert_eq!(read.unwrap().ok(), status);
         }
     }
 

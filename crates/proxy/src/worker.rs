@@ -315,11 +315,7 @@ async fn accept(core: Rc<Core>, door: Door, listener: Listener, mut until: Shutd
     let door = Arc::new(door);
     let mut draining = core.drain_of(*door == Door::Inbound).draining();
     loop {
-        while core.is_full() {
-            if core.closes() {
-                core.count(|counts| counts.strain.accepts_paused.increment());
-                core.measure();
-            }
+        while core.is_full() && !core.makes_room().await {
             runtime::sleep(ACCEPT_PAUSE).await;
         }
         let (tcp, remote) = tokio::select! {
@@ -375,6 +371,25 @@ impl Core {
     /// Whether it lets nobody in for now.
     pub(crate) fn is_full(&self) -> bool {
         self.spread.is_full() || self.closes() && !self.spread.has_few()
+    }
+
+    /// Whether this core serves as many connections as it may.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.spread.is_full()
+    }
+
+    /// Lets the client go that has rested longest, if it's for want of room that nobody is let in; whether there is some now.
+    pub(crate) async fn makes_room(&self) -> bool {
+        if self.is_crowded() && self.gauge.resting.evict_any(runtime::coarse().mono) {
+            // It's woken before this one, and nearly always gone then: one of HTTP/2 says goodbye first.
+            tokio::task::yield_now().await;
+        } else {
+            self.count(|counts| counts.strain.accepts_paused.increment());
+        }
+        if self.closes() {
+            self.measure();
+        }
+        !self.is_full()
     }
 
     /// One more connection is served that came by no accept.

@@ -58,6 +58,14 @@ struct State {
     watched: bool,
 }
 
+impl State {
+    /// The socket takes nothing more, whatever may still be read.
+    fn fail(&mut self, error: std::io::Error) -> Error {
+        self.broken = true;
+        Error::Io(error)
+    }
+}
+
 /// What may still be written of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writing {
@@ -365,7 +373,8 @@ impl Conn {
         let worth = if self.writing == Writing::Length(0) { LAST_BYPASS_BYTES } else { BYPASS_BYTES };
         if piece.len() >= worth {
             let slices = [IoSlice::new(&self.outbox[self.sent..]), IoSlice::new(piece)];
-            if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write_vectored(cx, &slices)? {
+            let written = Pin::new(&mut self.stream).poll_write_vectored(cx, &slices);
+            if let Poll::Ready(written) = written.map_err(|error| self.state.fail(error))? {
                 self.state.sent_any = true;
                 self.state.sealed = self.stream.is_tls();
                 let waited = self.unsent();
@@ -421,7 +430,8 @@ impl Conn {
     /// Sends what waits.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while self.sent < self.outbox.len() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]));
+            let written = written.map_err(|error| self.state.fail(error))?;
             if written == 0 {
                 return Poll::Ready(Err(Error::Closed));
             }
@@ -434,7 +444,7 @@ impl Conn {
             scratch::recycle(std::mem::take(&mut self.outbox));
         }
         if self.state.sealed {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(|error| self.state.fail(error))?;
             self.state.sealed = false;
         }
         Poll::Ready(Ok(()))

@@ -129,6 +129,14 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Error {
+    /// Whether a write failed as the other side had reset the connection, as a server does that answers and closes while it's still
+    /// sent to. What was received before that can be read (RFC 9112 9.5), be it that the reactor hasn't noted it yet, and soon ends in
+    /// a message, the end or an error.
+    pub fn is_reset(&self) -> bool {
+        let reset = |kind| matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+        matches!(self, Self::Io(error) if reset(error.kind()))
+    }
+
     /// What is wrong with what came, in a few words, if it is no message, rather than cut off.
     pub const fn flaw(&self) -> Option<&'static str> {
         match self {
@@ -414,6 +422,11 @@ impl Wire {
             }
             _ => false,
         }
+    }
+
+    /// Whether an answer may still come although a write failed by `error`: see [`Error::is_reset`].
+    pub fn may_have_answered(&self, error: &Error) -> bool {
+        matches!(self, Self::H1(_)) && error.is_reset()
     }
 
     /// Whether any byte of what was written since the last head may have left.

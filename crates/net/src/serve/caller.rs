@@ -191,7 +191,7 @@ async fn answer(conn: &mut Conn, asked: Asked, max: usize) -> Result<(Reply, boo
             // One that answers before it has read all gets the rest meanwhile.
             let sent = conn.poll_flush(cx);
             match (conn.poll_response(cx, asked, &mut head), sent) {
-                (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+                (Poll::Pending, Poll::Ready(Err(error))) if !error.is_reset() => Poll::Ready(Err(error)),
                 (answered, _) => answered,
             }
         });

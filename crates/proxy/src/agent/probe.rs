@@ -22,7 +22,6 @@ use byrnie_net::tls::outward::{self, Outward, Speaks};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -242,12 +241,6 @@ async fn exchange(wire: &mut Wire, head: &mut Head) -> Result<u16, Error> {
     let (asked, mut interims) = (Asked::by(head), 0);
     wire.send_request(head)?;
     wire.end(None)?;
-    poll_fn(|cx| {
-        if let Poll::Ready(Err(error)) = wire.poll_flush(cx) {
-            return Poll::Ready(Err(error));
-        }
-        upstream::poll_final(wire, cx, asked, head, &mut interims)
-    })
-    .await?;
+    poll_fn(|cx| upstream::poll_exchanged(wire, cx, Ok(()), asked, (head, &mut interims))).await?;
     Ok(head.status())
 }

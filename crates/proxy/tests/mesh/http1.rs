@@ -203,6 +203,59 @@ fn an_early_answer_is_passed_on_and_both_connections_are_given_up() {
     assert!(client.read_to_end().is_empty());
 }
 
+/// A program that closes over what it hasn't read resets the connection, and what it said before lies here unread.
+#[test]
+fn an_answer_that_a_reset_follows_at_once_is_still_the_answer() {
+    const CLIENTS: usize = 4;
+    const POSTS: usize = 60;
+    let program = Program::start(|mut peer| {
+        peer.read_head().unwrap();
+        peer.send("HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\nbig");
+    });
+    let world = World::new();
+    let (_server, caller) = pair(&world, &program);
+    let (outbound, body) = (caller.outbound("echo"), vec![b'z'; 3_000_000]);
+    let post = || {
+        let mut client = Peer::connect(outbound);
+        client.send(format!("POST / HTTP/1.1\r\nhost: echo\r\ncontent-length: {}\r\n\r\n", body.len()));
+        client.send(&body);
+        let (head, said) = client.response();
+        (status(&head), String::from_utf8(said).unwrap())
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|_| scope.spawn(|| (0..POSTS).map(|_| post()).collect::<Vec<_>>())).collect();
+        for client in clients {
+            assert_eq!(client.join().unwrap(), vec![(413, "big".to_owned()); POSTS]);
+        }
+    });
+    // Each was asked once, and no connection twice.
+    assert_eq!(program.accepted.load(Ordering::SeqCst), CLIENTS * POSTS);
+}
+
+/// The same of one that says nothing, or not all of it: that is no answer, and nobody waits for the rest.
+#[test]
+fn a_reset_after_half_a_head_is_no_answer_and_told_at_once() {
+    for said in ["", "HTTP/1.1 413 Content Too Large\r\ncontent-le"] {
+        let program = Program::start(move |mut peer| {
+            peer.read_head().unwrap();
+            peer.send(said);
+        });
+        let world = World::new();
+        let (_server, caller) = pair(&world, &program);
+        let body = vec![b'z'; 3_000_000];
+        for _ in 0..20 {
+            let mut client = Peer::connect(caller.outbound("echo"));
+            client.send(format!("POST / HTTP/1.1\r\nhost: echo\r\ncontent-length: {}\r\n\r\n", body.len()));
+            client.send(&body);
+            let (head, problem) = client.response();
+            let problem = String::from_utf8(problem).unwrap();
+            assert!(status(&head) == 503 && problem.contains("upstream_reset"), "{head}{problem}");
+        }
+        assert_eq!(program.accepted.load(Ordering::SeqCst), 20);
+    }
+}
+
 #[test]
 fn the_forward_listener_takes_absolute_targets_and_connect() {
     let (world, program) = (World::new(), Program::echo());

@@ -398,6 +398,13 @@ impl State {
         }
     }
 
+    /// Serves no streams but those that have come, and tells the other side.
+    pub(super) fn leave(&mut self) {
+        self.say_goodbye();
+        self.session.close_door();
+        self.call_driver();
+    }
+
     /// Ends the connection for what the peer did, and tells it why.
     fn give_up(&mut self, code: u32) {
         self.session.give_up(code);

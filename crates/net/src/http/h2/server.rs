@@ -89,6 +89,11 @@ impl Server {
         self.link.0.borrow_mut().say_goodbye();
     }
 
+    /// The same at once, of one without streams: what the client has asked meanwhile isn't served, which it's told (RFC 9113 6.8).
+    pub fn leave(&mut self) {
+        self.link.0.borrow_mut().leave();
+    }
+
     /// Gives the memory of a request's head back.
     pub fn reuse(&mut self, head: Box<Head>) {
         self.link.0.borrow_mut().session.reuse(head);
