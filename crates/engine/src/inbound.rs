@@ -117,7 +117,7 @@ impl Exchange {
                 let outside = matches!(program, Program::Outside(_));
                 let protocol = if outside { port.protocol.for_request(self.is_grpc()) } else { port.protocol };
                 self.course.goal = Goal::Program { program, protocol };
-                self.course.policy = Policy::program(retries_allowed(head));
+                self.course.policy = Policy::PROGRAM;
             }
         }
         if let Some(enlistment) = self.enlistment(shard, (tree, port), arrival, head)? {

@@ -69,13 +69,9 @@ impl Policy {
         keyed: false,
     };
 
-    /// For a request to the own program, or the one host that it is for: again only if it was given back unprocessed, and as often
-    /// as its caller leaves to those behind it (`allowed`), whose own tries go on with what this one gives back.
-    pub(crate) fn program(allowed: Option<u8>) -> Self {
-        let tries_max =
-            allowed.map_or(TRIES_UNPROCESSED_MAX, |allowed| TRIES_UNPROCESSED_MAX.min(allowed.saturating_add(1)));
-        Self { tries_max, body_held: true, ..Self::NEVER }
-    }
+    /// For a request to the own program, or the one host that it is for: again only if it was given back unprocessed. Nothing was done
+    /// with it, so it isn't one of the tries that its caller leaves to those behind it.
+    pub(crate) const PROGRAM: Self = Self { tries_max: TRIES_UNPROCESSED_MAX, body_held: true, ..Self::NEVER };
 
     /// For connections, and for what may not be repeated outside: another address only if one can't have seen it.
     pub(crate) const FAR: Self =

@@ -392,19 +392,8 @@ fn a_request_that_is_slow_to_come_speaks_against_nobody() {
 
 /// What the own program's tries fail by, and how the request is answered at last; from the second failure on without a body.
 fn at_the_program(protocol: Protocol, failures: &[Failure], holds: bool) -> (usize, Option<(String, Option<String>)>) {
-    at_the_program_with(&[], protocol, failures, holds)
-}
-
-/// The same of a request with these header lines.
-fn at_the_program_with(
-    lines: &[(&str, &str)],
-    protocol: Protocol,
-    failures: &[Failure],
-    holds: bool,
-) -> (usize, Option<(String, Option<String>)>) {
     let mut world = World::new(vec![mesh(DefaultAccess::Allow), own_workload(), service("web", protocol)]);
-    let mut request = head("POST", "web/", lines);
-    let (mut exchange, mut effect) = world.begin_inbound(Some(&identity("bob")), &mut request, ms(0));
+    let (mut exchange, mut effect) = world.begin_inbound(Some(&identity("bob")), &mut head("POST", "web/", &[]), ms(0));
     let mut tries = 0;
     for failure in failures {
         tries += 1;
@@ -436,16 +425,6 @@ fn a_program_is_asked_again_only_for_what_it_gave_back_unprocessed() {
         assert_eq!(ask(&[Failure::Full]), (1, told("overload", "unsent")), "{protocol:?}");
         let gone = at_the_program(protocol, &[Failure::Refused], false);
         assert_eq!(gone, (1, told("unprocessed", "unsent")), "{protocol:?}: its body is gone");
-    }
-}
-
-/// The caller's proxy tries elsewhere what is given back to it: the tries of both add up.
-#[test]
-fn a_program_is_asked_again_as_often_as_the_caller_leaves_to_its_proxy() {
-    for (budget, tries) in [("0", 1), ("1", 2), ("2", 3), ("9", 3), ("no number", 3)] {
-        let lines = [("x-byrnie-retry-budget", budget)];
-        let asked = at_the_program_with(&lines, Protocol::Http2, &[Failure::Refused; 9], true);
-        assert_eq!(asked, (tries, Some(("unprocessed".to_owned(), Some("unsent".to_owned())))), "{budget}");
     }
 }
 
