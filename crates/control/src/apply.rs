@@ -162,7 +162,7 @@ struct Plan {
 /// What the actions come to, beside what is stored now. The transaction holds only if that is still so.
 async fn plan(state: &State, actions: &[Action], since: Option<Revision>) -> Result<Plan, Error> {
     let mut plan = Plan { txn: Txn::new(), record: history::Record::default(), outcomes: Vec::new() };
-    let mut records = None;
+    let mut records: Option<Vec<history::Record>> = None;
     for action in actions {
         let key = action.key();
         let at = store_key(key);
