@@ -223,9 +223,11 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("byrnie_accept_pauses_total", "Times that no connection was accepted for want of a resource.", |counts| {
         &counts.strain.accepts_paused
     }),
-    ("byrnie_not_kept_total", "Connections closed after an answer, or while their client rested, for want of a resource.", |counts| {
-        &counts.strain.not_kept
-    }),
+    (
+        "byrnie_not_kept_total",
+        "Connections closed after an answer, or while their client rested, for want of a resource.",
+        |counts| &counts.strain.not_kept,
+    ),
     ("byrnie_unpicked_total", "Requests for pools balanced over all members for want of their picker.", |counts| {
         &counts.alone.picks
     }),
