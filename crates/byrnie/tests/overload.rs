@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Far more than a proxy has memory for, with real processes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "how long clients wait is what is tested")]
 
 mod mesh;
 
