@@ -396,33 +396,77 @@ fn a_connection_takes_nothing_more_once_its_callers_certificate_has_ended() {
     // Long enough for a busy machine to begin with.
     let end = SystemTime::now() + Duration::from_secs(15);
     let pair = partners.sign(|params| params.not_after = end.into());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&edge.ca).unwrap()).unwrap();
-    let chain = vec![CertificateDer::from_pem_slice(pair.chain.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .unwrap();
-    let session = rustls::ClientConnection::new(Arc::new(config), ServerName::try_from(HOST).unwrap()).unwrap();
-    let mut stream = rustls::StreamOwned::new(session, TcpStream::connect(("127.0.0.1", main)).unwrap());
-    stream.sock.set_read_timeout(Some(mesh::PATIENCE)).unwrap();
-    let request = format!("HEAD / HTTP/1.1\r\nhost: {HOST}:{main}\r\n\r\n");
+    let mut kept = Kept::open(&edge, main, Some(&pair));
     let mut answers = 0;
     let is_over = || {
-        let mut answer = Vec::new();
-        let mut said = stream.write_all(request.as_bytes());
-        while said.is_ok() && !answer.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            said = stream.read_exact(&mut byte);
-            answer.push(byte[0]);
-        }
-        answers += usize::from(said.is_ok() && answer.starts_with(b"HTTP/1.1 200"));
-        said.is_err()
+        let answered = kept.is_answered();
+        answers += usize::from(answered);
+        !answered
     };
     until("its connection is closed", String::new, is_over);
     // A certificate names seconds.
     assert!(answers > 0 && SystemTime::now() + Duration::from_secs(1) >= end, "{answers} answers");
+}
+
+#[test]
+fn a_connection_takes_nothing_more_once_others_are_let_in_than_its_caller() {
+    let (edge, first, second) = (Edge::open(), authority("first"), authority("second"));
+    let [main, other, _] = edge.ports;
+    let good = first.sign(|_| ());
+    let files = edge.files("good", &good);
+    edge.apply(&bundle("partners", &[&first]));
+    edge.gateway(&format!("default: {{}}, perPort: [{{port: {other}, tls: {{{AUTHORITIES}}}}}]"));
+    edge.until(main, None, "200 2");
+    edge.until(other, Some(&files), "200 2");
+    let (mut unasked, mut known) = (Kept::open(&edge, main, None), Kept::open(&edge, other, Some(&good)));
+    assert!(unasked.is_answered() && known.is_answered());
+    edge.gateway(&format!("default: {{{AUTHORITIES}}}"));
+    edge.until_refused(main, None);
+    until("who was never asked is shut out", String::new, || !unasked.is_answered());
+    assert!(known.is_answered(), "what its port asks for is what it was");
+    edge.apply(&bundle("partners", &[&second]));
+    edge.until_refused(other, Some(&files));
+    until("for whom nobody vouches any more is shut out", String::new, || !known.is_answered());
+}
+
+/// A connection of TLS that is kept open between requests.
+struct Kept {
+    stream: rustls::StreamOwned<rustls::ClientConnection, TcpStream>,
+    request: String,
+}
+
+impl Kept {
+    fn open(edge: &Edge, port: u16, pair: Option<&Pair>) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&edge.ca).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match pair {
+            Some(pair) => {
+                let chain = vec![CertificateDer::from_pem_slice(pair.chain.as_bytes()).unwrap()];
+                let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+                config.with_client_auth_cert(chain, key).unwrap()
+            }
+            None => config.with_no_client_auth(),
+        };
+        let session = rustls::ClientConnection::new(Arc::new(config), ServerName::try_from(HOST).unwrap()).unwrap();
+        let stream = rustls::StreamOwned::new(session, TcpStream::connect(("127.0.0.1", port)).unwrap());
+        stream.sock.set_read_timeout(Some(mesh::PATIENCE)).unwrap();
+        Self { stream, request: format!("HEAD / HTTP/1.1\r\nhost: {HOST}:{port}\r\n\r\n") }
+    }
+
+    /// Asks once more; whether it's answered well.
+    fn is_answered(&mut self) -> bool {
+        let mut answer = Vec::new();
+        let mut said = self.stream.write_all(self.request.as_bytes());
+        while said.is_ok() && !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            said = self.stream.read_exact(&mut byte);
+            answer.push(byte[0]);
+        }
+        said.is_ok() && answer.starts_with(b"HTTP/1.1 200")
+    }
 }
