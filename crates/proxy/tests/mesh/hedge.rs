@@ -53,7 +53,8 @@ fn a_slow_try_is_overtaken_and_given_up() {
             break;
         }
         assert!(runtime::now().mono < deadline, "{asked:?} of {n} were sent to the slow one");
-        let put = format!("PUT /{n} HTTP/1.1\r\nhost: echo\r\ncontent-length: 5\r\n\r\nbody{n}");
+        let body = format!("body{n}");
+        let put = format!("PUT /{n} HTTP/1.1\r\nhost: echo\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let (request, text) = if n % 4 < 2 {
             (get(&format!("/{n}")), format!("GET /{n} HTTP/1.1\n"))
         } else {
