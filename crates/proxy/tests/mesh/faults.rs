@@ -270,7 +270,9 @@ fn a_hostile_server_poisons_no_other_answer() {
         let code = status(&all);
         assert!(matches!(code, 200 | 204 | 502 | 503), "{n}: {all}");
         assert!(!all.contains("evil"), "{n}: {all}");
-        assert_eq!(all.matches("HTTP/1.1 ").count(), 1, "{n}: {all}");
+        // Of status lines: what is wrong with an answer may be told by the version's name.
+        let lines = all.split("HTTP/1.1 ").filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        assert_eq!(lines.count(), 1, "{n}: {all}");
     }
 }
 
