@@ -422,8 +422,18 @@ fn a_connection_takes_nothing_more_once_others_are_let_in_than_its_caller() {
     assert!(unasked.is_answered() && known.is_answered());
     edge.gateway(&format!("default: {{{AUTHORITIES}}}"));
     edge.until_refused(main, None);
-    until("who was never asked is shut out", String::new, || !unasked.is_answered());
+    let mut last = String::new();
+    until("who was never asked is shut out", String::new, || {
+        last = unasked.ask();
+        last != "HTTP/1.1 200"
+    });
+    assert_eq!(last, "HTTP/1.1 421", "it may come again");
     assert!(known.is_answered(), "what its port asks for is what it was");
+    // Who is let in besides changes nothing for who was.
+    let another = edge.files("another", &second.sign(|_| ()));
+    edge.apply(&bundle("partners", &[&first, &second]));
+    edge.until(other, Some(&another), "200 2");
+    assert!(known.is_answered());
     edge.apply(&bundle("partners", &[&second]));
     edge.until_refused(other, Some(&files));
     until("for whom nobody vouches any more is shut out", String::new, || !known.is_answered());
@@ -460,6 +470,11 @@ impl Kept {
 
     /// Asks once more; whether it's answered well.
     fn is_answered(&mut self) -> bool {
+        self.ask() == "HTTP/1.1 200"
+    }
+
+    /// Asks once more; the version and status of the answer, or nothing.
+    fn ask(&mut self) -> String {
         let mut answer = Vec::new();
         let mut said = self.stream.write_all(self.request.as_bytes());
         while said.is_ok() && !answer.ends_with(b"\r\n\r\n") {
@@ -467,6 +482,7 @@ impl Kept {
             said = self.stream.read_exact(&mut byte);
             answer.push(byte[0]);
         }
-        said.is_ok() && answer.starts_with(b"HTTP/1.1 200")
+        let whole = if said.is_ok() { &answer[..12] } else { &[] };
+        String::from_utf8_lossy(whole).into_owned()
     }
 }

@@ -705,7 +705,10 @@ impl<'a> Trip<'a> {
         let expired = self.client.caller.is_over(self.core, runtime::coarse().wall);
         let draining = self.core.drain_of(self.client.caller.is_proxy()).is_draining();
         let keep = self.client.keep_alive && self.down.has_read_all() && !draining && !expired;
-        if keep && matches!(self.down, Wire::H1(_)) && (self.core.saves() || self.core.is_crowded()) {
+        if keep
+            && matches!(self.down, Wire::H1(_))
+            && (self.core.saves() || self.core.is_crowded() && !self.client.caller.is_proxy())
+        {
             self.core.count(|counts| counts.strain.not_kept.increment());
             return false;
         }

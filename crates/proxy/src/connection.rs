@@ -230,7 +230,7 @@ pub(crate) async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, by
     // One for the whole connection: to register anew takes a lock that all cores share.
     let mut closing = core.closing(caller.is_proxy());
     loop {
-        match read_request(core, &mut wire, &mut desk, &mut closing).await {
+        match read_request(core, &mut wire, &mut desk, (&mut closing, caller.is_proxy())).await {
             Asked::Request => {}
             Asked::Malformed(reject) => {
                 // Where HTTP/2 is declared, what is no HTTP at all is a broken preface (RFC 9113 3.4).
@@ -245,6 +245,10 @@ pub(crate) async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, by
             Asked::Nothing => return,
         }
         if caller.is_over(core, runtime::coarse().wall) {
+            if !caller.is_proxy() {
+                Box::pin(refusal::turn_away(&caller, &mut wire, &mut desk.response)).await;
+                Box::pin(linger(core, wire)).await;
+            }
             return;
         }
         if matches!(caller.entry, Entry::Forward) && desk.request.method() == "CONNECT" {
@@ -266,9 +270,10 @@ enum Asked {
     Nothing,
 }
 
-async fn read_request(core: &Core, wire: &mut Wire, desk: &mut Desk, closing: &mut Closing) -> Asked {
+/// The next request; `spared`: its client needn't make room while it rests.
+async fn read_request(core: &Core, wire: &mut Wire, desk: &mut Desk, (closing, spared): (&mut Closing, bool)) -> Asked {
     let Wire::H1(conn) = wire else { return Asked::Nothing };
-    let mut resting = Some(Resting::begin(&mut desk.alarm, IDLE_MAX));
+    let mut resting = Some(Resting::begin(&mut desk.alarm, IDLE_MAX, spared));
     let asked = poll_fn(|cx| {
         match conn.poll_request(cx, &mut desk.request) {
             Poll::Ready(Ok(Arrived::Head)) => return Poll::Ready(Asked::Request),
@@ -396,7 +401,7 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
                 let _ = alarm.poll(cx);
                 return Poll::Pending;
             }
-            let rests = resting.get_or_insert_with(|| Resting::begin(&mut alarm, IDLE_MAX));
+            let rests = resting.get_or_insert_with(|| Resting::begin(&mut alarm, IDLE_MAX, caller.is_proxy()));
             if rests.poll(core, &mut alarm, cx).is_ready() {
                 goodbye = true;
                 server.leave();

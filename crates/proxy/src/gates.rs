@@ -14,7 +14,7 @@ use byrnie_net::runtime::{self, Shutdown, Trigger};
 use byrnie_net::tls::ServerTls;
 use byrnie_net::tls::callers::Callers;
 use byrnie_net::tls::edge::{self, Alpn, Certificate};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,9 +36,20 @@ pub(crate) struct Gates {
     terms: BTreeMap<Port, u64>,
 }
 
-/// Whether callers have to do and prove the same to be let in.
-fn are_terms_alike(one: &Served, other: &Served) -> bool {
-    std::mem::discriminant(one) == std::mem::discriminant(other) && one.proof() == other.proof()
+/// Whether all who were let in before would be now: by the same protocol, and as they prove what is asked for.
+fn holds(then: &Served, now: &Served) -> bool {
+    std::mem::discriminant(then) == std::mem::discriminant(now)
+        && match (then.proof(), now.proof()) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(then), Some(now)) => (now.optional || !then.optional) && believed(then).is_subset(&believed(now)),
+        }
+}
+
+/// The authorities that may vouch for callers, as they're written.
+fn believed(proof: &Proof) -> BTreeSet<&str> {
+    const END: &str = "-----END CERTIFICATE-----";
+    proof.authorities.values().flat_map(|bundle| bundle.pem.split(END).map(str::trim)).collect()
 }
 
 /// What callers of a port are shown.
@@ -76,7 +87,7 @@ impl Gates {
         let (mut tls, mut terms) = (BTreeMap::new(), before.terms.clone());
         for (port, serves) in served.iter() {
             // A port that was away for a while begins anew too.
-            if !before.served.get(port).is_some_and(|then| are_terms_alike(then, serves)) {
+            if !before.served.get(port).is_some_and(|then| holds(then, serves)) {
                 *terms.entry(*port).or_default() += 1;
             }
             let Some(sites) = serves.sites() else { continue };

@@ -57,19 +57,26 @@ pub(crate) async fn accept(core: Rc<Core>, port: Port) {
             () = until.wait() => break,
         };
         let Some(incoming) = incoming else { return };
-        // Behind a balancer nobody could say who the client is.
-        let config = core.gates().quic(number).filter(|_| !core.snapshot().balancers().contains_key(&number)).cloned();
-        let full = core.is_full() && !core.makes_room().await;
-        let Some(config) = config.filter(|_| !full && shaking.get() < HANDSHAKES_MAX) else {
-            core.count(|counts| counts.handshakes_failed.increment());
-            incoming.refuse();
-            continue;
-        };
-        if shaking.get() >= HANDSHAKES_UNPROVEN_MAX && !incoming.is_proven() {
+        let unproven = !incoming.is_proven();
+        if shaking.get() >= HANDSHAKES_UNPROVEN_MAX && unproven {
             incoming.come_again();
             continue;
         }
-        let terms = core.gates().terms(number);
+        // Nobody makes room for an address that may be made up.
+        let full = core.is_full() && (unproven || !core.makes_room().await);
+        let gates = core.gates();
+        // Behind a balancer nobody could say who the client is.
+        let config = gates.quic(number).filter(|_| !core.snapshot().balancers().contains_key(&number)).cloned();
+        let Some(config) = config.filter(|_| !full && shaking.get() < HANDSHAKES_MAX) else {
+            core.count(|counts| counts.handshakes_failed.increment());
+            if full && unproven {
+                incoming.come_again()
+            } else {
+                incoming.refuse()
+            }
+            continue;
+        };
+        let terms = gates.terms(number);
         let (serving, shaking, until) = (Rc::clone(&core), Shaking::enter(&shaking), until.clone());
         core.enters();
         runtime::spawn_local("connection", async move {

@@ -93,6 +93,25 @@ fn word(response: &mut Head, reject: Reject, at: Side, id: &DecisionId) -> Strin
     body
 }
 
+/// Answers a request on a connection whose caller has been let in on terms that hold no more: nothing is done with it, and on another
+/// connection, where it may be let in anew, it may be asked again whatever it is (RFC 9110 15.5.20).
+pub(crate) async fn turn_away(caller: &Caller, wire: &mut Wire, response: &mut Head) {
+    let code = &byrnie_model::code::MISDIRECTED;
+    let body = format!(
+        "{{\"title\":\"{}\",\"status\":421,\"code\":\"{}\",\"detail\":\"{}\",\"where\":\"{}\",\"next\":\"{}\"}}\n",
+        code.title,
+        code.id,
+        "the connection was let in on terms that hold no more",
+        caller.arrival().direction.side().place(),
+        "Ask again on a new connection."
+    );
+    response.start_response(421);
+    response.append("content-type", b"application/problem+json").ok();
+    response.set_framing(Framing::Length(body.len() as u64));
+    fit_downstream(response, Version::Http11, false);
+    say(wire, response, body.as_bytes()).await;
+}
+
 /// Why a request's body isn't taken.
 #[derive(Clone, Copy)]
 pub(crate) enum BadBody {

@@ -17,16 +17,18 @@ const REST_MIN: Duration = Duration::from_millis(500);
 /// One client at rest.
 #[derive(Debug)]
 pub(crate) struct Resting {
-    /// How long it may rest at all, from when it may have to make room.
-    left: Duration,
+    /// How long it may rest at all, from when it may have to make room; `None` from then on.
+    left: Option<Duration>,
+    /// Another proxy isn't sent away: it speaks for many.
+    spared: bool,
     lag: Option<Lag>,
 }
 
 impl Resting {
     /// It rests from now on, for `most` at the longest; `alarm` is its own until it's polled no more.
-    pub(crate) fn begin(alarm: &mut Alarm, most: Duration) -> Self {
+    pub(crate) fn begin(alarm: &mut Alarm, most: Duration, spared: bool) -> Self {
         alarm.after(REST_MIN);
-        Self { left: most.saturating_sub(REST_MIN), lag: None }
+        Self { left: Some(most.saturating_sub(REST_MIN)), spared, lag: None }
     }
 
     /// Ready once it has to go.
@@ -36,11 +38,11 @@ impl Resting {
             return Poll::Ready(());
         }
         ready!(alarm.poll(cx));
-        if self.lag.is_some() {
-            return Poll::Ready(());
+        let Some(left) = self.left.take() else { return Poll::Ready(()) };
+        if !self.spared {
+            self.lag = Some(core.gauge.resting.enter(cx, runtime::coarse().mono));
         }
-        self.lag = Some(core.gauge.resting.enter(cx, runtime::coarse().mono));
-        alarm.after(self.left);
+        alarm.after(left);
         alarm.poll(cx)
     }
 }
@@ -48,7 +50,7 @@ impl Resting {
 /// What comes of `work`, which waits for a client at rest; `None` if that had to go before.
 pub(crate) async fn unless_needed<T>(core: &Core, most: Duration, work: impl Future<Output = T>) -> Option<T> {
     let (mut work, mut alarm) = (pin!(work), Alarm::new());
-    let mut resting = Resting::begin(&mut alarm, most);
+    let mut resting = Resting::begin(&mut alarm, most, false);
     poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
         Poll::Pending => resting.poll(core, &mut alarm, cx).map(|()| None),

@@ -272,7 +272,7 @@ async fn one_more_hop(
     }
     match connect(core, plan, None, (&[tls::ALPN_HOP, otherwise], plan.connect_timeout)).await {
         Ok((stream, peer)) if peer.alpn.as_deref() == Some(tls::ALPN_HOP) => {
-            let client = hop::connect(stream, Limits::default());
+            let client = hop::connect(stream, answers());
             shared.add(client.clone(), peer.not_after);
             Ok(Ok(client))
         }
@@ -408,7 +408,7 @@ pub(crate) async fn open_ahead(core: &Rc<Core>, plan: &Plan, until: Timestamp) -
         let (stream, peer) =
             connect(core, plan, None, (&[tls::ALPN_HOP, tls::ALPN_HTTP1], plan.connect_timeout)).await.ok()?;
         if peer.alpn.as_deref() == Some(tls::ALPN_HOP) {
-            return Some((hop::connect(stream, Limits::default()), peer.not_after));
+            return Some((hop::connect(stream, answers()), peer.not_after));
         }
         shared.is_foreign_until(runtime::now().mono + FOREIGN_FOR);
         None
@@ -455,6 +455,8 @@ pub(crate) async fn connect(
 
 /// Sees to it that `request` asks for another protocol as it may on `wire`, or not at all.
 pub(crate) async fn fit_upgrade(wire: &Wire, plan: &Plan, request: &mut Head) -> Result<(), Failure> {
+    // Of a try before, to a peer that knows it.
+    request.remove(OVERLOOKED);
     let Wire::H2(flow) = wire else { return Ok(()) };
     // A server may only be asked once it has said that it may be.
     let offers = poll_fn(|cx| flow.poll_offers_switch(cx, request));
@@ -499,6 +501,11 @@ pub(crate) fn poll_exchanged(
         (Poll::Pending, Poll::Ready(Err(error))) if !wire.may_have_answered(&error) => Poll::Ready(Err(error)),
         (answered, _) => answered,
     }
+}
+
+/// What is taken of an answer from another proxy: beside a program's lines its own.
+fn answers() -> Limits {
+    Limits { headers_max: Limits::HEADERS_CEILING, ..Limits::default() }
 }
 
 /// What it means that a socket could not be connected.
