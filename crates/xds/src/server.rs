@@ -37,6 +37,8 @@ const ENVELOPE_BYTES: usize = 96;
 pub const NACKS_MAX: usize = 1_000;
 /// Longest reason that is remembered, in bytes.
 pub const REASON_BYTES_MAX: usize = 512;
+/// Most types that aren't served which one stream may ask for: a proxy of a newer version knows some.
+pub const STRANGE_MAX: usize = 64;
 /// What the control plane calls itself in each first response.
 const IDENTIFIER: &str = "byrnie";
 
@@ -58,6 +60,8 @@ pub enum Outcome {
     Hello(Node),
     /// Another kind is wanted.
     Subscribed(Kind),
+    /// A type is wanted that isn't served. The answer is that there is nothing of it.
+    Strange(Text),
     /// A response was accepted.
     Accepted,
     /// A response was refused, for these reasons.
@@ -101,7 +105,7 @@ pub enum Error {
     TooMany,
     /// The first request has no node id, or one that is no name.
     NoNode,
-    /// A type URL that isn't served.
+    /// It asks for more than [`STRANGE_MAX`] types that aren't served; this is the last of them.
     UnknownType(Text),
     /// It asks for single resources, or ends a subscription.
     NotWhole,
@@ -114,7 +118,9 @@ impl fmt::Display for Error {
             Self::TooLong => write!(f, "the request is longer than {REQUEST_BYTES_MAX} bytes"),
             Self::TooMany => write!(f, "the request names more than {HELD_MAX} resources"),
             Self::NoNode => f.write_str("the first request names no node"),
-            Self::UnknownType(url) => write!(f, "resources of type {url} are not served"),
+            Self::UnknownType(url) => {
+                write!(f, "resources of type {url} are not served, nor are {STRANGE_MAX} other types it asks for")
+            }
             Self::NotWhole => f.write_str("a type is subscribed as a whole, for the life of the stream"),
         }
     }
@@ -127,6 +133,8 @@ impl std::error::Error for Error {}
 pub struct Session {
     node: Option<Node>,
     kinds: [OfKind; name::ORDER.len()],
+    /// Types that were asked for and aren't served, and whether that was said.
+    strange: BTreeMap<Text, bool>,
     /// The rest of the batch that is on its way.
     planned: VecDeque<Part>,
     /// What of it was sent and not yet answered.
@@ -183,17 +191,17 @@ impl Session {
         }
         let request = discovery::DeltaDiscoveryRequest::decode(bytes).map_err(|_| Error::Undecodable)?;
         let hello = if self.node.is_none() { Some(hello(&request)?) } else { None };
-        let rank = name::kind(&request.type_url).and_then(name::rank);
-        let rank = rank.ok_or_else(|| Error::UnknownType(clip(&request.type_url, REASON_BYTES_MAX)))?;
         let whole = request.resource_names_subscribe.iter().all(|name| name == "*");
         if !whole || !request.resource_names_unsubscribe.is_empty() {
             return Err(Error::NotWhole);
         }
-        let outcome = if self.kinds[rank].subscribed {
-            self.on_answer(&request)
-        } else {
-            self.subscribe(rank, &request.initial_resource_versions)?;
-            Outcome::Subscribed(name::ORDER[rank])
+        let outcome = match name::kind(&request.type_url).and_then(name::rank) {
+            None => self.on_strange(clip(&request.type_url, REASON_BYTES_MAX), &request.response_nonce)?,
+            Some(rank) if self.kinds[rank].subscribed => self.on_answer(&request),
+            Some(rank) => {
+                self.subscribe(rank, &request.initial_resource_versions)?;
+                Outcome::Subscribed(name::ORDER[rank])
+            }
         };
         Ok(match hello {
             Some(node) => {
@@ -231,7 +239,7 @@ impl Session {
         if self.planned.is_empty() && self.unanswered.is_empty() {
             self.plan();
         }
-        let mut responses = Vec::new();
+        let mut responses = self.say_strange();
         while self.unanswered.iter().map(|sent| sent.bytes).sum::<usize>() < UNANSWERED_BYTES_MAX {
             let Some(part) = self.planned.pop_front() else { break };
             responses.push(self.respond(part, &mut encode));
@@ -314,6 +322,41 @@ impl Session {
             of_kind.held.insert(key, revision);
         }
         Ok(())
+    }
+
+    /// A proxy that is newer than this program asks for kinds that nobody here knows. It is told that there is nothing of them, as
+    /// what it has is the whole only once it has heard of every kind.
+    fn on_strange(&mut self, url: Text, nonce: &str) -> Result<Outcome, Error> {
+        if !nonce.is_empty() {
+            return Ok(Outcome::Stale);
+        }
+        if self.strange.len() >= STRANGE_MAX && !self.strange.contains_key(&url) {
+            return Err(Error::UnknownType(url));
+        }
+        self.strange.entry(url.clone()).or_default();
+        Ok(Outcome::Strange(url))
+    }
+
+    /// Answers what was asked for and isn't served, between two batches: after the last, so that what comes next is a state, or at once if
+    /// nothing else is to be said.
+    fn say_strange(&mut self) -> Vec<Bytes> {
+        let mut responses = Vec::new();
+        if !self.unanswered.is_empty() {
+            return responses;
+        }
+        let whole = self.planned.is_empty();
+        for (url, said) in self.strange.iter_mut().filter(|(_, said)| !**said) {
+            *said = true;
+            self.nonce += 1;
+            let response = discovery::DeltaDiscoveryResponse {
+                type_url: url.to_string(),
+                nonce: self.nonce.to_string(),
+                system_version_info: if whole { self.batch.to_string() } else { String::new() },
+                ..Default::default()
+            };
+            responses.push(response.encode_to_vec().into());
+        }
+        responses
     }
 
     fn on_answer(&mut self, request: &discovery::DeltaDiscoveryRequest) -> Outcome {

@@ -159,7 +159,9 @@ impl Hub {
                     Ok(spec) => self.seat(id, node.id, spec.forwarding(node.forwards), &mut out),
                 }
             }
-            Ok(Outcome::Subscribed(_) | Outcome::Accepted | Outcome::Refused(_) | Outcome::Stale) => {}
+            Ok(
+                Outcome::Subscribed(_) | Outcome::Strange(_) | Outcome::Accepted | Outcome::Refused(_) | Outcome::Stale,
+            ) => {}
         }
         self.flush(id, &mut out);
         out

@@ -333,7 +333,6 @@ fn requests_that_make_no_sense_end_the_stream() {
     check(&|request| request.node = None, Error::NoNode);
     check(&|request| request.node = Some(core::Node::default()), Error::NoNode);
     check(&|request| request.node = Some(core::Node { id: "a b".into(), ..Default::default() }), Error::NoNode);
-    check(&|request| request.type_url = "x".into(), Error::UnknownType("x".into()));
     check(&|request| request.resource_names_subscribe = vec!["default/a".into()], Error::NotWhole);
     check(&|request| request.resource_names_unsubscribe = vec!["*".into()], Error::NotWhole);
     check(&|request| drop(request.initial_resource_versions.insert("..".into(), "1".into())), Error::Undecodable);
@@ -342,6 +341,80 @@ fn requests_that_make_no_sense_end_the_stream() {
     let many = (0..=HELD_MAX).map(|n| (format!("n/{n}"), "1".to_owned())).collect();
     let request = discovery::DeltaDiscoveryRequest { initial_resource_versions: many, ..good };
     assert_eq!(Session::new().on_request(&request.encode_to_vec()), Err(Error::TooMany));
+}
+
+/// A control plane of an earlier version doesn't know `UdpRoute`, say.
+#[test]
+fn a_newer_proxy_has_everything_of_what_an_older_control_plane_knows() {
+    let (known, strange) = (name::type_url(Kind::UdpRoute).unwrap(), "type.googleapis.com/byrnie.v1.Future");
+    let route = |request: &Bytes| {
+        let mut request = discovery::DeltaDiscoveryRequest::decode(&**request).unwrap();
+        if request.type_url == known {
+            request.type_url = strange.to_owned();
+        }
+        request.encode_to_vec()
+    };
+    // The unknown kind is asked for first, and last; the hub has something to say, or nothing; all requests come at once, or each by itself.
+    for case in 0..8 {
+        let (mut client, mut session) = (Client::new("default/web-1", "0"), Session::new());
+        let view = if case & 1 == 0 { vec![] } else { vec![service("a", 3)] };
+        let mut requests = client.connect();
+        if case & 2 != 0 {
+            let last = requests.pop().unwrap();
+            requests.insert(1, last);
+        }
+        let mut exchange = |session: &mut Session| {
+            loop {
+                let responses = session.flush(|resource| crate::wire::encode(resource));
+                if responses.is_empty() {
+                    return;
+                }
+                for response in responses {
+                    let mut response = discovery::DeltaDiscoveryResponse::decode(&*response).unwrap();
+                    if response.type_url == strange {
+                        response.type_url = known.to_owned();
+                    }
+                    let Ok(Received::Update(update)) = client.on_response(&response.encode_to_vec()) else {
+                        panic!("bad")
+                    };
+                    session.on_request(&route(&client.accept(&update))).unwrap();
+                }
+            }
+        };
+        for (n, request) in requests.iter().enumerate() {
+            session.on_request(&route(request)).unwrap();
+            if n == 0 {
+                session.offer(&Delta { changed: view.clone(), removed: vec![] }, Revision(3));
+            }
+            if case & 4 != 0 {
+                exchange(&mut session);
+            }
+        }
+        exchange(&mut session);
+        assert!(session.state().in_sync, "case {case}");
+        session.offer(&Delta { changed: vec![service("b", 4)], removed: vec![] }, Revision(4));
+        exchange(&mut session);
+        assert_eq!(client.held().len(), view.len() + 1, "case {case}");
+        assert!(client.is_complete() && client.revision() == Revision(4), "case {case}: {client:?}");
+    }
+}
+
+#[test]
+fn who_asks_for_no_end_of_unknown_types_is_shown_out() {
+    let node = Some(core::Node { id: "default/web-1".into(), ..Default::default() });
+    let ask = |n: usize| {
+        let type_url = format!("x{n}");
+        discovery::DeltaDiscoveryRequest { node: node.clone(), type_url, ..Default::default() }.encode_to_vec()
+    };
+    let mut session = Session::new();
+    // The same one twice is one.
+    for n in (0..STRANGE_MAX).chain([0]) {
+        session.on_request(&ask(n)).unwrap();
+    }
+    assert_eq!(session.flush(|_| Bytes::new()).len(), STRANGE_MAX);
+    assert!(session.flush(|_| Bytes::new()).is_empty(), "each is told once");
+    let last: Text = format!("x{STRANGE_MAX}").into();
+    assert_eq!(session.on_request(&ask(STRANGE_MAX)), Err(Error::UnknownType(last)));
 }
 
 #[test]
