@@ -403,3 +403,24 @@ pub enum Carrier {
     /// A header, which the caller sends back.
     Header,
 }
+
+/// Whether a route may edit the header of this name: not those that frame the message or say who calls. Nobody else may edit those
+/// either; whoever isn't an operator may be let at fewer.
+pub fn is_header_editable(name: &str) -> bool {
+    const UNTOUCHABLE: [&str; 13] = [
+        "connection",
+        "content-length",
+        "forwarded-client-identity",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-forwarded-client-cert",
+    ];
+    !UNTOUCHABLE.iter().any(|never| name.eq_ignore_ascii_case(never))
+}

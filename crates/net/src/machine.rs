@@ -3,8 +3,10 @@
 //! in `/proc` and in the control groups; elsewhere nothing is known, and a most of 0 says so.
 
 use super::runtime;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use std::time::Duration;
 const LEVELS_MAX: usize = 64;
 /// A limit above this is none: version 1 of control groups has no other word for that.
 const LIMIT_MAX: u64 = 1 << 60;
+/// Room for `/proc/PID/statm`: seven numbers.
+const STATM_BYTES_MAX: usize = 160;
 
 /// How long a process is taken to be starting.
 const START: Duration = Duration::from_secs(3);
@@ -34,8 +38,10 @@ pub fn limit_memory(bytes: u64) {
 }
 
 /// Measures this process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Meter {
+    /// `/proc/PID/statm`, kept open: to read it again is one call.
+    statm: Option<Arc<File>>,
     memory_max: u64,
     files_max: u64,
 }
@@ -47,12 +53,13 @@ impl Meter {
         let told = Some(CEILING.load(Ordering::Relaxed)).filter(|ceiling| *ceiling > 0);
         let memory_max = [told, group_limit(), total()].into_iter().flatten().min().unwrap_or(0);
         let files_max = runtime::open_files_max();
-        Self { memory_max, files_max: if files_max == u64::MAX { 0 } else { files_max } }
+        let statm = File::open("/proc/self/statm").ok().map(Arc::new);
+        Self { statm, memory_max, files_max: if files_max == u64::MAX { 0 } else { files_max } }
     }
 
     /// What is in use now. Nothing, where that can't be read.
     pub fn read(&self) -> Usage {
-        let memory = fs::read_to_string("/proc/self/statm").ok().and_then(|statm| resident(&statm)).unwrap_or(0);
+        let memory = self.statm.as_deref().and_then(resident).unwrap_or(0);
         Usage { memory: (memory, self.memory_max), files: (open_files().unwrap_or(0), self.files_max) }
     }
 }
@@ -64,8 +71,10 @@ impl Default for Meter {
 }
 
 /// The resident set of `/proc/PID/statm`, which counts pages: size, resident, shared...
-fn resident(statm: &str) -> Option<u64> {
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+fn resident(statm: &File) -> Option<u64> {
+    let mut bytes = [0; STATM_BYTES_MAX];
+    let count = statm.read_at(&mut bytes, 0).ok()?;
+    let pages: u64 = std::str::from_utf8(bytes.get(..count)?).ok()?.split(' ').nth(1)?.parse().ok()?;
     Some(pages * page_bytes())
 }
 

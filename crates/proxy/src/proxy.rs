@@ -271,7 +271,7 @@ fn open(
             stop: stop.clone(),
             outlets: outlets.clone(),
             counts: Arc::clone(counts),
-            meter,
+            meter: meter.clone(),
         };
         let name = format!("byrnie-core-{index}");
         cores.push(runtime::spawn_core(&name, None, move || worker::run(seat)).map_err(|_| Error::Stopped)?);

@@ -151,7 +151,7 @@ impl Core {
             spread: seat.place.spread.clone(),
             laggards: Rc::default(),
             outside: Outsides::new(seat.own_machine),
-            gauge: Gauge::new(seat.meter),
+            gauge: Gauge::new(seat.meter.clone()),
             #[cfg(feature = "http3")]
             offers: RefCell::default(),
         }

@@ -33,6 +33,8 @@ const DOORS: &[(&str, &[&str])] = &[
         ],
     ),
     ("redb", &["crates/store/src/persist"]),
+    // The data plane is built without it.
+    ("byrnie_model::yaml", &["crates/byrnie/", "crates/control/", "crates/sim/"]),
     ("gateway_api", &["crates/model/src/"]),
     ("k8s_openapi", &["crates/model/src/"]),
     ("kube", &["crates/model/src/"]),

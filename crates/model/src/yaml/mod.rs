@@ -27,7 +27,7 @@ mod split;
 mod traffic;
 mod workload;
 
-pub use names::{is_header_editable, time_text};
+pub use names::time_text;
 
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::resource::Origin;

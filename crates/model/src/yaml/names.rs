@@ -58,27 +58,6 @@ pub(crate) fn is_grpc_method(name: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
 }
 
-/// Whether a route may edit the header of this name: not those that frame the message or say who calls. Nobody else may edit those
-/// either; whoever isn't an operator may be let at fewer.
-pub fn is_header_editable(name: &str) -> bool {
-    const UNTOUCHABLE: [&str; 13] = [
-        "connection",
-        "content-length",
-        "forwarded-client-identity",
-        "host",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "x-forwarded-client-cert",
-    ];
-    !UNTOUCHABLE.iter().any(|never| name.eq_ignore_ascii_case(never))
-}
-
 /// The name of a port of a container: a service name (RFC 6335), at most 15 bytes with a letter in it.
 pub(crate) fn is_port_name(name: &str) -> bool {
     name.len() <= 15 && is_label(name) && !name.contains("--") && name.bytes().any(|b| b.is_ascii_lowercase())

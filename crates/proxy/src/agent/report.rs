@@ -29,10 +29,14 @@ const RECORDS_MAX: usize = 500;
 /// Longest record sent, in bytes of JSON.
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 
-/// Keeps records for `/records` where there is no control plane to report to.
+/// Keeps records for `/records` where there is no control plane to report to. As often as it would be told: if this waited for each of them, the
+/// core that sent it would have to wake this thread.
 pub(super) async fn keep_only(mut records: Receiver<Record>, state: Arc<State>) {
-    while let Some(record) = records.receive().await {
-        state.keep(record);
+    loop {
+        runtime::sleep(INTERVAL).await;
+        while let Some(record) = records.take() {
+            state.keep(record);
+        }
     }
 }
 

@@ -47,10 +47,7 @@ fn fewer_requests_are_sent_where_most_fail_and_all_once_they_succeed() {
         assert!(failed < 500, "{refused} of {failed} more are refused");
     }
     assert_eq!(asked.load(Ordering::SeqCst), failed, "what is refused is never sent");
-    let mut admin = Peer::connect(caller.ports.admin);
-    admin.send("GET /records HTTP/1.1\r\nhost: admin\r\nauthorization: Bearer operator\r\nconnection: close\r\n\r\n");
-    let records = String::from_utf8(admin.read_to_end()).unwrap();
-    assert!(records.contains("not_admitted") && records.contains("BYR-R035"), "{records}");
+    caller.wait_for_record(&["not_admitted", "BYR-R035"]);
     let mut admin = Peer::connect(caller.ports.admin);
     admin.send("GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
     let metrics = String::from_utf8(admin.read_to_end()).unwrap();

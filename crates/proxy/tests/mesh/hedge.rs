@@ -66,8 +66,5 @@ fn a_slow_try_is_overtaken_and_given_up() {
         assert!(runtime::now().mono < deadline, "{left:?} of {asked:?} were given up");
         std::thread::yield_now();
     }
-    let mut admin = Peer::connect(caller.ports.admin);
-    admin.send("GET /records HTTP/1.1\r\nhost: admin\r\nauthorization: Bearer operator\r\nconnection: close\r\n\r\n");
-    let records = String::from_utf8(admin.read_to_end()).unwrap();
-    assert!(records.contains("another try was quicker"), "{records}");
+    caller.wait_for_record(&["another try was quicker"]);
 }

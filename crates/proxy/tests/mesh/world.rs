@@ -203,6 +203,21 @@ impl Proxy {
         self.ports.outbound.iter().find(|outbound| outbound.service == service(name)).unwrap().address
     }
 
+    /// Waits for a decision record that says all of this: they are looked at once a second.
+    pub(crate) fn wait_for_record(&self, words: &[&str]) {
+        let mut admin = Peer::connect(self.ports.admin);
+        let ask = format!("GET /records HTTP/1.1\r\nhost: admin\r\nauthorization: Bearer {ADMIN_TOKEN}\r\n\r\n");
+        let deadline = runtime::now().mono + PATIENCE;
+        loop {
+            let records = admin.ask(&ask).1;
+            if words.iter().all(|word| records.contains(word)) {
+                return;
+            }
+            assert!(runtime::now().mono < deadline, "{records}");
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn apply(&mut self, changed: Vec<Resource>) {
         self.revision += 1;
         let delta = Delta { changed: changed.into_iter().map(Arc::new).collect(), removed: Vec::new() };

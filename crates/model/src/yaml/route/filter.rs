@@ -6,7 +6,7 @@ use super::backend::{self, Reference};
 use super::matching::check_path;
 use crate::Kind;
 use crate::code;
-use crate::route::{Cors, Direct, HeaderEdits, Mirror, PathEdit, Redirect, Rewrite, RouteFilter};
+use crate::route::{Cors, Direct, HeaderEdits, Mirror, PathEdit, Redirect, Rewrite, RouteFilter, is_header_editable};
 use crate::yaml::reader::Reader;
 use crate::yaml::{kinds, names};
 use byrnie_base::Text;
@@ -203,11 +203,7 @@ fn edit(
 
 fn header_name(reader: &mut Reader<'_>, name: &str, at: &str) {
     if reader.require(names::is_header_name(name), at, format!("\"{name}\" is not a header name")) {
-        reader.require(
-            names::is_header_editable(name),
-            at,
-            format!("the header \"{name}\" cannot be edited by a route"),
-        );
+        reader.require(is_header_editable(name), at, format!("the header \"{name}\" cannot be edited by a route"));
     }
 }
 

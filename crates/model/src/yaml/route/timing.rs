@@ -2,7 +2,7 @@
 //! The time-outs, retries and sessions of a rule.
 
 use crate::code;
-use crate::route::{Carrier, Retry, Session};
+use crate::route::{Carrier, Retry, Session, is_header_editable};
 use crate::yaml::names;
 use crate::yaml::reader::Reader;
 use gateway_api::experimental::httproutes as gw;
@@ -84,7 +84,7 @@ pub(super) fn session(
         let message = "a permanent cookie needs absoluteTimeout: how long it lives";
         reader.fault(&code::MISSING_FIELD, at, message);
     }
-    if carrier == Carrier::Header && !names::is_header_editable(name) {
+    if carrier == Carrier::Header && !is_header_editable(name) {
         let message = format!("the header \"{name}\" cannot carry a session");
         reader.fault(&code::BAD_VALUE, format!("{at}.sessionName"), message);
     }
