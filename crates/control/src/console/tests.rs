@@ -51,13 +51,15 @@ fn read(response: byrnie_net::serve::Response) -> (u16, Value) {
     (response.status.as_u16(), value)
 }
 
+/// With a catalog that follows the store, as ever: what was written is there for whoever asks next.
 fn run(test: impl AsyncFnOnce(Console)) {
-    runtime::block_on(async { test(console()).await }).unwrap();
-}
-
-/// Lets the catalog catch up with the store.
-async fn settle(console: &Console) {
-    ingest::list(&console.state).await.unwrap();
+    runtime::block_on(async {
+        let console = console();
+        let watch = ingest::list(&console.state).await.unwrap();
+        let _follows = runtime::spawn("ingest", ingest::follow(Arc::clone(&console.state), watch));
+        test(console).await;
+    })
+    .unwrap();
 }
 
 #[test]
@@ -65,14 +67,12 @@ fn what_is_applied_can_be_read_undone_and_deleted() {
     run(async |console| {
         let (status, applied) = ask(&console, "POST", "/api/v1/apply", SERVICE).await;
         assert_eq!((status, &applied["results"][0]["action"]), (200, &json!("created")), "{applied}");
-        settle(&console).await;
         let (status, read) = ask(&console, "GET", "/api/v1/resources/svc/default/cart", "").await;
         assert_eq!((status, &read["metadata"]["name"]), (200, &json!("cart")), "{read}");
         let (_, dry) = ask(&console, "POST", "/api/v1/apply?dryRun=true", SERVICE).await;
         assert_eq!((&dry["dryRun"], &dry["results"][0]["action"]), (&json!(true), &json!("unchanged")));
         let (status, undone) = ask(&console, "POST", "/api/v1/undo", "").await;
         assert_eq!((status, &undone["results"][0]["action"]), (200, &json!("deleted")), "{undone}");
-        settle(&console).await;
         let (status, gone) = ask(&console, "GET", "/api/v1/resources/svc/default/cart", "").await;
         assert_eq!((status, &gone["code"]), (404, &json!("BYR-C037")).clone(), "{gone}");
         let (_, revisions) = ask(&console, "GET", "/api/v1/revisions", "").await;
@@ -90,7 +90,6 @@ fn what_somebody_has_written_meanwhile_is_not_overwritten() {
         };
         let write = async |document: &Value, query: &str| {
             let (status, said) = ask(&console, "POST", &format!("/api/v1/apply{query}"), &document.to_string()).await;
-            settle(&console).await;
             (status, said)
         };
         let port = async |name: &str| {
@@ -115,7 +114,6 @@ fn what_somebody_has_written_meanwhile_is_not_overwritten() {
         let newest = write(&service("last", 80), "").await.1["revision"].clone();
         let gone = format!("/api/v1/resources/svc/default/fresh?since={newest}");
         assert_eq!(ask(&console, "DELETE", &gone, "").await.0, 200);
-        settle(&console).await;
         let (status, said) = write(&service("fresh", 82), &format!("?since={newest}")).await;
         assert_eq!((status, &said["code"], port("fresh").await), (409, &json!("BYR-C032"), Value::Null), "{said}");
         let (status, said) = write(&service("cart", 83), "?since=yesterday").await;
@@ -224,7 +222,6 @@ fn json_in_any_form_is_applied() {
 fn answers_have_the_shapes_that_are_described() {
     run(async |console| {
         ask(&console, "POST", "/api/v1/apply", SERVICE).await;
-        settle(&console).await;
         let (_, document) = ask(&console, "GET", "/openapi.json", "").await;
         for path in ["/txn/v1", "/txn/v1/{id}/branches/{branch}:complete", "/api/dtmsvr/submit"] {
             assert!(document["paths"][path].is_object(), "{path}");
@@ -277,7 +274,6 @@ fn metrics_are_open_metrics_for_those_who_ask_for_it() {
 
 /// The codes of `status`, with where each is.
 async fn warned(console: &Console) -> Vec<String> {
-    settle(console).await;
     let (_, status) = ask(console, "GET", "/api/v1/status", "").await;
     let line = |w: &Value| format!("{} {}", w["code"].as_str().unwrap(), w["where"].as_str().unwrap());
     status["warnings"].as_array().unwrap().iter().map(line).collect()

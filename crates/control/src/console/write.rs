@@ -8,10 +8,14 @@ use crate::apply::{self, Action, Applied};
 use crate::{ca, history};
 use byrnie_model::yaml::{self, Defaults};
 use byrnie_model::{Diagnostic, Identity, Key, Resource, Revision, code};
+use byrnie_net::runtime;
 use byrnie_net::serve::Request;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
+
+/// Longest time that a writer waits until what it wrote can be read here.
+const READ_BACK_MAX: Duration = Duration::from_secs(2);
 
 /// `POST /api/v1/apply?dryRun=&namespace=&since=`: every document of the body, or none; with `since`, a revision, only if nobody has
 /// written any of these resources after that.
@@ -32,6 +36,7 @@ pub(super) async fn apply(console: &Console, request: &Request) -> Outcome {
     let actions: Vec<Action> = resources.into_iter().map(Action::Put).collect();
     let (who, why) = (who(request), why(request));
     let applied = apply::apply_since(&console.state, &actions, since, (&who, &why)).await?;
+    read_back(console, &applied).await;
     Ok(found(&answer(applied.revision, false, outcomes(&applied), &diagnostics)))
 }
 
@@ -42,6 +47,7 @@ pub(super) async fn delete(console: &Console, request: &Request, kind: &str, nam
     let diagnostics = super::ask::news(console, &actions);
     let applied =
         apply::apply_since(&console.state, &actions, revision(request, "since")?, (&who(request), "delete")).await?;
+    read_back(console, &applied).await;
     Ok(found(&answer(applied.revision, false, outcomes(&applied), &diagnostics)))
 }
 
@@ -51,6 +57,7 @@ pub(super) async fn undo(console: &Console, request: &Request) -> Outcome {
     let (undone, actions) = history::way_back(&console.state, revision(request, "revision")?).await?;
     let diagnostics = super::ask::news(console, &actions);
     let applied = apply::apply(&console.state, &actions, &who(request), &format!("undo {undone}")).await?;
+    read_back(console, &applied).await;
     let mut answer = answer(applied.revision, false, outcomes(&applied), &diagnostics);
     answer["undone"] = json!(undone);
     Ok(found(&answer))
@@ -105,6 +112,18 @@ pub(super) async fn token(console: &Console, request: &Request) -> Outcome {
 pub(super) async fn tokens(console: &Console) -> Outcome {
     let grants = ca::token::list(&console.state).await?;
     Ok(found(&list(grants, |grant| serde_json::to_value(grant).unwrap_or_default())))
+}
+
+/// Waits until the catalog has what was written, so that whoever has the answer and asks next is told of it.
+async fn read_back(console: &Console, applied: &Applied) {
+    if applied.outcomes.iter().all(|(_, outcome)| *outcome == apply::Outcome::Unchanged) {
+        return;
+    }
+    let mut revisions = console.state.revisions();
+    let known = revisions.wait_for(|known| *known >= applied.revision);
+    if !matches!(runtime::timeout(READ_BACK_MAX, known).await, Ok(Ok(_))) {
+        tracing::warn!(revision = %applied.revision, "written, and not read back in time: answers are older for a while");
+    }
 }
 
 /// The documents in a request's body.
