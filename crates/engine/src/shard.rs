@@ -147,6 +147,13 @@ impl Shard {
         }
     }
 
+    /// Something of this core has panicked: what may be half changed is forgotten, with new dice, as the same would come of the old ones. Those
+    /// who wait keep their places: they have tickets for them, and nobody else would call them.
+    pub fn renew(&mut self, seed: u64) {
+        let lines = std::mem::take(&mut self.lines);
+        *self = Self { lines, ..Self::new(seed) };
+    }
+
     /// Another snapshot is in force: lets go of what was found in the one before, which nothing else may hold any more.
     pub fn forget_recent(&mut self) {
         self.recent = Recent::default();

@@ -40,6 +40,9 @@ impl Core {
     }
 }
 
+/// Pause before that begins again which has panicked and is to go on ([`keep`]).
+const RESUME: Duration = Duration::from_millis(100);
+
 /// A task or core ended by a panic instead of by returning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("ended by a panic")]
@@ -224,6 +227,15 @@ impl Group {
 /// so callers rebuild that.
 pub fn catch<F: Future>(kind: &'static str, future: F) -> Catch<F> {
     Catch { kind, future }
+}
+
+/// Runs what is to go on as long as its core does, until it returns. If it panics, which is counted and reported under `kind`, `mend` makes
+/// anew what may be half changed, and it begins again after a moment: one defect is not to leave a proxy that looks alive and serves nobody.
+pub async fn keep(kind: &'static str, mut work: impl AsyncFnMut(), mend: impl Fn()) {
+    while catch(kind, work()).await.is_err() {
+        mend();
+        sleep(RESUME).await;
+    }
 }
 
 /// What [`catch`] returns. By hand, as an `async fn` would hold `future` twice: where it was handed in and

@@ -14,8 +14,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Takes flows until the drain begins, or the listener is closed. Those that are open end in order then.
-pub(crate) async fn accept(core: Rc<Core>, door: Door, listener: Listener, mut until: Shutdown) {
-    let mut flows = match datagram::open(&listener) {
+pub(crate) async fn accept(core: &Rc<Core>, door: &Door, listener: &Listener, until: &mut Shutdown) {
+    let mut flows = match datagram::open(listener) {
         Ok(flows) => flows,
         Err(error) => {
             tracing::warn!(%door, %error, "no datagrams are taken there");
@@ -29,13 +29,13 @@ pub(crate) async fn accept(core: Rc<Core>, door: Door, listener: Listener, mut u
             () = &mut draining => return,
             () = until.wait() => return,
         };
-        let Some(entry) = entry(&core, &door) else { return };
+        let Some(entry) = entry(core, door) else { return };
         if core.is_full() {
             core.count(|counts| counts.strain.accepts_paused.increment());
             flow.refuse();
             continue;
         }
-        serve(&core, entry, flow, remote);
+        serve(core, entry, flow, remote);
     }
 }
 

@@ -174,15 +174,41 @@ pub(crate) fn give(cores: &[mpsc::UnboundedSender<Entrance>], door: &Door, liste
 pub(crate) async fn attend(
     own: SocketAddr,
     cores: Vec<mpsc::UnboundedSender<Entrance>>,
-    (listeners, mut left): (Open, BTreeMap<Port, Vec<Listener>>),
+    (listeners, left): (Open, BTreeMap<Port, Vec<Listener>>),
     mut in_force: watch::Receiver<InForce>,
     state: Arc<State>,
     mut stop: Shutdown,
 ) {
-    let mut open: BTreeMap<Port, Trigger> = BTreeMap::new();
-    let mut closed: BTreeMap<Port, String> = BTreeMap::new();
+    let mut keeper = Keeper {
+        own,
+        cores,
+        listeners,
+        left,
+        open: BTreeMap::new(),
+        closed: BTreeMap::new(),
+        #[cfg(feature = "http3")]
+        quic: quic::Ports::default(),
+    };
+    let follow = async || follow(&mut keeper, &mut in_force, &state, &mut stop).await;
+    runtime::keep("gates", follow, || {}).await;
+}
+
+/// Which ports of gateways are open.
+struct Keeper {
+    own: SocketAddr,
+    cores: Vec<mpsc::UnboundedSender<Entrance>>,
+    listeners: Open,
+    /// Open by an earlier proxy, and not yet asked for.
+    left: BTreeMap<Port, Vec<Listener>>,
+    open: BTreeMap<Port, Trigger>,
+    /// Why a port can't be opened.
+    closed: BTreeMap<Port, String>,
     #[cfg(feature = "http3")]
-    let mut quic = quic::Ports::default();
+    quic: quic::Ports,
+}
+
+async fn follow(keeper: &mut Keeper, in_force: &mut watch::Receiver<InForce>, state: &State, stop: &mut Shutdown) {
+    let Keeper { own, cores, listeners, left, open, closed, .. } = keeper;
     loop {
         let now = in_force.borrow_and_update().clone();
         let served = Arc::clone(&now.gates.served);
@@ -206,7 +232,7 @@ pub(crate) async fn attend(
                 Ok(sockets) => {
                     let (trigger, until) = runtime::shutdown();
                     listeners.add(wanted.door.clone(), &sockets);
-                    give(&cores, &wanted.door, sockets, &until);
+                    give(cores, &wanted.door, sockets, &until);
                     tracing::info!(door = %wanted.door, %address, "a port of a gateway is open");
                     open.insert(port, trigger);
                     closed.remove(&port);
@@ -223,9 +249,9 @@ pub(crate) async fn attend(
         }
         // What no gateway names any more is closed.
         left.clear();
-        state.set_closed(&closed);
+        state.set_closed(closed);
         #[cfg(feature = "http3")]
-        let waits = quic.attend(own, &cores, &now) || !closed.is_empty();
+        let waits = keeper.quic.attend(*own, cores, &now) || !closed.is_empty();
         #[cfg(not(feature = "http3"))]
         let waits = !closed.is_empty();
         tokio::select! {

@@ -40,6 +40,10 @@ mod upstream;
 mod whole;
 mod worker;
 
+// One connection's defect is to end that connection and no other one.
+#[cfg(panic = "abort")]
+compile_error!("byrnie's proxy catches panics: build it with panic = \"unwind\"");
+
 pub use config::{AccessLog, Address, Config, Control, Gateway, Hop, Mount, Sidecar, Source, Tokens, Users};
 pub use error::Error;
 pub use proxy::{start, succeed};

@@ -48,13 +48,19 @@ pub(crate) async fn accept(core: Rc<Core>, port: Port) {
             return;
         }
     };
-    let mut draining = core.drain().draining();
     let shaking = Rc::new(Cell::new(0));
+    let let_in = async || let_in(&core, number, &acceptor, &shaking, &mut until).await;
+    runtime::keep("accept", let_in, || core.panicked()).await;
+    acceptor.refuse();
+}
+
+async fn let_in(core: &Rc<Core>, number: u16, acceptor: &Acceptor, shaking: &Rc<Cell<usize>>, until: &mut Shutdown) {
+    let mut draining = core.drain().draining();
     loop {
         let incoming = tokio::select! {
             incoming = acceptor.accept() => incoming,
-            () = &mut draining => break,
-            () = until.wait() => break,
+            () = &mut draining => return,
+            () = until.wait() => return,
         };
         let Some(incoming) = incoming else { return };
         let unproven = !incoming.is_proven();
@@ -77,7 +83,7 @@ pub(crate) async fn accept(core: Rc<Core>, port: Port) {
             continue;
         };
         let terms = gates.terms(number);
-        let (serving, shaking, until) = (Rc::clone(&core), Shaking::enter(&shaking), until.clone());
+        let (serving, shaking, until) = (Rc::clone(core), Shaking::enter(shaking), until.clone());
         core.enters();
         runtime::spawn_local("connection", async move {
             let guard = serving.drain().guard();
@@ -90,7 +96,6 @@ pub(crate) async fn accept(core: Rc<Core>, port: Port) {
             drop(guard);
         });
     }
-    acceptor.refuse();
 }
 
 /// Counts a handshake until it's dropped.

@@ -225,10 +225,9 @@ impl Core {
         self.drain.closing(inbound)
     }
 
-    /// A connection's task has panicked: what it shared may be half changed, so it's made anew.
+    /// A task has panicked: what it shared may be half changed, so it's made anew.
     pub(crate) fn panicked(&self) {
-        // With dice of its own, or it would do the same again.
-        *self.shard.borrow_mut() = Shard::new(runtime::now().mono.as_nanos());
+        self.shard.borrow_mut().renew(runtime::now().mono.as_nanos());
         self.pool.borrow_mut().clear();
     }
 
@@ -279,6 +278,12 @@ pub(crate) async fn run(mut seat: Seat) {
     let in_force = seat.in_force.borrow_and_update().clone();
     let core = Rc::new(Core::new(&seat, in_force));
     let mut counted = byrnie_engine::Counts::default();
+    runtime::keep("core", async || attend(&core, &mut seat, &mut counted).await, || core.panicked()).await;
+    core.tidy(&mut counted);
+}
+
+/// Takes what the core is given, and does what is due by the clock, until it's told to stop.
+async fn attend(core: &Rc<Core>, seat: &mut Seat, counted: &mut byrnie_engine::Counts) {
     let mut tidied = runtime::now().mono;
     let mut due = tidied + TICK;
     loop {
@@ -300,20 +305,18 @@ pub(crate) async fn run(mut seat: Seat) {
                 due = now + if core.gauge.was_busy() { GLANCE } else { TICK };
                 if now.since(tidied) >= TICK {
                     tidied = now;
-                    core.tidy(&mut counted);
+                    core.tidy(counted);
                     core.look_ahead();
                 }
             }
             () = seat.stop.wait() => break,
         }
     }
-    core.tidy(&mut counted);
 }
 
 /// Accepts connections until the drain begins, or the listener is closed.
-async fn accept(core: Rc<Core>, door: Door, listener: Listener, mut until: Shutdown) {
-    let door = Arc::new(door);
-    let mut draining = core.drain_of(*door == Door::Inbound).draining();
+async fn accept(core: &Rc<Core>, door: &Arc<Door>, listener: &Listener, until: &mut Shutdown) {
+    let mut draining = core.drain_of(**door == Door::Inbound).draining();
     loop {
         while core.is_full() && !core.makes_room().await {
             runtime::sleep(ACCEPT_PAUSE).await;
@@ -323,15 +326,15 @@ async fn accept(core: Rc<Core>, door: Door, listener: Listener, mut until: Shutd
             () = &mut draining => return,
             () = until.wait() => return,
         };
-        if *door == Door::Forward(Users::Own) && !listen::is_own_user(remote, listener.local_addr()) {
+        if **door == Door::Forward(Users::Own) && !listen::is_own_user(remote, listener.local_addr()) {
             tracing::warn!(%remote, "a connection to the forward listener is another user's: closed");
             continue;
         }
         match core.spread.other() {
-            Some(other) => core.give(other, tcp, remote, &door),
+            Some(other) => core.give(other, tcp, remote, door),
             None => {
                 core.spread.enter();
-                core.serve(tcp, remote, Arc::clone(&door));
+                core.serve(tcp, remote, Arc::clone(door));
             }
         }
     }
@@ -342,13 +345,21 @@ impl Core {
     fn open(self: &Rc<Self>, entrance: Entrance) {
         let core = Rc::clone(self);
         match entrance {
-            Entrance::Listener(door, listener, until) => {
-                match door.kind() {
-                    Kind::Connections => runtime::spawn_local("accept", accept(core, door, listener, until)),
-                    Kind::Datagrams => {
-                        runtime::spawn_local("datagrams", datagrams::accept(core, door, listener, until))
+            Entrance::Listener(door, listener, mut until) => {
+                let door = Arc::new(door);
+                runtime::spawn_local("accept", async move {
+                    let panicked = || core.panicked();
+                    match door.kind() {
+                        Kind::Connections => {
+                            let accept = async || accept(&core, &door, &listener, &mut until).await;
+                            runtime::keep("accept", accept, panicked).await;
+                        }
+                        Kind::Datagrams => {
+                            let accept = async || datagrams::accept(&core, &door, &listener, &mut until).await;
+                            runtime::keep("datagrams", accept, panicked).await;
+                        }
                     }
-                };
+                });
             }
             #[cfg(feature = "http3")]
             Entrance::Quic(port) => {

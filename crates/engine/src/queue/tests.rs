@@ -37,6 +37,21 @@ fn turn(world: &mut World, asked: &mut Asked, at: u64) -> Effect {
     asked.exchange.on_turn(&mut world.shard, &arrival, &mut asked.head, ms(at))
 }
 
+/// A defect elsewhere on the core costs those who wait nothing.
+#[test]
+fn who_waits_keeps_the_place_when_the_core_begins_anew() {
+    let mut world = limited(1, 10);
+    let first = begins(&mut world, 0);
+    let mut waits = asks(&mut world, 1, &[]).unwrap();
+    world.shard.renew(7);
+    let mut later = asks(&mut world, 2, &[]).unwrap();
+    assert_ne!(waits.place.ticket, later.place.ticket);
+    assert_eq!(ends(&mut world, first, 3), [waits.place.ticket]);
+    plan(turn(&mut world, &mut waits, 3));
+    assert_eq!(ends(&mut world, waits.exchange, 4), [later.place.ticket]);
+    plan(turn(&mut world, &mut later, 4));
+}
+
 fn begins(world: &mut World, at: u64) -> Exchange {
     let mut head = head("GET", "payments/", &[]);
     let (exchange, effect) = world.begin(&mut head, ms(at));

@@ -28,6 +28,20 @@ fn a_processor_that_is_not_there_is_no_error() {
 }
 
 #[test]
+fn what_is_to_go_on_begins_again_after_a_panic() {
+    let before = panics();
+    let (mut begun, mended) = (0, Cell::new(0));
+    let work = async || {
+        begun += 1;
+        tokio::task::yield_now().await;
+        assert!(begun >= 3, "on purpose");
+    };
+    block_on(keep("test", work, || mended.set(mended.get() + 1))).unwrap();
+    assert_eq!((begun, mended.get()), (3, 2));
+    assert!(panics() >= before + 2);
+}
+
+#[test]
 fn a_panic_ends_its_task_alone_and_is_counted() {
     let before = panics();
     block_on(async {

@@ -87,6 +87,11 @@ pub(super) async fn run(start: Start, link: Rc<Link>, compiling: Rc<Compiling>, 
         client.resume(&kept.resources);
     }
     let mut subscription = Subscription { client, compiling, cache: start.cache, urgent: false };
+    runtime::keep("ads", async || subscribe(&mut subscription, &link, &state).await, || {}).await;
+}
+
+/// Follows one stream after the other.
+async fn subscribe(subscription: &mut Subscription, link: &Link, state: &State) {
     let mut backoff = Backoff::new();
     let mut lost = false;
     let mut handing = state.handing();
@@ -105,7 +110,7 @@ pub(super) async fn run(start: Start, link: Rc<Link>, compiling: Rc<Compiling>, 
                     tracing::info!("control plane is back");
                 }
                 backoff.reset();
-                let ended = subscription.follow(outgoing, incoming, &state).await;
+                let ended = subscription.follow(outgoing, incoming, state).await;
                 state.set_connected(false);
                 if !*handing.borrow() {
                     warn(&ended);

@@ -140,12 +140,16 @@ pub(super) struct Renewal {
 /// that it holds no more, or not yet.
 pub(super) async fn renew(renewal: Renewal, link: Rc<Link>, publisher: Rc<Publisher>) {
     let mut rng = Rng::new(super::seed());
+    runtime::keep("certs", async || renew_in_time(&renewal, &link, &publisher, &mut rng).await, || {}).await;
+}
+
+async fn renew_in_time(renewal: &Renewal, link: &Link, publisher: &Publisher, rng: &mut Rng) {
     loop {
         // Jitter: proxies that started together don't renew together.
         wait_until_due(&link.credentials(), 45 + rng.below(10)).await;
         let mut warned = false;
         loop {
-            match once(&renewal, &link, &publisher).await {
+            match once(renewal, link, publisher).await {
                 Ok(()) => break,
                 Err(cause) => {
                     if !std::mem::replace(&mut warned, true) {

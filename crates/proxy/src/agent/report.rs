@@ -50,26 +50,39 @@ struct Reported {
     retries: u64,
 }
 
+/// Where the reports of a proxy stand.
+struct Reports {
+    records: Receiver<Record>,
+    /// By the address of its cells.
+    reported: HashMap<usize, Reported>,
+    waiting: VecDeque<String>,
+    sequence: u64,
+    dropped: u64,
+}
+
 /// Reports for as long as the proxy runs.
-pub(super) async fn run(mut records: Receiver<Record>, link: Rc<Link>, state: Arc<State>) {
-    let mut reported: HashMap<usize, Reported> = HashMap::new();
-    let mut waiting: VecDeque<String> = VecDeque::new();
-    let (mut sequence, mut dropped) = (0, 0);
+pub(super) async fn run(records: Receiver<Record>, link: Rc<Link>, state: Arc<State>) {
+    let mut reports = Reports { records, reported: HashMap::new(), waiting: VecDeque::new(), sequence: 0, dropped: 0 };
+    runtime::keep("report", async || report(&mut reports, &link, &state).await, || {}).await;
+}
+
+async fn report(reports: &mut Reports, link: &Link, state: &State) {
+    let Reports { records, reported, waiting, sequence, dropped } = reports;
     loop {
         runtime::sleep(INTERVAL).await;
         while let Some(record) = records.take() {
-            dropped += u64::from(!queue(&mut waiting, &record));
+            *dropped += u64::from(!queue(waiting, &record));
             state.keep(record);
         }
         let Ok(channel) = link.channel().await else { continue };
-        sequence += 1;
+        *sequence += 1;
         let mut report = wire::ReportRequest {
             node: state.node.to_string(),
-            sequence,
+            sequence: *sequence,
             at_millis: runtime::now().wall.as_millis(),
             span_millis: u32::try_from(INTERVAL.as_millis()).unwrap_or(u32::MAX),
             records: waiting.iter().take(RECORDS_MAX).cloned().collect(),
-            records_dropped: dropped,
+            records_dropped: *dropped,
             closed_ports: state
                 .closed()
                 .into_iter()
@@ -82,12 +95,12 @@ pub(super) async fn run(mut records: Receiver<Record>, link: Rc<Link>, state: Ar
             ..Default::default()
         };
         let taken = report.records.len();
-        let next = fill(&mut report, &state, &reported);
+        let next = fill(&mut report, state, reported);
         match channel.unary(REPORT_PATH, report.encode_to_vec().into()).await {
             Ok(answer) => {
                 reported.extend(next);
                 waiting.drain(..taken);
-                dropped = 0;
+                *dropped = 0;
                 if let Ok(answer) = wire::ReportResponse::decode(&*answer) {
                     state.set_sample(answer.sample_percent);
                 }
