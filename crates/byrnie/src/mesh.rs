@@ -167,7 +167,11 @@ pub(crate) async fn start(options: &Options, globals: &Globals, will: Option<&Wi
         "apiVersion: mesh.byrnie.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: mesh}}\nspec: {{trustDomain: {}}}\n---\n",
         control.state.trust_domain
     );
-    put_absent(&control.state, &(domain + BUILT_IN)).await?;
+    // In one revision, once: who deletes a policy later doesn't find it back after the next start.
+    let mesh = Key::new(Kind::Mesh, "", "mesh");
+    if control.state.catalog(|catalog| catalog.resource(&mesh).is_none()) {
+        put_absent(&control.state, &(domain + BUILT_IN)).await?;
+    }
     let (edge, proxies) = match will {
         None => start_proxies(options, globals, &control).await?,
         Some(will) => (proxies_of(will, &control)?, Vec::new()),

@@ -25,6 +25,26 @@ fn addresses(mesh: &Mesh) -> Vec<String> {
     slices.as_array().unwrap().iter().map(name).collect()
 }
 
+/// Every mesh begins with a policy that lets its edge in. An operator may take that back for good.
+#[test]
+fn a_policy_of_the_beginning_that_was_deleted_stays_deleted() {
+    let mut mesh = Mesh::up(&[]);
+    let (port, _) = listen(|_, _| (200, "legacy".to_owned()));
+    assert_eq!(register(&mesh, port, &json!({"protocol": "http"})).0, 201);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 200);
+    mesh.ok(&["delete", "accesspolicy", "edge", "-n", "byrnie"]);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 403);
+    let mut up = mesh.up.take().unwrap();
+    up.signal("TERM");
+    up.wait();
+    mesh.start(&[]);
+    let policies = mesh.ok(&["get", "accesspolicy", "-n", "byrnie"]);
+    assert!(!policies.contains("edge") && policies.contains("transactions"), "{policies}");
+    mesh.ask_until("legacy", "/", |answer| answer.status == 403);
+    mesh.ok(&["allow", "edge", "legacy"]);
+    mesh.ask_until("legacy", "/", |answer| answer.status == 200);
+}
+
 #[test]
 fn a_registered_address_is_served_while_heartbeats_come_and_outlives_the_control_plane() {
     let mut mesh = Mesh::up(&[]);

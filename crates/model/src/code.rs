@@ -358,8 +358,8 @@ registry! {
         "Correct the name, unless the workload is yet to come.";
     FOREIGN_DOMAIN: "BYR-A004",
         "source is of another trust domain",
-        "The rule fits nobody: only this mesh's certificates are accepted.",
-        "Use the trust domain of the mesh.";
+        "The rule fits nobody: only certificates of this mesh and of its Sites are accepted.",
+        "Correct the domain, or apply that mesh's Site.";
     DENY_HIDES_ALLOW: "BYR-A005",
         "a DENY policy always wins over this rule",
         "The rule has no effect.",

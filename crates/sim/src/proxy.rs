@@ -13,7 +13,7 @@ use byrnie_engine::{
 use byrnie_model::service::Locality;
 use byrnie_model::{Delta, Revision, ServiceRef};
 use byrnie_xds::Bytes;
-use byrnie_xds::client::{Client, Received};
+use byrnie_xds::client::Client;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -119,18 +119,15 @@ impl Running {
 
     /// A response came.
     pub fn on_response(&mut self, bytes: &[u8]) -> Heard {
-        let update = match self.client.on_response(bytes) {
-            Err(_) => return Heard::Close,
-            Ok(Received::Refused { nack, .. }) => return Heard::Refused(nack),
-            Ok(Received::Update(update)) => update,
-        };
+        let Ok(mut update) = self.client.on_response(bytes) else { return Heard::Close };
         let refusals = self.compiler.apply(&update.delta, update.revision.unwrap_or(self.client.revision()));
-        if !refusals.is_empty() {
+        let mut refused = std::mem::take(&mut update.unreadable);
+        if !refusals.is_empty() || !refused.is_empty() {
             let told = |refusal: &byrnie_engine::Refusal| byrnie_xds::client::Refused {
                 name: byrnie_xds::name::of(&refusal.key).into(),
                 reason: refusal.reason.to_string().into(),
             };
-            let refused: Vec<_> = refusals.iter().map(told).collect();
+            refused.extend(refusals.iter().map(told));
             return Heard::Refused(self.client.refuse(&update, &refused));
         }
         self.apply(&update.delta);

@@ -3,8 +3,8 @@
 //! [`Delta`]s, and answers each. Driven by the proxy's agent, which owns the connection. It keeps
 //! the versions of what was accepted, so that after a reconnect only differences are sent.
 //!
-//! A response is accepted or refused as a whole: when one resource of it is bad, all that it says is
-//! left aside and the last good stays in force.
+//! What is good of a response is taken, and the answer names the rest, of which the last good stays in force: what comes
+//! later may count on the good ones, as policies do for services. The server sends those again.
 
 use crate::proto::byrnie::v1::Refusal;
 use crate::proto::envoy::config::core::v3 as core;
@@ -51,22 +51,10 @@ pub struct Update {
     /// The configuration that is reached with this response; `None` in the middle of a batch, and until
     /// every kind was heard on this stream. Only then is what is held a state to put in force.
     pub revision: Option<Revision>,
+    /// What of it can't be read.
+    pub unreadable: Vec<Refused>,
     kind: Kind,
     nonce: String,
-}
-
-/// What a response turned out to be.
-#[derive(Debug)]
-pub enum Received {
-    /// Good so far.
-    Update(Update),
-    /// Some of it couldn't be read: nothing of it counts.
-    Refused {
-        /// The answer to send.
-        nack: Bytes,
-        /// What was wrong.
-        refusals: Vec<Refused>,
-    },
 }
 
 /// Why a resource isn't accepted.
@@ -154,38 +142,35 @@ impl Client {
     ///
     /// # Errors
     /// If it's no response at all: close the stream and connect again.
-    pub fn on_response(&self, bytes: &[u8]) -> Result<Received, Error> {
+    pub fn on_response(&self, bytes: &[u8]) -> Result<Update, Error> {
         if bytes.len() > RESPONSE_BYTES_MAX {
             return Err(Error::TooLong);
         }
         let response = discovery::DeltaDiscoveryResponse::decode(bytes).map_err(|_| Error::Undecodable)?;
         let kind = name::kind(&response.type_url).ok_or(Error::UnknownType)?;
         let mut delta = Delta::default();
-        let mut refusals = Vec::new();
+        let mut unreadable = Vec::new();
         for resource in response.resources {
             match read(kind, &resource) {
                 Ok(resource) => delta.changed.push(Arc::new(resource)),
-                Err(reason) => refusals.push(Refused { name: clip(&resource.name, name::NAME_BYTES_MAX), reason }),
+                Err(reason) => unreadable.push(Refused { name: clip(&resource.name, name::NAME_BYTES_MAX), reason }),
             }
         }
         for name in response.removed_resources {
             match name::parse(kind, &name) {
                 Some(key) => delta.removed.push(key),
-                None => refusals.push(Refused { name: clip(&name, name::NAME_BYTES_MAX), reason: "no name".into() }),
+                None => unreadable.push(Refused { name: clip(&name, name::NAME_BYTES_MAX), reason: "no name".into() }),
             }
-        }
-        if !refusals.is_empty() {
-            return Ok(Received::Refused { nack: answer(kind, &response.nonce, &refusals), refusals });
         }
         // On a new stream the server may close a batch before it has heard of every subscription. What is
         // held of the other kinds is then older than that revision, and no state to put in force: policies
         // of one revision beside defaults of another could let through what both refuse.
         let whole = name::ORDER.iter().zip(self.seen).all(|(other, seen)| seen || *other == kind);
         let revision = response.system_version_info.parse().ok().map(Revision).filter(|_| whole);
-        Ok(Received::Update(Update { delta, revision, kind, nonce: response.nonce }))
+        Ok(Update { delta, revision, unreadable, kind, nonce: response.nonce })
     }
 
-    /// Takes a response as in force. Returns the ACK to send.
+    /// Takes a response as in force, all of which could be read. Returns the ACK to send.
     pub fn accept(&mut self, update: &Update) -> Bytes {
         for resource in &update.delta.changed {
             self.held.insert(resource.key.clone(), resource.revision);
@@ -197,7 +182,7 @@ impl Client {
         answer(update.kind, &update.nonce, &[])
     }
 
-    /// Leaves a response aside, for these reasons. Returns the NACK to send.
+    /// Takes a response but for what these reasons name. Returns the NACK to send.
     pub fn refuse(&mut self, update: &Update, refusals: &[Refused]) -> Bytes {
         self.mark(update);
         answer(update.kind, &update.nonce, refusals)

@@ -16,7 +16,7 @@ use serde_json::Value;
   byrnie get httproute payments -o yaml
   byrnie get svc/payments -n shop")]
 pub(crate) struct Args {
-    /// service, endpointslice, workload, httproute, grpcroute, tcproute, tlsroute, udproute, gateway, listenerset, gatewayclass, referencegrant, secret, accesspolicy, trafficpolicy, saga, mesh or namespace; or KIND/NAME
+    /// service, endpointslice, workload, httproute, grpcroute, tcproute, tlsroute, udproute, gateway, listenerset, gatewayclass, referencegrant, httproutefilter, backendtlspolicy, inferencepool, secret, configmap, accesspolicy, trafficpolicy, saga, site, serviceexport, mesh or namespace; or KIND/NAME
     kind: String,
     /// One resource
     name: Option<String>,

@@ -15,7 +15,7 @@ use byrnie_model::{Health, Identity, Key, Kind, Protocol, Resource, Revision, Se
 use byrnie_net::grpc::{Channel, Code, Incoming};
 use byrnie_net::tls::Key as PrivateKey;
 use byrnie_store::{Embedded, ledger};
-use byrnie_xds::client::{Client, Received};
+use byrnie_xds::client::Client;
 use byrnie_xds::proto::Message;
 use byrnie_xds::proto::byrnie::v1::quota_answer::What;
 use byrnie_xds::proto::byrnie::v1::{
@@ -189,7 +189,7 @@ async fn follow(channel: &Channel, client: &mut Client, done: impl Fn(&Client) -
     let speak = async {
         while !done(client) {
             let response = incoming.next().await.unwrap().unwrap();
-            let Received::Update(update) = client.on_response(&response).unwrap() else { panic!("a bad response") };
+            let update = client.on_response(&response).unwrap();
             let answer = client.accept(&update);
             sender.send(answer).await.unwrap();
         }

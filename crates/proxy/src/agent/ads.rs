@@ -13,7 +13,7 @@ use byrnie_model::{Delta, Key};
 use byrnie_net::grpc::{Incoming, Status};
 use byrnie_net::runtime;
 use byrnie_net::tls::Outlives;
-use byrnie_xds::client::{Client, Received, Refused};
+use byrnie_xds::client::{Client, Refused};
 use byrnie_xds::{Bytes, DELTA_PATH, name};
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -176,32 +176,25 @@ impl Subscription {
 
     /// Takes in one response; the answer to send.
     fn take(&mut self, response: &[u8]) -> Result<Bytes, byrnie_xds::client::Error> {
-        let update = match self.client.on_response(response)? {
-            Received::Update(update) => update,
-            Received::Refused { nack, refusals } => {
-                for Refused { name, reason } in refusals {
-                    tracing::warn!(code = byrnie_model::code::REFUSED_BY_PROXY.id, %name, %reason, "resource can't be read; last good stays in force");
-                }
-                return Ok(nack);
-            }
-        };
+        let mut update = self.client.on_response(response)?;
+        let code = byrnie_model::code::REFUSED_BY_PROXY.id;
+        for Refused { name, reason } in &update.unreadable {
+            tracing::warn!(code, %name, %reason, "resource can't be read; last good stays in force");
+        }
         let revision = update.revision.unwrap_or_else(|| self.client.revision());
         let refusals = self.compiling.compiler.borrow_mut().apply(&update.delta, revision);
         if let Some(cache) = &mut self.cache {
             let refused: Vec<Key> = refusals.iter().map(|refusal| refusal.key.clone()).collect();
             self.urgent |= cache.apply(&update.delta, &refused);
         }
-        let answer = if refusals.is_empty() {
-            self.client.accept(&update)
-        } else {
-            let refused = |refusal: &byrnie_engine::Refusal| {
-                let (key, reason) = (&refusal.key, &refusal.reason);
-                tracing::warn!(code = byrnie_model::code::REFUSED_BY_PROXY.id, %key, reason, "resource refused; last good stays in force");
-                Refused { name: name::of(key).into(), reason: reason.as_str().into() }
-            };
-            let refused: Vec<_> = refusals.iter().map(refused).collect();
-            self.client.refuse(&update, &refused)
-        };
+        let mut refused = std::mem::take(&mut update.unreadable);
+        refused.extend(refusals.iter().map(|refusal| {
+            let (key, reason) = (&refusal.key, &refusal.reason);
+            tracing::warn!(code, %key, reason, "resource refused; last good stays in force");
+            Refused { name: name::of(key).into(), reason: reason.as_str().into() }
+        }));
+        let answer =
+            if refused.is_empty() { self.client.accept(&update) } else { self.client.refuse(&update, &refused) };
         // Before everything was heard once, a service may look as if it had no endpoints or policies. In the
         // middle of a batch, policies of one revision stand beside those of another, and both together may
         // let through what each of them refuses.

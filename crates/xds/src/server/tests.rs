@@ -2,7 +2,7 @@
 //! Both halves of the protocol against each other, and the server's half against the hostile.
 
 use super::*;
-use crate::client::{Client, Received, Refused};
+use crate::client::{Client, Refused, Update};
 use crate::proto::envoy::config::core::v3 as core;
 use byrnie_model::service::{Endpoint, PortPair, Service, ServicePort, TargetPort};
 use byrnie_model::{Health, Identity, Protocol, Route, ServiceRef, Spec, route};
@@ -112,7 +112,8 @@ impl Pair {
             }
             for response in responses {
                 self.bytes += response.len();
-                let Received::Update(update) = self.client.on_response(&response).unwrap() else { panic!("bad") };
+                let update = self.client.on_response(&response).unwrap();
+                assert!(update.unreadable.is_empty(), "{update:?}");
                 let refusals = judge(&update.delta);
                 let answer = if refusals.is_empty() {
                     self.apply(&update.delta);
@@ -205,7 +206,7 @@ fn a_stream_that_is_not_read_merges_by_resource() {
     }
     pair.offer(&[service("b", 1_000)], &[], 1_000);
     pair.offer(&[], &[service("b", 1_000).key.clone()], 1_001);
-    let Received::Update(update) = pair.client.on_response(&on_its_way[0]).unwrap() else { panic!("bad") };
+    let update = pair.client.on_response(&on_its_way[0]).unwrap();
     let answer = pair.client.accept(&update);
     pair.session.on_request(&answer).unwrap();
     pair.drain_log();
@@ -221,7 +222,7 @@ fn what_is_removed_while_on_its_way_is_removed_afterwards() {
     pair.offer(&[service("a", 1)], &[], 1);
     let sent = pair.session.flush(|resource| crate::wire::encode(resource));
     pair.offer(&[], &[service("a", 1).key.clone()], 2);
-    let Received::Update(update) = pair.client.on_response(&sent[0]).unwrap() else { panic!("bad") };
+    let update = pair.client.on_response(&sent[0]).unwrap();
     let answer = pair.client.accept(&update);
     pair.session.on_request(&answer).unwrap();
     pair.exchange(|_| vec![]);
@@ -275,7 +276,7 @@ fn a_large_view_comes_in_responses_that_a_client_takes() {
     assert!(longest < 2 * RESPONSE_BYTES_MAX && all < 2 * UNANSWERED_BYTES_MAX, "{longest} {all}");
     assert!(!pair.client.is_complete());
     for response in first {
-        let Received::Update(update) = pair.client.on_response(&response).unwrap() else { panic!("bad") };
+        let update = pair.client.on_response(&response).unwrap();
         pair.apply(&update.delta);
         let answer = pair.client.accept(&update);
         pair.session.on_request(&answer).unwrap();
@@ -283,6 +284,53 @@ fn a_large_view_comes_in_responses_that_a_client_takes() {
     pair.exchange(|_| vec![]);
     assert!(pair.client.is_complete());
     assert_eq!(pair.has.len(), 20_000);
+}
+
+/// What a client answers that takes all it can read.
+fn answer(client: &mut Client, update: &Update) -> Bytes {
+    if update.unreadable.is_empty() { client.accept(update) } else { client.refuse(update, &update.unreadable) }
+}
+
+/// A control plane that is newer may send what an older proxy can't read, alone of its kind at that.
+#[test]
+fn what_cannot_be_read_holds_up_nothing_else_on_any_stream() {
+    let mut client = Client::new("default/web-1", "0");
+    let view = [service("a", 1), route("r", "a", 1)];
+    let garble = |resource: &Arc<Resource>| match resource.key.kind {
+        Kind::HttpRoute => Bytes::from_static(b"\xff\xff"),
+        _ => crate::wire::encode(resource),
+    };
+    for stream in 1..4 {
+        let mut session = Session::new();
+        for request in client.connect() {
+            if let Outcome::Hello(_) = session.on_request(&request).unwrap() {
+                session.offer(&Delta { changed: view.to_vec(), removed: vec![] }, Revision(stream * 10));
+            }
+        }
+        let mut reached = None;
+        let mut follow = |session: &mut Session, client: &mut Client| {
+            loop {
+                let responses = session.flush(garble);
+                if responses.is_empty() {
+                    return;
+                }
+                for response in responses {
+                    let update = client.on_response(&response).unwrap();
+                    session.on_request(&answer(client, &update)).unwrap();
+                    reached = update.revision.or(reached);
+                }
+            }
+        };
+        follow(&mut session, &mut client);
+        assert_eq!(client.held().len(), 1, "all but the route");
+        // An endpoint comes later: it's to be in force.
+        let later = Delta { changed: vec![endpoint("a", &format!("a-{stream}"), stream * 10 + 1)], removed: vec![] };
+        session.offer(&later, Revision(stream * 10 + 1));
+        follow(&mut session, &mut client);
+        assert!(client.is_complete());
+        assert_eq!((reached, client.revision()), (Some(Revision(stream * 10 + 1)), Revision(stream * 10 + 1)));
+        assert_eq!(session.nacks().count(), 1);
+    }
 }
 
 #[test]
@@ -305,14 +353,9 @@ fn one_bad_resource_refuses_its_response_with_a_reason() {
             break;
         }
         for response in responses {
-            let answer = match client.on_response(&response).unwrap() {
-                Received::Update(update) => client.accept(&update),
-                Received::Refused { nack, refusals } => {
-                    nacks.extend(refusals);
-                    nack
-                }
-            };
-            session.on_request(&answer).unwrap();
+            let update = client.on_response(&response).unwrap();
+            nacks.extend(update.unreadable.clone());
+            session.on_request(&answer(&mut client, &update)).unwrap();
         }
     }
     assert_eq!(nacks, [Refused { name: "default/a".into(), reason: "service is malformed".into() }]);
@@ -374,9 +417,7 @@ fn a_newer_proxy_has_everything_of_what_an_older_control_plane_knows() {
                     if response.type_url == strange {
                         response.type_url = known.to_owned();
                     }
-                    let Ok(Received::Update(update)) = client.on_response(&response.encode_to_vec()) else {
-                        panic!("bad")
-                    };
+                    let update = client.on_response(&response.encode_to_vec()).unwrap();
                     session.on_request(&route(&client.accept(&update))).unwrap();
                 }
             }

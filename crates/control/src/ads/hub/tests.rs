@@ -6,7 +6,7 @@ use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::service::{Service, ServicePort, TargetPort};
 use byrnie_model::workload::WorkloadPort;
 use byrnie_model::{Health, Protocol, ServiceRef, Workload};
-use byrnie_xds::client::{Client, Received};
+use byrnie_xds::client::Client;
 
 fn identity(account: &str) -> Identity {
     Identity::new("mesh.local", "default", account).unwrap()
@@ -126,7 +126,7 @@ impl Town {
 
     fn answer(&mut self, id: SessionId, bytes: &[u8]) -> Vec<(SessionId, Out)> {
         let client = self.clients.get_mut(&id).unwrap();
-        let Received::Update(update) = client.on_response(bytes).unwrap() else { panic!("a bad response") };
+        let update = client.on_response(bytes).unwrap();
         let answer = client.accept(&update);
         self.hub.on_request(id, &answer)
     }
