@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Runs a body over its seeds and over changed ones, without a fuzzer: where tests run, each time alike.
+//! Runs a body over its seeds and over changed ones, without a fuzzer, where tests run: each time alike, unless
+//! `BYRNIE_FUZZ_SEED` has the changes begin elsewhere. `cargo xtask test` has them begin elsewhere each time.
 
 use byrnie_base::Rng;
 use std::path::Path;
 
 /// Changed inputs made of each seed.
 const CHANGED: u64 = 200;
+/// Says where changes begin: a number.
+const SEED: &str = "BYRNIE_FUZZ_SEED";
+/// Where they begin otherwise.
+const SEED_USUAL: u64 = 7;
 /// Longest input, in bytes.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
 
@@ -15,10 +20,12 @@ pub(crate) fn replay(name: &str, run: fn(&[u8])) {
     let text = std::fs::read_to_string(&path).unwrap();
     let seeds: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).map(bytes).collect();
     assert!(!seeds.is_empty(), "no seeds in {}", path.display());
-    let mut dice = Rng::new(7);
+    let seed = std::env::var(SEED).map_or(SEED_USUAL, |text| text.parse().unwrap());
+    println!("{name}: {SEED}={seed}");
+    let mut dice = Rng::new(seed);
     let try_one = |input: &[u8]| {
         let outcome = std::panic::catch_unwind(|| run(input));
-        assert!(outcome.is_ok(), "{name} fails on {}", hex(input));
+        assert!(outcome.is_ok(), "{name} fails with {SEED}={seed} on {}", hex(input));
     };
     for seed in &seeds {
         try_one(seed);

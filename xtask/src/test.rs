@@ -8,7 +8,7 @@ use super::peers;
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How many of the slowest parts are named at the end.
 const SLOWEST_NAMED: usize = 10;
@@ -57,7 +57,7 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("lints", false, |root| {
             cargo(root, &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
         }),
-        ("tests", false, |root| cargo(root, &["test", "--locked", "--workspace", "--no-fail-fast"])),
+        ("tests", false, tests),
         ("dtm's client", true, |root| Ok(if super::dtm::run(root)? { Outcome::Passed } else { Outcome::Failed })),
         ("counts", true, counts),
         ("clock", true, clock::run),
@@ -70,6 +70,20 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("postgres", true, postgres),
         ("supply chain", true, deny),
     ]
+}
+
+/// Where what parsers are fed is changed from (`fuzz/bodies/replay.rs`).
+const FUZZ_SEED: &str = "BYRNIE_FUZZ_SEED";
+
+/// All tests. Parsers are fed something else each time, unless who runs this says what.
+#[expect(clippy::disallowed_methods, reason = "a fresh number each time is what is wanted")]
+fn tests(root: &Path) -> Result<Outcome> {
+    let fresh = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis()).to_string();
+    let seed = std::env::var(FUZZ_SEED).unwrap_or_else(|_| fresh());
+    println!("{FUZZ_SEED}={seed}: it has parsers fed with the same again");
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["test", "--locked", "--workspace", "--no-fail-fast"]).env(FUZZ_SEED, seed).current_dir(root);
+    Ok(if command.status()?.success() { Outcome::Passed } else { Outcome::Failed })
 }
 
 /// What a request costs, in figures that no neighbour disturbs: instructions and system calls.

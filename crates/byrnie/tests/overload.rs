@@ -5,7 +5,7 @@
 
 mod mesh;
 
-use mesh::{Mesh, PATIENCE, Program, byrnie, file, free_port, http, http_within, limited, until};
+use mesh::{Mesh, Meter, PATIENCE, Program, byrnie, file, free_port, http, http_within, limited, until};
 use rustix::net::sockopt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -355,6 +355,45 @@ fn connections_without_streams_or_a_word_make_room_too() {
         // The end may be a reset.
         let _ = (&quiet[0]).read_to_end(&mut told);
         assert_eq!(last_frame(&told), (!said.is_empty()).then_some((7, 0)), "GOAWAY, for no fault: {told:?}");
+    }
+}
+
+/// How long proxies are watched while half of something is held, and the most that each may use of a processor: who waits for the
+/// rest has nothing to do. What looks again and again uses a whole one.
+const WATCHED: Duration = Duration::from_secs(2);
+const WAITING_SHARE_MAX: f64 = 0.1;
+
+/// A PING that was cut short kept HAProxy before 3.4.7 busy for as long as it was held.
+#[test]
+fn half_of_a_frame_that_is_held_takes_no_processor_time() {
+    let world = World::new("", "");
+    let address = world.address("first");
+    let greeted = |rest: &[u8]| [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..], rest].concat();
+    let halves = [
+        greeted(b"\0\0\x08\x06\0\0\0\0\0half"),
+        greeted(b"\0\0\x08\x06"),
+        greeted(b"\0\0\x40\x01\x05\0\0\0\x01\x82\x86"),
+        greeted(b"\0\0\x01\x01\x01\0\0\0\x01\x82\0\0\x40\x09\0\0\0\0\x01\x86"),
+        b"PRI * HTTP/2.0\r\n\r".to_vec(),
+        b"GET /small HTTP/1.1\r\nhost: fir".to_vec(),
+        b"POST /small HTTP/1.1\r\nhost: first\r\ntransfer-encoding: chunked\r\n\r\n1000".to_vec(),
+        b"POST /small HTTP/1.1\r\nhost: first\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab".to_vec(),
+    ];
+    let held: Vec<_> = (0..8).flat_map(|_| &halves).map(|half| call(address, half)).collect();
+    // Whoever came before has been looked at when this is answered.
+    assert_eq!(http_within(PATIENCE, address, "first", "/small").unwrap().status, 200);
+    let proxies = [("its caller's", &world.caller), ("the program's", &world.programs[0])];
+    let meters = proxies.map(|(whose, proxy)| (whose, Meter::of(proxy.pid())));
+    std::thread::park_timeout(WATCHED);
+    for (whose, meter) in meters {
+        let share = meter.share();
+        println!("{whose} proxy: {share:.3} of a processor");
+        assert!(share < WAITING_SHARE_MAX, "{whose} proxy uses {share} of a processor for what doesn't come");
+    }
+    for mut client in &held {
+        client.set_nonblocking(true).unwrap();
+        let gone = client.read(&mut [0; 1024]);
+        assert!(!matches!(gone, Ok(0)), "it's held, not closed");
     }
 }
 

@@ -7,6 +7,8 @@
 mod capsule;
 #[path = "../../../fuzz/bodies/chunk.rs"]
 mod chunk;
+#[path = "../../../fuzz/bodies/grpc.rs"]
+mod grpc;
 #[path = "../../../fuzz/bodies/h2.rs"]
 mod h2;
 #[path = "../../../fuzz/bodies/h3.rs"]
@@ -15,12 +17,18 @@ mod h3;
 mod head;
 #[path = "../../../fuzz/bodies/hop.rs"]
 mod hop;
+#[path = "../../../fuzz/bodies/hop_head.rs"]
+mod hop_head;
+#[path = "../../../fuzz/bodies/key.rs"]
+mod key;
 #[path = "../../../fuzz/bodies/proxy_protocol.rs"]
 mod proxy_protocol;
 #[path = "../../../fuzz/bodies/replay.rs"]
 mod replay;
 #[path = "../../../fuzz/bodies/sniff.rs"]
 mod sniff;
+#[path = "../../../fuzz/bodies/trace.rs"]
+mod trace;
 #[path = "../../../fuzz/bodies/uri.rs"]
 mod uri;
 
@@ -67,4 +75,24 @@ fn verdicts_on_first_bytes_stand_whatever_follows() {
 #[test]
 fn canonical_paths_and_hosts_stay_as_they_are() {
     replay::replay("uri", uri::run);
+}
+
+#[test]
+fn headers_of_grpc_are_read_as_they_are_written() {
+    replay::replay("grpc", grpc::run);
+}
+
+#[test]
+fn heads_of_the_hop_that_are_accepted_are_passed_on_as_something_accepted() {
+    replay::replay("hop_head", hop_head::run);
+}
+
+#[test]
+fn idempotency_keys_are_the_same_however_they_are_quoted() {
+    replay::replay("key", key::run);
+}
+
+#[test]
+fn places_in_a_trace_are_read_as_they_are_written() {
+    replay::replay("trace", trace::run);
 }

@@ -2,8 +2,10 @@
 //! `cargo xtask bench attacks`: what clients that mean harm cost, beside a good client at a fixed rate. byrnie is the
 //! pair of `byrnie up` and `byrnie run`, as it comes, both of whose proxies are counted; peers are one proxy each, as
 //! they come but for what it takes to hold so many connections. Everything is seen from outside: memory, processor
-//! time and sockets from `/proc`, begun requests from the app, the rest from the good client.
+//! time and sockets from `/proc`, begun requests from the app, the rest from the good client. It fails where byrnie breaks
+//! what it promises whatever the machine does: see [`gates`].
 
+mod gates;
 mod rows;
 mod subjects;
 mod watch;
@@ -28,6 +30,8 @@ const GOOD_CONNECTIONS: usize = 16;
 const IDLE_SECONDS: u64 = 4;
 /// Files that every program here may open, if the system lets them: 10,000 connections, and as many upstream.
 const FILES: u64 = 20_000;
+/// How long it asks once the attackers are gone.
+const AFTER_SECONDS: u64 = 1;
 /// How long an attack is held; longer than byrnie's longest patience.
 const SECONDS: u64 = 75;
 
@@ -39,6 +43,8 @@ usage: cargo xtask bench attacks [ROW...] [OPTIONS]
   --connections N      connections of slow clients (10000)
   --peer P             only this subject; repeat it (byrnie, haproxy, nginx, envoy)
   -o json              machine-readable
+
+It fails if byrnie's own row breaks what it promises: answers lost, memory, who is cut, that it serves afterwards.
 ";
 
 struct Options {
@@ -76,13 +82,22 @@ impl Options {
     }
 }
 
+/// What the good client saw.
+struct Good {
+    /// Alone.
+    idle: Seen,
+    /// Beside the attackers.
+    held: Seen,
+    /// When they were gone.
+    after: Seen,
+}
+
 /// What one subject showed under one attack.
 struct Outcome {
     row: &'static Row,
     name: &'static str,
     version: String,
-    idle: Seen,
-    held: Seen,
+    good: Good,
     course: Course,
     /// Attackers that were connected, those that were cut, as far as they could notice, and frames or requests that they sent.
     begun: u64,
@@ -131,7 +146,11 @@ pub(super) fn run(root: &Path, args: &[&str]) -> Result<()> {
     } else {
         println!("\n{LEGEND}");
     }
-    Ok(())
+    let broken: Vec<String> = outcomes.iter().flat_map(gates::broken).collect();
+    for what in &broken {
+        eprintln!("broken: {what}");
+    }
+    if broken.is_empty() { Ok(()) } else { bail!("byrnie broke {} of what it promises", broken.len()) }
 }
 
 const LEGEND: &str = "\
@@ -171,19 +190,21 @@ fn measure(
     let idle = Load::start(stage, &subject, IDLE_SECONDS)?.end()?;
     let alone = (watch::cpu_of(&subject.proxies) - alone) as f64 / (idle.seconds * 1e9);
     let before = app.counted()?;
-    let good = Load::start(stage, &subject, seconds + 2)?;
+    let load = Load::start(stage, &subject, seconds + 2)?;
     let watch = Watch::begin(&subject.proxies);
     let told = attack(stage, row, &subject, connections, seconds)?;
     let end = super::now();
-    let held = good.end()?;
+    let held = load.end()?;
     let course = watch.end(end, alone);
     let reached = app.counted()?.saturating_sub(before);
     let number = |key: &str| told.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let after = Load::start(stage, &subject, AFTER_SECONDS)?.end()?;
     let series = if row.counts_series { subject.series() } else { None };
     let version = subject.version.clone();
     let (begun, cut, sent) = (number("begun"), number("cut"), number("sent"));
     let lasted = told.get("seconds").and_then(Value::as_f64).unwrap_or(0.0);
-    Ok(Some(Outcome { row, name, version, idle, held, course, begun, cut, sent, lasted, reached, series }))
+    let good = Good { idle, held, after };
+    Ok(Some(Outcome { row, name, version, good, course, begun, cut, sent, lasted, reached, series }))
 }
 
 /// Runs the attackers to their end, with less claim to the processor than anybody good.
@@ -237,7 +258,8 @@ impl Drop for Load {
 }
 
 fn print(outcome: &Outcome, first: bool) {
-    let Outcome { row, name, version, idle, held, course, begun, cut, sent, lasted, reached, series } = outcome;
+    let Outcome { row, name, version, good, course, begun, cut, sent, lasted, reached, series } = outcome;
+    let Good { idle, held, .. } = good;
     if first {
         println!("\n{}: {}\n", row.name, row.about);
         println!(
@@ -279,7 +301,8 @@ fn print(outcome: &Outcome, first: bool) {
 fn document(outcomes: &[Outcome]) -> Value {
     let mut rows = Vec::new();
     for outcome in outcomes {
-        let Outcome { row, name, version, idle, held, course, begun, cut, sent, reached, series, .. } = outcome;
+        let Outcome { row, name, version, good, course, begun, cut, sent, reached, series, .. } = outcome;
+        let Good { idle, held, after } = good;
         let mut metrics = vec![
             ("attackers", *begun as f64),
             ("attackers_cut", *cut as f64),
@@ -288,6 +311,7 @@ fn document(outcomes: &[Outcome]) -> Value {
             ("cpu_cores_held", course.cpu),
             ("requests_reached", *reached as f64),
             ("good_errors", held.errors as f64),
+            ("good_errors_after", after.errors as f64),
             ("good_p50_us", held.p50_us as f64),
             ("good_p99_us", held.p99_us as f64),
             ("good_idle_p50_us", idle.p50_us as f64),

@@ -5,6 +5,7 @@
 mod doors;
 mod features;
 mod floors;
+mod fuzz;
 mod map;
 mod shape;
 
@@ -59,6 +60,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     doors::check(&sources, &mut complaints);
     map::check(root, &sources, &mut complaints)?;
     features::check(root, &sources, &mut complaints)?;
+    fuzz::check(root, &sources, &mut complaints)?;
     for complaint in &complaints {
         println!("tidy: {}: {}", complaint.place, complaint.what);
     }

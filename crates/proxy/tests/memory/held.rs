@@ -42,7 +42,7 @@ fn a_client_that_is_slow_with_a_body_costs_some_kibibytes() {
 
 /// What both proxies hold for each client that does nothing after `opening`.
 fn held_by_slow(opening: &str) -> i64 {
-    const CLIENTS: i64 = 300;
+    const CLIENTS: i64 = 1_000;
     let program = giving();
     let (_world, _server, caller) = pair(&program);
     let entry = caller.outbound("echo");
@@ -157,7 +157,7 @@ fn clients_without_windows_cost_little_where_the_program_speaks_http2_too() {
 /// other streams of the same connection go on.
 #[test]
 fn slow_readers_hold_less_than_two_windows_and_stop_no_other_stream() {
-    const READERS: u32 = 50;
+    const READERS: u32 = 100;
     const SIP_BYTES: u32 = 1000;
     alone(|| {
         let program = giving();

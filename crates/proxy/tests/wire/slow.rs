@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Clients that do next to nothing, and a log that nobody reads: both cost their own, and nobody else.
 
+use crate::floods::{WAIT_MAX, ask};
 use crate::frame::{DATA, END_STREAM, Link};
 use crate::front::out;
 use crate::hpack::Block;
@@ -21,8 +22,13 @@ const BODY_STEP_MAX: Duration = Duration::from_secs(30);
 const LATER_MAX: Duration = Duration::from_secs(1);
 /// How long an answer may take on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A test is no soak.
-const CLIENTS: usize = 50;
+/// Slow clients of each kind, and files that each may take on both sides of both proxies: where the system allows fewer
+/// there are fewer clients. `cargo xtask bench attacks` has ten times as many.
+const CLIENTS_MAX: u64 = 1_000;
+const FILES_EACH: u64 = 16;
+const OPENED_AT_ONCE: usize = 20;
+/// How often a good client beside them asks.
+const PACE: Duration = Duration::from_millis(10);
 
 /// A program that answers `GET /BYTES` with so many, without keeping them.
 fn giving() -> Program {
@@ -56,16 +62,37 @@ fn pair(world: &World, program: &Program) -> (Proxy, Proxy) {
     (server, caller)
 }
 
-/// Opens connections that begin with `opening` and say `more` every now and then, until the proxy ends them; when it did
-/// for the first and for the last, and what it said.
-fn hold(address: SocketAddr, opening: &str, more: &str) -> (Duration, Duration, Vec<String>) {
-    let start = runtime::now().mono;
-    let mut held: Vec<TcpStream> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
-    for stream in &mut held {
+/// Lets this process open as many files as the system lets it, before its proxies ask; how many slow clients of a kind that is.
+fn clients() -> usize {
+    let own = std::process::id().to_string();
+    let hard = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let hard =
+        hard.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap().split_whitespace().nth(1).unwrap();
+    // Refused nowhere, as the hard limit stays; where there is no such tool, what there is counts.
+    let _ = std::process::Command::new("prlimit").args(["--pid", &own, &format!("--nofile={hard}:")]).status();
+    usize::try_from((runtime::open_files_max() / FILES_EACH).min(CLIENTS_MAX)).unwrap()
+}
+
+/// How a slow client's connection ended: how long after it had begun, and what it was told.
+struct End {
+    after: Duration,
+    told: String,
+}
+
+/// Opens connections that begin with `opening` and say `more` every now and then, until the proxy ends them. The `good` client is
+/// answered after every few: by then whoever came before has been looked at, from when on deadlines run.
+fn hold(address: SocketAddr, good: &mut Peer, clients: usize, opening: &str, more: &str) -> Vec<End> {
+    let open = |n| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let begun = runtime::now().mono;
         stream.write_all(opening.as_bytes()).unwrap();
-    }
-    let (mut ends, mut said) = (Vec::new(), Vec::new());
-    for mut stream in held {
+        if n % OPENED_AT_ONCE == 0 {
+            assert_eq!(ask(good, "/2").0, 200);
+        }
+        (begun, stream)
+    };
+    let held: Vec<_> = (0..clients).map(open).collect();
+    let end = |(begun, mut stream): (_, TcpStream)| {
         stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
         let mut text = Vec::new();
         let mut chunk = [0; 4096];
@@ -80,39 +107,50 @@ fn hold(address: SocketAddr, opening: &str, more: &str) -> (Duration, Duration, 
                 Err(_) => break,
             }
         }
-        ends.push(runtime::now().mono.since(start));
-        said.push(String::from_utf8_lossy(&text).into_owned());
-    }
-    (*ends.first().unwrap(), *ends.last().unwrap(), said)
+        End { after: runtime::now().mono.since(begun), told: String::from_utf8_lossy(&text).into_owned() }
+    };
+    held.into_iter().map(end).collect()
 }
 
 #[test]
 fn heads_bodies_and_handshakes_that_never_end_are_ended_at_their_deadlines() {
+    let clients = clients();
     let (world, program) = (World::new(), giving());
     let (server, caller) = pair(&world, &program);
     let (entry, inbound) = (caller.outbound("echo"), server.inbound());
     let declared = "POST /2 HTTP/1.1\r\nhost: echo\r\ncontent-length: 1000000\r\n\r\nx";
     let hello = "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\u{1}";
+    let mut client = Peer::connect(entry);
+    assert_eq!(client.ask(&get("/2")).0, 200);
     std::thread::scope(|scope| {
         let cases = [
             ("heads", entry, "GET /2 HTTP/1.1\r\nhost: echo\r\nx-slow: ", "x", HEAD_MAX),
             ("bodies", entry, declared, "x", BODY_STEP_MAX),
             ("handshakes", inbound, hello, "\u{1}", HANDSHAKE_MAX),
         ];
-        for (name, address, opening, more, limit) in cases {
+        let slow = cases.map(|(name, address, opening, more, limit)| {
             scope.spawn(move || {
-                let (first, last, said) = hold(address, opening, more);
-                println!("{name}: {CLIENTS} ended after {first:?} to {last:?}");
+                let mut good = Peer::connect(entry);
+                let ends = hold(address, &mut good, clients, opening, more);
+                let first = ends.iter().map(|end| end.after).min().unwrap();
+                let last = ends.iter().map(|end| end.after).max().unwrap();
+                println!("{name}: {clients} ended after {first:?} to {last:?}");
                 assert!(first + LATER_MAX >= limit && last <= limit + LATER_MAX, "{name}: {first:?}, {last:?}");
                 if name == "bodies" {
-                    assert!(said.iter().all(|text| status(text) == 408), "{said:?}");
+                    let other = ends.iter().find(|end| status(&end.told) != 408);
+                    assert!(other.is_none(), "{:?}", other.map(|end| &end.told));
                 }
-            });
+            })
+        });
+        let (mut longest, mut asked) = (Duration::ZERO, 0);
+        while !slow.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            let (status, body, took) = ask(&mut client, "/2");
+            assert_eq!((status, body.as_str()), (200, "xx"));
+            (longest, asked) = (longest.max(took), asked + 1);
+            std::thread::park_timeout(PACE);
         }
-        let mut client = Peer::connect(entry);
-        for _ in 0..200 {
-            assert_eq!(client.ask(&get("/2")).0, 200);
-        }
+        println!("{asked} good requests beside {} slow ones: {longest:?} at the longest", 3 * clients);
+        assert!(longest < WAIT_MAX, "{longest:?}");
     });
     assert_eq!(runtime::panics(), 0);
 }
