@@ -21,7 +21,7 @@ use byrnie_codec::h1::{Asked, fit_downstream};
 use byrnie_codec::headers;
 use byrnie_codec::{Fields, Framing, Head, RejectReason, Version, grpc};
 use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan, Program, Target};
-use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR, REFUSED_STREAM};
+use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR};
 use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, READ_BYTES_MIN, REPLAY_BYTES_MAX, Wire};
 use byrnie_net::relay::Pipe;
 use byrnie_net::runtime;
@@ -774,11 +774,11 @@ pub(crate) fn pass_interim(down: &mut Wire, interim: &mut Head, client: Version)
     let _ = down.send_response(interim);
 }
 
-/// The code that tells an HTTP/2 client why its answer broke off.
+/// The code that tells an HTTP/2 client why its answer broke off. Never that it was refused: a head was handed on, and who is
+/// told so asks again whatever it asked.
 fn code_of(error: &Error) -> u32 {
     match error {
         Error::Reset(code) | Error::Broken(code) => *code,
-        Error::Refused => REFUSED_STREAM,
         // RFC 9113 8.1.1.
         Error::Reject(_) => PROTOCOL_ERROR,
         _ => INTERNAL_ERROR,

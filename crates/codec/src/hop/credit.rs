@@ -60,7 +60,7 @@ impl Window {
     }
 }
 
-/// So many at once, and one more after each pause.
+/// So many at once, one more after each pause, and one more for each that was earned.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     burst: u32,
@@ -78,14 +78,23 @@ impl Budget {
     /// Uses one; false if there is none.
     pub fn take(&mut self, now: Instant) -> bool {
         let back = now.since(self.since).as_nanos() / self.every.as_nanos().max(1);
-        if back > 0 {
-            self.used = self.used.saturating_sub(u32::try_from(back).unwrap_or(u32::MAX));
-            self.since = now;
+        match u32::try_from(back) {
+            // What is left of the pause counts towards the next one.
+            Ok(back) if back < self.used => {
+                self.used -= back;
+                self.since = self.since + self.every * back;
+            }
+            _ => (self.used, self.since) = (0, now),
         }
         if self.used >= self.burst {
             return false;
         }
         self.used += 1;
         true
+    }
+
+    /// Gives so many back; there are never more than in a full one.
+    pub const fn earn(&mut self, count: u32) {
+        self.used = self.used.saturating_sub(count);
     }
 }

@@ -49,10 +49,30 @@ pub const HEADS_OVERDRAW_BYTES_MAX: i64 = 4 * 1024 * 1024;
 pub const CREDIT_BYTES_MAX: i64 = 1 << 30;
 /// Interim answers (1xx) on one stream.
 pub const INTERIMS_MAX: u8 = 32;
-/// Streams that a peer may reset at once ...
-pub const RESETS_BURST: u32 = 1024;
+/// Streams that an opener resets at once, beyond as many as were answered to their end ...
+pub const RESETS_BURST: u32 = 4 * STREAMS_MAX;
+/// ... and one more after each such pause. Those beyond wait, and keep their places.
+pub const RESETS_EVERY: Duration = Duration::from_micros(500);
+/// Resets that a server takes at once: those of an opener that keeps to its own budget and comes late with them. Behind a pause of
+/// [`LATE_MAX`], longer than which no side is silent and not given up, may come what it earned meanwhile by time; and
+/// answers that are still on their way to it have been counted here already.
+pub const RESETS_LATE_BURST: u32 = 64 * STREAMS_MAX;
+/// See [`RESETS_LATE_BURST`].
+pub const LATE_MAX: Duration = Duration::from_secs(30);
+const _: () = assert!(
+    (RESETS_BURST + STREAMS_MAX) as u128 + LATE_MAX.as_micros() / RESETS_EVERY.as_micros() <= RESETS_LATE_BURST as u128
+);
+/// Frames that carry nothing (CREDIT, PONG, empty DATA that ends nothing, empty frames and CREDIT for streams that are gone)
+/// that a peer may send at once, beyond what [`IDLES_PER_FRAME`] and its like allow ...
+pub const IDLES_BURST: u32 = 16 * STREAMS_MAX;
 /// ... and one more after each such pause.
-pub const RESETS_EVERY: Duration = Duration::from_millis(4);
+pub const IDLES_EVERY: Duration = Duration::from_micros(500);
+/// How many of them each frame with a payload allows that was sent to the peer, as what has come is given back ...
+pub const IDLES_PER_FRAME: u64 = 4;
+/// ... so much of its payload, in bytes, one more, as a long frame may be passed on in pieces ...
+pub const IDLES_PER_BYTES: u64 = 1024;
+/// ... and a stream that this side closed, as to its end and its credit something may still be on the way.
+pub const IDLES_PER_CLOSED: u64 = 4;
 /// PINGs that a peer may send at once ...
 pub const PINGS_BURST: u32 = 16;
 /// ... and one more after each such pause.
@@ -109,8 +129,10 @@ pub enum Wrong {
     Preamble,
     /// More interim answers than [`INTERIMS_MAX`].
     Interims,
-    /// Streams reset faster than [`RESETS_EVERY`] allows.
+    /// More streams reset than [`RESETS_LATE_BURST`] and [`RESETS_EVERY`] allow.
     Resets,
+    /// More frames that carry nothing than [`IDLES_BURST`] and [`IDLES_EVERY`] allow.
+    Idles,
     /// PINGs faster than [`PINGS_EVERY`] allows.
     Pings,
 }
@@ -136,6 +158,7 @@ impl Wrong {
             Self::Preamble => "stream asks for no service port",
             Self::Interims => "too many interim answers",
             Self::Resets => "too many streams reset",
+            Self::Idles => "too many frames that carry nothing",
             Self::Pings => "too many pings",
         }
     }

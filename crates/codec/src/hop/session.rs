@@ -5,8 +5,9 @@
 
 use super::{
     Budget, CONNECTION_CREDIT_BYTES, CREDIT_BYTES_MAX, CURB_BYTES, FRAME_BYTES_MAX, Frame, HEADS_OVERDRAW_BYTES_MAX,
-    INTERIMS_MAX, Kind, PINGS_BURST, PINGS_EVERY, RESETS_BURST, RESETS_EVERY, STREAM_CREDIT_BYTES, STREAMS_MAX,
-    StreamId, Window, Wrong,
+    IDLES_BURST, IDLES_EVERY, IDLES_PER_BYTES, IDLES_PER_CLOSED, IDLES_PER_FRAME, INTERIMS_MAX, Kind, PINGS_BURST,
+    PINGS_EVERY, RESETS_BURST, RESETS_EVERY, RESETS_LATE_BURST, STREAM_CREDIT_BYTES, STREAMS_MAX, StreamId, Window,
+    Wrong,
 };
 use byrnie_base::Instant;
 
@@ -107,8 +108,18 @@ pub struct Session {
     /// What may still come is little.
     short: bool,
     goodbye: Goodbye,
+    budgets: Budgets,
+}
+
+/// What costs work and carries nothing.
+#[derive(Debug)]
+struct Budgets {
+    /// Streams reset: of an opener those that it resets, of a server those that it's told of.
     resets: Budget,
     pings: Budget,
+    idles: Budget,
+    /// Idle frames that what this side did has brought about, and more; not cut at any height, as the peer may be late with them.
+    idles_due: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -131,6 +142,8 @@ struct Stream {
     interims: u8,
     got_end: bool,
     sent_end: bool,
+    /// Given up by this side, which hasn't said so yet.
+    forsaken: bool,
     send: i64,
     window: Window,
     /// What has still to be given back of an answer before it's like others; see [`CURB_BYTES`].
@@ -141,7 +154,7 @@ impl Stream {
     const fn new(key: u32, headed: bool) -> Self {
         let window = Window::new(STREAM_CREDIT_BYTES);
         let send = STREAM_CREDIT_BYTES as i64;
-        Self { key, headed, interims: 0, got_end: false, sent_end: false, send, window, curb: 0 }
+        Self { key, headed, interims: 0, got_end: false, sent_end: false, forsaken: false, send, window, curb: 0 }
     }
 
     /// What was sent and hasn't been given back.
@@ -167,6 +180,10 @@ impl Stream {
 impl Session {
     /// A fresh connection.
     pub const fn new(side: Side) -> Self {
+        let resets_burst = match side {
+            Side::Opener => RESETS_BURST,
+            Side::Server => RESETS_LATE_BURST,
+        };
         Self {
             side,
             slots: Vec::new(),
@@ -177,8 +194,12 @@ impl Session {
             window: Window::in_steps(CONNECTION_CREDIT_BYTES, STEP_BYTES),
             short: false,
             goodbye: Goodbye { said: false, heard: false },
-            resets: Budget::new(RESETS_BURST, RESETS_EVERY),
-            pings: Budget::new(PINGS_BURST, PINGS_EVERY),
+            budgets: Budgets {
+                resets: Budget::new(resets_burst, RESETS_EVERY),
+                pings: Budget::new(PINGS_BURST, PINGS_EVERY),
+                idles: Budget::new(IDLES_BURST, IDLES_EVERY),
+                idles_due: 0,
+            },
         }
     }
 
@@ -243,9 +264,27 @@ impl Session {
         }
     }
 
-    /// Whether the stream is still open in any direction.
+    /// Whether the stream is still open in any direction, and not forsaken.
     pub fn is_open(&mut self, id: StreamId) -> bool {
-        self.stream(id).is_some()
+        self.stream(id).is_some_and(|stream| !stream.forsaken)
+    }
+
+    /// Whether the other side may be sent a RESET now, which is then to be sent. An opener keeps to its budget; a server has none.
+    pub fn may_reset(&mut self, now: Instant) -> bool {
+        self.side == Side::Server || self.budgets.resets.take(now)
+    }
+
+    /// Nobody cares for the stream any more, and the other side can't be told yet ([`Session::may_reset`]): what comes on it is for
+    /// nobody, and it keeps its place until it's reset or has ended.
+    pub fn forsake(&mut self, id: StreamId) {
+        if let Some(stream) = self.stream(id) {
+            stream.forsaken = true;
+        }
+    }
+
+    /// Whether the stream is forsaken and still has its place.
+    pub fn is_forsaken(&mut self, id: StreamId) -> bool {
+        self.stream(id).is_some_and(|stream| stream.forsaken)
     }
 
     /// Ends a stream in both directions: it was reset by this side.
@@ -257,6 +296,7 @@ impl Session {
         let Some(stream) = slot.stream.take() else { return };
         self.reserved -= stream.reserved();
         self.open -= 1;
+        self.budgets.idles_due += IDLES_PER_CLOSED;
         if self.side == Side::Opener {
             self.free.push(id);
         }
@@ -282,6 +322,7 @@ impl Session {
     /// So much payload has been written on the stream.
     pub fn sent(&mut self, id: StreamId, bytes: usize) {
         self.send -= bytes as i64;
+        self.budgets.idles_due += IDLES_PER_FRAME + bytes as u64 / IDLES_PER_BYTES;
         if let Some(stream) = self.stream(id) {
             let before = stream.reserved();
             stream.send -= bytes as i64;
@@ -294,7 +335,11 @@ impl Session {
     pub fn end(&mut self, id: StreamId) {
         let Some(stream) = self.stream(id) else { return };
         stream.sent_end = true;
-        if stream.got_end {
+        let over = stream.got_end;
+        if self.side == Side::Server {
+            self.budgets.resets.earn(1);
+        }
+        if over {
             self.close(id);
         }
     }
@@ -373,14 +418,25 @@ impl Session {
     /// If the peer broke a rule: the connection must be closed.
     pub fn receive(&mut self, frame: &Frame, now: Instant) -> Result<Action, Wrong> {
         if frame.kind.has_payload() {
-            return self.payload(frame);
+            let action = self.payload(frame)?;
+            let ends = frame.end || frame.kind != Kind::Data;
+            if frame.payload_bytes() == 0 && (!ends || action == Action::Nothing) {
+                self.idle(now)?;
+            }
+            return Ok(action);
         }
         match frame.kind {
             Kind::Reset => self.reset(frame, now),
-            Kind::Credit => self.credit(frame),
-            Kind::Ping if self.pings.take(now) => Ok(Action::Ping(frame.value)),
+            Kind::Credit => {
+                self.idle(now)?;
+                self.credit(frame)
+            }
+            Kind::Ping if self.budgets.pings.take(now) => Ok(Action::Ping(frame.value)),
             Kind::Ping => Err(Wrong::Pings),
-            Kind::Pong => Ok(Action::Pong(frame.value)),
+            Kind::Pong => {
+                self.idle(now)?;
+                Ok(Action::Pong(frame.value))
+            }
             _ if std::mem::replace(&mut self.goodbye.heard, true) => Err(Wrong::Goodbye),
             _ => Ok(Action::Goodbye),
         }
@@ -390,9 +446,23 @@ impl Session {
     pub fn received_end(&mut self, id: StreamId) {
         let Some(stream) = self.stream(id) else { return };
         stream.got_end = true;
-        if stream.sent_end {
+        let over = stream.sent_end;
+        if self.side == Side::Opener {
+            self.budgets.resets.earn(1);
+        }
+        if over {
             self.close(id);
         }
+    }
+
+    /// A frame has come that carries nothing.
+    fn idle(&mut self, now: Instant) -> Result<(), Wrong> {
+        match self.budgets.idles_due.checked_sub(1) {
+            Some(left) => self.budgets.idles_due = left,
+            None if self.budgets.idles.take(now) => {}
+            None => return Err(Wrong::Idles),
+        }
+        Ok(())
     }
 
     fn payload(&mut self, frame: &Frame) -> Result<Action, Wrong> {
@@ -422,8 +492,8 @@ impl Session {
             return Err(Wrong::Overdrawn);
         }
         stream.window.receive(bytes);
-        let key = stream.key;
-        match (frame.kind, stream.headed) {
+        let (key, forsaken) = (stream.key, stream.forsaken);
+        let action = match (frame.kind, stream.headed) {
             (Kind::Open | Kind::Interim, true) => Err(Wrong::SecondHead),
             (Kind::Data | Kind::Trailers, false) => Err(Wrong::BeforeHead),
             (Kind::Interim, false) => {
@@ -436,7 +506,8 @@ impl Session {
                 stream.headed = true;
                 Ok(Action::Open { key: Some(key) })
             }
-        }
+        };
+        if forsaken { action.map(|_| Action::Nothing) } else { action }
     }
 
     fn accept(&mut self, frame: &Frame) -> Result<Action, Wrong> {
@@ -462,12 +533,20 @@ impl Session {
     }
 
     fn reset(&mut self, frame: &Frame, now: Instant) -> Result<Action, Wrong> {
-        if self.side == Side::Server && !self.resets.take(now) {
+        if self.side == Side::Server && !self.budgets.resets.take(now) {
             return Err(Wrong::Resets);
         }
         let id = frame.stream;
-        let Some(stream) = self.stream(id).copied() else { return Ok(Action::Nothing) };
+        let Some(stream) = self.stream(id).copied() else {
+            if self.side == Side::Opener {
+                self.idle(now)?;
+            }
+            return Ok(Action::Nothing);
+        };
         self.close(id);
+        if stream.forsaken {
+            return Ok(Action::Nothing);
+        }
         Ok(Action::Reset { key: stream.key, code: frame.value, complete: stream.got_end })
     }
 
@@ -481,9 +560,12 @@ impl Session {
             let before = stream.reserved();
             stream.send += granted;
             stream.curb = stream.curb.saturating_sub(frame.value);
-            let (held, key, back) = (stream.send, stream.key, before - stream.reserved());
+            let (held, key, back) = (stream.send, (!stream.forsaken).then_some(stream.key), before - stream.reserved());
             self.reserved -= back;
-            (held, Some(key))
+            if key.is_none() && held <= CREDIT_BYTES_MAX {
+                return Ok(Action::Nothing);
+            }
+            (held, key)
         };
         if held > CREDIT_BYTES_MAX { Err(Wrong::Credit) } else { Ok(Action::Credit { key }) }
     }

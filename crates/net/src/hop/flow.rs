@@ -169,7 +169,7 @@ impl Flow {
         let limits = state.inward.limits;
         let Some(lane) = state.lanes.get(self.key) else { return Poll::Ready(Err(Error::Closed)) };
         // What is known to have broken off needn't be begun: another try may do better.
-        if let Some(error) = lane.fault() {
+        if let Some(error) = lane.fault().filter(|_| !lane.is_refused_late()) {
             return Poll::Ready(Err(error));
         }
         let interim = lane.interims > 0;
@@ -390,11 +390,8 @@ impl Flow {
         self.end = Fin::Written;
         let state = &mut *self.link.0.borrow_mut();
         if state.session.is_open(self.id) && !state.is_ended() {
-            state.session.close(self.id);
-            // A stream that was never said to be open needn't be said to be closed.
-            if self.opened_at != u64::MAX || state.lanes.get(self.key).is_some_and(|lane| lane.headed) {
-                state.control(Frame::new(self.id, Kind::Reset, code));
-            }
+            let said = self.opened_at != u64::MAX || state.lanes.get(self.key).is_some_and(|lane| lane.headed);
+            state.give_up(self.id, said.then_some(code));
         }
     }
 
@@ -443,13 +440,10 @@ impl Drop for Flow {
         let back = state.session.discard(self.held + unread);
         state.grant(self.id, byrnie_codec::hop::Grants { stream: 0, connection: back });
         if state.session.is_open(self.id) && !state.is_ended() {
-            state.session.close(self.id);
-            if self.opened_at != u64::MAX || headed {
-                // After a complete answer the rest of what was asked is of no interest.
-                let done = matches!(self.end, Fin::Written);
-                let code = if done && headed { code::DONE } else { code::CANCEL };
-                state.control(Frame::new(self.id, Kind::Reset, code));
-            }
+            // After a complete answer the rest of what was asked is of no interest.
+            let done = matches!(self.end, Fin::Written);
+            let code = if done && headed { code::DONE } else { code::CANCEL };
+            state.give_up(self.id, (self.opened_at != u64::MAX || headed).then_some(code));
         }
         if let Some(mut lane) = lane {
             scratch::recycle(lane.take().0);

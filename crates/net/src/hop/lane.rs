@@ -18,6 +18,8 @@ pub(super) struct Lane {
     pub(super) interims: u8,
     /// The head, but for interim ones, has come.
     pub(super) headed: bool,
+    /// Some head has come, be it an interim one, or a request's.
+    pub(super) answered: bool,
     pub(super) end: End,
     pub(super) trailers: Option<Box<Fields>>,
     /// In the list of those who wait for room to send.
@@ -46,6 +48,7 @@ impl Lane {
             taken: 0,
             interims: 0,
             headed: false,
+            answered: false,
             end: End::Open,
             trailers: None,
             queued: false,
@@ -100,11 +103,18 @@ impl Lane {
         match self.end {
             End::Open | End::Ended | End::Complete => None,
             End::Lost => Some(Error::Closed),
-            End::Reset(code::REFUSED) => Some(Error::Refused),
+            // Who has begun to answer has done something with the request, whatever it says.
+            End::Reset(code::REFUSED) if !self.answered => Some(Error::Refused),
             End::Reset(code::MALFORMED) => Some(Error::Broken(PROTOCOL_ERROR)),
             End::Reset(code::CANCEL) => Some(Error::Reset(CANCEL)),
             End::Reset(_) => Some(Error::Reset(INTERNAL_ERROR)),
         }
+    }
+
+    /// Whether a head lies here that is handed on though the stream was reset: a refusal that comes behind an answer's head
+    /// doesn't undo it.
+    pub(super) fn is_refused_late(&self) -> bool {
+        self.end == End::Reset(code::REFUSED) && (self.interims > 0 || self.headed)
     }
 
     pub(super) fn wait(&mut self, cx: &Context<'_>) {

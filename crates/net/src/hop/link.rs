@@ -8,15 +8,16 @@ mod tests;
 use super::lane::{End, Lane, Lanes};
 use super::server::Arrival;
 use super::{
-    BYPASS_BYTES, CORK_BYTES_MAX, CORK_FRAMES_MAX, GOODBYE_TIMEOUT, IDLE_OPENER, IDLE_SERVER, PING_AFTER, PING_TIMEOUT,
-    REQUEST_BYPASS_BYTES, TEND_EVERY, TURN_BYTES_MAX,
+    BYPASS_BYTES, CORK_BYTES_MAX, CORK_FRAMES_MAX, GOODBYE_TIMEOUT, IDLE_OPENER, IDLE_SERVER, OPENER_WAITING_BYTES_MAX,
+    PING_AFTER, PING_TIMEOUT, REQUEST_BYPASS_BYTES, SERVER_WAITING_BYTES_MAX, TEND_EVERY, TURN_BYTES_MAX,
 };
 use crate::http::{Alarm, Error};
 use crate::io::Stream;
 use crate::runtime;
 use byrnie_base::Instant;
 use byrnie_codec::hop::{
-    Action, Frame, Grants, Kind, Piece, Reader, Session, Side, StreamId, Writer, Wrong, code, parse_trailers,
+    Action, Frame, Grants, Kind, Piece, RESETS_EVERY, Reader, STREAMS_MAX, Session, Side, StreamId, Writer, Wrong,
+    code, parse_trailers,
 };
 use byrnie_codec::{Head, Limits};
 use std::cell::RefCell;
@@ -74,6 +75,9 @@ struct Outward {
     sealed: usize,
     /// Lanes that wait for room or credit.
     queue: Vec<u32>,
+    /// Streams whose other side can't be told yet that they are given up, and with which code; and when it's tried again.
+    resets: VecDeque<(StreamId, u32)>,
+    resets_due: Alarm,
 }
 
 /// What keeps a connection honest while nothing happens.
@@ -123,13 +127,16 @@ impl State {
         if !self.outward.driver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.outward.driver = Some(cx.waker().clone());
         }
+        self.send_resets(cx);
         if std::mem::take(&mut self.outward.called) || self.outward.blocked {
             self.outward.blocked = false;
             self.flush();
             self.call_queue();
         }
         let mut turn = 0;
-        while let Some(mut stream) = self.stream.take() {
+        while !self.is_clogged()
+            && let Some(mut stream) = self.stream.take()
+        {
             let mut taken = Ok(true);
             let read = stream.poll_pieces(cx, &mut |bytes| {
                 turn += bytes.len();
@@ -158,6 +165,61 @@ impl State {
         }
         self.tend(cx);
         if self.stream.is_none() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Whether so much waits to be sent that nothing more is to be read. Ends an opener's connection.
+    fn is_clogged(&mut self) -> bool {
+        let most = match self.care.side {
+            Side::Server => SERVER_WAITING_BYTES_MAX,
+            Side::Opener => OPENER_WAITING_BYTES_MAX,
+        };
+        if self.writer.waiting().len() <= most {
+            return false;
+        }
+        // If the socket takes no more, the driver is woken once it does.
+        self.flush();
+        let clogged = self.writer.waiting().len() > most;
+        if clogged && self.care.side == Side::Opener {
+            tracing::debug!("the other proxy of a hop doesn't read");
+            self.end("the other side doesn't read");
+        }
+        clogged
+    }
+
+    /// Resets a stream, with a code if the other side knows of it. While an opener has no budget for that, the stream keeps its place.
+    pub(super) fn give_up(&mut self, id: StreamId, code: Option<u32>) {
+        let Some(code) = code else { return self.session.close(id) };
+        let resets = &mut self.outward.resets;
+        if resets.is_empty() && self.session.may_reset(runtime::coarse().mono) {
+            self.session.close(id);
+            return self.control(Frame::new(id, Kind::Reset, code));
+        }
+        self.session.forsake(id);
+        if resets.len() >= STREAMS_MAX as usize {
+            // Others have ended meanwhile.
+            resets.retain(|(id, _)| self.session.is_forsaken(*id));
+        }
+        resets.push_back((id, code));
+        self.call_driver();
+    }
+
+    /// Tells the other side which streams were given up, as far as the budget goes.
+    fn send_resets(&mut self, cx: &mut Context<'_>) {
+        let now = runtime::coarse().mono;
+        while let Some((id, code)) = self.outward.resets.front().copied() {
+            if self.session.is_forsaken(id) {
+                if !self.session.may_reset(now) {
+                    self.outward.resets_due.set(Some(now + RESETS_EVERY));
+                    if self.outward.resets_due.poll(cx).is_ready() {
+                        cx.waker().wake_by_ref();
+                    }
+                    return;
+                }
+                self.session.close(id);
+                self.control(Frame::new(id, Kind::Reset, code));
+            }
+            self.outward.resets.pop_front();
+        }
     }
 
     /// Takes what was read; false at the end.
@@ -195,8 +257,13 @@ impl State {
         }
         match self.inward.action {
             Action::Open { key: None } => self.arrive(frame, payload)?,
-            Action::Open { key: Some(key) } => self.deliver(key, payload, |lane| lane.headed = true),
-            Action::Interim { key } => self.deliver(key, payload, |lane| lane.interims += 1),
+            Action::Open { key: Some(key) } => {
+                self.deliver(key, payload, |lane| (lane.headed, lane.answered) = (true, true));
+            }
+            Action::Interim { key } => self.deliver(key, payload, |lane| {
+                lane.interims += 1;
+                lane.answered = true;
+            }),
             Action::Data { key } => self.deliver(key, payload, |_| {}),
             Action::Trailers { key } => self.trailers(key, frame.stream, payload),
             Action::Reset { key, code, complete } => {

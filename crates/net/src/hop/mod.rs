@@ -15,6 +15,7 @@ pub use client::{Client, connect};
 pub use flow::Flow;
 pub use server::{Accepted, Asked, Server};
 
+use byrnie_codec::hop::{CONNECTION_CREDIT_BYTES, HEADS_OVERDRAW_BYTES_MAX, LATE_MAX};
 use std::time::Duration;
 
 #[cfg(test)]
@@ -32,6 +33,13 @@ const TURN_BYTES_MAX: usize = 64 * 1024;
 const BYPASS_BYTES: usize = 8 * 1024;
 /// The same of a request's, of which it's to be known for as long as possible that nothing has left.
 const REQUEST_BYPASS_BYTES: usize = 32 * 1024;
+/// Bytes that may wait to be sent on a server's side before nothing more is read: who opens streams, asks and gives credit and never
+/// reads what comes of it stops here.
+const SERVER_WAITING_BYTES_MAX: usize = 1024 * 1024;
+/// The same on an opener's, which always reads, as otherwise both sides might wait for each other: more than all that credit allows.
+/// Beyond it the connection ends.
+const OPENER_WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+const _: () = assert!(OPENER_WAITING_BYTES_MAX as i64 > CONNECTION_CREDIT_BYTES as i64 + HEADS_OVERDRAW_BYTES_MAX);
 /// Silence on a connection with open streams after which the other side is asked whether it's there ...
 const PING_AFTER: Duration = Duration::from_secs(10);
 /// ... and how long it may take to answer anything.
@@ -44,3 +52,7 @@ const IDLE_OPENER: Duration = Duration::from_secs(45);
 const IDLE_SERVER: Duration = Duration::from_secs(75);
 /// How often a connection is looked after.
 const TEND_EVERY: Duration = Duration::from_secs(2);
+const _: () = assert!(
+    PING_AFTER.as_secs() + PING_TIMEOUT.as_secs() + 2 * TEND_EVERY.as_secs() < LATE_MAX.as_secs(),
+    "whoever is later than that has been given up"
+);

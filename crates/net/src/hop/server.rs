@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 /// A connection from another proxy.
 #[derive(Debug)]
 pub struct Server {
-    link: Rc<Link>,
+    pub(super) link: Rc<Link>,
 }
 
 /// A stream that the other proxy opened.
@@ -104,7 +104,7 @@ impl State {
         let last = self.inward.target.clone();
         let (asks, target, rest) = parse_preamble(payload, &last)?;
         let mut lane = Lane::new();
-        lane.headed = true;
+        (lane.headed, lane.answered) = (true, true);
         if frame.end {
             lane.end = End::Ended;
         }

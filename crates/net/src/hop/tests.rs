@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
+use crate::http::h2::INTERNAL_ERROR;
 use crate::http::{Answered, Chunk, Error, Progress, Wire};
 use crate::io::{self, Stream};
 use crate::listen::{Share, bind};
@@ -116,6 +117,76 @@ fn a_stream_that_is_refused_was_not_processed() {
         let (client, server) = pair().await;
         serve(server, |mut accepted| accepted.flow.reset(code::REFUSED));
         assert!(matches!(ask(&client, b"body").await, Err(Error::Refused)));
+    })
+    .unwrap();
+}
+
+/// Who has begun to answer has done something, whatever it says then: asked again, it might do it twice.
+#[test]
+fn a_refusal_behind_an_answers_head_is_a_reset_and_the_head_is_handed_on() {
+    runtime::block_on(async {
+        let (client, server) = pair().await;
+        let mut statuses = [103, 200].into_iter();
+        serve(server, move |mut accepted| {
+            let mut head = Head::new();
+            head.start_response(statuses.next().unwrap());
+            head.set_framing(Framing::Stream);
+            accepted.flow.send_response(&head).unwrap();
+            accepted.flow.reset(code::REFUSED);
+        });
+        let mut flow = client.open(TARGET.into()).unwrap();
+        flow.send_request(&request("POST", Framing::None)).unwrap();
+        let mut head = Head::new();
+        let hint = poll_fn(|cx| flow.poll_response(cx, h1::Asked::Other, &mut head)).await;
+        assert_eq!((hint.unwrap(), head.status()), (Answered::Interim, 103));
+        let fault = poll_fn(|cx| flow.poll_response(cx, h1::Asked::Other, &mut head)).await;
+        assert!(matches!(fault, Err(Error::Reset(INTERNAL_ERROR))), "{fault:?}");
+        let mut flow = client.open(TARGET.into()).unwrap();
+        flow.send_request(&request("POST", Framing::None)).unwrap();
+        assert_eq!(answer(&mut flow).await.unwrap(), 200);
+        let fault = read(&mut flow).await;
+        assert!(matches!(fault, Err(Error::Reset(INTERNAL_ERROR))), "{fault:?}");
+    })
+    .unwrap();
+}
+
+/// More than may be reset at once, by many times: those who stay are none the worse, and the other side is told of each.
+#[test]
+fn however_many_leave_the_connection_stays_and_each_is_told() {
+    const LEAVE: usize = 3 * byrnie_codec::hop::RESETS_BURST as usize;
+    runtime::block_on(async {
+        let (client, server) = pair().await;
+        let gone = std::rc::Rc::new(std::cell::Cell::new(0));
+        let count = std::rc::Rc::clone(&gone);
+        serve(server, move |Accepted { mut flow, asked, .. }| {
+            let count = std::rc::Rc::clone(&count);
+            runtime::spawn_local("serve", async move {
+                let Asked::Request(head) = asked else { panic!("no request") };
+                if head.method() == "POST" {
+                    return echo(flow).await.unwrap();
+                }
+                poll_fn(|cx| flow.poll_gone(cx)).await;
+                count.set(count.get() + 1);
+            });
+        });
+        let mut left = 0;
+        while left < LEAVE {
+            // Until no place is left.
+            while left < LEAVE
+                && let Ok(mut flow) = client.open(TARGET.into())
+            {
+                flow.send_request(&request("GET", Framing::None)).unwrap();
+                left += 1;
+            }
+            if !client.is_full() {
+                assert_eq!(ask(&client, b"body").await.unwrap(), b"body");
+            }
+            tokio::task::yield_now().await;
+        }
+        while gone.get() < LEAVE {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ask(&client, b"body").await.unwrap(), b"body");
     })
     .unwrap();
 }
@@ -271,6 +342,66 @@ fn a_peer_that_breaks_the_rules_loses_its_connection_and_nothing_else() {
             let Stream::Plain(mut near) = near else { panic!("plain") };
             tokio::io::AsyncWriteExt::write_all(&mut near, bytes).await.unwrap();
             assert!(poll_fn(|cx| server.poll_accept(cx)).await.is_none(), "{bytes:?}");
+        }
+    })
+    .unwrap();
+}
+
+/// Each of its streams is refused, which makes a frame that it never reads.
+#[test]
+fn who_asks_and_never_reads_is_no_longer_listened_to() {
+    use byrnie_codec::hop::{Frame, Kind, STREAMS_MAX, StreamId, emit_preamble};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const ASKED: usize = 400 * STREAMS_MAX as usize;
+    runtime::block_on(async {
+        // Sockets that hold little.
+        let listener = tokio::net::TcpSocket::new_v4().unwrap();
+        listener.set_send_buffer_size(16 * 1024).unwrap();
+        listener.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = listener.listen(1).unwrap();
+        let near = tokio::net::TcpSocket::new_v4().unwrap();
+        near.set_recv_buffer_size(16 * 1024).unwrap();
+        let near = near.connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut server = Server::new(listener.accept().await.unwrap().0.into(), Limits::default());
+        let link = std::rc::Rc::clone(&server.link);
+        let refused = std::rc::Rc::new(std::cell::Cell::new(0));
+        let count = std::rc::Rc::clone(&refused);
+        runtime::spawn_local("server", async move {
+            while let Some(mut accepted) = poll_fn(|cx| server.poll_accept(cx)).await {
+                accepted.flow.reset(code::REFUSED);
+                count.set(count.get() + 1);
+            }
+        });
+        let (mut read, mut write) = near.into_split();
+        runtime::spawn_local("asks", async move {
+            let mut payload = Vec::new();
+            emit_preamble(Asks::Bytes, TARGET, &mut payload);
+            // So long that a place isn't used again within what is read at once.
+            payload.resize(1024, 0);
+            let mut id = StreamId::new(0, 0);
+            for n in 0..ASKED as u32 {
+                let (slot, round) = (n % STREAMS_MAX + 1, n / STREAMS_MAX + 1);
+                id = StreamId::new(slot, round as u16);
+                let open = Frame::new(id, Kind::Open, payload.len() as u32);
+                write.write_all(&[&open.to_bytes()[..], &payload].concat()).await.unwrap();
+            }
+            assert_eq!(id.slot(), STREAMS_MAX);
+            std::future::pending::<()>().await;
+        });
+        let waiting = || link.0.borrow().writer.waiting().len();
+        while waiting() <= SERVER_WAITING_BYTES_MAX {
+            tokio::task::yield_now().await;
+        }
+        let before = refused.get();
+        for _ in 0..10_000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(refused.get(), before, "nothing more is read");
+        assert!(before < ASKED && waiting() < SERVER_WAITING_BYTES_MAX + 2 * TURN_BYTES_MAX, "{} wait", waiting());
+        // Once it reads, it's served.
+        let mut sink = vec![0; 64 * 1024];
+        while refused.get() < ASKED || waiting() > 0 {
+            assert!(read.read(&mut sink).await.unwrap() > 0);
         }
     })
     .unwrap();

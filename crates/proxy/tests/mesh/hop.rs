@@ -359,3 +359,42 @@ fn a_clients_last_header_line_is_left_room_beside_the_meshs_own() {
     let asked = format!("GET / HTTP/1.1\r\nhost: echo\r\n{lines}\r\n");
     assert_eq!(Peer::connect(caller.outbound("echo")).ask(&asked), (200, (LINES - 1).to_string()));
 }
+
+/// Clients that ask and leave at once, far more of them than one connection's streams: whoever shares it is none the worse.
+#[test]
+fn clients_that_leave_break_nobody_elses_exchange() {
+    const LEAVE: usize = 5000;
+    let program = Program::start(|mut peer| {
+        while let Some(head) = peer.read_head() {
+            if head.starts_with("GET ") {
+                // It never comes to its answer.
+                peer.read_to_end();
+                return;
+            }
+            let body = peer.read_body_of(&head);
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()));
+            peer.send(body);
+        }
+    });
+    let world = world(Hop::Framed);
+    let (server, caller) = pair(&world, &program, Protocol::Http1);
+    let address = caller.outbound("echo");
+    let left = std::thread::spawn(move || {
+        for _ in 0..LEAVE {
+            Peer::connect(address).send(get("/slow"));
+        }
+    });
+    let mut client = Peer::connect(address);
+    let mut asked = 0;
+    while !left.is_finished() || asked < 100 {
+        let post = "POST / HTTP/1.1\r\nhost: echo\r\ncontent-length: 4\r\n\r\nbody";
+        assert_eq!(client.ask(post), (200, "body".to_owned()), "after {asked}");
+        asked += 1;
+    }
+    left.join().unwrap();
+    let (_, metrics) = Peer::connect(server.ports.admin).ask("GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n");
+    let accepted = metrics.lines().find(|line| line.starts_with("byrnie_accepted_total")).unwrap();
+    let opened: usize = accepted.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(opened <= 4, "{accepted}");
+    assert_eq!(runtime::panics(), 0);
+}

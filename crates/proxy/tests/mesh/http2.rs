@@ -12,6 +12,8 @@ use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// An HTTP/2 program that echoes bodies with trailers, which tell status 0, or of `/ends/N` status N; `/mute` says none,
@@ -380,4 +382,68 @@ fn the_load_of_a_program_is_told_to_its_callers_and_to_nobody_outside_by_head_or
         runtime::timeout(PATIENCE, asked).await.unwrap();
     })
     .unwrap();
+}
+
+/// A program that begins to answer each request and then says that it refused it: by a RST_STREAM, or by a GOAWAY that leaves it
+/// out; and how many there were.
+fn refuses_late(goaway: bool) -> (Program, Arc<AtomicUsize>) {
+    const HEADERS: u8 = 1;
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let program = Program::start(move |mut peer| {
+        if peer.try_exact(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()).is_none() {
+            return;
+        }
+        peer.send(frame(4, 0, 0, &[]));
+        while let Some(header) = peer.try_exact(9) {
+            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+            peer.read_exact(length as usize);
+            if header[3] != HEADERS {
+                continue;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
+            // `:status: 200`, of the static table.
+            let head = frame(HEADERS, 4, stream, &[0x88]);
+            let refusal = if goaway { frame(7, 0, 0, &[0; 8]) } else { frame(3, 0, stream, &7_u32.to_be_bytes()) };
+            peer.send([head, refusal].concat());
+        }
+    });
+    (program, asked)
+}
+
+/// Whoever is told of a refusal asks again, whatever it asked.
+#[test]
+fn a_refusal_behind_an_answers_head_reaches_nobody_as_one() {
+    for goaway in [false, true] {
+        let (program, asked) = refuses_late(goaway);
+        let world = World::new();
+        let server = world.serving("calls", program.port, Protocol::Http2);
+        let caller = world.calling(&[("calls", Protocol::Http2, &[&server])]);
+        runtime::block_on(async {
+            for n in 1..=20 {
+                let mut send = client(caller.outbound("calls")).await;
+                let (response, _) = send.send_request(Request::post("http://calls/").body(()).unwrap(), true).unwrap();
+                let response = runtime::timeout(Duration::from_secs(20), response).await.expect("in time");
+                let response = response.expect("a head");
+                // Broken off behind it, or, where that was known before it was handed on, not begun.
+                if response.status() == StatusCode::OK {
+                    let broken = read(response.into_body()).await.unwrap_err();
+                    assert_eq!(broken.reason(), Some(Reason::INTERNAL_ERROR), "{broken}");
+                } else {
+                    assert!(response.status().is_server_error(), "{}", response.status());
+                    let (body, _) = read(response.into_body()).await.unwrap();
+                    let body = String::from_utf8(body).unwrap();
+                    assert!(!body.contains("BYR-R036"), "{body}");
+                }
+                assert_eq!(asked.load(Ordering::SeqCst), n, "a POST that was begun is never sent again");
+            }
+        })
+        .unwrap();
+        assert_eq!(runtime::panics(), 0);
+    }
 }

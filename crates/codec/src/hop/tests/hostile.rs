@@ -4,6 +4,7 @@
 use super::{bytes_of, frame};
 use crate::hop::*;
 use byrnie_base::Instant;
+use std::time::Duration;
 
 /// Reads what there is, on both sides, as a driver would; ends at the first wrong.
 pub(super) fn survive(input: &[u8]) {
@@ -153,7 +154,7 @@ fn heads_without_credit_have_an_end_too() {
 #[test]
 fn resets_and_pings_have_a_rate() {
     let mut input = Vec::new();
-    for generation in 1..=RESETS_BURST + 1 {
+    for generation in 1..=RESETS_LATE_BURST + 1 {
         let stream = StreamId::new(1, generation as u16);
         input.extend(bytes_of(Frame { stream, ..frame(1, Kind::Open, false) }, b"x"));
         input.extend(Frame::new(stream, Kind::Reset, code::CANCEL).to_bytes());
@@ -163,6 +164,140 @@ fn resets_and_pings_have_a_rate() {
     let pings = Frame::new(StreamId::CONNECTION, Kind::Ping, 1).to_bytes().repeat(PINGS_BURST as usize + 1);
     assert_eq!(wrong(Side::Server, &pings), Some(Wrong::Pings));
     assert_eq!(wrong(Side::Opener, &pings), Some(Wrong::Pings));
+}
+
+/// The connection of another proxy that carries many clients that leave isn't that of one who resets streams for nothing: those that
+/// were answered to their end are given back.
+#[test]
+fn streams_that_are_answered_earn_resets() {
+    let mut server = Session::new(Side::Server);
+    let now = Instant::from_nanos(1);
+    let mut id = StreamId::new(1, 1);
+    for n in 0..4 * RESETS_LATE_BURST {
+        let open = Frame { stream: id, kind: Kind::Open, end: n % 2 == 0, value: 1 };
+        server.receive(&open, now).unwrap();
+        server.discard(1);
+        if open.end {
+            server.received_end(id);
+            server.end(id);
+        } else {
+            server.receive(&Frame::new(id, Kind::Reset, code::CANCEL), now).unwrap();
+        }
+        id = id.next();
+    }
+}
+
+/// What an opener doesn't reset yet keeps its place; and however late what it sends comes, and with how much at once, it's within what
+/// the server takes.
+#[test]
+fn an_opener_that_keeps_to_its_budget_is_never_called_wrong() {
+    let (mut opener, mut server) = (Session::new(Side::Opener), Session::new(Side::Server));
+    let mut now = Instant::from_nanos(1_000_000_000);
+    let mut waiting = std::collections::VecDeque::new();
+    let mut wire = Vec::new();
+    let mut resets = 0;
+    for tick in 1..=6000 {
+        now = now + Duration::from_millis(10);
+        while let Some(id) = opener.open(0) {
+            opener.sent(id, 1);
+            wire.push(Frame { stream: id, ..Frame::new(id, Kind::Open, 1) });
+            opener.forsake(id);
+            waiting.push_back(id);
+        }
+        assert_eq!(opener.open_streams(), STREAMS_MAX, "the places of those that wait are taken");
+        while waiting.front().is_some() && opener.may_reset(now) {
+            let id = waiting.pop_front().unwrap();
+            opener.close(id);
+            wire.push(Frame::new(id, Kind::Reset, code::CANCEL));
+            resets += 1;
+        }
+        // The server looks twice.
+        if tick % 3000 == 0 {
+            for frame in wire.drain(..) {
+                server.receive(&frame, now).unwrap();
+                let back = server.discard(frame.payload_bytes());
+                opener.receive(&Frame::new(StreamId::CONNECTION, Kind::Credit, back), now).unwrap();
+            }
+        }
+    }
+    assert!(resets > 100_000, "{resets}");
+}
+
+#[test]
+fn frames_that_carry_nothing_have_a_rate() {
+    let open = bytes_of(frame(1, Kind::Open, false), b"x");
+    let dead = StreamId::new(1, 7);
+    let idles = [
+        frame(1, Kind::Data, false),
+        Frame::new(dead, Kind::Data, 0),
+        Frame { end: true, ..Frame::new(dead, Kind::Data, 0) },
+        Frame::new(dead, Kind::Credit, 1),
+        frame(1, Kind::Credit, false),
+        Frame::new(StreamId::CONNECTION, Kind::Credit, 0),
+        Frame::new(StreamId::CONNECTION, Kind::Credit, 1),
+        Frame::new(StreamId::CONNECTION, Kind::Pong, 1),
+    ];
+    for idle in idles {
+        for side in [Side::Opener, Side::Server] {
+            let flood = |count| wrong(side, &[&open[..], &idle.to_bytes().repeat(count)].concat());
+            assert_eq!(flood(IDLES_BURST as usize), None, "{idle:?} {side:?}");
+            assert_eq!(flood(IDLES_BURST as usize + 1), Some(Wrong::Idles), "{idle:?} {side:?}");
+        }
+    }
+    let reset = Frame::new(dead, Kind::Reset, code::CANCEL).to_bytes().repeat(IDLES_BURST as usize + 1);
+    assert_eq!(wrong(Side::Opener, &reset), Some(Wrong::Idles));
+}
+
+/// Where little credit is left whoever passes on gives back at once: two frames for each that came.
+#[test]
+fn credit_for_what_was_sent_is_within_the_rate_however_late() {
+    for side in [Side::Opener, Side::Server] {
+        let mut session = Session::new(side);
+        let now = Instant::from_nanos(1);
+        let id = StreamId::new(1, 1);
+        match side {
+            Side::Opener => assert_eq!(session.open(0), Some(id)),
+            Side::Server => {
+                session.receive(&Frame::new(id, Kind::Open, 0), now).unwrap();
+            }
+        }
+        let frames = 4 * IDLES_BURST;
+        (0..frames).for_each(|_| session.sent(id, 1));
+        for _ in 0..frames {
+            session.receive(&Frame::new(id, Kind::Credit, 1), now).unwrap();
+            session.receive(&Frame::new(StreamId::CONNECTION, Kind::Credit, 1), now).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_forsaken_keeps_its_place_until_it_has_ended() {
+    let now = Instant::from_nanos(1);
+    for ends in [true, false] {
+        let mut session = Session::new(Side::Opener);
+        let id = session.open(7).unwrap();
+        session.sent(id, 1);
+        session.end(id);
+        session.forsake(id);
+        assert!(!session.is_open(id) && session.is_forsaken(id));
+        let nothing = [
+            Frame { value: 9, ..frame(1, Kind::Interim, false) },
+            Frame { value: 9, ..frame(1, Kind::Open, false) },
+            Frame { value: 9, ..frame(1, Kind::Data, false) },
+            Frame::new(id, Kind::Credit, 9),
+        ];
+        for frame in nothing {
+            assert_eq!(session.receive(&frame, now), Ok(Action::Nothing), "{frame:?}");
+        }
+        assert_eq!(session.open_streams(), 1);
+        if ends {
+            assert_eq!(session.receive(&frame(1, Kind::Data, true), now), Ok(Action::Nothing));
+            session.received_end(id);
+        } else {
+            assert_eq!(session.receive(&Frame::new(id, Kind::Reset, code::BROKEN), now), Ok(Action::Nothing));
+        }
+        assert!(!session.is_forsaken(id) && session.open_streams() == 0);
+    }
 }
 
 #[test]

@@ -181,6 +181,30 @@ fn a_budget_fills_again_with_time_and_not_beyond() {
     assert_eq!(take(&mut budget, now), 2);
     now = now + Duration::from_secs(60);
     assert_eq!(take(&mut budget, now), 3);
+    budget.earn(2);
+    assert_eq!(take(&mut budget, now), 2);
+    budget.earn(100);
+    assert_eq!(take(&mut budget, now), 3);
+}
+
+/// Asked more often than it fills, or a little less often, it loses nothing.
+#[test]
+fn a_budget_keeps_the_rest_of_a_pause() {
+    use byrnie_base::Instant;
+    for step in [1, 7, 15, 19] {
+        let mut budget = Budget::new(50, Duration::from_millis(10));
+        let mut now = Instant::from_nanos(1_000_000_000);
+        (0..50).for_each(|_| assert!(budget.take(now)));
+        let mut got = 0;
+        let steps = 3000 / step;
+        for _ in 0..steps {
+            now = now + Duration::from_millis(step);
+            while budget.take(now) {
+                got += 1;
+            }
+        }
+        assert_eq!(got, steps * step / 10, "every {step} ms");
+    }
 }
 
 #[test]

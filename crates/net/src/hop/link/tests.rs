@@ -58,6 +58,21 @@ fn whatever_comes_is_a_sign_of_life() {
     });
 }
 
+/// A server that sends and doesn't read: more than credit allows is never to wait for it.
+#[test]
+fn an_opener_ends_a_connection_on_which_more_waits_than_ever_may() {
+    alone(&[Side::Opener], |state, _, _| {
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(state.drive(cx).is_pending());
+        let credit = Frame::new(StreamId::CONNECTION, Kind::Credit, 1);
+        while !state.is_ended() {
+            (0..CORK_BYTES_MAX).for_each(|_| state.control(credit));
+            let _ = state.drive(cx);
+            assert!(state.gathered() < OPENER_WAITING_BYTES_MAX + 16 * CORK_BYTES_MAX);
+        }
+    });
+}
+
 #[test]
 fn an_idle_connection_takes_its_leave_the_opener_first() {
     alone(&[Side::Opener, Side::Server], |state, began, side| {

@@ -124,7 +124,7 @@ impl Flow {
             let state = &mut *self.link.0.borrow_mut();
             let Some(lane) = state.lanes.get(self.key) else { return Poll::Ready(Err(Error::Closed)) };
             // What is known to have broken off needn't be begun: another try may do better.
-            if let Some(error) = lane.fault() {
+            if let Some(error) = lane.fault().filter(|_| !lane.is_refused_late()) {
                 return Poll::Ready(Err(error));
             }
             let Some((mut came, interim)) = lane.heads.pop_front() else {

@@ -2,6 +2,7 @@
 //! What has come on a stream and wasn't taken yet, and who waits for it. A lane lives as long as its
 //! [`super::Flow`], which may be longer than the stream.
 
+use super::INTERNAL_ERROR;
 use crate::http::{Error, scratch};
 use byrnie_codec::h2::Why;
 use byrnie_codec::{Fields, Head};
@@ -14,6 +15,8 @@ pub(super) struct Lane {
     pub(super) inbox: Vec<u8>,
     /// Heads of answers; and whether each is an interim one.
     pub(super) heads: VecDeque<(Box<Head>, bool)>,
+    /// Some head has come.
+    pub(super) answered: bool,
     pub(super) end: End,
     pub(super) trailers: Option<Box<Fields>>,
     /// In the list of those who wait for room to send.
@@ -71,11 +74,19 @@ impl Lane {
         match self.end {
             End::Open | End::Ended | End::Complete => None,
             End::Lost => Some(Error::Closed),
+            // Who has begun to answer has done something with the request, whatever it says (RFC 9113 8.7).
+            End::Reset(Why::Refused) if self.answered => Some(Error::Reset(INTERNAL_ERROR)),
             End::Reset(Why::Refused) => Some(Error::Refused),
             End::Reset(Why::Malformed(reject)) => Some(Error::Reject(reject)),
             End::Reset(Why::Peer { code, .. }) => Some(Error::Reset(code)),
             End::Reset(Why::Broken(code)) => Some(Error::Broken(code)),
         }
+    }
+
+    /// Whether a head lies here that is handed on though the stream was reset: a refusal that comes behind an answer's head
+    /// doesn't undo it.
+    pub(super) fn is_refused_late(&self) -> bool {
+        self.end == End::Reset(Why::Refused) && !self.heads.is_empty()
     }
 
     pub(super) fn wait(&mut self, cx: &Context<'_>) {
@@ -124,7 +135,7 @@ impl Lanes {
     pub(super) fn remove(&mut self, key: u32, empty: impl FnOnce(&mut Lane)) {
         let Some(lane) = self.get(key) else { return };
         empty(lane);
-        (lane.live, lane.queued, lane.waker, lane.trailers) = (false, false, None, None);
+        (lane.live, lane.queued, lane.answered, lane.waker, lane.trailers) = (false, false, false, None, None);
         self.free.push(key);
     }
 

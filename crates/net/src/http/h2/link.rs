@@ -202,6 +202,7 @@ impl State {
             Event::Malformed { reason } => self.malformed.push(reason),
             Event::Answered { key, head, interim, ended } => {
                 let Some(lane) = self.lanes.get(key) else { return };
+                lane.answered = true;
                 lane.heads.push_back((head, interim));
                 if ended { lane.finish(End::Ended) } else { lane.wake() }
             }
