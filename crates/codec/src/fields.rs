@@ -3,6 +3,7 @@
 //! is stored as `name: value CRLF`, so that emitting is copying runs of kept lines, and editing is
 //! marking lines dropped and appending others. A cleared arena keeps its memory.
 
+use crate::Limits;
 use crate::known::Known;
 use crate::ready::ReadyLine;
 use crate::reject::RejectReason;
@@ -69,6 +70,22 @@ impl Fields {
                 let crumbs = self.lines.iter().filter(is_crumb).count();
                 self.lines.len() - crumbs.saturating_sub(1) > most
             }
+    }
+
+    /// Whether they are no more than a trailer section may have, as it is written in HTTP/1: lines, names and, with the empty line at
+    /// its end, bytes.
+    ///
+    /// # Errors
+    /// If they are more.
+    pub(crate) fn check_trailers(&self, limits: &Limits) -> Result<(), RejectReason> {
+        const END: usize = b"\r\n".len();
+        if self.lines.len() > limits.trailers_max || self.bytes.len() + END > limits.trailer_bytes_max {
+            return Err(RejectReason::TrailersTooLarge);
+        }
+        if self.names().any(|name| name.len() > limits.name_bytes_max) {
+            return Err(RejectReason::HeaderNameTooLong);
+        }
+        Ok(())
     }
 
     /// The kept lines as (name as received, value), in order.

@@ -413,7 +413,11 @@ impl Course {
             }
             Ending::Status(_) => Sign::Good,
             // A caller's own short deadline says nothing; one that a usual answer would have met does.
-            Ending::Failed(Failure::Deadline) if patience.is_some_and(|patience| span >= patience) => Sign::Lost,
+            Ending::Failed(Failure::Deadline | Failure::DeadlineUnmet)
+                if patience.is_some_and(|patience| span >= patience) =>
+            {
+                Sign::Lost
+            }
             // Nor does its leaving, unless nobody else was answered either in the time after which another would be asked.
             Ending::Failed(Failure::Forsaken) if unheard() && patience.is_some_and(|patience| span >= patience) => {
                 Sign::Lost

@@ -374,6 +374,13 @@ impl Exchange {
         Box::new(give_up(reason, failure, self.facts.side, self.is_grpc(), &self.course))
     }
 
+    /// The answer that there is can't be handed on: what the caller is told instead. Nothing of it may have been said.
+    pub fn on_unsayable(&mut self, failure: Failure) -> Box<Answer> {
+        let answer = self.refuse(Reason::of(failure), failure.to_string());
+        self.note_reason(answer.reason);
+        answer
+    }
+
     pub(crate) fn refuse(&self, reason: Reason, detail: impl Into<Text>) -> Box<Answer> {
         Box::new(Answer::new(reason, self.is_grpc(), detail))
     }

@@ -63,7 +63,7 @@ pub enum Effect {
 pub struct Plan {
     /// Where to.
     pub target: Target,
-    /// When the whole exchange must have ended (with [`Failure::Deadline`] if it hasn't).
+    /// When the whole exchange must have ended (with [`Failure::Deadline`] if it hasn't, or [`Failure::DeadlineUnmet`]).
     pub deadline: Option<Instant>,
     /// When the response head must be there, or [`Failure::TryTimeout`] is to be reported.
     pub try_deadline: Option<Instant>,
@@ -201,6 +201,8 @@ pub enum Failure {
     TryTimeout,
     /// [`Plan::deadline`] passed.
     Deadline,
+    /// The same, before there was a connection.
+    DeadlineUnmet,
     /// One of both passed while the rest of the request was waited for, which nobody kept its caller from sending.
     CallerSlow,
     /// The response was malformed; what is wrong with it, in a few words.
@@ -209,10 +211,15 @@ pub enum Failure {
     ResetAfterHead,
     /// The caller went away.
     DownstreamGone,
-    /// The same, while the answer to a request that was sent whole was waited for.
+    /// The same, while the answer to a request that was whole, or the connection for it, was waited for.
     Forsaken,
     /// The caller's request was malformed behind its head.
     BadBody,
+    /// The head of the caller's request, with what the mesh adds, is more than can be sent.
+    BadHead,
+    /// The caller asked by HTTP/2 for another protocol, and the program's answer, which keeps to HTTP, would look to it as if it were
+    /// granted (RFC 8441 5).
+    NotSwitched,
     /// The request's body exceeds the limit.
     BodyTooLarge,
     /// The proxy was short of memory, of which this exchange kept more than others.
@@ -229,6 +236,7 @@ impl Failure {
                 | Self::TlsIdentity
                 | Self::Refused
                 | Self::Full
+                | Self::DeadlineUnmet
                 | Self::ResetBeforeHead { request_sent: false }
         )
     }
@@ -255,8 +263,10 @@ impl Failure {
 
     /// Whether it speaks against the endpoint.
     pub const fn speaks_against_endpoint(self) -> bool {
-        use Failure::{BadBody, BodyTooLarge, CallerSlow, Deadline, DownstreamGone, Forsaken, Full, Strained};
-        !matches!(self, DownstreamGone | Forsaken | CallerSlow | BadBody | BodyTooLarge | Deadline | Full | Strained)
+        use Failure::{BadBody, BadHead, BodyTooLarge, CallerSlow, Deadline, DeadlineUnmet, DownstreamGone};
+        use Failure::{Forsaken, Full, NotSwitched, Strained};
+        let of_caller = matches!(self, DownstreamGone | Forsaken | CallerSlow | BadBody | BadHead | BodyTooLarge);
+        !(of_caller || matches!(self, Deadline | DeadlineUnmet | NotSwitched | Full | Strained))
     }
 
     /// The words for it in a metric or a count; its `Display` says more, where more is known.
@@ -271,11 +281,14 @@ impl Failure {
             Self::ResetBeforeHead { request_sent: true } => "closed before an answer",
             Self::TryTimeout => "no answer in time",
             Self::Deadline => "deadline passed",
+            Self::DeadlineUnmet => "deadline passed before there was a connection",
             Self::CallerSlow => "the request took too long to come",
             Self::BadResponse(_) => "malformed answer",
             Self::ResetAfterHead => "closed within the answer",
             Self::DownstreamGone | Self::Forsaken => "caller gone",
             Self::BadBody => "malformed body",
+            Self::BadHead => "head too large to be sent on",
+            Self::NotSwitched => "the switch of protocols that was asked for wasn't granted",
             Self::BodyTooLarge => "body too large",
             Self::Strained => "given up for want of memory",
         }

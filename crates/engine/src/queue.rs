@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Requests that wait until a service has room for one more (`limits.maxPending`), where a policy lets some wait
-//! (`limits.maxQueued`). Of one core; its shard holds the lines. A core that sees an exchange end calls
-//! [`Shard::call`](crate::Shard::call) and wakes whom it names.
+//! (`limits.maxQueued`). Of one core; its shard holds the lines. A core that sees an exchange end, or looks
+//! up while somebody waits, since other cores free room too, calls [`Shard::call`](crate::Shard::call) and wakes whom it names.
 //!
 //! As Facebook does it (Maurer, "Fail at Scale", 2015): a line that empties now and then is a burst, and is served in its order; one
 //! that has stood for longer is too much ("Controlling Queue Delay": Nichols, Jacobson, 2012), and then the newest goes
@@ -77,11 +77,25 @@ impl Line {
         if self.stands(now) { standing } else { WAIT_MAX.max(self.typical) }
     }
 
-    /// The next, if there is one that it isn't too late for; those it is too late for go to `late`.
+    /// How many more may be under way.
+    fn room(&self) -> u64 {
+        u64::from(self.pending.max).saturating_sub(self.share.pending.value())
+    }
+
+    /// The room that there is for one that has waited for long enough, unless its answer would be too late.
+    fn room_for(&self, ticket: u64, now: Instant) -> Option<Busy> {
+        let waiting = self.waiting.iter().find(|waiting| waiting.ticket == ticket)?;
+        let fits = self.room() > 0 && waiting.until.is_none_or(|until| until > now);
+        fits.then(|| Busy::on(&self.share.pending))
+    }
+
+    /// The next, if there is one that it isn't too late for; those it is too late for go to `late`. Where there is room for all that
+    /// wait, nobody has waited for too long: it was freed elsewhere, meanwhile.
     fn next(&mut self, now: Instant, late: &mut Vec<(u64, Option<Busy>)>) -> Option<u64> {
-        let wait_max = self.wait_max(now);
+        let roomy = self.room() >= self.waiting.len() as u64;
+        let wait_max = if roomy { Duration::MAX } else { self.wait_max(now) };
         loop {
-            let next = if self.stands(now) { self.waiting.pop_back() } else { self.waiting.pop_front() }?;
+            let next = if self.stands(now) && !roomy { self.waiting.pop_back() } else { self.waiting.pop_front() }?;
             if now.since(next.since) <= wait_max && next.until.is_none_or(|until| until > now) {
                 return Some(next.ticket);
             }
@@ -123,7 +137,7 @@ impl Lines {
         let before = self.called.len();
         let called = &mut self.called;
         self.lines.retain_mut(|line| {
-            while line.share.pending.value() < u64::from(line.pending.max)
+            while line.room() > 0
                 && let Some(ticket) = line.next(now, called)
             {
                 called.push((ticket, Some(Busy::on(&line.share.pending))));
@@ -131,6 +145,14 @@ impl Lines {
             !line.waiting.is_empty()
         });
         self.called[before..].iter().map(|(ticket, _)| *ticket).collect()
+    }
+
+    /// Who was called takes what there was room for; so does whoever has waited to the end, if there is room by then: another core
+    /// frees it and calls nobody here.
+    fn turn(&mut self, ticket: u64, now: Instant) -> Option<Busy> {
+        let busy = self.lines.iter().find_map(|line| line.room_for(ticket, now));
+        let called = self.leave(ticket);
+        called.or(busy)
     }
 
     /// The place is given up. What it was called for, if it was and came in time.
@@ -179,7 +201,7 @@ impl Exchange {
         at: Now,
     ) -> Result<Decision, Box<Answer>> {
         let parked = self.aside().parked.take().ok_or_else(|| self.refuse(Reason::Internal, "it does not wait"))?;
-        let Some(busy) = shard.lines.leave(parked.ticket) else {
+        let Some(busy) = shard.lines.turn(parked.ticket, at.mono) else {
             return Err(self.too_many(&parked.asked, Some(at.mono.since(parked.since))));
         };
         self.course.pending = Some(busy);

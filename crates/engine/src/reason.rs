@@ -369,10 +369,10 @@ impl Reason {
             Failure::Full => Self::Overload,
             Failure::TlsIdentity => Self::IdentityMismatch,
             Failure::ResetBeforeHead { .. } | Failure::ResetAfterHead => Self::UpstreamReset,
-            Failure::TryTimeout | Failure::Deadline | Failure::CallerSlow => Self::Timeout,
-            Failure::BadResponse(_) => Self::BadResponse,
+            Failure::TryTimeout | Failure::Deadline | Failure::DeadlineUnmet | Failure::CallerSlow => Self::Timeout,
+            Failure::BadResponse(_) | Failure::NotSwitched => Self::BadResponse,
             Failure::DownstreamGone | Failure::Forsaken => Self::DownstreamGone,
-            Failure::BadBody => Self::BadRequest,
+            Failure::BadBody | Failure::BadHead => Self::BadRequest,
             Failure::BodyTooLarge => Self::BodyTooLarge,
             Failure::Strained => Self::Strain,
         }

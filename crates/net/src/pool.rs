@@ -15,6 +15,7 @@ use byrnie_base::{Instant, Timestamp};
 use places::Places;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -53,8 +54,8 @@ struct Idle {
 #[derive(Debug)]
 pub struct Shared<C> {
     clients: RefCell<Vec<(C, Option<Timestamp>)>>,
-    /// Held while one more is opened, so that a burst doesn't open one each.
-    pub opening: tokio::sync::Mutex<Option<Instant>>,
+    /// Held while one more is opened, so that a burst doesn't open one each; when that last failed.
+    pub opening: Arc<tokio::sync::Mutex<Option<Instant>>>,
     /// Until when the upstream is taken to speak something else.
     foreign: Cell<Option<Instant>>,
     /// Streams of clients that aren't known to take their answers.
@@ -73,12 +74,7 @@ impl Drop for Crowd {
 
 impl<C> Default for Shared<C> {
     fn default() -> Self {
-        Self {
-            clients: RefCell::default(),
-            opening: tokio::sync::Mutex::default(),
-            foreign: Cell::default(),
-            crowd: Rc::default(),
-        }
+        Self { clients: RefCell::default(), opening: Arc::default(), foreign: Cell::default(), crowd: Rc::default() }
     }
 }
 

@@ -20,7 +20,7 @@ use byrnie_base::Instant;
 use byrnie_codec::h1::{Asked, fit_downstream};
 use byrnie_codec::headers;
 use byrnie_codec::{Fields, Framing, Head, RejectReason, Version, grpc};
-use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan, Program, Target};
+use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan, Program, Target, Told};
 use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR};
 use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, READ_BYTES_MIN, REPLAY_BYTES_MAX, Wire};
 use byrnie_net::relay::Pipe;
@@ -309,7 +309,7 @@ impl<'a> Trip<'a> {
         })
         .await;
         if self.upstream.is_none() {
-            match Box::pin(upstream::open_anew(self.core, plan, room)).await {
+            match self.open(plan, room).await {
                 Ok(upstream) => self.upstream = Some(upstream),
                 Err(failure) => return Event::Failed(failure),
             }
@@ -326,15 +326,19 @@ impl<'a> Trip<'a> {
         };
         self.limits = Times { deadline, try_deadline, hedge_at, idle, acknowledged };
         if self.request.upgrade().is_some()
-            && let Err(failure) = upstream::fit_upgrade(&upstream.wire, plan, self.request).await
+            && let Err(reject) = upstream::fit_upgrade(&upstream.wire, plan, self.request).await
         {
-            return Event::Failed(failure);
+            return Event::BadBody(BadBody::Unsayable(reject));
         }
         // Whether the client's connection goes on is no concern of the upstream's.
         self.request.set_keep_alive(true);
         if let Err(error) = upstream.wire.send_request(self.request) {
             self.upstream = None;
-            return Event::Failed(upstream::failure_before_head(&error, false));
+            if self.ticket.is_some() {
+                // Whatever comes of it: untold, the claim lapses.
+                let _ = Box::pin(self.tell(Told::Unsent, None)).await;
+            }
+            return refusal::unsaid(&error);
         }
         if !self.client.known {
             upstream.wire.curb();
@@ -388,10 +392,13 @@ impl<'a> Trip<'a> {
                 {
                     return Poll::Ready(Event::Head);
                 }
-                Poll::Ready(Ok(Answered::Final)) => return Poll::Ready(Event::Failed(UNASKED_SWITCH)),
+                Poll::Ready(Ok(Answered::Final)) => {
+                    let switches = self.response.status() == 101;
+                    return Poll::Ready(Event::Failed(if switches { UNASKED_SWITCH } else { Failure::NotSwitched }));
+                }
                 Poll::Ready(Ok(Answered::Interim)) if wait.interims < INTERIM_MAX => {
                     wait.interims += 1;
-                    pass_interim(self.down, self.response, self.client.version);
+                    upstream::pass_interim(self.down, self.response, self.client.version);
                 }
                 Poll::Ready(Ok(Answered::Interim)) => {
                     return Poll::Ready(Event::Failed(Failure::BadResponse("there are too many interim answers")));
@@ -483,9 +490,15 @@ impl<'a> Trip<'a> {
         fit_downstream(self.response, self.client.version, keep);
         #[cfg(feature = "http3")]
         self.offer_http3();
-        let marked = self.down.mark_overlooked(self.response).is_ok();
-        if !marked || self.down.send_response(self.response).is_err() {
-            return self.cut(status, Failure::DownstreamGone, CANCEL);
+        let marked = self.down.mark_overlooked(self.response).map_err(Error::Reject);
+        match marked.and_then(|()| self.down.send_response(self.response)) {
+            Ok(()) => {}
+            // With what the mesh adds, its head is more than can be said.
+            Err(Error::Reject(reject)) => {
+                let answer = exchange.on_unsayable(Failure::BadResponse(reject.reason.detail()));
+                return Box::pin(self.reply(exchange, &answer)).await;
+            }
+            Err(_) => return self.cut(status, Failure::DownstreamGone, CANCEL),
         }
         if status == 101 {
             return self.switch().await;
@@ -759,19 +772,6 @@ impl Request {
             kept.push_str(text);
         }
     }
-}
-
-/// Passes a 1xx on, but to a client that knows none.
-pub(crate) fn pass_interim(down: &mut Wire, interim: &mut Head, client: Version) {
-    if client == Version::Http10 {
-        return;
-    }
-    headers::strip_hop_by_hop(interim);
-    interim.set_framing(Framing::None);
-    interim.set_keep_alive(true);
-    interim.set_version(client);
-    // Whether the client still listens is learnt at the next flush.
-    let _ = down.send_response(interim);
 }
 
 /// The code that tells an HTTP/2 client why its answer broke off. Never that it was refused: a head was handed on, and who is

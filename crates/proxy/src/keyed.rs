@@ -3,7 +3,7 @@
 //! the ledger, gathers the answer, has it kept, and only then lets it out. Called by `carry` where the
 //! engine says so; a request without a protected key never comes here.
 
-use crate::carry::{Delivered, Event, Times, Trip, late, pass_interim};
+use crate::carry::{Delivered, Event, Times, Trip, late};
 use crate::pick::Line;
 use crate::refusal::unread;
 use crate::upstream::{self, Room};
@@ -247,7 +247,7 @@ impl Trip<'_> {
         if self.request.expects_continue() {
             // Nobody behind will be asked before all of it is here.
             self.response.start_response(100);
-            pass_interim(self.down, self.response, self.client.version);
+            upstream::pass_interim(self.down, self.response, self.client.version);
             self.request.remove_known(Known::Expect);
         }
         let mut counted = 0;

@@ -128,7 +128,7 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, to: &Outside, protocol: P
 /// Opens a connection to `to` whose bytes nobody looks at.
 pub(crate) async fn open_opaque(core: &Core, plan: &Plan, to: &Outside) -> Result<Stream, Failure> {
     first(core, plan, to, async |address, limit| {
-        connect(core, plan, to, address, (outward::Speaks::Opaque, limit)).await.map(|(stream, _)| stream)
+        connect(core, to, address, (outward::Speaks::Opaque, limit)).await.map(|(stream, _)| stream)
     })
     .await
 }
@@ -166,7 +166,6 @@ async fn first<T>(
     to: &Outside,
     open: impl AsyncFn(SocketAddr, Duration) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let left = plan.deadline.map_or(Duration::MAX, |deadline| deadline.since(runtime::coarse().mono));
     let found = Box::pin(async {
         let addresses = core.outside.addresses(to).await?;
         let best = addresses.first().copied();
@@ -176,7 +175,7 @@ async fn first<T>(
         }
         Ok(opened)
     });
-    runtime::timeout(plan.connect_timeout.min(left), found).await.unwrap_or(Err(Failure::ConnectTimeout))
+    runtime::timeout(plan.connect_timeout, found).await.unwrap_or(Err(Failure::ConnectTimeout))
 }
 
 /// The first address with which `open` succeeds, and what came of it. One that neither takes a connection nor refuses it doesn't hold
@@ -217,14 +216,11 @@ async fn race<T>(
 /// Opens a connection to one address of `to`, and has it prove who it is.
 pub(crate) async fn connect(
     core: &Core,
-    plan: &Plan,
     to: &Outside,
     address: SocketAddr,
     (speaks, limit): (outward::Speaks, Duration),
 ) -> Result<(Stream, Peer), Failure> {
     let check = core.outside.check(to)?;
-    let left = plan.deadline.map_or(Duration::MAX, |deadline| deadline.since(runtime::coarse().mono));
-    let limit = limit.min(left);
     let opening = async {
         let tcp = io::connect(address, limit).await.map_err(upstream::failure_to_connect)?;
         let Some(check) = check else { return Ok((Stream::from(tcp), Peer::default())) };

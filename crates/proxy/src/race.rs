@@ -126,10 +126,13 @@ pub(crate) async fn ask(core: &Rc<Core>, plan: &Plan, head: &mut Head, body: &[u
     let framed = !matches!(head.framing(), Framing::None);
     head.set_framing(if framed || !body.is_empty() { Framing::Length(body.len() as u64) } else { Framing::None });
     head.set_keep_alive(true);
-    head.set_upgrade(None).map_err(|reject| Failure::BadResponse(reject.reason.detail()))?;
+    head.set_upgrade(None).map_err(|_| Failure::BadHead)?;
     let failed = |error: Error| upstream::failure_before_head(&error, true);
     let wire = &mut upstream.wire;
-    wire.send_request(head).map_err(failed)?;
+    wire.send_request(head).map_err(|error| match error {
+        Error::Reject(_) => Failure::BadHead,
+        error => failed(error),
+    })?;
     let asked = Asked::by(head);
     let (mut written, mut interims) = (false, 0);
     poll_fn(|cx| {

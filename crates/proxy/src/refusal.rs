@@ -4,6 +4,7 @@
 
 use crate::carry::{Delivered, Event, Next, Trip};
 use crate::door::Caller;
+use crate::upstream::failure_before_head;
 use crate::worker::Core;
 use byrnie_codec::h1::fit_downstream;
 use byrnie_codec::{Framing, Head, Reject, RejectReason, Version};
@@ -112,11 +113,21 @@ pub(crate) async fn turn_away(caller: &Caller, wire: &mut Wire, response: &mut H
     say(wire, response, body.as_bytes()).await;
 }
 
-/// Why a request's body isn't taken.
+/// Why a request, begun already, isn't taken.
 #[derive(Clone, Copy)]
 pub(crate) enum BadBody {
     Slow,
     Malformed(Reject),
+    /// It's the head, which can't be said with what the mesh adds.
+    Unsayable(Reject),
+}
+
+/// What a request comes to whose head couldn't be written for `error`: one that can't be said is its caller's.
+pub(crate) fn unsaid(error: &Error) -> Event {
+    match error {
+        Error::Reject(reject) => Event::BadBody(BadBody::Unsayable(*reject)),
+        error => Event::Failed(failure_before_head(error, false)),
+    }
 }
 
 /// What a request comes to whose body can't be read on.
@@ -144,9 +155,10 @@ impl Trip<'_> {
                 self.response.start_response(REQUEST_TIMEOUT);
                 (String::new(), Failure::DownstreamGone)
             }
-            BadBody::Malformed(reject) => {
+            BadBody::Malformed(reject) | BadBody::Unsayable(reject) => {
                 count(self.core, reject.reason);
-                (word(self.response, reject, self.arrival().direction.side(), exchange.id()), Failure::BadBody)
+                let failure = if matches!(bad, BadBody::Malformed(_)) { Failure::BadBody } else { Failure::BadHead };
+                (word(self.response, reject, self.arrival().direction.side(), exchange.id()), failure)
             }
         };
         let status = self.response.status();

@@ -128,9 +128,9 @@ impl Gauge {
         self.underway.get()
     }
 
-    /// Whether anything began since this was last asked.
+    /// Whether anything began since this was last asked, or waits for its turn: other cores make room too.
     pub(crate) fn was_busy(&self) -> bool {
-        self.busy.replace(false)
+        self.busy.replace(false) || !self.parked.borrow().is_empty()
     }
 }
 
@@ -204,6 +204,7 @@ impl Core {
         });
         self.gauge.strain.set(strain);
         self.measure();
+        self.call();
         if self.gauge.strain.get().evicts() {
             self.laggards.evict_some(runtime::coarse().mono);
         }

@@ -3,12 +3,13 @@
 //! identity that the plan names. Called for each try; every way to fail is one of the engine's
 //! failures.
 
+use crate::carry::Trip;
 use crate::config::Hop;
 use crate::outside;
 use crate::worker::Core;
-use byrnie_base::Timestamp;
+use byrnie_base::{Instant, Timestamp};
 use byrnie_codec::hop::STREAMS_MAX;
-use byrnie_codec::{Head, Limits};
+use byrnie_codec::{Framing, Head, Limits, Reject, Version, headers};
 use byrnie_engine::{self as engine, Failure, Plan, Program, Target};
 use byrnie_net::hop::{self, Flow};
 use byrnie_net::http::h2::{self as http2, Client};
@@ -20,8 +21,10 @@ use byrnie_net::{runtime, tls};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 /// A connection or stream on which one request may be sent.
 #[derive(Debug)]
@@ -111,8 +114,15 @@ pub(crate) async fn open(core: &Rc<Core>, plan: &Plan, room: Room) -> Result<Ups
     }
 }
 
-/// The same where there is none [`at_hand`].
+/// The same where there is none [`at_hand`], before the deadline of `plan`. What is opened for others too isn't given up with it.
 pub(crate) async fn open_anew(core: &Rc<Core>, plan: &Plan, room: Room) -> Result<Upstream, Failure> {
+    let opening = Box::pin(open_whenever(core, plan, room));
+    let Some(deadline) = plan.deadline else { return opening.await };
+    let left = deadline.since(runtime::now().mono);
+    runtime::timeout(left, opening).await.unwrap_or(Err(Failure::DeadlineUnmet))
+}
+
+async fn open_whenever(core: &Rc<Core>, plan: &Plan, room: Room) -> Result<Upstream, Failure> {
     let to = match &plan.target {
         Target::Mesh(to) => to,
         Target::Program { program: Program::Outside(to), protocol } => {
@@ -204,7 +214,12 @@ pub(crate) enum Hopped {
 /// A stream to the other proxy, if `plan` leads to one that knows hops; `otherwise` is what it may choose to
 /// speak instead. Where there is no `room`, clients that do nothing make some; the last streams are for clients that are known
 /// to take their answers, so that a burst of others doesn't keep them out.
-pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], room: Room) -> Result<Hopped, Failure> {
+pub(crate) async fn open_hop(
+    core: &Rc<Core>,
+    plan: &Plan,
+    otherwise: &'static [u8],
+    room: Room,
+) -> Result<Hopped, Failure> {
     for _ in 0..EVICTED_MAX {
         match open_hop_once(core, plan, otherwise, room).await {
             // Whoever has to go is woken before this one.
@@ -215,7 +230,7 @@ pub(crate) async fn open_hop(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], roo
     open_hop_once(core, plan, otherwise, room).await
 }
 
-async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &[u8], room: Room) -> Result<Hopped, Failure> {
+async fn open_hop_once(core: &Rc<Core>, plan: &Plan, otherwise: &'static [u8], room: Room) -> Result<Hopped, Failure> {
     let (Target::Mesh(target), Hop::Framed) = (&plan.target, core.hop) else { return Ok(Hopped::No) };
     let shared = core.pool.borrow_mut().hops(&asked(core, target, Speaks::Hop));
     if room.is_spent(&shared) {
@@ -252,11 +267,11 @@ fn older_hop(core: &Core, to: &engine::Hop, wall: Timestamp) -> Option<hop::Clie
 async fn one_more_hop(
     core: &Rc<Core>,
     plan: &Plan,
-    shared: &Shared<hop::Client>,
-    (otherwise, room): (&[u8], Room),
+    shared: &Rc<Shared<hop::Client>>,
+    (otherwise, room): (&'static [u8], Room),
 ) -> Result<Result<hop::Client, Hopped>, Failure> {
     let asked = runtime::now();
-    let mut failed_at = shared.opening.lock().await;
+    let failed_at = Arc::clone(&shared.opening).lock_owned().await;
     if let Some(client) = room.choose(shared, asked.wall) {
         return Ok(Ok(client));
     }
@@ -270,21 +285,38 @@ async fn one_more_hop(
     if shared.is_crowded() {
         return shared.with_any_room().map(Ok).ok_or(Failure::Full);
     }
-    match connect(core, plan, None, (&[tls::ALPN_HOP, otherwise], plan.connect_timeout)).await {
-        Ok((stream, peer)) if peer.alpn.as_deref() == Some(tls::ALPN_HOP) => {
+    let (core, plan, shared) = (Rc::clone(core), plan.clone(), Rc::clone(shared));
+    open_apart(failed_at, async move {
+        let limit = plan.connect_timeout;
+        let (stream, peer) = connect(&core, &plan, None, (&[tls::ALPN_HOP, otherwise], limit)).await?;
+        if peer.alpn.as_deref() == Some(tls::ALPN_HOP) {
             let client = hop::connect(stream, answers());
             shared.add(client.clone(), peer.not_after);
-            Ok(Ok(client))
+            return Ok(Ok(client));
         }
-        Ok((stream, peer)) => {
-            shared.is_foreign_until(runtime::now().mono + FOREIGN_FOR);
-            Ok(Err(Hopped::Foreign(stream, peer.not_after)))
-        }
-        Err(failure) => {
+        shared.is_foreign_until(runtime::now().mono + FOREIGN_FOR);
+        Ok(Err(Hopped::Foreign(stream, peer.not_after)))
+    })
+    .await
+}
+
+/// What comes of `opening`, which goes on by itself: whoever asks first may leave or have less time than the others that wait for the
+/// same connection. `failed_at` is held meanwhile.
+async fn open_apart<T: 'static>(
+    mut failed_at: OwnedMutexGuard<Option<Instant>>,
+    opening: impl Future<Output = Result<T, Failure>> + 'static,
+) -> Result<T, Failure> {
+    let (tell, told) = oneshot::channel();
+    runtime::spawn_local("connect", async move {
+        let opened = opening.await;
+        if opened.is_err() {
             *failed_at = Some(runtime::now().mono);
-            Err(failure)
         }
-    }
+        drop(failed_at);
+        // Whoever asked may have left.
+        drop(tell.send(opened));
+    });
+    told.await.unwrap_or(Err(Failure::Connect))
 }
 
 async fn open_h1(core: &Rc<Core>, plan: &Plan, asked: &Asked<'_>, limit: Duration) -> Result<Upstream, Failure> {
@@ -337,11 +369,11 @@ async fn open_h2(
 async fn one_more(
     core: &Rc<Core>,
     plan: &Plan,
-    shared: &Shared<Client>,
+    shared: &Rc<Shared<Client>>,
     (address, limit): (SocketAddr, Duration),
 ) -> Result<Client, Failure> {
     let asked = runtime::now();
-    let mut failed_at = shared.opening.lock().await;
+    let failed_at = Arc::clone(&shared.opening).lock_owned().await;
     if let Some(client) = shared.with_room(asked.wall) {
         return Ok(client);
     }
@@ -354,18 +386,15 @@ async fn one_more(
         let room = runtime::timeout(plan.connect_timeout, shared.ready()).await;
         return room.map_err(|_| Failure::Full)?.map_err(|_| Failure::Refused);
     }
-    match connect(core, plan, Some(address), (&[tls::ALPN_H2], limit)).await {
-        Ok((stream, peer)) => {
-            let beside = matches!(plan.target, Target::Program { program: Program::Beside(_), .. });
-            let client = if beside { http2::connect_narrow(stream) } else { http2::connect(stream) };
-            shared.add(client.clone(), peer.not_after);
-            Ok(client)
-        }
-        Err(failure) => {
-            *failed_at = Some(runtime::now().mono);
-            Err(failure)
-        }
-    }
+    let (core, plan, shared) = (Rc::clone(core), plan.clone(), Rc::clone(shared));
+    open_apart(failed_at, async move {
+        let (stream, peer) = connect(&core, &plan, Some(address), (&[tls::ALPN_H2], limit)).await?;
+        let beside = matches!(plan.target, Target::Program { program: Program::Beside(_), .. });
+        let client = if beside { http2::connect_narrow(stream) } else { http2::connect(stream) };
+        shared.add(client.clone(), peer.not_after);
+        Ok(client)
+    })
+    .await
 }
 
 /// Whether there is a connection to an endpoint that lasts until then, or none is wanted.
@@ -416,23 +445,20 @@ pub(crate) async fn open_ahead(core: &Rc<Core>, plan: &Plan, until: Timestamp) -
     shared.ahead(until, opening).await
 }
 
-/// Opens a connection for `plan` that speaks one of `alpn`, within `limit`; to `address`, if the target has several.
+/// Opens a connection for `plan` that speaks one of `alpn`, within `limit`, whatever its deadline; to `address`, if the target has several.
 pub(crate) async fn connect(
     core: &Core,
     plan: &Plan,
     address: Option<SocketAddr>,
     (alpn, limit): (&[&[u8]], Duration),
 ) -> Result<(Stream, Peer), Failure> {
-    let now = runtime::coarse().mono;
-    let left = plan.deadline.map_or(Duration::MAX, |deadline| deadline.since(now));
-    let limit = limit.min(left);
     let (address, hop) = match &plan.target {
         Target::Mesh(hop) => (hop.address(), Some(hop)),
         Target::Program { program: Program::Beside(address), .. } => (*address, None),
         Target::Program { program: Program::Outside(to), protocol } => {
             let Some(address) = address else { return Err(Failure::Connect) };
             let speaks = if protocol.is_h2() { outward::Speaks::Http2 } else { outward::Speaks::Http1 };
-            return outside::connect(core, plan, to, address, (speaks, limit)).await;
+            return outside::connect(core, to, address, (speaks, limit)).await;
         }
     };
     let opening = async {
@@ -453,20 +479,49 @@ pub(crate) async fn connect(
     runtime::timeout(limit, Box::pin(opening)).await.unwrap_or(Err(Failure::ConnectTimeout))
 }
 
-/// Sees to it that `request` asks for another protocol as it may on `wire`, or not at all.
-pub(crate) async fn fit_upgrade(wire: &Wire, plan: &Plan, request: &mut Head) -> Result<(), Failure> {
+impl Trip<'_> {
+    /// Opens a connection, unless the caller of a request that is here whole leaves meanwhile. Under a key the answer is worth having
+    /// even so.
+    pub(crate) async fn open(&mut self, plan: &Plan, room: Room) -> Result<Upstream, Failure> {
+        let mut opening = Box::pin(open_anew(self.core, plan, room));
+        poll_fn(|cx| match opening.as_mut().poll(cx) {
+            Poll::Pending
+                if self.ticket.is_none() && self.down.has_read_all() && self.down.poll_gone(cx).is_ready() =>
+            {
+                Poll::Ready(Err(Failure::Forsaken))
+            }
+            opened => opened,
+        })
+        .await
+    }
+}
+
+/// Passes a 1xx on, but to a client that knows none.
+pub(crate) fn pass_interim(down: &mut Wire, interim: &mut Head, client: Version) {
+    if client == Version::Http10 {
+        return;
+    }
+    headers::strip_hop_by_hop(interim);
+    interim.set_framing(Framing::None);
+    interim.set_keep_alive(true);
+    interim.set_version(client);
+    // Whether the client still listens is learnt at the next flush.
+    let _ = down.send_response(interim);
+}
+
+/// Sees to it that `request` asks for another protocol as it may on `wire`, or not at all; an error if its head is full.
+pub(crate) async fn fit_upgrade(wire: &Wire, plan: &Plan, request: &mut Head) -> Result<(), Reject> {
     // Of a try before, to a peer that knows it.
     request.remove(OVERLOOKED);
     let Wire::H2(flow) = wire else { return Ok(()) };
     // A server may only be asked once it has said that it may be.
     let offers = poll_fn(|cx| flow.poll_offers_switch(cx, request));
     let offers = runtime::timeout(plan.connect_timeout, offers).await.unwrap_or(false);
-    let asked = match plan.target {
+    match plan.target {
         Target::Mesh(_) if offers => request.set(OVERLOOKED, b"1"),
         _ if offers => Ok(()),
         _ => request.set_upgrade(None),
-    };
-    asked.map_err(|reject| Failure::BadResponse(reject.reason.detail()))
+    }
 }
 
 /// Reads the head of the final answer into `head`, and passes over interim ones, of which there have been so many.

@@ -125,9 +125,11 @@ pub fn emit_trailers(trailers: &Fields, out: &mut Vec<u8>) {
 /// Parses a trailer section, which must fill the payload.
 ///
 /// # Errors
-/// As for the trailers of a chunked body.
+/// As for the trailers of a chunked body, of which a proxy may have received as many as are allowed.
 pub fn parse_trailers(payload: &[u8], limits: &Limits) -> Result<Fields, Reject> {
-    let mut body = Body::new(Framing::Chunked, limits);
+    // In the form that they are written in, a line is up to a byte longer than it was when the limit was kept.
+    let limits = Limits { trailer_bytes_max: limits.trailer_bytes_max + limits.trailers_max, ..*limits };
+    let mut body = Body::new(Framing::Chunked, &limits);
     body.decode(b"0\r\n")?;
     let piece = body.decode(payload)?;
     if !piece.done || piece.consumed != payload.len() {

@@ -103,6 +103,41 @@ fn in_a_line_that_stands_the_newest_goes_first_and_the_others_elsewhere() {
     begins(&mut world, 161);
 }
 
+/// Each core has its own lines, and the room is all cores' together: what another core frees calls nobody here.
+#[test]
+fn room_that_another_core_freed_is_taken() {
+    let mut world = limited(2, 10);
+    let elsewhere = [begins(&mut world, 0), begins(&mut world, 0)];
+    let mut waits = [1, 1, 2].map(|at| asks(&mut world, at, &[]).unwrap());
+    assert_eq!(waits[0].place.until, ms(101).mono);
+    // Ended without a call here.
+    for exchange in elsewhere {
+        exchange.finish(&mut world.shard, Outcome { status: 200, failure: None }, ms(50));
+    }
+    let [first, second, third] = &mut waits;
+    // A moment after its time, as alarms are.
+    plan(turn(&mut world, first, 102));
+    plan(turn(&mut world, second, 102));
+    assert_eq!(answer(turn(&mut world, third, 103)).status, 503, "no more than there is room for");
+}
+
+/// As a core looks up ten times a second.
+#[test]
+fn a_look_finds_the_room_that_another_core_freed() {
+    let mut world = limited(2, 10);
+    let elsewhere = [begins(&mut world, 0), begins(&mut world, 0)];
+    let mut waits = [1, 60].map(|at| asks(&mut world, at, &[]).unwrap());
+    assert!(world.shard.call(ms(61).mono).is_empty());
+    for exchange in elsewhere {
+        exchange.finish(&mut world.shard, Outcome { status: 200, failure: None }, ms(70));
+    }
+    // The line has stood for so long only as nobody looked.
+    assert_eq!(world.shard.call(ms(105).mono), waits.each_ref().map(|asked| asked.place.ticket));
+    for asked in &mut waits {
+        plan(turn(&mut world, asked, 105));
+    }
+}
+
 #[test]
 fn whose_deadline_cannot_be_met_is_not_kept_waiting() {
     let mut world = limited(1, 10);

@@ -387,7 +387,25 @@ fn a_request_that_is_slow_to_come_speaks_against_nobody() {
         world.shard.counts().ejections
     };
     assert!(ejected(Failure::Deadline) > 0);
+    assert!(ejected(Failure::DeadlineUnmet) > 0);
     assert_eq!(ejected(Failure::CallerSlow), 0);
+}
+
+/// Nothing that its caller did, and no time that was too short for anybody, has an endpoint left out.
+#[test]
+fn what_a_caller_does_is_no_endpoints_fault() {
+    for failure in [Failure::DeadlineUnmet, Failure::Deadline, Failure::BadHead, Failure::BadBody, Failure::NotSwitched]
+    {
+        let mut world = World::payments(2);
+        for n in 0..40 {
+            let mut head = head("POST", "payments/", &[("x-byrnie-deadline-ms", "3")]);
+            let (mut exchange, effect) = world.begin(&mut head, ms(n * 10));
+            plan(effect);
+            let told = answer(exchange.on_failure(&mut world.shard, failure, ms(n * 10 + 3)));
+            assert_eq!(told.reason, crate::Reason::of(failure), "{failure:?}");
+        }
+        assert_eq!(world.shard.counts().ejections, 0, "{failure:?}");
+    }
 }
 
 /// What the own program's tries fail by, and how the request is answered at last; from the second failure on without a body.

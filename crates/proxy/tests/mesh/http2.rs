@@ -86,7 +86,7 @@ async fn send_all(send: &mut h2::SendStream<Bytes>, mut bytes: Bytes) -> Result<
     Ok(())
 }
 
-async fn client(address: SocketAddr) -> SendRequest<Bytes> {
+pub(crate) async fn client(address: SocketAddr) -> SendRequest<Bytes> {
     let tcp: TcpStream = io::connect(address, Duration::from_secs(5)).await.unwrap();
     let (send, connection) = h2::client::handshake(tcp).await.unwrap();
     runtime::spawn_local("h2 test client", async move {

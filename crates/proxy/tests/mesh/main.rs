@@ -7,6 +7,7 @@
 mod admin;
 mod admission;
 mod ahead;
+mod blame;
 mod compressed;
 mod control;
 mod faults;

@@ -138,7 +138,7 @@ async fn ask_by_http2(address: SocketAddr, protocol: &str, said: usize) -> (Resp
     (Response::from_parts(parts, ()), answer)
 }
 
-fn by_http2(address: SocketAddr, protocol: &str, said: usize) -> (Response<()>, Result<Vec<u8>, h2::Error>) {
+pub(crate) fn by_http2(address: SocketAddr, protocol: &str, said: usize) -> (Response<()>, Result<Vec<u8>, h2::Error>) {
     let asked = runtime::timeout(LIMIT, ask_by_http2(address, protocol, said));
     runtime::block_on(asked).unwrap().expect("in time")
 }
