@@ -4,7 +4,7 @@
 
 use crate::http::scratch;
 use crate::runtime;
-use crate::socket::choose_congestion;
+use crate::socket::{choose_congestion, keep_alive};
 use crate::tls::session;
 use byrnie_base::Timestamp;
 use std::io;
@@ -290,6 +290,7 @@ impl AsyncWrite for Stream {
 pub async fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     choose_congestion(&socket, address);
+    keep_alive(&socket, address);
     let tcp = tokio::time::timeout(limit, socket.connect(address))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;

@@ -9,7 +9,7 @@ pub(crate) use holder::takes_datagrams;
 pub use owner::is_own_user;
 
 use crate::io::TcpStream;
-use crate::socket::choose_congestion;
+use crate::socket::{choose_congestion, keep_alive};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
 use std::io;
@@ -120,6 +120,7 @@ impl Listener {
         let socket = TcpListener::from(fd);
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
+        keep_alive(&socket, address);
         Ok(Self::new(Bound::Connections(socket), address))
     }
 
@@ -297,6 +298,7 @@ fn open(address: SocketAddr, share: Share, kind: Kind) -> io::Result<Listener> {
         Kind::Connections => {
             // Each connection has what its listener has.
             choose_congestion(&socket, address);
+            keep_alive(&socket, address);
             socket.listen(BACKLOG)?;
             Bound::Connections(socket.into())
         }

@@ -186,7 +186,10 @@ impl Pool {
         });
         self.idle_count = left;
         self.shared.retain(|_, shared| {
-            shared.clients.borrow_mut().retain(|(client, _)| !client.is_ended());
+            let is_idle =
+                |client: &h2::Client| client.idle_since().is_some_and(|since| now.since(since) >= IDLE_TIMEOUT);
+            // The last clone that is dropped says goodbye.
+            shared.clients.borrow_mut().retain(|(client, _)| !client.is_ended() && !is_idle(client));
             Rc::strong_count(shared) > 1 || !shared.clients.borrow().is_empty()
         });
         self.hops.retain(|_, shared| {

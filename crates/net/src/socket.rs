@@ -4,7 +4,7 @@
 //! request costs. Called by `io` and, below TLS, by its library.
 
 use crate::listen::is_local;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg, sockopt};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -76,10 +77,32 @@ pub(crate) fn choose_congestion(socket: &impl AsFd, address: SocketAddr) {
     #[cfg(target_os = "linux")]
     if is_local(address.ip()) {
         // A system without it has another, which is as good as it was.
-        let _ = rustix::net::sockopt::set_tcp_congestion(socket, "reno");
+        let _ = sockopt::set_tcp_congestion(socket, "reno");
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (socket, address);
+}
+
+/// Silence of a connection after which the other side's system is asked whether it's there ...
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
+/// ... how long after one question the next one follows ...
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+/// ... and how many go unanswered until the connection is given up.
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Lets the system notice, on a connection with `address` or on all that a listener there accepts, that the machine at the other end is
+/// gone (tcp(7): `SO_KEEPALIVE`, `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`): after 30 s in which nothing was to be sent, or
+/// after the longer `TCP_USER_TIMEOUT` that connections of HTTP/2 to servers have, which counts then instead of the questions. What forgets connections at rest on the way, as translators of addresses do, sees each of
+/// them at work. A program of this machine can't go without its system's word, so that nothing is asked on loopback.
+pub(crate) fn keep_alive(socket: &impl AsFd, address: SocketAddr) {
+    if is_local(address.ip()) {
+        return;
+    }
+    // Whatever fails of it, the connection is as good as without.
+    let _ = sockopt::set_tcp_keepidle(socket, KEEPALIVE_AFTER);
+    let _ = sockopt::set_tcp_keepintvl(socket, KEEPALIVE_EVERY);
+    let _ = sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES);
+    let _ = sockopt::set_socket_keepalive(socket, true);
 }
 
 /// Whether the other side's system has acknowledged anything that was sent on a connection; `None` where that isn't known.

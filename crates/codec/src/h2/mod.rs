@@ -41,7 +41,7 @@ pub const BLOCK_BYTES_MAX: usize = 128 * 1024;
 pub const CONTINUATIONS_MAX: u32 = 6;
 /// Streams that we reset for the peer's errors, until the connection is given up (`MadeYouReset`).
 pub const RESETS_FOR_ERRORS_MAX: u32 = 100;
-/// Streams that we reset, of which late frames are still expected and mean nothing.
+/// Streams that we reset, of which late frames are still expected and mean nothing. Of streams that we opened more are borne with.
 pub const RESETS_REMEMBERED: usize = 512;
 /// Interim answers (1xx) on one stream.
 pub const INTERIMS_MAX: u8 = 32;

@@ -318,7 +318,7 @@ impl Session {
             Some(stream) if stream.got == Direction::Headed => self.trailers(id, &stream, end, block),
             Some(stream) => self.answer(id, &stream, end, block),
             None if self.side == Side::Server && id % 2 == 1 && id > self.ids.heard => self.request(id, end, block),
-            None if self.streams.was_reset(id) => {
+            None if self.is_given_up(id) => {
                 // It was on its way when we reset the stream.
                 self.decoder.read(block, |_| {})?;
                 Ok(None)
@@ -454,7 +454,7 @@ impl Session {
         // Padding is passed on at once.
         self.discard(frame.length - length);
         let Some(stream) = self.streams.get(id) else {
-            return match (self.is_idle(id), self.streams.was_reset(id)) {
+            return match (self.is_idle(id), self.is_given_up(id)) {
                 (true, _) => Err(Wrong(code::PROTOCOL_ERROR)),
                 (false, true) => Ok(None),
                 (false, false) => {
@@ -601,6 +601,14 @@ impl Session {
             Side::Server => !ours || id > self.ids.heard,
             Side::Client => !ours || id >= self.ids.next,
         }
+    }
+
+    /// Whether what comes on a stream that isn't open any more may have been on its way when we reset it. Of all of ours up to the last
+    /// one that was forgotten that is taken for granted: deadlines that pass at one moment reset any number, and what a server writes
+    /// before it reads of that is no fault of its own. A client, who opens streams at will, is held to those that are remembered.
+    fn is_given_up(&self, id: u32) -> bool {
+        self.streams.was_reset(id)
+            || self.side == Side::Client && !self.is_idle(id) && self.streams.may_have_been_reset(id)
     }
 
     /// The peer's direction has ended.

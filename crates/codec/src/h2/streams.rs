@@ -114,6 +114,8 @@ pub(super) struct Streams {
     open: HashMap<u32, Stream, BuildQuick>,
     /// Those that we reset while the peer could still send, the last ones.
     reset: VecDeque<u32>,
+    /// The highest of those that we reset and that aren't among the last ones any more; 0: none.
+    forgotten: u32,
     /// Those of ours begin with little windows.
     pub(super) narrow: bool,
     /// The other side has acknowledged our SETTINGS.
@@ -161,7 +163,7 @@ impl Streams {
     /// Notes that we reset a stream on which the peer may still be sending.
     pub(super) fn note_reset(&mut self, id: u32) {
         if self.reset.len() >= RESETS_REMEMBERED {
-            self.reset.pop_front();
+            self.forgotten = self.forgotten.max(self.reset.pop_front().unwrap_or_default());
         }
         self.reset.push_back(id);
     }
@@ -169,5 +171,10 @@ impl Streams {
     /// Whether we reset this stream not long ago.
     pub(super) fn was_reset(&self, id: u32) -> bool {
         self.reset.contains(&id)
+    }
+
+    /// Whether we may have reset this stream once: no higher one is forgotten.
+    pub(super) const fn may_have_been_reset(&self, id: u32) -> bool {
+        id <= self.forgotten
     }
 }

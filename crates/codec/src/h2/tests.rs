@@ -3,6 +3,7 @@
 //! section of the RFC is tested through whole proxies (`proxy/tests/wire`).
 
 use super::hpack::{Decoder, Encoder};
+use super::writer::Writer;
 use super::{message, *};
 use crate::head::{Framing, Head};
 use crate::hop::CURB_BYTES;
@@ -379,6 +380,40 @@ fn late_frames_of_a_stream_that_was_reset_are_read_for_the_tables_and_nothing_el
     pass(&mut server, &mut client, &mut seen[1], || 5);
     assert_eq!((seen[1].heads.len(), seen[1].heads[0].0), (1, 1));
     assert!(seen[1].heads[0].1.contains("x-kept: the same"), "{:?}", seen[1].heads);
+}
+
+/// As when a server that names no limit stands still, the deadlines of all its calls pass, and it goes on by answering them.
+#[test]
+fn late_answers_on_any_number_of_given_up_streams_leave_the_connection_whole() {
+    const CALLS: u32 = 3 * RESETS_REMEMBERED as u32;
+    const PIECE: usize = 4096;
+    let (mut client, mut seen) = (Session::new(Side::Client), Seen::default());
+    let mut late = Writer::default();
+    late.frame(kind::SETTINGS, 0, 0, &[]);
+    seen.take(&mut client, late.waiting(), || usize::MAX);
+    late.advance(late.waiting().len());
+    let get = request("GET", "/", Framing::None, &[]);
+    let ids: Vec<u32> = (0..=CALLS).map(|key| client.ask(key, &get, None, true).unwrap()).collect();
+    let (kept, given_up) = ids.split_last().unwrap();
+    given_up.iter().for_each(|id| client.reset(*id, code::CANCEL));
+    client.advance(client.waiting().len());
+    let (mut encoder, head) = (Encoder::default(), answer(200, Framing::Stream, &[("x-kept", "the same")]));
+    for id in &ids {
+        late.block(*id, false, FRAME_BYTES_MAX, |out| message::write_response(&mut encoder, &head, 200, None, out));
+        late.body(*id, &[0; PIECE], FRAME_BYTES_MAX);
+        late.end(*id);
+    }
+    seen.take(&mut client, late.waiting(), || 10_000);
+    assert_eq!((seen.wrong, seen.heads.len(), seen.bodies.len()), (None, 1, 1), "one call was waited for");
+    assert!(seen.heads[0].0 == CALLS && seen.heads[0].1.contains("x-kept: the same"), "{:?}", seen.heads);
+    assert_eq!(seen.bodies[&CALLS].len(), PIECE);
+    // The window of the connection was opened again for what nobody read.
+    let left = client.windows.1.left();
+    assert!(left > i64::from(CONNECTION_WINDOW_BYTES / 2), "{left}");
+    let mut unasked = Writer::default();
+    unasked.body(*kept + 2, b"x", FRAME_BYTES_MAX);
+    seen.take(&mut client, unasked.waiting(), || usize::MAX);
+    assert_eq!(seen.wrong, Some(Wrong(code::PROTOCOL_ERROR)), "nothing was asked there");
 }
 
 #[test]

@@ -37,6 +37,34 @@ fn a_connection_is_accepted_with_its_origin() {
     .unwrap();
 }
 
+/// What listens everywhere is asked at 0.0.0.0, which Linux takes for this machine: as addresses go it's none of loopback.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_system_asks_after_whoever_is_silent_on_connections_that_leave_the_machine() {
+    use rustix::net::sockopt;
+    let asks = |socket: &dyn AsFd| {
+        let socket = socket.as_fd();
+        let times = [sockopt::tcp_keepidle(socket).unwrap(), sockopt::tcp_keepintvl(socket).unwrap()];
+        let noticed_after = times[0] + times[1] * sockopt::tcp_keepcnt(socket).unwrap();
+        sockopt::socket_keepalive(socket).unwrap().then_some((times[0].as_secs(), noticed_after.as_secs()))
+    };
+    block_on(async {
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let handed_over = std::net::TcpListener::bind(everywhere).unwrap();
+        let handed_over = Listener::from_fd(handed_over.into()).unwrap();
+        for (listener, expected) in [
+            (bind(everywhere, Share::Alone).unwrap(), Some((15, 30))),
+            (handed_over, Some((15, 30))),
+            (bind(any(), Share::Alone).unwrap(), None),
+        ] {
+            let opened = crate::io::connect(listener.local_addr(), Duration::from_secs(10)).await.unwrap();
+            let (accepted, _) = timeout(Duration::from_secs(10), listener.accept()).await.unwrap();
+            assert_eq!([asks(&opened), asks(&accepted)], [expected; 2], "{listener:?}");
+        }
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_busy_port_is_refused_or_the_next_one_taken() {
     let first = bind(any(), Share::Alone).unwrap();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::{Asked, Connection, IDLE_TIMEOUT, Lease, Pool, SHARED_PER_KEY_MAX, Shared, Speaks};
 use crate::http::h1::Conn;
+use crate::http::h2;
 use crate::io;
 use crate::listen::{Share, bind};
 use crate::runtime;
@@ -10,6 +11,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 
 /// A pool with one idle connection, and the other end of it.
 async fn pooled() -> (Pool, Asked<'static>, io::TcpStream) {
@@ -73,6 +75,33 @@ fn what_was_idle_for_too_long_is_closed() {
         pool.sweep(runtime::now().mono + IDLE_TIMEOUT);
         assert_eq!(pool.sizes(), (0, 0));
         assert_eq!(take(&mut pool, &key).await, None);
+    })
+    .unwrap();
+}
+
+/// Whatever is on the way may have forgotten it, and the next call would wait for nothing.
+#[test]
+fn an_http2_connection_without_streams_takes_its_leave_when_it_was_idle_for_too_long() {
+    const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    runtime::block_on(async {
+        let listener = bind(([127, 0, 0, 1], 0).into(), Share::Alone).unwrap();
+        let address = listener.local_addr();
+        let stream = io::connect(address, Duration::from_secs(10)).await.unwrap();
+        let (mut other, _) = listener.accept().await;
+        let key = Asked { address, hop: None, generation: 0, way: 0, speaks: Speaks::Http2 };
+        let mut pool = Pool::default();
+        pool.shared(&key).add(h2::connect(stream.into()), None);
+        let flow = pool.shared(&key).with_room(runtime::now().wall).unwrap().open();
+        pool.sweep(runtime::now().mono + 2 * IDLE_TIMEOUT);
+        assert_eq!(pool.sizes(), (0, 1), "one with a stream is never idle");
+        drop(flow);
+        pool.sweep(runtime::now().mono + IDLE_TIMEOUT / 2);
+        assert_eq!(pool.sizes(), (0, 1));
+        pool.sweep(runtime::now().mono + IDLE_TIMEOUT);
+        assert_eq!(pool.sizes(), (0, 0));
+        let mut said = Vec::new();
+        runtime::timeout(Duration::from_secs(10), other.read_to_end(&mut said)).await.unwrap().unwrap();
+        assert!(said.ends_with(&GOAWAY), "{}", said.escape_ascii());
     })
     .unwrap();
 }

@@ -7,6 +7,7 @@ use super::link::Link;
 use crate::http::Error;
 use crate::io::Stream;
 use crate::runtime;
+use byrnie_base::Instant;
 use byrnie_codec::h2::{Session, Side};
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -27,6 +28,8 @@ pub(super) struct Hold {
     link: Rc<Link>,
     /// Flows that live, whether they have a stream yet or not.
     open: Cell<usize>,
+    /// When the last of them ended, or the connection began.
+    used: Cell<Instant>,
 }
 
 impl Drop for Hold {
@@ -44,12 +47,13 @@ pub(super) struct Open(Rc<Hold>);
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get().saturating_sub(1));
+        self.0.used.set(runtime::coarse().mono);
     }
 }
 
 /// How long the other side's system may leave what was sent unacknowledged, or its window closed, before the connection is given up with
 /// all its streams: as long as a body may stand still. A server that doesn't read for so long is gone, stands, or has never accepted the
-/// connection. gRPC sets `TCP_USER_TIMEOUT` too (its proposal A18), to 20 s, but only where keepalives are on.
+/// connection. It's also the limit for `keep_alive`'s questions, which the system would give up after fewer. gRPC sets `TCP_USER_TIMEOUT` too (its proposal A18), to 20 s, but only where keepalives are on.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 
 /// Speaks HTTP/2 on a fresh connection, and starts the task that moves its streams.
@@ -73,7 +77,7 @@ fn begin(stream: Stream, session: Session) -> Client {
     runtime::spawn_local("h2 client", async move {
         poll_fn(|cx| driven.0.drive(cx)).await;
     });
-    Client { hold: Rc::new(Hold { link, open: Cell::new(0) }) }
+    Client { hold: Rc::new(Hold { link, open: Cell::new(0), used: Cell::new(runtime::coarse().mono) }) }
 }
 
 /// Ends the connection, however its task ends.
@@ -102,6 +106,11 @@ impl Client {
     /// Streams that are open, or about to be.
     pub fn open_streams(&self) -> usize {
         self.hold.open.get()
+    }
+
+    /// Since when there has been none; `None` while there is any.
+    pub fn idle_since(&self) -> Option<Instant> {
+        (self.open_streams() == 0).then(|| self.hold.used.get())
     }
 
     /// How many the server takes.
