@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its own functions too")]
 
 mod cases;
+mod crafted;
 mod differential;
 mod odd;
 mod payloads;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the network cuts a message must not matter: cut at every byte, fed in random pieces, or
-//! followed by another, it is read the same. And whatever the bytes, nothing panics.
+//! followed by another, it is read the same, requests and answers alike. And whatever the bytes, nothing panics.
 
 use crate::cases;
 
@@ -55,6 +55,125 @@ fn a_body_cut_anywhere_is_the_same() {
         let whole = in_pieces(body, head.framing(), &[]);
         for cut in 0..body.len() {
             assert_eq!(in_pieces(body, head.framing(), &[cut]), whole, "{cut} of {}", message.escape_ascii());
+        }
+    }
+}
+
+/// Answers as servers send them, with the kind of request that each is for: interim ones before the final one, every
+/// way to frame a body, and what may stand behind it.
+fn answers() -> Vec<(Vec<u8>, Asked)> {
+    let interims = [
+        "",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink:\r\n\r\n",
+        "HTTP/1.1 102\r\n\r\nHTTP/1.1 100 \r\nX: y\r\n\r\nHTTP/1.1 199 x y\r\n\r\n",
+    ];
+    let finals = [
+        ("200 OK\r\nContent-Length: 5\r\n", "a\r\n\r\nnext"),
+        ("200\r\ncontent-length:0\r\nSet-Cookie: a\r\nset-cookie: b\r\n", "next"),
+        (
+            "200 \r\nTransfer-Encoding: chunked\r\n",
+            "3;a=\"b\"\r\na\r\n\r\n00A\r\n0123456789\r\n0;c\r\nX-Sum: 1\r\nX:\r\n\r\nnext",
+        ),
+        ("404 Not \u{e9}\r\nTRANSFER-ENCODING:\tChunked \r\nConnection: close\r\n", "0\r\n\r\nnext"),
+        ("599 a\tb\r\nX: y\r\n", "until\r\n\r\nit closes"),
+        ("204 No Content\r\nX: y\r\n", "next"),
+        ("304 Not Modified\r\nContent-Length: 9\r\nETag: \"x\"\r\n", "next"),
+    ];
+    let mut out = Vec::new();
+    for interim in interims {
+        for version in ["1.1", "1.0"] {
+            for (head, body) in finals {
+                let old = version == "1.0" && head.to_ascii_lowercase().contains("chunked");
+                for asked in [Asked::Other, Asked::Head, Asked::Upgrade].into_iter().filter(|_| !old) {
+                    out.push((format!("{interim}HTTP/{version} {head}\r\n{body}").into_bytes(), asked));
+                }
+            }
+        }
+        let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nframes";
+        out.push((format!("{interim}{switch}").into_bytes(), Asked::Upgrade));
+        out.push((
+            format!("{interim}HTTP/1.1 200 Tunnel\r\nContent-Length: 5\r\n\r\nbytes").into_bytes(),
+            Asked::Connect,
+        ));
+    }
+    out
+}
+
+/// What a client has of an answer.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    /// Every head, as it is passed on, and how its body is framed.
+    heads: Vec<(Vec<u8>, Framing)>,
+    payload: Vec<u8>,
+    trailers: Vec<(String, Vec<u8>)>,
+    /// Bytes that belong to it.
+    used: usize,
+}
+
+/// Reads an answer that arrives in pieces that end at `cuts`, and what comes behind them.
+fn answered(input: &[u8], asked: Asked, cuts: impl IntoIterator<Item = usize>) -> Answer {
+    let limits = Limits::default();
+    let (mut heads, mut payload, mut head, mut body) = (Vec::new(), Vec::new(), Head::new(), None::<Body>);
+    let mut at = 0;
+    for end in cuts.into_iter().chain([input.len()]) {
+        while body.is_none() {
+            let parsed = parse_response(&input[at..end], &limits, asked, &mut head).unwrap();
+            let Parsed::Complete(used) = parsed else { break };
+            at += used;
+            let mut out = Vec::new();
+            emit_response(&head, &mut out);
+            heads.push((out, head.framing()));
+            if head.status() == 101 || head.status() >= 200 {
+                body = Some(Body::new(head.framing(), &limits));
+            }
+        }
+        while let Some(body) = body.as_mut().filter(|body| at < end && !body.is_done()) {
+            let piece = body.decode(&input[at..end]).unwrap();
+            payload.extend_from_slice(&input[at..end][piece.payload]);
+            at += piece.consumed;
+        }
+    }
+    let mut body = body.unwrap();
+    body.end().unwrap();
+    let trailers = body.trailers().map(|trailers| trailers.iter().map(|(n, v)| (n.to_owned(), v.to_vec())).collect());
+    Answer { heads, payload, trailers: trailers.unwrap_or_default(), used: at }
+}
+
+#[test]
+fn an_answer_cut_anywhere_is_the_same() {
+    let answers = answers();
+    for (message, asked) in &answers {
+        let whole = answered(message, *asked, []);
+        for cut in 0..message.len() {
+            let found = answered(message, *asked, [cut]);
+            assert_eq!(found, whole, "{cut} of {}", message.escape_ascii());
+        }
+        let found = answered(message, *asked, 0..message.len());
+        assert_eq!(found, whole, "byte by byte: {}", message.escape_ascii());
+    }
+    println!("{} answers, cut at every byte", answers.len());
+}
+
+#[test]
+fn the_head_of_an_answer_is_partial_until_its_last_byte() {
+    let limits = Limits::default();
+    for (message, asked) in answers() {
+        let (mut start, mut head) = (0, Head::new());
+        loop {
+            let Ok(Parsed::Complete(used)) = parse_response(&message[start..], &limits, asked, &mut head) else {
+                panic!("{}", message[start..].escape_ascii());
+            };
+            let last = head.status() == 101 || head.status() >= 200;
+            let mut head = Head::new();
+            for cut in start..start + used {
+                let parsed = parse_response(&message[start..cut], &limits, asked, &mut head);
+                assert_eq!(parsed, Ok(Parsed::Partial), "{cut} of {}", message.escape_ascii());
+            }
+            if last {
+                break;
+            }
+            start += used;
         }
     }
 }

@@ -8,6 +8,9 @@
 mod back;
 #[path = "../../../codec/tests/h1/cases.rs"]
 mod cases;
+mod corpus;
+#[path = "../../../codec/tests/h1/crafted.rs"]
+mod crafted;
 mod flaws;
 mod floods;
 mod frame;
@@ -18,8 +21,10 @@ mod identities;
 mod last;
 #[path = "../../../codec/tests/h1/payloads.rs"]
 mod payloads;
+mod recorded;
 mod slow;
 mod smuggling;
+mod strict;
 #[expect(dead_code, reason = "the mesh tests use the rest of it")]
 #[path = "../mesh/world.rs"]
 mod world;

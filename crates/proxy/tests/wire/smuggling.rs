@@ -1,184 +1,88 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Requests that hide another one, sent through two proxies to a program that records every byte. What is
 //! refused must not have been heard of there; what is passed on must be read alike by a large family of
-//! lenient servers, and be exactly the requests that were sent.
+//! lenient servers, and be exactly the requests that were sent, as a strict reader of its own finds them.
 
+use crate::corpus::{Reasons, compare, corpus, counted, expected, play};
 use crate::frame::{GOAWAY, Link, RST_STREAM};
 use crate::front::out;
 use crate::hpack::Block;
-use crate::payloads::{Reading, family, payloads};
-use crate::world::{PATIENCE, Peer, Program, Proxy, World, header, status};
+use crate::payloads::{Reading, family};
+use crate::recorded::{Reached, Recorder};
+use crate::world::{PATIENCE, Peer, World, allow_all, endpoint_of, service_of, status};
 use crate::{cases, frame};
-use byrnie_codec::h1::parse_request;
-use byrnie_codec::{Head, Limits, RejectReason};
 use byrnie_model::Protocol;
 use byrnie_net::runtime;
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use byrnie_proxy::Hop;
 
-/// Clients at a time.
-const CLIENTS: usize = 4;
+/// The name of the service at the port of the edge.
+const AT_EDGE: &str = "echo.mesh.localhost";
 
-/// What reached the program: whole requests by target, and how many were begun and cut.
-#[derive(Default)]
-struct Recorded {
-    heads: Vec<(String, Vec<u8>)>,
-    begun: Vec<String>,
-}
-
-/// A program that records what it reads and answers every whole request with 200.
-fn recorder() -> (Program, Arc<Mutex<Recorded>>) {
-    let recorded = Arc::<Mutex<Recorded>>::default();
-    let book = Arc::clone(&recorded);
-    let program = Program::start(move |mut peer: Peer| {
-        while let Some(head) = peer.read_until(b"\r\n\r\n") {
-            let text = String::from_utf8_lossy(&head).into_owned();
-            let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
-            book.lock().unwrap().begun.push(target.clone());
-            if crate::front::body_of(&mut peer, &text).is_none() {
-                return;
-            }
-            book.lock().unwrap().heads.push((target, head));
-            let body = if text.starts_with("HEAD ") { "" } else { "ok" };
-            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{body}"));
-        }
-        // What is left is the beginning of a head that nobody should have sent.
-        let left = String::from_utf8_lossy(&peer.buffer).into_owned();
-        if !left.is_empty() {
-            book.lock().unwrap().begun.push(format!("half a head: {left}"));
-        }
-    });
-    (program, recorded)
-}
-
-/// One payload, marked with its number, and what it is to us.
-struct Payload {
-    bytes: Vec<u8>,
-    /// Targets of the requests in it, as a strict server reads them.
-    targets: Vec<String>,
-    /// Why its first head is none.
-    refused: Option<RejectReason>,
-    /// Whether the connection ends after those requests.
-    ends: bool,
-}
-
-fn marked(number: usize, bytes: &[u8]) -> Payload {
-    let text = bytes.iter().map(|byte| char::from(*byte)).collect::<String>();
-    let text = text.replacen(" / ", &format!(" /p{number} "), 1).replacen("/smuggled", &format!("/s{number}"), 1);
-    let bytes: Vec<u8> = text.chars().map(|c| c as u8).collect();
-    let refused = parse_request(&bytes, &Limits::default(), &mut Head::new()).err().map(|reject| reject.reason);
-    let (seen, wrong, _) = cases::serve(&bytes);
-    let closes = seen.last().is_some_and(|seen| !seen.keep_alive);
-    let ends = closes || wrong.is_some_and(|reason| reason != RejectReason::Truncated);
-    Payload { bytes, targets: seen.into_iter().map(|seen| seen.path_and_query).collect(), refused, ends }
-}
-
-/// Sends a payload; the statuses of its answers, and the text of the last.
-fn send(caller: &Proxy, payload: &Payload) -> (Vec<u16>, String) {
-    let mut client = Peer::connect(caller.outbound("echo"));
-    client.send(&payload.bytes);
-    let (mut statuses, mut last) = (Vec::new(), String::new());
-    while statuses.len() < payload.targets.len() || payload.ends {
-        let Some(head) = client.read_head() else { break };
-        statuses.push(status(&head));
-        let length = header(&head, "content-length").map_or(0, |length| length.parse().unwrap());
-        last = String::from_utf8_lossy(&client.read_exact(length)).into_owned();
-    }
-    (statuses, last)
-}
-
-/// What is wrong with how a payload fared; `None` if nothing.
-fn judge(payload: &Payload, (statuses, last): &(Vec<u16>, String)) -> Option<String> {
-    if let Some(reason) = payload.refused {
-        let told = last.contains(&format!("\"reason\":\"{}\"", reason.label()));
-        return (statuses[..] != [reason.status()] || !told)
-            .then(|| format!("{reason:?}, but answered {statuses:?} {last}"));
-    }
-    let whole = payload.targets.len();
-    let well = statuses.len() >= whole && statuses[..whole].iter().all(|status| *status == 200);
-    (!well || statuses.len() > whole + 1).then(|| format!("{whole} requests, but answered {statuses:?} {last}"))
+/// Sends one in `step` payloads from a caller's sidecar to a program of this protocol, and judges all that came of it.
+fn check(hop: Hop, protocol: Protocol, step: usize) -> Reached {
+    let mut world = World::new();
+    world.hop = hop;
+    let h2 = protocol == Protocol::Http2;
+    let recorder = if h2 { Recorder::http2() } else { Recorder::http1() };
+    let server = world.serving("echo", recorder.port(), protocol);
+    let caller = world.calling(&[("echo", protocol, &[&server])]);
+    let payloads = corpus("a", step);
+    play(caller.outbound("echo"), &payloads, h2);
+    assert_eq!(counted(&caller), expected(&payloads), "refusals by reason");
+    assert_eq!(counted(&server), Reasons::new(), "refusals at the other proxy");
+    let reached = recorder.reached([caller, server]);
+    compare(&payloads, &reached);
+    unambiguous(&reached);
+    let (whole, cut) = (reached.whole.len(), reached.cut.len());
+    println!("{} payloads by {hop:?} to {protocol:?}: {whole} requests passed on, {cut} cut", payloads.len());
+    assert!(payloads.len() >= 2000 && whole >= 500 && cut > 0, "{whole} {cut}");
+    reached
 }
 
 #[test]
 fn no_request_hides_another() {
-    let (world, (program, recorded)) = (World::new(), recorder());
-    let server = world.serving("echo", program.port, Protocol::Http1);
-    let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
-    let payloads: Vec<Payload> = payloads().iter().enumerate().map(|(n, bytes)| marked(n, bytes)).collect();
-    assert!(payloads.len() >= 2000, "{}", payloads.len());
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..CLIENTS {
-            scope.spawn(|| {
-                while let Some(payload) = payloads.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    if let Some(wrong) = judge(payload, &send(&caller, payload)) {
-                        failed.lock().unwrap().push(format!("{}: {wrong}", payload.bytes.escape_ascii()));
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().unwrap();
-    assert!(
-        failed.is_empty(),
-        "{} of {}:\n{}",
-        failed.len(),
-        payloads.len(),
-        failed[..failed.len().min(20)].join("\n")
-    );
-    let recorded = recorded.lock().unwrap();
-    let mut reached: BTreeMap<&str, usize> = BTreeMap::new();
-    recorded.heads.iter().for_each(|(target, _)| *reached.entry(target).or_default() += 1);
-    let mut expected: BTreeMap<&str, usize> = BTreeMap::new();
-    payloads.iter().flat_map(|payload| &payload.targets).for_each(|target| *expected.entry(target).or_default() += 1);
-    assert_eq!(reached, expected, "requests that reached the program, and those that were sent");
-    for (n, payload) in payloads.iter().enumerate().filter(|(_, payload)| payload.refused.is_some()) {
-        let opened = recorded.begun.iter().any(|target| *target == format!("/p{n}"));
-        assert!(!opened, "opened upstream, though malformed: {}", payload.bytes.escape_ascii());
-    }
-    assert!(!recorded.begun.iter().any(|target| target.starts_with("half")), "{:?}", recorded.begun.last());
-    unambiguous(&recorded);
-    let refused = payloads.iter().filter(|payload| payload.refused.is_some()).count();
-    assert_eq!(counted(&caller), refused_in(&payloads), "refusals counted by reason");
-    println!(
-        "{} payloads: {refused} refused, {} requests passed on, 0 ambiguous",
-        payloads.len(),
-        recorded.heads.len()
-    );
+    check(Hop::Framed, Protocol::Http1, 1);
+}
+
+#[test]
+fn no_request_hides_another_where_proxies_speak_http1() {
+    check(Hop::Http1, Protocol::Http1, 8);
+}
+
+#[test]
+fn no_request_hides_another_when_http1_becomes_http2() {
+    check(Hop::Framed, Protocol::Http2, 8);
+}
+
+#[test]
+fn no_request_hides_another_at_the_edge() {
+    let (world, recorder) = (World::new(), Recorder::http1());
+    let server = world.serving("echo", recorder.port(), Protocol::Http1);
+    let endpoint = endpoint_of("echo", 0, server.inbound());
+    let edge = world.edge(vec![allow_all(), service_of("echo", 1, Protocol::Http1), endpoint]);
+    let payloads = corpus(AT_EDGE, 8);
+    play(edge.ports.edge.unwrap(), &payloads, false);
+    assert_eq!(counted(&edge), expected(&payloads), "refusals by reason");
+    let reached = recorder.reached([edge, server]);
+    compare(&payloads, &reached);
+    unambiguous(&reached);
 }
 
 /// All servers of the family frame what was passed on alike.
-fn unambiguous(recorded: &Recorded) {
-    for (_, head) in &recorded.heads {
+fn unambiguous(reached: &Reached) {
+    for head in &reached.heads {
         let mut reads = family().map(|server| server.reads(head));
         let first = reads.next().unwrap();
         assert!(first != Reading::Both && reads.all(|other| other == first), "{}", head.escape_ascii());
     }
 }
 
-/// Refusals by reason: of first heads, and of what stood behind them.
-fn refused_in(payloads: &[Payload]) -> usize {
-    payloads
-        .iter()
-        .filter(|payload| cases::serve(&payload.bytes).1.is_some_and(|reason| reason != RejectReason::Truncated))
-        .count()
-}
-
-/// The sum of the proxy's own count of refusals.
-fn counted(caller: &Proxy) -> usize {
-    let mut admin = Peer::connect(caller.ports.admin);
-    let (_, text) = admin.ask("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n");
-    let lines = text.lines().filter(|line| line.starts_with("byrnie_rejected_total{reason="));
-    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
-}
-
 #[test]
 fn odd_but_valid_requests_arrive() {
     for protocol in [Protocol::Http1, Protocol::Http2] {
-        let (world, (program, recorded)) = (World::new(), recorder());
+        let (world, recorder) = (World::new(), Recorder::http1());
         // An HTTP/2 service is asked in HTTP/2 between the proxies; its program is of HTTP/1 here.
-        let server = world.serving("echo", program.port, Protocol::Http1);
+        let server = world.serving("echo", recorder.port(), Protocol::Http1);
         let caller = world.calling(&[("echo", protocol, &[&server])]);
         let messages = cases::odd();
         assert!(messages.len() >= 300);
@@ -189,9 +93,9 @@ fn odd_but_valid_requests_arrive() {
             let head = if status(&head) == 100 { client.read_head().unwrap() } else { head };
             assert_eq!(status(&head), 200, "{} answered {head}", message.escape_ascii());
         }
-        let recorded = recorded.lock().unwrap();
-        assert_eq!(recorded.heads.len(), messages.len());
-        unambiguous(&recorded);
+        let reached = recorder.reached([caller, server]);
+        assert_eq!((reached.whole.len(), &reached.cut[..]), (messages.len(), &[][..]));
+        unambiguous(&reached);
         println!("{} odd messages accepted", messages.len());
     }
 }
@@ -245,8 +149,8 @@ fn downgrades() -> Vec<Block> {
 
 #[test]
 fn no_request_hides_another_when_http2_becomes_http1() {
-    let (world, (program, recorded)) = (World::new(), recorder());
-    let server = world.serving("echo", program.port, Protocol::Http1);
+    let (world, recorder) = (World::new(), Recorder::http1());
+    let server = world.serving("echo", recorder.port(), Protocol::Http1);
     let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
     let blocks = downgrades();
     assert!(blocks.len() >= 500, "{}", blocks.len());
@@ -262,21 +166,21 @@ fn no_request_hides_another_when_http2_becomes_http1() {
         }
         assert!(!link.silent, "nothing came of {}", block.0.escape_ascii());
     }
-    let recorded = recorded.lock().unwrap();
-    unambiguous(&recorded);
-    for (target, head) in &recorded.heads {
+    let reached = recorder.reached([caller, server]);
+    unambiguous(&reached);
+    for (asked, head) in reached.whole.iter().zip(&reached.heads) {
         let text = head.escape_ascii().to_string();
-        assert!(!text.contains("evil") && !target.contains("evil"), "{text}");
+        assert!(!text.contains("evil") && asked.body == b"four", "{text} {asked:?}");
         let framed = ["\\ncontent-length:", "\\ntransfer-encoding:"].map(|name| text.matches(name).count());
         assert_eq!(framed.iter().sum::<usize>(), 1, "{text}");
     }
-    println!("{} header blocks, {} passed on, 0 ambiguous", blocks.len(), recorded.heads.len());
+    println!("{} header blocks, {} passed on, 0 ambiguous", blocks.len(), reached.whole.len());
 }
 
 #[test]
 fn what_is_no_request_in_http2_is_counted_as_in_http1() {
-    let (world, (program, recorded)) = (World::new(), recorder());
-    let server = world.serving("echo", program.port, Protocol::Http1);
+    let (world, recorder) = (World::new(), Recorder::http1());
+    let server = world.serving("echo", recorder.port(), Protocol::Http1);
     let caller = world.calling(&[("echo", Protocol::Http1, &[&server])]);
     let begun = || out().head(1, Block::post("/none"));
     let requests = [
@@ -294,8 +198,9 @@ fn what_is_no_request_in_http2_is_counted_as_in_http1() {
         while link.read().expect("a reset").kind != RST_STREAM {}
     }
     let begun = runtime::now().mono;
-    while counted(&caller) < sent {
-        assert!(runtime::now().mono.since(begun) < PATIENCE, "{} of {sent} are counted", counted(&caller));
+    while counted(&caller).values().sum::<usize>() < sent {
+        assert!(runtime::now().mono.since(begun) < PATIENCE, "of {sent} are counted {:?}", counted(&caller));
     }
-    assert!(recorded.lock().unwrap().heads.is_empty());
+    let reached = recorder.reached([caller, server]);
+    assert!(reached.whole.is_empty(), "{reached:?}");
 }
