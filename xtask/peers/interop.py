@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gRPC's interop cases with grpcio: `interop.py serve PORT`, or `interop.py call HOST:PORT [tonic]`.
+"""gRPC's interop cases with grpcio: `interop.py serve PORT`, or `interop.py call HOST:PORT DIRECT`.
+
+DIRECT is the server itself, HOST:PORT the way to it through the mesh: spans are compared.
 
 Messages are plain bytes: a request is JSON, a line end and a payload. What is tested is what proxies can
 break: framing, metadata, trailers, status, deadlines, cancelling, compression and flow control.
@@ -14,7 +16,23 @@ import time
 
 import grpc
 
-cancelled = []
+# How many sleeping calls have begun, and when some were given up.
+begun, cancelled = [], []
+
+DEADLINE_MS = 100
+# How far from its deadline a call may end.
+DEADLINE_ERROR_MS = 20
+DEADLINES = 15
+# How long a cancel may take to the server.
+CANCEL_MS = 50
+# Cancels, in batches: half of them may have met a neighbour's load.
+BATCHES = 10
+CANCELS_PER_BATCH = 10
+# Programs on the way through the mesh that must be scheduled, where without it there is one: what a busy machine costs
+# that one, it costs each.
+PROGRAMS = 3
+# For who compresses by what comes before the message.
+COMPRESSED = (("x-compress", "1"),)
 
 
 def read(request):
@@ -64,7 +82,6 @@ def spread(request, context):
 
 
 def ping_pong(requests, context):
-    context.add_callback(lambda: None if context.code() else cancelled.append(time.monotonic()))
     echo_metadata(context)
     for request in requests:
         fields, _ = read(request)
@@ -77,12 +94,14 @@ def ping_pong(requests, context):
 def sleeping(requests, context):
     ended = threading.Event()
     context.add_callback(lambda: (cancelled.append(time.monotonic()), ended.set()))
+    echo_metadata(context)
+    begun.append(1)
     ended.wait(30)
     yield b""
 
 
 def count(request, context):
-    return json.dumps(cancelled).encode()
+    return json.dumps([len(begun), cancelled]).encode()
 
 
 class Service(grpc.GenericRpcHandler):
@@ -110,7 +129,8 @@ def serve(port):
 
 
 class Client:
-    def __init__(self, address):
+    def __init__(self, address, direct=None):
+        self.direct = Client(direct) if direct else None
         self.channel = grpc.insecure_channel(address)
         path = "/byrnie.Interop/"
         self.empty = self.channel.unary_unary(path + "Empty")
@@ -120,6 +140,33 @@ class Client:
         self.ping_pong = self.channel.stream_stream(path + "PingPong")
         self.sleeping = self.channel.stream_stream(path + "Sleeping")
         self.cancelled = self.channel.unary_unary(path + "Cancelled")
+
+    def sleepers(self):
+        return json.loads(self.cancelled(b""))
+
+    def late(self):
+        """By how many milliseconds a call ends after its deadline."""
+        begun = time.monotonic()
+        self.fails(
+            grpc.StatusCode.DEADLINE_EXCEEDED, self.ping_pong, iter([ask(sleep=0.5)]), timeout=DEADLINE_MS / 1000
+        )
+        return (time.monotonic() - begun) * 1000 - DEADLINE_MS
+
+    def cancel(self, answered):
+        """In how many milliseconds the server hears that a call was given up which had reached it."""
+        held, before = threading.Event(), self.sleepers()
+        metadata = (("x-initial", "1"),) if answered else ()
+        call = self.sleeping(iter(lambda: held.wait(10) and None, None), metadata=metadata)
+        while self.sleepers()[0] == before[0]:
+            pass
+        if answered:
+            call.initial_metadata()
+        begun = time.monotonic()
+        call.cancel()
+        held.set()
+        while len(told := self.sleepers()[1]) == len(before[1]):
+            assert time.monotonic() - begun < 10, "the server never heard of it"
+        return (told[-1] - begun) * 1000
 
     def fails(self, code, call, *args, **kwargs):
         try:
@@ -141,7 +188,7 @@ class Client:
         assert answer == b"y" * 27182
 
     def server_compressed_unary(self):
-        assert len(self.unary(ask(size=314159, compress=True))) == 314159
+        assert len(self.unary(ask(size=314159, compress=True), metadata=COMPRESSED)) == 314159
 
     def client_streaming(self):
         sizes = [27182, 8, 1828, 45904]
@@ -157,7 +204,7 @@ class Client:
 
     def server_compressed_streaming(self):
         sizes = [31415, 92653]
-        assert [len(answer) for answer in self.spread(ask(sizes=sizes, compress=True))] == sizes
+        assert [len(answer) for answer in self.spread(ask(sizes=sizes, compress=True), metadata=COMPRESSED)] == sizes
 
     def ping_pong_in_turns(self):
         turns, answers = [31415, 9, 2653, 58979], []
@@ -228,25 +275,24 @@ class Client:
         self.fails(grpc.StatusCode.CANCELLED, lambda: next(call))
 
     def timeout_on_sleeping_server(self):
-        begun = time.monotonic()
-        self.fails(grpc.StatusCode.DEADLINE_EXCEEDED, self.ping_pong, iter([ask(sleep=0.5)]), timeout=0.1)
-        print(f"    deadline of 100 ms ended after {(time.monotonic() - begun) * 1000:.0f} ms")
+        spans = [(self.late(), self.direct.late()) for _ in range(DEADLINES)]
+        earliest = min(span for span, _ in spans)
+        late, without = map(statistics.median, zip(*spans))
+        print(f"    deadlines ended {late:.1f} ms late (median), {without:.1f} ms without a mesh")
+        assert earliest >= -DEADLINE_ERROR_MS and late <= DEADLINE_ERROR_MS + PROGRAMS * max(without, 0), spans
 
     def cancel_reaches_the_server(self):
-        spans = []
-        for _ in range(50):
-            held = threading.Event()
-            seen = len(json.loads(self.cancelled(b"")))
-            call = self.sleeping(iter(lambda: held.wait(10) and None, None))
-            time.sleep(0.02)
-            begun = time.monotonic()
-            call.cancel()
-            held.set()
-            while len(json.loads(self.cancelled(b""))) == seen:
-                assert time.monotonic() - begun < 10, "the server never heard of it"
-            spans.append((json.loads(self.cancelled(b""))[-1] - begun) * 1000)
-        spans.sort()
-        print(f"    a cancel reached the server after {statistics.median(spans):.1f} ms (median), {spans[-1]:.1f} ms (worst of 50)")
+        def batch(client):
+            return [client.cancel(at % 2 == 0) for at in range(CANCELS_PER_BATCH)]
+
+        batches = [(batch(self), batch(self.direct)) for _ in range(BATCHES)]
+        worst, without = (statistics.median(map(max, spans)) for spans in zip(*batches))
+        usual = statistics.median(span for spans, _ in batches for span in spans)
+        print(
+            f"    a cancel reached the server after {usual:.1f} ms (median), {worst:.1f} ms (worst of ten, median), "
+            f"{without:.1f} ms without a mesh"
+        )
+        assert worst <= CANCEL_MS + PROGRAMS * without, batches
 
     def concurrent_large_unary(self):
         calls = [self.unary.future(ask(b"y" * 271828, size=314159)) for _ in range(20)]
@@ -257,12 +303,10 @@ class Client:
             assert self.unary(ask(b"soak")) == b"soak"
 
 
-def call(address, peer="grpcio"):
-    client = Client(address)
-    names = [name for name, case in vars(Client).items() if callable(case) and name not in ("__init__", "fails")]
-    if peer == "tonic":
-        # As it is built here it compresses nothing.
-        names = [name for name in names if "compressed" not in name]
+def call(address, direct):
+    client = Client(address, direct)
+    helpers = ("__init__", "fails", "sleepers", "late", "cancel")
+    names = [name for name, case in vars(Client).items() if callable(case) and name not in helpers]
     for name in names:
         getattr(client, name)()
         print(f"  grpc {name}: ok", flush=True)

@@ -258,12 +258,29 @@ pub(crate) fn pools(root: &Path) -> Result<bool> {
     Ok(Command::new(env!("CARGO")).args(test).env("PYTHONPATH", wheels).current_dir(root).status()?.success())
 }
 
+/// gRPC's negative cases of HTTP/2: a server that misbehaves does the same to grpcio and to tonic through the mesh as without it.
+fn negative(root: &Path, wheels: &Path, mesh: &Mesh, tonic: &str) -> Result<bool> {
+    let script = root.join("xtask").join("peers").join("negative.py");
+    let port = free_port()?.to_string();
+    let _unruly = mesh.serve("unruly", "grpc", &port, &[tonic, "unruly", &port])?;
+    let asked = format!("127.0.0.1:{port} \"${{BYRNIE_UNRULY_URL#http://}}\"");
+    let callers = [("grpcio", format!("python3 '{}'", script.display())), ("tonic", format!("'{tonic}' negative"))];
+    for (name, caller) in callers {
+        println!("{name} calls a server that misbehaves:");
+        if !passed(&mesh.call("unruly", wheels, &["sh", "-c", &format!("exec {caller} {asked}")])?) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// gRPC's interop cases, with grpcio and tonic at either end; what the caller's sidecar tells of those of grpcio; and load that
 /// grpcio reports.
 pub(crate) fn grpc(root: &Path) -> Result<bool> {
     let wheels = std::path::absolute(wheels(root)?)?;
     let mesh = Mesh::start(root, "interop")?;
-    let build = ["build", "--locked", "--workspace", "--example", "interop"];
+    // The workspace's features and one more: what knows nothing of it is used again.
+    let build = ["build", "--locked", "--workspace", "--features", "byrnie-net/gzip", "--example", "interop"];
     run(Command::new(env!("CARGO")).args(build).current_dir(root), "cargo build")?;
     let tonic = std::path::absolute(target(root).join("debug").join("examples").join("interop"))?;
     let scripts = root.join("xtask").join("peers");
@@ -277,22 +294,25 @@ pub(crate) fn grpc(root: &Path) -> Result<bool> {
     mesh.apply("interop.yaml", &by_load("interop"))?;
     let own = mesh.binary.to_string_lossy();
     let scraped = format!(
-        "python3 '{interop}' call \"${{BYRNIE_INTEROP_URL#http://}}\" && \
+        "python3 '{interop}' call \"${{BYRNIE_INTEROP_URL#http://}}\" 127.0.0.1:{first} && \
          admin=$('{own}' --data-dir '{data}' proxies -o json | python3 -c 'import json, sys; \
          print(next(p[\"admin\"] for p in json.load(sys.stdin) if p[\"name\"].split(\"/\")[-1].startswith(\"caller-\")))') && \
          exec python3 '{scrape}' \"http://$admin/metrics\" '{log}'",
         data = mesh.data,
         log = mesh.access_log()
     );
+    let by_tonic = |service: &str, direct: &str| {
+        format!("exec '{tonic}' call \"${{BYRNIE_{service}_URL#http://}}\" 127.0.0.1:{direct}")
+    };
     let calls = [
         ("grpcio calls grpcio", "interop", scraped),
         (
             "grpcio calls tonic",
             "tonic",
-            format!("exec python3 '{interop}' call \"${{BYRNIE_TONIC_URL#http://}}\" tonic"),
+            format!("exec python3 '{interop}' call \"${{BYRNIE_TONIC_URL#http://}}\" 127.0.0.1:{second}"),
         ),
-        ("tonic calls grpcio", "interop", format!("exec '{tonic}' call \"${{BYRNIE_INTEROP_URL#http://}}\"")),
-        ("tonic calls tonic", "tonic", format!("exec '{tonic}' call \"${{BYRNIE_TONIC_URL#http://}}\"")),
+        ("tonic calls grpcio", "interop", by_tonic("INTEROP", &first)),
+        ("tonic calls tonic", "tonic", by_tonic("TONIC", &second)),
     ];
     for (what, service, script) in calls {
         println!("{what}:");
@@ -300,5 +320,5 @@ pub(crate) fn grpc(root: &Path) -> Result<bool> {
             return Ok(false);
         }
     }
-    load(root, &wheels, &mesh, &first)
+    Ok(negative(root, &wheels, &mesh, &tonic)? && load(root, &wheels, &mesh, &first)?)
 }

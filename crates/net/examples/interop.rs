@@ -1,20 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! gRPC's interop cases with tonic: `interop serve PORT`, or `interop call HOST:PORT`. It says the same as
-//! `xtask/peers/interop.py`, so that either may be at either end; but for compression, which only that one has. Without words it
-//! calls itself.
+//! gRPC's interop cases with tonic: `interop serve PORT`, or `interop call HOST:PORT DIRECT`, where DIRECT is the server itself, that
+//! spans are compared with. It says the same as `xtask/peers/interop.py`, so that either may be at either end. The negative cases have a
+//! server of their own, `interop unruly PORT`, called by `interop negative DIRECT HOST:PORT` and by `xtask/peers/negative.py`. Without
+//! words it calls itself.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a case fails by panicking")]
 
 #[path = "interop/client.rs"]
 mod client;
+#[path = "interop/negative.rs"]
+mod negative;
 #[path = "interop/server.rs"]
 mod server;
+#[path = "interop/unruly.rs"]
+mod unruly;
 
 use bytes::{Buf, BufMut, Bytes};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use tokio::net::TcpListener;
 use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+/// What is compressed with, where it's built so.
+#[cfg(feature = "gzip")]
+const GZIP: Option<CompressionEncoding> = Some(CompressionEncoding::Gzip);
+#[cfg(not(feature = "gzip"))]
+const GZIP: Option<CompressionEncoding> = None;
 
 /// Messages are bytes: a request is JSON, a line end and a payload.
 #[derive(Clone, Copy, Default)]
@@ -60,24 +71,29 @@ fn monotonic() -> f64 {
     now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }
 
+async fn listen(port: &str) -> TcpListener {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port.parse().unwrap())).await.unwrap()
+}
+
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     runtime.block_on(async {
         match words[..] {
-            ["serve", port] => server::serve(TcpListener::bind(local(port.parse().unwrap())).await.unwrap()).await,
-            ["call", address] => client::call(address).await,
+            ["serve", port] => server::serve(listen(port).await).await,
+            ["call", address, direct] => client::call(address, direct).await,
+            ["unruly", port] => unruly::serve(listen(port).await).await,
+            ["negative", direct, mesh] => negative::call(direct, mesh).await,
             [] => {
-                let listener = TcpListener::bind(local(0)).await.unwrap();
+                let listener = listen("0").await;
                 let address = listener.local_addr().unwrap().to_string();
                 tokio::select! {
                     () = server::serve(listener) => {}
-                    () = client::call(&address) => {}
+                    () = client::call(&address, &address) => {}
                 }
             }
-            _ => panic!("interop serve PORT, or interop call HOST:PORT"),
+            _ => panic!("interop serve PORT | call HOST:PORT DIRECT | unruly PORT | negative DIRECT HOST:PORT"),
         }
     });
 }

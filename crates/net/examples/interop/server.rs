@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The serving end. Every method is a stream of requests and one of answers: what a call is, its client decides.
 
-use super::{Raw, monotonic};
+use super::{GZIP, Raw, monotonic};
 use bytes::Bytes;
 use futures_util::Stream;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -21,14 +21,14 @@ use tonic::{Code, Request, Response, Status, Streaming};
 /// How long a call may take whose client says nothing of it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// When calls were given up.
-type Cancelled = Arc<Mutex<Vec<f64>>>;
+/// How many sleeping calls have begun, and when some were given up.
+type Sleepers = Arc<Mutex<(u64, Vec<f64>)>>;
 
 pub(super) async fn serve(listener: TcpListener) {
-    let cancelled = Cancelled::default();
+    let sleepers = Sleepers::default();
     while let Ok((stream, _)) = listener.accept().await {
-        let cancelled = Arc::clone(&cancelled);
-        let answer = hyper::service::service_fn(move |request| answer(request, Arc::clone(&cancelled)));
+        let sleepers = Arc::clone(&sleepers);
+        let answer = hyper::service::service_fn(move |request| answer(request, Arc::clone(&sleepers)));
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(stream), answer);
         // How a connection ends is its client's business.
@@ -38,13 +38,24 @@ pub(super) async fn serve(listener: TcpListener) {
 
 async fn answer(
     request: http::Request<hyper::body::Incoming>,
-    cancelled: Cancelled,
+    sleepers: Sleepers,
 ) -> Result<http::Response<Body>, Infallible> {
     let method = request.uri().path().strip_prefix("/byrnie.Interop/").and_then(Method::of);
     Ok(match method {
-        Some(method) => Grpc::new(Raw).streaming(Call { method, cancelled }, request).await,
+        Some(method) => compressing(&request).streaming(Call { method, sleepers }, request).await,
         None => Status::unimplemented("no such method").into_http(),
     })
+}
+
+/// It takes what is compressed, and compresses what the client wants so.
+fn compressing<B>(request: &http::Request<B>) -> Grpc<Raw> {
+    match GZIP {
+        Some(gzip) if request.headers().contains_key("x-compress") => {
+            Grpc::new(Raw).accept_compressed(gzip).send_compressed(gzip)
+        }
+        Some(gzip) => Grpc::new(Raw).accept_compressed(gzip),
+        None => Grpc::new(Raw),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -75,7 +86,7 @@ impl Method {
 
 struct Call {
     method: Method,
-    cancelled: Cancelled,
+    sleepers: Sleepers,
 }
 
 /// What is answered, as it comes.
@@ -106,9 +117,9 @@ impl StreamingService<Bytes> for Call {
             trailing.insert_bin("x-trailing-bin", value.clone());
         }
         let patience = metadata.get("grpc-timeout").and_then(|value| span(value.to_str().ok()?)).unwrap_or(PATIENCE);
-        let (method, cancelled) = (self.method, Arc::clone(&self.cancelled));
+        let (method, sleepers) = (self.method, Arc::clone(&self.sleepers));
         tokio::spawn(async move {
-            let run = tokio::time::timeout(patience, run(method, requests, &sender, &cancelled));
+            let run = tokio::time::timeout(patience, run(method, requests, &sender, &sleepers));
             let ended = run.await.unwrap_or_else(|_| Err(Status::deadline_exceeded("too late")));
             let ending = match ended {
                 Ok(()) if trailing.is_empty() => return,
@@ -159,7 +170,7 @@ async fn run(
     method: Method,
     mut requests: Streaming<Bytes>,
     answers: &mpsc::Sender<Result<Bytes, Status>>,
-    cancelled: &Cancelled,
+    sleepers: &Sleepers,
 ) -> Result<(), Status> {
     let say = async |bytes: Vec<u8>| answers.send(Ok(bytes.into())).await.map_err(|_| Status::cancelled("gone"));
     match method {
@@ -193,13 +204,14 @@ async fn run(
             Ok(())
         }
         Method::Sleeping => {
+            sleepers.lock().unwrap().0 += 1;
             answers.closed().await;
-            cancelled.lock().unwrap().push(monotonic());
+            sleepers.lock().unwrap().1.push(monotonic());
             Ok(())
         }
         Method::Cancelled => {
-            let times = cancelled.lock().unwrap().clone();
-            say(serde_json::to_vec(&times).unwrap()).await
+            let told = serde_json::to_vec(&*sleepers.lock().unwrap()).unwrap();
+            say(told).await
         }
     }
 }
