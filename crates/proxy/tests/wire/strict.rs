@@ -39,8 +39,11 @@ fn line(bytes: &[u8]) -> Read<&[u8]> {
     }
 }
 
+/// Names in lower case, and values.
+type Lines = Vec<(String, Vec<u8>)>;
+
 /// Header or trailer lines up to and with the empty one, and how many bytes they are.
-fn section(bytes: &[u8]) -> Read<(Vec<(String, Vec<u8>)>, usize)> {
+fn section(bytes: &[u8]) -> Read<(Lines, usize)> {
     let (mut lines, mut at) = (Vec::new(), 0);
     loop {
         let text = line(&bytes[at..])?;
@@ -124,8 +127,11 @@ fn chunks(bytes: &[u8]) -> Read<(Vec<u8>, usize)> {
     }
 }
 
-/// What a connection's bytes are: whole requests, and the method and target of one that was begun and cut.
-pub(crate) fn read_all(mut bytes: &[u8]) -> Result<(Vec<Message>, Option<(String, String)>), String> {
+/// Whole requests, and the method and target of one that was begun and cut.
+type Requests = (Vec<Message>, Option<(String, String)>);
+
+/// What a connection's bytes are.
+pub(crate) fn read_all(mut bytes: &[u8]) -> Result<Requests, String> {
     let mut messages = Vec::new();
     while !bytes.is_empty() {
         match read(bytes) {
