@@ -203,6 +203,29 @@ fn run(test: impl AsyncFnOnce(&std::path::Path)) {
     runtime::block_on(test(directory.path())).unwrap();
 }
 
+/// What a broken stream held is given up after a moment. A successor that registers just then, under the same lease, keeps it.
+#[test]
+fn who_comes_back_just_as_it_is_given_up_stays_registered() {
+    run(async |directory| {
+        let plane = Plane::start(directory).await;
+        let (state, registry) = (&plane.running.state, &plane.running.registry);
+        let (peer, at) = (identity("web"), crate::ingest::store_key(&Key::new(Kind::Workload, "default", "web-1")));
+        let register = |weight: u32| {
+            let mut resource = workload("web-1", "web", Protocol::Http1);
+            let Spec::Workload(workload) = &mut resource.spec else { panic!("no workload") };
+            workload.weight = weight;
+            registry.register(state, &peer, resource, "web")
+        };
+        let mut seat = register(1).await.unwrap();
+        for round in 2..60 {
+            let (next, gone) = tokio::join!(register(round), registry.gone(state, &seat));
+            gone.unwrap();
+            seat = next.unwrap();
+            assert!(state.store.get(&at).await.unwrap().is_some(), "round {round}");
+        }
+    });
+}
+
 #[test]
 fn a_newcomer_gets_an_identity_joins_and_is_told_what_it_needs() {
     run(async |directory| {

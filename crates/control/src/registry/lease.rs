@@ -34,7 +34,7 @@ pub const SERVICE_PORT: u16 = 80;
 const CATALOG_WAIT: Duration = Duration::from_secs(5);
 /// How often a write is tried when others write the same at the same moment.
 pub(super) const TRIES_MAX: usize = 5;
-/// Locks that keep two registrations for one service from passing the same check at once.
+/// Locks that keep two registrations for one service from passing the same check at once, and one from being ended by the one before.
 const LOCKS: usize = 64;
 
 /// Who holds which registration.
@@ -142,9 +142,7 @@ impl Registry {
         if workload.identity != *peer || resource.key.namespace != *peer.namespace() {
             return Err(Error::NotYours { peer: peer.clone(), workload: resource.key });
         }
-        let service_ref = ServiceRef::new(resource.key.namespace.clone(), service);
-        let lock = usize::try_from(self.hasher.hash_one(&service_ref)).unwrap_or(0) % LOCKS;
-        let _alone = self.locks[lock].lock().await;
+        let _alone = self.alone(&resource.key, service).await;
         let mut tries = 0;
         loop {
             tries += 1;
@@ -207,6 +205,8 @@ impl Registry {
     /// # Errors
     /// If the store refuses; the lease then ends by itself.
     pub async fn leave(&self, state: &State, seat: &Seat) -> Result<(), Error> {
+        // Not while the workload is being registered again: that goes on under the same lease, and this would end it.
+        let _alone = self.alone(&seat.resource.key, &seat.service).await;
         if !self.is_current(seat) {
             return Ok(());
         }
@@ -242,6 +242,13 @@ impl Registry {
             tracing::info!(workload = %seat.resource.key, code = byrnie_model::code::LEASE_LOST.id, "workload's stream ended without leave; it is taken out");
         }
         self.leave(state, seat).await
+    }
+
+    /// Keeps others of the same service from being registered, or taken out, until it's dropped.
+    async fn alone(&self, workload: &Key, service: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        let service = ServiceRef::new(workload.namespace.clone(), service);
+        let lock = usize::try_from(self.hasher.hash_one(&service)).unwrap_or(0) % LOCKS;
+        self.locks[lock].lock().await
     }
 
     /// Whether nobody has registered the same workload since.
