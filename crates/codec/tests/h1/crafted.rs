@@ -60,7 +60,7 @@ fn next(host: &str) -> String {
 }
 
 /// Bytes as they were meant: a character below U+0100 is one byte.
-fn latin1(text: &str) -> Vec<u8> {
+pub(crate) fn latin1(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     for c in text.chars() {
         match u8::try_from(u32::from(c)) {

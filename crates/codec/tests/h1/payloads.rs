@@ -2,6 +2,8 @@
 //! The corpus of requests that hide another one, made from the known ways to frame a message twice, and a
 //! large family of lenient servers that must all read alike what is passed on.
 
+use crate::crafted::latin1;
+
 /// A server that is lenient in its own way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lenient {
@@ -174,17 +176,5 @@ pub(crate) fn payloads() -> Vec<Vec<u8>> {
         out.push(format!("GET / HTTP/1.1\r\n{framing}\r\nHost: a\r\n\r\n{HIDDEN}").into_bytes());
     }
     // Bytes as they were meant: a character from U+0080 on is one byte of Latin-1.
-    out.into_iter().map(|payload| latin1(&payload)).collect()
-}
-
-fn latin1(text: &[u8]) -> Vec<u8> {
-    let text = std::str::from_utf8(text).unwrap();
-    let mut out = Vec::new();
-    for c in text.chars() {
-        match u8::try_from(u32::from(c)) {
-            Ok(byte) => out.push(byte),
-            Err(_) => out.extend_from_slice(c.to_string().as_bytes()),
-        }
-    }
-    out
+    out.into_iter().map(|payload| latin1(std::str::from_utf8(&payload).unwrap())).collect()
 }
