@@ -2,7 +2,7 @@
 //! Proxies and a collector that is away, slow, full or picky. What spans look like is for the tests of the whole mesh.
 
 use crate::http1::pair;
-use crate::world::{DOMAIN, PATIENCE, Peer, Program, Proxy, Reserved, World, header, loopback, resource};
+use crate::world::{DOMAIN, Peer, Program, Proxy, Reserved, World, header, loopback, resource, until};
 use byrnie_model::resource::{DefaultAccess, Mesh};
 use byrnie_model::telemetry::{Endpoint, Otlp, Share};
 use byrnie_model::{Kind, Resource, Spec};
@@ -58,14 +58,6 @@ fn count(proxy: &Proxy, name: &str) -> u64 {
 
 fn dropped(proxy: &Proxy, cause: &str) -> u64 {
     count(proxy, &format!("byrnie_spans_dropped_total{{cause=\"{cause}\"}}"))
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = byrnie_net::runtime::now().mono;
-    while !holds() {
-        assert!(byrnie_net::runtime::now().mono.since(began) < PATIENCE, "never saw {what}");
-        std::thread::yield_now();
-    }
 }
 
 /// Paths and bodies.

@@ -194,6 +194,15 @@ impl World {
     }
 }
 
+/// Waits until it holds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = runtime::now().mono + PATIENCE;
+    while !holds() {
+        assert!(runtime::now().mono < deadline, "never saw {what}");
+        std::thread::yield_now();
+    }
+}
+
 impl Proxy {
     pub(crate) fn inbound(&self) -> SocketAddr {
         self.ports.inbound.unwrap()
