@@ -46,12 +46,21 @@ pub(crate) struct CoreCounts {
     pub(crate) dropped: DroppedCounts,
     /// What is done for want of memory, files or processor time.
     pub(crate) strain: Strained,
-    /// Idle connections to upstreams.
-    pub(crate) idle: Gauge,
+    /// What it stands at.
+    pub(crate) level: Levels,
     /// Requests under an idempotency key.
     pub(crate) keyed: KeyedCounts,
     /// What was decided here alone.
     pub(crate) alone: Alone,
+}
+
+/// What a core stands at beside its callers' connections.
+#[derive(Debug, Default)]
+pub(crate) struct Levels {
+    /// Idle connections to upstreams.
+    pub(crate) idle: Gauge,
+    /// Revision of the configuration that it acts by.
+    pub(crate) revision: Gauge,
 }
 
 /// What was decided by this proxy alone, as nobody could be asked.

@@ -139,6 +139,7 @@ pub(crate) struct Core {
 
 impl Core {
     fn new(seat: &Seat, in_force: InForce) -> Self {
+        seat.counts.level.revision.set(in_force.snapshot.revision().0);
         let ledger = Ledger::new(seat.outlets.clone(), Arc::clone(&seat.counts), seat.seed ^ 1);
         Self {
             in_force: RefCell::new(in_force.of_its_own()),
@@ -234,6 +235,7 @@ impl Core {
     fn take(self: &Rc<Self>, in_force: &InForce) {
         let renewed = in_force.keys.generation != self.generation();
         *self.in_force.borrow_mut() = in_force.of_its_own();
+        self.count(|counts| counts.level.revision.set(in_force.snapshot.revision().0));
         self.shard.borrow_mut().forget_recent();
         self.look_ahead();
         if renewed {
@@ -252,7 +254,7 @@ impl Core {
         let mut ledger = self.ledger.borrow_mut();
         ledger.flush();
         let counts = ledger.counts();
-        counts.idle.set(idle as u64);
+        counts.level.idle.set(idle as u64);
         counts.tries.sent.add(now.retries.saturating_sub(counted.retries));
         counts.tries.won.add(now.retries_won.saturating_sub(counted.retries_won));
         counts.tries.over_budget.add(now.retries_over_budget.saturating_sub(counted.retries_over_budget));

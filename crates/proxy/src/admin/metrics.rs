@@ -121,7 +121,7 @@ fn cores(state: &State, out: &mut String) {
         writeln!(out, "byrnie_connections{{core=\"{core}\"}} {}", counts.connections.value()).ok();
     }
     family(out, "byrnie_idle_connections", "gauge", "Idle connections to upstreams.");
-    let idle: u64 = state.counts.iter().map(|counts| counts.idle.value()).sum();
+    let idle: u64 = state.counts.iter().map(|counts| counts.level.idle.value()).sum();
     writeln!(out, "byrnie_idle_connections {idle}").ok();
     family(out, "byrnie_retries_total", "counter", "Tries after the first, and what became of them.");
     for (outcome, of) in RETRIES {
@@ -241,8 +241,9 @@ fn configuration(state: &State, out: &mut String) {
     family(out, "byrnie_control_connected", "gauge", "Whether the control plane is reached.");
     writeln!(out, "byrnie_control_connected {}", u8::from(state.is_connected())).ok();
     let Some(in_force) = state.in_force() else { return };
-    family(out, "byrnie_config_revision", "gauge", "Revision of the configuration in force.");
-    writeln!(out, "byrnie_config_revision {}", in_force.snapshot.revision().0).ok();
+    family(out, "byrnie_config_revision", "gauge", "Revision of the configuration that every core acts by.");
+    let revision = state.counts.iter().map(|counts| counts.level.revision.value()).min().unwrap_or_default();
+    writeln!(out, "byrnie_config_revision {revision}").ok();
     family(out, "byrnie_cert_expiry_timestamp_seconds", "gauge", "When the proxy's certificate ends.");
     writeln!(out, "byrnie_cert_expiry_timestamp_seconds {}", in_force.keys.not_after).ok();
     family(out, "byrnie_endpoints", "gauge", "Endpoints of each service in view.");

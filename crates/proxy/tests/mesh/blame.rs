@@ -32,17 +32,9 @@ fn endpoints(world: &World, program: &Program) -> ([Proxy; 2], Proxy) {
     (servers, caller)
 }
 
-fn metrics(proxy: &Proxy) -> String {
-    let mut admin = Peer::connect(proxy.ports.admin);
-    let ask = format!("GET /metrics HTTP/1.1\r\nhost: admin\r\nauthorization: Bearer {ADMIN_TOKEN}\r\n\r\n");
-    let (code, metrics) = admin.ask(&ask);
-    assert_eq!(code, 200);
-    metrics
-}
-
 /// Nobody is left out, and who calls is answered.
 fn unharmed(caller: &Proxy) {
-    let metrics = metrics(caller);
+    let metrics = caller.metrics();
     let ejections: Vec<&str> = metrics.lines().filter(|line| line.starts_with("byrnie_ejections_total")).collect();
     assert!(!ejections.is_empty() && ejections.iter().all(|line| line.ends_with(" 0")), "{ejections:?}");
     let mut client = Peer::connect(caller.outbound("echo"));
@@ -134,7 +126,7 @@ fn more_trailers_than_http1_takes_are_refused_where_they_come_from() {
     }
     // The last may be counted a moment after it was told.
     let count = format!("byrnie_rejected_total{{reason=\"trailers_too_large\"}} {MANY}\n");
-    until(&count, || metrics(&caller).contains(&count));
+    until(&count, || caller.metrics().contains(&count));
     unharmed(&caller);
 }
 
@@ -187,7 +179,7 @@ fn who_has_little_time_or_leaves_gives_up_a_new_connection_for_nobody_else() {
     assert!((0..10).any(|_| hurried_and_patient() < WAIT), "the machine is never in time");
 }
 
-/// How long the connection was held up for which all wait.
+/// How long it took until the connection was there for which all wait.
 fn hurried_and_patient() -> Duration {
     let (world, program) = (World::new(), Program::echo());
     let server = world.serving("echo", program.port, Protocol::Http1);
@@ -212,11 +204,12 @@ fn hurried_and_patient() -> Duration {
     let told = String::from_utf8_lossy(&told).into_owned();
     // It's noticed while the connection is still being opened.
     caller.wait_for_record(&["/leaves", "caller gone"]);
-    let held = runtime::now().mono.since(begun);
     go.send(()).unwrap();
     for mut client in patient {
         assert_eq!(status(&client.response().0), 200);
     }
+    // The handshake, too, takes longer on a busy machine.
+    let held = runtime::now().mono.since(begun);
     if held < WAIT {
         assert_eq!(status(&head), 504, "{told}");
         assert!(comes.try_recv().is_err(), "all go by the one connection");

@@ -155,7 +155,7 @@ fn many_exchanges_share_one_connection_between_the_proxies() {
         })
         .collect();
     clients.into_iter().for_each(|client| client.join().unwrap());
-    let (_, metrics) = Peer::connect(server.ports.admin).ask("GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n");
+    let metrics = server.metrics();
     let accepted = metrics.lines().find(|line| line.starts_with("byrnie_accepted_total"));
     assert!(accepted.is_some_and(|line| line.ends_with(" 1")), "{metrics}");
 }
@@ -392,7 +392,7 @@ fn clients_that_leave_break_nobody_elses_exchange() {
         asked += 1;
     }
     left.join().unwrap();
-    let (_, metrics) = Peer::connect(server.ports.admin).ask("GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n");
+    let metrics = server.metrics();
     let accepted = metrics.lines().find(|line| line.starts_with("byrnie_accepted_total")).unwrap();
     let opened: usize = accepted.rsplit(' ').next().unwrap().parse().unwrap();
     assert!(opened <= 4, "{accepted}");

@@ -50,8 +50,7 @@ fn ask(client: &mut Peer, more: &str) -> String {
 
 /// A counter of a proxy.
 fn count(proxy: &Proxy, name: &str) -> u64 {
-    let mut admin = Peer::connect(proxy.ports.admin);
-    let text = admin.ask("GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n").1;
+    let text = proxy.metrics();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }

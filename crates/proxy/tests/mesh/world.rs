@@ -212,6 +212,12 @@ impl Proxy {
         self.ports.outbound.iter().find(|outbound| outbound.service == service(name)).unwrap().address
     }
 
+    pub(crate) fn metrics(&self) -> String {
+        let (code, metrics) = Peer::connect(self.ports.admin).ask("GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n");
+        assert_eq!(code, 200, "{metrics}");
+        metrics
+    }
+
     /// Waits for a decision record that says all of this: they are looked at once a second.
     pub(crate) fn wait_for_record(&self, words: &[&str]) {
         let mut admin = Peer::connect(self.ports.admin);
@@ -227,12 +233,15 @@ impl Proxy {
         }
     }
 
+    /// Changes the configuration, and waits until every core acts by it.
     pub(crate) fn apply(&mut self, changed: Vec<Resource>) {
         self.revision += 1;
         let delta = Delta { changed: changed.into_iter().map(Arc::new).collect(), removed: Vec::new() };
         let refused = self.compiler.apply(&delta, Revision(self.revision));
         assert!(refused.is_empty(), "{refused:?}");
         self.news.send_replace(self.compiler.snapshot());
+        let told = format!("byrnie_config_revision {}\n", self.revision);
+        until(&told, || self.metrics().contains(&told));
     }
 
     pub(crate) fn drain(&mut self, deadline: Duration) -> bool {
