@@ -93,6 +93,8 @@ const SAVES: u8 = 80;
 /// From here on clients that do nothing have to make room, in percent: before anybody is refused who isn't less important
 /// than others.
 const EVICTS: u8 = bounds(Criticality::SheddablePlus).0;
+/// Up to here a request that waits to be sent on is small, in bytes.
+const SPARED_BYTES: usize = 64 * 1024;
 /// From here on no connection is accepted.
 const CLOSES: u8 = 95;
 /// What is measured falls by so much at once at most: what was just freed is soon used again.
@@ -189,6 +191,11 @@ impl Strain {
     /// Whether exchanges that wait for their clients are to make room, the first to have waited first.
     pub fn evicts(&self) -> bool {
         self.percents[0] >= EVICTS
+    }
+
+    /// Whether a request of which so many bytes wait to be sent on may grow: a small one longer, but many of these are much too.
+    pub fn gathers(&self, bytes: usize) -> bool {
+        self.percents[0] < if bytes > SPARED_BYTES { SAVES } else { CLOSES }
     }
 
     /// Whether no connection is to be accepted.
@@ -323,6 +330,8 @@ mod tests {
         let seen = |memory| all.map(|class| refused(&strained(memory), class, false));
         assert_eq!((strained(79).strain.saves(), seen(79)), (false, [0; 4]));
         assert_eq!((strained(80).strain.saves(), seen(80)), (true, [0; 4]));
+        let gathers = |memory| [SPARED_BYTES, SPARED_BYTES + 1].map(|bytes| strained(memory).strain.gathers(bytes));
+        assert_eq!([79, 80, 94, 95].map(gathers), [[true, true], [true, false], [true, false], [false, false]]);
         let [sheddable, plus, critical, _] = seen(88);
         assert_eq!((sheddable, critical), (1000, 0));
         assert!((470..670).contains(&plus), "{plus} of 1000, four sevenths are meant");

@@ -29,8 +29,8 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-/// So much of a request is read for which there is room always; more only while memory isn't short, in bytes.
-const SPARED_BYTES: usize = 64 * 1024;
+/// So much of a request counts as one that begins: memory is measured after so many, in bytes.
+const COUNTED_BYTES: usize = 16 * 1024;
 /// Largest body of an answer that is kept for replay, in bytes.
 const KEPT_BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long the ledger may take to let a request begin.
@@ -255,8 +255,8 @@ impl Trip<'_> {
             let gathered = self.up.gather(cx, self.down, bytes_max);
             // Where many bodies come at once, what is left is known only by measuring meanwhile.
             let length = self.up.gathered().len();
-            if length >= counted + SPARED_BYTES {
-                self.core.grows(u32::try_from((length - counted) / SPARED_BYTES).unwrap_or(u32::MAX));
+            if length >= counted + COUNTED_BYTES {
+                self.core.grows(u32::try_from((length - counted) / COUNTED_BYTES).unwrap_or(u32::MAX));
                 counted = length;
             }
             if let Poll::Ready(gathered) = gathered {
@@ -264,7 +264,9 @@ impl Trip<'_> {
                 return Poll::Ready(whole.map_err(|error| unread(&error)));
             }
             // What isn't here yet isn't waited for where there is no room for it.
-            if self.core.saves() && length > SPARED_BYTES {
+            if !self.core.gathers(length) {
+                // Nor is what is here kept until its client has heard of that.
+                self.up.discard();
                 return Poll::Ready(Err(Event::Failed(Failure::Strained)));
             }
             if let Poll::Ready(Err(_)) = self.down.poll_flush(cx) {

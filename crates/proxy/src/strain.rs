@@ -160,6 +160,11 @@ impl Core {
         self.gauge.strain.get().saves()
     }
 
+    /// Whether a request of which so many bytes wait to be sent on may grow.
+    pub(crate) fn gathers(&self, bytes: usize) -> bool {
+        self.gauge.strain.get().gathers(bytes)
+    }
+
     /// Whether no connection is to be accepted.
     pub(crate) fn closes(&self) -> bool {
         self.gauge.strain.get().closes()

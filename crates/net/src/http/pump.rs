@@ -190,6 +190,11 @@ impl Pump {
         Poll::Ready(Ok(if whole { Gathered::Whole } else { Gathered::Part }))
     }
 
+    /// Lets go what was gathered of a body that goes nowhere.
+    pub fn discard(&mut self) {
+        self.copy = Copy::Off;
+    }
+
     /// What was gathered of the body.
     pub fn gathered(&self) -> &[u8] {
         match &self.copy {
