@@ -18,23 +18,40 @@ const WHEELS: [&str; 6] = [
     "wsproto==1.3.2",
     "aioquic==1.7.2",
 ];
+/// Servers of HTTP/1, and what they are built of.
+const ORIGINS: [&str; 9] = [
+    "uvicorn==0.54.0",
+    "h11==0.16.0",
+    "httptools==0.9.0",
+    "granian==2.8.9",
+    "gunicorn==27.0.1",
+    "waitress==3.0.2",
+    "cheroot==11.1.2",
+    "tornado==6.6.1",
+    "aiohttp==3.14.5",
+];
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 /// Cases of h2spec that must pass in strict mode: all there are.
 const H2SPEC_CASES: &str = "146 tests, 146 passed, 0 skipped, 0 failed";
 
 /// Where wheels are; their programs are in `bin` below.
 fn wheels(root: &Path) -> Result<PathBuf> {
-    let dir = target(root).join("peers").join("wheels");
+    installed(root, "wheels", &WHEELS)
+}
+
+/// Where these wheels are, below `target/peers/NAME`.
+fn installed(root: &Path, name: &str, wheels: &[&str]) -> Result<PathBuf> {
+    let dir = target(root).join("peers").join(name);
     let told = dir.join("installed.txt");
-    if std::fs::read_to_string(&told).is_ok_and(|text| text == WHEELS.join("\n")) {
+    if std::fs::read_to_string(&told).is_ok_and(|text| text == wheels.join("\n")) {
         return Ok(dir);
     }
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--upgrade", "--only-binary", ":all:", "--target"])
         .arg(&dir)
-        .args(WHEELS);
+        .args(wheels);
     run(&mut pip, "pip")?;
-    std::fs::write(told, WHEELS.join("\n"))?;
+    std::fs::write(told, wheels.join("\n"))?;
     Ok(dir)
 }
 
@@ -205,6 +222,14 @@ pub(crate) fn websocket(root: &Path) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Requests that hide another one, before eight servers of others.
+pub(crate) fn origins(root: &Path) -> Result<bool> {
+    let wheels = std::path::absolute(installed(root, "origins", &ORIGINS)?)?;
+    // All of the workspace's features, so that what the tests have built is used again.
+    let test = ["test", "--locked", "--workspace", "--test", "wire", "--", "--ignored", "origins", "--nocapture"];
+    Ok(Command::new(env!("CARGO")).args(test).env("PYTHONPATH", wheels).current_dir(root).status()?.success())
 }
 
 /// A policy by which the instances of a service are called by the load that they report.

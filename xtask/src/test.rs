@@ -65,6 +65,7 @@ fn plan() -> Vec<(&'static str, bool, Action)> {
         ("grpc", true, |root| judged("python3", || peers::grpc(root))),
         ("pools", true, |root| judged("python3", || peers::pools(root))),
         ("websocket", true, |root| judged("python3", || peers::websocket(root))),
+        ("origins", true, |root| judged("python3", || peers::origins(root))),
         ("http3", true, |root| judged("python3", || peers::http3(root))),
         ("barrier", true, |root| Ok(if super::barrier::run(root)? { Outcome::Passed } else { Outcome::Failed })),
         ("postgres", true, postgres),

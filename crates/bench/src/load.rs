@@ -60,7 +60,8 @@ pub(crate) fn run(words: &Words) -> Result<()> {
         _ => None,
     };
     let streams: usize = words.number("streams", 32)?;
-    let mut request = request(size, words.flag("many"), kind == "tls-new");
+    let anew = matches!(kind, "new" | "tls-new");
+    let mut request = request(size, words.flag("many"), anew);
     if words.flag("pieces") {
         // The same size, answered in pieces.
         request[5] = b'p';
@@ -73,12 +74,12 @@ pub(crate) fn run(words: &Words) -> Result<()> {
     runtime::block_on(async move {
         let tally = Rc::new(Tally::default());
         let due = (rate > 0).then(|| Rc::new(Mutex::new(pace(rate, WARM_UP + span))));
-        let plan = Plan { to, tls, anew: kind == "tls-new", size, request, key, due };
+        let plan = Plan { to, tls, anew, size, request, key, due };
         for _ in 0..connections {
             let tally = Rc::clone(&tally);
             match kind {
                 "h2" | "grpc" => streams::start(to, streams, size, kind == "grpc", tally),
-                "plain" | "tls" | "tls-new" => {
+                "plain" | "new" | "tls" | "tls-new" => {
                     tokio::task::spawn_local(keep_asking(plan.clone(), tally));
                 }
                 other => bail!("kind={other}"),

@@ -27,7 +27,7 @@ const USAGE: &str = "usage: byrnie-bench TOOL KEY=VALUE...
   relay  listen=ADDR next=ADDR                       copies bytes
   proxy  role=caller|callee pki=DIR state=DIR next=ADDR,... [protocol=http|http2|grpc] [edits=1]
          [workers=N]                                 a byrnie proxy; says `ready ADDR`
-  load   to=ADDR [kind=plain|tls|tls-new|h2|grpc] [pki=DIR] [connections=N] [streams=N] [rate=N] [size=N]
+  load   to=ADDR [kind=plain|new|tls|tls-new|h2|grpc] [pki=DIR] [connections=N] [streams=N] [rate=N] [size=N]
          [secs=N] [many=1] [pieces=1] [requests=N] [key=N]  the client
   sagas  to=ADDR [token=T] [run=ID] [clients=N]      sagas of two branches by dtm's API, and their participants:
          [secs=N] [rate=N] | park=N [down=SECS | open=1] [limit=SECS]  a load; or N that stand still, and go on later

@@ -7,7 +7,7 @@ use crate::shard::Shard;
 use crate::{Arrival, Side, Tls};
 use byrnie_codec::headers::{Sender, add_forwarded, set_client_identity, strip_hop_by_hop, strip_untrusted};
 use byrnie_codec::hop::NEWCOMER;
-use byrnie_codec::{Head, Known};
+use byrnie_codec::{Framing, Head, Known};
 use byrnie_model::Identity;
 
 /// Makes `head` trustworthy, at a node of the trust domain `own`.
@@ -23,6 +23,10 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head:
     };
     strip_hop_by_hop(head);
     strip_untrusted(head, sender);
+    // Nobody may ask whether to send what isn't there (RFC 9110 10.1.1), and some servers then wait for it for ever.
+    if head.header(Known::Expect).is_some() && matches!(head.framing(), Framing::None | Framing::Length(0)) {
+        head.remove_known(Known::Expect);
+    }
     if head.header(Known::XRequestId).is_none() {
         head.append_known(Known::XRequestId, &request_id(&mut shard.rng)).ok();
     }

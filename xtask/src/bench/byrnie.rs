@@ -15,7 +15,8 @@ use std::process::Command;
 /// Starts what `path` needs; `app` in clear, `secure` over mutual TLS.
 pub(super) fn start(stage: &Stage, path: Path, app: SocketAddr, secure: &[SocketAddr]) -> Result<Subject> {
     match path {
-        Path::Pair => pair(stage, app),
+        Path::Pair => pair(stage, app, None),
+        Path::Tcp => pair(stage, app, Some("tcp")),
         Path::Tls | Path::Hop | Path::Edits | Path::Http2 => hop(stage, &hop_words(stage, path, app, secure)),
     }
 }
@@ -28,7 +29,7 @@ fn caller_words(path: Path, secure: &[SocketAddr]) -> Vec<String> {
     match path {
         Path::Edits => words.push("edits=1".to_owned()),
         Path::Http2 => words.push("protocol=http2".to_owned()),
-        Path::Hop | Path::Tls | Path::Pair => {}
+        Path::Hop | Path::Tls | Path::Pair | Path::Tcp => {}
     }
     words
 }
@@ -72,19 +73,19 @@ pub(super) fn ready_in(stage: &Stage, name: &str) -> Option<SocketAddr> {
 /// The version of everything in the workspace.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Starts a mesh with one app and one caller.
-fn pair(stage: &Stage, app: SocketAddr) -> Result<Subject> {
+/// Starts a mesh with one app, whose protocol may be declared, and one caller.
+fn pair(stage: &Stage, app: SocketAddr, protocol: Option<&str>) -> Result<Subject> {
     let (mesh, version) = Mesh::new(stage, "mesh")?;
     let up = mesh.up(stage, Side::Load, "byrnie-up", &[])?;
-    let b = mesh.serve(stage, "byrnie-b", "app", app)?;
+    let b = mesh.serve_as(stage, "byrnie-b", ("app", protocol), app)?;
     mesh.allow(stage, "web", "app")?;
     let (a, entries) = mesh.caller(stage, "byrnie-a", &["app"], app)?;
     Ok(Subject { name: "byrnie", version, entry: entries[0], proxies: vec![a, b], beside: vec![up] })
 }
 
-/// The address in `http://IP:PORT`.
+/// The address in `SCHEME://IP:PORT`.
 fn entry_in(url: &str) -> Option<SocketAddr> {
-    url.trim().strip_prefix("http://")?.trim_end_matches('/').parse().ok()
+    url.trim().split_once("://")?.1.trim_end_matches('/').parse().ok()
 }
 
 /// A mesh in which an app has several instances, and one caller.
@@ -161,8 +162,22 @@ impl Mesh {
 
     /// Starts the sidecar of `app`, which runs already, as the service `name`.
     pub(super) fn serve(&self, stage: &Stage, log: &str, name: &str, app: SocketAddr) -> Result<Process> {
+        self.serve_as(stage, log, (name, None), app)
+    }
+
+    /// The same of a program that speaks `protocol`, if that is declared.
+    fn serve_as(
+        &self,
+        stage: &Stage,
+        log: &str,
+        (name, protocol): (&str, Option<&str>),
+        app: SocketAddr,
+    ) -> Result<Process> {
         let (port, life) = (app.port().to_string(), life());
-        self.start(stage, Side::Proxy, log, &["run", "--name", name, "--port", &port, "--", "sleep", &life])
+        let mut words = vec!["run", "--name", name, "--port", &port];
+        words.extend(protocol.iter().flat_map(|protocol| ["--protocol", protocol]));
+        words.extend(["--", "sleep", &life]);
+        self.start(stage, Side::Proxy, log, &words)
     }
 
     /// Starts the workload `web`, which calls `services`; where its sidecar takes calls to each.
@@ -221,6 +236,7 @@ mod tests {
     #[test]
     fn the_entry_is_read_from_a_url() {
         assert_eq!(entry_in("http://127.0.0.1:81"), "127.0.0.1:81".parse().ok());
+        assert_eq!(entry_in("tcp://127.0.0.1:81"), "127.0.0.1:81".parse().ok());
         assert_eq!(entry_in(""), None);
     }
 }

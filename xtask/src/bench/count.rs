@@ -71,6 +71,7 @@ pub(super) fn command(stage: &Stage, name: &str, app: &App) -> Result<(PathBuf, 
         tls: Tls::None,
         http2: Http2::Neither,
         edits: false,
+        opaque: false,
     };
     let (program, mut args) = peers::command(stage, name, &role)?;
     if name == "nginx" {

@@ -45,7 +45,9 @@ fn bootstrap(role: &Role) -> Value {
         "http_filters": [{"name": "router", "typed_config":
             {"@type": format!("{TYPES}.filters.http.router.v3.Router"), "suppress_envoy_headers": true}}],
     });
-    let mut chain = json!({"filters": [{"name": "http", "typed_config": manager}]});
+    let opaque = json!({"@type": format!("{TYPES}.filters.network.tcp_proxy.v3.TcpProxy"),
+        "stat_prefix": "in", "cluster": "next"});
+    let mut chain = json!({"filters": [{"name": "in", "typed_config": if role.opaque { opaque } else { manager }}]});
     let endpoints: Vec<Value> = role.next.iter().map(|next| json!({"endpoint": {"address": address(*next)}})).collect();
     let mut cluster = json!({
         "name": "next", "type": "STATIC", "connect_timeout": "5s",

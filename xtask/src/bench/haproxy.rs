@@ -21,12 +21,12 @@ pub(super) fn configuration(role: &Role) -> String {
             (format!("ssl crt {pki}/app.pem ca-file {pki}/ca.crt verify required {alpn}"), String::new())
         }
     };
+    let mode = if role.opaque { "tcp" } else { "http\n  timeout http-keep-alive 300s\n  http-reuse always" };
     let mut text = format!(
         "global\n  nbthread 1\n  maxconn 8192\n  ssl-default-bind-options ssl-min-ver TLSv1.3 no-tls-tickets\n  \
          ssl-default-server-options ssl-min-ver TLSv1.3\n  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256\n  \
          ssl-default-server-ciphersuites TLS_AES_128_GCM_SHA256\n  tune.ssl.cachesize 0\n\
-         defaults\n  mode http\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n  \
-         timeout http-keep-alive 300s\n  backlog 4096\n  http-reuse always\n\
+         defaults\n  mode {mode}\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n  backlog 4096\n\
          frontend in\n  bind {} {bind}\n",
         role.listen
     );

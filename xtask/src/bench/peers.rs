@@ -28,6 +28,8 @@ pub(super) struct Role {
     pub(super) http2: Http2,
     /// Thirteen routes, edits of both heads, request ids, forwarded-for.
     pub(super) edits: bool,
+    /// Bytes of TCP, whatever they are.
+    pub(super) opaque: bool,
 }
 
 /// Which side of a proxy is mTLS, and where its certificates are.
@@ -97,12 +99,13 @@ fn subject(stage: &Stage, name: &'static str, path: Path, app: &[SocketAddr]) ->
         tls: Tls::None,
         http2: if path == Path::Http2 { Http2::Both } else { Http2::Neither },
         edits: path == Path::Edits,
+        opaque: path == Path::Tcp,
     };
     let mut proxies = Vec::new();
     match path {
         Path::Hop | Path::Edits | Path::Http2 => proxies.push(proxy(stage, name, &role)?),
         Path::Tls => proxies.push(proxy(stage, name, &Role { tls: Tls::Downstream(stage.pki.clone()), ..role })?),
-        Path::Pair => {
+        Path::Pair | Path::Tcp => {
             let middle = loopback(free_port()?);
             let between = |http2| if name.ends_with("-h2") { http2 } else { Http2::Neither };
             let a = Role {

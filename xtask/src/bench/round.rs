@@ -126,7 +126,7 @@ pub(super) fn subjects(stage: &Stage, options: &Options, path: Path, app: &App) 
 
 fn wait(subject: &Subject, path: Path) -> Result<()> {
     match path {
-        Path::Hop | Path::Pair => wait_well(subject.name, subject.entry),
+        Path::Hop | Path::Pair | Path::Tcp => wait_well(subject.name, subject.entry),
         // What asks for more than a plain request shows in the warm-up.
         Path::Edits | Path::Tls | Path::Http2 => wait_open(subject.name, subject.entry),
     }

@@ -16,6 +16,8 @@ pub(super) enum Path {
     Tls,
     /// client -> A -> mTLS -> B -> app, HTTP/1.1 at both ends.
     Pair,
+    /// The same as bytes of TCP, which nobody on the way looks at.
+    Tcp,
 }
 
 impl Path {
@@ -27,6 +29,8 @@ impl Path {
             // nginx speaks no HTTP/2 to its upstreams.
             Self::Http2 => &["haproxy", "envoy"],
             Self::Pair => &["relay", "haproxy", "haproxy-h2", "nginx", "envoy", "envoy-h2"],
+            // nginx' stream module is in a package of its own.
+            Self::Tcp => &["relay", "haproxy", "envoy"],
         }
     }
 
@@ -40,6 +44,9 @@ impl Path {
             Self::Tls => "every proxy asks the client for its certificate and checks it.",
             Self::Pair => {
                 "byrnie's two proxies are those of `byrnie run`; relay's middle hop is in clear, and it reads nothing."
+            }
+            Self::Tcp => {
+                "byrnie's connections share those between its proxies, each of the peers' has one of its own; relay's is in clear."
             }
         }
     }
@@ -93,7 +100,7 @@ const P: Load = Load::PLAIN;
 const LARGE: Load = Load { kind: "h2", connections: 4, streams: 4, size: 1024 * 1024, ..P };
 
 /// Every workload, in the order run.
-pub(super) const WORKLOADS: [Workload; 19] = [
+pub(super) const WORKLOADS: [Workload; 22] = [
     of("http", "http-64", "one hop", Path::Hop, P),
     of("http", "http-512", "one hop, many connections", Path::Hop, Load { connections: 512, ..P }),
     of("http", "http-4", "one hop, few connections", Path::Hop, Load { connections: 4, ..P }),
@@ -128,6 +135,21 @@ pub(super) const WORKLOADS: [Workload; 19] = [
         "one hop, HTTP/2, 10 MiB answers",
         Path::Http2,
         Load { size: 10 * 1024 * 1024, streams: 2, ..LARGE },
+    ),
+    of("tcp", "tcp-kept", "a pair, as bytes of TCP: small questions on connections kept open", Path::Tcp, P),
+    of(
+        "tcp",
+        "tcp-new",
+        "a pair, as bytes of TCP: a connection for each question",
+        Path::Tcp,
+        Load { kind: "new", connections: 16, ..P },
+    ),
+    of(
+        "tcp",
+        "tcp-1m",
+        "a pair, as bytes of TCP: 1 MiB each",
+        Path::Tcp,
+        Load { size: 1024 * 1024, connections: 8, ..P },
     ),
     of("idle", "idle", "a pair at rest: memory, and the time to the first answer", Path::Pair, P),
     of("count", "count", "one hop: instructions and system calls of each request", Path::Hop, P),

@@ -13,6 +13,7 @@ mod held;
 #[expect(dead_code, reason = "the wire tests use the rest of it")]
 #[path = "../wire/hpack.rs"]
 mod hpack;
+mod many;
 mod plain;
 #[expect(dead_code, reason = "the mesh tests use the rest of it")]
 #[path = "../mesh/world.rs"]

@@ -125,6 +125,23 @@ fn the_server_is_asked_before_an_expected_body_is_sent() {
 }
 
 #[test]
+fn a_server_is_not_asked_whether_to_send_a_body_that_is_not_there() {
+    let program = Program::start(|mut peer| {
+        while let Some(head) = peer.read_head() {
+            let body = if header(&head, "expect").is_some() { "asked" } else { "fine!" };
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{body}"));
+        }
+    });
+    let world = World::new();
+    let (_server, caller) = pair(&world, &program);
+    let mut client = Peer::connect(caller.outbound("echo"));
+    for lines in ["", "content-length: 0\r\n"] {
+        let request = format!("POST / HTTP/1.1\r\nhost: echo\r\nexpect: 100-continue\r\n{lines}\r\n");
+        assert_eq!(client.ask(&request), (200, "fine!".to_owned()));
+    }
+}
+
+#[test]
 fn an_upgrade_becomes_a_tunnel_only_after_101() {
     let program = Program::start(|mut peer| {
         let head = peer.read_head().unwrap();

@@ -2,8 +2,7 @@
 //! WebSockets between any two of: a client of HTTP/1 and one of HTTP/2 (RFC 8441), a program of either. What the
 //! handshake of HTTP/1 proves by its headers is proven to whoever can check it, and invented for no one.
 
-use crate::world::{Peer, Program, Proxy, World, header, loopback, status};
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use crate::world::{HANDSHAKE, Peer, Program, Proxy, World, accept_of, header, loopback, status};
 use byrnie_model::Protocol;
 use byrnie_net::listen::{Listener, Share, bind};
 use byrnie_net::{io, runtime};
@@ -14,9 +13,6 @@ use http::{Method, Request, Response, StatusCode};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
-/// The handshake of RFC 6455 1.3.
-const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nhost: chat\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// More than any window on the way.
 const MANY: usize = 3_000_000;
@@ -38,12 +34,6 @@ fn http1_program(accept: impl Fn(&str) -> String + Send + Sync + 'static) -> Pro
         let said = peer.read_to_end();
         peer.send(format!("{} bytes", said.len()));
     })
-}
-
-/// By the rule of RFC 6455 4.2.2.
-fn accept_of(key: &str) -> String {
-    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    data_encoding::BASE64.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref())
 }
 
 /// A program of HTTP/2 that takes extended CONNECTs, or one that doesn't know them and answers whatever it's asked with `plain`.

@@ -6,7 +6,7 @@ use crate::cases;
 use crate::crafted::{NUMBER, Verdict, crafted};
 use crate::payloads::payloads;
 use crate::recorded::{Asked, Reached};
-use crate::world::{Peer, Proxy, header, status};
+use crate::world::{Peer, Proxy, status};
 use byrnie_base::Rng;
 use byrnie_codec::h1::parse_request;
 use byrnie_codec::{Head, Limits, Parsed, RejectReason};
@@ -131,19 +131,24 @@ fn send(address: SocketAddr, payload: &Payload) -> Vec<Answer> {
             continue;
         }
         let bodyless = payload.asked.get(answers.len()).is_some_and(|asked| asked.method == "HEAD");
-        let length = header(&head, "content-length").filter(|_| !bodyless).map_or(0, |length| length.parse().unwrap());
-        answers.push((status(&head), String::from_utf8_lossy(&client.read_exact(length)).into_owned()));
+        let body = if bodyless { Vec::new() } else { client.read_body_of(&head) };
+        answers.push((status(&head), String::from_utf8_lossy(&body).into_owned()));
     }
     answers
 }
 
+/// Requests that a program refused itself, if it may.
+pub(crate) type Refused = Option<Mutex<Vec<Asked>>>;
+
 /// What is wrong with how a payload fared; `None` if nothing. `mute`: what is no HTTP at all is not answered.
-fn judge(payload: &Payload, answers: &[Answer], mute: bool) -> Option<String> {
+fn judge(payload: &Payload, answers: &[Answer], mute: bool, refused: &Refused) -> Option<String> {
     let wrong = |what: &str| Some(format!("{}: {what}: {:?}: {answers:?}", payload.shown(), payload.verdict));
     let Some((own, rest)) = answers.split_at_checked(payload.asked.len()) else { return wrong("an answer is missing") };
     for (asked, (status, body)) in payload.asked.iter().zip(own) {
         let target = if asked.method == "HEAD" { "" } else { &asked.target };
-        if *status != 200 || body != target {
+        if let (400.., Some(refused)) = (*status, refused) {
+            refused.lock().unwrap().push(asked.clone());
+        } else if *status != 200 || body != target {
             return wrong("another answer");
         }
     }
@@ -160,13 +165,18 @@ fn judge(payload: &Payload, answers: &[Answer], mute: bool) -> Option<String> {
 
 /// Sends all payloads to `address`, and judges the answers.
 pub(crate) fn play(address: SocketAddr, payloads: &[Payload], mute: bool) {
+    play_to(address, payloads, mute, &None);
+}
+
+/// The same before a program that may refuse what it doesn't know.
+pub(crate) fn play_to(address: SocketAddr, payloads: &[Payload], mute: bool, refused: &Refused) {
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
                 while let Some(payload) = payloads.get(next.fetch_add(1, Ordering::SeqCst)) {
                     let answers = send(address, payload);
-                    if let Some(wrong) = judge(payload, &answers, mute) {
+                    if let Some(wrong) = judge(payload, &answers, mute, refused) {
                         failed.lock().unwrap().push(wrong);
                     }
                 }

@@ -19,6 +19,7 @@ mod hostile;
 mod hpack;
 mod identities;
 mod last;
+mod origins;
 #[path = "../../../codec/tests/h1/payloads.rs"]
 mod payloads;
 mod recorded;
