@@ -281,6 +281,12 @@ class Client:
         print(f"    deadlines ended {late:.1f} ms late (median), {without:.1f} ms without a mesh")
         assert earliest >= -DEADLINE_ERROR_MS and late <= DEADLINE_ERROR_MS + PROGRAMS * max(without, 0), spans
 
+    def deadline_of_the_mesh_amid_an_answer(self):
+        # The library isn't told of it: what it reports is what the proxy says.
+        call = self.ping_pong(iter([ask(size=9), ask(sleep=5)]), metadata=(("x-byrnie-deadline-ms", "2000"),))
+        assert len(next(call)) == 9
+        self.fails(grpc.StatusCode.DEADLINE_EXCEEDED, lambda: next(call))
+
     def cancel_reaches_the_server(self):
         def batch(client):
             return [client.cancel(at % 2 == 0) for at in range(CANCELS_PER_BATCH)]

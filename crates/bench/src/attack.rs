@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Clients that mean harm. Some hold connections and do next to nothing; some send what costs the other side more
-//! than them; all go on until they're cut, their number is sent or time is up. None comes again. Says `held N` once
-//! every connection has begun, and at the end one line of JSON.
+//! than them; all go on until they're cut, their number is sent or time is up. None comes again but those who leave by
+//! themselves. Says `held N` once every connection has begun, and at the end one line of JSON.
 
 mod frames;
+mod leave;
 mod slow;
 
 use crate::tally::{now, say};
@@ -75,7 +76,8 @@ pub(crate) fn run(words: &Words) -> Result<()> {
         value: words.number("value", 40)?,
     });
     let (connections, secs): (usize, u64) = (words.number("connections", 10)?, words.number("secs", 10)?);
-    if !slow::KINDS.contains(&plan.kind.as_str()) && frames::maker(&plan).is_none() && plan.kind != "paths" {
+    let known = [&slow::KINDS[..], &leave::KINDS, &["paths"]].concat().contains(&plan.kind.as_str());
+    if !known && frames::maker(&plan).is_none() {
         bail!("kind={}", plan.kind);
     }
     runtime::block_on(async move {
@@ -117,6 +119,10 @@ async fn attack(plan: Rc<Plan>, tally: Rc<Tally>, number: u64) {
     let ended = match plan.kind.as_str() {
         "paths" => ask_for_paths(tcp, &plan, &tally, number).await,
         kind if slow::KINDS.contains(&kind) => slow::hold(tcp, kind, &tally).await,
+        kind if leave::KINDS.contains(&kind) => {
+            drop(tcp);
+            leave::come_and_go(&plan, &tally).await
+        }
         _ => flood(tcp, &plan, &tally).await,
     };
     let count = if ended.is_ok() { &tally.done } else { &tally.cut };
@@ -148,7 +154,6 @@ async fn flood(tcp: TcpStream, plan: &Plan, tally: &Tally) -> Result<()> {
 
 /// Asks for what nobody ever asked for: another host and another path each time.
 async fn ask_for_paths(mut tcp: TcpStream, plan: &Plan, tally: &Tally, number: u64) -> Result<()> {
-    const START: &[u8] = b"HTTP/1.1 ";
     let (mut asked, mut answered, mut bytes) = (0, 0, Vec::new());
     while answered < plan.each {
         let mut out = String::new();
@@ -162,12 +167,18 @@ async fn ask_for_paths(mut tcp: TcpStream, plan: &Plan, tally: &Tally, number: u
         if tcp.read_buf(&mut bytes).await? == 0 {
             bail!("cut");
         }
-        let found = bytes.windows(START.len()).filter(|window| *window == START).count() as u64;
+        let found = take_answers(&mut bytes);
         answered += found;
         tally.answered.set(tally.answered.get() + found);
-        // What may be the beginning of another.
-        let kept = bytes.len().saturating_sub(START.len() - 1);
-        bytes.drain(..kept);
     }
     Ok(())
+}
+
+/// How many answers begin in what was heard, of which only what may be the beginning of another is kept.
+fn take_answers(bytes: &mut Vec<u8>) -> u64 {
+    const START: &[u8] = b"HTTP/1.1 ";
+    let found = bytes.windows(START.len()).filter(|window| *window == START).count() as u64;
+    let kept = bytes.len().saturating_sub(START.len() - 1);
+    bytes.drain(..kept);
+    found
 }

@@ -12,6 +12,7 @@ pub use details::Details;
 
 use std::time::Duration;
 
+use crate::fields::Fields;
 use crate::head::{Framing, Head, Version};
 use crate::known::Known;
 use crate::reject::{Reject, RejectReason};
@@ -208,11 +209,29 @@ pub fn trailers_only(head: &mut Head, status: Status, message: &str, info: &Deta
     head.set_version(Version::Http2);
     head.set_framing(Framing::None);
     head.append(Known::ContentType.name(), b"application/grpc")?;
-    head.append(Known::GrpcStatus.name(), status.code().to_string().as_bytes())?;
-    if !message.is_empty() {
-        head.append(Known::GrpcMessage.name(), encode_message(message).as_bytes())?;
+    for (name, value) in said(status, message, info) {
+        head.append(name, value.as_bytes())?;
     }
-    head.append(details::HEADER, info.encode(status, cut(message)).as_bytes())
+    Ok(())
+}
+
+/// The same as the trailers of an answer that has begun.
+///
+/// # Errors
+/// None in practice, as there.
+pub fn trailers(status: Status, message: &str, info: &Details<'_>) -> Result<Fields, RejectReason> {
+    let mut fields = Fields::new();
+    for (name, value) in said(status, message, info) {
+        fields.append(name, value.as_bytes())?;
+    }
+    Ok(fields)
+}
+
+/// The lines that tell how a call ended.
+fn said(status: Status, message: &str, info: &Details<'_>) -> impl Iterator<Item = (&'static str, String)> {
+    let message_line = (!message.is_empty()).then(|| (Known::GrpcMessage.name(), encode_message(message)));
+    let details = (details::HEADER, info.encode(status, cut(message)));
+    [(Known::GrpcStatus.name(), status.code().to_string())].into_iter().chain(message_line).chain([details])
 }
 
 /// Longest message that is put into `grpc-message` and the details, in bytes before encoding; it is cut there.

@@ -7,7 +7,7 @@ use crate::digits::Digits;
 use crate::{DecisionId, Reason, Side};
 use byrnie_base::Text;
 use byrnie_codec::grpc::{self, Details, Status};
-use byrnie_codec::{Framing, Head, Known};
+use byrnie_codec::{Fields, Framing, Head, Known};
 use byrnie_model::route::DirectResponse;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -82,9 +82,8 @@ impl Answer {
     /// Makes `head` the head of this answer, with its framing, and returns the body.
     pub fn write(&self, id: &DecisionId, head: &mut Head) -> Vec<u8> {
         if self.grpc {
-            let status = Status::of(u32::from(self.grpc_status())).unwrap_or(Status::Unknown);
             head.clear();
-            self.write_status(id, head, status);
+            self.with_details(id, |status, info| grpc::trailers_only(head, status, &self.detail, info)).ok();
         } else {
             head.start_response(self.status);
         }
@@ -119,8 +118,16 @@ impl Answer {
         body
     }
 
+    /// What ends an answer of gRPC that has begun, in place of its server's own trailers.
+    pub(crate) fn trailers(&self, id: &DecisionId) -> Option<Fields> {
+        let mut fields = self.with_details(id, |status, info| grpc::trailers(status, &self.detail, info)).ok()?;
+        fields.append(Known::ByrnieDecision.name(), id.as_str().as_bytes()).ok()?;
+        Some(fields)
+    }
+
     /// The status of gRPC, which has for programs what a problem document has.
-    fn write_status(&self, id: &DecisionId, head: &mut Head, status: Status) {
+    fn with_details<T>(&self, id: &DecisionId, write: impl FnOnce(Status, &Details<'_>) -> T) -> T {
+        let status = Status::of(u32::from(self.grpc_status())).unwrap_or(Status::Unknown);
         let metadata = [
             ("reason", self.reason.label()),
             ("where", self.place()),
@@ -128,8 +135,7 @@ impl Answer {
             ("decision", id.as_str()),
         ];
         let reason = self.reason.code().map_or("", |code| code.id);
-        let info = Details { reason, domain: ERROR_DOMAIN, metadata: &metadata };
-        grpc::trailers_only(head, status, &self.detail, &info).ok();
+        write(status, &Details { reason, domain: ERROR_DOMAIN, metadata: &metadata })
     }
 
     fn place(&self) -> &'static str {

@@ -3,6 +3,7 @@
 //! what it says, tells it what came of it. `connection` calls it for each request of an HTTP/1
 //! connection and each stream of an HTTP/2 one. It decides nothing itself.
 
+use crate::broken::Break;
 use crate::connection::TUNNEL_IDLE_MAX;
 use crate::door::Caller;
 #[cfg(feature = "http3")]
@@ -11,7 +12,7 @@ use crate::keyed::Ticket;
 use crate::mirror;
 use crate::pick::Line;
 use crate::record::Seen;
-use crate::refusal::{self, BadBody, unread_late};
+use crate::refusal::{self, BadBody};
 use crate::rest::{HEAVY_MAX, Rest, STALL_MAX, Tempo, earlier, owes};
 use crate::upstream::{self, INTERIM_MAX, Room, Upstream};
 use crate::whole::acknowledge;
@@ -21,7 +22,7 @@ use byrnie_codec::h1::{Asked, fit_downstream};
 use byrnie_codec::headers;
 use byrnie_codec::{Fields, Framing, Head, RejectReason, Version, grpc};
 use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan, Program, Target, Told};
-use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR};
+use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR};
 use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, READ_BYTES_MIN, REPLAY_BYTES_MAX, Wire};
 use byrnie_net::relay::Pipe;
 use byrnie_net::runtime;
@@ -498,17 +499,20 @@ impl<'a> Trip<'a> {
                 let answer = exchange.on_unsayable(Failure::BadResponse(reject.reason.detail()));
                 return Box::pin(self.reply(exchange, &answer)).await;
             }
-            Err(_) => return self.cut(status, Failure::DownstreamGone, CANCEL),
+            Err(_) => return self.cut(status, Break::gone(), None),
         }
         if status == 101 {
             return self.switch().await;
         }
+        // Kept now, as the head may be let go.
+        let takes_words = Break::takes_words(self.response);
         self.back.set_compressed(exchange.compresses());
         self.back.withhold(exchange.withheld_trailers());
         let failed = self.relay_body(exchange.body_delay()).await;
         let upstream = self.upstream.take();
-        if let Some((failure, code)) = failed {
-            return self.cut(status, failure, code);
+        if let Some(broken) = failed {
+            let words = broken.words(exchange, takes_words);
+            return self.cut(status, broken, words);
         }
         if self.up.is_done()
             && reusable
@@ -533,20 +537,19 @@ impl<'a> Trip<'a> {
         false
     }
 
-    /// Moves the response's body, and what is left of the request's. `Some`: why it broke off, and the
-    /// code that tells an HTTP/2 client. The response's waits for `delay` first.
-    async fn relay_body(&mut self, delay: Duration) -> Option<(Failure, u32)> {
+    /// Moves the response's body, and what is left of the request's. `Some`: why it broke off. The response's waits for `delay` first.
+    async fn relay_body(&mut self, delay: Duration) -> Option<Break> {
         let mut up_broken = false;
         let mut held = (!delay.is_zero()).then(|| runtime::now().mono + delay);
         let mut rest = Rest::new(runtime::coarse().mono);
         let mut acknowledged = None;
         poll_fn(|cx| {
             let Some(Upstream { wire, .. }) = &mut self.upstream else {
-                return Poll::Ready(Some((Failure::ResetAfterHead, INTERNAL_ERROR)));
+                return Poll::Ready(Some(Break::of(Failure::ResetAfterHead)));
             };
             if !self.up.is_done() && !up_broken {
                 match self.up.poll(cx, self.down, wire) {
-                    Poll::Ready(Err(Fault::Source(error))) => return Poll::Ready(Some(unread_late(self.core, &error))),
+                    Poll::Ready(Err(Fault::Source(e))) => return Poll::Ready(Some(Break::by_client(self.core, &e))),
                     // It has answered without wanting to hear the rest.
                     Poll::Ready(Err(Fault::Target(_))) => up_broken = true,
                     Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -562,12 +565,11 @@ impl<'a> Trip<'a> {
             };
             match back {
                 Poll::Ready(Ok(())) => return Poll::Ready(None),
-                Poll::Ready(Err(Fault::Target(_))) => return Poll::Ready(Some((Failure::DownstreamGone, CANCEL))),
+                Poll::Ready(Err(Fault::Target(_))) => return Poll::Ready(Some(Break::gone())),
                 Poll::Ready(Err(Fault::Source(error))) => {
                     // What came before the break is the caller's: an answer cut short, not none at all.
                     let _ = self.down.poll_flush(cx);
-                    let failure = error.flaw().map_or(Failure::ResetAfterHead, Failure::BadResponse);
-                    return Poll::Ready(Some((failure, code_of(&error))));
+                    return Poll::Ready(Some(Break::by_server(&error)));
                 }
                 Poll::Pending => acknowledge(wire, self.back.bytes, &mut acknowledged),
             }
@@ -576,7 +578,7 @@ impl<'a> Trip<'a> {
                 up_broken = true;
             }
             if self.up.is_done() && self.down.poll_gone(cx).is_ready() {
-                return Poll::Ready(Some((Failure::DownstreamGone, CANCEL)));
+                return Poll::Ready(Some(Break::gone()));
             }
             let now = runtime::coarse().mono;
             let unsent = self.down.unsent() + wire.unsent();
@@ -584,13 +586,13 @@ impl<'a> Trip<'a> {
             let stirs = rest.note((self.up.bytes + self.back.bytes, unsent), waits, now);
             let lagging = self.down.unsent() > 0 || self.back.is_blocked() || self.tempo.is_due(&self.up) && !up_broken;
             if self.tempo.lags(self.core, lagging, stirs, cx) {
-                return Poll::Ready(Some((Failure::Deadline, CANCEL)));
+                return Poll::Ready(Some(Break::of(Failure::Deadline)));
             }
             if lagging {
                 self.slim();
             }
             if rest.is_heavy(now) && self.core.saves() {
-                return Poll::Ready(Some((Failure::Strained, CANCEL)));
+                return Poll::Ready(Some(Break::of(Failure::Strained)));
             }
             let step = self.tempo.end(&self.up).filter(|_| !up_broken);
             let deadline = earlier(self.limits.deadline, earlier(rest.ends(self.limits.idle), step));
@@ -601,7 +603,7 @@ impl<'a> Trip<'a> {
                     cx.waker().wake_by_ref();
                     Poll::Pending
                 }
-                late => late.map(|failure| Some((failure, CANCEL))),
+                late => late.map(|failure| Some(Break::of(failure))),
             }
         })
         .await
@@ -618,10 +620,10 @@ impl<'a> Trip<'a> {
     async fn switch(&mut self) -> Delivered {
         let flushed = poll_fn(|cx| self.down.poll_flush(cx)).await;
         let Some((pipe, bytes)) = self.upstream.take().and_then(|upstream| upstream.wire.into_tunnel()) else {
-            return self.cut(101, UNASKED_SWITCH, INTERNAL_ERROR);
+            return self.cut(101, Break::of(UNASKED_SWITCH), None);
         };
         if flushed.is_err() {
-            return self.cut(101, Failure::DownstreamGone, CANCEL);
+            return self.cut(101, Break::gone(), None);
         }
         let outcome = Outcome { status: 101, failure: None };
         let tunnel = Tunnel { pipe, bytes, idle: self.limits.idle.unwrap_or(TUNNEL_IDLE_MAX) };
@@ -738,19 +740,6 @@ impl<'a> Trip<'a> {
         Next::Again
     }
 
-    /// Breaks the answer off, so that the client can't take it for complete.
-    fn cut(&mut self, status: u16, failure: Failure, code: u32) -> Delivered {
-        self.upstream = None;
-        if matches!(failure, Failure::Deadline | Failure::Strained)
-            && let Wire::H1(conn) = self.down
-            && conn.unsent() > 0
-        {
-            conn.forsake();
-        }
-        self.down.abort(code);
-        Delivered { outcome: Outcome { status, failure: Some(failure) }, next: Next::Drop }
-    }
-
     fn gone(&mut self) -> Next {
         self.down.abort(CANCEL);
         Next::Drop
@@ -771,17 +760,6 @@ impl Request {
             kept.clear();
             kept.push_str(text);
         }
-    }
-}
-
-/// The code that tells an HTTP/2 client why its answer broke off. Never that it was refused: a head was handed on, and who is
-/// told so asks again whatever it asked.
-fn code_of(error: &Error) -> u32 {
-    match error {
-        Error::Reset(code) | Error::Broken(code) => *code,
-        // RFC 9113 8.1.1.
-        Error::Reject(_) => PROTOCOL_ERROR,
-        _ => INTERNAL_ERROR,
     }
 }
 

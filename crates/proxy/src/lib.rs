@@ -6,6 +6,7 @@
 mod admin;
 mod agent;
 mod ahead;
+mod broken;
 mod carry;
 pub mod config;
 mod connection;

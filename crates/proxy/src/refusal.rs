@@ -9,7 +9,6 @@ use crate::worker::Core;
 use byrnie_codec::h1::fit_downstream;
 use byrnie_codec::{Framing, Head, Reject, RejectReason, Version};
 use byrnie_engine::{DecisionId, Exchange, Failure, Outcome, Side};
-use byrnie_net::http::h2::CANCEL;
 use byrnie_net::http::{Chunk, Error, Wire};
 use byrnie_net::runtime;
 use std::future::poll_fn;
@@ -136,13 +135,6 @@ pub(crate) fn unread(error: &Error) -> Event {
         Error::Reject(reject) => Event::BadBody(BadBody::Malformed(*reject)),
         _ => Event::Failed(Failure::DownstreamGone),
     }
-}
-
-/// The same once its answer has begun, which nothing can be said in any more but to HTTP/2 by a code.
-pub(crate) fn unread_late(core: &Core, error: &Error) -> (Failure, u32) {
-    let Error::Reject(reject) = error else { return (Failure::DownstreamGone, CANCEL) };
-    count(core, reject.reason);
-    (Failure::BadBody, CANCEL)
 }
 
 impl Trip<'_> {

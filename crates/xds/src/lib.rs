@@ -4,6 +4,7 @@
 //! machines that take bytes and give bytes. They never know who speaks, or why.
 
 pub mod client;
+pub mod kept;
 pub mod name;
 pub mod proto;
 pub mod server;

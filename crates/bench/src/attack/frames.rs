@@ -69,6 +69,16 @@ pub(super) fn ask_without_window(path: &str) -> Vec<u8> {
     out
 }
 
+/// A client's first bytes and as many requests as this.
+pub(super) fn ask_for_many(requests: u64) -> Vec<u8> {
+    let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    frame(&mut out, SETTINGS, 0, 0, &[]);
+    for number in 0..requests {
+        frame(&mut out, HEADERS, END_HEADERS | END_STREAM, id(number), &request("GET", "/x/100"));
+    }
+    out
+}
+
 /// Of the server's SETTINGS.
 pub(super) fn acknowledgement() -> Vec<u8> {
     let mut out = Vec::new();

@@ -3,6 +3,7 @@
 //! records tell the status of HTTP that means the same, by which successes are told from failures as for every other request.
 
 use super::Exchange;
+use crate::{Failure, Reason};
 use byrnie_codec::grpc::Status;
 use byrnie_codec::{Fields, Head, Known};
 
@@ -43,6 +44,17 @@ impl Exchange {
         let status = said.unwrap_or_else(|| Status::of_http(wire));
         // What isn't 200 comes from no server of gRPC, and says more.
         (if wire == 200 { status.http() } else { wire }, Some(status))
+    }
+
+    /// What ends the answer of a call in place of its server's trailers, where it breaks off by `failure` and its caller can still be
+    /// told: the status that the caller would have been answered, had nothing come. `None` if it's no call of gRPC.
+    pub fn last_words(&self, failure: Failure) -> Option<Fields> {
+        if !self.is_grpc() {
+            return None;
+        }
+        let mut answer = self.refuse(Reason::of(failure), failure.to_string());
+        answer.side = Some(self.facts.side);
+        answer.trailers(self.id())
     }
 
     pub(crate) const fn is_grpc(&self) -> bool {

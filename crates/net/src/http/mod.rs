@@ -468,6 +468,15 @@ impl Wire {
         }
     }
 
+    /// Breaks an answer's body off by ending it with `trailers`, which say why; what of it hasn't been sent is forgotten. False where
+    /// that can't be said, and nothing was: only streams of HTTP/2 have it.
+    pub fn break_off(&mut self, trailers: &Fields) -> bool {
+        match self {
+            Self::H2(flow) => flow.break_off(trailers),
+            _ => false,
+        }
+    }
+
     /// Whether the message to be read has been read to its end.
     pub fn has_read_all(&self) -> bool {
         match self {

@@ -4,7 +4,7 @@
 //! it's acknowledged.
 
 use super::State;
-use super::cache::{Cache, Kept};
+use super::cache::Cache;
 use super::link::{Backoff, Link};
 use super::publish::Publisher;
 use byrnie_base::Text;
@@ -14,6 +14,7 @@ use byrnie_net::grpc::{Incoming, Status};
 use byrnie_net::runtime;
 use byrnie_net::tls::Outlives;
 use byrnie_xds::client::{Client, Refused};
+use byrnie_xds::kept::Kept;
 use byrnie_xds::{Bytes, DELTA_PATH, name};
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;

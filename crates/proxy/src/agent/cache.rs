@@ -4,14 +4,12 @@
 //! what the control plane was told, but for endpoints, which are written a moment later. Sealed: what was
 //! changed, cut short, put back from earlier or made for another proxy is refused.
 
-use byrnie_base::Text;
 use byrnie_model::resource::Spec;
 use byrnie_model::{Delta, Health, Key, Kind, Resource, Revision};
 use byrnie_net::tls::{Outlives, Seal};
-use byrnie_xds::{name, wire};
+use byrnie_xds::kept::{Kept, Origin, decode, encode};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,8 +18,6 @@ mod tests;
 
 /// Largest view that is kept.
 const BYTES_MAX: usize = 64 << 20;
-/// First line of the format.
-const FORMAT: &[u8] = b"byrnie view 1\n";
 /// Files in the state directory.
 const VIEW: &str = "view";
 const NEWEST: &str = "view.newest";
@@ -43,26 +39,6 @@ pub(super) struct Cache {
     unsynced: bool,
     /// The last write failed, and that was said.
     failing: bool,
-}
-
-/// Whose view it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
-    /// `NAMESPACE/NAME` of the proxy.
-    pub(crate) node: Text,
-    /// Where others find it.
-    pub(crate) inbound: Option<SocketAddr>,
-}
-
-/// A view that was kept.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Kept {
-    /// Whose it is.
-    pub(crate) origin: Origin,
-    /// All of it.
-    pub(crate) resources: Vec<Arc<Resource>>,
-    /// The configuration that it is.
-    pub(crate) revision: Revision,
 }
 
 /// Why no view was found.
@@ -101,19 +77,17 @@ pub(crate) fn load(folder: &Path) -> Result<Kept, Refused> {
     Ok(kept)
 }
 
-impl Kept {
-    /// What is put in force where nobody can say how the endpoints are now: one that was unwell is asked like the others, as it may
-    /// long be well.
-    pub(super) fn whoever_was_well(mut self) -> Self {
-        for resource in &mut self.resources {
-            if matches!(&resource.spec, Spec::Endpoint(endpoint) if endpoint.health == Health::Unhealthy)
-                && let Spec::Endpoint(endpoint) = &mut Arc::make_mut(resource).spec
-            {
-                endpoint.health = Health::Healthy;
-            }
+/// What is put in force of a view where nobody can say how the endpoints are now: one that was unwell is asked like the others, as it
+/// may long be well.
+pub(super) fn whoever_was_well(mut kept: Kept) -> Kept {
+    for resource in &mut kept.resources {
+        if matches!(&resource.spec, Spec::Endpoint(endpoint) if endpoint.health == Health::Unhealthy)
+            && let Spec::Endpoint(endpoint) = &mut Arc::make_mut(resource).spec
+        {
+            endpoint.health = Health::Healthy;
         }
-        self
     }
+    kept
 }
 
 impl Cache {
@@ -192,63 +166,5 @@ impl Cache {
         self.seal.write(&self.folder.join(VIEW), VIEW, &bytes, outlives)?;
         // After the view: a crash in between leaves a view that is newer than it says, which is fine.
         self.seal.write(&self.folder.join(NEWEST), NEWEST, &self.revision.0.to_le_bytes(), outlives)
-    }
-}
-
-fn encode<'a>(origin: &Origin, revision: Revision, resources: impl Iterator<Item = &'a Arc<Resource>>) -> Vec<u8> {
-    let mut out = FORMAT.to_vec();
-    field(&mut out, origin.node.as_bytes());
-    field(&mut out, origin.inbound.map(|address| address.to_string()).unwrap_or_default().as_bytes());
-    out.extend(revision.0.to_le_bytes());
-    for resource in resources {
-        let Some(url) = name::type_url(resource.key.kind) else { continue };
-        field(&mut out, url.as_bytes());
-        field(&mut out, name::of(&resource.key).as_bytes());
-        out.extend(resource.revision.0.to_le_bytes());
-        field(&mut out, &wire::encode(resource));
-    }
-    out
-}
-
-fn field(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend((bytes.len() as u64).to_le_bytes());
-    out.extend_from_slice(bytes);
-}
-
-/// `None` if it isn't what [`encode`] makes.
-fn decode(bytes: &[u8]) -> Option<Kept> {
-    let mut rest = Rest(bytes.strip_prefix(FORMAT)?);
-    let node = rest.text()?.into();
-    let inbound = Some(rest.text()?).filter(|text| !text.is_empty()).map(str::parse).transpose().ok()?;
-    let revision = Revision(rest.number()?);
-    let mut resources = Vec::new();
-    while !rest.0.is_empty() {
-        let kind = name::kind(rest.text()?)?;
-        let key = name::parse(kind, rest.text()?)?;
-        let at = Revision(rest.number()?);
-        resources.push(Arc::new(wire::decode(key, at, rest.field()?).ok()?));
-    }
-    Some(Kept { origin: Origin { node, inbound }, resources, revision })
-}
-
-/// What is still to be read.
-struct Rest<'a>(&'a [u8]);
-
-impl<'a> Rest<'a> {
-    fn number(&mut self) -> Option<u64> {
-        let (number, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(u64::from_le_bytes(*number))
-    }
-
-    fn field(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.number()?).ok()?;
-        let (field, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(field)
-    }
-
-    fn text(&mut self) -> Option<&'a str> {
-        std::str::from_utf8(self.field()?).ok()
     }
 }

@@ -3,7 +3,7 @@
 //! credentials, registry, configuration. Whoever needs the control plane asks [`Link::channel`]; a
 //! lost connection is opened anew by whoever asks first.
 
-use super::cache::{Cache, Kept, Origin};
+use super::cache::{Cache, whoever_was_well};
 use super::certs::{self, Renewal};
 use super::circle::Circle;
 use super::enlist;
@@ -23,6 +23,7 @@ use byrnie_model::{Identity, Record};
 use byrnie_net::grpc::{Channel, ConnectError};
 use byrnie_net::runtime::{self, Shutdown, Task};
 use byrnie_net::tls::{self, Credentials, Roots};
+use byrnie_xds::kept::{Kept, Origin};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -180,7 +181,7 @@ pub(super) async fn begin(
             let revision = kept.revision;
             tracing::warn!(code = CONTROL_LOST.id, %revision, "control plane is not reached; the configuration kept from the last time is in force");
             let mut compiler = Compiler::new(node);
-            ads::compile(&mut compiler, &kept.whoever_was_well());
+            ads::compile(&mut compiler, &whoever_was_well(kept));
             publisher.kept(compiler.snapshot());
             first.await.map_err(|_| Error::Stopped)?
         }

@@ -20,7 +20,7 @@ mod registry;
 mod report;
 mod state;
 
-pub(crate) use cache::Kept;
+pub(crate) use byrnie_xds::kept::Kept;
 pub(crate) use export::start as export;
 pub(crate) use state::State;
 

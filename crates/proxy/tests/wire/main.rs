@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod back;
+mod broken;
 #[path = "../../../codec/tests/h1/cases.rs"]
 mod cases;
 mod corpus;

@@ -34,7 +34,7 @@ impl Row {
 const HELD: usize = 10_000;
 
 /// Every attack, in the order run.
-pub(super) const ROWS: [Row; 17] = [
+pub(super) const ROWS: [Row; 19] = [
     of("slow-heads", "heads that never end, a byte every 5 s", Entry::Http1, (HELD, 0), &["kind=heads"]),
     of("slow-bodies", "posts whose bodies never end, a byte every 5 s", Entry::Http1, (HELD, 0), &["kind=bodies"]),
     of("slow-reads", "16 MiB answers, read at 1 kB/s", Entry::Http1, (HELD, 0), &["kind=reads"]),
@@ -57,6 +57,14 @@ pub(super) const ROWS: [Row; 17] = [
     of("settings", "100,000 SETTINGS frames each", Entry::Http2, (10, 15), &["kind=settings", "each=100000"]),
     of("empty-data", "100,000 empty DATA frames each", Entry::Http2, (10, 15), &["kind=data", "each=100000"]),
     of("streams", "100 streams of 16 MiB answers, no window", Entry::Http2, (100, 15), &STREAMS),
+    of(
+        "leavers",
+        "40 requests at a time, and gone at once, for ever",
+        Entry::Http1,
+        (4, 15),
+        &["kind=leaves", "each=40"],
+    ),
+    of("leavers-h2", "the same in streams of HTTP/2", Entry::Http2, (4, 15), &["kind=leaves-h2", "each=40"]),
     Row { counts_series: true, ..of("paths", "10^6 hosts, paths and agents", Entry::Http1, (8, 120), &PATHS) },
 ];
 

@@ -124,7 +124,7 @@ impl Flow {
             let state = &mut *self.link.0.borrow_mut();
             let Some(lane) = state.lanes.get(self.key) else { return Poll::Ready(Err(Error::Closed)) };
             // What is known to have broken off needn't be begun: another try may do better.
-            if let Some(error) = lane.fault().filter(|_| !lane.is_refused_late()) {
+            if let Some(error) = lane.fault().filter(|_| !lane.has_begun()) {
                 return Poll::Ready(Err(error));
             }
             let Some((mut came, interim)) = lane.heads.pop_front() else {
@@ -267,6 +267,21 @@ impl Flow {
             self.fin = Fin::Due(trailers.filter(|fields| !fields.is_empty()).map(|fields| Box::new(fields.clone())));
         }
         Ok(())
+    }
+
+    /// Ends a body that has begun with these trailers; what of it lies here is forgotten. False if that can't be said, or would have to
+    /// wait: the peer takes as little as one that takes nothing.
+    pub(in crate::http) fn break_off(&mut self, trailers: &Fields) -> bool {
+        let state = &mut *self.link.0.borrow_mut();
+        if matches!(self.fin, Fin::Written) || state.is_ended() || state.session.waiting().len() >= UNREAD_BYTES_MAX {
+            return false;
+        }
+        self.backlog.clear();
+        self.framed = 0;
+        self.fin = Fin::Written;
+        state.session.end(self.id, Some(trailers));
+        state.wrote();
+        true
     }
 
     fn write_end(&mut self, state: &mut State) {

@@ -5,7 +5,7 @@
 use super::INTERNAL_ERROR;
 use crate::http::{Error, scratch};
 use byrnie_codec::h2::Why;
-use byrnie_codec::{Fields, Head};
+use byrnie_codec::{Fields, Head, grpc};
 use std::collections::VecDeque;
 use std::task::{Context, Waker};
 
@@ -83,10 +83,15 @@ impl Lane {
         }
     }
 
-    /// Whether a head lies here that is handed on though the stream was reset: a refusal that comes behind an answer's head
-    /// doesn't undo it.
-    pub(super) fn is_refused_late(&self) -> bool {
-        self.end == End::Reset(Why::Refused) && !self.heads.is_empty()
+    /// Whether a head lies here that is handed on though its server reset the stream: a refusal that comes behind an answer's head
+    /// doesn't undo it, and a call of gRPC is being answered once there is one. Its caller goes by the reset's code, as it does without
+    /// a proxy, and whether both came at once is chance.
+    pub(super) fn has_begun(&self) -> bool {
+        match self.end {
+            End::Reset(Why::Refused) => !self.heads.is_empty(),
+            End::Reset(Why::Peer { .. }) => self.heads.iter().any(|(head, interim)| !interim && grpc::is_grpc(head)),
+            _ => false,
+        }
     }
 
     pub(super) fn wait(&mut self, cx: &Context<'_>) {

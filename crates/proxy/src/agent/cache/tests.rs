@@ -164,5 +164,5 @@ fn whoever_was_unwell_when_the_view_was_kept_may_be_asked_by_it() {
         endpoint.health = Health::Unhealthy;
     }
     let kept = Kept { origin: origin(), resources: vec![mesh(1), Arc::new(unwell)], revision: Revision(3) };
-    assert_eq!(kept.whoever_was_well().resources, [mesh(1), endpoint(1, 3)]);
+    assert_eq!(whoever_was_well(kept).resources, [mesh(1), endpoint(1, 3)]);
 }
