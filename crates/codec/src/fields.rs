@@ -318,7 +318,7 @@ impl Fields {
     }
 
     /// Bytes of memory that the lines may take without asking for more.
-    pub(crate) fn capacity(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         self.bytes.capacity() + self.lines.capacity() * size_of::<Line>()
     }
 

@@ -414,7 +414,7 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
             // It was under way when the certificate ended: nothing is done with it, so it may be sent again.
             Some(mut accepted) if caller.is_over(core, runtime::now().wall) => accepted.flow.reset(REFUSED_STREAM),
             Some(Accepted { flow, head }) => {
-                let wire = Wire::H2(Box::new(flow));
+                let wire = Wire::H2(flow);
                 match head {
                     Ok(request) => {
                         if let Some(spare) = crew.give(core, Work { caller: Rc::clone(&caller), wire, request }) {

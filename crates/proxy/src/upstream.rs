@@ -362,7 +362,7 @@ async fn open_h2(
         Some(client) => client,
         None => Box::pin(one_more(core, plan, &shared, (asked.address, limit))).await?,
     };
-    Ok(Upstream { wire: Wire::H2(Box::new(client.open())), lease: None, crowd: room.enter(&shared) })
+    Ok(Upstream { wire: Wire::H2(client.open()), lease: None, crowd: room.enter(&shared) })
 }
 
 /// Opens one more HTTP/2 connection, or waits for the one that somebody else is opening.

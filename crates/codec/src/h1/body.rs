@@ -119,9 +119,10 @@ impl Body {
         }
     }
 
-    /// The trailer lines, once the body has ended, if there are any.
-    pub fn trailers(&self) -> Option<&Fields> {
-        self.trailers.as_ref().map(|t| &t.fields).filter(|_| self.is_done())
+    /// The trailer lines of a body that has ended, if there are any.
+    pub fn into_trailers(self) -> Option<Fields> {
+        let done = self.is_done();
+        self.trailers.filter(|_| done).map(|trailers| trailers.fields)
     }
 
     /// Uses input up to and including the next run of payload. All input is used unless the body ends
@@ -251,22 +252,25 @@ impl Body {
 
 impl Trailers {
     fn parse(&mut self, lines_max: usize) -> Result<(), RejectReason> {
-        if self.bytes == b"\r\n" {
-            return Ok(());
-        }
-        let limits = Limits { headers_max: lines_max, ..Limits::default() };
-        match lines::take(&self.bytes, &limits, &mut self.fields) {
-            Ok(Parsed::Complete(used)) if used == self.bytes.len() => {}
-            Err(RejectReason::TooManyHeaders) => return Err(RejectReason::TrailersTooLarge),
-            Err(reason) => return Err(reason),
-            Ok(_) => return Err(RejectReason::LineEnd),
-        }
-        if self.fields.names().any(|name| is_forbidden(Known::of(name.as_bytes()), name.as_bytes())) {
-            return Err(RejectReason::TrailerForbidden);
+        if parse_trailers(&self.bytes, lines_max, &mut self.fields)? != Parsed::Complete(self.bytes.len()) {
+            return Err(RejectReason::LineEnd);
         }
         self.bytes = Vec::new();
         Ok(())
     }
+}
+
+/// Reads a trailer section of so many lines at most into `fields`, in place of what they held.
+pub(crate) fn parse_trailers(section: &[u8], lines_max: usize, fields: &mut Fields) -> Result<Parsed, RejectReason> {
+    let limits = Limits { headers_max: lines_max, ..Limits::default() };
+    let parsed = lines::take(section, &limits, fields).map_err(|reason| match reason {
+        RejectReason::TooManyHeaders => RejectReason::TrailersTooLarge,
+        reason => reason,
+    })?;
+    if fields.names().any(|name| is_forbidden(Known::of(name.as_bytes()), name.as_bytes())) {
+        return Err(RejectReason::TrailerForbidden);
+    }
+    Ok(parsed)
 }
 
 /// True for a field that frames, routes, authenticates or controls a message, or that the mesh itself

@@ -10,6 +10,7 @@ mod lines;
 mod request;
 mod response;
 
+pub(crate) use body::parse_trailers;
 pub use body::{Body, Piece, chunk_end, chunk_start, last_chunk};
 pub use emit::{CONTINUE, emit_request, emit_response, fit_downstream};
 pub use request::parse_request;

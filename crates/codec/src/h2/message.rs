@@ -317,14 +317,14 @@ fn finish_response(tally: &Tally, ended: bool, head: &mut Head) {
     head.set_framing(if status_has_no_body(head.status()) || declared { Framing::None } else { Framing::Length(0) });
 }
 
-/// Reads trailers; `asked`: of a request. What may not stand there, or is more than HTTP/1 takes, refuses a request, as there; an answer, which
+/// Reads trailers into `fields`, which are empty; `asked`: of a request. What may not stand there, or is more than HTTP/1 takes, refuses a request, as there; an answer, which
 /// a program has made and its caller waits for, goes without the one and may have the other. Pseudo-headers may stand in neither (RFC 9113 8.1).
 pub(crate) fn read_trailers(
     decoder: &mut impl Blocks,
     block: &[u8],
     asked: bool,
-) -> Result<Result<Fields, Flaw>, Broken> {
-    let mut fields = Fields::new();
+    fields: &mut Fields,
+) -> Result<Result<(), Flaw>, Broken> {
     let mut tally = Tally::new();
     decoder.read(block, |line| {
         if !tally.goes_on(&line) {
@@ -342,8 +342,8 @@ pub(crate) fn read_trailers(
     })?;
     Ok(match tally.flaw {
         Some(flaw) => Err(flaw),
-        None if asked => fields.check_trailers(&Limits::default()).map(|()| fields).map_err(Flaw::from),
-        None => Ok(fields),
+        None if asked => fields.check_trailers(&Limits::default()).map_err(Flaw::from),
+        None => Ok(()),
     })
 }
 

@@ -78,8 +78,8 @@ pub enum Event<'a> {
     Trailers {
         /// Whose they are.
         key: u32,
-        /// The lines.
-        fields: Fields,
+        /// The lines. Give memory back with [`Session::reuse_trailers`].
+        fields: Box<Fields>,
     },
     /// The stream has ended in both directions.
     Reset {
@@ -169,6 +169,7 @@ struct Spare {
     /// What these keep beside themselves.
     bytes: usize,
     path: Vec<u8>,
+    trailers: Option<Box<Fields>>,
 }
 
 /// A body that isn't as long as its head says: a request's is malformed, an answer's broken off.
@@ -400,8 +401,9 @@ impl Session {
 
     fn trailers(&mut self, id: u32, stream: &Stream, end: bool, block: &[u8]) -> Came<'static> {
         let key = stream.key;
-        match message::read_trailers(&mut self.decoder, block, self.side == Side::Server)? {
-            Ok(fields) if end && stream.left.is_none_or(|left| left == 0) => {
+        let mut fields = self.spare.trailers.take().unwrap_or_default();
+        match message::read_trailers(&mut self.decoder, block, self.side == Side::Server, &mut fields)? {
+            Ok(()) if end && stream.left.is_none_or(|left| left == 0) => {
                 self.got_end(id);
                 Ok(Some(Event::Trailers { key, fields }))
             }
@@ -652,6 +654,12 @@ impl Session {
             spare.bytes += bytes;
             spare.heads.push(head);
         }
+    }
+
+    /// Gives memory for trailers back: these or others, no more than is to be kept for as long as the connection lasts.
+    pub fn reuse_trailers(&mut self, mut fields: Box<Fields>) {
+        fields.clear();
+        self.spare.trailers = Some(fields);
     }
 
     /// A head to be filled.

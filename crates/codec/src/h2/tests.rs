@@ -584,8 +584,9 @@ const FORBIDDEN: [&str; 9] = [
 #[test]
 fn trailers_hold_nothing_that_comes_too_late_there() {
     let read = |lines: &[(&str, &str)], asked| {
-        let read = message::read_trailers(&mut Decoder::default(), &block(lines), asked).ok().unwrap();
-        read.map(|fields| fields.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>())
+        let mut fields = Fields::new();
+        let read = message::read_trailers(&mut Decoder::default(), &block(lines), asked, &mut fields).ok().unwrap();
+        read.map(|()| fields.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>())
             .map_err(|flaw| flaw.reject().reason)
     };
     for name in FORBIDDEN {

@@ -113,7 +113,8 @@ impl Request {
         }
         self.phase = Phase::Trailed;
         let block = std::mem::take(&mut self.block);
-        let fields = message::read_trailers(&mut Decoder::default(), &block, true)?.map_err(Wrong::from)?;
+        let mut fields = Fields::new();
+        message::read_trailers(&mut Decoder::default(), &block, true, &mut fields)?.map_err(Wrong::from)?;
         Ok(Some(Event::Trailers(fields)))
     }
 

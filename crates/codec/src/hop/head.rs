@@ -5,7 +5,7 @@
 
 use super::{TARGET_BYTES_MAX, Wrong};
 use crate::fields::Fields;
-use crate::h1::{self, Asked, Body};
+use crate::h1::{self, Asked};
 use crate::head::{Framing, Head};
 use crate::reject::{Reject, RejectReason};
 use crate::{Limits, Parsed};
@@ -122,18 +122,17 @@ pub fn emit_trailers(trailers: &Fields, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Parses a trailer section, which must fill the payload.
+/// Parses a trailer section, which must fill the payload, into `fields`, in place of what they held.
 ///
 /// # Errors
 /// As for the trailers of a chunked body, of which a proxy may have received as many as are allowed.
-pub fn parse_trailers(payload: &[u8], limits: &Limits) -> Result<Fields, Reject> {
+pub fn parse_trailers(payload: &[u8], limits: &Limits, fields: &mut Fields) -> Result<(), Reject> {
     // In the form that they are written in, a line is up to a byte longer than it was when the limit was kept.
-    let limits = Limits { trailer_bytes_max: limits.trailer_bytes_max + limits.trailers_max, ..*limits };
-    let mut body = Body::new(Framing::Chunked, &limits);
-    body.decode(b"0\r\n")?;
-    let piece = body.decode(payload)?;
-    if !piece.done || piece.consumed != payload.len() {
-        return Err(RejectReason::Truncated.into());
+    if payload.len() > limits.trailer_bytes_max + limits.trailers_max {
+        return Err(RejectReason::TrailersTooLarge.into());
     }
-    Ok(body.trailers().cloned().unwrap_or_default())
+    match h1::parse_trailers(payload, limits.trailers_max, fields)? {
+        Parsed::Complete(used) if used == payload.len() => Ok(()),
+        Parsed::Complete(_) | Parsed::Partial => Err(RejectReason::Truncated.into()),
+    }
 }

@@ -136,7 +136,8 @@ fn answered(input: &[u8], asked: Asked, cuts: impl IntoIterator<Item = usize>) -
     }
     let mut body = body.unwrap();
     body.end().unwrap();
-    let trailers = body.trailers().map(|trailers| trailers.iter().map(|(n, v)| (n.to_owned(), v.to_vec())).collect());
+    let trailers = body.into_trailers();
+    let trailers = trailers.map(|trailers| trailers.iter().map(|(n, v)| (n.to_owned(), v.to_vec())).collect());
     Answer { heads, payload, trailers: trailers.unwrap_or_default(), used: at }
 }
 

@@ -276,18 +276,19 @@ impl Flow {
             _ => {}
         }
         let apart = std::mem::replace(&mut self.writing, Writing::Nothing) == Writing::Bare;
-        if matches!(self.end, Fin::Open) {
-            self.end = Fin::Due(trailers.filter(|fields| !fields.is_empty()).map(|fields| Box::new(fields.clone())));
+        if !matches!(self.end, Fin::Open) {
+            return Ok(());
         }
+        let trailers = trailers.filter(|fields| !fields.is_empty());
         if self.backlog.is_empty() {
-            self.write_end(&mut self.link.clone().0.borrow_mut(), apart);
+            self.write_end(&mut self.link.clone().0.borrow_mut(), trailers, apart);
+        } else {
+            self.end = Fin::Due(trailers.map(|fields| Box::new(fields.clone())));
         }
         Ok(())
     }
 
-    fn write_end(&mut self, state: &mut State, apart: bool) {
-        let Fin::Due(trailers) = &mut self.end else { return };
-        let trailers = trailers.take();
+    fn write_end(&mut self, state: &mut State, trailers: Option<&Fields>, apart: bool) {
         self.end = Fin::Written;
         if state.is_ended() || !state.session.is_open(self.id) {
             return;
@@ -300,7 +301,7 @@ impl Flow {
             Some(trailers) => {
                 let before = state.writer.waiting().len();
                 // A section too long for a frame was never read: its limit is an eighth of it.
-                state.writer.head(self.id, Kind::Trailers, true, |out| emit_trailers(&trailers, out));
+                state.writer.head(self.id, Kind::Trailers, true, |out| emit_trailers(trailers, out));
                 state.session.sent(self.id, (state.writer.waiting().len() - before).saturating_sub(FRAME_HEADER_BYTES));
             }
         }
@@ -362,7 +363,10 @@ impl Flow {
             self.framed = 0;
             scratch::recycle(std::mem::take(&mut self.backlog));
         }
-        self.write_end(state, false);
+        if let Fin::Due(trailers) = &mut self.end {
+            let trailers = trailers.take();
+            self.write_end(state, trailers.as_deref(), false);
+        }
         state.wrote();
         Poll::Ready(Ok(()))
     }

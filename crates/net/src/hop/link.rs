@@ -11,7 +11,7 @@ use super::{
     BYPASS_BYTES, CORK_BYTES_MAX, CORK_FRAMES_MAX, GOODBYE_TIMEOUT, IDLE_OPENER, IDLE_SERVER, OPENER_WAITING_BYTES_MAX,
     PING_AFTER, PING_TIMEOUT, REQUEST_BYPASS_BYTES, SERVER_WAITING_BYTES_MAX, TEND_EVERY, TURN_BYTES_MAX,
 };
-use crate::http::{Alarm, Error};
+use crate::http::{Alarm, Error, scratch};
 use crate::io::Stream;
 use crate::runtime;
 use byrnie_base::Instant;
@@ -303,8 +303,9 @@ impl State {
         let connection = self.session.discard(payload.len());
         self.grant(id, Grants { stream: 0, connection });
         let Some(lane) = self.lanes.get(key) else { return };
-        match parse_trailers(payload, &self.inward.limits) {
-            Ok(fields) => lane.trailers = Some(Box::new(fields)).filter(|fields| !fields.is_empty()),
+        let mut fields = scratch::trailers();
+        match parse_trailers(payload, &self.inward.limits, &mut fields) {
+            Ok(()) => lane.trailers = Some(fields).filter(|fields| !fields.is_empty()),
             Err(_) => lane.end = End::Reset(code::MALFORMED),
         }
     }

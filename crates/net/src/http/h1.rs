@@ -291,10 +291,9 @@ impl Conn {
         if !self.reading.as_ref().is_some_and(Body::is_done) {
             return Poll::Ready(Ok(Progress::More));
         }
-        let body = self.reading.take();
+        let trailers = self.reading.take().and_then(Body::into_trailers).filter(|fields| !fields.is_empty());
         self.read_max = usize::MAX;
-        let trailers = body.as_ref().and_then(Body::trailers).filter(|fields| !fields.is_empty());
-        Poll::Ready(Ok(Progress::End(trailers.cloned().map(Box::new))))
+        Poll::Ready(Ok(Progress::End(trailers.map(Box::new))))
     }
 
     /// Writes the head of a request.

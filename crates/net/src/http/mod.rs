@@ -223,7 +223,7 @@ pub enum Wire {
     /// A whole HTTP/1 connection; it carries one exchange after the other.
     H1(Box<h1::Conn>),
     /// One HTTP/2 stream.
-    H2(Box<h2::Flow>),
+    H2(h2::Flow),
     /// One stream of a mesh hop.
     Hop(hop::Flow),
     /// One HTTP/3 stream, of a client.

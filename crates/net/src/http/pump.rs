@@ -105,7 +105,9 @@ impl Pump {
     /// The same towards a client of which it isn't known that it takes anything: nothing more is read before it has taken what
     /// came, so that its credit isn't given back for what only lies here.
     pub fn curbed() -> Self {
-        Self { curbed: true, ..Self::new(false) }
+        let mut pump = Self::new(false);
+        pump.curbed = true;
+        pump
     }
 
     /// Says whether a body of which nothing has been written yet is compressed.
@@ -348,6 +350,14 @@ fn push_coded(
         piece = &piece[taken..];
         if piece.is_empty() && made < out.len() {
             return Ok(());
+        }
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        if let Some(trailers) = self.trailers.take() {
+            scratch::recycle_trailers(trailers);
         }
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Memory that the connections of one worker share: one read scratch, taken inside a poll and put
-//! back before it ends, and a few spare buffers for what can't be sent at once. Idle connections own
+//! back before it ends, and a few spare buffers for what can't be sent at once, and for trailers. Idle connections own
 //! no bytes.
 
 use super::{HEAD_READ_BYTES_MAX, READ_BYTES_MAX};
+use byrnie_codec::Fields;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
@@ -22,20 +23,31 @@ const SPARES_SEEN_MAX: usize = 8;
 /// A buffer that grew beyond this isn't kept.
 const SPARE_BYTES_MAX: usize = 128 * 1024;
 const SPARE_BYTES: usize = 4 * 1024;
+/// Spare trailers kept by a worker, and how large each may have become.
+const TRAILERS_MAX: usize = 64;
+const TRAILERS_BYTES_MAX: usize = 1024;
 
 thread_local! {
     static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     /// The one of the usual size that was given back last: most often the next that is asked for.
     static LAST: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    static SPARES: RefCell<Spares> = const { RefCell::new(Spares { buffers: Vec::new(), bytes: 0 }) };
+    static SPARES: RefCell<Spares> = const { RefCell::new(Spares::new()) };
     static READ_MAX: Cell<usize> = const { Cell::new(READ_BYTES_MAX) };
     static HEAD_READ_MAX: Cell<usize> = const { Cell::new(HEAD_READ_BYTES_MAX) };
 }
 
-/// Buffers to be used again, and what they have room for in all.
+/// Buffers to be used again, and what they have room for in all; and trailers.
 struct Spares {
     buffers: Vec<Vec<u8>>,
     bytes: usize,
+    #[expect(clippy::vec_box, reason = "trailers change hands in boxes")]
+    trailers: Vec<Box<Fields>>,
+}
+
+impl Spares {
+    const fn new() -> Self {
+        Self { buffers: Vec::new(), bytes: 0, trailers: Vec::new() }
+    }
 }
 
 /// Reads once into the scratch and hands what came to `take` (empty: the other side closed).
@@ -136,6 +148,21 @@ pub(crate) fn recycle(mut buffer: Vec<u8>) {
         if spares.buffers.len() < SPARES_MAX && spares.bytes + buffer.capacity() <= SPARES_BYTES_MAX {
             spares.bytes += buffer.capacity();
             spares.buffers.push(buffer);
+        }
+    });
+}
+
+/// Memory for trailers, without any.
+pub(crate) fn trailers() -> Box<Fields> {
+    SPARES.with_borrow_mut(|spares| spares.trailers.pop()).unwrap_or_default()
+}
+
+/// Gives trailers back.
+pub(crate) fn recycle_trailers(mut trailers: Box<Fields>) {
+    trailers.clear();
+    SPARES.with_borrow_mut(|spares| {
+        if spares.trailers.len() < TRAILERS_MAX && trailers.capacity() <= TRAILERS_BYTES_MAX {
+            spares.trailers.push(trailers);
         }
     });
 }

@@ -226,7 +226,7 @@ async fn get(stream: Stream, authority: &str, h2: bool, path: &str) -> Result<()
     started.and_then(|()| head.append("user-agent", b"byrnie-health-check")).map_err(|reject| reject.to_string())?;
     let mut wire = if h2 {
         head.set_version(Version::Http2);
-        Wire::H2(Box::new(http2::connect(stream).open()))
+        Wire::H2(http2::connect(stream).open())
     } else {
         Wire::H1(Box::new(h1::Conn::new(stream, Vec::new(), Limits::default())))
     };

@@ -34,7 +34,7 @@ use world::{Peer, Program, Proxy, World};
 
 struct Counting;
 
-/// Calls that asked for memory.
+/// Calls that asked for memory, of all that aren't [`aside`].
 static ASKED: AtomicU64 = AtomicU64::new(0);
 /// Bytes that are held.
 static HELD: AtomicI64 = AtomicI64::new(0);
@@ -44,7 +44,7 @@ thread_local! {
     static ASIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What this thread holds from now on isn't counted: it's neither proxy's.
+/// What this thread asks for and holds from now on isn't counted: it's neither proxy's.
 fn aside() {
     ASIDE.set(true);
 }
@@ -56,6 +56,14 @@ fn hold(bytes: i64) {
     }
 }
 
+/// So many bytes more are held, or less, by a call that asks for memory.
+fn ask(bytes: i64) {
+    hold(bytes);
+    if !ASIDE.get() {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 #[expect(clippy::cast_possible_wrap, reason = "no object is larger than isize::MAX")]
 const fn signed(bytes: usize) -> i64 {
     bytes as i64
@@ -64,8 +72,7 @@ const fn signed(bytes: usize) -> i64 {
 // SAFETY: every call is handed to the system's allocator as it came; counting touches atomics alone.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ASKED.fetch_add(1, Ordering::Relaxed);
-        hold(signed(layout.size()));
+        ask(signed(layout.size()));
         // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
@@ -77,8 +84,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ASKED.fetch_add(1, Ordering::Relaxed);
-        hold(signed(size) - signed(layout.size()));
+        ask(signed(size) - signed(layout.size()));
         // SAFETY: `pointer` came from `System` with this layout.
         unsafe { System.realloc(pointer, layout, size) }
     }

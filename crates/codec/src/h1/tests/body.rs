@@ -24,7 +24,7 @@ fn read(input: &[u8], framing: Framing, limits: &Limits, step: usize) -> Result<
     if at < input.len() {
         out += &format!(" + {} left", input.len() - at);
     }
-    for (name, value) in body.trailers().into_iter().flat_map(Fields::iter) {
+    for (name, value) in body.into_trailers().iter().flat_map(Fields::iter) {
         out += &format!(" {name}={}", String::from_utf8_lossy(value));
     }
     Ok(out)

@@ -9,6 +9,7 @@ use super::link::{Link, State};
 use super::tunnel::{self, Switch};
 use super::{CANCEL, Sender, Tube, UNREAD_BYTES_MAX};
 use crate::http::{Answered, Chunk, Error, Progress, Sink, scratch, websocket};
+use byrnie_base::assert_size;
 use byrnie_codec::h2::code::NO_ERROR;
 use byrnie_codec::{Fields, Framing, Head, Known, Reject};
 use std::rc::Rc;
@@ -36,6 +37,9 @@ pub struct Flow {
     /// Whether it leaves HTTP.
     switch: Switch,
 }
+
+// It stands in its exchange, in no box of its own.
+assert_size!(Flow, 128);
 
 /// How far this side's end is.
 #[derive(Debug)]
@@ -263,8 +267,14 @@ impl Flow {
     /// # Errors
     /// None; other wires have some.
     pub fn end(&mut self, trailers: Option<&Fields>) -> Result<(), Error> {
-        if matches!(self.fin, Fin::Open) && !self.switch.is_asked() {
-            self.fin = Fin::Due(trailers.filter(|fields| !fields.is_empty()).map(|fields| Box::new(fields.clone())));
+        if !matches!(self.fin, Fin::Open) || self.switch.is_asked() {
+            return Ok(());
+        }
+        let trailers = trailers.filter(|fields| !fields.is_empty());
+        if self.backlog.is_empty() {
+            self.write_end(&mut self.link.clone().0.borrow_mut(), trailers);
+        } else {
+            self.fin = Fin::Due(trailers.map(|fields| Box::new(fields.clone())));
         }
         Ok(())
     }
@@ -272,23 +282,21 @@ impl Flow {
     /// Ends a body that has begun with these trailers; what of it lies here is forgotten. False if that can't be said, or would have to
     /// wait: the peer takes as little as one that takes nothing.
     pub(in crate::http) fn break_off(&mut self, trailers: &Fields) -> bool {
-        let state = &mut *self.link.0.borrow_mut();
+        let link = Rc::clone(&self.link);
+        let state = &mut *link.0.borrow_mut();
         if matches!(self.fin, Fin::Written) || state.is_ended() || state.session.waiting().len() >= UNREAD_BYTES_MAX {
             return false;
         }
         self.backlog.clear();
         self.framed = 0;
-        self.fin = Fin::Written;
-        state.session.end(self.id, Some(trailers));
+        self.write_end(state, Some(trailers));
         state.wrote();
         true
     }
 
-    fn write_end(&mut self, state: &mut State) {
-        let Fin::Due(trailers) = &mut self.fin else { return };
-        let trailers = trailers.take();
+    fn write_end(&mut self, state: &mut State, trailers: Option<&Fields>) {
         self.fin = Fin::Written;
-        state.session.end(self.id, trailers.as_deref());
+        state.session.end(self.id, trailers);
         if self.opened.is_none() {
             state.note_answered();
         }
@@ -324,7 +332,10 @@ impl Flow {
             self.framed = 0;
             scratch::recycle(std::mem::take(&mut self.backlog));
         }
-        self.write_end(state);
+        if let Fin::Due(trailers) = &mut self.fin {
+            let trailers = trailers.take();
+            self.write_end(state, trailers.as_deref());
+        }
         state.wrote();
         Poll::Ready(Ok(()))
     }

@@ -213,8 +213,9 @@ impl State {
             }
             Event::Trailers { key, fields } => {
                 let Some(lane) = self.lanes.get(key) else { return };
-                lane.trailers = Some(Box::new(fields)).filter(|fields| !fields.is_empty());
+                lane.trailers = Some(fields).filter(|fields| !fields.is_empty());
                 lane.finish(End::Ended);
+                self.session.reuse_trailers(scratch::trailers());
             }
             Event::Reset { key, why } => self.reset(key, why),
             Event::Room { key: Some(key) } => {
