@@ -471,3 +471,105 @@ fn connections_in_the_mesh_go_by_the_host_that_their_tls_asks_for() {
     let status = mesh.json(&["get", "tlsroute", "second"]).to_string();
     assert!(status.contains("\"Accepted\"") && status.contains("\"ResolvedRefs\""), "{status}");
 }
+
+/// A browser that keeps its sessions: it speaks this version of TLS and trusts this certificate alone.
+struct Browser(Arc<rustls::ClientConfig>);
+
+impl Browser {
+    fn new(version: &'static rustls::SupportedProtocolVersion, trusted: &[&Pair]) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        for pair in trusted {
+            roots.add(CertificateDer::from_pem_slice(pair.chain.as_bytes()).unwrap()).unwrap();
+        }
+        let builder = rustls::ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[version]);
+        Self(Arc::new(builder.unwrap().with_root_certificates(roots).with_no_client_auth()))
+    }
+
+    /// Whether the first connection that is let in goes on with an earlier session. The gateway answers in the end.
+    fn comes_back(&self, port: u16) -> bool {
+        let (mut first, last) = (None, std::cell::RefCell::new(String::new()));
+        until(
+            "an answer",
+            || last.borrow().clone(),
+            || match self.ask(port) {
+                Ok((resumed, answer)) => {
+                    first.get_or_insert(resumed);
+                    *last.borrow_mut() = answer;
+                    last.borrow().starts_with("HTTP/1.1 200 ")
+                }
+                Err(error) => {
+                    *last.borrow_mut() = error.to_string();
+                    false
+                }
+            },
+        );
+        first.unwrap()
+    }
+
+    fn ask(&self, port: u16) -> std::io::Result<(bool, String)> {
+        let name = ServerName::try_from("www.shop.test").unwrap();
+        let mut session = rustls::ClientConnection::new(Arc::clone(&self.0), name).unwrap();
+        let mut tcp = TcpStream::connect(("127.0.0.1", port))?;
+        session.complete_io(&mut tcp)?;
+        let mut stream = rustls::StreamOwned::new(session, tcp);
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: www.shop.test\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok((stream.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed), answer))
+    }
+}
+
+#[test]
+fn sessions_go_on_with_any_process_of_a_gateway_and_after_it_was_replaced() {
+    let (shop, other) = (pair(&["*.shop.test"]), pair(&["*.shop.test"]));
+    // One that is replaced, one that stands beside it, and one that shows another certificate for the same hosts.
+    let begin = |shown: &Pair, port: u16| {
+        let mesh = Mesh::up(&[]);
+        mesh.ok(&["apply", "-f", &file(&mesh, "secret.yaml", &secret("shop-tls", &shown.chain, &shown.key))]);
+        mesh.ok(&["apply", "-f", &file(&mesh, "gateway.yaml", &gateway(port, free_port()))]);
+        let hello = mesh.echo("hello", "v1", &[]);
+        (mesh, hello)
+    };
+    let ports = [free_port(), free_port(), free_port()];
+    let (mut mesh, hello) = begin(&shop, ports[0]);
+    let (_beside, _foreign) = (begin(&shop, ports[1]), begin(&other, ports[2]));
+    let new = Browser::new(&rustls::version::TLS13, &[&shop, &other]);
+    let old = Browser::new(&rustls::version::TLS12, &[&shop, &other]);
+    for browser in [&new, &old] {
+        assert!(!browser.comes_back(ports[0]));
+        assert!(browser.comes_back(ports[0]));
+    }
+    // What is sealed for others holds wherever the same is shown; a ticket of TLS 1.2 stays with its process.
+    assert_eq!([&new, &old].map(|browser| browser.comes_back(ports[1])), [true, false]);
+    assert_eq!([&new, &old].map(|browser| browser.comes_back(ports[2])), [false; 2]);
+
+    let known = Browser::new(&rustls::version::TLS13, &[&shop]);
+    assert!(!known.comes_back(ports[0]));
+    let told = handshakes(&mesh);
+    assert!(known.comes_back(ports[0]));
+    assert_eq!(handshakes(&mesh), (told.0, told.1 + 1));
+    mesh.ok(&["upgrade", "--drain", "5s"]);
+    until("the new edge is asked", String::new, || handshakes(&mesh).0 < told.0);
+    assert!(known.comes_back(ports[0]), "after an upgrade");
+    drop((hello, mesh.up.take()));
+    mesh.start(&[]);
+    let _hello = mesh.echo("hello", "v1", &[]);
+    assert!(known.comes_back(ports[0]), "after a restart");
+    mesh.ok(&["apply", "-f", &file(&mesh, "renewed.yaml", &secret("shop-tls", &other.chain, &other.key))]);
+    // Whoever trusts the former certificate alone isn't led past the new one by a ticket.
+    until("the renewed certificate is shown", String::new, || known.ask(ports[0]).is_err());
+    assert!(!Browser::new(&rustls::version::TLS13, &[&other]).comes_back(ports[0]));
+}
+
+/// Handshakes that the edge has carried out: in full, and by going on with an earlier session.
+fn handshakes(mesh: &Mesh) -> (u64, u64) {
+    let proxies = mesh.json(&["proxies"]);
+    let edge = proxies.as_array().unwrap().iter().find(|proxy| proxy["name"].as_str().unwrap().ends_with("/edge"));
+    let admin = edge.unwrap()["admin"].as_str().unwrap().parse().unwrap();
+    let metrics = mesh::http(admin, "localhost", "/metrics").unwrap().body;
+    let of = |kind: &str| {
+        let name = format!("byrnie_handshakes_total{{kind=\"{kind}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+    };
+    (of("full"), of("resumed"))
+}

@@ -29,7 +29,7 @@ use byrnie_net::http::{self, Alarm, Error, Wire};
 use byrnie_net::io::{Stream, TcpStream};
 use byrnie_net::relay::{self, Passes};
 use byrnie_net::runtime;
-use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP, ALPN_UDP};
+use byrnie_net::tls::{self, ALPN_H2, ALPN_HOP, ALPN_HTTP1, ALPN_TCP, ALPN_UDP, Peer};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -83,16 +83,17 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
         Ok(accepted) => accepted,
         Err(error) => {
             tracing::debug!(%remote, %error, "inbound handshake failed");
-            core.count(|counts| counts.handshakes_failed.increment());
+            core.count(|counts| counts.handshakes.failed.increment());
             return;
         }
     };
+    count(core, &peer);
     if peer.alpn.as_deref() == Some(ALPN_HOP) {
         return Box::pin(hop::serve(core, stream, peer, remote)).await;
     }
     let Some((service, port)) = peer.sni.as_deref().and_then(server_name) else {
         tracing::debug!(%remote, sni = peer.sni.as_deref().unwrap_or_default(), "inbound connection asks for no service port");
-        core.count(|counts| counts.handshakes_failed.increment());
+        core.count(|counts| counts.handshakes.failed.increment());
         return;
     };
     let entry = Entry::Inbound(service, port);
@@ -106,6 +107,14 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
         Some(ALPN_HTTP1) | None => Box::pin(serve_h1(core, caller, stream, Vec::new())).await,
         Some(_) => {}
     }
+}
+
+/// Counts a handshake that was carried out.
+fn count(core: &Core, peer: &Peer) {
+    core.count(|counts| {
+        let done = &counts.handshakes;
+        if peer.resumed { done.resumed.increment() } else { done.full.increment() }
+    });
 }
 
 /// A connection from outside, at a port that gateways name.
@@ -130,7 +139,7 @@ async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: Sock
             (tls, true)
         }
         Way::Closed => {
-            core.count(|counts| counts.handshakes_failed.increment());
+            core.count(|counts| counts.handshakes.failed.increment());
             return;
         }
     };
@@ -138,10 +147,11 @@ async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: Sock
         Ok(accepted) => accepted,
         Err(error) => {
             tracing::debug!(%remote, port, %error, "handshake from outside failed");
-            core.count(|counts| counts.handshakes_failed.increment());
+            core.count(|counts| counts.handshakes.failed.increment());
             return;
         }
     };
+    count(core, &peer);
     let entry = Entry::Gate { port, secure: true, sni: peer.sni, certificate: peer.certificate, terms };
     let caller = Caller { not_after: peer.not_after, ..Caller::plain(entry, remote) };
     match peer.alpn.as_deref() {
@@ -157,7 +167,7 @@ async fn serve_site(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
     let Ok(Ok(name)) = runtime::timeout(HEAD_MAX, http::server_name(&tcp)).await else { return };
     let Some((service, port)) = name.as_deref().and_then(server_name) else {
         tracing::debug!(%remote, sni = name.as_deref().unwrap_or_default(), "a connection from another site asks for no service port");
-        core.count(|counts| counts.handshakes_failed.increment());
+        core.count(|counts| counts.handshakes.failed.increment());
         return;
     };
     let caller = Caller::plain(Entry::Site(service, port), remote);

@@ -78,7 +78,7 @@ pub(crate) enum Way<'a> {
 }
 
 impl Gates {
-    /// What a snapshot serves. Ports that are as they were keep their TLS, and with it the tickets that callers hold.
+    /// What a snapshot serves. Ports that are as they were keep their TLS, and with it what tickets of TLS 1.2 are sealed by.
     pub(crate) fn of(snapshot: &Snapshot, before: &Arc<Self>) -> Arc<Self> {
         let served = snapshot.gates();
         if Arc::ptr_eq(served, &before.served) || *served == before.served {

@@ -74,7 +74,7 @@ async fn let_in(core: &Rc<Core>, number: u16, acceptor: &Acceptor, shaking: &Rc<
         // Behind a balancer nobody could say who the client is.
         let config = gates.quic(number).filter(|_| !core.snapshot().balancers().contains_key(&number)).cloned();
         let Some(config) = config.filter(|_| !full && shaking.get() < HANDSHAKES_MAX) else {
-            core.count(|counts| counts.handshakes_failed.increment());
+            core.count(|counts| counts.handshakes.failed.increment());
             if full && unproven {
                 incoming.come_again()
             } else {
@@ -138,7 +138,7 @@ async fn shake(
         }
         Err(error) => {
             tracing::debug!(%remote, port, %error, "a QUIC handshake from outside failed");
-            core.count(|counts| counts.handshakes_failed.increment());
+            core.count(|counts| counts.handshakes.failed.increment());
         }
     }
 }

@@ -32,8 +32,8 @@ pub(crate) struct CoreCounts {
     pub(crate) connections: Gauge,
     /// Connections accepted.
     pub(crate) accepted: Counter,
-    /// Handshakes that failed.
-    pub(crate) handshakes_failed: Counter,
+    /// Handshakes of callers.
+    pub(crate) handshakes: Handshakes,
     /// Requests refused before they were any (malformed), by reason.
     pub(crate) rejected: Rejected,
     /// Tries after the first.
@@ -61,6 +61,16 @@ pub(crate) struct Levels {
     pub(crate) idle: Gauge,
     /// Revision of the configuration that it acts by.
     pub(crate) revision: Gauge,
+}
+
+/// Handshakes of callers, by what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct Handshakes {
+    pub(crate) failed: Counter,
+    /// Carried out in full over TCP.
+    pub(crate) full: Counter,
+    /// Those that went on with an earlier session.
+    pub(crate) resumed: Counter,
 }
 
 /// What was decided by this proxy alone, as nobody could be asked.

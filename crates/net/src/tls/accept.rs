@@ -8,6 +8,7 @@ use super::{Credentials, Error, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, Roots, 
 use crate::io::{Stream, TcpStream, Tls};
 use crate::socket::Socket;
 use byrnie_base::Text;
+use rustls::HandshakeKind;
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Semaphore;
@@ -142,5 +143,6 @@ pub(super) fn peer<Side>(session: &rustls::ConnectionCommon<Side>, sni: Option<T
         not_after: shown.as_ref().map(|shown| shown.not_after),
         identity: shown.map(|shown| shown.identity),
         certificate: None,
+        resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
     })
 }

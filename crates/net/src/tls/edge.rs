@@ -3,18 +3,18 @@
 //! ([`Callers`]). The proxy at the edge makes one [`server`] for each port; the control plane asks [`Certificate::from_pem`]
 //! what a certificate is worth before it is stored.
 //!
-//! Here sessions are resumed, as nobody's identity is in them: a ticket holds for the same name alone, and for as
-//! long as the listener's certificates stay as they are (the library makes new ticket keys every six hours). Where callers
-//! have to prove who they are, they do so each time.
+//! Here sessions are resumed, as nobody's identity is in them: a ticket ([`super::tickets`]) holds for the same name alone, and for
+//! as long as what is shown at the port stays as it is. Where callers have to prove who they are, they do so each time.
 
 use super::accept::ServerTls;
 use super::callers::Callers;
+use super::tickets::{self, Seed};
 use super::{ALPN_H2, ALPN_HTTP1, Error, PEM_BYTES_MAX, certificates};
 use byrnie_base::{Text, Timestamp};
 use byrnie_model::gateway::{host_fits, host_rank};
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
@@ -32,6 +32,7 @@ const CHAIN_CERTIFICATES_MAX: usize = 10;
 #[derive(Clone, Debug)]
 pub struct Certificate {
     pub(super) shown: Arc<CertifiedKey>,
+    pub(super) seed: Seed,
     names: Vec<Text>,
     not_before: Timestamp,
     not_after: Timestamp,
@@ -63,11 +64,12 @@ impl Certificate {
             }
         }
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| Error::Malformed("key PEM"))?;
+        let seed = Seed::of(key.secret_der());
         let shown = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => Error::KeyMismatch,
             _ => Error::Malformed("key"),
         })?;
-        Ok(Self { shown: Arc::new(shown), names, not_before, not_after })
+        Ok(Self { shown: Arc::new(shown), seed, names, not_before, not_after })
     }
 
     /// The hosts that it's for, perhaps with a leading `*.`.
@@ -127,24 +129,23 @@ pub enum Alpn {
 /// # Errors
 /// If the crypto library fails.
 pub fn server(sites: Vec<Site>, alpn: Alpn, callers: Option<Callers>) -> Result<ServerTls, Error> {
-    let mut config = config(sites, &[&rustls::version::TLS13, &rustls::version::TLS12], callers.as_ref())?;
-    if alpn == Alpn::Http {
-        config.alpn_protocols = [ALPN_H2, ALPN_HTTP1].map(<[u8]>::to_vec).into();
-    }
+    let alpn: &[&[u8]] = match alpn {
+        Alpn::Http => &[ALPN_H2, ALPN_HTTP1],
+        Alpn::Any => &[],
+    };
+    let config = config(sites, (&[&rustls::version::TLS13, &rustls::version::TLS12], alpn), callers.as_ref())?;
     Ok(ServerTls::new(config, callers))
 }
 
 /// The same for HTTP/3, whose TLS is part of QUIC and of no earlier version than 1.3 (RFC 9001 4.2).
 #[cfg(feature = "http3")]
 pub(crate) fn quic(sites: Vec<Site>, callers: Option<&Callers>) -> Result<ServerConfig, Error> {
-    let mut config = config(sites, &[&rustls::version::TLS13], callers)?;
-    config.alpn_protocols = vec![super::ALPN_H3.to_vec()];
-    Ok(config)
+    config(sites, (&[&rustls::version::TLS13], &[super::ALPN_H3]), callers)
 }
 
 fn config(
     sites: Vec<Site>,
-    versions: &[&'static SupportedProtocolVersion],
+    (versions, alpn): (&[&'static SupportedProtocolVersion], &[&[u8]]),
     callers: Option<&Callers>,
 ) -> Result<ServerConfig, Error> {
     let builder = ServerConfig::builder_with_provider(provider());
@@ -153,12 +154,18 @@ fn config(
         Some(callers) => builder.with_client_cert_verifier(callers.verifier()),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(Sites(sites)));
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    match callers {
+    let alpn: Vec<_> = alpn.iter().map(|name| name.to_vec()).collect();
+    let tickets = match callers {
         // A ticket would vouch for its holder after its certificate has ended.
-        Some(_) => config.send_tls13_tickets = 0,
-        None => config.ticketer = Ticketer::new().map_err(|_| Error::Crypto("ticket keys"))?,
+        Some(_) => None,
+        None => tickets::of(&sites, &alpn)?,
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Sites(sites)));
+    config.alpn_protocols = alpn;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    match tickets {
+        Some(tickets) => config.ticketer = tickets,
+        None => config.send_tls13_tickets = 0,
     }
     config.max_early_data_size = 0;
     Ok(config)

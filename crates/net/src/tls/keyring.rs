@@ -13,7 +13,9 @@ use std::path::Path;
 /// Most keys of one file.
 const KEYS_MAX: usize = 16;
 /// How many bytes are more when they are sealed.
-const SEALED_BYTES: usize = 1 + NAME_BYTES + NONCE_LEN + 16;
+const SEALED_BYTES: usize = 1 + NAME_BYTES + NONCE_LEN + TAG_BYTES;
+/// Bytes by which it's seen that nothing was changed.
+const TAG_BYTES: usize = 16;
 
 /// What was sealed for what, as the first byte of everything that is sealed says. Whoever seals decides what a form is sealed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,17 +110,10 @@ impl Keyring {
     /// If the system gives no randomness.
     pub fn seal(&self, purpose: &[u8], bytes: &[u8]) -> Result<Vec<u8>, Error> {
         let (name, key) = self.0.first().ok_or(Error::Amount("keys"))?;
-        let random = secret::random()?;
-        let (nonce, _) = random.split_first_chunk().ok_or(Error::Crypto("randomness"))?;
         let mut sealed = Vec::with_capacity(bytes.len() + SEALED_BYTES);
         sealed.push(Form::Newest as u8);
         sealed.extend_from_slice(name);
-        sealed.extend_from_slice(nonce);
-        let mut body = bytes.to_vec();
-        body.reserve(16);
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        key.seal_in_place_append_tag(nonce, Aad::from(purpose), &mut body).map_err(|_| Error::Crypto("seal"))?;
-        sealed.extend_from_slice(&body);
+        sealed.extend_from_slice(&seal_by(key, purpose, bytes)?);
         Ok(sealed)
     }
 
@@ -129,15 +124,30 @@ impl Keyring {
     pub fn unseal(&self, purpose: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Unreadable> {
         let (_, rest) = Self::form(sealed).zip(sealed.get(1..)).ok_or(Unreadable::Changed)?;
         let (name, rest) = rest.split_first_chunk::<NAME_BYTES>().ok_or(Unreadable::Changed)?;
-        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Unreadable::Changed)?;
         let key = self.0.iter().find(|(known, _)| known == name);
         let (_, key) = key.ok_or_else(|| Unreadable::NoKey(shown(name)))?;
-        let mut body = rest.to_vec();
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let opened = key.open_in_place(nonce, Aad::from(purpose), &mut body).map_err(|_| Unreadable::Changed)?.len();
-        body.truncate(opened);
-        Ok(body)
+        open_by(key, purpose, rest).ok_or(Unreadable::Changed)
     }
+}
+
+/// The bytes sealed by a key of AES-256-GCM-SIV for `purpose`, after the nonce that was drawn for it.
+pub(super) fn seal_by(key: &LessSafeKey, purpose: &[u8], bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    let random = secret::random()?;
+    let (nonce, _) = random.split_first_chunk().ok_or(Error::Crypto("randomness"))?;
+    let mut body = Vec::with_capacity(bytes.len() + TAG_BYTES);
+    body.extend_from_slice(bytes);
+    let sealing = Nonce::assume_unique_for_key(*nonce);
+    key.seal_in_place_append_tag(sealing, Aad::from(purpose), &mut body).map_err(|_| Error::Crypto("seal"))?;
+    Ok([&nonce[..], &body].concat())
+}
+
+/// What [`seal_by`] was given; `None` if it isn't that, or not for this.
+pub(super) fn open_by(key: &LessSafeKey, purpose: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>()?;
+    let mut body = rest.to_vec();
+    let opened = key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(purpose), &mut body).ok()?.len();
+    body.truncate(opened);
+    Some(body)
 }
 
 fn shown(name: &Name) -> String {

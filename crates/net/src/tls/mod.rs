@@ -5,7 +5,8 @@
 //! place of an identity.
 //!
 //! Sessions are never resumed between identities: every connection is a full handshake, so that no ticket can carry an
-//! identity past its expiry, past a change of roots, or to another caller. Pools make handshakes rare.
+//! identity past its expiry, past a change of roots, or to another caller. Pools make handshakes rare, and resuming would
+//! spare little of them (`docs/decisions/0019-resumption.md`).
 
 mod accept;
 pub mod ca;
@@ -18,6 +19,7 @@ pub mod outward;
 mod seal;
 pub mod secret;
 pub(crate) mod session;
+mod tickets;
 mod verify;
 
 pub use accept::{ServerTls, accept, server, server_among, server_optional_client};
@@ -146,6 +148,8 @@ pub struct Peer {
     pub not_after: Option<Timestamp>,
     /// What is told of the certificate by which a caller from outside has proven who it is, as `x-forwarded-client-cert`.
     pub certificate: Option<Text>,
+    /// Whether it went on with an earlier session. Nobody with an identity does, and by QUIC it isn't known.
+    pub resumed: bool,
 }
 
 impl Peer {

@@ -123,6 +123,10 @@ fn cores(state: &State, out: &mut String) {
     family(out, "byrnie_idle_connections", "gauge", "Idle connections to upstreams.");
     let idle: u64 = state.counts.iter().map(|counts| counts.level.idle.value()).sum();
     writeln!(out, "byrnie_idle_connections {idle}").ok();
+    family(out, "byrnie_handshakes_total", "counter", "Inbound handshakes over TCP that were carried out.");
+    for (kind, of) in HANDSHAKES {
+        writeln!(out, "byrnie_handshakes_total{{kind=\"{kind}\"}} {}", sum(*of)).ok();
+    }
     family(out, "byrnie_retries_total", "counter", "Tries after the first, and what became of them.");
     for (outcome, of) in RETRIES {
         writeln!(out, "byrnie_retries_total{{outcome=\"{outcome}\"}} {}", sum(*of)).ok();
@@ -201,6 +205,9 @@ const RETRIES: &[(&str, Of)] = &[
     ("over_budget", |counts| &counts.tries.over_budget),
 ];
 
+const HANDSHAKES: &[(&str, Of)] =
+    &[("full", |counts| &counts.handshakes.full), ("resumed", |counts| &counts.handshakes.resumed)];
+
 const HEDGES: &[(&str, Of)] = &[("sent", |counts| &counts.tries.hedges), ("won", |counts| &counts.tries.hedges_won)];
 
 const KEYS: &[(&str, Of)] = &[
@@ -215,7 +222,7 @@ const KEYS: &[(&str, Of)] = &[
 
 const COUNTERS: &[(&str, &str, Of)] = &[
     ("byrnie_accepted_total", "Connections accepted.", |counts| &counts.accepted),
-    ("byrnie_handshakes_failed_total", "Inbound handshakes that failed.", |counts| &counts.handshakes_failed),
+    ("byrnie_handshakes_failed_total", "Inbound handshakes that failed.", |counts| &counts.handshakes.failed),
     ("byrnie_ejections_total", "Endpoints left out for a while.", |counts| &counts.ejections),
     ("byrnie_site_tries_total", "Tries sent to other sites.", |counts| &counts.elsewhere),
     ("byrnie_copies_dropped_total", "Mirrored requests not sent for want of room.", |counts| &counts.dropped.copies),

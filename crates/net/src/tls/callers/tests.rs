@@ -9,7 +9,7 @@ use crate::tls::{ServerTls, accept};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use rustls::client::ResolvesClientCert;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -205,12 +205,20 @@ fn nobody_comes_back_without_proving_it_again() {
         assert_eq!([is_resumed(&strict, &known), is_resumed(&strict, &known)], [Some(false); 2]);
         assert_eq!(is_resumed(&other, &known), None);
         // Once other authorities count, a caller of the first is one of nobody; and the other way round.
-        let port = shop.serves(None);
+        let (port, stranger) = (shop.serves(None), shop.client(None, version));
         assert_eq!(is_resumed(&port, &stranger), Some(false));
         port.renew(&strict);
         assert_eq!((is_resumed(&port, &stranger), is_resumed(&port, &known)), (None, Some(false)));
+        // When nobody is asked again, what was given while nobody was asked counts again, if others may open it.
         port.renew(&shop.serves(None));
-        assert_eq!(is_resumed(&port, &stranger), Some(false));
+        assert_eq!(is_resumed(&port, &stranger), Some(version.version == ProtocolVersion::TLSv1_3));
+        // What the ports that ask would open, had they a ticket of another process that asks nobody: nothing.
+        let lax = shop.serves(Some(Callers::new([&*first.pem], true).unwrap()));
+        for (tls, let_in) in [(&strict, None), (&other, None), (&lax, Some(false))] {
+            let fresh = shop.client(None, version);
+            assert_eq!(is_resumed(&shop.serves(None), &fresh), Some(false));
+            assert_eq!(is_resumed(tls, &fresh), let_in);
+        }
     }
 }
 

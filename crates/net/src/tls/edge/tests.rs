@@ -150,15 +150,89 @@ fn callers_of_any_age_are_let_in_and_come_back_cheaply() {
     }
     let seen = block_on(call(&tls, &client(&rustls::version::TLS13, &["acme-tls/1"]), "a.test")).unwrap();
     assert_eq!(seen, None, "nothing in common to speak");
-    // Another configuration knows nothing of the tickets of the one before.
-    let config = client(&rustls::version::TLS13, &[]);
-    block_on(call(&tls, &config, "a.test")).unwrap().unwrap();
-    let renewed = server(vec![site(Some("a.test"), vec![certificate.clone()])], Alpn::Http, None).unwrap();
-    assert!(!block_on(call(&renewed, &config, "a.test")).unwrap().unwrap().3);
     // What isn't HTTP may be called what it likes.
     let opaque = server(vec![site(None, vec![certificate])], Alpn::Any, None).unwrap();
     let seen = block_on(call(&opaque, &client(&rustls::version::TLS13, &["postgresql"]), "a.test")).unwrap();
     assert_eq!(seen.unwrap().2, None);
+}
+
+#[test]
+fn a_session_goes_on_with_whoever_shows_the_same_on_the_same_terms_and_with_nobody_else() {
+    let (chain, key) = pem(&["*.test"]);
+    let read = || Certificate::from_pem(&chain, &key).unwrap();
+    let shows = |sites, alpn| server(sites, alpn, None).unwrap();
+    let usual = || shows(vec![site(Some("a.test"), vec![read()]), site(Some("b.test"), vec![read()])], Alpn::Http);
+    let others = [
+        ("another certificate", shows(vec![site(Some("a.test"), vec![certificate(&["*.test"])])], Alpn::Http)),
+        ("one host only", shows(vec![site(Some("a.test"), vec![read()])], Alpn::Http)),
+        ("no HTTP", shows(vec![site(Some("a.test"), vec![read()]), site(Some("b.test"), vec![read()])], Alpn::Any)),
+    ];
+    // As two processes have it that read the same Secret.
+    let (here, there) = (usual(), usual());
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let shared = version.version == ProtocolVersion::TLSv1_3;
+        let comes_back = |tls: &ServerTls, host: &str| {
+            let config = client(version, &["h2"]);
+            assert!(!block_on(call(&here, &config, "a.test")).unwrap().unwrap().3);
+            block_on(call(tls, &config, host)).unwrap().unwrap().3
+        };
+        assert!(comes_back(&here, "a.test"));
+        assert_eq!(comes_back(&there, "a.test"), shared, "{version:?}: a ticket of TLS 1.2 stays with its process");
+        for (terms, tls) in &others {
+            assert!(!comes_back(tls, "a.test"), "{version:?}, {terms}");
+        }
+    }
+}
+
+/// A caller that keeps what it's given for one host, and offers it to another.
+#[derive(Debug)]
+struct Mixed(Arc<dyn rustls::client::ClientSessionStore>);
+
+fn one() -> ServerName<'static> {
+    ServerName::try_from("one.test").unwrap()
+}
+
+impl rustls::client::ClientSessionStore for Mixed {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: rustls::NamedGroup) {
+        self.0.set_kx_hint(one(), group);
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<rustls::NamedGroup> {
+        self.0.kx_hint(&one())
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, session: rustls::client::Tls12ClientSessionValue) {
+        self.0.set_tls12_session(one(), session);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<rustls::client::Tls12ClientSessionValue> {
+        self.0.tls12_session(&one())
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        self.0.remove_tls12_session(&one());
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, session: rustls::client::Tls13ClientSessionValue) {
+        self.0.insert_tls13_ticket(one(), session);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<rustls::client::Tls13ClientSessionValue> {
+        self.0.take_tls13_ticket(&one())
+    }
+}
+
+#[test]
+fn a_ticket_of_one_host_is_none_for_another() {
+    let tls = server(vec![site(None, vec![certificate(&["*.test"])])], Alpn::Http, None).unwrap();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let mut config = (*client(version, &[])).clone();
+        let sessions = Mixed(Arc::new(rustls::client::ClientSessionMemoryCache::new(8)));
+        config.resumption = rustls::client::Resumption::store(Arc::new(sessions));
+        let config = Arc::new(config);
+        let resumed = |host: &str| block_on(call(&tls, &config, host)).unwrap().unwrap().3;
+        assert_eq!(["a.test", "a.test", "b.test"].map(resumed), [false, true, false], "{version:?}");
+    }
 }
 
 #[test]
