@@ -54,20 +54,17 @@ impl Records {
         found
     }
 
-    /// The newest that fit, newest first.
+    /// The newest that fit, newest first. Each proxy reports by itself, so that what came last isn't always the newest.
     pub(super) fn newest(&self, wanted: &Wanted) -> Vec<Arc<Record>> {
         let fits = |record: &&Arc<Record>| {
             wanted.status.is_none_or(|status| record.status == status)
                 && wanted.service.as_ref().is_none_or(|service| concerns(record, service))
         };
-        let most = wanted.limit.max(1);
-        let mut found: Vec<_> = self.failures.iter().rev().filter(fits).take(most).cloned().collect();
-        if !wanted.failed {
-            found.extend(self.successes.iter().rev().filter(fits).take(most).cloned());
-        }
+        let successes = (!wanted.failed).then_some(&self.successes);
+        let all = [Some(&self.failures), successes].into_iter().flatten().flat_map(|ring| ring.iter().rev());
+        let mut found: Vec<_> = all.filter(fits).collect();
         found.sort_by_key(|record| std::cmp::Reverse(record.at));
-        found.truncate(most);
-        found
+        found.into_iter().take(wanted.limit.max(1)).cloned().collect()
     }
 }
 

@@ -2,8 +2,9 @@
 //! What goes in as reports comes out as edges, metrics and records.
 
 use super::{By, Filter, Observer, Wanted};
-use byrnie_base::Instant;
 use byrnie_base::count::Distribution;
+use byrnie_base::{Instant, Timestamp};
+use byrnie_model::{Record, record};
 use byrnie_xds::proto::byrnie::v1::{ReportRequest, Series};
 use std::time::Duration;
 
@@ -81,6 +82,34 @@ fn nonsense_in_a_report_is_left_out() {
         observer.collect("default/web-1", &report("outbound", WEB, &name, 200, 1), second(2));
     }
     assert!(observer.flows() <= 2 * super::FLOWS_MAX);
+}
+
+#[test]
+fn the_newest_record_is_the_newest_whoever_reports_first() {
+    let mut observer = Observer::new();
+    // Each proxy reports once a second, when it likes.
+    for (proxy, at, reason) in [("cart-1", 20, "key_ambiguous"), ("edge", 10, "no_endpoint")] {
+        let record = Record {
+            id: proxy.into(),
+            at: Timestamp::from_millis(at),
+            proxy: proxy.into(),
+            direction: "inbound".into(),
+            request: record::Request::default(),
+            source: "".into(),
+            destination: "cart.default".into(),
+            decision: record::Decision { reason: reason.into(), ..record::Decision::default() },
+            attempts: Vec::new(),
+            status: 503,
+            duration_us: 1,
+        };
+        let records = vec![serde_json::to_string(&record).unwrap()];
+        observer.collect(proxy, &ReportRequest { records, ..ReportRequest::default() }, second(1));
+    }
+    let found = |limit, failed| {
+        let wanted = Wanted { service: Some("cart".into()), failed, limit, ..Wanted::default() };
+        observer.records(&wanted).iter().map(|record| record.at.as_millis()).collect::<Vec<_>>()
+    };
+    assert_eq!((found(1, true), found(1, false), found(9, true)), (vec![20], vec![20], vec![20, 10]));
 }
 
 #[test]

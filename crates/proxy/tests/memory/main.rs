@@ -30,6 +30,7 @@ use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use tokio::net::TcpSocket;
 use world::{Peer, Program, Proxy, World};
 
 struct Counting;
@@ -124,9 +125,14 @@ fn held() -> i64 {
 
 static PIECE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
 
+/// So much the system may hold of what a program says, in bytes: by itself it takes mebibytes, which for hundreds of connections is more
+/// than all that some machines have for sockets, and then none gets on.
+const SAID_BYTES_MAX: u32 = 64 * 1024;
+
 /// A program that answers `GET /BYTES` with so many; it keeps nothing.
 fn giving() -> Program {
     Program::start(|mut peer| {
+        TcpSocket::from_std_stream(peer.stream.try_clone().unwrap()).set_send_buffer_size(SAID_BYTES_MAX).unwrap();
         while let Some(head) = peer.read_head() {
             let path = head.split(' ').nth(1).unwrap_or_default();
             let mut left: usize = path[1..].split('/').next().and_then(|size| size.parse().ok()).unwrap_or(2);

@@ -379,15 +379,17 @@ fn clients_that_leave_break_nobody_elses_exchange() {
     let world = world(Hop::Framed);
     let (server, caller) = pair(&world, &program, Protocol::Http1);
     let address = caller.outbound("echo");
+    let post = "POST / HTTP/1.1\r\nhost: echo\r\ncontent-length: 4\r\n\r\nbody";
+    // Who has had an answer isn't taken for one of the crowd, which is refused first where processor time is short.
+    let mut client = Peer::connect(address);
+    assert_eq!(client.ask(post), (200, "body".to_owned()));
     let left = std::thread::spawn(move || {
         for _ in 0..LEAVE {
             Peer::connect(address).send(get("/slow"));
         }
     });
-    let mut client = Peer::connect(address);
     let mut asked = 0;
     while !left.is_finished() || asked < 100 {
-        let post = "POST / HTTP/1.1\r\nhost: echo\r\ncontent-length: 4\r\n\r\nbody";
         assert_eq!(client.ask(post), (200, "body".to_owned()), "after {asked}");
         asked += 1;
     }

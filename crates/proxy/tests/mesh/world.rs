@@ -18,8 +18,9 @@ use byrnie_net::tls::{self, Credentials};
 use byrnie_proxy::{AccessLog, Config, Gateway, Hop, Mount, Ports, Running, Sidecar, Source, Users, start};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
@@ -65,8 +66,23 @@ pub(crate) struct Proxy {
     revision: u64,
 }
 
+/// Lets this process open as many files as the system lets it, before any proxy asks how many: what one test opens, the proxies of
+/// the others count as well.
+fn raise_files() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let own = std::process::id().to_string();
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        let files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let hard = files.and_then(|line| line.split_whitespace().nth(1)).unwrap_or_default();
+        // Refused nowhere, as the hard limit stays; where there is no such tool, what there is counts.
+        let _ = std::process::Command::new("prlimit").args(["--pid", &own, &format!("--nofile={hard}:")]).status();
+    });
+}
+
 impl World {
     pub(crate) fn new() -> Self {
+        raise_files();
         let authority = Authority::create(DOMAIN, runtime::now().wall).unwrap();
         Self {
             authority,
@@ -352,6 +368,19 @@ pub(crate) fn allow_open(target: &str, caller: &str) -> Resource {
     resource(Kind::AccessPolicy, "open", Spec::Access(Arc::new(policy)))
 }
 
+/// Connections that may wait for a program to accept them, if the system allows so many. Beyond these one stands on the other side
+/// alone, which a proxy gives up after a while: no test but of that is about it, and where many come at once a busy machine may be
+/// slow to accept.
+const QUEUED: i32 = 4096;
+
+/// Has so many connections wait to be accepted, at most.
+pub(crate) fn queue(listener: &TcpListener, most: i32) {
+    unsafe extern "C" {
+        safe fn listen(socket: i32, backlog: i32) -> i32;
+    }
+    assert_eq!(listen(listener.as_raw_fd(), most), 0);
+}
+
 /// A program: accepts on a port of its own and gives each connection to `serve`, on a thread.
 pub(crate) struct Program {
     pub(crate) port: u16,
@@ -362,6 +391,7 @@ pub(crate) struct Program {
 impl Program {
     pub(crate) fn start(serve: impl Fn(Peer) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(loopback()).unwrap();
+        queue(&listener, QUEUED);
         let port = listener.local_addr().unwrap().port();
         let (accepted, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let program = Self { port, accepted: Arc::clone(&accepted), stop: Arc::clone(&stop) };

@@ -264,8 +264,9 @@ fn floods_of_frames_that_carry_nothing_are_ended() {
         ("PRIORITY", &priority),
         ("WINDOW_UPDATE", &window),
         ("unknown", &unknown),
-        ("empty DATA", &data),
         ("CONTINUATION", &block),
+        // Last, as what it begins may reach the program late.
+        ("empty DATA", &data),
     ];
     through(|scene| {
         for (name, each) in floods {

@@ -5,6 +5,8 @@ use crate::floods::{WAIT_MAX, ask};
 use crate::frame::{DATA, END_STREAM, Link};
 use crate::front::out;
 use crate::hpack::Block;
+#[cfg(target_os = "linux")]
+use crate::world::queue;
 use crate::world::{Peer, Program, Proxy, World, get, status};
 use byrnie_model::Protocol;
 use byrnie_net::runtime;
@@ -13,6 +15,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
 use std::time::Duration;
+use tokio::net::TcpSocket;
 
 /// A head, and the first message of a handshake, may take so long, a step of a body so long.
 const HEAD_MAX: Duration = Duration::from_secs(15);
@@ -30,9 +33,14 @@ const OPENED_AT_ONCE: usize = 20;
 /// How often a good client beside them asks.
 const PACE: Duration = Duration::from_millis(10);
 
+/// So much the system may hold of what a program says, in bytes: by itself it takes mebibytes, which for hundreds of connections is more
+/// than all that some machines have for sockets, and then none gets on.
+const SAID_BYTES_MAX: u32 = 64 * 1024;
+
 /// A program that answers `GET /BYTES` with so many, without keeping them.
 fn giving() -> Program {
     Program::start(|mut peer| {
+        TcpSocket::from_std_stream(peer.stream.try_clone().unwrap()).set_send_buffer_size(SAID_BYTES_MAX).unwrap();
         // It waits for a body as long as it has to.
         peer.stream.set_read_timeout(None).unwrap();
         while let Some(head) = peer.read_head() {
@@ -62,14 +70,8 @@ fn pair(world: &World, program: &Program) -> (Proxy, Proxy) {
     (server, caller)
 }
 
-/// Lets this process open as many files as the system lets it, before its proxies ask; how many slow clients of a kind that is.
+/// How many slow clients of a kind there are.
 fn clients() -> usize {
-    let own = std::process::id().to_string();
-    let hard = std::fs::read_to_string("/proc/self/limits").unwrap();
-    let hard =
-        hard.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap().split_whitespace().nth(1).unwrap();
-    // Refused nowhere, as the hard limit stays; where there is no such tool, what there is counts.
-    let _ = std::process::Command::new("prlimit").args(["--pid", &own, &format!("--nofile={hard}:")]).status();
     usize::try_from((runtime::open_files_max() / FILES_EACH).min(CLIENTS_MAX)).unwrap()
 }
 
@@ -114,8 +116,8 @@ fn hold(address: SocketAddr, good: &mut Peer, clients: usize, opening: &str, mor
 
 #[test]
 fn heads_bodies_and_handshakes_that_never_end_are_ended_at_their_deadlines() {
-    let clients = clients();
     let (world, program) = (World::new(), giving());
+    let clients = clients();
     let (server, caller) = pair(&world, &program);
     let (entry, inbound) = (caller.outbound("echo"), server.inbound());
     let declared = "POST /2 HTTP/1.1\r\nhost: echo\r\ncontent-length: 1000000\r\n\r\nx";
@@ -224,14 +226,13 @@ const QUEUED: i32 = 8;
 #[cfg(target_os = "linux")]
 fn short_queue() -> TcpListener {
     unsafe extern "C" {
-        safe fn listen(socket: i32, backlog: i32) -> i32;
         safe fn setsockopt(socket: i32, level: i32, name: i32, value: &i32, bytes: u32) -> i32;
     }
     const IPPROTO_TCP: i32 = 6;
     const TCP_DEFER_ACCEPT: i32 = 9;
     const SECONDS: i32 = 100;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    assert_eq!(listen(listener.as_raw_fd(), QUEUED), 0);
+    queue(&listener, QUEUED);
     assert_eq!(setsockopt(listener.as_raw_fd(), IPPROTO_TCP, TCP_DEFER_ACCEPT, &SECONDS, 4), 0);
     listener
 }
