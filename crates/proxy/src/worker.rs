@@ -43,8 +43,6 @@ const OFFER_AGE: Duration = Duration::from_secs(3600);
 /// How long connections under earlier credentials still serve after these were renewed: until there are others, no request
 /// waits for them.
 const RETIRE_AFTER: Duration = Duration::from_secs(2);
-/// Connections that are accepted before those that are there have their turn: who comes again and again must not have them wait.
-const ACCEPTS_AT_ONCE: u8 = 16;
 /// How long it rests while it may not accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -321,12 +319,7 @@ async fn attend(core: &Rc<Core>, seat: &mut Seat, counted: &mut byrnie_engine::C
 /// Accepts connections until the drain begins, or the listener is closed.
 async fn accept(core: &Rc<Core>, door: &Arc<Door>, listener: &Listener, until: &mut Shutdown) {
     let mut draining = core.drain_of(**door == Door::Inbound).draining();
-    let mut left = ACCEPTS_AT_ONCE;
     loop {
-        if left == 0 {
-            left = ACCEPTS_AT_ONCE;
-            tokio::task::yield_now().await;
-        }
         while core.is_full() && !core.makes_room().await {
             runtime::sleep(ACCEPT_PAUSE).await;
         }
@@ -335,7 +328,6 @@ async fn accept(core: &Rc<Core>, door: &Arc<Door>, listener: &Listener, until: &
             () = &mut draining => return,
             () = until.wait() => return,
         };
-        left -= 1;
         if **door == Door::Forward(Users::Own) && !listen::is_own_user(remote, listener.local_addr()) {
             tracing::warn!(%remote, "a connection to the forward listener is another user's: closed");
             continue;

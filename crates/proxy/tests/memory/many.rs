@@ -312,13 +312,14 @@ async fn chats(address: SocketAddr, version: Protocol, count: usize) -> i64 {
 
 /// Runs `client` against a program that runs on a core of its own, neither of which is counted, behind a pair of proxies that must
 /// have nothing left to do when it has ended, nor leave anything open.
-fn beside<S: Future<Output = ()>, C: Future<Output = i64>>(
+fn beside<S, C>(
     (hop, protocol): (Hop, Protocol),
     serve: impl FnOnce(Listener) -> S + Send + 'static,
     client: impl FnOnce(&Proxy) -> C + Send,
 ) -> i64
 where
-    S: 'static,
+    S: Future<Output = ()> + 'static,
+    C: Future<Output = i64>,
 {
     // What a process has for its signals is made once.
     runtime::block_on(async {}).unwrap();
@@ -405,7 +406,7 @@ enum First {
 
 /// What client `n` says, and what it's answered; of one in fifty more than a stream of the hop may have under way.
 fn said(n: usize) -> (Vec<u8>, Vec<u8>) {
-    let bytes = |seed: usize| if n % 50 == 0 { 300_000 } else { 500 + seed * 37 % 8_000 };
+    let bytes = |seed: usize| if n.is_multiple_of(50) { 300_000 } else { 500 + seed * 37 % 8_000 };
     (text(2 * n, bytes(n)), text(2 * n + 1, bytes(n + 1)))
 }
 

@@ -10,7 +10,7 @@ use crate::hpack::Block;
 use crate::world::{Peer, Program, Proxy, World, get};
 use byrnie_model::Protocol;
 use byrnie_net::runtime;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -279,21 +279,6 @@ fn floods_of_frames_that_carry_nothing_are_ended() {
             let most = if name == "empty DATA" { codes.len() } else { 0 };
             assert!((scene.begun)() - before <= most, "{name}: {}", (scene.begun)() - before);
         }
-    });
-}
-
-/// Who is there has its turn between those who come, ask for much and leave at once, again and again.
-#[test]
-fn clients_that_come_again_and_leave_at_once_keep_nobody_waiting() {
-    use std::io::Write;
-    let asked = get("/left").repeat(40);
-    through(|scene| {
-        scene.beside("visits", || {
-            // Where nobody more can wait to be let in, it comes again.
-            if let Ok(mut leaver) = TcpStream::connect(scene.caller.outbound("echo")) {
-                let _ = leaver.write_all(asked.as_bytes());
-            }
-        });
     });
 }
 
