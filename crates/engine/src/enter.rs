@@ -25,7 +25,10 @@ pub(crate) fn request(shard: &mut Shard, arrival: &Arrival<'_>, own: &str, head:
     strip_untrusted(head, sender);
     // Nobody may ask whether to send what isn't there (RFC 9110 10.1.1), and some servers then wait for it for ever.
     if head.header(Known::Expect).is_some() && matches!(head.framing(), Framing::None | Framing::Length(0)) {
-        head.remove_known(Known::Expect);
+        let is_known = |value: &[u8]| value.eq_ignore_ascii_case(b"100-continue");
+        if head.values(Known::Expect.name()).all(is_known) {
+            head.remove_known(Known::Expect);
+        }
     }
     if head.header(Known::XRequestId).is_none() {
         head.append_known(Known::XRequestId, &request_id(&mut shard.rng)).ok();
