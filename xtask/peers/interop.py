@@ -257,8 +257,16 @@ class Client:
                 self.fails(code, self.unary, ask(code=at, message="x"))
 
     def cancel_after_begin(self):
-        call = self.collect.future(ask() for _ in [time.sleep(0.05)])
+        held = threading.Event()
+
+        def requests():
+            # Or all could be over before it's cancelled.
+            held.wait(10)
+            yield ask()
+
+        call = self.collect.future(requests())
         call.cancel()
+        held.set()
         assert call.cancelled()
 
     def cancel_after_first_response(self):
