@@ -317,8 +317,9 @@ fn finish_response(tally: &Tally, ended: bool, head: &mut Head) {
     head.set_framing(if status_has_no_body(head.status()) || declared { Framing::None } else { Framing::Length(0) });
 }
 
-/// Reads trailers into `fields`, which are empty; `asked`: of a request. What may not stand there, or is more than HTTP/1 takes, refuses a request, as there; an answer, which
-/// a program has made and its caller waits for, goes without the one and may have the other. Pseudo-headers may stand in neither (RFC 9113 8.1).
+/// Reads trailers into `fields`, which are empty; `asked`: of a request. What may not stand there, or is more than HTTP/1 takes,
+/// refuses a request, as there; an answer, which a program has made and its caller waits for, goes without the one and may have the
+/// other. Pseudo-headers may stand in neither (RFC 9113 8.1).
 pub(crate) fn read_trailers(
     decoder: &mut impl Blocks,
     block: &[u8],
