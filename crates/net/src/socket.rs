@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -65,6 +65,17 @@ impl Socket {
     /// Whether nothing waits to be read, as far as the reactor has noted. Nobody is woken once there is something.
     pub(crate) fn is_silent(&self) -> bool {
         self.0.try_io(Interest::READABLE, || Ok(())).is_err()
+    }
+
+    /// Whether the other side has closed its direction, or the connection is broken, as far as the reactor has noted; something
+    /// may still wait to be read.
+    pub(crate) fn is_closing(&self) -> bool {
+        // Nearly always it's silent, which costs less to ask.
+        !self.is_silent()
+            && matches!(
+                pin!(self.0.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop())),
+                Poll::Ready(Ok(noted)) if noted.is_read_closed()
+            )
     }
 }
 

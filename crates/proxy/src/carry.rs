@@ -234,6 +234,10 @@ impl<'a> Trip<'a> {
                     });
                     continue;
                 }
+                // Nobody is asked for one who has left already.
+                Effect::Send(_) if self.ticket.is_none() && self.down.has_read_all() && self.down.is_gone() => {
+                    Event::Failed(Failure::DownstreamGone)
+                }
                 Effect::Send(plan) => match self.attempt(&plan, exchange.has_copies()).await {
                     Event::Slow => Box::pin(self.race(&mut exchange)).await,
                     other => other,

@@ -43,6 +43,9 @@ const OFFER_AGE: Duration = Duration::from_secs(3600);
 /// How long connections under earlier credentials still serve after these were renewed: until there are others, no request
 /// waits for them.
 const RETIRE_AFTER: Duration = Duration::from_secs(2);
+/// Connections that are let in before all others that are ready have their turn: who comes and goes as fast as it can needn't wait
+/// for anything, so that the queue of those who want in never ends.
+const ACCEPTED_AT_ONCE: u32 = 16;
 /// How long it rests while it may not accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -319,7 +322,13 @@ async fn attend(core: &Rc<Core>, seat: &mut Seat, counted: &mut byrnie_engine::C
 /// Accepts connections until the drain begins, or the listener is closed.
 async fn accept(core: &Rc<Core>, door: &Arc<Door>, listener: &Listener, until: &mut Shutdown) {
     let mut draining = core.drain_of(**door == Door::Inbound).draining();
+    let mut left = ACCEPTED_AT_ONCE;
     loop {
+        if left == 0 {
+            left = ACCEPTED_AT_ONCE;
+            tokio::task::yield_now().await;
+        }
+        left -= 1;
         while core.is_full() && !core.makes_room().await {
             runtime::sleep(ACCEPT_PAUSE).await;
         }

@@ -373,13 +373,19 @@ impl Flow {
 
     /// Ready when the other side has reset the stream or its connection is gone.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let state = &mut *self.link.0.borrow_mut();
-        let Some(lane) = state.lanes.get(self.key) else { return Poll::Ready(()) };
-        if lane.fault().is_some() || lane.end == super::lane::End::Complete {
+        if self.is_gone() {
             return Poll::Ready(());
         }
-        lane.wait(cx);
+        if let Some(lane) = self.link.0.borrow_mut().lanes.get(self.key) {
+            lane.wait(cx);
+        }
         Poll::Pending
+    }
+
+    /// Whether the other side has reset the stream or its connection is gone.
+    pub fn is_gone(&self) -> bool {
+        let lanes = &mut self.link.0.borrow_mut().lanes;
+        lanes.get(self.key).is_none_or(|lane| lane.fault().is_some() || lane.end == super::lane::End::Complete)
     }
 
     /// Whether the message to be read has been read to its end.

@@ -449,6 +449,11 @@ impl Conn {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether the other side has closed, as far as is known without a read.
+    pub fn is_gone(&self) -> bool {
+        self.state.ended || self.stream.socket().is_closing()
+    }
+
     /// Ready when the other side closed. Keeps what else it sent.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {

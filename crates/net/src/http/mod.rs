@@ -451,6 +451,17 @@ impl Wire {
         }
     }
 
+    /// Whether the other side has closed or reset its connection or stream, as far as is known without a read.
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::H1(conn) => conn.is_gone(),
+            Self::H2(flow) => flow.is_gone(),
+            Self::Hop(flow) => flow.is_gone(),
+            #[cfg(feature = "http3")]
+            Self::H3(flow) => flow.is_gone(),
+        }
+    }
+
     /// Breaks the message off so that the other side can't take it for complete. An HTTP/1 connection
     /// is of no use afterwards.
     pub fn abort(&mut self, code: u32) {

@@ -3,14 +3,16 @@
 //! while it lasts must not notice.
 
 use crate::frame::{
-    CONTINUATION, DATA, END_STREAM, GOAWAY, HEADERS, Link, Out, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    CONTINUATION, DATA, END_STREAM, GOAWAY, HEADERS, Link, Out, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE,
 };
 use crate::front::{CALM, CLOSED, PROTOCOL, SIZE, body_of, out};
 use crate::hpack::Block;
 use crate::world::{Peer, Program, Proxy, World, get};
 use byrnie_model::Protocol;
 use byrnie_net::runtime;
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,13 +29,15 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_secs(2);
 const WAIT_RATIO_MAX: u32 = 20;
 /// Connections to the program that may be the good client's.
 const GOOD_CONNECTIONS: usize = 8;
+/// Clients of a flood that come and go, and what each of them asks for.
+const LEAVERS: usize = 200;
+const LEFT_BEHIND: usize = 40;
 /// What the good client asks for begins so.
 const GOOD_PATH: &str = "/good/";
 
 /// Sends `frames` times what `each` makes, reading nothing until the peer closes or all is sent; the code
 /// of the GOAWAY that came.
 fn flood(caller: &Proxy, frames: u32, each: impl Fn(u32) -> Out) -> Option<u32> {
-    use std::io::Write;
     let mut link = Link::client(caller.outbound("echo"), out());
     let mut reader = Link::over(link.stream.try_clone().unwrap());
     let heard = std::thread::spawn(move || {
@@ -278,6 +282,27 @@ fn floods_of_frames_that_carry_nothing_are_ended() {
             // Empty DATA follows a whole head, which may be passed on at once; nothing else is a request.
             let most = if name == "empty DATA" { codes.len() } else { 0 };
             assert!((scene.begun)() - before <= most, "{name}: {}", (scene.begun)() - before);
+        }
+    });
+}
+
+/// Clients that come, ask for much and are gone: they wait for nothing, so that there are always more of them.
+#[test]
+fn clients_that_leave_at_once_hold_up_nobody_who_stays() {
+    let by_http1 = get("/left").repeat(LEFT_BEHIND).into_bytes();
+    let opening = out().raw(PREFACE).frame(SETTINGS, 0, 0, []);
+    let by_http2 = (0..LEFT_BEHIND as u32).fold(opening, |sends, n| sends.whole(1 + 2 * n, Block::get("/left"))).0;
+    through(|scene| {
+        for (name, asked) in [("leavers by HTTP/1", by_http1), ("leavers by HTTP/2", by_http2)] {
+            let before = (scene.begun)();
+            let came = scene.beside(name, || {
+                for _ in 0..LEAVERS {
+                    // Who is refused has left, too.
+                    let _ = TcpStream::connect(scene.caller.outbound("echo")).unwrap().write_all(&asked);
+                }
+            });
+            let (begun, left) = ((scene.begun)() - before, came.len() * LEAVERS);
+            println!("{name}: {begun} of {} requests reached the program", left * LEFT_BEHIND);
         }
     });
 }

@@ -342,14 +342,20 @@ impl Flow {
 
     /// Ready when the other side has reset the stream or its connection is gone.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let state = &mut *self.link.0.borrow_mut();
-        let ended = state.is_ended();
-        let Some(lane) = state.lanes.get(self.key) else { return Poll::Ready(()) };
-        if ended || lane.fault().is_some() || lane.end == End::Complete {
+        if self.is_gone() {
             return Poll::Ready(());
         }
-        lane.wait(cx);
+        if let Some(lane) = self.link.0.borrow_mut().lanes.get(self.key) {
+            lane.wait(cx);
+        }
         Poll::Pending
+    }
+
+    /// Whether the other side has reset the stream or its connection is gone.
+    pub fn is_gone(&self) -> bool {
+        let state = &mut *self.link.0.borrow_mut();
+        let ended = state.is_ended();
+        state.lanes.get(self.key).is_none_or(|lane| ended || lane.fault().is_some() || lane.end == End::Complete)
     }
 
     /// Resets the stream with `code`.

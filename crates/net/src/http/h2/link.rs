@@ -155,7 +155,8 @@ impl State {
                 cx.waker().wake_by_ref();
                 return;
             }
-            if !self.arrivals.is_empty() {
+            // Who is about to be found gone has nobody ask for him.
+            if !self.arrivals.is_empty() && !self.stream.as_ref().is_some_and(|stream| stream.socket().is_closing()) {
                 return;
             }
         }

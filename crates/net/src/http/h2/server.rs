@@ -40,8 +40,13 @@ impl Server {
     /// Exchanges prefaces with `sender`. `prefix` has been read of the connection already.
     ///
     /// # Errors
-    /// If the client speaks no HTTP/2 or is gone.
+    /// If the client speaks no HTTP/2, or is gone.
     pub async fn handshake(stream: Stream, prefix: Vec<u8>, sender: Sender) -> Result<Self, Error> {
+        // Who only came to leave has left once all others had their turn, and what it asked for isn't even read.
+        tokio::task::yield_now().await;
+        if stream.socket().is_closing() {
+            return Err(Error::Closed);
+        }
         // Beside what a client may send a proxy sends its own lines, and those that routes add.
         let lines_max = if sender == Sender::Proxy { Limits::HEADERS_CEILING } else { Limits::default().headers_max };
         let server = Self { link: Rc::new(Link::new(stream, prefix, sender)), lines_max };
@@ -110,5 +115,49 @@ impl Drop for Server {
         if let Ok(mut state) = self.link.0.try_borrow_mut() {
             state.end();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    /// A connection whose client has said all this, and whether it's still there.
+    fn connection(said: &[u8], stays: bool) -> (Stream, Option<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(said).unwrap();
+        let (served, _) = listener.accept().unwrap();
+        served.set_nonblocking(true).unwrap();
+        (crate::io::TcpStream::from_std(served).unwrap().into(), Some(client).filter(|_| stays))
+    }
+
+    #[test]
+    fn whoever_has_left_before_he_was_heard_asks_for_nothing() {
+        const STREAMS: u32 = 40;
+        let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        for id in (0..STREAMS).map(|n| 1 + 2 * n) {
+            // A whole GET of `http://a/`.
+            said.extend_from_slice(&[0, 0, 6, 1, 5]);
+            said.extend_from_slice(&id.to_be_bytes());
+            said.extend_from_slice(&[0x82, 0x86, 0x84, 0x01, 0x01, b'a']);
+        }
+        runtime::block_on(async {
+            for (stays, heard) in [(true, STREAMS), (false, 0)] {
+                let (stream, client) = connection(&said, stays);
+                let mut served = 0;
+                if let Ok(mut server) = Server::handshake(stream, Vec::new(), Sender::Client).await {
+                    while served < STREAMS && poll_fn(|cx| server.poll_accept(cx)).await.is_some() {
+                        served += 1;
+                    }
+                }
+                assert_eq!(served, heard);
+                drop(client);
+            }
+        })
+        .unwrap();
     }
 }

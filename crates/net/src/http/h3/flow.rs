@@ -283,6 +283,11 @@ impl Flow {
         Poll::Ready(())
     }
 
+    /// Whether the client was found to be gone.
+    pub const fn is_gone(&self) -> bool {
+        self.left
+    }
+
     /// Waits until the client has all of an answer that was written to its end, or is gone.
     pub async fn delivered(self) {
         if self.fin == Fin::Written {
