@@ -234,10 +234,7 @@ impl<'a> Trip<'a> {
                     });
                     continue;
                 }
-                // Nobody is asked for one who has left already.
-                Effect::Send(_) if self.ticket.is_none() && self.down.has_read_all() && self.down.is_gone() => {
-                    Event::Failed(Failure::DownstreamGone)
-                }
+                Effect::Send(_) if self.is_forsaken() => Event::Failed(Failure::DownstreamGone),
                 Effect::Send(plan) => match self.attempt(&plan, exchange.has_copies()).await {
                     Event::Slow => Box::pin(self.race(&mut exchange)).await,
                     other => other,
@@ -261,6 +258,11 @@ impl<'a> Trip<'a> {
         };
         self.close(&mut exchange, delivered.outcome);
         delivered.next
+    }
+
+    /// Whether its client has left already, so that nobody is asked; what is under a key is asked for whoever comes again.
+    fn is_forsaken(&self) -> bool {
+        self.ticket.is_none() && self.down.has_read_all() && self.down.is_gone()
     }
 
     /// Ends the exchange, and writes down how it went.
