@@ -45,6 +45,8 @@ pub(crate) const HEAD_MAX: Duration = Duration::from_secs(15);
 pub(crate) const TUNNEL_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Tasks kept for exchanges to come, per HTTP/2 connection.
 const RUNNERS_SPARE_MAX: usize = 32;
+/// Streams of a client that hasn't taken an answer yet that begin before all others have their turn: it may have left by then.
+const BEGUN_AT_ONCE: usize = 4;
 /// What is read and forgotten after the last answer, so that the client sees it before a reset.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
@@ -392,7 +394,12 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
     let crew = Crew::new(RUNNERS_SPARE_MAX);
     let mut draining = core.drain_of(caller.is_proxy()).draining();
     let (mut goodbye, mut alarm, mut resting) = (false, Alarm::new(), None);
+    let mut begun = 0;
     loop {
+        if begun >= BEGUN_AT_ONCE && !caller.is_proxy() && !caller.reads.get() {
+            begun = 0;
+            tokio::task::yield_now().await;
+        }
         let accepted = poll_fn(|cx| {
             let due = std::pin::Pin::new(&mut draining).poll(cx).is_ready();
             if !goodbye && (due || caller.is_over(core, runtime::coarse().wall)) {
@@ -424,6 +431,7 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
             // It was under way when the certificate ended: nothing is done with it, so it may be sent again.
             Some(mut accepted) if caller.is_over(core, runtime::now().wall) => accepted.flow.reset(REFUSED_STREAM),
             Some(Accepted { flow, head }) => {
+                begun += 1;
                 let wire = Wire::H2(flow);
                 match head {
                     Ok(request) => {

@@ -3,7 +3,7 @@
 //! while it lasts must not notice.
 
 use crate::frame::{
-    CONTINUATION, DATA, END_STREAM, GOAWAY, HEADERS, Link, Out, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS,
+    ACK, CONTINUATION, DATA, END_STREAM, GOAWAY, HEADERS, Link, Out, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS,
     WINDOW_UPDATE,
 };
 use crate::front::{CALM, CLOSED, PROTOCOL, SIZE, body_of, out};
@@ -35,16 +35,18 @@ const LEFT_BEHIND: usize = 40;
 /// What the good client asks for begins so.
 const GOOD_PATH: &str = "/good/";
 
-/// Sends `frames` times what `each` makes, reading nothing until the peer closes or all is sent; the code
-/// of the GOAWAY that came.
+/// Sends `frames` times what `each` makes, until the peer closes or all of it was taken, and stays until then; the code of the GOAWAY
+/// that came.
 fn flood(caller: &Proxy, frames: u32, each: impl Fn(u32) -> Out) -> Option<u32> {
     let mut link = Link::client(caller.outbound("echo"), out());
     let mut reader = Link::over(link.stream.try_clone().unwrap());
     let heard = std::thread::spawn(move || {
         let mut code = None;
         while let Some(frame) = reader.read() {
-            if frame.kind == GOAWAY {
-                code = Some(frame.number(4));
+            match frame.kind {
+                GOAWAY => code = Some(frame.number(4)),
+                PING if frame.has(ACK) && frame.payload == b"all sent" => break,
+                _ => {}
             }
         }
         code
@@ -60,8 +62,7 @@ fn flood(caller: &Proxy, frames: u32, each: impl Fn(u32) -> Out) -> Option<u32> 
         }
     }
     let _ = link.stream.write_all(&pending);
-    let _ = link.stream.shutdown(std::net::Shutdown::Write);
-    link.skip(0);
+    link.send(out().ping(b"all sent"));
     heard.join().unwrap()
 }
 

@@ -156,7 +156,7 @@ impl State {
                 return;
             }
             // Who is about to be found gone has nobody ask for him.
-            if !self.arrivals.is_empty() && !self.stream.as_ref().is_some_and(|stream| stream.socket().is_closing()) {
+            if !self.arrivals.is_empty() && !self.is_about_to_end() {
                 return;
             }
         }
@@ -391,6 +391,11 @@ impl State {
     /// Whether the connection has ended, or is about to.
     pub(super) const fn is_ended(&self) -> bool {
         self.stream.is_none() || self.closing.is_some()
+    }
+
+    /// Whether it's known without a read that the other side has closed, while what it said before is still to be read.
+    pub(super) fn is_about_to_end(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.socket().is_closing())
     }
 
     /// Opens no more streams, and tells the other side.

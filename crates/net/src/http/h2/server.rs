@@ -65,6 +65,10 @@ impl Server {
 
     /// The next stream; `None` once the connection has ended. Moves all streams of the connection.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Accepted>> {
+        // What waits of one who has left goes with him.
+        if self.link.0.borrow().is_about_to_end() && self.link.drive(cx).is_ready() {
+            return Poll::Ready(None);
+        }
         loop {
             let arrival = self.link.0.borrow_mut().next_arrival();
             if let Some(Arrival { key, id, head }) = arrival {
