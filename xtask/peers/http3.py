@@ -5,6 +5,7 @@ http3.py serve PORT              a program of HTTP/1.1
 http3.py ask PORT CA HOST PLAN   asks by one connection, all at once unless a request says otherwise; shows a certificate if
                                  a file with it and one with its key follow
 http3.py flood PORT CA HOST PLAN the same, while many handshakes have begun that nobody goes on with
+http3.py again PORT CA HOST PLAN FILE   the same, with the session ticket in FILE if there is one; the last that is given is left there
 
 PLAN is a JSON list of requests: what each may hold is read in `Client.send`. A line of JSON tells what came of all of
 them; with "stay" as the last element, lines follow: what the server says of the connection, until it closes.
@@ -13,6 +14,8 @@ them; with "stay" as the last element, lines follow: what the server says of the
 import asyncio
 import http.server
 import json
+import os
+import pickle
 import socket
 import ssl
 import sys
@@ -221,7 +224,22 @@ def flood(port, host):
     return sender
 
 
-async def ask(port, ca, host, plan, shown):
+def keep(configuration, file):
+    """Has a connection go on with the session of the ticket in this file, and its last ticket left there; answers how many came."""
+    tickets = []
+    if os.path.exists(file):
+        with open(file, "rb") as kept:
+            configuration.session_ticket = pickle.load(kept)
+
+    def given(ticket):
+        tickets.append(ticket)
+        with open(file, "wb") as kept:
+            pickle.dump(ticket, kept)
+
+    return given, tickets
+
+
+async def ask(port, ca, host, plan, shown, file=None):
     from aioquic.asyncio import connect
     from aioquic.quic.configuration import QuicConfiguration
 
@@ -232,8 +250,11 @@ async def ask(port, ca, host, plan, shown):
     if shown:
         configuration.load_cert_chain(*shown)
     stay = plan[-1:] == ["stay"]
+    given, tickets = keep(configuration, file) if file else (None, [])
     try:
-        async with connect("127.0.0.1", port, configuration=configuration, create_protocol=client()) as session:
+        async with connect(
+            "127.0.0.1", port, configuration=configuration, create_protocol=client(), session_ticket_handler=given
+        ) as session:
             answers = []
             for wanted in plan[: len(plan) - stay]:
                 if wanted.get("then"):
@@ -256,6 +277,7 @@ async def ask(port, ca, host, plan, shown):
             told = {"answers": [session.told(answer) for answer in answers], "closed": closed}
             # Of aioquic's own: nothing tells it outside.
             told["retried"] = session._quic._retry_source_connection_id is not None
+            told["resumed"], told["tickets"] = session._quic.tls.session_resumed, len(tickets)
             print(json.dumps(told), flush=True)
             if stay:
                 code = await asyncio.wait_for(session.closed, 60)
@@ -268,4 +290,5 @@ if sys.argv[1] == "serve":
     serve(int(sys.argv[2]))
 else:
     flooded = flood(int(sys.argv[2]), sys.argv[4]) if sys.argv[1] == "flood" else None
-    asyncio.run(ask(int(sys.argv[2]), sys.argv[3], sys.argv[4], json.loads(sys.argv[5]), sys.argv[6:]))
+    file, shown = (sys.argv[6], sys.argv[7:]) if sys.argv[1] == "again" else (None, sys.argv[6:])
+    asyncio.run(ask(int(sys.argv[2]), sys.argv[3], sys.argv[4], json.loads(sys.argv[5]), shown, file))

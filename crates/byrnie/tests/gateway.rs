@@ -545,11 +545,11 @@ fn sessions_go_on_with_any_process_of_a_gateway_and_after_it_was_replaced() {
 
     let known = Browser::new(&rustls::version::TLS13, &[&shop]);
     assert!(!known.comes_back(ports[0]));
-    let told = handshakes(&mesh).unwrap();
+    let told = mesh.handshakes().unwrap();
     assert!(known.comes_back(ports[0]));
-    assert_eq!(handshakes(&mesh), Some((told.0, told.1 + 1)));
+    assert_eq!(mesh.handshakes(), Some((told.0, told.1 + 1)));
     mesh.ok(&["upgrade", "--drain", "5s"]);
-    until("the new edge is asked", String::new, || handshakes(&mesh).is_some_and(|(full, _)| full < told.0));
+    until("the new edge is asked", String::new, || mesh.handshakes().is_some_and(|(full, _)| full < told.0));
     assert!(known.comes_back(ports[0]), "after an upgrade");
     drop((hello, mesh.up.take()));
     mesh.start(&[]);
@@ -559,17 +559,4 @@ fn sessions_go_on_with_any_process_of_a_gateway_and_after_it_was_replaced() {
     // Whoever trusts the former certificate alone isn't led past the new one by a ticket.
     until("the renewed certificate is shown", String::new, || known.ask(ports[0]).is_err());
     assert!(!Browser::new(&rustls::version::TLS13, &[&other]).comes_back(ports[0]));
-}
-
-/// Handshakes that the edge has carried out: in full, and by going on with an earlier session. `None` while it's being replaced.
-fn handshakes(mesh: &Mesh) -> Option<(u64, u64)> {
-    let proxies = mesh.json(&["proxies"]);
-    let edge = proxies.as_array().unwrap().iter().find(|proxy| proxy["name"].as_str().unwrap().ends_with("/edge"));
-    let admin = edge?["admin"].as_str()?.parse().unwrap();
-    let metrics = mesh::http(admin, "localhost", "/metrics").ok()?.body;
-    let of = |kind: &str| {
-        let name = format!("byrnie_handshakes_total{{kind=\"{kind}\"}} ");
-        metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
-    };
-    Some((of("full"), of("resumed")))
 }

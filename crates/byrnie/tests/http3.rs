@@ -117,9 +117,13 @@ impl Edge {
     }
 
     fn ask_as(&self, verb: &str, plan: &Value) -> Value {
-        let output = self.peer(verb, plan).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+        told_by(&mut self.peer(verb, plan))
+    }
+
+    /// What comes of asking with the ticket that the browser has, if it has one; it keeps the last that it's given. It shows this.
+    fn comes_back(&self, browser: &str, shown: &[String]) -> Value {
+        let ticket = self.mesh.data.with_file_name(format!("{browser}.ticket"));
+        told_by(self.peer("again", &json!([{"path": "/fine"}])).arg(ticket).args(shown))
     }
 
     /// The answers, of one connection that goes on.
@@ -128,6 +132,12 @@ impl Edge {
         assert_eq!(told["closed"], Value::Null, "{told}");
         told["answers"].as_array().unwrap().clone()
     }
+}
+
+fn told_by(peer: &mut Command) -> Value {
+    let output = peer.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
 }
 
 #[test]
@@ -303,6 +313,36 @@ fn a_gateway_changes_what_it_serves_by_http_3_while_it_is_asked() {
 }
 
 #[test]
+fn sessions_by_http_3_go_on_where_the_same_is_shown_and_are_counted() {
+    let mut edge = Edge::open();
+    let is_resumed = |edge: &Edge| {
+        let told = edge.comes_back("browser", &[]);
+        assert_eq!(told["answers"][0]["status"], "200", "{told}");
+        assert_ne!(told["tickets"], 0, "{told}");
+        told["resumed"].as_bool().unwrap()
+    };
+    let (full, resumed) = edge.mesh.handshakes().unwrap();
+    assert!(!is_resumed(&edge));
+    assert_eq!(edge.mesh.handshakes(), Some((full + 1, resumed)));
+    assert!(is_resumed(&edge));
+    assert_eq!(edge.mesh.handshakes(), Some((full + 1, resumed + 1)));
+
+    // The next process has the same keys, without having been told any.
+    edge.mesh.ok(&["upgrade", "mesh", "--drain", "5s"]);
+    until("the new edge is asked", String::new, || edge.mesh.handshakes().is_some_and(|(_, resumed)| resumed == 0));
+    until("it is offered by the next", || edge.curl(), || edge.curl().contains(&edge.offer()));
+    assert!(is_resumed(&edge), "after an upgrade");
+    assert_eq!(edge.mesh.handshakes().map(|(_, resumed)| resumed), Some(1));
+
+    // What was given on other terms isn't taken.
+    let (document, chain) = secret();
+    edge.mesh.ok(&["apply", "-f", &file(&edge.mesh, "secret.yaml", &document)]);
+    edge.ca = file(&edge.mesh, "renewed.pem", &chain);
+    until("the renewed certificate is shown", String::new, || !is_resumed(&edge));
+    assert!(is_resumed(&edge));
+}
+
+#[test]
 fn callers_by_http_3_prove_who_they_are_where_others_have_to() {
     let edge = Edge::open();
     let authority = |name: &str| {
@@ -332,6 +372,9 @@ fn callers_by_http_3_prove_who_they_are_where_others_have_to() {
         serde_json::from_str::<Value>(seen).map(|seen| seen["x-forwarded-client-cert"].clone()).ok()
     };
     assert_eq!(ask(None), Some(Value::Null), "nothing is asked for yet");
+    for (browser, tickets) in [("stranger", 2), ("partner", 2)] {
+        assert_eq!(edge.comes_back(browser, &[])["tickets"], tickets);
+    }
     let document = |mode: &str| {
         let block = pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
         let refs = "caCertificateRefs: [{group: '', kind: ConfigMap, name: partners}]";
@@ -344,6 +387,13 @@ fn callers_by_http_3_prove_who_they_are_where_others_have_to() {
     edge.mesh.ok(&["apply", "-f", &file(&edge.mesh, "asks.yaml", &document("AllowValidOnly"))]);
     until("it's asked for", String::new, || ask(None).is_none());
     assert_eq!(ask(Some(&foreign)), None);
+    // A ticket proves nothing, and none is given.
+    assert_eq!(edge.comes_back("stranger", &[])["answers"][0]["status"], Value::Null);
+    for _ in 0..2 {
+        let told = edge.comes_back("partner", &good);
+        let seen = [&told["answers"][0]["status"], &told["resumed"], &told["tickets"]];
+        assert_eq!(seen, [&json!("200"), &json!(false), &json!(0)]);
+    }
     let told = ask(Some(&good)).unwrap();
     assert!(told.as_str().unwrap().ends_with(";Subject=\"CN=good\""), "{told}");
     edge.mesh.ok(&["apply", "-f", &file(&edge.mesh, "asks.yaml", &document("AllowInsecureFallback"))]);

@@ -28,7 +28,7 @@ pub const IDLE_PER_KEY_MAX: usize = 512;
 pub const IDLE_MAX: usize = 4096;
 /// How long a connection is kept idle: below the 60 s of most servers, so that we close first.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
-/// HTTP/2 connections to one upstream; the second is opened when the first is full.
+/// HTTP/2 connections to one upstream; the second is opened when the first is full, or has as many streams as a client may have.
 pub const SHARED_PER_KEY_MAX: usize = 4;
 /// Those of them that clients have to share that aren't known to take their answers, until these have no more streams to give.
 pub const CROWD_PER_KEY_MAX: usize = 2;
@@ -97,6 +97,10 @@ impl Connection for h2::Client {
 
     fn is_full(&self) -> bool {
         Self::is_full(self)
+    }
+
+    fn is_short(&self) -> bool {
+        Self::is_short(self)
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::listen;
 use crate::runtime;
 use crate::tls::callers::Callers;
+use crate::tls::signed::{Shown, Signed};
 use crate::tls::{self, HANDSHAKE_TIMEOUT, Peer, edge};
 use byrnie_base::Text;
 use byrnie_codec::h2::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX};
@@ -44,7 +45,8 @@ pub const HANDSHAKES_UNPROVEN_MAX: usize = HANDSHAKES_MAX / 4;
 /// What clients are shown.
 #[derive(Clone, Debug)]
 pub struct Config {
-    quic: Arc<quinn::ServerConfig>,
+    quic: quinn::ServerConfig,
+    tls: Shown,
     /// What they have to prove, if they have to.
     callers: Option<Callers>,
 }
@@ -55,9 +57,8 @@ pub struct Config {
 /// # Errors
 /// If the crypto library fails.
 pub fn config(sites: Vec<edge::Site>, callers: Option<Callers>) -> Result<Config, tls::Error> {
-    let crypto = edge::quic(sites, callers.as_ref())?;
-    let crypto = QuicServerConfig::try_from(crypto).map_err(|_| tls::Error::Crypto("QUIC"))?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let tls = Arc::new(edge::quic(sites, callers.as_ref())?);
+    let mut config = quinn::ServerConfig::with_crypto(crypto(Arc::clone(&tls))?);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(STREAMS_MAX.into())
@@ -73,7 +74,20 @@ pub fn config(sites: Vec<edge::Site>, callers: Option<Callers>) -> Result<Config
         .max_incoming(WAITING_MAX)
         .incoming_buffer_size(WAITING_BYTES_MAX)
         .incoming_buffer_size_total(WAITING_BYTES_ALL);
-    Ok(Config { quic: Arc::new(config), callers })
+    Ok(Config { quic: config, tls, callers })
+}
+
+fn crypto(tls: Shown) -> Result<Arc<QuicServerConfig>, tls::Error> {
+    QuicServerConfig::try_from(tls).map(Arc::new).map_err(|_| tls::Error::Crypto("QUIC"))
+}
+
+impl Config {
+    /// What one client is shown, of whose handshake it's noted whether it was a full one.
+    fn watched_by(&self, signed: &Signed) -> Result<Arc<quinn::ServerConfig>, tls::Error> {
+        let mut quic = self.quic.clone();
+        quic.crypto = crypto(signed.watch(&self.tls))?;
+        Ok(Arc::new(quic))
+    }
 }
 
 /// A bound socket, which may be given to another core.
@@ -110,7 +124,7 @@ impl Acceptor {
     /// # Errors
     /// If the reactor doesn't take the socket.
     pub fn new(socket: Socket, config: &Config) -> io::Result<Self> {
-        let config = Some((*config.quic).clone());
+        let config = Some(config.quic.clone());
         quinn::Endpoint::new(EndpointConfig::default(), config, socket.0, Arc::new(Reactor)).map(Self)
     }
 
@@ -157,12 +171,13 @@ impl Incoming {
     /// If the client is too slow, asks for no host that is here, doesn't speak HTTP/3, or can't prove what it has to.
     pub async fn accept(self, config: &Config) -> Result<(Connection, Peer), tls::Error> {
         let failed = |error: quinn::ConnectionError| tls::Error::Io(error.into());
-        let connecting = self.0.accept_with(Arc::clone(&config.quic)).map_err(failed)?;
+        let signed = Signed::default();
+        let connecting = self.0.accept_with(config.watched_by(&signed)?).map_err(failed)?;
         let connection = runtime::timeout(HANDSHAKE_TIMEOUT, connecting).await;
         let connection = connection.map_err(|_| tls::Error::Timeout)?.map_err(failed)?;
         let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
         let (sni, alpn) = data.map_or((None, None), |data| (data.server_name.map(Text::from), data.protocol));
-        let mut peer = Peer { sni, alpn, ..Peer::default() };
+        let mut peer = Peer { sni, alpn, resumed: !signed.is_full(), ..Peer::default() };
         if let Some(callers) = &config.callers {
             let chain = connection.peer_identity().and_then(|shown| shown.downcast::<Vec<CertificateDer<'_>>>().ok());
             peer = callers.peer(chain.as_deref().map(Vec::as_slice), peer, runtime::now().wall)?;

@@ -201,11 +201,23 @@ enum Side {
 /// Relays until both sides have closed, one failed, or nothing moved for `idle`. Of each connection bytes may have been read
 /// already. Where one failed the other one, once dropped, is reset, as if they were one connection.
 pub async fn relay(
+    first: (&mut Pipe, Vec<u8>),
+    second: (&mut Pipe, Vec<u8>),
+    passes: Passes,
+    idle: Duration,
+) -> Relayed {
+    relay_heard(first, second, passes, idle, || ()).await
+}
+
+/// The same; `heard` is called once the first connection has said something beside what had been read of it.
+pub async fn relay_heard(
     (first, first_bytes): (&mut Pipe, Vec<u8>),
     (second, second_bytes): (&mut Pipe, Vec<u8>),
     passes: Passes,
     idle: Duration,
+    heard: impl FnOnce(),
 ) -> Relayed {
+    let (before, mut heard) = (first_bytes.len() as u64, Some(heard));
     let mut there = Direction::new(first_bytes);
     let mut back = Direction::new(second_bytes);
     if passes == Passes::NoRequest {
@@ -232,6 +244,11 @@ pub async fn relay(
             Poll::Ready(Err(Side::Request)) => return Poll::Ready(End::Request),
             Poll::Pending => false,
         };
+        if there.bytes > before
+            && let Some(heard) = heard.take()
+        {
+            heard();
+        }
         if there_done && back_done {
             return Poll::Ready(End::Closed);
         }

@@ -24,6 +24,7 @@ use byrnie_codec::{Fields, Framing, Head, RejectReason, Version, grpc};
 use byrnie_engine::{Answer, Arrival, Effect, Exchange, Failure, Outcome, Plan, Program, Target, Told};
 use byrnie_net::http::h2::{CANCEL, INTERNAL_ERROR};
 use byrnie_net::http::{Alarm, Answered, Chunk, Error, Fault, Pump, READ_BYTES_MIN, REPLAY_BYTES_MAX, Wire};
+use byrnie_net::pool::Crowd;
 use byrnie_net::relay::Pipe;
 use byrnie_net::runtime;
 use std::future::poll_fn;
@@ -59,6 +60,8 @@ pub(crate) struct Tunnel {
     pub(crate) bytes: Vec<u8>,
     /// Most time in which nothing moves.
     pub(crate) idle: Duration,
+    /// Of a stream that others share with it: nothing has shown yet that its client has read the 101.
+    pub(crate) crowd: Option<Crowd>,
 }
 
 /// What a connection uses again from one exchange to the next.
@@ -625,14 +628,15 @@ impl<'a> Trip<'a> {
     /// After a 101: what follows is not HTTP.
     async fn switch(&mut self) -> Delivered {
         let flushed = poll_fn(|cx| self.down.poll_flush(cx)).await;
-        let Some((pipe, bytes)) = self.upstream.take().and_then(|upstream| upstream.wire.into_tunnel()) else {
+        let left = self.upstream.take().map(|Upstream { wire, crowd, .. }| (wire.into_tunnel(), crowd));
+        let Some((Some((pipe, bytes)), crowd)) = left else {
             return self.cut(101, Break::of(UNASKED_SWITCH), None);
         };
         if flushed.is_err() {
             return self.cut(101, Break::gone(), None);
         }
         let outcome = Outcome { status: 101, failure: None };
-        let tunnel = Tunnel { pipe, bytes, idle: self.limits.idle.unwrap_or(TUNNEL_IDLE_MAX) };
+        let tunnel = Tunnel { pipe, bytes, idle: self.limits.idle.unwrap_or(TUNNEL_IDLE_MAX), crowd };
         Delivered { outcome, next: Next::Tunnel(Box::new(tunnel)) }
     }
 

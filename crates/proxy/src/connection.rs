@@ -112,7 +112,7 @@ async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
 }
 
 /// Counts a handshake that was carried out.
-fn count(core: &Core, peer: &Peer) {
+pub(crate) fn count(core: &Core, peer: &Peer) {
     core.count(|counts| {
         let done = &counts.handshakes;
         if peer.resumed { done.resumed.increment() } else { done.full.increment() }
@@ -270,7 +270,7 @@ pub(crate) async fn serve_h1(core: &Rc<Core>, caller: Caller, stream: Stream, by
             Next::Again => desk.rest(),
             Next::Close => return Box::pin(linger(core, wire)).await,
             Next::Drop => return,
-            Next::Tunnel(upstream) => return Box::pin(switch(wire, *upstream)).await,
+            Next::Tunnel(upstream) => return Box::pin(switch(&caller, wire, *upstream)).await,
         }
     }
 }
@@ -331,10 +331,15 @@ async fn linger(core: &Core, wire: Wire) {
 }
 
 /// After a 101 both sides speak what they agreed on.
-pub(crate) async fn switch(wire: Wire, tunnel: Tunnel) {
-    let Tunnel { pipe: mut upstream, bytes, idle } = tunnel;
+pub(crate) async fn switch(caller: &Caller, wire: Wire, tunnel: Tunnel) {
+    let Tunnel { pipe: mut upstream, bytes, idle, crowd } = tunnel;
     let Some((mut client, from_client)) = wire.into_tunnel() else { return };
-    relay::relay((&mut client, from_client), (&mut upstream, bytes), Passes::All, idle).await;
+    // Whoever goes on in what was agreed upon has read that it was.
+    let heard = || {
+        caller.reads.set(true);
+        drop(crowd);
+    };
+    relay::relay_heard((&mut client, from_client), (&mut upstream, bytes), Passes::All, idle, heard).await;
 }
 
 /// CONNECT on the forward listener: what follows is served as if it had come to the service's own listener. Where that is declared

@@ -104,7 +104,7 @@ async fn carry(core: &Rc<Core>, work: Work, desk: &mut Desk, runner: &Runner) {
     std::mem::swap(&mut desk.request, &mut request);
     *runner.head.borrow_mut() = Some(request);
     match runtime::catch("stream", Trip::new(core, &caller, &mut wire, desk).run()).await {
-        Ok(Next::Tunnel(upstream)) => Box::pin(switch(wire, *upstream)).await,
+        Ok(Next::Tunnel(upstream)) => Box::pin(switch(&caller, wire, *upstream)).await,
         Ok(Next::Again | Next::Close | Next::Drop) => {}
         Err(_) => core.panicked(),
     }

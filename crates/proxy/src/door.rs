@@ -102,7 +102,7 @@ pub(crate) struct Caller {
     pub(crate) not_after: Option<Timestamp>,
     /// The host that its TLS asks for, where routes tell connections to a service apart by it.
     pub(crate) sni: Option<Text>,
-    /// Whether it has taken an answer to its end on this connection.
+    /// Whether it has taken an answer to its end on this connection, or said something behind a 101.
     pub(crate) reads: Cell<bool>,
     /// What passes, where nobody looks at it.
     pub(crate) opaque: Opaque,

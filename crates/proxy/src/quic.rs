@@ -3,7 +3,7 @@
 //! port, that which was given its socket. Called by `worker`; it decides nothing.
 
 use crate::carry::{Desk, Trip};
-use crate::connection::{HEAD_MAX, IDLE_MAX};
+use crate::connection::{HEAD_MAX, IDLE_MAX, count};
 use crate::door::{Caller, Entry};
 use crate::refusal::refuse_stream;
 use crate::worker::Core;
@@ -126,6 +126,7 @@ async fn shake(
     drop(shaking);
     match accepted {
         Ok((quic, peer)) => {
+            count(core, &peer);
             let end = Peer { not_after: peer.not_after, ..Peer::default() };
             let entry = Entry::Gate { port, secure: true, sni: peer.sni, certificate: peer.certificate, terms };
             let caller = Caller { not_after: peer.not_after, ..Caller::plain(entry, quic.remote()) };

@@ -34,7 +34,6 @@ pub(crate) struct Upstream {
     /// What it takes to give an HTTP/1 connection back; the others need nothing.
     pub(crate) lease: Option<Lease>,
     /// Of a stream that others share with it: its client isn't known to take its answer.
-    #[expect(dead_code, reason = "it counts for as long as it's here")]
     pub(crate) crowd: Option<Crowd>,
 }
 
@@ -346,7 +345,8 @@ async fn open_h2(
     let shared = core.pool.borrow_mut().shared(asked);
     let wall = runtime::coarse().wall;
     for _ in 0..EVICTED_MAX {
-        let spent = room.is_spent_h2(&shared) || shared.is_crowded() && shared.with_room(wall).is_none();
+        let roomy = !shared.is_crowded() || shared.with_room(wall).or_else(|| shared.with_any_room()).is_some();
+        let spent = room.is_spent_h2(&shared) || !roomy;
         if !spent || !core.laggards.evict(runtime::now().mono) {
             break;
         }
@@ -641,6 +641,43 @@ mod tests {
                     while !begun && written.is_ok() {
                         written = wire.push(cx, byrnie_net::http::Chunk::Slice(&[0; 64 * 1024]));
                     }
+                    begun = true;
+                    poll_exchanged(&mut wire, cx, written, AskedFor::Other, (&mut head, &mut interims))
+                });
+                runtime::timeout(Duration::from_secs(60), read).await.unwrap().map(|()| head.status())
+            });
+            assert_eq!(read.unwrap().ok(), status);
+        }
+    }
+
+    /// The same of HTTP/2, where others share the connection.
+    #[test]
+    fn an_answer_by_http2_that_came_before_a_write_failed_is_read() {
+        // And `:status: 413` on stream 1, which ends.
+        const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+        const ANSWER: &[u8] = b"\0\0\x05\x01\x05\0\0\0\x01\x08\x03413";
+        for (said, status) in [(&[SETTINGS, ANSWER].concat()[..], Some(413)), (SETTINGS, None)] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let read = runtime::block_on(async {
+                let tcp = io::connect(address, Duration::from_secs(10)).await.unwrap();
+                let mut wire = Wire::H2(http2::connect(tcp.into()).open());
+                let (mut head, mut interims) = (Head::new(), 0);
+                head.start_request("POST", "http", "echo", "/").unwrap();
+                head.set_framing(byrnie_codec::Framing::Length(1 << 30));
+                wire.send_request(&head).unwrap();
+                let (mut program, _) = listener.accept().unwrap();
+                program.set_nonblocking(true).unwrap();
+                // What it leaves unread has the system reset the connection.
+                while program.peek(&mut [0]).is_err() {
+                    tokio::task::yield_now().await;
+                }
+                program.write_all(said).unwrap();
+                drop(program);
+                let mut begun = false;
+                let read = poll_fn(|cx| {
+                    let written =
+                        if begun { Ok(()) } else { wire.push(cx, byrnie_net::http::Chunk::Slice(&[0; 1 << 17])) };
                     begun = true;
                     poll_exchanged(&mut wire, cx, written, AskedFor::Other, (&mut head, &mut interims))
                 });

@@ -173,6 +173,19 @@ impl Mesh {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("byrnie {args:?} printed no JSON ({error}): {text}"))
     }
 
+    /// Handshakes that the edge has carried out: in full, and by going on with an earlier session. `None` while it's being replaced.
+    pub fn handshakes(&self) -> Option<(u64, u64)> {
+        let proxies = self.json(&["proxies"]);
+        let edge = proxies.as_array().unwrap().iter().find(|proxy| proxy["name"].as_str().unwrap().ends_with("/edge"));
+        let admin = edge?["admin"].as_str()?.parse().unwrap();
+        let metrics = http(admin, "localhost", "/metrics").ok()?.body;
+        let of = |kind: &str| {
+            let name = format!("byrnie_handshakes_total{{kind=\"{kind}\"}} ");
+            metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+        };
+        Some((of("full"), of("resumed")))
+    }
+
     /// The proxies of programs, leaving out those of the mesh itself.
     pub fn sidecars(&self) -> Vec<serde_json::Value> {
         let all = self.json(&["proxies"]);

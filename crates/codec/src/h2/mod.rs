@@ -25,6 +25,8 @@ pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Streams that a client may have open on one connection.
 pub const STREAMS_MAX: u32 = 256;
+/// The same of another proxy, which speaks for many clients: as many as on a hop.
+pub const PROXY_STREAMS_MAX: u32 = crate::hop::STREAMS_MAX;
 /// A client that lets less than this be sent on each of its streams takes next to nothing of an answer ...
 pub const WINDOW_SMALL_BYTES: i64 = 4 * 1024;
 /// ... and may have so many such streams open at once; what is more is refused, and nothing is done with it.
@@ -41,8 +43,9 @@ pub const BLOCK_BYTES_MAX: usize = 128 * 1024;
 pub const CONTINUATIONS_MAX: u32 = 6;
 /// Streams that we reset for the peer's errors, until the connection is given up (`MadeYouReset`).
 pub const RESETS_FOR_ERRORS_MAX: u32 = 100;
-/// Streams that we reset, of which late frames are still expected and mean nothing. Of streams that we opened more are borne with.
-pub const RESETS_REMEMBERED: usize = 512;
+/// Streams that we reset, of which late frames are still expected and mean nothing: so many for each that a client may have open. Of
+/// streams that we opened more are borne with.
+pub const RESETS_REMEMBERED: usize = 2;
 /// Interim answers (1xx) on one stream.
 pub const INTERIMS_MAX: u8 = 32;
 /// Streams that a server is taken to allow before it has said so.

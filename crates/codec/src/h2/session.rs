@@ -11,7 +11,7 @@ use super::settings::{self, Settings};
 use super::streams::{Direction, Stream, Streams};
 use super::writer::Writer;
 use super::{
-    BLOCK_BYTES_MAX, CONNECTION_WINDOW_BYTES, CONTINUATIONS_MAX, INITIAL_WINDOW_BYTES, INTERIMS_MAX,
+    BLOCK_BYTES_MAX, CONNECTION_WINDOW_BYTES, CONTINUATIONS_MAX, INITIAL_WINDOW_BYTES, INTERIMS_MAX, PROXY_STREAMS_MAX,
     RESETS_FOR_ERRORS_MAX, STARVED_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, WINDOW_BYTES_MAX, WINDOW_SMALL_BYTES, Wrong,
     code,
 };
@@ -185,23 +185,28 @@ type Came<'a> = Result<Option<Event<'a>>, Wrong>;
 impl Session {
     /// A fresh connection; its SETTINGS wait to be sent.
     pub fn new(side: Side) -> Self {
-        Self::with(side, false)
+        Self::with(side, Streams::new(STREAMS_MAX, false))
+    }
+
+    /// The same that serves another proxy of the mesh, which may have [`PROXY_STREAMS_MAX`] open.
+    pub fn for_proxy() -> Self {
+        Self::with(Side::Server, Streams::new(PROXY_STREAMS_MAX, false))
     }
 
     /// The same to a server that is no proxy and near: streams begin with windows of [`CURB_BYTES`]. Of those that aren't curbed they
     /// grow with the first message that isn't small.
     pub fn narrow() -> Self {
-        Self::with(Side::Client, true)
+        Self::with(Side::Client, Streams::new(STREAMS_MAX, true))
     }
 
-    fn with(side: Side, narrow: bool) -> Self {
+    fn with(side: Side, streams: Streams) -> Self {
         let mut session = Self {
             side,
             reader: Reader::new(side == Side::Server),
             decoder: Decoder::default(),
             encoder: Encoder::default(),
             writer: Writer::default(),
-            streams: Streams::new(narrow),
+            streams,
             peer: Settings::new(),
             windows: (i64::from(INITIAL_WINDOW_BYTES), Window::new(CONNECTION_WINDOW_BYTES)),
             ids: Ids { heard: 0, next: 1, last: None, leaving: false },
@@ -217,12 +222,8 @@ impl Session {
         if self.side == Side::Client {
             self.writer.raw(crate::sniff::PREFACE);
         }
-        self.writer.frame(
-            kind::SETTINGS,
-            0,
-            0,
-            &settings::own(self.side, if self.streams.narrow { CURB_BYTES } else { STREAM_WINDOW_BYTES }),
-        );
+        let window = if self.streams.narrow { CURB_BYTES } else { STREAM_WINDOW_BYTES };
+        self.writer.frame(kind::SETTINGS, 0, 0, &settings::own(self.side, self.streams.most, window));
         self.grant(0, CONNECTION_WINDOW_BYTES - INITIAL_WINDOW_BYTES);
     }
 
@@ -337,7 +338,7 @@ impl Session {
         self.ids.heard = id;
         let mut head = self.spare_head();
         let read = message::read_request(&mut self.decoder, block, end, &mut head, &mut self.spare.path)?;
-        let full = self.streams.len() >= STREAMS_MAX as usize || self.is_starved();
+        let full = self.streams.len() >= self.streams.most as usize || self.is_starved();
         if full || self.ids.last.is_some_and(|last| id > last) {
             self.reuse(head);
             self.refuse(id, code::REFUSED_STREAM, end);

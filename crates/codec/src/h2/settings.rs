@@ -3,7 +3,7 @@
 
 use super::{
     FRAME_BYTES_MAX, HEADER_LIST_BYTES_MAX, INITIAL_FRAME_BYTES, INITIAL_WINDOW_BYTES, SENT_FRAME_BYTES_MAX,
-    STREAMS_ASSUMED, STREAMS_MAX, Side, WINDOW_BYTES_MAX, Wrong, code,
+    STREAMS_ASSUMED, Side, WINDOW_BYTES_MAX, Wrong, code,
 };
 
 const HEADER_TABLE_SIZE: u16 = 1;
@@ -73,10 +73,10 @@ impl Settings {
     }
 }
 
-/// The payload of our own, which never change; `window` is what each stream begins with.
-pub(super) fn own(side: Side, window: u32) -> Vec<u8> {
+/// The payload of our own, which never change; a client may have `streams` open, and `window` is what each begins with.
+pub(super) fn own(side: Side, streams: u32, window: u32) -> Vec<u8> {
     let of_side = match side {
-        Side::Server => [(MAX_CONCURRENT_STREAMS, STREAMS_MAX), (ENABLE_CONNECT_PROTOCOL, 1)],
+        Side::Server => [(MAX_CONCURRENT_STREAMS, streams), (ENABLE_CONNECT_PROTOCOL, 1)],
         Side::Client => [(ENABLE_PUSH, 0), (MAX_CONCURRENT_STREAMS, 0)],
     };
     let of_both = [

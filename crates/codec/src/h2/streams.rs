@@ -110,6 +110,8 @@ const CURB_STEP_BYTES: u32 = CURB_BYTES / 2;
 /// The streams of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
+    /// So many a client may have open.
+    pub(super) most: u32,
     /// There are never more than some hundred, so that numbers chosen for their hashes gain nothing.
     open: HashMap<u32, Stream, BuildQuick>,
     /// Those that we reset while the peer could still send, the last ones.
@@ -123,8 +125,8 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    pub(super) fn new(narrow: bool) -> Self {
-        Self { narrow, ..Self::default() }
+    pub(super) fn new(most: u32, narrow: bool) -> Self {
+        Self { most, narrow, ..Self::default() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -162,7 +164,7 @@ impl Streams {
 
     /// Notes that we reset a stream on which the peer may still be sending.
     pub(super) fn note_reset(&mut self, id: u32) {
-        if self.reset.len() >= RESETS_REMEMBERED {
+        if self.reset.len() >= RESETS_REMEMBERED * self.most as usize {
             self.forgotten = self.forgotten.max(self.reset.pop_front().unwrap_or_default());
         }
         self.reset.push_back(id);

@@ -385,7 +385,7 @@ fn late_frames_of_a_stream_that_was_reset_are_read_for_the_tables_and_nothing_el
 /// As when a server that names no limit stands still, the deadlines of all its calls pass, and it goes on by answering them.
 #[test]
 fn late_answers_on_any_number_of_given_up_streams_leave_the_connection_whole() {
-    const CALLS: u32 = 3 * RESETS_REMEMBERED as u32;
+    const CALLS: u32 = 3 * RESETS_REMEMBERED as u32 * STREAMS_MAX;
     const PIECE: usize = 4096;
     let (mut client, mut seen) = (Session::new(Side::Client), Seen::default());
     let mut late = Writer::default();

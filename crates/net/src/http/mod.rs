@@ -426,7 +426,11 @@ impl Wire {
 
     /// Whether an answer may still come although a write failed by `error`: see [`Error::is_reset`].
     pub fn may_have_answered(&self, error: &Error) -> bool {
-        matches!(self, Self::H1(_)) && error.is_reset()
+        match self {
+            Self::H1(_) => error.is_reset(),
+            Self::H2(flow) => flow.may_have_answered(),
+            _ => false,
+        }
     }
 
     /// Whether any byte of what was written since the last head may have left.

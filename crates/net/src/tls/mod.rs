@@ -19,6 +19,8 @@ pub mod outward;
 mod seal;
 pub mod secret;
 pub(crate) mod session;
+#[cfg(feature = "http3")]
+pub(crate) mod signed;
 mod tickets;
 mod verify;
 
@@ -148,7 +150,7 @@ pub struct Peer {
     pub not_after: Option<Timestamp>,
     /// What is told of the certificate by which a caller from outside has proven who it is, as `x-forwarded-client-cert`.
     pub certificate: Option<Text>,
-    /// Whether it went on with an earlier session. Nobody with an identity does, and by QUIC it isn't known.
+    /// Whether it went on with an earlier session. Nobody with an identity does.
     pub resumed: bool,
 }
 

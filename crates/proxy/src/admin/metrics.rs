@@ -123,7 +123,7 @@ fn cores(state: &State, out: &mut String) {
     family(out, "byrnie_idle_connections", "gauge", "Idle connections to upstreams.");
     let idle: u64 = state.counts.iter().map(|counts| counts.level.idle.value()).sum();
     writeln!(out, "byrnie_idle_connections {idle}").ok();
-    family(out, "byrnie_handshakes_total", "counter", "Inbound handshakes over TCP that were carried out.");
+    family(out, "byrnie_handshakes_total", "counter", "Inbound handshakes that were carried out.");
     for (kind, of) in HANDSHAKES {
         writeln!(out, "byrnie_handshakes_total{{kind=\"{kind}\"}} {}", sum(*of)).ok();
     }

@@ -21,6 +21,7 @@ mod hpack;
 mod identities;
 mod last;
 mod origins;
+mod parting;
 #[path = "../../../codec/tests/h1/payloads.rs"]
 mod payloads;
 mod recorded;

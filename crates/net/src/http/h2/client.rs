@@ -8,7 +8,7 @@ use crate::http::Error;
 use crate::io::Stream;
 use crate::runtime;
 use byrnie_base::Instant;
-use byrnie_codec::h2::{Session, Side};
+use byrnie_codec::h2::{STREAMS_MAX, Session, Side};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -101,6 +101,11 @@ impl Client {
     /// Whether the server takes no further stream just now.
     pub fn is_full(&self) -> bool {
         self.open_streams() >= self.streams_max()
+    }
+
+    /// Whether another connection had better be used, if there may be one: the other side's cores share work by connections.
+    pub fn is_short(&self) -> bool {
+        self.open_streams() >= STREAMS_MAX as usize
     }
 
     /// Streams that are open, or about to be.

@@ -358,6 +358,11 @@ impl Flow {
         state.lanes.get(self.key).is_none_or(|lane| ended || lane.fault().is_some() || lane.end == End::Complete)
     }
 
+    /// Whether an answer may still come although nothing can be sent any more.
+    pub(in crate::http) fn may_have_answered(&self) -> bool {
+        self.link.0.borrow().is_deaf()
+    }
+
     /// Resets the stream with `code`.
     pub fn reset(&mut self, code: u32) {
         self.backlog.clear();

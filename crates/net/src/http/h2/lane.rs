@@ -83,13 +83,15 @@ impl Lane {
         }
     }
 
-    /// Whether a head lies here that is handed on though its server reset the stream: a refusal that comes behind an answer's head
-    /// doesn't undo it, and a call of gRPC is being answered once there is one. Its caller goes by the reset's code, as it does without
-    /// a proxy, and whether both came at once is chance.
+    /// Whether a head lies here that is handed on though its server reset the stream or is gone: a refusal that comes behind an answer's
+    /// head doesn't undo it, and a call of gRPC is being answered once there is one. Its caller has the messages that came, and goes by
+    /// the reset's code, as it does without a proxy; whether all came at once is chance.
     pub(super) fn has_begun(&self) -> bool {
         match self.end {
             End::Reset(Why::Refused) => !self.heads.is_empty(),
-            End::Reset(Why::Peer { .. }) => self.heads.iter().any(|(head, interim)| !interim && grpc::is_grpc(head)),
+            End::Reset(Why::Peer { .. }) | End::Lost => {
+                self.heads.iter().any(|(head, interim)| !interim && grpc::is_grpc(head))
+            }
             _ => false,
         }
     }

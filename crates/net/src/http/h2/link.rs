@@ -44,7 +44,7 @@ pub(super) struct State {
     /// Those who wait for room for a stream, or for SETTINGS.
     waiters: Vec<Waker>,
     closing: Option<Closing>,
-    /// Goes off when a goodbye went unanswered.
+    /// Goes off when a goodbye went unanswered; or when a server that takes nothing any more should have been heard to its end.
     goodbye: Alarm,
 }
 
@@ -59,6 +59,8 @@ struct Outward {
     blocked: bool,
     /// TLS holds records that the socket hasn't taken.
     sealed: bool,
+    /// The server takes nothing any more: nothing is sent, and what it had said before is read.
+    deaf: bool,
     /// Lanes that wait for room or a window.
     queue: Vec<u32>,
 }
@@ -74,8 +76,12 @@ struct Closing {
 impl Link {
     /// `prefix` has been read of `stream` already; `sender` is at the other end.
     pub(super) fn new(stream: Stream, prefix: Vec<u8>, sender: Sender) -> Self {
-        let side = if sender == Sender::Server { Side::Client } else { Side::Server };
-        Self::with(Session::new(side), stream, prefix, sender)
+        let session = match sender {
+            Sender::Client => Session::new(Side::Server),
+            Sender::Proxy => Session::for_proxy(),
+            Sender::Server => Session::new(Side::Client),
+        };
+        Self::with(session, stream, prefix, sender)
     }
 
     /// The same with this session.
@@ -117,6 +123,9 @@ impl State {
             self.read(cx);
             if self.goodbye.poll(cx).is_ready() {
                 self.goodbye.set(None);
+                if self.outward.deaf {
+                    self.end();
+                }
                 self.session.close_door();
                 self.call_driver();
             }
@@ -354,7 +363,7 @@ impl State {
 
     /// Sends what waits, as far as the socket takes it.
     fn flush(&mut self) {
-        if self.outward.blocked {
+        if self.outward.blocked || self.outward.deaf {
             return;
         }
         let (Some(stream), Some(driver)) = (&mut self.stream, &self.outward.driver) else { return };
@@ -377,20 +386,41 @@ impl State {
             }
         };
         if broken {
-            return self.end();
+            return self.unheard();
         }
         if self.outward.sealed {
             match Pin::new(stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.outward.sealed = false,
-                Poll::Ready(Err(_)) => self.end(),
+                Poll::Ready(Err(_)) => self.unheard(),
                 Poll::Pending => self.outward.blocked = true,
             }
         }
     }
 
+    /// The other side takes nothing any more. Servers that have answered close without waiting for what is on its way to them: their
+    /// answers lie in the system, and the reactor may have noted nothing yet.
+    fn unheard(&mut self) {
+        if self.guard.sender != Sender::Server {
+            return self.end();
+        }
+        self.outward.deaf = true;
+        self.goodbye.after(LINGER_MAX);
+        // Whoever waits for room, a window or a stream learns it when it looks.
+        self.call_queue();
+        self.call_waiters();
+        if let Some(driver) = &self.outward.driver {
+            driver.wake_by_ref();
+        }
+    }
+
+    /// Whether nothing can be sent any more, though the other side may still be heard.
+    pub(super) const fn is_deaf(&self) -> bool {
+        self.outward.deaf && self.stream.is_some() && self.closing.is_none()
+    }
+
     /// Whether the connection has ended, or is about to.
     pub(super) const fn is_ended(&self) -> bool {
-        self.stream.is_none() || self.closing.is_some()
+        self.stream.is_none() || self.closing.is_some() || self.outward.deaf
     }
 
     /// Whether it's known without a read that the other side has closed, while what it said before is still to be read.
@@ -400,7 +430,7 @@ impl State {
 
     /// Opens no more streams, and tells the other side.
     pub(super) fn say_goodbye(&mut self) {
-        if self.session.say_goodbye() {
+        if self.session.say_goodbye() && !self.outward.deaf {
             self.goodbye.after(GOODBYE_TIMEOUT);
             self.call_driver();
         }
