@@ -86,7 +86,7 @@ fn tests(root: &Path) -> Result<Outcome> {
     Ok(if command.status()?.success() { Outcome::Passed } else { Outcome::Failed })
 }
 
-/// What a request costs, in figures that no neighbour disturbs: instructions and system calls.
+/// What requests cost, in figures that no neighbour disturbs: instructions and system calls.
 fn counts(root: &Path) -> Result<Outcome> {
     const TOOLS: [&str; 2] = ["valgrind", "strace"];
     let missing = || TOOLS.iter().any(|tool| Command::new(tool).arg("--version").output().is_err());

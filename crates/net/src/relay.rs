@@ -9,7 +9,7 @@ use crate::http::h2::Tube;
 use crate::http::scratch;
 use crate::io::Stream;
 use crate::runtime;
-use byrnie_base::Instant;
+use byrnie_base::{Instant, assert_size};
 use byrnie_codec::sniff::{self, FirstLine, Opening};
 use std::future::poll_fn;
 use std::io;
@@ -33,6 +33,9 @@ pub enum Pipe {
     /// A flow of datagrams, as capsules.
     Datagrams(Box<Datagrams>),
 }
+
+// Two of them stand in each tunnel.
+assert_size!(Pipe, 40);
 
 impl Pipe {
     /// Reads what comes next to the end of `into`, up to `most` bytes; 0 at the end. Dropped before its end, it loses nothing.

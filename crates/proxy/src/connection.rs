@@ -80,7 +80,7 @@ pub(crate) async fn serve(core: &Rc<Core>, door: &Door, tcp: TcpStream, remote: 
 }
 
 /// A connection from another proxy.
-async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
+pub(crate) async fn serve_mesh(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
     let (stream, peer) = match Box::pin(tls::accept(tcp, &core.keys().server)).await {
         Ok(accepted) => accepted,
         Err(error) => {
@@ -120,7 +120,7 @@ pub(crate) fn count(core: &Core, peer: &Peer) {
 }
 
 /// A connection from outside, at a port that gateways name.
-async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: SocketAddr) {
+pub(crate) async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: SocketAddr) {
     let Some(remote) = client(core, port, &mut tcp, remote).await else { return };
     let gates = core.gates();
     let terms = gates.terms(port);
@@ -165,7 +165,7 @@ async fn serve_gate(core: &Rc<Core>, port: u16, mut tcp: TcpStream, remote: Sock
 
 /// A connection from another site: passed on to whoever serves what its TLS asks for, which ends there. Nothing else of it
 /// is read, and nothing can be changed.
-async fn serve_site(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
+pub(crate) async fn serve_site(core: &Rc<Core>, tcp: TcpStream, remote: SocketAddr) {
     let Ok(Ok(name)) = runtime::timeout(HEAD_MAX, http::server_name(&tcp)).await else { return };
     let Some((service, port)) = name.as_deref().and_then(server_name) else {
         tracing::debug!(%remote, sni = name.as_deref().unwrap_or_default(), "a connection from another site asks for no service port");
@@ -222,7 +222,7 @@ fn spoken(core: &Core, entry: &Entry) -> Option<Protocol> {
 }
 
 /// A connection whose client must speak HTTP, of either version.
-async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
+pub(crate) async fn serve_http(core: &Rc<Core>, caller: Caller, mut stream: Stream) {
     let mut closing = core.closing(caller.is_proxy());
     let sniffed = tokio::select! {
         sniffed = unless_needed(core, IDLE_MAX, http::sniff(&mut stream)) => sniffed,
@@ -451,6 +451,3 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -24,7 +24,7 @@ pub(crate) struct Work {
 /// The tasks of a connection. Those that have nothing to do end with it.
 pub(crate) struct Crew(Rc<Spare>);
 
-struct Spare {
+pub(crate) struct Spare {
     runners: RefCell<Vec<Rc<Runner>>>,
     most: usize,
     over: Cell<bool>,
@@ -32,7 +32,7 @@ struct Spare {
 
 /// A task that carries one exchange after the other.
 #[derive(Default)]
-struct Runner {
+pub(crate) struct Runner {
     work: RefCell<Option<Work>>,
     /// Memory of a head, to be used again.
     head: RefCell<Option<Box<Head>>>,
@@ -70,7 +70,7 @@ impl Drop for Crew {
     }
 }
 
-async fn run(core: Rc<Core>, spare: Rc<Spare>, runner: Rc<Runner>) {
+pub(crate) async fn run(core: Rc<Core>, spare: Rc<Spare>, runner: Rc<Runner>) {
     // Held as long as the task lives: to take one for each exchange takes a lock that all cores share.
     let _guard = core.drain().guard();
     let mut desk = Desk::default();

@@ -33,6 +33,8 @@ mod refusal;
 mod rest;
 mod resting;
 pub mod running;
+#[cfg(test)]
+mod sizes;
 mod spread;
 mod strain;
 mod tunnel;

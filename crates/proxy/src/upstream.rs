@@ -142,11 +142,16 @@ async fn open_whenever(core: &Rc<Core>, plan: &Plan, room: Room) -> Result<Upstr
     }
 }
 
-/// A connection or stream for HTTP/1 that can be had at once: nearly always there is one.
+/// A connection or stream that can be had at once: nearly always there is one.
 pub(crate) fn at_hand(core: &Core, plan: &Plan, room: Room, cx: &mut Context<'_>) -> Option<Upstream> {
     let now = runtime::coarse();
     let asked = match &plan.target {
-        target if target.protocol().is_h2() => return None,
+        Target::Mesh(to) if to.protocol().is_h2() => {
+            return stream_at_hand(core, &asked(core, to, Speaks::Http2), room);
+        }
+        Target::Program { program: Program::Beside(address), protocol } if protocol.is_h2() => {
+            return stream_at_hand(core, &beside(*address, Speaks::Http2), room);
+        }
         Target::Mesh(to) => {
             if matches!(core.hop, Hop::Framed) {
                 let shared = core.pool.borrow_mut().hops(&asked(core, to, Speaks::Hop));
@@ -165,6 +170,16 @@ pub(crate) fn at_hand(core: &Core, plan: &Plan, room: Room, cx: &mut Context<'_>
     };
     let (conn, lease) = core.pool.borrow_mut().take(cx, &asked, now.wall)?;
     Some(Upstream { wire: Wire::H1(conn), lease: Some(lease), crowd: None })
+}
+
+/// A stream of HTTP/2 that can be had at once, as [`open_h2`] would open it.
+fn stream_at_hand(core: &Core, asked: &Asked<'_>, room: Room) -> Option<Upstream> {
+    let shared = core.pool.borrow_mut().shared(asked);
+    if room.is_spent_h2(&shared) {
+        return None;
+    }
+    let client = shared.with_room(runtime::coarse().wall)?;
+    Some(Upstream { wire: Wire::H2(client.open()), lease: None, crowd: room.enter(&shared) })
 }
 
 fn beside(address: SocketAddr, speaks: Speaks) -> Asked<'static> {

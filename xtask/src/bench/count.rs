@@ -8,7 +8,7 @@ use super::peers::{self, Http2, Role, Tls};
 use super::process::{Process, Side, Stage, free_port, is_on_path, loopback, wait_open};
 use super::report::{Draw, Figure, Metric, Row, Table};
 use super::round::{self, App};
-use super::workload::{Path, WORKLOADS, Workload};
+use super::workload::{Path, Workload};
 use super::{byrnie, cpu};
 use anyhow::{Context, Result, bail};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ const LONG: u64 = 2500;
 /// Requests while system calls are counted: what 64 connections need to begin is hardly seen beside them.
 const CALLS_REQUESTS: u64 = 20_000;
 /// Connections while instructions are counted: the order of events hardly matters then.
-const CONNECTIONS: usize = 8;
+pub(super) const CONNECTIONS: usize = 8;
 
 /// Counts for each subject that isn't too slow under callgrind.
 pub(super) fn measure(stage: &Stage, options: &Options, workload: &Workload) -> Result<Table> {
@@ -94,38 +94,6 @@ fn start(stage: &Stage, name: &str, app: &App, under: &[String]) -> Result<(Proc
     Ok((process, entry))
 }
 
-/// What one request may cost at most in a build without optimisation, where the same code makes about five times
-/// as many instructions (99,000 when last looked at). A sixth above that: rare enough to be raised by accident.
-const UNOPTIMISED_INSTRUCTIONS_MAX: f64 = 115_000.0;
-/// Two receives, two sends, a share of one wait for many, and of what the process does by the clock.
-const SYSCALLS_MAX: f64 = 4.15;
-/// How often calls are counted. A neighbour that takes the processor cuts a batch of events short, which only ever adds
-/// waits: the least count is the code's own.
-const CALLS_ROUNDS: usize = 3;
-
-/// Counts one hop of byrnie and says what is above its bound: the part of `cargo xtask test` that needs no quiet
-/// machine.
-pub(super) fn check(stage: &Stage) -> Result<()> {
-    let workload = WORKLOADS.iter().find(|workload| workload.name == "count").context("no workload")?;
-    let app = App::start(stage)?;
-    let row = row(stage, workload, "byrnie", &app)?;
-    let [instructions, counted] = row.figures[..] else { bail!("two figures were expected") };
-    let mut least = counted.median;
-    for _ in 1..CALLS_ROUNDS {
-        if least > SYSCALLS_MAX {
-            least = least.min(calls(stage, workload, "byrnie", &app)?);
-        }
-    }
-    println!("{:.0} instructions (unoptimised) and {least:.2} system calls a request", instructions.median);
-    if instructions.median > UNOPTIMISED_INSTRUCTIONS_MAX {
-        bail!("more than {UNOPTIMISED_INSTRUCTIONS_MAX} instructions a request");
-    }
-    if least > SYSCALLS_MAX {
-        bail!("more than {SYSCALLS_MAX} system calls a request");
-    }
-    Ok(())
-}
-
 /// Instructions of a whole run with so many requests.
 fn instructions(stage: &Stage, workload: &Workload, name: &str, app: &App, requests: u64) -> Result<u64> {
     let pattern = stage.dir.join("callgrind");
@@ -139,26 +107,37 @@ fn instructions(stage: &Stage, workload: &Workload, name: &str, app: &App, reque
         format!("--callgrind-out-file={}.%p", pattern.display()),
     ];
     let (process, entry) = start(stage, name, app, &under)?;
-    let mut words = round::words(stage, workload, entry);
-    words.extend([format!("connections={CONNECTIONS}"), format!("requests={requests}"), "secs=60".to_owned()]);
+    ask(stage, workload, entry, requests, &[format!("connections={CONNECTIONS}")])?;
+    drop(process);
+    let mut sum = 0;
+    for path in outputs(stage)? {
+        sum += total_in(&std::fs::read_to_string(&path)?).unwrap_or(0);
+    }
+    if sum == 0 { bail!("callgrind counted nothing") } else { Ok(sum) }
+}
+
+/// The instructions in one of callgrind's files.
+pub(super) fn total_in(text: &str) -> Option<u64> {
+    let total = text.lines().find_map(|line| line.strip_prefix("summary: ").or_else(|| line.strip_prefix("totals: ")));
+    total?.trim().parse().ok()
+}
+
+/// Has the client ask so often, told `more` than what its load says; how many requests were answered.
+pub(super) fn ask(stage: &Stage, workload: &Workload, to: SocketAddr, requests: u64, more: &[String]) -> Result<u64> {
+    let mut words = round::words(stage, workload, to);
+    words.extend_from_slice(more);
+    words.extend([format!("requests={requests}"), "secs=60".to_owned()]);
     let args: Vec<&str> = words.iter().map(String::as_str).collect();
     let output = stage.client(&args).stderr(Stdio::inherit()).output()?;
     let seen: round::Seen = serde_json::from_slice(&output.stdout).context("the client's output")?;
     if seen.errors > 0 || seen.requests < requests {
         bail!("{} errors, {} of {requests} requests", seen.errors, seen.requests);
     }
-    drop(process);
-    let mut sum = 0;
-    for path in outputs(stage)? {
-        let text = std::fs::read_to_string(&path)?;
-        let total =
-            text.lines().find_map(|line| line.strip_prefix("summary: ").or_else(|| line.strip_prefix("totals: ")));
-        sum += total.and_then(|total| total.trim().parse::<u64>().ok()).unwrap_or(0);
-    }
-    if sum == 0 { bail!("callgrind counted nothing") } else { Ok(sum) }
+    Ok(seen.requests)
 }
 
-fn outputs(stage: &Stage) -> Result<Vec<PathBuf>> {
+/// The files that callgrind has left.
+pub(super) fn outputs(stage: &Stage) -> Result<Vec<PathBuf>> {
     let is_output =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("callgrind."));
     Ok(std::fs::read_dir(&stage.dir)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_output).collect())
@@ -167,33 +146,39 @@ fn outputs(stage: &Stage) -> Result<Vec<PathBuf>> {
 /// System calls of each request, on connections of which many have been asked before.
 fn calls(stage: &Stage, workload: &Workload, name: &str, app: &App) -> Result<f64> {
     let (process, entry) = start(stage, name, app, &["env".to_owned()])?;
-    let ask = |requests: u64| -> Result<u64> {
-        let mut words = round::words(stage, workload, entry);
-        words.extend([format!("requests={requests}"), "secs=60".to_owned()]);
-        let args: Vec<&str> = words.iter().map(String::as_str).collect();
-        let seen: round::Seen =
-            serde_json::from_slice(&stage.client(&args).output()?.stdout).context("the client's output")?;
-        if seen.errors > 0 || seen.requests < requests {
-            bail!("{} errors, {} of {requests} requests", seen.errors, seen.requests);
-        }
-        Ok(seen.requests)
-    };
     // What only the first requests need isn't a request's price.
-    ask(SHORT)?;
-    let file = stage.dir.join("strace");
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-c", "-U", "calls,name", "-o"]).arg(&file);
-    let traced = cpu::tree(&[process.pid()]);
-    for pid in &traced {
-        strace.args(["-p", &pid.to_string()]);
+    ask(stage, workload, entry, SHORT, &[])?;
+    let tracer = Tracer::attach(stage, "strace", process.pid())?;
+    let requests = ask(stage, workload, entry, CALLS_REQUESTS, &[])?;
+    Ok(tracer.calls()? as f64 / requests as f64)
+}
+
+/// An strace that counts the system calls of a process and those below it.
+pub(super) struct Tracer {
+    process: Process,
+    file: PathBuf,
+}
+
+impl Tracer {
+    /// Begins to count; its table goes to the file `name`.
+    pub(super) fn attach(stage: &Stage, name: &str, pid: u32) -> Result<Self> {
+        let file = stage.dir.join(name);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-c", "-U", "calls,name", "-o"]).arg(&file);
+        let traced = cpu::tree(&[pid]);
+        for pid in &traced {
+            strace.args(["-p", &pid.to_string()]);
+        }
+        let mut process = Process::of(strace.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?);
+        process.wait_for(" attached", traced.len())?;
+        Ok(Self { process, file })
     }
-    let mut tracer = Process::of(strace.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?);
-    tracer.wait_for(" attached", traced.len())?;
-    let requests = ask(CALLS_REQUESTS)?;
-    drop(tracer);
-    let text = std::fs::read_to_string(&file)?;
-    let calls = total_calls(&text).context("strace's table")?;
-    Ok(calls as f64 / requests as f64)
+
+    /// How many there were.
+    pub(super) fn calls(self) -> Result<u64> {
+        drop(self.process);
+        total_calls(&std::fs::read_to_string(&self.file)?).context("strace's table")
+    }
 }
 
 /// The number of calls in the last line of strace's table.
@@ -205,6 +190,13 @@ fn total_calls(table: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_instructions_of_a_dump_are_found() {
+        assert_eq!(total_in("events: Ir\nsummary: 4217\n\nfn=main\n"), Some(4217));
+        assert_eq!(total_in("events: Ir\nfn=main\ntotals: 12\n"), Some(12));
+        assert_eq!(total_in("events: Ir\n"), None);
+    }
 
     #[test]
     fn the_total_of_a_table_is_found() {

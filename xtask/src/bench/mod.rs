@@ -4,6 +4,7 @@
 //! rates and latencies move by tens. Subjects take turns in every round; medians are printed.
 
 mod attacks;
+mod bounds;
 mod byrnie;
 mod consistency;
 mod count;
@@ -67,10 +68,10 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
     if failed.is_empty() { Ok(()) } else { bail!("failed cells:\n  {}", failed.join("\n  ")) }
 }
 
-/// Whether one hop still costs what it should, by a build that the tests have made already.
+/// Whether requests still cost what they should, by a build that the tests have made already.
 pub(crate) fn check_counts(root: &Path) -> Result<()> {
     let stage = process::Stage::with(root, Build::Plain(process::target(root).join("debug")))?;
-    count::check(&stage)
+    bounds::check(&stage)
 }
 
 /// The time.

@@ -4,6 +4,7 @@
 
 use crate::http::h2::{CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR};
 use crate::http::{Error, scratch};
+use byrnie_base::assert_size;
 use byrnie_codec::Fields;
 use byrnie_codec::hop::code;
 use std::task::{Context, Waker};
@@ -26,6 +27,9 @@ pub(super) struct Lane {
     pub(super) queued: bool,
     waker: Option<Waker>,
 }
+
+// A connection keeps room for as many as it ever had streams at once.
+assert_size!(Lane, 72);
 
 /// How far the other side's direction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::{
 use crate::http::{Alarm, Error, scratch};
 use crate::io::Stream;
 use crate::runtime;
-use byrnie_base::Instant;
+use byrnie_base::{Instant, assert_size};
 use byrnie_codec::hop::{
     Action, Frame, Grants, Kind, Piece, RESETS_EVERY, Reader, STREAMS_MAX, Session, Side, StreamId, Writer, Wrong,
     code, parse_trailers,
@@ -45,6 +45,8 @@ pub(super) struct State {
     outward: Outward,
     care: Care,
 }
+
+assert_size!(State, 752);
 
 /// What comes in.
 #[derive(Debug)]

@@ -231,6 +231,10 @@ pub enum Wire {
     H3(Box<h3::Flow>),
 }
 
+// Two of them stand in each exchange.
+byrnie_base::assert_size!(Wire, 128);
+byrnie_base::assert_size!(h1::Conn, 240);
+
 impl Wire {
     /// Writes the head of a request. `end` says that nothing follows.
     ///

@@ -38,6 +38,9 @@ pub struct Pump {
     copy: Copy,
 }
 
+// Two of them stand in each exchange.
+byrnie_base::assert_size!(Pump, 72);
+
 /// What is made of a body beside moving it.
 #[derive(Debug)]
 enum Copy {
@@ -113,8 +116,8 @@ impl Pump {
     /// Says whether a body of which nothing has been written yet is compressed.
     pub fn set_compressed(&mut self, compressed: bool) {
         if compressed {
-            let before = match std::mem::replace(&mut self.copy, Copy::Off) {
-                Copy::Kept { bytes, replay: true } => bytes,
+            let before = match &mut self.copy {
+                Copy::Kept { bytes, replay: true } => std::mem::take(bytes),
                 _ => Vec::new(),
             };
             self.copy = Copy::Coded(Box::new(Coded { before, ..Coded::default() }));
@@ -362,6 +365,14 @@ impl Drop for Pump {
     }
 }
 
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if let Self::Kept { bytes, .. } = self {
+            scratch::recycle(std::mem::take(bytes));
+        }
+    }
+}
+
 impl Copy {
     fn add(&mut self, piece: &[u8]) {
         if let Self::Kept { bytes, .. } = self {
@@ -369,6 +380,9 @@ impl Copy {
             if bytes.len() + piece.len() > REPLAY_BYTES_MAX.min(scratch::read_max()) {
                 *self = Self::Off;
             } else {
+                if bytes.capacity() == 0 {
+                    *bytes = scratch::buffer_for_copy(piece.len());
+                }
                 bytes.extend_from_slice(piece);
             }
         }

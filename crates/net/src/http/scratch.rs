@@ -23,6 +23,9 @@ const SPARES_SEEN_MAX: usize = 8;
 /// A buffer that grew beyond this isn't kept.
 const SPARE_BYTES_MAX: usize = 128 * 1024;
 const SPARE_BYTES: usize = 4 * 1024;
+/// Smaller ones, for copies that last as long as an exchange: how large each is at least, and how many are kept by a worker.
+const SMALL_BYTES: usize = 1024;
+const SMALL_MAX: usize = 64;
 /// Spare trailers kept by a worker, and how large each may have become.
 const TRAILERS_MAX: usize = 64;
 const TRAILERS_BYTES_MAX: usize = 1024;
@@ -36,17 +39,18 @@ thread_local! {
     static HEAD_READ_MAX: Cell<usize> = const { Cell::new(HEAD_READ_BYTES_MAX) };
 }
 
-/// Buffers to be used again, and what they have room for in all; and trailers.
+/// Buffers to be used again, and what they have room for in all; small ones; and trailers.
 struct Spares {
     buffers: Vec<Vec<u8>>,
     bytes: usize,
+    small: Vec<Vec<u8>>,
     #[expect(clippy::vec_box, reason = "trailers change hands in boxes")]
     trailers: Vec<Box<Fields>>,
 }
 
 impl Spares {
     const fn new() -> Self {
-        Self { buffers: Vec::new(), bytes: 0, trailers: Vec::new() }
+        Self { buffers: Vec::new(), bytes: 0, small: Vec::new(), trailers: Vec::new() }
     }
 }
 
@@ -123,6 +127,14 @@ pub(crate) fn buffer_for(bytes: usize) -> Vec<u8> {
     spare.unwrap_or_else(|| Vec::with_capacity(least))
 }
 
+/// A buffer for so many bytes of which a copy is kept until an exchange is over: for a few no more room than that.
+pub(crate) fn buffer_for_copy(bytes: usize) -> Vec<u8> {
+    if bytes > SMALL_BYTES {
+        return buffer_for(bytes);
+    }
+    SPARES.with_borrow_mut(|spares| spares.small.pop()).unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES))
+}
+
 /// Keeps `bytes` in `buffer`, for as long as somebody else pleases: a small piece in no more room than it needs.
 pub(crate) fn keep_long(kept: &mut Vec<u8>, bytes: &[u8]) {
     if kept.capacity() == 0 {
@@ -134,10 +146,17 @@ pub(crate) fn keep_long(kept: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Gives a buffer back.
 pub(crate) fn recycle(mut buffer: Vec<u8>) {
-    if buffer.capacity() < SPARE_BYTES || buffer.capacity() > SPARE_BYTES_MAX {
+    if buffer.capacity() < SMALL_BYTES || buffer.capacity() > SPARE_BYTES_MAX {
         return;
     }
     buffer.clear();
+    if buffer.capacity() < SPARE_BYTES {
+        return SPARES.with_borrow_mut(|spares| {
+            if spares.small.len() < SMALL_MAX {
+                spares.small.push(buffer);
+            }
+        });
+    }
     if buffer.capacity() <= 2 * SPARE_BYTES {
         buffer = LAST.replace(buffer);
         if buffer.capacity() == 0 {

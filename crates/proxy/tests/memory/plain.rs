@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an ordinary exchange asks for, over each wire: nothing, or little that is explained. The two proxies have TLS between them, whose library asks for
+//! What an ordinary exchange asks for, over each wire: nothing. The two proxies have TLS between them, whose library asks for
 //! memory twice for each record, to seal it and to open it; there is one each way. Clients and programs are aside.
 
 use crate::frame::{ACK, DATA, END_STREAM, HEADERS, Link, Out, PING, PREFACE, SETTINGS};
@@ -150,16 +150,15 @@ fn a_trace_that_is_not_told_asks_for_two_pieces_of_memory() {
     alone(|| expect_plain(OF_TLS + 2, quiet));
 }
 
-/// One is the copy that the caller's proxy keeps of the request for another try.
 #[test]
-fn small_bodies_both_ways_ask_for_a_copy() {
+fn small_bodies_both_ways_ask_for_none() {
     alone(|| {
         let body = "b".repeat(100);
         let request = format!("POST /charge HTTP/1.1\r\nhost: echo\r\ncontent-length: 103\r\n\r\n{body}end");
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 103\r\n\r\n{body}end");
         let program = answering(b"end", answer.into_bytes());
         let (_world, _server, caller) = pair_of(program.port, Protocol::Http1);
-        expect_of_http1(OF_TLS + 1, &caller, request.as_bytes(), b"end");
+        expect_of_http1(OF_TLS, &caller, request.as_bytes(), b"end");
     });
 }
 
@@ -178,26 +177,23 @@ fn an_answer_of_ten_kibibytes_asks_for_what_two_records_take() {
     });
 }
 
-/// Each proxy puts what opens a stream to the next on the heap, in two parts.
-const OF_OPENING: u64 = 4;
-
 #[test]
-fn a_request_of_http2_asks_for_what_opening_streams_takes() {
+fn a_request_of_http2_asks_for_none() {
     alone(|| {
         let program = answering_streams(|id| {
             let head = Block::status("200").line("content-type", "text/plain").line("content-length", "2");
             Out::default().head(id, head).last(id, b"ok")
         });
         let (_world, _server, caller) = pair_of(program.port, Protocol::Http2);
-        expect_of_http2(OF_TLS + OF_OPENING, &caller, |id| {
+        expect_of_http2(OF_TLS, &caller, |id| {
             Out::default().whole(id, Block::get("/charge?id=1").line("user-agent", "test/1.0").line("accept", "*/*"))
         });
     });
 }
 
-/// A message both ways, and how it ended. Each proxy keeps a copy of the first for another try.
+/// A message both ways, and how it ended.
 #[test]
-fn a_call_of_grpc_asks_for_two_copies_more() {
+fn a_call_of_grpc_asks_for_none() {
     const MESSAGE: &[u8] = b"\0\0\0\0\x0a0123456789";
     alone(|| {
         let program = answering_streams(|id| {
@@ -206,7 +202,7 @@ fn a_call_of_grpc_asks_for_two_copies_more() {
             Out::default().head(id, head).data(id, MESSAGE).whole(id, trailers)
         });
         let (_world, _server, caller) = pair_of(program.port, Protocol::Grpc);
-        expect_of_http2(OF_TLS + OF_OPENING + 2, &caller, |id| {
+        expect_of_http2(OF_TLS, &caller, |id| {
             let head = Block::post("/shop.Pay/Charge").line("te", "trailers").line("content-type", "application/grpc");
             Out::default().head(id, head).last(id, MESSAGE)
         });

@@ -4,6 +4,7 @@
 
 use super::INTERNAL_ERROR;
 use crate::http::{Error, scratch};
+use byrnie_base::assert_size;
 use byrnie_codec::h2::Why;
 use byrnie_codec::{Fields, Head, grpc};
 use std::collections::VecDeque;
@@ -25,6 +26,9 @@ pub(super) struct Lane {
     live: bool,
     waker: Option<Waker>,
 }
+
+// A connection keeps one for each stream that it ever had at once.
+assert_size!(Lane, 96);
 
 /// How far the other side's direction is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

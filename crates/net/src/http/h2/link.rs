@@ -12,6 +12,7 @@ use super::{
 use crate::http::{Alarm, Error, scratch};
 use crate::io::Stream;
 use crate::runtime;
+use byrnie_base::assert_size;
 use byrnie_codec::h2::{Event, Session, Side, Why, Wrong, code};
 use byrnie_codec::hop::NEWCOMER;
 use byrnie_codec::{Known, RejectReason};
@@ -47,6 +48,8 @@ pub(super) struct State {
     /// Goes off when a goodbye went unanswered; or when a server that takes nothing any more should have been heard to its end.
     goodbye: Alarm,
 }
+
+assert_size!(State, 1032);
 
 /// What goes out.
 #[derive(Debug, Default)]
