@@ -15,7 +15,7 @@ use byrnie_base::size::any;
 assert_size!(async serve(any(), any(), any(), any()), 1088);
 assert_size!(async serve_mesh(any(), any(), any()), 448);
 assert_size!(async serve_gate(any(), any(), any(), any()), 1344);
-assert_size!(async serve_site(any(), any(), any()), 2752);
+assert_size!(async serve_site(any(), any(), any()), 2880);
 assert_size!(async serve_http(any(), any(), any()), 960);
 assert_size!(async undeclared::serve(any(), any(), any(), any()), 576);
 assert_size!(async serve_h1(any(), any(), any(), any()), 2944);
@@ -30,6 +30,6 @@ assert_size!(async crew::run(any(), any(), any()), 2880);
 // Tunnels: what each holds, opening and passing one, and one from begin to end, or after an upgrade.
 assert_size!(Way<'static>, 480);
 assert_size!(async Way::open(any(), any(), any()), 1600);
-assert_size!(async any::<Way<'static>>().pass(any(), any(), any(), any(), any()), 2048);
-assert_size!(async tunnel::serve(any(), any(), any(), any()), 2368);
-assert_size!(async switch(any(), any()), 640);
+assert_size!(async any::<Way<'static>>().pass(any(), any(), any(), any(), any()), 2176);
+assert_size!(async tunnel::serve(any(), any(), any(), any()), 2496);
+assert_size!(async switch(any(), any(), any()), 768);

@@ -326,7 +326,7 @@ async fn accept(core: &Rc<Core>, door: &Arc<Door>, listener: &Listener, until: &
     loop {
         if left == 0 {
             left = ACCEPTED_AT_ONCE;
-            tokio::task::yield_now().await;
+            runtime::give_way().await;
         }
         left -= 1;
         while core.is_full() && !core.makes_room().await {

@@ -49,7 +49,7 @@ pub(super) struct State {
     goodbye: Alarm,
 }
 
-assert_size!(State, 1032);
+assert_size!(State, 1040);
 
 /// What goes out.
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@ use super::guard::Sender;
 use super::link::Link;
 use crate::http::Error;
 use crate::io::Stream;
+use crate::runtime;
 use byrnie_codec::{Head, Limits, Reject, RejectReason};
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -43,7 +44,7 @@ impl Server {
     /// If the client speaks no HTTP/2, or is gone.
     pub async fn handshake(stream: Stream, prefix: Vec<u8>, sender: Sender) -> Result<Self, Error> {
         // Who only came to leave has left once all others had their turn, and what it asked for isn't even read.
-        tokio::task::yield_now().await;
+        runtime::give_way().await;
         if stream.socket().is_closing() {
             return Err(Error::Closed);
         }
@@ -125,7 +126,6 @@ impl Drop for Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime;
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
 
