@@ -60,7 +60,7 @@ pub(crate) fn run(words: &Words) -> Result<()> {
         workload,
         labels: Labels::new(),
         service: name.into(),
-        inbound: loopback,
+        inbound: if words.text("listen").is_some() { words.address("listen")? } else { loopback },
         forward: None,
         forward_for: Users::Any,
         listening: None,
@@ -78,7 +78,7 @@ pub(crate) fn run(words: &Words) -> Result<()> {
         strict_ports: true,
         workers: words.number("workers", 1)?,
         access_log: AccessLog::Off,
-        hop: Hop::Framed,
+        hop: hop(words)?,
     })?;
     runtime::block_on(async move {
         let ports = running.ready().await?;
@@ -114,6 +114,15 @@ fn protocol(words: &Words) -> Result<Protocol> {
         "http2" => Protocol::Http2,
         "grpc" => Protocol::Grpc,
         other => bail!("protocol={other}"),
+    })
+}
+
+/// What it speaks to other proxies, as `BYRNIE_HOP` has it.
+fn hop(words: &Words) -> Result<Hop> {
+    Ok(match words.text("hop").unwrap_or("framed") {
+        "framed" => Hop::Framed,
+        "http1" => Hop::Http1,
+        other => bail!("hop={other}"),
     })
 }
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `byrnie-bench`: the programs that `cargo xtask bench` starts. The client, the app, the bare relay that
-//! no proxy can undercut, certificates for everybody, and a proxy that is given its configuration.
+//! no proxy can undercut, certificates for everybody, a bad network, and a proxy that is given its configuration.
 //! Optimised like the product, so that the load isn't what limits a measurement.
 
 mod app;
 mod attack;
 mod given;
+mod link;
 mod load;
 mod pki;
 mod relay;
@@ -26,7 +27,9 @@ const USAGE: &str = "usage: byrnie-bench TOOL KEY=VALUE...
   app    listen=ADDR,... [pki=DIR]                   the program behind every path; with certificates: mutual TLS
   relay  listen=ADDR next=ADDR                       copies bytes
   proxy  role=caller|callee pki=DIR state=DIR next=ADDR,... [protocol=http|http2|grpc] [edits=1]
-         [workers=N]                                 a byrnie proxy; says `ready ADDR`
+         [workers=N] [listen=ADDR] [hop=http1]       a byrnie proxy; says `ready ADDR`
+  link   near=DEV far=DEV [delay=MICROSECONDS]       carries packets between two TUN devices that it makes, late, and
+         [loss=PACKETS IN A MILLION] [seed=N]        without those that the dice choose; says `ready`, and what it did
   load   to=ADDR [kind=plain|new|tls|tls-new|h2|grpc] [pki=DIR] [connections=N] [streams=N] [rate=N] [size=N]
          [secs=N] [many=1] [pieces=1] [requests=N] [key=N]  the client
   sagas  to=ADDR [token=T] [run=ID] [clients=N]      sagas of two branches by dtm's API, and their participants:
@@ -46,6 +49,7 @@ fn main() -> Result<()> {
         "app" => on_one_thread(app::serve(words)),
         "relay" => on_one_thread(relay::serve(words)),
         "proxy" => given::run(&words),
+        "link" => link::run(&words),
         "load" => load::run(&words),
         "attack" => attack::run(&words),
         "hold" => load::hold(&words),

@@ -27,6 +27,7 @@ pub(crate) struct Seen {
     seconds: f64,
     p50_us: u64,
     p99_us: u64,
+    p999_us: u64,
 }
 
 /// What connections of the load share.
@@ -81,7 +82,8 @@ impl Tally {
         for (kind, (count, [first, last])) in self.kinds.take() {
             eprintln!("{count} errors from {first:.1} to {last:.1} s: {kind}");
         }
-        Seen { requests, errors: self.errors.get(), seconds, p50_us: at(0.5), p99_us: at(0.99) }
+        let (p50_us, p99_us, p999_us) = (at(0.5), at(0.99), at(0.999));
+        Seen { requests, errors: self.errors.get(), seconds, p50_us, p99_us, p999_us }
     }
 }
 

@@ -23,6 +23,7 @@ pub mod runtime;
 pub mod serve;
 mod socket;
 pub mod tls;
+pub mod tun;
 
 /// A future on the heap, as the traits of this crate return it.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -13,6 +13,7 @@ mod envoy;
 mod failover;
 mod haproxy;
 mod idle;
+mod loss;
 mod nginx;
 mod options;
 mod peers;
@@ -40,11 +41,13 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
             println!("{:<19} {}", "attacks", attacks::ABOUT);
             println!("{:<19} {}", "failover", failover::ABOUT);
             println!("{:<19} {}", "consistency", consistency::ABOUT);
+            println!("{:<19} {}", "loss", loss::ABOUT);
             return Ok(());
         }
         ["attacks", rest @ ..] => return attacks::run(root, rest),
         ["failover", rest @ ..] => return failover::run(root, rest),
         ["consistency", rest @ ..] => return consistency::run(root, rest),
+        ["loss", rest @ ..] => return loss::run(root, rest),
         ["--help" | "-h"] => {
             print!("{}", options::USAGE);
             return Ok(());
@@ -89,8 +92,9 @@ mod tests {
 
     #[test]
     fn every_bench_tells_how_it_is_used() {
-        for args in [&["--help"][..], &["attacks", "--help"], &["failover", "--help"], &["consistency", "-h"]] {
-            super::run(Path::new("/nowhere"), args).unwrap();
+        let benches = ["attacks", "failover", "consistency", "loss"].map(|bench| vec![bench, "--help"]);
+        for args in [vec!["-h"]].into_iter().chain(benches) {
+            super::run(Path::new("/nowhere"), &args).unwrap();
         }
     }
 }

@@ -71,12 +71,7 @@ pub(super) fn start(stage: &Stage, options: &Options, path: Path, app: &[SocketA
     let mut subjects = Vec::new();
     for name in PEERS.into_iter().filter(|name| path.peers().contains(name)) {
         let (wanted, named) = options.wants(name);
-        let there = match program(name) {
-            "relay" => true,
-            "envoy" => envoy::binary().is_some(),
-            program => is_on_path(program),
-        };
-        match (wanted, there) {
+        match (wanted, is_there(name)) {
             (true, true) => subjects.push(subject(stage, name, path, app)?),
             (true, false) if named => bail!("{name} isn't here (PATH; for Envoy, ENVOY_BIN names its binary)"),
             (true, false) => eprintln!("skipped: {name} isn't here"),
@@ -84,6 +79,15 @@ pub(super) fn start(stage: &Stage, options: &Options, path: Path, app: &[SocketA
         }
     }
     Ok(subjects)
+}
+
+/// Whether a peer is on this machine.
+pub(super) fn is_there(name: &str) -> bool {
+    match program(name) {
+        "relay" => true,
+        "envoy" => envoy::binary().is_some(),
+        program => is_on_path(program),
+    }
 }
 
 fn program(name: &str) -> &str {
@@ -106,27 +110,32 @@ fn subject(stage: &Stage, name: &'static str, path: Path, app: &[SocketAddr]) ->
         Path::Hop | Path::Edits | Path::Http2 => proxies.push(proxy(stage, name, &role)?),
         Path::Tls => proxies.push(proxy(stage, name, &Role { tls: Tls::Downstream(stage.pki.clone()), ..role })?),
         Path::Pair | Path::Tcp => {
-            let middle = loopback(free_port()?);
-            let between = |http2| if name.ends_with("-h2") { http2 } else { Http2::Neither };
-            let a = Role {
-                name: format!("{name}-a"),
-                next: vec![middle],
-                tls: Tls::Upstream(stage.pki.clone()),
-                http2: between(Http2::Upstream),
-                ..role.clone()
-            };
-            let b = Role {
-                name: format!("{name}-b"),
-                listen: middle,
-                tls: Tls::Downstream(stage.pki.clone()),
-                http2: between(Http2::Downstream),
-                ..role
-            };
-            proxies.push(proxy(stage, name, &a)?);
-            proxies.push(proxy(stage, name, &b)?);
+            for half in &halves(stage, name, &role, loopback(free_port()?)) {
+                proxies.push(proxy(stage, name, half)?);
+            }
         }
     }
-    Ok(Subject { name, version: version(program(name)), entry, proxies, beside: Vec::new() })
+    Ok(Subject { name, version: version(name), entry, proxies, beside: Vec::new() })
+}
+
+/// What the two proxies are to do that share a role between them, the second of which listens at `middle`.
+pub(super) fn halves(stage: &Stage, name: &str, role: &Role, middle: SocketAddr) -> [Role; 2] {
+    let between = |http2| if name.ends_with("-h2") { http2 } else { Http2::Neither };
+    let a = Role {
+        name: format!("{name}-a"),
+        next: vec![middle],
+        tls: Tls::Upstream(stage.pki.clone()),
+        http2: between(Http2::Upstream),
+        ..role.clone()
+    };
+    let b = Role {
+        name: format!("{name}-b"),
+        listen: middle,
+        tls: Tls::Downstream(stage.pki.clone()),
+        http2: between(Http2::Downstream),
+        ..role.clone()
+    };
+    [a, b]
 }
 
 fn proxy(stage: &Stage, peer: &str, role: &Role) -> Result<Process> {
@@ -156,12 +165,12 @@ pub(super) fn command(stage: &Stage, peer: &str, role: &Role) -> Result<(PathBuf
     })
 }
 
-/// The first thing that looks like a version in what the program says of itself.
-pub(super) fn version(program: &str) -> String {
-    let said = match program {
+/// The first thing that looks like a version in what a peer's program says of itself.
+pub(super) fn version(peer: &str) -> String {
+    let said = match program(peer) {
         "relay" => return "-".to_owned(),
         "envoy" => envoy::binary().and_then(|binary| Command::new(binary).arg("--version").output().ok()),
-        _ => Command::new(program).arg("-v").output().ok(),
+        program => Command::new(program).arg("-v").output().ok(),
     };
     let said = said.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
     let said = String::from_utf8_lossy(&said);
