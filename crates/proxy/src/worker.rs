@@ -45,7 +45,7 @@ const OFFER_AGE: Duration = Duration::from_secs(3600);
 const RETIRE_AFTER: Duration = Duration::from_secs(2);
 /// Connections that are let in before all others that are ready have their turn: who comes and goes as fast as it can needn't wait
 /// for anything, so that the queue of those who want in never ends.
-const ACCEPTED_AT_ONCE: u32 = 4;
+const ACCEPTED_AT_ONCE: u32 = 16;
 /// How long it rests while it may not accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
