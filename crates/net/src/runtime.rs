@@ -6,7 +6,6 @@
 use byrnie_base::clock::SystemClock;
 use byrnie_base::{Clock, Now};
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -283,21 +282,6 @@ fn count_panic(kind: &'static str, panic: &(dyn std::any::Any + Send)) {
 /// Waits for `span`.
 pub async fn sleep(span: Duration) {
     tokio::time::sleep(span).await;
-}
-
-/// Lets the reactor look at its sockets, and then all tasks of this core that are ready have their turn. What the reactor's own way to
-/// yield doesn't: it goes on after 61 turns, however many tasks wait.
-pub async fn give_way() {
-    tokio::task::yield_now().await;
-    let mut gave = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut gave, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// The time given to an operation is over.

@@ -403,7 +403,7 @@ pub(crate) async fn serve_h2(core: &Rc<Core>, caller: Caller, stream: Stream, by
     loop {
         if begun >= BEGUN_AT_ONCE && !caller.is_proxy() && !caller.reads.get() {
             begun = 0;
-            runtime::give_way().await;
+            tokio::task::yield_now().await;
         }
         let accepted = poll_fn(|cx| {
             let due = std::pin::Pin::new(&mut draining).poll(cx).is_ready();

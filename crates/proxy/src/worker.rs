@@ -326,7 +326,7 @@ async fn accept(core: &Rc<Core>, door: &Arc<Door>, listener: &Listener, until: &
     loop {
         if left == 0 {
             left = ACCEPTED_AT_ONCE;
-            runtime::give_way().await;
+            tokio::task::yield_now().await;
         }
         left -= 1;
         while core.is_full() && !core.makes_room().await {

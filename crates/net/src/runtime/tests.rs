@@ -128,3 +128,24 @@ fn time_is_up_when_it_is() {
     })
     .unwrap();
 }
+
+/// By the reactor's own way to yield, which `accept` and others of this crate and of `proxy` rely on.
+#[test]
+fn all_who_are_ready_have_their_turn_before_whoever_yields() {
+    const READY: usize = 500;
+    block_on(async {
+        let (turns, seen) = (std::rc::Rc::new(Cell::new(0)), std::rc::Rc::new(Cell::new(0)));
+        let (all, then) = (std::rc::Rc::clone(&turns), std::rc::Rc::clone(&seen));
+        let yields = spawn_local("test", async move {
+            tokio::task::yield_now().await;
+            then.set(all.get());
+        });
+        for _ in 0..READY {
+            let turns = std::rc::Rc::clone(&turns);
+            spawn_local("test", async move { turns.set(turns.get() + 1) });
+        }
+        yields.ended().await;
+        assert_eq!(seen.get(), READY);
+    })
+    .unwrap();
+}

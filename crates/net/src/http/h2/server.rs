@@ -6,7 +6,6 @@ use super::guard::Sender;
 use super::link::Link;
 use crate::http::Error;
 use crate::io::Stream;
-use crate::runtime;
 use byrnie_codec::{Head, Limits, Reject, RejectReason};
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -44,7 +43,7 @@ impl Server {
     /// If the client speaks no HTTP/2, or is gone.
     pub async fn handshake(stream: Stream, prefix: Vec<u8>, sender: Sender) -> Result<Self, Error> {
         // Who only came to leave has left once all others had their turn, and what it asked for isn't even read.
-        runtime::give_way().await;
+        tokio::task::yield_now().await;
         if stream.socket().is_closing() {
             return Err(Error::Closed);
         }
@@ -126,6 +125,7 @@ impl Drop for Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime;
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
 
