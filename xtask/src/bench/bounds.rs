@@ -4,7 +4,7 @@
 //! tests have made.
 
 use super::byrnie;
-use super::count::{CONNECTIONS, Tracer, ask, outputs, total_in};
+use super::count::{CONNECTIONS, Tracer, ask, callgrind, total_in};
 use super::process::{Process, Side, Stage, wait_open};
 use super::round::App;
 use super::workload::{Path, WORKLOADS, Workload};
@@ -131,15 +131,7 @@ impl Way {
 
 /// Instructions of a request of each load, in each proxy.
 fn instructions(stage: &Stage, course: &Course, app: &App) -> Result<Vec<Vec<f64>>> {
-    let pattern = stage.dir.join("callgrind");
-    for old in outputs(stage)? {
-        std::fs::remove_file(old)?;
-    }
-    let under = [
-        "valgrind".to_owned(),
-        "--tool=callgrind".to_owned(),
-        format!("--callgrind-out-file={}.%p", pattern.display()),
-    ];
+    let (pattern, under) = callgrind(stage)?;
     let way = Way::start(stage, course.path, app, &under)?;
     // What was counted since the dump before, by each.
     let mut dumps = 0;

@@ -96,16 +96,8 @@ fn start(stage: &Stage, name: &str, app: &App, under: &[String]) -> Result<(Proc
 
 /// Instructions of a whole run with so many requests.
 fn instructions(stage: &Stage, workload: &Workload, name: &str, app: &App, requests: u64) -> Result<u64> {
-    let pattern = stage.dir.join("callgrind");
-    for old in outputs(stage)? {
-        std::fs::remove_file(old)?;
-    }
-    let under = [
-        "valgrind".to_owned(),
-        "--tool=callgrind".to_owned(),
-        "--trace-children=yes".to_owned(),
-        format!("--callgrind-out-file={}.%p", pattern.display()),
-    ];
+    let (_, mut under) = callgrind(stage)?;
+    under.push("--trace-children=yes".to_owned());
     let (process, entry) = start(stage, name, app, &under)?;
     ask(stage, workload, entry, requests, &[format!("connections={CONNECTIONS}")])?;
     drop(process);
@@ -114,6 +106,16 @@ fn instructions(stage: &Stage, workload: &Workload, name: &str, app: &App, reque
         sum += total_in(&std::fs::read_to_string(&path)?).unwrap_or(0);
     }
     if sum == 0 { bail!("callgrind counted nothing") } else { Ok(sum) }
+}
+
+/// The words that run a program under callgrind, and how its files are called before their dots. Earlier ones are gone.
+pub(super) fn callgrind(stage: &Stage) -> Result<(PathBuf, Vec<String>)> {
+    let pattern = stage.dir.join("callgrind");
+    for old in outputs(stage)? {
+        std::fs::remove_file(old)?;
+    }
+    let file = format!("--callgrind-out-file={}.%p", pattern.display());
+    Ok((pattern, vec!["valgrind".to_owned(), "--tool=callgrind".to_owned(), file]))
 }
 
 /// The instructions in one of callgrind's files.
@@ -137,7 +139,7 @@ pub(super) fn ask(stage: &Stage, workload: &Workload, to: SocketAddr, requests: 
 }
 
 /// The files that callgrind has left.
-pub(super) fn outputs(stage: &Stage) -> Result<Vec<PathBuf>> {
+fn outputs(stage: &Stage) -> Result<Vec<PathBuf>> {
     let is_output =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("callgrind."));
     Ok(std::fs::read_dir(&stage.dir)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_output).collect())
